@@ -24,11 +24,11 @@ format: $(VENV)/.lint
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e . pytest pytest-xdist pytest-cov hypothesis beartype
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[test]"
 	touch $@
 
 $(VENV)/.lint: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt ruff mypy import-linter pre-commit pandas-stubs
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lint]"
 	touch $@
 
 clean:

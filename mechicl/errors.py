@@ -1,4 +1,4 @@
-"""The one exception for what a user can put right."""
+"""The exceptions a user meets."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints it as one sentence and exits with code 2; a notebook shows it as an ordinary error.
     """
+
+
+class NumericalError(ArithmeticError):
+    """A result is NaN or infinite; the message names where it arose."""

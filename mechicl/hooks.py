@@ -1,0 +1,250 @@
+"""Probes read, patches write, and both are nothing but hooks; `run` is the loop that applies them to prompts.
+
+A patch yields `(hook name, function)` pairs whose functions return a new value. A probe yields pairs whose functions
+return nothing and keep a small statistic. The pairs are ordinary TransformerLens forward hooks: they may as well be
+passed to `model.run_with_hooks` by hand.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError, NumericalError
+from mechicl.models import HookedModel, frozen, hooked
+from mechicl.objectives import Objective
+from mechicl.progress import progress as progress_bar
+from mechicl.prompts import Prompt, PromptBatch, PromptSet
+
+Hook = tuple[str, Callable[..., Any]]
+
+
+class Patch(ABC):
+    """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
+
+    @abstractmethod
+    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place."""
+
+
+@dataclass
+class Watch:
+    """One probe at work on one batch: its hooks, and how to collect what they saw.
+
+    `hooks` are forward hooks. `read_logits`, if given, receives the full-vocabulary logits at q, shape [batch d_vocab].
+    `result` returns the reading, shape [batch ...], after the pass (and the backward pass, where the probe has an
+    objective).
+    """
+
+    hooks: list[Hook]
+    result: Callable[[], Tensor]
+    read_logits: Callable[[Float[Tensor, "batch d_vocab"]], None] | None = None
+
+
+class Probe(ABC):
+    """Something that can be read from a pass. `axes` names the axes of its reading; the first is always "prompt"."""
+
+    axes: tuple[str, ...] = ("prompt",)
+
+    @property
+    def objective(self) -> Objective | None:
+        """The scalar whose gradient the probe needs, or None for a forward-only probe."""
+        return None
+
+    @abstractmethod
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        """Hooks that reduce what they see at once, on the device, and keep only the reading."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, [prompt ...], on the CPU.
+
+    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order.
+    """
+
+    label_logits: Float[Tensor, "prompt class"]
+    readings: Mapping[Probe, Tensor]
+
+    def __getitem__(self, probe: Probe) -> Tensor:
+        return self.readings[probe]
+
+    @property
+    def label_probs(self) -> Float[Tensor, "prompt class"]:
+        """Softmax over the label words only, the paper's class scores (section 2.1)."""
+        return self.label_logits.softmax(-1)
+
+    @property
+    def predicted(self) -> Int[Tensor, "prompt"]:
+        """Index of the most probable label word."""
+        return self.label_logits.argmax(-1)
+
+
+def run(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    probes: Sequence[Probe] = (),
+    patches: Sequence[Patch] = (),
+    *,
+    batch_size: int = 16,
+    progress: str | None = "prompts",
+) -> Run:
+    """Pass the prompts through the model with all patches applied and all probes reading, in one sweep.
+
+    Patches act in the order given, probes see the patched values. Prompts are batched by length with right padding;
+    when memory runs out, the batch is halved and the work goes on. Gradients are computed only where a probe has an
+    objective, and only for activations. The model comes back as it was: hooks, gradient flags, train or eval mode.
+
+    Raises:
+        InputError: nothing to run, or not even a batch of one prompt fits into memory.
+        HookError: an edit or a reading that was asked for never happened.
+        NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
+    """
+    net = hooked(model)
+    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    if not len(prompts):
+        raise InputError("There are no prompts to run; give at least one.")
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give a positive number of prompts.")
+    if len(set(probes)) != len(probes):
+        raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
+    collected = _Collected(len(prompts), probes)
+    with frozen(net.raw), progress_bar(progress or "", len(prompts)) as advance:
+        todo = deque(prompts.chunks(batch_size))
+        while todo:
+            indices = todo.popleft()
+            try:
+                collected.add(indices, *_pass(net, prompts.select(indices).batch(net.device), probes, patches))
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                todo.extendleft(reversed(_halves(indices, error)))
+                continue
+            advance(len(indices))
+    return collected.finish()
+
+
+def _pass(
+    net: HookedModel, batch: PromptBatch, probes: Sequence[Probe], patches: Sequence[Patch]
+) -> tuple[Tensor, dict[Probe, Tensor]]:
+    """One batch: a forward pass, and one more with its backward for each further objective among the probes."""
+    label_logits: Tensor | None = None
+    readings: dict[Probe, Tensor] = {}
+    for objective, group in _by_objective(probes):
+        watches = {probe: probe.watch(net, batch) for probe in group}
+        edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
+        counted, check = count_firings(edits, [h for watch in watches.values() for h in watch.hooks])
+        with torch.set_grad_enabled(objective is not None):
+            leaf = [("hook_embed", _as_leaf)] if objective is not None else []
+            with net.hooks([*counted, *leaf]):
+                final = net.forward(batch.tokens)[torch.arange(len(batch.target)), batch.target]
+                logits = net.read(final[:, None])[:, 0].float()
+                check()
+                label_logits = logits[:, batch.label_ids]
+                if objective is not None:
+                    objective(label_logits, batch.gold).sum().backward()
+        for watch in watches.values():
+            if watch.read_logits is not None:
+                watch.read_logits(logits.detach())
+        readings |= {probe: watch.result().detach() for probe, watch in watches.items()}
+    assert label_logits is not None
+    return label_logits.detach(), readings
+
+
+def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, list[Probe]]]:
+    """Probes that share an objective share a pass; forward-only probes ride along with the first."""
+    objectives = list(dict.fromkeys(probe.objective for probe in probes if probe.objective is not None))
+    first = objectives[0] if objectives else None
+    groups: dict[Objective | None, list[Probe]] = {objective: [] for objective in objectives or [None]}
+    for probe in probes:
+        groups[probe.objective or first].append(probe)
+    return groups.items()
+
+
+def _as_leaf(embedding: Tensor, hook: Any) -> Tensor:
+    """Parameters are frozen, so the embedding is where gradients end; without a leaf nothing would need them."""
+    return embedding.detach().requires_grad_()
+
+
+def count_firings(edits: Sequence[Hook], readings: Sequence[Hook]) -> tuple[list[Hook], Callable[[], None]]:
+    """Wrap hooks so that a silent one is noticed: returns them and a check that raises HookError if any never fired."""
+    hooks = [*edits, *readings]
+    fired = [0] * len(hooks)
+
+    def counting(index: int, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(value: Tensor, hook: Any) -> Any:
+            fired[index] += 1
+            return function(value, hook=hook)
+
+        return counted
+
+    def check() -> None:
+        silent = [name for (name, _), count in zip(hooks, fired, strict=True) if not count]
+        if silent:
+            raise HookError(
+                f"Hook point {silent[0]!r} exists but never fired in this model, so what was asked of it did not "
+                f"happen; choose a hook point on this architecture's path."
+            )
+
+    return [(name, counting(i, function)) for i, (name, function) in enumerate(hooks)], check
+
+
+class HookError(RuntimeError):
+    """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+
+
+def _halves(indices: list[int], error: RuntimeError) -> list[list[int]]:
+    if len(indices) == 1:
+        raise InputError(
+            "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower dtype."
+        ) from error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(indices) // 2
+    return [indices[:middle], indices[middle:]]
+
+
+@dataclass
+class _Collected:
+    """Readings on their way back into the order of the prompts."""
+
+    n_prompts: int
+    probes: Sequence[Probe]
+    label_logits: list[Tensor] = field(default_factory=list)
+    readings: dict[Probe, list[Tensor]] = field(default_factory=dict)
+    indices: list[int] = field(default_factory=list)
+
+    def add(self, indices: list[int], label_logits: Tensor, readings: Mapping[Probe, Tensor]) -> None:
+        _refuse_non_finite("The label logits are", ("prompt", "class"), label_logits)
+        for probe, reading in readings.items():
+            _refuse_non_finite(f"The reading of {type(probe).__name__} is", probe.axes, reading)
+            self.readings.setdefault(probe, []).append(reading.cpu())
+        self.label_logits.append(label_logits.cpu())
+        self.indices.extend(indices)
+
+    def finish(self) -> Run:
+        order = torch.tensor(self.indices).argsort()
+        readings = {probe: torch.cat(parts)[order] for probe, parts in self.readings.items()}
+        return Run(torch.cat(self.label_logits)[order], readings)
+
+
+def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:
+    if not values.is_floating_point() or bool(values.isfinite().all()):
+        return
+    where = (~values.isfinite()).nonzero()[0].tolist()
+    place = ", ".join(f"{axis} {index}" for axis, index in zip(axes, where, strict=False) if axis != "prompt")
+    raise NumericalError(
+        f"{what} {values[tuple(where)].item()} at {place or 'the first prompt of the batch'}: the model's activations "
+        f"overflow there or its weights are not finite; try dtype='float32' or 'bfloat16'."
+    )

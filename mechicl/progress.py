@@ -1,0 +1,45 @@
+"""One progress display, however deeply work is nested: cells of a study, batches of a cell, steps of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_display: Progress | None = None
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar with an estimate of the remaining time; yields `advance(n)`.
+
+    The outermost call opens the display and closes it, also when the work raises; inner calls add their bar to it.
+    Nothing is drawn where standard error is not a terminal or a notebook.
+    """
+    global _display
+    outermost = _display is None
+    if _display is None:
+        console = Console(stderr=True)
+        _display = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not (console.is_terminal or console.is_jupyter),
+        )
+        _display.start()
+    display = _display
+    task = display.add_task(description, total=total)
+    try:
+        yield lambda n: display.advance(task, n)
+    finally:
+        display.remove_task(task)
+        if outermost:
+            display.stop()
+            _display = None
