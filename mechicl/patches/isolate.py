@@ -1,0 +1,179 @@
+"""Isolation: chosen tokens may no longer attend to anything before them, in chosen layers (section 2.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.hooks import Hook, Patch
+from mechicl.models import hooked
+from mechicl.prompts import Prompt, PromptBatch
+
+Mode = Literal["presoftmax", "postsoftmax_zero", "postsoftmax_renorm"]
+Pool = Literal["all", "demo_text", "demo_template"]
+Resample = Literal["per_layer", "per_prompt", "per_seed"]
+
+
+def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
+    """True where an edge is cut: from a position in `rows` to every position before it. Negative rows are ignored.
+
+    A position always keeps its edge to itself, so that no row is left with nothing to attend to.
+    """
+    position = torch.arange(n_pos, device=rows.device)
+    isolated = (position[None, :, None] == rows[:, None, :]).any(-1)
+    return isolated[:, :, None] & (position[None, :] < position[:, None])
+
+
+@dataclass(frozen=True)
+class Isolate(Patch):
+    """Common to all isolations: where they act in the model, and how.
+
+    `mode="presoftmax"` is the authors' code: cut scores become -inf, so an isolated row attends to itself alone with
+    weight one. `"postsoftmax_zero"` zeroes the weights after the softmax, as the paper's text says, which also shrinks
+    the head's output; `"postsoftmax_renorm"` divides by what is left.
+    """
+
+    layers: Sequence[int]
+    mode: Mode = field(default="presoftmax", kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
+        if not self.layers:
+            raise InputError(f"{type(self).__name__} needs at least one layer; got none.")
+
+    @abstractmethod
+    def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
+        """Positions to isolate in this prompt and layer."""
+
+    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        n_layers = hooked(model).sizes.n_layers
+        if not set(self.layers) <= set(range(n_layers)):
+            raise InputError(f"{type(self).__name__} got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
+        site, edit = _EDITS[self.mode]
+        n_pos = batch.tokens.shape[1]
+        masks = [isolation_mask(self._padded_rows(batch, layer), n_pos) for layer in self.layers]
+        return [
+            (f"blocks.{layer}.attn.{site}", edit(mask[:, None]))
+            for layer, mask in zip(self.layers, masks, strict=True)
+        ]
+
+    def _padded_rows(self, batch: PromptBatch, layer: int) -> Int[Tensor, "batch row"]:
+        rows = [list(self.rows(prompt, layer)) for prompt in batch.prompts]
+        widest = max(map(len, rows))
+        padded = [row + [-1] * (widest - len(row)) for row in rows]
+        return torch.tensor(padded, dtype=torch.long, device=batch.tokens.device).reshape(len(rows), widest)
+
+
+@dataclass(frozen=True)
+class IsolateLabels(Isolate):
+    """Isolate the label words: their anchor sub-token (the paper), or all their sub-tokens with `span="label"`."""
+
+    span: Literal["anchor", "label"] = "anchor"
+
+    def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
+        if self.span == "anchor":
+            return prompt.anchors
+        return [position for demonstration in prompt.demonstrations for position in demonstration.label]
+
+
+@dataclass(frozen=True)
+class IsolateRandom(Isolate):
+    """The control: as many random tokens as there are label words (Fig. 4, "random").
+
+    The pool holds all positions before q except label words, the last token before q and nothing else (the authors'
+    pool, `"all"`, which includes query text and position 0), or the text or template tokens of the demonstrations.
+    Draws depend on the seed and the prompt alone: not on batches, nor on the order of prompts. They are made afresh in
+    every layer (the authors' code), once per prompt (default: then a token is isolated throughout, as label words
+    are), or once for all prompts with the same demonstrations (only for pools within them).
+    """
+
+    seed: int = 0
+    pool: Pool = "all"
+    resample: Resample = "per_prompt"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resample == "per_seed" and self.pool == "all":
+            raise InputError('IsolateRandom: resample="per_seed" needs a pool within the demonstrations.')
+
+    def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
+        pool, n_draws = random_pool(prompt, self.pool), len(prompt.anchors)
+        if len(pool) < n_draws:
+            raise InputError(f"IsolateRandom: the pool {self.pool!r} has {len(pool)} tokens, {n_draws} are needed.")
+        seen = prompt.tokens[: prompt.query_start] if self.resample == "per_seed" else prompt.tokens
+        digest = hashlib.sha256(np.asarray(seen, dtype=np.int64).tobytes()).digest()
+        entropy = [self.seed, int.from_bytes(digest[:8], "little")]
+        generator = np.random.default_rng([*entropy, layer] if self.resample == "per_layer" else entropy)
+        return [int(position) for position in generator.choice(pool, n_draws, replace=False)]
+
+
+@dataclass(frozen=True)
+class IsolatePositions(Isolate):
+    """Isolate given positions: for each prompt, a tuple of positions per entry of `layers`."""
+
+    positions: Mapping[Prompt, Sequence[Sequence[int]]] = field(default_factory=dict, hash=False, kw_only=True)
+
+    def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
+        if prompt not in self.positions:
+            raise InputError("IsolatePositions has no positions for one of the prompts; give them for every prompt.")
+        return self.positions[prompt][self.layers.index(layer)]
+
+
+def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
+    """Positions that the random control may draw, in order; never a label word's anchor (spec: code of section 2.2)."""
+    if pool == "demo_text":
+        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.text)
+    if pool == "demo_template":
+        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.template)
+    anchors = set(prompt.anchors)
+    return [position for position in range(prompt.target - 1) if position not in anchors]
+
+
+def _cut_scores(mask: Tensor) -> Callable[..., Tensor]:
+    return lambda scores, hook: scores.masked_fill(mask, -torch.inf)
+
+
+def _zero_weights(mask: Tensor) -> Callable[..., Tensor]:
+    return lambda pattern, hook: pattern.masked_fill(mask, 0.0)
+
+
+def _renormalise_weights(mask: Tensor) -> Callable[..., Tensor]:
+    def edit(pattern: Tensor, hook: Any) -> Tensor:
+        kept = pattern.masked_fill(mask, 0.0)
+        touched = mask.any(-1, keepdim=True)
+        return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
+
+    return edit
+
+
+_EDITS: dict[Mode, tuple[str, Callable[[Tensor], Callable[..., Tensor]]]] = {
+    "presoftmax": ("hook_attn_scores", _cut_scores),
+    "postsoftmax_zero": ("hook_pattern", _zero_weights),
+    "postsoftmax_renorm": ("hook_pattern", _renormalise_weights),
+}
+
+
+def first_layers(n: int, n_layers: int) -> tuple[int, ...]:
+    """The first n of the model's layers."""
+    return _layers(range(n), n_layers)
+
+
+def last_layers(n: int, n_layers: int) -> tuple[int, ...]:
+    """The last n of the model's layers."""
+    return _layers(range(n_layers - n, n_layers), n_layers)
+
+
+def _layers(layers: Iterable[int], n_layers: int) -> tuple[int, ...]:
+    chosen = tuple(layers)
+    if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
+        raise InputError(f"Asked for {len(chosen)} layers of a model with {n_layers}; choose 1 to {n_layers}.")
+    return chosen

@@ -1,0 +1,125 @@
+"""Saliency of attention edges, and how much of it flows into label words and out of them (section 2.1, Eq. 1-4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.hooks import Probe, Watch
+from mechicl.models import hooked
+from mechicl.objectives import Objective
+from mechicl.prompts import PromptBatch
+
+HeadReduce = Literal["abs_of_sum", "sum_of_abs"]
+
+
+def edge_saliency(
+    pattern: Float[Tensor, "batch head query key"],
+    gradient: Float[Tensor, "batch head query key"],
+    head_reduce: HeadReduce = "abs_of_sum",
+) -> Float[Tensor, "batch query key"]:
+    """I = |sum over heads of A * dL/dA| (Eq. 1), or the sum of absolute values (footnote 3); float32.
+
+    The first-order estimate of how much the loss changes when the edge from key to query is deleted, in nats where L
+    is a cross-entropy.
+    """
+    edges = pattern.float() * gradient.float()
+    return edges.sum(1).abs() if head_reduce == "abs_of_sum" else edges.abs().sum(1)
+
+
+def flow(
+    saliency: Float[Tensor, "batch query key"],
+    anchors: Int[Tensor, "batch anchor"],
+    target: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch metric"]:
+    """S_wp, S_pq and S_ww of each prompt: mean saliency per edge of three sets of edges (Eq. 2-4).
+
+    S_wp: from every earlier token into the label words p; S_pq: from the label words into the target position q;
+    S_ww: all other edges among the tokens up to q. Edges of a token with itself belong to none. Rows after q are
+    expected to be zero (the loss at q cannot depend on them).
+    """
+    batch = torch.arange(len(target), device=saliency.device)
+    below = saliency.tril(-1)
+    into = below.sum(-1)
+    wp = into.gather(1, anchors).sum(-1)
+    pq = below[batch[:, None], target[:, None], anchors].sum(-1)
+    n_wp, n_pq, n_ww = edge_counts(anchors, target)
+    return torch.stack([wp / n_wp, pq / n_pq, (into.sum(-1) - wp - pq) / n_ww], -1)
+
+
+def edge_counts(
+    anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"]
+) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Int[Tensor, "batch"]]:
+    """|C_wp|, |C_pq| and |C_ww|; together they are the N(N+1)/2 edges below the diagonal, with q at position N."""
+    n_wp = anchors.sum(-1)
+    n_pq = torch.full_like(n_wp, anchors.shape[1])
+    return n_wp, n_pq, (target + 1) * target // 2 - n_wp - n_pq
+
+
+@dataclass(frozen=True)
+class InformationFlow(Probe):
+    """S_wp, S_pq and S_ww in every layer: reading [prompt layer metric], reduced inside the backward pass."""
+
+    head_reduce: HeadReduce = "abs_of_sum"
+    loss: Objective = field(default=Objective())
+    axes = ("prompt", "layer", "metric")
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        layers = range(hooked(model).sizes.n_layers)
+        found: dict[int, Tensor] = {}
+
+        def reduce(layer: int, saliency: Tensor) -> None:
+            found[layer] = flow(saliency, batch.anchors, batch.target)
+
+        return Watch(
+            hooks=_saliency_hooks(layers, self.head_reduce, reduce),
+            result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1),
+        )
+
+
+@dataclass(frozen=True)
+class SaliencyMap(Probe):
+    """The saliency of every edge in the chosen layers: reading [prompt layer query key].
+
+    Meant for single prompts (the paper's Fig. 1): nothing is reduced, so memory grows with the square of the length.
+    """
+
+    layers: tuple[int, ...]
+    head_reduce: HeadReduce = "abs_of_sum"
+    loss: Objective = field(default=Objective())
+    axes = ("prompt", "layer", "query", "key")
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        found: dict[int, Tensor] = {}
+        return Watch(
+            hooks=_saliency_hooks(self.layers, self.head_reduce, found.__setitem__),
+            result=lambda: torch.stack([found[layer].cpu() for layer in self.layers], 1),
+        )
+
+
+def _saliency_hooks(
+    layers: Any, head_reduce: HeadReduce, reduce: Callable[[int, Tensor], None]
+) -> list[tuple[str, Callable[..., None]]]:
+    """Forward hooks that wait for each pattern's gradient and hand its saliency on; nothing is kept in between."""
+
+    def at(layer: int) -> Callable[..., None]:
+        def see(pattern: Tensor, hook: Any) -> None:
+            value = pattern.detach()
+            pattern.register_hook(lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce)))
+
+        return see
+
+    return [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]

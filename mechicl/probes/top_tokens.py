@@ -1,0 +1,33 @@
+"""The most probable next tokens at the target position, over the full vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.hooks import Probe, Watch
+from mechicl.prompts import PromptBatch
+
+
+@dataclass(frozen=True)
+class TopTokens(Probe):
+    """Ids of the k most probable next tokens at q, most probable first, ties by id: reading [prompt k].
+
+    Word loyalty (section 2.2) compares such sets.
+    """
+
+    k: int = 10
+    axes = ("prompt", "rank")
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        found: list[Tensor] = []
+
+        def read(logits: Tensor) -> None:
+            if self.k > logits.shape[-1]:
+                raise InputError(f"TopTokens(k={self.k}): the vocabulary has only {logits.shape[-1]} tokens.")
+            found.append(logits.sort(dim=-1, descending=True, stable=True).indices[:, : self.k])
+
+        return Watch(hooks=[], result=lambda: found[0], read_logits=read)

@@ -1,0 +1,140 @@
+"""Result: a tidy table and where it came from; kept on disk so that a broken run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechicl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a study measured: one row per observation, and the provenance of every number."""
+
+    study: str
+    table: pd.DataFrame
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `<study>.parquet` and `<study>.json`, each completely or not at all; returns the parquet's path."""
+        folder = make_folder(folder)
+        path = folder / f"{self.study}.parquet"
+        write_atomically(path, _parquet(self.table))
+        head = {"study": self.study, "table_sha256": _sha256(path.read_bytes()), "provenance": dict(self.provenance)}
+        write_atomically(folder / f"{self.study}.json", json.dumps(head, indent=2, default=str).encode())
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path, study: str) -> Result:
+        """Read a saved result back.
+
+        Raises:
+            InputError: there is none, or the table is not the one that was saved with this provenance.
+        """
+        path = Path(folder) / f"{study}.parquet"
+        try:
+            payload, head = path.read_bytes(), json.loads((Path(folder) / f"{study}.json").read_text())
+            intact = head["table_sha256"] == _sha256(payload)
+            provenance = dict(head["provenance"])
+        except FileNotFoundError as error:
+            raise InputError(f"There is no saved result {study!r} in {folder}; run the study first.") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.") from error
+        if not intact:
+            raise InputError(f"{path} is not the table that its provenance describes; run the study again.")
+        return cls(study, pd.read_parquet(io.BytesIO(payload)), provenance)
+
+
+class Cells:
+    """Finished parts of a study on disk, each under a key made of all that determines its numbers.
+
+    A file's name carries the digest of its content, so that a half-written or altered one is noticed and made anew.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = make_folder(Path(folder) / "cells")
+
+    def get(self, key: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The cell's table: read if it is there and intact, else made and kept."""
+        name = _sha256(json.dumps(dict(key), sort_keys=True, default=str).encode())[:24]
+        for path in sorted(self.folder.glob(f"{name}.*.parquet")):
+            payload = path.read_bytes()
+            if path.name.split(".")[1] == _sha256(payload)[:16]:
+                return pd.read_parquet(io.BytesIO(payload))
+            path.unlink(missing_ok=True)
+        payload = _parquet(make())
+        write_atomically(self.folder / f"{name}.{_sha256(payload)[:16]}.parquet", payload)
+        return pd.read_parquet(io.BytesIO(payload))
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Create the folder if needed.
+
+    Raises:
+        InputError: it cannot be created or written to.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder.") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"Cannot write to {folder} (no permission); choose another folder.")
+    return folder
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """Write a file so that at every moment the old content or the new is there, never a part."""
+    try:
+        with _temporary(path) as temporary:
+            with open(temporary, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"Cannot write {path} ({error.strerror}); free some space or choose another folder.") from error
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[str]:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    try:
+        yield temporary
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in ("mechicl", "transformer-lens", "transformers", "torch", "numpy", "datasets", "tokenizers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer, index=False)
+    return buffer.getvalue()
+
+
+def _sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
