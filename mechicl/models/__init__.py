@@ -1,0 +1,11 @@
+"""Models: loading them, and the one seam through which mechicl uses them.
+
+`load_model` gives an ordinary `HookedTransformer`; `hooked` wraps it in the few calls the rest of mechicl makes.
+"""
+
+from mechicl.models.adapt import frozen, hooked
+from mechicl.models.loading import load_model
+from mechicl.models.provenance import provenance
+from mechicl.models.seam import Hook, HookedModel, KeyValues, Sizes
+
+__all__ = ["Hook", "HookedModel", "KeyValues", "Sizes", "frozen", "hooked", "load_model", "provenance"]

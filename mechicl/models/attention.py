@@ -1,0 +1,198 @@
+"""Attention at explicit positions on top of cached keys and values, twice: with every hook point, and fast.
+
+`attend_with_hooks` is TransformerLens's `AbstractAttention.forward` with two differences: positions are given, and cached
+keys are already rotated. `attend_fast` computes the same function when nobody listens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechicl.models.rotary import rotate, rotation
+from mechicl.models.seam import KeyValues
+from mechicl.models.silent import normalise, soft_cap
+
+
+def attend_with_hooks(
+    block: Any, resid: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "*batch pos"], past: KeyValues | None
+) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
+    """The attention half of a block, line by line as TransformerLens computes it; returns its output and the new keys."""
+    attn, cfg = block.attn, block.cfg
+    q, k, v = attn.calculate_qkv_matrices(*(block.ln1(x) for x in _split_inputs(block, resid)))
+    q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
+    if (angles := rotation(attn, positions)) is not None:
+        q = attn.hook_rot_q(rotate(q, angles, adjacent=cfg.rotary_adjacent_pairs))
+        k = attn.hook_rot_k(rotate(k, angles, adjacent=cfg.rotary_adjacent_pairs))
+    new = KeyValues(k, v, positions)
+    seen = new if past is None else past.then(new)
+    scores = attn.calculate_attention_scores(q, seen.keys)
+    mask = visible(positions, past, window(attn))
+    scores = attn.hook_attn_scores(scores.masked_fill(~mask, -torch.inf))
+    pattern = scores.softmax(-1)
+    # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
+    pattern = attn.hook_pattern(torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)).to(v.dtype)
+    z = attn.calculate_z_scores(seen.values, pattern)
+    if cfg.use_attn_result:
+        out = attn.hook_result(torch.einsum("bphd,hdm->bphm", z, attn.W_O)).sum(2) + attn.b_O
+    else:
+        out = _project_out(attn, z)
+    return (block.ln1_post(out) if cfg.use_normalization_before_and_after else out), new
+
+
+def attend_fast(
+    block: Any, resid: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "*batch pos"], past: KeyValues | None
+) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
+    """The same function through fused kernels; no hook point inside the attention fires."""
+    attn, cfg = block.attn, block.cfg
+    x = normalise(block.ln1, resid)
+    grouped = "_" if cfg.n_key_value_heads is not None else ""
+    q = _project(x, attn.W_Q, attn.b_Q)
+    k, v = (_project(x, getattr(attn, f"{grouped}W_{m}"), getattr(attn, f"{grouped}b_{m}")) for m in "KV")
+    q, k = normalise(attn.q_norm, q), normalise(attn.k_norm, k)
+    q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
+    if (angles := rotation(attn, positions)) is not None:
+        q, k = (rotate(x, angles, adjacent=cfg.rotary_adjacent_pairs) for x in (q, k))
+    new = KeyValues(k, v, positions)
+    capped = cfg.attn_scores_soft_cap is not None and cfg.attn_scores_soft_cap > 0
+    if capped or (past is not None and past.batch < new.batch):
+        z = _attend_in_parts(attn, q, new, past)
+    else:
+        z = _attend_fused(attn, q, new, past)
+    out = _project_out(attn, z)
+    return (normalise(block.ln1_post, out) if cfg.use_normalization_before_and_after else out), new
+
+
+def window(attn: Any) -> int | None:
+    """How far back this layer sees, itself included; None without limit."""
+    return int(attn.cfg.window_size) if attn.attn_type == "local" else None
+
+
+def visible(
+    positions: Int[Tensor, "*batch pos"], past: KeyValues | None, within: int | None
+) -> Bool[Tensor, "*batch_head query key"]:
+    """Which keys each query sees: all past ones, the new ones causally, and none beyond the window, counted in positions."""
+    n, m = positions.shape[-1], 0 if past is None else len(past)
+    mask = torch.ones(n, m + n, dtype=torch.bool, device=positions.device).tril(m)
+    if within is None:
+        return mask
+    keys = positions if past is None else _join_positions(past.positions.to(positions.device), positions)
+    mask = mask & (positions[..., :, None] - keys[..., None, :] < within)
+    return mask if mask.ndim == 2 else mask[:, None]
+
+
+def _join_positions(past: Tensor, new: Tensor) -> Tensor:
+    if past.ndim < new.ndim:
+        past = past.expand(new.shape[0], -1)
+    elif new.ndim < past.ndim:
+        new = new.expand(past.shape[0], -1)
+    batch = max(past.shape[0], new.shape[0])
+    return torch.cat([past, new], -1) if new.ndim == 1 else torch.cat([past.expand(batch, -1), new.expand(batch, -1)], 1)
+
+
+def _split_inputs(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The inputs of queries, keys and values, split by head where the model was asked to (`set_use_split_qkv_input`)."""
+    cfg = block.cfg
+    heads = cfg.n_heads
+    grouped = heads if cfg.ungroup_grouped_query_attention else cfg.n_key_value_heads or heads
+
+    def by_head(n: int) -> Tensor:
+        return resid[:, :, None].expand(-1, -1, n, -1).clone()
+
+    if cfg.use_split_qkv_input:
+        return (
+            block.hook_q_input(by_head(heads)),
+            block.hook_k_input(by_head(grouped)),
+            block.hook_v_input(by_head(grouped)),
+        )
+    x = block.hook_attn_in(by_head(heads)) if cfg.use_attn_in else resid
+    return x, x, x
+
+
+def _clip(x: Tensor, limit: float | None) -> Tensor:
+    return x if limit is None else x.clamp(-limit, limit)
+
+
+_ROWS_WORTH_A_COPY = 256
+
+
+def _project(
+    x: Float[Tensor, "batch pos d_model"], weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"]
+) -> Float[Tensor, "batch pos head d_head"]:
+    """All heads' projections, from TransformerLens's weights as they lie in memory.
+
+    For few rows the heads are a batch of products that reads the weights once, where they are; for many rows one
+    product on a transposed copy is faster. Nothing is kept between calls, so edited weights act at once.
+    """
+    (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
+    rows = x.reshape(batch * pos, d_model)
+    if batch * pos < _ROWS_WORTH_A_COPY:
+        by_head = torch.baddbmm(bias[:, None], rows.expand(heads, -1, -1), weight)
+        return by_head.view(heads, batch, pos, d_head).permute(1, 2, 0, 3)
+    flat = weight.transpose(1, 2).reshape(heads * d_head, d_model)
+    return F.linear(rows, flat, bias.reshape(-1)).view(batch, pos, heads, d_head)
+
+
+def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    W_O = attn.W_O.flatten(0, 1)  # [head * d_head, d_model], a view
+    return F.linear(z.flatten(2).to(W_O.dtype), W_O.T, attn.b_O)
+
+
+def _attend_fused(attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None) -> Float[Tensor, "batch pos head d_head"]:
+    """Scaled dot-product attention in one kernel; a mask is built only where causality alone does not say it."""
+    seen = new if past is None else past.then(new)
+    within, queries = window(attn), q.shape[1]
+    is_causal = past is None and within is None and queries > 1
+    needs_mask = not is_causal and (queries > 1 or within is not None)
+    mask = visible(new.positions, past, within) if needs_mask else None
+    z = F.scaled_dot_product_attention(
+        q.transpose(1, 2),
+        seen.keys.transpose(1, 2),
+        seen.values.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=is_causal,
+        scale=1 / attn.attn_scale,
+        enable_gqa=q.shape[2] != seen.keys.shape[2],
+    )
+    return z.transpose(1, 2)
+
+
+def _attend_in_parts(
+    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Scores of past and new keys computed apart and put under one softmax.
+
+    A past that a whole batch shares is then read once, where it is, instead of being copied for every prompt. Also the
+    way for soft-capped scores, which the fused kernel does not know.
+    """
+    batch, queries, heads, d_head = q.shape
+    groups = new.keys.shape[2]
+    # Query heads of one group are extra rows of its keys: [batch, group, heads per group * query, d_head].
+    rows = q.unflatten(2, (groups, heads // groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    parts = [new] if past is None else [past, new]
+    scores = torch.cat([_scores(rows, part.keys) for part in parts], -1) / attn.attn_scale
+    scores = soft_cap(scores, attn.cfg.attn_scores_soft_cap).view(batch, heads, queries, -1)
+    scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
+    pattern = scores.softmax(-1).view(batch, groups, -1, scores.shape[-1])
+    shares = pattern.split([len(part) for part in parts], -1)
+    z = sum(_values(share, part.values) for share, part in zip(shares, parts, strict=True))
+    assert isinstance(z, Tensor)
+    return z.reshape(batch, heads, queries, d_head).transpose(1, 2)
+
+
+def _scores(rows: Float[Tensor, "batch group row d_head"], keys: Float[Tensor, "#batch key group d_head"]) -> Tensor:
+    if keys.shape[0] == rows.shape[0]:
+        return rows @ keys.permute(0, 2, 3, 1)
+    shared = rows.transpose(0, 1).flatten(1, 2) @ keys[0].permute(1, 2, 0)  # the batch becomes rows
+    return shared.unflatten(1, (rows.shape[0], -1)).transpose(0, 1)
+
+
+def _values(pattern: Float[Tensor, "batch group row key"], values: Float[Tensor, "#batch key group d_head"]) -> Tensor:
+    if values.shape[0] == pattern.shape[0]:
+        return pattern @ values.transpose(1, 2)
+    shared = pattern.transpose(0, 1).flatten(1, 2) @ values[0].transpose(0, 1)
+    return shared.unflatten(1, (pattern.shape[0], -1)).transpose(0, 1)

@@ -1,0 +1,178 @@
+"""TransformerLens's HookedTransformer behind the seam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.models.block import BlockRunner
+from mechicl.models.seam import Hook, KeyValues, Sizes
+from mechicl.models.silent import normalise, soft_cap
+
+
+class HookedTransformerModel:
+    """The seam's calls, answered by a `HookedTransformer` (see `HookedModel` for what each one promises)."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self._runner = BlockRunner(raw)
+
+    def __repr__(self) -> str:
+        return f"HookedTransformerModel({self.name!r}, {self.sizes})"
+
+    @property
+    def name(self) -> str:
+        return str(self.raw.cfg.model_name)
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.raw.embed.W_E.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.raw.cfg.dtype
+        return dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.raw.tokenizer
+
+    @property
+    def sizes(self) -> Sizes:
+        cfg = self.raw.cfg
+        return Sizes(
+            n_layers=cfg.n_layers,
+            n_heads=cfg.n_heads,
+            n_key_value_heads=cfg.n_key_value_heads or cfg.n_heads,
+            d_model=cfg.d_model,
+            d_head=cfg.d_head,
+            d_mlp=0 if cfg.attn_only else cfg.d_mlp,
+            d_vocab=cfg.d_vocab_out,
+            n_ctx=cfg.n_ctx,
+            parallel=bool(cfg.parallel_attn_mlp),
+            gated=bool(cfg.gated_mlp),
+        )
+
+    @property
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        return self.raw.unembed.W_U  # type: ignore[no-any-return]
+
+    @property
+    def b_U(self) -> Float[Tensor, " d_vocab"]:
+        return self.raw.unembed.b_U  # type: ignore[no-any-return]
+
+    def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
+        return self._mlp_weight(layer, "W_in")
+
+    def W_out(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+        return self._mlp_weight(layer, "W_out")
+
+    def _mlp_weight(self, layer: int, name: str) -> Tensor:
+        weight = getattr(getattr(self.raw.blocks[layer], "mlp", None), name, None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            raise InputError(f"{self.name} has no single {name} per layer (no MLP, or a mixture of experts)")
+        return weight
+
+    def hook_names(self) -> frozenset[str]:
+        return frozenset(name for name, point in self.raw.hook_dict.items() if self._closed(name, point) is None)
+
+    def _closed(self, name: str, point: Any) -> str | None:
+        """Why TransformerLens refuses hooks at this point under the present settings, or None."""
+        try:
+            self.raw.check_hooks_to_add(point, name, None)
+        except AssertionError as reason:
+            return str(reason)
+        return None
+
+    @contextmanager
+    def hooks(self, fwd: Sequence[Hook]) -> Iterator[None]:
+        points = [self._point(name) for name, _ in fwd]
+        added: list[tuple[Any, Any]] = []
+        try:
+            for point, (_, fn) in zip(points, fwd, strict=True):
+                point.add_hook(fn)
+                added.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            # Exactly our own handles: TransformerLens's reset_hooks would take the user's with them.
+            for point, handle in added:
+                handle.hook.remove()
+                point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
+
+    def _point(self, name: str) -> Any:
+        point = self.raw.hook_dict.get(name)
+        if point is None:
+            near = get_close_matches(name, list(self.raw.hook_dict), n=3)
+            hint = f"did you mean {' or '.join(near)}" if near else "hooked(model).hook_names() lists them"
+            raise InputError(f"{self.name} has no hook point {name!r}; {hint}")
+        if (reason := self._closed(name, point)) is not None:
+            raise InputError(f"hook point {name} is switched off: {reason}; call the model's set_use_... first")
+        return point
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        self._check_tokens(tokens)
+        # padding_side: a tokenizer that pads on the left would make TransformerLens mask tokens that look like padding.
+        resid: Tensor = self.raw(
+            tokens.to(self.device), stop_at_layer=self.raw.cfg.n_layers, prepend_bos=False, padding_side="right"
+        )
+        return resid
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        cfg = self.raw.cfg
+        if tokens.shape[-1] > cfg.n_ctx:
+            raise InputError(
+                f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten the prompts"
+            )
+        if tokens.numel() and int(tokens.max()) >= cfg.d_vocab:
+            raise InputError(
+                f"token id {int(tokens.max())} is outside the vocabulary of {self.name} ({cfg.d_vocab}); "
+                "use the model's own tokenizer"
+            )
+
+    def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
+        if self.raw.cfg.normalization_type is not None:
+            resid = self.raw.ln_final(resid)
+        unembed = self.raw.unembed
+        return self._cap(unembed.hook_out(self._unembed(unembed.hook_in(resid))))
+
+    def lens(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
+        normalised = normalise(getattr(self.raw, "ln_final", None), resid)
+        return self._cap(self._unembed(normalised)).float()
+
+    def _unembed(self, normalised: Tensor) -> Tensor:
+        # Not the module's own forward, which copies the transposed W_U at every call.
+        W_U = self.W_U
+        return F.linear(normalised.to(W_U.device, W_U.dtype), W_U.T, self.b_U)
+
+    def _cap(self, logits: Tensor) -> Tensor:
+        return soft_cap(logits, self.raw.cfg.output_logits_soft_cap)
+
+    def embed(
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "*batch pos"] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        self._check_tokens(tokens)
+        raw, tokens = self.raw, tokens.to(self.device)
+        if raw.cfg.use_hook_tokens:
+            tokens = raw.hook_tokens(tokens)
+        resid: Tensor = raw.hook_embed(raw.embed(tokens))
+        positions = self._runner.positions(positions, tokens.shape, past=None)
+        if raw.cfg.positional_embedding_type == "standard":
+            resid = resid + raw.hook_pos_embed(raw.pos_embed.W_pos[positions].expand_as(resid).clone())
+        return resid
+
+    def block(
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        positions: Int[Tensor, "*batch pos"] | None = None,
+        past: KeyValues | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
+        return self._runner(layer, resid, positions, past)

@@ -1,0 +1,67 @@
+"""A model's parts as plain functions of their weights: the same numbers as TransformerLens's modules, without hook points."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
+    """What TransformerLens's norm modules compute, in one kernel; `None` and identities pass `x` through.
+
+    As there, the statistics are float32 in a half-precision model and the learned gain acts in the model's dtype.
+    """
+    if norm is None or isinstance(norm, torch.nn.Identity):
+        return x
+    x, dtype, full = x, norm.cfg.dtype, torch.float32
+    weight, bias = getattr(norm, "w", None), getattr(norm, "b", None)
+    if weight is not None and x.device != weight.device:
+        x = x.to(weight.device)
+    low = dtype not in (torch.float32, torch.float64)
+    shape = (x.shape[-1],)
+    if type(norm).__name__ in ("RMSNorm", "RMSNormPre"):
+        x = F.rms_norm(x.to(full) if low else x, shape, None if low else weight, norm.eps)
+        return (x.to(dtype) if weight is None else x.to(dtype) * weight) if low else x
+    if not low:
+        return F.layer_norm(x, shape, weight, bias, norm.eps)
+    x = F.layer_norm(x.to(full), shape, None, None, norm.eps).to(dtype)
+    return x if weight is None else x * weight + bias
+
+
+def soft_cap(x: Float[Tensor, "*any"], cap: float | None) -> Float[Tensor, "*any"]:
+    """`cap * tanh(x / cap)`, as Gemma-2 bounds its scores and logits; no cap where it is None or not positive."""
+    return x if cap is None or cap <= 0 else cap * torch.tanh(x / cap)
+
+
+def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """What TransformerLens's MLP and gated MLP compute, without copying transposed weights; others run as they are."""
+    act = _ACTIVATIONS.get(module.cfg.act_fn)
+    kind = type(module).__name__
+    if act is None or kind not in ("MLP", "GatedMLP"):
+        out: Tensor = module(x)
+        return out
+    rows = x.reshape(-1, x.shape[-1])
+    if kind == "MLP":
+        post = act(torch.addmm(module.b_in, rows, module.W_in))
+    else:
+        post = act(rows @ module.W_gate) * (rows @ module.W_in) + module.b_in
+    return torch.addmm(module.b_out, post, module.W_out).view_as(x)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+# TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh form of gelu.
+_ACTIVATIONS = {
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+}
