@@ -1,0 +1,64 @@
+"""What the studies measure: pure functions of tensors, in nats unless bits are asked for."""
+
+from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, cumulative_contribution
+from mechicl.metrics.confusion import (
+    Correlation,
+    confusion_correlation,
+    predicted_confusion,
+    real_confusion,
+    scaled_keys,
+)
+from mechicl.metrics.distributions import (
+    cross_entropy,
+    entropy,
+    entropy_of_log_probs,
+    js_divergence,
+    kl_divergence,
+    kl_of_log_probs,
+    log_probs,
+)
+from mechicl.metrics.intervals import Interval, bootstrap_mean
+from mechicl.metrics.predictions import (
+    ClassificationScores,
+    classification_scores,
+    jaccard,
+    label_loyalty,
+    token_rank,
+    top_1_agreement,
+    top_k_ids,
+    top_k_overlap,
+    word_loyalty,
+)
+from mechicl.metrics.similarity import cka_matrix, cka_of_hsic, hsic_matrix
+
+__all__ = [
+    "ClassificationScores",
+    "Correlation",
+    "Interval",
+    "LayerAUROC",
+    "auroc_by_layer",
+    "bootstrap_mean",
+    "cka_matrix",
+    "cka_of_hsic",
+    "classification_scores",
+    "confusion_correlation",
+    "cross_entropy",
+    "cumulative_contribution",
+    "entropy",
+    "entropy_of_log_probs",
+    "hsic_matrix",
+    "jaccard",
+    "js_divergence",
+    "kl_divergence",
+    "kl_of_log_probs",
+    "label_loyalty",
+    "log_probs",
+    "predicted_confusion",
+    "real_confusion",
+    "scaled_keys",
+    "token_rank",
+    "top_1_agreement",
+    "top_k_ids",
+    "top_k_overlap",
+    "word_loyalty",
+]

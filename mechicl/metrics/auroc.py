@@ -1,0 +1,109 @@
+"""How well attention to the label words tells the label, layer by layer (*Label Words are Anchors*, section
+2.3).
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+
+Protocol = Literal["paper", "corrected"]
+Average = Literal["none", "curves", "contributions"]
+
+
+class LayerAUROC(NamedTuple):
+    """AUROC of every layer, and what it stands on."""
+
+    values: Float[Tensor, "layer"]
+    """NaN in every layer where `reason` says why there is none."""
+    classes: tuple[int, ...]
+    """The classes present in the target; the others were dropped."""
+    n: int
+    reason: str | None = None
+
+
+def auroc_by_layer(
+    attention: Float[Tensor, "batch layer class_"],
+    target: Int[Tensor, "batch"],
+    *,
+    protocol: Protocol = "corrected",
+) -> LayerAUROC:
+    """AUCROC_l: the attention that the target position pays to each class's label words, as a score for the
+    class.
+
+    `attention` is summed over heads and over a class's positions; `target` is the model's own prediction in
+    the paper (appendix E), or the gold label. Classes absent from the target are dropped and rows normalised
+    to sum 1. With more than two classes left the AUROC is one-vs-one, averaged over pairs without weights.
+    With two, `protocol="paper"` takes the raw attention of the second class, "corrected" its share. With one
+    there is no AUROC: NaN and a reason.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    if protocol not in ("paper", "corrected"):
+        raise InputError(f"protocol is {protocol!r}; it is 'paper' or 'corrected'.")
+    _check(attention, target)
+    classes = tuple(sorted(set(target.tolist())))
+    n_layers, n = attention.shape[1], len(target)
+    if len(classes) < 2:
+        reason = f"all {n} targets are class {classes[0]}: an AUROC needs two classes"
+        return LayerAUROC(torch.full((n_layers,), torch.nan, dtype=torch.float64), classes, n, reason)
+    kept = attention[..., list(classes)].detach().cpu().double()
+    total = kept.sum(-1, keepdim=True)
+    share = torch.where(total > 0, kept / total, 1 / len(classes))  # no attention at all: no evidence
+    truth = target.cpu().numpy()
+    if len(classes) > 2:
+        values = [
+            roc_auc_score(truth, share[:, layer].numpy(), multi_class="ovo") for layer in range(n_layers)
+        ]
+    else:
+        scores = (kept if protocol == "paper" else share)[..., 1].numpy()
+        values = [roc_auc_score(truth == classes[1], scores[:, layer]) for layer in range(n_layers)]
+    return LayerAUROC(torch.tensor(np.array(values), dtype=torch.float64), classes, n)
+
+
+def _check(attention: Tensor, target: Tensor) -> None:
+    if len(attention) != len(target) or not len(target):
+        raise InputError(
+            f"attention of {len(attention)} prompts meets {len(target)} targets; give one target per prompt."
+        )
+    if target.min() < 0 or target.max() >= attention.shape[-1]:
+        raise InputError(
+            f"targets run from {int(target.min())} to {int(target.max())} for {attention.shape[-1]} classes; "
+            "leave out prompts whose label is unknown (-1)."
+        )
+    if not attention.isfinite().all():
+        raise InputError(
+            "attention holds NaN or infinite values; an AUROC needs a finite score for every prompt."
+        )
+
+
+def cumulative_contribution(
+    auroc: Float[Tensor, "*task layer"], *, average: Average = "none", clipped: bool = False
+) -> Float[Tensor, "*task layer"] | Float[Tensor, "layer"]:
+    """R_l = sum_{i<=l} (AUC_i - 1/2) / sum_{i<=L} (AUC_i - 1/2), the paper's equation 5; R_L = 1.
+
+    Leading axes (tasks, seeds) keep a curve each, or are averaged: `average="curves"` takes the mean AUROC
+    first, as the paper's figure does, "contributions" the mean of the R_l. `clipped` drops layers below
+    chance, which otherwise subtract: R_l may then leave [0, 1]. It is NaN where the total is 0. Averaging
+    refuses NaN curves.
+    """
+    if average not in ("none", "curves", "contributions"):
+        raise InputError(f"average is {average!r}; it is 'none', 'curves' or 'contributions'.")
+    leading = tuple(range(auroc.ndim - 1))
+    if average != "none" and auroc.isnan().any():
+        raise InputError(
+            "some AUROC curves are NaN (one class only); leave them out of the average and say so."
+        )
+    curves = auroc.double()
+    if average == "curves" and leading:
+        curves = curves.mean(leading)
+    excess = curves - 0.5
+    if clipped:
+        excess = excess.clamp(min=0)
+    share = excess.cumsum(-1) / excess.sum(-1, keepdim=True)
+    share = torch.where(share.isinf(), torch.nan, share)
+    return share.mean(leading) if average == "contributions" and leading else share
