@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import io
 import json
 import os
@@ -10,52 +11,86 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
+import plotly.graph_objects as go
 
 from mechicl.errors import InputError
+
+
+class Explains(Protocol):
+    """What a result asks of the study that made it."""
+
+    @property
+    def name(self) -> str: ...
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
+    def figure(self, result: Any) -> go.Figure: ...
+    def finding(self, result: Any) -> str: ...
 
 
 @dataclass(frozen=True)
 class Result:
     """What a study measured: one row per observation, and the provenance of every number."""
 
-    study: str
+    study: Explains
     table: pd.DataFrame
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    def summary(self) -> pd.DataFrame:
+        """The numbers of the figure: a row per point, with mean, low and high."""
+        return self.study.summary(self.table)
+
+    def figure(self) -> go.Figure:
+        """The paper's figure for these measurements."""
+        return self.study.figure(self)
+
+    def finding(self) -> str:
+        """What was measured, in a sentence."""
+        return self.study.finding(self)
+
+    def __repr__(self) -> str:
+        return f"<Result {self.name}: {len(self.table)} rows. {self.finding()}>"
+
+    def _repr_html_(self) -> str:
+        picture = self.figure().to_html(full_html=False, include_plotlyjs="cdn")
+        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.finding())}</p>{picture}"
 
     def save(self, folder: str | Path) -> Path:
-        """Write `<study>.parquet` and `<study>.json`, each completely or not at all; returns the parquet's path."""
-        folder = make_folder(folder)
-        path = folder / f"{self.study}.parquet"
-        write_atomically(path, _parquet(self.table))
-        head = {"study": self.study, "table_sha256": _sha256(path.read_bytes()), "provenance": dict(self.provenance)}
-        write_atomically(folder / f"{self.study}.json", json.dumps(head, indent=2, default=str).encode())
+        """Write `<name>.parquet` and `<name>.json`, each completely or not at all; returns the parquet's path."""
+        path = make_folder(folder) / f"{self.name}.parquet"
+        payload = _parquet(self.table)
+        write_atomically(path, payload)
+        head = {"study": self.name, "table_sha256": _sha256(payload), "provenance": dict(self.provenance)}
+        write_atomically(path.with_suffix(".json"), json.dumps(head, indent=2, default=str).encode())
         return path
 
-    @classmethod
-    def load(cls, folder: str | Path, study: str) -> Result:
-        """Read a saved result back.
 
-        Raises:
-            InputError: there is none, or the table is not the one that was saved with this provenance.
-        """
-        path = Path(folder) / f"{study}.parquet"
-        try:
-            payload, head = path.read_bytes(), json.loads((Path(folder) / f"{study}.json").read_text())
-            intact = head["table_sha256"] == _sha256(payload)
-            provenance = dict(head["provenance"])
-        except FileNotFoundError as error:
-            raise InputError(f"There is no saved result {study!r} in {folder}; run the study first.") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.") from error
-        if not intact:
-            raise InputError(f"{path} is not the table that its provenance describes; run the study again.")
-        return cls(study, pd.read_parquet(io.BytesIO(payload)), provenance)
+def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a saved result's table and provenance back.
+
+    Raises:
+        InputError: there is none, or the table is not the one that was saved with this provenance.
+    """
+    path = Path(folder) / f"{name}.parquet"
+    try:
+        payload, head = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+        intact = head["table_sha256"] == _sha256(payload)
+        provenance = dict(head["provenance"])
+    except FileNotFoundError as error:
+        raise InputError(f"There is no saved result {name!r} in {folder}; run the study first.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.") from error
+    if not intact:
+        raise InputError(f"{path} is not the table that its provenance describes; run the study again.")
+    return pd.read_parquet(io.BytesIO(payload)), provenance
 
 
 class Cells:

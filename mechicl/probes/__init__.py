@@ -1,7 +1,7 @@
 """What can be read from a pass; a file each."""
 
 from mechicl.probes.label_attention import LabelAttention
-from mechicl.probes.saliency import InformationFlow, SaliencyMap
+from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
 
-__all__ = ["InformationFlow", "LabelAttention", "SaliencyMap", "TopTokens"]
+__all__ = ["LabelAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"]

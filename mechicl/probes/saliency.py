@@ -62,7 +62,7 @@ def edge_counts(
 
 
 @dataclass(frozen=True)
-class InformationFlow(Probe):
+class SaliencyFlow(Probe):
     """S_wp, S_pq and S_ww in every layer: reading [prompt layer metric], reduced inside the backward pass."""
 
     head_reduce: HeadReduce = "abs_of_sum"

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch
+from mechicl.metrics import top_k_ids
 from mechicl.prompts import PromptBatch
 
 
@@ -26,8 +26,6 @@ class TopTokens(Probe):
         found: list[Tensor] = []
 
         def read(logits: Tensor) -> None:
-            if self.k > logits.shape[-1]:
-                raise InputError(f"TopTokens(k={self.k}): the vocabulary has only {logits.shape[-1]} tokens.")
-            found.append(logits.sort(dim=-1, descending=True, stable=True).indices[:, : self.k])
+            found.append(top_k_ids(logits, self.k))
 
         return Watch(hooks=[], result=lambda: found[0], read_logits=read)

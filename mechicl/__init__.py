@@ -1,0 +1,60 @@
+"""mechicl: look inside language models while they learn in context.
+
+Names are loaded on first use, so that `import mechicl` and `mechicl --help` stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mechicl.errors import InputError as InputError
+    from mechicl.errors import NumericalError as NumericalError
+    from mechicl.hooks import Patch as Patch
+    from mechicl.hooks import Probe as Probe
+    from mechicl.hooks import Watch as Watch
+    from mechicl.hooks import run as run
+    from mechicl.models import load_model as load_model
+    from mechicl.objectives import Objective as Objective
+    from mechicl.patches import DropLayer as DropLayer
+    from mechicl.patches import IsolateLabels as IsolateLabels
+    from mechicl.patches import IsolatePositions as IsolatePositions
+    from mechicl.patches import IsolateRandom as IsolateRandom
+    from mechicl.probes import LabelAttention as LabelAttention
+    from mechicl.probes import SaliencyFlow as SaliencyFlow
+    from mechicl.probes import SaliencyMap as SaliencyMap
+    from mechicl.probes import TopTokens as TopTokens
+    from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words import information_flow as information_flow
+    from mechicl.studies.label_words import isolation as isolation
+    from mechicl.studies.label_words import saliency_map as saliency_map
+    from mechicl.tasks import Task as Task
+    from mechicl.tasks import load_task as load_task
+
+_HOME = {
+    "mechicl.errors": ("InputError", "NumericalError"),
+    "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
+    "mechicl.models": ("load_model",),
+    "mechicl.objectives": ("Objective",),
+    "mechicl.patches": ("DropLayer", "IsolateLabels", "IsolatePositions", "IsolateRandom"),
+    "mechicl.probes": ("LabelAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"),
+    "mechicl.studies": ("load_result",),
+    "mechicl.studies.label_words": ("information_flow", "isolation", "saliency_map"),
+    "mechicl.tasks": ("Task", "load_task"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # pyright: ignore
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'mechicl' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

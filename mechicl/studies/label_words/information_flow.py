@@ -1,0 +1,145 @@
+"""Information flow (section 2.1, Fig. 3; with two shots Fig. 9).
+
+The paper multiplies each attention weight by the loss's gradient with respect to it and sums over heads. The result, per
+layer, is averaged over three sets of edges: from demonstration text to label words (S_wp), from label words to the
+target position (S_pq), and all others (S_ww). In shallow layers S_wp dominates, in deep layers S_pq: label words gather
+the demonstrations' information, and the prediction reads it there.
+
+The authors average the raw values over prompts and then divide by the sum of the three in each layer, so uncertain
+prompts, whose gradients are large, dominate (`protocol="paper"`). `"corrected"` takes each prompt's shares first, so
+that every prompt counts the same. The table keeps the raw values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.objectives import Objective
+from mechicl.probes.saliency import HeadReduce, SaliencyFlow, SaliencyMap
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import BAND, mean_with_interval
+
+METRICS = ("S_wp", "S_pq", "S_ww")
+_NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
+_COLOURS = {"S_wp": BLUE, "S_pq": VERMILION, "S_ww": GREY}
+
+
+@dataclass(frozen=True)
+class InformationFlow(Study):
+    """Raw S_wp, S_pq and S_ww of every prompt and layer."""
+
+    head_reduce: HeadReduce = "abs_of_sum"
+    loss: Literal["cross_entropy", "logit_difference"] = "cross_entropy"
+    target: Literal["gold", "predicted"] = "gold"
+
+    name: ClassVar[str] = "information-flow"
+    title: ClassVar[str] = "Information flow through label words"
+    source: ClassVar[str] = "Label Words are Anchors, section 2.1, Fig. 3"
+    claim: ClassVar[str] = (
+        "In shallow layers information flows from the demonstrations' text into the label words (S_wp); "
+        "in deep layers it flows from the label words to the target position (S_pq)."
+    )
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))
+        reading = run(model, prompts, [probe], batch_size=batch_size)[probe].double().numpy()
+        n_prompts, n_layers, _ = reading.shape
+        index = {
+            "prompt": np.repeat(np.arange(n_prompts), n_layers),
+            "layer": np.tile(np.arange(n_layers), n_prompts),
+        }
+        return pd.DataFrame(index | {name: reading[..., i].ravel() for i, name in enumerate(METRICS)})
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
+
+        Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no shares and are left out;
+        `n` says how many remain.
+        """
+        total = table[list(METRICS)].sum(axis=1)
+        shares = table.assign(total=total, **{m: table[m] / total for m in METRICS})[total > 0]
+        long = shares.melt(
+            id_vars=["model", "task", "shots", "seed", "layer", "total"], value_vars=list(METRICS), var_name="metric"
+        )
+        weight = "total" if self.protocol == "paper" else None
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        tasks = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
+        figure = panels([f"{task}, {shots} per class" for task, shots in tasks])
+        for column, (task, shots) in enumerate(tasks, start=1):
+            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+            for metric in METRICS:
+                rows = of_task[of_task["metric"] == metric]
+                add_curve(
+                    figure, rows, x="layer", name=_NAMES[metric], colour=_COLOURS[metric],
+                    legend=column == 1, column=column,
+                )  # fmt: skip
+        model = ", ".join(summary["model"].unique())
+        figure.update_yaxes(range=[0, 1])
+        return styled(
+            figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
+            x="layer", y="share of mean saliency per edge",
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        mean = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        last = int(mean.index.get_level_values("layer").max())
+        return (
+            f"S_wp holds {mean['S_wp', 0]:.0%} of the saliency in layer 0 and {mean['S_wp', last]:.0%} in layer {last}; "
+            f"S_pq holds {mean['S_pq', 0]:.0%} and {mean['S_pq', last]:.0%}."
+        )
+
+
+def information_flow(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    head_reduce: HeadReduce = "abs_of_sum",
+    loss: Literal["cross_entropy", "logit_difference"] = "cross_entropy",
+    target: Literal["gold", "predicted"] = "gold",
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure the information flow of *Label Words are Anchors*, section 2.1.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds).
+        head_reduce: |sum over heads| (the authors' code) or sum of |heads| (footnote 3).
+        loss: cross-entropy over the label words in nats (the paper), or the logit difference.
+        target: the class whose loss is taken: gold (the paper) or the model's own prediction.
+        protocol: how prompts are averaged, see the module.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge.
+    """
+    study = InformationFlow(protocol, head_reduce=head_reduce, loss=loss, target=target)
+    return study.run(model, prompts, batch_size=batch_size)
+
+
+def saliency_map(
+    model: Any,
+    prompt: Prompt,
+    layers: Sequence[int],
+    *,
+    head_reduce: HeadReduce = "abs_of_sum",
+    objective: Objective | None = None,
+) -> Float[Tensor, "layer query key"]:
+    """Saliency of every edge of one prompt, in the layers asked for (the paper's Fig. 1), in units of the loss."""
+    probe = SaliencyMap(tuple(layers), head_reduce, objective or Objective())
+    return run(model, [prompt], [probe], progress=None)[probe][0]

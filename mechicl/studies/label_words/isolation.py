@@ -1,0 +1,251 @@
+"""Isolation of label words (section 2.2, Fig. 4; numbers of layers App. D, Fig. 8; with two shots Fig. 10).
+
+The paper cuts the label words' attention to everything before them in the first or the last n layers, and compares the
+prediction with the whole model's: the same label (label loyalty), and the same top-k next words (word loyalty, Jaccard).
+Cutting in the first layers should hurt, cutting in the last layers or cutting at random tokens should not.
+
+The authors draw the random tokens afresh in every layer from all positions up to the query, so no random token is
+isolated throughout (`protocol="paper"`, with their very draws). `"corrected"` draws once per prompt. Both report word
+loyalty at k = 5 (the paper) and k = 10 (the authors' notebook).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, add_curve, panels, styled
+from mechicl.hooks import Patch, run
+from mechicl.metrics import jaccard
+from mechicl.models import hooked
+from mechicl.patches.isolate import (
+    IsolateLabels,
+    IsolatePositions,
+    IsolateRandom,
+    Mode,
+    Pool,
+    first_layers,
+    last_layers,
+    random_pool,
+)
+from mechicl.probes import TopTokens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import BAND, mean_with_interval
+
+LOYALTIES = ("label_loyalty", "word_loyalty_5", "word_loyalty_10")
+_PROMPT = ["model", "task", "seed", "shots", "prompt"]
+_AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
+
+
+@dataclass(frozen=True)
+class Isolation(Study):
+    """Predictions with label words or random tokens isolated in the first or last n layers."""
+
+    n_layers: tuple[int, ...] = (5,)
+    mode: Mode = "presoftmax"
+    pool: Pool = "all"
+    random_seed: int = 0
+
+    name: ClassVar[str] = "isolation"
+    title: ClassVar[str] = "Isolating label words"
+    source: ClassVar[str] = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
+    claim: ClassVar[str] = (
+        "Isolating the label words in the first layers changes the prediction; isolating them in the last layers, or "
+        "isolating as many random tokens, hardly does."
+    )
+
+    def conditions(self, model: Any) -> list[Condition]:
+        total = hooked(model).sizes.n_layers
+        if not self.n_layers or not all(1 <= n <= total for n in self.n_layers):
+            raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose among 1 to {total}.")
+        return [{"isolated": "nothing", "where": "", "n_layers": 0}] + [
+            {"isolated": isolated, "where": where, "n_layers": n}
+            for n in self.n_layers
+            for where in ("first", "last")
+            for isolated in ("label words", "random tokens")
+        ]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        patch = self.patch(model, prompts, condition)
+        seen = run(model, prompts, [top], [patch] if patch else [], batch_size=batch_size)
+        return pd.DataFrame(
+            {
+                "prompt": np.arange(len(prompts)),
+                "gold": [prompt.gold if prompt.gold is not None else -1 for prompt in prompts],
+                "predicted": seen.predicted.numpy(),
+                "label_probs": seen.label_probs.tolist(),
+                "top_tokens": seen[top].tolist(),
+            }
+        )
+
+    def patch(self, model: Any, prompts: PromptSet, condition: Condition) -> Patch | None:
+        """The isolation of one condition, or None for the whole model."""
+        if condition["isolated"] == "nothing":
+            return None
+        choose = first_layers if condition["where"] == "first" else last_layers
+        layers = choose(condition["n_layers"], hooked(model).sizes.n_layers)
+        if condition["isolated"] == "label words":
+            return IsolateLabels(layers, mode=self.mode)
+        if self.protocol == "paper":
+            return IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))
+        return IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)
+
+    def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the isolated conditions with their agreement with the whole model, between 0 and 1."""
+        whole = table[table["isolated"] == "nothing"][[*_PROMPT, "predicted", "top_tokens"]]
+        isolated = table[table["isolated"] != "nothing"].merge(whole, on=_PROMPT, suffixes=("", "_whole"))
+        ids = torch.tensor(np.stack(isolated["top_tokens"].to_list()))
+        reference = torch.tensor(np.stack(isolated["top_tokens_whole"].to_list()))
+        return isolated.assign(
+            label_loyalty=(isolated["predicted"] == isolated["predicted_whole"]).astype(float),
+            **{f"word_loyalty_{k}": jaccard(ids[:, :k], reference[:, :k]).numpy() for k in (5, 10)},
+        )
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mean loyalty: model, task, shots, metric, isolated, where, n_layers, mean, low, high, n, seeds."""
+        conditions = ["isolated", "where", "n_layers"]
+        long = self.loyalty(table).melt(
+            id_vars=["model", "task", "shots", "seed", *conditions], value_vars=list(LOYALTIES), var_name="metric"
+        )
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *conditions])
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        draw = _curves if len(self.n_layers) > 1 else _bars
+        model = ", ".join(summary["model"].unique())
+        figure = draw(summary)
+        figure.update_yaxes(range=[0, 1.02])
+        return styled(
+            figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
+            x="isolated layers" if len(self.n_layers) > 1 else "", y="agreement with the whole model",
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        n = max(self.n_layers)
+        label = summary[(summary["metric"] == "label_loyalty") & (summary["n_layers"] == n)]
+        mean = label.groupby(["isolated", "where"])["mean"].mean()
+        return (
+            f"Label loyalty with {n} layers isolated: label words first {mean['label words', 'first']:.0%}, last "
+            f"{mean['label words', 'last']:.0%}; random tokens first {mean['random tokens', 'first']:.0%}, last "
+            f"{mean['random tokens', 'last']:.0%}."
+        )
+
+
+def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list[list[int]]]:
+    """The random positions that the authors' code isolates: per prompt, then per layer, from one stream.
+
+    Python's generator seeded with 42, whatever the experiment's seed; the pool is every position up to the one before
+    the last before q, but for the label words.
+    """
+    stream = random.Random(_AUTHORS_SEED)
+    return {
+        prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)]
+        for prompt in prompts
+    }
+
+
+def isolation(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    n_layers: Sequence[int] = (5,),
+    mode: Mode = "presoftmax",
+    pool: Pool = "all",
+    random_seed: int = 0,
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure how much a prediction depends on label words gathering information, section 2.2.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds).
+        n_layers: how many of the first and of the last layers are isolated; each is measured.
+        mode: cut before the softmax (the authors' code), or one of the variants after it.
+        pool: where random tokens may lie.
+        random_seed: seed of the random control (`protocol="corrected"`).
+        protocol: whose random draws, see the module.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt and condition: gold and predicted class, label probabilities, top-10 token ids.
+    """
+    study = Isolation(protocol, n_layers=tuple(n_layers), mode=mode, pool=pool, random_seed=random_seed)
+    return study.run(model, prompts, batch_size=batch_size)
+
+
+def examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:
+    """Prompts whose most probable words change most when label words are isolated in the first layers (App. C).
+
+    Columns: prompt, predicted class index with and without isolation, and the k most probable words of each.
+    """
+    assert isinstance(result.study, Isolation)
+    rows = result.study.loyalty(result.table)
+    rows = rows[(rows["isolated"] == "label words") & (rows["where"] == "first")]
+    rows = rows[rows["n_layers"] == rows["n_layers"].max()].nsmallest(n, "word_loyalty_5", keep="first")
+
+    def words(ids: Sequence[int]) -> list[str]:
+        return [tokenizer.decode([int(token)]) for token in ids[:k]]
+
+    return rows[[*_PROMPT, "n_layers", "gold"]].assign(
+        predicted_whole=rows["predicted_whole"],
+        predicted_isolated=rows["predicted"],
+        words_whole=rows["top_tokens_whole"].map(words),
+        words_isolated=rows["top_tokens"].map(words),
+    )
+
+
+_STYLES = {("label words", "first"): (BLUE, "solid"), ("label words", "last"): (BLUE, "dot"),
+           ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
+_TITLES = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5",
+           "word_loyalty_10": "word loyalty, k = 10"}  # fmt: skip
+
+
+def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
+    """Tasks and shots averaged, as the paper averages its four tasks."""
+    return rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean()
+
+
+def _curves(summary: pd.DataFrame) -> go.Figure:
+    figure = panels([_TITLES[metric] for metric in LOYALTIES])
+    for column, metric in enumerate(LOYALTIES, start=1):
+        for (isolated, where), (colour, dash) in _STYLES.items():
+            chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
+            add_curve(
+                figure, _over_tasks(summary[chosen], "n_layers"), x="n_layers", name=f"{isolated}, {where} layers",
+                colour=colour, dash=dash, legend=column == 1, column=column,
+            )  # fmt: skip
+    return figure
+
+
+def _bars(summary: pd.DataFrame) -> go.Figure:
+    n = summary["n_layers"].iloc[0]
+    figure = panels([_TITLES[metric] for metric in LOYALTIES])
+    for column, metric in enumerate(LOYALTIES, start=1):
+        for (isolated, where), (colour, dash) in _STYLES.items():
+            chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
+            bar = _over_tasks(summary[chosen], "metric").iloc[0]
+            name = f"{isolated}, {where} {n}"
+            figure.add_trace(
+                go.Bar(
+                    x=[name], y=[bar["mean"]], name=name, showlegend=False, marker_color=colour,
+                    marker_pattern_shape="/" if dash == "dot" else "",
+                    error_y={"type": "data", "array": [bar["high"] - bar["mean"]], "symmetric": False,
+                             "arrayminus": [bar["mean"] - bar["low"]]},
+                    hovertemplate="%{y:.4f}",
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+    return figure
