@@ -1,0 +1,59 @@
+"""Weight processing, stated instead of defaulted: TransformerLens's own defaults change what some analyses measure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mechicl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Processing:
+    """Which of TransformerLens's weight processing steps to take; names as in `HookedTransformer.from_pretrained`."""
+
+    fold_ln: bool = False
+    center_writing_weights: bool = False
+    center_unembed: bool = False
+    fold_value_biases: bool = False
+
+    @classmethod
+    def named(cls, name: str, *, fold_value_biases: bool = False) -> Processing:
+        """The processing called "none" or "fold"; raises `InputError` for another name."""
+        if name not in ("none", "fold"):
+            raise InputError(f"processing {name!r} does not exist; use 'none' (weights as trained) or 'fold'")
+        fold = name == "fold"
+        return cls(fold, fold, fold, fold_value_biases)
+
+    def possible_for(self, cfg: Any) -> Processing:
+        """What of it is algebra that leaves this architecture's log-probabilities alone.
+
+        Norms after the sublayers (OLMo 2) cannot be folded, only LayerNorm discards the mean that centring takes away,
+        and soft-capped logits are not invariant to a constant.
+        """
+        from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
+
+        folds = self.fold_ln and cfg.original_architecture not in POST_NORM_ARCHITECTURES
+        layer_norm = cfg.normalization_type in ("LN", "LNPre")
+        capped = (cfg.output_logits_soft_cap or 0) > 0
+        return Processing(
+            fold_ln=folds,
+            center_writing_weights=self.center_writing_weights and folds and layer_norm,
+            center_unembed=self.center_unembed and not capped,
+            fold_value_biases=self.fold_value_biases,
+        )
+
+    def flags(self) -> dict[str, bool]:
+        """Keyword arguments for TransformerLens."""
+        return asdict(self)
+
+    def describe(self, cfg: Any) -> str:
+        """The steps taken on this architecture, for provenance: "none" or their names."""
+        return "+".join(name for name, taken in self.possible_for(cfg).flags().items() if taken) or "none"
+
+
+def process(model: Any, how: Processing) -> Any:
+    """Process the weights of a loaded model in place, and return it."""
+    if how != Processing():
+        model.load_and_process_state_dict(model.state_dict(), **how.possible_for(model.cfg).flags())
+    return model
