@@ -1,0 +1,172 @@
+"""Moments of cos(w_out, W_U) for every neuron, from weights alone, never holding d_mlp x d_vocab of them.
+
+A neuron adds its output weights w_out to the residual stream, so x_v = cos(w_out, W_U[:, v]) tells which
+tokens it promotes and demotes (*Stages of Inference*, section 5.3, after Gurnee et al. 2024). All statistics
+run over the whole vocabulary and depend on how the weights were processed: the papers fold the final norm and
+centre W_U and W_out.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+
+_BLOCK = 64
+"""Tokens whose largest and smallest cosine are kept in the pass; the extreme tokens are found in the best
+blocks.
+"""
+
+
+@dataclass(frozen=True)
+class VocabularyMoments:
+    """Moments of cos(w_out, W_U) for every neuron, and the tokens it promotes and demotes most."""
+
+    mean: Float[Tensor, "layer neuron"]
+    variance: Float[Tensor, "layer neuron"]
+    skewness: Float[Tensor, "layer neuron"]
+    """E[z^3] of the standardised cosines; NaN where the variance is 0."""
+    kurtosis: Float[Tensor, "layer neuron"]
+    """E[z^4], not the excess: 3 for a Gaussian; NaN where the variance is 0."""
+    norm: Float[Tensor, "layer neuron"]
+    """Length of w_out."""
+    top_tokens: Int[Tensor, "layer neuron top"]
+    """Token ids with the largest cosines, largest first."""
+    top_cosines: Float[Tensor, "layer neuron top"]
+    bottom_tokens: Int[Tensor, "layer neuron top"]
+    """Token ids with the smallest cosines, smallest first."""
+    bottom_cosines: Float[Tensor, "layer neuron top"]
+
+    def frame(self) -> pd.DataFrame:
+        """One row per neuron: layer, neuron, mean, variance, skewness, kurtosis, norm."""
+        n_layers, n_neurons = self.mean.shape
+        columns = {field.name: getattr(self, field.name).flatten().tolist() for field in fields(self)[:5]}
+        index = pd.MultiIndex.from_product([range(n_layers), range(n_neurons)], names=["layer", "neuron"])
+        return pd.DataFrame(columns, index=index).reset_index()
+
+
+@torch.no_grad()
+def vocabulary_moments(
+    W_U: Float[Tensor, "d_model d_vocab"],
+    W_out: Iterable[Float[Tensor, "d_mlp d_model"]],
+    *,
+    top: int = 10,
+    chunk: int = 1024,
+) -> VocabularyMoments:
+    """Moments of cos(w_out, W_U[:, v]) over the vocabulary for every neuron of every layer given.
+
+    Mean and variance are closed forms in the mean and covariance of W_U's normalised columns; third and
+    fourth central moments are streamed over `chunk` tokens at a time, summed in float64, in memory O(d_mlp
+    chunk). Results are on the CPU. `W_out` may be a generator of layers; a gated MLP's down projection counts
+    as W_out. Raises InputError where the shapes do not fit or a column of W_U is zero.
+    """
+    if not 1 <= top <= W_U.shape[1]:
+        raise InputError(f"top is {top}; W_U has {W_U.shape[1]} tokens: take 1 to {W_U.shape[1]}.")
+    unembedding = _Unembedding.of(W_U)
+    layers = [_layer_moments(unembedding, w_out, top, chunk) for w_out in W_out]
+    if not layers:
+        raise InputError("there is no layer in W_out; give the output weights of at least one MLP.")
+    names = (field.name for field in fields(VocabularyMoments))
+    return VocabularyMoments(**{name: torch.stack([layer[name] for layer in layers]) for name in names})
+
+
+@dataclass(frozen=True)
+class _Unembedding:
+    W_U: Tensor
+    inverse_norm: Tensor  # [d_vocab]
+    mean: Tensor  # [d_model], of the normalised columns, float64
+    covariance: Tensor  # [d_model d_model], float64: near-null directions have variances 1e-6 of the largest
+
+    @classmethod
+    def of(cls, W_U: Tensor, chunk: int = 4096) -> "_Unembedding":
+        W_U = W_U.cpu() if W_U.device.type == "mps" else W_U  # no float64 there
+        W_U = W_U if W_U.dtype == torch.float64 else W_U.float()
+        norm = W_U.norm(dim=0)
+        if not (norm > 0).all():
+            raise InputError(
+                f"{int((norm == 0).sum())} columns of W_U are zero; a cosine with them is undefined."
+            )
+        d_model, d_vocab = W_U.shape
+        pieces = (W_U[:, start : start + chunk].double() for start in range(0, d_vocab, chunk))
+        mean = W_U.new_zeros(d_model, dtype=torch.float64)
+        second = W_U.new_zeros(d_model, d_model, dtype=torch.float64)
+        for piece in pieces:
+            unit = piece / piece.norm(dim=0)
+            mean += unit.sum(1)
+            second += unit @ unit.T
+        mean /= d_vocab
+        return cls(W_U, 1 / norm, mean, second / d_vocab - mean.outer(mean))
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Normalised columns [d_model, stop - start]."""
+        return self.W_U[:, start:stop] * self.inverse_norm[start:stop]
+
+
+def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: int) -> dict[str, Tensor]:
+    d_model, d_vocab = unembedding.W_U.shape
+    if w_out.ndim != 2 or w_out.shape[1] != d_model:
+        raise InputError(f"W_out has shape {tuple(w_out.shape)}; W_U asks for [d_mlp, {d_model}].")
+    exact = w_out.to(unembedding.W_U.device).double()
+    norm = exact.norm(dim=1)
+    exact = exact / norm.clamp(min=1e-300)[:, None]
+    variance = ((exact @ unembedding.covariance) * exact).sum(1).clamp(min=0)
+    direction = exact.to(unembedding.W_U.dtype)
+    third, fourth, highest, lowest = _stream(unembedding, direction, chunk)
+    deviation = variance.sqrt()
+    standing = torch.where(variance > 0, 1.0, torch.nan)
+    top_cosines, top_tokens = _extremes(unembedding, direction, highest, top)
+    bottom_cosines, bottom_tokens = _extremes(unembedding, -direction, -lowest, top)
+    result = {
+        "mean": exact @ unembedding.mean,
+        "variance": variance,
+        "skewness": standing * third / d_vocab / deviation**3,
+        "kurtosis": standing * fourth / d_vocab / variance**2,
+        "norm": norm,
+        "top_tokens": top_tokens,
+        "top_cosines": top_cosines,
+        "bottom_tokens": bottom_tokens,
+        "bottom_cosines": -bottom_cosines,
+    }
+    return {name: tensor.cpu() for name, tensor in result.items()}
+
+
+def _stream(
+    unembedding: _Unembedding, direction: Tensor, chunk: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sums of third and fourth powers of the centred cosines, and each block's largest and smallest."""
+    n, d_vocab = len(direction), unembedding.W_U.shape[1]
+    third, fourth = direction.new_zeros(2, n, dtype=torch.float64)
+    highest, lowest = [], []
+    centre = unembedding.mean.to(direction.dtype)[:, None]
+    chunk = max(_BLOCK, chunk // _BLOCK * _BLOCK)
+    for start in range(0, d_vocab, chunk):
+        x = direction @ unembedding.columns(start, min(start + chunk, d_vocab)).sub_(centre)
+        for block in torch.split(x, _BLOCK, dim=1):
+            highest.append(block.amax(1))
+            lowest.append(block.amin(1))
+        square = x * x
+        third += x.mul_(square).sum(1)
+        fourth += square.square_().sum(1)
+    return third, fourth, torch.stack(highest, 1), torch.stack(lowest, 1)
+
+
+def _extremes(
+    unembedding: _Unembedding, direction: Tensor, block_best: Tensor, top: int
+) -> tuple[Tensor, Tensor]:
+    """The `top` largest cosines and their tokens: they stand in the `top` blocks with the largest maxima."""
+    d_vocab = unembedding.W_U.shape[1]
+    blocks = block_best.topk(min(top, block_best.shape[1]), dim=1).indices
+    cosines = direction.new_full((*blocks.shape, _BLOCK), -math.inf)
+    order = blocks.flatten().argsort()
+    present, counts = torch.unique_consecutive(blocks.flatten()[order], return_counts=True)
+    for block, where in zip(present.tolist(), torch.split(order, counts.tolist()), strict=True):
+        rows, slots = where // blocks.shape[1], where % blocks.shape[1]
+        start, stop = block * _BLOCK, min((block + 1) * _BLOCK, d_vocab)
+        cosines[rows, slots, : stop - start] = direction[rows] @ unembedding.columns(start, stop)
+    best = cosines.flatten(1).topk(top, dim=1)
+    return best.values, blocks.gather(1, best.indices // _BLOCK) * _BLOCK + best.indices % _BLOCK
