@@ -1,0 +1,49 @@
+"""From a training checkpoint to the files that ship: `python -m mechicl.shipped.export CHECKPOINT
+FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from mechicl.shipped import tokens
+from mechicl.shipped.network import Network, Sizes
+
+
+def from_checkpoint(path: Path) -> Network:
+    """The network of a checkpoint of `mechicl.shipped.train`, rounded to float16 as it ships."""
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
+    d_vocab, d_model = weights["embed.weight"].shape
+    layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
+    network = Network(Sizes(d_vocab, layers, d_model, d_mlp=len(weights["blocks.0.mlp_in.weight"])))
+    network.load_state_dict({name: tensor.half().float() for name, tensor in weights.items()})
+    return network.eval()
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write weights (float16), config and tokenizer."""
+    network = from_checkpoint(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(network.sizes.as_dict(), indent=2) + "\n")
+    tokens.fast_tokenizer().save_pretrained(str(folder))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    given = parser.parse_args()
+    export(given.checkpoint, given.folder)
+
+
+if __name__ == "__main__":
+    main()
