@@ -169,8 +169,8 @@ def _locate(
     def inside(span: tuple[int, int]) -> Iterator[int]:
         return (i for i in covered(span) if span[0] <= starts[i] and stops[i] <= span[1])
 
-    # A block begins with the first token that starts in it, so a token over its edge belongs to the block
-    # before. edges = [bisect_left(starts, block.start) for block in blocks] + [len(offsets)]
+    # A block begins with the first token that starts in it: a token over its edge belongs to the one before.
+    edges = [bisect_left(starts, block.start) for block in blocks] + [len(offsets)]
     demonstrations = []
     for i, (block, shot) in enumerate(zip(blocks, shots, strict=False)):
         label = tuple(covered(block.label or (0, 0)))

@@ -51,6 +51,28 @@ def first_label_tokens(
     return tuple(first)
 
 
+def without_lone_spaces(tokenizer: Any, template: Template, label_words: Sequence[str]) -> tuple[str, ...]:
+    """The label words, all without their leading space where that space would be the first token of several.
+
+    Small vocabularies split " Negative" into " " and "N...": behind the template every such word begins
+    alike, and no first token tells the classes apart. Written right behind the template, the words do.
+    """
+    query = f"{template.before}a{template.between}"
+    encoded = encode(tokenizer, [query, *(query + word for word in label_words)])
+    behind = len(encoded["input_ids"][0])
+    first = [
+        (tokens[behind], (query + word)[slice(*offsets[behind])])
+        for word, tokens, offsets in zip(
+            label_words, encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True
+        )
+        if len(tokens) > behind
+    ]
+    lone = [token for token, covered in first if not covered.strip()]
+    if len(lone) == len(set(lone)):
+        return tuple(label_words)
+    return tuple(word.lstrip(" ") for word in label_words)
+
+
 def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
     """Raise InputError unless every class has a label word of its own that is more than a space."""
     owner: dict[str, str] = {}

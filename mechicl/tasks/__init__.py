@@ -1,0 +1,22 @@
+"""What is asked: a template, label words by class name, and where the examples come from."""
+
+from mechicl.tasks.built_in import built_in_tasks, load_task
+from mechicl.tasks.examples import Examples, Source, Splits
+from mechicl.tasks.files import FileSource
+from mechicl.tasks.hub import HubSource
+from mechicl.tasks.rows import RowsSource
+from mechicl.tasks.sampling import all_permutations
+from mechicl.tasks.task import Task
+
+__all__ = [
+    "Examples",
+    "FileSource",
+    "HubSource",
+    "RowsSource",
+    "Source",
+    "Splits",
+    "Task",
+    "all_permutations",
+    "built_in_tasks",
+    "load_task",
+]

@@ -1,0 +1,86 @@
+"""The four data sets of the paper, with its templates and label words (Wang et al. 2023, table 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mechicl.errors import InputError
+from mechicl.tasks.hub import PARQUET, HubSource
+from mechicl.tasks.sources import Data
+from mechicl.tasks.task import Task
+
+_TASKS = (
+    Task(
+        "sst2",
+        "Review: {text}\nSentiment:{label}",
+        {"negative": " Negative", "positive": " Positive"},
+        HubSource("nyu-mll/glue", "sst2", text="sentence"),
+        query_split="validation",
+    ),
+    Task(
+        "trec",
+        "Question: {text}\nAnswer Type:{label}",
+        {
+            "ABBR": " Abbreviation",
+            "ENTY": " Entity",
+            "DESC": " Description",
+            "HUM": " Person",
+            "LOC": " Location",
+            "NUM": " Number",
+        },
+        HubSource("CogComp/trec", revision=PARQUET, label="coarse_label"),
+    ),
+    Task(
+        "agnews",
+        "Article: {text}\nAnswer:{label}",
+        {"World": " World", "Sports": " Sports", "Business": " Business", "Sci/Tech": " Technology"},
+        HubSource("fancyzhx/ag_news"),
+    ),
+    Task(
+        "emo",
+        "Dialogue: {text}\nEmotion:{label}",
+        {"others": " Others", "happy": " Happy", "sad": " Sad", "angry": " Angry"},
+        HubSource("SemEvalWorkshop/emo", revision=PARQUET),
+    ),
+)
+
+
+def built_in_tasks() -> tuple[str, ...]:
+    """Names that :func:`load_task` knows."""
+    return tuple(task.name for task in _TASKS)
+
+
+def load_task(
+    task: str | Task,
+    data: Data | None = None,
+    label_words: Mapping[str, str] | None = None,
+) -> Task:
+    """A built-in task by name, or a task of one's own, with other data or other label words.
+
+    Args:
+        data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own,
+            usually the hub.
+        label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``.
+
+    Raises:
+        InputError: No such task, or label words that do not name its classes.
+    """
+    if isinstance(task, str):
+        named = {own.name: own for own in _TASKS}
+        if task not in named:
+            raise InputError(
+                f"There is no task {task!r}; there are {', '.join(named)}, or define one with "
+                "mechicl.Task(...)."
+            )
+        task = named[task]
+    if data is not None:
+        task = replace(task, source=data)
+    if label_words is not None:
+        if set(label_words) != set(task.label_words):
+            raise InputError(
+                f"The label words are for the classes {', '.join(label_words)}, but the task {task.name!r} "
+                f"has {', '.join(task.label_words)}; give one word for each."
+            )
+        task = replace(task, label_words={name: label_words[name] for name in task.label_words})
+    return task

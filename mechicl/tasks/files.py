@@ -1,0 +1,152 @@
+"""Examples from a local file, or a folder with a file per split."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as shorten
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
+
+_Rows = Iterator[tuple[str, Mapping[Any, Any]]]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A JSONL, CSV, TSV or parquet file with the columns ``text`` and ``label``, or a folder of such files.
+
+    Labels are class names, or numbers where a ``labels.json`` beside the file lists the names in their order.
+    In a folder, ``train`` gives the demonstrations and ``test`` or ``validation`` the queries; a single file
+    is divided by each seed.
+    """
+
+    path: Path
+
+    def load(self, class_names: Sequence[str], query_split: str) -> Splits:
+        """Read the file or folder.
+
+        Args:
+            query_split: The split of a folder to ask about, if it is there.
+
+        Raises:
+            InputError: A file is missing, not readable as what its name says, or not the data of this task;
+                the message names file and line.
+        """
+        if self.path.is_file():
+            return Splits(_read(self.path, class_names))
+        if not self.path.is_dir():
+            raise InputError(f"There is no file or folder {self.path}; give the path of the task's data.")
+        files = {stem: _split_file(self.path, stem) for stem in ("train", "test", "validation", "dev")}
+        train = files["train"]
+        wanted = [query_split, "test", "validation", "dev"]
+        queries = next((files[stem] for stem in wanted if files.get(stem)), None)
+        if train is None:
+            raise InputError(
+                f"The folder {self.path} has no train file; expected train{' or train'.join(_READERS)}, and "
+                "test or validation beside it."
+            )
+        return Splits(_read(train, class_names), _read(queries, class_names) if queries else None)
+
+
+def _split_file(folder: Path, stem: str) -> Path | None:
+    found = [folder / (stem + suffix) for suffix in _READERS if (folder / (stem + suffix)).is_file()]
+    if len(found) > 1:
+        raise InputError(f"The folder {folder} has {' and '.join(f.name for f in found)}; keep one of them.")
+    return found[0] if found else None
+
+
+def _read(path: Path, class_names: Sequence[str]) -> Examples:
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise InputError(f"{path} is not one of the kinds that can be read: {', '.join(_READERS)}.")
+    id_names, aliases = _label_names(path.parent / "labels.json")
+    try:
+        return read_examples(read(path), ClassReader(class_names, id_names, aliases), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def _label_names(path: Path) -> tuple[list[str] | None, dict[str, str]]:
+    """Class names in the order of their numbers (a list, or "names" in an object), and their long forms."""
+    if not path.is_file():
+        return None, {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); expected a list of class names.") from None
+    lists = content if isinstance(content, dict) else {"names": content}
+    names, long = lists.get("names"), lists.get("long", [])
+    for value in (names, long):
+        if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+            raise InputError(
+                f'{path} holds {shorten(content)}; expected class names, such as ["negative", "positive"].'
+            )
+    assert isinstance(names, list)
+    return names, dict(zip(long, names, strict=False))
+
+
+def _json_lines(path: Path) -> _Rows:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{where}: not JSON ({error}); expected one object a line.") from None
+            if not isinstance(row, dict):
+                raise InputError(
+                    f"{where}: {type(row).__name__} instead of an object with 'text' and 'label'."
+                )
+            yield where, row
+
+
+def _separated(delimiter: str) -> Callable[[Path], _Rows]:
+    def read(path: Path) -> _Rows:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            try:
+                for row in reader:
+                    where = f"{path}, line {reader.line_num}"
+                    if None in row or None in row.values():
+                        raise InputError(
+                            f"{where}: the row does not have the {len(reader.fieldnames or ())} columns of "
+                            "the first line."
+                        )
+                    yield where, row
+            except csv.Error as error:
+                raise InputError(
+                    f"{path}, line {reader.line_num}: not readable as a table ({error})."
+                ) from None
+
+    return read
+
+
+def _parquet(path: Path) -> _Rows:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_table
+
+    try:
+        rows = read_table(path).to_pylist()
+    except ArrowException as error:
+        raise InputError(f"{path} is not a parquet file ({str(error).splitlines()[0]}).") from None
+    for i, row in enumerate(rows):
+        yield f"{path}, row {i}", row
+
+
+_READERS: dict[str, Callable[[Path], _Rows]] = {
+    ".jsonl": _json_lines,
+    ".csv": _separated(","),
+    ".tsv": _separated("\t"),
+    ".parquet": _parquet,
+}

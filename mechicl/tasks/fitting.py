@@ -1,0 +1,54 @@
+"""What to do about prompts that do not fit the context. They are never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from mechicl.errors import InputError
+from mechicl.prompts import Prompt, Template
+from mechicl.prompts.labels import encode
+from mechicl.tasks.examples import Examples
+
+TooLong = Literal["refuse", "drop", "shorter"]
+
+
+def drop_too_long(prompts: Sequence[Prompt], n_ctx: int | None) -> list[Prompt]:
+    """The prompts of at most ``n_ctx`` tokens (the authors' filter in experiment E1).
+
+    Raises:
+        InputError: ``n_ctx`` is not given, or no prompt is left.
+    """
+    if n_ctx is None:
+        raise InputError("too_long='drop' needs n_ctx, the number of tokens that prompts must fit in.")
+    kept = [prompt for prompt in prompts if len(prompt) <= n_ctx]
+    if not kept:
+        raise InputError(
+            f"All {len(prompts)} prompts are longer than {n_ctx} tokens (the shortest has "
+            f"{min(map(len, prompts))}); use fewer shots, too_long='shorter', or a model with a longer "
+            "context."
+        )
+    return kept
+
+
+def shorter_texts(
+    tokenizer: Any, template: Template, label_words: Sequence[str], room: int, pools: Sequence[Examples]
+) -> tuple[Examples, Examples]:
+    """Only the examples whose block has at most ``room`` tokens, whatever their label.
+
+    Raises:
+        InputError: None of a pool is that short.
+    """
+    tail = template.between + max(label_words, key=len) + template.after + template.separator
+    kept = []
+    for pool in pools:
+        blocks = encode(tokenizer, [template.before + text + tail for text in pool.texts])["input_ids"]
+        short = [i for i, tokens in enumerate(blocks) if len(tokens) <= room]
+        if not short:
+            raise InputError(
+                f"No text of {pool.origin} fits its share of the context, {room} tokens with the template "
+                f"(the shortest needs {min(map(len, blocks))}); use fewer shots or a model with a longer "
+                "context."
+            )
+        kept.append(pool.select(short))
+    return kept[0], kept[1]

@@ -1,0 +1,64 @@
+"""Examples from the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
+
+PARQUET = "refs/convert/parquet"
+"""The hub's parquet copy of data sets that ship as a loading script, which `datasets` 4 refuses to run."""
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A data set on the hub. Classes are read by the names that the data itself gives its numbers."""
+
+    dataset: str
+    config: str | None = None
+    revision: str | None = None
+    text: str = "text"
+    label: str = "label"
+
+    def load(self, class_names: Sequence[str], query_split: str) -> Splits:
+        """Fetch the train split and the split to ask about (from the local cache, if they are there).
+
+        Raises:
+            InputError: The hub cannot be reached, or the data set is not what was expected.
+        """
+        splits = self._fetch(("train", query_split))
+        return Splits(*(self._examples(splits[name], class_names, name) for name in ("train", query_split)))
+
+    def _fetch(self, names: Sequence[str]) -> dict[str, Any]:
+        from datasets import load_dataset
+
+        try:
+            loaded = {
+                name: load_dataset(self.dataset, self.config, revision=self.revision, split=name)
+                for name in names
+            }
+        # Whatever goes wrong between here and the hub (closed network, proxy, rate limit, cache) is one event
+        # for the user, and its libraries raise many unrelated types for it.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(
+                f"The data set {self.dataset} could not be fetched from the Hugging Face hub ({reason}); "
+                "check the network, or give a local copy with data='file or folder'."
+            ) from error
+        return loaded
+
+    def _examples(self, split: Any, class_names: Sequence[str], name: str) -> Examples:
+        origin = f"{self.dataset}{f' ({self.config})' if self.config else ''}, {name}"
+        names = getattr(split.features.get(self.label), "names", None)
+        columns = [column for column in (self.text, self.label) if column in split.features]
+        rows = zip(*(list(split[column]) for column in columns), strict=True)
+        return read_examples(
+            ((f"{origin}, row {i}", dict(zip(columns, row, strict=True))) for i, row in enumerate(rows)),
+            ClassReader(class_names, names),
+            origin,
+            text=self.text,
+            label=self.label,
+        )

@@ -1,0 +1,125 @@
+"""Which examples become demonstrations, which are asked about, and in what order: the authors' draws, and
+others.
+
+Wang et al. 2023 shuffle with numpy's legacy generator and Hugging Face's ``dataset.shuffle``; the same seeds
+give the same rows here, from private generators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import permutations
+from math import factorial
+from typing import Literal
+
+import numpy as np
+
+from mechicl.errors import InputError
+from mechicl.tasks.examples import Examples, Splits
+
+Order = Literal["encounter", "class", "reversed"] | Sequence[int]
+Policy = Literal["per_seed", "per_prompt"]
+
+
+def walk(examples: Examples, seed: int, counts: Sequence[int], class_names: Sequence[str]) -> list[list[int]]:
+    """Walk the shuffled examples and fill one set after another (``sample_two_set_with_shot_per_class``).
+
+    Args:
+        counts: How many examples of each class each set takes; an example goes to the first set with room.
+
+    Returns:
+        The indices of each set, in order of encounter.
+
+    Raises:
+        InputError: A class has too few examples.
+    """
+    order = list(range(len(examples)))
+    np.random.RandomState(seed).shuffle(order)
+    sets: list[list[int]] = [[] for _ in counts]
+    taken = [0] * len(class_names)
+    bounds = np.cumsum(counts)
+    for i in order:
+        label_class = examples.classes[i]
+        if label_class is None or taken[label_class] == bounds[-1]:
+            continue
+        sets[int(np.searchsorted(bounds, taken[label_class], side="right"))].append(i)
+        taken[label_class] += 1
+    _check_enough(examples, class_names, int(bounds[-1]))
+    return sets
+
+
+def fresh_draws(
+    examples: Examples, seed: int, shots: int, n_prompts: int, class_names: Sequence[str]
+) -> Iterator[list[int]]:
+    """New demonstrations for every prompt (section 2.1): with replacement, one order of classes per seed."""
+    _check_enough(examples, class_names, 1)
+    generator = np.random.RandomState(seed)
+    members = [examples.of_class(c) for c in range(len(class_names))]
+    order = np.random.default_rng(seed).permutation(shots * len(members))
+    for _ in range(n_prompts):
+        drawn = [int(i) for ids in members for i in generator.choice(ids, shots)]
+        yield [drawn[k] for k in order]
+
+
+def query_order(n_queries: int, seed: int, samples: int | None) -> list[int]:
+    """The first samples of Hugging Face's ``dataset.shuffle(seed)``."""
+    return [int(i) for i in np.random.default_rng(seed).permutation(n_queries)[:samples]]
+
+
+def arrange(drawn: Sequence[int], classes: Sequence[int], order: Order) -> list[int]:
+    """Demonstrations in the order asked for.
+
+    Args:
+        drawn: Indices in order of encounter.
+        classes: The class of each.
+        order: "encounter" as drawn, "class" by class, "reversed", or a permutation of the places of
+            ``drawn``.
+    """
+    places = list(range(len(drawn)))
+    if isinstance(order, str):
+        named = {
+            "encounter": places,
+            "class": sorted(places, key=lambda k: (classes[k], k)),
+            "reversed": places[::-1],
+        }
+        chosen: Sequence[int] = named.get(order, [-1])
+    else:
+        chosen = order
+    if sorted(chosen) != places:
+        raise InputError(
+            f"The order is {order!r}; it must be 'encounter', 'class', 'reversed', or a permutation of 0 to "
+            f"{len(drawn) - 1}, the places of the {len(drawn)} demonstrations."
+        )
+    return [drawn[k] for k in chosen]
+
+
+def all_permutations(n_demonstrations: int) -> list[tuple[int, ...]]:
+    """Every order of so many demonstrations, each a value for ``order=``; InputError above 7."""
+    if not 0 <= n_demonstrations <= 7:
+        raise InputError(
+            f"{n_demonstrations} demonstrations have {factorial(max(n_demonstrations, 0)):,} orders; "
+            "all_permutations lists them for up to 7."
+        )
+    return list(permutations(range(n_demonstrations)))
+
+
+def divide(examples: Examples, seed: int, n_classes: int) -> Splits:
+    """Divide a single file in two by the seed: of every class half to demonstrations, the rest to queries."""
+    generator = np.random.default_rng(seed)
+    first: set[int] = set()
+    for label_class in range(n_classes):
+        members = examples.of_class(label_class)
+        chosen = generator.permutation(len(members))[: (len(members) + 1) // 2]
+        first.update(members[k] for k in chosen)
+    rest = [i for i in range(len(examples)) if i not in first]
+    return Splits(examples.select(sorted(first)), examples.select(rest))
+
+
+def _check_enough(examples: Examples, class_names: Sequence[str], needed: int) -> None:
+    for label_class, name in enumerate(class_names):
+        found = len(examples.of_class(label_class))
+        if found < needed:
+            raise InputError(
+                f"Class {name!r} has {found} examples in {examples.origin}, but {needed} are needed for the "
+                "demonstrations asked for; use fewer shots or more data."
+            )

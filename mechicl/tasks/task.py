@@ -1,0 +1,273 @@
+"""A task, and the prompts made of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
+from mechicl.prompts.building import Anchor
+from mechicl.prompts.labels import check_words, without_lone_spaces
+from mechicl.tasks.examples import Examples, Splits
+from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
+from mechicl.tasks.sampling import Order, Policy, arrange, divide, fresh_draws, query_order, walk
+from mechicl.tasks.sources import Data, as_source
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How prompts are written and tokenized, whichever examples they hold."""
+
+    tokenizer: Any
+    anchor: Anchor
+    prepend_bos: bool
+    n_ctx: int | None
+    too_long: TooLong
+    texts: bool = True
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked: a template, a label word for each class, and where the examples come from.
+
+    >>> Task("jokes", "Line: {text}\\nFunny:{label}", {"no": " No", "yes": " Yes"}, "jokes.csv")
+    """
+
+    name: str
+    template: str
+    """With ``{text}`` and then ``{label}``; a query is the template up to its label."""
+    label_words: Mapping[str, str]
+    """The word of each class by its name, usually with a leading space, in class order."""
+    source: Data | None = None
+    """A file, a folder, rows ``{"text": ..., "label": ...}``, "train" and "test" rows, or a Source."""
+    query_split: str = "test"
+    """The split to ask about, where the source has several; demonstrations come from "train"."""
+    separator: str = "\n"
+    """Between the blocks of a prompt."""
+
+    def __post_init__(self) -> None:
+        if len(self.label_words) < 2:
+            raise InputError(
+                f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more."
+            )
+        check_words(tuple(self.label_words.values()), self.class_names)
+        Template.parse(self.template, self.separator)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In class order."""
+        return tuple(self.label_words)
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The examples, read once; InputError where they cannot be."""
+        return as_source(self.source, self.name).load(self.class_names, self.query_split)
+
+    def prompts(
+        self,
+        tokenizer: Any,
+        *,
+        shots: int = 1,
+        samples: int | None = None,
+        seed: int = 42,
+        demonstrations: Policy = "per_seed",
+        order: Order = "encounter",
+        anchor: Anchor = "first",
+        prepend_bos: bool = False,
+        n_ctx: int | None = None,
+        too_long: TooLong = "refuse",
+        demonstration_text: bool = True,
+        rows: Sequence[int] | None = None,
+    ) -> PromptSet:
+        """Prompts that ask about examples of the query split; the draws are the authors' for the same seed
+        and data.
+
+        Args:
+            tokenizer: A fast tokenizer.
+            shots: Demonstrations per class; 0 asks without any.
+            samples: How many queries, at most; None for all.
+            demonstrations: "per_seed", the same for all queries (the paper's experiments from section 2.2
+                on), or "per_prompt", fresh for each and drawn with replacement (section 2.1).
+            order: "encounter" as drawn, "class", "reversed", or a permutation
+                (:func:`~mechicl.tasks.all_permutations`).
+            anchor: Which sub-token of a label word is its anchor.
+            prepend_bos: Put the tokenizer's BOS token first; the paper has none.
+            n_ctx: The model's context length in tokens, which no prompt may exceed.
+            too_long: What becomes of prompts over ``n_ctx``: "refuse" raises; "drop" leaves them out;
+                "shorter" draws only from examples short enough that every prompt fits. Nothing is ever cut.
+            demonstration_text: False leaves the texts of the demonstrations out (the paper's Text_anchor).
+            rows: Ask about these rows of the query split, in this order, instead of drawing.
+
+        Raises:
+            InputError: The data cannot be used, a class has too few examples, the label words cannot tell the
+                classes apart under this tokenizer, or a prompt is too long.
+        """
+        form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
+        if shots < 0 or (samples is not None and samples < 1):
+            raise InputError(
+                f"shots={shots} and samples={samples}: shots must be 0 or more, samples 1 or more."
+            )
+        pool, asked = self._pools(form, seed, shots)
+        chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
+        drawn = self._draw(demonstrations, pool, seed, shots, len(chosen))
+        contents = [
+            (self._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)
+        ]
+        origin = {"demonstrations": demonstrations, "order": order if isinstance(order, str) else list(order)}
+        return self._build(form, contents, seed, shots, origin)
+
+    def auxiliary_prompts(
+        self,
+        tokenizer: Any,
+        *,
+        shots: int = 1,
+        per_class: int = 4,
+        seed: int = 42,
+        order: Order = "encounter",
+        anchor: Anchor = "first",
+        prepend_bos: bool = False,
+        n_ctx: int | None = None,
+        too_long: TooLong = "refuse",
+    ) -> PromptSet:
+        """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
+        the next ``per_class`` examples of every class in the same walk through the demonstration split."""
+        form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
+        pool, _ = self._pools(form, seed, shots)
+        first, second = walk(pool, seed, (shots, per_class), self.class_names)
+        shown = self._shots(pool, first, order)
+        contents = [(shown, _query(pool, i)) for i in second]
+        origin = {"demonstrations": "per_seed", "queries": "auxiliary", "per_class": per_class}
+        return self._build(form, contents, seed, shots, origin)
+
+    def context_prompts(
+        self,
+        tokenizer: Any,
+        *,
+        contexts: int = 64,
+        seed: int = 42,
+        anchor: Anchor = "first",
+        prepend_bos: bool = False,
+        n_ctx: int | None = None,
+        too_long: TooLong = "refuse",
+        rows: Sequence[int] | None = None,
+    ) -> PromptSet:
+        """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
+        modulo ``contexts``. Context k holds the k-th example of every class in the seed's walk, in class
+        order; context 0 is that of ``prompts(order="class")``."""
+        form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
+        pool, asked = self._pools(form, seed, 1)
+        (drawn,) = walk(pool, seed, (contexts,), self.class_names)
+        by_class = [[i for i in drawn if pool.classes[i] == c] for c in range(len(self.class_names))]
+        shown = [self._shots(pool, context, "encounter") for context in zip(*by_class, strict=True)]
+        chosen = asked.at_rows(rows) if rows is not None else list(range(len(asked)))
+        contents = [(shown[k % contexts], _query(asked, i)) for k, i in enumerate(chosen)]
+        return self._build(form, contents, seed, 1, {"demonstrations": "contexts", "contexts": contexts})
+
+    def _pools(self, form: _Form, seed: int, shots: int) -> tuple[Examples, Examples]:
+        """Examples for demonstrations and for queries."""
+        splits = self.splits
+        if splits.queries is None:
+            splits = divide(splits.demonstrations, seed, len(self.class_names))
+        assert splits.queries is not None
+        pools = splits.demonstrations, splits.queries
+        if form.too_long != "shorter":
+            return pools
+        if form.n_ctx is None:
+            raise InputError("too_long='shorter' needs n_ctx, the number of tokens that prompts must fit in.")
+        room = (form.n_ctx - form.prepend_bos) // (shots * len(self.class_names) + 1)
+        words = self._words(form.tokenizer)
+        template = Template.parse(self.template, self.separator)
+        return shorter_texts(form.tokenizer, template, words, room, pools)
+
+    def _draw(
+        self, policy: Policy, pool: Examples, seed: int, shots: int, n_prompts: int
+    ) -> Iterator[Sequence[int]]:
+        """Indices of each prompt's demonstrations, in order of encounter."""
+        if shots == 0:
+            yield from [()] * n_prompts
+        elif policy == "per_seed":
+            yield from walk(pool, seed, (shots,), self.class_names) * n_prompts
+        elif policy == "per_prompt":
+            yield from fresh_draws(pool, seed, shots, n_prompts, self.class_names)
+        else:
+            raise InputError(f"demonstrations={policy!r}; it must be 'per_seed' or 'per_prompt'.")
+
+    def _shots(self, pool: Examples, indices: Sequence[int], order: Order) -> list[Shot]:
+        classes = [_known(pool.classes[i]) for i in indices]
+        return [
+            Shot(pool.texts[i], _known(pool.classes[i]), pool.rows[i])
+            for i in arrange(indices, classes, order)
+        ]
+
+    def _words(self, tokenizer: Any) -> tuple[str, ...]:
+        """Label words as this tokenizer can tell them apart."""
+        template = Template.parse(self.template, self.separator)
+        words = tuple(self.label_words.values())
+        usable = without_lone_spaces(tokenizer, template, words)
+        if usable != words:
+            warnings.warn(
+                f"This tokenizer splits the leading space off label words of {self.name!r}, so that several "
+                "would begin with the same token; they are written without it: "
+                f"{', '.join(map(repr, usable))}.",
+                stacklevel=4,
+            )
+        return usable
+
+    def _build(
+        self,
+        form: _Form,
+        contents: list[tuple[list[Shot], Query]],
+        seed: int,
+        shots: int,
+        origin: dict[str, Any],
+    ) -> PromptSet:
+        if not contents:
+            raise InputError(f"The task {self.name!r} has no examples left to ask about; give more data.")
+        if not form.texts:
+            contents = [
+                ([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents
+            ]
+        prompts: Sequence[Prompt] = build_prompts(
+            form.tokenizer,
+            Template.parse(self.template, self.separator),
+            self._words(form.tokenizer),
+            contents,
+            class_names=self.class_names,
+            anchor=form.anchor,
+            prepend_bos=form.prepend_bos,
+            n_ctx=None if form.too_long == "drop" else form.n_ctx,
+            task=self.name,
+        )
+        if form.too_long == "drop":
+            prompts = drop_too_long(prompts, form.n_ctx)
+        written = {"anchor": form.anchor, "prepend_bos": form.prepend_bos, "too_long": form.too_long}
+        return PromptSet(
+            tuple(prompts),
+            self.name,
+            seed,
+            shots,
+            {"template": self.template, **origin, **written, "data": self._data()},
+        )
+
+    def _data(self) -> dict[str, str]:
+        """Which data it was, in words and by digest."""
+        named = {"demonstrations": self.splits.demonstrations, "queries": self.splits.queries}
+        return {
+            key: value
+            for part, examples in named.items()
+            if examples is not None
+            for key, value in ((part, examples.origin), (f"{part}_digest", examples.digest()))
+        }
+
+
+def _query(examples: Examples, i: int) -> Query:
+    return Query(examples.texts[i], examples.classes[i], examples.rows[i])
+
+
+def _known(label_class: int | None) -> int:
+    assert label_class is not None, "a demonstration is drawn by its class"
+    return label_class
