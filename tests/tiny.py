@@ -1,7 +1,8 @@
 """Tiny random models of every family, as Hugging Face and hooked pairs, for everybody's tests.
 
-Built from configuration in a few milliseconds each and kept for the process. All biases are non-zero and attention is far
-from uniform, so that a dropped bias, a wrong scale or a wrong position shows. `tokenizer()` knows the words of the tasks.
+Built from configuration in a few milliseconds each and kept for the process. All biases are non-zero and
+attention is far from uniform, so that a dropped bias, a wrong scale or a wrong position shows. `tokenizer()`
+knows the words of the tasks.
 
     tiny.families                    names
     tiny.model("llama")              HookedTransformer (shared: leave its weights alone, or use tiny.fresh)
@@ -22,15 +23,21 @@ WINDOW = 4
 """How far the local layers of `neo` and `gemma2` see."""
 
 _WORDS = (
-    "Review Sentiment Positive Negative Question Answer Type Abbreviation Entity Description Person Location Number "
-    "Article World Sports Business Technology Dialogue Emotion Others Happy Sad Angry the a good bad film match is was"
+    "Review Sentiment Positive Negative Question Answer Type Abbreviation Entity Description Person Location "
+    "Number Article World Sports Business Technology Dialogue Emotion Others Happy Sad Angry good bad film"
 )
 
 
 def _gpt2(**more: Any) -> Any:
     from transformers import GPT2Config
 
-    sizes = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": N_CTX, "vocab_size": D_VOCAB}
+    sizes = {
+        "n_embd": D_MODEL,
+        "n_layer": N_LAYERS,
+        "n_head": N_HEADS,
+        "n_positions": N_CTX,
+        "vocab_size": D_VOCAB,
+    }
     return GPT2Config(**sizes, **more)
 
 
@@ -38,18 +45,28 @@ def _gptj() -> Any:
     from transformers import GPTJConfig
 
     return GPTJConfig(
-        n_embd=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS, n_positions=N_CTX, vocab_size=D_VOCAB, rotary_dim=4,
+        n_embd=D_MODEL,
+        n_layer=N_LAYERS,
+        n_head=N_HEADS,
+        n_positions=N_CTX,
+        vocab_size=D_VOCAB,
+        rotary_dim=4,
         tie_word_embeddings=False,
-    )  # fmt: skip
+    )
 
 
 def _neo() -> Any:
     from transformers import GPTNeoConfig
 
     return GPTNeoConfig(
-        hidden_size=D_MODEL, num_layers=4, num_heads=N_HEADS, max_position_embeddings=N_CTX, vocab_size=D_VOCAB,
-        window_size=WINDOW, attention_types=[[["global", "local"], 2]],
-    )  # fmt: skip
+        hidden_size=D_MODEL,
+        num_layers=4,
+        num_heads=N_HEADS,
+        max_position_embeddings=N_CTX,
+        vocab_size=D_VOCAB,
+        window_size=WINDOW,
+        attention_types=[[["global", "local"], 2]],
+    )
 
 
 _SIZES = {
@@ -82,16 +99,21 @@ _CONFIGS: dict[str, Callable[[], Any]] = {
     "phi": _config("PhiConfig", partial_rotary_factor=0.5, tie_word_embeddings=False),
     "opt": _config("OPTConfig", ffn_dim=48, word_embed_proj_dim=D_MODEL),
     "gemma2": _config(
-        "Gemma2Config", num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW,
-        attn_logit_softcapping=5.0, final_logit_softcapping=8.0,
-    ),  # fmt: skip
+        "Gemma2Config",
+        num_key_value_heads=2,
+        head_dim=8,
+        query_pre_attn_scalar=8,
+        sliding_window=WINDOW,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=8.0,
+    ),
 }
 _VARIANTS: dict[str, Callable[[], Any]] = {
     "gpt2-inverse": lambda: _gpt2(scale_attn_by_inverse_layer_idx=True),
     "bloom": lambda: __import__("transformers").BloomConfig(
         hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS, vocab_size=D_VOCAB
     ),
-    }
+}
 
 families: tuple[str, ...] = tuple(_CONFIGS)
 """Every family that runs block by block."""
@@ -110,7 +132,15 @@ def huggingface(family: str) -> Any:
             noise = torch.randn(parameter.shape, generator=generator)
             # Gains near 1 (Gemma stores them less 1), weights that give scores a spread of about 2.
             gain = parameter.ndim == 1 and name.endswith("weight")
-            scale = 0.2 if gain else 0.3 if parameter.ndim == 1 else 0.5 if "emb" in name or "wte" in name else 0.25
+            scale = (
+                0.2
+                if gain
+                else 0.3
+                if parameter.ndim == 1
+                else 0.5
+                if "emb" in name or "wte" in name
+                else 0.25
+            )
             parameter.copy_(noise * scale + (float(parameter.mean()) if gain else 0.0))
     return model.requires_grad_(False)
 
@@ -136,7 +166,7 @@ def _hook(family: str, processing: str) -> Any:
     from mechicl.models.processing import Processing
     from mechicl.models.tokenizers import give_tokenizer
 
-    hooked = convert(huggingface(family), Processing.named(processing), name=f"tiny-{family}", device=torch.device("cpu"))
+    hooked = convert(huggingface(family), Processing.named(processing), name=f"tiny-{family}")
     give_tokenizer(hooked, tokenizer())
     return hooked
 
@@ -147,17 +177,25 @@ def tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    # Each word is an added piece rather than the product of merges, so that the vocabulary stays within D_VOCAB.
+    # Each word is an added piece rather than the product of merges, so that the vocabulary stays within
+    # D_VOCAB.
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<|endoftext|>"]))
-    core.add_tokens([f" {word}" for word in _WORDS.split()])  # "Positive" alone stays bytes, as in real tokenizers
+    core.train_from_iterator(
+        [], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+    )
+    core.add_tokens([f" {word}" for word in _WORDS.split()])
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<|endoftext|>", eos_token="<|endoftext|>", pad_token="<|endoftext|>",
-        model_max_length=N_CTX, padding_side="right", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=core,
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        model_max_length=N_CTX,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def tokens(batch: int = 2, length: int = 20, seed: int = 0) -> torch.Tensor:

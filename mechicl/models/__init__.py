@@ -1,6 +1,6 @@
 """Models: loading them, and the one seam through which mechicl uses them.
 
-`load_model` gives an ordinary `HookedTransformer`; `hooked` wraps it in the few calls the rest of mechicl makes.
+`load_model` gives an ordinary `HookedTransformer`; `hooked` wraps it in the few calls that mechicl makes.
 """
 
 from mechicl.models.adapt import frozen, hooked

@@ -32,14 +32,15 @@ def hooked(model: Any) -> HookedModel:
         return known  # type: ignore[no-any-return]
     if isinstance(model, type) or not isinstance(model, HookedModel):
         raise InputError(
-            f"expected a HookedTransformer, got {type(model).__name__}; load one with mechicl.load_model(name or directory)"
+            f"expected a HookedTransformer, got {type(model).__name__}; "
+            "load one with mechicl.load_model(name or directory)"
         )
     return model
 
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Hold a model in evaluation mode without gradients of its parameters; both are restored, also after an error."""
+    """Hold a model in evaluation mode, its parameters without gradients; both are restored, come what may."""
     raw = hooked(model).raw
     training = [(module, module.training) for module in raw.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in raw.parameters()]

@@ -1,7 +1,7 @@
 """Attention at explicit positions on top of cached keys and values, twice: with every hook point, and fast.
 
-`attend_with_hooks` is TransformerLens's `AbstractAttention.forward` with two differences: positions are given, and cached
-keys are already rotated. `attend_fast` computes the same function when nobody listens.
+`attend_with_hooks` is TransformerLens's `AbstractAttention.forward` with two differences: positions are
+given, and cached keys are already rotated. `attend_fast` computes the same function when nobody listens.
 """
 
 from __future__ import annotations
@@ -19,9 +19,14 @@ from mechicl.models.silent import normalise, soft_cap
 
 
 def attend_with_hooks(
-    block: Any, resid: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "*batch pos"], past: KeyValues | None
+    block: Any,
+    resid: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, "*batch pos"],
+    past: KeyValues | None,
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-    """The attention half of a block, line by line as TransformerLens computes it; returns its output and the new keys."""
+    """A block's attention, line by line as TransformerLens computes it: its output, and the new keys and
+    values.
+    """
     attn, cfg = block.attn, block.cfg
     q, k, v = attn.calculate_qkv_matrices(*(block.ln1(x) for x in _split_inputs(block, resid)))
     q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
@@ -45,7 +50,10 @@ def attend_with_hooks(
 
 
 def attend_fast(
-    block: Any, resid: Float[Tensor, "batch pos d_model"], positions: Int[Tensor, "*batch pos"], past: KeyValues | None
+    block: Any,
+    resid: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, "*batch pos"],
+    past: KeyValues | None,
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
     """The same function through fused kernels; no hook point inside the attention fires."""
     attn, cfg = block.attn, block.cfg
@@ -75,7 +83,9 @@ def window(attn: Any) -> int | None:
 def visible(
     positions: Int[Tensor, "*batch pos"], past: KeyValues | None, within: int | None
 ) -> Bool[Tensor, "*batch_head query key"]:
-    """Which keys each query sees: all past ones, the new ones causally, and none beyond the window, counted in positions."""
+    """Which keys each query sees: past ones, new ones causally, none beyond the window (counted in
+    positions).
+    """
     n, m = positions.shape[-1], 0 if past is None else len(past)
     mask = torch.ones(n, m + n, dtype=torch.bool, device=positions.device).tril(m)
     if within is None:
@@ -91,11 +101,13 @@ def _join_positions(past: Tensor, new: Tensor) -> Tensor:
     elif new.ndim < past.ndim:
         new = new.expand(past.shape[0], -1)
     batch = max(past.shape[0], new.shape[0])
-    return torch.cat([past, new], -1) if new.ndim == 1 else torch.cat([past.expand(batch, -1), new.expand(batch, -1)], 1)
+    if new.ndim == 1:
+        return torch.cat([past, new])
+    return torch.cat([past.expand(batch, -1), new.expand(batch, -1)], 1)
 
 
 def _split_inputs(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs of queries, keys and values, split by head where the model was asked to (`set_use_split_qkv_input`)."""
+    """The inputs of queries, keys and values, split by head where the user asked for that (`set_use_...`)."""
     cfg = block.cfg
     heads = cfg.n_heads
     grouped = heads if cfg.ungroup_grouped_query_attention else cfg.n_key_value_heads or heads
@@ -121,12 +133,15 @@ _ROWS_WORTH_A_COPY = 256
 
 
 def _project(
-    x: Float[Tensor, "batch pos d_model"], weight: Float[Tensor, "head d_model d_head"], bias: Float[Tensor, "head d_head"]
+    x: Float[Tensor, "batch pos d_model"],
+    weight: Float[Tensor, "head d_model d_head"],
+    bias: Float[Tensor, "head d_head"],
 ) -> Float[Tensor, "batch pos head d_head"]:
     """All heads' projections, from TransformerLens's weights as they lie in memory.
 
-    For few rows the heads are a batch of products that reads the weights once, where they are; for many rows one
-    product on a transposed copy is faster. Nothing is kept between calls, so edited weights act at once.
+    For few rows the heads are a batch of products, which reads the weights once, where they are; for many
+    rows one product on a transposed copy is faster. Nothing is kept between calls, so edited weights act at
+    once.
     """
     (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
     rows = x.reshape(batch * pos, d_model)
@@ -142,8 +157,10 @@ def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[
     return F.linear(z.flatten(2).to(W_O.dtype), W_O.T, attn.b_O)
 
 
-def _attend_fused(attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None) -> Float[Tensor, "batch pos head d_head"]:
-    """Scaled dot-product attention in one kernel; a mask is built only where causality alone does not say it."""
+def _attend_fused(
+    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Attention in one kernel; a mask is built only where causality alone does not say it."""
     seen = new if past is None else past.then(new)
     within, queries = window(attn), q.shape[1]
     is_causal = past is None and within is None and queries > 1
@@ -166,33 +183,41 @@ def _attend_in_parts(
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Scores of past and new keys computed apart and put under one softmax.
 
-    A past that a whole batch shares is then read once, where it is, instead of being copied for every prompt. Also the
-    way for soft-capped scores, which the fused kernel does not know.
+    A past that a whole batch shares is then read once, where it is, instead of being copied for every prompt.
+    Also the way for soft-capped scores, which the fused kernel does not know.
     """
     batch, queries, heads, d_head = q.shape
     groups = new.keys.shape[2]
     # Query heads of one group are extra rows of its keys: [batch, group, heads per group * query, d_head].
-    rows = q.unflatten(2, (groups, heads // groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3)
     parts = [new] if past is None else [past, new]
     scores = torch.cat([_scores(rows, part.keys) for part in parts], -1) / attn.attn_scale
     scores = soft_cap(scores, attn.cfg.attn_scores_soft_cap).view(batch, heads, queries, -1)
     scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
     pattern = scores.softmax(-1).view(batch, groups, -1, scores.shape[-1])
-    shares = pattern.split([len(part) for part in parts], -1)
+    shares = torch.split(pattern, [len(part) for part in parts], -1)
     z = sum(_values(share, part.values) for share, part in zip(shares, parts, strict=True))
     assert isinstance(z, Tensor)
     return z.reshape(batch, heads, queries, d_head).transpose(1, 2)
 
 
-def _scores(rows: Float[Tensor, "batch group row d_head"], keys: Float[Tensor, "#batch key group d_head"]) -> Tensor:
+def _scores(
+    rows: Float[Tensor, "batch group row d_head"], keys: Float[Tensor, "one_or_batch key group d_head"]
+) -> Float[Tensor, "batch group row key"]:
+    """Products of all queries with keys that each prompt has, or that the batch shares."""
     if keys.shape[0] == rows.shape[0]:
         return rows @ keys.permute(0, 2, 3, 1)
+    batch, groups, per_prompt, _ = rows.shape
     shared = rows.transpose(0, 1).flatten(1, 2) @ keys[0].permute(1, 2, 0)  # the batch becomes rows
-    return shared.unflatten(1, (rows.shape[0], -1)).transpose(0, 1)
+    return shared.view(groups, batch, per_prompt, -1).transpose(0, 1)
 
 
-def _values(pattern: Float[Tensor, "batch group row key"], values: Float[Tensor, "#batch key group d_head"]) -> Tensor:
+def _values(
+    pattern: Float[Tensor, "batch group row key"], values: Float[Tensor, "one_or_batch key group d_head"]
+) -> Float[Tensor, "batch group row d_head"]:
+    """Values averaged by a pattern, of each prompt or shared by the batch."""
     if values.shape[0] == pattern.shape[0]:
         return pattern @ values.transpose(1, 2)
+    batch, groups, per_prompt, _ = pattern.shape
     shared = pattern.transpose(0, 1).flatten(1, 2) @ values[0].transpose(0, 1)
-    return shared.unflatten(1, (pattern.shape[0], -1)).transpose(0, 1)
+    return shared.view(groups, batch, per_prompt, -1).transpose(0, 1)

@@ -1,4 +1,4 @@
-"""One transformer block of a HookedTransformer at explicit positions: which half listens, which half may be fast."""
+"""One block of a HookedTransformer at explicit positions: where someone listens, and where it may be fast."""
 
 from __future__ import annotations
 
@@ -27,11 +27,16 @@ class BlockRunner:
         self._points: list[dict[str, list[Any]]] = []
 
     def __call__(
-        self, layer: int, resid: Float[Tensor, "batch pos d_model"], positions: Tensor | None, past: KeyValues | None
+        self,
+        layer: int,
+        resid: Float[Tensor, "batch pos d_model"],
+        positions: Int[Tensor, "*batch pos"] | None,
+        past: KeyValues | None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         if (reason := obstacle(self._raw.cfg)) is not None:
             raise InputError(
-                f"{self._raw.cfg.model_name} uses {reason}, which mechicl cannot run block by block; use whole forward passes"
+                f"{self._raw.cfg.model_name} uses {reason}, which mechicl cannot run block by block; "
+                "use whole forward passes"
             )
         block, cfg = self._raw.blocks[layer], self._raw.cfg
         resid = resid.to(block.attn.b_O.device)
@@ -61,33 +66,41 @@ class BlockRunner:
 
     def _listens(self, layer: int, half: str) -> bool:
         """Whether any hook, ours, the user's or PyTorch's own, is installed in this half of the block."""
-        if self._hook_dict is not self._raw.hook_dict:  # a new dict whenever TransformerLens rebuilds the model
+        if self._hook_dict is not self._raw.hook_dict:  # new whenever TransformerLens replaces modules
             self._hook_dict = self._raw.hook_dict
             self._points = [self._halves(layer) for layer in range(self._raw.cfg.n_layers)]
         return any(getattr(point, kind) for point in self._points[layer][half] for kind in _PYTORCH_HOOKS)
 
     def _halves(self, layer: int) -> dict[str, list[Any]]:
         prefix = f"blocks.{layer}."
-        inside = {name[len(prefix) :]: point for name, point in self._hook_dict.items() if name.startswith(prefix)}
         return {
-            half: [point for name, point in inside.items() if name.startswith(names)]
+            half: [
+                point
+                for name, point in self._hook_dict.items()
+                if name.startswith(prefix) and name[len(prefix) :].startswith(names)
+            ]
             for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
         }
 
     def positions(
         self, positions: Int[Tensor, "*batch pos"] | None, shape: torch.Size, past: KeyValues | None
     ) -> Int[Tensor, "*batch pos"]:
-        """Check position ids against the input's shape [batch, pos, ...] and the context length, or count from 0.
+        """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
+        from 0.
 
         Raises `InputError` for positions that do not fit, and for a past without positions.
         """
         if positions is None:
             if past is not None:
-                raise InputError("a block on top of cached keys needs explicit positions; pass positions=[...]")
+                raise InputError(
+                    "a block on top of cached keys needs explicit positions; pass positions=[...]"
+                )
             positions = torch.arange(shape[1])
-        if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
+        if positions.shape[-1] != shape[1] or (
+            positions.ndim == 2 and positions.shape[0] not in (1, shape[0])
+        ):
             raise InputError(
-                f"positions have shape {list(positions.shape)} for a batch of {shape[0]} with {shape[1]} tokens; "
+                f"positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
                 f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]"
             )
         if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < self._raw.cfg.n_ctx:
@@ -99,8 +112,11 @@ class BlockRunner:
 
 
 def obstacle(cfg: Any) -> str | None:
-    """What in this configuration depends on more than explicit positions and cached keys, in words; None if nothing."""
+    """What in this configuration depends on more than explicit positions and cached keys, in words; None if
+    nothing.
+    """
     olmo = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
+    explicit = cfg.positional_embedding_type in ("standard", "rotary")
     found = {
         "4-bit weights": cfg.load_in_4bit,
         "attention sinks": cfg.use_attention_sinks,
@@ -108,6 +124,6 @@ def obstacle(cfg: Any) -> str | None:
         "log-n attention scaling": cfg.use_logn_attn,
         "rotary frequencies that depend on the length": cfg.use_dynamic_ntk_rope,
         "bidirectional attention": cfg.attention_dir != "causal",
-        f"{cfg.positional_embedding_type} positions": cfg.positional_embedding_type not in ("standard", "rotary"),
+        f"{cfg.positional_embedding_type} positions": not explicit,
     }
     return next((reason for reason, holds in found.items() if holds), None)

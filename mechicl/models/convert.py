@@ -15,27 +15,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.processing import Processing
+from mechicl.models.processing import Placement, Processing
 from mechicl.models.settings import known_settings
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-"""Largest difference of log-probabilities, relative to their size: loose enough for rounding in any depth of model, and
-far below what a dropped bias or a wrong rotation does."""
+"""Largest difference of log-probabilities, relative to their size: loose enough for rounding in any depth of
+model, and far below what a dropped bias or a wrong rotation does."""
 
 
 def convert(
     hf_model: Any,
     how: Processing,
+    place: Placement | None = None,
     *,
     name: str,
-    device: torch.device,
-    n_devices: int = 1,
     remote_code: Path | None = None,
 ) -> Any:
     """Convert with TransformerLens's converters, then compare the two models on a few tokens.
 
     Args:
         hf_model: a causal language model in evaluation mode, in the dtype wanted.
+        place: where to; by default where and how it is.
         name: for `cfg.model_name`.
         remote_code: the directory whose Python files the configuration needs.
 
@@ -48,16 +48,16 @@ def convert(
     trust = {"trust_remote_code": True} if remote_code else {}
     try:
         with _neutral_directory(hf_model, remote_code) as directory:
-            settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(directory, **trust)
+            settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(
+                directory, **trust
+            )
             settings |= {
                 "model_name": name,
                 "original_architecture": architecture,
                 "tokenizer_name": None,  # or HookedTransformer would fetch one
                 "init_weights": False,
-                "dtype": hf_model.dtype,
-                "device": str(device),
-                "n_devices": n_devices,
             }
+            settings |= (place or Placement(hf_model.dtype)).arguments()
             cfg = HookedTransformerConfig.from_dict(settings)
             state = get_pretrained_state_dict(directory, cfg, hf_model, **trust)
         expected = _sample_log_probs(lambda tokens: hf_model(tokens).logits, cfg, hf_model.device)
@@ -68,8 +68,9 @@ def convert(
     except Exception as error:  # its converters fail in many ways on a variant that they do not know
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
+    check_finite(model)
     model.move_model_modules_to_device()
-    found = _sample_log_probs(model, cfg, device)
+    found = _sample_log_probs(model, cfg, model.embed.W_E.device)
     _compare(found, expected, architecture, hf_model.dtype)
     return model.eval()
 
@@ -78,12 +79,14 @@ def convert(
 def _neutral_directory(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
     """A directory with the model's configuration under a name that says nothing.
 
-    TransformerLens reads the architecture out of the *path* where it contains "llama" or "gemma", then finds no
-    configuration for it; a user's directory may be called anything.
+    TransformerLens reads the architecture out of the *path* where it contains "llama" or "gemma", then finds
+    no configuration for it; a user's directory may be called anything.
     """
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
         if any(word in directory.lower() for word in ("llama", "gemma", "wav2vec2")):
-            raise InputError(f"the temporary directory's path names an architecture ({directory}); set TMPDIR to another")
+            raise InputError(
+                f"the temporary directory {directory} names an architecture; set TMPDIR to another"
+            )
         if remote_code is not None:
             for file in [*remote_code.glob("*.json"), *remote_code.glob("*.py")]:
                 shutil.copy(file, directory)
@@ -108,6 +111,17 @@ def _compare(found: Tensor, expected: Tensor, architecture: str, dtype: torch.dt
     error = float((found - expected).abs().max())
     if not error <= _TOLERANCE.get(dtype, 1e-3) * max(1.0, float(expected.abs().max())):
         raise InputError(
-            f"TransformerLens converts this {architecture} wrongly (log-probabilities differ from the Hugging Face model's "
-            f"by {error:.2g}): its configuration has a feature that the converter does not know"
+            f"TransformerLens converts this {architecture} wrongly (log-probabilities off by {error:.2g}): "
+            "its configuration has a feature that the converter does not know"
         )
+
+
+def check_finite(model: Any) -> None:
+    """Raise `InputError` where a weight is nan or infinite (as float16 makes of large ones)."""
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            raise InputError(
+                f"weight {name} of {model.cfg.model_name} is not finite in {dtype}: "
+                "a damaged file, or a number too large for this dtype"
+            )

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from mechicl.errors import InputError
-from mechicl.models.processing import Processing, process
+from mechicl.models.convert import check_finite
+from mechicl.models.processing import Placement, Processing, process
 from mechicl.models.provenance import remember
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
 
@@ -37,12 +38,15 @@ def load_model(
     """Load a model as a `HookedTransformer`.
 
     Args:
-        name: "tiny-icl" (shipped), a name TransformerLens knows ("gpt2-xl"), a local Hugging Face directory (no network
-            is touched), or a `HookedTransformer`, which is returned as it is, whatever the other arguments say.
-        processing: "none" keeps the weights as they were trained. "fold" folds norms into the next layer, centres what
-            writes to the residual stream (LayerNorm models) and the unembedding; log-probabilities stay the same.
-        fold_value_biases: also fold value biases into the output bias. It leaves the output alone and silently changes
-            saliency and re-weighting (attention rows no longer count fully), so it is never done unasked.
+        name: "tiny-icl" (shipped), a name TransformerLens knows ("gpt2-xl"), a local Hugging Face directory
+            (no network is touched), or a `HookedTransformer`, which is returned as it is, whatever the other
+            arguments say.
+        processing: "none" keeps the weights as they were trained. "fold" folds norms into the next layer,
+            centres what writes to the residual stream (LayerNorm models) and the unembedding;
+            log-probabilities stay the same.
+        fold_value_biases: also fold value biases into the output bias. It leaves the output alone and
+            silently changes saliency and re-weighting (attention rows no longer count fully), so it is never
+            done unasked.
         dtype: of the loaded weights, whatever is on disk.
         device: "cuda" where there is one by default.
         n_devices: split the blocks over so many GPUs.
@@ -56,28 +60,25 @@ def load_model(
         raw: HookedTransformer = hooked(name).raw
         return raw
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
-    to = {"dtype": parse_dtype(dtype), "device": parse_device(device, n_devices)}
+    place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
+    directory = Path(name).expanduser()
     with _quiet():
         if str(name) == SHIPPED:
             from mechicl.shipped import load_tiny_icl
 
-            model = process(load_tiny_icl(**to), how)
-        elif Path(name).expanduser().is_dir():
+            model = process(load_tiny_icl(device=place.device, dtype=place.dtype), how)
+            check_finite(model)
+        elif directory.is_dir():
             from mechicl.models.local import load_directory
 
-            model = load_directory(
-                Path(name).expanduser(), how, n_devices=n_devices, trust_remote_code=trust_remote_code, **to
-            )
+            model = load_directory(directory, how, place, trust_remote_code=trust_remote_code)
         else:
-            model = _load_from_hub(str(name), how, n_devices=n_devices, trust_remote_code=trust_remote_code, **to)
-    check_finite(model)
+            model = _load_from_hub(str(name), how, place, trust_remote_code=trust_remote_code)
     remember(model, source=str(name), processing=how.describe(model.cfg))
     return model
 
 
-def _load_from_hub(
-    name: str, how: Processing, *, dtype: torch.dtype, device: torch.device, n_devices: int, trust_remote_code: bool
-) -> Any:
+def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote_code: bool) -> Any:
     from transformer_lens import HookedTransformer
     from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, make_model_alias_map
 
@@ -86,14 +87,14 @@ def _load_from_hub(
     if official is None:
         raise InputError(_unknown(name, list(aliases)))
     if official.startswith(_PICKLED):
-        raise InputError(f"{official} is published as a pickle, which can run code when it is opened; mechicl never opens one")
+        raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
     if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
-        raise InputError(f"{official} brings Python code of its own; pass trust_remote_code=True if you trust it")
+        raise InputError(
+            f"{official} brings its own Python code; pass trust_remote_code=True if you trust it"
+        )
     extra = {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        model = HookedTransformer.from_pretrained(
-            name, dtype=dtype, device=device, n_devices=n_devices, **how.flags(), **extra
-        )
+        model = HookedTransformer.from_pretrained(name, **place.arguments(), **how.flags(), **extra)
         tokenizer = clean_tokenizer(model.cfg.tokenizer_name or official, trust_remote_code=trust_remote_code)
     except (OSError, ConnectionError) as error:
         first = str(error).splitlines()[0]
@@ -102,9 +103,10 @@ def _load_from_hub(
         ) from error
     except (AttributeError, KeyError) as error:
         raise InputError(
-            f"TransformerLens cannot read the configuration of {official} under this version of transformers ({error}); "
-            "download it and give its directory"
+            f"TransformerLens cannot read the configuration of {official} with this transformers ({error}); "
+            "download the model and give its directory"
         ) from error
+    check_finite(model)
     give_tokenizer(model, tokenizer)
     return model
 
@@ -113,7 +115,7 @@ def _unknown(name: str, known: list[str]) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         return f"there is no directory {name}; give a Hugging Face model directory, a hub name or {SHIPPED!r}"
     near = get_close_matches(name.lower(), [*known, SHIPPED], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names it knows"
+    hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
     return f"no model {name!r}: not a name that TransformerLens knows and not a directory here; {hint}"
 
 
@@ -121,7 +123,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating dtype from its name ("float32", "bfloat16", ...); raises `InputError` for anything else."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"dtype {dtype!r} is not one a model can run in; use float32, bfloat16, float16 or float64")
+        raise InputError(f"no model runs in dtype {dtype!r}; use float32, bfloat16, float16 or float64")
     return found
 
 
@@ -134,30 +136,22 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         raise InputError(f"device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1") from error
     needed = n_devices if n_devices > 1 else int(found.type == "cuda")
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
-        raise InputError(f"{needed or 1} GPU(s) asked for (device={found}, n_devices={n_devices}), and {gpus} here")
+        raise InputError(
+            f"device={found} with n_devices={n_devices} needs more GPUs than there are here ({gpus})"
+        )
     if n_devices > 1 and found.type != "cuda":
         raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}")
     return found
 
 
-def check_finite(model: Any) -> None:
-    """Raise `InputError` where a weight is nan or infinite (as float16 makes of large ones)."""
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            dtype = str(parameter.dtype).removeprefix("torch.")
-            raise InputError(
-                f"weight {name} of {model.cfg.model_name} is not finite in {dtype}: a damaged file, or too large for this dtype"
-            )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TransformerLens's notice that HookedTransformer is deprecated (mechicl knows), its print and the progress bar."""
+    """Without TransformerLens's deprecation notice, its print on loading, and a progress bar."""
     from transformers.utils import logging as transformers_logging
 
     bar = transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.filterwarnings("ignore", message="HookedTransformer.*deprecated", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message="HookedTransformer.*deprecated")
         transformers_logging.disable_progress_bar()
         try:
             yield

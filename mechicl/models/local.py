@@ -10,43 +10,30 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.models.convert import convert
-from mechicl.models.processing import Processing
+from mechicl.models.processing import Placement, Processing
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
 
 
-def load_directory(
-    path: Path,
-    how: Processing,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    n_devices: int = 1,
-    trust_remote_code: bool = False,
-) -> Any:
-    """Load a Hugging Face model directory as a `HookedTransformer` whose logits were compared with the original's.
+def load_directory(path: Path, how: Processing, place: Placement, *, trust_remote_code: bool = False) -> Any:
+    """Load a Hugging Face model directory as a `HookedTransformer` whose logits were compared with the
+    original's.
 
-    Raises `InputError` where the directory is incomplete, damaged, not a causal language model, or not one that
-    TransformerLens converts faithfully.
+    Raises `InputError` where the directory is incomplete, damaged, not a causal language model, or not one
+    that TransformerLens converts faithfully.
     """
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
         raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
     check_weights(path)
-    hf_model = _load_weights(path, dtype, trust_remote_code)
-    model = convert(
-        hf_model,
-        how,
-        name=path.resolve().name,
-        device=device,
-        n_devices=n_devices,
-        remote_code=path if "auto_map" in config else None,
-    )
+    hf_model = _load_weights(path, place.dtype, trust_remote_code)
+    code = path if "auto_map" in config else None
+    model = convert(hf_model, how, place, name=path.resolve().name, remote_code=code)
     give_tokenizer(model, clean_tokenizer(path, trust_remote_code=trust_remote_code))
     return model
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The directory's config.json, once it is known to describe a causal language model; raises `InputError` otherwise."""
+    """The directory's config.json; raises `InputError` unless it describes a causal language model."""
     file = path / "config.json"
     if not file.is_file():
         raise InputError(f"{path} has no config.json; give a directory written by save_pretrained")
@@ -56,7 +43,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{file} is not valid JSON ({error}); copy the directory again") from error
     architectures = config.get("architectures") if isinstance(config, dict) else None
     if not architectures:
-        raise InputError(f"{file} names no architecture; expected e.g. \"architectures\": [\"GPT2LMHeadModel\"]")
+        raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"]')
     name = architectures[0]
     causal = name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadCustomModel"))
     if not causal or config.get("is_encoder_decoder"):
@@ -77,7 +64,7 @@ def check_weights(path: Path) -> None:
     if not files:
         if pickles := sorted(path.glob("*.bin")) or sorted(path.glob("*.pt*")):
             raise InputError(
-                f"{path} holds its weights only as a pickle ({pickles[0].name}), which can run code when it is opened; "
+                f"{path} holds its weights only as a pickle ({pickles[0].name}), which can run code; "
                 "save them again with save_pretrained(safe_serialization=True)"
             )
         raise InputError(f"{path} has no model.safetensors; give a directory that holds weights")
@@ -101,10 +88,12 @@ def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever transformers raises about this directory, its user can only put the directory right
+    except Exception as error:  # whatever transformers raises here, the remedy is another directory
         first = str(error).strip().splitlines()[0]
         raise InputError(f"{path} cannot be loaded by transformers: {first}") from error
     # transformers would go on with random numbers in their place.
     if missing := sorted(info["missing_keys"]):
-        raise InputError(f"the weights in {path} lack {missing[0]} ({len(missing)} missing); copy the directory again")
+        raise InputError(
+            f"the weights in {path} lack {len(missing)} tensors ({missing[0]}, ...); copy it again"
+        )
     return hf_model.eval()

@@ -1,16 +1,35 @@
-"""Weight processing, stated instead of defaulted: TransformerLens's own defaults change what some analyses measure."""
+"""Weight processing, stated instead of defaulted: TransformerLens's defaults change what some analyses
+measure.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from mechicl.errors import InputError
 
 
 @dataclass(frozen=True)
+class Placement:
+    """In which dtype and where a model's weights are to lie."""
+
+    dtype: torch.dtype = torch.float32
+    device: str | torch.device = "cpu"
+    n_devices: int = 1
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments for TransformerLens."""
+        return {"dtype": self.dtype, "device": str(self.device), "n_devices": self.n_devices}
+
+
+@dataclass(frozen=True)
 class Processing:
-    """Which of TransformerLens's weight processing steps to take; names as in `HookedTransformer.from_pretrained`."""
+    """Which of TransformerLens's weight processing steps to take; names as in
+    `HookedTransformer.from_pretrained`.
+    """
 
     fold_ln: bool = False
     center_writing_weights: bool = False
@@ -28,8 +47,8 @@ class Processing:
     def possible_for(self, cfg: Any) -> Processing:
         """What of it is algebra that leaves this architecture's log-probabilities alone.
 
-        Norms after the sublayers (OLMo 2) cannot be folded, only LayerNorm discards the mean that centring takes away,
-        and soft-capped logits are not invariant to a constant.
+        Norms after the sublayers (OLMo 2) cannot be folded, only LayerNorm discards the mean that centring
+        takes away, and soft-capped logits are not invariant to a constant.
         """
         from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 

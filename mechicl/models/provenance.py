@@ -26,7 +26,8 @@ def remember(model: Any, **origin: Any) -> None:
 def provenance(model: Any) -> dict[str, Any]:
     """Describe a model for a result's provenance.
 
-    Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype, device, versions.
+    Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype,
+    device, versions.
     """
     seam = hooked(model)
     origin = _origins.get(seam.raw, {"source": "given by the user", "processing": "as given"})
@@ -43,8 +44,9 @@ def provenance(model: Any) -> dict[str, Any]:
 def weight_digest(raw: Any) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of all parameters, in order of their names.
 
-    Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a parameter is
-    replaced or edited in place (edits through `parameter.data` go unnoticed by PyTorch, and so by this cache).
+    Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a
+    parameter is replaced or edited in place (edits through `parameter.data` go unnoticed by PyTorch, and so
+    by this cache).
     """
     parameters = sorted(raw.named_parameters())
     state = [(name, p.data_ptr(), p._version, p.dtype) for name, p in parameters]

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def rotation(attn: Any, positions: Int[Tensor, "*batch pos"]) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines [*batch, pos, 1, half of rotary_dim] for these positions; None where nothing is rotated."""
+    """Cosines and sines [*batch, pos, 1, half of rotary_dim] for these positions; None where nothing is
+    rotated.
+    """
     if attn.cfg.positional_embedding_type != "rotary":
         return None
     table = attn.rotary_cos
@@ -26,10 +28,14 @@ def rotation(attn: Any, positions: Int[Tensor, "*batch pos"]) -> tuple[Tensor, T
 def rotate(
     x: Float[Tensor, "batch pos head d_head"], angles: tuple[Tensor, Tensor], *, adjacent: bool
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotate the first `rotary_dim` coordinates of each head, in adjacent pairs (GPT-J) or half against half (the rest)."""
+    """Rotate the first `rotary_dim` coordinates of each head, in adjacent pairs (GPT-J) or half against half
+    (the rest).
+    """
     cos, sin = angles
     n = cos.shape[-1]
-    first, second = (x[..., 0 : 2 * n : 2], x[..., 1 : 2 * n : 2]) if adjacent else (x[..., :n], x[..., n : 2 * n])
+    first, second = (
+        (x[..., 0 : 2 * n : 2], x[..., 1 : 2 * n : 2]) if adjacent else (x[..., :n], x[..., n : 2 * n])
+    )
     turned = (first * cos - second * sin, second * cos + first * sin)
     mixed = torch.stack(turned, -1).flatten(-2) if adjacent else torch.cat(turned, -1)
     return mixed if 2 * n == x.shape[-1] else torch.cat([mixed, x[..., 2 * n :]], -1)

@@ -1,7 +1,8 @@
 """The seam: all that mechicl asks of a model, whatever kind of hooked model it is.
 
-Everything outside `mechicl.models` speaks hook names and this Protocol, and nothing else. `HookedTransformer` answers it
-today (`hooked_transformer.py`); another kind of model joins by a second implementation, without a change elsewhere.
+Everything outside `mechicl.models` speaks hook names and this Protocol, and nothing else. `HookedTransformer`
+answers it today (`hooked_transformer.py`); another kind of model joins by a second implementation, without a
+change elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 Hook = tuple[str, Callable[..., Any]]
-"""An ordinary TransformerLens forward hook: the hook point's name and `fn(value, hook=...)`, which may return an edit."""
+"""An ordinary TransformerLens forward hook: the hook point's name and `fn(value, hook=...)`, which may return
+an edit.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class Sizes:
 class KeyValues:
     """One layer's keys and values, with the positions at which they were computed.
 
-    Keys are stored *after* rotation, so that a selection of them keeps its original places: the anchors of a prompt may
-    be gathered and attended to as if the rest of the prompt were masked.
+    Keys are stored *after* rotation, so that a selection of them keeps its original places: the anchors of a
+    prompt may be gathered and attended to as if the rest of the prompt were masked.
     """
 
     keys: Float[Tensor, "batch pos kv_head d_head"]
@@ -59,7 +62,7 @@ class KeyValues:
         return self.keys.shape[1]
 
     def select(self, index: Int[Tensor, " n"]) -> KeyValues:
-        """Keep only the keys at `index` (places in this cache, not position ids), each with its own position."""
+        """Keep the keys at `index` (places in this cache, not position ids), each with its own position."""
         index = index.to(self.keys.device)
         positions = self.positions.index_select(-1, index.to(self.positions.device))
         return KeyValues(self.keys.index_select(1, index), self.values.index_select(1, index), positions)
@@ -117,16 +120,20 @@ class HookedModel(Protocol):
         """
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """The model's own path from tokens to the last residual (`hook_resid_post` of the last block); hooks fire.
+        """The model's own path from tokens to the last residual (`hook_resid_post` of the last block); hooks
+        fire.
 
-        Right padding only: no attention mask is made. Raises `InputError` for too many tokens or an unknown token id.
+        Right padding only: no attention mask is made. Raises `InputError` for too many tokens or an unknown
+        token id.
         """
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
         """Logits of a residual, through the final norm's and unembedding's modules: their hooks fire."""
 
     def lens(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
-        """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last residual)`."""
+        """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last
+        residual)`.
+        """
 
     def embed(
         self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "*batch pos"] | None = None
@@ -142,22 +149,23 @@ class HookedModel(Protocol):
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         """Apply one block at explicit positions, on top of cached keys and values.
 
-        Every key of `past` is visible to every position of `resid` (inside the window, where a layer has one); the
-        new keys are visible causally, in the order given. `past` may hold one prompt for a batch of many.
+        Every key of `past` is visible to every position of `resid` (inside the window, where a layer has
+        one); the new keys are visible causally, in the order given. `past` may hold one prompt for a batch of
+        many.
 
         Args:
             layer: which block.
             resid: the block's input.
-            positions: the position id of each column of `resid`: [pos], or [batch pos] where prompts differ (right
-                padding is harmless). 0, 1, ... by default; must be given together with `past`.
+            positions: the position id of each column of `resid`: [pos], or [batch pos] where prompts differ
+                (right padding is harmless). 0, 1, ... by default; must be given together with `past`.
             past: keys and values computed earlier by this layer.
 
         Returns:
             The block's output and the keys and values of `resid` alone (`past.then(new)` joins them).
 
         Where something listens inside the block, all its hook points fire with TransformerLens's shapes
-        (`hook_pattern` is [batch head query key], past keys first; `hook_k`, `hook_rot_k` and `hook_v` see the new
-        keys). Otherwise a faster path gives the same numbers.
+        (`hook_pattern` is [batch head query key], past keys first; `hook_k`, `hook_rot_k` and `hook_v` see
+        the new keys). Otherwise a faster path gives the same numbers.
 
         Raises `InputError` where the architecture needs something that explicit positions cannot give.
         """

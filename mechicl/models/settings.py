@@ -1,7 +1,7 @@
 """Configurations that TransformerLens 3.9 cannot read from a directory, though it converts the weights.
 
-It finds Gemma's sizes only by hub name, and asks Phi for a field that transformers 5 has moved. What is written here is
-checked like everything else: a converted model's logits are compared with the original's.
+It finds Gemma's sizes only by hub name, and asks Phi for a field that transformers 5 has moved. What is
+written here is checked like everything else: a converted model's logits are compared with the original's.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from typing import Any
 
 
 def known_settings(hf_config: Any, architecture: str) -> dict[str, Any] | None:
-    """`HookedTransformerConfig` fields for Gemma, Gemma-2 and Phi; None for what TransformerLens reads by itself."""
-    build = {"GemmaForCausalLM": _gemma, "Gemma2ForCausalLM": _gemma2, "PhiForCausalLM": _phi}.get(architecture)
-    return None if build is None else _sizes(hf_config) | build(hf_config)
+    """`HookedTransformerConfig` fields for Gemma, Gemma-2 and Phi; None for what TransformerLens reads by
+    itself.
+    """
+    known = {"GemmaForCausalLM": _gemma, "Gemma2ForCausalLM": _gemma2, "PhiForCausalLM": _phi}
+    return _sizes(hf_config) | known[architecture](hf_config) if architecture in known else None
 
 
 def _sizes(hf_config: Any) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""A model's parts as plain functions of their weights: the same numbers as TransformerLens's modules, without hook points."""
+"""A model's parts as plain functions of their weights: the same numbers as TransformerLens's modules, without
+hook points.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +16,8 @@ from torch import Tensor
 def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     """What TransformerLens's norm modules compute, in one kernel; `None` and identities pass `x` through.
 
-    As there, the statistics are float32 in a half-precision model and the learned gain acts in the model's dtype.
+    As there, the statistics are float32 in a half-precision model and the learned gain acts in the model's
+    dtype.
     """
     if norm is None or isinstance(norm, torch.nn.Identity):
         return x
@@ -33,12 +37,16 @@ def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
 
 
 def soft_cap(x: Float[Tensor, "*any"], cap: float | None) -> Float[Tensor, "*any"]:
-    """`cap * tanh(x / cap)`, as Gemma-2 bounds its scores and logits; no cap where it is None or not positive."""
+    """`cap * tanh(x / cap)`, as Gemma-2 bounds its scores and logits; no cap where it is None or not
+    positive.
+    """
     return x if cap is None or cap <= 0 else cap * torch.tanh(x / cap)
 
 
 def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-    """What TransformerLens's MLP and gated MLP compute, without copying transposed weights; others run as they are."""
+    """What TransformerLens's MLP and gated MLP compute, without copying transposed weights; others run as
+    they are.
+    """
     act = _ACTIVATIONS.get(module.cfg.act_fn)
     kind = type(module).__name__
     if act is None or kind not in ("MLP", "GatedMLP"):
@@ -56,8 +64,9 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-# TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh form of gelu.
-_ACTIVATIONS = {
+# TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh
+# form of gelu.
+_ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,

@@ -7,11 +7,18 @@ from typing import Any
 
 from mechicl.errors import InputError
 
-_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tokenizer_config.json")
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer_config.json",
+)
 
 
 def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a hub name or a directory, padding on the right; None for a directory that has none."""
+    """The tokenizer of a hub name or a directory, padding on the right; None where there is none."""
     from transformers import AutoTokenizer
 
     local = isinstance(source, Path)
@@ -25,7 +32,7 @@ def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> A
         if not local:
             raise
         first = str(error).strip().splitlines()[0]
-        raise InputError(f"the tokenizer in {source} cannot be read ({first}); save it again with save_pretrained") from error
+        raise InputError(f"the tokenizer in {source} cannot be read ({first}); save it again") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -34,10 +41,11 @@ def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> A
 def give_tokenizer(model: Any, tokenizer: Any) -> None:
     """Put this very tokenizer on the model.
 
-    `HookedTransformer.set_tokenizer` would load it again with `add_bos_token=True`: `model.tokenizer("great")` would then
-    begin with a token that `tokenizer("great")` does not have, and every position computed with the one would be off by
-    one in the other. Here both are the same object; `model.to_tokens(text, prepend_bos=...)` still works, because
-    TransformerLens asks `cfg.tokenizer_prepends_bos` what the tokenizer does by itself.
+    `HookedTransformer.set_tokenizer` would load it again with `add_bos_token=True`:
+    `model.tokenizer("great")` would then begin with a token that `tokenizer("great")` does not have, and
+    every position computed with the one would be off by one in the other. Here both are the same object;
+    `model.to_tokens(text, prepend_bos=...)` still works, because TransformerLens asks
+    `cfg.tokenizer_prepends_bos` what the tokenizer does by itself.
     """
     model.tokenizer = tokenizer
     if tokenizer is not None:

@@ -1,0 +1,316 @@
+"""One block at explicit positions equals the same block inside a whole forward pass, listened to or not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from mechicl.errors import InputError
+from mechicl.models import KeyValues, hooked
+from mechicl.models.block import obstacle
+from tests import tiny
+
+FAMILIES = [*tiny.families, "gpt2-inverse"]
+
+
+def biased(family):
+    """A model in which also those biases are non-zero that the family does not train."""
+    model = tiny.fresh(family)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model.requires_grad_(False)
+
+
+def run(seam, resid, positions=None, past=None):
+    """All blocks, one after the other; their output and each layer's new keys and values."""
+    kept = []
+    for layer in range(seam.sizes.n_layers):
+        resid, new = seam.block(layer, resid, positions, past and past[layer])
+        kept.append(new)
+    return resid, kept
+
+
+def everywhere(seam, heard=None):
+    """A hook on every hook point inside blocks, which leaves the value alone."""
+
+    def hook(value, hook):
+        if heard is not None:
+            heard.setdefault(hook.name, []).append(tuple(value.shape))
+
+    return [(name, hook) for name in sorted(seam.hook_names()) if name.startswith("blocks.")]
+
+
+def same(found, expected, tolerance=1e-5):
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < tolerance, f"relative error {error:.1e}"
+
+
+@pytest.fixture(params=FAMILIES)
+def seam(request):
+    return hooked(biased(request.param))
+
+
+@pytest.fixture(params=["silent", "with hooks"])
+def listening(request):
+    return request.param == "with hooks"
+
+
+def test_blocks_in_a_row_are_the_forward_pass(seam, listening):
+    tokens = tiny.tokens(3, 17)
+    expected = seam.forward(tokens)
+    with seam.hooks(everywhere(seam) if listening else []):
+        same(run(seam, seam.embed(tokens))[0], expected)
+    torch.testing.assert_close(seam.read(expected), seam.raw(tokens))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared prefix", "own prefixes"])
+def test_prefix_and_rest_are_the_whole(seam, listening, shared):
+    tokens = tiny.tokens(3, 17)
+    if shared:
+        tokens[:, :11] = tokens[0, :11]
+    expected = seam.forward(tokens)[:, 11:]
+    _, past = run(seam, seam.embed(tokens[: 1 if shared else 3, :11]))
+    positions = torch.arange(11, 17)
+    with seam.hooks(everywhere(seam) if listening else []):
+        same(run(seam, seam.embed(tokens[:, 11:], positions), positions, past)[0], expected)
+        # ... and one token at a time, which is how a training step looks at the last one.
+        own = [
+            kv.then(new)
+            for kv, new in zip(
+                past,
+                run(seam, seam.embed(tokens[:, 11:16], positions[:5]), positions[:5], past)[1],
+                strict=True,
+            )
+        ]
+        last = run(seam, seam.embed(tokens[:, 16:], positions[5:]), positions[5:], own)[0]
+    same(last, expected[:, 5:])
+
+
+def test_anchors_alone_are_the_whole_with_the_other_keys_masked(seam, listening):
+    """Gathered keys keep their places; the oracle is the whole prompt with the other keys' scores at -inf."""
+    tokens = tiny.tokens(2, 17)
+    tokens[1, :11] = tokens[0, :11]
+    anchors, rest = torch.tensor([2, 5, 8, 9, 10]), torch.tensor([0, 1, 3, 4, 6, 7])
+
+    def hide(scores, hook):
+        scores = scores.clone()
+        scores[:, :, 11:, rest] = -torch.inf
+        return scores
+
+    with seam.hooks(
+        [(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(seam.sizes.n_layers)]
+    ):
+        expected = seam.forward(tokens)[:, 11:]
+    _, past = run(seam, seam.embed(tokens[:1, :11]))
+    kept = [kv.select(anchors) for kv in past]
+    assert kept[0].positions.tolist() == anchors.tolist()
+    positions = torch.arange(11, 17)
+    with seam.hooks(everywhere(seam) if listening else []):
+        same(run(seam, seam.embed(tokens[:, 11:], positions), positions, kept)[0], expected)
+    # The control: at places counted anew the answer is another one.
+    compact = torch.arange(5, 11)
+    moved = run(seam, seam.embed(tokens[:, 11:], compact), compact, kept)[0]
+    assert (moved - expected).abs().max() / expected.abs().max() > 1e-2
+
+
+def test_prompts_of_different_length_on_a_shared_prefix(seam, listening):
+    """Right padding needs no mask, and every prompt may have positions of its own."""
+    prefix, lengths = tiny.tokens(1, 9), [6, 3]
+    rest = tiny.tokens(2, 6, seed=1)
+    _, past = run(seam, seam.embed(prefix))
+    positions = torch.stack([torch.arange(9, 15), torch.tensor([9, 10, 11, 11, 11, 11])])
+    with seam.hooks(everywhere(seam) if listening else []):
+        found = run(seam, seam.embed(rest, positions), positions, past)[0]
+    for i, length in enumerate(lengths):
+        alone = seam.forward(torch.cat([prefix, rest[i : i + 1, :length]], 1))
+        same(found[i, :length], alone[0, 9:])
+
+
+def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(seam):
+    tokens = tiny.tokens(2, 9)
+    expected, found = {}, {}
+    with seam.hooks(everywhere(seam, expected)):
+        seam.forward(tokens)
+    with seam.hooks(everywhere(seam, found)):
+        run(seam, seam.embed(tokens))
+    assert found == expected
+    _, past = run(seam, seam.embed(tokens[:, :6]))
+    with seam.hooks(everywhere(seam, found := {})):
+        run(seam, seam.embed(tokens[:, 6:], torch.arange(6, 9)), torch.arange(6, 9), past)
+    assert found.keys() == expected.keys()
+    assert found["blocks.1.attn.hook_pattern"] == [(2, seam.sizes.n_heads, 3, 9)]
+
+
+@pytest.mark.parametrize(
+    "setting", ["use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in"]
+)
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gptj"])
+def test_optional_hook_points_fire_where_switched_on(family, setting):
+    if family == "llama" and setting == "use_attn_in":
+        pytest.skip("TransformerLens itself cannot split the attention input by head with grouped keys")
+    seam = hooked(biased(family))
+    getattr(seam.raw, f"set_{setting}")(True)
+    tokens = tiny.tokens(2, 9)
+    heard_whole, heard = {}, {}
+    with seam.hooks(everywhere(seam, heard_whole)):
+        expected = seam.forward(tokens)
+    with seam.hooks(everywhere(seam, heard)):
+        same(run(seam, seam.embed(tokens))[0], expected)
+    assert heard == heard_whole
+    same(run(seam, seam.embed(tokens))[0], expected)
+
+
+def test_an_edit_inside_one_block_acts(seam):
+    """The same edits by block and in the whole run; each takes only its half of a block off the fast path."""
+    tokens = tiny.tokens(2, 9)
+    for site in (
+        "attn.hook_pattern",
+        "attn.hook_v",
+        "mlp.hook_post",
+        "hook_attn_out",
+        "hook_mlp_out",
+        "ln2.hook_scale",
+    ):
+        edit = [(f"blocks.1.{site}", lambda value, hook: value * 1.5)]
+        with seam.hooks(edit):
+            expected, found = seam.forward(tokens), run(seam, seam.embed(tokens))[0]
+        same(found, expected)
+        assert (expected - seam.forward(tokens)).abs().max() > 1e-3
+
+
+def test_gradients_of_activations(seam, listening):
+    tokens, gradients = tiny.tokens(2, 9), []
+    for through in (seam.forward, lambda tokens: run(seam, seam.embed(tokens))[0]):
+        leaf = {}
+
+        def start(embedded, hook, leaf=leaf):
+            leaf["x"] = embedded.detach().requires_grad_()
+            return leaf["x"]
+
+        with seam.hooks([("hook_embed", start), *(everywhere(seam) if listening else [])]):
+            loss = seam.read(through(tokens))[:, -1].log_softmax(-1)[:, 7].sum()
+        gradients.append(torch.autograd.grad(loss, leaf["x"])[0])
+    same(gradients[1], gradients[0], 1e-4)
+
+
+def test_gradients_of_weights_and_edited_weights():
+    """Nothing is kept between calls: edited weights act in the next call, and get their gradients."""
+    model = tiny.fresh("llama").requires_grad_(True)
+    seam, tokens = hooked(model), tiny.tokens(8, 40)
+    for batch in (tokens[:1, :5], tokens):  # both ways of projecting
+        gradients = []
+        for through in (seam.forward, lambda tokens: run(seam, seam.embed(tokens))[0]):
+            model.zero_grad()
+            seam.read(through(batch)).log_softmax(-1)[..., 3].mean().backward()
+            gradients.append(model.blocks[1].attn.W_Q.grad.clone())
+        same(gradients[1], gradients[0], 1e-4)
+        with torch.no_grad():
+            before = run(seam, seam.embed(batch))[0]
+            model.blocks[0].attn.W_Q.data = model.blocks[0].attn.W_Q.data * 2
+            after = run(seam, seam.embed(batch))[0]
+            assert (after - before).abs().max() > 1e-2
+            same(after, seam.forward(batch))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.bfloat16, 4e-2), (torch.float16, 5e-3), (torch.float64, 1e-12)]
+)
+def test_other_dtypes(seam, dtype, tolerance):
+    model = seam.raw.to(dtype)
+    seam, tokens = hooked(model), tiny.tokens(2, 17)
+    found, _ = run(seam, seam.embed(tokens))
+    assert found.dtype == dtype
+    same(found.double(), seam.forward(tokens).double(), tolerance)
+    assert seam.lens(found).dtype == torch.float32
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gptj", "gemma2"])
+def test_folded_models_run_by_block(family, listening):
+    seam, tokens = hooked(tiny.fresh(family, "fold").requires_grad_(False)), tiny.tokens(2, 17)
+    with seam.hooks(everywhere(seam) if listening else []):
+        same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+
+
+def test_hooks_are_heard_after_the_model_was_rebuilt():
+    """Folding in place replaces the norms; a hook on the new ones must not be missed."""
+    model = tiny.fresh("gpt2").requires_grad_(False)
+    seam, tokens = hooked(model), tiny.tokens(1, 5)
+    run(seam, seam.embed(tokens))
+    model.process_weights_()
+    with seam.hooks([("blocks.1.ln1.hook_normalized", lambda value, hook: value * 2)]):
+        same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+
+
+def test_pytorch_hooks_are_heard_too():
+    seam, tokens = hooked(tiny.fresh("gpt2").requires_grad_(False)), tiny.tokens(1, 5)
+    handle = seam.raw.blocks[1].attn.hook_pattern.register_forward_hook(lambda module, args, out: out * 0.5)
+    same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+    handle.remove()
+
+
+def test_positions_that_do_not_fit():
+    seam = hooked(tiny.model("gpt2"))
+    resid = seam.embed(tiny.tokens(2, 5))
+    _, past = run(seam, resid)
+    with pytest.raises(InputError, match="explicit positions"):
+        seam.block(0, resid, None, past[0])
+    with pytest.raises(InputError, match=r"positions have shape \[4\]"):
+        seam.block(0, resid, torch.arange(4))
+    with pytest.raises(InputError, match="leave the context"):
+        seam.block(0, resid, torch.arange(5) + tiny.N_CTX - 4)
+    with pytest.raises(InputError, match="leave the context"):
+        seam.embed(tiny.tokens(2, 5), torch.arange(5) - 1)
+
+
+def test_what_cannot_run_by_block_says_so_and_still_runs_whole():
+    seam = hooked(tiny.model("bloom"))
+    tokens = tiny.tokens(2, 9)
+    assert seam.forward(tokens).shape == (2, 9, tiny.D_MODEL)
+    with pytest.raises(InputError, match="tiny-bloom uses alibi positions"):
+        seam.block(0, torch.zeros(2, 9, tiny.D_MODEL))
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("load_in_4bit", True, "4-bit weights"),
+        ("use_attention_sinks", True, "attention sinks"),
+        ("original_architecture", "Olmo2ForCausalLM", "OLMo's norms"),
+        ("use_logn_attn", True, "log-n"),
+        ("use_dynamic_ntk_rope", True, "rotary frequencies"),
+        ("attention_dir", "bidirectional", "bidirectional"),
+        ("positional_embedding_type", "shortformer", "shortformer positions"),
+    ],
+)
+def test_each_obstacle_has_a_name(setting, value, reason):
+    cfg = copy.deepcopy(tiny.model("llama").cfg)
+    assert obstacle(cfg) is None
+    setattr(cfg, setting, value)
+    assert reason in obstacle(cfg)
+
+
+def test_rotary_tables_grow_as_in_transformer_lens():
+    model = tiny.fresh("llama").requires_grad_(False)
+    seam, tokens = hooked(model), tiny.tokens(1, 40)
+    expected = seam.forward(tokens)
+    for block in model.blocks:
+        block.attn._extend_rotary_embeddings(16)
+    same(run(seam, seam.embed(tokens))[0], expected)
+
+
+def test_key_values_join():
+    def some(batch, start, stop, positions=None):
+        x = torch.randn(batch, stop - start, 2, 8)
+        return KeyValues(x, x + 1, torch.arange(start, stop) if positions is None else positions)
+
+    joined = some(1, 0, 3).then(some(4, 3, 5))
+    assert (joined.batch, len(joined), joined.positions.tolist()) == (4, 5, [0, 1, 2, 3, 4])
+    own = torch.tensor([[3, 4], [7, 8]])
+    joined = some(1, 0, 3).then(some(2, 3, 5, own))
+    assert joined.positions.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 7, 8]]
+    assert joined.select(torch.tensor([0, 3])).positions.tolist() == [[0, 3], [0, 7]]
