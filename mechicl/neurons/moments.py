@@ -141,18 +141,28 @@ def _stream(
     """Sums of third and fourth powers of the centred cosines, and each block's largest and smallest."""
     n, d_vocab = len(direction), unembedding.W_U.shape[1]
     third, fourth = direction.new_zeros(2, n, dtype=torch.float64)
-    highest, lowest = [], []
+    highest, lowest = direction.new_empty(2, n, -(-d_vocab // _BLOCK))
     centre = unembedding.mean.to(direction.dtype)[:, None]
-    chunk = max(_BLOCK, chunk // _BLOCK * _BLOCK)
+    chunk = max(_BLOCK, min(chunk, d_vocab) // _BLOCK * _BLOCK)
+    tiles = direction.new_empty(2, n * chunk)  # reused: fresh ones would cost as much as the arithmetic
     for start in range(0, d_vocab, chunk):
-        x = direction @ unembedding.columns(start, min(start + chunk, d_vocab)).sub_(centre)
-        for block in torch.split(x, _BLOCK, dim=1):
-            highest.append(block.amax(1))
-            lowest.append(block.amin(1))
-        square = x * x
+        stop = min(start + chunk, d_vocab)
+        x, square = tiles[:, : n * (stop - start)].view(2, n, stop - start)
+        torch.mm(direction, unembedding.columns(start, stop).sub_(centre), out=x)
+        blocks = _in_blocks(x)
+        at = slice(start // _BLOCK, start // _BLOCK + blocks.shape[1])
+        highest[:, at], lowest[:, at] = blocks.amax(2), blocks.amin(2)
+        torch.mul(x, x, out=square)
         third += x.mul_(square).sum(1)
         fourth += square.square_().sum(1)
-    return third, fourth, torch.stack(highest, 1), torch.stack(lowest, 1)
+    return third, fourth, highest, lowest
+
+
+def _in_blocks(x: Tensor) -> Tensor:
+    """[neuron token] -> [neuron block token], the last block filled up with copies of its last token."""
+    missing = -x.shape[1] % _BLOCK
+    filled = torch.cat([x, x[:, -1:].expand(-1, missing)], 1) if missing else x
+    return filled.view(len(x), -1, _BLOCK)
 
 
 def _extremes(
