@@ -44,7 +44,12 @@ class Template:
                 f"The template {form!r} has the fields {fields}; it needs {{text}} once and then {{label}} "
                 "once, as in 'Review: {text}\\nSentiment:{label}'."
             )
-        before, between = pieces[0][0], pieces[1][0]
+        # Formatter ends a piece at every field and at every escaped brace; only the fields divide the form.
+        literals = [""]
+        for literal, field, _, _ in pieces:
+            literals[-1] += literal
+            literals += [""] if field is not None else []
+        before, between, after = literals
         if not between:
             raise InputError(
                 f"The template {form!r} has nothing between {{text}} and {{label}}; the token before the "
@@ -56,4 +61,4 @@ class Template:
                 "words with a space instead (' Negative'), because tokenizers join a space to the word that "
                 "follows."
             )
-        return cls(before, between, pieces[2][0] if len(pieces) > 2 else "", separator)
+        return cls(before, between, after, separator)
