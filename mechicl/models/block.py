@@ -30,7 +30,7 @@ class BlockRunner:
         self,
         layer: int,
         resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "*batch pos"] | None,
+        positions: Int[Tensor, "..."] | None,
         past: KeyValues | None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         if (reason := obstacle(self._raw.cfg)) is not None:
@@ -83,7 +83,7 @@ class BlockRunner:
         }
 
     def positions(
-        self, positions: Int[Tensor, "*batch pos"] | None, shape: torch.Size, past: KeyValues | None
+        self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None
     ) -> Int[Tensor, "*batch pos"]:
         """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
         from 0.

@@ -163,7 +163,7 @@ class HookedTransformerModel:
         return soft_cap(logits, self.raw.cfg.output_logits_soft_cap)
 
     def embed(
-        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "*batch pos"] | None = None
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "..."] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         self._check_tokens(tokens)
         raw, tokens = self.raw, tokens.to(self.device)
@@ -179,7 +179,7 @@ class HookedTransformerModel:
         self,
         layer: int,
         resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "*batch pos"] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         return self._runner(layer, resid, positions, past)

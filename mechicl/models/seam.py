@@ -136,7 +136,7 @@ class HookedModel(Protocol):
         """
 
     def embed(
-        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "*batch pos"] | None = None
+        self, tokens: Int[Tensor, "batch pos"], positions: Int[Tensor, "..."] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The first residual at the given position ids (0, 1, ... by default); embedding hooks fire."""
 
@@ -144,7 +144,7 @@ class HookedModel(Protocol):
         self,
         layer: int,
         resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "*batch pos"] | None = None,
+        positions: Int[Tensor, "..."] | None = None,
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         """Apply one block at explicit positions, on top of cached keys and values.

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from mechicl.errors import InputError
 from mechicl.models import load_model, provenance
 from mechicl.models.loading import parse_device, parse_dtype
+from mechicl.models.processing import Processing
 from tests import tiny
 from tests.conftest import SHARED
 
@@ -193,7 +194,7 @@ def test_what_is_no_model(name, message):
 
 def test_options_that_do_not_exist():
     with pytest.raises(InputError, match="processing 'folded' does not exist"):
-        load_model("gpt2", processing="folded")
+        Processing.named("folded")
     for dtype in ("int8", "floaty", torch.int64):
         with pytest.raises(InputError, match="no model runs in dtype"):
             parse_dtype(dtype)
