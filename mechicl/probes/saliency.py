@@ -113,11 +113,15 @@ class SaliencyMap(Probe):
 def _saliency_hooks(
     layers: Any, head_reduce: HeadReduce, reduce: Callable[[int, Tensor], None]
 ) -> list[tuple[str, Callable[..., None]]]:
-    """Forward hooks that wait for each pattern's gradient and hand its saliency on; nothing is kept in between."""
+    """Forward hooks that wait for each pattern's gradient and hand its saliency on; nothing is kept in between.
+
+    Where the loss does not depend on a layer (a patch that drops it), no gradient comes and its saliency is zero.
+    """
 
     def at(layer: int) -> Callable[..., None]:
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach()
+            reduce(layer, value.new_zeros(()).expand(len(value), *value.shape[2:]))
             pattern.register_hook(lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce)))
 
         return see

@@ -98,7 +98,7 @@ class Study(ABC):
         )
 
     def _key(self, model_facts: Mapping[str, Any], prompts: PromptSet, condition: Condition) -> dict[str, Any]:
-        model = {name: model_facts[name] for name in ("digest", "processing", "dtype")}
+        model = {name: model_facts[name] for name in ("weight_digest", "processing", "dtype")}
         return {
             "study": self.name,
             "settings": asdict(self),

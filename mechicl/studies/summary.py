@@ -23,7 +23,8 @@ def mean_with_interval(
     rows = []
     for key, group in table.groupby(list(by), sort=False, observed=True):
         weights = np.ones(len(group)) if weight is None else group[weight].to_numpy(float)
-        totals = pd.Series(weights).groupby(group["seed"].to_numpy()).transform("sum").to_numpy()
+        seed = pd.factorize(group["seed"])[0] + 1  # 0 for prompts without a seed
+        totals = np.bincount(seed, weights=weights)[seed]
         interval = bootstrap_mean(
             group[value].to_numpy(float),
             weights=weights / totals,
@@ -33,6 +34,6 @@ def mean_with_interval(
         rows.append(
             dict(zip(by, key, strict=True))
             | {"mean": float(interval.mean), "low": float(interval.low), "high": float(interval.high)}
-            | {"n": interval.n, "seeds": group["seed"].nunique()}
+            | {"n": interval.n, "seeds": len(np.unique(seed))}
         )
     return pd.DataFrame(rows)

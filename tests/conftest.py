@@ -1,0 +1,54 @@
+"""What every test may use. Tests that need the papers' fixtures, real models or real data skip where these are absent."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(os.environ.get("MECHICL_SHARED", Path(__file__).parents[2] / "shared"))
+PARITY = Path(os.environ.get("MECHICL_PARITY_DIR", SHARED / "parity"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real models and data."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared models and data in {SHARED} (set MECHICL_SHARED)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def load_shared_model(shared: Path) -> Any:
+    """Load a model of the shared folder, once per session."""
+    from functools import cache
+
+    from mechicl.models import load_model
+
+    @cache
+    def load(name: str) -> Any:
+        folder = shared / "models" / name
+        if not folder.is_dir():
+            pytest.skip(f"no model {name} in {folder.parent}")
+        return load_model(str(folder))
+
+    return load
+
+
+def parity_files(experiment: str) -> list[Any]:
+    """Fixtures of one experiment, as pytest parameters; one that skips where there are none."""
+    found = sorted(PARITY.glob(f"{experiment}_*.json"))
+    if not found:
+        skip = pytest.mark.skip(reason=f"no {experiment} fixtures in {PARITY} (set MECHICL_PARITY_DIR)")
+        return [pytest.param(None, marks=skip)]
+    return [pytest.param(path, id=path.stem) for path in found]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())

@@ -1,0 +1,103 @@
+"""Isolation: what is cut, what is kept, and what cannot change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.patches import IsolateLabels, IsolatePositions, IsolateRandom, isolation_mask, random_pool
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+
+def patterns(model: Any, prompt: Any, patch: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits and patterns of one prompt under a patch."""
+    seen: dict[int, torch.Tensor] = {}
+
+    def see(layer: int) -> Any:
+        return lambda value, hook: seen.__setitem__(layer, value[0])
+
+    batch = type(prompt_set := random_prompts(1)).of([prompt]).batch() if prompt else None
+    watch = [(f"blocks.{layer}.attn.hook_pattern", see(layer)) for layer in range(model.cfg.n_layers)]
+    edits = patch.hooks(model, batch) if patch else []
+    with torch.no_grad():
+        logits = model.run_with_hooks(batch.tokens, fwd_hooks=[*edits, *watch], prepend_bos=False)[0]
+    assert prompt_set
+    return logits, [seen[layer] for layer in range(model.cfg.n_layers)]
+
+
+def test_mask_by_hand() -> None:
+    mask = isolation_mask(torch.tensor([[2, -1]]), 4)[0]
+    expected = torch.zeros(4, 4, dtype=torch.bool)
+    expected[2, :2] = True
+    assert torch.equal(mask, expected)
+    assert not isolation_mask(torch.tensor([[0]]), 4).any(), "the first position has nothing before it"
+    assert not isolation_mask(torch.arange(6)[None], 6)[0].all(-1).any(), "no row is left empty"
+
+
+@pytest.mark.parametrize("family", tiny.families)
+def test_isolated_rows_attend_to_themselves_alone(family: str) -> None:
+    model = tiny.model(family)
+    (prompt,) = random_prompts(1)
+    plain_logits, plain = patterns(model, prompt, None)
+    logits, isolated = patterns(model, prompt, IsolateLabels([1]))
+    for p in prompt.anchors:
+        one_hot = torch.nn.functional.one_hot(torch.tensor(p), len(prompt)).float()
+        torch.testing.assert_close(isolated[1][:, p], one_hot.expand_as(isolated[1][:, p]))
+    others = [i for i in range(len(prompt)) if i not in prompt.anchors]
+    torch.testing.assert_close(isolated[1][:, others], plain[1][:, others], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(isolated[0], plain[0], rtol=1e-5, atol=1e-6)
+    before = min(prompt.anchors)
+    torch.testing.assert_close(logits[:before], plain_logits[:before], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(logits[before:], plain_logits[before:], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["postsoftmax_zero", "postsoftmax_renorm"])
+def test_variants_after_the_softmax(mode: Any) -> None:
+    model = tiny.model("gpt2")
+    (prompt,) = random_prompts(1)
+    _, plain = patterns(model, prompt, None)
+    _, cut = patterns(model, prompt, IsolateLabels([0], mode=mode))
+    p = prompt.anchors[0]
+    assert (cut[0][:, p, :p] == 0).all()
+    expected = plain[0][:, p, p] if mode == "postsoftmax_zero" else torch.ones(model.cfg.n_heads)
+    torch.testing.assert_close(cut[0][:, p, p], expected)
+
+
+def test_renormalising_equals_cutting_before_the_softmax() -> None:
+    model, prompts = tiny.model("gpt2"), random_prompts(4)
+    before, after = (
+        run(model, prompts, patches=[IsolateLabels([0, 2], mode=mode)]).label_logits
+        for mode in ("presoftmax", "postsoftmax_renorm")
+    )
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_given_positions() -> None:
+    model, prompts = tiny.model("gpt2"), random_prompts(3)
+    same = IsolatePositions([0, 1], positions={p: [p.anchors, p.anchors] for p in prompts})
+    ours, labels = (run(model, prompts, patches=[patch]).label_logits for patch in (same, IsolateLabels([0, 1])))
+    torch.testing.assert_close(ours, labels)
+    with pytest.raises(InputError, match="every prompt"):
+        run(model, prompts, patches=[IsolatePositions([0], positions={})])
+
+
+def test_random_control() -> None:
+    prompts = random_prompts(6)
+    fixed, fresh = IsolateRandom([0, 1], seed=1), IsolateRandom([0, 1], seed=1, resample="per_layer")
+    for prompt in prompts:
+        rows = fixed.rows(prompt, 0)
+        assert rows == fixed.rows(prompt, 1), "one draw per prompt"
+        assert len(set(rows)) == len(prompt.anchors)
+        assert set(rows) <= set(random_pool(prompt))
+        assert not set(random_pool(prompt)) & {*prompt.anchors, prompt.target, prompt.target - 1}
+    assert any(fresh.rows(p, 0) != fresh.rows(p, 1) for p in prompts)
+    assert any(fixed.rows(p, 0) != IsolateRandom([0], seed=2).rows(p, 0) for p in prompts)
+    with pytest.raises(InputError, match="within the demonstrations"):
+        IsolateRandom([0], resample="per_seed")
+    with pytest.raises(InputError, match="are needed"):
+        IsolateRandom([0], pool="demo_text").rows(prompts[0], 0)

@@ -1,0 +1,69 @@
+"""Results survive being killed, and a damaged file is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mechicl.errors import InputError
+from mechicl.results import Cells, load_table, make_folder, write_atomically
+
+
+def test_a_finished_cell_is_not_made_again(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make() -> pd.DataFrame:
+        made.append(1)
+        return pd.DataFrame({"x": [1.5, float(len(made))]})
+
+    first = Cells(tmp_path).get({"seed": 42}, make)
+    again = Cells(tmp_path).get({"seed": 42}, make)
+    other = Cells(tmp_path).get({"seed": 43}, make)
+    assert len(made) == 2
+    pd.testing.assert_frame_equal(first, again)
+    assert other["x"].tolist() == [1.5, 2.0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"not parquet", None])
+def test_a_damaged_cell_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+    cells = Cells(tmp_path)
+    table = cells.get({"k": 1}, lambda: pd.DataFrame({"x": [1, 2]}))
+    (path,) = cells.folder.glob("*.parquet")
+    path.write_bytes(path.read_bytes()[:-7] if damage is None else damage)
+    pd.testing.assert_frame_equal(cells.get({"k": 1}, lambda: pd.DataFrame({"x": [1, 2]})), table)
+    assert len(list(cells.folder.iterdir())) == 1
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_atomically(path, b"old")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mechicl.results.os.fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_table_that_was_changed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run the study first"):
+        load_table(tmp_path, "isolation")
+    (tmp_path / "isolation.parquet").write_bytes(b"x")
+    (tmp_path / "isolation.json").write_text("[]")
+    with pytest.raises(InputError, match="not a result's provenance"):
+        load_table(tmp_path, "isolation")
+    (tmp_path / "isolation.json").write_text('{"table_sha256": "0", "provenance": {}}')
+    with pytest.raises(InputError, match="not the table that its provenance describes"):
+        load_table(tmp_path, "isolation")
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("")
+    with pytest.raises(InputError, match="choose another folder"):
+        make_folder(tmp_path / "f" / "out")
