@@ -126,7 +126,7 @@ def _separated(delimiter: str) -> Callable[[Path], _Rows]:
                     yield where, row
             except csv.Error as error:
                 raise InputError(
-                    f"{path}, line {reader.line_num}: not readable as a table ({error})."
+                    f"{path}, after line {reader.line_num}: not readable as a table ({error})."
                 ) from None
 
     return read

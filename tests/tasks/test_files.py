@@ -1,0 +1,208 @@
+"""Files and folders: what is read, and the one sentence about what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mechicl.errors import InputError
+from mechicl.tasks import Splits, load_task
+from tests.prompts.vocabularies import byte_level
+from tests.tasks.rows import rows
+
+ROWS = rows("sst2", 3)
+
+
+def write_jsonl(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in content) + "\n", encoding="utf-8")
+    return path
+
+
+def write_table(path: Path, content: list[dict[str, Any]], delimiter: str) -> Path:
+    import csv
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(content[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(content)
+    return path
+
+
+def write_parquet(path: Path, content: list[dict[str, Any]]) -> Path:
+    import pyarrow as pa
+    from pyarrow.parquet import write_table as write
+
+    write(pa.Table.from_pylist(content), path)
+    return path
+
+
+WRITERS = {
+    "jsonl": write_jsonl,
+    "csv": lambda path, content: write_table(path, content, ","),
+    "tsv": lambda path, content: write_table(path, content, "\t"),
+    "parquet": write_parquet,
+}
+
+
+def splits(path: Path, task: str = "sst2") -> Splits:
+    return load_task(task, data=path).splits
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_every_kind_of_file_gives_the_same_examples(kind: str, tmp_path: Path) -> None:
+    content = [
+        *ROWS,
+        {"text": 'he said, "NA"\nnull', "label": "positive"},
+        {"text": "nan", "label": "negative"},
+    ]
+    read = splits(WRITERS[kind](tmp_path / f"reviews.{kind}", content))
+    assert read.queries is None
+    assert list(read.demonstrations.texts) == [row["text"] for row in content]
+    assert [("negative", "positive")[c or 0] for c in read.demonstrations.classes] == [
+        row["label"] for row in content
+    ]
+    assert load_task("sst2", data=str(tmp_path / f"reviews.{kind}")).prompts(byte_level(" N", " P"))
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_numbers_are_read_through_labels_json(kind: str, tmp_path: Path) -> None:
+    numbered = [{**row, "label": 1 - k % 2} for k, row in enumerate(ROWS)]
+    path = WRITERS[kind](tmp_path / f"train.{kind}", numbered)
+    with pytest.raises(
+        InputError, match=r"the number 1, and nothing says which class that is; .* labels\.json"
+    ):
+        splits(path)
+    (tmp_path / "labels.json").write_text('["positive", "negative"]')
+    assert splits(path).demonstrations.classes == tuple(k % 2 for k in range(len(ROWS)))
+
+
+def test_trec_numbers_mean_what_labels_json_says(tmp_path: Path) -> None:
+    """Older copies of TREC number the classes in another order; the names are the same."""
+    old = ["DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC"]
+    (tmp_path / "labels.json").write_text(json.dumps({"names": old, "long": ["description", *old[1:]]}))
+    write_jsonl(
+        tmp_path / "train.jsonl",
+        [{"text": name, "label": k} for k, name in enumerate(old)] + [{"text": "x", "label": "description"}],
+    )
+    task = load_task("trec", data=tmp_path)
+    read = task.splits.demonstrations
+    assert [task.class_names[c or 0] for c in read.classes[:-1]] == list(read.texts[:-1])
+    assert task.class_names[read.classes[-1] or 0] == "DESC"
+
+
+def test_a_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
+    for name in ("train", "test", "validation"):
+        write_jsonl(
+            tmp_path / f"{name}.jsonl",
+            [{"text": name, "label": "Negative "}, {"text": name, "label": "POSITIVE"}],
+        )
+    both = splits(tmp_path)
+    assert both.queries is not None
+    assert (both.demonstrations.texts[0], both.queries.texts[0]) == ("train", "validation"), (
+        "SST-2 asks validation"
+    )
+    (tmp_path / "validation.jsonl").unlink()
+    remaining = splits(tmp_path).queries
+    assert remaining is not None
+    assert remaining.texts[0] == "test"
+    (tmp_path / "test.jsonl").unlink()
+    assert splits(tmp_path).queries is None
+
+
+def test_a_byte_order_mark_and_blank_lines_are_no_data(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + b'\n{"text": "a", "label": "positive"}\n\n{"text": "", "label": "negative"}\n'
+    )
+    assert splits(path).demonstrations.texts == ("a", "")
+
+
+GOOD = '{"text": "a", "label": "positive"}\n'
+BAD = {
+    "no_column.jsonl": (
+        '{"sentence": "a", "label": "positive"}\n',
+        r"line 1: there is no column 'text' .there are: sentence, label.",
+    ),
+    "no_label.csv": ("text,class\na,b\n", "line 2: there is no column 'label'"),
+    "unknown.jsonl": (
+        GOOD + '{"text": "a", "label": "fine"}\n',
+        "line 2: the label 'fine' is not a class of this task .negative, positive.",
+    ),
+    "empty.jsonl": ("", "has no examples"),
+    "header.csv": ("text,label\n", "has no examples"),
+    "empty.csv": ("", "has no examples"),
+    "not_json.jsonl": (GOOD + "text: a\n", "line 2: not JSON"),
+    "list.jsonl": (GOOD + "[1, 2]\n", "line 2: list instead of an object"),
+    "number.jsonl": ('{"text": 5, "label": "positive"}\n', "line 1: the text is 5, expected a string"),
+    "nan.jsonl": ('{"text": NaN, "label": "positive"}\n', "line 1: the text is nan, expected a string"),
+    "null.jsonl": ('{"text": null, "label": "positive"}\n', "line 1: the text is None, expected a string"),
+    "nested.jsonl": (
+        '{"text": "a", "label": ["positive"]}\n',
+        r"line 1: the label \['positive'\] is not a class",
+    ),
+    "flag.jsonl": ('{"text": "a", "label": true}\n', "line 1: the label is the number 1"),
+    "short.csv": ("text,label\na,positive\nb\n", "line 3: the row does not have the 2 columns"),
+    "long.csv": ("text,label\na, b,positive\n", "line 2: the row does not have the 2 columns"),
+    "quote.csv": ('text,label\n"a"b,positive\n', "after line 1: not readable as a table"),
+    "not.parquet": ("text", "not a parquet file"),
+    "latin.jsonl": ('{"text": "caf\udce9", "label": "positive"}\n', "is not UTF-8 text .byte 13"),
+    "latin.csv": ("text,label\ncaf\udce9,positive\n", "is not UTF-8 text"),
+    "sheet.xlsx": ("", r"not one of the kinds that can be read: \.jsonl, \.csv, \.tsv, \.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BAD))
+def test_bad_data_is_one_sentence_with_file_and_line(name: str, tmp_path: Path) -> None:
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(InputError, match=message) as refusal:
+        splits(tmp_path / name)
+    assert name in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "5", '"negative"', '{"negative": 0}', "[1, 2]", '{"names": "negative"}', "null"]
+)
+def test_a_labels_file_of_another_type_is_refused(content: str, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ROWS)
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(InputError, match=r"labels\.json .*expected"):
+        splits(path)
+
+
+def test_a_number_beyond_the_names_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('["negative", "positive"]')
+    with pytest.raises(InputError, match="line 1: the label is 7, but the data names only 2 classes"):
+        splits(write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": 7}]))
+
+
+def test_paths_that_hold_no_data_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
+        splits(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no train file; expected train\.jsonl or train\.csv"):
+        splits(tmp_path)
+    for kind in ("csv", "jsonl"):
+        WRITERS[kind](tmp_path / f"train.{kind}", ROWS)
+    with pytest.raises(InputError, match=r"has train\.jsonl and train\.csv; keep one"):
+        splits(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (["a film"], "row 0 of the rows given is 'a film'; expected a mapping"),
+        ([{"text": "a", "label": 1}], "row 0 of the rows given: the label is the number 1"),
+        ({"train": ROWS}, "Rows are given under 'train'; expected 'train' and 'test'"),
+        ([], "the rows given has no examples"),
+        (5, "is a int; expected a file"),
+    ],
+)
+def test_rows_in_code_are_checked_likewise(data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        splits(data)
+    with pytest.raises(InputError, match="'mine' has no data"):
+        _ = load_task("sst2", data=None).__class__("mine", "{text}:{label}", {"a": " A", "b": " B"}).splits
