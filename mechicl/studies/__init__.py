@@ -23,3 +23,8 @@ def load_result(folder: str | Path, name: str) -> Result:
     table, provenance = load_table(folder, name)
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in provenance["settings"].items()}
     return Result(STUDIES[name](**settings), table, provenance)
+
+
+def saved_results(folder: str | Path) -> list[Result]:
+    """Every result saved in a folder, in the order of the papers."""
+    return [load_result(folder, name) for name in STUDIES if (Path(folder) / f"{name}.json").exists()]

@@ -1,0 +1,69 @@
+"""What every study's command does once it knows what is asked: measure, save, draw, say where."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mechicl.cli.options import Asked
+    from mechicl.results import Result
+    from mechicl.studies.study import Study
+
+
+def finish(study: Study, asked: Asked) -> None:
+    """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
+    from mechicl.results import Cells
+
+    cells = Cells(asked.out)
+    model = asked.load_model()
+    result = study.run(model, asked.prompt_sets(model), batch_size=asked.batch_size, cells=cells)
+    result.save(asked.out)
+    show(result)
+    print(page(asked.out).resolve())
+
+
+def page(folder: Path) -> Path:
+    """One page with every result that is saved in the folder."""
+    from mechicl.report import write_report
+    from mechicl.studies import saved_results
+
+    results = saved_results(folder)
+    title = f"{results[0].study.title}" if len(results) == 1 else "mechicl"
+    return write_report(results, folder, title=title, command=shlex.join(["mechicl", *sys.argv[1:]]))
+
+
+def show(result: Result) -> None:
+    """Print a short table and the finding."""
+    console = Console()
+    table = overview(result.summary())
+    printed = Table(*map(str, table.columns), title=result.name, title_justify="left")
+    for row in table.itertuples(index=False):
+        printed.add_row(*map(str, row))
+    console.print(printed)
+    console.print(result.finding(), highlight=False)
+
+
+def overview(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary with a column per metric, each entry "mean [low, high]", without columns that never change."""
+    written = summary.assign(value=[_interval(*row) for row in summary[["mean", "low", "high"]].to_numpy()])
+    index = [
+        column
+        for column in summary.columns
+        if column not in ("metric", "mean", "low", "high", "n", "seeds") and summary[column].nunique() > 1
+    ]
+    metrics = list(dict.fromkeys(summary["metric"]))
+    wide = written.pivot(index=index, columns="metric", values="value")[metrics]
+    order = summary[index].drop_duplicates()
+    return wide.reindex(order.set_index(index).index).reset_index()
+
+
+def _interval(mean: float, low: float, high: float) -> str:
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"

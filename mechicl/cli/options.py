@@ -1,0 +1,107 @@
+"""Options that commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mechicl.errors import InputError
+
+Model = Annotated[str, typer.Option(help="tiny-icl, a hub name, or a local Hugging Face folder.")]
+TaskNames = Annotated[str, typer.Option("--task", help="Task, or several with commas; `mechicl list` names them.")]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="File or folder with the task's data, or a folder of such folders; default: the hub."),
+]
+Samples = Annotated[int, typer.Option(min=1, help="Prompts per task and seed.")]
+Seeds = Annotated[str, typer.Option(help="Seeds of the demonstrations, with commas.")]
+Shots = Annotated[int, typer.Option(min=1, help="Demonstrations per class.")]
+Demonstrations = Annotated[
+    str, typer.Option(help="per_seed: the same for all prompts of a seed; per_prompt: fresh for each.")
+]
+TooLong = Annotated[
+    str,
+    typer.Option(
+        help="Prompts beyond the context: refuse; drop them; or shorter: draw only examples that surely fit. "
+        "None is ever cut."
+    ),
+]
+ProtocolName = Annotated[str, typer.Option("--protocol", help="corrected, or paper: what the authors' code did.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per pass; halved by itself when memory runs out.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; a broken run goes on from what is there.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command of the first paper runs on."""
+
+    model: str
+    tasks: str
+    data: Path | None
+    samples: int
+    seeds: str
+    shots: int
+    demonstrations: str
+    too_long: str
+    batch_size: int
+    dtype: str
+    device: str | None
+    out: Path
+
+    def load_model(self) -> Any:
+        """The HookedTransformer asked for."""
+        from mechicl.models import load_model
+
+        return load_model(self.model, dtype=self.dtype, device=self.device)
+
+    def prompt_sets(self, model: Any) -> list[Any]:
+        """A prompt set for every task and seed."""
+        from mechicl.tasks import load_task
+
+        policy = choice("--demonstrations", self.demonstrations, "per_seed", "per_prompt")
+        too_long = choice("--too-long", self.too_long, "refuse", "drop", "shorter")
+        seeds = integers("--seeds", self.seeds)
+        return [
+            load_task(name, data=data_of(name, self.data)).prompts(
+                model.tokenizer, shots=self.shots, samples=self.samples, seed=seed, demonstrations=policy,
+                n_ctx=model.cfg.n_ctx, too_long=too_long,
+            )
+            for name in names("--task", self.tasks)
+            for seed in seeds
+        ]  # fmt: skip
+
+
+def data_of(task: str, data: Path | None) -> Path | None:
+    """The task's data: a folder may hold a folder per task."""
+    return data / task if data is not None and (data / task).is_dir() else data
+
+
+def choice(option: str, value: str, *choices: str) -> Any:
+    """The value, if it is one of the choices."""
+    if value not in choices:
+        raise InputError(f"{option} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
+    return value
+
+
+def integers(option: str, text: str) -> list[int]:
+    """Whole numbers from a text such as 42,43."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 42,43.") from None
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
+    return numbers
+
+
+def names(option: str, text: str) -> list[str]:
+    """Names from a text such as sst2,trec."""
+    found = [part.strip() for part in text.split(",")]
+    if not all(found) or len(set(found)) < len(found):
+        raise InputError(f"{option} is {text!r}; give each name once, with commas between them.")
+    return found
