@@ -1,0 +1,135 @@
+"""Running text as tokens: sequences that know their documents and words, and the batches a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from html import escape
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechicl.corpora.words import WordSpan, runs
+from mechicl.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Sequences of one batch, padded on the right: with causal attention no real token sees the padding."""
+
+    tokens: Int[Tensor, "batch pos"]
+    lengths: Int[Tensor, "batch"]
+
+    @property
+    def real(self) -> Bool[Tensor, "batch pos"]:
+        """Which positions hold a token, and no padding."""
+        return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
+
+    @property
+    def device(self) -> torch.device:
+        return self.tokens.device
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        return TokenBatch(self.tokens.to(device), self.lengths.to(device))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenCorpus:
+    """Sequences of tokens of running text; made by `load_corpus`."""
+
+    tokens: Int[Tensor, "sequence pos"]
+    """Padded on the right with 0 where `lengths` says so."""
+    lengths: Int[Tensor, "sequence"]
+    documents: Int[Tensor, "sequence pos"]
+    """Document that a token comes from, counted as read; -1 for BOS and padding."""
+    words: Int[Tensor, "sequence pos"]
+    """Word that a token spells, counted through the corpus; -1 for none, and for words cut by a sequence's
+    edge.
+    """
+    tokenizer: Any
+    prepend_bos: bool
+    """Position 0 of every sequence is BOS: a prediction from it, and attention to it, is a thing of its
+    own.
+    """
+    source: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """How the sequences came about; plain values, for provenance."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of text: no BOS, no padding."""
+        return int((self.documents >= 0).sum())
+
+    def __getitem__(self, rows: slice) -> TokenCorpus:
+        return self.select(range(len(self))[rows])
+
+    def select(self, indices: Sequence[int]) -> TokenCorpus:
+        """The sequences at these indices, in this order."""
+        rows = torch.tensor(list(indices), dtype=torch.long)
+        parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "documents", "words")}
+        return replace(self, **parts, origin={**self.origin, "selected": len(rows)})
+
+    def batches(
+        self, size: int, device: torch.device | str | None = None
+    ) -> Iterator[tuple[tuple[int, ...], TokenBatch]]:
+        """Every sequence once, as (indices into this corpus, batch): longest first, so little is padded."""
+        if size < 1:
+            raise InputError(f"The batch size is {size}; it must be at least 1.")
+        order = self.lengths.argsort(descending=True, stable=True)
+        for rows in torch.split(order, size):
+            widest = int(self.lengths[rows[0]])
+            batch = TokenBatch(self.tokens[rows, :widest], self.lengths[rows])
+            yield tuple(rows.tolist()), batch if device is None else batch.to(device)
+
+    def word_spans(self, index: int) -> list[WordSpan]:
+        """The words of one sequence and the positions of their tokens; see `mechicl.corpora.word_spans`."""
+        if "words_by" not in self.origin:
+            raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
+        tokens = self.tokens[index].tolist()
+        return [
+            WordSpan(start, stop, self.tokenizer.decode(tokens[start:stop]).strip())
+            for start, stop, _ in runs(self.words[index].numpy())
+        ]
+
+    def text(self, index: int) -> str:
+        """One sequence as text, without its BOS."""
+        tokens = self.tokens[index, int(self.prepend_bos) : int(self.lengths[index])]
+        return str(self.tokenizer.decode(tokens.tolist()))
+
+    def digest(self) -> str:
+        """SHA-256 of the tokens and lengths."""
+        digest = sha256(str(tuple(self.tokens.shape)).encode())
+        for tensor in (self.tokens, self.lengths):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result should remember of its text; plain values."""
+        return {
+            "source": self.source,
+            "sequences": len(self),
+            "tokens": self.n_tokens,
+            "prepend_bos": self.prepend_bos,
+            "digest": self.digest(),
+            **self.origin,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"TokenCorpus({self.source}: {len(self)} sequences of up to {self.tokens.shape[1]} positions, "
+            f"{self.n_tokens} tokens of text, prepend_bos={self.prepend_bos})"
+        )
+
+    def _repr_html_(self) -> str:
+        shown = "".join(f"<li>{escape(self.text(i)[:400])}</li>" for i in range(min(3, len(self))))
+        return f"<p>{escape(repr(self))}</p><ol>{shown}</ol>"

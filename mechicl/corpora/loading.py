@@ -1,0 +1,213 @@
+"""From documents to sequences: packed to one length, or cut as the authors of *Stages of Inference* cut
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mechicl.corpora.corpus import TokenCorpus
+from mechicl.corpora.sources import Documents, open_source
+from mechicl.corpora.words import IntArray, word_numbers
+from mechicl.errors import InputError
+
+Packing = Literal["packed", "documents"]
+
+DEFAULT_SOURCE = "NeelNanda/pile-10k"
+
+_TOKEN, _DOCUMENT, _WORD = range(3)
+"""Rows of an encoded stretch of text, an integer array [3, n]."""
+
+
+def load_corpus(
+    tokenizer: Any,
+    source: str | Path | Sequence[str] = DEFAULT_SOURCE,
+    *,
+    prepend_bos: bool,
+    n_ctx: int = 256,
+    tokens: int | None = None,
+    documents: int | None = None,
+    packing: Packing = "packed",
+    seed: int = 0,
+    column: str = "text",
+    split: str = "train",
+) -> TokenCorpus:
+    """Read running text and cut it into sequences of at most `n_ctx` positions.
+
+    `packing="packed"` shuffles the documents with `seed`, joins them with a BOS (or end-of-text) token
+    between, and fills every sequence to `n_ctx`; what is left over is not used. `packing="documents"` is the
+    authors' way: documents in order, one sequence each, cut at `n_ctx`. With `prepend_bos`, position 0 of
+    every sequence is BOS.
+
+    Args:
+        source: A hub data set, a .txt, .jsonl, .csv, .tsv or .parquet file, a folder of them, a list of
+            texts, or "tiny-icl" for the language of the shipped model.
+        tokens: Tokens of text wanted, BOS not counted; whole sequences are taken until they are reached.
+        documents: Read so many documents (that are not empty) and no more.
+        column: The column of a table with the text.
+        split: The split of a hub data set.
+
+    Raises:
+        InputError: The source cannot be read, is empty, or holds less than was asked for.
+    """
+    bos = _check(tokenizer, prepend_bos, n_ctx, tokens, documents, packing)
+    found = open_source(
+        source, column=column, split=split, shuffle_seed=seed if packing == "packed" else None, words=n_ctx
+    )
+    if found.endless and tokens is None and documents is None:
+        raise InputError(f"{found.name} is a long stream; say how many tokens (or documents) of it to take.")
+    begin = [bos] if prepend_bos and bos is not None else []
+    body = n_ctx - len(begin)
+    encoded = _encode(tokenizer, found)
+    if documents is not None:
+        encoded = iter(_first(encoded, documents, found.name))
+    if packing == "packed":
+        between = bos if bos is not None else tokenizer.eos_token_id
+        pieces = _pack(encoded, body, between, tokens)
+    else:
+        pieces = _truncate(encoded, body, tokens)
+    have = sum(int((piece[_DOCUMENT] >= 0).sum()) for piece in pieces)
+    _check_enough(found.name, pieces, have, n_ctx, tokens, packing)
+    origin = {
+        "packing": packing,
+        "n_ctx": n_ctx,
+        "seed": seed if packing == "packed" else None,
+        "tokens_asked": tokens,
+        "documents_asked": documents,
+        "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
+        **({"words_by": "whitespace"} if getattr(tokenizer, "is_fast", False) else {}),
+    }
+    return _assemble(pieces, begin, tokenizer, found.name, origin)
+
+
+def _encode(tokenizer: Any, documents: Documents, at_a_time: int = 64) -> Iterator[IntArray]:
+    """Encode documents that are not empty; numbers of documents and words run through all of them."""
+    texts = (text for text in documents.read() if text.strip())
+    fast = getattr(tokenizer, "is_fast", False)
+    n_documents = n_words = 0
+    while block := list(islice(texts, at_a_time)):
+        encoded = tokenizer(block, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+        for i, text in enumerate(block):
+            ids = np.array(encoded["input_ids"][i], dtype=np.int64)
+            words = word_numbers(text, encoded["offset_mapping"][i]) if fast else np.full(len(ids), -1)
+            words = np.where(words >= 0, words + n_words, -1)
+            yield np.stack([ids, np.full(len(ids), n_documents), words])
+            n_documents += 1
+            n_words = max(n_words, int(words.max(initial=-1)) + 1)
+
+
+def _first(encoded: Iterator[IntArray], documents: int, name: str) -> list[IntArray]:
+    first = list(islice(encoded, documents))
+    if len(first) < documents:
+        raise InputError(f"{name} holds {len(first)} documents, fewer than the {documents} asked for.")
+    return first
+
+
+def _pack(encoded: Iterator[IntArray], body: int, between: int | None, tokens: int | None) -> list[IntArray]:
+    """Stretches of exactly `body` tokens from all documents joined."""
+    separator = np.array([[-1 if between is None else between], [-1], [-1]], dtype=np.int64)
+    separator = separator[:, : between is not None]
+    pieces: list[IntArray] = []
+    have = 0
+    rest = np.empty((3, 0), dtype=np.int64)
+    for document in encoded:
+        rest = np.concatenate([rest, separator, document], axis=1) if rest.shape[1] else document
+        while rest.shape[1] >= body and (tokens is None or have < tokens):
+            piece, rest = _cut(rest, body)
+            if rest.shape[1] and rest[_DOCUMENT, 0] < 0:  # a sequence has its own beginning
+                rest = rest[:, 1:]
+            pieces.append(piece)
+            have += int((piece[_DOCUMENT] >= 0).sum())
+        if tokens is not None and have >= tokens:
+            break
+    return pieces
+
+
+def _truncate(encoded: Iterator[IntArray], body: int, tokens: int | None) -> list[IntArray]:
+    """The first `body` tokens of each document."""
+    pieces: list[IntArray] = []
+    have = 0
+    for document in encoded:
+        if tokens is not None and have >= tokens:
+            break
+        pieces.append(_cut(document, body)[0])
+        have += pieces[-1].shape[1]
+    return pieces
+
+
+def _cut(stretch: IntArray, at: int) -> tuple[IntArray, IntArray]:
+    """Both sides of a cut, as views; a word that it divides is no word on either side."""
+    words = stretch[_WORD]
+    if at < len(words) and words[at] >= 0:
+        start, stop = at, at
+        while start > 0 and words[start - 1] == words[at]:
+            start -= 1
+        while stop < len(words) and words[stop] == words[at]:
+            stop += 1
+        if start < at:
+            words[start:stop] = -1
+    return stretch[:, :at], stretch[:, at:]
+
+
+def _assemble(
+    pieces: list[IntArray], begin: list[int], tokenizer: Any, source: str, origin: dict[str, Any]
+) -> TokenCorpus:
+    widest = max(piece.shape[1] for piece in pieces)
+    filled = np.full((3, len(pieces), len(begin) + widest), -1, dtype=np.int64)
+    filled[_TOKEN] = 0
+    filled[_TOKEN, :, : len(begin)] = begin
+    for row, piece in enumerate(pieces):
+        filled[:, row, len(begin) : len(begin) + piece.shape[1]] = piece
+    tokens, documents, words = (torch.from_numpy(part) for part in filled)
+    return TokenCorpus(
+        tokens=tokens,
+        lengths=torch.tensor([len(begin) + piece.shape[1] for piece in pieces]),
+        documents=documents,
+        words=words,
+        tokenizer=tokenizer,
+        prepend_bos=bool(begin),
+        source=source,
+        origin=origin,
+    )
+
+
+def _check(
+    tokenizer: Any, prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str
+) -> int | None:
+    if packing not in ("packed", "documents"):
+        raise InputError(f"packing is {packing!r}; it is 'packed' or 'documents'.")
+    if n_ctx < 2 + prepend_bos:
+        raise InputError(f"n_ctx is {n_ctx}; a sequence needs at least two tokens of text.")
+    for name, value in (("tokens", tokens), ("documents", documents)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; ask for at least 1, or leave it out.")
+    bos: int | None = tokenizer.bos_token_id
+    if prepend_bos and bos is None:
+        raise InputError(
+            "the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token."
+        )
+    return bos
+
+
+def _check_enough(
+    name: str,
+    pieces: list[IntArray],
+    have: int,
+    n_ctx: int,
+    tokens: int | None,
+    packing: str,
+) -> None:
+    if not pieces:
+        what = f"too little text for one sequence of {n_ctx} positions" if packing == "packed" else "no text"
+        raise InputError(f"{name} holds {what}; give more text, a smaller n_ctx, or packing='documents'.")
+    if tokens is not None and have < tokens:
+        raise InputError(
+            f"{name} gives {have} tokens in sequences of {n_ctx}, fewer than the {tokens} asked for; ask for "
+            f"at most {have}, or leave tokens out to take all."
+        )

@@ -1,0 +1,116 @@
+"""Where running text comes from: the hub, local files, strings, or tiny-icl's own language. One string a
+document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from mechicl.errors import InputError
+from mechicl.files import READERS, one_sentence, read_rows
+
+DOCUMENT_END = "<|endoftext|>"
+"""Divides a plain text file into documents, as in the files of TinyStories and OpenWebText."""
+SHUFFLE_BUFFER = 10_000
+"""Documents of a hub stream that are shuffled among each other."""
+TINY_ICL = "tiny-icl"
+
+_SUFFIXES = (".txt", *READERS)
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Texts in the order in which they are to be read."""
+
+    name: str
+    read: Callable[[], Iterator[str]]
+    endless: bool = False
+    """More text than anyone wants: take some of it."""
+
+
+def open_source(
+    source: str | Path | Sequence[str], *, column: str, split: str, shuffle_seed: int | None, words: int
+) -> Documents:
+    """Find the documents that `source` means.
+
+    Args:
+        source: A list of texts, the path of a file or a folder, "tiny-icl", or the id of a hub data set.
+        column: Where a row's text stands.
+        split: The hub's split.
+        shuffle_seed: Seed of the documents' order; None leaves them as they are.
+        words: Length of a document of tiny-icl's language.
+
+    Raises:
+        InputError: There is no such file. Reading the documents says what is wrong inside.
+    """
+    if not isinstance(source, str | Path):
+        return _shuffled(f"{len(source)} given texts", lambda: iter(source), shuffle_seed)
+    path = Path(source).expanduser()
+    if path.exists():
+        return _shuffled(str(source), lambda: _local(path, column), shuffle_seed)
+    if source == TINY_ICL:
+        return Documents(TINY_ICL, lambda: _generated(words, shuffle_seed or 0), endless=True)
+    if isinstance(source, Path) or path.suffix in _SUFFIXES or source.startswith((".", "/", "~")):
+        raise InputError(f"There is no file or folder {source}; give the path of the text.")
+    return Documents(f"{source} ({split})", lambda: _hub(source, column, split, shuffle_seed), endless=True)
+
+
+def _shuffled(name: str, read: Callable[[], Iterator[str]], seed: int | None) -> Documents:
+    def in_order() -> Iterator[str]:
+        texts = list(read())
+        return (texts[i] for i in np.random.default_rng(seed).permutation(len(texts)))
+
+    return Documents(name, read if seed is None else in_order)
+
+
+def _local(path: Path, column: str) -> Iterator[str]:
+    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise InputError(f"The folder {path} has no text; expected files {', '.join(_SUFFIXES)}.")
+    for file in files:
+        if file.suffix.lower() == ".txt":
+            with one_sentence(file):
+                yield from file.read_text(encoding="utf-8-sig").split(DOCUMENT_END)
+        else:
+            yield from (_text(row, column, where) for where, row in read_rows(file))
+
+
+def _text(row: object, column: str, where: str) -> str:
+    text = row.get(column) if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        found = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
+        raise InputError(f"{where}: no text in column '{column}' (columns: {found}); name the column.")
+    return text
+
+
+def _generated(words: int, seed: int) -> Iterator[str]:
+    from mechicl.shipped import running_text
+
+    for block in count():
+        state = np.random.SeedSequence([seed, block]).generate_state(1)
+        yield from running_text(32, words, int(state[0]))
+
+
+def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split=split, streaming=True)
+        if seed is not None:
+            rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        for number, row in enumerate(rows):
+            yield _text(row, column, f"{name} ({split}), row {number}")
+    except InputError:
+        raise
+    # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"The data set {name} could not be read from the Hugging Face hub ({reason}); check "
+            "name and network, or give the path of a local text, JSONL or parquet file."
+        ) from error

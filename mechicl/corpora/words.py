@@ -1,0 +1,64 @@
+"""Which tokens spell which word, by character offsets: detokenization is about words of several tokens."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mechicl.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+_WORD = re.compile(r"\S+")
+
+
+class WordSpan(NamedTuple):
+    """The tokens `start` to `stop` (exclusive) spell one whitespace-separated word, punctuation included."""
+
+    start: int
+    stop: int
+    word: str
+
+
+def word_spans(tokenizer: Any, text: str) -> list[WordSpan]:
+    """Words of a text and the tokens of each, as positions in `tokenizer(text, add_special_tokens=False)`.
+
+    A token belongs to a word if it covers one of its characters, so the space in front may be part of a
+    word's first token or a token of no word. Words that share a token with another word are left out.
+
+    Raises:
+        InputError: The tokenizer knows no character offsets.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    words, numbers = _WORD.findall(text), word_numbers(text, encoded["offset_mapping"])
+    return [WordSpan(start, stop, words[number]) for start, stop, number in runs(numbers)]
+
+
+def word_numbers(text: str, offsets: list[tuple[int, int]]) -> IntArray:
+    """Number of the word that each token spells, in order of the text; -1 for none, or for more than one."""
+    edges = np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
+    begin, end = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
+    first = np.searchsorted(edges[:, 1], begin, side="right")
+    last = np.searchsorted(edges[:, 0], end, side="left") - 1
+    inseparable = np.zeros(len(edges), dtype=bool)
+    for one, other in zip(first[first < last], last[first < last], strict=True):
+        inseparable[one : other + 1] = True
+    of_one_word = (first == last) & (begin < end)
+    of_one_word[of_one_word] = ~inseparable[first[of_one_word]]
+    return np.where(of_one_word, first, -1)
+
+
+def runs(numbers: IntArray) -> list[tuple[int, int, int]]:
+    """(start, stop, number) of every run of equal numbers that are not negative."""
+    edges = np.flatnonzero(np.diff(numbers)) + 1
+    starts, stops = np.r_[0, edges], np.r_[edges, len(numbers)]
+    return [
+        (int(start), int(stop), int(numbers[start]))
+        for start, stop in zip(starts, stops, strict=True)
+        if start < stop and numbers[start] >= 0
+    ]
