@@ -46,9 +46,13 @@ _TASKS = (
 )
 
 
+_TOPICS = {"tiny-topics-2": 2, "tiny-topics-4": 4}
+"""Generated tasks in the language of the shipped model, by their number of classes."""
+
+
 def built_in_tasks() -> tuple[str, ...]:
     """Names that :func:`load_task` knows."""
-    return tuple(task.name for task in _TASKS)
+    return (*(task.name for task in _TASKS), *_TOPICS)
 
 
 def load_task(
@@ -67,13 +71,11 @@ def load_task(
         InputError: No such task, or label words that do not name its classes.
     """
     if isinstance(task, str):
-        named = {own.name: own for own in _TASKS}
-        if task not in named:
-            raise InputError(
-                f"There is no task {task!r}; there are {', '.join(named)}, or define one with "
-                "mechicl.Task(...)."
-            )
-        task = named[task]
+        task = _by_name(task)
+    if (data is not None or label_words is not None) and task.name in _TOPICS:
+        raise InputError(
+            f"The task {task.name!r} draws its texts and label words by the seed; give it no others."
+        )
     if data is not None:
         task = replace(task, source=data)
     if label_words is not None:
@@ -84,3 +86,16 @@ def load_task(
             )
         task = replace(task, label_words={name: label_words[name] for name in task.label_words})
     return task
+
+
+def _by_name(name: str) -> Task:
+    if name in _TOPICS:
+        from mechicl.tasks.topics import topics_task
+
+        return topics_task(name, _TOPICS[name])
+    for task in _TASKS:
+        if task.name == name:
+            return task
+    raise InputError(
+        f"There is no task {name!r}; there are {', '.join(built_in_tasks())}, or define one with Task(...)."
+    )

@@ -62,6 +62,10 @@ class Task:
         """In class order."""
         return tuple(self.label_words)
 
+    def for_seed(self, seed: int) -> Task:
+        """The task as this seed asks it: itself, except where classes and label words are drawn by the seed."""
+        return self
+
     @cached_property
     def splits(self) -> Splits:
         """The examples, read once; InputError where they cannot be."""
@@ -111,14 +115,15 @@ class Task:
             raise InputError(
                 f"shots={shots} and samples={samples}: shots must be 0 or more, samples 1 or more."
             )
-        pool, asked = self._pools(form, seed, shots)
+        task = self.for_seed(seed)
+        pool, asked = task._pools(form, seed, shots)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
-        drawn = self._draw(demonstrations, pool, seed, shots, len(chosen))
+        drawn = task._draw(demonstrations, pool, seed, shots, len(chosen))
         contents = [
-            (self._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)
+            (task._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)
         ]
         origin = {"demonstrations": demonstrations, "order": order if isinstance(order, str) else list(order)}
-        return self._build(form, contents, seed, shots, origin)
+        return task._build(form, contents, seed, shots, origin)
 
     def auxiliary_prompts(
         self,
@@ -136,12 +141,13 @@ class Task:
         """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        pool, _ = self._pools(form, seed, shots)
-        first, second = walk(pool, seed, (shots, per_class), self.class_names)
-        shown = self._shots(pool, first, order)
+        task = self.for_seed(seed)
+        pool, _ = task._pools(form, seed, shots)
+        first, second = walk(pool, seed, (shots, per_class), task.class_names)
+        shown = task._shots(pool, first, order)
         contents = [(shown, _query(pool, i)) for i in second]
         origin = {"demonstrations": "per_seed", "queries": "auxiliary", "per_class": per_class}
-        return self._build(form, contents, seed, shots, origin)
+        return task._build(form, contents, seed, shots, origin)
 
     def context_prompts(
         self,
@@ -159,13 +165,14 @@ class Task:
         modulo ``contexts``. Context k holds the k-th example of every class in the seed's walk, in class
         order; context 0 is that of ``prompts(order="class")``."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        pool, asked = self._pools(form, seed, 1)
-        (drawn,) = walk(pool, seed, (contexts,), self.class_names)
-        by_class = [[i for i in drawn if pool.classes[i] == c] for c in range(len(self.class_names))]
-        shown = [self._shots(pool, context, "encounter") for context in zip(*by_class, strict=True)]
+        task = self.for_seed(seed)
+        pool, asked = task._pools(form, seed, 1)
+        (drawn,) = walk(pool, seed, (contexts,), task.class_names)
+        by_class = [[i for i in drawn if pool.classes[i] == c] for c in range(len(task.class_names))]
+        shown = [task._shots(pool, context, "encounter") for context in zip(*by_class, strict=True)]
         chosen = asked.at_rows(rows) if rows is not None else list(range(len(asked)))
         contents = [(shown[k % contexts], _query(asked, i)) for k, i in enumerate(chosen)]
-        return self._build(form, contents, seed, 1, {"demonstrations": "contexts", "contexts": contexts})
+        return task._build(form, contents, seed, 1, {"demonstrations": "contexts", "contexts": contexts})
 
     def _pools(self, form: _Form, seed: int, shots: int) -> tuple[Examples, Examples]:
         """Examples for demonstrations and for queries."""

@@ -1,0 +1,67 @@
+"""The tasks of the shipped model's own language: generated, so they need neither network nor data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from mechicl import shipped
+from mechicl.shipped.classification import draw_mapping
+from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
+from mechicl.tasks.task import Task
+
+PER_CLASS = 100
+"""Examples of each topic that demonstrations are drawn from."""
+QUERIES = 1000
+TEMPLATE = "Text: {text}\nTopic:{label}"
+
+
+@dataclass(frozen=True)
+class TopicsSource:
+    """Texts about some topics of the language; the queries' word combinations were never trained on."""
+
+    topics: tuple[int, ...]
+    seed: int
+
+    def load(self, class_names: Sequence[str], query_split: str) -> Splits:
+        """Generate the examples."""
+        return Splits(
+            self._examples("train", PER_CLASS * len(self.topics), class_names),
+            self._examples("test", QUERIES, class_names),
+        )
+
+    def _examples(self, split: Literal["train", "test"], count: int, class_names: Sequence[str]) -> Examples:
+        origin = f"the language of tiny-icl, {split}, seed {self.seed}"
+        drawn = shipped.examples(split, self.topics, count, self.seed)
+        rows = (
+            (f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn)
+        )
+        return read_examples(rows, ClassReader(class_names), origin)
+
+
+@dataclass(frozen=True)
+class TopicsTask(Task):
+    """Name the topic of a text.
+
+    Every seed draws topics and label words anew, in a pairing that the shipped model was not trained on:
+    only the demonstrations say which word means which topic.
+    """
+
+    def for_seed(self, seed: int) -> Task:
+        """The topics, and a label word for each, that this seed draws."""
+        topics, words = draw_mapping(len(self.label_words), "test", np.random.default_rng(seed))
+        label_words = {
+            shipped.topic_name(topic): shipped.LABEL_WORDS[word]
+            for topic, word in zip(topics, words, strict=True)
+        }
+        return Task(self.name, self.template, label_words, TopicsSource(tuple(topics), seed))
+
+
+def topics_task(name: str, n_topics: int) -> TopicsTask:
+    """A task with so many topics; as it stands, before a seed draws others, with those of seed 42."""
+    blank = TopicsTask(name, TEMPLATE, {f"topic {k}": shipped.LABEL_WORDS[k] for k in range(n_topics)})
+    drawn = blank.for_seed(42)
+    return TopicsTask(name, TEMPLATE, drawn.label_words, drawn.source)
