@@ -39,17 +39,13 @@ def test_moments_equal_the_naive_ones(chunk: int) -> None:
         x = cosines(W_U, w_out)
         naive = (x.mean(1), x.var(1), skew(x, axis=1), kurtosis(x, axis=1, fisher=False))
         for name, expected in zip(MOMENTS, naive, strict=True):
-            np.testing.assert_allclose(
-                getattr(moments, name)[layer], expected, rtol=2e-5, atol=2e-6, err_msg=name
-            )
+            np.testing.assert_allclose(getattr(moments, name)[layer], expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
 def test_float64_weights_are_computed_in_float64() -> None:
     W_U, W_out = weights()
     moments = vocabulary_moments(W_U.double(), [W_out[0].double()])
-    np.testing.assert_allclose(
-        moments.kurtosis[0], kurtosis(cosines(W_U, W_out[0]), axis=1, fisher=False), rtol=1e-10
-    )
+    np.testing.assert_allclose(moments.kurtosis[0], kurtosis(cosines(W_U, W_out[0]), axis=1, fisher=False), rtol=1e-10)
 
 
 @pytest.mark.parametrize("top", [1, 7, 30, D_VOCAB])
@@ -73,9 +69,7 @@ def test_heavy_tails_towards_a_few_tokens_make_prediction_and_suppression_neuron
     assert classes.prediction[1, 0]
     assert classes.suppression[1, 1]
     assert (
-        sorted(moments.top_tokens[1, 0].tolist())
-        == sorted(moments.bottom_tokens[1, 1].tolist())
-        == [*range(700, 706)]
+        sorted(moments.top_tokens[1, 0].tolist()) == sorted(moments.bottom_tokens[1, 1].tolist()) == [*range(700, 706)]
     )
 
 
@@ -87,9 +81,7 @@ def test_shape_ignores_the_length_of_w_out_and_its_sign_swaps_the_kinds() -> Non
     for name in MOMENTS:
         sign = -1 if name in ("mean", "skewness") else 1
         torch.testing.assert_close(getattr(longer, name), getattr(moments, name), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(
-            getattr(flipped, name), sign * getattr(moments, name), rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(getattr(flipped, name), sign * getattr(moments, name), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(longer.norm, 17 * moments.norm)
     assert torch.equal(classify(flipped).prediction, classify(moments).suppression)
     assert torch.equal(flipped.top_tokens, moments.bottom_tokens)
@@ -107,13 +99,13 @@ def test_rotating_the_residual_stream_changes_nothing() -> None:
 def test_counts_and_densities_follow_the_thresholds() -> None:
     W_U, W_out = weights()
     moments = vocabulary_moments(W_U, W_out)
-    frame = classify(moments, kurtosis=10).frame().set_index(["kind", "layer"])
+    frame = classify(moments, kurtosis=10.0).frame().set_index(["kind", "layer"])
     assert frame.loc[("prediction", 1), "count"] >= 1
     assert frame.loc[("prediction", 1), "density"] == frame.loc[("prediction", 1), "count"] / D_MLP
-    everything = classify(moments, kurtosis=0, variance=0)
+    everything = classify(moments, kurtosis=0.0, variance=0.0)
     assert (everything.prediction | everything.suppression).all()
     assert everything.partition.all()
-    assert not classify(moments, kurtosis=1e9, variance=1).partition.any()
+    assert not classify(moments, kurtosis=1e9, variance=1.0).partition.any()
     assert list(moments.frame().columns) == ["layer", "neuron", *MOMENTS, "norm"]
     assert len(moments.frame()) == 2 * D_MLP
 
