@@ -15,17 +15,27 @@ TEXT_COLOUR, LABEL_COLOUR, TARGET_COLOUR = SKY, ORANGE, GREEN
 """Colours of the three roles of a token: demonstration text w, label word p, target position q."""
 
 
-def styled(figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "") -> go.Figure:
-    """Give a figure the house style; axis titles carry their units."""
+def styled(
+    figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "", counts: int | None = None
+) -> go.Figure:
+    """Give a figure the house style; axis titles carry their units.
+
+    `counts`, the largest value of an x axis of whole numbers (layers), keeps its ticks whole.
+    """
     figure.update_layout(
         template="plotly_white",
         font={"family": "Inter, Helvetica, Arial, sans-serif", "size": 13},
-        title={"text": title, "subtitle": {"text": subtitle}, "x": 0, "xref": "paper", "xanchor": "left"},
+        title={
+            "text": title, "subtitle": {"text": subtitle},
+            "x": 0, "xref": "paper", "xanchor": "left", "y": 0.96, "yanchor": "top",
+        },
         legend={"orientation": "h", "y": -0.18, "x": 0, "yanchor": "top"},
-        margin={"l": 70, "r": 20, "t": 90, "b": 60},
+        margin={"l": 70, "r": 20, "t": 112, "b": 60},
         hovermode="x unified",
-        height=460,
-    )
+        height=480,
+    )  # fmt: skip
+    if counts is not None:
+        figure.update_xaxes(dtick=max(1, -(-counts // 12)), tick0=0)
     figure.update_xaxes(title_text=x, showline=True, linecolor="#444", ticks="outside", zeroline=False)
     figure.update_yaxes(showline=True, linecolor="#444", ticks="outside", zeroline=False)
     figure.update_yaxes(title_text=y, col=1)
@@ -45,11 +55,13 @@ def add_curve(
 ) -> None:
     """Draw the mean of `rows` with the band between its columns `low` and `high`."""
     grid = {"row": 1, "col": column} if figure._grid_ref is not None else {}
-    ends = pd.concat([rows[["low", x]].rename(columns={"low": "y"}), rows[["high", x]].rename(columns={"high": "y"})[::-1]])
+    ends = pd.concat(
+        [rows[["low", x]].rename(columns={"low": "y"}), rows[["high", x]].rename(columns={"high": "y"})[::-1]]
+    )
     if rows["low"].notna().all():
         figure.add_trace(
             go.Scatter(
-                x=ends[x], y=ends["y"], fill="toself", fillcolor=_faint(colour), line={"width": 0},
+                x=ends[x], y=ends["y"], mode="lines", fill="toself", fillcolor=_faint(colour), line={"width": 0},
                 hoverinfo="skip", showlegend=False, legendgroup=name,
             ),
             **grid,

@@ -149,7 +149,7 @@ def _pass(
                 check()
                 label_logits = logits[:, batch.label_ids]
                 if objective is not None:
-                    objective(label_logits, batch.gold).sum().backward()
+                    torch.autograd.backward(objective(label_logits, batch.gold).sum())
         for watch in watches.values():
             if watch.read_logits is not None:
                 watch.read_logits(logits.detach())
@@ -162,7 +162,7 @@ def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, l
     """Probes that share an objective share a pass; forward-only probes ride along with the first."""
     objectives = list(dict.fromkeys(probe.objective for probe in probes if probe.objective is not None))
     first = objectives[0] if objectives else None
-    groups: dict[Objective | None, list[Probe]] = {objective: [] for objective in objectives or [None]}
+    groups: dict[Objective | None, list[Probe]] = {objective: [] for objective in (first, *objectives)}
     for probe in probes:
         groups[probe.objective or first].append(probe)
     return groups.items()
@@ -204,7 +204,7 @@ def _out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
-def _halves(indices: list[int], error: RuntimeError) -> list[list[int]]:
+def _halves(indices: tuple[int, ...], error: RuntimeError) -> list[tuple[int, ...]]:
     if len(indices) == 1:
         raise InputError(
             "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower dtype."
@@ -225,7 +225,7 @@ class _Collected:
     readings: dict[Probe, list[Tensor]] = field(default_factory=dict)
     indices: list[int] = field(default_factory=list)
 
-    def add(self, indices: list[int], label_logits: Tensor, readings: Mapping[Probe, Tensor]) -> None:
+    def add(self, indices: tuple[int, ...], label_logits: Tensor, readings: Mapping[Probe, Tensor]) -> None:
         _refuse_non_finite("The label logits are", ("prompt", "class"), label_logits)
         for probe, reading in readings.items():
             _refuse_non_finite(f"The reading of {type(probe).__name__} is", probe.axes, reading)

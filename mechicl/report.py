@@ -43,10 +43,8 @@ def write_report(results: Sequence[Result], folder: str | Path, *, title: str, c
 def _section(result: Result, *, first: bool) -> str:
     study = result.study
     figure = result.figure()
-    picture = figure.to_html(
-        full_html=False, include_plotlyjs=True if first else False, config={"displaylogo": False, "responsive": True}
-    )
-    numbers = result.summary().to_html(index=False, float_format="%.4f", border=0)
+    picture = figure.to_html(full_html=False, include_plotlyjs=first, config={"displaylogo": False, "responsive": True})
+    numbers = result.summary().to_html(index=False, float_format=lambda value: f"{value:.4f}", border=0)
     origin = html.escape(json.dumps(dict(result.provenance), indent=2, default=str))
     return (
         f"<section><h2>{html.escape(study.title)}</h2>"

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -25,8 +25,11 @@ from mechicl.errors import InputError
 class Explains(Protocol):
     """What a result asks of the study that made it."""
 
-    @property
-    def name(self) -> str: ...
+    name: ClassVar[str]
+    title: ClassVar[str]
+    source: ClassVar[str]
+    claim: ClassVar[str]
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
     def figure(self, result: Any) -> go.Figure: ...
     def finding(self, result: Any) -> str: ...
@@ -141,7 +144,9 @@ def write_atomically(path: Path, payload: bytes) -> None:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     except OSError as error:
-        raise InputError(f"Cannot write {path} ({error.strerror}); free some space or choose another folder.") from error
+        raise InputError(
+            f"Cannot write {path} ({error.strerror}); free some space or choose another folder."
+        ) from error
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What every test may use. Tests that need the papers' fixtures, real models or real data skip where these are absent."""
+"""What every test may use. Tests that need fixtures, real models or real data skip where these are absent."""
 
 from __future__ import annotations
 

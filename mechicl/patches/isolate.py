@@ -62,8 +62,7 @@ class Isolate(Patch):
         n_pos = batch.tokens.shape[1]
         masks = [isolation_mask(self._padded_rows(batch, layer), n_pos) for layer in self.layers]
         return [
-            (f"blocks.{layer}.attn.{site}", edit(mask[:, None]))
-            for layer, mask in zip(self.layers, masks, strict=True)
+            (f"blocks.{layer}.attn.{site}", edit(mask[:, None])) for layer, mask in zip(self.layers, masks, strict=True)
         ]
 
     def _padded_rows(self, batch: PromptBatch, layer: int) -> Int[Tensor, "batch row"]:
@@ -129,7 +128,10 @@ class IsolatePositions(Isolate):
 
 
 def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
-    """Positions that the random control may draw, in order; never a label word's anchor (spec: code of section 2.2)."""
+    """Positions that the random control may draw, in order; never a label word's anchor.
+
+    `"all"` is the authors' pool: positions 0 to q - 2.
+    """
     if pool == "demo_text":
         return sorted(p for demonstration in prompt.demonstrations for p in demonstration.text)
     if pool == "demo_template":

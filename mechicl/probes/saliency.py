@@ -122,7 +122,9 @@ def _saliency_hooks(
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach()
             reduce(layer, value.new_zeros(()).expand(len(value), *value.shape[2:]))
-            pattern.register_hook(lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce)))
+            pattern.register_hook(  # type: ignore[no-untyped-call]
+                lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce))
+            )
 
         return see
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.results import Result, load_table
@@ -21,7 +22,7 @@ def load_result(folder: str | Path, name: str) -> Result:
     if name not in STUDIES:
         raise InputError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
     table, provenance = load_table(folder, name)
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in provenance["settings"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in provenance["settings"].items()}
     return Result(STUDIES[name](**settings), table, provenance)
 
 

@@ -78,6 +78,7 @@ class Study(ABC):
         with progress(self.name, len(sets) * len(conditions)) as advance:
             for prompt_set in sets:
                 for condition in conditions:
+
                     def make(prompt_set: PromptSet = prompt_set, condition: Condition = condition) -> pd.DataFrame:
                         return self.measure(model, prompt_set, condition, batch_size=batch_size)
 

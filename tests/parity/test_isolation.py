@@ -40,7 +40,11 @@ def test_isolation_equals_the_authors(path: Path, load_shared_model: Any) -> Non
         if isolated == "nothing":
             continue
         agreement = loyalty[(loyalty["isolated"] == isolated) & (loyalty["where"] == where)]
-        for ours, name in (("label_loyalty",) * 2, ("word_loyalty_5", "word_loyalty_k5"), ("word_loyalty_10", "word_loyalty_k10")):
+        for ours, name in (
+            ("label_loyalty",) * 2,
+            ("word_loyalty_5", "word_loyalty_k5"),
+            ("word_loyalty_10", "word_loyalty_k10"),
+        ):
             assert agreement[ours].mean() == pytest.approx(theirs[name], abs=1e-6)
 
 

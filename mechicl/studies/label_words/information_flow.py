@@ -1,7 +1,7 @@
 """Information flow (section 2.1, Fig. 3; with two shots Fig. 9).
 
-The paper multiplies each attention weight by the loss's gradient with respect to it and sums over heads. The result, per
-layer, is averaged over three sets of edges: from demonstration text to label words (S_wp), from label words to the
+The paper multiplies each attention weight by the loss's gradient with respect to it and sums over heads. The result,
+per layer, is averaged over three sets of edges: from demonstration text to label words (S_wp), from label words to the
 target position (S_pq), and all others (S_ww). In shallow layers S_wp dominates, in deep layers S_pq: label words gather
 the demonstrations' information, and the prediction reads it there.
 
@@ -92,15 +92,15 @@ class InformationFlow(Study):
         figure.update_yaxes(range=[0, 1])
         return styled(
             figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
-            x="layer", y="share of mean saliency per edge",
+            x="layer", y="share of mean saliency per edge", counts=int(summary["layer"].max()),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         mean = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
         last = int(mean.index.get_level_values("layer").max())
         return (
-            f"S_wp holds {mean['S_wp', 0]:.0%} of the saliency in layer 0 and {mean['S_wp', last]:.0%} in layer {last}; "
-            f"S_pq holds {mean['S_pq', 0]:.0%} and {mean['S_pq', last]:.0%}."
+            f"S_wp holds {mean['S_wp', 0]:.0%} of the saliency in layer 0 and {mean['S_wp', last]:.0%} in layer "
+            f"{last}; S_pq holds {mean['S_pq', 0]:.0%} and {mean['S_pq', last]:.0%}."
         )
 
 

@@ -1,7 +1,7 @@
 """Isolation of label words (section 2.2, Fig. 4; numbers of layers App. D, Fig. 8; with two shots Fig. 10).
 
 The paper cuts the label words' attention to everything before them in the first or the last n layers, and compares the
-prediction with the whole model's: the same label (label loyalty), and the same top-k next words (word loyalty, Jaccard).
+prediction with the whole model's: the same label (label loyalty), the same top-k next words (word loyalty, Jaccard).
 Cutting in the first layers should hurt, cutting in the last layers or cutting at random tokens should not.
 
 The authors draw the random tokens afresh in every layer from all positions up to the query, so no random token is
@@ -68,11 +68,14 @@ class Isolation(Study):
         total = hooked(model).sizes.n_layers
         if not self.n_layers or not all(1 <= n <= total for n in self.n_layers):
             raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose among 1 to {total}.")
-        return [{"isolated": "nothing", "where": "", "n_layers": 0}] + [
-            {"isolated": isolated, "where": where, "n_layers": n}
-            for n in self.n_layers
-            for where in ("first", "last")
-            for isolated in ("label words", "random tokens")
+        return [
+            {"isolated": "nothing", "where": "", "n_layers": 0},
+            *(
+                {"isolated": isolated, "where": where, "n_layers": n}
+                for n in self.n_layers
+                for where in ("first", "last")
+                for isolated in ("label words", "random tokens")
+            ),
         ]
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
@@ -129,6 +132,7 @@ class Isolation(Study):
         return styled(
             figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
             x="isolated layers" if len(self.n_layers) > 1 else "", y="agreement with the whole model",
+            counts=max(self.n_layers) if len(self.n_layers) > 1 else None,
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
@@ -151,8 +155,7 @@ def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list
     """
     stream = random.Random(_AUTHORS_SEED)
     return {
-        prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)]
-        for prompt in prompts
+        prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)] for prompt in prompts
     }
 
 
@@ -215,7 +218,7 @@ _TITLES = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k 
 
 def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
     """Tasks and shots averaged, as the paper averages its four tasks."""
-    return rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean()
+    return pd.DataFrame(rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean())
 
 
 def _curves(summary: pd.DataFrame) -> go.Figure:
