@@ -132,15 +132,7 @@ def huggingface(family: str) -> Any:
             noise = torch.randn(parameter.shape, generator=generator)
             # Gains near 1 (Gemma stores them less 1), weights that give scores a spread of about 2.
             gain = parameter.ndim == 1 and name.endswith("weight")
-            scale = (
-                0.2
-                if gain
-                else 0.3
-                if parameter.ndim == 1
-                else 0.5
-                if "emb" in name or "wte" in name
-                else 0.25
-            )
+            scale = 0.2 if gain else 0.3 if parameter.ndim == 1 else 0.5 if "emb" in name or "wte" in name else 0.25
             parameter.copy_(noise * scale + (float(parameter.mean()) if gain else 0.0))
     return model.requires_grad_(False)
 
@@ -183,9 +175,7 @@ def tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    core.train_from_iterator(
-        [], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    )
+    core.train_from_iterator([], trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<|endoftext|>"]))
     core.add_tokens([f" {word}" for word in _WORDS.split()])
     return PreTrainedTokenizerFast(
         tokenizer_object=core,

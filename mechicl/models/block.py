@@ -92,13 +92,9 @@ class BlockRunner:
         """
         if positions is None:
             if past is not None:
-                raise InputError(
-                    "a block on top of cached keys needs explicit positions; pass positions=[...]"
-                )
+                raise InputError("a block on top of cached keys needs explicit positions; pass positions=[...]")
             positions = torch.arange(shape[1])
-        if positions.shape[-1] != shape[1] or (
-            positions.ndim == 2 and positions.shape[0] not in (1, shape[0])
-        ):
+        if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
             raise InputError(
                 f"positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
                 f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]"

@@ -48,9 +48,7 @@ def convert(
     trust = {"trust_remote_code": True} if remote_code else {}
     try:
         with _neutral_directory(hf_model, remote_code) as directory:
-            settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(
-                directory, **trust
-            )
+            settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(directory, **trust)
             settings |= {
                 "model_name": name,
                 "original_architecture": architecture,
@@ -84,9 +82,7 @@ def _neutral_directory(hf_model: Any, remote_code: Path | None) -> Iterator[str]
     """
     with tempfile.TemporaryDirectory(prefix="model-") as directory:
         if any(word in directory.lower() for word in ("llama", "gemma", "wav2vec2")):
-            raise InputError(
-                f"the temporary directory {directory} names an architecture; set TMPDIR to another"
-            )
+            raise InputError(f"the temporary directory {directory} names an architecture; set TMPDIR to another")
         if remote_code is not None:
             for file in [*remote_code.glob("*.json"), *remote_code.glob("*.py")]:
                 shutil.copy(file, directory)

@@ -82,9 +82,7 @@ class HookedTransformerModel:
         return weight
 
     def hook_names(self) -> frozenset[str]:
-        return frozenset(
-            name for name, point in self.raw.hook_dict.items() if self._closed(name, point) is None
-        )
+        return frozenset(name for name, point in self.raw.hook_dict.items() if self._closed(name, point) is None)
 
     def _closed(self, name: str, point: Any) -> str | None:
         """Why TransformerLens refuses hooks at this point under the present settings, or None."""
@@ -116,9 +114,7 @@ class HookedTransformerModel:
             hint = f"did you mean {' or '.join(near)}" if near else "hooked(model).hook_names() lists them"
             raise InputError(f"{self.name} has no hook point {name!r}; {hint}")
         if (reason := self._closed(name, point)) is not None:
-            raise InputError(
-                f"hook point {name} is switched off: {reason}; call the model's set_use_... first"
-            )
+            raise InputError(f"hook point {name} is switched off: {reason}; call the model's set_use_... first")
         return point
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -135,9 +131,7 @@ class HookedTransformerModel:
     def _check_tokens(self, tokens: Tensor) -> None:
         cfg = self.raw.cfg
         if tokens.shape[-1] > cfg.n_ctx:
-            raise InputError(
-                f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them"
-            )
+            raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them")
         if tokens.numel() and int(tokens.max()) >= cfg.d_vocab:
             raise InputError(
                 f"token id {int(tokens.max())} is outside the vocabulary of {self.name} ({cfg.d_vocab}); "

@@ -89,9 +89,7 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
     if official.startswith(_PICKLED):
         raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
     if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
-        raise InputError(
-            f"{official} brings its own Python code; pass trust_remote_code=True if you trust it"
-        )
+        raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
     extra = {"trust_remote_code": True} if trust_remote_code else {}
     try:
         model = HookedTransformer.from_pretrained(name, **place.arguments(), **how.flags(), **extra)
@@ -136,9 +134,7 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         raise InputError(f"device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1") from error
     needed = n_devices if n_devices > 1 else int(found.type == "cuda")
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
-        raise InputError(
-            f"device={found} with n_devices={n_devices} needs more GPUs than there are here ({gpus})"
-        )
+        raise InputError(f"device={found} with n_devices={n_devices} needs more GPUs than there are here ({gpus})")
     if n_devices > 1 and found.type != "cuda":
         raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}")
     return found

@@ -93,7 +93,5 @@ def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
         raise InputError(f"{path} cannot be loaded by transformers: {first}") from error
     # transformers would go on with random numbers in their place.
     if missing := sorted(info["missing_keys"]):
-        raise InputError(
-            f"the weights in {path} lack {len(missing)} tensors ({missing[0]}, ...); copy it again"
-        )
+        raise InputError(f"the weights in {path} lack {len(missing)} tensors ({missing[0]}, ...); copy it again")
     return hf_model.eval()

@@ -33,9 +33,7 @@ def rotate(
     """
     cos, sin = angles
     n = cos.shape[-1]
-    first, second = (
-        (x[..., 0 : 2 * n : 2], x[..., 1 : 2 * n : 2]) if adjacent else (x[..., :n], x[..., n : 2 * n])
-    )
+    first, second = (x[..., 0 : 2 * n : 2], x[..., 1 : 2 * n : 2]) if adjacent else (x[..., :n], x[..., n : 2 * n])
     turned = (first * cos - second * sin, second * cos + first * sin)
     mixed = torch.stack(turned, -1).flatten(-2) if adjacent else torch.cat(turned, -1)
     return mixed if 2 * n == x.shape[-1] else torch.cat([mixed, x[..., 2 * n :]], -1)

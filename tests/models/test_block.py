@@ -102,9 +102,7 @@ def test_anchors_alone_are_the_whole_with_the_other_keys_masked(seam, listening)
         scores[:, :, 11:, rest] = -torch.inf
         return scores
 
-    with seam.hooks(
-        [(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(seam.sizes.n_layers)]
-    ):
+    with seam.hooks([(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(seam.sizes.n_layers)]):
         expected = seam.forward(tokens)[:, 11:]
     _, past = run(seam, seam.embed(tokens[:1, :11]))
     kept = [kv.select(anchors) for kv in past]
@@ -146,9 +144,7 @@ def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(seam):
     assert found["blocks.1.attn.hook_pattern"] == [(2, seam.sizes.n_heads, 3, 9)]
 
 
-@pytest.mark.parametrize(
-    "setting", ["use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in"]
-)
+@pytest.mark.parametrize("setting", ["use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in"])
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gptj"])
 def test_optional_hook_points_fire_where_switched_on(family, setting):
     if family == "llama" and setting == "use_attn_in":

@@ -40,9 +40,7 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-@pytest.mark.parametrize(
-    "name", SHARED_MODELS or [pytest.param("", marks=pytest.mark.skip("no shared models"))]
-)
+@pytest.mark.parametrize("name", SHARED_MODELS or [pytest.param("", marks=pytest.mark.skip("no shared models"))])
 def test_real_directories_give_the_hugging_face_logits(name, no_network):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -60,9 +58,7 @@ def test_real_directories_give_the_hugging_face_logits(name, no_network):
 
 def test_every_family_loads_from_a_directory(tmp_path, no_network):
     for family in tiny.families:
-        path = (
-            tmp_path / f"my-{family}"
-        )  # "my-llama", "my-gemma2": names that TransformerLens would interpret
+        path = tmp_path / f"my-{family}"  # TransformerLens would interpret "my-llama"
         tiny.huggingface(family).save_pretrained(path)
         model = load_model(str(path))
         tokens = tiny.tokens()
@@ -79,9 +75,7 @@ def test_the_tokenizer_adds_nothing_by_itself(directory):
     assert model.tokenizer.padding_side == "right"
     # ... and TransformerLens's own helpers still do what they are asked.
     assert model.to_tokens("Review: good", prepend_bos=False).tolist() == [ids]
-    assert model.to_tokens("Review: good", prepend_bos=True).tolist() == [
-        [model.tokenizer.bos_token_id, *ids]
-    ]
+    assert model.to_tokens("Review: good", prepend_bos=True).tolist() == [[model.tokenizer.bos_token_id, *ids]]
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.bfloat16])
@@ -157,9 +151,7 @@ DAMAGE = {
     "has no model.safetensors": lambda path: (path / "model.safetensors").unlink(),
     "damaged or truncated": truncate,
     "lacks model-00002-of-00002.safetensors": lose_a_shard,
-    "weights in .* lack": lambda path: spoil_weights(
-        path, lambda w: w.pop("transformer.h.1.mlp.c_fc.weight")
-    ),
+    "weights in .* lack": lambda path: spoil_weights(path, lambda w: w.pop("transformer.h.1.mlp.c_fc.weight")),
     "is not finite in float32": lambda path: spoil_weights(
         path, lambda w: w["transformer.wpe.weight"].fill_(torch.nan)
     ),

@@ -12,9 +12,7 @@ from tests import tiny
 
 
 def installed(model):
-    return {
-        name: len(point._forward_hooks) for name, point in model.hook_dict.items() if point._forward_hooks
-    }
+    return {name: len(point._forward_hooks) for name, point in model.hook_dict.items() if point._forward_hooks}
 
 
 def test_hooked_is_idempotent_and_answers_the_protocol():
