@@ -202,12 +202,13 @@ def examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.Da
     def words(ids: Sequence[int]) -> list[str]:
         return [tokenizer.decode([int(token)]) for token in ids[:k]]
 
-    return rows[[*_PROMPT, "n_layers", "gold"]].assign(
+    table: pd.DataFrame = rows[[*_PROMPT, "n_layers", "gold"]].assign(
         predicted_whole=rows["predicted_whole"],
         predicted_isolated=rows["predicted"],
         words_whole=rows["top_tokens_whole"].map(words),
         words_isolated=rows["top_tokens"].map(words),
     )
+    return table
 
 
 _STYLES = {("label words", "first"): (BLUE, "solid"), ("label words", "last"): (BLUE, "dot"),
@@ -218,7 +219,8 @@ _TITLES = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k 
 
 def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
     """Tasks and shots averaged, as the paper averages its four tasks."""
-    return pd.DataFrame(rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean())
+    means = rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean()
+    return pd.DataFrame(means)
 
 
 def _curves(summary: pd.DataFrame) -> go.Figure:
