@@ -73,9 +73,7 @@ def load_task(
     if isinstance(task, str):
         task = _by_name(task)
     if (data is not None or label_words is not None) and task.name in _TOPICS:
-        raise InputError(
-            f"The task {task.name!r} draws its texts and label words by the seed; give it no others."
-        )
+        raise InputError(f"The task {task.name!r} draws its texts and label words by the seed; give it no others.")
     if data is not None:
         task = replace(task, source=data)
     if label_words is not None:

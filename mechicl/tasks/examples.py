@@ -162,9 +162,7 @@ def read_examples(
                 f"{', '.join(map(str, row)) or 'none'}); a task needs {text!r} and {label!r}."
             )
         if not isinstance(row[text], str):
-            raise InputError(
-                f"{where}: the text is {row[text]!r}, expected a string; fill it in or remove the row."
-            )
+            raise InputError(f"{where}: the text is {row[text]!r}, expected a string; fill it in or remove the row.")
         texts.append(row[text])
         classes.append(reader.read(row[label], where))
     if not texts:

@@ -68,9 +68,7 @@ def _read(path: Path, class_names: Sequence[str]) -> Examples:
     try:
         return read_examples(read(path), ClassReader(class_names, id_names, aliases), str(path))
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it."
-        ) from None
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -105,9 +103,7 @@ def _json_lines(path: Path) -> _Rows:
             except ValueError as error:
                 raise InputError(f"{where}: not JSON ({error}); expected one object a line.") from None
             if not isinstance(row, dict):
-                raise InputError(
-                    f"{where}: {type(row).__name__} instead of an object with 'text' and 'label'."
-                )
+                raise InputError(f"{where}: {type(row).__name__} instead of an object with 'text' and 'label'.")
             yield where, row
 
 
@@ -125,9 +121,7 @@ def _separated(delimiter: str) -> Callable[[Path], _Rows]:
                         )
                     yield where, row
             except csv.Error as error:
-                raise InputError(
-                    f"{path}, after line {reader.line_num}: not readable as a table ({error})."
-                ) from None
+                raise InputError(f"{path}, after line {reader.line_num}: not readable as a table ({error}).") from None
 
     return read
 

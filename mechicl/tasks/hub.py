@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from mechicl.errors import InputError
@@ -29,26 +30,27 @@ class HubSource:
         Raises:
             InputError: The hub cannot be reached, or the data set is not what was expected.
         """
-        splits = self._fetch(("train", query_split))
-        return Splits(*(self._examples(splits[name], class_names, name) for name in ("train", query_split)))
+        loaded = self._fetch()
+        absent = [name for name in ("train", query_split) if name not in loaded]
+        if absent:
+            raise InputError(
+                f"The data set {self.dataset} has the splits {', '.join(loaded)}; expected {' and '.join(absent)} too."
+            )
+        return Splits(*(self._examples(loaded[name], class_names, name) for name in ("train", query_split)))
 
-    def _fetch(self, names: Sequence[str]) -> dict[str, Any]:
+    def _fetch(self) -> Any:
         from datasets import load_dataset
 
         try:
-            loaded = {
-                name: load_dataset(self.dataset, self.config, revision=self.revision, split=name)
-                for name in names
-            }
+            return load_dataset(self.dataset, self.config, revision=self.revision)
         # Whatever goes wrong between here and the hub (closed network, proxy, rate limit, cache) is one event
         # for the user, and its libraries raise many unrelated types for it.
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
             raise InputError(
-                f"The data set {self.dataset} could not be fetched from the Hugging Face hub ({reason}); "
-                "check the network, or give a local copy with data='file or folder'."
+                f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
+                f"give a local copy with data='file or folder'. The hub's client said: {reason}"
             ) from error
-        return loaded
 
     def _examples(self, split: Any, class_names: Sequence[str], name: str) -> Examples:
         origin = f"{self.dataset}{f' ({self.config})' if self.config else ''}, {name}"

@@ -26,12 +26,8 @@ class RowsSource:
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Read the rows; InputError where one is not a mapping with a text and a class name."""
         reader = ClassReader(class_names)
-        first = _read(
-            self.demonstrations, reader, "the rows given" if self.queries is None else "the train rows"
-        )
-        return Splits(
-            first, _read(self.queries, reader, "the test rows") if self.queries is not None else None
-        )
+        first = _read(self.demonstrations, reader, "the rows given" if self.queries is None else "the train rows")
+        return Splits(first, _read(self.queries, reader, "the test rows") if self.queries is not None else None)
 
 
 def _read(rows: Sequence[Row], reader: ClassReader, origin: str) -> Examples:

@@ -22,18 +22,14 @@ def as_source(data: Data | None, task: str) -> Source:
         InputError: There is no data, or something else than these.
     """
     if data is None:
-        raise InputError(
-            f"The task {task!r} has no data; give it some: load_task(task, data='file or folder')."
-        )
+        raise InputError(f"The task {task!r} has no data; give it some: load_task(task, data='file or folder').")
     if isinstance(data, str):
         return FileSource(Path(data).expanduser())
     if isinstance(data, Path):
         return FileSource(data.expanduser())
     if isinstance(data, Mapping):
         if set(data) != {"train", "test"}:
-            raise InputError(
-                f"Rows are given under {', '.join(map(repr, data))}; expected 'train' and 'test'."
-            )
+            raise InputError(f"Rows are given under {', '.join(map(repr, data))}; expected 'train' and 'test'.")
         return RowsSource(data["train"], data["test"])
     if isinstance(data, list | tuple):
         return RowsSource(data)

@@ -51,9 +51,7 @@ class Task:
 
     def __post_init__(self) -> None:
         if len(self.label_words) < 2:
-            raise InputError(
-                f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more."
-            )
+            raise InputError(f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more.")
         check_words(tuple(self.label_words.values()), self.class_names)
         Template.parse(self.template, self.separator)
 
@@ -63,7 +61,7 @@ class Task:
         return tuple(self.label_words)
 
     def for_seed(self, seed: int) -> Task:
-        """The task as this seed asks it: itself, except where classes and label words are drawn by the seed."""
+        """The task as this seed asks it: itself, except where the seed draws classes and label words."""
         return self
 
     @cached_property
@@ -112,16 +110,12 @@ class Task:
         """
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
         if shots < 0 or (samples is not None and samples < 1):
-            raise InputError(
-                f"shots={shots} and samples={samples}: shots must be 0 or more, samples 1 or more."
-            )
+            raise InputError(f"shots={shots} and samples={samples}: shots must be 0 or more, samples 1 or more.")
         task = self.for_seed(seed)
         pool, asked = task._pools(form, seed, shots)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
         drawn = task._draw(demonstrations, pool, seed, shots, len(chosen))
-        contents = [
-            (task._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)
-        ]
+        contents = [(task._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)]
         origin = {"demonstrations": demonstrations, "order": order if isinstance(order, str) else list(order)}
         return task._build(form, contents, seed, shots, origin)
 
@@ -190,9 +184,7 @@ class Task:
         template = Template.parse(self.template, self.separator)
         return shorter_texts(form.tokenizer, template, words, room, pools)
 
-    def _draw(
-        self, policy: Policy, pool: Examples, seed: int, shots: int, n_prompts: int
-    ) -> Iterator[Sequence[int]]:
+    def _draw(self, policy: Policy, pool: Examples, seed: int, shots: int, n_prompts: int) -> Iterator[Sequence[int]]:
         """Indices of each prompt's demonstrations, in order of encounter."""
         if shots == 0:
             yield from [()] * n_prompts
@@ -205,10 +197,7 @@ class Task:
 
     def _shots(self, pool: Examples, indices: Sequence[int], order: Order) -> list[Shot]:
         classes = [_known(pool.classes[i]) for i in indices]
-        return [
-            Shot(pool.texts[i], _known(pool.classes[i]), pool.rows[i])
-            for i in arrange(indices, classes, order)
-        ]
+        return [Shot(pool.texts[i], _known(pool.classes[i]), pool.rows[i]) for i in arrange(indices, classes, order)]
 
     def _words(self, tokenizer: Any) -> tuple[str, ...]:
         """Label words as this tokenizer can tell them apart."""
@@ -235,9 +224,7 @@ class Task:
         if not contents:
             raise InputError(f"The task {self.name!r} has no examples left to ask about; give more data.")
         if not form.texts:
-            contents = [
-                ([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents
-            ]
+            contents = [([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents]
         prompts: Sequence[Prompt] = build_prompts(
             form.tokenizer,
             Template.parse(self.template, self.separator),

@@ -36,9 +36,7 @@ class TopicsSource:
     def _examples(self, split: Literal["train", "test"], count: int, class_names: Sequence[str]) -> Examples:
         origin = f"the language of tiny-icl, {split}, seed {self.seed}"
         drawn = shipped.examples(split, self.topics, count, self.seed)
-        rows = (
-            (f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn)
-        )
+        rows = ((f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn))
         return read_examples(rows, ClassReader(class_names), origin)
 
 
@@ -54,8 +52,7 @@ class TopicsTask(Task):
         """The topics, and a label word for each, that this seed draws."""
         topics, words = draw_mapping(len(self.label_words), "test", np.random.default_rng(seed))
         label_words = {
-            shipped.topic_name(topic): shipped.LABEL_WORDS[word]
-            for topic, word in zip(topics, words, strict=True)
+            shipped.topic_name(topic): shipped.LABEL_WORDS[word] for topic, word in zip(topics, words, strict=True)
         }
         return Task(self.name, self.template, label_words, TopicsSource(tuple(topics), seed))
 

@@ -61,9 +61,7 @@ def test_every_kind_of_file_gives_the_same_examples(kind: str, tmp_path: Path) -
     read = splits(WRITERS[kind](tmp_path / f"reviews.{kind}", content))
     assert read.queries is None
     assert list(read.demonstrations.texts) == [row["text"] for row in content]
-    assert [("negative", "positive")[c or 0] for c in read.demonstrations.classes] == [
-        row["label"] for row in content
-    ]
+    assert [("negative", "positive")[c or 0] for c in read.demonstrations.classes] == [row["label"] for row in content]
     assert load_task("sst2", data=str(tmp_path / f"reviews.{kind}")).prompts(byte_level(" N", " P"))
 
 
@@ -71,9 +69,7 @@ def test_every_kind_of_file_gives_the_same_examples(kind: str, tmp_path: Path) -
 def test_numbers_are_read_through_labels_json(kind: str, tmp_path: Path) -> None:
     numbered = [{**row, "label": 1 - k % 2} for k, row in enumerate(ROWS)]
     path = WRITERS[kind](tmp_path / f"train.{kind}", numbered)
-    with pytest.raises(
-        InputError, match=r"the number 1, and nothing says which class that is; .* labels\.json"
-    ):
+    with pytest.raises(InputError, match=r"the number 1, and nothing says which class that is; .* labels\.json"):
         splits(path)
     (tmp_path / "labels.json").write_text('["positive", "negative"]')
     assert splits(path).demonstrations.classes == tuple(k % 2 for k in range(len(ROWS)))
@@ -101,9 +97,7 @@ def test_a_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
         )
     both = splits(tmp_path)
     assert both.queries is not None
-    assert (both.demonstrations.texts[0], both.queries.texts[0]) == ("train", "validation"), (
-        "SST-2 asks validation"
-    )
+    assert (both.demonstrations.texts[0], both.queries.texts[0]) == ("train", "validation"), "SST-2 asks validation"
     (tmp_path / "validation.jsonl").unlink()
     remaining = splits(tmp_path).queries
     assert remaining is not None
@@ -114,9 +108,7 @@ def test_a_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
 
 def test_a_byte_order_mark_and_blank_lines_are_no_data(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(
-        b"\xef\xbb\xbf" + b'\n{"text": "a", "label": "positive"}\n\n{"text": "", "label": "negative"}\n'
-    )
+    path.write_bytes(b"\xef\xbb\xbf" + b'\n{"text": "a", "label": "positive"}\n\n{"text": "", "label": "negative"}\n')
     assert splits(path).demonstrations.texts == ("a", "")
 
 

@@ -33,9 +33,7 @@ def searched(prompt: Prompt, tokenizer: Any) -> list[list[int]]:
 
 
 def ours(prompt: Prompt) -> list[list[int]]:
-    return [
-        [d.anchor for d in prompt.demonstrations if d.label_class == c] for c in range(len(prompt.label_ids))
-    ]
+    return [[d.anchor for d in prompt.demonstrations if d.label_class == c] for c in range(len(prompt.label_ids))]
 
 
 @pytest.mark.parametrize("name", FOUR)

@@ -165,9 +165,7 @@ def test_unlabelled_examples_are_asked_about_but_never_shown() -> None:
     data = {"train": [*rows("sst2"), *unlabelled], "test": unlabelled}
     prompts = load_task("sst2", data=data).prompts(TOKENIZER, shots=8)
     assert prompts.gold.tolist() == [-1, -1]
-    assert not any(
-        "who knows" in prompt.string[: prompt.offsets[prompt.query_start][0]] for prompt in prompts
-    )
+    assert not any("who knows" in prompt.string[: prompt.offsets[prompt.query_start][0]] for prompt in prompts)
 
 
 def test_prompts_too_long_are_refused_dropped_or_avoided(sst2: Task) -> None:
