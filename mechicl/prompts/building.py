@@ -77,9 +77,7 @@ def build_prompts(
             cut.
     """
     if anchor not in ("first", "last"):
-        raise InputError(
-            f"anchor is {anchor!r}; it must be 'first' or 'last', the sub-token that stands for a label."
-        )
+        raise InputError(f"anchor is {anchor!r}; it must be 'first' or 'last', the sub-token that stands for a label.")
     label_ids = first_label_tokens(tokenizer, template, label_words, class_names)
     bos = _bos(tokenizer) if prepend_bos else ()
     written = [_write(template, label_words, shots, query) for shots, query in contents]
@@ -160,11 +158,7 @@ def _locate(
     starts, stops = [start for start, _ in offsets], [stop for _, stop in offsets]
 
     def covered(span: tuple[int, int]) -> range:
-        return (
-            range(bisect_right(stops, span[0]), bisect_left(starts, span[1]))
-            if span[0] < span[1]
-            else range(0)
-        )
+        return range(bisect_right(stops, span[0]), bisect_left(starts, span[1])) if span[0] < span[1] else range(0)
 
     def inside(span: tuple[int, int]) -> Iterator[int]:
         return (i for i in covered(span) if span[0] <= starts[i] and stops[i] <= span[1])

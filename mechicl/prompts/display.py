@@ -30,9 +30,7 @@ def prompt_html(prompt: Prompt) -> str:
         (role, "".join(character for _, character in run))
         for role, run in groupby(zip(roles, prompt.string, strict=True), key=lambda pair: pair[0])
     )
-    body = (
-        "".join(_span(role, text) for role, text in runs) or f"<i>{len(prompt)} tokens, text not stored</i>"
-    )
+    body = "".join(_span(role, text) for role, text in runs) or f"<i>{len(prompt)} tokens, text not stored</i>"
     legend = " ".join(_span(role, meaning) for role, meaning in _MEANING.items() if role in roles)
     return (
         '<div style="background:#fff;color:#111;border:1px solid #ddd;padding:.6em;max-width:60em">'

@@ -78,9 +78,7 @@ def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
     owner: dict[str, str] = {}
     for word, name in zip(label_words, class_names, strict=True):
         if not isinstance(word, str) or not word.strip():
-            raise InputError(
-                f"The label word of class {name!r} is {word!r}; it must be a word, such as ' Positive'."
-            )
+            raise InputError(f"The label word of class {name!r} is {word!r}; it must be a word, such as ' Positive'.")
         if word in owner:
             raise InputError(
                 f"The label word {word!r} is given to two classes, {owner[word]!r} and {name!r}; {CHOOSE}."
@@ -91,11 +89,7 @@ def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
 def shared_first_tokens(first: Sequence[int], label_words: Sequence[str], class_names: Sequence[str]) -> str:
     """The words whose first token another word has too, in words; empty where there are none."""
     token = _repeated(first)
-    named = [
-        f"{word!r} ({name})"
-        for t, word, name in zip(first, label_words, class_names, strict=True)
-        if t == token
-    ]
+    named = [f"{word!r} ({name})" for t, word, name in zip(first, label_words, class_names, strict=True) if t == token]
     return " and ".join(named)
 
 

@@ -179,12 +179,8 @@ def _check_stored(
         )
     outside = [p for p in positions if not 0 <= p < len(tokens) - 1]
     if outside:
-        raise InputError(
-            f"Label positions {outside} are not before the last of the prompt's {len(tokens)} tokens."
-        )
+        raise InputError(f"Label positions {outside} are not before the last of the prompt's {len(tokens)} tokens.")
     if len(set(positions)) < len(positions):
         raise InputError(f"A label position is given twice: {sorted(positions)}.")
     if gold is not None and not 0 <= gold < len(label_ids):
-        raise InputError(
-            f"The gold class {gold} is not one of the {len(label_ids)} classes (counted from 0)."
-        )
+        raise InputError(f"The gold class {gold} is not one of the {len(label_ids)} classes (counted from 0).")

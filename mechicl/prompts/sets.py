@@ -81,9 +81,7 @@ class PromptBatch:
             lengths=tensor([len(prompt) for prompt in prompts]),
             target=tensor([prompt.target for prompt in prompts]),
             anchors=tensor([prompt.anchors for prompt in prompts]).reshape(len(prompts), counts[0]),
-            anchor_classes=tensor([prompt.anchor_classes for prompt in prompts]).reshape(
-                len(prompts), counts[0]
-            ),
+            anchor_classes=tensor([prompt.anchor_classes for prompt in prompts]).reshape(len(prompts), counts[0]),
             label_ids=tensor(prompts[0].label_ids),
             gold=tensor([-1 if prompt.gold is None else prompt.gold for prompt in prompts]),
             prompts=tuple(prompts),
@@ -113,9 +111,7 @@ class PromptSet(Sequence[Prompt]):
             InputError: They differ in their classes' scoring tokens.
         """
         tasks = dict.fromkeys(prompt.task for prompt in prompts if prompt.task)
-        per_class = {
-            prompt.anchor_classes.count(c) for prompt in prompts for c in range(len(prompt.label_ids))
-        }
+        per_class = {prompt.anchor_classes.count(c) for prompt in prompts for c in range(len(prompt.label_ids))}
         return cls(tuple(prompts), "+".join(tasks), seed, per_class.pop() if len(per_class) == 1 else None)
 
     def __len__(self) -> int:
@@ -152,9 +148,7 @@ class PromptSet(Sequence[Prompt]):
     @property
     def gold(self) -> Int[Tensor, "prompt"]:
         """True class of each prompt, -1 where unknown."""
-        return torch.tensor(
-            [-1 if prompt.gold is None else prompt.gold for prompt in self.prompts], dtype=torch.long
-        )
+        return torch.tensor([-1 if prompt.gold is None else prompt.gold for prompt in self.prompts], dtype=torch.long)
 
     def batch(self, device: torch.device | str | None = None) -> PromptBatch:
         """All prompts in one batch, in order; InputError where numbers of demonstrations differ."""
@@ -185,9 +179,7 @@ class PromptSet(Sequence[Prompt]):
         """SHA-256 of tokens, positions, scoring tokens and true classes: equal for equal questions."""
         digest = sha256()
         for prompt in self.prompts:
-            demonstrations = [
-                (d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations
-            ]
+            demonstrations = [(d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations]
             facts = (prompt.tokens, demonstrations, prompt.query_text, prompt.label_ids, prompt.gold)
             digest.update(json.dumps(facts).encode() + b"\n")
         return digest.hexdigest()

@@ -31,9 +31,7 @@ class Template:
         try:
             pieces = list(Formatter().parse(form))
         except ValueError as error:
-            raise InputError(
-                f"The template {form!r} cannot be read: {error}; write braces as {{{{ and }}}}."
-            ) from None
+            raise InputError(f"The template {form!r} cannot be read: {error}; write braces as {{{{ and }}}}.") from None
         fields = [
             f"{field}{'!' + conversion if conversion else ''}{':' + spec if spec else ''}"
             for _, field, spec, conversion in pieces

@@ -65,9 +65,7 @@ def test_fresh_demonstrations_for_every_prompt(path: Path, shared: Path, tokeniz
     assert_same(prompts, fixture["prompts"], fixture)
 
 
-@pytest.mark.parametrize(
-    "path", [*parity_files("isolation"), *parity_files("deep"), *parity_files("compression")]
-)
+@pytest.mark.parametrize("path", [*parity_files("isolation"), *parity_files("deep"), *parity_files("compression")])
 def test_one_set_of_demonstrations_for_a_seed(path: Path, shared: Path, tokenizer: Any) -> None:
     fixture = read_json(path)
     task, n, seed = task_of(fixture, shared), len(fixture["prompts"]), fixture["meta"]["seed"]

@@ -34,9 +34,7 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
 
 
 TEXTS = st.text(max_size=40) | st.lists(
-    st.sampled_from(
-        ["\n", "Review:", "Sentiment:", " Negative", " ", "film", "🙂", "שלום", "<|endoftext|>", "<s>"]
-    )
+    st.sampled_from(["\n", "Review:", "Sentiment:", " Negative", " ", "film", "🙂", "שלום", "<|endoftext|>", "<s>"])
 ).map("".join)
 
 
@@ -116,18 +114,14 @@ def test_texts_that_look_like_the_template_are_texts(tokenizer: Any) -> None:
     assert covered(prompt, prompt.demonstrations[0].text) == f" {mimic}"
     assert covered(prompt, prompt.demonstrations[0].label) == " Positive"
     found = [
-        i
-        for i in range(1, len(prompt))
-        if prompt.tokens[i] == prompt.label_ids[0] and covered(prompt, [i - 1]) == ":"
+        i for i in range(1, len(prompt)) if prompt.tokens[i] == prompt.label_ids[0] and covered(prompt, [i - 1]) == ":"
     ]
     assert len(found) == 3, "a search for the pattern finds the two in the texts, too"
 
 
 def test_empty_and_left_out_texts(tokenizer: Any) -> None:
     prompt = build(tokenizer, [Shot("", 0), Shot(None, 1)], "")
-    assert (
-        prompt.string == "Review: \nSentiment: Negative\nReview:\nSentiment: Positive\nReview: \nSentiment:"
-    )
+    assert prompt.string == "Review: \nSentiment: Negative\nReview:\nSentiment: Positive\nReview: \nSentiment:"
     assert prompt.w == prompt.query_text == ()
     assert [covered(prompt, d.label) for d in prompt.demonstrations] == [" Negative", " Positive"]
 

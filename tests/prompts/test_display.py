@@ -32,9 +32,7 @@ def shown(html: str) -> str:
 @pytest.mark.parametrize("make", [byte_level, metaspace])
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_whole_text_is_shown_and_nothing_in_it_is_markup(make: type, text: str) -> None:
-    prompt = build(
-        make(), [Shot(text, 0), Shot("b", 1)], text, label_words=(" Negative", "Positive"), prepend_bos=True
-    )
+    prompt = build(make(), [Shot(text, 0), Shot("b", 1)], text, label_words=(" Negative", "Positive"), prepend_bos=True)
     html = prompt._repr_html_()
     assert shown(html) == prompt.string
     assert set(re.findall(r"<(\w+)", html)) <= {"div", "span", "pre", "bdi"}
