@@ -17,10 +17,16 @@ if TYPE_CHECKING:
     from mechicl.hooks import run as run
     from mechicl.models import load_model as load_model
     from mechicl.objectives import Objective as Objective
-    from mechicl.patches import DropLayer as DropLayer
+    from mechicl.patches import Drop as Drop
+    from mechicl.patches import DropAttention as DropAttention
+    from mechicl.patches import DropMany as DropMany
+    from mechicl.patches import DropMLP as DropMLP
     from mechicl.patches import IsolateLabels as IsolateLabels
     from mechicl.patches import IsolatePositions as IsolatePositions
     from mechicl.patches import IsolateRandom as IsolateRandom
+    from mechicl.patches import Repeat as Repeat
+    from mechicl.patches import Replace as Replace
+    from mechicl.patches import Swap as Swap
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
@@ -37,7 +43,18 @@ _HOME = {
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
     "mechicl.objectives": ("Objective",),
-    "mechicl.patches": ("DropLayer", "IsolateLabels", "IsolatePositions", "IsolateRandom"),
+    "mechicl.patches": (
+        "Drop",
+        "DropAttention",
+        "DropMLP",
+        "DropMany",
+        "IsolateLabels",
+        "IsolatePositions",
+        "IsolateRandom",
+        "Repeat",
+        "Replace",
+        "Swap",
+    ),
     "mechicl.probes": ("LabelAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": ("information_flow", "isolation", "saliency_map"),

@@ -14,7 +14,7 @@ from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import Hook, HookError, Patch, Probe, Watch, run
 from mechicl.models import hooked
 from mechicl.objectives import Objective
-from mechicl.patches import DropLayer, IsolateLabels, IsolateRandom
+from mechicl.patches import Drop, IsolateLabels, IsolateRandom
 from mechicl.probes import LabelAttention, SaliencyFlow, TopTokens
 from mechicl.prompts import PromptBatch
 from tests import tiny
@@ -57,7 +57,7 @@ def test_three_probes_and_three_patches_compose(family: str) -> None:
     model = tiny.model(family)
     prompts = random_prompts()
     probes = [SaliencyFlow(), LabelAttention(), TopTokens(4)]
-    patches = [IsolateLabels([0]), DropLayer(1), IsolateRandom([0, 2], seed=3)]
+    patches = [IsolateLabels([0]), Drop(1), IsolateRandom([0, 2], seed=3)]
     together = run(model, prompts, probes, patches, batch_size=3)
     for probe in probes:
         alone = run(model, prompts, [probe], patches, batch_size=5)
@@ -179,7 +179,7 @@ def test_bad_requests_are_refused() -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"probes": [TopTokens(2), TopTokens(2)]}, "given twice"),
         ({"probes": [TopTokens(10_000)]}, "vocabulary"),
-        ({"patches": [DropLayer(99)]}, "layers 0-"),
+        ({"patches": [Drop(99)]}, "layers 0-"),
         ({"patches": [IsolateLabels([7])]}, "layers 0-"),
     ):
         with pytest.raises(InputError, match=sentence):

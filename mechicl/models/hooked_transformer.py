@@ -107,6 +107,17 @@ class HookedTransformerModel:
                 handle.hook.remove()
                 point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
 
+    @contextmanager
+    def reordered(self, order: Sequence[int]) -> Iterator[None]:
+        raw, blocks, n_layers = self.raw, self.raw.blocks, self.raw.cfg.n_layers
+        if not order or not all(0 <= layer < n_layers for layer in order):
+            raise InputError(f"blocks {list(order)}: {self.name} has layers 0-{n_layers - 1}, and needs at least one")
+        try:
+            raw.blocks, raw.cfg.n_layers = type(blocks)([blocks[layer] for layer in order]), len(order)
+            yield
+        finally:
+            raw.blocks, raw.cfg.n_layers = blocks, n_layers
+
     def _point(self, name: str) -> Any:
         point = self.raw.hook_dict.get(name)
         if point is None:

@@ -119,6 +119,13 @@ class HookedModel(Protocol):
         Raises `InputError` for an unknown name, before any hook is installed.
         """
 
+    def reordered(self, order: Sequence[int]) -> AbstractContextManager[None]:
+        """Run these blocks, in this order, as long as the context lasts; one may come twice, or not at all.
+
+        A block keeps its hook names. `sizes.n_layers` is the length of the order inside. Raises `InputError` for an
+        empty order, or a layer that the model has not.
+        """
+
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The model's own path from tokens to the last residual (`hook_resid_post` of the last block); hooks
         fire.

@@ -1,6 +1,5 @@
 """What can be changed in a pass; a file each."""
 
-from mechicl.patches.drop import DropLayer
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,
@@ -10,12 +9,21 @@ from mechicl.patches.isolate import (
     last_layers,
     random_pool,
 )
+from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Lesion, Repeat, Replace, Step, Swap
 
 __all__ = [
-    "DropLayer",
+    "Drop",
+    "DropAttention",
+    "DropMLP",
+    "DropMany",
     "IsolateLabels",
     "IsolatePositions",
     "IsolateRandom",
+    "Lesion",
+    "Repeat",
+    "Replace",
+    "Step",
+    "Swap",
     "first_layers",
     "isolation_mask",
     "last_layers",

@@ -1,0 +1,1 @@
+"""Exact shortcuts: equalities that follow from causality; a file each."""

@@ -1,0 +1,158 @@
+"""All lesions in one sweep equal each alone: by hooks, by blocks in another order, and by resuming in the middle."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mechicl import metrics
+from mechicl.engines.wavefront import final_residuals, sweep
+from mechicl.errors import InputError
+from mechicl.models import hooked
+from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Repeat, Replace, Step, Swap
+from tests import tiny
+
+FAMILIES = [*tiny.families, "gpt2-inverse"]
+
+
+def lesions(n_layers):
+    """Every kind, everywhere."""
+    each = range(n_layers)
+    return [
+        *(kind(layer) for kind in (Drop, DropAttention, DropMLP) for layer in each),
+        *(Swap(layer) for layer in range(n_layers - 1)),
+        *(Replace(a, b) for a in each for b in each if a != b),
+        *(Repeat(start, 2) for start in range(n_layers - 1)),
+        Repeat(0, n_layers, times=2),
+        DropMany({0, n_layers - 1}),
+        DropMany(each),
+    ]
+
+
+def close(found, expected):
+    error = (found - expected).abs().max() / expected.abs().max()
+    assert error < 1e-5, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sweep_is_each_lesion_alone(family):
+    model, tokens = tiny.model(family), tiny.tokens(2, 9)
+    net = hooked(model)
+    asked = lesions(net.sizes.n_layers)
+    programs = [lesion.program(net.sizes.n_layers) for lesion in asked]
+    with torch.no_grad():
+        intact, *finals = final_residuals(net, net.embed(tokens), programs)
+        close(intact, net.forward(tokens))
+        for lesion, final in zip(asked, finals, strict=True):
+            with lesion.on(model):
+                expected = net.forward(tokens)
+            close(final, expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "neox", "llama", "phi"])
+def test_drop_and_swap_by_resuming(family):
+    model, tokens = tiny.model(family), tiny.tokens(2, 9)
+    net = hooked(model)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+        n_layers = net.sizes.n_layers
+        found = final_residuals(net, net.embed(tokens), [Drop(1).program(n_layers), Swap(0).program(n_layers)])
+        for resid, pre, start in (
+            (found[1], cache["blocks.1.hook_resid_pre"], 2),
+            (found[2], model.blocks[0](model.blocks[1](cache["blocks.0.hook_resid_pre"])), 2),
+        ):
+            close(resid, model(pre, start_at_layer=start, stop_at_layer=n_layers))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama"])
+def test_measures_are_those_of_the_logits(family):
+    model, tokens = tiny.model(family), tiny.tokens(2, 9)
+    asked = [Drop(0), Swap(1)]
+    result = sweep(model, tokens, asked, top_k=5)
+    with torch.no_grad():
+        base = model(tokens)
+        for row, lesion in enumerate(asked):
+            with lesion.on(model):
+                logits = model(tokens)
+            torch.testing.assert_close(result.kl[row], metrics.kl_divergence(base, logits), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(result.entropy[row], metrics.entropy(logits, unit="bits"), atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(result.top_k_overlap[row], metrics.top_k_overlap(base, logits))
+            loss = metrics.cross_entropy(logits[:, :-1], tokens[:, 1:])
+            torch.testing.assert_close(result.loss[row, :, :-1], loss, atol=1e-5, rtol=1e-4)
+            assert (result.top_token[row] == logits.argmax(-1)).all()
+            assert (result.agreement[row] == metrics.top_1_agreement(base, logits)).all()
+            hits = (logits[:, :-1].argmax(-1) == tokens[:, 1:]).float()
+            assert torch.equal(result.correct[row, :, :-1], hits)
+
+
+def test_a_lesion_that_changes_nothing_measures_nothing():
+    result = sweep(tiny.model("gpt2"), tiny.tokens(), [Replace(1, 1)])
+    assert result.kl.abs().max() < 1e-6
+    assert (result.agreement == 1).all()
+    assert (result.top_k_overlap == 1).all()
+    torch.testing.assert_close(result.entropy[0], result.base_entropy)
+
+
+def test_groups_and_padding_change_nothing():
+    model, tokens = tiny.model("gpt2"), tiny.tokens(3, 9)
+    lengths = torch.tensor([9, 6, 2])
+    asked = lesions(3)
+    whole = sweep(model, tokens, asked)
+    parts = sweep(model, tokens, asked, lengths=lengths, max_streams=4)
+    for row, length in enumerate(lengths):
+        torch.testing.assert_close(parts.kl[:, row, :length], whole.kl[:, row, :length], atol=1e-5, rtol=1e-4)
+        assert parts.kl[:, row, length:].isnan().all()
+        assert parts.loss[:, row, length - 1 :].isnan().all()
+        assert parts.loss[:, row, : length - 1].isfinite().all()
+        assert parts.correct[:, row, length - 1 :].isnan().all()
+
+
+def test_blocks_are_shared_as_the_wavefront_promises():
+    model, tokens = tiny.model("gpt2"), tiny.tokens(1, 4)
+    net = hooked(model)
+    n = net.sizes.n_layers
+    calls: list[tuple[int, int]] = []
+    seen = [
+        (f"blocks.{layer}.hook_resid_pre", lambda value, hook, layer=layer: calls.append((layer, len(value))))
+        for layer in range(n)
+    ]
+    with net.hooks(seen), torch.no_grad():
+        final_residuals(net, net.embed(tokens), [Drop(layer).program(n) for layer in range(n)])
+    assert calls == [(layer, 1 + layer) for layer in range(n)]
+
+
+def test_intact_prediction_is_uniform_at_most():
+    result = sweep(tiny.model("llama"), tiny.tokens(), [Drop(0)])
+    assert (result.base_entropy <= math.log2(tiny.D_VOCAB)).all()
+    assert (result.base_entropy >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "lesion", [Drop(3), Drop(-1), Swap(2), Repeat(2, 2), Repeat(0, 0), Replace(0, 9), DropMany([])]
+)
+def test_layers_that_are_not_there_are_refused(lesion):
+    with pytest.raises(InputError, match="layers 0-2"):
+        sweep(tiny.model("gpt2"), tiny.tokens(), [lesion])
+
+
+def test_programs():
+    assert Repeat(1, 2).program(4) == tuple(map(Step, (0, 1, 1, 2, 2, 3)))
+    assert Swap(1).program(4) == tuple(map(Step, (0, 2, 1, 3)))
+    assert Replace(1, 3).program(4) == tuple(map(Step, (0, 3, 2, 3)))
+    assert DropMany([2, 0]).program(3) == (Step(1),)
+    assert DropMLP(1).program(2) == (Step(0), Step(1, "mlp"))
+
+
+def test_a_model_comes_back_as_it_was():
+    model, tokens = tiny.fresh("gpt2"), tiny.tokens()
+    before, blocks = model(tokens), list(model.blocks)
+    for lesion in (Swap(0), Repeat(0, 3), Drop(1)):
+        with lesion.on(model):
+            assert not torch.equal(model(tokens), before)
+        with pytest.raises(InputError), lesion.on(model):
+            raise InputError("an error inside")
+    assert list(model.blocks) == blocks
+    assert model.cfg.n_layers == 3
+    assert torch.equal(model(tokens), before)
