@@ -1,4 +1,4 @@
-"""Probes read, patches write, and both are nothing but hooks; `run` is the loop that applies them to prompts.
+"""Probes read, patches write, and both are nothing but hooks; `run` is the loop that applies them to prompts or text.
 
 A patch yields `(hook name, function)` pairs whose functions return a new value. A probe yields pairs whose functions
 return nothing and keep a small statistic. The pairs are ordinary TransformerLens forward hooks: they may as well be
@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.errors import InputError, NumericalError
 from mechicl.models import HookedModel, frozen, hooked
 from mechicl.objectives import Objective
@@ -24,14 +25,28 @@ from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
 Hook = tuple[str, Callable[..., Any]]
+Place = Literal["anywhere", "demonstrations", "target"]
+"""Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
+
+What is at "target" touches row q alone. It finds q at `batch.target` on every axis of queries, and label words at
+`batch.anchors` on every axis of keys: in a pass over part of a prompt the two axes start at different positions.
+"""
 
 
 class Patch(ABC):
     """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
 
+    @property
+    def place(self) -> Place:
+        """Where the patch acts; "anywhere" promises nothing."""
+        return "anywhere"
+
     @abstractmethod
-    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
-        """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place."""
+    def hooks(self, model: Any, batch: Any) -> list[Hook]:
+        """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place.
+
+        `batch` is a PromptBatch, or a TokenBatch where the edit makes sense in running text.
+        """
 
 
 @dataclass
@@ -49,9 +64,16 @@ class Watch:
 
 
 class Probe(ABC):
-    """Something that can be read from a pass. `axes` names the axes of its reading; the first is always "prompt"."""
+    """Something that can be read from a pass. `axes` names the axes of its reading; the first is its prompt's (or, of
+    running text, its sequence's).
+    """
 
     axes: tuple[str, ...] = ("prompt",)
+
+    @property
+    def place(self) -> Place:
+        """Where the probe reads; "anywhere" promises nothing."""
+        return "anywhere"
 
     @property
     def objective(self) -> Objective | None:
@@ -59,15 +81,19 @@ class Probe(ABC):
         return None
 
     @abstractmethod
-    def watch(self, model: Any, batch: PromptBatch) -> Watch:
-        """Hooks that reduce what they see at once, on the device, and keep only the reading."""
+    def watch(self, model: Any, batch: Any) -> Watch:
+        """Hooks that reduce what they see at once, on the device, and keep only the reading.
+
+        `batch` is a PromptBatch, or a TokenBatch where the probe reads running text.
+        """
 
 
 @dataclass(frozen=True)
 class Run:
     """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, [prompt ...], on the CPU.
 
-    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order.
+    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order; running text has no
+    classes.
     """
 
     label_logits: Float[Tensor, "prompt class"]
@@ -89,14 +115,14 @@ class Run:
 
 def run(
     model: Any,
-    prompts: PromptSet | Sequence[Prompt],
+    prompts: PromptSet | Sequence[Prompt] | TokenCorpus,
     probes: Sequence[Probe] = (),
     patches: Sequence[Patch] = (),
     *,
     batch_size: int = 16,
     progress: str | None = "prompts",
 ) -> Run:
-    """Pass the prompts through the model with all patches applied and all probes reading, in one sweep.
+    """Pass prompts, or running text, through the model with all patches applied and all probes reading, in one sweep.
 
     Patches act in the order given, probes see the patched values. Prompts are batched by length with right padding;
     when memory runs out, the batch is halved and the work goes on. Gradients are computed only where a probe has an
@@ -108,7 +134,34 @@ def run(
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
     net = hooked(model)
+    if isinstance(prompts, TokenCorpus):
+
+        def text(part: TokenCorpus) -> tuple[Tensor, dict[Probe, Tensor]]:
+            return text_pass(net, part.batch(net.device), probes, patches)
+
+        return sweep(net, prompts, probes, text, batch_size=batch_size, progress=progress)
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+
+    def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
+        batch = part.batch(net.device)
+        return target_pass(net, batch, probes, patches, lambda: net.forward(batch.tokens))
+
+    return sweep(net, prompts, probes, whole, batch_size=batch_size, progress=progress)
+
+
+Material = TypeVar("Material", PromptSet, TokenCorpus)
+
+
+def sweep(
+    net: HookedModel,
+    prompts: Material,
+    probes: Sequence[Probe],
+    one_pass: Callable[[Material], tuple[Tensor, dict[Probe, Tensor]]],
+    *,
+    batch_size: int,
+    progress: str | None,
+) -> Run:
+    """Take prompts a batch at a time through `one_pass`, which gives the label logits and the probes' readings."""
     if not len(prompts):
         raise InputError("There are no prompts to run; give at least one.")
     if batch_size < 1:
@@ -121,7 +174,7 @@ def run(
         while todo:
             indices = todo.popleft()
             try:
-                collected.add(indices, *_pass(net, prompts.select(indices).batch(net.device), probes, patches))
+                collected.add(indices, *one_pass(prompts.select(indices)))
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -131,10 +184,17 @@ def run(
     return collected.finish()
 
 
-def _pass(
-    net: HookedModel, batch: PromptBatch, probes: Sequence[Probe], patches: Sequence[Patch]
+def target_pass(
+    net: HookedModel,
+    batch: PromptBatch,
+    probes: Sequence[Probe],
+    patches: Sequence[Patch],
+    forward: Callable[[], Float[Tensor, "batch pos d_model"]],
 ) -> tuple[Tensor, dict[Probe, Tensor]]:
-    """One batch: a forward pass, and one more with its backward for each further objective among the probes."""
+    """One batch: a forward pass, and one more with its backward for each further objective among the probes.
+
+    `forward` gives the last residual, in which `batch.target` says where q stands.
+    """
     label_logits: Tensor | None = None
     readings: dict[Probe, Tensor] = {}
     for objective, group in _by_objective(probes):
@@ -144,7 +204,7 @@ def _pass(
         with torch.set_grad_enabled(objective is not None):
             leaf = [("hook_embed", _as_leaf)] if objective is not None else []
             with net.hooks([*counted, *leaf]):
-                final = net.forward(batch.tokens)[torch.arange(len(batch.target)), batch.target]
+                final = forward()[torch.arange(len(batch.target)), batch.target]
                 logits = net.read(final[:, None])[:, 0].float()
                 check()
                 label_logits = logits[:, batch.label_ids]
@@ -156,6 +216,22 @@ def _pass(
         readings |= {probe: watch.result().detach() for probe, watch in watches.items()}
     assert label_logits is not None
     return label_logits.detach(), readings
+
+
+def text_pass(
+    net: HookedModel, batch: TokenBatch, probes: Sequence[Probe], patches: Sequence[Patch]
+) -> tuple[Tensor, dict[Probe, Tensor]]:
+    """One batch of running text: a forward pass without labels or logits; probes read the positions that they want."""
+    watches = {probe: probe.watch(net, batch) for probe in probes}
+    for probe, watch in watches.items():
+        if probe.objective is not None or watch.read_logits is not None:
+            raise InputError(f"{type(probe).__name__} reads what happens at a prompt's target; run it on prompts.")
+    edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
+    counted, check = count_firings(edits, [h for watch in watches.values() for h in watch.hooks])
+    with torch.no_grad(), net.hooks(counted):
+        final = net.forward(batch.tokens)
+    check()
+    return final.new_zeros(len(final), 0), {probe: watch.result() for probe, watch in watches.items()}
 
 
 def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, list[Probe]]]:
@@ -243,7 +319,9 @@ def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:
     if not values.is_floating_point() or bool(values.isfinite().all()):
         return
     where = (~values.isfinite()).nonzero()[0].tolist()
-    place = ", ".join(f"{axis} {index}" for axis, index in zip(axes, where, strict=False) if axis != "prompt")
+    place = ", ".join(
+        f"{axis} {index}" for axis, index in zip(axes, where, strict=False) if axis not in ("prompt", "sequence")
+    )
     raise NumericalError(
         f"{what} {values[tuple(where)].item()} at {place or 'the first prompt of the batch'}: the model's activations "
         f"overflow there or its weights are not finite; try dtype='float32' or 'bfloat16'."

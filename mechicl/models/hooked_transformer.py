@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.block import BlockRunner
+from mechicl.models.block import BlockRunner, obstacle
 from mechicl.models.seam import Hook, KeyValues, Sizes
 from mechicl.models.silent import normalise, soft_cap
 
@@ -46,6 +46,14 @@ class HookedTransformerModel:
         return self.raw.tokenizer
 
     @property
+    def obstacle(self) -> str | None:
+        return obstacle(self.raw.cfg)
+
+    @property
+    def learned_positions(self) -> bool:
+        return bool(self.raw.cfg.positional_embedding_type == "standard")
+
+    @property
     def sizes(self) -> Sizes:
         cfg = self.raw.cfg
         return Sizes(
@@ -68,6 +76,9 @@ class HookedTransformerModel:
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
         return self.raw.unembed.b_U  # type: ignore[no-any-return]
+
+    def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        return self.raw.blocks[layer].attn.W_O  # type: ignore[no-any-return]
 
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         return self._mlp_weight(layer, "W_in")
@@ -155,9 +166,14 @@ class HookedTransformerModel:
         unembed = self.raw.unembed
         return self._cap(unembed.hook_out(self._unembed(unembed.hook_in(resid))))
 
-    def lens(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
+    def lens(
+        self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
+    ) -> Float32[Tensor, "*any token"]:
         normalised = normalise(getattr(self.raw, "ln_final", None), resid)
-        return self._cap(self._unembed(normalised)).float()
+        if tokens is None:
+            return self._cap(self._unembed(normalised)).float()
+        W_U, b_U = self.W_U[:, tokens], self.b_U[tokens]
+        return self._cap(normalised.to(W_U.device, W_U.dtype) @ W_U + b_U).float()
 
     def _unembed(self, normalised: Tensor) -> Tensor:
         # Not the module's own forward, which copies the transposed W_U at every call.

@@ -100,9 +100,20 @@ class HookedModel(Protocol):
     @property
     def tokenizer(self) -> Any: ...
     @property
+    def obstacle(self) -> str | None:
+        """Why `block` would refuse this architecture, in words; None where it does not."""
+
+    @property
+    def learned_positions(self) -> bool:
+        """Positions are embedded and added to the first residual, as in GPT-2, rather than rotated into keys."""
+
+    @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]: ...
+
+    def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """What each head's average value is written with."""
 
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """The MLP's input weights (for a gated MLP those of the linear branch)."""
@@ -137,9 +148,11 @@ class HookedModel(Protocol):
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
         """Logits of a residual, through the final norm's and unembedding's modules: their hooks fire."""
 
-    def lens(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
+    def lens(
+        self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
+    ) -> Float32[Tensor, "*any token"]:
         """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last
-        residual)`.
+        residual)`; with `tokens`, the logits of these alone.
         """
 
     def embed(

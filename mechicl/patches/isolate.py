@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch
+from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import hooked
 from mechicl.prompts import Prompt, PromptBatch
 
@@ -78,6 +78,10 @@ class IsolateLabels(Isolate):
 
     span: Literal["anchor", "label"] = "anchor"
 
+    @property
+    def place(self) -> Place:
+        return "demonstrations"
+
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.span == "anchor":
             return prompt.anchors
@@ -103,6 +107,10 @@ class IsolateRandom(Isolate):
         super().__post_init__()
         if self.resample == "per_seed" and self.pool == "all":
             raise InputError('IsolateRandom: resample="per_seed" needs a pool within the demonstrations.')
+
+    @property
+    def place(self) -> Place:
+        return "demonstrations" if self.resample == "per_seed" else "anywhere"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         pool, n_draws = random_pool(prompt, self.pool), len(prompt.anchors)

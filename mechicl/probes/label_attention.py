@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Place, Probe, Watch
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 
@@ -23,6 +23,10 @@ class LabelAttention(Probe):
     """
 
     axes = ("prompt", "layer", "head", "class")
+
+    @property
+    def place(self) -> Place:
+        return "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)

@@ -1,0 +1,220 @@
+"""A context that was read once: its keys and values in every layer, and what can be asked on top of them.
+
+By causality the demonstrations never see the query, so their keys and values serve every query. A part of them may be
+kept and the rest dropped: that is the paper's anchor-only context (section 3.2).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
+from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.prompts import Prompt, PromptBatch, PromptSet
+from mechicl.results import make_folder, write_atomically
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Keys and values of tokens that a model has read: what its next tokens can attend to."""
+
+    layers: tuple[KeyValues, ...]
+    """One prompt's, in every layer; keys keep the places at which they were read."""
+    places: tuple[int, ...]
+    """Position, in the prompt they were read in, of the tokens that are kept."""
+    next_position: int
+    """Position id of the first token that is asked on top."""
+    anchors: tuple[int, ...]
+    """Positions of the label words, kept or not, in prompt order."""
+    anchor_classes: tuple[int, ...]
+    label_ids: tuple[int, ...]
+    label_words: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __repr__(self) -> str:
+        return (
+            f"Context({len(self)} tokens in {len(self.layers)} layers, {self.n_bytes / 2**20:.2f} MiB; "
+            f"the next token stands at {self.next_position})"
+        )
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all keys and values."""
+        return sum(part.nbytes for layer in self.layers for part in (layer.keys, layer.values))
+
+    def keep(self, positions: Iterable[int], *, next_position: int | None = None) -> Context:
+        """Only the tokens at these positions of the prompt; the next token stands where it stood, or as given.
+
+        Raises:
+            InputError: no positions, or one that is not here.
+        """
+        chosen = sorted(set(positions))
+        missing = sorted(set(chosen) - set(self.places))
+        if missing or not chosen:
+            raise InputError(f"Positions {missing or chosen} cannot be kept; this context holds {self.places}.")
+        index = torch.tensor([self.places.index(position) for position in chosen])
+        return replace(
+            self,
+            layers=tuple(layer.select(index) for layer in self.layers),
+            places=tuple(chosen),
+            next_position=self.next_position if next_position is None else next_position,
+        )
+
+    def ask(
+        self,
+        model: Any,
+        prompts: PromptSet | Sequence[Prompt],
+        probes: Sequence[Probe] = (),
+        patches: Sequence[Patch] = (),
+        *,
+        batch_size: int = 16,
+        progress: str | None = "prompts",
+    ) -> Run:
+        """Run the queries of prompts on top of this context; their own demonstrations are not looked at.
+
+        Probes and patches must be at home at the target position.
+
+        Raises:
+            InputError: the prompts have other label words, the model has other layers, or a query leaves the model's
+                positions.
+        """
+        net = hooked(model)
+        prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+        self._check(net, prompts, probes, patches)
+
+        def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
+            batch = self._queries(part, net.device)
+            return target_pass(net, batch, probes, patches, lambda: self._forward(net, batch.tokens))
+
+        return sweep(net, prompts, probes, one, batch_size=batch_size, progress=progress)
+
+    def _check(self, net: HookedModel, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> None:
+        if len(prompts) and prompts.label_ids != self.label_ids:
+            raise InputError(
+                f"This context was read with the label words {self.label_words}, the prompts have "
+                f"{prompts.label_words}; read one for their task."
+            )
+        heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
+        if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
+            raise InputError(f"This context was read by another model than {net.name}; read it again.")
+        for part in (*probes, *patches):
+            if part.place != "target" or (isinstance(part, Probe) and part.objective is not None):
+                raise InputError(
+                    f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
+                )
+
+    def _queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
+        """The queries' tokens; q counted from the first of them, label words from the first key."""
+        tokens = [prompt.tokens[prompt.query_start :] for prompt in prompts]
+        widest = max(map(len, tokens))
+        kept = [
+            (self.places.index(p), c)
+            for p, c in zip(self.anchors, self.anchor_classes, strict=True)
+            if p in self.places
+        ]
+
+        def tensor(values: Any) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
+
+        lengths = tensor([len(row) for row in tokens])
+        return PromptBatch(
+            tokens=tensor([[*row, *[0] * (widest - len(row))] for row in tokens]),
+            lengths=lengths,
+            target=lengths - 1,
+            anchors=tensor([place for place, _ in kept]).expand(len(tokens), -1),
+            anchor_classes=tensor([c for _, c in kept]).expand(len(tokens), -1),
+            label_ids=tensor(self.label_ids),
+            gold=prompts.gold.to(device),
+            prompts=tuple(prompts),
+        )
+
+    def _forward(self, net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        return forward_on(net, tokens, self.next_position, self.layers)[0]
+
+    def to(self, device: torch.device | str) -> Context:
+        """The same context on another device."""
+        moved = (KeyValues(x.keys.to(device), x.values.to(device), x.positions.to(device)) for x in self.layers)
+        return replace(self, layers=tuple(moved))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `context.safetensors` and `context.json`; returns the first's path."""
+        from safetensors.torch import save
+
+        path = make_folder(folder) / "context.safetensors"
+        tensors = {
+            f"{name}.{i}": getattr(layer, name).contiguous()
+            for i, layer in enumerate(self.layers)
+            for name in ("keys", "values", "positions")
+        }
+        write_atomically(path, save(tensors))
+        facts = {name: getattr(self, name) for name in _FACTS}
+        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2).encode())
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Context:
+        """A context that was saved in a folder; InputError where there is none."""
+        from safetensors.torch import load_file
+
+        path = Path(folder) / "context.safetensors"
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            raise InputError(f"There is no saved context in {folder}; save one there first.")
+        tensors = load_file(path, device=str(device))
+        facts = {
+            k: tuple(v) if isinstance(v, list) else v
+            for k, v in json.loads(path.with_suffix(".json").read_text()).items()
+        }
+        layers = [
+            KeyValues(*(tensors[f"{name}.{i}"] for name in ("keys", "values", "positions")))
+            for i in range(len(tensors) // 3)
+        ]
+        return cls(tuple(layers), **facts)
+
+
+_FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words")
+
+
+def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> Context:
+    """Read a prompt's demonstrations once, with patches that act inside them.
+
+    Raises:
+        InputError: the prompt has none, a patch acts elsewhere, or the architecture cannot be run block by block.
+    """
+    net, n = hooked(model), prompt.query_start
+    if not n:
+        raise InputError("This prompt has no demonstrations, so there is no context to read; use shots=1 or more.")
+    for patch in patches:
+        if patch.place != "demonstrations":
+            raise InputError(f"{type(patch).__name__} does not act inside the demonstrations alone; use run.")
+    whole = PromptBatch.of([prompt], net.device)
+    batch = replace(whole, tokens=whole.tokens[:, :n])
+    hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, batch)], [])
+    with torch.no_grad(), frozen(net.raw), net.hooks(hooks):
+        _, layers = forward_on(net, batch.tokens, 0, ())
+    check()
+    return Context(
+        layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words
+    )
+
+
+def forward_on(
+    net: HookedModel, tokens: Int[Tensor, "batch pos"], start: int, past: Sequence[KeyValues]
+) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
+    """All blocks on top of cached keys and values, from position `start`: the last residual, the new keys and values."""
+    positions = torch.arange(start, start + tokens.shape[1], device=net.device)
+    resid, new = net.embed(tokens, positions), []
+    for layer in range(net.sizes.n_layers):
+        resid, kept = net.block(layer, resid, positions, past[layer] if past else None)
+        new.append(kept)
+    return resid, tuple(new)

@@ -1,0 +1,79 @@
+"""Prompts of which only the last token is left to run, again and again, with gradients of what acts at q.
+
+What changes row q alone (re-weighting) leaves all earlier tokens as they were. Their keys and values are kept, and a
+training step is a forward and a backward pass over one token, through frozen weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.engines.context import forward_on, read_context
+from mechicl.engines.prefix import shared_demonstrations
+from mechicl.errors import InputError
+from mechicl.hooks import Patch, count_firings
+from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.prompts import Prompt, PromptBatch, PromptSet
+
+
+@dataclass(frozen=True, eq=False)
+class LastToken:
+    """One prompt whose tokens before q have been read."""
+
+    batch: PromptBatch
+    """The token q alone: `target` is 0, `anchors` are places among the keys."""
+    past: tuple[KeyValues, ...]
+
+    def label_logits(self, model: Any, patches: Sequence[Patch] = ()) -> Float[Tensor, "1 class"]:
+        """Logits of the label words at q, differentiable with respect to what the patches hold.
+
+        Raises:
+            InputError: a patch does not act at the target alone.
+        """
+        net = hooked(model)
+        for patch in patches:
+            if patch.place != "target":
+                raise InputError(f"{type(patch).__name__} acts before the target position; use run.")
+        hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, self.batch)], [])
+        with net.hooks(hooks):
+            final, _ = forward_on(net, self.batch.tokens, len(self.past[0]), self.past)
+        check()
+        return net.lens(final[:, 0], self.batch.label_ids)
+
+
+def last_tokens(model: Any, prompts: PromptSet | Sequence[Prompt]) -> list[LastToken]:
+    """Read all prompts up to their last token; demonstrations that several share are read once.
+
+    Every prompt keeps its keys and values: 2 * layers * tokens * key/value heads * d_head numbers.
+
+    Raises:
+        InputError: a prompt of one token, or an architecture that cannot be run block by block.
+    """
+    net = hooked(model)
+    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    found: dict[int, LastToken] = {}
+    with torch.no_grad(), frozen(net.raw):
+        for indices in shared_demonstrations(prompts):
+            first = prompts[indices[0]]
+            shared = read_context(model, first).layers if first.query_start else ()
+            for index in indices:
+                found[index] = _read_up_to_target(net, prompts[index], shared)
+    return [found[index] for index in range(len(prompts))]
+
+
+def _read_up_to_target(net: HookedModel, prompt: Prompt, shared: Sequence[KeyValues]) -> LastToken:
+    if not prompt.target:
+        raise InputError("A prompt of a single token has nothing before its target; use run.")
+    batch = PromptBatch.of([prompt], net.device)
+    past, start = tuple(shared), prompt.query_start
+    if prompt.target > start:
+        _, new = forward_on(net, batch.tokens[:, start:-1], start, shared)
+        past = tuple(old.then(own) for old, own in zip(shared, new, strict=True)) if shared else new
+    one = torch.ones_like(batch.target)
+    return LastToken(replace(batch, tokens=batch.tokens[:, -1:], lengths=one, target=one - 1), past)

@@ -1,0 +1,72 @@
+"""Prompts that share their demonstrations: run the demonstrations once, then only the queries.
+
+Exact by causality: nothing in the demonstrations depends on what follows. Patches that act inside the demonstrations
+act while these are read, patches and probes at q act on the queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from mechicl.engines.context import read_context
+from mechicl.hooks import Patch, Probe, Run, run
+from mechicl.models import hooked
+from mechicl.progress import progress as progress_bar
+from mechicl.prompts import Prompt, PromptSet
+
+
+def run_shared(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    probes: Sequence[Probe] = (),
+    patches: Sequence[Patch] = (),
+    *,
+    batch_size: int = 16,
+    progress: str | None = "prompts",
+) -> Run:
+    """The same as `mechicl.run`, with every set of demonstrations read only once.
+
+    Where that cannot be (a probe that needs gradients or the whole prompt, a patch that may act anywhere, prompts
+    without demonstrations in common, an architecture without blocks of its own), it is `mechicl.run`.
+    """
+    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    groups = shared_demonstrations(prompts)
+    if not _divisible(model, probes, patches) or len(prompts) < 2 * len(groups):
+        return run(model, prompts, probes, patches, batch_size=batch_size, progress=progress)
+    inside = [patch for patch in patches if patch.place == "demonstrations"]
+    at_target = [patch for patch in patches if patch.place == "target"]
+    parts = []
+    with progress_bar(progress or "", len(prompts)) as advance:
+        for indices in groups:
+            members = prompts.select(indices)
+            if members[0].query_start:
+                context = read_context(model, members[0], inside)
+                part = context.ask(model, members, probes, at_target, batch_size=batch_size, progress=None)
+            else:
+                part = run(model, members, probes, patches, batch_size=batch_size, progress=None)
+            parts.append(part)
+            advance(len(indices))
+    order = torch.tensor([i for indices in groups for i in indices]).argsort()
+    return Run(
+        torch.cat([part.label_logits for part in parts])[order],
+        {probe: torch.cat([part[probe] for part in parts])[order] for probe in probes},
+    )
+
+
+def shared_demonstrations(prompts: PromptSet) -> list[tuple[int, ...]]:
+    """Indices of prompts that begin with the same demonstrations, in order of appearance."""
+    groups: dict[object, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault((prompt.tokens[: prompt.query_start], prompt.demonstrations), []).append(index)
+    return [tuple(group) for group in groups.values()]
+
+
+def _divisible(model: Any, probes: Sequence[Probe], patches: Sequence[Patch]) -> bool:
+    return (
+        hooked(model).obstacle is None
+        and all(probe.place == "target" and probe.objective is None for probe in probes)
+        and all(patch.place != "anywhere" for patch in patches)
+    )
