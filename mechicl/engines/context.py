@@ -108,7 +108,8 @@ class Context:
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
             raise InputError(f"This context was read by another model than {net.name}; read it again.")
-        for part in (*probes, *patches):
+        parts: list[Probe | Patch] = [*probes, *patches]
+        for part in parts:
             if part.place != "target" or (isinstance(part, Probe) and part.objective is not None):
                 raise InputError(
                     f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
@@ -118,11 +119,8 @@ class Context:
         """The queries' tokens; q counted from the first of them, label words from the first key."""
         tokens = [prompt.tokens[prompt.query_start :] for prompt in prompts]
         widest = max(map(len, tokens))
-        kept = [
-            (self.places.index(p), c)
-            for p, c in zip(self.anchors, self.anchor_classes, strict=True)
-            if p in self.places
-        ]
+        labels = zip(self.anchors, self.anchor_classes, strict=True)
+        kept = [(self.places.index(p), c) for p, c in labels if p in self.places]
 
         def tensor(values: Any) -> Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
@@ -171,10 +169,8 @@ class Context:
         if not path.is_file() or not path.with_suffix(".json").is_file():
             raise InputError(f"There is no saved context in {folder}; save one there first.")
         tensors = load_file(path, device=str(device))
-        facts = {
-            k: tuple(v) if isinstance(v, list) else v
-            for k, v in json.loads(path.with_suffix(".json").read_text()).items()
-        }
+        facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
+        facts |= {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
         layers = [
             KeyValues(*(tensors[f"{name}.{i}"] for name in ("keys", "values", "positions")))
             for i in range(len(tensors) // 3)
@@ -211,7 +207,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
 def forward_on(
     net: HookedModel, tokens: Int[Tensor, "batch pos"], start: int, past: Sequence[KeyValues]
 ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
-    """All blocks on top of cached keys and values, from position `start`: the last residual, the new keys and values."""
+    """All blocks on top of cached keys and values, from position `start`: last residual, new keys and values."""
     positions = torch.arange(start, start + tokens.shape[1], device=net.device)
     resid, new = net.embed(tokens, positions), []
     for layer in range(net.sizes.n_layers):
