@@ -77,13 +77,14 @@ def add_curve(
     )  # fmt: skip
 
 
-def panels(names: Sequence[str]) -> go.Figure:
-    """An empty figure with one panel per name, side by side on a common y axis."""
+def panels(names: Sequence[str], *, common: bool = True) -> go.Figure:
+    """An empty figure with one panel per name, side by side on a common y axis, or on an axis each."""
     from plotly.subplots import make_subplots
 
     return make_subplots(
-        rows=1, cols=len(names), subplot_titles=list(names), shared_yaxes=True, horizontal_spacing=0.03
-    )
+        rows=1, cols=len(names), subplot_titles=list(names), shared_yaxes=common,
+        horizontal_spacing=0.03 if common else 0.07,
+    )  # fmt: skip
 
 
 def _faint(colour: str) -> str:

@@ -79,17 +79,24 @@ class TokenCorpus:
         parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "documents", "words")}
         return replace(self, **parts, origin={**self.origin, "selected": len(rows)})
 
+    def batch(self, device: torch.device | str | None = None) -> TokenBatch:
+        """All sequences in one batch, in order, no wider than the longest."""
+        batch = TokenBatch(self.tokens[:, : int(self.lengths.max())], self.lengths)
+        return batch if device is None else batch.to(device)
+
+    def chunks(self, size: int) -> Iterator[tuple[int, ...]]:
+        """Indices of at most `size` sequences at a time, longest first, so little is padded."""
+        if size < 1:
+            raise InputError(f"The batch size is {size}; it must be at least 1.")
+        for rows in torch.split(self.lengths.argsort(descending=True, stable=True), size):
+            yield tuple(rows.tolist())
+
     def batches(
         self, size: int, device: torch.device | str | None = None
     ) -> Iterator[tuple[tuple[int, ...], TokenBatch]]:
-        """Every sequence once, as (indices into this corpus, batch): longest first, so little is padded."""
-        if size < 1:
-            raise InputError(f"The batch size is {size}; it must be at least 1.")
-        order = self.lengths.argsort(descending=True, stable=True)
-        for rows in torch.split(order, size):
-            widest = int(self.lengths[rows[0]])
-            batch = TokenBatch(self.tokens[rows, :widest], self.lengths[rows])
-            yield tuple(rows.tolist()), batch if device is None else batch.to(device)
+        """Every sequence once, as (indices into this corpus, batch): see `chunks`."""
+        for indices in self.chunks(size):
+            yield indices, self.select(indices).batch(device)
 
     def word_spans(self, index: int) -> list[WordSpan]:
         """The words of one sequence and the positions of their tokens; see `mechicl.corpora.word_spans`."""

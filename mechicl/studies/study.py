@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
@@ -19,6 +20,11 @@ from mechicl.results import Cells, Result, versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
+Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | None
+"""What a study is run on: prompts, running text, or, where it reads weights alone, nothing."""
+
+_SEQUENCES_A_CELL = 32
+"""Sequences of running text that are measured, and kept on disk, together."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Study(ABC):
     """Where in the paper."""
     claim: ClassVar[str]
     """What the paper says, in a sentence."""
+    reads: ClassVar[Literal["prompts", "text", "weights"]] = "prompts"
+    """What it is run on."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "corrected"):
@@ -46,8 +54,11 @@ class Study(ABC):
         return [{}]
 
     @abstractmethod
-    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        """One row per observation; rows carry `prompt`, the index of the prompt in its set."""
+    def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        """One row per observation.
+
+        Rows carry `prompt` or `sequence`, its index in the prompt set or the corpus that is measured.
+        """
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -61,30 +72,27 @@ class Study(ABC):
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence."""
 
-    def run(
-        self,
-        model: Any,
-        prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-        *,
-        batch_size: int = 16,
-        cells: Cells | None = None,
-    ) -> Result:
-        """Measure every condition on every prompt set; finished cells are read from `cells` instead of made again."""
+    def run(self, model: Any, material: Material = None, *, batch_size: int = 16, cells: Cells | None = None) -> Result:
+        """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
+
+        Raises:
+            InputError: the study reads another kind of material.
+        """
         start = time.monotonic()
-        sets = _prompt_sets(prompts)
+        parts, origin = self._parts(material)
         model_facts = provenance(model)
         conditions = self.conditions(model)
         tables = []
-        with progress(self.name, len(sets) * len(conditions)) as advance:
-            for prompt_set in sets:
+        with progress(self.name, len(parts) * len(conditions)) as advance:
+            for part in parts:
                 for condition in conditions:
 
-                    def make(prompt_set: PromptSet = prompt_set, condition: Condition = condition) -> pd.DataFrame:
-                        return self.measure(model, prompt_set, condition, batch_size=batch_size)
+                    def make(part: _Part = part, condition: Condition = condition) -> pd.DataFrame:
+                        return self.measure(model, part.material, condition, batch_size=batch_size)
 
-                    key = self._key(model_facts, prompt_set, condition)
+                    key = self._key(model_facts, part, condition)
                     rows = cells.get(key, make) if cells is not None else make()
-                    tables.append(_labelled(rows, hooked(model).name, prompt_set, condition))
+                    tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
         return Result(
             self,
@@ -92,22 +100,57 @@ class Study(ABC):
             {
                 "settings": asdict(self),
                 "model": model_facts,
-                "prompts": [prompt_set.provenance() for prompt_set in sets],
+                **origin,
                 "versions": versions(),
                 "seconds": round(time.monotonic() - start, 2),
             },
         )
 
-    def _key(self, model_facts: Mapping[str, Any], prompts: PromptSet, condition: Condition) -> dict[str, Any]:
+    def _parts(self, material: Material) -> tuple[list[_Part], dict[str, Any]]:
+        """The material in the parts that cells are made of, and its provenance."""
+        given = "text" if isinstance(material, TokenCorpus) else "weights" if material is None else "prompts"
+        if given != self.reads:
+            expected = {"prompts": "prompts", "text": "a TokenCorpus", "weights": "nothing but a model"}
+            raise InputError(f"{self.name} is run on {expected[self.reads]}; it was given {expected[given]}.")
+        if material is None:
+            return [_Part(None)], {}
+        if isinstance(material, TokenCorpus):
+            starts = range(0, len(material), _SEQUENCES_A_CELL)
+            parts = [_Part(material[first : first + _SEQUENCES_A_CELL], {}, first) for first in starts]
+            return parts, {"text": material.provenance()}
+        sets = _prompt_sets(material)
+        labels = [{"task": one.task, "seed": one.seed, "shots": one.shots} for one in sets]
+        parts = [_Part(one, label) for one, label in zip(sets, labels, strict=True)]
+        return parts, {"prompts": [one.provenance() for one in sets]}
+
+    def _key(self, model_facts: Mapping[str, Any], part: _Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "processing", "dtype")}
         return {
             "study": self.name,
             "settings": asdict(self),
             "condition": dict(condition),
             "model": model,
-            "prompts": prompts.digest(),
+            "prompts": part.material.digest() if part.material is not None else None,
             "versions": versions(),
         }
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one cell is measured on, and what its rows have in common."""
+
+    material: PromptSet | TokenCorpus | None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    first: int = 0
+    """Index of its first sequence in the corpus."""
+
+    def label(self, rows: pd.DataFrame, model: str, condition: Condition) -> pd.DataFrame:
+        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition."""
+        if "sequence" in rows:
+            rows["sequence"] += self.first
+        for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
+            rows.insert(place, column, value)
+        return rows
 
 
 def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:
@@ -117,11 +160,3 @@ def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) ->
     if sets and len(sets) == len(prompts):
         return sets
     return [PromptSet.of([item for item in prompts if isinstance(item, Prompt)])]
-
-
-def _labelled(rows: pd.DataFrame, model: str, prompts: PromptSet, condition: Condition) -> pd.DataFrame:
-    """Rows with what they have in common in front: model, task, seed, shots, and the condition."""
-    common = {"model": model, "task": prompts.task, "seed": prompts.seed, "shots": prompts.shots, **condition}
-    for place, (column, value) in enumerate(common.items()):
-        rows.insert(place, column, value)
-    return rows

@@ -10,6 +10,7 @@ import pandas as pd
 from mechicl.metrics import bootstrap_mean
 
 BAND = "band: 95 % bootstrap interval over prompts"
+TEXT_BAND = "band: 95 % bootstrap interval over sequences"
 
 
 def mean_with_interval(
@@ -17,13 +18,14 @@ def mean_with_interval(
 ) -> pd.DataFrame:
     """Mean of a column within each group of `by`, with its bootstrap interval over rows.
 
-    Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Columns: `by`, mean,
-    low, high, n (rows), seeds.
+    Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Running text has no
+    seed. Columns: `by`, mean, low, high, n (rows), seeds.
     """
     rows = []
     for key, group in table.groupby(list(by), sort=False, observed=True):
         weights = np.ones(len(group)) if weight is None else group[weight].to_numpy(float)
-        seed = pd.factorize(group["seed"])[0] + 1  # 0 for prompts without a seed
+        # 0 for prompts without a seed
+        seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
         totals = np.bincount(seed, weights=weights)[seed]
         interval = bootstrap_mean(
             group[value].to_numpy(float),
