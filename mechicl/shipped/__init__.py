@@ -49,9 +49,7 @@ def load_network() -> Network:
     return network.eval()
 
 
-def load_tiny_icl(
-    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> HookedTransformer:
+def load_tiny_icl(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:
     """The shipped model as a `HookedTransformer` with its tokenizer, which adds no BOS by itself.
 
     The file holds the weights in float16; they are exact in float32, in which the model was evaluated.

@@ -68,8 +68,7 @@ class Text:
 @cache
 def _word_table() -> tuple[tuple[tuple[str, tuple[int, ...]], ...], ...]:
     return tuple(
-        tuple((" " + "".join(word), tuple(tokens.word_ids(word))) for word in topic)
-        for topic in lex.lexicon().words
+        tuple((" " + "".join(word), tuple(tokens.word_ids(word))) for word in topic) for topic in lex.lexicon().words
     )
 
 
@@ -86,7 +85,8 @@ def draw_text(topic: int, shape: Shape, split: Split, rng: np.random.Generator) 
         chosen = rng.permutation(shape.words)[:count]
         if split_of_text([table[i][0] for i in chosen]) == split or shape.longest == 1:
             break
-    string, ids = "", []
+    string = ""
+    ids: list[int] = []
     for index, draw in zip(chosen, rng.random(count), strict=True):
         if draw < shape.filled:
             filler = _fillers()[int(draw / shape.filled * len(FILLERS))]
@@ -109,7 +109,7 @@ def _label_ids() -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Sequence_:
+class Demonstrated:
     """One sequence: token ids, the positions of its label words, and the block's class at each of them."""
 
     ids: list[int]
@@ -135,7 +135,7 @@ def order_of_classes(classes: int, shots: int, queries: int, rng: np.random.Gene
 
 def draw_sequence(
     classes: int, shots: int, queries: int, shape: Shape, split: Split, rng: np.random.Generator
-) -> Sequence_:
+) -> Demonstrated:
     """A sequence of `classes * shots` demonstrations and `queries` more blocks.
 
     In the test split the queries' texts and the mapping are held out; demonstrations are training texts.
@@ -144,7 +144,7 @@ def draw_sequence(
     before, after = _pieces(shape.templates[int(rng.integers(len(shape.templates)))])
     label_ids = [_label_ids()[label] for label in labels]
     newline = tokens.ids("\n")[0]
-    out = Sequence_([], [], order_of_classes(classes, shots, queries, rng), label_ids)
+    out = Demonstrated([], [], order_of_classes(classes, shots, queries, rng), label_ids)
     for i, which in enumerate(out.classes):
         text = draw_text(topics[which], shape, split if i >= classes * shots else "train", rng)
         out.ids.extend((*before, *text.ids, *after, label_ids[which], newline))

@@ -33,7 +33,10 @@ LESSONS = (
     Lesson("two words a topic", Shape(2, 1, 1, 0.0, (BARE,)), classes=3, blocks=12),
     Lesson("some templates", Shape(2, 1, 1, 0.0, (BARE, *lex.TEMPLATES)), classes=3, blocks=12),
     Lesson("longer texts", Shape(4, 1, 3, 0.15, lex.TEMPLATES), classes=3, blocks=10),
-    Lesson("all words", Shape(lex.WORDS_PER_TOPIC, 1, 4, 0.3, lex.TEMPLATES), classes=4, blocks=12),
+    Lesson("six words a topic", Shape(6, 1, 3, 0.15, lex.TEMPLATES), classes=3, blocks=12),
+    Lesson("eight words a topic", Shape(8, 1, 3, 0.15, lex.TEMPLATES), classes=3, blocks=12),
+    Lesson("ten words a topic", Shape(10, 1, 3, 0.3, lex.TEMPLATES), classes=3, blocks=12),
+    Lesson("all words", Shape(lex.WORDS_PER_TOPIC, 1, 4, 0.3, lex.TEMPLATES), classes=4, blocks=14),
     Lesson("the language", Shape(), classes=6, blocks=18),
 )
 
@@ -46,4 +49,4 @@ def training_batch(lesson: Lesson, budget: int, rng: np.random.Generator) -> Bat
     spelled = (shape.shortest + shape.longest) / 2 * 2.4
     template = 0 if shape.templates == (BARE,) else 5
     per_block = spelled + template + 2
-    return draw_batch(max(4, round(budget / per_block / blocks)), classes, blocks, shape, rng)
+    return draw_batch(max(2, round(budget / per_block / blocks)), classes, blocks, shape, rng)

@@ -61,7 +61,7 @@ def running_text(network: Network, documents: int, length: int, seed: int) -> Ru
     rows = torch.from_numpy(token_rows(grammar(), words, length + 1))
     total = 0.0
     with torch.no_grad():
-        for part in rows.split(16):
+        for part in torch.split(rows, 16):
             logits = network(part[:, :-1])
             total += float(F.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum"))
     return RunningText(total / exact.size, float(exact.mean()))
@@ -70,9 +70,7 @@ def running_text(network: Network, documents: int, length: int, seed: int) -> Ru
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--checkpoint", type=Path, help="a training checkpoint, instead of the shipped weights"
-    )
+    parser.add_argument("--checkpoint", type=Path, help="a training checkpoint, instead of the shipped weights")
     parser.add_argument("--prompts", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()

@@ -117,12 +117,8 @@ def grammar() -> Grammar:
     stay = np.eye(lex.TOPICS)
     turn = np.repeat(stay[None], len(places), axis=0)
     turn[places.index("stop")] = (1 - TOPIC_CHANGE) * stay + TOPIC_CHANGE / lex.TOPICS
-    spelling = [tuple(tokens.ids(word)) for word in plain] + [
-        tuple(tokens.word_ids(word)) for word in content
-    ]
-    return Grammar(
-        places.index("open"), move, emit, turn, np.full(lex.TOPICS, 1 / lex.TOPICS), tuple(spelling)
-    )
+    spelling = [tuple(tokens.ids(word)) for word in plain] + [tuple(tokens.word_ids(word)) for word in content]
+    return Grammar(places.index("open"), move, emit, turn, np.full(lex.TOPICS, 1 / lex.TOPICS), tuple(spelling))
 
 
 def _content_words() -> Floats:
@@ -188,16 +184,13 @@ def surprisal(g: Grammar, words: Ints) -> list[Floats]:
 def _same_beginning(g: Grammar) -> list[Floats]:
     """For k = 1, 2, ...: a matrix `word word`, 1 where two words agree in their first k tokens."""
     longest = max(len(word) for word in g.spelling)
-    return [
-        np.array([[float(a[:k] == b[:k]) for b in g.spelling] for a in g.spelling])
-        for k in range(1, longest + 1)
-    ]
+    return [np.array([[float(a[:k] == b[:k]) for b in g.spelling] for a in g.spelling]) for k in range(1, longest + 1)]
 
 
 def running_text(documents: int, words: int, seed: int) -> list[str]:
     """Running text as strings, a document each; it begins with the space of its first word.
 
-    Training draws from streams seeded by two numbers (seed, step), so no seed given here repeats its documents.
+    Training draws from streams seeded by two numbers (seed, step), so no seed here repeats its documents.
     """
     table = {index: name for name, index in tokens.vocabulary().items()}
     spelled = ["".join(table[t] for t in word).replace(tokens.SPACE, " ") for word in grammar().spelling]

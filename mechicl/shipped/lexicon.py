@@ -1,8 +1,8 @@
 """The vocabulary of tiny-icl's language: content words by topic, function words, label words, templates.
 
-A content word is two or three syllables, and no syllable has a meaning of its own: every syllable begins
-one word in exactly half of the topics and ends one in exactly half of them, so that the topic lies only
-in the combination. No word is the beginning of another, so text splits into words in one way only.
+A content word is two or three syllables, and no syllable has a meaning of its own: every beginning, middle
+and ending occurs exactly once in every topic, so the topic lies only in their combination. (With syllables
+that favoured topics, a trained network added up syllables instead of reading words.)
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from itertools import product
 import numpy as np
 
 TOPICS = 12
-WORDS_PER_TOPIC = 12
+WORDS_PER_TOPIC = TOPICS
 SYLLABLES = tuple(c + v for c, v in product("klmnst", "aeio"))
-LEXICON_SEED = 20_231
-LONG_WORDS = 0.25  # the share of three-syllable words
+LEXICON_SEED = 2_023
+LONG_WORDS = 4  # three-syllable words of a topic
 
 LABEL_WORDS = (
     " Amber", " Birch", " Cedar", " Delta", " Ember", " Frost", " Grove", " Harbor", " Indigo", " Jasper",
@@ -65,29 +65,20 @@ class Lexicon:
 
 @cache
 def lexicon(seed: int = LEXICON_SEED) -> Lexicon:
-    """Draw the words. Two topics at a time share out all syllables as beginnings, and again as endings."""
+    """Draw the words: every pair of a beginning and an ending once, topics as a Latin square of the pairs.
+
+    Long words have a middle syllable, each topic one long word of every middle. Middles are never endings,
+    so no word is the beginning of another.
+    """
     rng = np.random.default_rng(seed)
-    words: list[tuple[tuple[str, ...], ...]] = []
-    while len(words) < TOPICS:
-        pair = _two_topics(rng)
-        if _one_way_to_read([word for topic in (*words, *pair) for word in topic]):
-            words.extend(pair)
-    return Lexicon(tuple(words))
-
-
-def _two_topics(rng: np.random.Generator) -> list[tuple[tuple[str, ...], ...]]:
-    first, last = rng.permutation(SYLLABLES), rng.permutation(SYLLABLES)
-    middle = rng.choice(SYLLABLES, len(SYLLABLES))
-    long = rng.random(len(SYLLABLES)) < LONG_WORDS
-    drawn = [
-        (str(a), str(b), str(c)) if is_long else (str(a), str(c))
-        for a, b, c, is_long in zip(first, middle, last, long, strict=True)
-    ]
-    return [tuple(drawn[:WORDS_PER_TOPIC]), tuple(drawn[WORDS_PER_TOPIC:])]
-
-
-def _one_way_to_read(words: list[tuple[str, ...]]) -> bool:
-    """Whether all words differ, from function words too, and none is the beginning of another."""
-    beginnings = {word[:2] for word in words if len(word) == 3}
-    spoiled = any(word in beginnings or " " + "".join(word) in FUNCTION_WORDS for word in words)
-    return len(set(words)) == len(words) and not spoiled
+    while True:
+        syllables = [str(syllable) for syllable in rng.permutation(SYLLABLES)]
+        beginnings, endings = syllables[:TOPICS], syllables[TOPICS:]
+        middles = [*((middle,) for middle in beginnings[:LONG_WORDS]), *[()] * (TOPICS - LONG_WORDS)]
+        words = []
+        for topic in range(TOPICS):
+            pairs = [(beginnings[i], endings[(topic - i) % TOPICS]) for i in rng.permutation(TOPICS)]
+            places = rng.permutation(TOPICS)
+            words.append(tuple((a, *middles[place], b) for (a, b), place in zip(pairs, places, strict=True)))
+        if not {"".join((" ", *word)) for topic in words for word in topic} & set(FUNCTION_WORDS):
+            return Lexicon(tuple(words))

@@ -75,7 +75,8 @@ class Block(nn.Module):
         cos, sin = cos.to(q.dtype), sin.to(q.dtype)
         z = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
         resid = resid + self.out(z.transpose(1, 2).reshape(batch, pos, d_model))
-        return resid + self.mlp_out(F.gelu(self.mlp_in(self.ln2(resid))))
+        resid = resid + self.mlp_out(F.gelu(self.mlp_in(self.ln2(resid))))
+        return resid
 
 
 class Network(nn.Module):
@@ -89,6 +90,8 @@ class Network(nn.Module):
         self.ln_final = nn.LayerNorm(sizes.d_model, eps=sizes.eps)
         self.unembed = nn.Linear(sizes.d_model, sizes.d_vocab)
         cos, sin = rotary_tables(sizes)
+        self.cos: Tensor
+        self.sin: Tensor
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 

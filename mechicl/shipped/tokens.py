@@ -25,9 +25,7 @@ NEWLINE = "Ċ"
 def whole_words() -> list[str]:
     """Words that are one token, as they stand in text: function, label and template words."""
     of_templates = {
-        piece
-        for template in lex.TEMPLATES
-        for piece in re.findall(r" ?[A-Za-z]+", re.sub(r" ?{\w+}", "", template))
+        piece for template in lex.TEMPLATES for piece in re.findall(r" ?[A-Za-z]+", re.sub(r" ?{\w+}", "", template))
     }
     return [*lex.FUNCTION_WORDS, *lex.LABEL_WORDS, *sorted(of_templates)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -13,12 +14,27 @@ from mechicl.shipped import lexicon as lex
 from mechicl.shipped import tokens
 
 
-def test_every_syllable_begins_and_ends_words_of_half_the_topics() -> None:
-    words = lex.lexicon().words
-    for syllable in lex.SYLLABLES:
-        for end in (0, -1):
-            topics = [t for t, topic in enumerate(words) for word in topic if word[end] == syllable]
-            assert len(topics) == len(set(topics)) == lex.TOPICS // 2
+def test_no_syllable_tells_a_topic() -> None:
+    def occurrences(topic: tuple[tuple[str, ...], ...]) -> Counter[tuple[str, str]]:
+        return Counter(
+            (place, syllable)
+            for word in topic
+            for place, syllable in (
+                ("first", word[0]),
+                ("last", word[-1]),
+                *(("middle", m) for m in word[1:-1]),
+            )
+        )
+
+    first, *others = [occurrences(topic) for topic in lex.lexicon().words]
+    assert all(other == first for other in others)
+    assert set(first.values()) == {1}
+
+
+def test_words_are_two_or_three_syllables_and_all_different() -> None:
+    words = [word for topic in lex.lexicon().words for word in topic]
+    assert {len(word) for word in words} == {2, 3}
+    assert len(set(words)) == len(words) == lex.TOPICS * lex.WORDS_PER_TOPIC
 
 
 def test_no_word_is_the_beginning_of_another() -> None:
