@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mechicl.corpora import load_corpus as load_corpus
     from mechicl.errors import InputError as InputError
     from mechicl.errors import NumericalError as NumericalError
     from mechicl.hooks import Patch as Patch
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mechicl.tasks import load_task as load_task
 
 _HOME = {
+    "mechicl.corpora": ("load_corpus",),
     "mechicl.errors": ("InputError", "NumericalError"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),

@@ -34,9 +34,7 @@ def one_sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it."
-        ) from None
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
 
@@ -65,14 +63,10 @@ def _separated(delimiter: str) -> Callable[[Path], Rows]:
                     where = f"{path}, line {reader.line_num}"
                     if None in row or None in row.values():
                         columns = len(reader.fieldnames or ())
-                        raise InputError(
-                            f"{where}: the row does not have the {columns} columns of the first line."
-                        )
+                        raise InputError(f"{where}: the row does not have the {columns} columns of the first line.")
                     yield where, row
             except csv.Error as error:
-                raise InputError(
-                    f"{path}, line {reader.line_num}: not readable as a table ({error})."
-                ) from None
+                raise InputError(f"{path}, after line {reader.line_num}: not readable as a table ({error}).") from None
 
     return read
 

@@ -8,7 +8,6 @@ import io
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +103,8 @@ class Cells:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = make_folder(Path(folder) / "cells")
+        for place in (self.folder, self.folder.parent):
+            _sweep(place)
 
     def get(self, key: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """The cell's table: read if it is there and intact, else made and kept."""
@@ -150,13 +151,29 @@ def write_atomically(path: Path, payload: bytes) -> None:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[str]:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
+def _temporary(path: Path) -> Iterator[Path]:
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
     try:
         yield temporary
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs on this machine were writing; what a living process writes is left alone."""
+    for path in folder.glob(f".*.{platform.node()}.*.part"):
+        if not _alive(int(path.name.split(".")[-2])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def versions() -> dict[str, str]:

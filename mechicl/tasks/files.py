@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any
 
 from mechicl.errors import InputError
+from mechicl.files import READERS, read_rows
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
-
-_Rows = Iterator[tuple[str, Mapping[Any, Any]]]
 
 
 @dataclass(frozen=True)
@@ -47,30 +44,22 @@ class FileSource:
         queries = next((files[stem] for stem in wanted if files.get(stem)), None)
         if train is None:
             raise InputError(
-                f"The folder {self.path} has no train file; expected train{' or train'.join(_READERS)}, and "
+                f"The folder {self.path} has no train file; expected train{' or train'.join(READERS)}, and "
                 "test or validation beside it."
             )
         return Splits(_read(train, class_names), _read(queries, class_names) if queries else None)
 
 
 def _split_file(folder: Path, stem: str) -> Path | None:
-    found = [folder / (stem + suffix) for suffix in _READERS if (folder / (stem + suffix)).is_file()]
+    found = [folder / (stem + suffix) for suffix in READERS if (folder / (stem + suffix)).is_file()]
     if len(found) > 1:
         raise InputError(f"The folder {folder} has {' and '.join(f.name for f in found)}; keep one of them.")
     return found[0] if found else None
 
 
 def _read(path: Path, class_names: Sequence[str]) -> Examples:
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise InputError(f"{path} is not one of the kinds that can be read: {', '.join(_READERS)}.")
     id_names, aliases = _label_names(path.parent / "labels.json")
-    try:
-        return read_examples(read(path), ClassReader(class_names, id_names, aliases), str(path))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    return read_examples(read_rows(path), ClassReader(class_names, id_names, aliases), str(path))
 
 
 def _label_names(path: Path) -> tuple[list[str] | None, dict[str, str]]:
@@ -90,57 +79,3 @@ def _label_names(path: Path) -> tuple[list[str] | None, dict[str, str]]:
             )
     assert isinstance(names, list)
     return names, dict(zip(long, names, strict=False))
-
-
-def _json_lines(path: Path) -> _Rows:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{where}: not JSON ({error}); expected one object a line.") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{where}: {type(row).__name__} instead of an object with 'text' and 'label'.")
-            yield where, row
-
-
-def _separated(delimiter: str) -> Callable[[Path], _Rows]:
-    def read(path: Path) -> _Rows:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            try:
-                for row in reader:
-                    where = f"{path}, line {reader.line_num}"
-                    if None in row or None in row.values():
-                        raise InputError(
-                            f"{where}: the row does not have the {len(reader.fieldnames or ())} columns of "
-                            "the first line."
-                        )
-                    yield where, row
-            except csv.Error as error:
-                raise InputError(f"{path}, after line {reader.line_num}: not readable as a table ({error}).") from None
-
-    return read
-
-
-def _parquet(path: Path) -> _Rows:
-    from pyarrow import ArrowException
-    from pyarrow.parquet import read_table
-
-    try:
-        rows = read_table(path).to_pylist()
-    except ArrowException as error:
-        raise InputError(f"{path} is not a parquet file ({str(error).splitlines()[0]}).") from None
-    for i, row in enumerate(rows):
-        yield f"{path}, row {i}", row
-
-
-_READERS: dict[str, Callable[[Path], _Rows]] = {
-    ".jsonl": _json_lines,
-    ".csv": _separated(","),
-    ".tsv": _separated("\t"),
-    ".parquet": _parquet,
-}

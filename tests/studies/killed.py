@@ -1,0 +1,23 @@
+"""A run to be killed: imported once by the fork server, so that each victim starts at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mechicl.results import Cells
+from mechicl.studies.label_words import Isolation
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+torch.set_num_threads(1)  # a pool of threads does not survive a fork
+MODEL = tiny.model("gpt2")
+STUDY = Isolation(n_layers=(1, 2, 3))
+SEEDS = range(3)
+
+
+def run(folder: Path) -> pd.DataFrame:
+    prompts = [random_prompts(4, seed=seed) for seed in SEEDS]
+    return STUDY.run(MODEL, prompts, cells=Cells(folder)).table

@@ -1,0 +1,181 @@
+"""The command line: results, a page, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mechicl.cli import main
+from mechicl.cli.finish import overview
+from mechicl.studies import load_result
+from tests import tiny
+
+WORDS = ["a", "good", "bad", "film", "match", "is", "was", "the"]
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory of a tiny GPT-2 with a tokenizer that knows the tasks' words."""
+    folder = tmp_path_factory.mktemp("model") / "tiny-gpt2"
+    tiny.huggingface("gpt2").save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with SST-2 rows of our own, <img> and all."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "sst2").mkdir()
+    for split in ("train", "validation"):
+        rows = [
+            {
+                "text": " ".join(WORDS[(i + j) % 8] for j in range(4)) + " <img src=x>",
+                "label": ["negative", "positive"][i % 2],
+            }
+            for i in range(12)
+        ]
+        (folder / "sst2" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+Mechicl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def mechicl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Mechicl:
+    """Run the command in this process: exit code, output, errors."""
+
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mechicl", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_a_study_leaves_results_and_a_page(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = ["--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 6, "--seeds", "42,43"]
+    code, out, _ = mechicl("run", "information-flow", *asked, "--out", tmp_path)
+    assert code == 0
+    page = Path(out.strip().splitlines()[-1])
+    assert page == (tmp_path / "report.html").resolve()
+    result = load_result(tmp_path, "information-flow")
+    assert len(result.table) == 2 * 6 * tiny.N_LAYERS
+    assert {"model", "task", "seed", "shots", "prompt", "layer", "S_wp", "S_pq", "S_ww"} == set(result.table.columns)
+    for fact in ("settings", "model", "prompts", "versions", "seconds"):
+        assert fact in result.provenance
+    assert result.provenance["model"]["weight_digest"]
+
+    code, _, _ = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1,2")
+    assert code == 0
+    html = page.read_text()
+    assert "Isolating label words" in html
+    assert "Information flow" in html, "the page shows every result of the folder"
+    assert "<img src=x>" not in html
+    assert " src=" not in html.split("</script>")[-1], "nothing is fetched"
+
+    again = load_result(tmp_path, "isolation")
+    assert len(overview(again.summary())) == 8
+
+
+def test_paper_protocol_and_variants_run(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = [
+        "--model",
+        model_folder,
+        "--task",
+        "sst2",
+        "--data",
+        data_folder,
+        "--samples",
+        3,
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path,
+    ]
+    for study, options in (
+        ("information-flow", ["--protocol", "paper", "--head-reduce", "sum_of_abs", "--loss", "logit_difference"]),
+        ("information-flow", ["--shots", "2", "--target", "predicted"]),
+        ("isolation", ["--protocol", "paper", "--layers", "1"]),
+        ("isolation", ["--mode", "postsoftmax_zero", "--pool", "demo_text", "--layers", "1"]),
+    ):
+        code, out, err = mechicl("run", study, *asked, *options)
+        assert (code, err) == (0, ""), err
+        assert "report.html" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"--model": "no-such-model"}, "no-such-model"),
+        ({"--model": "/no/such/folder"}, "/no/such/folder"),
+        ({"--task": "sst3"}, "no task 'sst3'"),
+        ({"--task": "sst2,sst2"}, "each name once"),
+        ({"--data": "/no/such/data"}, "/no/such/data"),
+        ({"--seeds": "42;43"}, "whole numbers with commas"),
+        ({"--seeds": "42,42"}, "each number once"),
+        ({"--seeds": "-1"}, "none below zero"),
+        ({"--protocol": "papers"}, "choose corrected or paper"),
+        ({"--shots": "7"}, "7"),
+        ({"--layers": "9"}, "has 3 layers"),
+        ({"--out": "/proc/nothing"}, "choose another folder"),
+        ({"--dtype": "float7"}, "float7"),
+        ({"--too-long": "cut"}, "refuse, drop or shorter"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(
+    change: dict[str, str], sentence: str, mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    options = {"--model": model_folder, "--task": "sst2", "--data": data_folder, "--seeds": "42", "--samples": "2",
+               "--layers": "1", "--out": tmp_path / "out"} | change  # fmt: skip
+    code, _, err = mechicl("run", "isolation", *[part for pair in options.items() for part in pair])
+    assert code == 2
+    assert sentence in err
+    assert err.startswith("mechicl: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out" / "isolation.json").exists()
+
+
+def test_prompts_beyond_the_context_are_never_cut(mechicl: Mechicl, model_folder: Path, tmp_path: Path) -> None:
+    rows = [{"text": "film " * (600 if i == 3 else 5), "label": ["negative", "positive"][i % 2]} for i in range(40)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ["--model", model_folder, "--task", "sst2", "--data", tmp_path / "long.jsonl", "--samples", 40, "--seeds", 0,
+             "--demonstrations", "per_prompt", "--out", tmp_path / "out"]  # fmt: skip
+    code, _, err = mechicl("run", "information-flow", *asked)
+    assert code == 2
+    assert f"context of {tiny.N_CTX} tokens" in err
+    code, _, _ = mechicl("run", "information-flow", *asked, "--too-long", "shorter")
+    assert code == 0
+    assert load_result(tmp_path / "out", "information-flow").table["prompt"].nunique() > 1
+
+
+def test_list_names_studies_and_tasks(mechicl: Mechicl) -> None:
+    code, out, _ = mechicl("list")
+    assert code == 0
+    for name in ("information-flow", "isolation", "sst2", "trec", "agnews", "emo"):
+        assert name in out
+
+
+def test_help_and_import_load_no_torch() -> None:
+    check = (
+        "import sys, mechicl, mechicl.cli.app; "
+        "assert not {'torch', 'transformer_lens', 'pandas', 'plotly', 'datasets'} & set(sys.modules), 'slow'"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
