@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechicl.corpora import load_corpus as load_corpus
+    from mechicl.engines.context import Context as Context
+    from mechicl.engines.context import read_context as read_context
+    from mechicl.engines.prefix import run_shared as run_shared
+    from mechicl.engines.wavefront import lesion_sweep as lesion_sweep
     from mechicl.errors import InputError as InputError
     from mechicl.errors import NumericalError as NumericalError
     from mechicl.hooks import Patch as Patch
@@ -33,14 +37,19 @@ if TYPE_CHECKING:
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words import deep_layers as deep_layers
     from mechicl.studies.label_words import information_flow as information_flow
     from mechicl.studies.label_words import isolation as isolation
     from mechicl.studies.label_words import saliency_map as saliency_map
+    from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
 
 _HOME = {
     "mechicl.corpora": ("load_corpus",),
+    "mechicl.engines.context": ("Context", "read_context"),
+    "mechicl.engines.prefix": ("run_shared",),
+    "mechicl.engines.wavefront": ("lesion_sweep",),
     "mechicl.errors": ("InputError", "NumericalError"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
@@ -60,6 +69,7 @@ _HOME = {
     "mechicl.probes": ("LabelAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": ("information_flow", "isolation", "saliency_map"),
+    "mechicl.studies.stages": ("layer_lesions",),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

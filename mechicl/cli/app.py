@@ -6,7 +6,8 @@ import sys
 
 import typer
 
-from mechicl.cli import label_words
+from mechicl.cli import label_words, stages
+from mechicl.cli.demo import demo
 from mechicl.errors import InputError, NumericalError
 
 app = typer.Typer(
@@ -18,6 +19,11 @@ studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_
 app.add_typer(studies, name="run")
 studies.command("information-flow")(label_words.information_flow)
 studies.command("isolation")(label_words.isolation)
+studies.command("deep-layers")(label_words.deep_layers)
+studies.command("layer-lesions")(stages.layer_lesions)
+
+
+app.command("demo")(demo)
 
 
 @app.command("list")

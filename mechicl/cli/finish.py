@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
+_METRICS_WITH_INTERVALS = 4
+"""More of them do not fit a terminal's width with their intervals; the page has them all."""
+
+
 def finish(study: Study, asked: Asked) -> None:
     """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
     from mechicl.results import Cells
@@ -52,8 +56,13 @@ def show(result: Result) -> None:
 
 
 def overview(summary: pd.DataFrame) -> pd.DataFrame:
-    """A summary with a column per metric, each entry "mean [low, high]", without columns that never change."""
-    written = summary.assign(value=[_interval(*row) for row in summary[["mean", "low", "high"]].to_numpy()])
+    """A summary with a column per metric, without columns that never change.
+
+    An entry is "mean [low, high]", or, where there are too many metrics for that, the mean.
+    """
+    values = summary[["mean", "low", "high"]].to_numpy()
+    short = summary["metric"].nunique() > _METRICS_WITH_INTERVALS
+    written = summary.assign(value=[f"{row[0]:.3f}" if short else _interval(*row) for row in values])
     index = [
         column
         for column in summary.columns

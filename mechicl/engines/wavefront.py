@@ -28,7 +28,7 @@ _TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 16384}
 """Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
 
 
-def sweep(
+def lesion_sweep(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
     lesions: Sequence[Lesion],

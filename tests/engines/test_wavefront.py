@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mechicl import metrics
-from mechicl.engines.wavefront import final_residuals, sweep
+from mechicl.engines.wavefront import final_residuals, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.models import hooked
 from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Repeat, Replace, Step, Swap
@@ -70,7 +70,7 @@ def test_drop_and_swap_by_resuming(family):
 def test_measures_are_those_of_the_logits(family):
     model, tokens = tiny.model(family), tiny.tokens(2, 9)
     asked = [Drop(0), Swap(1)]
-    result = sweep(model, tokens, asked, top_k=5)
+    result = lesion_sweep(model, tokens, asked, top_k=5)
     with torch.no_grad():
         base = model(tokens)
         for row, lesion in enumerate(asked):
@@ -88,7 +88,7 @@ def test_measures_are_those_of_the_logits(family):
 
 
 def test_a_lesion_that_changes_nothing_measures_nothing():
-    result = sweep(tiny.model("gpt2"), tiny.tokens(), [Replace(1, 1)])
+    result = lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [Replace(1, 1)])
     assert result.kl.abs().max() < 1e-6
     assert (result.agreement == 1).all()
     assert (result.top_k_overlap == 1).all()
@@ -99,8 +99,8 @@ def test_groups_and_padding_change_nothing():
     model, tokens = tiny.model("gpt2"), tiny.tokens(3, 9)
     lengths = torch.tensor([9, 6, 2])
     asked = lesions(3)
-    whole = sweep(model, tokens, asked)
-    parts = sweep(model, tokens, asked, lengths=lengths, max_streams=4)
+    whole = lesion_sweep(model, tokens, asked)
+    parts = lesion_sweep(model, tokens, asked, lengths=lengths, max_streams=4)
     for row, length in enumerate(lengths):
         torch.testing.assert_close(parts.kl[:, row, :length], whole.kl[:, row, :length], atol=1e-5, rtol=1e-4)
         assert parts.kl[:, row, length:].isnan().all()
@@ -124,7 +124,7 @@ def test_blocks_are_shared_as_the_wavefront_promises():
 
 
 def test_intact_prediction_is_uniform_at_most():
-    result = sweep(tiny.model("llama"), tiny.tokens(), [Drop(0)])
+    result = lesion_sweep(tiny.model("llama"), tiny.tokens(), [Drop(0)])
     assert (result.base_entropy <= math.log2(tiny.D_VOCAB)).all()
     assert (result.base_entropy >= 0).all()
 
@@ -134,7 +134,7 @@ def test_intact_prediction_is_uniform_at_most():
 )
 def test_layers_that_are_not_there_are_refused(lesion):
     with pytest.raises(InputError, match="layers 0-2"):
-        sweep(tiny.model("gpt2"), tiny.tokens(), [lesion])
+        lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [lesion])
 
 
 def test_programs():

@@ -1,0 +1,115 @@
+"""`mechicl run ...`: the experiments of *Stages of Inference*."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechicl.cli.finish import page, show
+from mechicl.cli.options import Device, Dtype, Model, Out, ProtocolName, choice, integers, names
+
+if TYPE_CHECKING:
+    from mechicl.studies.study import Study
+
+Text = Annotated[
+    str, typer.Option(help="Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.")
+]
+Tokens = Annotated[int, typer.Option(min=1, help="Tokens of text.")]
+Length = Annotated[int, typer.Option(min=3, help="Positions of a sequence, BOS included.")]
+Column = Annotated[str, typer.Option(help="Column of a table that holds the text.")]
+Split = Annotated[str, typer.Option(help="Split of a hub data set.")]
+Seed = Annotated[int, typer.Option(help="Order of the documents.")]
+Packing = Annotated[str, typer.Option(help="packed: full sequences; documents: one sequence each, cut (the authors').")]
+Processing = Annotated[str, typer.Option(help="none, or fold: norms folded and weights centred, as in the papers.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Sequences per pass.")]
+
+DEFAULT_TEXT = "NeelNanda/pile-10k"
+
+
+@dataclass(frozen=True)
+class OnText:
+    """What a command of the second paper runs on."""
+
+    model: str
+    text: str
+    tokens: int
+    length: int
+    seed: int
+    packing: str
+    column: str
+    split: str
+    processing: str
+    batch_size: int
+    dtype: str
+    device: str | None
+    out: Path
+
+    def load_model(self) -> Any:
+        """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
+        from mechicl.models import load_model
+
+        processing = choice("--processing", self.processing, "none", "fold")
+        return load_model(
+            self.model, processing=processing, fold_value_biases=processing == "fold", dtype=self.dtype,
+            device=self.device,
+        )  # fmt: skip
+
+    def corpus(self, model: Any) -> Any:
+        """The running text asked for, with a BOS in front of every sequence."""
+        from mechicl.corpora import load_corpus
+
+        return load_corpus(
+            model.tokenizer, self.text, prepend_bos=True, n_ctx=min(self.length, model.cfg.n_ctx), tokens=self.tokens,
+            packing=choice("--packing", self.packing, "packed", "documents"), seed=self.seed, column=self.column,
+            split=self.split,
+        )  # fmt: skip
+
+
+def finish(study: Study, asked: OnText) -> None:
+    """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
+    from mechicl.results import Cells
+
+    cells = Cells(asked.out)
+    model = asked.load_model()
+    material = asked.corpus(model) if study.reads == "text" else None
+    result = study.run(model, material, batch_size=asked.batch_size, cells=cells)
+    result.save(asked.out)
+    show(result)
+    print(page(asked.out).resolve())
+
+
+def layer_lesions(
+    model: Model,
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    kinds: Annotated[
+        str, typer.Option(help="Of drop, swap, attention, mlp, replace, repeat; with commas.")
+    ] = "drop,swap",
+    windows: Annotated[str, typer.Option(help="Lengths of repeated windows, with commas.")] = "3,5",
+    protocol: ProtocolName = "corrected",
+    processing: Processing = "none",
+    batch_size: BatchSize = 4,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Predictions with each layer dropped, swapped with the next, or repeated (section 4.1)."""
+    from mechicl.studies.stages import Lesions
+
+    study = Lesions(
+        choice("--protocol", protocol, "corrected", "paper"),
+        kinds=tuple(names("--kinds", kinds)),
+        windows=tuple(integers("--windows", windows)),
+    )
+    finish(
+        study,
+        OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
+    )

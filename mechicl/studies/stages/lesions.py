@@ -1,0 +1,224 @@
+"""Layer lesions (section 4.1, Fig. 2 and 3; layer repeat section 5.4, Fig. 11 and 22).
+
+The paper leaves out each layer in turn (drop), or runs two neighbours in the other order (swap), and compares the
+predictions with the intact model's: KL(intact || lesioned), the share of positions with the same most probable token
+(its "relative accuracy"), and entropy. First and last layers matter, middle layers hardly. Beyond the paper's code we
+also leave out attention or MLPs alone, put a neighbour in a layer's place, and repeat windows of layers.
+
+Positions are all but the prediction from position 0 (BOS); means weigh every token the same, and the band comes from
+resampling whole sequences, because tokens of a text are not independent.
+
+The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the same
+string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and compares
+token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechicl.corpora import TokenCorpus
+from mechicl.engines.comparison import Compared
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.models import hooked
+from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
+from mechicl.results import Result
+from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import TEXT_BAND
+
+KINDS = ("drop", "swap", "attention", "mlp", "replace", "repeat")
+METRICS = (
+    "kl",
+    "agreement",
+    "entropy_difference",
+    "loss_difference",
+    "accuracy",
+    "accuracy_retained",
+    "top_10_overlap",
+)
+_COLOURS = {"drop": BLUE, "swap": VERMILION, "attention": GREEN, "mlp": ORANGE, "replace": PURPLE}
+_NAMES = {"attention": "drop attention", "mlp": "drop MLP", "replace": "replace by the next layer"}
+_PANELS = {"kl": "KL to the intact model (nats)", "agreement": "same most probable token",
+           "entropy_difference": "entropy, lesioned − intact (bits)"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lesions(Study):
+    """Every layer dropped, swapped with the next, and so on: a row per lesion and sequence."""
+
+    kinds: tuple[str, ...] = ("drop", "swap")
+    windows: tuple[int, ...] = (3, 5)
+    """Lengths of repeated windows."""
+
+    name: ClassVar[str] = "layer-lesions"
+    title: ClassVar[str] = "Layer lesions"
+    source: ClassVar[str] = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
+    claim: ClassVar[str] = (
+        "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "
+        "and in some models the last, cannot be touched. Swapping hurts less than dropping."
+    )
+    reads: ClassVar = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kinds or not set(self.kinds) <= set(KINDS):
+            raise InputError(f"kinds is {self.kinds}; choose among {', '.join(KINDS)}.")
+
+    def lesions(self, n_layers: int) -> list[tuple[str, int, Lesion]]:
+        """(kind, layer, lesion) for every lesion that is measured; a window's layer is its first."""
+        each = range(n_layers)
+        made: dict[str, list[tuple[str, int, Lesion]]] = {
+            "drop": [("drop", i, Drop(i)) for i in each],
+            "swap": [("swap", i, Swap(i)) for i in each[:-1]],
+            "attention": [("attention", i, DropAttention(i)) for i in each],
+            "mlp": [("mlp", i, DropMLP(i)) for i in each],
+            "replace": [("replace", i, Replace(i, i + 1)) for i in each[:-1]],
+            "repeat": [
+                (f"repeat {length}", start, Repeat(start, length))
+                for length in self.windows
+                for start in range(n_layers - length + 1)
+            ],
+        }
+        return [lesion for kind in self.kinds for lesion in made[kind]]
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        net = hooked(model)
+        chosen = self.lesions(net.sizes.n_layers)
+        if not chosen:
+            raise InputError(f"{net.name} has {net.sizes.n_layers} layers: too few for {', '.join(self.kinds)}.")
+        tables = []
+        for indices, batch in corpus.batches(batch_size):
+            compared = lesion_sweep(model, batch.tokens, [lesion for _, _, lesion in chosen], lengths=batch.lengths)
+            means = self.means(compared, corpus.tokenizer)
+            for row, (kind, layer, _) in enumerate(chosen):
+                tables.append(pd.DataFrame({"kind": kind, "layer": layer, "sequence": indices, **means.of(row)}))
+        return pd.concat(tables, ignore_index=True)
+
+    def means(self, compared: Compared, tokenizer: Any) -> SequenceMeans:
+        """Means over each sequence's positions, as the protocol takes them."""
+        predicting, with_target = scored_positions(compared, self.protocol)
+        same = compared.agreement
+        if self.protocol == "paper":
+            same = same_string(compared, tokenizer)
+        base = {"base_entropy": compared.base_entropy.expand_as(compared.kl)}
+        targets = {"base_loss": compared.base_loss, "base_correct": compared.base_correct}
+        means = SequenceMeans()
+        means.add(predicting, "positions", kl=compared.kl, agreement=same, entropy=compared.entropy,
+                  top_10_overlap=compared.top_k_overlap, **base)  # fmt: skip
+        means.add(with_target, "targets", loss=compared.loss, correct=compared.correct,
+                  **{name: value.expand_as(compared.kl) for name, value in targets.items()})  # fmt: skip
+        return means
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mean of each metric per lesion: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
+
+        KL and losses in nats, entropies in bits; `accuracy_retained` is the lesioned model's accuracy on the true next
+        token over the intact model's.
+        """
+        hits = table["base_correct"] * table["targets"]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            measured = table.assign(
+                entropy_difference=table["entropy"] - table["base_entropy"],
+                loss_difference=table["loss"] - table["base_loss"],
+                accuracy=table["correct"],
+                accuracy_retained=table["correct"] / table["base_correct"],
+                hits=hits,
+            )
+        weights = dict.fromkeys(METRICS, "targets") | dict.fromkeys(
+            ("kl", "agreement", "entropy_difference", "top_10_overlap"), "positions"
+        )
+        return weighted_summary(measured, weights | {"accuracy_retained": "hits"}, ["model", "kind"], "layer")
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        figure = panels(list(_PANELS.values()), common=False)
+        kinds = list(dict.fromkeys(summary["kind"]))
+        others = [kind for kind in kinds if kind not in _COLOURS]
+        colours = _COLOURS | {kind: (GREY, SKY, "#000000")[place % 3] for place, kind in enumerate(others)}
+        for column, metric in enumerate(_PANELS, start=1):
+            for kind in kinds:
+                rows = summary[(summary["metric"] == metric) & (summary["kind"] == kind)]
+                add_curve(
+                    figure, rows, x="layer", name=_NAMES.get(kind, kind),
+                    colour=colours[kind], legend=column == 1, column=column,
+                )  # fmt: skip
+        figure.update_yaxes(range=[0, 1.02], col=2)
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
+            x="layer", y="", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        same = summary[summary["metric"] == "agreement"]
+        n_layers = int(same["layer"].max()) + 1
+        parts = []
+        for kind, rows in same.groupby("kind", sort=False):
+            middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
+            first = rows[rows["layer"] == 0]["mean"].item()
+            parts.append(f"{kind}: {first:.0%} in layer 0, {middle:.0%} in the middle half")
+        return "Most probable tokens that stay: " + "; ".join(parts) + "."
+
+
+def scored_positions(
+    compared: Compared, protocol: Protocol
+) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """Positions whose prediction counts, and those whose loss counts.
+
+    Predictions: all but from position 0. Losses: the same, as far as they have a next token; in the authors' code
+    also the loss from position 0.
+    """
+    position = torch.arange(compared.tokens.shape[1])
+    real = position < compared.lengths[:, None]
+    predicting = real & (position > 0)
+    with_target = (real if protocol == "paper" else predicting) & (position < compared.lengths[:, None] - 1)
+    return predicting, with_target
+
+
+def same_string(compared: Compared, tokenizer: Any) -> Float[Tensor, "lesion batch pos"]:
+    """The authors' agreement: 1 where the two most probable tokens decode to the same string."""
+    ids = sorted({*compared.top_token.flatten().tolist(), *compared.base_top_token.flatten().tolist()} - {-1})
+    strings = [tokenizer.decode([i]) for i in ids]
+    number = {string: n for n, string in enumerate(set(strings))}
+    table = torch.full((max(ids) + 2,), -1)  # the last entry is that of -1, where there is no token
+    table[ids] = torch.tensor([number[string] for string in strings])
+    return (table[compared.top_token] == table[compared.base_top_token]).float()
+
+
+def layer_lesions(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    kinds: Sequence[str] = ("drop", "swap"),
+    windows: Sequence[int] = (3, 5),
+    protocol: Protocol = "corrected",
+    batch_size: int = 4,
+) -> Result:
+    """Measure what predictions lose when layers are dropped, swapped, replaced or repeated (section 4.1).
+
+    Args:
+        model: a HookedTransformer; the paper folds norms and centres weights, which changes no prediction.
+        corpus: running text with BOS.
+        kinds: of drop, swap, attention, mlp, replace (by the next layer), repeat (windows).
+        windows: lengths of the repeated windows.
+        protocol: see the module.
+        batch_size: sequences per sweep.
+
+    Returns:
+        A result with a row per lesion and sequence: KL in nats, agreement, entropies in bits, losses in nats.
+    """
+    study = Lesions(protocol, kinds=tuple(kinds), windows=tuple(windows))
+    return study.run(model, corpus, batch_size=batch_size)

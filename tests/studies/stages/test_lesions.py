@@ -1,0 +1,71 @@
+"""The lesion study: protocols, weights of tokens, resuming, and what the figure shows."""
+
+import numpy as np
+import pytest
+
+from mechicl.corpora import load_corpus
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import InputError
+from mechicl.patches import Drop
+from mechicl.results import Cells
+from mechicl.studies import load_result
+from mechicl.studies.stages import Lesions, layer_lesions
+from tests import tiny
+
+TEXTS = ["Review good film", "Question Answer Type of a Person", "Sports in the World are Business and Technology"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=24, packing="documents", prepend_bos=True)
+
+
+def test_every_lesion_of_every_sequence_is_a_row(corpus):
+    kinds = ("drop", "swap", "attention", "mlp", "replace", "repeat")
+    result = layer_lesions(tiny.model("gpt2"), corpus, kinds=kinds, windows=(2,), batch_size=2)
+    n = {kind: 3 if kind in ("drop", "attention", "mlp") else 2 for kind in (*kinds[:-1], "repeat 2")}
+    assert result.table.groupby("kind", sort=False)["layer"].nunique().to_dict() == n
+    assert len(result.table) == len(TEXTS) * sum(n.values())
+    assert "middle" in result.finding()
+    assert {trace.name for trace in result.figure().data if trace.name} >= {"drop", "swap", "repeat 2"}
+
+
+def test_means_weigh_tokens_not_sequences(corpus):
+    model = tiny.model("gpt2")
+    summary = layer_lesions(model, corpus, kinds=("drop",)).summary().set_index(["metric", "layer"])["mean"]
+    compared = lesion_sweep(model, corpus.tokens, [Drop(1)], lengths=corpus.lengths)
+    assert summary["kl", 1] == pytest.approx(np.nanmean(compared.kl[0, :, 1:]), rel=1e-4)
+    assert summary["accuracy", 1] == pytest.approx(np.nanmean(compared.correct[0, :, 1:]), rel=1e-6)
+    retained = np.nansum(compared.correct[0, :, 1:]) / max(np.nansum(compared.base_correct[:, 1:]), 1)
+    if np.nansum(compared.base_correct[:, 1:]):
+        assert summary["accuracy_retained", 1] <= retained + 1e-6
+
+
+def test_protocols_differ_where_the_authors_do(corpus):
+    model = tiny.model("gpt2")
+    tables = [layer_lesions(model, corpus, protocol=protocol).table for protocol in ("paper", "corrected")]
+    paper, corrected = (table.sort_values(["kind", "layer", "sequence"]) for table in tables)
+    np.testing.assert_allclose(paper["kl"], corrected["kl"])
+    assert (paper["targets"] == corrected["targets"] + 1).all()  # the loss of the prediction from BOS
+    assert (paper["agreement"] >= corrected["agreement"] - 1e-9).all()  # strings agree more often than ids
+
+
+def test_a_result_is_saved_and_goes_on_from_its_cells(corpus, tmp_path):
+    study = Lesions(kinds=("drop",))
+    model = tiny.model("gpt2")
+    result = study.run(model, corpus, cells=Cells(tmp_path))
+    result.save(tmp_path)
+    again = load_result(tmp_path, "layer-lesions")
+    assert again.summary().equals(result.summary())
+    files = sorted((tmp_path / "cells").iterdir())
+    study.run(model, corpus, cells=Cells(tmp_path))
+    assert sorted((tmp_path / "cells").iterdir()) == files
+
+
+def test_what_does_not_fit_is_refused(corpus):
+    with pytest.raises(InputError, match="kinds"):
+        Lesions(kinds=("shuffle",))
+    with pytest.raises(InputError, match="TokenCorpus"):
+        Lesions().run(tiny.model("gpt2"), None)
+    with pytest.raises(InputError, match="too few"):
+        layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(9,))
