@@ -14,6 +14,7 @@ from mechicl.cli.options import (
     Demonstrations,
     Device,
     Dtype,
+    LabelWords,
     Model,
     Out,
     ProtocolName,
@@ -37,6 +38,7 @@ def information_flow(
     shots: Shots = 1,
     demonstrations: Demonstrations = "per_prompt",
     too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
     head_reduce: Annotated[str, typer.Option(help="abs_of_sum (the authors' code) or sum_of_abs.")] = "abs_of_sum",
     loss: Annotated[str, typer.Option(help="cross_entropy or logit_difference.")] = "cross_entropy",
     target: Annotated[str, typer.Option(help="Class whose loss is taken: gold or predicted.")] = "gold",
@@ -56,8 +58,11 @@ def information_flow(
     )
     finish(
         study,
-        Asked(model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out),
-    )
+        Asked(
+            model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out,
+            label_words,
+        ),
+    )  # fmt: skip
 
 
 def isolation(
@@ -70,6 +75,7 @@ def isolation(
     shots: Shots = 1,
     demonstrations: Demonstrations = "per_seed",
     too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
     layers: Annotated[str, typer.Option(help="Numbers of first and of last layers to isolate, with commas.")] = "1,3,5",
     mode: Annotated[
         str, typer.Option(help="presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
@@ -93,5 +99,43 @@ def isolation(
     )
     finish(
         study,
-        Asked(model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out),
+        Asked(
+            model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out,
+            label_words,
+        ),
+    )  # fmt: skip
+
+
+def deep_layers(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 64,
+    seeds: Seeds = "42,43,44,45,46",
+    shots: Shots = 1,
+    demonstrations: Demonstrations = "per_seed",
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    weight: Annotated[
+        str, typer.Option(help="attention (the paper), or norm: times the length of the value that is moved.")
+    ] = "attention",
+    protocol: ProtocolName = "corrected",
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """How well attention to the label words tells the prediction, by layer (section 2.3)."""
+    from mechicl.studies.label_words import DeepLayers
+
+    study = DeepLayers(
+        choice("--protocol", protocol, "corrected", "paper"),
+        weight=choice("--weight", weight, "attention", "norm"),
     )
+    finish(
+        study,
+        Asked(
+            model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out,
+            label_words,
+        ),
+    )  # fmt: skip

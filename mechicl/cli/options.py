@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +30,10 @@ TooLong = Annotated[
         "None is ever cut."
     ),
 ]
+LabelWords = Annotated[
+    str | None,
+    typer.Option(help='Other label words, as "negative= A,positive= B"; the space before a word belongs to it.'),
+]
 ProtocolName = Annotated[str, typer.Option("--protocol", help="corrected, or paper: what the authors' code did.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Prompts per pass; halved by itself when memory runs out.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
@@ -52,6 +57,7 @@ class Asked:
     dtype: str
     device: str | None
     out: Path
+    label_words: str | None = None
 
     def load_model(self) -> Any:
         """The HookedTransformer asked for."""
@@ -59,15 +65,17 @@ class Asked:
 
         return load_model(self.model, dtype=self.dtype, device=self.device)
 
-    def prompt_sets(self, model: Any) -> list[Any]:
-        """A prompt set for every task and seed."""
-        from mechicl.tasks import load_task
+    def prompt_sets(self, model: Any, make: Callable[..., Any] | None = None) -> list[Any]:
+        """A prompt set for every task and seed: `task.prompts(...)`, or `make(task, ...)` of a study's own."""
+        from mechicl.tasks import Task, load_task
 
         policy = choice("--demonstrations", self.demonstrations, "per_seed", "per_prompt")
         too_long = choice("--too-long", self.too_long, "refuse", "drop", "shorter")
         seeds = integers("--seeds", self.seeds)
+        words = None if self.label_words is None else assignments("--label-words", self.label_words)
         return [
-            load_task(name, data=data_of(name, self.data)).prompts(
+            (make or Task.prompts)(
+                load_task(name, data=data_of(name, self.data), label_words=words),
                 model.tokenizer, shots=self.shots, samples=self.samples, seed=seed, demonstrations=policy,
                 n_ctx=model.cfg.n_ctx, too_long=too_long,
             )
@@ -105,3 +113,11 @@ def names(option: str, text: str) -> list[str]:
     if not all(found) or len(set(found)) < len(found):
         raise InputError(f"{option} is {text!r}; give each name once, with commas between them.")
     return found
+
+
+def assignments(option: str, text: str) -> dict[str, str]:
+    """Words by name from a text such as "negative= A,positive= B"; spaces of the words are kept."""
+    pairs = [part.split("=") for part in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
+        raise InputError(f'{option} is {text!r}; give each class a word, as "negative= A,positive= B".')
+    return {name.strip(): word for name, word in pairs}

@@ -1,6 +1,6 @@
 """What the studies measure: pure functions of tensors, in nats unless bits are asked for."""
 
-from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, cumulative_contribution
+from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.metrics.confusion import (
     Correlation,
     confusion_correlation,
@@ -37,6 +37,7 @@ __all__ = [
     "Interval",
     "LayerAUROC",
     "auroc_by_layer",
+    "bootstrap_auroc",
     "bootstrap_mean",
     "cka_matrix",
     "cka_of_hsic",

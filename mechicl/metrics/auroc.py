@@ -51,18 +51,64 @@ def auroc_by_layer(
     if len(classes) < 2:
         reason = f"all {n} targets are class {classes[0]}: an AUROC needs two classes"
         return LayerAUROC(torch.full((n_layers,), torch.nan, dtype=torch.float64), classes, n, reason)
-    kept = attention[..., list(classes)].detach().cpu().double()
-    total = kept.sum(-1, keepdim=True)
-    share = torch.where(total > 0, kept / total, 1 / len(classes))  # no attention at all: no evidence
+    scores = _scores(attention, classes, protocol).numpy()
     truth = target.cpu().numpy()
     if len(classes) > 2:
-        values = [
-            roc_auc_score(truth, share[:, layer].numpy(), multi_class="ovo") for layer in range(n_layers)
-        ]
+        values = [roc_auc_score(truth, scores[:, layer], multi_class="ovo") for layer in range(n_layers)]
     else:
-        scores = (kept if protocol == "paper" else share)[..., 1].numpy()
-        values = [roc_auc_score(truth == classes[1], scores[:, layer]) for layer in range(n_layers)]
+        values = [roc_auc_score(truth == classes[1], scores[:, layer, 1]) for layer in range(n_layers)]
     return LayerAUROC(torch.tensor(np.array(values), dtype=torch.float64), classes, n)
+
+
+def bootstrap_auroc(
+    attention: Float[Tensor, "batch layer class_"],
+    target: Int[Tensor, "batch"],
+    *,
+    generator: np.random.Generator,
+    protocol: Protocol = "corrected",
+    resamples: int = 500,
+) -> Float[Tensor, "resample layer"]:
+    """AUCROC_l of resampled prompts; NaN in a resample without any prompt of some class."""
+    _check(attention, target)
+    classes, n = tuple(sorted(set(target.tolist()))), len(target)
+    if len(classes) < 2:
+        return torch.full((resamples, attention.shape[1]), torch.nan, dtype=torch.float64)
+    scores = _scores(attention, classes, protocol)
+    weights = torch.tensor(generator.multinomial(n, np.full(n, 1 / n), size=resamples), dtype=torch.float64)
+    members = [(target.cpu() == c).nonzero().flatten() for c in classes]
+
+    def separated(a: int, b: int) -> Tensor:  # class a from class b by the score of a
+        return _weighted_auroc(scores[..., a], weights, members[a], members[b])
+
+    if len(classes) == 2:
+        return separated(1, 0)
+    pairs = [(a, b) for a in range(len(classes)) for b in range(a)]
+    return torch.stack([(separated(a, b) + separated(b, a)) / 2 for a, b in pairs]).mean(0)
+
+
+def _weighted_auroc(
+    scores: Float[Tensor, "batch layer"],
+    weights: Float[Tensor, "resample batch"],
+    positive: Int[Tensor, "n_positive"],
+    negative: Int[Tensor, "n_negative"],
+) -> Float[Tensor, "resample layer"]:
+    """How often a positive prompt scores above a negative one, ties counting half, each prompt with its weight."""
+    up, down = weights[:, positive], weights[:, negative]
+    curves = []
+    for layer in range(scores.shape[1]):
+        difference = scores[positive, layer, None] - scores[negative, layer]
+        above = (difference > 0).double() + (difference == 0).double() / 2
+        curves.append(((up @ above) * down).sum(1) / (up.sum(1) * down.sum(1)))
+    return torch.stack(curves, 1)
+
+
+def _scores(attention: Tensor, classes: tuple[int, ...], protocol: Protocol) -> Float[Tensor, "batch layer class_"]:
+    """Each class's score among the classes that are left: its share, or of two, under "paper", its raw attention."""
+    kept = attention[..., list(classes)].detach().cpu().double()
+    if len(classes) == 2 and protocol == "paper":
+        return kept
+    total = kept.sum(-1, keepdim=True)
+    return torch.where(total > 0, kept / total, 1 / len(classes))  # no attention at all: no evidence
 
 
 def _check(attention: Tensor, target: Tensor) -> None:
@@ -76,9 +122,7 @@ def _check(attention: Tensor, target: Tensor) -> None:
             "leave out prompts whose label is unknown (-1)."
         )
     if not attention.isfinite().all():
-        raise InputError(
-            "attention holds NaN or infinite values; an AUROC needs a finite score for every prompt."
-        )
+        raise InputError("attention holds NaN or infinite values; an AUROC needs a finite score for every prompt.")
 
 
 def cumulative_contribution(
@@ -95,9 +139,7 @@ def cumulative_contribution(
         raise InputError(f"average is {average!r}; it is 'none', 'curves' or 'contributions'.")
     leading = tuple(range(auroc.ndim - 1))
     if average != "none" and auroc.isnan().any():
-        raise InputError(
-            "some AUROC curves are NaN (one class only); leave them out of the average and say so."
-        )
+        raise InputError("some AUROC curves are NaN (one class only); leave them out of the average and say so.")
     curves = auroc.double()
     if average == "curves" and leading:
         curves = curves.mean(leading)

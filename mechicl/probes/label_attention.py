@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.hooks import Place, Probe, Watch
+from mechicl.errors import InputError
+from mechicl.hooks import Hook, Place, Probe, Watch
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
+
+Weight = Literal["attention", "norm"]
 
 
 @dataclass(frozen=True)
@@ -19,14 +23,20 @@ class LabelAttention(Probe):
     """A(q, p) of every layer, head and class: reading [prompt layer head class].
 
     Attention to several label words of one class (more than one shot) is summed. The paper sums over heads as well
-    (footnote 5); that is left to the reader of the reading.
+    (footnote 5); that is left to the reader of the reading. `weight="norm"` multiplies each weight by the length of
+    what it moves, |v(p) W_O| of that head (Kobayashi et al. 2020), which the paper mentions and does not compute.
     """
 
+    weight: Weight = "attention"
     axes = ("prompt", "layer", "head", "class")
+
+    def __post_init__(self) -> None:
+        if self.weight not in ("attention", "norm"):
+            raise InputError(f"LabelAttention: weight is {self.weight!r}; it is 'attention' or 'norm'.")
 
     @property
     def place(self) -> Place:
-        return "target"
+        return "target" if self.weight == "attention" else "anywhere"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
@@ -34,16 +44,30 @@ class LabelAttention(Probe):
         member = torch.nn.functional.one_hot(batch.anchor_classes, n_classes).float()
         rows = torch.arange(len(batch.target), device=batch.target.device)
         found: dict[int, Tensor] = {}
+        lengths: dict[int, Tensor] = {}
 
         def at(layer: int) -> Callable[..., None]:
             def see(pattern: Tensor, hook: Any) -> None:
                 from_q = pattern[rows, :, batch.target]
-                to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1))
-                found[layer] = to_p.detach().float() @ member
+                to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1)).detach().float()
+                found[layer] = (to_p * lengths.pop(layer) if layer in lengths else to_p) @ member
 
             return see
 
-        return Watch(
-            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1),
-        )
+        hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
+        if self.weight == "norm":
+            hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, hooked(model).W_O(i), batch)) for i in layers]
+        return Watch(hooks, result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1))
+
+
+def _measure(
+    lengths: dict[int, Tensor], layer: int, W_O: Float[Tensor, "head d_head d_model"], batch: PromptBatch
+) -> Callable[..., None]:
+    """A hook on values that notes |v(p) W_O| as [batch head anchor]."""
+
+    def see(values: Tensor, hook: Any) -> None:
+        at_p = values.detach()[torch.arange(len(values), device=values.device)[:, None], batch.anchors]
+        by_head = at_p.repeat_interleave(len(W_O) // at_p.shape[2], 2)  # key/value heads that queries share
+        lengths[layer] = torch.einsum("bahd,hdm->bham", by_head, W_O).float().norm(dim=-1)
+
+    return see

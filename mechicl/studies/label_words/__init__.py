@@ -1,6 +1,15 @@
 """*Label Words are Anchors* (Wang et al., EMNLP 2023); an experiment a file."""
 
+from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
 from mechicl.studies.label_words.information_flow import InformationFlow, information_flow, saliency_map
 from mechicl.studies.label_words.isolation import Isolation, isolation
 
-__all__ = ["InformationFlow", "Isolation", "information_flow", "isolation", "saliency_map"]
+__all__ = [
+    "DeepLayers",
+    "InformationFlow",
+    "Isolation",
+    "deep_layers",
+    "information_flow",
+    "isolation",
+    "saliency_map",
+]

@@ -21,9 +21,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
-from mechicl.hooks import Patch, run
+from mechicl.hooks import Patch
 from mechicl.metrics import jaccard
 from mechicl.models import hooked
 from mechicl.patches.isolate import (
@@ -81,7 +82,7 @@ class Isolation(Study):
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))
         patch = self.patch(model, prompts, condition)
-        seen = run(model, prompts, [top], [patch] if patch else [], batch_size=batch_size)
+        seen = run_shared(model, prompts, [top], [patch] if patch else [], batch_size=batch_size)
         return pd.DataFrame(
             {
                 "prompt": np.arange(len(prompts)),

@@ -1,0 +1,229 @@
+"""Deep layers read the prediction off the label words (section 2.3, Fig. 5; with two shots Fig. 11).
+
+The paper sums the attention from the target position q to each class's label words over heads, and takes it as a score
+for the class: AUCROC_l says how well layer l's attention tells which label the model will predict. R_l is the share of
+all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle.
+
+The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
+share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
+there is no AUCROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
+subtracts (`R_clipped` leaves such layers out). It comes from the averaged curve, as in the paper's figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from torch import Tensor
+
+from mechicl.engines.prefix import run_shared
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
+from mechicl.probes.label_attention import LabelAttention, Weight
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import BAND
+
+AVERAGE = "average of tasks"
+_TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
+_CURVES = {
+    "AUCROC": ("AUCROC, predicted label", BLUE, "solid"),
+    "AUCROC_gold": ("AUCROC, gold label", SKY, "dot"),
+    "R": ("R, share gathered up to here", VERMILION, "solid"),
+}
+
+
+@dataclass(frozen=True)
+class DeepLayers(Study):
+    """Attention from q to each class's label words, summed over heads, in every layer."""
+
+    weight: Weight = "attention"
+
+    name: ClassVar[str] = "deep-layers"
+    title: ClassVar[str] = "Deep layers read the label words"
+    source: ClassVar[str] = "Label Words are Anchors, section 2.3, Fig. 5"
+    claim: ClassVar[str] = (
+        "In deep layers the attention to the label words tells the prediction: AUCROC approaches 0.8, and nearly all "
+        "of R is gathered in middle and deep layers."
+    )
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        probe = LabelAttention(self.weight)
+        if not all(len(set(prompt.anchor_classes)) == len(prompts.label_ids) for prompt in prompts):
+            raise InputError("Every class needs a demonstration in every prompt; use shots=1 or more.")
+        seen = run_shared(model, prompts, [probe], batch_size=batch_size)
+        attention = seen[probe].double().sum(2)  # over heads: [prompt layer class]
+        n, layers, _ = attention.shape
+        return pd.DataFrame(
+            {
+                "prompt": np.repeat(np.arange(n), layers),
+                "gold": np.repeat(prompts.gold.numpy(), layers),
+                "predicted": np.repeat(seen.predicted.numpy(), layers),
+                "layer": np.tile(np.arange(layers), n),
+                "attention": attention.flatten(0, 1).tolist(),
+            }
+        )
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """AUCROC, AUCROC_gold, R and R_clipped per layer: model, task, shots, metric, layer, mean, low, high, n, seeds.
+
+        Intervals of AUCROC are over prompts; R, a ratio of sums over layers, has none. `seeds` counts the seeds that
+        have an AUCROC. With several tasks, "average of tasks" is the mean of their curves.
+        """
+        rows: list[dict[str, Any]] = []
+        for (model, shots), group in table.groupby(["model", "shots"], sort=False):
+            for metric in _TARGETS:
+                tasks = {task: self._curve(of_task, metric) for task, of_task in group.groupby("task", sort=False)}
+                known = {task: curve for task, curve in tasks.items() if curve is not None}
+                if len(known) > 1:
+                    known[AVERAGE] = _Curve.mean(list(known.values()), min(curve.seeds for curve in known.values()))
+                for task, curve in known.items():
+                    common = {"model": model, "task": task, "shots": shots}
+                    rows.extend(common | row for row in curve.rows(metric))
+        if not rows:
+            raise InputError(
+                "The model predicts one class for all prompts, and no gold labels of several classes are known, so no "
+                "AUCROC is defined; use more prompts or another task."
+            )
+        return pd.DataFrame(rows)
+
+    def _curve(self, table: pd.DataFrame, metric: str) -> _Curve | None:
+        """One task's curve, averaged over the seeds that have one; None where none has."""
+        curves = []
+        for _, of_seed in table.groupby("seed", sort=False, dropna=False):
+            attention, target = attention_and_target(of_seed, _TARGETS[metric])
+            if len(target) == 0 or (found := auroc_by_layer(attention, target, protocol=self.protocol)).reason:
+                continue
+            draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
+            curves.append(_Curve(found.values, draws, found.n, 1))
+        return _Curve.mean(curves, len(curves)) if curves else None
+
+    def undefined(self, table: pd.DataFrame) -> list[str]:
+        """Tasks and seeds in which the model predicts a single class, in words."""
+        return [
+            f"{task}, seed {seed}"
+            for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False)
+            if rows["predicted"].nunique() == 1
+        ]
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
+        figure = panels([f"{task}, {shots} per class" for task, shots in shown])
+        for column, (task, shots) in enumerate(shown, start=1):
+            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+            for metric, (name, colour, dash) in _CURVES.items():
+                rows = of_task[of_task["metric"] == metric]
+                if len(rows):
+                    add_curve(
+                        figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column == 1, column=column
+                    )
+        figure.add_hline(y=0.5, line={"color": "#999", "width": 1, "dash": "dash"})
+        model = ", ".join(summary["model"].unique())
+        score = "attention" if self.weight == "attention" else "attention times length of value"
+        return styled(
+            figure, title=f"{self.title}: {model}",
+            subtitle=f"{self.source}; score: {score}; protocol {self.protocol}; {BAND}",
+            x="layer", y="AUCROC, and R", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        metrics = list(dict.fromkeys(summary["metric"]))
+        curve = summary[summary["metric"] == metrics[0]]
+        if AVERAGE in set(curve["task"]):
+            curve = curve[curve["task"] == AVERAGE]
+        mean = curve.groupby("layer")["mean"].mean()
+        half = _half_gathered(mean.to_numpy())
+        of = "the prediction" if metrics[0] == "AUCROC" else "the gold label (a single class is predicted)"
+        left_out = self.undefined(result.table)
+        return (
+            f"Attention to the label words tells {of} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 and at best "
+            f"{mean.max():.2f}, in layer {mean.idxmax()}"
+            + (
+                f"; half of R is gathered by layer {half}."
+                if half is not None
+                else "; over all layers it is below 0.5."
+            )
+            + (f" A single class is predicted, so there is none, for: {'; '.join(left_out)}." if left_out else "")
+        )
+
+
+def _half_gathered(auroc: np.ndarray) -> int | None:
+    """The layer from which R stays above one half; None where the layers together are below chance."""
+    if (auroc - 0.5).sum() <= 0:
+        return None
+    below = (cumulative_contribution(torch.tensor(auroc)) < 0.5).nonzero()
+    return int(below.max()) + 1 if len(below) else 0
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """An AUCROC per layer, the same for resampled prompts, and what it stands on."""
+
+    values: Tensor
+    draws: Tensor
+    n: int
+    seeds: int
+
+    @classmethod
+    def mean(cls, curves: Sequence[_Curve], seeds: int) -> _Curve:
+        return cls(
+            torch.stack([curve.values for curve in curves]).mean(0),
+            torch.stack([curve.draws for curve in curves]).mean(0),  # NaN where one has none: left out of the quantiles
+            sum(curve.n for curve in curves),
+            seeds,
+        )
+
+    def rows(self, metric: str) -> Iterator[dict[str, Any]]:
+        low, high = self.draws.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
+        found = {metric: (self.values, low, high)}
+        if metric == "AUCROC":
+            none = torch.full_like(self.values, torch.nan)
+            found["R"] = (cumulative_contribution(self.values), none, none)
+            found["R_clipped"] = (cumulative_contribution(self.values, clipped=True), none, none)
+        for name, (mean, below, above) in found.items():
+            for layer, bounds in enumerate(zip(mean.tolist(), below.tolist(), above.tolist(), strict=True)):
+                numbers = dict(zip(("mean", "low", "high"), bounds, strict=True))
+                yield {"metric": name, "layer": layer, **numbers, "n": self.n, "seeds": self.seeds}
+
+
+def attention_and_target(table: pd.DataFrame, target: str) -> tuple[Tensor, Tensor]:
+    """Attention [prompt layer class] and target class [prompt] of the rows of one seed whose target is known."""
+    known = table[table[target] >= 0].sort_values(["prompt", "layer"], kind="stable")
+    layers = table["layer"].nunique()
+    attention = torch.tensor(np.stack(known["attention"].to_list())) if len(known) else torch.zeros(0, 1)
+    classes = torch.tensor(known[target].to_numpy()[::layers].copy())
+    return attention.reshape(-1, layers, attention.shape[-1]), classes
+
+
+def deep_layers(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    weight: Weight = "attention",
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure how well attention to the label words tells the prediction, section 2.3.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds).
+        weight: the attention weight (the paper), or "norm", the weight times the length of the value it moves.
+        protocol: the score with two classes, see the module.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt and layer: gold and predicted class, and the attention to each class's label
+        words, summed over heads.
+    """
+    return DeepLayers(protocol, weight=weight).run(model, prompts, batch_size=batch_size)

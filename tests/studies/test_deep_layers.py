@@ -1,0 +1,82 @@
+"""Deep layers: what its numbers are, and what happens where there are none."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mechicl.errors import InputError
+from mechicl.metrics import auroc_by_layer, bootstrap_auroc
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers, deep_layers
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+
+def several(shots: int = 1) -> list[PromptSet]:
+    sets = []
+    for task in ("one", "two"):
+        for seed in (0, 1):
+            prompts = random_prompts(12, shots=shots, seed=seed + 10 * (task == "two"))
+            sets.append(replace(prompts, task=task, seed=seed))
+    return sets
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_curves_average_over_seeds_and_then_tasks(shots: int) -> None:
+    result = deep_layers(tiny.model("gpt2"), several(shots))
+    mean = result.summary().pivot_table(index=["task", "metric"], columns="layer", values="mean")
+    np.testing.assert_allclose(
+        mean.loc[(AVERAGE, "AUCROC_gold")], (mean.loc[("one", "AUCROC_gold")] + mean.loc[("two", "AUCROC_gold")]) / 2
+    )
+    assert mean.loc[(AVERAGE, "R")].iloc[-1] == pytest.approx(1)
+    excess = mean.loc[(AVERAGE, "AUCROC")] - 0.5
+    np.testing.assert_allclose(mean.loc[(AVERAGE, "R")], excess.cumsum() / excess.sum())
+    assert "AUCROC" in result.finding()
+    assert result.figure().data
+
+
+def test_a_class_never_predicted_is_named_not_averaged() -> None:
+    result = deep_layers(tiny.model("gpt2"), several())
+    single = (result.table["task"] == "one") & (result.table["seed"] == 0)
+    table = result.table.assign(predicted=result.table["predicted"].where(~single, 1))
+    changed = replace(result, table=table)
+    assert "one, seed 0" in changed.finding()
+    seeds = changed.summary().set_index(["task", "metric"])["seeds"]
+    assert seeds[("one", "AUCROC")].max() == 1
+    assert seeds[("one", "AUCROC_gold")].min() == 2
+    nothing = table.assign(predicted=1, gold=-1)
+    with pytest.raises(InputError, match="no AUCROC is defined"):
+        DeepLayers().summary(nothing)
+    only_gold = replace(result, table=table.assign(predicted=1))
+    assert set(only_gold.summary()["metric"]) == {"AUCROC_gold"}
+    assert only_gold.figure().data
+    assert "gold" in only_gold.finding()
+
+
+def test_a_class_without_a_demonstration_is_refused() -> None:
+    prompts = PromptSet.of([Prompt.from_positions(range(9), [[3], []], [0, 1], 0)])
+    with pytest.raises(InputError, match="Every class needs a demonstration"):
+        deep_layers(tiny.model("gpt2"), prompts)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_resampled_aurocs_are_those_of_the_resampled_prompts(n_classes: int) -> None:
+    torch.manual_seed(0)
+    attention, target = torch.rand(40, 3, n_classes), torch.arange(40) % n_classes
+    attention[:5] = attention[5:10]  # ties
+    draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(1), resamples=3)
+    counts = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), size=3)
+    for row, drawn in zip(draws, counts, strict=True):
+        index = torch.tensor(np.repeat(np.arange(40), drawn))
+        torch.testing.assert_close(row, auroc_by_layer(attention[index], target[index]).values)
+
+
+def test_scaling_attention_changes_nothing() -> None:
+    result = deep_layers(tiny.model("gpt2"), several())
+    scaled = result.table.assign(attention=[np.multiply(7, row).tolist() for row in result.table["attention"]])
+    pd.testing.assert_frame_equal(DeepLayers().summary(scaled), result.summary())
