@@ -32,8 +32,12 @@ def export(checkpoint: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in network.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)
     (folder / "config.json").write_text(json.dumps(network.sizes.as_dict(), indent=2) + "\n")
     tokens.fast_tokenizer().save_pretrained(str(folder))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that every version of transformers knows
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def main() -> None:

@@ -37,15 +37,15 @@ REPEATED = 0.15  # how often half a batch repeats an earlier lesson, so that it 
 class Recipe:
     """Everything that decides the result, apart from the seed."""
 
-    steps: int = 8_000
+    steps: int = 3_200
     warmup: int = 100
     decay_from: float = 0.5  # the share of the steps after which the learning rate falls to zero
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.05
     clip: float = 1.0
     answer_tokens: int = 3_072  # classification tokens a step
-    running_rows: int = 4
-    running_length: int = 256
+    running_rows: int = 2
+    running_length: int = 512
     other_weight: float = 0.05  # of classification tokens that are not answers
     check_every: int = 25
     save_every: int = 200

@@ -54,9 +54,7 @@ def test_ids_of_a_sequence_are_those_of_its_text(template: str) -> None:
         assert tokenizer(text).input_ids == sequence.ids
         answers = [block.rpartition(":")[2] for block in _blocks(text, template)]
         assert [tokenizer(a).input_ids for a in answers] == [[sequence.labels[c]] for c in sequence.classes]
-        assert [sequence.ids[p] for p in sequence.label_positions] == [
-            sequence.labels[c] for c in sequence.classes
-        ]
+        assert [sequence.ids[p] for p in sequence.label_positions] == [sequence.labels[c] for c in sequence.classes]
 
 
 def _blocks(text: str, template: str) -> list[str]:
@@ -78,11 +76,7 @@ def test_texts_of_the_two_splits_share_no_word_combination() -> None:
 
 def test_examples_are_balanced_reproducible_and_about_their_topic() -> None:
     drawn = list(cl.examples("test", [3, 7], 10, seed=5))
-    assert (
-        drawn
-        == list(cl.examples("test", [3, 7], 10, seed=5))
-        != list(cl.examples("test", [3, 7], 10, seed=6))
-    )
+    assert drawn == list(cl.examples("test", [3, 7], 10, seed=5)) != list(cl.examples("test", [3, 7], 10, seed=6))
     assert [name for _, name in drawn] == [cl.topic_name(3), cl.topic_name(7)] * 5
     own = {word.strip() for word in lex.lexicon().spelled(3)}
     assert all(own & set(text.split()) for text, _ in drawn[::2])
@@ -93,9 +87,7 @@ def test_mappings_are_drawn_afresh_and_held_out_ones_never_trained_on() -> None:
     drawn = [cl.draw_mapping(2, "train", rng) for _ in range(500)]
     assert all(cl.split_of_mapping(*mapping) == "train" for mapping in drawn)
     assert len({frozenset(zip(*mapping, strict=True)) for mapping in drawn}) > 450
-    labels_of_first = {
-        label for topics, labels in drawn for t, label in zip(topics, labels, strict=True) if t == 0
-    }
+    labels_of_first = {label for topics, labels in drawn for t, label in zip(topics, labels, strict=True) if t == 0}
     assert len(labels_of_first) == len(lex.LABEL_WORDS)
 
 

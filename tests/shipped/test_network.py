@@ -15,6 +15,4 @@ def test_hooked_logits_are_the_same() -> None:
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     tokens = torch.randint(50, (2, 96), generator=generator)
     with torch.no_grad():
-        torch.testing.assert_close(
-            to_hooked(network)(tokens, prepend_bos=False), network(tokens), atol=1e-5, rtol=0
-        )
+        torch.testing.assert_close(to_hooked(network)(tokens, prepend_bos=False), network(tokens), atol=1e-5, rtol=0)

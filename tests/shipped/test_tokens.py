@@ -21,11 +21,7 @@ def test_any_text_survives(text: str) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.lists(
-        st.sampled_from([*lex.FUNCTION_WORDS, *lex.LABEL_WORDS, *lex.lexicon().spelled(0), "\n", "Review:"])
-    )
-)
+@given(st.lists(st.sampled_from([*lex.FUNCTION_WORDS, *lex.LABEL_WORDS, *lex.lexicon().spelled(0), "\n", "Review:"])))
 def test_texts_of_the_language_survive(pieces: list[str]) -> None:
     assert TOKENIZER.decode(TOKENIZER("".join(pieces)).input_ids) == "".join(pieces)
 

@@ -11,7 +11,7 @@ from mechicl.errors import InputError
 from mechicl.shipped.train import Recipe, Training, train
 
 TINY = Recipe(
-    steps=4, warmup=2, answer_tokens=100, running_rows=2, running_length=32, check_every=2, save_every=2,
+    steps=4, warmup=2, answer_tokens=100, running_rows=2, running_length=32, check_every=4, save_every=2,
     layers=2, d_model=32,
 )  # fmt: skip
 
@@ -26,7 +26,7 @@ def test_resuming_changes_nothing(tmp_path: Path) -> None:
     assert rest.step == whole.step == 4
     for (name, a), b in zip(whole.network.named_parameters(), rest.network.parameters(), strict=True):
         assert torch.equal(a, b), name
-    assert (tmp_path / "whole" / "log.jsonl").read_text().count("\n") == 2
+    assert (tmp_path / "whole" / "log.jsonl").read_text().count("\n") == 1
 
 
 def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
