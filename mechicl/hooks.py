@@ -25,6 +25,8 @@ from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
 Hook = tuple[str, Callable[..., Any]]
+Batch = PromptBatch | TokenBatch
+"""Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
 Place = Literal["anywhere", "demonstrations", "target"]
 """Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
 

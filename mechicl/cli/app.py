@@ -21,6 +21,7 @@ studies.command("information-flow")(label_words.information_flow)
 studies.command("isolation")(label_words.isolation)
 studies.command("deep-layers")(label_words.deep_layers)
 studies.command("layer-lesions")(stages.layer_lesions)
+studies.command("local-attention")(stages.local_attention)
 
 
 app.command("demo")(demo)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
-_METRICS_WITH_INTERVALS = 4
-"""More of them do not fit a terminal's width with their intervals; the page has them all."""
+_METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 9
+"""More of them do not fit a terminal's width, with their intervals or at all; the page has everything."""
 
 
 def finish(study: Study, asked: Asked) -> None:
@@ -58,8 +58,10 @@ def show(result: Result) -> None:
 def overview(summary: pd.DataFrame) -> pd.DataFrame:
     """A summary with a column per metric, without columns that never change.
 
-    An entry is "mean [low, high]", or, where there are too many metrics for that, the mean.
+    An entry is "mean [low, high]", or, where there are too many metrics for that, the mean. The first metrics are
+    shown.
     """
+    summary = summary[summary["metric"].isin(summary["metric"].unique()[:_METRICS_ON_SCREEN])]
     values = summary[["mean", "low", "high"]].to_numpy()
     short = summary["metric"].nunique() > _METRICS_WITH_INTERVALS
     written = summary.assign(value=[f"{row[0]:.3f}" if short else _interval(*row) for row in values])

@@ -113,3 +113,32 @@ def layer_lesions(
         study,
         OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
     )
+
+
+def local_attention(
+    model: Model,
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    windows: Annotated[str, typer.Option(help="Numbers of previous tokens, with commas.")] = "1,2,4,5,8,16",
+    protocol: ProtocolName = "corrected",
+    processing: Processing = "none",
+    batch_size: BatchSize = 8,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Attention to the previous tokens, to position 0 and to itself, by layer and head (section 5.1)."""
+    from mechicl.studies.stages import LocalAttentionStudy
+
+    study = LocalAttentionStudy(
+        choice("--protocol", protocol, "corrected", "paper"), windows=tuple(integers("--windows", windows))
+    )
+    finish(
+        study,
+        OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
+    )

@@ -1,7 +1,8 @@
 """What can be read from a pass; a file each."""
 
 from mechicl.probes.label_attention import LabelAttention
+from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
 
-__all__ = ["LabelAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"]
+__all__ = ["LabelAttention", "LocalAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"]

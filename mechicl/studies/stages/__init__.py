@@ -1,5 +1,6 @@
 """*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
 
 from mechicl.studies.stages.lesions import Lesions, layer_lesions
+from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_attention
 
-__all__ = ["Lesions", "layer_lesions"]
+__all__ = ["Lesions", "LocalAttentionStudy", "layer_lesions", "local_attention"]

@@ -1,0 +1,144 @@
+"""Attention to the previous tokens (section 5.1, Fig. 6a): the first stage is said to be local.
+
+The paper plots "attention to the previous five tokens" by layer: high in the first layers, where tokens are put
+together to words, and falling with depth. The authors' code takes the mean over single entries A[q, q - i], i =
+1..5, so about a fifth of the mass on five tokens; it counts position 0 (BOS) as a key like any other and weighs
+every document the same (`protocol="paper"` gives that mean).
+
+`"corrected"` sums the attention to the previous k tokens, never counting position 0, and weighs every query the
+same. Two things are drawn beside it, because the fall with depth is partly theirs: attention parked on position 0
+(the sink), and what uniform attention would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.corpora import TokenCorpus
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
+from mechicl.results import Result
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import TEXT_BAND
+
+_COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
+
+
+@dataclass(frozen=True)
+class LocalAttentionStudy(Study):
+    """Attention to the previous k tokens, to position 0 and to itself, of every head."""
+
+    windows: tuple[int, ...] = WINDOWS
+
+    name: ClassVar[str] = "local-attention"
+    title: ClassVar[str] = "Attention to the previous tokens"
+    source: ClassVar[str] = "Stages of Inference, section 5.1, Fig. 6a"
+    claim: ClassVar[str] = (
+        "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "
+        "it becomes less and less so."
+    )
+    reads: ClassVar = "text"
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        probe = LocalAttention(self.windows)
+        sums = run(model, corpus, [probe], batch_size=batch_size)[probe]
+        return local_attention_table(sums, probe, corpus.lengths, hooked(model).sizes.n_heads)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
+        heads = table.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
+        if self.protocol == "paper":
+            return weighted_summary(heads.assign(one=1.0), {"pooled": "one"}, ["model"], "layer")
+        weights = {f"mass_{k}": f"queries_{k}" for k in self.windows}
+        weights |= {"sink": "queries", "self": "queries", "pooled": "entries"}
+        weights |= {f"{name}_{k}": f"queries_{k}" for name in ("free", "null") for k in self.windows}
+        return weighted_summary(heads, weights, ["model"], "layer")
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        names = ["attention to the previous k tokens", "to position 0, and to itself", "the authors' mean entry, k ≤ 5"]
+        figure = panels(names if self.protocol == "corrected" else names[2:], common=False)
+        column = 3 if self.protocol == "corrected" else 1
+        curves = [("pooled", "authors' mean", GREY, "solid", column)]
+        if self.protocol == "corrected":
+            middle = self.windows[len(self.windows) // 2]
+            curves = [
+                *((f"mass_{k}", f"k = {k}", _COLOURS[i % 6], "solid", 1) for i, k in enumerate(self.windows)),
+                (f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot", 1),
+                ("sink", "position 0", "#000000", "solid", 2),
+                ("self", "itself", VERMILION, "dash", 2),
+                *curves,
+            ]
+        for metric, name, colour, dash, place in curves:
+            rows = summary[summary["metric"] == metric]
+            add_curve(figure, rows, x="layer", name=name, colour=colour, dash=dash, column=place)
+        figure.update_yaxes(rangemode="tozero")
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; mean over heads; {TEXT_BAND}",
+            x="layer", y="share of attention", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        metric = "pooled" if self.protocol == "paper" else f"mass_{5 if 5 in self.windows else self.windows[0]}"
+        curve = means[metric]
+        what = "the mean entry" if metric == "pooled" else f"attention to the previous {metric[5:]} tokens"
+        end = f"; position 0 takes {means['sink'].iloc[-1]:.0%} there" if "sink" in means else ""
+        return (
+            f"{what[0].upper()}{what[1:]} is highest in layer {curve.idxmax()} ({curve.max():.3f}), and "
+            f"{curve.iloc[-1]:.3f} in the last layer{end}."
+        )
+
+
+def local_attention_table(
+    sums: torch.Tensor, probe: LocalAttention, lengths: torch.Tensor, n_heads: int
+) -> pd.DataFrame:
+    """A row per sequence, layer and head: means of the probe's quantities, and the number of terms of each."""
+    counts = probe.counts(lengths)
+    means = (sums.double() / counts.clamp(min=1)[:, None, None]).flatten(0, 2)
+    n_sequences, n_layers = sums.shape[:2]
+    index = pd.MultiIndex.from_product(
+        [range(n_sequences), range(n_layers), range(n_heads)], names=["sequence", "layer", "head"]
+    )
+    table = pd.DataFrame(means.numpy(), columns=list(probe.quantities), index=index).reset_index()
+    terms = dict(zip(probe.quantities, counts.T.double(), strict=True))
+    sequence = table["sequence"].to_numpy()
+    for k in probe.windows:
+        table[f"queries_{k}"] = terms[f"mass_{k}"].numpy()[sequence]
+        table[f"null_{k}"] = (uniform_mass(k, lengths) / terms[f"mass_{k}"].clamp(min=1)).numpy()[sequence]
+    table["queries"] = terms["self"].numpy()[sequence]
+    table["entries"] = terms["pooled"].numpy()[sequence]
+    return table
+
+
+def local_attention(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    windows: Sequence[int] = WINDOWS,
+    protocol: Protocol = "corrected",
+    batch_size: int = 8,
+) -> Result:
+    """Measure how local attention is, by layer and head (section 5.1).
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text with BOS.
+        windows: numbers of previous tokens.
+        protocol: see the module.
+        batch_size: sequences per pass.
+
+    Returns:
+        A result with a row per sequence, layer and head: shares of attention between 0 and 1.
+    """
+    return LocalAttentionStudy(protocol, windows=tuple(windows)).run(model, corpus, batch_size=batch_size)

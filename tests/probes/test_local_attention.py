@@ -1,0 +1,70 @@
+"""Shares of attention: they add up, position 0 is apart, and the authors' mean is a fifth of a mass."""
+
+import pytest
+import torch
+
+from mechicl.corpora import load_corpus
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.probes import LocalAttention
+from mechicl.probes.local_attention import uniform_mass
+from tests import tiny
+
+TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World", "abc"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
+
+
+def patterns(model, corpus, row, layer):
+    _, cache = model.run_with_cache(corpus.tokens[row : row + 1, : corpus.lengths[row]])
+    return cache[f"blocks.{layer}.attn.hook_pattern"][0]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "neo", "llama"])
+def test_masses_are_sums_of_single_entries(family, corpus):
+    model, probe = tiny.model(family), LocalAttention((1, 3, 5))
+    reading = run(model, corpus, [probe], batch_size=2)[probe]
+    counts = probe.counts(corpus.lengths)
+    at = {name: i for i, name in enumerate(probe.quantities)}
+    for row in range(len(corpus)):
+        n = int(corpus.lengths[row])
+        pattern = patterns(model, corpus, row, layer=1)
+        for k in (1, 3, 5):
+            queries = range(k + 1, n)
+            expected = sum(pattern[:, q, q - k : q].sum(-1) for q in queries) if queries else torch.zeros(4)
+            torch.testing.assert_close(reading[row, 1, :, at[f"mass_{k}"]], expected, atol=1e-5, rtol=1e-5)
+            assert counts[row, at[f"mass_{k}"]] == len(queries)
+        torch.testing.assert_close(reading[row, 1, :, at["sink"]], pattern[:, 1:, 0].sum(-1), atol=1e-5, rtol=1e-5)
+        entries = [pattern[:, q, q - i] for i in range(1, 6) for q in range(i, n)]
+        torch.testing.assert_close(reading[row, 1, :, at["pooled"]], sum(entries), atol=1e-5, rtol=1e-5)
+        assert counts[row, at["pooled"]] == len(entries)
+
+
+def test_everything_a_query_attends_to_is_itself_position_0_or_before(corpus):
+    n = int(corpus.lengths.max())
+    probe = LocalAttention((n - 2,))
+    reading = run(tiny.model("gpt2"), corpus, [probe])[probe]
+    at = {name: i for i, name in enumerate(probe.quantities)}
+    longest = int(corpus.lengths.argmax())
+    # The last query of the longest sequence alone has n - 2 tokens between position 0 and itself.
+    pattern = patterns(tiny.model("gpt2"), corpus, longest, layer=0)
+    total = reading[longest, 0, :, at[f"mass_{n - 2}"]] + pattern[:, -1, 0] + pattern[:, -1, -1]
+    torch.testing.assert_close(total, torch.ones(4))
+
+
+def test_uniform_attention_is_the_null():
+    lengths = torch.tensor([3, 12])
+    pattern = torch.ones(12, 12).tril()
+    pattern = (pattern / pattern.sum(-1, keepdim=True))[None, None].expand(2, 1, -1, -1)
+    probe = LocalAttention((1, 2, 5))
+    sums = probe._sums(pattern, lengths)
+    for place, k in enumerate(probe.windows):
+        torch.testing.assert_close(sums[:, 0, place], uniform_mass(k, lengths))
+
+
+def test_a_window_of_nothing_is_refused():
+    with pytest.raises(InputError, match="windows"):
+        LocalAttention((0,))
