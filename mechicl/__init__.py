@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechicl.corpora import load_corpus as load_corpus
+    from mechicl.engines.compression import compress as compress
     from mechicl.engines.context import Context as Context
     from mechicl.engines.context import read_context as read_context
     from mechicl.engines.prefix import run_shared as run_shared
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words import compression as compression
     from mechicl.studies.label_words import deep_layers as deep_layers
     from mechicl.studies.label_words import information_flow as information_flow
     from mechicl.studies.label_words import isolation as isolation
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "mechicl.corpora": ("load_corpus",),
+    "mechicl.engines.compression": ("compress",),
     "mechicl.engines.context": ("Context", "read_context"),
     "mechicl.engines.prefix": ("run_shared",),
     "mechicl.engines.wavefront": ("lesion_sweep",),
@@ -70,7 +73,7 @@ _HOME = {
     ),
     "mechicl.probes": ("LabelAttention", "LocalAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
-    "mechicl.studies.label_words": ("information_flow", "isolation", "saliency_map"),
+    "mechicl.studies.label_words": ("compression", "deep_layers", "information_flow", "isolation", "saliency_map"),
     "mechicl.studies.stages": ("layer_lesions", "local_attention"),
     "mechicl.tasks": ("Task", "load_task"),
 }

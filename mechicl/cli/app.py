@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from mechicl.cli import label_words, stages
+from mechicl.cli import anchors, label_words, stages
 from mechicl.cli.demo import demo
 from mechicl.errors import InputError, NumericalError
 
@@ -20,6 +20,7 @@ app.add_typer(studies, name="run")
 studies.command("information-flow")(label_words.information_flow)
 studies.command("isolation")(label_words.isolation)
 studies.command("deep-layers")(label_words.deep_layers)
+studies.command("compression")(anchors.compression)
 studies.command("layer-lesions")(stages.layer_lesions)
 studies.command("local-attention")(stages.local_attention)
 

@@ -107,6 +107,11 @@ def integers(option: str, text: str) -> list[int]:
     return numbers
 
 
+def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
+    """Several of the choices from a text such as label,template."""
+    return tuple(choice(option, name, *among) for name in names(option, text))
+
+
 def names(option: str, text: str) -> list[str]:
     """Names from a text such as sst2,trec."""
     found = [part.strip() for part in text.split(",")]

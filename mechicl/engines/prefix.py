@@ -49,6 +49,11 @@ def run_shared(
                 part = run(model, members, probes, patches, batch_size=batch_size, progress=None)
             parts.append(part)
             advance(len(indices))
+    return joined(parts, groups, probes)
+
+
+def joined(parts: Sequence[Run], groups: Sequence[Sequence[int]], probes: Sequence[Probe] = ()) -> Run:
+    """Runs of groups of prompts as one, in the order of the indices that the groups hold."""
     order = torch.tensor([i for indices in groups for i in indices]).argsort()
     return Run(
         torch.cat([part.label_logits for part in parts])[order],

@@ -16,16 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import Patch
-from mechicl.metrics import jaccard
 from mechicl.models import hooked
 from mechicl.patches.isolate import (
     IsolateLabels,
@@ -40,11 +37,10 @@ from mechicl.patches.isolate import (
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, with_loyalty
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
-LOYALTIES = ("label_loyalty", "word_loyalty_5", "word_loyalty_10")
-_PROMPT = ["model", "task", "seed", "shots", "prompt"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 
 
@@ -83,15 +79,7 @@ class Isolation(Study):
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))
         patch = self.patch(model, prompts, condition)
         seen = run_shared(model, prompts, [top], [patch] if patch else [], batch_size=batch_size)
-        return pd.DataFrame(
-            {
-                "prompt": np.arange(len(prompts)),
-                "gold": [prompt.gold if prompt.gold is not None else -1 for prompt in prompts],
-                "predicted": seen.predicted.numpy(),
-                "label_probs": seen.label_probs.tolist(),
-                "top_tokens": seen[top].tolist(),
-            }
-        )
+        return prediction_rows(prompts, seen, seen[top])
 
     def patch(self, model: Any, prompts: PromptSet, condition: Condition) -> Patch | None:
         """The isolation of one condition, or None for the whole model."""
@@ -107,14 +95,8 @@ class Isolation(Study):
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows of the isolated conditions with their agreement with the whole model, between 0 and 1."""
-        whole = table[table["isolated"] == "nothing"][[*_PROMPT, "predicted", "top_tokens"]]
-        isolated = table[table["isolated"] != "nothing"].merge(whole, on=_PROMPT, suffixes=("", "_whole"))
-        ids = torch.tensor(np.stack(isolated["top_tokens"].to_list()))
-        reference = torch.tensor(np.stack(isolated["top_tokens_whole"].to_list()))
-        return isolated.assign(
-            label_loyalty=(isolated["predicted"] == isolated["predicted_whole"]).astype(float),
-            **{f"word_loyalty_{k}": jaccard(ids[:, :k], reference[:, :k]).numpy() for k in (5, 10)},
-        )
+        nothing = table["isolated"] == "nothing"
+        return with_loyalty(table[~nothing], table[nothing])
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean loyalty: model, task, shots, metric, isolated, where, n_layers, mean, low, high, n, seeds."""
@@ -203,7 +185,7 @@ def examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.Da
     def words(ids: Sequence[int]) -> list[str]:
         return [tokenizer.decode([int(token)]) for token in ids[:k]]
 
-    table: pd.DataFrame = rows[[*_PROMPT, "n_layers", "gold"]].assign(
+    table: pd.DataFrame = rows[[*PROMPT, "n_layers", "gold"]].assign(
         predicted_whole=rows["predicted_whole"],
         predicted_isolated=rows["predicted"],
         words_whole=rows["top_tokens_whole"].map(words),
@@ -214,8 +196,6 @@ def examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.Da
 
 _STYLES = {("label words", "first"): (BLUE, "solid"), ("label words", "last"): (BLUE, "dot"),
            ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
-_TITLES = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5",
-           "word_loyalty_10": "word loyalty, k = 10"}  # fmt: skip
 
 
 def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
@@ -225,7 +205,7 @@ def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
 
 
 def _curves(summary: pd.DataFrame) -> go.Figure:
-    figure = panels([_TITLES[metric] for metric in LOYALTIES])
+    figure = panels([TITLES[metric] for metric in LOYALTIES])
     for column, metric in enumerate(LOYALTIES, start=1):
         for (isolated, where), (colour, dash) in _STYLES.items():
             chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
@@ -238,7 +218,7 @@ def _curves(summary: pd.DataFrame) -> go.Figure:
 
 def _bars(summary: pd.DataFrame) -> go.Figure:
     n = summary["n_layers"].iloc[0]
-    figure = panels([_TITLES[metric] for metric in LOYALTIES])
+    figure = panels([TITLES[metric] for metric in LOYALTIES])
     for column, metric in enumerate(LOYALTIES, start=1):
         for (isolated, where), (colour, dash) in _STYLES.items():
             chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)

@@ -1,0 +1,68 @@
+"""`mechicl run ...`: what *Label Words are Anchors* makes of its anchors (section 3)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mechicl.cli.finish import finish
+from mechicl.cli.options import (
+    Asked,
+    BatchSize,
+    Data,
+    Device,
+    Dtype,
+    LabelWords,
+    Model,
+    Out,
+    ProtocolName,
+    Samples,
+    Seeds,
+    Shots,
+    TaskNames,
+    TooLong,
+    choice,
+    choices,
+)
+
+
+def compression(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 64,
+    seeds: Seeds = "42,43,44,45,46",
+    shots: Shots = 1,
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    kept: Annotated[str, typer.Option(help="Kept sets: label+template, label, template.")] = (
+        "label+template,label,template"
+    ),
+    positions: Annotated[str, typer.Option(help="Where queries stand: original, zero, packed.")] = (
+        "original,zero,packed"
+    ),
+    sets: Annotated[int, typer.Option(min=1, help="Number of random sets.")] = 20,
+    random_seed: Annotated[int, typer.Option(help="Seed of the random sets.")] = 0,
+    protocol: ProtocolName = "corrected",
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Predictions from the label words and template of the context alone (section 3.2)."""
+    from mechicl.studies.label_words import Compression
+
+    study = Compression(
+        choice("--protocol", protocol, "corrected", "paper"),
+        kept=choices("--kept", kept, "label+template", "label", "template"),
+        positions=choices("--positions", positions, "original", "zero", "packed"),
+        n_sets=sets,
+        random_seed=random_seed,
+    )
+    finish(
+        study,
+        Asked(
+            model, task, data, samples, seeds, shots, "per_seed", too_long, batch_size, dtype, device, out, label_words
+        ),
+    )

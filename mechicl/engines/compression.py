@@ -1,0 +1,157 @@
+"""Which tokens of a context are kept: label words, template, random ones in their place (section 3.2).
+
+What is kept of a token are its keys and values in every layer, computed with the whole context before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from mechicl.engines.context import Context, read_context
+from mechicl.errors import InputError
+from mechicl.prompts import Prompt
+
+Kept = Literal["label", "template", "label+template"]
+PositionMode = Literal["original", "zero", "packed"]
+
+_AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
+
+
+def compress(
+    model: Any, prompt: Prompt, *, kept: Kept = "label+template", positions: PositionMode = "original"
+) -> Context:
+    """Read a prompt's demonstrations and keep the anchors alone: a context to ask on, and to save.
+
+    Args:
+        model: a HookedTransformer.
+        prompt: any prompt with these demonstrations.
+        kept: label words (all their sub-tokens), the template's tokens and separators, or both (the paper).
+        positions: where a query stands: behind the whole context as if nothing were missing ("original"), at 0
+            ("zero", the authors' compress.py for GPT-2), or behind as many tokens as are kept ("packed"). Kept keys
+            stay as they were computed.
+
+    Raises:
+        InputError: no demonstrations, nothing to keep, or an architecture that cannot be run block by block.
+    """
+    return keep(read_context(model, prompt), kept_positions(prompt, kept), positions)
+
+
+def keep(context: Context, kept: Sequence[int], positions: PositionMode) -> Context:
+    """These tokens of a context, with the query placed as `positions` says."""
+    starts = {"original": context.next_position, "zero": 0, "packed": len(kept)}
+    if positions not in starts:
+        raise InputError(f"positions is {positions!r}; it is 'original', 'zero' or 'packed'.")
+    return context.keep(kept, next_position=starts[positions])
+
+
+def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:
+    """Positions of a kept set, and of the BOS token where there is one.
+
+    Raises:
+        InputError: no such set, or the prompt does not know its template.
+    """
+    sets = {
+        "label": prompt.label_positions,
+        "template": prompt.template_positions,
+        "label+template": (*prompt.label_positions, *prompt.template_positions),
+    }
+    if kept not in sets:
+        raise InputError(f"kept is {kept!r}; it is 'label', 'template' or 'label+template'.")
+    if not sets[kept] or ("template" in kept and not prompt.template_positions):
+        raise InputError(f"This prompt has no {kept} tokens in its demonstrations; build it from a task.")
+    before = range(prompt.demonstrations[0].span[0])
+    return tuple(sorted((*before, *sets[kept])))
+
+
+def without_the_rest(prompt: Prompt, kept: Kept = "label+template") -> Prompt:
+    """Text_anchor: the prompt with only the kept tokens of its demonstrations, read as a text of its own."""
+    places = (*kept_positions(prompt, kept), *range(prompt.query_start, len(prompt)))
+    at = {old: new for new, old in enumerate(places)}
+
+    def moved(positions: Sequence[int]) -> tuple[int, ...]:
+        return tuple(at[position] for position in positions if position in at)
+
+    demonstrations = []
+    for old in prompt.demonstrations:
+        inside = moved(range(*old.span))
+        span = (inside[0], inside[-1] + 1)
+        label = moved(old.label)
+        demonstrations.append(
+            replace(
+                old, span=span, text=(), label=label, template=moved(old.template),
+                anchor=at.get(old.anchor, span[0]),
+            )
+        )  # fmt: skip
+    return replace(
+        prompt,
+        tokens=tuple(prompt.tokens[place] for place in places),
+        string="",
+        offsets=(),
+        demonstrations=tuple(demonstrations),
+        query_start=at[prompt.query_start],
+        query_text=moved(prompt.query_text),
+        target=at[prompt.target],
+    )
+
+
+def random_pools(prompt: Prompt) -> list[list[int]]:
+    """For each label word, the tokens that may replace it: of its demonstration, before it, and not kept.
+
+    Raises:
+        InputError: a demonstration without text.
+    """
+    kept = set(kept_positions(prompt))
+    starts = (0, *(anchor + 1 for anchor in prompt.anchors))
+    pools = [
+        [position for position in range(start, anchor) if position not in kept]
+        for start, anchor in zip(starts, prompt.anchors, strict=False)
+    ]
+    if not all(pools):
+        raise InputError("A demonstration has no text, so no random token can replace its label word.")
+    return pools
+
+
+def random_sets(prompt: Prompt, n_sets: int, seed: int = 0) -> list[tuple[int, ...]]:
+    """Hidden_random: independent kept sets, as large as "label+template", a random token for each label word.
+
+    Drawn by the seed and the demonstrations alone.
+    """
+    shown = np.asarray(prompt.tokens[: prompt.query_start], dtype=np.int64).tobytes()
+    generator = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(shown).digest()[:8], "little")])
+    pools = random_pools(prompt)
+    return [_replaced(prompt, [int(generator.choice(pool)) for pool in pools]) for _ in range(n_sets)]
+
+
+def authors_random_set(prompt: Prompt) -> tuple[int, ...]:
+    """The kept set that the authors' compress.py draws, from Python's generator seeded with 42."""
+    stream = random.Random(_AUTHORS_SEED)
+    return _replaced(prompt, [stream.sample(pool, 1)[0] for pool in random_pools(prompt)])
+
+
+def authors_top_sets(prompt: Prompt, n_sets: int) -> list[tuple[int, ...]]:
+    """The kept sets of the authors' compress_top.py: numbers of combinations, the first label word's token fastest.
+
+    Its mask is never cleared, so every set holds the tokens of all sets before it.
+    """
+    pools = [list(set(pool)) for pool in random_pools(prompt)]  # in the order of CPython's sets, as theirs
+    n_sets = min(n_sets, n_combinations := math.prod(map(len, pools)))
+    so_far: set[int] = set()
+    sets = []
+    for code in random.Random(_AUTHORS_SEED).sample(range(n_combinations), n_sets):
+        for pool in pools:
+            code, place = divmod(code, len(pool))
+            so_far.add(pool[place])
+        sets.append(_replaced(prompt, so_far))
+    return sets
+
+
+def _replaced(prompt: Prompt, drawn: Sequence[int] | set[int]) -> tuple[int, ...]:
+    """The paper's kept set with the label words' anchors given up for other tokens."""
+    return tuple(sorted({*kept_positions(prompt), *drawn} - set(prompt.anchors)))

@@ -1,0 +1,275 @@
+"""Compressing the context to its anchors (section 3.2, Table 2).
+
+The paper keeps, of the demonstrations, only the keys and values of label words and template tokens (Hidden_anchor), and
+asks the queries on top. It compares with the same tokens read as a text of their own (Text_anchor), with a random token
+of each demonstration in place of its label word (Hidden_random), and with the best of 20 such random sets
+(Hidden_random-top), by agreement with the full context (label and word loyalty) and by accuracy.
+
+The authors' code puts the query at position 0 for GPT-2 but behind the original context for GPT-J and in the random-top
+run, and its 20 random sets are unions of all sets before them (`protocol="paper"`, with their very draws; both
+placements are reported). `"corrected"` measures every kept set with every placement; its random sets are independent
+and equal in size, Hidden_random is their mean, and Hidden_random-top the best of them for each task and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.engines.compression import (
+    Kept,
+    PositionMode,
+    authors_random_set,
+    authors_top_sets,
+    keep,
+    kept_positions,
+    random_sets,
+    without_the_rest,
+)
+from mechicl.engines.context import read_context
+from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, ORANGE, VERMILION, panels, styled
+from mechicl.hooks import Run
+from mechicl.models import hooked
+from mechicl.probes import TopTokens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import mean_with_interval
+
+METRICS = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
+_CONDITION = ["method", "kept", "positions"]
+_PAPER_SET: Kept = "label+template"
+
+PUBLISHED = {
+    "full context": ((100.0, 100.0, 51.90), (100.0, 100.0, 56.82)),
+    "text anchor": ((51.05, 36.65, 38.77), (53.45, 43.85, 40.83)),
+    "hidden random": ((48.96, 5.59, 39.96), (49.03, 2.16, 31.51)),
+    "hidden random, best set": ((57.52, 4.49, 41.72), (71.10, 11.36, 52.34)),
+    "hidden anchor": ((79.47, 62.17, 45.04), (89.06, 75.04, 55.59)),
+}
+"""Table 2 in percent: label loyalty, word loyalty (k = 5) and accuracy of GPT2-XL and of GPT-J, mean of four tasks."""
+
+
+@dataclass(frozen=True)
+class Compression(Study):
+    """Predictions on compressed contexts."""
+
+    kept: tuple[Kept, ...] = ("label+template", "label", "template")
+    positions: tuple[PositionMode, ...] = ("original", "zero", "packed")
+    n_sets: int = 20
+    random_seed: int = 0
+
+    name: ClassVar[str] = "compression"
+    title: ClassVar[str] = "Compressing the context to its anchors"
+    source: ClassVar[str] = "Label Words are Anchors, section 3.2, Table 2"
+    claim: ClassVar[str] = (
+        "The hidden states of label words and template alone keep most of the predictions of the full context; the "
+        "same words as text, or random tokens in place of the label words, do not."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.kept or not self.positions or self.n_sets < 1:
+            raise InputError("Compression needs at least one kept set, one placement of the query and one random set.")
+
+    def conditions(self, model: Any) -> list[Condition]:
+        def condition(method: str, kept: str = "", positions: str = "") -> Condition:
+            return {"method": method, "kept": kept, "positions": positions}
+
+        common = [condition("full context"), condition("text anchor", _PAPER_SET)]
+        if self.protocol == "paper":
+            placed = ("zero", "original") if hooked(model).learned_positions else ("original",)
+            return [
+                *common,
+                *(condition("hidden anchor", _PAPER_SET, where) for where in placed),
+                condition("hidden random", _PAPER_SET, placed[0]),
+                condition("hidden random, best set", _PAPER_SET, "original"),
+            ]
+        return [
+            *common,
+            *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
+            condition("hidden random", _PAPER_SET, self.positions[0]),
+        ]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        frames = []
+        for index, seen in enumerate(self._runs(model, prompts, condition, top, batch_size)):
+            frames.append(prediction_rows(prompts, seen, seen[top]).assign(set=index))
+        return pd.concat(frames, ignore_index=True).assign(context_tokens=_context_tokens(prompts, condition))
+
+    def _runs(
+        self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
+    ) -> Iterator[Run]:
+        """The prompts asked in one condition: once, or once for each random set."""
+        if condition["method"] == "full context":
+            yield run_shared(model, prompts, [top], batch_size=batch_size)
+        elif condition["method"] == "text anchor":
+            short = [without_the_rest(prompt, condition["kept"]) for prompt in prompts]
+            yield run_shared(model, short, [top], batch_size=batch_size)
+        else:
+            groups = shared_demonstrations(prompts)
+            contexts = [read_context(model, prompts[indices[0]]) for indices in groups]
+            choices = [self.kept_sets(prompts[indices[0]], condition) for indices in groups]
+            for number in range(min(map(len, choices))):
+                parts = [
+                    keep(context, sets[number], condition["positions"]).ask(
+                        model, prompts.select(indices), [top], batch_size=batch_size, progress=None
+                    )
+                    for context, sets, indices in zip(contexts, choices, groups, strict=True)
+                ]
+                yield joined(parts, groups, [top])
+
+    def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
+        """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""
+        if condition["method"] == "hidden anchor":
+            return [kept_positions(prompt, condition["kept"])]
+        if self.protocol == "corrected":
+            return random_sets(prompt, self.n_sets, self.random_seed)
+        if condition["method"] == "hidden random":
+            return [authors_random_set(prompt)]
+        return authors_top_sets(prompt, self.n_sets)
+
+    def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
+        """All rows with their agreement with the full context and, where gold is known, whether they are right.
+
+        Hidden_random-top keeps the rows of the set with the highest label loyalty of its task and seed.
+        """
+        rows = with_loyalty(table, table[table["method"] == "full context"])
+        rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
+        draws = rows[rows["method"] == ("hidden random" if self.protocol == "corrected" else "hidden random, best set")]
+        best = _best_sets(draws).assign(method="hidden random, best set")
+        return pd.concat([rows[rows["method"] != "hidden random, best set"], best], ignore_index=True)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means: model, task, shots, metric, method, kept, positions, mean, low, high, n, seeds."""
+        long = self.loyalty(table).melt(
+            id_vars=["model", "task", "shots", "seed", *_CONDITION], value_vars=list(METRICS), var_name="metric"
+        )
+        long = long[long["value"].notna()]
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        shown = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
+        figure = panels([TITLES[metric] for metric in shown])
+        for column, metric in enumerate(shown, start=1):
+            rows = summary[summary["metric"] == metric].groupby(_CONDITION, sort=False)[["mean", "low", "high"]].mean()
+            rows = rows[::-1].reset_index()
+            _bars(figure, rows, column)
+            _published(figure, rows, shown.index(metric) if metric != "accuracy" else 2, column)
+        styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; mean of tasks, 95 % bootstrap intervals over prompts",
+            x="", y="",
+        )  # fmt: skip
+        figure.update_xaxes(range=[0, 1.04])
+        figure.update_layout(
+            height=210 + 30 * len(rows), margin={"l": 290, "b": 80}, hovermode="closest", barmode="overlay",
+            legend={"y": -0.12},
+        )  # fmt: skip
+        return figure
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        by = summary[summary["metric"] == "label_loyalty"].groupby(_CONDITION, sort=False)["mean"].mean()
+        anchors = by["hidden anchor"]
+        where = anchors.index[0]
+        kept = result.table.groupby(_CONDITION, sort=False)["context_tokens"].mean()
+        text, random, best = (by[name].iloc[0] for name in ("text anchor", "hidden random", "hidden random, best set"))
+        return (
+            f"With {kept['hidden anchor'][where]:.0f} of {kept['full context'].iloc[0]:.0f} context tokens "
+            f"({where[0]}, query at {where[1]} positions) {anchors.iloc[0]:.0%} of the predictions stay as they are; "
+            f"{text:.0%} with the same tokens as text, {random:.0%} with random tokens in place of the label words, "
+            f"{best:.0%} with the best random set."
+        )
+
+
+def _context_tokens(prompts: PromptSet, condition: Condition) -> list[int] | int:
+    first = prompts[0]
+    return len(kept_positions(first, condition["kept"])) if condition["kept"] else first.query_start
+
+
+def _best_sets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of the random sets of each model, task, seed and shots, the one with the highest label loyalty."""
+    parts = []
+    for _, group in rows.groupby(["model", "task", "seed", "shots"], sort=False, dropna=False):
+        best = group.groupby("set")["label_loyalty"].mean().idxmax()
+        parts.append(group[group["set"] == best])
+    return pd.concat(parts)
+
+
+_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": BLUE}
+
+
+def _label(row: Any) -> str:
+    details = ", ".join(part for part in (row["kept"], row["positions"] and f"{row['positions']} positions") if part)
+    return f"{row['method']} ({details})" if details else str(row["method"])
+
+
+def _bars(figure: go.Figure, rows: pd.DataFrame, column: int) -> None:
+    figure.add_trace(
+        go.Bar(
+            y=rows.apply(_label, axis=1), x=rows["mean"], orientation="h", showlegend=False,
+            marker_color=[_COLOURS.get(method, VERMILION) for method in rows["method"]],
+            error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
+                     "arrayminus": rows["mean"] - rows["low"]},
+            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _published(figure: go.Figure, rows: pd.DataFrame, place: int, column: int) -> None:
+    """Table 2's numbers as marks on the bars of the paper's kept set."""
+    marked = rows[rows["method"].isin(list(PUBLISHED)) & rows["kept"].isin(["", _PAPER_SET])]
+    marked = marked[~marked["positions"].isin(["zero", "packed"])]
+    for number, (name, symbol) in enumerate((("paper: GPT2-XL", "diamond-open"), ("paper: GPT-J", "circle-open"))):
+        figure.add_trace(
+            go.Scatter(
+                y=marked.apply(_label, axis=1),
+                x=[PUBLISHED[method][number][place] / 100 for method in marked["method"]],
+                mode="markers", name=name, legendgroup=name, showlegend=column == 1,
+                marker={"symbol": symbol, "size": 10, "color": "#222", "line": {"width": 2}},
+                hovertemplate="%{x:.4f}",
+            ),
+            row=1, col=column,
+        )  # fmt: skip
+
+
+def compression(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    kept: Sequence[Kept] = ("label+template", "label", "template"),
+    positions: Sequence[PositionMode] = ("original", "zero", "packed"),
+    n_sets: int = 20,
+    random_seed: int = 0,
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure what is left of the predictions when the context is compressed, section 3.2.
+
+    Args:
+        model: a HookedTransformer that can be run block by block.
+        prompts: one prompt set, or several (tasks, seeds), with the same demonstrations for all prompts of a set.
+        kept: kept sets, see `mechicl.compress`; `protocol="paper"` has label words and template alone.
+        positions: placements of the query, see `mechicl.compress`; random sets take the first.
+        n_sets: number of random sets.
+        random_seed: seed of the random sets (`protocol="corrected"`).
+        protocol: whose placements and random sets, see the module.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt, condition and random set: gold and predicted class, label probabilities, top-10
+        token ids, and the number of context tokens.
+    """
+    study = Compression(protocol, kept=tuple(kept), positions=tuple(positions), n_sets=n_sets, random_seed=random_seed)
+    return study.run(model, prompts, batch_size=batch_size)

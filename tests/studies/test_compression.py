@@ -1,0 +1,45 @@
+"""The compression study: its conditions, and what its summary averages."""
+
+from __future__ import annotations
+
+import pytest
+
+from mechicl.errors import InputError
+from mechicl.studies.label_words.compression import PUBLISHED, Compression, compression
+from tests import tiny
+from tests.engines.test_compression import films
+
+
+def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
+    result = compression(tiny.model("gpt2"), films(), n_sets=4)
+    mean = result.summary().set_index(["metric", "method", "kept", "positions"])["mean"]
+    assert mean[("label_loyalty", "full context", "", "")] == 1
+    assert mean[("word_loyalty_5", "full context", "", "")] == 1
+    random = ("label+template", "original")
+    by_set = Compression(n_sets=4).loyalty(result.table).query("method == 'hidden random'").groupby("set")
+    assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set["label_loyalty"].mean().mean())
+    best = mean[("label_loyalty", "hidden random, best set", *random)]
+    assert best == pytest.approx(by_set["label_loyalty"].mean().max())
+    assert set(result.summary()["method"]) == set(PUBLISHED)
+    assert "label+template" in result.finding()
+    assert result.figure().data
+
+
+def test_the_papers_protocol_follows_its_code() -> None:
+    gpt2, gptj = (Compression("paper").conditions(tiny.model(family)) for family in ("gpt2", "gptj"))
+    assert [c["positions"] for c in gpt2 if c["method"] == "hidden anchor"] == ["zero", "original"]
+    assert [c["positions"] for c in gptj if c["method"] == "hidden anchor"] == ["original"]
+    result = compression(tiny.model("gptj"), films(), n_sets=2, protocol="paper")
+    assert set(result.summary()["method"]) == set(PUBLISHED)
+
+
+def test_unknown_labels_leave_accuracy_out() -> None:
+    result = compression(tiny.model("gpt2"), films(), n_sets=1, kept=("label",), positions=("original",))
+    result.table["gold"] = -1
+    assert "accuracy" not in set(result.summary()["metric"])
+    assert result.figure().data
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(InputError, match="at least one kept set"):
+        Compression(kept=())
