@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -46,9 +47,13 @@ class Result:
     def name(self) -> str:
         return self.study.name
 
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
+        return self.study.summary(self.table)
+
     def summary(self) -> pd.DataFrame:
         """The numbers of the figure: a row per point, with mean, low and high."""
-        return self.study.summary(self.table)
+        return self._summary.copy()
 
     def figure(self) -> go.Figure:
         """The paper's figure for these measurements."""

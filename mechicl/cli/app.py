@@ -23,6 +23,7 @@ studies.command("deep-layers")(label_words.deep_layers)
 studies.command("compression")(anchors.compression)
 studies.command("layer-lesions")(stages.layer_lesions)
 studies.command("local-attention")(stages.local_attention)
+studies.command("logit-lens")(stages.logit_lens)
 
 
 app.command("demo")(demo)

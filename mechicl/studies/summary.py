@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,21 +23,21 @@ def mean_with_interval(
     Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Running text has no
     seed. Columns: `by`, mean, low, high, n (rows), seeds.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    alike: dict[bytes, list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(list)
     for key, group in table.groupby(list(by), sort=False, observed=True):
         weights = np.ones(len(group)) if weight is None else group[weight].to_numpy(float)
         # 0 for prompts without a seed
         seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
-        totals = np.bincount(seed, weights=weights)[seed]
-        interval = bootstrap_mean(
-            group[value].to_numpy(float),
-            weights=weights / totals,
-            generator=np.random.default_rng(0),
-            name=value,
-        )
-        rows.append(
-            dict(zip(by, key, strict=True))
-            | {"mean": float(interval.mean), "low": float(interval.low), "high": float(interval.high)}
-            | {"n": interval.n, "seeds": len(np.unique(seed))}
-        )
-    return pd.DataFrame(rows)
+        weights = weights / np.bincount(seed, weights=weights)[seed]
+        alike[weights.tobytes()].append((len(rows), weights, group[value].to_numpy(float)))
+        rows.append(dict(zip(by, key, strict=True)) | {"n": len(group), "seeds": len(np.unique(seed))})
+    summary = pd.DataFrame(rows)
+    bounds = np.empty((len(rows), 3))
+    for groups in alike.values():  # groups with the same weights share their draws, and so are drawn once
+        places, (weights, *_), columns = zip(*groups, strict=True)
+        values = np.stack(columns, 1)
+        interval = bootstrap_mean(values, weights=weights, generator=np.random.default_rng(0), name=value)
+        bounds[list(places)] = np.stack([interval.mean, interval.low, interval.high], 1)
+    found = pd.DataFrame(bounds, columns=["mean", "low", "high"])
+    return pd.concat([summary[list(by)], found, summary[["n", "seeds"]]], axis=1)

@@ -77,7 +77,7 @@ class InformationFlow(Study):
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         tasks = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
         figure = panels([f"{task}, {shots} per class" for task, shots in tasks])
         for column, (task, shots) in enumerate(tasks, start=1):
@@ -96,7 +96,7 @@ class InformationFlow(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        mean = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        mean = result.summary().groupby(["metric", "layer"])["mean"].mean()
         last = int(mean.index.get_level_values("layer").max())
         return (
             f"S_wp holds {mean['S_wp', 0]:.0%} of the saliency in layer 0 and {mean['S_wp', last]:.0%} in layer "

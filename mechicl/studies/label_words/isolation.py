@@ -107,7 +107,7 @@ class Isolation(Study):
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *conditions])
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         draw = _curves if len(self.n_layers) > 1 else _bars
         model = ", ".join(summary["model"].unique())
         figure = draw(summary)
@@ -119,7 +119,7 @@ class Isolation(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         n = max(self.n_layers)
         label = summary[(summary["metric"] == "label_loyalty") & (summary["n_layers"] == n)]
         mean = label.groupby(["isolated", "where"])["mean"].mean()

@@ -1,0 +1,41 @@
+"""`mechicl demo`: the main results on the shipped model, in about a minute, without network or GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mechicl.cli.finish import page, show
+
+SEEDS, SAMPLES = (42, 43, 44), 32
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("mechicl-demo"),
+) -> None:
+    """Watch information gather in label words: the shipped model, in about a minute, offline."""
+    from mechicl.models import load_model
+    from mechicl.progress import progress
+    from mechicl.results import Cells
+    from mechicl.studies.label_words import InformationFlow, Isolation
+    from mechicl.tasks import load_task
+
+    cells = Cells(out)
+    model = load_model("tiny-icl")
+    prompts = [
+        load_task(task).prompts(model.tokenizer, samples=SAMPLES, seed=seed)
+        for task in ("tiny-topics-2", "tiny-topics-4")
+        for seed in SEEDS
+    ]
+    studies = (InformationFlow(), Isolation(n_layers=(1, 2, 3)))
+    with progress("demo", len(studies)) as advance:
+        results = []
+        for study in studies:
+            results.append(study.run(model, prompts, cells=cells))
+            results[-1].save(out)
+            advance(1)
+    for result in results:
+        show(result)
+    print(page(out).resolve())
