@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mechicl.patches import Swap as Swap
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LocalAttention as LocalAttention
+    from mechicl.probes import LogitLens as LogitLens
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words import saliency_map as saliency_map
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import local_attention as local_attention
+    from mechicl.studies.stages import logit_lens as logit_lens
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
 
@@ -71,10 +73,10 @@ _HOME = {
         "Replace",
         "Swap",
     ),
-    "mechicl.probes": ("LabelAttention", "LocalAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"),
+    "mechicl.probes": ("LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": ("compression", "deep_layers", "information_flow", "isolation", "saliency_map"),
-    "mechicl.studies.stages": ("layer_lesions", "local_attention"),
+    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens"),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

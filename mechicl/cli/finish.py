@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
-_METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 9
+_METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
 """More of them do not fit a terminal's width, with their intervals or at all; the page has everything."""
 
 

@@ -142,3 +142,30 @@ def local_attention(
         study,
         OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
     )
+
+
+def logit_lens(
+    model: Model,
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    top_k: Annotated[int, typer.Option(min=1, help="Size of the sets of most probable tokens.")] = 10,
+    protocol: ProtocolName = "corrected",
+    processing: Processing = "fold",
+    batch_size: BatchSize = 8,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Every layer's residual read as a prediction; the corrected and the authors' lens (section 5.2)."""
+    from mechicl.studies.stages import LensStudy
+
+    study = LensStudy(choice("--protocol", protocol, "corrected", "paper"), top_k=top_k)
+    finish(
+        study,
+        OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
+    )

@@ -67,6 +67,7 @@ class HookedTransformerModel:
             n_ctx=cfg.n_ctx,
             parallel=bool(cfg.parallel_attn_mlp),
             gated=bool(cfg.gated_mlp),
+            centred=cfg.normalization_type in ("LN", "LNPre"),
         )
 
     @property

@@ -38,6 +38,8 @@ class Sizes:
     """Attention and MLP both read the block's input, as in GPT-J: there is no `hook_resid_mid`."""
     gated: bool
     """The MLP is gated, as in Llama: `act(x W_gate) * (x W_in)`."""
+    centred: bool = True
+    """The final norm takes the mean out (LayerNorm); an RMS norm does not."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.local_attention import LocalAttention
+from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
 
-__all__ = ["LabelAttention", "LocalAttention", "SaliencyFlow", "SaliencyMap", "TopTokens"]
+__all__ = ["LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"]

@@ -1,10 +1,13 @@
-"""Prompts as the fixtures store them."""
+"""Prompts and running text as the fixtures store them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from mechicl.corpora import TokenCorpus
 from mechicl.prompts import Prompt, PromptSet
 
 
@@ -27,3 +30,13 @@ def stored_prompts(fixture: dict[str, Any], rows: Sequence[dict[str, Any]] | Non
             for row in rows or fixture["prompts"]
         ]
     )
+
+
+def stored_corpus(fixture: dict[str, Any]) -> TokenCorpus:
+    """The fixture's token sequences, each with its BOS."""
+    lengths = torch.tensor([len(row) for row in fixture["tokens"]])
+    tokens = torch.zeros(len(lengths), int(lengths.max()), dtype=torch.long)
+    for row, ids in enumerate(fixture["tokens"]):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    nowhere = torch.full_like(tokens, -1)
+    return TokenCorpus(tokens, lengths, nowhere, nowhere, None, True)

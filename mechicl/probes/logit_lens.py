@@ -1,0 +1,134 @@
+"""Logit lens: what the model would predict if a residual in the middle were the last (*Stages of Inference*, 5.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.hooks import Batch, Probe, Watch
+from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, token_rank, top_k_ids
+from mechicl.models import HookedModel, hooked
+from mechicl.prompts import PromptBatch
+
+Lens = Literal["corrected", "authors"]
+QUANTITIES = (
+    "entropy", "kl", "kl_reverse", "js_divergence", "top_k_overlap", "agreement", "reciprocal_rank", "cosine", "loss",
+)  # fmt: skip
+_LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class LogitLens(Probe):
+    """Sums over each sequence's positions of lens measures: reading [sequence point quantity].
+
+    Points are the residuals before each layer and the one after the last, L + 1 in all. Quantities (`QUANTITIES`):
+    entropy in bits; KL(final || lens), KL(lens || final) and Jensen-Shannon divergence in nats; Jaccard overlap of the
+    `top_k` tokens; whether the most probable token is the final one, and 1 / rank of the final one; cosine of the
+    residual with the last residual; loss on the next token in nats. In running text positions are all but the first
+    (and, with `last=False`, but the last); in prompts it is q alone, and there is no loss.
+
+    `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point the
+    lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the scale
+    of the *last* residual (in a model with RMS norm: nothing is done), and b_U is left out. It assumes folded norms.
+    """
+
+    lens: Lens = "corrected"
+    top_k: int = 10
+    last: bool = True
+    axes = ("sequence", "point", "quantity")
+
+    def __post_init__(self) -> None:
+        if self.lens not in ("corrected", "authors"):
+            raise InputError(f"lens is {self.lens!r}; it is 'corrected' or 'authors'.")
+
+    def counts(self, lengths: Int[Tensor, "sequence"]) -> Int[Tensor, "sequence quantity"]:
+        """Terms of each sum over running text of these lengths."""
+        targets = (lengths - 2).clamp(min=0)
+        positions = (lengths - 1).clamp(min=0) if self.last else targets
+        return torch.stack([positions] * (len(QUANTITIES) - 1) + [targets], -1)
+
+    def watch(self, model: Any, batch: Batch) -> Watch:
+        net = hooked(model)
+        n_layers = net.sizes.n_layers
+        names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
+        found: dict[str, Tensor] = {}
+
+        def at(name: str) -> Callable[..., None]:
+            def see(resid: Tensor, hook: Any) -> None:
+                found[name] = resid.detach()
+
+            return see
+
+        return Watch(
+            hooks=[(name, at(name)) for name in names],
+            result=lambda: self._measure(net, batch, [found.pop(name) for name in names]),
+        )
+
+    @torch.no_grad()
+    def _measure(
+        self, net: HookedModel, batch: Batch, residuals: list[Float[Tensor, "batch pos d_model"]]
+    ) -> Float[Tensor, "batch point quantity"]:
+        sequence, position = self._positions(batch).nonzero(as_tuple=True)
+        points = torch.stack([resid[sequence, position] for resid in residuals])
+        followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
+        targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
+        sums = points.new_zeros(len(batch.tokens), len(points), len(QUANTITIES), dtype=torch.float64)
+        chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
+        for start in range(0, len(sequence), chunk):
+            part = slice(start, start + chunk)
+            values = self._values(net, points[:, part], targets[part])
+            values[..., -1] *= followed[part]
+            sums.index_add_(0, sequence[part], values.transpose(0, 1).double())
+        return sums.float().cpu()
+
+    def _positions(self, batch: Batch) -> Tensor:
+        place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+        if isinstance(batch, PromptBatch):
+            return place == batch.target[:, None]
+        return (place > 0) & (place < batch.lengths[:, None] - (0 if self.last else 1))
+
+    def _values(
+        self, net: HookedModel, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
+    ) -> Float[Tensor, "point token quantity"]:
+        final = net.lens(points[-1]).log_softmax(-1)
+        top, top_k = final.argmax(-1), min(self.top_k, final.shape[-1])
+        top_ids = top_k_ids(final, top_k)
+        scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
+        values = []
+        for point in points:
+            log_q = self._logits(net, point, scale).log_softmax(-1)
+            measured = {
+                "entropy": -(log_q.exp() * log_q).sum(-1) / math.log(2),
+                "kl": kl_of_log_probs(final, log_q),
+                "kl_reverse": kl_of_log_probs(log_q, final),
+                "js_divergence": js_divergence(final, log_q),
+                "top_k_overlap": jaccard(top_ids, top_k_ids(log_q, top_k)),
+                "agreement": (log_q.argmax(-1) == top).float(),
+                "reciprocal_rank": 1 / token_rank(log_q, top),
+                "cosine": torch.cosine_similarity(point.float(), points[-1].float(), dim=-1),
+                "loss": -log_q.gather(-1, targets[:, None])[:, 0],
+            }
+            values.append(torch.stack([measured[name] for name in QUANTITIES], -1))
+        return torch.stack(values)
+
+    def _logits(self, net: HookedModel, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
+        if self.lens == "corrected":
+            return net.lens(point)
+        if scale is not None:
+            point = (point - point.mean(-1, keepdim=True)) / scale
+        return (point @ net.W_U).float()
+
+
+def _final_scale(net: HookedModel, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
+    """The number by which the final norm divides each residual."""
+    found: list[Tensor] = []
+    with net.hooks([("ln_final.hook_scale", lambda scale, hook: found.append(scale))]):
+        net.read(last[None])
+    return found[0][0]

@@ -1,0 +1,134 @@
+"""The logit lens (section 5.2, Fig. 8 and 19): how a prediction comes about, from layer to layer.
+
+Each residual is read as if it were the last. The paper shows the entropy of that prediction and its KL to the final
+one: little progress in the first half, then a steady decline, and in some models entropy rises again at the very end.
+
+The authors' curves come from a faulty lens: their library divided every residual by the *last* layer's norm, and
+the unembedding's bias was left out. Early residuals are short, so their logits nearly vanish and entropy starts
+near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook does: positions 1 to T - 2, every
+document the same. `"corrected"` norms each residual by itself and keeps the bias, so that the last point is the
+model's own prediction; it shows the authors' lens beside it. The direction of the paper's KL is not published: ours
+is KL(final || lens), the other direction and the Jensen-Shannon divergence are in the table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.corpora import TokenCorpus
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
+from mechicl.results import Result
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import TEXT_BAND
+
+_STYLES: dict[str, tuple[str, str, str]] = {
+    "corrected": ("corrected lens", BLUE, "solid"),
+    "authors": ("authors' lens", GREY, "dot"),
+}
+_COLUMNS = {"entropy": 1, "kl": 2, "kl_reverse": 2, "reciprocal_rank": 3, "top_k_overlap": 3}
+
+
+@dataclass(frozen=True)
+class LensStudy(Study):
+    """Measures of the lens at L + 1 points of every sequence."""
+
+    top_k: int = 10
+
+    name: ClassVar[str] = "logit-lens"
+    title: ClassVar[str] = "Logit lens"
+    source: ClassVar[str] = "Stages of Inference, section 5.2, Fig. 8 and 19"
+    claim: ClassVar[str] = (
+        "In the first half the prediction makes little progress; then its distance to the final prediction and its "
+        "entropy fall, and in some models entropy rises again in the last layers."
+    )
+    reads: ClassVar = "text"
+
+    def lenses(self) -> tuple[Lens, ...]:
+        """The lenses that the protocol asks for."""
+        return ("authors",) if self.protocol == "paper" else ("corrected", "authors")
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        probes = [LogitLens(lens, self.top_k, last=self.protocol == "corrected") for lens in self.lenses()]
+        seen = run(model, corpus, probes, batch_size=batch_size)
+        tables = [lens_table(seen[probe], probe, corpus.lengths).assign(lens=probe.lens) for probe in probes]
+        return pd.concat(tables, ignore_index=True)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means per point: model, lens, metric, point, mean, low, high, n (sequences), seeds; `loss` in nats."""
+        if self.protocol == "paper":
+            weights = dict.fromkeys(QUANTITIES[:-1], "one")
+        else:
+            weights = dict.fromkeys(QUANTITIES[:-1], "positions") | {"loss": "targets"}
+        return weighted_summary(table.assign(one=1.0), weights, ["model", "lens"], "point")
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        figure = panels(["entropy (bits)", "KL(final ‖ lens) (nats)", "1 / rank of the final token"], common=False)
+        for lens in summary["lens"].unique():
+            name, colour, dash = _STYLES[lens]
+            own = summary[summary["lens"] == lens]
+            curves = [(metric, name, colour) for metric in ("entropy", "kl", "reciprocal_rank")]
+            if lens == "corrected":
+                curves += [("kl_reverse", "KL(lens ‖ final)", VERMILION)]
+                curves += [("top_k_overlap", f"overlap of the top {self.top_k}", GREEN)]
+            for metric, label, shade in curves:
+                add_curve(
+                    figure, own[own["metric"] == metric], x="point", name=label, colour=shade, dash=dash,
+                    legend=label != name or metric == "entropy", column=_COLUMNS[metric],
+                )  # fmt: skip
+        figure.update_yaxes(rangemode="tozero")
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
+            x="residual before layer", y="", counts=int(summary["point"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        parts = []
+        for lens, rows in summary.groupby("lens", sort=False):
+            entropy = rows[rows["metric"] == "entropy"].sort_values("point")["mean"].to_numpy()
+            falling = entropy[entropy.argmax() :]
+            rise = falling[-1] - falling.min()
+            end = f" after a rise by {rise:.2f}" if rise > 0.005 else ""
+            parts.append(
+                f"{_STYLES[str(lens)][0]}: entropy {entropy[0]:.2f} bits at the embedding, highest {entropy.max():.2f} "
+                f"at point {entropy.argmax()}, {entropy[-1]:.2f} at the end{end}"
+            )
+        return "; ".join(parts) + "."
+
+
+def lens_table(sums: torch.Tensor, probe: LogitLens, lengths: torch.Tensor) -> pd.DataFrame:
+    """A row per sequence and point: means of the probe's quantities, and the number of positions and of targets."""
+    counts = probe.counts(lengths)
+    means = (sums.double() / counts.clamp(min=1)[:, None]).flatten(0, 1)
+    index = pd.MultiIndex.from_product([range(n) for n in sums.shape[:2]], names=["sequence", "point"])
+    table = pd.DataFrame(means.numpy(), columns=list(QUANTITIES), index=index).reset_index()
+    sequence = table["sequence"].to_numpy()
+    return table.assign(positions=counts[:, 0].numpy()[sequence], targets=counts[:, -1].numpy()[sequence])
+
+
+def logit_lens(
+    model: Any, corpus: TokenCorpus, *, top_k: int = 10, protocol: Protocol = "corrected", batch_size: int = 8
+) -> Result:
+    """Read every layer's residual as a prediction (section 5.2), with the corrected and the authors' lens.
+
+    Args:
+        model: a HookedTransformer; the authors' lens assumes folded norms (`processing="fold"`).
+        corpus: running text with BOS.
+        top_k: size of the sets of most probable tokens that are compared.
+        protocol: see the module.
+        batch_size: sequences per pass.
+
+    Returns:
+        A result with a row per lens, sequence and point: entropy in bits, divergences and loss in nats.
+    """
+    return LensStudy(protocol, top_k=top_k).run(model, corpus, batch_size=batch_size)

@@ -1,0 +1,42 @@
+"""The authors' lens against their notebook, and the corrected one against an independent computation."""
+
+import numpy as np
+import pytest
+
+from mechicl.hooks import run
+from mechicl.models import load_model
+from mechicl.probes import LogitLens
+from mechicl.studies.stages import logit_lens
+from tests.conftest import parity_files, read_json
+from tests.parity.stored import stored_corpus
+
+
+@pytest.fixture(scope="module", params=parity_files("lens"))
+def stored(request, shared):
+    fixture = read_json(request.param)
+    folder = shared / "models" / fixture["meta"]["model"]
+    model = load_model(str(folder), processing="fold", fold_value_biases=True)
+    corpus = stored_corpus(fixture)
+    return fixture, model, corpus
+
+
+def test_the_papers_protocol_is_the_notebook(stored):
+    fixture, model, corpus = stored
+    result = logit_lens(model, corpus, protocol="paper")
+    entropy = result.table.groupby(["sequence", "point"])["entropy"].mean().unstack()
+    np.testing.assert_allclose(entropy, fixture["official_entropy_bits_per_document"], atol=1e-4)
+    summary = result.summary()
+    means = summary[summary["metric"] == "entropy"]["mean"]
+    np.testing.assert_allclose(means, fixture["official_entropy_bits_mean"], atol=1e-4)
+
+
+def test_the_corrected_lens_is_the_independent_computation(stored):
+    fixture, model, corpus = stored
+    probe = LogitLens(last=False)
+    sums = run(model, corpus, [probe])[probe]
+    means = (sums / probe.counts(corpus.lengths)[:, None]).mean(0)
+    expected = fixture["independent_computation_corrected"]["mean"]
+    for name, column in (("entropy", 0), ("kl_final_lens", 1), ("kl_lens_final", 2)):
+        # The stored entropies raise every probability to 1e-9 at least: up to 30 bits for each of d_vocab tokens.
+        atol = 2e-4 + (30e-9 * model.cfg.d_vocab if name == "entropy" else 0)
+        np.testing.assert_allclose(means[:, column], expected[name], atol=atol, rtol=1e-4, err_msg=name)
