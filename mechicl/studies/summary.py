@@ -41,3 +41,9 @@ def mean_with_interval(
         bounds[list(places)] = np.stack([interval.mean, interval.low, interval.high], 1)
     found = pd.DataFrame(bounds, columns=["mean", "low", "high"])
     return pd.concat([summary[list(by)], found, summary[["n", "seeds"]]], axis=1)
+
+
+def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
+    cells = table[["task", "shots", "seed"]].astype(str).agg(" ".join, axis=1)
+    return mean_with_interval(table.assign(seed=cells), value, by)

@@ -39,8 +39,9 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, with_loyalty
 from mechicl.studies.study import Condition, Protocol, Study
-from mechicl.studies.summary import BAND, mean_with_interval
+from mechicl.studies.summary import BAND, mean_over_tasks, mean_with_interval
 
+_CONDITIONS = ["isolated", "where", "n_layers"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 
 
@@ -100,14 +101,14 @@ class Isolation(Study):
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean loyalty: model, task, shots, metric, isolated, where, n_layers, mean, low, high, n, seeds."""
-        conditions = ["isolated", "where", "n_layers"]
-        long = self.loyalty(table).melt(
-            id_vars=["model", "task", "shots", "seed", *conditions], value_vars=list(LOYALTIES), var_name="metric"
-        )
-        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *conditions])
+        return mean_with_interval(self._long(table), "value", ["model", "task", "shots", "metric", *_CONDITIONS])
+
+    def _long(self, table: pd.DataFrame) -> pd.DataFrame:
+        kept = ["model", "task", "shots", "seed", *_CONDITIONS]
+        return self.loyalty(table).melt(id_vars=kept, value_vars=list(LOYALTIES), var_name="metric")
 
     def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
+        summary = mean_over_tasks(self._long(result.table), "value", ["model", "metric", *_CONDITIONS])
         draw = _curves if len(self.n_layers) > 1 else _bars
         model = ", ".join(summary["model"].unique())
         figure = draw(summary)
@@ -198,19 +199,13 @@ _STYLES = {("label words", "first"): (BLUE, "solid"), ("label words", "last"): (
            ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
 
 
-def _over_tasks(rows: pd.DataFrame, x: str) -> pd.DataFrame:
-    """Tasks and shots averaged, as the paper averages its four tasks."""
-    means = rows.groupby(x, as_index=False, sort=False)[["mean", "low", "high"]].mean()
-    return pd.DataFrame(means)
-
-
 def _curves(summary: pd.DataFrame) -> go.Figure:
     figure = panels([TITLES[metric] for metric in LOYALTIES])
     for column, metric in enumerate(LOYALTIES, start=1):
         for (isolated, where), (colour, dash) in _STYLES.items():
             chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
             add_curve(
-                figure, _over_tasks(summary[chosen], "n_layers"), x="n_layers", name=f"{isolated}, {where} layers",
+                figure, summary[chosen], x="n_layers", name=f"{isolated}, {where} layers",
                 colour=colour, dash=dash, legend=column == 1, column=column,
             )  # fmt: skip
     return figure
@@ -222,7 +217,7 @@ def _bars(summary: pd.DataFrame) -> go.Figure:
     for column, metric in enumerate(LOYALTIES, start=1):
         for (isolated, where), (colour, dash) in _STYLES.items():
             chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
-            bar = _over_tasks(summary[chosen], "metric").iloc[0]
+            bar = summary[chosen].iloc[0]
             name = f"{isolated}, {where} {n}"
             figure.add_trace(
                 go.Bar(
