@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mechicl.engines.context import Context as Context
     from mechicl.engines.context import read_context as read_context
     from mechicl.engines.prefix import run_shared as run_shared
+    from mechicl.engines.reweighting import fit_reweighting as fit_reweighting
     from mechicl.engines.wavefront import lesion_sweep as lesion_sweep
     from mechicl.errors import InputError as InputError
     from mechicl.errors import NumericalError as NumericalError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from mechicl.patches import IsolateRandom as IsolateRandom
     from mechicl.patches import Repeat as Repeat
     from mechicl.patches import Replace as Replace
+    from mechicl.patches import ReweightAnchors as ReweightAnchors
     from mechicl.patches import Swap as Swap
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LocalAttention as LocalAttention
@@ -40,10 +42,13 @@ if TYPE_CHECKING:
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words import Reweighting as Reweighting
     from mechicl.studies.label_words import compression as compression
     from mechicl.studies.label_words import deep_layers as deep_layers
     from mechicl.studies.label_words import information_flow as information_flow
     from mechicl.studies.label_words import isolation as isolation
+    from mechicl.studies.label_words import reweighting as reweighting
+    from mechicl.studies.label_words import saliency_figure as saliency_figure
     from mechicl.studies.label_words import saliency_map as saliency_map
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import local_attention as local_attention
@@ -56,6 +61,7 @@ _HOME = {
     "mechicl.engines.compression": ("compress",),
     "mechicl.engines.context": ("Context", "read_context"),
     "mechicl.engines.prefix": ("run_shared",),
+    "mechicl.engines.reweighting": ("fit_reweighting",),
     "mechicl.engines.wavefront": ("lesion_sweep",),
     "mechicl.errors": ("InputError", "NumericalError"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
@@ -71,11 +77,21 @@ _HOME = {
         "IsolateRandom",
         "Repeat",
         "Replace",
+        "ReweightAnchors",
         "Swap",
     ),
     "mechicl.probes": ("LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
-    "mechicl.studies.label_words": ("compression", "deep_layers", "information_flow", "isolation", "saliency_map"),
+    "mechicl.studies.label_words": (
+        "Reweighting",
+        "compression",
+        "deep_layers",
+        "information_flow",
+        "isolation",
+        "reweighting",
+        "saliency_figure",
+        "saliency_map",
+    ),
     "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens"),
     "mechicl.tasks": ("Task", "load_task"),
 }

@@ -66,3 +66,42 @@ def compression(
             model, task, data, samples, seeds, shots, "per_seed", too_long, batch_size, dtype, device, out, label_words
         ),
     )
+
+
+def reweighting(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 64,
+    seeds: Seeds = "42,43,44,45,46",
+    shots: Shots = 1,
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 0.01,
+    epochs: Annotated[int, typer.Option(min=1, help="Rounds through the training items.")] = 10,
+    per_class: Annotated[int, typer.Option(min=1, help="Training items per class.")] = 4,
+    more_shots: Annotated[
+        int, typer.Option(min=0, help="Demonstrations per class of the other baseline, or as many as fit; 0: without.")
+    ] = 5,
+    random_seed: Annotated[int, typer.Option(help="Seed of the random positions.")] = 0,
+    protocol: ProtocolName = "corrected",
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Accuracy with learned attention to the label words, and controls (section 3.1)."""
+    from mechicl.studies.label_words import Reweighting
+
+    study = Reweighting(
+        choice("--protocol", protocol, "corrected", "paper"),
+        lr=lr,
+        epochs=epochs,
+        per_class=per_class,
+        more_shots=more_shots,
+        random_seed=random_seed,
+    )
+    asked = Asked(
+        model, task, data, samples, seeds, shots, "per_seed", too_long, batch_size, dtype, device, out, label_words
+    )
+    finish(study, asked, make=study.prompts)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,13 +23,16 @@ _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
 """More of them do not fit a terminal's width, with their intervals or at all; the page has everything."""
 
 
-def finish(study: Study, asked: Asked) -> None:
-    """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
+def finish(study: Study, asked: Asked, make: Callable[..., Any] | None = None) -> None:
+    """Run a study on what is asked, cell by cell, and end with the path of the page to open.
+
+    `make(task, tokenizer, ...)` builds the prompts of a study that needs more than `task.prompts` gives.
+    """
     from mechicl.results import Cells
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    result = study.run(model, asked.prompt_sets(model), batch_size=asked.batch_size, cells=cells)
+    result = study.run(model, asked.prompt_sets(model, make), batch_size=asked.batch_size, cells=cells)
     result.save(asked.out)
     show(result)
     print(page(asked.out).resolve())

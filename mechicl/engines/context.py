@@ -94,7 +94,7 @@ class Context:
         self._check(net, prompts, probes, patches)
 
         def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
-            batch = self._queries(part, net.device)
+            batch = self.queries(part, net.device)
             return target_pass(net, batch, probes, patches, lambda: self._forward(net, batch.tokens))
 
         return sweep(net, prompts, probes, one, batch_size=batch_size, progress=progress)
@@ -115,8 +115,8 @@ class Context:
                     f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
                 )
 
-    def _queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
-        """The queries' tokens; q counted from the first of them, label words from the first key."""
+    def queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
+        """The prompts' queries as a batch: q counted from their first token, label words from the first key."""
         tokens = [prompt.tokens[prompt.query_start :] for prompt in prompts]
         widest = max(map(len, tokens))
         labels = zip(self.anchors, self.anchor_classes, strict=True)

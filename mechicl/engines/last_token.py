@@ -6,7 +6,7 @@ training step is a forward and a backward pass over one token, through frozen we
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.engines.context import forward_on, read_context
+from mechicl.engines.context import Context, forward_on, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, count_firings
@@ -29,6 +29,8 @@ class LastToken:
     batch: PromptBatch
     """The token q alone: `target` is 0, `anchors` are places among the keys."""
     past: tuple[KeyValues, ...]
+    position: int
+    """Where q stands."""
 
     def label_logits(self, model: Any, patches: Sequence[Patch] = ()) -> Float[Tensor, "1 class"]:
         """Logits of the label words at q, differentiable with respect to what the patches hold.
@@ -42,38 +44,44 @@ class LastToken:
                 raise InputError(f"{type(patch).__name__} acts before the target position; use run.")
         hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, self.batch)], [])
         with net.hooks(hooks):
-            final, _ = forward_on(net, self.batch.tokens, len(self.past[0]), self.past)
+            final, _ = forward_on(net, self.batch.tokens, self.position, self.past)
         check()
         return net.lens(final[:, 0], self.batch.label_ids)
 
 
-def last_tokens(model: Any, prompts: PromptSet | Sequence[Prompt]) -> list[LastToken]:
+def last_tokens(
+    model: Any,
+    prompts: PromptSet | Sequence[Prompt],
+    keep: Callable[[Context, Prompt], Context] | None = None,
+) -> list[LastToken]:
     """Read all prompts up to their last token; demonstrations that several share are read once.
 
-    Every prompt keeps its keys and values: 2 * layers * tokens * key/value heads * d_head numbers.
+    Every prompt keeps its keys and values: 2 * layers * tokens * key/value heads * d_head numbers. `keep` says what is
+    left of the demonstrations, where they are compressed.
 
     Raises:
-        InputError: a prompt of one token, or an architecture that cannot be run block by block.
+        InputError: a prompt without demonstrations or of one token, or an architecture that cannot be run block by
+            block.
     """
-    net = hooked(model)
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
     found: dict[int, LastToken] = {}
-    with torch.no_grad(), frozen(net.raw):
-        for indices in shared_demonstrations(prompts):
-            first = prompts[indices[0]]
-            shared = read_context(model, first).layers if first.query_start else ()
-            for index in indices:
-                found[index] = _read_up_to_target(net, prompts[index], shared)
+    for indices in shared_demonstrations(prompts):
+        first = prompts[indices[0]]
+        context = read_context(model, first)
+        context = context if keep is None else keep(context, first)
+        for index in indices:
+            found[index] = _read_up_to_target(hooked(model), prompts.select([index]), context)
     return [found[index] for index in range(len(prompts))]
 
 
-def _read_up_to_target(net: HookedModel, prompt: Prompt, shared: Sequence[KeyValues]) -> LastToken:
-    if not prompt.target:
-        raise InputError("A prompt of a single token has nothing before its target; use run.")
-    batch = PromptBatch.of([prompt], net.device)
-    past, start = tuple(shared), prompt.query_start
-    if prompt.target > start:
-        _, new = forward_on(net, batch.tokens[:, start:-1], start, shared)
-        past = tuple(old.then(own) for old, own in zip(shared, new, strict=True)) if shared else new
-    one = torch.ones_like(batch.target)
-    return LastToken(replace(batch, tokens=batch.tokens[:, -1:], lengths=one, target=one - 1), past)
+def _read_up_to_target(net: HookedModel, one: PromptSet, context: Context) -> LastToken:
+    batch, past, position = context.queries(one, net.device), context.layers, context.next_position
+    before = batch.tokens.shape[1] - 1
+    if before:
+        with torch.no_grad(), frozen(net.raw):
+            _, new = forward_on(net, batch.tokens[:, :-1], position, past)
+        past = tuple(old.then(own) for old, own in zip(past, new, strict=True))
+    first = torch.zeros_like(batch.target)
+    return LastToken(
+        replace(batch, tokens=batch.tokens[:, -1:], lengths=first + 1, target=first), past, position + before
+    )

@@ -1,5 +1,6 @@
 """What can be changed in a pass; a file each."""
 
+from mechicl.patches.cut_words import CutWords
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,
@@ -10,8 +11,10 @@ from mechicl.patches.isolate import (
     random_pool,
 )
 from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Lesion, Repeat, Replace, Step, Swap
+from mechicl.patches.reweight import ReweightAnchors
 
 __all__ = [
+    "CutWords",
     "Drop",
     "DropAttention",
     "DropMLP",
@@ -22,6 +25,7 @@ __all__ = [
     "Lesion",
     "Repeat",
     "Replace",
+    "ReweightAnchors",
     "Step",
     "Swap",
     "first_layers",

@@ -99,6 +99,8 @@ class PromptSet(Sequence[Prompt]):
     """Demonstrations per class."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """How the prompts came about: data, policies, options; plain values, for provenance."""
+    companions: Mapping[str, PromptSet] = field(default_factory=dict)
+    """Sets that an experiment needs beside this one, such as the prompts it learns from."""
 
     def __post_init__(self) -> None:
         _check_same_labels(self.prompts)
@@ -176,12 +178,14 @@ class PromptSet(Sequence[Prompt]):
             yield indices, self.select(indices).batch(device)
 
     def digest(self) -> str:
-        """SHA-256 of tokens, positions, scoring tokens and true classes: equal for equal questions."""
+        """SHA-256 of tokens, positions, scoring tokens, true classes and companions: equal for equal questions."""
         digest = sha256()
         for prompt in self.prompts:
             demonstrations = [(d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations]
             facts = (prompt.tokens, demonstrations, prompt.query_text, prompt.label_ids, prompt.gold)
             digest.update(json.dumps(facts).encode() + b"\n")
+        for name, companion in sorted(self.companions.items()):
+            digest.update(f"{name} {companion.digest()}\n".encode())
         return digest.hexdigest()
 
     def provenance(self) -> dict[str, Any]:
@@ -195,6 +199,7 @@ class PromptSet(Sequence[Prompt]):
             "label_words": list(self.label_words),
             "digest": self.digest(),
             **self.origin,
+            **{name: companion.provenance() for name, companion in self.companions.items()},
         }
 
     def __repr__(self) -> str:

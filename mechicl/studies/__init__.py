@@ -7,13 +7,22 @@ from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.results import Result, load_table
-from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation
+from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation, Reweighting
 from mechicl.studies.stages import LensStudy, Lesions, LocalAttentionStudy
 from mechicl.studies.study import Study
 
 STUDIES: dict[str, type[Study]] = {
     study.name: study
-    for study in (InformationFlow, Isolation, DeepLayers, Compression, Lesions, LocalAttentionStudy, LensStudy)
+    for study in (
+        InformationFlow,
+        Isolation,
+        DeepLayers,
+        Compression,
+        Reweighting,
+        Lesions,
+        LocalAttentionStudy,
+        LensStudy,
+    )
 }
 
 

@@ -143,6 +143,27 @@ class Task:
         origin = {"demonstrations": "per_seed", "queries": "auxiliary", "per_class": per_class}
         return task._build(form, contents, seed, shots, origin)
 
+    def content_free_prompts(
+        self,
+        tokenizer: Any,
+        *,
+        texts: Sequence[str] = ("N/A", "[MASK]", ""),
+        shots: int = 1,
+        seed: int = 42,
+        order: Order = "encounter",
+        anchor: Anchor = "first",
+        prepend_bos: bool = False,
+        n_ctx: int | None = None,
+        too_long: TooLong = "refuse",
+    ) -> PromptSet:
+        """The demonstrations of :meth:`prompts`, asked about texts that say nothing (Zhao et al. 2021)."""
+        form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
+        task = self.for_seed(seed)
+        pool, _ = task._pools(form, seed, shots)
+        (drawn,) = walk(pool, seed, (shots,), task.class_names)
+        contents = [(task._shots(pool, drawn, order), Query(text)) for text in texts]
+        return task._build(form, contents, seed, shots, {"demonstrations": "per_seed", "queries": list(texts)})
+
     def context_prompts(
         self,
         tokenizer: Any,

@@ -2,17 +2,22 @@
 
 from mechicl.studies.label_words.compression import Compression, compression
 from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
-from mechicl.studies.label_words.information_flow import InformationFlow, information_flow, saliency_map
+from mechicl.studies.label_words.information_flow import InformationFlow, information_flow
 from mechicl.studies.label_words.isolation import Isolation, isolation
+from mechicl.studies.label_words.reweighting import Reweighting, reweighting
+from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map
 
 __all__ = [
     "Compression",
     "DeepLayers",
     "InformationFlow",
     "Isolation",
+    "Reweighting",
     "compression",
     "deep_layers",
     "information_flow",
     "isolation",
+    "reweighting",
+    "saliency_figure",
     "saliency_map",
 ]

@@ -1,0 +1,113 @@
+"""Anchor re-weighting: how strongly q attends to each class's label words, learned (section 3.1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.hooks import Hook, Patch, Place
+from mechicl.models import hooked
+from mechicl.prompts import PromptBatch
+from mechicl.results import make_folder, write_atomically
+
+Placement = Literal["postsoftmax", "presoftmax"]
+
+
+@dataclass(frozen=True, eq=False)
+class ReweightAnchors(Patch):
+    """Multiply A(q, p) by exp(beta) of layer, head and class, after the softmax and without renormalising (Eq. 9).
+
+    A size of 1 shares beta over layers or heads. `placement="presoftmax"` adds beta to the score instead, which
+    renormalises. beta = 0 changes nothing.
+    """
+
+    beta: Float[Tensor, "layer head class"]
+    placement: Placement = "postsoftmax"
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Where it was fitted: model, task, label words, settings; plain values."""
+
+    def __post_init__(self) -> None:
+        if self.beta.ndim != 3 or self.placement not in ("postsoftmax", "presoftmax"):
+            raise InputError(
+                f"beta has shape {list(self.beta.shape)} and placement is {self.placement!r}; expected [layer head "
+                "class] (1 shares an axis) and 'postsoftmax' or 'presoftmax'."
+            )
+
+    def __repr__(self) -> str:
+        return f"ReweightAnchors(beta {list(self.beta.shape)}, {self.placement}, {dict(self.about)})"
+
+    @property
+    def place(self) -> Place:
+        return "target"
+
+    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        sizes = hooked(model).sizes
+        shape = (sizes.n_layers, sizes.n_heads, len(batch.label_ids))
+        try:
+            beta = self.beta.to(batch.device).expand(shape)
+        except RuntimeError:
+            raise InputError(
+                f"beta has shape {list(self.beta.shape)}; this model and these prompts need layers, heads and classes "
+                f"{list(shape)}, or 1 for a shared axis."
+            ) from None
+        site, edit = ("pattern", _scaled) if self.placement == "postsoftmax" else ("attn_scores", _shifted)
+        return [(f"blocks.{i}.attn.hook_{site}", edit(beta[i], batch)) for i in range(sizes.n_layers)]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""
+        from safetensors.torch import save
+
+        path = make_folder(folder) / "reweighting.safetensors"
+        write_atomically(path, save({"beta": self.beta.detach().contiguous()}))
+        facts = {"placement": self.placement, "about": dict(self.about)}
+        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, default=str).encode())
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ReweightAnchors:
+        """A re-weighting that was saved in a folder; InputError where there is none."""
+        from safetensors.torch import load_file
+
+        path = Path(folder) / "reweighting.safetensors"
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            raise InputError(f"There is no saved re-weighting in {folder}; fit one and save it there first.")
+        return cls(load_file(path)["beta"], **json.loads(path.with_suffix(".json").read_text()))
+
+
+def _scaled(beta: Float[Tensor, "head class"], batch: PromptBatch) -> Callable[..., Tensor]:
+    def scale(row: Tensor) -> Tensor:
+        return row * _at_anchors(beta, batch, row).to(row.dtype).exp()
+
+    return lambda pattern, hook: _with_row(pattern, batch, scale)
+
+
+def _shifted(beta: Float[Tensor, "head class"], batch: PromptBatch) -> Callable[..., Tensor]:
+    def shift(row: Tensor) -> Tensor:
+        return row + _at_anchors(beta, batch, row).to(row.dtype)
+
+    return lambda scores, hook: _with_row(scores, batch, shift)
+
+
+def _at_anchors(beta: Float[Tensor, "head class"], batch: PromptBatch, row: Tensor) -> Float[Tensor, "batch head key"]:
+    """beta of its class at every label word, 0 at all other keys."""
+    values = beta.T[batch.anchor_classes].transpose(1, 2)  # [batch head anchor]
+    places = batch.anchors[:, None].expand_as(values)
+    return torch.zeros(row.shape, dtype=beta.dtype, device=row.device).scatter(2, places, values)
+
+
+def _with_row(
+    matrix: Float[Tensor, "batch head query key"], batch: PromptBatch, edit: Callable[[Tensor], Tensor]
+) -> Float[Tensor, "batch head query key"]:
+    """The matrix with its row at q edited."""
+    prompts = torch.arange(len(batch.target), device=matrix.device)[:, None]
+    heads = torch.arange(matrix.shape[1], device=matrix.device)
+    row = edit(matrix[prompts, heads, batch.target[:, None]])
+    return matrix.index_put((prompts, heads, batch.target[:, None]), row)

@@ -1,0 +1,128 @@
+"""Re-weighting: no change at zero, the saliency as its gradient, and a patch like any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mechicl.engines.last_token import last_tokens
+from mechicl.engines.prefix import run_shared
+from mechicl.engines.reweighting import authors_orders, fit_reweighting
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.models import frozen, hooked
+from mechicl.patches import IsolateLabels, ReweightAnchors
+from mechicl.prompts import Prompt, PromptSet
+from tests import tiny
+from tests.engines.test_prefix import close, shared_prompts
+
+
+def random_beta(model: Any, n_classes: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(model.cfg.n_layers, model.cfg.n_heads, n_classes, generator=generator)
+
+
+@pytest.mark.parametrize("family", tiny.families)
+@pytest.mark.parametrize("placement", ["postsoftmax", "presoftmax"])
+def test_it_is_the_same_in_every_engine(family: str, placement: Any) -> None:
+    model, prompts = tiny.model(family), shared_prompts()
+    patch = ReweightAnchors(random_beta(model), placement)
+    whole = run(model, prompts, patches=[patch]).label_logits
+    close(run_shared(model, prompts, patches=[patch]).label_logits, whole)
+    close(torch.cat([last.label_logits(model, [patch]) for last in last_tokens(model, prompts)]), whole)
+    nothing = run(model, prompts, patches=[ReweightAnchors(torch.zeros(1, 1, 2), placement)]).label_logits
+    close(nothing, run(model, prompts).label_logits)
+    assert not torch.allclose(whole, nothing, atol=1e-3)
+
+
+def test_it_multiplies_the_row_of_q_alone() -> None:
+    model, prompt = tiny.model("gpt2"), shared_prompts()[0]
+    beta = random_beta(model)
+    batch = PromptSet.of([prompt]).batch()
+    pattern = torch.rand(1, 4, len(prompt), len(prompt))
+    _, edit = ReweightAnchors(beta).hooks(model, batch)[1]
+    expected = pattern.clone()
+    for anchor, c in zip(prompt.anchors, prompt.anchor_classes, strict=True):
+        expected[0, :, prompt.target, anchor] *= beta[1, :, c].exp()
+    torch.testing.assert_close(edit(pattern, hook=None), expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama"])
+def test_its_gradient_at_zero_is_the_saliency_of_the_edge(family: str) -> None:
+    """d loss / d beta = A * dL/dA at (q, p): re-weighting learns by what information flow measures."""
+    model, prompt = tiny.model(family), shared_prompts()[0]
+    gold = torch.tensor([prompt.gold])
+    beta = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, 2, requires_grad=True)
+    (last,) = last_tokens(model, [prompt])
+    edges: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def watch(layer: int) -> Any:
+        def see(pattern: torch.Tensor, hook: Any) -> torch.Tensor:
+            leaf = pattern.detach().requires_grad_() if layer == 0 else pattern
+            leaf.retain_grad()
+            edges[layer] = (leaf, leaf)
+            return leaf
+
+        return see
+
+    net = hooked(model)
+    with frozen(model):
+        loss = torch.nn.functional.cross_entropy(last.label_logits(model, [ReweightAnchors(beta)]), gold)
+        loss.backward()
+        with net.hooks([(f"blocks.{i}.attn.hook_pattern", watch(i)) for i in range(model.cfg.n_layers)]):
+            final = net.forward(torch.tensor([prompt.tokens]))[:, -1]
+            label_logits = net.lens(final, torch.tensor(prompt.label_ids))
+            torch.nn.functional.cross_entropy(label_logits, gold).backward()
+    for layer, (pattern, _) in edges.items():
+        saliency = (pattern * pattern.grad)[0, :, prompt.target]
+        for anchor, c in zip(prompt.anchors, prompt.anchor_classes, strict=True):
+            torch.testing.assert_close(beta.grad[layer, :, c], saliency[:, anchor], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("shared", [(), ("heads",), ("layers",)])
+def test_learning_lowers_the_loss_and_leaves_the_model_alone(shared: Any) -> None:
+    model = tiny.fresh("gpt2").requires_grad_(True)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    prompts = shared_prompts()
+    fit = fit_reweighting(model, prompts, lr=0.1, epochs=20, shared=shared)
+    assert fit.losses[-len(prompts) :].mean() < fit.losses[: len(prompts)].mean() - 0.05
+    assert list(fit.patch.beta.shape) == [1 if "layers" in shared else 3, 1 if "heads" in shared else 4, 2]
+    assert all(torch.equal(before[name], p) and p.grad is None for name, p in model.named_parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert len(fit.order) == 20
+    assert fit.order == tuple(map(tuple, authors_orders(len(prompts), 20, 42)))
+
+
+def test_it_learns_on_a_compressed_context() -> None:
+    model, prompts = tiny.model("llama"), shared_prompts()
+    patch = ReweightAnchors(random_beta(model))
+    places = (0, *prompts[0].anchors)
+    compressed = last_tokens(model, prompts, lambda context, prompt: context.keep(places))
+    from mechicl.engines.context import read_context
+
+    expected = read_context(model, prompts[0]).keep(places).ask(model, prompts, patches=[patch]).label_logits
+    close(torch.cat([last.label_logits(model, [patch]) for last in compressed]), expected)
+
+
+def test_it_is_saved_and_read_back(tmp_path: Any) -> None:
+    patch = ReweightAnchors(random_beta(tiny.model("gpt2")), "presoftmax", {"task": "films"})
+    patch.save(tmp_path)
+    again = ReweightAnchors.load(tmp_path)
+    assert torch.equal(again.beta, patch.beta)
+    assert repr(again) == repr(patch)
+    with pytest.raises(InputError, match="no saved re-weighting"):
+        ReweightAnchors.load(tmp_path / "elsewhere")
+
+
+def test_refusals_say_what_to_do() -> None:
+    model, prompts = tiny.model("gpt2"), shared_prompts()
+    with pytest.raises(InputError, match="expected \\[layer head class\\]"):
+        ReweightAnchors(torch.zeros(2))
+    with pytest.raises(InputError, match="need layers, heads and classes"):
+        run(model, prompts, patches=[ReweightAnchors(torch.zeros(7, 1, 2))])
+    with pytest.raises(InputError, match="known labels"):
+        fit_reweighting(model, [Prompt.from_positions([1, 2, 3, 4], [[1], [2]], [0, 1])])
+    with pytest.raises(InputError, match="acts before the target"):
+        last_tokens(model, prompts)[0].label_logits(model, [IsolateLabels((0,))])

@@ -1,0 +1,80 @@
+"""The re-weighting study: its companions, controls and numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+from mechicl.errors import InputError
+from mechicl.studies.label_words.reweighting import (
+    MORE_SHOTS,
+    REWEIGHTED,
+    Reweighting,
+    at_random_positions,
+    fit_biases,
+    reweighting,
+)
+from tests import tiny
+from tests.engines.test_compression import TASK, films
+
+STUDY = Reweighting(lr=0.1, epochs=2, per_class=2, more_shots=3)
+
+
+def test_companions_share_the_demonstrations() -> None:
+    prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
+    start = prompts[0].query_start
+    for name in ("training", "content_free"):
+        assert all(p.tokens[:start] == prompts[0].tokens[:start] for p in prompts.companions[name])
+    assert len(prompts.companions["training"]) == 4
+    assert prompts.companions["more_shots"].shots == 3
+    assert [p.ids.query for p in prompts.companions["more_shots"]] == [p.ids.query for p in prompts]
+    assert prompts.digest() != films().digest()
+    room = max(map(len, TASK.prompts(tiny.tokenizer(), seed=0, shots=2)))
+    assert STUDY.prompts(TASK, tiny.tokenizer(), seed=0, n_ctx=room).companions["more_shots"].shots == 2
+
+
+def test_all_methods_are_measured() -> None:
+    model = tiny.model("gpt2")
+    result = STUDY.run(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0))
+    summary = result.summary()
+    assert set(summary["method"]) == {condition["method"] for condition in STUDY.conditions(model)}
+    mean = summary.set_index(["metric", "method"])["mean"]
+    rows = result.table[result.table["method"] == REWEIGHTED]
+    assert mean["accuracy", REWEIGHTED] == (rows["gold"] == rows["predicted"]).mean()
+    assert mean["macro_f1", REWEIGHTED] == pytest.approx(f1_score(rows["gold"], rows["predicted"], average="macro"))
+    negative = rows[rows["gold_name"] == "negative"]
+    assert mean["recall of negative", REWEIGHTED] == (negative["predicted"] == 0).mean()
+    assert mean["accuracy", "majority class"] == np.bincount(films().gold).max() / len(films())
+    assert "3 demonstrations per class" in result.finding()
+    assert result.figure().data
+
+
+def test_without_room_for_more_shots_the_row_is_missing() -> None:
+    prompts = Reweighting(more_shots=1).prompts(TASK, tiny.tokenizer(), seed=0)
+    result = reweighting(tiny.model("gpt2"), prompts, epochs=1, protocol="paper")
+    assert set(result.table["method"]) == {"vanilla", REWEIGHTED}
+    assert MORE_SHOTS not in result.finding()
+
+
+def test_biases_undo_a_shift_of_the_logits() -> None:
+    gold = torch.arange(60) % 3
+    logits = torch.nn.functional.one_hot(gold, 3) * 2.0 + torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([3.0, 0.0, -2.0])
+    restored = (logits + shift) + fit_biases(logits + shift, gold)
+    assert (restored.argmax(-1) == gold).float().mean() > 0.9 > ((logits + shift).argmax(-1) == gold).float().mean()
+
+
+def test_random_positions_are_text_and_the_same_for_the_same_demonstrations() -> None:
+    prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
+    moved = at_random_positions(prompts, 0)
+    assert {p.anchors for p in moved} == {at_random_positions(prompts.companions["training"], 0)[0].anchors}
+    assert set(moved[0].anchors) <= set(prompts[0].w)
+
+
+def test_refusals_say_what_to_do() -> None:
+    with pytest.raises(InputError, match="make the prompts by"):
+        reweighting(tiny.model("gpt2"), films())
+    with pytest.raises(InputError, match="needs lr above 0"):
+        Reweighting(lr=0)
