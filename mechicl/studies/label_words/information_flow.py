@@ -19,13 +19,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
 
 from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.objectives import Objective
-from mechicl.probes.saliency import HeadReduce, SaliencyFlow, SaliencyMap
+from mechicl.probes.saliency import HeadReduce, SaliencyFlow
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Protocol, Study
@@ -130,16 +128,3 @@ def information_flow(
     """
     study = InformationFlow(protocol, head_reduce=head_reduce, loss=loss, target=target)
     return study.run(model, prompts, batch_size=batch_size)
-
-
-def saliency_map(
-    model: Any,
-    prompt: Prompt,
-    layers: Sequence[int],
-    *,
-    head_reduce: HeadReduce = "abs_of_sum",
-    objective: Objective | None = None,
-) -> Float[Tensor, "layer query key"]:
-    """Saliency of every edge of one prompt, in the layers asked for (the paper's Fig. 1), in units of the loss."""
-    probe = SaliencyMap(tuple(layers), head_reduce, objective or Objective())
-    return run(model, [prompt], [probe], progress=None)[probe][0]
