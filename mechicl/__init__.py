@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mechicl.hooks import run as run
     from mechicl.models import load_model as load_model
     from mechicl.objectives import Objective as Objective
+    from mechicl.patches import CutWords as CutWords
     from mechicl.patches import Drop as Drop
     from mechicl.patches import DropAttention as DropAttention
     from mechicl.patches import DropMany as DropMany
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
+    from mechicl.studies.stages import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
 
@@ -68,6 +70,7 @@ _HOME = {
     "mechicl.models": ("load_model",),
     "mechicl.objectives": ("Objective",),
     "mechicl.patches": (
+        "CutWords",
         "Drop",
         "DropAttention",
         "DropMLP",
@@ -92,7 +95,7 @@ _HOME = {
         "saliency_figure",
         "saliency_map",
     ),
-    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens"),
+    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens", "word_merging"),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -24,6 +24,7 @@ studies.command("compression")(anchors.compression)
 studies.command("reweighting")(anchors.reweighting)
 studies.command("layer-lesions")(stages.layer_lesions)
 studies.command("local-attention")(stages.local_attention)
+studies.command("word-merging")(stages.word_merging)
 studies.command("logit-lens")(stages.logit_lens)
 
 

@@ -169,3 +169,27 @@ def logit_lens(
         study,
         OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
     )
+
+
+def word_merging(
+    model: Model,
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    processing: Processing = "none",
+    batch_size: BatchSize = 8,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Whether early layers put a word's tokens together: attention, sub-joiner heads, and cuts (section 5.1)."""
+    from mechicl.studies.stages import WordMerging
+
+    finish(
+        WordMerging(),
+        OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
+    )

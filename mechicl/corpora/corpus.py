@@ -22,6 +22,8 @@ class TokenBatch:
 
     tokens: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, "batch"]
+    words: Int[Tensor, "batch pos"] | None = None
+    """Word that a token spells, -1 for none."""
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
@@ -37,7 +39,8 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        return TokenBatch(self.tokens.to(device), self.lengths.to(device))
+        words = None if self.words is None else self.words.to(device)
+        return TokenBatch(self.tokens.to(device), self.lengths.to(device), words)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,7 +84,8 @@ class TokenCorpus:
 
     def batch(self, device: torch.device | str | None = None) -> TokenBatch:
         """All sequences in one batch, in order, no wider than the longest."""
-        batch = TokenBatch(self.tokens[:, : int(self.lengths.max())], self.lengths)
+        widest = int(self.lengths.max())
+        batch = TokenBatch(self.tokens[:, :widest], self.lengths, self.words[:, :widest])
         return batch if device is None else batch.to(device)
 
     def chunks(self, size: int) -> Iterator[tuple[int, ...]]:

@@ -189,9 +189,7 @@ def _check(
             raise InputError(f"{name} is {value}; ask for at least 1, or leave it out.")
     bos: int | None = tokenizer.bos_token_id
     if prepend_bos and bos is None:
-        raise InputError(
-            "the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token."
-        )
+        raise InputError("the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token.")
     return bos
 
 

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from mechicl.errors import InputError
 
@@ -62,3 +65,19 @@ def runs(numbers: IntArray) -> list[tuple[int, int, int]]:
         for start, stop in zip(starts, stops, strict=True)
         if start < stop and numbers[start] >= 0
     ]
+
+
+def pieces_so_far(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Which piece of its word each token is: 1 for the first, 2 for the second; 0 where there is no word."""
+    count = torch.zeros_like(words)
+    for position in range(words.shape[1]):
+        goes_on = words[:, position] == words[:, position - 1] if position else torch.zeros_like(words[:, 0]).bool()
+        before = count[:, position - 1] if position else torch.zeros_like(words[:, 0])
+        count[:, position] = torch.where(words[:, position] >= 0, torch.where(goes_on, before, 0) + 1, 0)
+    return count
+
+
+def pieces_of_ended_words(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Number of pieces of the word that ends at each token; 0 where none ends."""
+    following = torch.cat([words[:, 1:], torch.full_like(words[:, :1], -2)], 1)
+    return torch.where(following != words, pieces_so_far(words), 0)

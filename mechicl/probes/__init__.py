@@ -5,5 +5,15 @@ from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
+from mechicl.probes.words import LossAt, WordAttention
 
-__all__ = ["LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"]
+__all__ = [
+    "LabelAttention",
+    "LocalAttention",
+    "LogitLens",
+    "LossAt",
+    "SaliencyFlow",
+    "SaliencyMap",
+    "TopTokens",
+    "WordAttention",
+]

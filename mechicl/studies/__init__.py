@@ -8,7 +8,7 @@ from typing import Any
 from mechicl.errors import InputError
 from mechicl.results import Result, load_table
 from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation, Reweighting
-from mechicl.studies.stages import LensStudy, Lesions, LocalAttentionStudy
+from mechicl.studies.stages import LensStudy, Lesions, LocalAttentionStudy, WordMerging
 from mechicl.studies.study import Study
 
 STUDIES: dict[str, type[Study]] = {
@@ -22,6 +22,7 @@ STUDIES: dict[str, type[Study]] = {
         Lesions,
         LocalAttentionStudy,
         LensStudy,
+        WordMerging,
     )
 }
 

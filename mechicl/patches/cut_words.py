@@ -1,0 +1,71 @@
+"""Cut a word's last piece off from its other pieces: the causal test of detokenization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechicl.corpora import TokenBatch, pieces_of_ended_words
+from mechicl.errors import InputError
+from mechicl.hooks import Hook, Patch
+from mechicl.models import hooked
+
+
+@dataclass(frozen=True)
+class CutWords(Patch):
+    """In some layers, the last piece of every word of several tokens no longer attends to certain tokens.
+
+    `where="within"` cuts its attention to the word's own earlier pieces; `"before"`, the control, to as many tokens
+    just before the word. Cut scores become -inf, so attention to the rest still sums to one. Words so near the
+    beginning that the control has no room are left alone in both (`cut_words` says which are cut).
+    """
+
+    layers: Sequence[int]
+    where: Literal["within", "before"] = "within"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+
+    def hooks(self, model: Any, batch: TokenBatch) -> list[Hook]:
+        n_layers = hooked(model).sizes.n_layers
+        if not self.layers or not set(self.layers) <= set(range(n_layers)):
+            raise InputError(f"CutWords got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
+        mask = self.mask(words_of(batch))[:, None]
+
+        def cut(scores: Tensor, hook: Any) -> Tensor:
+            return scores.masked_fill(mask, -torch.inf)
+
+        return [(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in self.layers]
+
+    def mask(self, words: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:
+        """True where an edge is cut."""
+        pieces = cut_words(words)[:, :, None]
+        position = torch.arange(words.shape[1], device=words.device)
+        distance = position[:, None] - position  # [query key]
+        nearest = torch.ones_like(pieces) if self.where == "within" else pieces
+        return (pieces > 1) & (distance >= nearest) & (distance <= nearest + pieces - 2)
+
+
+def cut_words(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """Number of pieces at the last piece of every word that is cut, 0 elsewhere: several pieces, and room before it."""
+    pieces = pieces_of_ended_words(words)
+    room = torch.arange(words.shape[1], device=words.device) - (2 * pieces - 2)
+    return torch.where((pieces > 1) & (room >= 1), pieces, 0)
+
+
+def words_of(batch: Any) -> Int[Tensor, "batch pos"]:
+    """The words of a batch of running text.
+
+    Raises:
+        InputError: the batch knows none.
+    """
+    words = getattr(batch, "words", None)
+    if words is None or not bool((words >= 0).any()):
+        raise InputError("Words are needed here; use running text of a tokenizer that knows character offsets (fast).")
+    assert isinstance(words, Tensor)
+    return words

@@ -1,0 +1,124 @@
+"""Attention inside words against attention between words, and the loss after words of several tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechicl.corpora import TokenBatch, pieces_of_ended_words, pieces_so_far
+from mechicl.errors import InputError
+from mechicl.hooks import Probe, Watch
+from mechicl.models import hooked
+
+WORD_QUANTITIES = ("within", "n_within", "across", "n_across", "auroc_0", "pairs_0", "auroc_1", "pairs_1")
+
+
+@dataclass(frozen=True)
+class WordAttention(Probe):
+    """Attention at one distance inside a word and across words: reading [sequence layer head quantity].
+
+    Queries are the last tokens of words. *Within* is attention `distance` tokens back where that is still the same
+    word; *across* where the word is a single token, so that it is another one (never position 0). Sums, with their
+    numbers of cases; and, in each of two halves of the vocabulary's words, the probability that a within case gets
+    more attention than an across case of the same sequence, times the number of such pairs: heads are chosen on half
+    0, judged on 1.
+    """
+
+    distance: int = 1
+    axes = ("sequence", "layer", "head", "quantity")
+
+    def __post_init__(self) -> None:
+        if self.distance < 1:
+            raise InputError(f"distance is {self.distance}; give a number of tokens back, at least 1.")
+
+    def watch(self, model: Any, batch: TokenBatch) -> Watch:
+        layers = range(hooked(model).sizes.n_layers)
+        if batch.words is None:
+            raise InputError("WordAttention needs running text whose words are known.")
+        within, across = self.cases(batch.words)
+        half = word_half(batch.tokens, batch.words)
+        found: dict[int, Tensor] = {}
+
+        def at(layer: int) -> Callable[..., None]:
+            def see(pattern: Tensor, hook: Any) -> None:
+                back = torch.diagonal(pattern.detach().float(), -self.distance, dim1=-2, dim2=-1)
+                back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
+                rows = [_measure(*row) for row in zip(back, within, across, half, strict=True)]
+                found[layer] = torch.stack(rows).cpu()
+
+            return see
+
+        return Watch(
+            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
+            result=lambda: torch.stack([found[layer] for layer in layers], 1),
+        )
+
+    def cases(self, words: Int[Tensor, "batch pos"]) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+        """Queries whose key is in the same word, and queries of single-token words, whose key is not."""
+        pieces = pieces_of_ended_words(words)
+        room = torch.arange(words.shape[1], device=words.device) > self.distance
+        return (pieces > self.distance) & room, (pieces == 1) & room
+
+
+def _measure(
+    attention: Float[Tensor, "query head"], within: Tensor, across: Tensor, half: Tensor
+) -> Float[Tensor, "head quantity"]:
+    inside, outside = attention[within], attention[across]
+    ones = torch.ones(attention.shape[1], device=attention.device)
+    values = [inside.sum(0), len(inside) * ones, outside.sum(0), len(outside) * ones]
+    for number in (0, 1):
+        a, b = attention[within & (half == number)], attention[across & (half == number)]
+        wins = (a[:, None] > b).float() + 0.5 * (a[:, None] == b).float()
+        values += [wins.sum((0, 1)), len(a) * len(b) * ones]
+    return torch.stack(values, -1)
+
+
+def word_half(tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
+    """At the last token of each word, 0 or 1: the same for the same word everywhere (parity of its token ids)."""
+    parity = torch.zeros_like(tokens)
+    first = pieces_so_far(words) <= 1
+    for position in range(tokens.shape[1]):
+        before = parity[:, position - 1] if position else torch.zeros_like(tokens[:, 0])
+        parity[:, position] = (torch.where(first[:, position], 0, before) + tokens[:, position]) % 2
+    return parity
+
+
+@dataclass(frozen=True)
+class LossAt(Probe):
+    """Next-token loss summed over chosen positions of each sequence, in nats: reading [sequence].
+
+    `choose` gives True at the positions whose prediction counts, from the batch's words [batch pos].
+    """
+
+    choose: Callable[[Tensor], Tensor]
+    axes = ("sequence",)
+
+    def watch(self, model: Any, batch: TokenBatch) -> Watch:
+        net = hooked(model)
+        if batch.words is None:
+            raise InputError("LossAt needs running text whose words are known.")
+        chosen = self.choose(batch.words) & followed(batch.lengths, batch.tokens.shape[1])
+        found: list[Tensor] = []
+
+        def see(resid: Tensor, hook: Any) -> None:
+            sequence, position = chosen.nonzero(as_tuple=True)
+            sums = resid.new_zeros(len(resid), dtype=torch.float32)
+            for part in torch.split(torch.arange(len(sequence), device=resid.device), 256):
+                rows, columns = sequence[part], position[part]
+                logits = net.lens(resid.detach()[rows, columns])
+                loss = torch.nn.functional.cross_entropy(logits, batch.tokens[rows, columns + 1], reduction="none")
+                sums.index_add_(0, rows, loss)
+            found.append(sums)
+
+        last = net.sizes.n_layers - 1
+        return Watch(hooks=[(f"blocks.{last}.hook_resid_post", see)], result=lambda: found[0].cpu())
+
+
+def followed(lengths: Int[Tensor, "batch"], n_pos: int) -> Bool[Tensor, "batch pos"]:
+    """Positions with a next token."""
+    return torch.arange(n_pos, device=lengths.device) < lengths[:, None] - 1

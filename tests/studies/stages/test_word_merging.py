@@ -1,0 +1,90 @@
+"""Pieces of words, the edges that are cut, and the study over them."""
+
+import pytest
+import torch
+
+from mechicl.corpora import load_corpus, pieces_of_ended_words, pieces_so_far
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.patches import CutWords
+from mechicl.patches.cut_words import cut_words
+from mechicl.probes.words import WordAttention, word_half
+from mechicl.studies.stages import word_merging
+from mechicl.studies.stages.word_merging import WordMerging
+from tests import tiny
+
+WORDS = torch.tensor([[-1, 0, 1, 1, 1, 2, -1, 3, 3]])
+TEXTS = ["Review good film cat dog", "Question Answer unseen words Type of a Person in the World good film"] * 2
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
+
+
+def test_pieces():
+    assert pieces_so_far(WORDS).tolist() == [[0, 1, 1, 2, 3, 1, 0, 1, 2]]
+    assert pieces_of_ended_words(WORDS).tolist() == [[0, 1, 0, 0, 3, 1, 0, 0, 2]]
+
+
+def test_as_many_edges_are_cut_before_the_word_as_within():
+    assert cut_words(WORDS).tolist() == [[0, 0, 0, 0, 0, 0, 0, 0, 2]]  # the word of three has no room before it
+    within, before = (CutWords([0], where).mask(WORDS) for where in ("within", "before"))
+    assert within.nonzero().tolist() == [[0, 8, 7]]
+    assert before.nonzero().tolist() == [[0, 8, 6]]
+    longer = torch.tensor([[-1, 0, 1, 2, 3, 3, 3]])
+    within, before = (CutWords([0], where).mask(longer) for where in ("within", "before"))
+    assert within.nonzero()[:, 2].tolist() == [4, 5]
+    assert before.nonzero()[:, 2].tolist() == [2, 3]
+
+
+def test_cut_edges_carry_no_attention(corpus):
+    model = tiny.model("gpt2")
+    patch = CutWords([0])
+    batch = corpus.batch()
+    seen = {}
+    with model.hooks(
+        [*patch.hooks(model, batch), ("blocks.0.attn.hook_pattern", lambda p, hook: seen.update(pattern=p))]
+    ):
+        model(batch.tokens)
+    mask = patch.mask(batch.words)[:, None].expand_as(seen["pattern"])
+    assert mask.any()
+    assert (seen["pattern"][mask] == 0).all()
+    torch.testing.assert_close(seen["pattern"].sum(-1), torch.ones_like(seen["pattern"][..., 0]))
+
+
+def test_within_and_across_are_single_entries(corpus):
+    model, probe = tiny.model("gpt2"), WordAttention(1)
+    sums = run(model, corpus, [probe])[probe]
+    within, across = probe.cases(corpus.words)
+    _, cache = model.run_with_cache(corpus.tokens)
+    pattern = cache["blocks.1.attn.hook_pattern"]
+    half = word_half(corpus.tokens, corpus.words)
+    for row in range(len(corpus)):
+        inside = [pattern[row, :, t, t - 1] for t in within[row].nonzero().flatten()]
+        outside = [pattern[row, :, t, t - 1] for t in across[row].nonzero().flatten()]
+        if inside:
+            torch.testing.assert_close(sums[row, 1, :, 0], torch.stack(inside).sum(0))
+        torch.testing.assert_close(sums[row, 1, :, 2], torch.stack(outside).sum(0))
+        assert sums[row, 1, 0, [1, 3]].tolist() == [len(inside), len(outside)]
+        pairs = sum(int((half[row][within[row]] == n).sum() * (half[row][across[row]] == n).sum()) for n in (0, 1))
+        assert sums[row, 1, 0, [5, 7]].sum() == pairs
+
+
+def test_the_same_word_is_always_in_the_same_half(corpus):
+    half, ended = word_half(corpus.tokens, corpus.words), pieces_of_ended_words(corpus.words)
+    found = {}
+    for row in range(len(corpus)):
+        for span in corpus.word_spans(row):
+            assert ended[row, span.stop - 1] == span.stop - span.start
+            assert found.setdefault(span.word, int(half[row, span.stop - 1])) == int(half[row, span.stop - 1])
+
+
+def test_the_study(corpus):
+    result = word_merging(tiny.model("llama"), corpus)
+    metrics = set(result.summary()["metric"])
+    assert metrics >= {"within_1", "across_1", "best_head", "cost, within, early", "cost, before, early"}
+    assert "sub-joiner" in result.finding()
+    assert result.figure().data
+    with pytest.raises(InputError, match="protocol"):
+        WordMerging("paper")
