@@ -37,7 +37,7 @@ LESSONS = (
     Lesson("eight words a topic", Shape(8, 1, 3, 0.15, lex.TEMPLATES), classes=3, blocks=12),
     Lesson("ten words a topic", Shape(10, 1, 3, 0.3, lex.TEMPLATES), classes=3, blocks=12),
     Lesson("all words", Shape(lex.WORDS_PER_TOPIC, 1, 4, 0.3, lex.TEMPLATES), classes=4, blocks=14),
-    Lesson("the language", Shape(), classes=6, blocks=32),
+    Lesson("the language", Shape(), classes=6, blocks=24),
 )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mechicl.errors import InputError
+from mechicl.shipped.classification import draw_batch
+from mechicl.shipped.curriculum import LESSONS
+from mechicl.shipped.network import Sizes
 from mechicl.shipped.train import Recipe, Training, train
 
 TINY = Recipe(
@@ -33,3 +37,10 @@ def test_a_checkpoint_of_another_seed_is_refused(tmp_path: Path) -> None:
     Training(TINY, seed=1, device="cpu").save(tmp_path / "checkpoint.safetensors")
     with pytest.raises(InputError, match="seed 1, not 2"):
         train(TINY, seed=2, out=tmp_path, device="cpu")
+
+
+def test_the_longest_lesson_fits_the_context() -> None:
+    rng = np.random.default_rng(0)
+    lesson = LESSONS[-1]
+    drawn = [draw_batch(20, lesson.classes, lesson.blocks, lesson.shape, rng) for _ in range(20)]
+    assert max(batch.tokens.shape[1] for batch in drawn) < Sizes(1).n_ctx
