@@ -24,6 +24,7 @@ from mechicl.cli.options import (
     TooLong,
     choice,
     choices,
+    integers,
 )
 
 
@@ -103,5 +104,39 @@ def reweighting(
     )
     asked = Asked(
         model, task, data, samples, seeds, shots, "per_seed", too_long, batch_size, dtype, device, out, label_words
+    )
+    finish(study, asked, make=study.prompts)
+
+
+def error_diagnosis(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 500,
+    seeds: Seeds = "42",
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    components: Annotated[
+        str, typer.Option(help="Numbers of principal components, with commas.")
+    ] = "5,10,20,50,100,200",
+    layer: Annotated[int | None, typer.Option(min=0, help="Layer of the heat map; default: two thirds deep.")] = None,
+    contexts: Annotated[int, typer.Option(min=1, help="Sets of demonstrations; halved until the data fill them.")] = 64,
+    protocol: ProtocolName = "corrected",
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Whether distances between anchors foretell which classes are confused (section 3.3)."""
+    from mechicl.studies.label_words import ErrorDiagnosis
+
+    study = ErrorDiagnosis(
+        choice("--protocol", protocol, "corrected", "paper"),
+        components=tuple(integers("--components", components)),
+        layer=layer,
+        contexts=contexts,
+    )
+    asked = Asked(
+        model, task, data, samples, seeds, 1, "per_seed", too_long, batch_size, dtype, device, out, label_words
     )
     finish(study, asked, make=study.prompts)

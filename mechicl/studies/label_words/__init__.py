@@ -2,6 +2,7 @@
 
 from mechicl.studies.label_words.compression import Compression, compression
 from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, error_diagnosis
 from mechicl.studies.label_words.information_flow import InformationFlow, information_flow
 from mechicl.studies.label_words.isolation import Isolation, isolation
 from mechicl.studies.label_words.reweighting import Reweighting, reweighting
@@ -10,11 +11,13 @@ from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_m
 __all__ = [
     "Compression",
     "DeepLayers",
+    "ErrorDiagnosis",
     "InformationFlow",
     "Isolation",
     "Reweighting",
     "compression",
     "deep_layers",
+    "error_diagnosis",
     "information_flow",
     "isolation",
     "reweighting",

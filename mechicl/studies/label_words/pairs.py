@@ -1,0 +1,95 @@
+"""Pairs of classes: as rows, as matrices, and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+
+PAIR = ["class_a", "class_b"]
+
+
+def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **place: int) -> pd.DataFrame:
+    """A row for each two classes."""
+    a, b = np.triu_indices(len(names), 1)
+    columns = {
+        "class_a": np.array(names)[a],
+        "class_b": np.array(names)[b],
+        "value": matrix.cpu().double().numpy()[a, b],
+    }
+    return pd.DataFrame({**place, **columns})
+
+
+def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
+    """A symmetric matrix with diagonal 1 of values by pair."""
+    names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
+    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    for (a, b), value in zip(pairs.index.to_list(), pairs, strict=True):
+        matrix.loc[a, b] = matrix.loc[b, a] = value
+    return matrix
+
+
+def pair_name(pairs: pd.Series[float]) -> str:
+    """The pair with the smallest value, in words."""
+    a, b = pairs.index.to_list()[int(pairs.argmin())]
+    return f"{a} and {b}"
+
+
+def spread_over_contexts(rows: pd.DataFrame, real: pd.DataFrame) -> tuple[float, float]:
+    """The interval that holds 95 % of the contexts' own rank correlations; NaN for a single context."""
+    from scipy.stats import rankdata
+
+    by_context = rows.pivot(index="context", columns=PAIR, values="value")
+    truth = np.array([real.loc[a, b] for a, b in by_context.columns.to_list()])
+    known = ~np.isnan(truth)
+    if len(by_context) < 2:
+        return np.nan, np.nan
+    ranks, target = rankdata(by_context.to_numpy()[:, known], axis=1), rankdata(truth[known])
+    each = [np.corrcoef(row, target)[0, 1] for row in ranks]
+    low, high = np.quantile(each, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int) -> None:
+    """Draw real (column 1, from chance on) or predicted confusion, with its values."""
+    values = matrix.to_numpy()
+    figure.add_trace(
+        go.Heatmap(
+            z=values, x=list(matrix.columns), y=list(matrix.index), zmin=0 if column == 2 else 0.5, zmax=1,
+            colorscale="Blues_r", showscale=False, text=np.round(values, 2), texttemplate="%{text:.2f}",
+            hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
+        ),
+        row=row, col=column,
+    )  # fmt: skip
+    figure.update_yaxes(autorange="reversed", row=row, col=column)
+
+
+def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components: int) -> None:
+    """Draw the rank correlation in every layer, a curve for each number of components, the chosen one with its band."""
+    colours = (SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY)
+    shown = rows[rows["components"] == components]
+    if shown["low"].notna().all():
+        figure.add_trace(
+            go.Scatter(
+                x=[*shown["layer"], *shown["layer"][::-1]], y=[*shown["high"], *shown["low"][::-1]], fill="toself",
+                fillcolor="rgba(110,110,110,0.15)", line={"width": 0}, hoverinfo="skip", showlegend=False,
+            ),
+            row=row, col=3,
+        )  # fmt: skip
+    for number, (m, of_m) in enumerate(rows.groupby("components")):
+        figure.add_trace(
+            go.Scatter(
+                x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", legendgroup=str(m), showlegend=row == 1,
+                mode="lines+markers",
+                line={"color": colours[number % len(colours)], "width": 3 if m == components else 1.5},
+            ),
+            row=row, col=3,
+        )  # fmt: skip
+    figure.update_xaxes(title_text="layer", dtick=max(1, int(rows["layer"].max()) // 8), row=row, col=3)
+    figure.update_yaxes(title_text="Spearman", range=[-1.05, 1.05], row=row, col=3)
