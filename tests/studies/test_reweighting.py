@@ -8,14 +8,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from mechicl.errors import InputError
-from mechicl.studies.label_words.reweighting import (
-    MORE_SHOTS,
-    REWEIGHTED,
-    Reweighting,
-    at_random_positions,
-    fit_biases,
-    reweighting,
-)
+from mechicl.studies.label_words.controls import at_random_positions, fit_biases
+from mechicl.studies.label_words.reweighting import MORE_SHOTS, REWEIGHTED, Reweighting, reweighting
 from tests import tiny
 from tests.engines.test_compression import TASK, films
 

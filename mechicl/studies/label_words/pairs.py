@@ -30,14 +30,16 @@ def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
     """A symmetric matrix with diagonal 1 of values by pair."""
     names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
     matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    for (a, b), value in zip(pairs.index.to_list(), pairs, strict=True):
+    index: list[tuple[str, str]] = pairs.index.to_list()
+    for (a, b), value in zip(index, pairs, strict=True):
         matrix.loc[a, b] = matrix.loc[b, a] = value
     return matrix
 
 
 def pair_name(pairs: pd.Series[float]) -> str:
     """The pair with the smallest value, in words."""
-    a, b = pairs.index.to_list()[int(pairs.argmin())]
+    index: list[tuple[str, str]] = pairs.index.to_list()
+    a, b = index[int(pairs.argmin())]
     return f"{a} and {b}"
 
 
@@ -46,7 +48,8 @@ def spread_over_contexts(rows: pd.DataFrame, real: pd.DataFrame) -> tuple[float,
     from scipy.stats import rankdata
 
     by_context = rows.pivot(index="context", columns=PAIR, values="value")
-    truth = np.array([real.loc[a, b] for a, b in by_context.columns.to_list()])
+    columns: list[tuple[str, str]] = by_context.columns.to_list()
+    truth = np.array([real.loc[a, b] for a, b in columns])
     known = ~np.isnan(truth)
     if len(by_context) < 2:
         return np.nan, np.nan
@@ -78,7 +81,7 @@ def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components
         figure.add_trace(
             go.Scatter(
                 x=[*shown["layer"], *shown["layer"][::-1]], y=[*shown["high"], *shown["low"][::-1]], fill="toself",
-                fillcolor="rgba(110,110,110,0.15)", line={"width": 0}, hoverinfo="skip", showlegend=False,
+                fillcolor="rgba(110,110,110,0.15)", mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False,
             ),
             row=row, col=3,
         )  # fmt: skip

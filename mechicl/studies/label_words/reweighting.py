@@ -13,7 +13,6 @@ anchors alone. Accuracy stands beside macro-F1 and the recall of every class.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -30,10 +29,12 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, VERMILION, panels, styled
+from mechicl.figures import BLUE, GREY, ORANGE, panels, styled
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
+from mechicl.studies.label_words.controls import at_random_positions, fit_biases
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.tasks import Task
@@ -56,6 +57,7 @@ PUBLISHED = {
     REWEIGHTED: {"sst2": 90.07, "trec": 60.92, "agnews": 81.94, "emo": 41.64},
 }
 """Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
+_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: BLUE, "re-weighted, compressed": BLUE, "compressed": ORANGE}
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ class Reweighting(Study):
         """Accuracy, macro_f1, recall of each class: model, task, shots, metric, method, mean, low, high, n, seeds."""
         right = table.assign(value=(table["predicted"] == table["gold"]).astype(float))
         by = ["model", "task", "shots", "method"]
-        parts = [mean_with_interval(right, "value", by).assign(metric="accuracy"), _macro_f1_rows(table, by)]
+        parts = [mean_with_interval(right, "value", by).assign(metric="accuracy"), macro_f1_rows(table, by)]
         recall = right.assign(metric="recall of " + right["gold_name"])
         parts.append(mean_with_interval(recall, "value", [*by, "metric"]))
         return pd.concat(parts, ignore_index=True)
@@ -184,7 +186,9 @@ class Reweighting(Study):
         tasks = list(dict.fromkeys(summary["task"]))
         figure = panels(tasks)
         for column, task in enumerate(tasks, start=1):
-            _draw(figure, summary[summary["task"] == task], task, column)
+            draw_accuracies(
+                figure, summary[summary["task"] == task], task, column, colours=_COLOURS, published=PUBLISHED
+            )
         methods = summary["method"].nunique()
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
@@ -214,39 +218,6 @@ class Reweighting(Study):
         return text + "."
 
 
-def fit_biases(logits: Float[Tensor, "prompt class"], gold: Tensor) -> Float[Tensor, "class"]:
-    """Biases of the label logits that minimise cross-entropy; a little weight decay keeps them finite."""
-    bias = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([bias], max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = torch.nn.functional.cross_entropy(logits.double() + bias, gold) + 1e-3 * bias.square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
-
-    with torch.enable_grad():
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
-    return bias.detach().float()
-
-
-def at_random_positions(prompts: PromptSet, seed: int) -> PromptSet:
-    """The same prompts with a random text token of each demonstration in the place of its anchor.
-
-    Drawn by the seed and the demonstrations alone.
-    """
-
-    def moved(prompt: Prompt) -> Prompt:
-        shown = np.asarray(prompt.tokens[: prompt.query_start], dtype=np.int64).tobytes()
-        generator = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(shown).digest()[:8], "little")])
-        demonstrations = [
-            replace(one, anchor=int(generator.choice(one.text or one.template))) for one in prompt.demonstrations
-        ]
-        return replace(prompt, demonstrations=tuple(demonstrations))
-
-    return replace(prompts, prompts=tuple(moved(prompt) for prompt in prompts))
-
-
 def _asking_the_same(prompts: PromptSet, others: PromptSet | None) -> PromptSet:
     """Of other prompts those that ask about the same rows; none where there are no others."""
     rows = {prompt.ids.query for prompt in prompts}
@@ -270,64 +241,6 @@ def _on_anchors(
         context = _anchors_of(read_context(model, first), first)
         parts.append(context.ask(model, prompts.select(indices), patches=patches, batch_size=batch_size, progress=None))
     return joined(parts, groups).label_logits
-
-
-def _macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over seeds of macro-F1, with an interval over resampled prompts."""
-    rows = []
-    for key, group in table.groupby(by, sort=False):
-        generator = np.random.default_rng(0)
-        seeds = [part for _, part in group.groupby("seed", sort=False, dropna=False)]
-        values = np.stack(
-            [_macro_f1(part["gold"].to_numpy(), part["predicted"].to_numpy(), generator) for part in seeds]
-        )
-        low, high = np.quantile(values[:, 1:].mean(0), [0.025, 0.975])
-        numbers = {"mean": values[:, 0].mean(), "low": low, "high": high, "n": len(group), "seeds": len(seeds)}
-        rows.append(dict(zip(by, key, strict=True)) | numbers | {"metric": "macro_f1"})
-    return pd.DataFrame(rows)
-
-
-def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Generator) -> Float[np.ndarray, "draw"]:
-    """Mean F1 of the classes that are in the gold labels or predicted; first of all prompts, then of 500 resamples."""
-    n, classes = len(gold), int(max(gold.max(), predicted.max())) + 1
-    weights = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), size=500)])
-    cells = np.eye(classes * classes)[gold * classes + predicted]
-    confusion = (weights @ cells).reshape(-1, classes, classes)  # [draw gold predicted]
-    both = confusion.sum(1) + confusion.sum(2)
-    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.where(both > 0, both, 1)
-    scores: np.ndarray = f1.sum(1) / (both > 0).sum(1)
-    return scores
-
-
-_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: BLUE, "re-weighted, compressed": BLUE, "compressed": ORANGE}
-
-
-def _draw(figure: go.Figure, rows: pd.DataFrame, task: str, column: int) -> None:
-    bars = rows[rows["metric"] == "accuracy"][::-1]
-    figure.add_trace(
-        go.Bar(
-            y=bars["method"], x=bars["mean"], orientation="h", showlegend=False,
-            marker_color=[_COLOURS.get(method, VERMILION) for method in bars["method"]],
-            error_x={"type": "data", "array": bars["high"] - bars["mean"], "symmetric": False,
-                     "arrayminus": bars["mean"] - bars["low"]},
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
-    f1 = rows[rows["metric"] == "macro_f1"]
-    paper = [(method, values[task] / 100) for method, values in PUBLISHED.items() if task in values]
-    marks = {
-        "macro-F1": (f1["method"], f1["mean"], "line-ns-open"),
-        "paper: accuracy of GPT2-XL": ([method for method, _ in paper], [value for _, value in paper], "diamond-open"),
-    }
-    for name, (y, x, symbol) in marks.items():
-        figure.add_trace(
-            go.Scatter(
-                y=y, x=x, mode="markers", name=name, legendgroup=name, showlegend=column == 1,
-                marker={"symbol": symbol, "size": 12, "color": "#111", "line": {"width": 2}}, hovertemplate="%{x:.4f}",
-            ),
-            row=1, col=column,
-        )  # fmt: skip
 
 
 def reweighting(
