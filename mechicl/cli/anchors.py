@@ -140,3 +140,29 @@ def error_diagnosis(
         model, task, data, samples, seeds, 1, "per_seed", too_long, batch_size, dtype, device, out, label_words
     )
     finish(study, asked, make=study.prompts)
+
+
+def anchor_sweep(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 64,
+    seeds: Seeds = "42,43,44,45,46",
+    shots: Shots = 1,
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    windows: Annotated[str, typer.Option(help="Numbers of neighbouring layers isolated together, with commas.")] = "1",
+    random_seed: Annotated[int, typer.Option(help="Seed of the random text tokens.")] = 0,
+    batch_size: BatchSize = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Isolation of label words and of other tokens, in every layer or window of layers."""
+    from mechicl.studies.label_words import AnchorSweep
+
+    study = AnchorSweep(windows=tuple(integers("--windows", windows)), random_seed=random_seed)
+    asked = Asked(
+        model, task, data, samples, seeds, shots, "per_seed", too_long, batch_size, dtype, device, out, label_words
+    )
+    finish(study, asked)

@@ -89,6 +89,28 @@ class IsolateLabels(Isolate):
 
 
 @dataclass(frozen=True)
+class IsolateTemplate(Isolate):
+    """Isolate template tokens of the demonstrations: all, or of each the one right before or behind its label word."""
+
+    which: Literal["all", "before_label", "after_label"] = "all"
+
+    @property
+    def place(self) -> Place:
+        return "demonstrations"
+
+    def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
+        if self.which == "all":
+            return prompt.template_positions
+        beside = {
+            one.label[0] - 1 if self.which == "before_label" else one.label[-1] + 1 for one in prompt.demonstrations
+        }
+        found = sorted(beside & set(prompt.template_positions))
+        if not found:
+            raise InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+        return found
+
+
+@dataclass(frozen=True)
 class IsolateRandom(Isolate):
     """The control: as many random tokens as there are label words (Fig. 4, "random").
 

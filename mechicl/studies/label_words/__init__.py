@@ -1,5 +1,6 @@
 """*Label Words are Anchors* (Wang et al., EMNLP 2023); an experiment a file."""
 
+from mechicl.studies.label_words.anchor_sweep import AnchorSweep, anchor_sweep
 from mechicl.studies.label_words.compression import Compression, compression
 from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, error_diagnosis
@@ -9,12 +10,14 @@ from mechicl.studies.label_words.reweighting import Reweighting, reweighting
 from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map
 
 __all__ = [
+    "AnchorSweep",
     "Compression",
     "DeepLayers",
     "ErrorDiagnosis",
     "InformationFlow",
     "Isolation",
     "Reweighting",
+    "anchor_sweep",
     "compression",
     "deep_layers",
     "error_diagnosis",

@@ -48,8 +48,7 @@ def spread_over_contexts(rows: pd.DataFrame, real: pd.DataFrame) -> tuple[float,
     from scipy.stats import rankdata
 
     by_context = rows.pivot(index="context", columns=PAIR, values="value")
-    columns: list[tuple[str, str]] = by_context.columns.to_list()
-    truth = np.array([real.loc[a, b] for a, b in columns])
+    truth = np.array([real.loc[pair[0], pair[1]] for pair in by_context.columns])
     known = ~np.isnan(truth)
     if len(by_context) < 2:
         return np.nan, np.nan

@@ -1,0 +1,152 @@
+"""Which tokens are anchors, and in which layers (beyond the paper; after section 2.2 and Bai et al. 2024).
+
+The paper isolates label words in the first or last five layers at once. Here every single layer, and every window of
+layers, is isolated on its own; and not only label words, but as many tokens of other kinds: the template's token right
+before each label word (":" in the paper's templates), the one right behind it (the line break), and a random token of
+each demonstration's text. Where a kind of token gathers what the prediction needs, isolating it there changes the
+prediction. Loyalty is agreement with the whole model, as in section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.engines.prefix import run_shared
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, add_curve, panels, styled
+from mechicl.hooks import Patch
+from mechicl.models import hooked
+from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
+from mechicl.probes import TopTokens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import BAND, mean_with_interval
+
+_METRICS = ("label_loyalty", "word_loyalty_5")
+_KINDS = {"label words": BLUE, "before the label": GREEN, "behind the label": ORANGE, "random text": GREY}
+
+
+@dataclass(frozen=True)
+class AnchorSweep(Study):
+    """Predictions with one kind of token isolated in one window of layers."""
+
+    windows: tuple[int, ...] = (1,)
+    mode: Mode = "presoftmax"
+    random_seed: int = 0
+
+    name: ClassVar[str] = "anchor-sweep"
+    title: ClassVar[str] = "Which tokens are anchors, in which layers"
+    source: ClassVar[str] = "beyond Label Words are Anchors, section 2.2"
+    claim: ClassVar[str] = (
+        "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
+    )
+
+    def conditions(self, model: Any) -> list[Condition]:
+        layers = hooked(model).sizes.n_layers
+        if not self.windows or not all(1 <= width <= layers for width in self.windows):
+            raise InputError(f"windows is {self.windows}; this model has {layers} layers, choose among 1 to {layers}.")
+        return [
+            {"isolated": "nothing", "window": 0, "layer": 0},
+            *(
+                {"isolated": kind, "window": width, "layer": first}
+                for width in self.windows
+                for kind in _KINDS
+                for first in range(layers - width + 1)
+            ),
+        ]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        patch = self.patch(condition)
+        seen = run_shared(model, prompts, [top], [patch] if patch else [], batch_size=batch_size, progress=None)
+        return prediction_rows(prompts, seen, seen[top])
+
+    def patch(self, condition: Condition) -> Patch | None:
+        """The isolation of one condition, or None for the whole model."""
+        layers = range(condition["layer"], condition["layer"] + condition["window"])
+        if condition["isolated"] == "nothing":
+            return None
+        if condition["isolated"] == "label words":
+            return IsolateLabels(layers, mode=self.mode)
+        if condition["isolated"] == "random text":
+            return IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool="demo_text", resample="per_seed")
+        before = condition["isolated"] == "before the label"
+        return IsolateTemplate(layers, mode=self.mode, which="before_label" if before else "after_label")
+
+    def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows of the isolated conditions with their agreement with the whole model, between 0 and 1."""
+        nothing = table["isolated"] == "nothing"
+        return with_loyalty(table[~nothing], table[nothing])
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mean loyalty: model, task, shots, metric, isolated, window, layer (its first), mean, low, high, n, seeds."""
+        place = ["isolated", "window", "layer"]
+        long = self.loyalty(table).melt(
+            id_vars=["model", "task", "shots", "seed", *place], value_vars=list(_METRICS), var_name="metric"
+        )
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *place])
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        shown = [(metric, width) for width in self.windows for metric in _METRICS]
+        figure = panels([f"{TITLES[m]}, {_layers(width)}" for m, width in shown])
+        for column, (metric, width) in enumerate(shown, start=1):
+            for kind, colour in _KINDS.items():
+                rows = summary[
+                    (summary["metric"] == metric) & (summary["window"] == width) & (summary["isolated"] == kind)
+                ]
+                mean = rows.groupby("layer", as_index=False)[["mean", "low", "high"]].mean()
+                add_curve(figure, mean, x="layer", name=kind, colour=colour, legend=column == 1, column=column)
+        figure.update_yaxes(range=[0, 1.02])
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; mean of tasks; {BAND}",
+            x="first isolated layer", y="agreement with the whole model", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = self.summary(result.table)
+        chosen = (summary["metric"] == "word_loyalty_5") & (summary["window"] == self.windows[0])
+        mean = summary[chosen].groupby(["isolated", "layer"])["mean"].mean()
+        parts = [f"{kind} {mean[kind].min():.0%} (layer {mean[kind].idxmin()})" for kind in _KINDS]
+        return f"Lowest word loyalty (k = 5) with {_layers(self.windows[0])} isolated: {', '.join(parts)}."
+
+
+def _layers(width: int) -> str:
+    return "single layers" if width == 1 else f"windows of {width} layers"
+
+
+def anchor_sweep(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    windows: Sequence[int] = (1,),
+    mode: Mode = "presoftmax",
+    random_seed: int = 0,
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure in which layers a prediction depends on which tokens gathering information.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), built from tasks.
+        windows: numbers of neighbouring layers that are isolated together; every window of each is measured.
+        mode: cut before the softmax (the authors' code), or one of the variants after it.
+        random_seed: seed of the random text tokens.
+        protocol: without effect; the paper has no such sweep.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt, kind of token and window: gold and predicted class, label probabilities, top-10
+        token ids.
+    """
+    study = AnchorSweep(protocol, windows=tuple(windows), mode=mode, random_seed=random_seed)
+    return study.run(model, prompts, batch_size=batch_size)
