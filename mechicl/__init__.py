@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mechicl.patches import IsolateLabels as IsolateLabels
     from mechicl.patches import IsolatePositions as IsolatePositions
     from mechicl.patches import IsolateRandom as IsolateRandom
+    from mechicl.patches import IsolateTemplate as IsolateTemplate
     from mechicl.patches import Repeat as Repeat
     from mechicl.patches import Replace as Replace
     from mechicl.patches import ReweightAnchors as ReweightAnchors
@@ -39,21 +40,29 @@ if TYPE_CHECKING:
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
+    from mechicl.probes import Norms as Norms
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words import ErrorDiagnosis as ErrorDiagnosis
     from mechicl.studies.label_words import Reweighting as Reweighting
+    from mechicl.studies.label_words import anchor_sweep as anchor_sweep
     from mechicl.studies.label_words import compression as compression
     from mechicl.studies.label_words import deep_layers as deep_layers
+    from mechicl.studies.label_words import error_diagnosis as error_diagnosis
     from mechicl.studies.label_words import information_flow as information_flow
     from mechicl.studies.label_words import isolation as isolation
     from mechicl.studies.label_words import reweighting as reweighting
     from mechicl.studies.label_words import saliency_figure as saliency_figure
     from mechicl.studies.label_words import saliency_map as saliency_map
+    from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
+    from mechicl.studies.stages import neurons as neurons
+    from mechicl.studies.stages import norms as norms
+    from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
@@ -78,24 +87,45 @@ _HOME = {
         "IsolateLabels",
         "IsolatePositions",
         "IsolateRandom",
+        "IsolateTemplate",
         "Repeat",
         "Replace",
         "ReweightAnchors",
         "Swap",
     ),
-    "mechicl.probes": ("LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"),
+    "mechicl.probes": (
+        "LabelAttention",
+        "LocalAttention",
+        "LogitLens",
+        "Norms",
+        "SaliencyFlow",
+        "SaliencyMap",
+        "TopTokens",
+    ),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": (
+        "ErrorDiagnosis",
         "Reweighting",
+        "anchor_sweep",
         "compression",
         "deep_layers",
+        "error_diagnosis",
         "information_flow",
         "isolation",
         "reweighting",
         "saliency_figure",
         "saliency_map",
     ),
-    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens", "word_merging"),
+    "mechicl.studies.stages": (
+        "compare_atlases",
+        "layer_lesions",
+        "local_attention",
+        "logit_lens",
+        "neurons",
+        "norms",
+        "stages_atlas",
+        "word_merging",
+    ),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -68,11 +68,14 @@ def overview(summary: pd.DataFrame) -> pd.DataFrame:
     summary = summary[summary["metric"].isin(summary["metric"].unique()[:_METRICS_ON_SCREEN])]
     values = summary[["mean", "low", "high"]].to_numpy()
     short = summary["metric"].nunique() > _METRICS_WITH_INTERVALS
-    written = summary.assign(value=[f"{row[0]:.3f}" if short else _interval(*row) for row in values])
+    written = summary.assign(
+        value=[f"{row[0]:.3f}" if short or row[1] != row[1] else _interval(*row) for row in values]
+    )
     index = [
         column
         for column in summary.columns
-        if column not in ("metric", "mean", "low", "high", "n", "seeds") and summary[column].nunique() > 1
+        if column not in ("metric", "mean", "low", "high", "n", "seeds", "count", "depth")
+        and summary[column].nunique() > 1
     ]
     metrics = list(dict.fromkeys(summary["metric"]))
     wide = written.pivot(index=index, columns="metric", values="value")[metrics]

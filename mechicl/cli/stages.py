@@ -193,3 +193,79 @@ def word_merging(
         WordMerging(),
         OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
     )
+
+
+def norms(
+    model: Model,
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    protocol: ProtocolName = "corrected",
+    processing: Processing = "fold",
+    batch_size: BatchSize = 8,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Norms of what attention and MLPs add, and how far each layer turns the residual (section 5.4)."""
+    from mechicl.studies.stages import NormsStudy
+
+    finish(
+        NormsStudy(choice("--protocol", protocol, "corrected", "paper")),
+        OnText(model, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device, out),
+    )
+
+
+def neurons(
+    model: Model,
+    out: Out,
+    kurtosis: Annotated[
+        float, typer.Option(help="Above it a neuron promotes or suppresses (a Gaussian has 3).")
+    ] = 10.0,
+    variance: Annotated[float, typer.Option(help="Above it a neuron splits the vocabulary in two.")] = 0.005,
+    processing: Processing = "fold",
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """Prediction, suppression and partition neurons by layer, from weights alone (section 5.3)."""
+    from mechicl.studies.stages import NeuronsStudy
+
+    finish(
+        NeuronsStudy(kurtosis=kurtosis, variance=variance),
+        OnText(model, "", 0, 0, 0, "packed", "text", "train", processing, 1, dtype, device, out),
+    )
+
+
+def stages_atlas(
+    model: Annotated[str, typer.Option(help="A model as elsewhere, or several with commas: a panel each.")],
+    out: Out,
+    text: Text = DEFAULT_TEXT,
+    tokens: Tokens = 20_000,
+    length: Length = 256,
+    seed: Seed = 0,
+    packing: Packing = "packed",
+    column: Column = "text",
+    split: Split = "train",
+    processing: Processing = "fold",
+    batch_size: BatchSize = 4,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """All signatures of the four stages on relative depth, with a proposal of their boundaries (Fig. 1)."""
+    from mechicl.results import Cells
+    from mechicl.studies.stages import Atlas, compare_atlases
+
+    cells, results = Cells(out), []
+    for name in names("--model", model):
+        asked = OnText(name, text, tokens, length, seed, packing, column, split, processing, batch_size, dtype, device,
+                       out)  # fmt: skip
+        loaded = asked.load_model()
+        results.append(Atlas().run(loaded, asked.corpus(loaded), batch_size=batch_size, cells=cells))
+    result = compare_atlases(results)
+    result.save(out)
+    show(result)
+    print(page(out).resolve())

@@ -3,6 +3,7 @@
 from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
+from mechicl.probes.norms import Norms
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
 from mechicl.probes.words import LossAt, WordAttention
@@ -12,6 +13,7 @@ __all__ = [
     "LocalAttention",
     "LogitLens",
     "LossAt",
+    "Norms",
     "SaliencyFlow",
     "SaliencyMap",
     "TopTokens",

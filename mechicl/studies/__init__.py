@@ -7,8 +7,16 @@ from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.results import Result, load_table
-from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation, Reweighting
-from mechicl.studies.stages import LensStudy, Lesions, LocalAttentionStudy, WordMerging
+from mechicl.studies.label_words import (
+    AnchorSweep,
+    Compression,
+    DeepLayers,
+    ErrorDiagnosis,
+    InformationFlow,
+    Isolation,
+    Reweighting,
+)
+from mechicl.studies.stages import Atlas, LensStudy, Lesions, LocalAttentionStudy, NeuronsStudy, NormsStudy, WordMerging
 from mechicl.studies.study import Study
 
 STUDIES: dict[str, type[Study]] = {
@@ -19,10 +27,15 @@ STUDIES: dict[str, type[Study]] = {
         DeepLayers,
         Compression,
         Reweighting,
+        ErrorDiagnosis,
+        AnchorSweep,
         Lesions,
         LocalAttentionStudy,
         LensStudy,
         WordMerging,
+        NeuronsStudy,
+        NormsStudy,
+        Atlas,
     )
 }
 

@@ -87,7 +87,7 @@ class Study(ABC):
             for part in parts:
                 for condition in conditions:
 
-                    def make(part: _Part = part, condition: Condition = condition) -> pd.DataFrame:
+                    def make(part: Part = part, condition: Condition = condition) -> pd.DataFrame:
                         return self.measure(model, part.material, condition, batch_size=batch_size)
 
                     key = self._key(model_facts, part, condition)
@@ -106,24 +106,24 @@ class Study(ABC):
             },
         )
 
-    def _parts(self, material: Material) -> tuple[list[_Part], dict[str, Any]]:
+    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
         given = "text" if isinstance(material, TokenCorpus) else "weights" if material is None else "prompts"
         if given != self.reads:
             expected = {"prompts": "prompts", "text": "a TokenCorpus", "weights": "nothing but a model"}
             raise InputError(f"{self.name} is run on {expected[self.reads]}; it was given {expected[given]}.")
         if material is None:
-            return [_Part(None)], {}
+            return [Part(None)], {}
         if isinstance(material, TokenCorpus):
             starts = range(0, len(material), _SEQUENCES_A_CELL)
-            parts = [_Part(material[first : first + _SEQUENCES_A_CELL], {}, first) for first in starts]
+            parts = [Part(material[first : first + _SEQUENCES_A_CELL], {}, first) for first in starts]
             return parts, {"text": material.provenance()}
         sets = _prompt_sets(material)
         labels = [{"task": one.task, "seed": one.seed, "shots": one.shots} for one in sets]
-        parts = [_Part(one, label) for one, label in zip(sets, labels, strict=True)]
+        parts = [Part(one, label) for one, label in zip(sets, labels, strict=True)]
         return parts, {"prompts": [one.provenance() for one in sets]}
 
-    def _key(self, model_facts: Mapping[str, Any], part: _Part, condition: Condition) -> dict[str, Any]:
+    def _key(self, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "processing", "dtype")}
         return {
             "study": self.name,
@@ -136,7 +136,7 @@ class Study(ABC):
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """What one cell is measured on, and what its rows have in common."""
 
     material: PromptSet | TokenCorpus | None

@@ -1,17 +1,27 @@
 """*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
 
+from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
 from mechicl.studies.stages.lens import LensStudy, logit_lens
 from mechicl.studies.stages.lesions import Lesions, layer_lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_attention
+from mechicl.studies.stages.neurons import NeuronsStudy, neurons
+from mechicl.studies.stages.norms import NormsStudy, norms
 from mechicl.studies.stages.word_merging import WordMerging, word_merging
 
 __all__ = [
+    "Atlas",
     "LensStudy",
     "Lesions",
     "LocalAttentionStudy",
+    "NeuronsStudy",
+    "NormsStudy",
     "WordMerging",
+    "compare_atlases",
     "layer_lesions",
     "local_attention",
     "logit_lens",
+    "neurons",
+    "norms",
+    "stages_atlas",
     "word_merging",
 ]

@@ -43,5 +43,6 @@ def weighted_summary(table: pd.DataFrame, weights: Mapping[str, str], by: Sequen
     for metric, weight in weights.items():
         rows = table[[*by, x, metric, weight]].rename(columns={metric: "value", weight: "weight"})
         rows = rows[rows["weight"] > 0].assign(metric=metric)
-        parts.append(mean_with_interval(rows, "value", [*by, "metric", x], weight="weight"))
+        if len(rows):
+            parts.append(mean_with_interval(rows, "value", [*by, "metric", x], weight="weight"))
     return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,211 @@
+"""The atlas: every signature of the four stages of one model on a common relative depth (Fig. 1, Table 1).
+
+The paper's first figure lays four curves over each other, each scaled to its own range: what a dropped layer costs
+(KL), attention to the previous five tokens, and the densities of prediction and suppression neurons. We add the
+logit lens (KL to the final prediction, entropy), the MLPs' norm and block influence. One pass over the text feeds
+all measures of the intact model; one sweep runs all lesions; neurons are read from weights.
+
+Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
+ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.corpora import TokenCorpus
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, panels, styled
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.neurons import classify, vocabulary_moments
+from mechicl.patches.lesions import Drop
+from mechicl.probes import LocalAttention, LogitLens, Norms
+from mechicl.results import Result
+from mechicl.studies.stages.boundaries import stage_boundaries
+from mechicl.studies.stages.lens import lens_table
+from mechicl.studies.stages.lesions import scored_positions
+from mechicl.studies.stages.local_attention import local_attention_table
+from mechicl.studies.stages.norms import norms_table
+from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
+from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.summary import TEXT_BAND
+
+SIGNATURES = {
+    "drop KL": BLUE, "local attention": GREEN, "lens KL": VERMILION, "lens entropy": ORANGE,
+    "prediction neurons": PURPLE, "suppression neurons": "#000000", "MLP norm": SKY, "block influence": GREY,
+}  # fmt: skip
+_WINDOW = 5
+
+
+@dataclass(frozen=True)
+class Atlas(Study):
+    """All signatures, a row per sequence, signature and layer."""
+
+    name: ClassVar[str] = "stages-atlas"
+    title: ClassVar[str] = "The stages of inference"
+    source: ClassVar[str] = "Stages of Inference, Fig. 1 and Table 1"
+    claim: ClassVar[str] = (
+        "Four stages, each with its signature: detokenization (local attention), feature engineering (little "
+        "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
+        "large MLP norms)."
+    )
+    reads: ClassVar = "text"
+
+    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        parts, origin = super()._parts(material)
+        return [*parts, Part(None)], origin  # the last is measured on weights alone
+
+    def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        if corpus is None:
+            return _neurons(model)
+        net, lengths = hooked(model), corpus.lengths
+        probes = attention, lens, norms = LocalAttention((_WINDOW,)), LogitLens(), Norms()
+        seen = run(model, corpus, probes, batch_size=batch_size)
+        heads = local_attention_table(seen[attention], attention, lengths, net.sizes.n_heads)
+        local = heads.groupby(["sequence", "layer"], as_index=False).mean(numeric_only=True)
+        points = lens_table(seen[lens], lens, lengths).rename(columns={"point": "layer"})
+        sizes = norms_table(seen[norms], lengths)
+        parts = [
+            _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"]),
+            _signature("lens KL", points, points["kl"], points["positions"]),
+            _signature("lens entropy", points, points["entropy"], points["positions"]),
+            _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"]),
+            _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"]),
+            self._drops(model, corpus, batch_size),
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def _drops(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        layers = range(hooked(model).sizes.n_layers)
+        tables = []
+        for indices, batch in corpus.batches(batch_size):
+            compared = lesion_sweep(model, batch.tokens, [Drop(i) for i in layers], lengths=batch.lengths, top_k=0)
+            means = SequenceMeans()
+            means.add(scored_positions(compared, "corrected")[0], "weight", value=compared.kl)
+            tables += [pd.DataFrame({"sequence": indices, "layer": i, **means.of(i)}) for i in layers]
+        return pd.concat(tables, ignore_index=True).assign(signature="drop KL")
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means per layer: model, metric (signature), layer, mean, low, high, n, seeds, depth.
+
+        KL in nats, entropy in bits, attention and densities as shares. Neurons have no interval.
+        """
+        parts = []
+        for signature, rows in table.groupby("signature", sort=False):
+            named = rows.rename(columns={"value": str(signature)})
+            part = weighted_summary(named, {str(signature): "weight"}, ["model"], "layer")
+            last = part.groupby("model")["layer"].transform("max").clip(lower=1)
+            parts.append(part.assign(depth=part["layer"] / last))
+        return pd.concat(parts, ignore_index=True)
+
+    def boundaries(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The proposed first layer of each later stage, for every model: model, stage, layer, low, high, by."""
+        return pd.concat(
+            [stage_boundaries(rows).assign(model=model) for model, rows in table.groupby("model", sort=False)],
+            ignore_index=True,
+        )
+
+    def figure(self, result: Result) -> go.Figure:
+        summary, boundaries = self.summary(result.table), self.boundaries(result.table)
+        models = list(summary["model"].unique())
+        figure = panels(models)
+        for column, model in enumerate(models, start=1):
+            own = summary[summary["model"] == model]
+            last = int(own[own["metric"] == "drop KL"]["layer"].max())
+            for signature, colour in SIGNATURES.items():
+                _add_scaled(figure, own[own["metric"] == signature], signature, colour, column)
+            for row in boundaries[boundaries["model"] == model].to_dict("records"):
+                if row["layer"] <= last:
+                    _add_boundary(figure, row, last, column)
+        figure.update_yaxes(range=[-0.02, 1.12])
+        return styled(
+            figure, title=f"{self.title}: {', '.join(models)}",
+            subtitle=f"{self.source}; each curve scaled to its own range; dotted: proposed boundaries, shaded their "
+            f"{TEXT_BAND.removeprefix('band: ')}",
+            x="depth (0 first layer, 1 last)", y="scaled to 0..1",
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        n_layers = result.table[result.table["signature"] == "drop KL"].groupby("model")["layer"].max() + 1
+        parts = []
+        for model, rows in self.boundaries(result.table).groupby("model", sort=False):
+            stages = [
+                f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
+                if row["layer"] < n_layers[model]
+                else f"no {row['stage']}"
+                for row in rows.to_dict("records")
+            ]
+            parts.append(f"{model}: {'; '.join(stages)}")
+        return "Proposed boundaries. " + ". ".join(parts) + "."
+
+
+def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
+    return index[["sequence", "layer"]].assign(value=value, weight=weight, signature=name)
+
+
+def _neurons(model: Any) -> pd.DataFrame:
+    net = hooked(model)
+    layers = range(net.sizes.n_layers)
+    kinds = classify(vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1))
+    frame = kinds.frame()
+    rows = frame[frame["kind"].isin(["prediction", "suppression"])]
+    return pd.DataFrame(
+        {"sequence": -1, "layer": rows["layer"], "value": rows["density"], "weight": float(net.sizes.d_mlp),
+         "signature": rows["kind"] + " neurons"}
+    )  # fmt: skip
+
+
+def _add_scaled(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, column: int) -> None:
+    low, spread = rows["mean"].min(), np.ptp(rows["mean"].to_numpy())
+    figure.add_trace(
+        go.Scatter(
+            x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, legendgroup=name,
+            showlegend=column == 1, mode="lines+markers", line={"color": colour, "width": 2.2}, marker={"size": 5},
+            customdata=rows[["mean", "low", "high"]],
+            hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, column: int) -> None:
+    """A stage begins before its first layer: the line stands half a layer to the left."""
+    place = [(layer - 0.5) / max(last, 1) for layer in (row["layer"], row["low"], row["high"])]
+    if place[1] < place[2]:
+        figure.add_vrect(
+            place[1], place[2], fillcolor=GREY, opacity=0.12, line_width=0, row=1, col=column
+        )  # fmt: skip
+    figure.add_vline(
+        place[0], line={"dash": "dot", "color": "#444"}, row=1, col=column,
+        annotation={"text": row["stage"], "textangle": -90, "yanchor": "top", "font": {"size": 11}},
+    )  # fmt: skip
+
+
+def stages_atlas(model: Any, corpus: TokenCorpus, *, batch_size: int = 4) -> Result:
+    """All signatures of the stages of one model, on relative depth (Fig. 1).
+
+    Args:
+        model: a HookedTransformer, loaded with `processing="fold"` for neurons as the papers count them.
+        corpus: running text with BOS.
+        batch_size: sequences per pass.
+
+    Returns:
+        A result with a row per signature, layer and sequence; `result.study.boundaries(result.table)` proposes stages.
+    """
+    return Atlas().run(model, corpus, batch_size=batch_size)
+
+
+def compare_atlases(results: Sequence[Result]) -> Result:
+    """Atlases of several models as one result, with a panel each in one figure."""
+    if not results or not all(isinstance(result.study, Atlas) for result in results):
+        raise InputError("Give the results of stages_atlas, one for each model.")
+    table = pd.concat([result.table for result in results], ignore_index=True)
+    return Result(results[0].study, table, {**results[0].provenance, "model": [r.provenance["model"] for r in results]})

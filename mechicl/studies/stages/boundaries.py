@@ -1,0 +1,86 @@
+"""Where one stage ends and the next begins: a proposal of ours; the paper draws no boundaries and says that they blur.
+
+- *Detokenization* ends after the last layer whose attention to the previous five tokens is above the half-way between
+  the median and the largest over layers.
+- *Prediction ensembling* begins in the first layer with more than a tenth of the largest density of prediction
+  neurons; in a model with hardly any such neurons, where the lens's KL to the final prediction is first below half
+  of what it was when detokenization ended.
+- *Calibration* begins in the first layer with more suppression than prediction neurons; in a model with hardly any, in
+  the first layer from there on whose MLP norm is above the half-way between median and largest.
+
+Intervals come from resampling sequences; what weights alone decide has none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+FloatArray = npt.NDArray[np.float64]
+
+STAGES = ("detokenization", "feature engineering", "prediction ensembling", "calibration")
+_FEW_NEURONS = 10
+_RESAMPLES = 500
+
+
+def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
+    """The first layer of each stage after the first, of one model's atlas: stage, layer, low, high, by.
+
+    A boundary of L (the number of layers) means that the stage was not found.
+    """
+    curves = {name: _by_sequence(table, name) for name in ("local attention", "lens KL", "MLP norm")}
+    weights = table[table["signature"] == "lens KL"].groupby("sequence")["weight"].first().to_numpy(float)
+    neurons = table[table["signature"].isin(["prediction neurons", "suppression neurons"])]
+    counts = {name: rows.sort_values("layer")["value"].to_numpy() for name, rows in neurons.groupby("signature")}
+    n_neurons = float(neurons["weight"].max()) if len(neurons) else 0.0
+    generator = np.random.default_rng(0)
+    found = _boundaries({name: _mean(rows, weights) for name, rows in curves.items()}, counts, n_neurons)
+    draws = []
+    for _ in range(_RESAMPLES):
+        resampled = weights * generator.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
+        means = {name: _mean(rows, resampled) for name, rows in curves.items()}
+        draws.append([layer for layer, _ in _boundaries(means, counts, n_neurons)])
+    low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
+    return pd.DataFrame(
+        [
+            {"stage": stage, "layer": layer, "low": low[i], "high": high[i], "by": by}
+            for i, (stage, (layer, by)) in enumerate(zip(STAGES[1:], found, strict=True))
+        ]
+    )
+
+
+def _by_sequence(table: pd.DataFrame, signature: str) -> FloatArray:
+    rows = table[table["signature"] == signature]
+    return rows.pivot(index="sequence", columns="layer", values="value").to_numpy(float)
+
+
+def _mean(rows: FloatArray, weights: FloatArray) -> FloatArray:
+    return np.asarray(weights @ rows / weights.sum(), dtype=np.float64)
+
+
+def _boundaries(
+    means: dict[str, FloatArray], neurons: dict[str, FloatArray], n_neurons: float
+) -> list[tuple[int, str]]:
+    local, lens, norm = means["local attention"], means["lens KL"], means["MLP norm"]
+    engineering = int(np.flatnonzero(local > _half_way(local))[-1]) + 1
+    prediction, suppression = (neurons.get(f"{kind} neurons", np.zeros(0)) for kind in ("prediction", "suppression"))
+    if prediction.sum() * n_neurons >= _FEW_NEURONS:
+        ensembling = _first(prediction > prediction.max() / 10), "prediction neurons"
+    else:
+        ensembling = _first(lens < lens[engineering] / 2), "lens KL"
+    if (prediction + suppression).sum() * n_neurons >= _FEW_NEURONS:
+        calibration = _first(suppression > prediction), "suppression neurons"
+    else:
+        late = np.arange(len(norm)) >= min(ensembling[0], len(norm) - 1)
+        calibration = _first(late & (norm > _half_way(norm))), "MLP norm"
+    return [(engineering, "local attention"), ensembling, calibration]
+
+
+def _half_way(curve: FloatArray) -> float:
+    return float(np.median(curve) + curve.max()) / 2 - 1e-12
+
+
+def _first(condition: npt.NDArray[np.bool_]) -> int:
+    """The first layer where it holds, or their number."""
+    return int(condition.argmax()) if condition.any() else len(condition)

@@ -1,0 +1,113 @@
+"""Norms of what layers add (section 5.4, Fig. 10, 12b and 20), and block influence.
+
+The paper reports that the norm of the MLPs' outputs grows with depth and peaks in the last layers, where predictions
+are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
+`"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows the
+median of each sequence beside the mean, and the outputs' norms relative to the residual they are added to. Block
+influence, 1 - cos(residual before, after), is a cheap forecast of what leaving the layer out will cost.
+
+Norms depend on how weights were processed: folding the final norm does not matter here, centring W_out does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.corpora import TokenCorpus
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.probes.norms import NORM_QUANTITIES, PARTS, Norms
+from mechicl.results import Result
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import TEXT_BAND
+
+
+@dataclass(frozen=True)
+class NormsStudy(Study):
+    """Norms of attention, MLP and residual by layer and sequence."""
+
+    name: ClassVar[str] = "norms"
+    title: ClassVar[str] = "What each layer adds"
+    source: ClassVar[str] = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
+    claim: ClassVar[str] = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
+    reads: ClassVar = "text"
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        reading = run(model, corpus, [probe := Norms()], batch_size=batch_size)[probe]
+        return norms_table(reading, corpus.lengths)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means over tokens per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
+        if self.protocol == "paper":
+            n = table["positions"]
+            everywhere = {p: (table[f"{p}_norm"] * n + table[f"{p}_at_0"]) / (n + 1) for p in PARTS}
+            rows = table.assign(**everywhere, positions=n + 1)
+            return weighted_summary(rows, dict.fromkeys(PARTS, "positions"), ["model"], "layer")
+        rows = table.assign(block_influence=1 - table["cosine"])
+        metrics = ["mlp_norm", "attn_norm", "resid_pre_norm", "mlp_ratio", "attn_ratio", "block_influence"]
+        others = [f"{part}_{what}" for what in ("median", "at_0") for part in PARTS]
+        return weighted_summary(rows, dict.fromkeys([*metrics, *others], "positions"), ["model"], "layer")
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        if self.protocol == "paper":
+            curves = [("mlp", "MLP", BLUE, "solid", 1), ("attn", "attention", VERMILION, "solid", 1)]
+            figure = panels(["norm of the output"], common=False)
+        else:
+            curves = [
+                ("mlp_norm", "MLP", BLUE, "solid", 1), ("attn_norm", "attention", VERMILION, "solid", 1),
+                ("mlp_median", "MLP, median", BLUE, "dot", 1),
+                ("attn_median", "attention, median", VERMILION, "dot", 1),
+                ("mlp_ratio", "MLP", BLUE, "solid", 2), ("attn_ratio", "attention", VERMILION, "solid", 2),
+                ("block_influence", "block influence", GREY, "solid", 3),
+            ]  # fmt: skip
+            figure = panels(["norm of the output", "over the residual's norm", "1 − cos(before, after)"], common=False)
+        for metric, name, colour, dash, column in curves:
+            rows = summary[summary["metric"] == metric]
+            add_curve(figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column != 2, column=column)
+        figure.update_yaxes(rangemode="tozero")
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
+            x="layer", y="", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        curve = means["mlp" if self.protocol == "paper" else "mlp_norm"]
+        return (
+            f"The norm of the MLPs' outputs is {curve.iloc[0]:.2f} in layer 0, highest in layer {curve.idxmax()} "
+            f"({curve.max():.2f}), and {curve.iloc[-1]:.2f} in the last."
+        )
+
+
+def norms_table(reading: torch.Tensor, lengths: torch.Tensor) -> pd.DataFrame:
+    """A row per sequence and layer, with the number of positions after 0."""
+    if int(lengths.min()) < 2:
+        raise InputError("A sequence has no position after 0; leave out texts of one token.")
+    index = pd.MultiIndex.from_product([range(n) for n in reading.shape[:2]], names=["sequence", "layer"])
+    values = reading.double().flatten(0, 1).numpy()
+    table = pd.DataFrame(values, columns=list(NORM_QUANTITIES), index=index).reset_index()
+    return table.assign(positions=(lengths - 1).numpy()[table["sequence"]])
+
+
+def norms(model: Any, corpus: TokenCorpus, *, protocol: Protocol = "corrected", batch_size: int = 8) -> Result:
+    """Measure the norms of what attention and MLPs add, and block influence (section 5.4).
+
+    Args:
+        model: a HookedTransformer; the paper's weights are folded and centred (`processing="fold"`).
+        corpus: running text with BOS.
+        protocol: see the module.
+        batch_size: sequences per pass.
+
+    Returns:
+        A result with a row per sequence and layer: L2 norms over d_model, ratios and cosines.
+    """
+    return NormsStudy(protocol).run(model, corpus, batch_size=batch_size)

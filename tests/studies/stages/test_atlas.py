@@ -1,0 +1,67 @@
+"""The atlas: one pass for all signatures equals each alone, and boundaries follow their rules."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mechicl.corpora import load_corpus
+from mechicl.results import Cells
+from mechicl.studies.stages import compare_atlases, layer_lesions, local_attention, logit_lens, norms, stages_atlas
+from mechicl.studies.stages.atlas import Atlas
+from mechicl.studies.stages.boundaries import stage_boundaries
+from tests import tiny
+
+TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
+
+
+def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
+    model = tiny.fresh("gpt2", "fold")
+    result = Atlas().run(model, corpus, cells=Cells(tmp_path))
+    summary = result.summary().set_index(["metric", "layer"])["mean"]
+    alone = {
+        "drop KL": layer_lesions(model, corpus, kinds=("drop",)).summary().query("metric == 'kl'"),
+        "local attention": local_attention(model, corpus).summary().query("metric == 'mass_5'"),
+        "lens KL": logit_lens(model, corpus).summary().query("metric == 'kl' and lens == 'corrected'"),
+        "MLP norm": norms(model, corpus).summary().query("metric == 'mlp_norm'"),
+    }
+    for signature, expected in alone.items():
+        np.testing.assert_allclose(summary[signature], expected["mean"], rtol=1e-4, atol=1e-5, err_msg=signature)
+    assert "feature engineering" in result.finding()
+    both = compare_atlases([result, stages_atlas(tiny.fresh("llama", "fold"), corpus)])
+    assert both.summary()["model"].nunique() == 2
+    assert len(both.figure().data) == 16
+
+
+def curves(local, lens, norm, prediction=None, suppression=None, d_mlp=100):
+    """An atlas of two equal sequences."""
+    rows = [
+        {"signature": name, "sequence": sequence, "layer": layer, "value": value, "weight": 10.0}
+        for name, values in (("local attention", local), ("lens KL", lens), ("MLP norm", norm))
+        for sequence in (0, 1)
+        for layer, value in enumerate(values)
+    ]
+    for name, values in (("prediction neurons", prediction), ("suppression neurons", suppression)):
+        for layer, value in enumerate(values or [0.0] * len(local)):
+            rows.append({"signature": name, "sequence": -1, "layer": layer, "value": value, "weight": d_mlp})
+    return pd.DataFrame(rows)
+
+
+def test_boundaries_by_text():
+    table = curves([0.1, 0.8, 0.6, 0.1, 0.1, 0.1], [9, 8, 8, 8, 5, 3, 0], [1, 1, 1, 1, 1, 5])
+    found = stage_boundaries(table)
+    assert found["layer"].tolist() == [3, 5, 5]
+    assert found["by"].tolist() == ["local attention", "lens KL", "MLP norm"]
+    assert (found["low"] == found["layer"]).all()
+
+
+def test_boundaries_by_neurons():
+    local, lens = [0.8, 0.6, 0.1, 0.1, 0.1, 0.1], [9, 8, 8, 8, 5, 3, 0]
+    table = curves(local, lens, [1] * 6, [0, 0, 0.01, 0.2, 0.3, 0.1], [0, 0, 0, 0.01, 0.1, 0.4])
+    found = stage_boundaries(table)
+    assert found["layer"].tolist() == [2, 3, 5]
+    assert found["by"].tolist()[1:] == ["prediction neurons", "suppression neurons"]

@@ -1,0 +1,62 @@
+"""Norms and neurons: single values, invariances, and the studies over them."""
+
+import pytest
+import torch
+
+from mechicl.corpora import load_corpus
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.neurons import classify, vocabulary_moments
+from mechicl.probes.norms import NORM_QUANTITIES, Norms
+from mechicl.studies.stages import NeuronsStudy, neurons, norms
+from tests import tiny
+
+TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World"]
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "gemma2"])
+def test_norms_are_those_of_the_activations(family, corpus):
+    model = tiny.model(family)
+    reading = run(model, corpus, [probe := Norms()])[probe]
+    at = {name: i for i, name in enumerate(NORM_QUANTITIES)}
+    row = int(corpus.lengths.argmin())
+    _, cache = model.run_with_cache(corpus.tokens[row : row + 1, : corpus.lengths[row]])
+    mlp = cache["blocks.1.hook_mlp_out"][0].norm(dim=-1)
+    before, after = (cache[f"blocks.1.hook_resid_{which}"][0] for which in ("pre", "post"))
+    expected = {
+        "mlp_norm": mlp[1:].mean(),
+        "mlp_median": mlp[1:].median(),
+        "mlp_at_0": mlp[0],
+        "mlp_ratio": (mlp / before.norm(dim=-1))[1:].mean(),
+        "cosine": torch.cosine_similarity(before, after, dim=-1)[1:].mean(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(reading[row, 1, at[name]], value, atol=1e-5, rtol=1e-5)
+
+
+def test_the_studies(corpus):
+    for protocol in ("paper", "corrected"):
+        result = norms(tiny.model("gpt2"), corpus, protocol=protocol)
+        assert "layer" in result.finding()
+        assert result.figure().data
+    result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
+    summary = result.summary()
+    assert "neurons" in result.finding()
+    assert len(result.figure().data) == 3
+    net = hooked(tiny.fresh("llama", "fold"))
+    moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])
+    frame = classify(moments, kurtosis=2.5).frame()
+    counts = summary.set_index(["metric", "layer"])["count"]
+    for row in frame.itertuples():
+        assert counts[row.kind, row.layer] == row.count
+
+
+def test_each_study_says_what_it_reads(corpus):
+    with pytest.raises(InputError, match="nothing but a model"):
+        NeuronsStudy().run(tiny.model("gpt2"), corpus)
