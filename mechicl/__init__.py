@@ -40,29 +40,24 @@ if TYPE_CHECKING:
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
-    from mechicl.probes import Norms as Norms
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.studies import load_result as load_result
-    from mechicl.studies.label_words import ErrorDiagnosis as ErrorDiagnosis
-    from mechicl.studies.label_words import Reweighting as Reweighting
-    from mechicl.studies.label_words import anchor_sweep as anchor_sweep
-    from mechicl.studies.label_words import compression as compression
-    from mechicl.studies.label_words import deep_layers as deep_layers
-    from mechicl.studies.label_words import error_diagnosis as error_diagnosis
-    from mechicl.studies.label_words import information_flow as information_flow
-    from mechicl.studies.label_words import isolation as isolation
-    from mechicl.studies.label_words import reweighting as reweighting
-    from mechicl.studies.label_words import saliency_figure as saliency_figure
-    from mechicl.studies.label_words import saliency_map as saliency_map
-    from mechicl.studies.stages import compare_atlases as compare_atlases
+    from mechicl.studies.label_words.anchor_sweep import anchor_sweep as anchor_sweep
+    from mechicl.studies.label_words.compression import compression as compression
+    from mechicl.studies.label_words.deep_layers import deep_layers as deep_layers
+    from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis as ErrorDiagnosis
+    from mechicl.studies.label_words.error_diagnosis import error_diagnosis as error_diagnosis
+    from mechicl.studies.label_words.information_flow import information_flow as information_flow
+    from mechicl.studies.label_words.isolation import isolation as isolation
+    from mechicl.studies.label_words.reweighting import Reweighting as Reweighting
+    from mechicl.studies.label_words.reweighting import reweighting as reweighting
+    from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
+    from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
-    from mechicl.studies.stages import neurons as neurons
-    from mechicl.studies.stages import norms as norms
-    from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
@@ -93,15 +88,7 @@ _HOME = {
         "ReweightAnchors",
         "Swap",
     ),
-    "mechicl.probes": (
-        "LabelAttention",
-        "LocalAttention",
-        "LogitLens",
-        "Norms",
-        "SaliencyFlow",
-        "SaliencyMap",
-        "TopTokens",
-    ),
+    "mechicl.probes": ("LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": (
         "ErrorDiagnosis",
@@ -116,16 +103,7 @@ _HOME = {
         "saliency_figure",
         "saliency_map",
     ),
-    "mechicl.studies.stages": (
-        "compare_atlases",
-        "layer_lesions",
-        "local_attention",
-        "logit_lens",
-        "neurons",
-        "norms",
-        "stages_atlas",
-        "word_merging",
-    ),
+    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens", "word_merging"),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

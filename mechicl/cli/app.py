@@ -24,13 +24,10 @@ studies.command("compression")(anchors.compression)
 studies.command("reweighting")(anchors.reweighting)
 studies.command("error-diagnosis")(anchors.error_diagnosis)
 studies.command("anchor-sweep")(anchors.anchor_sweep)
-studies.command("stages-atlas")(stages.stages_atlas)
 studies.command("layer-lesions")(stages.layer_lesions)
 studies.command("local-attention")(stages.local_attention)
 studies.command("word-merging")(stages.word_merging)
 studies.command("logit-lens")(stages.logit_lens)
-studies.command("neurons")(stages.neurons)
-studies.command("norms")(stages.norms)
 
 
 app.command("demo")(demo)
