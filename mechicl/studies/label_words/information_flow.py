@@ -94,11 +94,13 @@ class InformationFlow(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        mean = result.summary().groupby(["metric", "layer"])["mean"].mean()
-        last = int(mean.index.get_level_values("layer").max())
+        share = result.summary().groupby(["layer", "metric"])["mean"].mean().unstack()
+        peak, last = share["S_wp"].idxmax(), share.index[-1]
+        behind = share.index[share["S_pq"] <= share["S_wp"]]
+        overtakes = behind[-1] + 1 if len(behind) else 0
         return (
-            f"S_wp holds {mean['S_wp', 0]:.0%} of the saliency in layer 0 and {mean['S_wp', last]:.0%} in layer "
-            f"{last}; S_pq holds {mean['S_pq', 0]:.0%} and {mean['S_pq', last]:.0%}."
+            f"S_wp is largest in layer {peak}, with {share['S_wp'][peak]:.0%} of the saliency; S_pq exceeds it in every "
+            f"layer from {overtakes} on and holds {share['S_pq'][last]:.0%} in the last."
         )
 
 
