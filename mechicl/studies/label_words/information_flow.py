@@ -95,12 +95,12 @@ class InformationFlow(Study):
 
     def finding(self, result: Result) -> str:
         share = result.summary().groupby(["layer", "metric"])["mean"].mean().unstack()
-        peak, last = share["S_wp"].idxmax(), share.index[-1]
-        behind = share.index[share["S_pq"] <= share["S_wp"]]
+        into, out_of = share["S_wp"].to_numpy(), share["S_pq"].to_numpy()
+        behind = np.flatnonzero(out_of <= into)
         overtakes = behind[-1] + 1 if len(behind) else 0
         return (
-            f"S_wp is largest in layer {peak}, with {share['S_wp'][peak]:.0%} of the saliency; S_pq exceeds it in every "
-            f"layer from {overtakes} on and holds {share['S_pq'][last]:.0%} in the last."
+            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it in every "
+            f"layer from {overtakes} on and holds {out_of[-1]:.0%} in the last."
         )
 
 
