@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
+    from mechicl.probes import Norms as Norms
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
@@ -55,9 +56,14 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.reweighting import reweighting as reweighting
     from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
     from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
+    from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
+    from mechicl.studies.stages import lesioned_icl as lesioned_icl
     from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
+    from mechicl.studies.stages import neurons as neurons
+    from mechicl.studies.stages import norms as norms
+    from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
@@ -88,7 +94,15 @@ _HOME = {
         "ReweightAnchors",
         "Swap",
     ),
-    "mechicl.probes": ("LabelAttention", "LocalAttention", "LogitLens", "SaliencyFlow", "SaliencyMap", "TopTokens"),
+    "mechicl.probes": (
+        "LabelAttention",
+        "LocalAttention",
+        "LogitLens",
+        "Norms",
+        "SaliencyFlow",
+        "SaliencyMap",
+        "TopTokens",
+    ),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": (
         "ErrorDiagnosis",
@@ -103,7 +117,17 @@ _HOME = {
         "saliency_figure",
         "saliency_map",
     ),
-    "mechicl.studies.stages": ("layer_lesions", "local_attention", "logit_lens", "word_merging"),
+    "mechicl.studies.stages": (
+        "compare_atlases",
+        "layer_lesions",
+        "lesioned_icl",
+        "local_attention",
+        "logit_lens",
+        "neurons",
+        "norms",
+        "stages_atlas",
+        "word_merging",
+    ),
     "mechicl.tasks": ("Task", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

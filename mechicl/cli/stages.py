@@ -9,7 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mechicl.cli.finish import page, show
-from mechicl.cli.options import Device, Dtype, Model, Out, ProtocolName, choice, integers, names
+from mechicl.cli.options import (
+    Asked,
+    Data,
+    Demonstrations,
+    Device,
+    Dtype,
+    LabelWords,
+    Model,
+    Out,
+    ProtocolName,
+    Samples,
+    Seeds,
+    Shots,
+    TaskNames,
+    TooLong,
+    choice,
+    integers,
+    names,
+)
 
 if TYPE_CHECKING:
     from mechicl.studies.study import Study
@@ -269,3 +287,28 @@ def stages_atlas(
     result.save(out)
     show(result)
     print(page(out).resolve())
+
+
+def lesioned_icl(
+    model: Model,
+    task: TaskNames,
+    out: Out,
+    data: Data = None,
+    samples: Samples = 32,
+    seeds: Seeds = "42,43,44,45,46",
+    shots: Shots = 1,
+    demonstrations: Demonstrations = "per_prompt",
+    too_long: TooLong = "refuse",
+    label_words: LabelWords = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts per pass.")] = 16,
+    dtype: Dtype = "float32",
+    device: Device = None,
+) -> None:
+    """In-context accuracy and information flow with each layer left out: where the two papers meet."""
+    from mechicl.cli.finish import finish as finish_on_prompts
+    from mechicl.studies.stages import LesionedLearning
+
+    asked = Asked(
+        model, task, data, samples, seeds, shots, demonstrations, too_long, batch_size, dtype, device, out, label_words
+    )
+    finish_on_prompts(LesionedLearning(), asked)

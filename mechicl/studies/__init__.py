@@ -16,7 +16,16 @@ from mechicl.studies.label_words import (
     Isolation,
     Reweighting,
 )
-from mechicl.studies.stages import LensStudy, Lesions, LocalAttentionStudy, WordMerging
+from mechicl.studies.stages import (
+    Atlas,
+    LensStudy,
+    LesionedLearning,
+    Lesions,
+    LocalAttentionStudy,
+    NeuronsStudy,
+    NormsStudy,
+    WordMerging,
+)
 from mechicl.studies.study import Study
 
 STUDIES: dict[str, type[Study]] = {
@@ -33,6 +42,10 @@ STUDIES: dict[str, type[Study]] = {
         LocalAttentionStudy,
         LensStudy,
         WordMerging,
+        NeuronsStudy,
+        NormsStudy,
+        Atlas,
+        LesionedLearning,
     )
 }
 

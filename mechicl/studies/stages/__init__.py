@@ -1,6 +1,7 @@
 """*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
 
 from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
+from mechicl.studies.stages.in_context import LesionedLearning, lesioned_icl
 from mechicl.studies.stages.lens import LensStudy, logit_lens
 from mechicl.studies.stages.lesions import Lesions, layer_lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_attention
@@ -11,6 +12,7 @@ from mechicl.studies.stages.word_merging import WordMerging, word_merging
 __all__ = [
     "Atlas",
     "LensStudy",
+    "LesionedLearning",
     "Lesions",
     "LocalAttentionStudy",
     "NeuronsStudy",
@@ -18,6 +20,7 @@ __all__ = [
     "WordMerging",
     "compare_atlases",
     "layer_lesions",
+    "lesioned_icl",
     "local_attention",
     "logit_lens",
     "neurons",

@@ -32,13 +32,16 @@ def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
     curves = {name: _by_sequence(table, name) for name in ("local attention", "lens KL", "MLP norm")}
     weights = table[table["signature"] == "lens KL"].groupby("sequence")["weight"].first().to_numpy(float)
     neurons = table[table["signature"].isin(["prediction neurons", "suppression neurons"])]
-    counts = {name: rows.sort_values("layer")["value"].to_numpy() for name, rows in neurons.groupby("signature")}
+    counts = {
+        str(name): rows.sort_values("layer")["value"].to_numpy(float) for name, rows in neurons.groupby("signature")
+    }
     n_neurons = float(neurons["weight"].max()) if len(neurons) else 0.0
     generator = np.random.default_rng(0)
     found = _boundaries({name: _mean(rows, weights) for name, rows in curves.items()}, counts, n_neurons)
     draws = []
     for _ in range(_RESAMPLES):
-        resampled = weights * generator.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
+        drawn = generator.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
+        resampled = weights * drawn.astype(np.float64)
         means = {name: _mean(rows, resampled) for name, rows in curves.items()}
         draws.append([layer for layer, _ in _boundaries(means, counts, n_neurons)])
     low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)

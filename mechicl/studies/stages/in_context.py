@@ -1,0 +1,154 @@
+"""Where the two papers meet: which layers does in-context learning need, and what for?
+
+Neither paper asks. *Label Words are Anchors* says that label words gather the demonstrations' information in shallow
+layers (S_wp) and that the prediction reads it there in deep ones (S_pq); *Stages of Inference* says that tokens
+become words and features in early layers, and that predictions are put together later. If both are right, leaving
+out an early layer should hurt the gathering, leaving out a late one the reading.
+
+Each layer is left out in turn while the model solves prompts: accuracy, agreement with the intact model's label (label
+loyalty), and the sums over all layers of S_wp and S_pq relative to the intact model. Beside them stand the intact
+model's shares of S_wp and S_pq by layer. There is no protocol "paper".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.patches.lesions import Drop
+from mechicl.probes import SaliencyFlow
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import BAND, mean_with_interval
+
+_FLOW = ("S_wp", "S_pq", "S_ww")
+_PROMPT = ["model", "task", "seed", "shots", "prompt"]
+_INTACT = -1
+
+
+@dataclass(frozen=True)
+class LesionedLearning(Study):
+    """In-context predictions and information flow with each layer left out."""
+
+    name: ClassVar[str] = "lesioned-icl"
+    title: ClassVar[str] = "In-context learning with a layer left out"
+    source: ClassVar[str] = "Both papers: Label Words are Anchors, section 2.1; Stages of Inference, section 4.1"
+    claim: ClassVar[str] = (
+        "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
+        "reading by the target."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol != "corrected":
+            raise InputError("lesioned-icl has no protocol 'paper': neither paper did it.")
+
+    def conditions(self, model: Any) -> list[Condition]:
+        return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        patches = [] if condition["dropped"] == _INTACT else [Drop(condition["dropped"])]
+        seen = run(model, prompts, [probe := SaliencyFlow()], patches, batch_size=batch_size)
+        flow = seen[probe].double().numpy()  # [prompt layer metric]
+        return pd.DataFrame(
+            {
+                "prompt": np.arange(len(prompts)),
+                "gold": [-1 if prompt.gold is None else prompt.gold for prompt in prompts],
+                "predicted": seen.predicted.numpy(),
+                **{name: flow[..., i].tolist() for i, name in enumerate(_FLOW)},
+            }
+        )
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means: model, task, shots, metric, layer, mean, low, high, n (prompts), seeds.
+
+        `accuracy` and `loyalty` with the layer left out (layer -1: intact); `S_wp kept`, `S_pq kept`: the sum over
+        layers with the layer left out over the intact sum; `S_wp share`, `S_pq share`: the intact model's, by layer.
+        """
+        by = ["model", "task", "shots", "metric", "layer"]
+        dropped = table.rename(columns={"dropped": "layer"})
+        intact = dropped[dropped["layer"] == _INTACT]
+        paired = dropped.merge(intact[[*_PROMPT, "predicted", *_FLOW]], on=_PROMPT, suffixes=("", "_intact"))
+        right = (paired["predicted"] == paired["gold"]).astype(float)
+        same = (paired["predicted"] == paired["predicted_intact"]).astype(float)
+        parts = [
+            mean_with_interval(paired.assign(metric="accuracy", value=right)[paired["gold"] >= 0], "value", by),
+            mean_with_interval(paired.assign(metric="loyalty", value=same), "value", by),
+        ]
+        for name in _FLOW[:2]:
+            whole = np.stack(paired[f"{name}_intact"].to_list()).sum(1)
+            kept = paired.assign(metric=f"{name} kept", value=np.stack(paired[name].to_list()).sum(1) / whole, w=whole)
+            parts.append(mean_with_interval(kept[kept["w"] > 0], "value", by, weight="w"))
+            parts.append(mean_with_interval(_shares(intact, name), "value", by))
+        return pd.concat(parts, ignore_index=True)
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = self.summary(result.table)
+        pooled = summary.groupby(["metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
+        figure = panels(["predictions, layer left out", "flow that is left", "intact flow, by layer"], common=False)
+        curves = (
+            ("accuracy", "accuracy", GREEN, 1), ("loyalty", "same label as intact", GREY, 1),
+            ("S_wp kept", "S_wp: text → label words", BLUE, 2),
+            ("S_pq kept", "S_pq: label words → target", VERMILION, 2),
+            ("S_wp share", "S_wp share", BLUE, 3), ("S_pq share", "S_pq share", VERMILION, 3),
+        )  # fmt: skip
+        for metric, name, colour, column in curves:
+            rows = pooled[(pooled["metric"] == metric) & (pooled["layer"] >= 0)]
+            add_curve(figure, rows, x="layer", name=name, colour=colour, legend=column < 3, column=column)
+        accuracy = pooled[(pooled["metric"] == "accuracy") & (pooled["layer"] == _INTACT)]
+        if len(accuracy):
+            figure.add_hline(accuracy["mean"].iloc[0], line={"dash": "dot", "color": GREEN}, row=1, col=1)
+        figure.add_hline(1, line={"dash": "dot", "color": GREY}, row=1, col=2)
+        figure.update_yaxes(rangemode="tozero")
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{', '.join(summary['task'].unique())}; dotted: the intact model; {BAND}",
+            x="layer", y="", counts=int(summary["layer"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        loyalty = means["loyalty"].drop(_INTACT)
+        kept = {name: means[f"{name} kept"].drop(_INTACT) for name in ("S_wp", "S_pq")}
+        return (
+            f"Predictions change most without layer {loyalty.idxmin()} ({loyalty.min():.0%} keep their label). S_wp "
+            f"falls most without layer {kept['S_wp'].idxmin()} (to {kept['S_wp'].min():.0%}), S_pq without layer "
+            f"{kept['S_pq'].idxmin()} (to {kept['S_pq'].min():.0%})."
+        )
+
+
+def _shares(intact: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The intact model's share of one flow in each layer: a row per prompt and layer."""
+    flow = np.stack([np.stack(intact[metric].to_list()) for metric in _FLOW], -1)
+    total = flow.sum(-1)
+    n_prompts, n_layers = total.shape
+    repeated = intact.loc[intact.index.repeat(n_layers)].drop(columns="layer")
+    rows = repeated.assign(layer=np.tile(np.arange(n_layers), n_prompts), metric=f"{name} share", w=total.ravel())
+    rows = rows.assign(value=flow[..., _FLOW.index(name)].ravel() / rows["w"].where(rows["w"] > 0))
+    return rows[rows["w"] > 0]
+
+
+def lesioned_icl(
+    model: Any, prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt], *, batch_size: int = 16
+) -> Result:
+    """Solve prompts with each layer left out in turn: accuracy, label loyalty, and what becomes of S_wp and S_pq.
+
+    Args:
+        model: a HookedTransformer without folded value biases (they change saliency).
+        prompts: one prompt set, or several (tasks, seeds).
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per layer left out and prompt: the predicted label, and S_wp, S_pq, S_ww of every layer.
+    """
+    return LesionedLearning().run(model, prompts, batch_size=batch_size)
