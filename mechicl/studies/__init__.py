@@ -19,7 +19,6 @@ from mechicl.studies.label_words import (
 from mechicl.studies.stages import (
     Atlas,
     LensStudy,
-    LesionedLearning,
     Lesions,
     LocalAttentionStudy,
     NeuronsStudy,
@@ -45,7 +44,6 @@ STUDIES: dict[str, type[Study]] = {
         NeuronsStudy,
         NormsStudy,
         Atlas,
-        LesionedLearning,
     )
 }
 
