@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
     from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
+    from mechicl.studies.stages import lesioned_icl as lesioned_icl
     from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
     from mechicl.studies.stages import neurons as neurons
@@ -119,6 +120,7 @@ _HOME = {
     "mechicl.studies.stages": (
         "compare_atlases",
         "layer_lesions",
+        "lesioned_icl",
         "local_attention",
         "logit_lens",
         "neurons",

@@ -31,6 +31,7 @@ studies.command("word-merging")(stages.word_merging)
 studies.command("logit-lens")(stages.logit_lens)
 studies.command("neurons")(stages.neurons)
 studies.command("norms")(stages.norms)
+studies.command("lesioned-icl")(stages.lesioned_icl)
 
 
 app.command("demo")(demo)

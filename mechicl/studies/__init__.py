@@ -19,6 +19,7 @@ from mechicl.studies.label_words import (
 from mechicl.studies.stages import (
     Atlas,
     LensStudy,
+    LesionedLearning,
     Lesions,
     LocalAttentionStudy,
     NeuronsStudy,
@@ -44,6 +45,7 @@ STUDIES: dict[str, type[Study]] = {
         NeuronsStudy,
         NormsStudy,
         Atlas,
+        LesionedLearning,
     )
 }
 
