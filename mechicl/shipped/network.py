@@ -8,6 +8,7 @@ into a `HookedTransformer` whose logits are the same up to float32 rounding.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,11 +107,13 @@ class Network(nn.Module):
                     width /= (2 * self.sizes.n_layers) ** 0.5
                 nn.init.normal_(parameter, std=width, generator=generator)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, skipped: Collection[int] = ()) -> Tensor:
+        """Logits; the blocks named in `skipped` are left out."""
         resid = self.embed(tokens)
         cos, sin = self.cos[: tokens.shape[1]], self.sin[: tokens.shape[1]]
-        for block in self.blocks:
-            resid = block(resid, cos, sin)
+        for index, block in enumerate(self.blocks):
+            if index not in skipped:
+                resid = block(resid, cos, sin)
         logits: Tensor = self.unembed(self.ln_final(resid))
         return logits
 

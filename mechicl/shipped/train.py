@@ -49,6 +49,9 @@ class Recipe:
     other_weight: float = 0.05  # of classification tokens that are not answers
     check_every: int = 25
     save_every: int = 200
+    skip_from: int = 2_000  # the step from which blocks are skipped at random
+    skip_probability: float = 0.15
+    never_skipped: int = 2  # the first blocks, which make words of syllables and gather them
     layers: int = 6
     d_model: int = 128
 
@@ -100,32 +103,42 @@ class Training:
     def _half(self, which: int) -> tuple[dict[str, float], tuple[Tensor, ...]]:
         """Losses and gradients of half a step's data, which depend on nothing but seed, step and half."""
         rng = np.random.default_rng([self.seed, self.step, which])
-        answer, other = self._classification_loss(rng)
-        running = self._running_loss(rng)
+        skipped = self._skipped(rng)
+        answer, other = self._classification_loss(rng, skipped)
+        running = self._running_loss(rng, skipped)
         loss = answer + self.recipe.other_weight * other + running
-        gradients = torch.autograd.grad(loss, list(self.network.parameters()))
+        gradients = torch.autograd.grad(loss, list(self.network.parameters()), materialize_grads=True)
         return {"answer": answer.item(), "other": other.item(), "running": running.item()}, gradients
 
-    def _losses(self, rows: NDArray[np.int64]) -> Tensor:
+    def _skipped(self, rng: np.random.Generator) -> list[int]:
+        """Blocks to leave out. Otherwise one block does all the reading of labels and the later ones none."""
+        if self.step < self.recipe.skip_from:
+            return []
+        later = np.arange(self.recipe.never_skipped, self.recipe.layers)
+        chosen: list[int] = later[rng.random(len(later)) < self.recipe.skip_probability].tolist()
+        return chosen
+
+    def _losses(self, rows: NDArray[np.int64], skipped: list[int]) -> Tensor:
         """Cross-entropy of every token but the first, `batch pos-1`."""
         batch = torch.from_numpy(rows).to(self.device)
         with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            logits = self.network(batch[:, :-1])
+            logits = self.network(batch[:, :-1], skipped)
         flat = F.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="none")
         return flat.view(len(rows), -1)
 
-    def _classification_loss(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _classification_loss(self, rng: np.random.Generator, skipped: list[int]) -> tuple[Tensor, Tensor]:
         lesson = LESSONS[self.lesson]
         if self.lesson and rng.random() < REPEATED:
             lesson = LESSONS[int(rng.integers(self.lesson))]
         batch = training_batch(lesson, self.recipe.answer_tokens // 2, rng)
-        losses = self._losses(batch.tokens)
+        losses = self._losses(batch.tokens, skipped)
         is_answer = torch.from_numpy(batch.is_answer[:, 1:]).to(self.device)
         is_other = torch.from_numpy(batch.is_other[:, 1:]).to(self.device)
         return losses[is_answer].mean(), losses[is_other].mean()
 
-    def _running_loss(self, rng: np.random.Generator) -> Tensor:
-        return self._losses(sample_tokens(self.recipe.running_rows // 2, self.recipe.running_length, rng)).mean()
+    def _running_loss(self, rng: np.random.Generator, skipped: list[int]) -> Tensor:
+        rows = sample_tokens(self.recipe.running_rows // 2, self.recipe.running_length, rng)
+        return self._losses(rows, skipped).mean()
 
     def consider_next_lesson(self) -> float:
         """Accuracy on held-out mappings and texts of the current lesson; moves on when it is mastered."""
