@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from mechicl.cli import anchors, label_words, stages
+from mechicl.cli import anchors, label_words, reproduce, stages
 from mechicl.cli.demo import demo
 from mechicl.errors import InputError, NumericalError
 
@@ -33,6 +33,9 @@ studies.command("neurons")(stages.neurons)
 studies.command("norms")(stages.norms)
 studies.command("lesioned-icl")(stages.lesioned_icl)
 
+papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
+app.add_typer(papers, name="reproduce")
+papers.command("stages")(reproduce.stages)
 
 app.command("demo")(demo)
 

@@ -8,9 +8,9 @@ also leave out attention or MLPs alone, put a neighbour in a layer's place, and 
 Positions are all but the prediction from position 0 (BOS); means weigh every token the same, and the band comes from
 resampling whole sequences, because tokens of a text are not independent.
 
-The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the same
-string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and compares
-token ids.
+The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the
+same string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and
+compares token ids.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ class Lesions(Study):
         for kind, rows in same.groupby("kind", sort=False):
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
             first = rows[rows["layer"] == 0]["mean"].item()
-            parts.append(f"{kind}: {first:.0%} in layer 0, {middle:.0%} in the middle half")
+            parts.append(
+                f"{kind}: {first:.0%} in layer 0" + ("" if np.isnan(middle) else f", {middle:.0%} in the middle half")
+            )
         return "Most probable tokens that stay: " + "; ".join(parts) + "."
 
 
