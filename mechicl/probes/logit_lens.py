@@ -34,14 +34,17 @@ class LogitLens(Probe):
     residual with the last residual; loss on the next token in nats. In running text positions are all but the first
     (and, with `last=False`, but the last); in prompts it is q alone, and there is no loss.
 
-    `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point the
-    lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the scale
-    of the *last* residual (in a model with RMS norm: nothing is done), and b_U is left out. It assumes folded norms.
+    `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point
+    the lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the
+    scale of the *last* residual (in a model with RMS norm: nothing is done), and b_U is left out. It assumes folded
+    norms.
     """
 
     lens: Lens = "corrected"
     top_k: int = 10
     last: bool = True
+    only: tuple[str, ...] = QUANTITIES
+    """Quantities that are computed; the others are left 0."""
     axes = ("sequence", "point", "quantity")
 
     def __post_init__(self) -> None:
@@ -98,25 +101,27 @@ class LogitLens(Probe):
         self, net: HookedModel, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
     ) -> Float[Tensor, "point token quantity"]:
         final = net.lens(points[-1]).log_softmax(-1)
+        scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
         top, top_k = final.argmax(-1), min(self.top_k, final.shape[-1])
         top_ids = top_k_ids(final, top_k)
-        scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
-        values = []
-        for point in points:
+
+        def read(point: Tensor) -> Tensor:
             log_q = self._logits(net, point, scale).log_softmax(-1)
-            measured = {
-                "entropy": -(log_q.exp() * log_q).sum(-1) / math.log(2),
-                "kl": kl_of_log_probs(final, log_q),
-                "kl_reverse": kl_of_log_probs(log_q, final),
-                "js_divergence": js_divergence(final, log_q),
-                "top_k_overlap": jaccard(top_ids, top_k_ids(log_q, top_k)),
-                "agreement": (log_q.argmax(-1) == top).float(),
-                "reciprocal_rank": 1 / token_rank(log_q, top),
-                "cosine": torch.cosine_similarity(point.float(), points[-1].float(), dim=-1),
-                "loss": -log_q.gather(-1, targets[:, None])[:, 0],
+            measures: dict[str, Callable[[], Tensor]] = {
+                "entropy": lambda: -(log_q.exp() * log_q).sum(-1) / math.log(2),
+                "kl": lambda: kl_of_log_probs(final, log_q),
+                "kl_reverse": lambda: kl_of_log_probs(log_q, final),
+                "js_divergence": lambda: js_divergence(final, log_q),
+                "top_k_overlap": lambda: jaccard(top_ids, top_k_ids(log_q, top_k)),
+                "agreement": lambda: (log_q.argmax(-1) == top).float(),
+                "reciprocal_rank": lambda: 1 / token_rank(log_q, top),
+                "cosine": lambda: torch.cosine_similarity(point.float(), points[-1].float(), dim=-1),
+                "loss": lambda: -log_q.gather(-1, targets[:, None])[:, 0],
             }
-            values.append(torch.stack([measured[name] for name in QUANTITIES], -1))
-        return torch.stack(values)
+            nothing = log_q.new_zeros(len(log_q))
+            return torch.stack([measures[name]() if name in self.only else nothing for name in QUANTITIES], -1)
+
+        return torch.stack([read(point) for point in points])
 
     def _logits(self, net: HookedModel, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
         if self.lens == "corrected":

@@ -67,7 +67,7 @@ class Atlas(Study):
         if corpus is None:
             return _neurons(model)
         net, lengths = hooked(model), corpus.lengths
-        probes = attention, lens, norms = LocalAttention((_WINDOW,)), LogitLens(), Norms()
+        probes = attention, lens, norms = LocalAttention((_WINDOW,)), LogitLens(only=("entropy", "kl")), Norms()
         seen = run(model, corpus, probes, batch_size=batch_size)
         heads = local_attention_table(seen[attention], attention, lengths, net.sizes.n_heads)
         local = heads.groupby(["sequence", "layer"], as_index=False).mean(numeric_only=True)
