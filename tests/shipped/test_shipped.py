@@ -14,12 +14,12 @@ torch.set_num_threads(2)
 
 def test_accuracy_on_held_out_texts_and_mappings() -> None:
     network = load_network()
-    assert evaluate.accuracy(network, 2, 1, 200, seed=7) > 0.92
-    assert evaluate.accuracy(network, 4, 1, 200, seed=7) > 0.86
+    assert evaluate.accuracy(network, 2, 1, 200, seed=7) > 0.95
+    assert evaluate.accuracy(network, 4, 1, 200, seed=7) > 0.9
 
 
 def test_loss_of_running_text_is_near_the_entropy() -> None:
-    assert evaluate.running_text(load_network(), 16, 255, seed=7).excess < 0.06
+    assert evaluate.running_text(load_network(), 16, 255, seed=7).excess < 0.05
 
 
 def test_the_hooked_model_is_the_network() -> None:
@@ -40,7 +40,7 @@ def test_it_answers_a_prompt_given_as_a_string() -> None:
             logits = model(model.to_tokens(prompt, prepend_bos=False))[0, -1]
         answer = max(shown, key=lambda pair: logits[model.to_single_token(pair[1])].item())
         right += answer[0][1] == name
-    assert right >= 17
+    assert right >= 19
 
 
 def test_the_tokenizer_adds_no_bos() -> None:
