@@ -66,6 +66,7 @@ def convert(
     except Exception as error:  # its converters fail in many ways on a variant that they do not know
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
+    clear_unused(model)
     check_finite(model)
     model.move_model_modules_to_device()
     found = _sample_log_probs(model, cfg, model.embed.W_E.device)
@@ -110,6 +111,16 @@ def _compare(found: Tensor, expected: Tensor, architecture: str, dtype: torch.dt
             f"TransformerLens converts this {architecture} wrongly (log-probabilities off by {error:.2g}): "
             "its configuration has a feature that the converter does not know"
         )
+
+
+def clear_unused(model: Any) -> None:
+    """Zero the position embeddings of an ALiBi model: TransformerLens allocates them, never fills and never reads them.
+
+    Left alone they hold whatever memory held, which may be nan and differs from run to run.
+    """
+    if model.cfg.positional_embedding_type == "alibi":
+        with torch.no_grad():
+            model.pos_embed.W_pos.zero_()
 
 
 def check_finite(model: Any) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from mechicl.errors import InputError
-from mechicl.models.convert import check_finite
+from mechicl.models.convert import check_finite, clear_unused
 from mechicl.models.processing import Placement, Processing, process
 from mechicl.models.provenance import remember
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
@@ -104,6 +104,7 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
             f"TransformerLens cannot read the configuration of {official} with this transformers ({error}); "
             "download the model and give its directory"
         ) from error
+    clear_unused(model)
     check_finite(model)
     give_tokenizer(model, tokenizer)
     return model

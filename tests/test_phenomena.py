@@ -1,0 +1,45 @@
+"""The shipped model shows what *Label Words are Anchors* describes, measured by mechicl's own studies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import mechicl as mi
+from mechicl.studies.label_words import DeepLayers, InformationFlow, Isolation
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return mi.load_model("tiny-icl")
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def prompts(request: pytest.FixtureRequest, model: Any) -> list[Any]:
+    task = mi.load_task(f"tiny-topics-{request.param}")
+    return [task.prompts(model.tokenizer, samples=24, seed=seed) for seed in (42, 43)]
+
+
+def test_information_gathers_in_label_words_and_is_read_there(model: Any, prompts: list[Any]) -> None:
+    summary = InformationFlow().run(model, prompts).summary()
+    share = summary.pivot(index="metric", columns="layer", values="mean")
+    assert share.loc["S_wp", 0] > 0.6
+    assert share.loc["S_pq", 0] < 0.3
+    assert (share.loc["S_pq", 2:] > 0.8).all()
+
+
+def test_isolation_hurts_only_label_words_in_the_first_layers(model: Any, prompts: list[Any]) -> None:
+    summary = Isolation(n_layers=(2,)).run(model, prompts).summary()
+    loyalty = summary[summary["metric"] == "label_loyalty"].set_index(["isolated", "where"])["mean"]
+    chance = 1 / len(prompts[0].class_names)
+    assert loyalty["label words", "first"] < chance + 0.2
+    for condition in (("label words", "last"), ("random tokens", "first"), ("random tokens", "last")):
+        assert loyalty[condition] > 0.9
+
+
+def test_deep_layers_attend_to_the_predicted_label(model: Any, prompts: list[Any]) -> None:
+    summary = DeepLayers().run(model, prompts).summary()
+    auroc = summary[(summary["metric"] == "AUCROC") & (summary["task"] == prompts[0].task)].set_index("layer")["mean"]
+    assert auroc[0] < 0.75
+    assert (auroc[2:4] > 0.8).all()
