@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.error_diagnosis import error_diagnosis as error_diagnosis
     from mechicl.studies.label_words.information_flow import information_flow as information_flow
     from mechicl.studies.label_words.isolation import isolation as isolation
+    from mechicl.studies.label_words.isolation import isolation_examples as isolation_examples
     from mechicl.studies.label_words.reweighting import Reweighting as Reweighting
     from mechicl.studies.label_words.reweighting import reweighting as reweighting
     from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
@@ -113,6 +114,7 @@ _HOME = {
         "error_diagnosis",
         "information_flow",
         "isolation",
+        "isolation_examples",
         "reweighting",
         "saliency_figure",
         "saliency_map",

@@ -15,7 +15,8 @@ _STYLE = """
 body { font: 16px/1.55 Inter, Helvetica, Arial, sans-serif; color: var(--ink); background: var(--paper);
        max-width: 1080px; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.25rem; margin-top: 2.8rem; }
-.soft { color: var(--soft); } .figure { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 6px;
+.soft { color: var(--soft); }
+.figure { background: #fff; border: 1px solid var(--line); border-radius: 8px; padding: 6px;
        overflow-x: auto; margin: 1rem 0; } .figure > div { min-width: 760px; }
 table { border-collapse: collapse; font-size: .86rem; } td, th { padding: .25rem .7rem; text-align: right;
        border-bottom: 1px solid var(--line); } td:first-child, th:first-child { text-align: left; }

@@ -60,9 +60,7 @@ def test_packed_sequences_are_the_shuffled_documents_one_after_another(tokenizer
 
 
 def test_the_seed_decides_the_order_and_the_digest_tells(tokenizer: Any) -> None:
-    first, again, other = (
-        load_corpus(tokenizer, TEXTS, n_ctx=16, prepend_bos=True, seed=seed) for seed in (0, 0, 1)
-    )
+    first, again, other = (load_corpus(tokenizer, TEXTS, n_ctx=16, prepend_bos=True, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.tokens, again.tokens)
     assert first.digest() == again.digest() != other.digest()
 

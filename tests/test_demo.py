@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mechicl.cli import main
 from mechicl.cli import demo as demo_command
+from mechicl.cli import main
 from mechicl.studies import load_result
 
 

@@ -23,9 +23,7 @@ def logits(*shape: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
 def test_kl_is_scipys_and_zero_only_between_equal_distributions() -> None:
     p, q = logits(4, 7, 50), logits(4, 7, 50, seed=1)
     expected = scipy_entropy(p.double().softmax(-1).numpy(), q.double().softmax(-1).numpy(), axis=-1)
-    torch.testing.assert_close(
-        metrics.kl_divergence(p, q).double(), torch.tensor(expected), rtol=1e-5, atol=1e-6
-    )
+    torch.testing.assert_close(metrics.kl_divergence(p, q).double(), torch.tensor(expected), rtol=1e-5, atol=1e-6)
     assert metrics.kl_divergence(p, p + 5).max() < 1e-6  # a shift of logits is the same distribution
     assert (metrics.kl_divergence(p, q) - metrics.kl_divergence(q, p)).abs().max() > 0.1
 
@@ -70,9 +68,7 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
 
 def test_cross_entropy_is_torchs() -> None:
     z, target = logits(3, 5, 40), torch.randint(40, (3, 5), generator=torch.Generator().manual_seed(0))
-    expected = torch.nn.functional.cross_entropy(z.flatten(0, 1), target.flatten(), reduction="none").view(
-        3, 5
-    )
+    expected = torch.nn.functional.cross_entropy(z.flatten(0, 1), target.flatten(), reduction="none").view(3, 5)
     torch.testing.assert_close(metrics.cross_entropy(z, target, chunk=4), expected)
     with pytest.raises(InputError, match="align them"):
         metrics.cross_entropy(z, target[:, 1:])
@@ -241,9 +237,7 @@ def test_correlation_of_confusions_is_exact_for_few_classes() -> None:
     assert result.spearman == pytest.approx(spearmanr(matrix.numpy()[pairs], other.numpy()[pairs]).statistic)
     assert (result.n_pairs, result.n_permutations, result.exact) == (15, 720, True)
     assert result.p_value < 0.01
-    sampled = metrics.confusion_correlation(
-        matrix, other, generator=np.random.default_rng(0), permutations=500
-    )
+    sampled = metrics.confusion_correlation(matrix, other, generator=np.random.default_rng(0), permutations=500)
     assert not sampled.exact
     assert sampled.p_value == pytest.approx(result.p_value, abs=0.02)
 

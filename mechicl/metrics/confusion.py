@@ -29,8 +29,7 @@ def scaled_keys(
     limit = min(len(queries) - 1, queries.shape[-1])
     if not 1 <= components <= limit:
         raise InputError(
-            f"components is {components}; {len(queries)} queries of {queries.shape[-1]} dimensions "
-            f"allow 1 to {limit}."
+            f"components is {components}; {len(queries)} queries of {queries.shape[-1]} dimensions allow 1 to {limit}."
         )
     centred = queries.double() - queries.double().mean(0)
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -129,9 +128,7 @@ def _known_classes(predicted: Tensor, real: Tensor) -> list[int]:
     if len(kept) < 3:
         raise InputError(f"{len(kept)} classes have values in both; a correlation of pairs needs at least 3.")
     if unknown[kept][:, kept].any():
-        raise InputError(
-            "some pairs of classes are NaN though both classes have values; complete the matrices."
-        )
+        raise InputError("some pairs of classes are NaN though both classes have values; complete the matrices.")
     return [int(index) for index in kept]
 
 

@@ -36,9 +36,7 @@ def kl_divergence(
     return _by_chunk(lambda p, q: kl_of_log_probs(log_probs(p), log_probs(q)), chunk, logits_p, logits_q)
 
 
-def kl_of_log_probs(
-    log_p: Float[Tensor, "*pos vocab"], log_q: Float[Tensor, "*pos vocab"]
-) -> Float[Tensor, "*pos"]:
+def kl_of_log_probs(log_p: Float[Tensor, "*pos vocab"], log_q: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*pos"]:
     """KL(p || q) in nats, from normalised log-probabilities."""
     divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
     if divergence.isnan().any():  # a token with p = 0 contributes nothing: 0 * inf must not spoil the sum

@@ -59,9 +59,7 @@ def bootstrap_mean(
         return Interval(mean, np.full(rest, np.nan), np.full(rest, np.nan), n, level)
     means = []
     for start in range(0, resamples, step := max(1, _BLOCK // n)):
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(
-            np.float64
-        )
+        counts = generator.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start)).astype(np.float64)
         means.append((counts @ numerator) / (counts @ denominator)[:, None])
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
@@ -87,8 +85,7 @@ def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str
         )
     if not 0 < level < 1 or resamples < 1:
         raise InputError(
-            f"level is {level} and resamples {resamples}; "
-            "take a level between 0 and 1 and at least one resample."
+            f"level is {level} and resamples {resamples}; take a level between 0 and 1 and at least one resample."
         )
 
 

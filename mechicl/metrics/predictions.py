@@ -20,9 +20,7 @@ def top_k_ids(logits: Float[Tensor, "*pos vocab"], k: int) -> Int[Tensor, "*pos 
     """The k most probable tokens, most probable first; equal logits are ordered by id."""
     vocabulary = logits.shape[-1]
     if not 1 <= k <= vocabulary:
-        raise InputError(
-            f"k is {k}; it counts tokens of a vocabulary of {vocabulary}: take 1 to {vocabulary}."
-        )
+        raise InputError(f"k is {k}; it counts tokens of a vocabulary of {vocabulary}: take 1 to {vocabulary}.")
     values, ids = logits.topk(min(k + 1, vocabulary), dim=-1)  # one more, to see a tie at the boundary
     ids, by_id = ids.sort(dim=-1)
     values, by_value = values.gather(-1, by_id).sort(stable=True, dim=-1, descending=True)
@@ -91,9 +89,7 @@ class ClassificationScores(NamedTuple):
     n: int
 
 
-def classification_scores(
-    predicted: Int[Tensor, "batch"], gold: Int[Tensor, "batch"]
-) -> ClassificationScores:
+def classification_scores(predicted: Int[Tensor, "batch"], gold: Int[Tensor, "batch"]) -> ClassificationScores:
     """Accuracy, macro-F1, balanced accuracy and the majority baseline of class predictions."""
     from sklearn.metrics import f1_score, recall_score
 

@@ -20,14 +20,10 @@ def hsic_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tens
     """
     sizes = {len(layer) for layer in layers}
     if len(sizes) != 1:
-        raise InputError(
-            f"representations have {sorted(sizes)} samples; compare the same samples in every layer."
-        )
+        raise InputError(f"representations have {sorted(sizes)} samples; compare the same samples in every layer.")
     n = sizes.pop()
     if n < (4 if unbiased else 2):
-        raise InputError(
-            f"{n} samples are too few for CKA; the unbiased estimate needs at least 4, the biased 2."
-        )
+        raise InputError(f"{n} samples are too few for CKA; the unbiased estimate needs at least 4, the biased 2.")
     grams = torch.stack([_gram(layer) for layer in layers])
     if not unbiased:
         return grams.flatten(1) @ grams.flatten(1).T / (n - 1) ** 2
@@ -56,7 +52,5 @@ def cka_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tenso
 
 
 def _gram(layer: Tensor) -> Tensor:
-    centred = layer.double() - layer.double().mean(
-        0
-    )  # HSIC ignores a shift; taking it out first keeps the digits
+    centred = layer.double() - layer.double().mean(0)  # HSIC ignores a shift; taking it out first keeps the digits
     return centred @ centred.T

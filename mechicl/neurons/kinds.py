@@ -60,9 +60,7 @@ def null_space_score(
     norm's scale (Stolfo et al. 2024).
     """
     if not 0 < fraction < 1:
-        raise InputError(
-            f"fraction is {fraction}; it is the share of W_U's directions to call null, between 0 and 1."
-        )
+        raise InputError(f"fraction is {fraction}; it is the share of W_U's directions to call null, between 0 and 1.")
     wide = W_U.cpu().double()
     _, directions = torch.linalg.eigh(wide @ wide.T)  # ascending
     null = directions[:, : max(1, round(fraction * len(wide)))]

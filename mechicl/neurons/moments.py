@@ -88,9 +88,7 @@ class _Unembedding:
         W_U = W_U if W_U.dtype == torch.float64 else W_U.float()
         norm = W_U.norm(dim=0)
         if not (norm > 0).all():
-            raise InputError(
-                f"{int((norm == 0).sum())} columns of W_U are zero; a cosine with them is undefined."
-            )
+            raise InputError(f"{int((norm == 0).sum())} columns of W_U are zero; a cosine with them is undefined.")
         d_model, d_vocab = W_U.shape
         pieces = (W_U[:, start : start + chunk].double() for start in range(0, d_vocab, chunk))
         mean = W_U.new_zeros(d_model, dtype=torch.float64)
@@ -135,9 +133,7 @@ def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: in
     return {name: tensor.cpu() for name, tensor in result.items()}
 
 
-def _stream(
-    unembedding: _Unembedding, direction: Tensor, chunk: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _stream(unembedding: _Unembedding, direction: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sums of third and fourth powers of the centred cosines, and each block's largest and smallest."""
     n, d_vocab = len(direction), unembedding.W_U.shape[1]
     third, fourth = direction.new_zeros(2, n, dtype=torch.float64)
@@ -165,9 +161,7 @@ def _in_blocks(x: Tensor) -> Tensor:
     return filled.view(len(x), -1, _BLOCK)
 
 
-def _extremes(
-    unembedding: _Unembedding, direction: Tensor, block_best: Tensor, top: int
-) -> tuple[Tensor, Tensor]:
+def _extremes(unembedding: _Unembedding, direction: Tensor, block_best: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """The `top` largest cosines and their tokens: they stand in the `top` blocks with the largest maxima."""
     d_vocab = unembedding.W_U.shape[1]
     blocks = block_best.topk(min(top, block_best.shape[1]), dim=1).indices

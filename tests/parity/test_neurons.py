@@ -22,9 +22,7 @@ def test_moments_and_counts_are_the_notebooks(path: Path, shared: Path) -> None:
     moments = vocabulary_moments(model.W_U, [model.W_out(layer) for layer in range(model.sizes.n_layers)])
     for name, key in NAMES.items():
         scale = np.abs(expected[key]).max()
-        np.testing.assert_allclose(
-            getattr(moments, name), expected[key], rtol=0, atol=2e-6 * scale, err_msg=name
-        )
+        np.testing.assert_allclose(getattr(moments, name), expected[key], rtol=0, atol=2e-6 * scale, err_msg=name)
     for threshold, counts in stored["counts_by_kurtosis_threshold"].items():
         classes = classify(moments, kurtosis=float(threshold))
         assert classes.prediction.sum(1).tolist() == counts["prediction"]

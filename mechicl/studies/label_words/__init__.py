@@ -5,7 +5,7 @@ from mechicl.studies.label_words.compression import Compression, compression
 from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, error_diagnosis
 from mechicl.studies.label_words.information_flow import InformationFlow, information_flow
-from mechicl.studies.label_words.isolation import Isolation, isolation
+from mechicl.studies.label_words.isolation import Isolation, isolation, isolation_examples
 from mechicl.studies.label_words.reweighting import Reweighting, reweighting
 from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map
 
@@ -23,6 +23,7 @@ __all__ = [
     "error_diagnosis",
     "information_flow",
     "isolation",
+    "isolation_examples",
     "reweighting",
     "saliency_figure",
     "saliency_map",

@@ -99,8 +99,8 @@ class InformationFlow(Study):
         behind = np.flatnonzero(out_of <= into)
         overtakes = behind[-1] + 1 if len(behind) else 0
         return (
-            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it in every "
-            f"layer from {overtakes} on and holds {out_of[-1]:.0%} in the last."
+            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it in "
+            f"every layer from {overtakes} on and holds {out_of[-1]:.0%} in the last."
         )
 
 

@@ -173,12 +173,13 @@ def isolation(
     return study.run(model, prompts, batch_size=batch_size)
 
 
-def examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:
+def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:
     """Prompts whose most probable words change most when label words are isolated in the first layers (App. C).
 
     Columns: prompt, predicted class index with and without isolation, and the k most probable words of each.
     """
-    assert isinstance(result.study, Isolation)
+    if not isinstance(result.study, Isolation):
+        raise InputError(f"isolation_examples reads results of the study isolation, not of {result.name}.")
     rows = result.study.loyalty(result.table)
     rows = rows[(rows["isolated"] == "label words") & (rows["where"] == "first")]
     rows = rows[rows["n_layers"] == rows["n_layers"].max()].nsmallest(n, "word_loyalty_5", keep="first")

@@ -42,9 +42,7 @@ def saliency_map(
     return run(model, [prompt], [probe], progress=None)[probe][0]
 
 
-def saliency_figure(
-    prompt: Prompt, saliency: Float[Tensor, "layer query key"], layers: Sequence[int]
-) -> go.Figure:
+def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], layers: Sequence[int]) -> go.Figure:
     """Draw the maps of `saliency_map` side by side: rows read, columns are read; w, p and q in their colours.
 
     Each layer is scaled to its own largest edge, and edges of a token with itself are left out.

@@ -1,0 +1,41 @@
+"""Isolation as a study: loyalty, and the examples of App. C."""
+
+from __future__ import annotations
+
+import pytest
+
+import mechicl as mi
+from mechicl.studies.label_words import Isolation
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+
+def test_loyalty_to_itself_is_one_and_jaccard_takes_its_seven_values() -> None:
+    model, prompts = tiny.model("gpt2"), random_prompts(8)
+    result = mi.isolation(model, prompts, n_layers=[1, 3])
+    study = Isolation(n_layers=(1, 3))
+    rows = study.loyalty(result.table)
+    # in the last layer q reads label words whose own rows no longer matter
+    last = rows[(rows["isolated"] == "label words") & (rows["where"] == "last") & (rows["n_layers"] == 1)]
+    assert (last["label_loyalty"] == 1).all()
+    assert (last["word_loyalty_5"] == 1).all()
+    possible = {0, 1 / 9, 1 / 4, 3 / 7, 2 / 3, 1}
+    assert all(min(abs(value - p) for p in possible) < 1e-6 for value in rows["word_loyalty_5"])
+    assert rows["label_loyalty"].isin([0, 1]).all()
+
+
+def test_examples_show_words_with_and_without_isolation() -> None:
+    model = tiny.model("gpt2")
+    result = mi.isolation(model, random_prompts(6), n_layers=[2])
+    examples = mi.isolation_examples(result, tiny.tokenizer(), n=3, k=4)
+    assert len(examples) == 3
+    assert all(len(words) == 4 for column in ("words_whole", "words_isolated") for words in examples[column])
+    flow = mi.information_flow(model, random_prompts(2))
+    with pytest.raises(mi.InputError, match="study isolation"):
+        mi.isolation_examples(flow, tiny.tokenizer())
+
+
+@pytest.mark.parametrize("n_layers", [(), (0,), (4,)])
+def test_numbers_of_layers_that_the_model_does_not_have(n_layers: tuple[int, ...]) -> None:
+    with pytest.raises(mi.InputError, match="choose among 1 to 3"):
+        mi.isolation(tiny.model("gpt2"), random_prompts(2), n_layers=n_layers)
