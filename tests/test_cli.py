@@ -179,3 +179,19 @@ def test_help_and_import_load_no_torch() -> None:
         "assert not {'torch', 'transformer_lens', 'pandas', 'plotly', 'datasets'} & set(sys.modules), 'slow'"
     )
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_reproduce_runs_every_study_of_the_first_paper(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = ["--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 4, "--seeds", "1"]
+    code, out, err = mechicl("reproduce", "label-words", *asked, "--out", tmp_path)
+    assert (code, err) == (0, "")
+    assert "published and measured" in out
+    assert out.strip().splitlines()[-2:] == [
+        str((tmp_path / protocol / "report.html").resolve()) for protocol in ("corrected", "paper")
+    ]
+    for study in ("information-flow", "isolation", "compression", "reweighting"):
+        assert load_result(tmp_path / "paper", study).study.protocol == "paper"
+    # two classes have a single pair, which cannot be ranked
+    assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()

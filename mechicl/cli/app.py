@@ -35,6 +35,7 @@ studies.command("lesioned-icl")(stages.lesioned_icl)
 
 papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 app.add_typer(papers, name="reproduce")
+papers.command("label-words")(reproduce.label_words)
 papers.command("stages")(reproduce.stages)
 
 app.command("demo")(demo)

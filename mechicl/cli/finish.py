@@ -33,8 +33,8 @@ def finish(study: Study, asked: Asked, make: Callable[..., Any] | None = None) -
     cells = Cells(asked.out)
     model = asked.load_model()
     result = study.run(model, asked.prompt_sets(model, make), batch_size=asked.batch_size, cells=cells)
+    show(result)  # first: a result that cannot be told must not be saved
     result.save(asked.out)
-    show(result)
     print(page(asked.out).resolve())
 
 

@@ -94,8 +94,8 @@ def finish(study: Study, asked: OnText) -> None:
     model = asked.load_model()
     material = asked.corpus(model) if study.reads == "text" else None
     result = study.run(model, material, batch_size=asked.batch_size, cells=cells)
-    result.save(asked.out)
     show(result)
+    result.save(asked.out)
     print(page(asked.out).resolve())
 
 
@@ -284,8 +284,8 @@ def stages_atlas(
         loaded = asked.load_model()
         results.append(Atlas().run(loaded, asked.corpus(loaded), batch_size=batch_size, cells=cells))
     result = compare_atlases(results)
-    result.save(out)
     show(result)
+    result.save(out)
     print(page(out).resolve())
 
 
