@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import mechicl as mi
-from mechicl.studies.label_words import DeepLayers, InformationFlow, Isolation
+from mechicl.studies.label_words import DeepLayers, ErrorDiagnosis, InformationFlow, Isolation
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +43,10 @@ def test_deep_layers_attend_to_the_predicted_label(model: Any, prompts: list[Any
     auroc = summary[(summary["metric"] == "AUCROC") & (summary["task"] == prompts[0].task)].set_index("layer")["mean"]
     assert auroc[0] < 0.75
     assert (auroc[2:4] > 0.8).all()
+
+
+def test_a_model_without_errors_leaves_nothing_to_diagnose(model: Any) -> None:
+    study = ErrorDiagnosis(contexts=4)
+    prompts = study.prompts(mi.load_task("tiny-topics-4"), model.tokenizer, samples=24)
+    with pytest.raises(mi.InputError, match="nothing to diagnose"):
+        study.run(model, prompts)

@@ -52,7 +52,9 @@ def show(result: Result) -> None:
     """Print a short table and the finding."""
     console = Console()
     table = overview(result.summary())
-    printed = Table(*map(str, table.columns), title=result.name, title_justify="left")
+    printed = Table(title=result.name, title_justify="left")
+    for column in table.columns:  # folded rather than cut: two names with one beginning must differ
+        printed.add_column(str(column), overflow="fold")
     for row in table.itertuples(index=False):
         printed.add_row(*map(str, row))
     console.print(printed)

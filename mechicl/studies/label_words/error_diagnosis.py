@@ -119,6 +119,13 @@ class ErrorDiagnosis(Study):
         keys = torch.stack([_anchor_keys(model, context) for context in self._contexts(model, behind)])
         distances = self._distances(seen[probe], keys)
         names, real = behind.class_names, real_confusion(*judged)
+        between = real[~torch.eye(len(real), dtype=torch.bool)]
+        known = between[between.isfinite()]
+        if not len(known) or known.min() == known.max():
+            raise InputError(
+                f"There is nothing to diagnose: this model confuses all pairs of {prompts.task}'s classes alike; take "
+                "more prompts, or a model that makes errors."
+            )
         rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
         rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
         return pd.concat(rows, ignore_index=True)
