@@ -1,11 +1,11 @@
-# make test | demo | lint | format | clean: each sets up .venv when it is missing or out of date.
+# make test | demo | lint | format | bench | clean: each sets up .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: test demo lint format clean
+.PHONY: test demo lint format bench clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
@@ -33,6 +33,10 @@ $(STAMP): pyproject.toml constraints.txt
 $(VENV)/.lint: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[lint]"
 	touch $@
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/label_words.py --queries 6
+	$(BIN)/python benchmarks/lesions.py --tokens 256
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
