@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mechicl.cli.finish import page, show
+from mechicl.cli.finish import page
 
 SEEDS, SAMPLES = (42, 43, 44), 32
 
@@ -16,10 +16,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("mechicl-demo"),
 ) -> None:
     """Watch information gather in label words: the shipped model, in about a minute, offline."""
+    from rich.console import Console
+
     from mechicl.models import load_model
     from mechicl.progress import progress
     from mechicl.results import Cells
-    from mechicl.studies.label_words import InformationFlow, Isolation
+    from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation
     from mechicl.tasks import load_task
 
     cells = Cells(out)
@@ -29,13 +31,14 @@ def demo(
         for task in ("tiny-topics-2", "tiny-topics-4")
         for seed in SEEDS
     ]
-    studies = (InformationFlow(), Isolation(n_layers=(1, 2, 3)))
+    studies = (InformationFlow(), Isolation(n_layers=(1, 2, 3)), DeepLayers(), Compression(positions=("original",)))
     with progress("demo", len(studies)) as advance:
         results = []
         for study in studies:
             results.append(study.run(model, prompts, cells=cells))
             results[-1].save(out)
             advance(1)
+    console = Console()
     for result in results:
-        show(result)
+        console.print(f"[bold]{result.study.title}.[/bold] {result.finding()}", highlight=False)
     print(page(out).resolve())
