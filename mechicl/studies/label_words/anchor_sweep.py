@@ -94,7 +94,7 @@ class AnchorSweep(Study):
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *place])
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         shown = [(metric, width) for width in self.windows for metric in _METRICS]
         figure = panels([f"{TITLES[m]}, {_layers(width)}" for m, width in shown])
         for column, (metric, width) in enumerate(shown, start=1):
@@ -112,7 +112,7 @@ class AnchorSweep(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         chosen = (summary["metric"] == "word_loyalty_5") & (summary["window"] == self.windows[0])
         mean = summary[chosen].groupby(["isolated", "layer"])["mean"].mean()
         parts = [f"{kind} {mean[kind].min():.0%} (layer {mean[kind].idxmin()})" for kind in _KINDS]

@@ -157,7 +157,7 @@ class Compression(Study):
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         shown = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
         figure = panels([TITLES[metric] for metric in shown])
         for column, metric in enumerate(shown, start=1):
@@ -178,7 +178,7 @@ class Compression(Study):
         return figure
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         by = summary[summary["metric"] == "label_loyalty"].groupby(_CONDITION, sort=False)["mean"].mean()
         anchors = by["hidden anchor"]
         where = anchors.index[0]

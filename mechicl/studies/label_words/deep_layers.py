@@ -115,7 +115,7 @@ class DeepLayers(Study):
         ]
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
         figure = panels([f"{task}, {shots} per class" for task, shots in shown])
         for column, (task, shots) in enumerate(shown, start=1):
@@ -136,7 +136,7 @@ class DeepLayers(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         metrics = list(dict.fromkeys(summary["metric"]))
         curve = summary[summary["metric"] == metrics[0]]
         if AVERAGE in set(curve["task"]):

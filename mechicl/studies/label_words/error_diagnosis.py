@@ -208,7 +208,7 @@ class ErrorDiagnosis(Study):
     def figure(self, result: Result) -> go.Figure:
         from plotly.subplots import make_subplots
 
-        table, summary = result.table, self.summary(result.table)
+        table, summary = result.table, result.summary()
         layer, components = self.shown(table)
         tasks = list(dict.fromkeys(table["task"]))
         titles = ["real confusion", f"predicted, layer {layer}, M = {components}", "their rank correlation"]
@@ -233,7 +233,7 @@ class ErrorDiagnosis(Study):
 
     def finding(self, result: Result) -> str:
         layer, components = self.shown(result.table)
-        summary = self.summary(result.table)
+        summary = result.summary()
         at = summary[(summary["layer"] == layer) & (summary["components"] == components)]
         mean = at.groupby("metric")["mean"].mean()
         curve = summary[(summary["metric"] == "spearman") & (summary["components"] == components)]

@@ -182,7 +182,7 @@ class Reweighting(Study):
         return pd.concat(parts, ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         tasks = list(dict.fromkeys(summary["task"]))
         figure = panels(tasks)
         for column, task in enumerate(tasks, start=1):
@@ -201,7 +201,7 @@ class Reweighting(Study):
         return figure
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         accuracy = summary[summary["metric"] == "accuracy"].groupby("method")["mean"].mean()
         text = f"Accuracy rises from {accuracy[VANILLA]:.0%} to {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
         if accuracy[REWEIGHTED] <= accuracy[VANILLA]:

@@ -114,7 +114,7 @@ class Atlas(Study):
         )
 
     def figure(self, result: Result) -> go.Figure:
-        summary, boundaries = self.summary(result.table), self.boundaries(result.table)
+        summary, boundaries = result.summary(), self.boundaries(result.table)
         models = list(summary["model"].unique())
         figure = panels(models)
         for column, model in enumerate(models, start=1):

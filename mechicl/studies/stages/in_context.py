@@ -93,7 +93,7 @@ class LesionedLearning(Study):
         return pd.concat(parts, ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         pooled = summary.groupby(["metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
         figure = panels(["predictions, layer left out", "flow that is left", "intact flow, by layer"], common=False)
         curves = (
@@ -117,7 +117,7 @@ class LesionedLearning(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         loyalty = means["loyalty"].drop(_INTACT)
         kept = {name: means[f"{name} kept"].drop(_INTACT) for name in ("S_wp", "S_pq")}
         return (

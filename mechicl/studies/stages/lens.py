@@ -70,7 +70,7 @@ class LensStudy(Study):
         return weighted_summary(table.assign(one=1.0), weights, ["model", "lens"], "point")
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         figure = panels(["entropy (bits)", "KL(final ‖ lens) (nats)", "1 / rank of the final token"], common=False)
         for lens in summary["lens"].unique():
             name, colour, dash = _STYLES[lens]
@@ -92,7 +92,7 @@ class LensStudy(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         parts = []
         for lens, rows in summary.groupby("lens", sort=False):
             entropy = rows[rows["metric"] == "entropy"].sort_values("point")["mean"].to_numpy()

@@ -142,7 +142,7 @@ class Lesions(Study):
         return weighted_summary(measured, weights | {"accuracy_retained": "hits"}, ["model", "kind"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         figure = panels(list(_PANELS.values()), common=False)
         kinds = list(dict.fromkeys(summary["kind"]))
         others = [kind for kind in kinds if kind not in _COLOURS]
@@ -162,7 +162,7 @@ class Lesions(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         same = summary[summary["metric"] == "agreement"]
         n_layers = int(same["layer"].max()) + 1
         parts = []

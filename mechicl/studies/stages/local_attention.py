@@ -64,7 +64,7 @@ class LocalAttentionStudy(Study):
         return weighted_summary(heads, weights, ["model"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         names = ["attention to the previous k tokens", "to position 0, and to itself", "the authors' mean entry, k ≤ 5"]
         figure = panels(names if self.protocol == "corrected" else names[2:], common=False)
         column = 3 if self.protocol == "corrected" else 1
@@ -89,7 +89,7 @@ class LocalAttentionStudy(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         metric = "pooled" if self.protocol == "paper" else f"mass_{5 if 5 in self.windows else self.windows[0]}"
         curve = means[metric]
         what = "the mean entry" if metric == "pooled" else f"attention to the previous {metric[5:]} tokens"

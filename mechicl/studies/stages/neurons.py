@@ -67,7 +67,7 @@ class NeuronsStudy(Study):
         return summary.assign(low=np.nan, high=np.nan)
 
     def figure(self, result: Result) -> go.Figure:
-        summary, figure = self.summary(result.table), panels([""])
+        summary, figure = result.summary(), panels([""])
         for kind, colour in (("prediction", BLUE), ("suppression", VERMILION)):
             add_curve(figure, summary[summary["metric"] == kind], x="layer", name=kind, colour=colour)
         figure.update_yaxes(rangemode="tozero")
@@ -78,7 +78,7 @@ class NeuronsStudy(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table)
+        summary = result.summary()
         last = max(int(summary["layer"].max()), 1)
         parts = []
         for kind in ("prediction", "suppression"):

@@ -56,7 +56,7 @@ class NormsStudy(Study):
         return weighted_summary(rows, dict.fromkeys([*metrics, *others], "positions"), ["model"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         if self.protocol == "paper":
             curves = [("mlp", "MLP", BLUE, "solid", 1), ("attn", "attention", VERMILION, "solid", 1)]
             figure = panels(["norm of the output"], common=False)
@@ -80,7 +80,7 @@ class NormsStudy(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        means = self.summary(result.table).groupby(["metric", "layer"])["mean"].mean()
+        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         curve = means["mlp" if self.protocol == "paper" else "mlp_norm"]
         return (
             f"The norm of the MLPs' outputs is {curve.iloc[0]:.2f} in layer 0, highest in layer {curve.idxmax()} "

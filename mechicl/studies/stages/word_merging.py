@@ -121,7 +121,7 @@ class WordMerging(Study):
         return pd.concat(parts, ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
-        summary = self.summary(result.table)
+        summary = result.summary()
         names = ["attention one token back", "best head: AUROC within / across", "what a cut adds to the loss (nats)"]
         figure = panels(names, common=False)
         curves = (("within_1", "same word", BLUE, 1), ("across_1", "another word", GREY, 1),
@@ -148,7 +148,7 @@ class WordMerging(Study):
         return figure
 
     def finding(self, result: Result) -> str:
-        summary = self.summary(result.table).set_index(["metric", "layer"])["mean"]
+        summary = result.summary().set_index(["metric", "layer"])["mean"]
         heads = best_heads(_attention_rows(result.table))
         best = heads.nlargest(1, "auroc_0").iloc[0]
         loss = {cut: summary[f"cost, {cut}", -1] for cut in _CUTS}
