@@ -6,8 +6,10 @@ import sys
 
 import typer
 
-from mechicl.cli import anchors, label_words, reproduce, stages
+from mechicl.cli import label_words, stages  # noqa: F401  # they add their studies to `mechicl run`
+from mechicl.cli.command import studies
 from mechicl.cli.demo import demo
+from mechicl.cli.reproduce import papers
 from mechicl.errors import InputError, NumericalError
 
 app = typer.Typer(
@@ -15,29 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True)
 app.add_typer(studies, name="run")
-studies.command("information-flow")(label_words.information_flow)
-studies.command("isolation")(label_words.isolation)
-studies.command("deep-layers")(label_words.deep_layers)
-studies.command("compression")(anchors.compression)
-studies.command("reweighting")(anchors.reweighting)
-studies.command("error-diagnosis")(anchors.error_diagnosis)
-studies.command("anchor-sweep")(anchors.anchor_sweep)
-studies.command("stages-atlas")(stages.stages_atlas)
-studies.command("layer-lesions")(stages.layer_lesions)
-studies.command("local-attention")(stages.local_attention)
-studies.command("word-merging")(stages.word_merging)
-studies.command("logit-lens")(stages.logit_lens)
-studies.command("neurons")(stages.neurons)
-studies.command("norms")(stages.norms)
-studies.command("lesioned-icl")(stages.lesioned_icl)
-
-papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 app.add_typer(papers, name="reproduce")
-papers.command("label-words")(reproduce.label_words)
-papers.command("stages")(reproduce.stages)
-
 app.command("demo")(demo)
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechicl.cli.options import Asked
+    from mechicl.cli.asked import Asked
     from mechicl.results import Result
     from mechicl.studies.study import Study
 
@@ -23,19 +22,25 @@ _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
 """More of them do not fit a terminal's width, with their intervals or at all; the page has everything."""
 
 
-def finish(study: Study, asked: Asked, make: Callable[..., Any] | None = None) -> None:
-    """Run a study on what is asked, cell by cell, and end with the path of the page to open.
+def finish(study: Study, asked: Asked) -> None:
+    """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
+    close(measure(study, asked), asked.out)
 
-    `make(task, tokenizer, ...)` builds the prompts of a study that needs more than `task.prompts` gives.
-    """
+
+def measure(study: Study, asked: Asked) -> Result:
+    """Run a study on what is asked; finished cells are read from the folder."""
     from mechicl.results import Cells
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    result = study.run(model, asked.prompt_sets(model, make), batch_size=asked.batch_size, cells=cells)
+    return study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells)
+
+
+def close(result: Result, out: Path) -> None:
+    """Show a result, keep it, and end with the path of the page to open."""
     show(result)  # first: a result that cannot be told must not be saved
-    result.save(asked.out)
-    print(page(asked.out).resolve())
+    result.save(out)
+    print(page(out).resolve())
 
 
 def page(folder: Path) -> Path:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from importlib.metadata import version
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from mechicl.models.adapt import hooked
+from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
@@ -37,7 +37,7 @@ def provenance(model: Any) -> dict[str, Any]:
         "weight_digest": weight_digest(seam.raw),
         "dtype": str(seam.dtype).removeprefix("torch."),
         "device": str(seam.device),
-        "versions": {name: version(name) for name in ("torch", "transformer-lens", "transformers")},
+        "versions": versions(),
     }
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from itertools import groupby
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mechicl.prompts.prompt import Prompt
 
 _STYLES = {
     "w": "background:#dbeafe",
@@ -23,18 +20,20 @@ _MEANING = {
 }
 
 
-def prompt_html(prompt: Prompt) -> str:
-    """The prompt's text with its positions marked; whatever stands in the text is escaped."""
-    roles = _character_roles(prompt)
+def marked_html(text: str, roles: Sequence[str], caption: str) -> str:
+    """A prompt's text with its positions marked; whatever stands in the text is escaped.
+
+    `roles` has one of "w", "p", "anchor", "q" or "" for each character; without text there is only the caption.
+    """
     runs = (
         (role, "".join(character for _, character in run))
-        for role, run in groupby(zip(roles, prompt.string, strict=True), key=lambda pair: pair[0])
+        for role, run in groupby(zip(roles, text, strict=True), key=lambda pair: pair[0])
     )
-    body = "".join(_span(role, text) for role, text in runs) or f"<i>{len(prompt)} tokens, text not stored</i>"
+    body = "".join(_span(role, part) for role, part in runs) or "<i>text not stored</i>"
     legend = " ".join(_span(role, meaning) for role, meaning in _MEANING.items() if role in roles)
     return (
         '<div style="background:#fff;color:#111;border:1px solid #ddd;padding:.6em;max-width:60em">'
-        f'<div style="font-size:.85em;margin-bottom:.5em">{legend} <span>{escape(repr(prompt))}</span></div>'
+        f'<div style="font-size:.85em;margin-bottom:.5em">{legend} <span>{escape(caption)}</span></div>'
         '<pre style="white-space:pre-wrap;max-height:24em;overflow:auto;margin:0;color:#111">'
         f"{body}</pre></div>"
     )
@@ -43,19 +42,3 @@ def prompt_html(prompt: Prompt) -> str:
 def _span(role: str, text: str) -> str:
     # bdi keeps right-to-left text, and bidirectional overrides in it, inside its own run.
     return f'<bdi style="{_STYLES.get(role, "")}">{escape(text)}</bdi>'
-
-
-def _character_roles(prompt: Prompt) -> list[str]:
-    """What each character belongs to; later roles win where two tokens share a character."""
-    roles = [""] * len(prompt.string)
-    marked = [
-        ("w", prompt.w),
-        ("p", prompt.label_positions),
-        ("anchor", prompt.anchors),
-        ("q", (prompt.target,)),
-    ]
-    for role, positions in marked:
-        for position in positions:
-            start, stop = prompt.offsets[position] if prompt.offsets else (0, 0)
-            roles[start:stop] = [role] * (stop - start)
-    return roles

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from mechicl.errors import InputError
-from mechicl.prompts.display import prompt_html
+from mechicl.prompts.display import marked_html
 
 
 class Rows(NamedTuple):
@@ -110,7 +110,25 @@ class Prompt:
         return f"Prompt({name}: {len(self)} tokens, p=[{shown}{more}], q={self.target}, gold={gold})"
 
     def _repr_html_(self) -> str:
-        return prompt_html(self)
+        return marked_html(self.string, self.character_roles(), repr(self))
+
+    def character_roles(self) -> list[str]:
+        """What each character of the text belongs to: "w", "p", "anchor", "q" or "" (template, query).
+
+        Later roles win where two tokens share a character.
+        """
+        roles = [""] * len(self.string)
+        marked = [
+            ("w", self.w),
+            ("p", self.label_positions),
+            ("anchor", self.anchors),
+            ("q", (self.target,)),
+        ]
+        for role, positions in marked:
+            for position in positions:
+                start, stop = self.offsets[position] if self.offsets else (0, 0)
+                roles[start:stop] = [role] * (stop - start)
+        return roles
 
     @classmethod
     def from_positions(

@@ -15,7 +15,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.prompts.display import prompt_html
 from mechicl.prompts.prompt import Prompt
 
 
@@ -210,7 +209,7 @@ class PromptSet(Sequence[Prompt]):
         )
 
     def _repr_html_(self) -> str:
-        first = prompt_html(self.prompts[0]) if self.prompts else ""
+        first = self.prompts[0]._repr_html_() if self.prompts else ""
         return f"<p>{escape(repr(self))}</p>{first}"
 
 

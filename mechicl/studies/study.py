@@ -16,7 +16,9 @@ from mechicl.errors import InputError
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.results import Cells, Result, versions
+from mechicl.results import Cells, Result
+from mechicl.tasks import Task
+from mechicl.versions import versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
@@ -48,6 +50,10 @@ class Study(ABC):
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "corrected"):
             raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
+
+    def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
+        """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
+        return task.prompts(tokenizer, **options)
 
     def conditions(self, model: Any) -> list[Condition]:
         """The parts that are measured, and kept on disk, one by one."""

@@ -1,0 +1,148 @@
+"""What a command is run on: the options that commands share, each declared once.
+
+Annotations are no strings here: `mechicl.cli.command` makes options of the fields that carry a `typer.Option`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mechicl.cli.reading import assignments, choice, integers, names
+
+if TYPE_CHECKING:
+    from mechicl.prompts import PromptSet
+    from mechicl.studies.study import Material, Study
+
+
+def _on(help: str, **limits: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="On what", **limits)
+
+
+def _where(help: str, **limits: Any) -> Any:
+    return typer.Option(help=help, rich_help_panel="Where and how", **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(ABC):
+    """A model, the machine it runs on, and the folder for what is found."""
+
+    model: Annotated[str, _on("tiny-icl, a hub name, or a local Hugging Face folder.")]
+    out: Annotated[Path, _where("Folder for the results; a broken run goes on from what is there.")]
+    batch_size: Annotated[int, _where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
+    dtype: Annotated[str, _where("float32, bfloat16 or float16.")] = "float32"
+    device: Annotated[str | None, _where("cpu, cuda, cuda:1, mps; default: the best there is.")] = None
+
+    def load_model(self) -> Any:
+        """The HookedTransformer asked for."""
+        from mechicl.models import load_model
+
+        return load_model(self.model, dtype=self.dtype, device=self.device)
+
+    @abstractmethod
+    def material(self, study: "Study", model: Any) -> "Material":
+        """What the study is run on: prompts, running text, or nothing where it reads weights alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnPrompts(Asked):
+    """Prompts of tasks, as in *Label Words are Anchors*."""
+
+    task: Annotated[str, _on("Task, or several with commas; `mechicl list` names them.")]
+    data: Annotated[
+        Path | None, _on("File or folder with the task's data, or a folder of such folders; default: the hub.")
+    ] = None
+    samples: Annotated[int, _on("Prompts per task and seed.", min=1)] = 64
+    seeds: Annotated[str, _on("Seeds of the demonstrations, with commas.")] = "42,43,44,45,46"
+    shots: Annotated[int, _on("Demonstrations per class.", min=1)] = 1
+    demonstrations: Annotated[str, _on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each.")] = (
+        "per_seed"
+    )
+    too_long: Annotated[
+        str,
+        _on(
+            "Prompts beyond the context: refuse; drop them; or shorter: draw only examples that surely fit. "
+            "None is ever cut."
+        ),
+    ] = "refuse"
+    label_words: Annotated[
+        str | None,
+        _on('Other label words, as "negative= A,positive= B"; the space before a word belongs to it.'),
+    ] = None
+
+    def material(self, study: "Study", model: Any) -> "list[PromptSet]":
+        """A prompt set for every task and seed."""
+        from mechicl.tasks import load_task
+
+        policy = choice("--demonstrations", self.demonstrations, "per_seed", "per_prompt")
+        too_long = choice("--too-long", self.too_long, "refuse", "drop", "shorter")
+        seeds = integers("--seeds", self.seeds)
+        words = None if self.label_words is None else assignments("--label-words", self.label_words)
+        return [
+            study.prompts(
+                load_task(name, data=_data_of(name, self.data), label_words=words),
+                model.tokenizer, shots=self.shots, samples=self.samples, seed=seed, demonstrations=policy,
+                n_ctx=model.cfg.n_ctx, too_long=too_long,
+            )
+            for name in names("--task", self.task)
+            for seed in seeds
+        ]  # fmt: skip
+
+
+def _data_of(task: str, data: Path | None) -> Path | None:
+    """The task's data: a folder may hold a folder per task."""
+    return data / task if data is not None and (data / task).is_dir() else data
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnWeights(Asked):
+    """A model's weights, processed as in *Stages of Inference*."""
+
+    processing: Annotated[str, _on("none, or fold: norms folded and weights centred, as in the papers.")] = "none"
+
+    def load_model(self) -> Any:
+        """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
+        from mechicl.models import load_model
+
+        processing = choice("--processing", self.processing, "none", "fold")
+        return load_model(
+            self.model, processing=processing, fold_value_biases=processing == "fold", dtype=self.dtype,
+            device=self.device,
+        )  # fmt: skip
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnText(OnWeights):
+    """Running text, as in *Stages of Inference*."""
+
+    text: Annotated[str, _on("Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.")] = (
+        "NeelNanda/pile-10k"
+    )
+    tokens: Annotated[int, _on("Tokens of text.", min=1)] = 20_000
+    length: Annotated[int, _on("Positions of a sequence, BOS included.", min=3)] = 256
+    seed: Annotated[int, _on("Order of the documents.")] = 0
+    packing: Annotated[str, _on("packed: full sequences; documents: one sequence each, cut (the authors').")] = "packed"
+    column: Annotated[str, _on("Column of a table that holds the text.")] = "text"
+    split: Annotated[str, _on("Split of a hub data set.")] = "train"
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The text, with a BOS in front of every sequence; nothing for a study that reads weights alone."""
+        return _corpus(self, model.tokenizer, model.cfg.n_ctx) if study.reads == "text" else None
+
+
+@lru_cache(maxsize=1)
+def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> Any:
+    """One corpus serves all the studies of a paper."""
+    from mechicl.corpora import load_corpus
+
+    return load_corpus(
+        tokenizer, asked.text, prepend_bos=True, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
+        packing=choice("--packing", asked.packing, "packed", "documents"), seed=asked.seed, column=asked.column,
+        split=asked.split,
+    )  # fmt: skip

@@ -1,0 +1,46 @@
+"""How the texts of options are read; what is wrong is said by the option's name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mechicl.errors import InputError
+
+
+def choice(option: str, value: str, *choices: str) -> Any:
+    """The value, if it is one of the choices."""
+    if value not in choices:
+        raise InputError(f"{option} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
+    return value
+
+
+def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
+    """Several of the choices from a text such as label,template."""
+    return tuple(choice(option, name, *among) for name in names(option, text))
+
+
+def integers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers from a text such as 42,43."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 42,43.") from None
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0:
+        raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
+    return numbers
+
+
+def names(option: str, text: str) -> tuple[str, ...]:
+    """Names from a text such as sst2,trec."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found) or len(set(found)) < len(found):
+        raise InputError(f"{option} is {text!r}; give each name once, with commas between them.")
+    return found
+
+
+def assignments(option: str, text: str) -> dict[str, str]:
+    """Words by name from a text such as "negative= A,positive= B"; spaces of the words are kept."""
+    pairs = [part.split("=") for part in text.split(",")]
+    if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
+        raise InputError(f'{option} is {text!r}; give each class a word, as "negative= A,positive= B".')
+    return {name.strip(): word for name, word in pairs}
