@@ -60,12 +60,12 @@ if TYPE_CHECKING:
     from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import lesioned_icl as lesioned_icl
-    from mechicl.studies.stages import local_attention as local_attention
     from mechicl.studies.stages import logit_lens as logit_lens
-    from mechicl.studies.stages import neurons as neurons
-    from mechicl.studies.stages import norms as norms
     from mechicl.studies.stages import stages_atlas as stages_atlas
-    from mechicl.studies.stages import word_merging as word_merging
+    from mechicl.studies.stages.local_attention import local_attention as local_attention
+    from mechicl.studies.stages.neurons import neurons as neurons
+    from mechicl.studies.stages.norms import norms as norms
+    from mechicl.studies.stages.word_merging import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
 
