@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.browser import Browser, chromium
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -39,6 +42,21 @@ def load_shared_model(shared: Path) -> Any:
         return load_model(str(folder))
 
     return load
+
+
+@pytest.fixture(scope="module")
+def _chromium() -> Iterator[Any]:
+    # A module's own: playwright's event loop would stand in the way of other modules' asyncio.
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def browser(_chromium: Any) -> Iterator[Browser]:
+    """Opens pages in a headless Chromium, see tests/browser.py; its tabs are closed after the test."""
+    browser = Browser(_chromium)
+    yield browser
+    browser.close()
 
 
 def parity_files(experiment: str) -> list[Any]:
