@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.metrics import jaccard, top_k_ids
+from mechicl.engines.readout import read_out, rows_at_once
 from mechicl.models import HookedModel
 
-_LOGITS_AT_ONCE = 2**24
-"""Logits held at a time for one pass (float32: 64 MiB)."""
 _MEASURES = ("kl", "entropy", "loss", "top_k_overlap", "top_token")
 
 
@@ -85,23 +82,17 @@ class Comparison:
         self, intact: Float[Tensor, "batch pos d_model"], lesioned: Sequence[Float[Tensor, "batch pos d_model"]]
     ) -> None:
         """Compare further passes with the intact one."""
-        device = intact.device
-        rows = self.real.to(device)
-        base, others = intact[rows], [resid[rows] for resid in lesioned]
-        chunk = max(1, _LOGITS_AT_ONCE // self.net.sizes.d_vocab)
-        parts: list[list[dict[str, Tensor]]] = []
-        for start in range(0, len(base), chunk):
-            at = slice(start, start + chunk)
-            targets = self.targets[at].to(device)
-            reference = _Reference(self.net.lens(base[at]), self.top_k)
-            own = reference.measure(reference.log_p, targets)
-            parts.append([own, *(reference.measure(self.net.lens(other[at]), targets) for other in others)])
-        joined = [
-            {name: torch.cat([part[name] for part in column]).cpu() for name in _MEASURES}
-            for column in zip(*parts, strict=True)
+        rows = self.real.to(intact.device)
+        at_once = max(1, rows_at_once(intact.device) // (1 + len(lesioned)))
+        streams = [resid[rows] for resid in (intact, *lesioned)]
+        targets = self.targets.to(intact.device)
+        parts = [
+            read_out(self.net, torch.stack([stream[at] for stream in streams], 1), targets[at], self.top_k)
+            for at in (slice(start, start + at_once) for start in range(0, len(targets), at_once))
         ]
-        self.base = joined[0]
-        self.lesioned += joined[1:]
+        joined = {name: torch.cat([part[name] for part in parts]) for name in _MEASURES}
+        self.base = {name: values[:, 0] for name, values in joined.items()}
+        self.lesioned += [{name: values[:, i + 1] for name, values in joined.items()} for i in range(len(lesioned))]
 
     def finish(self, lesions: Sequence[Any]) -> Compared:
         """The measures at their places in the batch."""
@@ -123,26 +114,3 @@ class Comparison:
             tokens=self.tokens,
             lengths=self.lengths,
         )
-
-
-class _Reference:
-    """The intact model's predictions for some tokens, normalised once for all lesions."""
-
-    def __init__(self, logits: Float[Tensor, "token d_vocab"], top_k: int) -> None:
-        self.log_p = logits.log_softmax(-1)
-        self.p = self.log_p.exp()
-        self.top_k = top_k
-        self.top = top_k_ids(self.log_p, top_k) if top_k else None
-
-    def measure(self, logits: Float[Tensor, "token d_vocab"], targets: Int[Tensor, "token"]) -> dict[str, Tensor]:
-        log_q = logits.log_softmax(-1)
-        overlap = torch.full_like(log_q[:, 0], torch.nan)
-        if self.top is not None:
-            overlap = jaccard(top_k_ids(log_q, self.top_k), self.top)
-        return {
-            "kl": (self.p * (self.log_p - log_q)).sum(-1).clamp(min=0),
-            "entropy": -(log_q.exp() * log_q).sum(-1).clamp(max=0) / math.log(2),
-            "loss": -log_q.gather(-1, targets[:, None])[:, 0],
-            "top_k_overlap": overlap,
-            "top_token": log_q.argmax(-1),
-        }

@@ -24,7 +24,7 @@ from mechicl.patches.lesions import Lesion, Step
 
 _MEMORY = 2**30
 """Bytes of live residuals; more lesions than that are swept in several groups."""
-_TOKENS_AT_ONCE = {"cpu": 4096, "cuda": 65536, "mps": 16384}
+_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 """Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
 
 

@@ -176,6 +176,19 @@ class HookedTransformerModel:
         W_U, b_U = self.W_U[:, tokens], self.b_U[tokens]
         return self._cap(normalised.to(W_U.device, W_U.dtype) @ W_U + b_U).float()
 
+    @torch.no_grad()
+    def lens_tiles(
+        self, resid: Float[Tensor, "row d_model"], width: int
+    ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
+        W_U, b_U = self.W_U, self.b_U
+        rows = normalise(getattr(self.raw, "ln_final", None), resid).to(W_U.device, W_U.dtype)
+        memory = rows.new_empty(len(rows) * min(width, W_U.shape[1]))
+        for start in range(0, W_U.shape[1], width):
+            part = W_U[:, start : start + width]
+            tile = memory[: len(rows) * part.shape[1]].view(len(rows), -1)
+            torch.addmm(b_U[start : start + width], rows, part, out=tile)
+            yield start, self._cap(tile).float()
+
     def _unembed(self, normalised: Tensor) -> Tensor:
         # Not the module's own forward, which copies the transposed W_U at every call.
         W_U = self.W_U

@@ -7,7 +7,7 @@ change elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -155,6 +155,13 @@ class HookedModel(Protocol):
     ) -> Float32[Tensor, "*any token"]:
         """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last
         residual)`; with `tokens`, the logits of these alone.
+        """
+
+    def lens_tiles(
+        self, resid: Float[Tensor, "row d_model"], width: int
+    ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
+        """`lens`, `width` tokens of the vocabulary at a time: the first token's id, and the logits in memory that
+        the next tile takes, free to be overwritten. Without gradients.
         """
 
     def embed(

@@ -63,16 +63,22 @@ def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "ba
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    if x.requires_grad:
+        return F.gelu(x, approximate="tanh")
+    return torch.ops.aten.gelu_(x, approximate="tanh")  # type: ignore[no-any-return]
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x) if x.requires_grad else torch.ops.aten.gelu_(x)
 
 
 # TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh
-# form of gelu.
+# form of gelu. Without gradients it is taken in place: fresh memory costs as much as the function.
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu": F.gelu,
+    "gelu": _gelu,
     "relu": F.relu,
     "silu": F.silu,
 }
