@@ -1,7 +1,8 @@
 """Attention at explicit positions on top of cached keys and values, twice: with every hook point, and fast.
 
 `attend_with_hooks` is TransformerLens's `AbstractAttention.forward` with two differences: positions are
-given, and cached keys are already rotated. `attend_fast` computes the same function when nobody listens.
+given, and cached keys are already rotated. `attend_fast` computes the same function when nobody listens. Both
+project with the weights where they lie; TransformerLens's own projections copy them at every call.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from mechicl.models.rotary import rotate, rotation
 from mechicl.models.seam import KeyValues
-from mechicl.models.silent import normalise, soft_cap
+from mechicl.models.silent import listens, normalise, soft_cap
 
 
 def attend_with_hooks(
@@ -24,29 +25,51 @@ def attend_with_hooks(
     positions: Int[Tensor, "*batch pos"],
     past: KeyValues | None,
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-    """A block's attention, line by line as TransformerLens computes it: its output, and the new keys and
+    """A block's attention with the hook points that TransformerLens fires: its output, and the new keys and
     values.
     """
     attn, cfg = block.attn, block.cfg
-    q, k, v = attn.calculate_qkv_matrices(*(block.ln1(x) for x in _split_inputs(block, resid)))
-    q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
+    q, k, v = (_clip(x, cfg.clip_qkv) for x in _queries_keys_values(block, resid))
     if (angles := rotation(attn, positions)) is not None:
         q = attn.hook_rot_q(rotate(q, angles, adjacent=cfg.rotary_adjacent_pairs))
         k = attn.hook_rot_k(rotate(k, angles, adjacent=cfg.rotary_adjacent_pairs))
     new = KeyValues(k, v, positions)
-    seen = new if past is None else past.then(new)
-    scores = attn.calculate_attention_scores(q, seen.keys)
-    mask = visible(positions, past, window(attn))
-    scores = attn.hook_attn_scores(scores.masked_fill(~mask, -torch.inf))
-    pattern = scores.softmax(-1)
-    # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
-    pattern = attn.hook_pattern(torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)).to(v.dtype)
-    z = attn.calculate_z_scores(seen.values, pattern)
+    if listens(attn.hook_attn_scores) or listens(attn.hook_pattern):
+        z = _attend_in_parts(attn, q, new, past)
+    else:
+        z = _attend_in_silence(attn, q, new, past)
+    z = attn.hook_z(z)
     if cfg.use_attn_result:
         out = attn.hook_result(torch.einsum("bphd,hdm->bphm", z, attn.W_O)).sum(2) + attn.b_O
     else:
         out = _project_out(attn, z)
-    return (block.ln1_post(out) if cfg.use_normalization_before_and_after else out), new
+    if cfg.use_normalization_before_and_after:
+        out = block.ln1_post(out) if listens(block.ln1_post) else normalise(block.ln1_post, out)
+    return out, new
+
+
+def _queries_keys_values(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values before rotation; their hook points, and those of the norms, fire."""
+    attn, cfg = block.attn, block.cfg
+    if cfg.use_split_qkv_input or cfg.use_attn_in or cfg.ungroup_grouped_query_attention:
+        split: tuple[Tensor, Tensor, Tensor] = attn.calculate_qkv_matrices(
+            *(block.ln1(x) for x in _split_inputs(block, resid))
+        )
+        return split
+    # TransformerLens takes the norm three times, so whoever listens to it hears three times.
+    inputs = [block.ln1(resid) for _ in range(3)] if listens(block.ln1) else [normalise(block.ln1, resid)] * 3
+    q, k, v = (
+        point(_project(x, *weights))
+        for point, x, weights in zip((attn.hook_q, attn.hook_k, attn.hook_v), inputs, _weights(attn), strict=True)
+    )
+    return _norm_heads(attn, attn.q_norm, q), _norm_heads(attn, attn.k_norm, k), v
+
+
+def _norm_heads(attn: Any, norm: Any, x: Tensor) -> Tensor:
+    if norm is None or not listens(norm):
+        return normalise(norm, x)
+    heard: Tensor = attn._apply_qk_norm(x, norm)
+    return heard
 
 
 def attend_fast(
@@ -58,20 +81,13 @@ def attend_fast(
     """The same function through fused kernels; no hook point inside the attention fires."""
     attn, cfg = block.attn, block.cfg
     x = normalise(block.ln1, resid)
-    grouped = "_" if cfg.n_key_value_heads is not None else ""
-    q = _project(x, attn.W_Q, attn.b_Q)
-    k, v = (_project(x, getattr(attn, f"{grouped}W_{m}"), getattr(attn, f"{grouped}b_{m}")) for m in "KV")
+    q, k, v = (_project(x, *weights) for weights in _weights(attn))
     q, k = normalise(attn.q_norm, q), normalise(attn.k_norm, k)
     q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
     if (angles := rotation(attn, positions)) is not None:
         q, k = (rotate(x, angles, adjacent=cfg.rotary_adjacent_pairs) for x in (q, k))
     new = KeyValues(k, v, positions)
-    capped = cfg.attn_scores_soft_cap is not None and cfg.attn_scores_soft_cap > 0
-    if capped or (past is not None and past.batch < new.batch):
-        z = _attend_in_parts(attn, q, new, past)
-    else:
-        z = _attend_fused(attn, q, new, past)
-    out = _project_out(attn, z)
+    out = _project_out(attn, _attend_in_silence(attn, q, new, past))
     return (normalise(block.ln1_post, out) if cfg.use_normalization_before_and_after else out), new
 
 
@@ -152,9 +168,26 @@ def _project(
     return F.linear(rows, flat, bias.reshape(-1)).view(batch, pos, heads, d_head)
 
 
+def _weights(attn: Any) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of queries, keys and values; keys and values that heads share as they are stored, once."""
+    shared = "_" if attn.cfg.n_key_value_heads is not None else ""
+    kv = [(getattr(attn, f"{shared}W_{m}"), getattr(attn, f"{shared}b_{m}")) for m in "KV"]
+    return [(attn.W_Q, attn.b_Q), *kv]
+
+
 def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[Tensor, "batch pos d_model"]:
     W_O = attn.W_O.flatten(0, 1)  # [head * d_head, d_model], a view
     return F.linear(z.flatten(2).to(W_O.dtype), W_O.T, attn.b_O)
+
+
+def _attend_in_silence(
+    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
+) -> Float[Tensor, "batch pos head d_head"]:
+    """Attention of which nobody sees scores or pattern."""
+    cap = attn.cfg.attn_scores_soft_cap
+    if (cap is not None and cap > 0) or (past is not None and past.batch < new.batch):
+        return _attend_in_parts(attn, q, new, past)
+    return _attend_fused(attn, q, new, past)
 
 
 def _attend_fused(
@@ -181,7 +214,7 @@ def _attend_fused(
 def _attend_in_parts(
     attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Scores of past and new keys computed apart and put under one softmax.
+    """Scores of past and new keys computed apart and put under one softmax; hook points of both fire.
 
     A past that a whole batch shares is then read once, where it is, instead of being copied for every prompt.
     Also the way for soft-capped scores, which the fused kernel does not know.
@@ -189,12 +222,17 @@ def _attend_in_parts(
     batch, queries, heads, d_head = q.shape
     groups = new.keys.shape[2]
     # Query heads of one group are extra rows of its keys: [batch, group, heads per group * query, d_head].
-    rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3) / attn.attn_scale
     parts = [new] if past is None else [past, new]
-    scores = torch.cat([_scores(rows, part.keys) for part in parts], -1) / attn.attn_scale
+    scores = torch.cat([_scores(rows, part.keys) for part in parts], -1) if past else _scores(rows, new.keys)
     scores = soft_cap(scores, attn.cfg.attn_scores_soft_cap).view(batch, heads, queries, -1)
-    scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
-    pattern = scores.softmax(-1).view(batch, groups, -1, scores.shape[-1])
+    if queries > 1 or window(attn) is not None:
+        scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
+    pattern = attn.hook_attn_scores(scores).softmax(-1)
+    if listens(attn.hook_attn_scores):
+        # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
+        pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
+    pattern = attn.hook_pattern(pattern).to(new.values.dtype).reshape(batch, groups, -1, scores.shape[-1])
     shares = torch.split(pattern, [len(part) for part in parts], -1)
     z = sum(_values(share, part.values) for share, part in zip(shares, parts, strict=True))
     assert isinstance(z, Tensor)

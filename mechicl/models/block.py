@@ -11,11 +11,10 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.models.attention import attend_fast, attend_with_hooks
 from mechicl.models.seam import KeyValues
-from mechicl.models.silent import mlp, normalise
+from mechicl.models.silent import listens, mlp, normalise
 
 _ATTENTION = ("ln1.", "ln1_post.", "attn.", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
 _MLP = ("ln2.", "ln2_post.", "mlp.", "hook_mlp_in")
-_PYTORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class BlockRunner:
@@ -24,7 +23,7 @@ class BlockRunner:
     def __init__(self, raw: Any) -> None:
         self._raw = raw
         self._hook_dict: Any = None
-        self._points: list[dict[str, list[Any]]] = []
+        self._points: dict[Any, dict[str, list[Any]]] = {}
 
     def __call__(
         self,
@@ -41,7 +40,7 @@ class BlockRunner:
         block, cfg = self._raw.blocks[layer], self._raw.cfg
         resid = resid.to(block.attn.b_O.device)
         at = self.positions(positions, resid.shape, past).to(resid.device)
-        attend = attend_with_hooks if self._listens(layer, "attention") else attend_fast
+        attend = attend_with_hooks if self._listens(block, "attention") else attend_fast
 
         resid = block.hook_resid_pre(resid)
         attn_out, new = attend(block, resid, at, past)
@@ -49,38 +48,28 @@ class BlockRunner:
         if cfg.attn_only:
             return block.hook_resid_post(resid + attn_out), new
         if cfg.parallel_attn_mlp:
-            mlp_out = block.hook_mlp_out(self._mlp(layer, block, resid))
+            mlp_out = block.hook_mlp_out(self._mlp(block, resid))
             return block.hook_resid_post(resid + attn_out + mlp_out), new
         resid = block.hook_resid_mid(resid + attn_out)
-        mlp_out = block.hook_mlp_out(self._mlp(layer, block, resid))
+        mlp_out = block.hook_mlp_out(self._mlp(block, resid))
         return block.hook_resid_post(resid + mlp_out), new
 
-    def _mlp(self, layer: int, block: Any, resid: Tensor) -> Tensor:
+    def _mlp(self, block: Any, resid: Tensor) -> Tensor:
         after = block.ln2_post if block.cfg.use_normalization_before_and_after else None
-        if not self._listens(layer, "mlp"):
+        if not self._listens(block, "mlp"):
             return normalise(after, mlp(block.mlp, normalise(block.ln2, resid)))
         if block.cfg.use_hook_mlp_in:
             resid = block.hook_mlp_in(resid.clone())
         out: Tensor = block.mlp(block.ln2(resid))
         return out if after is None else after(out)
 
-    def _listens(self, layer: int, half: str) -> bool:
+    def _listens(self, block: Any, half: str) -> bool:
         """Whether any hook, ours, the user's or PyTorch's own, is installed in this half of the block."""
         if self._hook_dict is not self._raw.hook_dict:  # new whenever TransformerLens replaces modules
-            self._hook_dict = self._raw.hook_dict
-            self._points = [self._halves(layer) for layer in range(self._raw.cfg.n_layers)]
-        return any(getattr(point, kind) for point in self._points[layer][half] for kind in _PYTORCH_HOOKS)
-
-    def _halves(self, layer: int) -> dict[str, list[Any]]:
-        prefix = f"blocks.{layer}."
-        return {
-            half: [
-                point
-                for name, point in self._hook_dict.items()
-                if name.startswith(prefix) and name[len(prefix) :].startswith(names)
-            ]
-            for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
-        }
+            self._hook_dict, self._points = self._raw.hook_dict, {}
+        if block not in self._points:
+            self._points[block] = _halves(block)
+        return any(map(listens, self._points[block][half]))
 
     def positions(
         self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None
@@ -105,6 +94,15 @@ class BlockRunner:
                 f"{self._raw.cfg.model_name} ({self._raw.cfg.n_ctx})"
             )
         return positions
+
+
+def _halves(block: Any) -> dict[str, list[Any]]:
+    """A block's hook points by the half they are in."""
+    points = [(name, part) for name, part in block.named_modules() if "hook_" in name]
+    return {
+        half: [point for name, point in points if name.startswith(names)]
+        for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
+    }
 
 
 def obstacle(cfg: Any) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.models.block import BlockRunner, obstacle
 from mechicl.models.seam import Hook, KeyValues, Sizes
-from mechicl.models.silent import normalise, soft_cap
+from mechicl.models.silent import listens, normalise, soft_cap
 
 
 class HookedTransformerModel:
@@ -141,15 +141,25 @@ class HookedTransformerModel:
         return point
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        if self.obstacle is None and not self._overheard():
+            resid: Tensor = self.embed(tokens)
+            for layer in range(self.raw.cfg.n_layers):
+                resid, _ = self.block(layer, resid)
+            return resid
         self._check_tokens(tokens)
         # padding_side: with a left-padding tokenizer TransformerLens would mask what looks like padding.
-        resid: Tensor = self.raw(
+        resid = self.raw(
             tokens.to(self.device),
             stop_at_layer=self.raw.cfg.n_layers,
             prepend_bos=False,
             padding_side="right",
         )
         return resid
+
+    def _overheard(self) -> bool:
+        """Whether a PyTorch hook sits on a module that is no hook point, which only its own forward pass calls."""
+        points = set(self.raw.hook_dict.values())
+        return any(listens(part, inside=False) for part in self.raw.modules() if part not in points)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         cfg = self.raw.cfg

@@ -140,11 +140,11 @@ class HookedModel(Protocol):
         """
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """The model's own path from tokens to the last residual (`hook_resid_post` of the last block); hooks
-        fire.
+        """From tokens to the last residual (`hook_resid_post` of the last block); hooks fire.
 
-        Right padding only: no attention mask is made. Raises `InputError` for too many tokens or an unknown
-        token id.
+        Block by block where that equals the model's own path, which copies weights at every call; through that path
+        where `obstacle` says why not, or where PyTorch hooks sit on modules that are no hook points. Right padding
+        only: no attention mask is made. Raises `InputError` for too many tokens or an unknown token id.
         """
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:

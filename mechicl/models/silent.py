@@ -12,6 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+_PYTORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def listens(module: Any, inside: bool = True) -> bool:
+    """Whether a hook, ours, the user's or PyTorch's own, is installed on a module or inside it."""
+    parts = module.modules() if inside else (module,)
+    return any(getattr(part, kind) for part in parts for kind in _PYTORCH_HOOKS)
+
 
 def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     """What TransformerLens's norm modules compute, in fewer passes; `None` and identities pass `x` through.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,11 @@ def biased(family):
             if not parameter.any():
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.requires_grad_(False)
+
+
+def whole(seam, tokens):
+    """TransformerLens's own forward pass up to the last residual."""
+    return seam.raw(tokens, stop_at_layer=seam.sizes.n_layers, prepend_bos=False, padding_side="right")
 
 
 def run(seam, resid, positions=None, past=None):
@@ -62,10 +68,32 @@ def listening(request):
 
 def test_blocks_in_a_row_are_the_forward_pass(seam, listening):
     tokens = tiny.tokens(3, 17)
-    expected = seam.forward(tokens)
+    expected = whole(seam, tokens)
     with seam.hooks(everywhere(seam) if listening else []):
         same(run(seam, seam.embed(tokens))[0], expected)
     torch.testing.assert_close(seam.read(expected), seam.raw(tokens))
+
+
+def test_the_forward_pass_is_that_of_transformer_lens(seam, listening):
+    """The same residual and the same firings, in the model's own order of blocks and in another."""
+    tokens, expected, found = tiny.tokens(3, 17), {}, {}
+    for order in (range(seam.sizes.n_layers), (0, 2, 1, 1)):
+        with seam.reordered(order):
+            with seam.hooks(everywhere(seam, expected) if listening else []):
+                last = whole(seam, tokens)
+            with seam.hooks(everywhere(seam, found) if listening else []):
+                same(seam.forward(tokens), last)
+    assert found == expected
+
+
+def test_pytorch_hooks_on_any_module_are_heard_in_the_forward_pass():
+    seam, tokens = hooked(tiny.fresh("gpt2").requires_grad_(False)), tiny.tokens(1, 5)
+    before = seam.forward(tokens)
+    handle = seam.raw.blocks[1].mlp.register_forward_hook(lambda module, args, out: out * 0.5)
+    same(seam.forward(tokens), whole(seam, tokens))
+    assert (seam.forward(tokens) - before).abs().max() > 1e-3
+    handle.remove()
+    same(seam.forward(tokens), before)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared prefix", "own prefixes"])
@@ -73,7 +101,7 @@ def test_prefix_and_rest_are_the_whole(seam, listening, shared):
     tokens = tiny.tokens(3, 17)
     if shared:
         tokens[:, :11] = tokens[0, :11]
-    expected = seam.forward(tokens)[:, 11:]
+    expected = whole(seam, tokens)[:, 11:]
     _, past = run(seam, seam.embed(tokens[: 1 if shared else 3, :11]))
     positions = torch.arange(11, 17)
     with seam.hooks(everywhere(seam) if listening else []):
@@ -103,7 +131,7 @@ def test_anchors_alone_are_the_whole_with_the_other_keys_masked(seam, listening)
         return scores
 
     with seam.hooks([(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(seam.sizes.n_layers)]):
-        expected = seam.forward(tokens)[:, 11:]
+        expected = whole(seam, tokens)[:, 11:]
     _, past = run(seam, seam.embed(tokens[:1, :11]))
     kept = [kv.select(anchors) for kv in past]
     assert kept[0].positions.tolist() == anchors.tolist()
@@ -125,7 +153,7 @@ def test_prompts_of_different_length_on_a_shared_prefix(seam, listening):
     with seam.hooks(everywhere(seam) if listening else []):
         found = run(seam, seam.embed(rest, positions), positions, past)[0]
     for i, length in enumerate(lengths):
-        alone = seam.forward(torch.cat([prefix, rest[i : i + 1, :length]], 1))
+        alone = whole(seam, torch.cat([prefix, rest[i : i + 1, :length]], 1))
         same(found[i, :length], alone[0, 9:])
 
 
@@ -133,7 +161,7 @@ def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(seam):
     tokens = tiny.tokens(2, 9)
     expected, found = {}, {}
     with seam.hooks(everywhere(seam, expected)):
-        seam.forward(tokens)
+        whole(seam, tokens)
     with seam.hooks(everywhere(seam, found)):
         run(seam, seam.embed(tokens))
     assert found == expected
@@ -154,7 +182,7 @@ def test_optional_hook_points_fire_where_switched_on(family, setting):
     tokens = tiny.tokens(2, 9)
     heard_whole, heard = {}, {}
     with seam.hooks(everywhere(seam, heard_whole)):
-        expected = seam.forward(tokens)
+        expected = whole(seam, tokens)
     with seam.hooks(everywhere(seam, heard)):
         same(run(seam, seam.embed(tokens))[0], expected)
     assert heard == heard_whole
@@ -174,14 +202,14 @@ def test_an_edit_inside_one_block_acts(seam):
     ):
         edit = [(f"blocks.1.{site}", lambda value, hook: value * 1.5)]
         with seam.hooks(edit):
-            expected, found = seam.forward(tokens), run(seam, seam.embed(tokens))[0]
+            expected, found = whole(seam, tokens), run(seam, seam.embed(tokens))[0]
         same(found, expected)
-        assert (expected - seam.forward(tokens)).abs().max() > 1e-3
+        assert (expected - whole(seam, tokens)).abs().max() > 1e-3
 
 
 def test_gradients_of_activations(seam, listening):
     tokens, gradients = tiny.tokens(2, 9), []
-    for through in (seam.forward, lambda tokens: run(seam, seam.embed(tokens))[0]):
+    for through in (partial(whole, seam), lambda tokens: run(seam, seam.embed(tokens))[0]):
         leaf = {}
 
         def start(embedded, hook, leaf=leaf):
@@ -200,7 +228,7 @@ def test_gradients_of_weights_and_edited_weights():
     seam, tokens = hooked(model), tiny.tokens(8, 40)
     for batch in (tokens[:1, :5], tokens):  # both ways of projecting
         gradients = []
-        for through in (seam.forward, lambda tokens: run(seam, seam.embed(tokens))[0]):
+        for through in (partial(whole, seam), lambda tokens: run(seam, seam.embed(tokens))[0]):
             model.zero_grad()
             seam.read(through(batch)).log_softmax(-1)[..., 3].mean().backward()
             gradients.append(model.blocks[1].attn.W_Q.grad.clone())
@@ -210,7 +238,7 @@ def test_gradients_of_weights_and_edited_weights():
             model.blocks[0].attn.W_Q.data = model.blocks[0].attn.W_Q.data * 2
             after = run(seam, seam.embed(batch))[0]
             assert (after - before).abs().max() > 1e-2
-            same(after, seam.forward(batch))
+            same(after, whole(seam, batch))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +249,7 @@ def test_other_dtypes(seam, dtype, tolerance):
     seam, tokens = hooked(model), tiny.tokens(2, 17)
     found, _ = run(seam, seam.embed(tokens))
     assert found.dtype == dtype
-    same(found.double(), seam.forward(tokens).double(), tolerance)
+    same(found.double(), whole(seam, tokens).double(), tolerance)
     assert seam.lens(found).dtype == torch.float32
 
 
@@ -229,7 +257,7 @@ def test_other_dtypes(seam, dtype, tolerance):
 def test_folded_models_run_by_block(family, listening):
     seam, tokens = hooked(tiny.fresh(family, "fold").requires_grad_(False)), tiny.tokens(2, 17)
     with seam.hooks(everywhere(seam) if listening else []):
-        same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+        same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
 
 
 def test_hooks_are_heard_after_the_model_was_rebuilt():
@@ -239,13 +267,13 @@ def test_hooks_are_heard_after_the_model_was_rebuilt():
     run(seam, seam.embed(tokens))
     model.process_weights_()
     with seam.hooks([("blocks.1.ln1.hook_normalized", lambda value, hook: value * 2)]):
-        same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+        same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
 
 
 def test_pytorch_hooks_are_heard_too():
     seam, tokens = hooked(tiny.fresh("gpt2").requires_grad_(False)), tiny.tokens(1, 5)
     handle = seam.raw.blocks[1].attn.hook_pattern.register_forward_hook(lambda module, args, out: out * 0.5)
-    same(run(seam, seam.embed(tokens))[0], seam.forward(tokens))
+    same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
     handle.remove()
 
 
@@ -266,7 +294,7 @@ def test_positions_that_do_not_fit():
 def test_what_cannot_run_by_block_says_so_and_still_runs_whole():
     seam = hooked(tiny.model("bloom"))
     tokens = tiny.tokens(2, 9)
-    assert seam.forward(tokens).shape == (2, 9, tiny.D_MODEL)
+    torch.testing.assert_close(seam.forward(tokens), whole(seam, tokens))
     with pytest.raises(InputError, match="tiny-bloom uses alibi positions"):
         seam.block(0, torch.zeros(2, 9, tiny.D_MODEL))
 
@@ -293,7 +321,7 @@ def test_each_obstacle_has_a_name(setting, value, reason):
 def test_rotary_tables_grow_as_in_transformer_lens():
     model = tiny.fresh("llama").requires_grad_(False)
     seam, tokens = hooked(model), tiny.tokens(1, 40)
-    expected = seam.forward(tokens)
+    expected = whole(seam, tokens)
     for block in model.blocks:
         block.attn._extend_rotary_embeddings(16)
     same(run(seam, seam.embed(tokens))[0], expected)
