@@ -32,6 +32,7 @@ class Explains(Protocol):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
     def figure(self, result: Any) -> go.Figure: ...
     def finding(self, result: Any) -> str: ...
+    def save_more(self, result: Any, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,12 @@ class Result:
         return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.finding())}</p>{picture}"
 
     def save(self, folder: str | Path) -> Path:
-        """Write `<name>.parquet` and `<name>.json`, each completely or not at all; returns the parquet's path."""
+        """Write `<name>.parquet` and `<name>.json`, each completely or not at all; returns the parquet's path.
+
+        What a study keeps beside its table (fitted re-weightings) is written first.
+        """
         path = make_folder(folder) / f"{self.name}.parquet"
+        self.study.save_more(self, path.parent)
         payload = _parquet(self.table)
         write_atomically(path, payload)
         head = {"study": self.name, "table_sha256": _sha256(payload), "provenance": dict(self.provenance)}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import mechicl as mi
-from mechicl.studies.label_words import DeepLayers, ErrorDiagnosis, InformationFlow, Isolation
+from mechicl.studies.label_words import DeepLayers, ErrorDiagnosis, InformationFlow, Isolation, Reweighting
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +50,15 @@ def test_a_model_without_errors_leaves_nothing_to_diagnose(model: Any) -> None:
     prompts = study.prompts(mi.load_task("tiny-topics-4"), model.tokenizer, samples=24)
     with pytest.raises(mi.InputError, match="nothing to diagnose"):
         study.run(model, prompts)
+
+
+def test_reweighting_undoes_the_bias_of_wrong_labels(model: Any) -> None:
+    """Three of four demonstrations of one topic carry the other's label word; beta is learned on four items each."""
+    study = Reweighting("paper", lr=0.1, more_shots=0)
+    biased = study.prompts(
+        mi.load_task("tiny-topics-2"), model.tokenizer, samples=24, seed=44, shots=4, mislabelled=(3, 0)
+    )
+    summary = study.run(model, biased).summary()
+    accuracy = summary[summary["metric"] == "accuracy"].set_index("method")["mean"]
+    assert accuracy["vanilla"] < 0.7
+    assert accuracy["re-weighted"] > 0.9

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mechicl.cli.reading import assignments, choice, integers, names
+from mechicl.cli.reading import assignments, choice, integers, names, per_class
 
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
@@ -57,7 +57,10 @@ class OnPrompts(Asked):
     ] = None
     samples: Annotated[int, _on("Prompts per task and seed.", min=1)] = 64
     seeds: Annotated[str, _on("Seeds of the demonstrations, with commas.")] = "42,43,44,45,46"
-    shots: Annotated[int, _on("Demonstrations per class.", min=1)] = 1
+    shots: Annotated[str, _on("Demonstrations per class, or of each class in order, as 4,1.")] = "1"
+    mislabelled: Annotated[
+        str, _on("How many of them carry the next class's label word, as 3,0: towards the second class.")
+    ] = "0"
     demonstrations: Annotated[str, _on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each.")] = (
         "per_seed"
     )
@@ -80,12 +83,13 @@ class OnPrompts(Asked):
         policy = choice("--demonstrations", self.demonstrations, "per_seed", "per_prompt")
         too_long = choice("--too-long", self.too_long, "refuse", "drop", "shorter")
         seeds = integers("--seeds", self.seeds)
+        shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
         return [
             study.prompts(
                 load_task(name, data=_data_of(name, self.data), label_words=words),
-                model.tokenizer, shots=self.shots, samples=self.samples, seed=seed, demonstrations=policy,
-                n_ctx=model.cfg.n_ctx, too_long=too_long,
+                model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seed=seed,
+                demonstrations=policy, n_ctx=model.cfg.n_ctx, too_long=too_long,
             )
             for name in names("--task", self.task)
             for seed in seeds

@@ -30,6 +30,17 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     return numbers
 
 
+def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
+    """A number for all classes, such as 2, or one for each, such as 4,1."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 0 or max(numbers) < least:
+        raise InputError(f"{option} is {text!r}; give a number from {least} on, or one for each class, as 4,1.")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def names(option: str, text: str) -> tuple[str, ...]:
     """Names from a text such as sst2,trec."""
     found = tuple(part.strip() for part in text.split(","))

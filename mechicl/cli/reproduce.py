@@ -23,7 +23,7 @@ papers = typer.Typer(help="Run every experiment of a paper on one model.", no_ar
 
 
 @papers.command("label-words")
-@asking(OnPrompts, without=("demonstrations", "label_words"), task="sst2,trec,agnews,emo", samples=1000)
+@asking(OnPrompts, without=("demonstrations", "label_words", "mislabelled"), task="sst2,trec,agnews,emo", samples=1000)
 def label_words(asked: OnPrompts) -> None:
     """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected."""
     from mechicl.results import Cells
@@ -59,7 +59,7 @@ def _label_word_studies(protocol: Protocol, n_layers: int, asked: OnPrompts) -> 
         (w.DeepLayers(protocol), asked),
         (w.Compression(protocol), asked),
         (w.Reweighting(protocol), asked),
-        (w.ErrorDiagnosis(protocol), replace(asked, shots=1)),
+        (w.ErrorDiagnosis(protocol), replace(asked, shots="1")),
     ]
     return studies if protocol == "paper" else [*studies, (w.AnchorSweep(), asked)]
 

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from mechicl.engines.context import Context, read_context
+from mechicl.engines.prefix import joined, shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.prompts import Prompt
+from mechicl.hooks import Patch, Probe, Run
+from mechicl.prompts import Prompt, PromptSet
 
 Kept = Literal["label", "template", "label+template"]
 PositionMode = Literal["original", "zero", "packed"]
@@ -49,6 +51,30 @@ def keep(context: Context, kept: Sequence[int], positions: PositionMode) -> Cont
     if positions not in starts:
         raise InputError(f"positions is {positions!r}; it is 'original', 'zero' or 'packed'.")
     return context.keep(kept, next_position=starts[positions])
+
+
+def anchors_of(context: Context, prompt: Prompt) -> Context:
+    """The paper's compressed context: label words and template, queries where they would stand."""
+    return keep(context, kept_positions(prompt), "original")
+
+
+def on_anchors(
+    model: Any,
+    prompts: PromptSet,
+    patches: Sequence[Patch] = (),
+    probes: Sequence[Probe] = (),
+    *,
+    batch_size: int = 16,
+) -> Run:
+    """Prompts asked on their compressed contexts; patches and probes act at q."""
+    groups = shared_demonstrations(prompts)
+    parts = []
+    for indices in groups:
+        first = prompts[indices[0]]
+        context = anchors_of(read_context(model, first), first)
+        asked = prompts.select(indices)
+        parts.append(context.ask(model, asked, probes, patches, batch_size=batch_size, progress=None))
+    return joined(parts, groups, probes)
 
 
 def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import LastToken, last_tokens
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import frozen, hooked
+from mechicl.models import frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -72,7 +72,8 @@ def fit_reweighting(
     layers, heads = (1 if axis in shared else n for axis, n in (("layers", sizes.n_layers), ("heads", sizes.n_heads)))
     beta = torch.zeros(layers, heads, len(prompts.label_ids), device=hooked(model).device, requires_grad=True)
     about = {
-        "model": hooked(model).name, "task": prompts.task, "label_words": list(prompts.label_words),
+        "model": hooked(model).name, "weight_digest": provenance(model)["weight_digest"],
+        "task": prompts.task, "label_words": list(prompts.label_words),
         "class_names": list(prompts.class_names), "lr": lr, "epochs": len(order), "seed": seed,
         "prompts": prompts.digest(),
     }  # fmt: skip

@@ -49,6 +49,7 @@ class ReweightAnchors(Patch):
         return "target"
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        self._check_labels(batch)
         sizes = hooked(model).sizes
         shape = (sizes.n_layers, sizes.n_heads, len(batch.label_ids))
         try:
@@ -60,6 +61,26 @@ class ReweightAnchors(Patch):
             ) from None
         site, edit = ("pattern", _scaled) if self.placement == "postsoftmax" else ("attn_scores", _shifted)
         return [(f"blocks.{i}.attn.hook_{site}", edit(beta[i], batch)) for i in range(sizes.n_layers)]
+
+    def _check_labels(self, batch: PromptBatch) -> None:
+        """A beta belongs to a label word; where it is known for which, other words are refused."""
+        fitted, found = self.about.get("label_words"), list(batch.prompts[0].label_words)
+        if fitted is not None and list(fitted) != found:
+            raise InputError(
+                f"This re-weighting was fitted for the label words {', '.join(map(repr, fitted))}; the prompts have "
+                f"{', '.join(map(repr, found))}. Fit one for their task."
+            )
+
+    def to_json(self) -> str:
+        """Everything, beta's digits too, in one text that `from_json` reads."""
+        facts = {"placement": self.placement, "about": dict(self.about)}
+        return json.dumps(facts | {"beta": self.beta.detach().tolist()}, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> ReweightAnchors:
+        """A re-weighting from what `to_json` wrote."""
+        facts = json.loads(text)
+        return cls(torch.tensor(facts.pop("beta")), **facts)
 
     def save(self, folder: str | Path) -> Path:
         """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""
@@ -73,13 +94,17 @@ class ReweightAnchors(Patch):
 
     @classmethod
     def load(cls, folder: str | Path) -> ReweightAnchors:
-        """A re-weighting that was saved in a folder; InputError where there is none."""
+        """A re-weighting that was saved in a folder; InputError where there is none, or not a whole one."""
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         path = Path(folder) / "reweighting.safetensors"
         if not path.is_file() or not path.with_suffix(".json").is_file():
             raise InputError(f"There is no saved re-weighting in {folder}; fit one and save it there first.")
-        return cls(load_file(path)["beta"], **json.loads(path.with_suffix(".json").read_text()))
+        try:
+            return cls(load_file(path)["beta"], **json.loads(path.with_suffix(".json").read_text()))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} and its JSON are not a saved re-weighting; fit and save it again.") from error
 
 
 def _scaled(beta: Float[Tensor, "head class"], batch: PromptBatch) -> Callable[..., Tensor]:

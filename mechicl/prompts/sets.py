@@ -94,8 +94,8 @@ class PromptSet(Sequence[Prompt]):
     prompts: tuple[Prompt, ...]
     task: str = ""
     seed: int | None = None
-    shots: int | None = None
-    """Demonstrations per class."""
+    shots: int | str | None = None
+    """Demonstrations per class; in words where classes differ, such as "4/1"."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """How the prompts came about: data, policies, options; plain values, for provenance."""
     companions: Mapping[str, PromptSet] = field(default_factory=dict)
@@ -112,8 +112,8 @@ class PromptSet(Sequence[Prompt]):
             InputError: They differ in their classes' scoring tokens.
         """
         tasks = dict.fromkeys(prompt.task for prompt in prompts if prompt.task)
-        per_class = {prompt.anchor_classes.count(c) for prompt in prompts for c in range(len(prompt.label_ids))}
-        return cls(tuple(prompts), "+".join(tasks), seed, per_class.pop() if len(per_class) == 1 else None)
+        counts = {tuple(prompt.anchor_classes.count(c) for c in range(len(prompt.label_ids))) for prompt in prompts}
+        return cls(tuple(prompts), "+".join(tasks), seed, _shots_of(counts))
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -211,6 +211,14 @@ class PromptSet(Sequence[Prompt]):
     def _repr_html_(self) -> str:
         first = self.prompts[0]._repr_html_() if self.prompts else ""
         return f"<p>{escape(repr(self))}</p>{first}"
+
+
+def _shots_of(counts: set[tuple[int, ...]]) -> int | str | None:
+    """Demonstrations per class of prompts with these numbers; "mixed" where the prompts differ."""
+    if len(counts) > 1:
+        return "mixed"
+    numbers = next(iter(counts), ())
+    return "/".join(map(str, numbers)) if len(set(numbers)) > 1 else next(iter(numbers), None)
 
 
 def _check_same_labels(prompts: Sequence[Prompt]) -> None:

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -78,6 +79,9 @@ class Study(ABC):
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence."""
 
+    def save_more(self, result: Result, folder: Path) -> None:  # noqa: B027  # most studies have a table alone
+        """Keep in a folder what a result holds beside its table."""
+
     def run(self, model: Any, material: Material = None, *, batch_size: int = 16, cells: Cells | None = None) -> Result:
         """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
 
@@ -125,7 +129,10 @@ class Study(ABC):
             parts = [Part(material[first : first + _SEQUENCES_A_CELL], {}, first) for first in starts]
             return parts, {"text": material.provenance()}
         sets = _prompt_sets(material)
-        labels = [{"task": one.task, "seed": one.seed, "shots": one.shots} for one in sets]
+        in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both
+        labels = [
+            {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots} for one in sets
+        ]
         parts = [Part(one, label) for one, label in zip(sets, labels, strict=True)]
         return parts, {"prompts": [one.provenance() for one in sets]}
 

@@ -5,10 +5,11 @@ from mechicl.tasks.examples import Examples, Source, Splits
 from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import HubSource
 from mechicl.tasks.rows import RowsSource
-from mechicl.tasks.sampling import all_permutations
+from mechicl.tasks.sampling import Counts, all_permutations
 from mechicl.tasks.task import Task
 
 __all__ = [
+    "Counts",
     "Examples",
     "FileSource",
     "HubSource",

@@ -19,9 +19,26 @@ from mechicl.tasks.examples import Examples, Splits
 
 Order = Literal["encounter", "class", "reversed"] | Sequence[int]
 Policy = Literal["per_seed", "per_prompt"]
+Counts = int | Sequence[int]
+"""A number for every class: the same, or one each in class order."""
 
 
-def walk(examples: Examples, seed: int, counts: Sequence[int], class_names: Sequence[str]) -> list[list[int]]:
+def by_class(counts: Counts, class_names: Sequence[str], what: str) -> tuple[int, ...]:
+    """A number for each class.
+
+    Raises:
+        InputError: One is negative, or there are not as many as classes.
+    """
+    numbers = (counts,) * len(class_names) if isinstance(counts, int) else tuple(counts)
+    if len(numbers) != len(class_names) or min(numbers) < 0:
+        raise InputError(
+            f"{what} is {counts}; give one number, 0 or more, or one for each of the {len(class_names)} classes: "
+            f"{', '.join(class_names)}."
+        )
+    return numbers
+
+
+def walk(examples: Examples, seed: int, counts: Sequence[Counts], class_names: Sequence[str]) -> list[list[int]]:
     """Walk the shuffled examples and fill one set after another (``sample_two_set_with_shot_per_class``).
 
     Args:
@@ -37,27 +54,28 @@ def walk(examples: Examples, seed: int, counts: Sequence[int], class_names: Sequ
     np.random.RandomState(seed).shuffle(order)
     sets: list[list[int]] = [[] for _ in counts]
     taken = [0] * len(class_names)
-    bounds = np.cumsum(counts)
+    bounds = np.cumsum([by_class(count, class_names, "shots") for count in counts], axis=0)  # [set class]
     for i in order:
         label_class = examples.classes[i]
-        if label_class is None or taken[label_class] == bounds[-1]:
+        if label_class is None or taken[label_class] == bounds[-1, label_class]:
             continue
-        sets[int(np.searchsorted(bounds, taken[label_class], side="right"))].append(i)
+        sets[int(np.searchsorted(bounds[:, label_class], taken[label_class], side="right"))].append(i)
         taken[label_class] += 1
-    _check_enough(examples, class_names, int(bounds[-1]))
+    _check_enough(examples, class_names, bounds[-1].tolist())
     return sets
 
 
 def fresh_draws(
-    examples: Examples, seed: int, shots: int, n_prompts: int, class_names: Sequence[str]
+    examples: Examples, seed: int, shots: Counts, n_prompts: int, class_names: Sequence[str]
 ) -> Iterator[list[int]]:
     """New demonstrations for every prompt (section 2.1): with replacement, one order of classes per seed."""
-    _check_enough(examples, class_names, 1)
+    counts = by_class(shots, class_names, "shots")
+    _check_enough(examples, class_names, [min(1, count) for count in counts])
     generator = np.random.RandomState(seed)
     members = [examples.of_class(c) for c in range(len(class_names))]
-    order = np.random.default_rng(seed).permutation(shots * len(members))
+    order = np.random.default_rng(seed).permutation(sum(counts))
     for _ in range(n_prompts):
-        drawn = [int(i) for ids in members for i in generator.choice(ids, shots)]
+        drawn = [int(i) for ids, n in zip(members, counts, strict=True) if n for i in generator.choice(ids, n)]
         yield [drawn[k] for k in order]
 
 
@@ -93,6 +111,18 @@ def arrange(drawn: Sequence[int], classes: Sequence[int], order: Order) -> list[
     return [drawn[k] for k in chosen]
 
 
+def shown_classes(classes: Sequence[int], mislabelled: Sequence[int]) -> list[int]:
+    """The class whose label word each demonstration shows: its own, but for the first so many of each class the next
+    class in order (of the last class: the first)."""
+    left = list(mislabelled)
+    shown = []
+    for label_class in classes:
+        wrong = left[label_class] > 0
+        left[label_class] -= wrong
+        shown.append((label_class + wrong) % len(left))
+    return shown
+
+
 def all_permutations(n_demonstrations: int) -> list[tuple[int, ...]]:
     """Every order of so many demonstrations, each a value for ``order=``; InputError above 7."""
     if not 0 <= n_demonstrations <= 7:
@@ -115,11 +145,12 @@ def divide(examples: Examples, seed: int, n_classes: int) -> Splits:
     return Splits(examples.select(sorted(first)), examples.select(rest))
 
 
-def _check_enough(examples: Examples, class_names: Sequence[str], needed: int) -> None:
+def _check_enough(examples: Examples, class_names: Sequence[str], needed: Sequence[int]) -> None:
     for label_class, name in enumerate(class_names):
         found = len(examples.of_class(label_class))
-        if found < needed:
+        if found < needed[label_class]:
             raise InputError(
-                f"Class {name!r} has {found} examples in {examples.origin}, but {needed} are needed for the "
+                f"Class {name!r} has {found} examples in {examples.origin}, but "
+                f"{needed[label_class]} are needed for the "
                 "demonstrations asked for; use fewer shots or more data."
             )

@@ -14,7 +14,18 @@ from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words, without_lone_spaces
 from mechicl.tasks.examples import Examples, Splits
 from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
-from mechicl.tasks.sampling import Order, Policy, arrange, divide, fresh_draws, query_order, walk
+from mechicl.tasks.sampling import (
+    Counts,
+    Order,
+    Policy,
+    arrange,
+    by_class,
+    divide,
+    fresh_draws,
+    query_order,
+    shown_classes,
+    walk,
+)
 from mechicl.tasks.sources import Data, as_source
 
 
@@ -28,6 +39,29 @@ class _Form:
     n_ctx: int | None
     too_long: TooLong
     texts: bool = True
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Which demonstrations a prompt shows, in numbers per class, and how they are arranged and labelled."""
+
+    counts: tuple[int, ...]
+    mislabelled: tuple[int, ...]
+    order: Order
+
+    @classmethod
+    def of(cls, task: Task, shots: Counts, mislabelled: Counts, order: Order = "encounter") -> _Shown:
+        counts = by_class(shots, task.class_names, "shots")
+        wrong = by_class(mislabelled, task.class_names, "mislabelled")
+        if any(w > n for w, n in zip(wrong, counts, strict=True)):
+            raise InputError(f"mislabelled is {mislabelled} of {shots} demonstrations per class; it cannot be more.")
+        return cls(counts, wrong, order)
+
+    @property
+    def name(self) -> int | str:
+        """The number per class; in words where classes differ or labels are wrong: "4/1", "4 (3/0 mislabelled)"."""
+        shots: int | str = self.counts[0] if len(set(self.counts)) == 1 else "/".join(map(str, self.counts))
+        return f"{shots} ({'/'.join(map(str, self.mislabelled))} mislabelled)" if any(self.mislabelled) else shots
 
 
 @dataclass(frozen=True)
@@ -73,7 +107,8 @@ class Task:
         self,
         tokenizer: Any,
         *,
-        shots: int = 1,
+        shots: Counts = 1,
+        mislabelled: Counts = 0,
         samples: int | None = None,
         seed: int = 42,
         demonstrations: Policy = "per_seed",
@@ -90,7 +125,10 @@ class Task:
 
         Args:
             tokenizer: A fast tokenizer.
-            shots: Demonstrations per class; 0 asks without any.
+            shots: Demonstrations per class, or of each class in class order, such as ``(4, 1)``; 0 asks
+                without any.
+            mislabelled: How many of them carry the label word of the next class in order: ``(3, 0)`` biases
+                two classes towards the second. The first drawn are the wrong ones.
             samples: How many queries, at most; None for all.
             demonstrations: "per_seed", the same for all queries (the paper's experiments from section 2.2
                 on), or "per_prompt", fresh for each and drawn with replacement (section 2.1).
@@ -109,21 +147,23 @@ class Task:
                 classes apart under this tokenizer, or a prompt is too long.
         """
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
-        if shots < 0 or (samples is not None and samples < 1):
-            raise InputError(f"shots={shots} and samples={samples}: shots must be 0 or more, samples 1 or more.")
+        if samples is not None and samples < 1:
+            raise InputError(f"samples={samples}: samples must be 1 or more; None takes all.")
         task = self.for_seed(seed)
-        pool, asked = task._pools(form, seed, shots)
+        shown = _Shown.of(task, shots, mislabelled, order)
+        pool, asked = task._pools(form, seed, shown.counts)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
-        drawn = task._draw(demonstrations, pool, seed, shots, len(chosen))
-        contents = [(task._shots(pool, ids, order), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)]
+        drawn = task._draw(demonstrations, pool, seed, shown.counts, len(chosen))
+        contents = [(task._shots(pool, ids, shown), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)]
         origin = {"demonstrations": demonstrations, "order": order if isinstance(order, str) else list(order)}
-        return task._build(form, contents, seed, shots, origin)
+        return task._build(form, contents, seed, shown.name, origin)
 
     def auxiliary_prompts(
         self,
         tokenizer: Any,
         *,
-        shots: int = 1,
+        shots: Counts = 1,
+        mislabelled: Counts = 0,
         per_class: int = 4,
         seed: int = 42,
         order: Order = "encounter",
@@ -136,19 +176,21 @@ class Task:
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         task = self.for_seed(seed)
-        pool, _ = task._pools(form, seed, shots)
-        first, second = walk(pool, seed, (shots, per_class), task.class_names)
-        shown = task._shots(pool, first, order)
-        contents = [(shown, _query(pool, i)) for i in second]
+        shown = _Shown.of(task, shots, mislabelled, order)
+        pool, _ = task._pools(form, seed, shown.counts)
+        first, second = walk(pool, seed, (shown.counts, per_class), task.class_names)
+        demonstrations = task._shots(pool, first, shown)
+        contents = [(demonstrations, _query(pool, i)) for i in second]
         origin = {"demonstrations": "per_seed", "queries": "auxiliary", "per_class": per_class}
-        return task._build(form, contents, seed, shots, origin)
+        return task._build(form, contents, seed, shown.name, origin)
 
     def content_free_prompts(
         self,
         tokenizer: Any,
         *,
         texts: Sequence[str] = ("N/A", "[MASK]", ""),
-        shots: int = 1,
+        shots: Counts = 1,
+        mislabelled: Counts = 0,
         seed: int = 42,
         order: Order = "encounter",
         anchor: Anchor = "first",
@@ -159,10 +201,11 @@ class Task:
         """The demonstrations of :meth:`prompts`, asked about texts that say nothing (Zhao et al. 2021)."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         task = self.for_seed(seed)
-        pool, _ = task._pools(form, seed, shots)
-        (drawn,) = walk(pool, seed, (shots,), task.class_names)
-        contents = [(task._shots(pool, drawn, order), Query(text)) for text in texts]
-        return task._build(form, contents, seed, shots, {"demonstrations": "per_seed", "queries": list(texts)})
+        shown = _Shown.of(task, shots, mislabelled, order)
+        pool, _ = task._pools(form, seed, shown.counts)
+        (drawn,) = walk(pool, seed, (shown.counts,), task.class_names)
+        contents = [(task._shots(pool, drawn, shown), Query(text)) for text in texts]
+        return task._build(form, contents, seed, shown.name, {"demonstrations": "per_seed", "queries": list(texts)})
 
     def context_prompts(
         self,
@@ -181,15 +224,16 @@ class Task:
         order; context 0 is that of ``prompts(order="class")``."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         task = self.for_seed(seed)
-        pool, asked = task._pools(form, seed, 1)
+        single = _Shown.of(task, 1, 0)
+        pool, asked = task._pools(form, seed, single.counts)
         (drawn,) = walk(pool, seed, (contexts,), task.class_names)
-        by_class = [[i for i in drawn if pool.classes[i] == c] for c in range(len(task.class_names))]
-        shown = [task._shots(pool, context, "encounter") for context in zip(*by_class, strict=True)]
+        members = [[i for i in drawn if pool.classes[i] == c] for c in range(len(task.class_names))]
+        shown = [task._shots(pool, context, single) for context in zip(*members, strict=True)]
         chosen = asked.at_rows(rows) if rows is not None else list(range(len(asked)))
         contents = [(shown[k % contexts], _query(asked, i)) for k, i in enumerate(chosen)]
         return task._build(form, contents, seed, 1, {"demonstrations": "contexts", "contexts": contexts})
 
-    def _pools(self, form: _Form, seed: int, shots: int) -> tuple[Examples, Examples]:
+    def _pools(self, form: _Form, seed: int, counts: Sequence[int]) -> tuple[Examples, Examples]:
         """Examples for demonstrations and for queries."""
         splits = self.splits
         if splits.queries is None:
@@ -200,25 +244,29 @@ class Task:
             return pools
         if form.n_ctx is None:
             raise InputError("too_long='shorter' needs n_ctx, the number of tokens that prompts must fit in.")
-        room = (form.n_ctx - form.prepend_bos) // (shots * len(self.class_names) + 1)
+        room = (form.n_ctx - form.prepend_bos) // (sum(counts) + 1)
         words = self._words(form.tokenizer)
         template = Template.parse(self.template, self.separator)
         return shorter_texts(form.tokenizer, template, words, room, pools)
 
-    def _draw(self, policy: Policy, pool: Examples, seed: int, shots: int, n_prompts: int) -> Iterator[Sequence[int]]:
+    def _draw(
+        self, policy: Policy, pool: Examples, seed: int, counts: Sequence[int], n_prompts: int
+    ) -> Iterator[Sequence[int]]:
         """Indices of each prompt's demonstrations, in order of encounter."""
-        if shots == 0:
+        if not any(counts):
             yield from [()] * n_prompts
         elif policy == "per_seed":
-            yield from walk(pool, seed, (shots,), self.class_names) * n_prompts
+            yield from walk(pool, seed, (counts,), self.class_names) * n_prompts
         elif policy == "per_prompt":
-            yield from fresh_draws(pool, seed, shots, n_prompts, self.class_names)
+            yield from fresh_draws(pool, seed, counts, n_prompts, self.class_names)
         else:
             raise InputError(f"demonstrations={policy!r}; it must be 'per_seed' or 'per_prompt'.")
 
-    def _shots(self, pool: Examples, indices: Sequence[int], order: Order) -> list[Shot]:
+    def _shots(self, pool: Examples, indices: Sequence[int], shown: _Shown) -> list[Shot]:
         classes = [_known(pool.classes[i]) for i in indices]
-        return [Shot(pool.texts[i], _known(pool.classes[i]), pool.rows[i]) for i in arrange(indices, classes, order)]
+        labels = shown_classes(classes, shown.mislabelled)
+        places = arrange(range(len(indices)), classes, shown.order)
+        return [Shot(pool.texts[indices[k]], labels[k], pool.rows[indices[k]]) for k in places]
 
     def _words(self, tokenizer: Any) -> tuple[str, ...]:
         """Label words as this tokenizer can tell them apart."""
@@ -239,7 +287,7 @@ class Task:
         form: _Form,
         contents: list[tuple[list[Shot], Query]],
         seed: int,
-        shots: int,
+        shots: int | str,
         origin: dict[str, Any],
     ) -> PromptSet:
         if not contents:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from mechicl.engines.compression import compress
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import authors_orders, fit_reweighting
@@ -16,6 +18,7 @@ from mechicl.models import frozen, hooked
 from mechicl.patches import IsolateLabels, ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from tests import tiny
+from tests.engines.test_compression import TASK, films
 from tests.engines.test_prefix import close, shared_prompts
 
 
@@ -112,8 +115,30 @@ def test_it_is_saved_and_read_back(tmp_path: Any) -> None:
     again = ReweightAnchors.load(tmp_path)
     assert torch.equal(again.beta, patch.beta)
     assert repr(again) == repr(patch)
+    assert torch.equal(ReweightAnchors.from_json(patch.to_json()).beta, patch.beta)
+    (tmp_path / "reweighting.json").write_text("{")
+    with pytest.raises(InputError, match="are not a saved re-weighting"):
+        ReweightAnchors.load(tmp_path)
     with pytest.raises(InputError, match="no saved re-weighting"):
         ReweightAnchors.load(tmp_path / "elsewhere")
+
+
+def test_it_is_refused_where_the_label_words_are_others() -> None:
+    model = tiny.model("gpt2")
+    patch = fit_reweighting(model, films(), epochs=1).patch
+    context = compress(model, films()[0])
+    context.ask(model, films(), patches=[patch])
+    other = replace(TASK, label_words={"negative": " Positive", "positive": " Negative"}).prompts(tiny.tokenizer())
+    for asked in (
+        lambda: run(model, other, patches=[patch]),
+        lambda: last_tokens(model, other)[0].label_logits(model, [patch]),
+    ):
+        with pytest.raises(
+            InputError, match="fitted for the label words ' Negative', ' Positive'; the prompts have ' P"
+        ):
+            asked()
+    with pytest.raises(InputError, match="the prompts have 'class 0'"):
+        run(model, shared_prompts(), patches=[patch])
 
 
 def test_refusals_say_what_to_do() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import f1_score
 
+from mechicl.engines.compression import on_anchors
 from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.patches import ReweightAnchors
+from mechicl.results import Cells
+from mechicl.studies import load_result
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
 from mechicl.studies.label_words.reweighting import MORE_SHOTS, REWEIGHTED, Reweighting, reweighting
 from tests import tiny
@@ -43,6 +50,27 @@ def test_all_methods_are_measured() -> None:
     assert mean["accuracy", "majority class"] == np.bincount(films().gold).max() / len(films())
     assert "3 demonstrations per class" in result.finding()
     assert result.figure().data
+
+
+def test_what_was_fitted_is_kept_and_applied_again(tmp_path: Path) -> None:
+    """A result's re-weightings are files; applied to the same prompts they give the study's own answers, also resumed."""
+    model, prompts = tiny.model("gpt2"), STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
+    STUDY.run(model, prompts, cells=Cells(tmp_path))
+    result = STUDY.run(model, prompts, cells=Cells(tmp_path))
+    result.save(tmp_path)
+    folder = tmp_path / "reweighting" / "films-1-per-class-seed-0"
+    patch = ReweightAnchors.load(folder)
+    assert (patch.about["task"], patch.about["seed"]) == ("films", 0)
+    rows = result.table[result.table["method"] == REWEIGHTED]
+    again = run(model, prompts, patches=[patch]).label_logits
+    torch.testing.assert_close(again, torch.tensor(np.stack(rows["label_logits"])).float(), rtol=1e-4, atol=1e-5)
+    compressed = ReweightAnchors.load(folder.with_name(folder.name + "-compressed"))
+    rows = result.table[result.table["method"] == "re-weighted, compressed"]
+    on = on_anchors(model, prompts, [compressed]).label_logits
+    torch.testing.assert_close(on, torch.tensor(np.stack(rows["label_logits"])).float(), rtol=1e-4, atol=1e-5)
+    assert set(load_result(tmp_path, "reweighting").study.fitted(result)) == {
+        "films, 1 per class, seed 0", "films, 1 per class, seed 0, compressed"
+    }  # fmt: skip
 
 
 def test_without_room_for_more_shots_the_row_is_missing() -> None:

@@ -146,7 +146,7 @@ def test_samples_and_rows_choose_the_queries(sst2: Task) -> None:
     assert [p.ids.query for p in sst2.prompts(TOKENIZER, rows=[3, 1])] == [3, 1]
     with pytest.raises(InputError, match=r"Rows \[99\]"):
         sst2.prompts(TOKENIZER, rows=[99])
-    with pytest.raises(InputError, match="samples 1 or more"):
+    with pytest.raises(InputError, match="samples must be 1 or more"):
         sst2.prompts(TOKENIZER, samples=0)
 
 
@@ -214,3 +214,29 @@ def test_tasks_are_imported_without_the_libraries_that_read_data() -> None:
     program = f"import sys, mechicl.tasks; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_demonstrations_may_differ_by_class_and_carry_wrong_labels(sst2: Task) -> None:
+    even = sst2.prompts(TOKENIZER, shots=3, seed=7)
+    uneven = sst2.prompts(TOKENIZER, shots=(3, 1), seed=7)
+    assert Counter(uneven[0].anchor_classes) == {0: 3, 1: 1}
+    assert uneven.shots == "3/1"
+    assert set(uneven[0].ids.demonstrations) < set(even[0].ids.demonstrations)
+    aside = sst2.auxiliary_prompts(TOKENIZER, shots=(3, 1), per_class=2, seed=7)
+    assert {p.ids.demonstrations for p in aside} == {uneven[0].ids.demonstrations}
+    assert Counter(p.gold for p in aside) == {0: 2, 1: 2}
+    assert not {p.ids.query for p in aside} & set(uneven[0].ids.demonstrations)
+
+    biased = sst2.prompts(TOKENIZER, shots=3, mislabelled=(2, 0), seed=7)
+    assert biased.shots == "3 (2/0 mislabelled)"
+    assert biased[0].ids == even[0].ids
+    changed = [(a, b) for a, b in zip(even[0].anchor_classes, biased[0].anchor_classes, strict=True) if a != b]
+    assert changed == [(0, 1), (0, 1)]
+    assert [p.gold for p in biased] == [p.gold for p in even]
+
+    with pytest.raises(InputError, match="one for each of the 2 classes: negative, positive"):
+        sst2.prompts(TOKENIZER, shots=(1, 2, 3))
+    with pytest.raises(InputError, match="it cannot be more"):
+        sst2.prompts(TOKENIZER, shots=(3, 1), mislabelled=2)
+    with pytest.raises(InputError, match=r"'positive' has 12 examples in .*, but 13"):
+        sst2.prompts(TOKENIZER, shots=(1, 13))

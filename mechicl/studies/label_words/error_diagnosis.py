@@ -45,7 +45,7 @@ from mechicl.studies.label_words.pairs import (
     spread_over_contexts,
 )
 from mechicl.studies.study import Condition, Protocol, Study
-from mechicl.tasks import Task
+from mechicl.tasks import Counts, Task
 
 REAL = -1
 """Layer of the rows that hold the real confusion."""
@@ -79,7 +79,8 @@ class ErrorDiagnosis(Study):
         *,
         seed: int = 42,
         samples: int | None = None,
-        shots: int = 1,
+        shots: Counts = 1,
+        mislabelled: Counts = 0,
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
@@ -87,9 +88,10 @@ class ErrorDiagnosis(Study):
 
         `options` are those of `task.prompts`. Where the data cannot fill `contexts`, there are half as many, and so on.
         """
-        if shots != 1 or demonstrations != "per_seed":
+        if (shots, mislabelled, demonstrations) != (1, 0, "per_seed"):
             raise InputError(
-                "Error diagnosis has one demonstration of every class, the same in a context; use shots=1."
+                "Error diagnosis has one demonstration of every class, the same in a context; use shots=1, and right "
+                "labels."
             )
         asked = task.prompts(tokenizer, seed=seed, samples=samples, order="class", **options)
         rows = sorted(prompt.ids.query for prompt in asked if prompt.ids.query is not None)

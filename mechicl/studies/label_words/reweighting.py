@@ -13,8 +13,10 @@ anchors alone. Accuracy stands beside macro-F1 and the recall of every class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,9 +26,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.engines.compression import keep, kept_positions
-from mechicl.engines.context import Context, read_context
-from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
+from mechicl.engines.compression import anchors_of, on_anchors
+from mechicl.engines.context import Context
+from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, ORANGE, panels, styled
@@ -37,9 +39,10 @@ from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.tasks import Task
+from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
+COMPRESSED, REWEIGHTED_COMPRESSED = "compressed", "re-weighted, compressed"
 _CONTROLS = (
     "beta shared over heads",
     "beta shared over layers",
@@ -48,16 +51,18 @@ _CONTROLS = (
     "label biases",
     "contextual calibration",
     "majority class",
-    "compressed",
-    "re-weighted, compressed",
+    COMPRESSED,
+    REWEIGHTED_COMPRESSED,
 )
+_KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
+"""Methods whose beta is kept, and what its name adds."""
 PUBLISHED = {
     VANILLA: {"sst2": 61.28, "trec": 57.56, "agnews": 73.32, "emo": 15.44},
     MORE_SHOTS: {"sst2": 64.75, "trec": 60.40, "agnews": 52.52, "emo": 9.80},
     REWEIGHTED: {"sst2": 90.07, "trec": 60.92, "agnews": 81.94, "emo": 41.64},
 }
 """Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
-_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: BLUE, "re-weighted, compressed": BLUE, "compressed": ORANGE}
+_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: BLUE, REWEIGHTED_COMPRESSED: BLUE, COMPRESSED: ORANGE}
 
 
 @dataclass(frozen=True)
@@ -89,19 +94,21 @@ class Reweighting(Study):
         methods = (VANILLA, *((MORE_SHOTS,) if self.more_shots else ()), REWEIGHTED)
         return [{"method": method} for method in (*methods, *(_CONTROLS if self.protocol == "corrected" else ()))]
 
-    def prompts(self, task: Task, tokenizer: Any, *, seed: int = 42, shots: int = 1, **options: Any) -> PromptSet:
+    def prompts(self, task: Task, tokenizer: Any, *, seed: int = 42, shots: Counts = 1, **options: Any) -> PromptSet:
         """A task's prompts with their companions: training items, more shots, content-free queries.
 
-        `options` are those of `task.prompts`. More shots are as many as fit the context, at most `more_shots`.
+        `options` are those of `task.prompts`. More shots are as many as fit the context, at most `more_shots`; as many
+        of them are mislabelled.
         """
         asked = task.prompts(tokenizer, seed=seed, shots=shots, **options)
-        common = {name: options[name] for name in ("n_ctx", "too_long", "prepend_bos", "anchor") if name in options}
+        shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
+        common = {name: options[name] for name in shared if name in options}
         companions = {
             "training": task.auxiliary_prompts(tokenizer, seed=seed, shots=shots, per_class=self.per_class, **common),
             "content_free": task.content_free_prompts(tokenizer, seed=seed, shots=shots, **common),
         }
         rows = [prompt.ids.query for prompt in asked if prompt.ids.query is not None]
-        for more in range(self.more_shots, shots, -1):
+        for more in range(self.more_shots, shots if isinstance(shots, int) else max(shots), -1):
             try:
                 companions["more_shots"] = task.prompts(tokenizer, seed=seed, shots=more, **common, rows=rows)
             except InputError:
@@ -117,10 +124,11 @@ class Reweighting(Study):
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
         method = condition["method"]
-        empty = torch.zeros(0, len(prompts.label_ids))
+        logits, patch = torch.zeros(0, len(prompts.label_ids)), None
         if method == MORE_SHOTS:
             prompts = _asking_the_same(prompts, prompts.companions.get("more_shots"))
-        logits = self._label_logits(model, prompts, method, batch_size) if len(prompts) else empty
+        if len(prompts):
+            logits, patch = self._label_logits(model, prompts, method, batch_size)
         return pd.DataFrame(
             {
                 "prompt": np.arange(len(prompts)),
@@ -128,39 +136,48 @@ class Reweighting(Study):
                 "gold_name": [prompts.class_names[c] for c in prompts.gold],
                 "predicted": logits.argmax(-1).numpy(),
                 "label_logits": logits.double().tolist(),
-                "per_class": prompts.shots,
+                "per_class": str(prompts.shots),
+                "fit": [None if patch is None else patch.to_json(), *[None] * len(prompts)][: len(prompts)],
             }
         )
 
     def _label_logits(
         self, model: Any, prompts: PromptSet, method: str, batch_size: int
-    ) -> Float[Tensor, "prompt class"]:
-        """What each method answers: logits of the label words, or scores in their place."""
+    ) -> tuple[Float[Tensor, "prompt class"], ReweightAnchors | None]:
+        """What each method answers, logits of the label words or scores in their place; and what it fitted."""
 
         def plain(asked: PromptSet) -> Tensor:
             return run_shared(model, asked, batch_size=batch_size).label_logits
 
         if method in (VANILLA, MORE_SHOTS):
-            return plain(prompts)
+            return plain(prompts), None
         training = prompts.companions["training"]
         if method == "majority class":
-            return torch.bincount(prompts.gold, minlength=len(prompts.label_ids)).float().expand(len(prompts), -1)
+            counts = torch.bincount(prompts.gold, minlength=len(prompts.label_ids)).float()
+            return counts.expand(len(prompts), -1), None
         if method == "label biases":
-            return plain(prompts) + fit_biases(plain(training), training.gold)
+            return plain(prompts) + fit_biases(plain(training), training.gold), None
         if method == "contextual calibration":
             empty = plain(prompts.companions["content_free"]).softmax(-1).mean(0)
-            return plain(prompts).log_softmax(-1) - empty.log()
-        if method in ("compressed", "re-weighted, compressed"):
-            patches = [self._fit(model, training, keep_anchors=True)] if method != "compressed" else []
-            return _on_anchors(model, prompts, patches, batch_size)
+            return plain(prompts).log_softmax(-1) - empty.log(), None
+        if method == COMPRESSED:
+            return on_anchors(model, prompts, [], batch_size=batch_size).label_logits, None
+        if method == REWEIGHTED_COMPRESSED:
+            patch = self.fit(model, training, keep=anchors_of)
+            return on_anchors(model, prompts, [patch], batch_size=batch_size).label_logits, patch
         if method == "beta at random positions":
             prompts, training = (at_random_positions(part, self.random_seed) for part in (prompts, training))
-        patch = self._fit(model, training, method)
-        return run_shared(model, prompts, patches=[patch], batch_size=batch_size).label_logits
+        patch = self.fit(model, training, method)
+        return run_shared(model, prompts, patches=[patch], batch_size=batch_size).label_logits, patch
 
-    def _fit(
-        self, model: Any, training: PromptSet, method: str = REWEIGHTED, keep_anchors: bool = False
+    def fit(
+        self,
+        model: Any,
+        training: PromptSet,
+        method: str = REWEIGHTED,
+        keep: Callable[[Context, Prompt], Context] | None = None,
     ) -> ReweightAnchors:
+        """Beta as a method learns it, on whole demonstrations or on what `keep` leaves of them."""
         return fit_reweighting(
             model,
             training,
@@ -169,8 +186,22 @@ class Reweighting(Study):
             seed=42 if training.seed is None else training.seed,
             shared=[axis for axis in ("heads", "layers") if method == f"beta shared over {axis}"],
             placement="presoftmax" if method == "beta before the softmax" else "postsoftmax",
-            keep=_anchors_of if keep_anchors else None,
+            keep=keep,
         ).patch
+
+    def fitted(self, result: Result) -> dict[str, ReweightAnchors]:
+        """The re-weightings that were fitted, by task, shots and seed; those of a compressed context are named so."""
+        rows = result.table[result.table["method"].isin(list(_KEPT)) & result.table["fit"].notna()]
+        places = zip(rows["task"], rows["shots"], rows["seed"], rows["method"], rows["fit"], strict=True)
+        return {
+            f"{task}, {shots} per class, seed {seed}{_KEPT[method]}": ReweightAnchors.from_json(fit)
+            for task, shots, seed, method, fit in places
+        }
+
+    def save_more(self, result: Result, folder: Path) -> None:
+        """Every fitted re-weighting in a folder of its own, for `ReweightAnchors.load`."""
+        for name, patch in self.fitted(result).items():
+            patch.save(folder / self.name / "-".join(re.findall(r"[\w.]+", name)))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy, macro_f1, recall of each class: model, task, shots, metric, method, mean, low, high, n, seeds."""
@@ -208,7 +239,7 @@ class Reweighting(Study):
             text = f"Accuracy is {accuracy[VANILLA]:.0%}, and {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
         if MORE_SHOTS in accuracy:
             more = result.table[result.table["method"] == MORE_SHOTS]["per_class"].unique()
-            text += f"; {'/'.join(str(int(n)) for n in more)} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
+            text += f"; {' or '.join(more)} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
         if "label biases" in accuracy:
             text += (
                 f"; biases fitted to the same items reach {accuracy['label biases']:.0%}, the majority class "
@@ -224,23 +255,6 @@ def _asking_the_same(prompts: PromptSet, others: PromptSet | None) -> PromptSet:
     if others is None:
         return prompts[:0]
     return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
-
-
-def _anchors_of(context: Context, prompt: Prompt) -> Context:
-    return keep(context, kept_positions(prompt), "original")
-
-
-def _on_anchors(
-    model: Any, prompts: PromptSet, patches: Sequence[ReweightAnchors], batch_size: int
-) -> Float[Tensor, "prompt class"]:
-    """Label logits on a context of label words and template alone."""
-    groups = shared_demonstrations(prompts)
-    parts = []
-    for indices in groups:
-        first = prompts[indices[0]]
-        context = _anchors_of(read_context(model, first), first)
-        parts.append(context.ask(model, prompts.select(indices), patches=patches, batch_size=batch_size, progress=None))
-    return joined(parts, groups).label_logits
 
 
 def reweighting(
