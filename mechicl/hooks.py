@@ -171,7 +171,8 @@ def sweep(
     if len(set(probes)) != len(probes):
         raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
     collected = _Collected(len(prompts), probes)
-    with frozen(net.raw), progress_bar(progress or "", len(prompts)) as advance:
+    # a caller's inference mode would leave no gradients to ask for
+    with torch.inference_mode(False), frozen(net.raw), progress_bar(progress or "", len(prompts)) as advance:
         todo = deque(prompts.chunks(batch_size))
         while todo:
             indices = todo.popleft()
@@ -255,11 +256,19 @@ def count_firings(edits: Sequence[Hook], readings: Sequence[Hook]) -> tuple[list
     """Wrap hooks so that a silent one is noticed: returns them and a check that raises HookError if any never fired."""
     hooks = [*edits, *readings]
     fired = [0] * len(hooks)
+    busy = False  # a run that is started from inside a hook is another run: it neither sees nor feeds these hooks
 
     def counting(index: int, function: Callable[..., Any]) -> Callable[..., Any]:
         def counted(value: Tensor, hook: Any) -> Any:
+            nonlocal busy
+            if busy:
+                return None
             fired[index] += 1
-            return function(value, hook=hook)
+            busy = True
+            try:
+                return function(value, hook=hook)
+            finally:
+                busy = False
 
         return counted
 
@@ -274,7 +283,7 @@ def count_firings(edits: Sequence[Hook], readings: Sequence[Hook]) -> tuple[list
     return [(name, counting(i, function)) for i, (name, function) in enumerate(hooks)], check
 
 
-class HookError(RuntimeError):
+class HookError(InputError):
     """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
 
 
@@ -313,8 +322,19 @@ class _Collected:
 
     def finish(self) -> Run:
         order = torch.tensor(self.indices).argsort()
-        readings = {probe: torch.cat(parts)[order] for probe, parts in self.readings.items()}
+        readings = {probe: torch.cat(_as_wide(parts))[order] for probe, parts in self.readings.items()}
         return Run(torch.cat(self.label_logits)[order], readings)
+
+
+def _as_wide(parts: list[Tensor]) -> list[Tensor]:
+    """Readings with axes of positions, filled up with zeros from their batch's longest prompt to the longest of all."""
+    widest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    if all(list(part.shape[1:]) == widest for part in parts):
+        return parts
+    filled = [part.new_zeros(len(part), *widest) for part in parts]
+    for whole, part in zip(filled, parts, strict=True):
+        whole[tuple(slice(size) for size in part.shape)] = part
+    return filled
 
 
 def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:

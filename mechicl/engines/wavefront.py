@@ -20,7 +20,7 @@ from torch import Tensor
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.models import HookedModel, frozen, hooked
-from mechicl.patches.lesions import Lesion, Step
+from mechicl.patches.lesions import Lesion, Step, check_halves
 
 _MEMORY = 2**30
 """Bytes of live residuals; more lesions than that are swept in several groups."""
@@ -55,6 +55,8 @@ def lesion_sweep(
     net = hooked(model)
     n_layers = net.sizes.n_layers
     programs = [lesion.program(n_layers) for lesion in lesions]
+    for program in programs:
+        check_halves(net, program)
     with frozen(net.raw), torch.no_grad():
         first = net.embed(tokens)
         at_once = max_streams or max(1, _MEMORY // (first.numel() * first.element_size()) - 1)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch
-from mechicl.models import hooked
+from mechicl.models import HookedModel, hooked
 
 Half = Literal["attn", "mlp"]
 
@@ -80,14 +80,23 @@ class _LeftOut(Lesion, Patch):
         return tuple(Step(layer, halves[0] if halves else None) for layer, halves in whole if len(halves) < 2)
 
     def hooks(self, model: Any, batch: Any = None) -> list[Hook]:
-        self.program(hooked(model).sizes.n_layers)
+        net = hooked(model)
+        check_halves(net, self.program(net.sizes.n_layers))
+        there = ("attn", "mlp") if net.sizes.d_mlp else ("attn",)
         return [
             (f"blocks.{layer}.hook_{half}_out", _zero) for layer, halves in self.zeroed() for half in halves
+            if half in there
         ]  # fmt: skip
 
     def on(self, model: Any) -> AbstractContextManager[None]:
         net = hooked(model)
         return net.hooks(self.hooks(net))
+
+
+def check_halves(net: HookedModel, program: Iterable[Step]) -> None:
+    """Raise InputError where a program leaves out MLPs of a model that has none: it would silently change nothing."""
+    if not net.sizes.d_mlp and any(step.without == "mlp" for step in program):
+        raise InputError(f"{net.name} has no MLPs that could be left out.")
 
 
 def _zero(value: Tensor, hook: Any) -> Tensor:

@@ -128,7 +128,7 @@ class LogitLens(Probe):
             return net.lens(point)
         if scale is not None:
             point = (point - point.mean(-1, keepdim=True)) / scale
-        return (point @ net.W_U).float()
+        return (point.to(net.W_U.device, net.W_U.dtype) @ net.W_U).float()
 
 
 def _final_scale(net: HookedModel, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:

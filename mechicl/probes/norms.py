@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
 from mechicl.models import hooked
 
@@ -33,7 +34,10 @@ class Norms(Probe):
     axes = ("sequence", "layer", "quantity")
 
     def watch(self, model: Any, batch: Batch) -> Watch:
-        layers = range(hooked(model).sizes.n_layers)
+        net = hooked(model)
+        if not net.sizes.d_mlp:
+            raise InputError(f"{net.name} has no MLPs, whose norms are read beside those of attention.")
+        layers = range(net.sizes.n_layers)
         names = {part: f"hook_{part}_out" if part in ("attn", "mlp") else f"hook_{part}" for part in PARTS}
         real = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
         kept: dict[str, Tensor] = {}

@@ -1,0 +1,321 @@
+"""Everything that mechicl can do to a model, found by itself: a new probe, patch, engine or study is tested or missed.
+
+Classes and functions are enumerated from the package. What cannot be made without arguments needs an example here;
+`examples` fails with the name of what lacks one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+
+import mechicl.engines
+import mechicl.patches
+import mechicl.probes
+from mechicl.corpora import TokenCorpus, load_corpus
+from mechicl.engines.compression import compress
+from mechicl.engines.context import Context, read_context
+from mechicl.engines.last_token import last_tokens
+from mechicl.engines.prefix import run_shared
+from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.hooks import Patch, Probe, run
+from mechicl.metrics import kl_divergence
+from mechicl.models import hooked
+from mechicl.patches import (
+    CutWords,
+    Drop,
+    DropAttention,
+    DropMany,
+    DropMLP,
+    IsolateLabels,
+    IsolatePositions,
+    IsolateRandom,
+    IsolateTemplate,
+    Lesion,
+    Repeat,
+    Replace,
+    ReweightAnchors,
+    Swap,
+)
+from mechicl.probes import LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
+from mechicl.prompts import PromptSet
+from mechicl.studies import STUDIES
+from mechicl.studies.label_words import AnchorSweep, Compression, ErrorDiagnosis, Isolation, Reweighting
+from mechicl.studies.stages import Lesions
+from mechicl.studies.study import Study
+from mechicl.tasks import Task
+from tests import tiny
+
+# ---- what is run on
+
+_TEXTS = ("a good film", "bad film, bad", "Business", "so bad it was", "film of the year", "the worst", "fine", "dull")
+_NAMES = ("World", "Sports", "Business", "Technology")
+_ROWS = [{"text": text, "label": name} for i, text in enumerate(_TEXTS) for name in (_NAMES[i % 4], _NAMES[i // 2])]
+TASK = Task(
+    "four classes", "Article: {text}\nAnswer:{label}", {name: f" {name}" for name in _NAMES},
+    {"train": _ROWS, "test": _ROWS[:5]},
+)  # fmt: skip
+
+
+def prompts() -> PromptSet:
+    """Four classes, a template, prompts of different lengths behind the same demonstrations."""
+    return TASK.prompts(tiny.tokenizer(), seed=0, samples=3)
+
+
+def text() -> TokenCorpus:
+    """Running text with words of one and of several tokens; sequences of different lengths."""
+    documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(3)]
+    return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=24, packing="documents")
+
+
+# ---- probes and patches
+
+
+def _members(package: ModuleType) -> Iterator[Any]:
+    """Public classes and functions that a package's modules define."""
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        for name, member in inspect.getmembers(module):
+            if not name.startswith("_") and getattr(member, "__module__", None) == module.__name__:
+                yield member
+
+
+def _classes(package: ModuleType, *kinds: type) -> list[type]:
+    found = [m for m in _members(package) if isinstance(m, type) and issubclass(m, kinds)]
+    return [kind for kind in found if not inspect.isabstract(kind)]
+
+
+_PROBES: dict[type, Callable[[], list[Probe]]] = {
+    SaliencyMap: lambda: [SaliencyMap((0, 2)), SaliencyMap((1,), "sum_of_abs")],
+    TopTokens: lambda: [TopTokens(4)],
+    LocalAttention: lambda: [LocalAttention((1, 5))],
+    LossAt: lambda: [LossAt(lambda words: words >= 0)],
+    WordAttention: lambda: [WordAttention(1)],
+}
+_NEEDS_WORDS = (LossAt, WordAttention, CutWords)
+_ONLY_TEXT = (*_NEEDS_WORDS, LocalAttention)
+
+_PATCHES: dict[type, Callable[[], list[Any]]] = {
+    CutWords: lambda: [CutWords((0, 1)), CutWords((0,), "before")],
+    IsolateLabels: lambda: [IsolateLabels((0, 1), mode=mode) for mode in ("presoftmax", "postsoftmax_renorm")],  # type: ignore[arg-type]
+    IsolateTemplate: lambda: [IsolateTemplate((0, 1, 2))],
+    IsolateRandom: lambda: [IsolateRandom((0, 2)), IsolateRandom((0,), pool="demo_text", resample="per_seed")],
+    IsolatePositions: lambda: [IsolatePositions((0,), positions={prompt: [[3, 4]] for prompt in prompts()})],
+    ReweightAnchors: lambda: [
+        ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4), placement)  # type: ignore[arg-type]
+        for placement in ("postsoftmax", "presoftmax")
+    ],
+    Drop: lambda: [Drop(1)],
+    DropAttention: lambda: [DropAttention(0)],
+    DropMLP: lambda: [DropMLP(2)],
+    DropMany: lambda: [DropMany((0, 2))],
+    Swap: lambda: [Swap(0)],
+    Replace: lambda: [Replace(0, 2)],
+    Repeat: lambda: [Repeat(0, 2)],
+}
+
+
+def _made(kind: type, given: dict[type, Callable[[], list[Any]]]) -> list[Any]:
+    if kind in given:
+        return given[kind]()
+    try:
+        return [kind()]
+    except TypeError:
+        raise AssertionError(f"{kind.__name__} has no example; add one to tests/contract/catalogue.py") from None
+
+
+def probes() -> list[Probe]:
+    """An instance or more of every probe."""
+    return [one for kind in _classes(mechicl.probes, Probe) for one in _made(kind, _PROBES)]
+
+
+def patches() -> list[Any]:
+    """An instance or more of every patch and of every lesion."""
+    return [one for kind in _classes(mechicl.patches, Patch, Lesion) for one in _made(kind, _PATCHES)]
+
+
+def material(part: Any) -> PromptSet | TokenCorpus:
+    """What a probe or a patch is run on: prompts, unless it is at home in running text alone."""
+    return text() if isinstance(part, _ONLY_TEXT) else prompts()
+
+
+# ---- engines
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""What an engine gives, and the same from whole forward passes."""
+
+
+def _shared(model: Any) -> Pair:
+    patches = [IsolateLabels((0,))]
+    return (
+        run_shared(model, prompts(), patches=patches).label_logits,
+        run(model, prompts(), patches=patches).label_logits,
+    )
+
+
+def _asked(model: Any) -> Pair:
+    context = read_context(model, prompts()[0])
+    return context.ask(model, prompts()).label_logits, run(model, prompts()).label_logits
+
+
+def _compressed(model: Any) -> Pair:
+    """Dropping keys is hiding them from the query."""
+    prompt = prompts()[0]
+    context = compress(model, prompt)
+
+    class Hide(Patch):
+        def hooks(self, net: Any, batch: Any) -> list[Any]:
+            hidden = torch.ones(batch.tokens.shape[1], dtype=torch.bool, device=batch.device)
+            hidden[[*context.places, *range(prompt.query_start, len(hidden))]] = False
+            mask = hidden & (torch.arange(len(hidden), device=batch.device) >= prompt.query_start)[:, None]
+            cut = lambda scores, hook: scores.masked_fill(mask, -torch.inf)  # noqa: E731
+            return [(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in range(net.sizes.n_layers)]
+
+    one = prompts()[:1]
+    return context.ask(model, one).label_logits, run(model, one, patches=[Hide()]).label_logits
+
+
+def _last(model: Any) -> Pair:
+    patch = ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4))
+    with torch.no_grad():
+        ours = torch.cat([last.label_logits(model, [patch]) for last in last_tokens(model, prompts())])
+    return ours, run(model, prompts(), patches=[patch]).label_logits
+
+
+def _fitted(model: Any) -> Pair:
+    """The first loss is that of the whole pass."""
+    asked = prompts()
+    fit = fit_reweighting(model, asked, epochs=1, order=[[1]])
+    logits = run(model, asked.select([1])).label_logits
+    return fit.losses, torch.nn.functional.cross_entropy(logits, asked.gold[1:2])[None]
+
+
+def _swept(model: Any) -> Pair:
+    net, tokens, lesions = hooked(model), text().tokens, [Drop(0), Swap(1)]
+    lengths = text().lengths
+    found = lesion_sweep(model, tokens.to(net.device), lesions, lengths=lengths, top_k=0).kl
+    expected = []
+    with torch.no_grad():
+        base = net.lens(net.forward(tokens))
+        for lesion in lesions:
+            with lesion.on(model):
+                expected.append(kl_divergence(base, net.lens(net.forward(tokens))))
+    real = torch.arange(tokens.shape[1]) < lengths[:, None]
+    return found[:, real], torch.stack(expected).cpu()[:, real]
+
+
+ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
+    run_shared: _shared,
+    read_context: _asked,
+    compress: _compressed,
+    last_tokens: _last,
+    fit_reweighting: _fitted,
+    lesion_sweep: _swept,
+}
+
+
+def engines() -> list[Callable[..., Any]]:
+    """Every engine: a function of a model that a module of `mechicl.engines` makes public."""
+    found = [
+        member
+        for member in _members(mechicl.engines)
+        if inspect.isfunction(member) and next(iter(inspect.signature(member).parameters), "") == "model"
+    ]
+    missing = [member.__name__ for member in found if member not in ENGINES]
+    assert not missing, f"{missing} have no plain path to be compared with; add it to tests/contract/catalogue.py"
+    return found
+
+
+# ---- studies
+
+_STUDIES: dict[str, Callable[[], Study]] = {
+    "isolation": lambda: Isolation(n_layers=(1,)),
+    "compression": lambda: Compression(n_sets=2, positions=("original",)),
+    "reweighting": lambda: Reweighting(epochs=1, per_class=1, more_shots=0),
+    "error-diagnosis": lambda: ErrorDiagnosis(components=(2,), contexts=1),
+    "anchor-sweep": lambda: AnchorSweep(windows=(2,)),
+    "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
+}
+"""Studies with less to do than by default; the others are taken as they are."""
+
+
+def studies() -> list[Study]:
+    """One of every registered study."""
+    subclasses = {kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.")}
+    unknown = subclasses - set(STUDIES.values())
+    assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items()]
+
+
+def _subclasses(kind: type) -> Iterator[type]:
+    for own in kind.__subclasses__():
+        yield own
+        yield from _subclasses(own)
+
+
+def studied(study: Study) -> PromptSet | TokenCorpus | None:
+    """What a study is run on."""
+    if study.reads != "prompts":
+        return text() if study.reads == "text" else None
+    make = getattr(study, "prompts", None)
+    return prompts() if make is None else make(TASK, tiny.tokenizer(), seed=0, samples=3)
+
+
+# ---- everything
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something that runs a model; `known_to_refuse` marks what an unusual model may lack."""
+
+    name: str
+    work: Callable[[Any], Any]
+
+    def __call__(self, model: Any) -> Any:
+        return self.work(model)
+
+
+def jobs() -> list[Job]:
+    """Every probe, patch, engine and study, each as something to do with a model."""
+    found = [Job(_name(p), lambda model, p=p: run(model, material(p), [p])) for p in probes()]
+    for patch in patches():
+        if isinstance(patch, Patch):
+            found.append(Job(_name(patch), lambda model, p=patch: run(model, material(p), patches=[p])))
+        if isinstance(patch, Lesion):
+            found.append(Job(f"{patch} on the model", lambda model, p=patch: _run_on(model, p)))
+    found += [Job(engine.__name__, ENGINES[engine]) for engine in engines()]
+    found += [Job(study.name, lambda model, s=study: s.run(model, studied(s), batch_size=2)) for study in studies()]
+    return found
+
+
+def _run_on(model: Any, lesion: Lesion) -> Any:
+    with lesion.on(model):
+        return run(model, prompts())
+
+
+def _name(part: Any) -> str:
+    return f"{type(part).__name__}"
+
+
+__all__ = [
+    "ENGINES",
+    "Context",
+    "Job",
+    "engines",
+    "jobs",
+    "material",
+    "patches",
+    "probes",
+    "prompts",
+    "studied",
+    "studies",
+    "text",
+]

@@ -1,0 +1,277 @@
+"""Every probe, patch, engine and study, on every architecture: right, and the model comes back as it was."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mechicl.corpora import TokenCorpus
+from mechicl.errors import InputError
+from mechicl.hooks import Hook, Patch, Probe, Run, run
+from mechicl.models import hooked
+from mechicl.patches import IsolateLabels, Lesion
+from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow
+from mechicl.results import Result
+from mechicl.studies.study import Study
+from tests import tiny
+from tests.contract import catalogue
+from tests.contract.state import differences, fingerprint
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+HALVES = (torch.bfloat16, torch.float16)
+FEW = ("gpt2", "gptj", "llama", "gemma2")
+"""Sequential, parallel, grouped keys with gated MLPs, and norms on both sides with soft caps and local layers."""
+
+
+@pytest.fixture(scope="module", params=[(f, d) for f in tiny.families for d in DEVICES], ids=lambda p: "-".join(p))
+def model(request: pytest.FixtureRequest) -> Any:
+    """A model of every family, in an unusual state: training, some gradients on, and a hook of the user's."""
+    family, device = request.param
+    return unusual(tiny.fresh(family).to(device, print_details=False))
+
+
+def unusual(model: Any) -> Any:
+    model.train()
+    model.blocks[1].eval()
+    model.embed.W_E.requires_grad_(False)
+    model.add_hook("blocks.0.hook_resid_post", lambda value, hook: None)
+    return model
+
+
+def close(ours: Tensor, plain: Tensor, tolerance: float = 1e-5) -> None:
+    ours, plain = ours.float().cpu(), plain.float().cpu()
+    assert ours.shape == plain.shape
+    error, scale = float((ours - plain).abs().max()), max(float(plain.abs().max()), 1e-2)
+    assert error <= tolerance * scale, f"off by {error:.1e} at a scale of {scale:.1e}"
+
+
+def by_hand(model: Any, batch: Any, hooks: list[Hook], probe: Probe | None = None) -> Tensor:
+    """TransformerLens alone: label logits at q, and the backward pass that a probe asks for."""
+    logits = model.run_with_hooks(batch.tokens, fwd_hooks=hooks, prepend_bos=False, padding_side="right")
+    if not hasattr(batch, "target"):
+        return logits
+    at_q = logits[torch.arange(len(batch.target)), batch.target][:, batch.label_ids]
+    if probe is not None and probe.objective is not None:
+        probe.objective(at_q.float(), batch.gold).sum().backward()
+        model.zero_grad(set_to_none=True)
+    return at_q
+
+
+def test_probes_have_their_axes_and_equal_the_plain_path(model: Any) -> None:
+    before = fingerprint(model)
+    for probe in catalogue.probes():
+        material = catalogue.material(probe)
+        reading = run(model, material, [probe], batch_size=2)[probe]
+        check_axes(probe, reading, model, len(material))
+        watch = probe.watch(hooked(model), batch := material.batch(hooked(model).device))
+        if watch.read_logits is None:  # what reads logits at q is compared through `run` alone
+            by_hand(model, batch, watch.hooks, probe)
+            close(watch.result(), reading, 2e-5 if probe.objective is None else 1e-4)
+        alone = run(model, material, [probe], batch_size=1)[probe]
+        close(alone, reading, 2e-5 if probe.objective is None else 1e-4)
+    assert differences(before, fingerprint(model)) == []
+
+
+def check_axes(probe: Probe, reading: Tensor, model: Any, n: int) -> None:
+    cfg = model.cfg
+    sizes = {"prompt": n, "sequence": n, "head": cfg.n_heads, "class": 4, "point": cfg.n_layers + 1}
+    if not hasattr(probe, "layers"):
+        sizes["layer"] = cfg.n_layers
+    assert len(probe.axes) == reading.ndim, f"{probe} says {probe.axes}, its reading is {list(reading.shape)}"
+    for axis, size in zip(probe.axes, reading.shape, strict=True):
+        assert size == sizes.get(axis, size), f"{probe}: axis {axis} has {size} entries, not {sizes[axis]}"
+
+
+def test_patches_equal_the_plain_path(model: Any) -> None:
+    before = fingerprint(model)
+    plain = {kind: plain_logits(model, kind) for kind in (True, False)}
+    for patch in catalogue.patches():
+        material = catalogue.material(patch)
+        if isinstance(patch, Patch):
+            ours = effect(model, material, patch)
+            batch = material.batch(hooked(model).device)
+            with torch.no_grad():
+                close(ours, by_hand(model, batch, patch.hooks(hooked(model), batch)), 2e-5)
+        if isinstance(patch, Lesion):
+            with patch.on(model):
+                ours = effect(model, catalogue.prompts())
+            if isinstance(patch, Patch):
+                close(ours, effect(model, catalogue.prompts(), patch), 2e-5)
+        unpatched = plain[isinstance(material, TokenCorpus)]
+        assert (ours.cpu() - unpatched).abs().max() > 1e-4, f"{patch} changed nothing"
+    assert differences(before, fingerprint(model)) == []
+
+
+def plain_logits(model: Any, text: bool) -> Tensor:
+    return effect(model, catalogue.text() if text else catalogue.prompts()).cpu()
+
+
+def effect(model: Any, material: Any, *patches: Patch) -> Tensor:
+    """What comes out at the end: label logits of prompts; all logits of text, through a hook on the last residual."""
+    if not isinstance(material, TokenCorpus):
+        return run(model, material, patches=patches, batch_size=2).label_logits
+    net, batch, seen = hooked(model), material.batch(hooked(model).device), []
+    hooks = [pair for patch in patches for pair in patch.hooks(net, batch)]
+    last = (f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", lambda resid, hook: seen.append(net.lens(resid)))
+    with torch.no_grad(), net.hooks([*hooks, last]):
+        net.forward(batch.tokens)
+    return seen[0]
+
+
+def test_engines_equal_the_plain_path(model: Any) -> None:
+    before = fingerprint(model)
+    for engine in catalogue.engines():
+        close(*catalogue.ENGINES[engine](model), 2e-5)
+    assert differences(before, fingerprint(model)) == []
+
+
+def measured(study: Study, model: Any) -> Result | None:
+    """A study's result; None where a random model gives it nothing to tell, as it may only for one reason."""
+    told = "errors to diagnose|need differences|needs differences" if study.name == "error-diagnosis" else "(?!)"
+    try:
+        return study.run(model, catalogue.studied(study), batch_size=2)
+    except InputError as error:
+        if not re.search(told, str(error)):
+            raise
+        return None
+
+
+def test_studies_run_and_leave_the_model_alone(model: Any) -> None:
+    before = fingerprint(model)
+    for study in catalogue.studies():
+        if (result := measured(study, model)) is None:
+            continue
+        assert len(result.table)
+        if model.cfg.model_name == "tiny-gpt2":  # what follows the table knows no architecture
+            assert len(result.summary())
+            assert result.finding()
+    assert differences(before, fingerprint(model)) == []
+
+
+class Stop(Exception):
+    """Thrown from inside a hook."""
+
+
+@pytest.mark.parametrize(
+    ("family", "error"), [("gpt2", Stop), ("gpt2", KeyboardInterrupt), ("gptj", Stop), ("llama", Stop)]
+)
+def test_whatever_is_thrown_inside_leaves_the_model_as_it_was(family: str, error: type[BaseException]) -> None:
+    model = unusual(tiny.fresh(family))
+    for layer in range(model.cfg.n_layers):
+        armed, thrown = [True], []
+
+        def throw(value: Tensor, hook: Any, armed: list[bool] = armed, thrown: list[bool] = thrown) -> None:
+            if armed:
+                thrown.append(True)
+                raise error
+
+        model.add_hook(f"blocks.{layer}.hook_resid_post", throw)
+        before, silent = fingerprint(model), []
+        for job in catalogue.jobs():
+            thrown.clear()
+            try:
+                job(model)
+            except error:
+                assert thrown
+            else:
+                assert not thrown, f"{job.name} swallowed what was thrown"
+                silent.append(job.name)
+            assert differences(before, fingerprint(model)) == [], job.name
+        # Weights alone are read, and a block that is replaced is not run.
+        assert set(silent) <= {"neurons", "Replace(layer=0, source=2) on the model"}
+        armed.clear()
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_run_inside_a_run(family: str) -> None:
+    """Started from a hook of another: both give what they give alone, and the model is as before."""
+    model, prompts = unusual(tiny.fresh(family)), catalogue.prompts()
+    probes: list[Probe] = [SaliencyFlow(), LabelAttention(), LogitLens()]
+    patch = IsolateLabels((0,))
+    outer, inner = run(model, prompts, probes, [patch]), run(model, prompts[:1], probes)
+    found: list[Run] = []
+
+    class Nested(Patch):
+        def hooks(self, net: Any, batch: Any) -> list[Hook]:
+            def start(value: Tensor, hook: Any) -> None:
+                found.append(run(model, prompts[:1], probes))
+
+            return [("blocks.1.hook_resid_pre", start)]
+
+    before = fingerprint(model)
+    nested = run(model, prompts, probes, [patch, Nested()])
+    assert differences(before, fingerprint(model)) == []
+    assert len(found) == 1
+    for ours, alone in ((nested, outer), (found[0], inner)):
+        close(ours.label_logits, alone.label_logits)
+        for probe in probes:
+            close(ours[probe], alone[probe])
+
+
+def test_a_run_inside_another_ones_modes() -> None:
+    """Gradients are taken where the caller has switched them off, and nothing of that leaks."""
+    model, prompts = tiny.fresh("gpt2"), catalogue.prompts()
+    expected = run(model, prompts, [probe := SaliencyFlow()])[probe]
+    for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+        with mode():
+            before = fingerprint(model)
+            close(run(model, prompts, [probe])[probe], expected)
+            assert differences(before, fingerprint(model)) == []
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("family", FEW)
+def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype) -> None:
+    model = tiny.fresh(family).to(dtype)
+    whole = tiny.model(family)
+    before = fingerprint(model)
+    for probe in catalogue.probes():
+        reading = run(model, catalogue.material(probe), [probe])[probe]
+        assert reading.dtype in (torch.float32, torch.int64), f"{probe} gives {reading.dtype}"
+        if reading.is_floating_point() and probe.objective is None:
+            close(reading, run(whole, catalogue.material(probe), [probe])[probe], 0.25)
+    for patch in catalogue.patches():
+        if isinstance(patch, Patch) and not isinstance(catalogue.material(patch), TokenCorpus):
+            logits = run(model, catalogue.prompts(), patches=[patch]).label_logits
+            assert logits.dtype == torch.float32
+            close(logits, run(whole, catalogue.prompts(), patches=[patch]).label_logits, 0.25)
+    for engine in catalogue.engines():
+        ours, plain = catalogue.ENGINES[engine](model)
+        assert ours.dtype == plain.dtype == torch.float32
+        close(ours, plain, 0.1)
+    for study in catalogue.studies() if family == "gpt2" else []:
+        measured(study, model)
+    assert differences(before, fingerprint(model)) == []
+
+
+@pytest.mark.parametrize("kind", ["bloom", "attn-only"])
+def test_what_an_architecture_lacks_is_refused_by_name(kind: str) -> None:
+    """ALiBi, and a model without MLPs: right, or one sentence that names the model and what is missing."""
+    model = tiny.fresh("bloom") if kind == "bloom" else attention_only()
+    before = fingerprint(model)
+    refused: dict[str, str] = {}
+    for job in catalogue.jobs():
+        try:
+            job(model)
+        except InputError as error:
+            refused[job.name] = str(error)
+        assert differences(before, fingerprint(model)) == [], job.name
+    assert all(model.cfg.model_name in sentence for sentence in refused.values()), refused
+    assert ("read_context" if kind == "bloom" else "DropMLP") in refused
+    assert "SaliencyFlow" not in refused
+
+
+def attention_only() -> Any:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    cfg = HookedTransformerConfig(
+        n_layers=3, d_model=32, n_ctx=tiny.N_CTX, d_head=8, n_heads=4, d_vocab=tiny.D_VOCAB, attn_only=True, seed=0,
+        model_name="attention-alone", normalization_type="LN", device="cpu",
+    )  # fmt: skip
+    model = HookedTransformer(cfg)
+    model.tokenizer = tiny.tokenizer()
+    return model
