@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mechicl.engines.wavefront import lesion_sweep as lesion_sweep
     from mechicl.errors import InputError as InputError
     from mechicl.errors import NumericalError as NumericalError
+    from mechicl.explorer import Explorer as Explorer
+    from mechicl.explorer import explore as explore
     from mechicl.hooks import Patch as Patch
     from mechicl.hooks import Probe as Probe
     from mechicl.hooks import Watch as Watch
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from mechicl.patches import Replace as Replace
     from mechicl.patches import ReweightAnchors as ReweightAnchors
     from mechicl.patches import Swap as Swap
+    from mechicl.probes import HeadSaliency as HeadSaliency
     from mechicl.probes import LabelAttention as LabelAttention
+    from mechicl.probes import LensTokens as LensTokens
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
     from mechicl.probes import Norms as Norms
@@ -77,6 +81,7 @@ _HOME = {
     "mechicl.engines.reweighting": ("fit_reweighting",),
     "mechicl.engines.wavefront": ("lesion_sweep",),
     "mechicl.errors": ("InputError", "NumericalError"),
+    "mechicl.explorer": ("Explorer", "explore"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
     "mechicl.objectives": ("Objective",),
@@ -96,7 +101,9 @@ _HOME = {
         "Swap",
     ),
     "mechicl.probes": (
+        "HeadSaliency",
         "LabelAttention",
+        "LensTokens",
         "LocalAttention",
         "LogitLens",
         "Norms",

@@ -1,6 +1,8 @@
 """What can be read from a pass; a file each."""
 
+from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
+from mechicl.probes.lens_tokens import LensTokens
 from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
@@ -9,7 +11,9 @@ from mechicl.probes.top_tokens import TopTokens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
+    "HeadSaliency",
     "LabelAttention",
+    "LensTokens",
     "LocalAttention",
     "LogitLens",
     "LossAt",

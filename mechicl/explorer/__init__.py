@@ -1,0 +1,5 @@
+"""Look at one prompt in one model: in a notebook a widget that asks the kernel, elsewhere a page that needs none."""
+
+from mechicl.explorer.explorer import Explorer, explore
+
+__all__ = ["Explorer", "explore"]

@@ -1,0 +1,31 @@
+"""A prompt's tokens as readable text: every token with the characters that it covers, its role and its line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mechicl.explorer.views import token_text
+from mechicl.prompts import Prompt
+
+
+def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
+    """One entry per token, in order.
+
+    `text` are its characters (empty where an earlier token already has them, as in an emoji of several tokens), `gap`
+    the characters before it that belong to no token, `role` w, p, q or nothing.
+    """
+    role = dict.fromkeys(prompt.w, "w") | dict.fromkeys(prompt.label_positions, "p") | {prompt.target: "q"}
+    if not prompt.offsets:
+        return [
+            {"text": token_text(model, token), "gap": "", "role": role.get(i, "")}
+            for i, token in enumerate(prompt.tokens)
+        ]
+    shown, entries = 0, []
+    for i, (start, stop) in enumerate(prompt.offsets):
+        begin = max(start, shown)
+        text = prompt.string[begin:stop]
+        if stop == 0:  # a token that stands for no character, such as BOS
+            text = token_text(model, prompt.tokens[i])
+        entries.append({"text": text, "gap": prompt.string[shown:begin] if stop else "", "role": role.get(i, "")})
+        shown = max(shown, stop)
+    return entries

@@ -1,0 +1,39 @@
+"""Saliency before heads are summed: what each head of a layer adds to an edge (section 2.1, inside Eq. 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mechicl.hooks import Probe, Watch
+from mechicl.objectives import Objective
+from mechicl.prompts import PromptBatch
+
+
+@dataclass(frozen=True)
+class HeadSaliency(Probe):
+    """A * dL/dA of every edge and head of one layer, with its sign: reading [prompt head query key], in units of the
+    loss.
+
+    The absolute value of its sum over heads is the saliency of `SaliencyMap`. Meant for single prompts.
+    """
+
+    layer: int
+    loss: Objective = field(default=Objective())
+    axes = ("prompt", "head", "query", "key")
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        found: list[Tensor] = []
+
+        def see(pattern: Tensor, hook: Any) -> None:
+            value = pattern.detach().float()
+            found.append(value.new_zeros(value.shape))  # where the loss does not depend on the layer, no gradient comes
+            pattern.register_hook(lambda gradient: found.append(value * gradient.float()))  # type: ignore[no-untyped-call]
+
+        return Watch([(f"blocks.{self.layer}.attn.hook_pattern", see)], lambda: found[-1])

@@ -1,0 +1,60 @@
+"""What the logit lens says token by token: the most probable next tokens in the middle of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.hooks import Probe, Watch
+from mechicl.metrics import top_k_ids
+from mechicl.models import HookedModel, hooked
+from mechicl.prompts import PromptBatch
+
+_LOGITS_AT_ONCE = 2**24
+
+
+@dataclass(frozen=True)
+class LensTokens(Probe):
+    """Ids of the k most probable next tokens at some positions, and their probabilities: reading [prompt point
+    position rank value].
+
+    Points are the residuals before each layer and the one after the last, L + 1 in all; each is read through the final
+    norm and the unembedding with its bias, so that the last point is the model. The value is the token's id, then its
+    probability. Positions are the same for all prompts and lie inside each. Ties go to the lower id.
+    """
+
+    positions: tuple[int, ...]
+    k: int = 3
+    axes = ("prompt", "point", "position", "rank", "value")
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        net = hooked(model)
+        n_layers = net.sizes.n_layers
+        names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
+        found: dict[str, Tensor] = {}
+
+        def at(name: str) -> Callable[..., None]:
+            def see(resid: Tensor, hook: Any) -> None:
+                found[name] = self._read(net, resid.detach()[:, list(self.positions)])
+
+            return see
+
+        return Watch([(name, at(name)) for name in names], lambda: torch.stack([found[name] for name in names], 1))
+
+    @torch.no_grad()
+    def _read(
+        self, net: HookedModel, resid: Float[Tensor, "batch position d_model"]
+    ) -> Float[Tensor, "batch position rank value"]:
+        rows = resid.flatten(0, 1)
+        chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
+        parts = []
+        for start in range(0, len(rows), chunk):
+            probabilities = net.lens(rows[start : start + chunk]).softmax(-1)
+            ids = top_k_ids(probabilities, min(self.k, net.sizes.d_vocab))
+            parts.append(torch.stack([ids.float(), probabilities.gather(-1, ids)], -1))
+        return torch.cat(parts).reshape(*resid.shape[:2], -1, 2)

@@ -1,0 +1,165 @@
+"""What the explorer says is what `mi.run` and the probes say, whatever is switched on; the model stays as it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from time import process_time
+from typing import Any
+
+import pytest
+import torch
+
+import mechicl as mi
+from mechicl.explorer.explorer import usual_isolation
+from mechicl.explorer.views import strongest
+from mechicl.explorer.widget import reply
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+OFF = {"isolate": None, "drop": None, "own": []}
+SWITCHES = [OFF, {**OFF, "isolate": 2}, {**OFF, "drop": 3}, {"isolate": 1, "drop": 0, "own": ["fewer anchors"]}]
+
+
+def patches_of(switches: dict[str, Any], reweighting: mi.ReweightAnchors) -> list[mi.Patch]:
+    isolate, drop = switches["isolate"], switches["drop"]
+    return [
+        *([mi.IsolateLabels(range(isolate))] if isolate else []),
+        *([reweighting] if switches["own"] else []),
+        *([mi.Drop(drop)] if drop is not None else []),
+    ]
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_a_view_holds_the_numbers_of_a_plain_run(
+    explorer: mi.Explorer, tiny_icl: Any, prompt: Any, reweighting: mi.ReweightAnchors, switches: dict[str, Any]
+) -> None:
+    saliency, flow = mi.SaliencyMap(tuple(range(6))), mi.SaliencyFlow()
+    out = mi.run(tiny_icl, [prompt], [saliency, flow], patches_of(switches, reweighting), progress=None)
+    view = explorer.answer({"ask": "view", "switches": switches})
+    assert view["probs"] == pytest.approx(out.label_probs[0].tolist(), rel=1e-3)
+    for layer, edges in enumerate(out[saliency][0].tril(-1)):
+        drawn = view["edges"][layer]
+        assert [value for *_, value in drawn] == pytest.approx([float(edges[q, k]) for q, k, _ in drawn], rel=1e-3)
+        if not drawn:
+            assert switches["drop"] == layer
+            assert float(edges.sum()) == 0
+            continue
+        assert drawn[0][2] == pytest.approx(float(edges.max()), rel=1e-3)
+        assert view["shown"][layer] == pytest.approx(sum(v for *_, v in drawn) / float(edges.sum()), rel=2e-3)
+        assert view["shown"][layer] >= 0.95 or len(drawn) == 120
+        assert sum(view["into"][layer]) == pytest.approx(1, rel=1e-3)
+        shares = out[flow][0, layer] / out[flow][0, layer].sum()
+        assert view["flow"][layer] == pytest.approx(shares.tolist(), rel=1e-3)
+
+
+def test_heads_sum_to_the_saliency_of_the_layer(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
+    edges = mi.saliency_map(tiny_icl, prompt, [1])[0]
+    answer = explorer.answer({"ask": "heads", "switches": OFF, "about": 1})
+    summed = [abs(sum(values)) for values in answer["values"]]
+    assert summed == pytest.approx(
+        [float(edges[q, k]) for q, k in answer["edges"]], rel=1e-2, abs=1e-3 * float(edges.max())
+    )
+    drawn = {(query, key) for query, key, _ in explorer.first_view["edges"][1]}
+    assert drawn <= {tuple(edge) for edge in answer["edges"]}
+
+
+@pytest.mark.parametrize("family", tiny.families)
+def test_head_saliency_sums_to_saliency_and_the_last_guess_is_the_models(family: str) -> None:
+    model, prompts = tiny.model(family), random_prompts(1, d_vocab=tiny.D_VOCAB)
+    n_layers = model.cfg.n_layers
+    heads, edges, lens = mi.HeadSaliency(1), mi.SaliencyMap((1,)), mi.LensTokens((2, prompts[0].target), k=4)
+    out = mi.run(model, prompts, [heads, edges, lens], progress=None)
+    assert torch.allclose(out[heads].sum(1).abs(), out[edges][:, 0], rtol=1e-5, atol=1e-5 * float(out[edges].max()))
+    logits = model(torch.tensor([prompts[0].tokens]), prepend_bos=False)[0].detach()
+    for place, position in enumerate(lens.positions):
+        best = logits[position].softmax(-1).topk(4)
+        assert out[lens].shape[1] == n_layers + 1
+        assert out[lens][0, -1, place, :, 0].tolist() == best.indices.tolist()
+        assert torch.allclose(out[lens][0, -1, place, :, 1], best.values, rtol=1e-4)
+
+
+def test_guesses_end_with_what_the_model_says(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
+    rows = explorer.answer({"ask": "guesses", "switches": OFF, "about": 5})
+    said = tiny_icl(torch.tensor([prompt.tokens]), prepend_bos=False)[0, 5].detach().softmax(-1)
+    assert len(rows) == 7
+    assert rows[-1][0] == tiny_icl.tokenizer.decode([int(said.argmax())])
+    assert rows[-1][1] == pytest.approx(float(said.max()), rel=1e-3)
+
+
+def test_only_as_many_edges_as_make_the_share_are_sent() -> None:
+    assert strongest(torch.tensor([[0.0, 1.0], [97.0, 2.0]])).tolist() == [[1, 0]]
+    assert strongest(torch.tensor([[0.0, 10.0], [80.0, 10.0]])).tolist() == [[1, 0], [0, 1], [1, 1]]
+    assert strongest(torch.zeros(2, 2)).tolist() == []
+    assert len(strongest(torch.ones(20, 20), most=7)) == 7
+
+
+def test_the_model_comes_back_as_it_was(explorer: mi.Explorer, tiny_icl: Any) -> None:
+    before = {name: value.clone() for name, value in tiny_icl.state_dict().items()}
+    flags = [parameter.requires_grad for parameter in tiny_icl.parameters()]
+    for switches in SWITCHES:
+        for ask in ("view", "heads", "guesses"):
+            explorer.answer({"ask": ask, "switches": switches})
+    assert all(torch.equal(value, before[name]) for name, value in tiny_icl.state_dict().items())
+    assert flags == [parameter.requires_grad for parameter in tiny_icl.parameters()]
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in tiny_icl.hook_dict.values())
+
+
+def test_an_answer_costs_a_few_forward_passes(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
+    def cost(work: Any) -> float:
+        def once() -> float:
+            start = process_time()
+            work()
+            return process_time() - start
+
+        return min(once() for _ in range(4))
+
+    plain = cost(lambda: mi.run(tiny_icl, [prompt], progress=None))
+    for ask in ("view", "heads", "guesses"):
+        assert cost(lambda ask=ask: explorer.answer({"ask": ask, "switches": SWITCHES[1], "about": 2})) < 25 * plain
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        ({"ask": "view", "switches": {**OFF, "drop": 9}}, "layers 0-5"),
+        ({"ask": "view", "switches": {**OFF, "isolate": 7}}, "6"),
+        ({"ask": "view", "switches": {**OFF, "own": ["other"]}}, "no patch 'other'"),
+        ({"ask": "guesses", "switches": OFF, "about": 1000}, "guesses"),
+        ({"ask": "heads", "switches": OFF, "about": -1}, "heads"),
+        ({"ask": "weather", "switches": OFF}, "weather"),
+    ],
+)
+def test_what_goes_wrong_reaches_the_browser_in_one_sentence(explorer: mi.Explorer, request_: Any, says: str) -> None:
+    answer = reply(explorer, {"id": 7, **request_})
+    assert says in answer["error"]
+    assert "\n" not in answer["error"]
+    assert answer["id"] == 7
+
+
+def test_a_model_that_fails_is_reported_and_left_clean(prompt: Any) -> None:
+    model = mi.load_model("tiny-icl")
+    explorer = mi.explore(model, prompt)
+    model.blocks[2].mlp.W_in.data[:] = float("nan")
+    answer = reply(explorer, {"id": 1, "ask": "view", "switches": OFF})
+    assert "nan" in answer["error"].lower()
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
+    long = replace(prompt, tokens=prompt.tokens * 10)
+    with pytest.raises(mi.InputError, match=r"has \d+ tokens.*saliency_map"):
+        mi.explore(tiny_icl, long)
+    with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
+        mi.explore(tiny_icl, [prompt])
+    with pytest.raises(mi.InputError, match="not a patch"):
+        mi.explore(tiny_icl, prompt, patches={"swap": mi.Swap(1)})
+
+
+def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(tiny_icl: Any, prompt: Any) -> None:
+    unknown = mi.explore(tiny_icl, replace(prompt, gold=None))
+    assert unknown.start()["loss"] == "predicted"
+    assert unknown.first_view["edges"][0]
+
+
+def test_isolation_starts_where_the_paper_has_it() -> None:
+    assert [usual_isolation(n) for n in (1, 6, 12, 48)] == [1, 2, 4, 5]

@@ -1,0 +1,262 @@
+"""The explorer in a real browser: as a page without a kernel, and as the widget with a kernel that answers."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mechicl as mi
+from mechicl.explorer.page import ASSETS
+from mechicl.explorer.widget import ExplorerWidget, make_widget, reply
+from mechicl.prompts import Prompt
+from tests import tiny
+from tests.browser import Browser, Tab
+
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    "\"quotes\" 'n' &amp; </script>",
+    "שלום \u202e עולם",
+    "🙂👩‍🔬",
+    "x" * 10_000,
+]
+
+
+@pytest.fixture(scope="session")
+def saved(explorer: mi.Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return explorer.save_html(tmp_path_factory.mktemp("explorer") / "flow.html")
+
+
+def slide(tab: Tab, layer: int) -> None:
+    tab.page.get_by_role("slider", name="Layer").fill(str(layer))
+
+
+def arcs(tab: Tab) -> dict[str, float]:
+    """Edges drawn and their widths, without those that are fading away."""
+    found = tab.page.evaluate(
+        "[...document.querySelectorAll('.mx-arc')].filter(p => p.style.opacity > 0)"
+        ".map(p => [p.edge.query + '-' + p.edge.key, parseFloat(p.style.strokeWidth)])"
+    )
+    return dict(found)
+
+
+def visible(tab: Tab) -> list[str]:
+    """Edges that stand out."""
+    found = tab.page.evaluate(
+        "[...document.querySelectorAll('.mx-arc')].filter(p => p.style.opacity > 0.05)"
+        ".map(p => p.edge.query + '-' + p.edge.key)"
+    )
+    return list(found)
+
+
+def clean(tab: Tab) -> None:
+    assert tab.errors == []
+    assert tab.requests == []
+    assert tab.fits()
+    assert tab.page.evaluate("window.hacked") is None
+
+
+@pytest.mark.parametrize("window", [{"width": 1280}, {"width": 390, "scheme": "dark"}])
+def test_the_page_opens_offline_and_the_slider_changes_the_picture(
+    browser: Browser, saved: Path, explorer: mi.Explorer, window: dict[str, Any]
+) -> None:
+    tab = browser.open(saved, **window)
+    expected = [{f"{q}-{k}" for q, k, _ in layer} for layer in explorer.first_view["edges"]]
+    assert set(arcs(tab)) == expected[0]
+    slide(tab, 2)
+    assert set(arcs(tab)) == expected[2]
+    assert expected[2] != expected[0]
+    clean(tab)
+
+
+def test_a_followed_token_keeps_its_edges_and_shows_its_guesses(browser: Browser, saved: Path, prompt: Any) -> None:
+    tab = browser.open(saved)
+    anchor = prompt.anchors[0]
+    tab.page.locator(f"[data-token='{anchor}']").click()
+    followed = visible(tab)
+    assert followed
+    assert all(str(anchor) in edge.split("-") for edge in followed)
+    assert f"(token {anchor})" in tab.page.locator(".mx-readout").inner_text()
+    assert tab.page.locator(".mx-lens tr").count() == 7
+    tab.page.keyboard.press("Escape")
+    assert len(visible(tab)) > len(followed)
+    clean(tab)
+
+
+def test_the_keyboard_is_enough(browser: Browser, saved: Path) -> None:
+    tab = browser.open(saved)
+    tab.page.locator("[data-token='0']").focus()
+    for _ in range(3):
+        tab.page.keyboard.press("ArrowRight")
+    tab.page.keyboard.press("Enter")
+    assert tab.page.locator("[data-token='3']").get_attribute("aria-pressed") == "true"
+    tab.page.get_by_role("slider", name="Layer").focus()
+    tab.page.keyboard.press("ArrowRight")
+    assert tab.page.locator(".mx-where").inner_text() == "layer 1"
+    unnamed = tab.page.evaluate(
+        "[...document.querySelectorAll('button, input, select')].filter(e => !(e.getAttribute('aria-label') || "
+        "e.textContent.trim() || e.closest('label')?.textContent.trim())).length"
+    )
+    assert unnamed == 0
+
+
+def test_play_goes_from_shallow_to_deep_and_stops(browser: Browser, saved: Path) -> None:
+    tab = browser.open(saved, reduced_motion="reduce")
+    tab.page.clock.install()
+    tab.page.get_by_role("button", name="Play from shallow to deep layers").click()
+    for layer in range(1, 6):
+        tab.page.clock.run_for(1100)
+        assert tab.page.locator(".mx-where").inner_text() == f"layer {layer}"
+    assert tab.page.get_by_role("button", name="Play from shallow to deep layers").count() == 1
+    durations = tab.page.evaluate("getComputedStyle(document.querySelector('.mx-arc')).transitionDuration")
+    assert set(re.findall(r"[\d.]+", durations)) == {"0"}
+
+
+def test_a_page_switches_patches_one_at_a_time(browser: Browser, saved: Path, explorer: mi.Explorer) -> None:
+    tab = browser.open(saved)
+    isolate, fewer = (tab.page.get_by_role("switch", name=name) for name in ("Isolate label words", "fewer anchors"))
+    before = arcs(tab)
+    isolate.click()
+    assert arcs(tab) != before
+    isolated = explorer.answer({"ask": "view", "switches": {"isolate": 2, "drop": None, "own": []}})
+    assert bars(tab) == pytest.approx([100 * p for p in isolated["probs"]], rel=1e-3)
+    fewer.click()
+    assert fewer.is_checked()
+    assert not isolate.is_checked()
+    tab.page.get_by_label("layer to drop").select_option("3")
+    slide(tab, 3)
+    assert arcs(tab) == {}
+    assert "Nothing flows here" in tab.page.locator(".mx-readout").inner_text()
+    tab.page.get_by_label("layer to drop").select_option("")
+    slide(tab, 0)
+    assert arcs(tab) == before
+    clean(tab)
+
+
+def bars(tab: Tab) -> list[float]:
+    """The label words' probabilities as drawn, in percent of the meter."""
+    found = tab.page.evaluate("[...document.querySelectorAll('.mx-after')].map(bar => parseFloat(bar.style.width))")
+    return list(found)
+
+
+def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, explorer: mi.Explorer) -> None:
+    tab = browser.open(saved)
+    tab.page.get_by_role("button", name="head 2", exact=True).dblclick()
+    alone = explorer.answer({"ask": "heads", "switches": {"isolate": None, "drop": None, "own": []}, "about": 0})
+    largest = max(range(len(alone["edges"])), key=lambda i: abs(alone["values"][i][2]))
+    drawn = arcs(tab)
+    assert max(drawn, key=drawn.__getitem__) == "-".join(map(str, alone["edges"][largest]))
+    tab.page.get_by_role("button", name="all on").click()
+    assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["edges"][0]}
+    clean(tab)
+
+
+def open_widget(browser: Browser, folder: Path, explorer: mi.Explorer) -> Tab:
+    """The widget's script with a model like anywidget's, whose messages this process answers as a kernel does."""
+    code = base64.b64encode((ASSETS / "explorer.js").read_bytes()).decode()
+    start = json.dumps(explorer.start()).replace("<", "\\u003c")
+    page = folder / "widget.html"
+    page.write_text(
+        f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>w</title>"
+        f"<style>{(ASSETS / 'explorer.css').read_text()}</style><div id=cell></div>"
+        f"<script type=application/json id=start>{start}</script>"
+        "<script type=module>let hear; const model = {get: () => JSON.parse(document.getElementById('start').textContent),"
+        "on: (event, fn) => { hear = fn; }, off: () => { hear = null; },"
+        "send: async (message) => { const answer = await window.kernel(message); hear?.(answer); }};"
+        f"const widget = (await import('data:text/javascript;base64,{code}')).default;"
+        "window.stopped = widget.render({model, el: document.getElementById('cell')});</script>",
+        encoding="utf-8",
+    )
+    tab = browser.open(page)
+    tab.page.expose_function("kernel", lambda message: reply(explorer, message))
+    return tab
+
+
+def test_the_widget_combines_patches_through_the_kernel(
+    browser: Browser, tmp_path: Path, explorer: mi.Explorer
+) -> None:
+    tab = open_widget(browser, tmp_path, explorer)
+    tab.page.get_by_role("switch", name="Isolate label words").click()
+    tab.page.get_by_label("number of first layers isolated").fill("1")
+    tab.page.get_by_label("number of first layers isolated").press("Enter")
+    tab.page.get_by_role("switch", name="fewer anchors").click()
+    tab.page.get_by_label("layer to drop").select_option("4")
+    both = explorer.answer({"ask": "view", "switches": {"isolate": 1, "drop": 4, "own": ["fewer anchors"]}})
+    tab.page.wait_for_function("document.querySelector('.mx').getAttribute('aria-busy') === 'false'")
+    assert bars(tab) == pytest.approx([100 * p for p in both["probs"]], rel=1e-3)
+    tab.page.locator("[data-token='5']").click()
+    tab.page.get_by_role("button", name="head 0", exact=True).click()
+    tab.page.wait_for_function("document.querySelector('.mx').getAttribute('aria-busy') === 'false'")
+    assert tab.page.locator(".mx-lens tr").count() == 7
+    assert tab.page.locator(".mx-error").is_hidden()
+    tab.page.evaluate("window.stopped()")
+    clean(tab)
+
+
+def test_what_fails_in_the_kernel_is_said_in_the_widget(
+    browser: Browser, tmp_path: Path, explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(request: Any) -> Any:
+        raise RuntimeError("CUDA error: <b>unspecified</b> launch failure\nmore")
+
+    tab = open_widget(browser, tmp_path, explorer)
+    monkeypatch.setattr(explorer, "answer", fail)
+    tab.page.get_by_role("switch", name="Isolate label words").click()
+    said = tab.page.locator(".mx-error")
+    said.wait_for(state="visible")
+    assert said.inner_text() == "The model raised RuntimeError: CUDA error: <b>unspecified</b> launch failure"
+    clean(tab)
+
+
+def test_hostile_texts_stay_text(browser: Browser, tmp_path: Path) -> None:
+    model = tiny.fresh("gpt2")
+    model.cfg.model_name = HOSTILE[0] + HOSTILE[4]
+    texts = [*HOSTILE, "\n", ""]
+    string = "".join(texts)
+    ends = [len("".join(texts[: i + 1])) for i in range(len(texts))]
+    prompt = replace(
+        Prompt.from_positions(
+            [5, 6, 7, 8, 9, 10, 11], [[0], [1], [4]], [1, 2, 3], 0,
+            string=string, label_words=HOSTILE[:2] + HOSTILE[4:], class_names=HOSTILE[2:], task=HOSTILE[1],
+        ),
+        offsets=tuple(zip([0, *ends], ends, strict=False)),
+    )  # fmt: skip
+    explorer = mi.explore(model, prompt, patches={HOSTILE[0]: mi.Drop(0), HOSTILE[4]: mi.Drop(1)})
+    for window in ({"width": 1280}, {"width": 390}):
+        tab = browser.open(explorer.save_html(tmp_path / "hostile.html"), **window)
+        for token, text in enumerate(HOSTILE):
+            assert tab.page.locator(f"[data-token='{token}']").text_content() == text.strip()
+            tab.page.locator(f"[data-token='{token}']").click()
+        for place, text in ((".mx-title b", model.cfg.model_name), (".mx-title span >> nth=0", HOSTILE[1])):
+            assert tab.page.locator(place).text_content() == text
+        assert [w.split(" true")[0] for w in tab.page.locator(".mx-word").all_text_contents()] == list(
+            prompt.label_words
+        )
+        tab.page.get_by_role("switch", name=HOSTILE[0]).click()
+        clean(tab)
+    tab = open_widget(browser, tmp_path, explorer)
+    tab.page.locator("[data-token='0']").click()
+    clean(tab)
+
+
+def test_without_anywidget_the_notebook_shows_the_page(explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = explorer.widget
+    assert isinstance(widget, ExplorerWidget)
+    assert "application/vnd.jupyter.widget-view+json" in explorer._repr_mimebundle_()[0]
+    monkeypatch.setattr(explorer, "widget", None)
+    shown = explorer._repr_mimebundle_()["text/html"]
+    assert shown.startswith("<iframe")
+    assert shown.count("<") == 2
+
+
+def test_the_widget_answers_what_its_browser_asks(explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    widget, sent = make_widget(explorer), []
+    monkeypatch.setattr(ExplorerWidget, "send", lambda self, content, buffers=None: sent.append(content))
+    ask = {"id": 3, "ask": "view", "switches": {"isolate": None, "drop": None, "own": []}}
+    widget._handle_custom_msg(ask, [])
+    assert sent == [{"id": 3, "answer": explorer.first_view}]
