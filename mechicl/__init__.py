@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mechicl.engines.context import read_context as read_context
     from mechicl.engines.prefix import run_shared as run_shared
     from mechicl.engines.reweighting import fit_reweighting as fit_reweighting
+    from mechicl.engines.tuned_lens import fit_tuned_lens as fit_tuned_lens
     from mechicl.engines.wavefront import lesion_sweep as lesion_sweep
     from mechicl.errors import InputError as InputError
     from mechicl.errors import NumericalError as NumericalError
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from mechicl.probes import SaliencyFlow as SaliencyFlow
     from mechicl.probes import SaliencyMap as SaliencyMap
     from mechicl.probes import TopTokens as TopTokens
+    from mechicl.probes import TunedLens as TunedLens
     from mechicl.studies import load_result as load_result
     from mechicl.studies.label_words.anchor_sweep import anchor_sweep as anchor_sweep
     from mechicl.studies.label_words.compression import compression as compression
@@ -79,6 +81,7 @@ _HOME = {
     "mechicl.engines.context": ("Context", "read_context"),
     "mechicl.engines.prefix": ("run_shared",),
     "mechicl.engines.reweighting": ("fit_reweighting",),
+    "mechicl.engines.tuned_lens": ("fit_tuned_lens",),
     "mechicl.engines.wavefront": ("lesion_sweep",),
     "mechicl.errors": ("InputError", "NumericalError"),
     "mechicl.explorer": ("Explorer", "explore"),
@@ -110,6 +113,7 @@ _HOME = {
         "SaliencyFlow",
         "SaliencyMap",
         "TopTokens",
+        "TunedLens",
     ),
     "mechicl.studies": ("load_result",),
     "mechicl.studies.label_words": (

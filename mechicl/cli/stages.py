@@ -1,7 +1,8 @@
 """`mechicl run ...`: the experiments of *Stages of Inference*."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
@@ -11,6 +12,7 @@ from mechicl.cli.finish import close, measure
 from mechicl.cli.reading import choice, integers, names
 
 if TYPE_CHECKING:
+    from mechicl.probes.tuned_lens import TunedLens
     from mechicl.studies.study import Study
 
 
@@ -51,15 +53,48 @@ def word_merging() -> "Study":
     return WordMerging()
 
 
-@study("logit-lens", OnText, batch_size=8, processing="fold")
-def logit_lens(
-    top_k: Annotated[int, Option(min=1, help="Size of the sets of most probable tokens.")] = 10,
-    protocol: ProtocolName = "corrected",
-) -> "Study":
-    """Every layer's residual read as a prediction; the corrected and the authors' lens (section 5.2)."""
+@dataclass(frozen=True, kw_only=True)
+class OnLens(OnText):
+    """Running text, part of which a tuned lens may learn from."""
+
+    top_k: Annotated[int, Option(min=1, help="Size of the sets of most probable tokens.")] = 10
+    tuned: Annotated[
+        Path | None, Option(help="Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
+    ] = None
+    tuned_tokens: Annotated[int, Option(min=1, help="Tokens that it learns from: the text after --tokens.")] = 100_000
+    tuned_steps: Annotated[int, Option(min=1, help="Batches that it learns from.")] = 500
+    protocol: ProtocolName = "corrected"
+
+    def tuned_lens(self, model: Any) -> "TunedLens | None":
+        """The lens in the folder; where there is none, one that learns from documents after those measured."""
+        from mechicl.corpora import load_corpus
+        from mechicl.engines.tuned_lens import fit_tuned_lens
+        from mechicl.probes.tuned_lens import TunedLens
+
+        if self.tuned is None:
+            return None
+        if TunedLens.is_in(self.tuned):
+            return TunedLens.load(self.tuned)
+        corpus = load_corpus(
+            model.tokenizer, self.text, prepend_bos=True, n_ctx=min(self.length, model.cfg.n_ctx),
+            tokens=self.tokens + self.tuned_tokens, packing=choice("--packing", self.packing, "packed", "documents"),
+            seed=self.seed, column=self.column, split=self.split,
+        )  # fmt: skip
+        _, apart = corpus.apart(self.tokens)
+        return fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
+
+
+@studies.command("logit-lens")
+@asking(OnLens, batch_size=8, processing="fold")
+def logit_lens(asked: OnLens) -> None:
+    """Every layer's residual read as a prediction; the corrected, the authors' and a tuned lens (section 5.2)."""
+    from mechicl.results import Cells
     from mechicl.studies.stages import LensStudy
 
-    return LensStudy(choice("--protocol", protocol, "corrected", "paper"), top_k=top_k)
+    protocol = choice("--protocol", asked.protocol, "corrected", "paper")
+    cells, model = Cells(asked.out), asked.load_model()
+    study = LensStudy(protocol, top_k=asked.top_k, tuned=asked.tuned_lens(model))
+    close(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells), asked.out)
 
 
 @study("neurons", OnWeights, without=("batch_size",), processing="fold")

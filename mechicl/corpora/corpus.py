@@ -82,6 +82,23 @@ class TokenCorpus:
         parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "documents", "words")}
         return replace(self, **parts, origin={**self.origin, "selected": len(rows)})
 
+    def apart(self, tokens: int) -> tuple[TokenCorpus, TokenCorpus]:
+        """The first sequences, up to so many tokens of text, and those after them that share no document with them.
+
+        Raises:
+            InputError: one of the two would be empty.
+        """
+        have = (self.documents >= 0).sum(1).cumsum(0)
+        n = min(int((have < tokens).sum()) + 1, len(self))
+        known = torch.unique(self.documents[:n])
+        known = known[known >= 0]
+        rest = [row for row in range(n, len(self)) if not bool(torch.isin(self.documents[row], known).any())]
+        if not rest:
+            raise InputError(
+                f"{self.source} leaves no sequence without a document of its first {tokens} tokens; give more text."
+            )
+        return self[:n], self.select(rest)
+
     def batch(self, device: torch.device | str | None = None) -> TokenBatch:
         """All sequences in one batch, in order, no wider than the longest."""
         widest = int(self.lengths.max())
@@ -123,6 +140,11 @@ class TokenCorpus:
         for tensor in (self.tokens, self.lengths):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def sequence_digests(self) -> list[str]:
+        """The first 16 digits of the SHA-256 of each sequence's tokens, to tell whether two corpora share any."""
+        rows = zip(self.tokens, self.lengths.tolist(), strict=True)
+        return [sha256(row[:length].contiguous().numpy().tobytes()).hexdigest()[:16] for row, length in rows]
 
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its text; plain values."""

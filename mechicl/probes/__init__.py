@@ -8,6 +8,7 @@ from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.top_tokens import TopTokens
+from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "SaliencyFlow",
     "SaliencyMap",
     "TopTokens",
+    "TunedLens",
     "WordAttention",
 ]

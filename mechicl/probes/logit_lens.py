@@ -15,6 +15,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
 from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, token_rank, top_k_ids
 from mechicl.models import HookedModel, hooked
+from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import PromptBatch
 
 Lens = Literal["corrected", "authors"]
@@ -37,10 +38,10 @@ class LogitLens(Probe):
     `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point
     the lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the
     scale of the *last* residual (in a model with RMS norm: nothing is done), and b_U is left out. It assumes folded
-    norms.
+    norms. A `TunedLens` translates each residual first and then does as the corrected one.
     """
 
-    lens: Lens = "corrected"
+    lens: Lens | TunedLens = "corrected"
     top_k: int = 10
     last: bool = True
     only: tuple[str, ...] = QUANTITIES
@@ -48,8 +49,13 @@ class LogitLens(Probe):
     axes = ("sequence", "point", "quantity")
 
     def __post_init__(self) -> None:
-        if self.lens not in ("corrected", "authors"):
-            raise InputError(f"lens is {self.lens!r}; it is 'corrected' or 'authors'.")
+        if self.lens not in ("corrected", "authors") and not isinstance(self.lens, TunedLens):
+            raise InputError(f"lens is {self.lens!r}; it is 'corrected', 'authors', or a TunedLens.")
+
+    @property
+    def name(self) -> str:
+        """corrected, authors or tuned."""
+        return "tuned" if isinstance(self.lens, TunedLens) else self.lens
 
     def counts(self, lengths: Int[Tensor, "sequence"]) -> Int[Tensor, "sequence quantity"]:
         """Terms of each sum over running text of these lengths."""
@@ -59,6 +65,8 @@ class LogitLens(Probe):
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         net = hooked(model)
+        if isinstance(self.lens, TunedLens):
+            self.lens.check(net)
         n_layers = net.sizes.n_layers
         names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
         found: dict[str, Tensor] = {}
@@ -105,7 +113,8 @@ class LogitLens(Probe):
         top, top_k = final.argmax(-1), min(self.top_k, final.shape[-1])
         top_ids = top_k_ids(final, top_k)
 
-        def read(point: Tensor) -> Tensor:
+        def read(number: int) -> Tensor:
+            point = self.lens(number, points[number]) if isinstance(self.lens, TunedLens) else points[number]
             log_q = self._logits(net, point, scale).log_softmax(-1)
             measures: dict[str, Callable[[], Tensor]] = {
                 "entropy": lambda: -(log_q.exp() * log_q).sum(-1) / math.log(2),
@@ -121,10 +130,10 @@ class LogitLens(Probe):
             nothing = log_q.new_zeros(len(log_q))
             return torch.stack([measures[name]() if name in self.only else nothing for name in QUANTITIES], -1)
 
-        return torch.stack([read(point) for point in points])
+        return torch.stack([read(number) for number in range(len(points))])
 
     def _logits(self, net: HookedModel, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
-        if self.lens == "corrected":
+        if self.lens != "authors":
             return net.lens(point)
         if scale is not None:
             point = (point - point.mean(-1, keepdim=True)) / scale

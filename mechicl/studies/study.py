@@ -56,6 +56,10 @@ class Study(ABC):
         """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
         return task.prompts(tokenizer, **options)
 
+    def settings(self) -> dict[str, Any]:
+        """Its switches as plain values, for cells and provenance; what is no plain value gives its digest."""
+        return asdict(self)
+
     def conditions(self, model: Any) -> list[Condition]:
         """The parts that are measured, and kept on disk, one by one."""
         return [{}]
@@ -108,7 +112,7 @@ class Study(ABC):
             self,
             pd.concat(tables, ignore_index=True),
             {
-                "settings": asdict(self),
+                "settings": self.settings(),
                 "model": model_facts,
                 **origin,
                 "versions": versions(),
@@ -140,7 +144,7 @@ class Study(ABC):
         model = {name: model_facts[name] for name in ("weight_digest", "processing", "dtype")}
         return {
             "study": self.name,
-            "settings": asdict(self),
+            "settings": self.settings(),
             "condition": dict(condition),
             "model": model,
             "prompts": part.material.digest() if part.material is not None else None,

@@ -9,11 +9,15 @@ near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook d
 document the same. `"corrected"` norms each residual by itself and keeps the bias, so that the last point is the
 model's own prediction; it shows the authors' lens beside it. The direction of the paper's KL is not published: ours
 is KL(final || lens), the other direction and the Jensen-Shannon divergence are in the table.
+
+A tuned lens (Belrose et al. 2023) may stand beside them: an affine map of each residual, learned on other text, takes
+away what is only another basis. What is left of the KL is what the residual does not yet say about the prediction.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -21,9 +25,11 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
+from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Protocol, Study
@@ -32,6 +38,7 @@ from mechicl.studies.summary import TEXT_BAND
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
     "authors": ("authors' lens", GREY, "dot"),
+    "tuned": ("tuned lens", ORANGE, "dash"),
 }
 _COLUMNS = {"entropy": 1, "kl": 2, "kl_reverse": 2, "reciprocal_rank": 3, "top_k_overlap": 3}
 
@@ -41,6 +48,8 @@ class LensStudy(Study):
     """Measures of the lens at L + 1 points of every sequence."""
 
     top_k: int = 10
+    tuned: TunedLens | str | None = None
+    """A lens to set beside the others, fitted to this model; of a result that was loaded, its digest."""
 
     name: ClassVar[str] = "logit-lens"
     title: ClassVar[str] = "Logit lens"
@@ -51,14 +60,23 @@ class LensStudy(Study):
     )
     reads: ClassVar = "text"
 
-    def lenses(self) -> tuple[Lens, ...]:
-        """The lenses that the protocol asks for."""
-        return ("authors",) if self.protocol == "paper" else ("corrected", "authors")
+    def settings(self) -> dict[str, Any]:
+        tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned
+        return {"protocol": self.protocol, "top_k": self.top_k, "tuned": tuned}
+
+    def lenses(self) -> tuple[Lens | TunedLens, ...]:
+        """The lenses that the protocol asks for, and the tuned one."""
+        if isinstance(self.tuned, str):
+            raise InputError("Of the tuned lens only the digest was kept with the result; load it with TunedLens.load.")
+        plain: tuple[Lens, ...] = ("authors",) if self.protocol == "paper" else ("corrected", "authors")
+        return plain if self.tuned is None else (*plain, self.tuned)
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        if isinstance(self.tuned, TunedLens):
+            self.tuned.check_apart(corpus)
         probes = [LogitLens(lens, self.top_k, last=self.protocol == "corrected") for lens in self.lenses()]
         seen = run(model, corpus, probes, batch_size=batch_size)
-        tables = [lens_table(seen[probe], probe, corpus.lengths).assign(lens=probe.lens) for probe in probes]
+        tables = [lens_table(seen[probe], probe, corpus.lengths).assign(lens=probe.name) for probe in probes]
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -103,7 +121,19 @@ class LensStudy(Study):
                 f"{_STYLES[str(lens)][0]}: entropy {entropy[0]:.2f} bits at the embedding, highest {entropy.max():.2f} "
                 f"at point {entropy.argmax()}, {entropy[-1]:.2f} at the end{end}"
             )
-        return "; ".join(parts) + "."
+        return "; ".join(parts) + "." + _gain(summary)
+
+
+def _gain(summary: pd.DataFrame) -> str:
+    """By how much the tuned lens is nearer to the final prediction, where there is one."""
+    kl = summary[summary["metric"] == "kl"].set_index(["lens", "point"])["mean"]
+    if not {"corrected", "tuned"} <= set(summary["lens"]):
+        return ""
+    plain, tuned = kl["corrected"].iloc[:-1], kl["tuned"].iloc[:-1]
+    return (
+        f" The tuned lens takes KL(final ‖ lens) from {plain.mean():.2f} to {tuned.mean():.2f} nats on average; it is "
+        f"lower at {int((tuned < plain).sum())} of {len(plain)} points before the last."
+    )
 
 
 def lens_table(sums: torch.Tensor, probe: LogitLens, lengths: torch.Tensor) -> pd.DataFrame:
@@ -117,7 +147,13 @@ def lens_table(sums: torch.Tensor, probe: LogitLens, lengths: torch.Tensor) -> p
 
 
 def logit_lens(
-    model: Any, corpus: TokenCorpus, *, top_k: int = 10, protocol: Protocol = "corrected", batch_size: int = 8
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    top_k: int = 10,
+    tuned: TunedLens | str | Path | None = None,
+    protocol: Protocol = "corrected",
+    batch_size: int = 8,
 ) -> Result:
     """Read every layer's residual as a prediction (section 5.2), with the corrected and the authors' lens.
 
@@ -125,10 +161,13 @@ def logit_lens(
         model: a HookedTransformer; the authors' lens assumes folded norms (`processing="fold"`).
         corpus: running text with BOS.
         top_k: size of the sets of most probable tokens that are compared.
+        tuned: a lens fitted to this model (`fit_tuned_lens`) on other text, or the folder in which it was saved.
         protocol: see the module.
         batch_size: sequences per pass.
 
     Returns:
         A result with a row per lens, sequence and point: entropy in bits, divergences and loss in nats.
     """
-    return LensStudy(protocol, top_k=top_k).run(model, corpus, batch_size=batch_size)
+    if isinstance(tuned, str | Path):
+        tuned = TunedLens.load(tuned)
+    return LensStudy(protocol, top_k=top_k, tuned=tuned).run(model, corpus, batch_size=batch_size)

@@ -1,0 +1,213 @@
+"""Fitting a tuned lens: all layers' translators from one pass per batch (Belrose et al. 2023, section 3)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from mechicl.corpora import TokenBatch, TokenCorpus
+from mechicl.errors import InputError, NumericalError
+from mechicl.metrics import entropy_of_log_probs
+from mechicl.models import HookedModel, frozen, hooked, provenance
+from mechicl.probes.tuned_lens import TunedLens
+from mechicl.progress import progress
+from mechicl.results import make_folder, write_atomically
+
+_LOGITS_AT_ONCE = 2**23
+_SHARE_FOR_WRITING = 0.05
+"""Of the time, at most so much goes into writing checkpoints."""
+
+
+def fit_tuned_lens(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    steps: int = 500,
+    lr: float = 2e-3,
+    batch_size: int = 8,
+    seed: int = 0,
+    out: str | Path | None = None,
+) -> TunedLens:
+    """Learn a translator for each residual before a layer by Adam on KL(final || lens), from the identity.
+
+    Each step takes `batch_size` sequences: one pass gives all residuals, each of which is read at every position but
+    the first. The learning rate falls linearly to 0. Logits are made, and left, a few hundred positions at a time.
+
+    Args:
+        model: a HookedTransformer; its weights are not changed.
+        corpus: running text, apart from that on which the lens will be judged.
+        steps: batches; the text is gone through as often as it takes, in a new order each time.
+        lr: learning rate of the first step.
+        batch_size: sequences per step.
+        seed: seed of the orders.
+        out: folder in which the lens is saved, with checkpoints on the way: what was broken off goes on from there, and
+            a lens that is there and was fitted to the same model, text and settings is not fitted again.
+
+    Raises:
+        InputError: no text to learn from, or settings that make no sense.
+        NumericalError: a KL becomes NaN or infinite; the message names the layer.
+    """
+    if not len(corpus) or int(corpus.lengths.min()) < 2:
+        raise InputError("A tuned lens learns from running text; give sequences of at least two tokens.")
+    if steps < 1 or lr <= 0 or batch_size < 1:
+        raise InputError(
+            f"A tuned lens needs steps and batch_size from 1, lr above 0; got {steps}, {batch_size}, {lr}."
+        )
+    about = _about(model, corpus) | {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
+    if out is not None and (done := _finished(out, about)) is not None:
+        return done
+    net = hooked(model)
+    training = _Training(net.sizes.n_layers, net.sizes.d_model, steps, lr, net.device)
+    checkpoint = None if out is None else _Checkpoint(out, about)
+    first = 0 if checkpoint is None else checkpoint.restore(training)
+    with frozen(net.raw), progress("tuned lens", steps) as advance:
+        advance(first)
+        for step in range(first, steps):
+            rows = _rows(step, len(corpus), batch_size, seed)
+            training.step(net, corpus.select(rows).batch(net.device), step)
+            advance(1)
+            if checkpoint is not None:
+                checkpoint.keep(training, step + 1)
+    lens = TunedLens(training.A.detach().cpu(), training.b.detach().cpu(), about, training.kl)
+    if checkpoint is not None:
+        lens.save(checkpoint.folder)
+        checkpoint.path.unlink(missing_ok=True)
+    return lens
+
+
+def _about(model: Any, corpus: TokenCorpus) -> dict[str, Any]:
+    facts = provenance(model)
+    named = {"model": facts["name"]} | {name: facts[name] for name in ("processing", "dtype", "weight_digest")}
+    return named | {"text": corpus.provenance(), "sequences": corpus.sequence_digests()}
+
+
+def _finished(folder: str | Path, about: dict[str, Any]) -> TunedLens | None:
+    """The lens in the folder, if it is the one that would be fitted."""
+    if not TunedLens.is_in(folder):
+        return None
+    lens = TunedLens.load(folder)
+    return lens if json.dumps(lens.about, default=str) == json.dumps(about, default=str) else None
+
+
+def _rows(step: int, n: int, batch_size: int, seed: int) -> list[int]:
+    """The sequences of a step: each epoch goes through all of them once, in an order of its own."""
+    epoch, place = divmod(step, -(-n // batch_size))
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    return [int(row) for row in order[place * batch_size : (place + 1) * batch_size]]
+
+
+class _Training:
+    """Translators on their way, with Adam's moments and the KL of every step so far."""
+
+    def __init__(self, n_layers: int, d_model: int, steps: int, lr: float, device: torch.device) -> None:
+        self.A = torch.zeros(n_layers, d_model, d_model, device=device, requires_grad=True)
+        self.b = torch.zeros(n_layers, d_model, device=device, requires_grad=True)
+        self.kl = torch.zeros(steps, n_layers)
+        self.lr = lr
+        self.optimiser = torch.optim.Adam([self.A, self.b], lr=lr)
+
+    def step(self, net: HookedModel, batch: TokenBatch, step: int) -> None:
+        self.optimiser.zero_grad()
+        self.kl[step] = self._gradients(net, batch)
+        if not self.kl[step].isfinite().all():
+            layer = int((~self.kl[step].isfinite()).nonzero()[0])
+            raise NumericalError(
+                f"Tuned lens: the KL of the residual before layer {layer} is {self.kl[step, layer].item()} at step "
+                f"{step}; try a lower lr, or dtype='float32'."
+            )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.lr * (1 - step / len(self.kl))
+        self.optimiser.step()
+
+    def _gradients(self, net: HookedModel, batch: TokenBatch) -> Float[Tensor, "layer"]:
+        """Add up the gradients of the mean KL of every layer over the batch's positions; returns these means."""
+        points = _residuals(net, batch)
+        n = points.shape[1]
+        total = torch.zeros(len(self.A), device=points.device)
+        lens = TunedLens(self.A, self.b)
+        for part in torch.split(torch.arange(n, device=points.device), max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
+            with torch.no_grad():
+                log_final = net.lens(points[-1, part]).log_softmax(-1)
+            final, entropy = log_final.exp(), entropy_of_log_probs(log_final).sum()
+            for layer in range(len(self.A)):
+                with torch.enable_grad():
+                    cross = cross_entropy(net.lens(lens(layer, points[layer, part])), final, reduction="sum")
+                    ((cross - entropy) / n).backward()  # type: ignore[no-untyped-call]
+                total[layer] += (cross.detach() - entropy) / n
+        return total.cpu()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a later step depends on."""
+        moments = {
+            f"{name}.{moment}": self.optimiser.state[parameter][moment]
+            for name, parameter in (("A", self.A), ("b", self.b))
+            for moment in ("exp_avg", "exp_avg_sq", "step")
+        }
+        return {"A": self.A.detach(), "b": self.b.detach(), "kl": self.kl, **moments}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in (("A", self.A), ("b", self.b)):
+                parameter.copy_(tensors[name])
+                self.optimiser.state[parameter] = {
+                    moment: tensors[f"{name}.{moment}"].to("cpu" if moment == "step" else parameter.device)
+                    for moment in ("exp_avg", "exp_avg_sq", "step")
+                }
+        self.kl = tensors["kl"]
+
+
+@torch.no_grad()
+def _residuals(net: HookedModel, batch: TokenBatch) -> Float[Tensor, "point position d_model"]:
+    """Residuals before each layer and after the last, at every real position but each sequence's first."""
+    n_layers = net.sizes.n_layers
+    names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
+    chosen = batch.real & (torch.arange(batch.tokens.shape[1], device=batch.device) > 0)
+    found: list[Tensor] = []
+    with net.hooks([(name, lambda resid, hook: found.append(resid[chosen])) for name in names]):
+        net.forward(batch.tokens)
+    return torch.stack(found)
+
+
+class _Checkpoint:
+    """The state of a training in a file beside the lens to be, whole at every moment."""
+
+    def __init__(self, folder: str | Path, about: dict[str, Any]) -> None:
+        self.folder = make_folder(folder)
+        self.path = self.folder / "tuned_lens.part.safetensors"
+        self.key = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        self._written, self._cost = time.monotonic(), 0.0
+
+    def restore(self, training: _Training) -> int:
+        """Put the training where it was broken off; returns the number of its steps that are done."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, "pt") as file:
+                facts = file.metadata() or {}
+                if facts.get("key") != self.key:
+                    return 0
+                training.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                return int(facts["steps"])
+        except (OSError, SafetensorError):
+            return 0
+
+    def keep(self, training: _Training, steps: int) -> None:
+        """Write the state, if the last time that it was written is long enough ago."""
+        from safetensors.torch import save
+
+        start = time.monotonic()
+        if start - self._written < self._cost / _SHARE_FOR_WRITING:
+            return
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in training.tensors().items()}
+        write_atomically(self.path, save(tensors, metadata={"key": self.key, "steps": str(steps)}))
+        self._written = time.monotonic()
+        self._cost = self._written - start

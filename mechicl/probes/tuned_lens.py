@@ -1,0 +1,121 @@
+"""Tuned lens: an affine map of each layer's residual that the logit lens reads through (Belrose et al. 2023)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.corpora import TokenCorpus
+from mechicl.errors import InputError
+from mechicl.models import hooked, provenance
+from mechicl.results import make_folder, write_atomically
+
+_FILE = "tuned_lens.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class TunedLens:
+    """Translators h + A h + b, one per residual before a layer; the residual after the last is read as it is.
+
+    A residual in the middle speaks of the final prediction in a basis of its own, and the logit lens takes that drift
+    for ignorance. The translator undoes what an affine map can; with A = 0 and b = 0 it is the corrected logit lens.
+    """
+
+    A: Float[Tensor, "layer d_model d_model"]
+    b: Float[Tensor, "layer d_model"]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """The model, text and settings that it was fitted with; plain values."""
+    kl: Float[Tensor, "step layer"] | None = None
+    """KL(final || lens) in nats on each batch that it learned from, before the step."""
+
+    def __post_init__(self) -> None:
+        if self.A.ndim != 3 or self.A.shape[1] != self.A.shape[2] or self.b.shape != self.A.shape[:2]:
+            raise InputError(
+                f"A has shape {list(self.A.shape)} and b {list(self.b.shape)}; expected [layer d_model d_model] and "
+                "[layer d_model]."
+            )
+
+    def __repr__(self) -> str:
+        return f"TunedLens({self.about.get('model', 'unknown model')}, {len(self.A)} layers, {self.digest[:12]})"
+
+    def __call__(self, point: int, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
+        """The residual before layer `point` as the last residual; in float32, given back in its own dtype."""
+        if point == len(self.A):
+            return resid
+        A, b = self.A[point].to(resid.device), self.b[point].to(resid.device)
+        full = resid.float()
+        return (full + full @ A.T + b).to(resid.dtype)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the translators."""
+        digest = hashlib.sha256()
+        for part in (self.A, self.b):
+            digest.update(part.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def check(self, model: Any) -> None:
+        """Refuse another model than it was fitted to: other weights, or the same in another processing or dtype."""
+        facts = provenance(model)
+        if self.about.get("weight_digest") != facts["weight_digest"]:
+            raise InputError(
+                f"This tuned lens was fitted to {self.about.get('model', 'an unknown model')} "
+                f"(processing {self.about.get('processing')}, {self.about.get('dtype')}), not to {hooked(model).name} "
+                f"(processing {facts['processing']}, {facts['dtype']}); load that model in the same way, or fit a lens "
+                "to this one."
+            )
+
+    def check_apart(self, corpus: TokenCorpus) -> None:
+        """Refuse text that it learned from."""
+        shared = set(self.about.get("sequences", ())) & set(corpus.sequence_digests())
+        if shared:
+            raise InputError(
+                f"{len(shared)} of {len(corpus)} sequences are among those that the tuned lens learned from; judge it "
+                "on other text (`corpus.apart` divides one)."
+            )
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `tuned_lens.safetensors` and `tuned_lens.json`; returns the first's path."""
+        from safetensors.torch import save
+
+        path = make_folder(folder) / _FILE
+        facts = {"digest": self.digest, "about": dict(self.about)}
+        parts = {"A": self.A, "b": self.b} | ({} if self.kl is None else {"kl": self.kl})
+        write_atomically(path, save({name: part.detach().cpu().contiguous() for name, part in parts.items()}))
+        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, default=str).encode())
+        return path
+
+    @staticmethod
+    def is_in(folder: str | Path) -> bool:
+        """Whether a folder holds a saved lens."""
+        return (Path(folder) / _FILE).with_suffix(".json").is_file()
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TunedLens:
+        """The lens that was saved in a folder.
+
+        Raises:
+            InputError: there is none, or its two files do not belong together.
+        """
+        from safetensors.torch import load_file
+
+        path = Path(folder) / _FILE
+        if not path.is_file() or not path.with_suffix(".json").is_file():
+            raise InputError(f"There is no saved tuned lens in {folder}; fit one and save it there first.")
+        try:
+            facts = json.loads(path.with_suffix(".json").read_text())
+            lens = cls(**load_file(path), about=facts["about"])
+            intact = lens.digest == facts["digest"]
+        except Exception as error:  # of safetensors, JSON and their keys: none of them a file that was written here
+            raise InputError(f"{path} is not a tuned lens that was saved here ({error}); fit it again.") from error
+        if not intact:
+            raise InputError(f"{path} is not the lens that its JSON describes; fit it again.")
+        return lens
