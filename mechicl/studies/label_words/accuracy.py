@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from mechicl.figures import VERMILION
+from mechicl.figures import INK, SKY
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def draw_accuracies(
     figure.add_trace(
         go.Bar(
             y=bars["method"], x=bars["mean"], orientation="h", showlegend=False,
-            marker_color=[colours.get(method, VERMILION) for method in bars["method"]],
+            marker_color=[colours.get(method, SKY) for method in bars["method"]],
             error_x={"type": "data", "array": bars["high"] - bars["mean"], "symmetric": False,
                      "arrayminus": bars["mean"] - bars["low"]},
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
@@ -73,7 +73,7 @@ def draw_accuracies(
         figure.add_trace(
             go.Scatter(
                 y=y, x=x, mode="markers", name=name, legendgroup=name, showlegend=column == 1,
-                marker={"symbol": symbol, "size": 12, "color": "#111", "line": {"width": 2}}, hovertemplate="%{x:.4f}",
+                marker={"symbol": symbol, "size": 12, "color": INK, "line": {"width": 2}}, hovertemplate="%{x:.4f}",
             ),
             row=1, col=column,
         )  # fmt: skip

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, add_curve, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels, styled
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
@@ -30,7 +30,7 @@ from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
 _METRICS = ("label_loyalty", "word_loyalty_5")
-_KINDS = {"label words": BLUE, "before the label": GREEN, "behind the label": ORANGE, "random text": GREY}
+_KINDS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the label": SKY, "random text": GREY}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from mechicl.engines.compression import (
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, VERMILION, panels, styled
+from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
 from mechicl.hooks import Run
 from mechicl.models import hooked
 from mechicl.probes import TopTokens
@@ -168,14 +168,10 @@ class Compression(Study):
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
             subtitle=f"{self.source}; protocol {self.protocol}; mean of tasks, 95 % bootstrap intervals over prompts",
-            x="", y="",
+            x="share of prompts", y="", height=34 * len(rows),
         )  # fmt: skip
         figure.update_xaxes(range=[0, 1.04])
-        figure.update_layout(
-            height=210 + 30 * len(rows), margin={"l": 290, "b": 80}, hovermode="closest", barmode="overlay",
-            legend={"y": -0.12},
-        )  # fmt: skip
-        return figure
+        return figure.update_layout(hovermode="closest", barmode="overlay")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
@@ -206,7 +202,7 @@ def _best_sets(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts)
 
 
-_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": BLUE}
+_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR}
 
 
 def _label(row: Any) -> str:
@@ -218,7 +214,7 @@ def _bars(figure: go.Figure, rows: pd.DataFrame, column: int) -> None:
     figure.add_trace(
         go.Bar(
             y=rows.apply(_label, axis=1), x=rows["mean"], orientation="h", showlegend=False,
-            marker_color=[_COLOURS.get(method, VERMILION) for method in rows["method"]],
+            marker_color=[_COLOURS.get(method, SKY) for method in rows["method"]],
             error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
                      "arrayminus": rows["mean"] - rows["low"]},
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
@@ -237,7 +233,7 @@ def _published(figure: go.Figure, rows: pd.DataFrame, place: int, column: int) -
                 y=marked.apply(_label, axis=1),
                 x=[PUBLISHED[method][number][place] / 100 for method in marked["method"]],
                 mode="markers", name=name, legendgroup=name, showlegend=column == 1,
-                marker={"symbol": symbol, "size": 10, "color": "#222", "line": {"width": 2}},
+                marker={"symbol": symbol, "size": 10, "color": INK, "line": {"width": 2}},
                 hovertemplate="%{x:.4f}",
             ),
             row=1, col=column,

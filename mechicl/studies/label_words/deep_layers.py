@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, ORANGE, SKY, add_curve, panels, styled
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import Prompt, PromptSet
@@ -37,7 +37,7 @@ _TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
 _CURVES = {
     "AUCROC": ("AUCROC, predicted label", BLUE, "solid"),
     "AUCROC_gold": ("AUCROC, gold label", SKY, "dot"),
-    "R": ("R, share gathered up to here", VERMILION, "solid"),
+    "R": ("R, share gathered up to here", ORANGE, "solid"),
 }
 
 
@@ -126,13 +126,13 @@ class DeepLayers(Study):
                     add_curve(
                         figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column == 1, column=column
                     )
-        figure.add_hline(y=0.5, line={"color": "#999", "width": 1, "dash": "dash"})
+        figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"})
         model = ", ".join(summary["model"].unique())
         score = "attention" if self.weight == "attention" else "attention times length of value"
         return styled(
             figure, title=f"{self.title}: {model}",
             subtitle=f"{self.source}; score: {score}; protocol {self.protocol}; {BAND}",
-            x="layer", y="AUCROC, and R", counts=int(summary["layer"].max()),
+            x="layer", y="AUCROC, and R (shares)", counts=int(summary["layer"].max()),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

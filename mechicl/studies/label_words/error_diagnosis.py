@@ -29,7 +29,7 @@ from torch import Tensor
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.figures import styled
+from mechicl.figures import panels, styled
 from mechicl.metrics import confusion_correlation, real_confusion, scaled_keys
 from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
@@ -208,20 +208,12 @@ class ErrorDiagnosis(Study):
         }
 
     def figure(self, result: Result) -> go.Figure:
-        from plotly.subplots import make_subplots
-
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
         tasks = list(dict.fromkeys(table["task"]))
         titles = ["real confusion", f"predicted, layer {layer}, M = {components}", "their rank correlation"]
-        figure = make_subplots(
-            rows=len(tasks), cols=3, column_widths=[0.3, 0.3, 0.4], horizontal_spacing=0.1, vertical_spacing=0.22,
-            subplot_titles=[f"{task}: {title}" for task in tasks for title in titles],
-        )  # fmt: skip
-        styled(
-            figure, title=f"{self.title}: {', '.join(table['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 1: never confused; band: 95 % of contexts", x="", y="",
-        )  # fmt: skip
+        names = [f"{task}: {title}" for task in tasks for title in titles]
+        figure = panels(names, common=False, rows=len(tasks), widths=[0.3, 0.3, 0.4])
         for row, task in enumerate(tasks, start=1):
             of_task = table[table["task"] == task]
             real = pair_matrix(of_task[of_task["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
@@ -230,8 +222,10 @@ class ErrorDiagnosis(Study):
             add_correlations(
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
             )
-        figure.update_layout(height=160 + 380 * len(tasks), hovermode="closest", legend={"x": 0.66, "y": -0.16})
-        return figure
+        return styled(
+            figure, title=f"{self.title}: {', '.join(table['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; 1: never confused; band: 95 % of contexts", x="", y="",
+        ).update_layout(hovermode="closest")  # fmt: skip
 
     def finding(self, result: Result) -> str:
         layer, components = self.shown(result.table)

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import FLOW_COLOURS, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.objectives import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyFlow
@@ -31,7 +31,6 @@ from mechicl.studies.summary import BAND, mean_with_interval
 
 METRICS = ("S_wp", "S_pq", "S_ww")
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
-_COLOURS = {"S_wp": BLUE, "S_pq": VERMILION, "S_ww": GREY}
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class InformationFlow(Study):
             for metric in METRICS:
                 rows = of_task[of_task["metric"] == metric]
                 add_curve(
-                    figure, rows, x="layer", name=_NAMES[metric], colour=_COLOURS[metric],
+                    figure, rows, x="layer", name=_NAMES[metric], colour=FLOW_COLOURS[metric],
                     legend=column == 1, column=column,
                 )  # fmt: skip
         model = ", ".join(summary["model"].unique())

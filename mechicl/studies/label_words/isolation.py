@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, add_curve, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, add_curve, panels, styled
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.patches.isolate import (
@@ -196,7 +196,7 @@ def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5
     return table
 
 
-_STYLES = {("label words", "first"): (BLUE, "solid"), ("label words", "last"): (BLUE, "dot"),
+_STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
            ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
 
 

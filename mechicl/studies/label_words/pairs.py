@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, faint, plain
 
 PAIR = ["class_a", "class_b"]
 
@@ -63,8 +63,9 @@ def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int)
     values = matrix.to_numpy()
     figure.add_trace(
         go.Heatmap(
-            z=values, x=list(matrix.columns), y=list(matrix.index), zmin=0 if column == 2 else 0.5, zmax=1,
-            colorscale="Blues_r", showscale=False, text=np.round(values, 2), texttemplate="%{text:.2f}",
+            z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)),
+            zmin=0 if column == 2 else 0.5, zmax=1, colorscale="Blues_r", showscale=False, text=np.round(values, 2),
+            texttemplate="%{text:.2f}",
             hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
         ),
         row=row, col=column,
@@ -80,7 +81,7 @@ def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components
         figure.add_trace(
             go.Scatter(
                 x=[*shown["layer"], *shown["layer"][::-1]], y=[*shown["high"], *shown["low"][::-1]], fill="toself",
-                fillcolor="rgba(110,110,110,0.15)", mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False,
+                fillcolor=faint(GREY), mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False,
             ),
             row=row, col=3,
         )  # fmt: skip

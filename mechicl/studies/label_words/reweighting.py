@@ -31,7 +31,7 @@ from mechicl.engines.context import Context
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
@@ -62,7 +62,13 @@ PUBLISHED = {
     REWEIGHTED: {"sst2": 90.07, "trec": 60.92, "agnews": 81.94, "emo": 41.64},
 }
 """Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
-_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: BLUE, REWEIGHTED_COMPRESSED: BLUE, COMPRESSED: ORANGE}
+_COLOURS = {
+    VANILLA: GREY,
+    MORE_SHOTS: GREY,
+    REWEIGHTED: LABEL_COLOUR,
+    REWEIGHTED_COMPRESSED: LABEL_COLOUR,
+    COMPRESSED: ORANGE,
+}
 
 
 @dataclass(frozen=True)
@@ -223,13 +229,11 @@ class Reweighting(Study):
         methods = summary["method"].nunique()
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 95 % bootstrap intervals over prompts", x="", y="",
+            subtitle=f"{self.source}; protocol {self.protocol}; 95 % bootstrap intervals over prompts",
+            x="accuracy", y="", height=30 * methods,
         )  # fmt: skip
-        figure.update_xaxes(range=[0, 1.02], title_text="accuracy")
-        figure.update_layout(
-            height=240 + 30 * methods, margin={"l": 190, "b": 90}, hovermode="closest", legend={"y": -0.2}
-        )
-        return figure
+        figure.update_xaxes(range=[0, 1.02])
+        return figure.update_layout(hovermode="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, panels, styled
+from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, panels, plain, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.objectives import Objective
@@ -66,18 +66,17 @@ def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], 
             ),
             row=1, col=column,
         )  # fmt: skip
-    styled(figure, title="Saliency of attention edges", x="read token", y="reading token", subtitle=_LEGEND)
     ticks = {"tickmode": "array", "tickvals": places, "ticktext": labels, "tickfont": {"size": 9}}
     figure.update_xaxes(tickangle=-90, **ticks)
     figure.update_yaxes(autorange="reversed", **ticks)
-    return figure.update_layout(hovermode="closest", height=max(480, 11 * len(prompt) + 260))
+    styled(
+        figure, title="Saliency of attention edges", x="read token", y="reading token", subtitle=_LEGEND,
+        height=max(300, 11 * len(prompt)),
+    )  # fmt: skip
+    return figure.update_layout(hovermode="closest")
 
 
-_LEGEND = (
-    f'<span style="color:{TEXT_COLOUR}">w demonstration text</span>, '
-    f'<span style="color:{LABEL_COLOUR}">p label words</span>, '
-    f'<span style="color:{TARGET_COLOUR}">q target</span>'
-)
+_LEGEND = "blue: w, demonstration text; red: p, label words; green: q, target"
 
 
 def _labels(prompt: Prompt) -> list[str]:
@@ -85,5 +84,5 @@ def _labels(prompt: Prompt) -> list[str]:
     colours = dict.fromkeys(prompt.w, TEXT_COLOUR) | dict.fromkeys(prompt.label_positions, LABEL_COLOUR)
     colours[prompt.target] = TARGET_COLOUR
     texts = [prompt.string[start:end] for start, end in prompt.offsets] or [str(i) for i in range(len(prompt))]
-    shown = [text.replace("\n", "⏎").replace("&", "&amp;").replace("<", "&lt;") for text in texts]
+    shown = [plain(text.replace("\n", "⏎")) for text in texts]
     return [f'<span style="color:{colours.get(i, "#6E6E6E")}">{text}</span>' for i, text in enumerate(shown)]

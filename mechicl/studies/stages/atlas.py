@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, panels, styled
+from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.neurons import classify, vocabulary_moments
@@ -39,9 +39,16 @@ from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
 
 SIGNATURES = {
-    "drop KL": BLUE, "local attention": GREEN, "lens KL": VERMILION, "lens entropy": ORANGE,
-    "prediction neurons": PURPLE, "suppression neurons": "#000000", "MLP norm": SKY, "block influence": GREY,
-}  # fmt: skip
+    "drop KL": (INK, "solid"),
+    "local attention": (STAGE_COLOURS["detokenization"], "solid"),
+    "block influence": (STAGE_COLOURS["feature engineering"], "solid"),
+    "lens KL": (STAGE_COLOURS["prediction ensembling"], "solid"),
+    "prediction neurons": (STAGE_COLOURS["prediction ensembling"], "dot"),
+    "suppression neurons": (STAGE_COLOURS["calibration"], "dot"),
+    "MLP norm": (STAGE_COLOURS["calibration"], "solid"),
+    "lens entropy": (GREY, "solid"),
+}
+"""Each in the colour of the stage that it marks."""
 _WINDOW = 5
 
 
@@ -120,8 +127,8 @@ class Atlas(Study):
         for column, model in enumerate(models, start=1):
             own = summary[summary["model"] == model]
             last = int(own[own["metric"] == "drop KL"]["layer"].max())
-            for signature, colour in SIGNATURES.items():
-                _add_scaled(figure, own[own["metric"] == signature], signature, colour, column)
+            for signature, style in SIGNATURES.items():
+                _add_scaled(figure, own[own["metric"] == signature], signature, style, column)
             for row in boundaries[boundaries["model"] == model].to_dict("records"):
                 if row["layer"] <= last:
                     _add_boundary(figure, row, last, column)
@@ -163,13 +170,14 @@ def _neurons(model: Any) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _add_scaled(figure: go.Figure, rows: pd.DataFrame, name: str, colour: str, column: int) -> None:
+def _add_scaled(figure: go.Figure, rows: pd.DataFrame, name: str, style: tuple[str, str], column: int) -> None:
+    colour, dash = style
     low, spread = rows["mean"].min(), np.ptp(rows["mean"].to_numpy())
     figure.add_trace(
         go.Scatter(
             x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, legendgroup=name,
-            showlegend=column == 1, mode="lines+markers", line={"color": colour, "width": 2.2}, marker={"size": 5},
-            customdata=rows[["mean", "low", "high"]],
+            showlegend=column == 1, mode="lines+markers", line={"color": colour, "width": 2.2, "dash": dash},
+            marker={"size": 5}, customdata=rows[["mean", "low", "high"]],
             hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
         ),
         row=1, col=column,
@@ -181,10 +189,10 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, col
     place = [(layer - 0.5) / max(last, 1) for layer in (row["layer"], row["low"], row["high"])]
     if place[1] < place[2]:
         figure.add_vrect(
-            place[1], place[2], fillcolor=GREY, opacity=0.12, line_width=0, row=1, col=column
+            place[1], place[2], fillcolor=STAGE_COLOURS[row["stage"]], opacity=0.15, line_width=0, row=1, col=column
         )  # fmt: skip
     figure.add_vline(
-        place[0], line={"dash": "dot", "color": "#444"}, row=1, col=column,
+        place[0], line={"dash": "dot", "color": STAGE_COLOURS[row["stage"]]}, row=1, col=column,
         annotation={"text": row["stage"], "textangle": -90, "yanchor": "top", "font": {"size": 11}},
     )  # fmt: skip
 

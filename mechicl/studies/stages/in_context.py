@@ -21,7 +21,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, FLOW_COLOURS, GREY, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop
@@ -97,23 +97,24 @@ class LesionedLearning(Study):
         pooled = summary.groupby(["metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
         figure = panels(["predictions, layer left out", "flow that is left", "intact flow, by layer"], common=False)
         curves = (
-            ("accuracy", "accuracy", GREEN, 1), ("loyalty", "same label as intact", GREY, 1),
-            ("S_wp kept", "S_wp: text → label words", BLUE, 2),
-            ("S_pq kept", "S_pq: label words → target", VERMILION, 2),
-            ("S_wp share", "S_wp share", BLUE, 3), ("S_pq share", "S_pq share", VERMILION, 3),
+            ("accuracy", "accuracy", BLUE, 1), ("loyalty", "same label as intact", GREY, 1),
+            ("S_wp kept", "S_wp: text → label words", FLOW_COLOURS["S_wp"], 2),
+            ("S_pq kept", "S_pq: label words → target", FLOW_COLOURS["S_pq"], 2),
+            ("S_wp share", "S_wp share", FLOW_COLOURS["S_wp"], 3),
+            ("S_pq share", "S_pq share", FLOW_COLOURS["S_pq"], 3),
         )  # fmt: skip
         for metric, name, colour, column in curves:
             rows = pooled[(pooled["metric"] == metric) & (pooled["layer"] >= 0)]
             add_curve(figure, rows, x="layer", name=name, colour=colour, legend=column < 3, column=column)
         accuracy = pooled[(pooled["metric"] == "accuracy") & (pooled["layer"] == _INTACT)]
         if len(accuracy):
-            figure.add_hline(accuracy["mean"].iloc[0], line={"dash": "dot", "color": GREEN}, row=1, col=1)
+            figure.add_hline(accuracy["mean"].iloc[0], line={"dash": "dot", "color": BLUE}, row=1, col=1)
         figure.add_hline(1, line={"dash": "dot", "color": GREY}, row=1, col=2)
         figure.update_yaxes(rangemode="tozero")
         return styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
             subtitle=f"{', '.join(summary['task'].unique())}; dotted: the intact model; {BAND}",
-            x="layer", y="", counts=int(summary["layer"].max()),
+            x="layer", y="share", counts=int(summary["layer"].max()),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

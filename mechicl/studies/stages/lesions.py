@@ -30,7 +30,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
 from mechicl.results import Result
@@ -146,7 +146,7 @@ class Lesions(Study):
         figure = panels(list(_PANELS.values()), common=False)
         kinds = list(dict.fromkeys(summary["kind"]))
         others = [kind for kind in kinds if kind not in _COLOURS]
-        colours = _COLOURS | {kind: (GREY, SKY, "#000000")[place % 3] for place, kind in enumerate(others)}
+        colours = _COLOURS | {kind: (GREY, SKY, INK)[place % 3] for place, kind in enumerate(others)}
         for column, metric in enumerate(_PANELS, start=1):
             for kind in kinds:
                 rows = summary[(summary["metric"] == metric) & (summary["kind"] == kind)]

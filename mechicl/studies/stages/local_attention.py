@@ -21,7 +21,7 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
@@ -74,7 +74,7 @@ class LocalAttentionStudy(Study):
             curves = [
                 *((f"mass_{k}", f"k = {k}", _COLOURS[i % 6], "solid", 1) for i, k in enumerate(self.windows)),
                 (f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot", 1),
-                ("sink", "position 0", "#000000", "solid", 2),
+                ("sink", "position 0", INK, "solid", 2),
                 ("self", "itself", VERMILION, "dash", 2),
                 *curves,
             ]

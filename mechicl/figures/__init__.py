@@ -1,0 +1,49 @@
+"""The one plotly style: the same colour for the same thing everywhere, a band for every mean, exact values on hover."""
+
+from mechicl.figures.arrange import NARROW, WIDE, arrange
+from mechicl.figures.colours import (
+    BLUE,
+    FLOW_COLOURS,
+    GREEN,
+    GREY,
+    INK,
+    LABEL_COLOUR,
+    ORANGE,
+    PURPLE,
+    SKY,
+    STAGE_COLOURS,
+    TARGET_COLOUR,
+    TEXT_COLOUR,
+    VERMILION,
+    faint,
+)
+from mechicl.figures.curves import add_curve, panels
+from mechicl.figures.style import DARK, LIGHT, for_page, styled
+from mechicl.figures.text import plain
+
+__all__ = [
+    "BLUE",
+    "DARK",
+    "FLOW_COLOURS",
+    "GREEN",
+    "GREY",
+    "INK",
+    "LABEL_COLOUR",
+    "LIGHT",
+    "NARROW",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "STAGE_COLOURS",
+    "TARGET_COLOUR",
+    "TEXT_COLOUR",
+    "VERMILION",
+    "WIDE",
+    "add_curve",
+    "arrange",
+    "faint",
+    "for_page",
+    "panels",
+    "plain",
+    "styled",
+]

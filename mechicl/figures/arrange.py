@@ -1,0 +1,247 @@
+"""Where everything in a figure stands, computed for a width: nothing overlaps, nothing is cut.
+
+Plotly places legends and titles in fractions of a plot that changes its size; here margins and domains come from the
+texts themselves, and panels are broken into as many rows as the width needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import unescape
+from itertools import accumulate
+from typing import Any
+
+import plotly.graph_objects as go
+
+from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
+
+WIDE, NARROW = 1040, 380
+"""Pixels: a page on a desk, and in a hand."""
+
+_LEAST_PANEL = 235
+_WORDS = 0.32
+"""Share of the width that words at a y axis may take."""
+_LONGEST_HEADING = 400
+
+
+@dataclass
+class _Panel:
+    """A pair of axes, the annotation that names it, and what is drawn in it."""
+
+    x: Any
+    y: Any
+    name: str
+    heading: Any
+    traces: list[Any]
+
+
+def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: float = 13) -> go.Figure:
+    """Lay a figure out in place for a width in pixels, with or without its title; `size` is that of the text."""
+    meta = dict(figure.layout.meta or {})
+    boxes = _panels(figure, meta)
+    columns = _columns(len(boxes), meta, width)
+    grid = [boxes[start : start + columns] for start in range(0, len(boxes), columns)]
+    figure.update_layout(font_size=size)
+    starts, widths = _across(grid, columns, meta, width, size)
+    left, right = starts[0], width - starts[-1] - widths[-1]
+    top = _head(figure, meta, width, size) if heading else 8.0
+    least = max(_words_height(box, width, size) for box in boxes)
+    edges = _down(grid, widths, top, max(float(meta.get("height", 300)), least), size)
+    end = edges[-1][1] + max(_foot(box, widths[i], size) for i, box in enumerate(grid[-1])) + 6
+    legend = _legend_height(figure, width, size)
+    across, down = width - left - right, edges[-1][1] - edges[0][0]
+    for row, (upper, lower) in zip(grid, edges, strict=True):
+        for place, box in enumerate(row):
+            begin = (starts[place] - left) / across
+            x = (begin, min(1.0, begin + widths[place] / across))
+            y = (max(0.0, 1 - (lower - edges[0][0]) / down), 1 - (upper - edges[0][0]) / down)
+            _place(box, x, y, widths[place], _WORDS * width, size, labelled=place == 0 or not meta.get("common", True))
+    if heading:
+        figure.layout.title.y = 1 - 1.9 * size / (end + legend)
+    else:
+        figure.layout.title = None
+    figure.update_layout(
+        height=round(end + legend),
+        margin={"l": left, "r": right, "t": edges[0][0], "b": end + legend - edges[-1][1], "autoexpand": False},
+        legend={
+            "orientation": "h", "xref": "container", "yref": "container", "x": 10 / width,
+            "y": legend / (end + legend), "xanchor": "left", "yanchor": "top", "tracegroupgap": 0,
+        },
+    )  # fmt: skip
+    return figure
+
+
+def _panels(figure: go.Figure, meta: Mapping[str, Any]) -> list[_Panel]:
+    names = list(meta.get("panels") or [""])
+    found = []
+    for i, name in enumerate(names):
+        number = str(i + 1) if i else ""
+        traces = [trace for trace in figure.data if (getattr(trace, "xaxis", None) or "x") == f"x{number}"]
+        heading = figure.layout.annotations[i] if "panels" in meta else None
+        found.append(_Panel(figure.layout[f"xaxis{number}"], figure.layout[f"yaxis{number}"], name, heading, traces))
+    return found
+
+
+def _columns(n: int, meta: Mapping[str, Any], width: float) -> int:
+    """As many panels beside one another as there is room for, in rows of about the same length."""
+    room = max(1, int(width // _LEAST_PANEL))
+    fixed = meta.get("columns")
+    if fixed:
+        return int(fixed) if fixed <= room else 1
+    return math.ceil(n / math.ceil(n / room))
+
+
+def _across(
+    grid: Sequence[Sequence[_Panel]], columns: int, meta: Mapping[str, Any], width: float, size: float
+) -> tuple[list[float], list[float]]:
+    """Left edge and width of every column, in pixels."""
+    common = meta.get("common", True)
+    before = []
+    for place in range(columns):
+        own = [row[place] for row in grid if place < len(row)]
+        room = max(_left(box, width, size) for box in own)
+        before.append(room if place == 0 or not common else 1.4 * size)
+    bars = any(getattr(trace, "showscale", None) for row in grid for box in row for trace in box.traces)
+    free = width - sum(before) - (7.5 * size if bars else 1.2 * size) - 0.6 * size * (columns - 1)
+    shares = list(meta.get("widths") or []) if len(meta.get("widths") or []) == columns else [1.0] * columns
+    widths = [free * share / sum(shares) for share in shares]
+    ends = list(accumulate(room + own + 0.6 * size for room, own in zip(before, widths, strict=True)))
+    starts = [before[0], *(end + room for end, room in zip(ends, before[1:], strict=False))]
+    return starts, widths
+
+
+def _down(
+    grid: Sequence[Sequence[_Panel]], widths: Sequence[float], top: float, height: float, size: float
+) -> list[tuple[float, float]]:
+    """Upper and lower edge of every row of panels, in pixels from the top."""
+    edges = []
+    for row in grid:
+        upper = top + max(_name_height(box, widths[i], size) for i, box in enumerate(row))
+        edges.append((upper, upper + height))
+        top = upper + height + max(_foot(box, widths[i], size) for i, box in enumerate(row)) + 10
+    return edges
+
+
+def _name_height(box: _Panel, width: float, size: float) -> float:
+    lines = len(wrapped(shortened(box.name), width, 1.05 * size)) if box.name.strip() else 0
+    return lines * 1.4 * size + 0.5 * size
+
+
+def _left(box: _Panel, width: float, size: float) -> float:
+    """Room for the texts and the title of a y axis."""
+    font = box.y.tickfont.size or size
+    words = [line for word in _words(box, "y") for line in _tick_lines(word, _WORDS * width, font)]
+    ticks = max(width_of(line, font) for line in words) + 8 if words else 3.2 * size
+    return ticks + (1.7 * size if box.y.title.text else 0) + 0.4 * size
+
+
+def _words_height(box: _Panel, width: float, size: float) -> float:
+    """Height at which the words at a y axis stand clear of one another."""
+    font = box.y.tickfont.size or size
+    words = [] if box.y.ticktext is not None and not _ours(box.y) else _words(box, "y")
+    return len(words) * max((len(_tick_lines(word, _WORDS * width, font)) for word in words), default=0) * 1.4 * font
+
+
+def _foot(box: _Panel, width: float, size: float) -> float:
+    """Room for the texts and the title of an x axis."""
+    font = box.x.tickfont.size or size
+    words = _words(box, "x")
+    if words and box.x.tickangle == -90:
+        ticks = max(width_of(word, font) for word in words) + 8
+    elif words:
+        ticks = max(len(_tick_lines(word, width / len(words), font)) for word in words) * 1.35 * font + 8
+    else:
+        ticks = 1.7 * size
+    return ticks + (1.7 * size if box.x.title.text else 0)
+
+
+def _words(box: _Panel, letter: str) -> list[str]:
+    """What stands at an axis's ticks, where it is words: texts given for them, or categories."""
+    axis = box.x if letter == "x" else box.y
+    if axis.ticktext is not None and not _ours(axis):
+        return list(axis.ticktext)
+    found: dict[str, None] = {}
+    for trace in box.traces:
+        values = getattr(trace, letter, None)
+        if values is not None and len(values) and isinstance(values[0], str):
+            found |= dict.fromkeys(values)
+    return list(found)
+
+
+def _ours(axis: Any) -> bool:
+    """Whether the texts at the ticks are categories in lines, as `_place` writes them."""
+    return axis.tickvals is not None and any(isinstance(value, str) for value in axis.tickvals)
+
+
+def _tick_lines(word: str, pixels: float, size: float) -> list[str]:
+    return wrapped(unescape(word), pixels, size)
+
+
+def _place(
+    box: _Panel,
+    x: tuple[float, float],
+    y: tuple[float, float],
+    width: float,
+    room: float,
+    size: float,
+    *,
+    labelled: bool,
+) -> None:
+    """Put a panel, its name and its colour bar where they belong, and break the words at its ticks into lines."""
+    box.x.domain, box.y.domain = x, y
+    box.x.showticklabels = True
+    box.y.showticklabels = labelled
+    box.y.title.font.color = None if labelled else "rgba(0,0,0,0)"
+    for letter, axis in (("x", box.x), ("y", box.y)):
+        axis.title.font.size = size
+        words = _words(box, letter)
+        if words and (axis.ticktext is None or _ours(axis)):
+            pixels, font = room if letter == "y" else width / len(words), axis.tickfont.size or size
+            lines = [wrapped_html(unescape(word), pixels, font) for word in words]
+            axis.update(tickmode="array", tickvals=words, ticktext=lines)
+    if box.heading is not None:
+        box.heading.update(
+            text=wrapped_html(box.name, width, 1.05 * size), x=x[0], y=y[1], xref="paper", yref="paper",
+            xanchor="left", yanchor="bottom", align="left", showarrow=False, font={"size": 1.05 * size},
+        )  # fmt: skip
+    for trace in box.traces:
+        if getattr(trace, "showscale", None):
+            trace.colorbar.update(
+                x=x[1], xanchor="left", y=(y[0] + y[1]) / 2, len=y[1] - y[0], thickness=0.9 * size, xpad=6, ypad=0
+            )
+
+
+def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float) -> float:
+    """Write title and subtitle; returns the pixels that they take."""
+    room = width - 3 * size
+    title = wrapped(shortened(meta.get("title", ""), _LONGEST_HEADING), room, 1.3 * size)
+    subtitle = wrapped(shortened(meta.get("subtitle", ""), _LONGEST_HEADING), room, 0.92 * size)
+    lines = [
+        *map(plain, title),
+        *(f'<span style="font-size:{0.92 * size:g}px">{plain(line)}</span>' for line in subtitle),
+    ]
+    figure.layout.title = {
+        "text": "<br>".join(lines), "font": {"size": 1.3 * size},
+        "xref": "container", "x": size / width, "xanchor": "left",
+        "yref": "container", "yanchor": "top",
+    }  # fmt: skip
+    return 1.3 * 1.3 * size * (len(title) + len(subtitle)) + 1.2 * size
+
+
+def _legend_height(figure: go.Figure, width: float, size: float) -> float:
+    """Room for the entries, which plotly sets one after the other and breaks into lines."""
+    shown = {}
+    for trace in figure.data:
+        if trace.showlegend is not False and trace.name:
+            shown[trace.legendgroup or trace.name] = trace.name
+    if len(figure.data) < 2 or not shown:
+        return 0.0
+    lines, used = 1, 0.0
+    for name in shown.values():
+        entry = width_of(name, size) + 56
+        if used and used + entry > width - 20:
+            lines, used = lines + 1, 0.0
+        used += entry
+    return lines * 1.75 * size + 6

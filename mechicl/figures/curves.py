@@ -1,0 +1,73 @@
+"""What figures are made of: panels, and curves with a band for every mean and exact values on hover."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.figures.colours import faint
+from mechicl.figures.text import plain
+
+
+def panels(
+    names: Sequence[str], *, common: bool = True, rows: int = 1, widths: Sequence[float] | None = None
+) -> go.Figure:
+    """An empty figure with one panel per name, on a common y axis or on an axis each.
+
+    Panels are addressed by row and column; without `rows` they are in one, which is broken where the page is narrow.
+    `widths` are those of the columns, relative to each other.
+    """
+    from plotly.subplots import make_subplots
+
+    columns = len(names) // rows
+    figure = make_subplots(
+        rows=rows, cols=columns, subplot_titles=[plain(name) or " " for name in names],
+        shared_yaxes=common and rows == 1,
+    )  # fmt: skip
+    meta = {
+        "panels": list(names),
+        "common": common,
+        "columns": columns if rows > 1 or widths else None,
+        "widths": None if widths is None else list(widths),
+    }
+    figure.layout.meta = meta
+    return figure
+
+
+def add_curve(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    *,
+    x: str,
+    name: str,
+    colour: str,
+    dash: str = "solid",
+    legend: bool = True,
+    column: int = 1,
+) -> None:
+    """Draw the mean of `rows` with the band between its columns `low` and `high`."""
+    grid = {"row": 1, "col": column} if figure._grid_ref is not None else {}
+    name = plain(name)
+    ends = pd.concat(
+        [rows[["low", x]].rename(columns={"low": "y"}), rows[["high", x]].rename(columns={"high": "y"})[::-1]]
+    )
+    banded = len(rows) > 0 and bool(rows["low"].notna().all())
+    if banded:
+        figure.add_trace(
+            go.Scatter(
+                x=ends[x], y=ends["y"], mode="lines", fill="toself", fillcolor=faint(colour), line={"width": 0},
+                hoverinfo="skip", showlegend=False, legendgroup=name,
+            ),
+            **grid,
+        )  # fmt: skip
+    interval = "  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]" if banded else ""
+    figure.add_trace(
+        go.Scatter(
+            x=rows[x], y=rows["mean"], name=name, legendgroup=name, showlegend=legend,
+            mode="lines+markers", line={"color": colour, "width": 2.5, "dash": dash}, marker={"size": 5},
+            customdata=rows[["low", "high"]], hovertemplate="%{y:.4f}" + interval,
+        ),
+        **grid,
+    )  # fmt: skip
