@@ -110,7 +110,7 @@ class Explorer:
             "own": list(self.patches),
             "colours": {
                 "w": figures.TEXT_COLOUR, "p": figures.LABEL_COLOUR, "q": figures.TARGET_COLOUR,
-                "wp": figures.BLUE, "pq": figures.VERMILION, "ww": figures.GREY,
+                "wp": figures.LABEL_COLOUR, "pq": figures.TARGET_COLOUR, "ww": figures.GREY,
             },
             "view": self.first_view,
         }  # fmt: skip

@@ -45,7 +45,7 @@ from mechicl.patches import (
     ReweightAnchors,
     Swap,
 )
-from mechicl.probes import LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
+from mechicl.probes import HeadSaliency, LensTokens, LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
 from mechicl.prompts import PromptSet
 from mechicl.studies import STUDIES
 from mechicl.studies.label_words import AnchorSweep, Compression, ErrorDiagnosis, Isolation, Reweighting
@@ -94,6 +94,8 @@ def _classes(package: ModuleType, *kinds: type) -> list[type]:
 
 
 _PROBES: dict[type, Callable[[], list[Probe]]] = {
+    HeadSaliency: lambda: [HeadSaliency(1)],
+    LensTokens: lambda: [LensTokens((1, 4), k=2)],
     SaliencyMap: lambda: [SaliencyMap((0, 2)), SaliencyMap((1,), "sum_of_abs")],
     TopTokens: lambda: [TopTokens(4)],
     LocalAttention: lambda: [LocalAttention((1, 5))],
