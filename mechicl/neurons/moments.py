@@ -21,6 +21,10 @@ _BLOCK = 64
 """Tokens whose largest and smallest cosine are kept in the pass; the extreme tokens are found in the best
 blocks.
 """
+_NEURONS = {"cpu": 384}
+"""Neurons whose cosines with a chunk of tokens are computed at a time: few enough that a CPU keeps them in its
+cache, where their powers are summed; on a GPU a whole layer.
+"""
 
 
 @dataclass(frozen=True)
@@ -60,9 +64,9 @@ def vocabulary_moments(
 ) -> VocabularyMoments:
     """Moments of cos(w_out, W_U[:, v]) over the vocabulary for every neuron of every layer given.
 
-    Mean and variance are closed forms in the mean and covariance of W_U's normalised columns; third and
-    fourth central moments are streamed over `chunk` tokens at a time, summed in float64, in memory O(d_mlp
-    chunk). Results are on the CPU. `W_out` may be a generator of layers; a gated MLP's down projection counts
+    The mean is a closed form in the mean of W_U's normalised columns. With it known, the central moments are
+    streamed, `chunk` tokens at a time, and summed in float64: one matrix product, whose results are used up
+    while they are in the processor's cache. Results are on the CPU. `W_out` may be a generator of layers; a gated MLP's down projection counts
     as W_out. Raises InputError where the shapes do not fit or a column of W_U is zero.
     """
     if not 1 <= top <= W_U.shape[1]:
@@ -80,25 +84,18 @@ class _Unembedding:
     W_U: Tensor
     inverse_norm: Tensor  # [d_vocab]
     mean: Tensor  # [d_model], of the normalised columns, float64
-    covariance: Tensor  # [d_model d_model], float64: near-null directions have variances 1e-6 of the largest
 
     @classmethod
-    def of(cls, W_U: Tensor, chunk: int = 4096) -> "_Unembedding":
+    def of(cls, W_U: Tensor) -> "_Unembedding":
         W_U = W_U.cpu() if W_U.device.type == "mps" else W_U  # no float64 there
         W_U = W_U if W_U.dtype == torch.float64 else W_U.float()
         norm = W_U.norm(dim=0)
         if not (norm > 0).all():
             raise InputError(f"{int((norm == 0).sum())} columns of W_U are zero; a cosine with them is undefined.")
-        d_model, d_vocab = W_U.shape
-        pieces = (W_U[:, start : start + chunk].double() for start in range(0, d_vocab, chunk))
-        mean = W_U.new_zeros(d_model, dtype=torch.float64)
-        second = W_U.new_zeros(d_model, d_model, dtype=torch.float64)
-        for piece in pieces:
-            unit = piece / piece.norm(dim=0)
-            mean += unit.sum(1)
-            second += unit @ unit.T
-        mean /= d_vocab
-        return cls(W_U, 1 / norm, mean, second / d_vocab - mean.outer(mean))
+        pieces = (slice(start, start + 4096) for start in range(0, W_U.shape[1], 4096))
+        mean = sum((W_U[:, at].double() / norm[at]).sum(1) for at in pieces) / W_U.shape[1]
+        assert isinstance(mean, Tensor)
+        return cls(W_U, 1 / norm, mean)
 
     def columns(self, start: int, stop: int) -> Tensor:
         """Normalised columns [d_model, stop - start]."""
@@ -112,9 +109,9 @@ def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: in
     exact = w_out.to(unembedding.W_U.device).double()
     norm = exact.norm(dim=1)
     exact = exact / norm.clamp(min=1e-300)[:, None]
-    variance = ((exact @ unembedding.covariance) * exact).sum(1).clamp(min=0)
     direction = exact.to(unembedding.W_U.dtype)
-    third, fourth, highest, lowest = _stream(unembedding, direction, chunk)
+    sums, highest, lowest = _stream(unembedding, direction, chunk)
+    variance, third, fourth = sums / d_vocab
     deviation = variance.sqrt()
     standing = torch.where(variance > 0, 1.0, torch.nan)
     top_cosines, top_tokens = _extremes(unembedding, direction, highest, top)
@@ -122,8 +119,8 @@ def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: in
     result = {
         "mean": exact @ unembedding.mean,
         "variance": variance,
-        "skewness": standing * third / d_vocab / deviation**3,
-        "kurtosis": standing * fourth / d_vocab / variance**2,
+        "skewness": standing * third / deviation**3,
+        "kurtosis": standing * fourth / variance**2,
         "norm": norm,
         "top_tokens": top_tokens,
         "top_cosines": top_cosines,
@@ -133,25 +130,30 @@ def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: in
     return {name: tensor.cpu() for name, tensor in result.items()}
 
 
-def _stream(unembedding: _Unembedding, direction: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sums of third and fourth powers of the centred cosines, and each block's largest and smallest."""
+def _stream(unembedding: _Unembedding, direction: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of second, third and fourth powers of the centred cosines, and each block's largest and smallest."""
     n, d_vocab = len(direction), unembedding.W_U.shape[1]
-    third, fourth = direction.new_zeros(2, n, dtype=torch.float64)
+    sums = direction.new_zeros(3, n, dtype=torch.float64)
     highest, lowest = direction.new_empty(2, n, -(-d_vocab // _BLOCK))
     centre = unembedding.mean.to(direction.dtype)[:, None]
     chunk = max(_BLOCK, min(chunk, d_vocab) // _BLOCK * _BLOCK)
-    tiles = direction.new_empty(2, n * chunk)  # reused: fresh ones would cost as much as the arithmetic
+    at_once = _NEURONS.get(direction.device.type, n)
+    memory = direction.new_empty(2, min(at_once, n) * chunk)  # reused: fresh memory would cost as much as the sums
     for start in range(0, d_vocab, chunk):
-        stop = min(start + chunk, d_vocab)
-        x, square = tiles[:, : n * (stop - start)].view(2, n, stop - start)
-        torch.mm(direction, unembedding.columns(start, stop).sub_(centre), out=x)
-        blocks = _in_blocks(x)
-        at = slice(start // _BLOCK, start // _BLOCK + blocks.shape[1])
-        highest[:, at], lowest[:, at] = blocks.amax(2), blocks.amin(2)
-        torch.mul(x, x, out=square)
-        third += x.mul_(square).sum(1)
-        fourth += square.square_().sum(1)
-    return third, fourth, highest, lowest
+        columns = unembedding.columns(start, start + chunk).sub_(centre)
+        width = columns.shape[1]
+        for first in range(0, n, at_once):
+            rows = slice(first, first + at_once)
+            part = direction[rows]
+            x, square = memory[:, : len(part) * width].view(2, len(part), width)
+            torch.mm(part, columns, out=x)
+            blocks = _in_blocks(x)
+            at = slice(start // _BLOCK, start // _BLOCK + blocks.shape[1])
+            highest[rows, at], lowest[rows, at] = blocks.amax(2), blocks.amin(2)
+            sums[0, rows] += torch.mul(x, x, out=square).sum(1)
+            sums[1, rows] += x.mul_(square).sum(1)
+            sums[2, rows] += square.square_().sum(1)
+    return sums, highest, lowest
 
 
 def _in_blocks(x: Tensor) -> Tensor:
