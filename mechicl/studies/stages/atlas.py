@@ -3,7 +3,8 @@
 The paper's first figure lays four curves over each other, each scaled to its own range: what a dropped layer costs
 (KL), attention to the previous five tokens, and the densities of prediction and suppression neurons. We add the
 logit lens (KL to the final prediction, entropy), the MLPs' norm and block influence. One pass over the text feeds
-all measures of the intact model; one sweep runs all lesions; neurons are read from weights.
+attention, norms and block influence; one sweep runs all lesions and the lens, which is a lesion too: reading the
+residual before layer i as if it were the last leaves out all layers from i on. Neurons are read from weights.
 
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
 ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures.
@@ -18,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.engines.wavefront import lesion_sweep
@@ -26,11 +28,10 @@ from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.neurons import classify, vocabulary_moments
-from mechicl.patches.lesions import Drop
-from mechicl.probes import LocalAttention, LogitLens, Norms
+from mechicl.patches.lesions import Drop, DropMany
+from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.boundaries import stage_boundaries
-from mechicl.studies.stages.lens import lens_table
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
 from mechicl.studies.stages.norms import norms_table
@@ -74,31 +75,18 @@ class Atlas(Study):
         if corpus is None:
             return _neurons(model)
         net, lengths = hooked(model), corpus.lengths
-        probes = attention, lens, norms = LocalAttention((_WINDOW,)), LogitLens(only=("entropy", "kl")), Norms()
+        probes = attention, norms = LocalAttention((_WINDOW,)), Norms()
         seen = run(model, corpus, probes, batch_size=batch_size)
         heads = local_attention_table(seen[attention], attention, lengths, net.sizes.n_heads)
         local = heads.groupby(["sequence", "layer"], as_index=False).mean(numeric_only=True)
-        points = lens_table(seen[lens], lens, lengths).rename(columns={"point": "layer"})
         sizes = norms_table(seen[norms], lengths)
         parts = [
             _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"]),
-            _signature("lens KL", points, points["kl"], points["positions"]),
-            _signature("lens entropy", points, points["entropy"], points["positions"]),
             _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"]),
             _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"]),
-            self._drops(model, corpus, batch_size),
+            _drops_and_lens(model, corpus, batch_size),
         ]
         return pd.concat(parts, ignore_index=True)
-
-    def _drops(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
-        layers = range(hooked(model).sizes.n_layers)
-        tables = []
-        for indices, batch in corpus.batches(batch_size):
-            compared = lesion_sweep(model, batch.tokens, [Drop(i) for i in layers], lengths=batch.lengths, top_k=0)
-            means = SequenceMeans()
-            means.add(scored_positions(compared, "corrected")[0], "weight", value=compared.kl)
-            tables += [pd.DataFrame({"sequence": indices, "layer": i, **means.of(i)}) for i in layers]
-        return pd.concat(tables, ignore_index=True).assign(signature="drop KL")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per layer: model, metric (signature), layer, mean, low, high, n, seeds, depth.
@@ -156,6 +144,26 @@ class Atlas(Study):
 
 def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
     return index[["sequence", "layer"]].assign(value=value, weight=weight, signature=name)
+
+
+def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+    n_layers = hooked(model).sizes.n_layers
+    points = [DropMany(range(i, n_layers)) for i in range(n_layers)]  # the last point is the intact model
+    lesions = [*(Drop(i) for i in range(n_layers)), *points]
+    tables = []
+    for indices, batch in corpus.batches(batch_size):
+        compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths, top_k=0)
+        last = compared.base_entropy[None]
+        for signature, values in (
+            ("drop KL", compared.kl[:n_layers]),
+            ("lens KL", torch.cat([compared.kl[n_layers:], torch.zeros_like(last)])),
+            ("lens entropy", torch.cat([compared.entropy[n_layers:], last])),
+        ):
+            means = SequenceMeans()
+            means.add(scored_positions(compared, "corrected")[0], "weight", value=values)
+            index = {"sequence": indices, "signature": signature}
+            tables += [pd.DataFrame({**index, "layer": i, **means.of(i)}) for i in range(len(values))]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _neurons(model: Any) -> pd.DataFrame:

@@ -27,6 +27,7 @@ def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
         "drop KL": layer_lesions(model, corpus, kinds=("drop",)).summary().query("metric == 'kl'"),
         "local attention": local_attention(model, corpus).summary().query("metric == 'mass_5'"),
         "lens KL": logit_lens(model, corpus).summary().query("metric == 'kl' and lens == 'corrected'"),
+        "lens entropy": logit_lens(model, corpus).summary().query("metric == 'entropy' and lens == 'corrected'"),
         "MLP norm": norms(model, corpus).summary().query("metric == 'mlp_norm'"),
     }
     for signature, expected in alone.items():
