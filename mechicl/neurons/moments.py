@@ -67,7 +67,8 @@ def vocabulary_moments(
     The mean is a closed form in the mean of W_U's normalised columns. With it known, the central moments are
     streamed, `chunk` tokens at a time, and summed in float64: one matrix product, whose results are used up
     while they are in the processor's cache. Results are on the CPU. `W_out` may be a generator of layers; a
-    gated MLP's down projection counts as W_out. Raises InputError where the shapes do not fit or a column of W_U is zero.
+    gated MLP's down projection counts as W_out. Raises InputError where the shapes do not fit or a
+    column of W_U is zero.
     """
     if not 1 <= top <= W_U.shape[1]:
         raise InputError(f"top is {top}; W_U has {W_U.shape[1]} tokens: take 1 to {W_U.shape[1]}.")
