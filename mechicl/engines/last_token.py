@@ -31,8 +31,23 @@ class LastToken:
     past: tuple[KeyValues, ...]
     position: int
     """Where q stands."""
+    places: tuple[int, ...]
+    """Positions of the demonstrations' tokens that are among the keys."""
 
-    def label_logits(self, model: Any, patches: Sequence[Patch] = ()) -> Float[Tensor, "1 class"]:
+    def rows(self, prompts: Sequence[Prompt]) -> LastToken:
+        """q once for each of these prompts, which are this one but for where their anchors are: rows of one pass."""
+
+        one, n, device = self.batch, len(prompts), self.batch.device
+        key = {place: index for index, place in enumerate(self.places)}
+        labels = [zip(prompt.anchors, prompt.anchor_classes, strict=True) for prompt in prompts]
+        kept = torch.tensor([[(key[p], c) for p, c in row if p in key] for row in labels], device=device)
+        batch = replace(
+            one, tokens=one.tokens.expand(n, -1), lengths=one.lengths.expand(n), target=one.target.expand(n),
+            gold=one.gold.expand(n), anchors=kept[..., 0], anchor_classes=kept[..., 1], prompts=tuple(prompts),
+        )  # fmt: skip
+        return replace(self, batch=batch)
+
+    def label_logits(self, model: Any, patches: Sequence[Patch] = ()) -> Float[Tensor, "row class"]:
         """Logits of the label words at q, differentiable with respect to what the patches hold.
 
         Raises:
@@ -82,6 +97,5 @@ def _read_up_to_target(net: HookedModel, one: PromptSet, context: Context) -> La
             _, new = forward_on(net, batch.tokens[:, :-1], position, past)
         past = tuple(old.then(own) for old, own in zip(past, new, strict=True))
     first = torch.zeros_like(batch.target)
-    return LastToken(
-        replace(batch, tokens=batch.tokens[:, -1:], lengths=first + 1, target=first), past, position + before
-    )
+    last = replace(batch, tokens=batch.tokens[:, -1:], lengths=first + 1, target=first)
+    return LastToken(last, past, position + before, context.places)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import LastToken, last_tokens
 from mechicl.errors import InputError, NumericalError
+from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import frozen, hooked, provenance
-from mechicl.patches.reweight import Placement, ReweightAnchors
+from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
 Shared = Literal["layers", "heads"]
 
@@ -31,6 +32,20 @@ class Fit:
     """Cross-entropy over the label words, in nats, of each step's prompt before the step."""
     order: tuple[tuple[int, ...], ...]
     """Prompts by index, one step each, epoch by epoch."""
+
+
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """One re-weighting to fit: on which prompts, and what beta is."""
+
+    prompts: PromptSet
+    """Training prompts, as `task.auxiliary_prompts(...)` makes them."""
+    shared: tuple[Shared, ...] = ()
+    """Axes over which one beta is shared."""
+    placement: Placement = "postsoftmax"
+    """After the softmax without renormalising (the paper), or before it."""
+    keep: Callable[[Context, Prompt], Context] | None = None
+    """What is left of each prompt's demonstrations, to learn on a compressed context."""
 
 
 def fit_reweighting(
@@ -65,49 +80,125 @@ def fit_reweighting(
         NumericalError: the loss becomes NaN or infinite.
     """
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
-    if not len(prompts) or int(prompts.gold.min()) < 0:
-        raise InputError("Re-weighting learns from prompts with known labels; give some, all with a gold class.")
-    order = authors_orders(len(prompts), epochs, seed) if order is None else order
-    sizes = hooked(model).sizes
-    layers, heads = (1 if axis in shared else n for axis, n in (("layers", sizes.n_layers), ("heads", sizes.n_heads)))
-    beta = torch.zeros(layers, heads, len(prompts.label_ids), device=hooked(model).device, requires_grad=True)
-    about = {
-        "model": hooked(model).name, "weight_digest": provenance(model)["weight_digest"],
-        "task": prompts.task, "label_words": list(prompts.label_words),
-        "class_names": list(prompts.class_names), "lr": lr, "epochs": len(order), "seed": seed,
-        "prompts": prompts.digest(),
+    variant = Variant(prompts, tuple(shared), placement, keep)
+    return fit_together(model, [variant], lr=lr, epochs=epochs, seed=seed, order=order, observe=observe)[0]
+
+
+def fit_together(
+    model: Any,
+    variants: Sequence[Variant],
+    *,
+    lr: float = 0.01,
+    epochs: int = 10,
+    seed: int = 42,
+    order: Sequence[Sequence[int]] | None = None,
+    observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> list[Fit]:
+    """Fit several re-weightings, each as if it were alone, in lockstep where they learn from the same tokens.
+
+    A step reads every weight for a single token, twice. Variants on the same keys are rows of one batch, for which the
+    weights are read once. Adam works on each number by itself, so no variant feels the others. Arguments and errors are
+    those of `fit_reweighting`.
+    """
+    for variant in variants:
+        if not len(variant.prompts) or int(variant.prompts.gold.min()) < 0:
+            raise InputError("Re-weighting learns from prompts with known labels; give some, all with a gold class.")
+    fits: dict[int, Fit] = {}
+    together: dict[Hashable, list[int]] = {}
+    for index, variant in enumerate(variants):
+        together.setdefault(_keys(variant), []).append(index)
+    for indices in together.values():
+        group = [variants[index] for index in indices]
+        orders = authors_orders(len(group[0].prompts), epochs, seed) if order is None else order
+        betas = [_zeros(model, variant) for variant in group]
+        losses = _descend(model, group, betas, lr, orders, observe)
+        for index, variant, beta, loss in zip(indices, group, betas, losses, strict=True):
+            about = {**_about(model, variant.prompts), "lr": lr, "epochs": len(orders), "seed": seed}
+            patch = ReweightAnchors(beta.detach().cpu(), variant.placement, about)
+            fits[index] = Fit(patch, loss, tuple(map(tuple, orders)))
+    return [fits[index] for index in range(len(variants))]
+
+
+def _about(model: Any, prompts: PromptSet) -> dict[str, Any]:
+    return {
+        "model": hooked(model).name, "weight_digest": provenance(model)["weight_digest"], "task": prompts.task,
+        "label_words": list(prompts.label_words), "class_names": list(prompts.class_names), "prompts": prompts.digest(),
     }  # fmt: skip
-    patch = ReweightAnchors(beta, placement)
-    losses = _descend(model, last_tokens(model, prompts, keep), patch, lr, order, observe)
-    return Fit(ReweightAnchors(beta.detach().cpu(), placement, about), losses, tuple(map(tuple, order)))
+
+
+def _keys(variant: Variant) -> Hashable:
+    """Equal where q attends to the same keys in every prompt, wherever the anchors are."""
+    prompts = variant.prompts
+    tokens = tuple((prompt.tokens, prompt.query_start) for prompt in prompts)
+    anchors = tuple(prompt.demonstrations for prompt in prompts) if variant.keep else ()
+    return tokens, tuple(prompts.gold.tolist()), prompts.label_ids, variant.keep, anchors
+
+
+def _zeros(model: Any, variant: Variant) -> Float[Tensor, "layer head class"]:
+    sizes, n_classes = hooked(model).sizes, len(variant.prompts.label_ids)
+    layers = 1 if "layers" in variant.shared else sizes.n_layers
+    heads = 1 if "heads" in variant.shared else sizes.n_heads
+    return torch.zeros(layers, heads, n_classes, device=hooked(model).device, requires_grad=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows(Patch):
+    """Each row of the batch re-weighted by a beta of its own."""
+
+    betas: Sequence[Float[Tensor, "layer head class"]]
+    placements: Sequence[Placement]
+
+    @property
+    def place(self) -> Place:
+        return "target"
+
+    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        sizes = hooked(model).sizes
+        shape = (sizes.n_layers, sizes.n_heads, len(batch.label_ids))
+        nothing = self.betas[0].new_zeros(shape)
+        found = []
+        for placement in dict.fromkeys(self.placements):
+            owned = [
+                beta.expand(shape) if own == placement else nothing
+                for beta, own in zip(self.betas, self.placements, strict=True)
+            ]
+            found += reweighted(torch.stack(owned), placement, batch)
+        return found
 
 
 def _descend(
     model: Any,
-    prepared: Sequence[LastToken],
-    patch: ReweightAnchors,
+    group: Sequence[Variant],
+    betas: Sequence[Tensor],
     lr: float,
     order: Sequence[Sequence[int]],
     observe: Callable[[Tensor, Tensor], None] | None,
-) -> Float[Tensor, "step"]:
-    optimiser = torch.optim.Adam([patch.beta], lr=lr)
+) -> Float[Tensor, "variant step"]:
+    first = group[0]
+    prepared = [
+        last.rows([variant.prompts[index] for variant in group])
+        for index, last in enumerate(last_tokens(model, first.prompts, first.keep))
+    ]
+    patch = _Rows(betas, [variant.placement for variant in group])
+    optimiser = torch.optim.Adam(betas, lr=lr)
     steps = [index for epoch in order for index in epoch]
     losses = []
     with frozen(model), progress("re-weighting", len(steps)) as advance:
         for index in steps:
             with torch.enable_grad():
                 logits = prepared[index].label_logits(model, [patch])
-                loss = torch.nn.functional.cross_entropy(logits, prepared[index].batch.gold)
-            if not loss.isfinite():
-                raise NumericalError(f"Re-weighting: the loss is {loss.item()}; try a lower lr, or dtype='float32'.")
+                loss = torch.nn.functional.cross_entropy(logits, prepared[index].batch.gold, reduction="none")
+            if not loss.isfinite().all():
+                raise NumericalError(f"Re-weighting: the loss is {loss.tolist()}; try a lower lr, or dtype='float32'.")
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if observe is not None and patch.beta.grad is not None:
-                observe(patch.beta.detach().clone(), patch.beta.grad.clone())
+            loss.sum().backward()  # type: ignore[no-untyped-call]
+            for beta in betas if observe is not None else ():
+                assert observe is not None and beta.grad is not None
+                observe(beta.detach().clone(), beta.grad.clone())
             optimiser.step()
             losses.append(loss.detach().cpu())
             advance(1)
-    return torch.stack(losses)
+    return torch.stack(losses, 1)
 
 
 def authors_orders(n: int, epochs: int, seed: int) -> list[list[int]]:

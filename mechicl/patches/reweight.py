@@ -59,8 +59,7 @@ class ReweightAnchors(Patch):
                 f"beta has shape {list(self.beta.shape)}; this model and these prompts need layers, heads and classes "
                 f"{list(shape)}, or 1 for a shared axis."
             ) from None
-        site, edit = ("pattern", _scaled) if self.placement == "postsoftmax" else ("attn_scores", _shifted)
-        return [(f"blocks.{i}.attn.hook_{site}", edit(beta[i], batch)) for i in range(sizes.n_layers)]
+        return reweighted(beta[None], self.placement, batch)
 
     def _check_labels(self, batch: PromptBatch) -> None:
         """A beta belongs to a label word; where it is known for which, other words are refused."""
@@ -107,24 +106,35 @@ class ReweightAnchors(Patch):
             raise InputError(f"{path} and its JSON are not a saved re-weighting; fit and save it again.") from error
 
 
-def _scaled(beta: Float[Tensor, "head class"], batch: PromptBatch) -> Callable[..., Tensor]:
+def reweighted(
+    beta: Float[Tensor, "one_or_batch layer head class"], placement: Placement, batch: PromptBatch
+) -> list[Hook]:
+    """The hooks that re-weight the anchors of a batch, by one beta for all its prompts or by one for each."""
+    site, edit = ("pattern", _scaled) if placement == "postsoftmax" else ("attn_scores", _shifted)
+    return [(f"blocks.{i}.attn.hook_{site}", edit(beta[:, i], batch)) for i in range(beta.shape[1])]
+
+
+def _scaled(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
     def scale(row: Tensor) -> Tensor:
         return row * _at_anchors(beta, batch, row).to(row.dtype).exp()
 
     return lambda pattern, hook: _with_row(pattern, batch, scale)
 
 
-def _shifted(beta: Float[Tensor, "head class"], batch: PromptBatch) -> Callable[..., Tensor]:
+def _shifted(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
     def shift(row: Tensor) -> Tensor:
         return row + _at_anchors(beta, batch, row).to(row.dtype)
 
     return lambda scores, hook: _with_row(scores, batch, shift)
 
 
-def _at_anchors(beta: Float[Tensor, "head class"], batch: PromptBatch, row: Tensor) -> Float[Tensor, "batch head key"]:
+def _at_anchors(
+    beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch, row: Float[Tensor, "batch head key"]
+) -> Float[Tensor, "batch head key"]:
     """beta of its class at every label word, 0 at all other keys."""
-    values = beta.T[batch.anchor_classes].transpose(1, 2)  # [batch head anchor]
-    places = batch.anchors[:, None].expand_as(values)
+    heads = row.shape[1]
+    classes, places = (x[:, None].expand(-1, heads, -1) for x in (batch.anchor_classes, batch.anchors))
+    values = beta.expand(len(row), -1, -1).gather(2, classes)
     return torch.zeros(row.shape, dtype=beta.dtype, device=row.device).scatter(2, places, values)
 
 
@@ -132,6 +142,8 @@ def _with_row(
     matrix: Float[Tensor, "batch head query key"], batch: PromptBatch, edit: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "batch head query key"]:
     """The matrix with its row at q edited."""
+    if matrix.shape[2] == 1:  # q alone: there is nothing to put it back into
+        return edit(matrix[:, :, 0])[:, :, None]
     prompts = torch.arange(len(batch.target), device=matrix.device)[:, None]
     heads = torch.arange(matrix.shape[1], device=matrix.device)
     row = edit(matrix[prompts, heads, batch.target[:, None]])

@@ -11,7 +11,7 @@ import torch
 from mechicl.engines.compression import compress
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared
-from mechicl.engines.reweighting import authors_orders, fit_reweighting
+from mechicl.engines.reweighting import Variant, authors_orders, fit_reweighting, fit_together
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import frozen, hooked
@@ -96,6 +96,40 @@ def test_learning_lowers_the_loss_and_leaves_the_model_alone(shared: Any) -> Non
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert len(fit.order) == 20
     assert fit.order == tuple(map(tuple, authors_orders(len(prompts), 20, 42)))
+
+
+def moved_anchors(prompts: PromptSet) -> PromptSet:
+    """The same prompts with other tokens in the place of their label words."""
+    others = [
+        replace(prompt, demonstrations=tuple(replace(one, anchor=one.anchor - 2) for one in prompt.demonstrations))
+        for prompt in prompts
+    ]
+    return replace(prompts, prompts=tuple(others))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "neox", "neo", "llama", "gemma2"])
+def test_fitting_in_lockstep_is_fitting_one_by_one(family: str) -> None:
+    """In double precision, where rounding does not decide the direction of Adam's first steps."""
+    model, prompts = tiny.fresh(family).double(), shared_prompts()
+    variants = [
+        Variant(prompts),
+        Variant(prompts, ("heads",)),
+        Variant(prompts, ("layers",)),
+        Variant(moved_anchors(prompts)),
+        Variant(prompts, placement="presoftmax"),
+        Variant(prompts, keep=lambda context, prompt: context.keep((0, *prompt.anchors))),
+    ]
+    together = fit_together(model, variants, lr=0.1, epochs=3)
+    for variant, fit in zip(variants, together, strict=True):
+        alone = fit_reweighting(
+            model, variant.prompts, lr=0.1, epochs=3, shared=variant.shared, placement=variant.placement,
+            keep=variant.keep,
+        )  # fmt: skip
+        torch.testing.assert_close(fit.patch.beta, alone.patch.beta, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(fit.losses, alone.losses, rtol=1e-5, atol=1e-6)
+        assert (fit.patch.placement, fit.order) == (alone.patch.placement, alone.order)
+    betas = [fit.patch.beta.expand(model.cfg.n_layers, model.cfg.n_heads, 2) for fit in together]
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(betas) for b in betas[:i])
 
 
 def test_it_learns_on_a_compressed_context() -> None:
