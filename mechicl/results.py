@@ -8,7 +8,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,17 +115,24 @@ class Cells:
         for place in (self.folder, self.folder.parent):
             _sweep(place)
 
-    def get(self, key: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """The cell's table: read if it is there and intact, else made and kept."""
-        name = _sha256(json.dumps(dict(key), sort_keys=True, default=str).encode())[:24]
-        for path in sorted(self.folder.glob(f"{name}.*.parquet")):
+    def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
+        """The cell's table if it is there and intact."""
+        for path in sorted(self.folder.glob(f"{_cell_name(key)}.*.parquet")):
             payload = path.read_bytes()
             if path.name.split(".")[1] == _sha256(payload)[:16]:
                 return pd.read_parquet(io.BytesIO(payload))
             path.unlink(missing_ok=True)
-        payload = _parquet(make())
-        write_atomically(self.folder / f"{name}.{_sha256(payload)[:16]}.parquet", payload)
+        return None
+
+    def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+        """Write the cell's table; returns it as it will be read."""
+        payload = _parquet(table)
+        write_atomically(self.folder / f"{_cell_name(key)}.{_sha256(payload)[:16]}.parquet", payload)
         return pd.read_parquet(io.BytesIO(payload))
+
+
+def _cell_name(key: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(dict(key), sort_keys=True, default=str).encode())[:24]
 
 
 def make_folder(folder: str | Path) -> Path:

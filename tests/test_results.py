@@ -12,29 +12,24 @@ from mechicl.errors import InputError
 from mechicl.results import Cells, load_table, make_folder, write_atomically
 
 
-def test_a_finished_cell_is_not_made_again(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def make() -> pd.DataFrame:
-        made.append(1)
-        return pd.DataFrame({"x": [1.5, float(len(made))]})
-
-    first = Cells(tmp_path).get({"seed": 42}, make)
-    again = Cells(tmp_path).get({"seed": 42}, make)
-    other = Cells(tmp_path).get({"seed": 43}, make)
-    assert len(made) == 2
-    pd.testing.assert_frame_equal(first, again)
-    assert other["x"].tolist() == [1.5, 2.0]
+def test_a_finished_cell_is_found_again(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [1.5, 2.0]})
+    assert Cells(tmp_path).find({"seed": 42}) is None
+    pd.testing.assert_frame_equal(Cells(tmp_path).keep({"seed": 42}, table), table)
+    found = Cells(tmp_path).find({"seed": 42})
+    assert found is not None
+    pd.testing.assert_frame_equal(found, table)
+    assert Cells(tmp_path).find({"seed": 43}) is None
 
 
 @pytest.mark.parametrize("damage", [b"", b"not parquet", None])
-def test_a_damaged_cell_is_made_anew(tmp_path: Path, damage: bytes | None) -> None:
+def test_a_damaged_cell_is_as_if_it_were_not_there(tmp_path: Path, damage: bytes | None) -> None:
     cells = Cells(tmp_path)
-    table = cells.get({"k": 1}, lambda: pd.DataFrame({"x": [1, 2]}))
+    cells.keep({"k": 1}, pd.DataFrame({"x": [1, 2]}))
     (path,) = cells.folder.glob("*.parquet")
     path.write_bytes(path.read_bytes()[:-7] if damage is None else damage)
-    pd.testing.assert_frame_equal(cells.get({"k": 1}, lambda: pd.DataFrame({"x": [1, 2]})), table)
-    assert len(list(cells.folder.iterdir())) == 1
+    assert cells.find({"k": 1}) is None
+    assert list(cells.folder.iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

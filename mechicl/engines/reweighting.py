@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.engines.context import Context
-from mechicl.engines.last_token import LastToken, last_tokens
+from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import frozen, hooked, provenance
@@ -192,9 +192,10 @@ def _descend(
                 raise NumericalError(f"Re-weighting: the loss is {loss.tolist()}; try a lower lr, or dtype='float32'.")
             optimiser.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
-            for beta in betas if observe is not None else ():
-                assert observe is not None and beta.grad is not None
-                observe(beta.detach().clone(), beta.grad.clone())
+            if observe is not None:
+                for beta in betas:
+                    assert beta.grad is not None
+                    observe(beta.detach().clone(), beta.grad.clone())
             optimiser.step()
             losses.append(loss.detach().cpu())
             advance(1)

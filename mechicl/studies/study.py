@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -71,6 +71,13 @@ class Study(ABC):
         Rows carry `prompt` or `sequence`, its index in the prompt set or the corpus that is measured.
         """
 
+    def measure_all(
+        self, model: Any, prompts: Any, conditions: Sequence[Condition], *, batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        """The tables of several conditions, in their order; what conditions have in common may be done once."""
+        for condition in conditions:
+            yield self.measure(model, prompts, condition, batch_size=batch_size)
+
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """The numbers of the figure: a row per point, with mean, low and high."""
@@ -99,13 +106,13 @@ class Study(ABC):
         tables = []
         with progress(self.name, len(parts) * len(conditions)) as advance:
             for part in parts:
-                for condition in conditions:
-
-                    def make(part: Part = part, condition: Condition = condition) -> pd.DataFrame:
-                        return self.measure(model, part.material, condition, batch_size=batch_size)
-
-                    key = self._key(model_facts, part, condition)
-                    rows = cells.get(key, make) if cells is not None else make()
+                keys = [self._key(model_facts, part, condition) for condition in conditions]
+                found = [None if cells is None else cells.find(key) for key in keys]
+                missing = [condition for condition, rows in zip(conditions, found, strict=True) if rows is None]
+                made = self.measure_all(model, part.material, missing, batch_size=batch_size)
+                for condition, key, rows in zip(conditions, keys, found, strict=True):
+                    if rows is None:
+                        rows = next(made) if cells is None else cells.keep(key, next(made))
                     tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
         return Result(

@@ -73,6 +73,18 @@ def test_what_was_fitted_is_kept_and_applied_again(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_is_measured_together_is_what_each_method_measures_alone(tmp_path: Path) -> None:
+    """Also where a part is there already and only the rest is made."""
+    model, prompts = tiny.model("gpt2"), STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
+    conditions = STUDY.conditions(model)
+    together = list(STUDY.measure_all(model, prompts, conditions, batch_size=4))
+    for condition, table in zip(conditions, together, strict=True):
+        alone = STUDY.measure(model, prompts, condition, batch_size=16)
+        expected, found = (torch.tensor(np.stack(t["label_logits"])) for t in (alone, table))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        assert list(alone["gold"]) == list(table["gold"])
+
+
 def test_without_room_for_more_shots_the_row_is_missing() -> None:
     prompts = Reweighting(more_shots=1).prompts(TASK, tiny.tokenizer(), seed=0)
     result = reweighting(tiny.model("gpt2"), prompts, epochs=1, protocol="paper")

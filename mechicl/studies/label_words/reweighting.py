@@ -14,8 +14,9 @@ anchors alone. Accuracy stands beside macro-F1 and the recall of every class.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,13 +28,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.engines.compression import anchors_of, on_anchors
-from mechicl.engines.context import Context
 from mechicl.engines.prefix import run_shared
-from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
 from mechicl.patches.reweight import ReweightAnchors
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
@@ -43,11 +43,17 @@ from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
 COMPRESSED, REWEIGHTED_COMPRESSED = "compressed", "re-weighted, compressed"
+_SHARED: dict[str, tuple[Shared, ...]] = {
+    "beta shared over heads": ("heads",),
+    "beta shared over layers": ("layers",),
+}
+_AT_RANDOM, _PRESOFTMAX = "beta at random positions", "beta before the softmax"
+_FITTED = (REWEIGHTED, *_SHARED, _AT_RANDOM, _PRESOFTMAX, REWEIGHTED_COMPRESSED)
+"""Methods that learn a beta."""
 _CONTROLS = (
-    "beta shared over heads",
-    "beta shared over layers",
-    "beta at random positions",
-    "beta before the softmax",
+    *_SHARED,
+    _AT_RANDOM,
+    _PRESOFTMAX,
     "label biases",
     "contextual calibration",
     "majority class",
@@ -123,77 +129,70 @@ class Reweighting(Study):
         return replace(asked, companions=companions)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        return next(self.measure_all(model, prompts, [condition], batch_size=batch_size))
+
+    def measure_all(
+        self, model: Any, prompts: PromptSet, conditions: Sequence[Condition], *, batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        """All betas are fitted together, and each set of prompts is asked without a beta only once."""
         if "training" not in prompts.companions:
             raise InputError(
                 "Re-weighting learns from further items; make the prompts by Reweighting().prompts(task, ...)"
             )
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
-        method = condition["method"]
-        logits, patch = torch.zeros(0, len(prompts.label_ids)), None
-        if method == MORE_SHOTS:
-            prompts = _asking_the_same(prompts, prompts.companions.get("more_shots"))
-        if len(prompts):
-            logits, patch = self._label_logits(model, prompts, method, batch_size)
-        return pd.DataFrame(
-            {
-                "prompt": np.arange(len(prompts)),
-                "gold": prompts.gold.numpy(),
-                "gold_name": [prompts.class_names[c] for c in prompts.gold],
-                "predicted": logits.argmax(-1).numpy(),
-                "label_logits": logits.double().tolist(),
-                "per_class": str(prompts.shots),
-                "fit": [None if patch is None else patch.to_json(), *[None] * len(prompts)][: len(prompts)],
-            }
-        )
+        methods = [condition["method"] for condition in conditions]
+        patches = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
+        sets = {**prompts.companions, "": prompts, "more_shots": _asking_the_same(prompts)}
 
-    def _label_logits(
-        self, model: Any, prompts: PromptSet, method: str, batch_size: int
-    ) -> tuple[Float[Tensor, "prompt class"], ReweightAnchors | None]:
-        """What each method answers, logits of the label words or scores in their place; and what it fitted."""
+        @cache
+        def plain(name: str) -> Tensor:
+            return run_shared(model, sets[name], batch_size=batch_size).label_logits
 
-        def plain(asked: PromptSet) -> Tensor:
-            return run_shared(model, asked, batch_size=batch_size).label_logits
+        for method in methods:
+            asked, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
+            logits = torch.zeros(0, len(prompts.label_ids))
+            if len(asked) and patch is None and method != COMPRESSED:
+                logits = _without_beta(method, sets, plain)
+            elif len(asked):
+                logits = self._with_beta(model, asked, method, patch, batch_size)
+            yield pd.DataFrame(
+                {
+                    "prompt": np.arange(len(asked)),
+                    "gold": asked.gold.numpy(),
+                    "gold_name": [asked.class_names[c] for c in asked.gold],
+                    "predicted": logits.argmax(-1).numpy(),
+                    "label_logits": logits.double().tolist(),
+                    "per_class": str(asked.shots),
+                    "fit": [None if patch is None else patch.to_json(), *[None] * len(asked)][: len(asked)],
+                }
+            )
 
-        if method in (VANILLA, MORE_SHOTS):
-            return plain(prompts), None
-        training = prompts.companions["training"]
-        if method == "majority class":
-            counts = torch.bincount(prompts.gold, minlength=len(prompts.label_ids)).float()
-            return counts.expand(len(prompts), -1), None
-        if method == "label biases":
-            return plain(prompts) + fit_biases(plain(training), training.gold), None
-        if method == "contextual calibration":
-            empty = plain(prompts.companions["content_free"]).softmax(-1).mean(0)
-            return plain(prompts).log_softmax(-1) - empty.log(), None
-        if method == COMPRESSED:
-            return on_anchors(model, prompts, [], batch_size=batch_size).label_logits, None
-        if method == REWEIGHTED_COMPRESSED:
-            patch = self.fit(model, training, keep=anchors_of)
-            return on_anchors(model, prompts, [patch], batch_size=batch_size).label_logits, patch
-        if method == "beta at random positions":
-            prompts, training = (at_random_positions(part, self.random_seed) for part in (prompts, training))
-        patch = self.fit(model, training, method)
-        return run_shared(model, prompts, patches=[patch], batch_size=batch_size).label_logits, patch
+    def _with_beta(
+        self, model: Any, prompts: PromptSet, method: str, patch: ReweightAnchors | None, batch_size: int
+    ) -> Float[Tensor, "prompt class"]:
+        """Label logits with a fitted beta, and on compressed contexts with or without one."""
+        patches = [patch] if patch is not None else []
+        if method in (COMPRESSED, REWEIGHTED_COMPRESSED):
+            return on_anchors(model, prompts, patches, batch_size=batch_size).label_logits
+        if method == _AT_RANDOM:
+            prompts = at_random_positions(prompts, self.random_seed)
+        return run_shared(model, prompts, patches=patches, batch_size=batch_size).label_logits
 
-    def fit(
-        self,
-        model: Any,
-        training: PromptSet,
-        method: str = REWEIGHTED,
-        keep: Callable[[Context, Prompt], Context] | None = None,
-    ) -> ReweightAnchors:
-        """Beta as a method learns it, on whole demonstrations or on what `keep` leaves of them."""
-        return fit_reweighting(
-            model,
-            training,
-            lr=self.lr,
-            epochs=self.epochs,
-            seed=42 if training.seed is None else training.seed,
-            shared=[axis for axis in ("heads", "layers") if method == f"beta shared over {axis}"],
-            placement="presoftmax" if method == "beta before the softmax" else "postsoftmax",
-            keep=keep,
-        ).patch
+    def _fits(self, model: Any, training: PromptSet, methods: Sequence[str]) -> dict[str, ReweightAnchors]:
+        """Beta as each method learns it, all in lockstep."""
+        variants = [
+            Variant(
+                at_random_positions(training, self.random_seed) if method == _AT_RANDOM else training,
+                shared=_SHARED.get(method, ()),
+                placement="presoftmax" if method == _PRESOFTMAX else "postsoftmax",
+                keep=anchors_of if method == REWEIGHTED_COMPRESSED else None,
+            )
+            for method in methods
+        ]
+        seed = 42 if training.seed is None else training.seed
+        fits = fit_together(model, variants, lr=self.lr, epochs=self.epochs, seed=seed)
+        return {method: fit.patch for method, fit in zip(methods, fits, strict=True)}
 
     def fitted(self, result: Result) -> dict[str, ReweightAnchors]:
         """The re-weightings that were fitted, by task, shots and seed; those of a compressed context are named so."""
@@ -253,12 +252,29 @@ class Reweighting(Study):
         return text + "."
 
 
-def _asking_the_same(prompts: PromptSet, others: PromptSet | None) -> PromptSet:
-    """Of other prompts those that ask about the same rows; none where there are no others."""
-    rows = {prompt.ids.query for prompt in prompts}
+def _asking_the_same(prompts: PromptSet) -> PromptSet:
+    """Of the prompts with more shots those that ask about the same rows; none where there are no others."""
+    others = prompts.companions.get("more_shots")
     if others is None:
         return prompts[:0]
+    rows = {prompt.ids.query for prompt in prompts}
     return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
+
+
+def _without_beta(
+    method: str, sets: Mapping[str, PromptSet], plain: Callable[[str], Tensor]
+) -> Float[Tensor, "prompt class"]:
+    """What a method answers that fits no beta, logits of the label words or scores in their place."""
+    if method == MORE_SHOTS:
+        return plain("more_shots")
+    if method == "majority class":
+        counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
+        return counts.expand(len(sets[""]), -1)
+    if method == "label biases":
+        return plain("") + fit_biases(plain("training"), sets["training"].gold)
+    if method == "contextual calibration":
+        return plain("").log_softmax(-1) - plain("content_free").softmax(-1).mean(0).log()
+    return plain("")
 
 
 def reweighting(
