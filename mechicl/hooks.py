@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
+from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
 from mechicl.models import HookedModel, frozen, hooked
 from mechicl.objectives import Objective
@@ -49,6 +50,9 @@ class Patch(ABC):
 
         `batch` is a PromptBatch, or a TokenBatch where the edit makes sense in running text.
         """
+
+    def _repr_html_(self) -> str:
+        return described(self)
 
 
 @dataclass
@@ -89,6 +93,9 @@ class Probe(ABC):
         `batch` is a PromptBatch, or a TokenBatch where the probe reads running text.
         """
 
+    def _repr_html_(self) -> str:
+        return described(self)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -113,6 +120,14 @@ class Run:
     def predicted(self) -> Int[Tensor, "prompt"]:
         """Index of the most probable label word."""
         return self.label_logits.argmax(-1)
+
+    def _repr_html_(self) -> str:
+        n, n_classes = self.label_logits.shape
+        answers = self.predicted.bincount(minlength=n_classes).tolist() if n_classes else []
+        said = "".join(f"; class {c} predicted {count} times" for c, count in enumerate(answers) if count)
+        rows = [(repr(probe), ", ".join(probe.axes), shown(reading)) for probe, reading in self.readings.items()]
+        sentence = f"of {n} {'prompts' if n_classes else 'sequences'}{said}."
+        return card("Run", sentence, rows, ("probe", "axes of its reading", "shape, smallest and largest value"))
 
 
 def run(

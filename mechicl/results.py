@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import io
 import json
 import os
@@ -18,7 +17,12 @@ from typing import Any, ClassVar, Protocol
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.display import card
 from mechicl.errors import InputError
+
+
+_SHOWN = 8
+"""Rows of a summary that a result shows of itself."""
 
 
 class Explains(Protocol):
@@ -67,8 +71,21 @@ class Result:
         return f"<Result {self.name}: {len(self.table)} rows. {self.finding()}>"
 
     def _repr_html_(self) -> str:
-        picture = self.figure().to_html(full_html=False, include_plotlyjs="cdn")
-        return f"<p><b>{html.escape(self.name)}</b>: {html.escape(self.finding())}</p>{picture}"
+        numbers = self.summary()
+        rows = [[_short(value) for value in row] for row in numbers.head(_SHOWN).itertuples(index=False)]
+        more = f" The first {_SHOWN} of {len(numbers)} points; summary() has all." if len(numbers) > _SHOWN else ""
+        return card(self.name, self.finding() + more, rows, [str(name) for name in numbers.columns])
+
+    def _ipython_display_(self) -> None:
+        """In a notebook: the finding, and the figure as plotly shows it there; in a terminal, one line."""
+        from IPython import get_ipython
+        from IPython.display import display
+
+        if not hasattr(get_ipython(), "kernel"):
+            print(repr(self))
+            return
+        display({"text/html": self._repr_html_(), "text/plain": repr(self)}, raw=True)
+        display(self.figure())
 
     def save(self, folder: str | Path) -> Path:
         """Write `<name>.parquet` and `<name>.json`, each completely or not at all; returns the parquet's path.
@@ -190,6 +207,10 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mechicl.display import described
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch
 from mechicl.models import HookedModel, hooked
@@ -61,6 +62,9 @@ class Lesion(ABC):
         """A context in which the model has the lesion; afterwards it is as it was, whatever happened inside."""
         net = hooked(model)
         return net.reordered([step.layer for step in self.program(net.sizes.n_layers)])
+
+    def _repr_html_(self) -> str:
+        return described(self)
 
 
 @dataclass(frozen=True)
