@@ -125,7 +125,7 @@ class Run:
         n, n_classes = self.label_logits.shape
         answers = self.predicted.bincount(minlength=n_classes).tolist() if n_classes else []
         said = "".join(f"; class {c} predicted {count} times" for c, count in enumerate(answers) if count)
-        rows = [(repr(probe), ", ".join(probe.axes), shown(reading)) for probe, reading in self.readings.items()]
+        rows = [(shown(probe), ", ".join(probe.axes), shown(reading)) for probe, reading in self.readings.items()]
         sentence = f"of {n} {'prompts' if n_classes else 'sequences'}{said}."
         return card("Run", sentence, rows, ("probe", "axes of its reading", "shape, smallest and largest value"))
 

@@ -20,7 +20,6 @@ import plotly.graph_objects as go
 from mechicl.display import card
 from mechicl.errors import InputError
 
-
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
 

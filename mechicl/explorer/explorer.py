@@ -110,7 +110,7 @@ class Explorer:
             "own": list(self.patches),
             "colours": {
                 "w": figures.TEXT_COLOUR, "p": figures.LABEL_COLOUR, "q": figures.TARGET_COLOUR,
-                "wp": figures.LABEL_COLOUR, "pq": figures.TARGET_COLOUR, "ww": figures.GREY,
+                **{kind.removeprefix("S_"): colour for kind, colour in figures.FLOW_COLOURS.items()},
             },
             "view": self.first_view,
         }  # fmt: skip

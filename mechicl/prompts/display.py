@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from html import escape
 from itertools import groupby
 
-_STYLES = {
-    "w": "background:#dbeafe",
-    "p": "background:#fde68a;font-weight:600",
-    "anchor": "background:#fbbf24;font-weight:600;text-decoration:underline",
-    "q": "background:#fca5a5;font-weight:600",
-}
 _MEANING = {
     "w": "w: demonstration text",
     "p": "p: label word",
@@ -41,4 +36,18 @@ def marked_html(text: str, roles: Sequence[str], caption: str) -> str:
 
 def _span(role: str, text: str) -> str:
     # bdi keeps right-to-left text, and bidirectional overrides in it, inside its own run.
-    return f'<bdi style="{_STYLES.get(role, "")}">{escape(text)}</bdi>'
+    return f'<bdi style="{_styles().get(role, "")}">{escape(text)}</bdi>'
+
+
+@cache
+def _styles() -> dict[str, str]:
+    # Imported here: figures bring plotly with them, which whoever only builds prompts need not wait for.
+    from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, faint
+
+    label = f"background:{faint(LABEL_COLOUR, 0.32)};font-weight:600"
+    return {
+        "w": f"background:{faint(TEXT_COLOUR)}",
+        "p": label,
+        "anchor": f"{label};text-decoration:underline",
+        "q": f"background:{faint(TARGET_COLOUR, 0.4)};font-weight:600",
+    }
