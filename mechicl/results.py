@@ -7,11 +7,14 @@ import io
 import json
 import os
 import platform
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from glob import escape
 from pathlib import Path
+from threading import get_ident
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
@@ -95,7 +98,12 @@ class Result:
         self.study.save_more(self, path.parent)
         payload = _parquet(self.table)
         write_atomically(path, payload)
-        head = {"study": self.name, "table_sha256": _sha256(payload), "provenance": dict(self.provenance)}
+        head = {
+            "study": self.name,
+            "table_sha256": _sha256(payload),
+            "provenance_sha256": _sha256(_canonical(self.provenance)),
+            "provenance": dict(self.provenance),
+        }
         write_atomically(path.with_suffix(".json"), json.dumps(head, indent=2, default=str).encode())
         return path
 
@@ -108,16 +116,24 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
     """
     path = Path(folder) / f"{name}.parquet"
     try:
-        payload, head = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+        payload, head = path.read_bytes(), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         intact = head["table_sha256"] == _sha256(payload)
         provenance = dict(head["provenance"])
+        true = head.get("provenance_sha256") in (None, _sha256(_canonical(provenance)))  # None: saved by 0.1.0
     except FileNotFoundError as error:
         raise InputError(f"There is no saved result {name!r} in {folder}; run the study first.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); run the study again.") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.") from error
     if not intact:
         raise InputError(f"{path} is not the table that its provenance describes; run the study again.")
-    return pd.read_parquet(io.BytesIO(payload)), provenance
+    if not true:
+        raise InputError(f"{path.with_suffix('.json')} was changed after it was saved; run the study again.")
+    try:
+        return pd.read_parquet(io.BytesIO(payload)), provenance
+    except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
+        raise InputError(f"{path} is not a parquet table; run the study again.") from error
 
 
 class Cells:
@@ -133,18 +149,29 @@ class Cells:
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
         """The cell's table if it is there and intact."""
-        for path in sorted(self.folder.glob(f"{_cell_name(key)}.*.parquet")):
-            payload = path.read_bytes()
-            if path.name.split(".")[1] == _sha256(payload)[:16]:
-                return pd.read_parquet(io.BytesIO(payload))
-            path.unlink(missing_ok=True)
-        return None
+        payload = self._intact(_cell_name(key))
+        return None if payload is None else pd.read_parquet(io.BytesIO(payload))
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         """Write the cell's table; returns it as it will be read."""
-        payload = _parquet(table)
-        write_atomically(self.folder / f"{_cell_name(key)}.{_sha256(payload)[:16]}.parquet", payload)
+        made, name = _parquet(table), _cell_name(key)
+        write_atomically(self.folder / f"{name}.{_sha256(made)[:16]}.parquet", made)
+        payload = self._intact(name) or made
         return pd.read_parquet(io.BytesIO(payload))
+
+    def _intact(self, name: str) -> bytes | None:
+        """The content of a cell. Damaged files go, and so does what another process measured at the same time."""
+        found: bytes | None = None
+        for path in sorted(self.folder.glob(f"{name}.*.parquet")):
+            try:
+                payload = path.read_bytes()
+                if found is None and path.name.split(".")[1] == _sha256(payload)[:16]:
+                    found = payload
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError:  # gone in the meantime, or not ours to read: it is made anew
+                continue
+        return found
 
 
 def _cell_name(key: Mapping[str, Any]) -> str:
@@ -184,7 +211,7 @@ def write_atomically(path: Path, payload: bytes) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{get_ident()}.{platform.node()}.{os.getpid()}.part")
     try:
         yield temporary
     finally:
@@ -193,9 +220,18 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 def _sweep(folder: Path) -> None:
     """Remove what killed runs on this machine were writing; what a living process writes is left alone."""
-    for path in folder.glob(f".*.{platform.node()}.*.part"):
-        if not _alive(int(path.name.split(".")[-2])):
+    for path in folder.glob(f".*.{escape(platform.node())}.*.part"):
+        process = path.name.split(".")[-2]
+        if not process.isdecimal() or not _alive(int(process)) or _old(path):
             path.unlink(missing_ok=True)
+
+
+def _old(path: Path) -> bool:
+    """Nobody writes for ten minutes: the process of this number is another one by now."""
+    try:
+        return time.time() - path.stat().st_mtime > 600
+    except OSError:
+        return True
 
 
 def _alive(process: int) -> bool:
@@ -216,6 +252,11 @@ def _parquet(table: pd.DataFrame) -> bytes:
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return buffer.getvalue()
+
+
+def _canonical(facts: Mapping[str, Any]) -> bytes:
+    """Facts as one text, the same before they are written as JSON and after they are read back."""
+    return json.dumps(json.loads(json.dumps(dict(facts), default=str)), sort_keys=True).encode()
 
 
 def _sha256(payload: bytes) -> str:

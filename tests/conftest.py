@@ -19,6 +19,17 @@ SHARED = Path(os.environ.get("MECHICL_SHARED", Path(__file__).parents[2] / "shar
 PARITY = Path(os.environ.get("MECHICL_PARITY_DIR", SHARED / "parity"))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="also run what takes more than twenty seconds")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="takes long; run with --slow"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with real models and data."""

@@ -39,6 +39,9 @@ def list_everything() -> None:
     console.print("Tasks: " + ", ".join(built_in_tasks()))
 
 
+_INTERRUPTED = "\nmechicl: interrupted; run the same command again to go on from here."
+
+
 def main() -> None:
     """Run the command; what a user can put right ends in one sentence and exit code 2, an interruption in 130."""
     try:
@@ -46,6 +49,10 @@ def main() -> None:
     except (InputError, NumericalError) as error:
         print(f"mechicl: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as stopped:
+        if stopped.code == 130:  # what typer makes of an interruption, without a word
+            print(_INTERRUPTED, file=sys.stderr)
+        raise
     except KeyboardInterrupt:
-        print("\nmechicl: interrupted; run the same command again to go on from here.", file=sys.stderr)
+        print(_INTERRUPTED, file=sys.stderr)
         sys.exit(130)

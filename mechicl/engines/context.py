@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -21,6 +21,7 @@ from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import HookedModel, KeyValues, frozen, hooked
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
+from mechicl.saved import fits, read_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,19 +164,42 @@ class Context:
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Context:
         """A context that was saved in a folder; InputError where there is none."""
-        from safetensors.torch import load_file
+        tensors, facts = read_tensors(Path(folder) / "context.safetensors", "context", str(device))
+        hints = get_type_hints(cls)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        n = len(tensors) // 3
+        names = {f"{kind}.{i}" for kind in ("keys", "values", "positions") for i in range(n)}
+        if set(values) != set(_FACTS) or not all(fits(value, hints[name]) for name, value in values.items()):
+            raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
+        if not n or set(tensors) != names:
+            raise InputError(f"The context in {folder} lacks keys, values or positions of a layer; save it again.")
+        layers = tuple(
+            KeyValues(*(tensors[f"{kind}.{i}"] for kind in ("keys", "values", "positions"))) for i in range(n)
+        )
+        context = cls(layers, **values)
+        if (reason := context._contradiction()) is not None:
+            raise InputError(f"The context in {folder} contradicts itself ({reason}); save it again.")
+        return context
 
-        path = Path(folder) / "context.safetensors"
-        if not path.is_file() or not path.with_suffix(".json").is_file():
-            raise InputError(f"There is no saved context in {folder}; save one there first.")
-        tensors = load_file(path, device=str(device))
-        facts: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
-        facts |= {name: tuple(value) for name, value in facts.items() if isinstance(value, list)}
-        layers = [
-            KeyValues(*(tensors[f"{name}.{i}"] for name in ("keys", "values", "positions")))
-            for i in range(len(tensors) // 3)
-        ]
-        return cls(tuple(layers), **facts)
+    def _contradiction(self) -> str | None:
+        """What about these keys, values and positions cannot be, in words; None for a context that was read."""
+        shape, dtype = self.layers[0].keys.shape, self.layers[0].keys.dtype
+        for layer in self.layers:
+            if layer.keys.shape != layer.values.shape or layer.keys.shape != shape or len(shape) != 4 or shape[0] != 1:
+                return "keys and values differ in shape"
+            if layer.keys.dtype != dtype or layer.values.dtype != dtype or not dtype.is_floating_point:
+                return "keys and values differ in dtype"
+            if layer.positions.dtype != torch.long or layer.positions.shape not in (shape[1:2], shape[:2]):
+                return "a key has no position"
+        if shape[1] != len(self.places) or list(self.places) != sorted(set(self.places)) or min(self.places) < 0:
+            return "there is not one place for each key"
+        if len(self.anchors) != len(self.anchor_classes) or self.next_position < 0:
+            return "label words without a class, or a position below zero"
+        if len(self.label_ids) != len(self.label_words) or not set(self.anchor_classes) <= set(
+            range(len(self.label_ids))
+        ):
+            return "classes without a label word"
+        return None
 
 
 _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words")

@@ -27,7 +27,7 @@ def provenance(model: Any) -> dict[str, Any]:
     """Describe a model for a result's provenance.
 
     Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype,
-    device, versions.
+    config_digest, device, versions; and, where there are any, the hook points at which somebody else's hooks act.
     """
     seam = hooked(model)
     origin = _origins.get(seam.raw, {"source": "given by the user", "processing": "as given"})
@@ -35,21 +35,38 @@ def provenance(model: Any) -> dict[str, Any]:
         "name": seam.name,
         **origin,
         "weight_digest": weight_digest(seam.raw),
+        "config_digest": config_digest(seam.raw.cfg),
         "dtype": str(seam.dtype).removeprefix("torch."),
         "device": str(seam.device),
         "versions": versions(),
+        **({"hooked": places} if (places := hooked_places(seam.raw)) else {}),
     }
+
+
+_ELSEWHERE = {"device", "n_devices", "dtype", "model_name", "tokenizer_name", "tokenizer_prepends_bos", "seed"}
+
+
+def config_digest(cfg: Any) -> str:
+    """Sha256, shortened, of the settings that say what is computed with the weights (a window, a base of rotation)."""
+    settings = sorted((name, repr(value)) for name, value in vars(cfg).items() if name not in _ELSEWHERE)
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+
+
+def hooked_places(raw: Any) -> list[str]:
+    """Names of the modules on which hooks are installed now: numbers measured under them are not the model's own."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [name for name, module in raw.named_modules() if any(getattr(module, kind) for kind in kinds)]
 
 
 def weight_digest(raw: Any) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of all parameters, in order of their names.
 
     Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a
-    parameter is replaced or edited in place (edits through `parameter.data` go unnoticed by PyTorch, and so
-    by this cache).
+    parameter is replaced or edited in place. PyTorch does not count edits through `parameter.data`; these are seen
+    by each parameter's sum and sum of squares.
     """
     parameters = sorted(raw.named_parameters())
-    state = [(name, p.data_ptr(), p._version, p.dtype) for name, p in parameters]
+    state = [(name, p.data_ptr(), p._version, p.dtype, *_sums(p)) for name, p in parameters]
     known = _digests.get(raw)
     if known is not None and known[0] == state:
         return known[1]
@@ -60,3 +77,10 @@ def weight_digest(raw: Any) -> str:
             digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
     _digests[raw] = (state, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _sums(parameter: Any) -> tuple[float, float]:
+    """Two numbers that an edit changes, in one pass through the parameter each, without a copy."""
+    values = parameter.detach().reshape(-1)
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    return float(values.sum(dtype=wide)), float(torch.linalg.vector_norm(values, dtype=wide))

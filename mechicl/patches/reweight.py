@@ -17,6 +17,7 @@ from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
+from mechicl.saved import read_tensors
 
 Placement = Literal["postsoftmax", "presoftmax"]
 
@@ -94,16 +95,15 @@ class ReweightAnchors(Patch):
     @classmethod
     def load(cls, folder: str | Path) -> ReweightAnchors:
         """A re-weighting that was saved in a folder; InputError where there is none, or not a whole one."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        path = Path(folder) / "reweighting.safetensors"
-        if not path.is_file() or not path.with_suffix(".json").is_file():
-            raise InputError(f"There is no saved re-weighting in {folder}; fit one and save it there first.")
-        try:
-            return cls(load_file(path)["beta"], **json.loads(path.with_suffix(".json").read_text()))
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} and its JSON are not a saved re-weighting; fit and save it again.") from error
+        tensors, facts = read_tensors(Path(folder) / "reweighting.safetensors", "re-weighting")
+        beta, about = tensors.get("beta"), facts.get("about", {})
+        if beta is None or not beta.is_floating_point() or set(facts) - {"placement", "about"}:
+            raise InputError(f"What is saved in {folder} is not a re-weighting; fit and save it again.")
+        if not isinstance(about, dict) or not isinstance(about.get("label_words", []), list):
+            raise InputError(
+                f"The JSON of the re-weighting in {folder} does not say where it was fitted; save it again."
+            )
+        return cls(beta, facts.get("placement", "postsoftmax"), about)
 
 
 def reweighted(

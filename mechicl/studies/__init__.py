@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mechicl.errors import InputError
 from mechicl.results import Result, load_table
+from mechicl.saved import fits
 from mechicl.studies.label_words import (
     AnchorSweep,
     Compression,
@@ -59,10 +61,30 @@ def load_result(folder: str | Path, name: str) -> Result:
     if name not in STUDIES:
         raise InputError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
     table, provenance = load_table(folder, name)
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in provenance["settings"].items()}
-    return Result(STUDIES[name](**settings), table, provenance)
+    return Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
+
+
+def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:
+    """A study with saved switches, each of the type that its field says."""
+    if isinstance(settings, dict):
+        hints = get_type_hints(study)
+        values = {name: _tuples(value) for name, value in settings.items()}
+        if all(name in study.__dataclass_fields__ and fits(value, hints[name]) for name, value in values.items()):
+            return study(**values)
+    raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
 
 def saved_results(folder: str | Path) -> list[Result]:
-    """Every result saved in a folder, in the order of the papers."""
-    return [load_result(folder, name) for name in STUDIES if (Path(folder) / f"{name}.json").exists()]
+    """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning."""
+    results = []
+    for name in STUDIES:
+        if (Path(folder) / f"{name}.json").exists():
+            try:
+                results.append(load_result(folder, name))
+            except InputError as error:
+                warnings.warn(str(error), stacklevel=2)
+    return results

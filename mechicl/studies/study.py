@@ -96,12 +96,15 @@ class Study(ABC):
     def run(self, model: Any, material: Material = None, *, batch_size: int = 16, cells: Cells | None = None) -> Result:
         """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
 
+        While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
+
         Raises:
             InputError: the study reads another kind of material.
         """
         start = time.monotonic()
         parts, origin = self._parts(material)
         model_facts = provenance(model)
+        cells = None if "hooked" in model_facts else cells
         conditions = self.conditions(model)
         tables = []
         with progress(self.name, len(parts) * len(conditions)) as advance:
@@ -148,7 +151,7 @@ class Study(ABC):
         return parts, {"prompts": [one.provenance() for one in sets]}
 
     def _key(self, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
-        model = {name: model_facts[name] for name in ("weight_digest", "processing", "dtype")}
+        model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}
         return {
             "study": self.name,
             "settings": self.settings(),

@@ -21,3 +21,11 @@ SEEDS = range(3)
 def run(folder: Path) -> pd.DataFrame:
     prompts = [random_prompts(4, seed=seed) for seed in SEEDS]
     return STUDY.run(MODEL, prompts, cells=Cells(folder)).table
+
+
+def run_and_save(folder: Path) -> pd.DataFrame:
+    """The same as a command does it: cells, then the result."""
+    prompts = [random_prompts(4, seed=seed) for seed in SEEDS]
+    result = STUDY.run(MODEL, prompts, cells=Cells(folder))
+    result.save(folder)
+    return result.table

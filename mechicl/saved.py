@@ -1,0 +1,67 @@
+"""Files that were saved and come back: nothing in them is believed before it was looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from torch import Tensor
+
+from mechicl.errors import InputError
+
+
+def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file, all finite, and the object in the JSON file beside it.
+
+    Raises:
+        InputError: one is missing, damaged, cut off, or not what its name says; `what` names it in the message.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    beside = path.with_suffix(".json")
+    if not path.is_file() or not beside.is_file():
+        raise InputError(f"There is no saved {what} in {path.parent}; save one there first.")
+    try:
+        tensors = load_file(path, device=device)
+        facts = json.loads(beside.read_text(encoding="utf-8"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} or its JSON is damaged ({_first_line(error)}); save the {what} again.") from error
+    if not isinstance(facts, dict):
+        raise InputError(f"{beside} holds a {type(facts).__name__} instead of an object; save the {what} again.")
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{path} holds NaN or infinite numbers in {name!r}; save the {what} again.")
+    return tensors, facts
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from JSON is what a field's annotation says; what is not understood here passes."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin is Literal:
+        return isinstance(value, (str, int)) and value in arguments
+    if origin in (Union, UnionType):
+        return any(fits(value, one) for one in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if origin is tuple:
+        inside = arguments[:1] * len(value) if isinstance(value, tuple) and arguments[-1] is ... else arguments
+        pairs = isinstance(value, tuple) and len(value) == len(inside)
+        return pairs and all(fits(one, kind) for one, kind in zip(value, inside, strict=True))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Collection):
+        return isinstance(value, (list, tuple))
+    if hint in (int, float):
+        numbers = (int,) if hint is int else (int, float)
+        return isinstance(value, numbers) and not isinstance(value, bool)
+    return isinstance(value, hint) if isinstance(hint, type) else True
