@@ -53,6 +53,8 @@ if TYPE_CHECKING:
     from mechicl.studies import load_result as load_result
     from mechicl.studies.label_words.anchor_sweep import anchor_sweep as anchor_sweep
     from mechicl.studies.label_words.compression import compression as compression
+    from mechicl.studies.label_words.compression_speed import CompressionSpeed as CompressionSpeed
+    from mechicl.studies.label_words.compression_speed import compression_speed as compression_speed
     from mechicl.studies.label_words.deep_layers import deep_layers as deep_layers
     from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis as ErrorDiagnosis
     from mechicl.studies.label_words.error_diagnosis import error_diagnosis as error_diagnosis
@@ -120,7 +122,9 @@ _HOME = {
         "ErrorDiagnosis",
         "Reweighting",
         "anchor_sweep",
+        "CompressionSpeed",
         "compression",
+        "compression_speed",
         "deep_layers",
         "error_diagnosis",
         "information_flow",

@@ -88,6 +88,23 @@ def compression(
     )
 
 
+@study("compression-speed", OnPrompts, without=("demonstrations", "batch_size"))
+def compression_speed(
+    repeats: Annotated[int, Option(min=1, help="Times that every query is timed; the median counts.")] = 3,
+    lr: Annotated[float, Option(help="Learning rate of the re-weighted arms.")] = 0.01,
+    per_class: Annotated[
+        int, Option(min=0, help="Training items per class of the re-weighted arms; 0: without them.")
+    ] = 4,
+    protocol: ProtocolName = "corrected",
+) -> "Study":
+    """Time, operations and memory of queries on whole and on compressed contexts (section 3.2, Table 3)."""
+    from mechicl.studies.label_words import CompressionSpeed
+
+    return CompressionSpeed(
+        choice("--protocol", protocol, "corrected", "paper"), repeats=repeats, lr=lr, per_class=per_class
+    )
+
+
 @study("reweighting", OnPrompts, without=("demonstrations",))
 def reweighting(
     lr: Annotated[float, Option(help="Learning rate of Adam.")] = 0.01,

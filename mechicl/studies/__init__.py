@@ -12,6 +12,7 @@ from mechicl.saved import fits
 from mechicl.studies.label_words import (
     AnchorSweep,
     Compression,
+    CompressionSpeed,
     DeepLayers,
     ErrorDiagnosis,
     InformationFlow,
@@ -37,6 +38,7 @@ STUDIES: dict[str, type[Study]] = {
         Isolation,
         DeepLayers,
         Compression,
+        CompressionSpeed,
         Reweighting,
         ErrorDiagnosis,
         AnchorSweep,

@@ -90,6 +90,10 @@ class Study(ABC):
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence."""
 
+    def surroundings(self, model: Any) -> dict[str, Any]:
+        """What else the numbers depend on, such as the machine, where time is measured; plain values."""
+        return {}
+
     def save_more(self, result: Result, folder: Path) -> None:  # noqa: B027  # most studies have a table alone
         """Keep in a folder what a result holds beside its table."""
 
@@ -103,13 +107,13 @@ class Study(ABC):
         """
         start = time.monotonic()
         parts, origin = self._parts(material)
-        model_facts = provenance(model)
+        model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         conditions = self.conditions(model)
         tables = []
         with progress(self.name, len(parts) * len(conditions)) as advance:
             for part in parts:
-                keys = [self._key(model_facts, part, condition) for condition in conditions]
+                keys = [self._key(model_facts, part, condition) | surroundings for condition in conditions]
                 found = [None if cells is None else cells.find(key) for key in keys]
                 missing = [condition for condition, rows in zip(conditions, found, strict=True) if rows is None]
                 made = self.measure_all(model, part.material, missing, batch_size=batch_size)
@@ -124,6 +128,7 @@ class Study(ABC):
             {
                 "settings": self.settings(),
                 "model": model_facts,
+                **({"surroundings": surroundings} if surroundings else {}),
                 **origin,
                 "versions": versions(),
                 "seconds": round(time.monotonic() - start, 2),

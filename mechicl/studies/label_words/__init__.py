@@ -2,6 +2,7 @@
 
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep, anchor_sweep
 from mechicl.studies.label_words.compression import Compression, compression
+from mechicl.studies.label_words.compression_speed import CompressionSpeed, compression_speed
 from mechicl.studies.label_words.deep_layers import DeepLayers, deep_layers
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, error_diagnosis
 from mechicl.studies.label_words.information_flow import InformationFlow, information_flow
@@ -12,6 +13,7 @@ from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_m
 __all__ = [
     "AnchorSweep",
     "Compression",
+    "CompressionSpeed",
     "DeepLayers",
     "ErrorDiagnosis",
     "InformationFlow",
@@ -19,6 +21,7 @@ __all__ = [
     "Reweighting",
     "anchor_sweep",
     "compression",
+    "compression_speed",
     "deep_layers",
     "error_diagnosis",
     "information_flow",

@@ -1,0 +1,109 @@
+"""Queries under the clock: made ready beforehand, asked one at a time, timed when the device is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.engines.context import Context, forward_on
+from mechicl.engines.cost import forward_flops
+from mechicl.hooks import Patch
+from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.prompts import PromptBatch, PromptSet
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """Queries as tensors on the device, and what was read before them."""
+
+    batches: tuple[PromptBatch, ...]
+    """One query each."""
+    past: tuple[KeyValues, ...] = ()
+    position: int = 0
+    """Where a query's first token stands."""
+    patches: tuple[Patch, ...] = ()
+    """Patches that act at q."""
+
+    @classmethod
+    def whole(cls, net: HookedModel, prompts: PromptSet) -> Ready:
+        """Whole prompts, demonstrations and all."""
+        return cls(tuple(prompts.select([i]).batch(net.device) for i in range(len(prompts))))
+
+    @classmethod
+    def on(cls, net: HookedModel, context: Context, prompts: PromptSet, patches: Sequence[Patch] = ()) -> Ready:
+        """The prompts' queries on top of a context."""
+        batches = tuple(context.queries(prompts.select([i]), net.device) for i in range(len(prompts)))
+        return cls(batches, context.layers, context.next_position, tuple(patches))
+
+    def ask(self, net: HookedModel, index: int) -> Float[Tensor, "1 class"]:
+        """Logits of the label words of one query."""
+        batch = self.batches[index]
+        with net.hooks([hook for patch in self.patches for hook in patch.hooks(net, batch)]):
+            final, _ = forward_on(net, batch.tokens, self.position, self.past)
+        return net.lens(final[:, -1], batch.label_ids)
+
+    def predicted(self, net: HookedModel) -> Int[Tensor, "query"]:
+        """Every query's most probable class."""
+        with torch.no_grad(), frozen(net.raw):
+            return torch.cat([self.ask(net, i).argmax(-1) for i in range(len(self))]).cpu()
+
+    def flops(self, net: HookedModel) -> list[int]:
+        """Operations of each query, see `forward_flops`; only q is unembedded, for the label words."""
+        cached = len(self.past[0]) if self.past else 0
+        return [forward_flops(net.sizes, b.tokens.shape[1], cached, len(b.label_ids)) for b in self.batches]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+def timed(net: HookedModel, work: Callable[[], T]) -> tuple[T, float]:
+    """What the work gives, and its seconds; the device has nothing else to do before and is done after it."""
+    _wait(net.device)
+    start = time.perf_counter()
+    found = work()
+    _wait(net.device)
+    return found, time.perf_counter() - start
+
+
+def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) -> Float[np.ndarray, "way query"]:
+    """Seconds of every query in every way, the median of its repeats.
+
+    A few queries are asked before; then the ways take turns at each query, so that all see the same machine.
+    """
+    net, n = hooked(model), len(ways[0])
+    seconds = np.empty((len(ways), n, repeats))
+    with torch.no_grad(), frozen(net.raw):
+        for way in ways:
+            for index in range(min(warm_up, n)):
+                way.ask(net, index)
+        for repeat in range(repeats):
+            for index in range(n):
+                for number, way in enumerate(ways):
+                    _, seconds[number, index, repeat] = timed(net, lambda way=way, i=index: way.ask(net, i))  # type: ignore[misc]
+    return np.median(seconds, axis=2)
+
+
+def whole_loop(model: Any, way: Ready) -> float:
+    """Mean seconds of a query, of the loop through all as it comes: no warm-up, no waiting for the device."""
+    net = hooked(model)
+    with torch.no_grad(), frozen(net.raw):
+        start = time.perf_counter()
+        for index in range(len(way)):
+            way.ask(net, index)
+        return (time.perf_counter() - start) / len(way)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -1,0 +1,307 @@
+"""How much faster a compressed context is (section 3.2, Tables 3 and 6), and re-weighted anchors on top of it.
+
+The paper times the whole prompt, demonstrations read again for every query, against queries asked on the cached keys
+and values of label words and template, and reports the ratio. That is not the alternative: a cache of the whole context
+is exact, and saves the demonstrations just as well. So there are four arms here: everything recomputed, the full prefix
+cached, its anchors alone cached, and the anchors' tokens read as text. Two more join compression with re-weighting,
+which the paper could not: with accuracy beside the time, they show whether both rise at once.
+
+`protocol="paper"` times a loop over the queries as a whole, without warm-up, of the paper's two arms.
+`"corrected"` reads a few queries first, waits for the device before and after every pass, takes the arms in turn for
+each query so that all see the same machine, and reports the median over queries with the quartiles. Both read one query
+at a time, as the paper does; all arms go through the same blocks of the same implementation.
+
+Times belong to a machine and a moment. All arms of a task and seed are measured together in one cell, and the machine
+(device, processor, threads) is part of the cell's key: a run that goes on elsewhere measures again.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.engines.compression import anchors_of, without_the_rest
+from mechicl.engines.context import Context, read_context
+from mechicl.engines.prefix import shared_demonstrations
+from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels, styled
+from mechicl.models import hooked
+from mechicl.patches.reweight import ReweightAnchors
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.tasks import Task
+
+FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
+PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
+ARMS = (FULL, TEXT, PREFIX, ANCHORS, PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED)
+
+PUBLISHED = {"sst2": (1.1, 1.5), "trec": (1.5, 2.2), "agnews": (2.5, 2.9), "emo": (1.4, 1.9)}
+"""Table 3: times as fast as the whole prompt, GPT2-XL and GPT-J."""
+PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "emo": (53, 12)}
+"""Table 6: L_demo and L_x, as `demonstration_words` and the mean of `query_words` count them."""
+
+
+@dataclass(frozen=True)
+class CompressionSpeed(Study):
+    """Seconds, operations and memory of a query, by what is kept of its context."""
+
+    warm_up: int = 3
+    repeats: int = 3
+    lr: float = 0.01
+    per_class: int = 4
+
+    name: ClassVar[str] = "compression-speed"
+    title: ClassVar[str] = "How fast a compressed context is"
+    source: ClassVar[str] = "Label Words are Anchors, section 3.2, Tables 3 and 6"
+    claim: ClassVar[str] = (
+        "Queries on the hidden states of label words and template are 1.1 to 2.9 times as fast as whole prompts, the "
+        "more so the longer the demonstrations."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warm_up < 0 or self.repeats < 1 or self.per_class < 0:
+            raise InputError(f"Timing needs warm_up and per_class from 0 and repeats from 1; got {self}.")
+
+    def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
+        """A task's prompts, with `per_class` training items of every class for the re-weighted arms; 0: without."""
+        asked = task.prompts(tokenizer, **options)
+        if not self.per_class or self.protocol == "paper":
+            return asked
+        common = {name: value for name, value in options.items() if name not in ("samples", "demonstrations", "rows")}
+        training = task.auxiliary_prompts(tokenizer, per_class=self.per_class, **common)
+        return replace(asked, companions={"training": training})
+
+    def surroundings(self, model: Any) -> dict[str, Any]:
+        device = hooked(model).device
+        return {
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+            "processor": platform.processor() or platform.machine(),
+            "system": platform.platform(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        parts = []
+        for indices in shared_demonstrations(prompts):
+            members = prompts.select(indices)
+            for rows in self._arms(model, members, prompts.companions.get("training")):
+                lengths = [(_words(p, p.w), _words(p, p.query_text)) for p in members]
+                parts.append(
+                    rows.assign(
+                        prompt=list(indices),
+                        gold=members.gold.numpy(),
+                        demonstration_words=[shown for shown, _ in lengths],
+                        query_words=[asked for _, asked in lengths],
+                    )
+                )
+        return pd.concat(parts, ignore_index=True)
+
+    def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
+        """Rows of each arm, for prompts with the same demonstrations; caches are read, and timed, here."""
+        net, first = hooked(model), prompts[0]
+        read_context(model, first)  # a first pass takes longer than those after it
+        whole, reading = timed(net, lambda: read_context(model, first))
+        anchors, gathering = timed(net, lambda: anchors_of(whole, first))
+        caches = {PREFIX: (whole, reading), ANCHORS: (anchors, reading + gathering)}
+        ways = {FULL: Ready.whole(net, prompts), ANCHORS: Ready.on(net, anchors, prompts)}
+        if self.protocol == "corrected":
+            short = replace(prompts, prompts=tuple(without_the_rest(prompt) for prompt in prompts))
+            ways |= {PREFIX: Ready.on(net, whole, prompts), TEXT: Ready.whole(net, short)}
+            if training is not None:
+                patches = (self._fit(model, training), self._fit(model, training, keep=anchors_of))
+                caches |= {PREFIX_REWEIGHTED: caches[PREFIX], ANCHORS_REWEIGHTED: caches[ANCHORS]}
+                ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, patches[:1])
+                ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, patches[1:])
+            seconds = in_turn(model, list(ways.values()), warm_up=self.warm_up, repeats=self.repeats)
+        else:
+            seconds = np.array([[whole_loop(model, way)] * len(prompts) for way in ways.values()])
+        for (name, way), of_way in zip(ways.items(), seconds, strict=True):
+            cache, caching = caches.get(name, (None, 0.0))
+            yield pd.DataFrame(
+                {
+                    "arm": name,
+                    "seconds": of_way,
+                    "predicted": way.predicted(net).numpy(),
+                    "tokens": [batch.tokens.shape[1] for batch in way.batches],
+                    "cached_tokens": 0 if cache is None else len(cache),
+                    "flops": way.flops(net),
+                    "cache_bytes": 0 if cache is None else cache.n_bytes,
+                    "caching_seconds": caching,
+                }
+            )
+
+    def _fit(
+        self, model: Any, training: PromptSet, keep: Callable[[Context, Prompt], Context] | None = None
+    ) -> ReweightAnchors:
+        seed = 42 if training.seed is None else training.seed
+        return fit_reweighting(model, training, lr=self.lr, seed=seed, keep=keep).patch
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """By model, task, shots, metric and arm: mean, low, high, n, seeds.
+
+        Of ms_per_query and times_as_fast (as everything recomputed, the same query) `mean` is the median over queries,
+        `low` and `high` are the quartiles; under the paper's protocol the ratio of mean times, without quartiles. The
+        other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that reads the context),
+        accuracy and label_loyalty (the same answer as everything recomputed).
+        """
+        by = ["model", "task", "seed", "shots", "prompt"]
+        full = table[table["arm"] == FULL][[*by, "seconds", "predicted"]]
+        rows = table.merge(full, on=by, suffixes=("", "_full"))
+        rows = rows.assign(
+            ms_per_query=1e3 * rows["seconds"],
+            times_as_fast=rows["seconds_full"] / rows["seconds"],
+            gflops=rows["flops"] / 1e9,
+            cache_kib=rows["cache_bytes"] / 2**10,
+            caching_ms=1e3 * rows["caching_seconds"],
+            accuracy=(rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0),
+            label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
+        )
+        found = []
+        for (model, task, shots, arm), group in rows.groupby(["model", "task", "shots", "arm"], sort=False):
+            common = {"model": model, "task": task, "shots": shots, "arm": arm}
+            counts = {"n": len(group), "seeds": group["seed"].nunique(dropna=False)}
+            for metric in _METRICS:
+                if group[metric].notna().any():
+                    found.append(common | {"metric": metric} | self._numbers(group, metric) | counts)
+        return pd.DataFrame(found)
+
+    def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
+        if metric in _TIMES and self.protocol == "corrected":
+            low, middle, high = group[metric].quantile([0.25, 0.5, 0.75])
+            return {"mean": middle, "low": low, "high": high}
+        mean = group[metric].mean()
+        if metric == "times_as_fast":  # the paper divides the seeds' mean times
+            mean = group["seconds_full"].mean() / group["seconds"].mean()
+        return {"mean": float(mean), "low": np.nan, "high": np.nan}
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = result.summary()
+        tasks = list(dict.fromkeys(summary["task"]))
+        arms = [arm for arm in ARMS if arm in set(summary["arm"])][::-1]
+        shown = [metric for metric in _TITLES if metric in set(summary["metric"])]
+        figure = panels([_TITLES[metric] for metric in shown])
+        for column, metric in enumerate(shown, start=1):
+            rows = summary[summary["metric"] == metric].groupby("arm")[["mean", "low", "high"]].mean().loc[arms]
+            _bars(figure, rows, metric, column)
+            if metric == "times_as_fast":
+                _published(figure, tasks, column)
+        machine = result.provenance.get("surroundings", {})
+        where = f"{machine.get('device', 'unknown device')}, {machine.get('threads', '?')} threads"
+        times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
+        styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; {', '.join(tasks)}; one query at a time on {where}; times: {times}", x="", y="",
+        )  # fmt: skip
+        figure.update_xaxes(rangemode="tozero", nticks=5)
+        figure.update_layout(
+            height=270 + 34 * len(arms), margin={"l": 210, "b": 90}, hovermode="closest", legend={"y": -0.22}
+        )
+        return figure
+
+    def finding(self, result: Result) -> str:
+        mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
+        time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
+        text = (
+            f"A query takes {time_of[FULL]:.2g} ms with everything recomputed and {time_of[ANCHORS]:.2g} ms on the "
+            f"cached anchors: {fast[ANCHORS]:.1f} times as fast, with {flops[ANCHORS] / flops[FULL]:.0%} of the operations"
+        )
+        if PREFIX not in time_of:
+            return text + "."
+        kib = mean["cache_kib"]
+        text += (
+            f". A cache of the whole context, which is exact, makes it {fast[PREFIX]:.1f} times as fast; the anchors' "
+            f"cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size"
+        )
+        if "accuracy" not in mean or ANCHORS_REWEIGHTED not in time_of:
+            return text + "."
+        right = mean["accuracy"]
+        return text + (
+            f". Accuracy: {right[FULL]:.0%}; on anchors {right[ANCHORS]:.0%}; re-weighted "
+            f"{right[PREFIX_REWEIGHTED]:.0%}; re-weighted on anchors {right[ANCHORS_REWEIGHTED]:.0%}, "
+            f"{fast[ANCHORS_REWEIGHTED]:.1f} times as fast."
+        )
+
+
+_TIMES = {"ms_per_query": "ms per query", "times_as_fast": "times as fast"}
+_TITLES = _TIMES | {"gflops": "GFLOP per query", "cache_kib": "cache, KiB", "accuracy": "accuracy"}
+_METRICS = (*_TITLES, "tokens", "cached_tokens", "caching_ms", "label_loyalty")
+_COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGHTED: SKY, ANCHORS_REWEIGHTED: BLUE}
+
+
+def _words(prompt: Prompt, positions: Sequence[int]) -> int:
+    """Words between spaces of the texts at these tokens, template left out: as L_demo and L_x seem to be counted."""
+    texts, before = [], None
+    for position in positions:
+        start, end = prompt.offsets[position] if prompt.offsets else (0, 0)
+        if before is None or position != before + 1:
+            texts.append("")
+        texts[-1] += prompt.string[start:end]
+        before = position
+    return sum(len(text.split()) for text in texts)
+
+
+def _bars(figure: go.Figure, rows: pd.DataFrame, metric: str, column: int) -> None:
+    spread = rows["low"].notna().all()
+    figure.add_trace(
+        go.Bar(
+            y=list(rows.index), x=rows["mean"], orientation="h", showlegend=False,
+            marker_color=[_COLOURS[arm] for arm in rows.index],
+            marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
+            error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
+                     "arrayminus": rows["mean"] - rows["low"]} if spread else None,
+            hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _published(figure: go.Figure, tasks: Sequence[str], column: int) -> None:
+    """Table 3's ratios of the measured tasks, a mark each on the bar of the anchors' cache."""
+    known = [task for task in tasks if task in PUBLISHED]
+    for number, (name, symbol) in enumerate((("paper: GPT2-XL", "diamond-open"), ("paper: GPT-J", "circle-open"))):
+        if known:
+            figure.add_trace(
+                go.Scatter(
+                    y=[ANCHORS] * len(known), x=[PUBLISHED[task][number] for task in known], mode="markers", name=name,
+                    text=known, hovertemplate="%{text}: %{x}", marker={"symbol": symbol, "size": 10, "color": "#222"},
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+
+
+def compression_speed(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    warm_up: int = 3,
+    repeats: int = 3,
+    lr: float = 0.01,
+    protocol: Protocol = "corrected",
+) -> Result:
+    """Time queries on whole prompts, on cached contexts and on compressed ones, section 3.2, Table 3.
+
+    Args:
+        model: a HookedTransformer that can be run block by block.
+        prompts: one prompt set, or several (tasks, seeds), with the same demonstrations for all prompts of a set; made
+            by `CompressionSpeed().prompts(task, tokenizer, ...)` they have items for the re-weighted arms too.
+        warm_up: queries that are asked in every arm before the clock runs.
+        repeats: times that every query is timed; the median counts.
+        lr: learning rate of the re-weighting.
+        protocol: what is timed and how, see the module.
+
+    Returns:
+        A result with a row per prompt and arm: seconds, gold and predicted class, tokens read, tokens and bytes in the
+        cache, operations, seconds of the one pass that fills the cache, and the words of demonstrations and query.
+    """
+    return CompressionSpeed(protocol, warm_up=warm_up, repeats=repeats, lr=lr).run(model, prompts)
