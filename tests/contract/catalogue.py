@@ -48,7 +48,14 @@ from mechicl.patches import (
 from mechicl.probes import HeadSaliency, LensTokens, LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
 from mechicl.prompts import PromptSet
 from mechicl.studies import STUDIES
-from mechicl.studies.label_words import AnchorSweep, Compression, ErrorDiagnosis, Isolation, Reweighting
+from mechicl.studies.label_words import (
+    AnchorSweep,
+    Compression,
+    CompressionSpeed,
+    ErrorDiagnosis,
+    Isolation,
+    Reweighting,
+)
 from mechicl.studies.stages import Lesions
 from mechicl.studies.study import Study
 from mechicl.tasks import Task
@@ -241,6 +248,7 @@ def engines() -> list[Callable[..., Any]]:
 _STUDIES: dict[str, Callable[[], Study]] = {
     "isolation": lambda: Isolation(n_layers=(1,)),
     "compression": lambda: Compression(n_sets=2, positions=("original",)),
+    "compression-speed": lambda: CompressionSpeed(warm_up=0, repeats=1, per_class=0),
     "reweighting": lambda: Reweighting(epochs=1, per_class=1, more_shots=0),
     "error-diagnosis": lambda: ErrorDiagnosis(components=(2,), contexts=1),
     "anchor-sweep": lambda: AnchorSweep(windows=(2,)),

@@ -214,7 +214,8 @@ class CompressionSpeed(Study):
         time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
         text = (
             f"A query takes {time_of[FULL]:.2g} ms with everything recomputed and {time_of[ANCHORS]:.2g} ms on the "
-            f"cached anchors: {fast[ANCHORS]:.1f} times as fast, with {flops[ANCHORS] / flops[FULL]:.0%} of the operations"
+            f"cached anchors: {fast[ANCHORS]:.1f} times as fast, with "
+            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations"
         )
         if PREFIX not in time_of:
             return text + "."
