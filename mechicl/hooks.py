@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import HookedModel, frozen, hooked
+from mechicl.models import HookedModel, forward_recomputed, frozen, hooked, prompts_at_once
 from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -143,7 +144,9 @@ def run(
 
     Patches act in the order given, probes see the patched values. Prompts are batched by length with right padding;
     when memory runs out, the batch is halved and the work goes on. Gradients are computed only where a probe has an
-    objective, and only for activations. The model comes back as it was: hooks, gradient flags, train or eval mode.
+    objective, and only for activations. What they keep is bounded: batches become smaller, and where a single prompt's
+    activations are too many, blocks are recomputed in the backward pass (a hook of the user's own then fires twice).
+    The model comes back as it was: hooks, gradient flags, train or eval mode.
 
     Raises:
         InputError: nothing to run, or not even a batch of one prompt fits into memory.
@@ -159,11 +162,17 @@ def run(
         return sweep(net, prompts, probes, text, batch_size=batch_size, progress=progress)
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
 
+    at_once = batch_size
+    if any(probe.objective is not None for probe in probes) and len(prompts):
+        at_once = prompts_at_once(net, max(map(len, prompts)))
+
     def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
         batch = part.batch(net.device)
-        return target_pass(net, batch, probes, patches, lambda: net.forward(batch.tokens))
+        recomputed = not at_once and net.obstacle is None
+        forward = partial(forward_recomputed, net) if recomputed else net.forward
+        return target_pass(net, batch, probes, patches, lambda: forward(batch.tokens), recomputed)
 
-    return sweep(net, prompts, probes, whole, batch_size=batch_size, progress=progress)
+    return sweep(net, prompts, probes, whole, batch_size=min(batch_size, max(1, at_once)), progress=progress)
 
 
 Material = TypeVar("Material", PromptSet, TokenCorpus)
@@ -208,26 +217,33 @@ def target_pass(
     probes: Sequence[Probe],
     patches: Sequence[Patch],
     forward: Callable[[], Float[Tensor, "batch pos d_model"]],
+    recomputed: bool = False,
 ) -> tuple[Tensor, dict[Probe, Tensor]]:
     """One batch: a forward pass, and one more with its backward for each further objective among the probes.
 
-    `forward` gives the last residual, in which `batch.target` says where q stands.
+    `forward` gives the last residual, in which `batch.target` says where q stands. If it recomputes blocks in the
+    backward pass, probes with an objective listen then, when gradients come, and the others in the forward pass.
     """
     label_logits: Tensor | None = None
     readings: dict[Probe, Tensor] = {}
     for objective, group in _by_objective(probes):
         watches = {probe: probe.watch(net, batch) for probe in group}
         edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
-        counted, check = count_firings(edits, [h for watch in watches.values() for h in watch.hooks])
-        with torch.set_grad_enabled(objective is not None):
-            leaf = [("hook_embed", _as_leaf)] if objective is not None else []
-            with net.hooks([*counted, *leaf]):
+        late = {probe: recomputed and probe.objective is not None for probe in group}
+        early = [hook for probe in group if not late[probe] for hook in watches[probe].hooks]
+        then = [hook for probe in group if late[probe] for hook in watches[probe].hooks]
+        counted, check = count_firings(edits, [*early, *then])
+        n_edits, n_early = len(edits), len(edits) + len(early)
+        leaf = [("hook_embed", _as_leaf)] if objective is not None else []
+        with torch.set_grad_enabled(objective is not None), net.hooks([*counted[:n_edits], *leaf]):
+            with net.hooks(counted[n_edits:n_early]):
                 final = forward()[torch.arange(len(batch.target)), batch.target]
                 logits = net.read(final[:, None])[:, 0].float()
-                check()
                 label_logits = logits[:, batch.label_ids]
-                if objective is not None:
+            if objective is not None:
+                with net.hooks(counted[n_early:]):
                     torch.autograd.backward(objective(label_logits, batch.gold).sum())
+        check()
         for watch in watches.values():
             if watch.read_logits is not None:
                 watch.read_logits(logits.detach())

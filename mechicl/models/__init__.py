@@ -6,6 +6,18 @@
 from mechicl.models.adapt import frozen, hooked
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
+from mechicl.models.recompute import forward_recomputed, prompts_at_once
 from mechicl.models.seam import Hook, HookedModel, KeyValues, Sizes
 
-__all__ = ["Hook", "HookedModel", "KeyValues", "Sizes", "frozen", "hooked", "load_model", "provenance"]
+__all__ = [
+    "Hook",
+    "HookedModel",
+    "KeyValues",
+    "Sizes",
+    "forward_recomputed",
+    "frozen",
+    "hooked",
+    "load_model",
+    "prompts_at_once",
+    "provenance",
+]

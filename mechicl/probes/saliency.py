@@ -80,9 +80,10 @@ class SaliencyFlow(Probe):
         def reduce(layer: int, saliency: Tensor) -> None:
             found[layer] = flow(saliency, batch.anchors, batch.target)
 
+        nothing = torch.zeros(len(batch), 3)
         return Watch(
             hooks=_saliency_hooks(layers, self.head_reduce, reduce),
-            result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1),
+            result=lambda: torch.stack([found[layer].cpu() if layer in found else nothing for layer in layers], 1),
         )
 
 
@@ -104,9 +105,10 @@ class SaliencyMap(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         found: dict[int, Tensor] = {}
+        nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1])
         return Watch(
             hooks=_saliency_hooks(self.layers, self.head_reduce, found.__setitem__),
-            result=lambda: torch.stack([found[layer].cpu() for layer in self.layers], 1),
+            result=lambda: torch.stack([found[layer].cpu() if layer in found else nothing for layer in self.layers], 1),
         )
 
 
@@ -121,7 +123,6 @@ def _saliency_hooks(
     def at(layer: int) -> Callable[..., None]:
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach()
-            reduce(layer, value.new_zeros(()).expand(len(value), *value.shape[2:]))
             pattern.register_hook(  # type: ignore[no-untyped-call]
                 lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce))
             )

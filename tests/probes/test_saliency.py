@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,14 +10,16 @@ import torch
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import run
-from mechicl.models import frozen
+from mechicl.hooks import Probe, Watch, run
+from mechicl.models import frozen, recompute
 from mechicl.objectives import Objective
+from mechicl.patches import IsolateLabels, ReweightAnchors
 from mechicl.probes import SaliencyFlow, SaliencyMap
 from mechicl.probes.saliency import edge_counts, edge_saliency, flow
-from mechicl.prompts import Prompt
+from mechicl.prompts import Prompt, PromptBatch
 from mechicl.studies.label_words import information_flow, saliency_map
 from tests import tiny
+from tests.engines.test_prefix import close
 from tests.random_prompts import random_prompts
 
 
@@ -78,6 +81,43 @@ def test_flow_is_the_map_reduced(family: str) -> None:
     expected = torch.stack([flow(layer[None], anchors, target)[0] for layer in maps])
     probe = SaliencyFlow()
     torch.testing.assert_close(run(model, [prompt], [probe])[probe][0], expected)
+
+
+@dataclass(frozen=True)
+class Firings(Probe):
+    """How often each layer's pattern is seen, with gradients: forward-only probes are not to notice recomputation."""
+
+    axes = ("prompt", "layer")
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        seen = torch.zeros(len(batch), model.sizes.n_layers)
+
+        def at(layer: int) -> Any:
+            def see(pattern: Tensor, hook: Any) -> None:
+                seen[:, layer] += 1
+
+            return see
+
+        return Watch([(f"blocks.{i}.attn.hook_pattern", at(i)) for i in range(model.sizes.n_layers)], lambda: seen)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "neox", "neo", "llama", "gemma2"])
+def test_recomputed_blocks_give_the_same_flow(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny.model(family), random_prompts(3)
+    probes = [SaliencyFlow(), SaliencyMap((1,)), Firings()]
+    one = prompts[:1]
+    patches = [IsolateLabels((0,)), ReweightAnchors(torch.full((1, 1, 2), 0.5))]
+    for few in (prompts, one):
+        chosen = probes if few is one else [probes[0], probes[2]]
+        monkeypatch.setattr(recompute, "GRAPH_BYTES", 2**30)
+        expected = run(model, few, chosen, patches)
+        monkeypatch.setattr(recompute, "GRAPH_BYTES", 1)
+        found = run(model, few, chosen, patches)
+        close(found.label_logits, expected.label_logits)
+        for probe in chosen:
+            close(found[probe], expected[probe])
+    assert (found[probes[2]] == 1).all()
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
 def test_nothing_reaches_q_from_label_rows_of_the_last_layer() -> None:

@@ -1,0 +1,44 @@
+"""Gradients of long prompts: a block's activations are computed again when its gradients are due, not kept till then.
+
+What a backward pass needs grows with layers x (heads x pos x pos + pos x width). Recomputed block by block, only the
+residual between blocks and a single block's activations are held, for one more forward pass.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mechicl.models.seam import HookedModel
+
+GRAPH_BYTES = 2**30
+"""What activations kept for a backward pass may take on a CPU; on a GPU it is a quarter of its memory."""
+
+
+def prompts_at_once(net: HookedModel, length: int) -> int:
+    """How many prompts of this length may keep their activations for a backward pass; 0 where not even one may."""
+    budget = GRAPH_BYTES
+    if net.device.type == "cuda":
+        budget = torch.cuda.get_device_properties(net.device).total_memory // 4
+    sizes = net.sizes
+    # Per position and layer: twelve vectors of the residual's width, three of the MLP's (four where it is gated).
+    vectors = 12 * sizes.d_model + (4 if sizes.gated else 3) * sizes.d_mlp
+    numbers = sizes.n_layers * (sizes.n_heads * length**2 + length * vectors)
+    return budget // (numbers * net.dtype.itemsize)
+
+
+def forward_recomputed(net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    """`net.forward` whose blocks run again in the backward pass, with the hooks that are installed then.
+
+    Hooks in blocks fire without gradients here, and with gradients there.
+    """
+    resid = net.embed(tokens)
+    for layer in range(net.sizes.n_layers):
+
+        def block(resid: Tensor, layer: int = layer) -> Tensor:
+            return net.block(layer, resid)[0]
+
+        resid = checkpoint(block, resid, use_reentrant=True, preserve_rng_state=False)
+    return resid
