@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mechicl.patches import IsolatePositions as IsolatePositions
     from mechicl.patches import IsolateRandom as IsolateRandom
     from mechicl.patches import IsolateTemplate as IsolateTemplate
+    from mechicl.patches import Reorder as Reorder
     from mechicl.patches import Repeat as Repeat
     from mechicl.patches import Replace as Replace
     from mechicl.patches import ReweightAnchors as ReweightAnchors
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from mechicl.probes import HeadSaliency as HeadSaliency
     from mechicl.probes import LabelAttention as LabelAttention
     from mechicl.probes import LensTokens as LensTokens
+    from mechicl.probes import LastResidual as LastResidual
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
     from mechicl.probes import Norms as Norms
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.reweighting import reweighting as reweighting
     from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
     from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
+    from mechicl.studies.stages import cka as cka
     from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import lesioned_icl as lesioned_icl
@@ -100,6 +103,7 @@ _HOME = {
         "IsolatePositions",
         "IsolateRandom",
         "IsolateTemplate",
+        "Reorder",
         "Repeat",
         "Replace",
         "ReweightAnchors",
@@ -109,6 +113,7 @@ _HOME = {
         "HeadSaliency",
         "LabelAttention",
         "LensTokens",
+        "LastResidual",
         "LocalAttention",
         "LogitLens",
         "Norms",
@@ -135,11 +140,13 @@ _HOME = {
         "saliency_map",
     ),
     "mechicl.studies.stages": (
+        "cka",
         "compare_atlases",
         "layer_lesions",
         "lesioned_icl",
         "local_attention",
         "logit_lens",
+        "many_lesions",
         "neurons",
         "norms",
         "stages_atlas",

@@ -32,6 +32,17 @@ def layer_lesions(
     )
 
 
+@study("many-lesions", OnText, batch_size=4)
+def many_lesions(
+    draws: Annotated[int, Option(min=1, help="Random sets or orders of each size.")] = 8,
+    draw_seed: Annotated[int, Option(min=0, help="Seed of these draws.")] = 0,
+) -> "Study":
+    """More and more random middle layers left out or out of order (section 5.4, extension)."""
+    from mechicl.studies.stages import ManyLesions
+
+    return ManyLesions(draws=draws, seed=draw_seed)
+
+
 @study("local-attention", OnText, batch_size=8)
 def local_attention(
     windows: Annotated[str, Option(help="Numbers of previous tokens, with commas.")] = "1,2,4,5,8,16",
@@ -114,6 +125,17 @@ def norms(protocol: ProtocolName = "corrected") -> "Study":
     from mechicl.studies.stages import NormsStudy
 
     return NormsStudy(choice("--protocol", protocol, "corrected", "paper"))
+
+
+@study("cka", OnText, batch_size=8, processing="fold")
+def cka(
+    minibatch: Annotated[int, Option(min=4, help="Sequences of which one HSIC is made.")] = 16,
+    protocol: ProtocolName = "corrected",
+) -> "Study":
+    """Similarity of all layers' representations at last tokens: linear CKA and its blocks (section 5)."""
+    from mechicl.studies.stages import Cka
+
+    return Cka(choice("--protocol", protocol, "corrected", "paper"), minibatch=minibatch)
 
 
 @studies.command("stages-atlas")

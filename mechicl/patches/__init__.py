@@ -11,7 +11,18 @@ from mechicl.patches.isolate import (
     last_layers,
     random_pool,
 )
-from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Lesion, Repeat, Replace, Step, Swap
+from mechicl.patches.lesions import (
+    Drop,
+    DropAttention,
+    DropMany,
+    DropMLP,
+    Lesion,
+    Reorder,
+    Repeat,
+    Replace,
+    Step,
+    Swap,
+)
 from mechicl.patches.reweight import ReweightAnchors
 
 __all__ = [
@@ -25,6 +36,7 @@ __all__ = [
     "IsolateRandom",
     "IsolateTemplate",
     "Lesion",
+    "Reorder",
     "Repeat",
     "Replace",
     "ReweightAnchors",

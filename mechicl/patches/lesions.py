@@ -166,6 +166,28 @@ class Swap(Lesion):
 
 
 @dataclass(frozen=True)
+class Reorder(Lesion):
+    """Run all layers, each once, in another order: `to[0]` first."""
+
+    to: tuple[int, ...]
+
+    def layers(self, n_layers: int) -> tuple[int, ...]:
+        return self.to
+
+    def order(self, n_layers: int) -> tuple[Step, ...]:
+        if sorted(self.to) != list(range(n_layers)):
+            raise InputError(f"{self} is no order of layers 0-{n_layers - 1}; name each of them once.")
+        return tuple(map(Step, self.to))
+
+    @property
+    def kendall_tau(self) -> float:
+        """Rank correlation of the order with the intact one: 1 where nothing moves, -1 where all is reversed."""
+        n = len(self.to)
+        turned = sum(a > b for i, a in enumerate(self.to) for b in self.to[i + 1 :])
+        return 1 - 4 * turned / (n * (n - 1)) if n > 1 else 1.0
+
+
+@dataclass(frozen=True)
 class Replace(Lesion):
     """Run layer `source` in the place of layer `layer` (`source` also stays where it is)."""
 

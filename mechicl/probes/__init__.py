@@ -3,6 +3,7 @@
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.lens_tokens import LensTokens
+from mechicl.probes.last_residual import LastResidual
 from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
@@ -15,6 +16,7 @@ __all__ = [
     "HeadSaliency",
     "LabelAttention",
     "LensTokens",
+    "LastResidual",
     "LocalAttention",
     "LogitLens",
     "LossAt",

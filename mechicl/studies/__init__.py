@@ -21,10 +21,12 @@ from mechicl.studies.label_words import (
 )
 from mechicl.studies.stages import (
     Atlas,
+    Cka,
     LensStudy,
     LesionedLearning,
     Lesions,
     LocalAttentionStudy,
+    ManyLesions,
     NeuronsStudy,
     NormsStudy,
     WordMerging,
@@ -43,11 +45,13 @@ STUDIES: dict[str, type[Study]] = {
         ErrorDiagnosis,
         AnchorSweep,
         Lesions,
+        ManyLesions,
         LocalAttentionStudy,
         LensStudy,
         WordMerging,
         NeuronsStudy,
         NormsStudy,
+        Cka,
         Atlas,
         LesionedLearning,
     )

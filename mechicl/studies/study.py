@@ -26,9 +26,6 @@ Condition = Mapping[str, Any]
 Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | None
 """What a study is run on: prompts, running text, or, where it reads weights alone, nothing."""
 
-_SEQUENCES_A_CELL = 32
-"""Sequences of running text that are measured, and kept on disk, together."""
-
 
 @dataclass(frozen=True)
 class Study(ABC):
@@ -51,6 +48,11 @@ class Study(ABC):
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "corrected"):
             raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
+
+    @property
+    def sequences_a_cell(self) -> int:
+        """Sequences of running text that are measured, and kept on disk, together."""
+        return 32
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
         """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
@@ -144,8 +146,8 @@ class Study(ABC):
         if material is None:
             return [Part(None)], {}
         if isinstance(material, TokenCorpus):
-            starts = range(0, len(material), _SEQUENCES_A_CELL)
-            parts = [Part(material[first : first + _SEQUENCES_A_CELL], {}, first) for first in starts]
+            size = self.sequences_a_cell
+            parts = [Part(material[first : first + size], {}, first) for first in range(0, len(material), size)]
             return parts, {"text": material.provenance()}
         sets = _prompt_sets(material)
         in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both

@@ -11,7 +11,7 @@ from mechicl import metrics
 from mechicl.engines.wavefront import final_residuals, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.models import hooked
-from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Repeat, Replace, Step, Swap
+from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Reorder, Repeat, Replace, Step, Swap
 from tests import tiny
 
 FAMILIES = [*tiny.families, "gpt2-inverse"]
@@ -28,6 +28,7 @@ def lesions(n_layers):
         Repeat(0, n_layers, times=2),
         DropMany({0, n_layers - 1}),
         DropMany(each),
+        Reorder(tuple(reversed(each))),
     ]
 
 
@@ -130,7 +131,7 @@ def test_intact_prediction_is_uniform_at_most():
 
 
 @pytest.mark.parametrize(
-    "lesion", [Drop(3), Drop(-1), Swap(2), Repeat(2, 2), Repeat(0, 0), Replace(0, 9), DropMany([])]
+    "lesion", [Drop(3), Drop(-1), Swap(2), Repeat(2, 2), Repeat(0, 0), Replace(0, 9), DropMany([]), Reorder((0, 1))]
 )
 def test_layers_that_are_not_there_are_refused(lesion):
     with pytest.raises(InputError, match="layers 0-2"):
@@ -139,6 +140,7 @@ def test_layers_that_are_not_there_are_refused(lesion):
 
 def test_programs():
     assert Repeat(1, 2).program(4) == tuple(map(Step, (0, 1, 1, 2, 2, 3)))
+    assert Reorder((0, 2, 1, 3)).program(4) == Swap(1).program(4)
     assert Swap(1).program(4) == tuple(map(Step, (0, 2, 1, 3)))
     assert Replace(1, 3).program(4) == tuple(map(Step, (0, 3, 2, 3)))
     assert DropMany([2, 0]).program(3) == (Step(1),)

@@ -1,28 +1,34 @@
 """*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
 
 from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
+from mechicl.studies.stages.cka import Cka, cka
 from mechicl.studies.stages.in_context import LesionedLearning, lesioned_icl
 from mechicl.studies.stages.lens import LensStudy, logit_lens
 from mechicl.studies.stages.lesions import Lesions, layer_lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_attention
+from mechicl.studies.stages.many_lesions import ManyLesions, many_lesions
 from mechicl.studies.stages.neurons import NeuronsStudy, neurons
 from mechicl.studies.stages.norms import NormsStudy, norms
 from mechicl.studies.stages.word_merging import WordMerging, word_merging
 
 __all__ = [
     "Atlas",
+    "Cka",
     "LensStudy",
     "LesionedLearning",
     "Lesions",
     "LocalAttentionStudy",
+    "ManyLesions",
     "NeuronsStudy",
     "NormsStudy",
     "WordMerging",
+    "cka",
     "compare_atlases",
     "layer_lesions",
     "lesioned_icl",
     "local_attention",
     "logit_lens",
+    "many_lesions",
     "neurons",
     "norms",
     "stages_atlas",

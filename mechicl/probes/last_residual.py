@@ -1,0 +1,49 @@
+"""The residual stream at the last token of each sequence, before every layer and after the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechicl.hooks import Batch, Probe, Watch
+from mechicl.models import hooked
+
+
+@dataclass(frozen=True)
+class LastResidual(Probe):
+    """What the model holds at the last real token: reading [sequence point d_model], float32.
+
+    Point i is the residual before layer i; point L that after the last. With causal attention the residual at any token
+    is that of the text cut off behind it.
+    """
+
+    points: tuple[int, ...] | None = None
+    """Points that are read; default: all L + 1."""
+    axes = ("sequence", "point", "d_model")
+
+    def watch(self, model: Any, batch: Batch) -> Watch:
+        n_layers = hooked(model).sizes.n_layers
+        points = range(n_layers + 1) if self.points is None else self.points
+        rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
+        last = batch.lengths.to(batch.tokens.device) - 1
+        found: dict[int, Tensor] = {}
+
+        def at(point: int) -> Callable[..., None]:
+            def see(resid: Tensor, hook: Any) -> None:
+                found[point] = resid.detach()[rows, last].float()
+
+            return see
+
+        return Watch(
+            hooks=[(resid_name(point, n_layers), at(point)) for point in points],
+            result=lambda: torch.stack([found[point] for point in points], 1),
+        )
+
+
+def resid_name(point: int, n_layers: int) -> str:
+    """Hook name of the residual before layer `point`, or, for `point` L, after the last layer."""
+    return f"blocks.{point}.hook_resid_pre" if point < n_layers else f"blocks.{n_layers - 1}.hook_resid_post"

@@ -1,0 +1,236 @@
+"""Several layers at once: is a model an ensemble of shallow paths? (section 5.4 and discussion; our extension)
+
+The paper reads the robustness of middle layers as ensembling, and cites residual networks: Veit et al. (2016) left out
+more and more random blocks, and shuffled blocks, and error rose smoothly. It does not repeat their test. Here k random
+middle layers (all but the first and the last) are left out, with k growing; k random pairs of neighbours are swapped,
+one after the other; and the middle layers are shuffled. A disorder is measured by Kendall's tau of the order in which
+layers are run.
+
+If middle layers worked independently, leaving out k of them would cost about as much as each alone, summed: that sum is
+drawn beside. All draws of a batch of text run in one sweep. There is no protocol "paper".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.corpora import TokenCorpus
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.models import hooked
+from mechicl.patches.lesions import DropMany, Lesion, Reorder
+from mechicl.results import Result
+from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import mean_with_interval
+
+_COLOURS = {"drop": BLUE, "swaps": VERMILION, "shuffle": GREEN}
+_NAMES = {"swaps": "neighbours swapped", "shuffle": "middle shuffled"}
+_METRICS = ("kl", "agreement", "entropy_difference", "loss_difference", "accuracy")
+_SIZES = 6
+"""Numbers of layers, between one and all of the middle, that are left out."""
+
+
+@dataclass(frozen=True)
+class ManyLesions(Study):
+    """Random sets of layers dropped, and random disorders: a row per draw and sequence."""
+
+    draws: int = 8
+    """Random sets or orders of each size."""
+    seed: int = 0
+
+    name: ClassVar[str] = "many-lesions"
+    title: ClassVar[str] = "Several layers at once"
+    source: ClassVar[str] = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
+    claim: ClassVar[str] = (
+        "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "
+        "predictions change, without a sudden break."
+    )
+    reads: ClassVar = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol != "corrected":
+            raise InputError("many-lesions has no protocol 'paper': the paper did not do it.")
+        if self.draws < 1:
+            raise InputError(f"draws is {self.draws}; take at least 1.")
+
+    def lesions(self, n_layers: int) -> list[tuple[str, int, float, Lesion]]:
+        """(kind, size, Kendall's tau, lesion) of every draw: size counts layers dropped, or swaps.
+
+        Raises:
+            InputError: fewer than two layers between the first and the last.
+        """
+        middle = range(1, n_layers - 1)
+        if len(middle) < 2:
+            raise InputError(f"This model has {n_layers} layers; several at once needs at least 4.")
+        generator = np.random.default_rng(self.seed)
+        made: list[tuple[str, int, float, Lesion]] = []
+        for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
+            made += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
+        for swaps in self._swap_numbers(len(middle)):
+            orders = {_swapped(n_layers, swaps, generator): None for _ in range(self.draws)}
+            made += [("swaps", swaps, order.kendall_tau, order) for order in map(Reorder, orders)]
+        shuffles = {_shuffled(n_layers, generator): None for _ in range(self.draws)}
+        made += [("shuffle", len(middle), order.kendall_tau, order) for order in map(Reorder, shuffles)]
+        return made
+
+    def _sets(self, middle: range, size: int, generator: np.random.Generator) -> Iterator[tuple[int, ...]]:
+        """Every layer alone; else distinct random sets, or all that there are."""
+        if size == 1 or comb(len(middle), size) <= self.draws:
+            yield from combinations(middle, size)
+            return
+        found: dict[tuple[int, ...], None] = {}
+        while len(found) < self.draws:
+            found[tuple(sorted(generator.choice(middle, size, replace=False).tolist()))] = None
+        yield from found
+
+    def _swap_numbers(self, n_middle: int) -> list[int]:
+        return [2**power for power in range(10) if 2**power <= max(1, n_middle * (n_middle - 1) // 2)]
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        chosen = self.lesions(hooked(model).sizes.n_layers)
+        tables = []
+        for indices, batch in corpus.batches(batch_size):
+            asked = [lesion for *_, lesion in chosen]
+            means = Lesions().means(lesion_sweep(model, batch.tokens, asked, lengths=batch.lengths), corpus.tokenizer)
+            for row, (kind, size, tau, lesion) in enumerate(chosen):
+                layers = " ".join(map(str, lesion.dropped if isinstance(lesion, DropMany) else lesion.layers(0)))
+                facts = {"kind": kind, "size": size, "tau": tau, "layers": layers, "sequence": indices}
+                tables.append(pd.DataFrame({**facts, **means.of(row)}))
+        return pd.concat(tables, ignore_index=True)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mean over draws: model, kind, size, metric, mean, low, high, n (draws), seeds; intervals resample draws.
+
+        Metrics as of `layer-lesions`; `kl if independent` sums what each layer of a set costs alone (nats), `tau` is
+        the mean of Kendall's tau.
+        """
+        by_draw = draw_means(table)
+        parts = [
+            mean_with_interval(
+                rows.assign(metric=metric, value=rows[metric]), "value", ["model", "kind", "size", "metric"]
+            )
+            for metric in (*_METRICS, "kl if independent", "tau")
+            if len(rows := by_draw[by_draw[metric].notna()])
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def figure(self, result: Result) -> go.Figure:
+        summary, draws = result.summary(), draw_means(result.table)
+        figure = panels(["KL to the intact model (nats)", "same most probable token", "KL, layers out of order"],
+                        common=False)  # fmt: skip
+        dropped = summary[summary["kind"] == "drop"]
+        own = draws[draws["kind"] == "drop"]
+        for column, metric in ((1, "kl"), (2, "agreement")):
+            _add_draws(figure, own, "size", metric, "drop", column)
+            add_curve(figure, dropped[dropped["metric"] == metric], x="size", name="mean over draws", colour=BLUE,
+                      legend=column == 1, column=column)  # fmt: skip
+        alone = dropped[dropped["metric"] == "kl if independent"].assign(low=np.nan)
+        add_curve(figure, alone, x="size", name="each alone, summed", colour=GREY, dash="dash")
+        for kind in ("swaps", "shuffle"):
+            _add_draws(figure, draws[draws["kind"] == kind], "tau", "kl", kind, 3)
+        styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; a dot: one draw; band: 95 % bootstrap interval over draws",
+            x="middle layers left out", y="", counts=int(dropped["size"].max()),
+        )  # fmt: skip
+        figure.update_yaxes(rangemode="tozero")
+        figure.update_yaxes(range=[0, 1.02], col=2)
+        figure.update_xaxes(title_text="Kendall's tau of the order", autorange="reversed", tick0=None, dtick=None, col=3)
+        return figure.update_layout(hovermode="closest")
+
+    def finding(self, result: Result) -> str:
+        summary = result.summary().set_index(["model", "kind", "metric", "size"])["mean"].sort_index()
+        draws = draw_means(result.table)
+        parts = []
+        for model, rows in draws.groupby("model", sort=False):
+            sizes = sorted(rows[rows["kind"] == "drop"]["size"].unique())
+            size = sizes[min(1, len(sizes) - 1)]
+            drop = summary[model, "drop"]
+            ratio = drop["kl", size] / max(drop["kl if independent", size], 1e-12)
+            disorder = rows[rows["kind"] != "drop"]
+            told = ""
+            if disorder["tau"].nunique() > 2:
+                correlation = disorder["kl"].corr(disorder["tau"], method="spearman")
+                told = f"; over all disorders KL and Kendall's tau have a rank correlation of {correlation:.2f}"
+            parts.append(
+                f"{model}: with {size} middle layers left out KL is {drop['kl', size]:.2f} nats, {ratio:.1f} times what "
+                f"each costs alone, summed; with all {sizes[-1]}, {drop['kl', sizes[-1]]:.2f} nats and "
+                f"{drop['agreement', sizes[-1]]:.0%} of the most probable tokens stay. Shuffled middle layers: KL "
+                f"{summary[model, 'shuffle', 'kl'].iloc[0]:.2f}{told}"
+            )
+        return ". ".join(parts) + "."
+
+
+def draw_means(table: pd.DataFrame) -> pd.DataFrame:
+    """One row per draw: means over all tokens, with `kl if independent`, the sum of its layers' own KL (drops)."""
+    index = ["model", "kind", "size", "tau", "layers"]
+    n, targets = table["positions"], table["targets"]
+    sums = table[index].assign(
+        n=n, targets=targets, kl=table["kl"] * n, agreement=table["agreement"] * n,
+        entropy_difference=(table["entropy"] - table["base_entropy"]) * n,
+        loss_difference=(table["loss"] - table["base_loss"]) * targets, accuracy=table["correct"] * targets,
+    ).groupby(index, sort=False, as_index=False).sum()  # fmt: skip
+    for metric in _METRICS:
+        sums[metric] /= sums["targets" if metric in ("loss_difference", "accuracy") else "n"]
+    singles = sums[(sums["kind"] == "drop") & (sums["size"] == 1)].set_index(["model", "layers"])["kl"]
+    sums["kl if independent"] = [
+        sum(singles[row["model"], layer] for layer in row["layers"].split()) if row["kind"] == "drop" else np.nan
+        for row in sums.to_dict("records")
+    ]
+    return sums
+
+
+def _add_draws(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, kind: str, column: int) -> None:
+    figure.add_trace(
+        go.Scatter(
+            x=rows[x], y=rows[y], mode="markers", name=_NAMES.get(kind, "one draw"), legendgroup=kind,
+            marker={"color": _COLOURS[kind], "size": 6, "opacity": 0.45}, showlegend=column != 2,
+            customdata=rows["layers"], hovertemplate="%{y:.4f}<br>layers %{customdata}<extra></extra>",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _swapped(n_layers: int, swaps: int, generator: np.random.Generator) -> tuple[int, ...]:
+    """Layers after so many swaps of neighbours in the middle, each drawn anew; never the intact order."""
+    while True:
+        order = list(range(n_layers))
+        for place in generator.integers(1, n_layers - 2, size=swaps).tolist():
+            order[place], order[place + 1] = order[place + 1], order[place]
+        if order != list(range(n_layers)):
+            return tuple(order)
+
+
+def _shuffled(n_layers: int, generator: np.random.Generator) -> tuple[int, ...]:
+    """Layers with the middle in random order; never the intact order."""
+    while True:
+        order = (0, *generator.permutation(range(1, n_layers - 1)).tolist(), n_layers - 1)
+        if order != tuple(range(n_layers)):
+            return order
+
+
+def many_lesions(model: Any, corpus: TokenCorpus, *, draws: int = 8, seed: int = 0, batch_size: int = 4) -> Result:
+    """Leave out more and more random middle layers, swap more and more neighbours, shuffle the middle (section 5.4).
+
+    Args:
+        model: a HookedTransformer of four layers or more.
+        corpus: running text with BOS.
+        draws: random sets or orders of each size.
+        seed: of the draws.
+        batch_size: sequences per sweep.
+
+    Returns:
+        A result with a row per draw and sequence: KL in nats, agreement, entropies in bits, losses in nats.
+    """
+    return ManyLesions(draws=draws, seed=seed).run(model, corpus, batch_size=batch_size)
