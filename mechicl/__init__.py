@@ -67,12 +67,12 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.reweighting import reweighting as reweighting
     from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
     from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
-    from mechicl.studies.stages import cka as cka
     from mechicl.studies.stages import compare_atlases as compare_atlases
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import lesioned_icl as lesioned_icl
     from mechicl.studies.stages import logit_lens as logit_lens
     from mechicl.studies.stages import stages_atlas as stages_atlas
+    from mechicl.studies.stages.cka import cka as cka
     from mechicl.studies.stages.local_attention import local_attention as local_attention
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms

@@ -57,7 +57,7 @@ def explained_by_blocks(similarity: FloatArray, starts: npt.NDArray[np.int64]) -
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = inside / n_inside[:, None] - (total - inside) / n_between[:, None]
         explained = gap**2 * (n_inside * n_between / pairs)[:, None] / variance
-    return np.nan_to_num(explained)
+    return np.asarray(np.nan_to_num(explained), dtype=np.float64)
 
 
 def by_distance(similarity: FloatArray) -> FloatArray:

@@ -92,24 +92,20 @@ class Cka(Study):
             mean, (low, high) = self._cka(matrices, weights[None])[0], self._interval(matrices, weights)
             if not np.isfinite(mean).all():
                 raise InputError(
-                    f"The residuals of last tokens before layer {int(np.isnan(mean).all(1).argmax())} of {model} do not "
-                    f"vary: all texts end alike; take packed sequences, or more of them."
+                    f"The residuals of last tokens before layer {int(np.isnan(mean).all(1).argmax())} of {model} do "
+                    f"not vary: all texts end alike; take packed sequences, or more of them."
                 )
             for other in range(len(mean)):
-                parts.append(
-                    pd.DataFrame(
-                        {"model": model, "metric": f"with point {other}", "layer": range(len(mean)),
-                         "mean": mean[:, other], "low": low[:, other], "high": high[:, other],
-                         "n": len(weights), "seeds": 1}
-                    )  # fmt: skip
-                )
+                column = {"mean": mean[:, other], "low": low[:, other], "high": high[:, other]}
+                facts = {"model": model, "metric": f"with point {other}", "layer": range(len(mean))}
+                parts.append(pd.DataFrame({**facts, **column, "n": len(weights), "seeds": 1}))
         return pd.concat(parts, ignore_index=True)
 
     def _cka(self, hsic: FloatArray, weights: FloatArray) -> FloatArray:
         """CKA [draw layer layer] of minibatches' HSIC [minibatch layer layer] under weights [draw minibatch]."""
         weights = weights / weights.sum(1, keepdims=True)
         if self.protocol == "paper":
-            return np.einsum("dm,mij->dij", weights, _ratio(hsic))
+            return np.asarray(np.einsum("dm,mij->dij", weights, _ratio(hsic)))
         return _ratio(np.einsum("dm,mij->dij", weights, hsic))
 
     def _draws(self, hsic: FloatArray, weights: FloatArray) -> FloatArray:
@@ -194,7 +190,9 @@ class Cka(Study):
         for row in self.block_structure(result.table).to_dict("records"):
             matrix = _square(summary[summary["model"] == row["model"]], "mean")
             stops = (*row["starts"][1:], len(matrix))
-            blocks = ", ".join(f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(row["starts"], stops))
+            blocks = ", ".join(
+                f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(row["starts"], stops, strict=True)
+            )
             more = row["explained"] - row["by_distance"]
             verdict = "too few minibatches to tell blocks from similarity that falls with distance"
             if np.isfinite(row["low"]):
@@ -205,7 +203,7 @@ class Cka(Study):
                 )  # fmt: skip
             parts.append(
                 f"{row['model']}: neighbours {np.diagonal(matrix, 1).mean():.2f}, first to last {matrix[0, -1]:.2f}. "
-                f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of the matrix; {verdict}"
+                f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of it; {verdict}"
             )
         return "CKA of " + ". ".join(parts) + f" ({_counted(result.table)})."
 
@@ -221,13 +219,13 @@ def _ratio(hsic: FloatArray) -> FloatArray:
     """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of matrices [draw layer layer]."""
     own = np.diagonal(hsic, axis1=1, axis2=2)
     scale = np.sqrt(np.where(own > 0, own, np.nan))
-    return hsic / (scale[:, :, None] * scale[:, None, :])
+    return np.asarray(hsic / (scale[:, :, None] * scale[:, None, :]), dtype=np.float64)
 
 
 def _square(summary: pd.DataFrame, column: str) -> FloatArray:
     first = summary[summary["model"] == summary["model"].iloc[0]]
     n = int(first["layer"].max()) + 1
-    return first[column].to_numpy(float).reshape(n, n)
+    return np.asarray(first[column].to_numpy(float).reshape(n, n), dtype=np.float64)
 
 
 def _counted(table: pd.DataFrame) -> str:

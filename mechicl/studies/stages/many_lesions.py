@@ -146,7 +146,9 @@ class ManyLesions(Study):
         )  # fmt: skip
         figure.update_yaxes(rangemode="tozero")
         figure.update_yaxes(range=[0, 1.02], col=2)
-        figure.update_xaxes(title_text="Kendall's tau of the order", autorange="reversed", tick0=None, dtick=None, col=3)
+        figure.update_xaxes(
+            title_text="Kendall's tau of the order", autorange="reversed", tick0=None, dtick=None, col=3
+        )
         return figure.update_layout(hovermode="closest")
 
     def finding(self, result: Result) -> str:
@@ -164,8 +166,8 @@ class ManyLesions(Study):
                 correlation = disorder["kl"].corr(disorder["tau"], method="spearman")
                 told = f"; over all disorders KL and Kendall's tau have a rank correlation of {correlation:.2f}"
             parts.append(
-                f"{model}: with {size} middle layers left out KL is {drop['kl', size]:.2f} nats, {ratio:.1f} times what "
-                f"each costs alone, summed; with all {sizes[-1]}, {drop['kl', sizes[-1]]:.2f} nats and "
+                f"{model}: with {size} middle layers left out KL is {drop['kl', size]:.2f} nats, {ratio:.1f} times "
+                f"what each costs alone, summed; with all {sizes[-1]}, {drop['kl', sizes[-1]]:.2f} nats and "
                 f"{drop['agreement', sizes[-1]]:.0%} of the most probable tokens stay. Shuffled middle layers: KL "
                 f"{summary[model, 'shuffle', 'kl'].iloc[0]:.2f}{told}"
             )

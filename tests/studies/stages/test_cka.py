@@ -17,7 +17,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def corpus():
     generator = np.random.default_rng(0)
-    words = "Review good bad film Question Person World Sports Happy Sad".split()
+    words = ["Review", "good", "bad", "film", "Question", "Person", "World", "Sports", "Happy", "Sad"]
     texts = [" ".join(generator.choice(words, 6)) + f" {i}" for i in range(21)]
     return load_corpus(tiny.tokenizer(), texts, n_ctx=12, packing="documents", prepend_bos=True)
 
@@ -76,6 +76,8 @@ def test_planted_blocks_are_found_and_mere_nearness_is_not_taken_for_them():
 
 
 def test_ends_that_are_all_alike_are_refused():
-    corpus = load_corpus(tiny.tokenizer(), [f"film {i}{'x' * 12}" for i in range(8)], n_ctx=8, packing="documents", prepend_bos=True)
+    corpus = load_corpus(
+        tiny.tokenizer(), [f"film {i}{'x' * 12}" for i in range(8)], n_ctx=8, packing="documents", prepend_bos=True
+    )
     with pytest.raises(InputError, match="before layer 0"):
         cka(tiny.model("llama"), corpus).summary()

@@ -50,7 +50,9 @@ def test_kendall_tau():
 def test_draws_are_the_sweep_and_singles_are_summed():
     corpus, found = result()
     draws = draw_means(found.table).set_index(["kind", "layers"])
-    compared = lesion_sweep(tiny.model("neo"), corpus.tokens, [DropMany([1, 2]), Reorder((0, 2, 1, 3))], lengths=corpus.lengths)
+    compared = lesion_sweep(
+        tiny.model("neo"), corpus.tokens, [DropMany([1, 2]), Reorder((0, 2, 1, 3))], lengths=corpus.lengths
+    )
     both, swapped = (np.nanmean(compared.kl[row, :, 1:]) for row in (0, 1))
     assert draws.loc[("drop", "1 2"), "kl"] == pytest.approx(both, rel=1e-4)
     assert draws.loc[("swaps", "0 2 1 3"), "kl"] == pytest.approx(swapped, rel=1e-4)
