@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mechicl.corpora import load_corpus as load_corpus
+    from mechicl.corpora import load_word_pairs as load_word_pairs
     from mechicl.engines.compression import compress as compress
     from mechicl.engines.context import Context as Context
     from mechicl.engines.context import read_context as read_context
@@ -76,12 +77,13 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.local_attention import local_attention as local_attention
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms
+    from mechicl.studies.stages.wic import wic as wic
     from mechicl.studies.stages.word_merging import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_task as load_task
 
 _HOME = {
-    "mechicl.corpora": ("load_corpus",),
+    "mechicl.corpora": ("load_corpus", "load_word_pairs"),
     "mechicl.engines.compression": ("compress",),
     "mechicl.engines.context": ("Context", "read_context"),
     "mechicl.engines.prefix": ("run_shared",),
@@ -150,6 +152,7 @@ _HOME = {
         "neurons",
         "norms",
         "stages_atlas",
+        "wic",
         "word_merging",
     ),
     "mechicl.tasks": ("Task", "load_task"),

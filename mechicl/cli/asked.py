@@ -140,6 +140,24 @@ class OnText(OnWeights):
         return _corpus(self, model.tokenizer, model.cfg.n_ctx) if study.reads == "text" else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnWordPairs(OnWeights):
+    """Pairs of sentences that share a word."""
+
+    data: Annotated[
+        Path,
+        _on("Word-in-Context file (JSONL, CSV, TSV, parquet), or a folder with train and dev; the official form too."),
+    ]
+    bos: Annotated[bool, _on("Put a BOS in front of every sentence.")] = True
+    seed: Annotated[int, _on("Of the division of a single file, the folds, and the control's labels.", min=0)] = 0
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The pairs, each sentence up to its word."""
+        from mechicl.corpora import load_word_pairs
+
+        return load_word_pairs(model.tokenizer, self.data, prepend_bos=self.bos, n_ctx=model.cfg.n_ctx, seed=self.seed)
+
+
 @lru_cache(maxsize=1)
 def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> Any:
     """One corpus serves all the studies of a paper."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from mechicl.cli.asked import OnPrompts, OnText, OnWeights
+from mechicl.cli.asked import OnPrompts, OnText, OnWeights, OnWordPairs
 from mechicl.cli.command import ProtocolName, asking, studies, study
 from mechicl.cli.finish import close, measure
 from mechicl.cli.reading import choice, integers, names
@@ -136,6 +136,14 @@ def cka(
     from mechicl.studies.stages import Cka
 
     return Cka(choice("--protocol", protocol, "corrected", "paper"), minibatch=minibatch)
+
+
+@study("wic", OnWordPairs, batch_size=32)
+def wic() -> "Study":
+    """At which depth a probe tells whether a word has the same sense in two sentences (section 5.2)."""
+    from mechicl.studies.stages import Wic
+
+    return Wic()
 
 
 @studies.command("stages-atlas")

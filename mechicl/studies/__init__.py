@@ -29,6 +29,7 @@ from mechicl.studies.stages import (
     ManyLesions,
     NeuronsStudy,
     NormsStudy,
+    Wic,
     WordMerging,
 )
 from mechicl.studies.study import Study
@@ -52,6 +53,7 @@ STUDIES: dict[str, type[Study]] = {
         NeuronsStudy,
         NormsStudy,
         Cka,
+        Wic,
         Atlas,
         LesionedLearning,
     )

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.corpora import TokenCorpus
+from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.errors import InputError
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
@@ -22,9 +22,10 @@ from mechicl.tasks import Task
 from mechicl.versions import versions
 
 Protocol = Literal["paper", "corrected"]
+Reads = Literal["prompts", "text", "pairs", "weights"]
 Condition = Mapping[str, Any]
-Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | None
-"""What a study is run on: prompts, running text, or, where it reads weights alone, nothing."""
+Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | None
+"""What a study is run on: prompts, running text, pairs of sentences, or, where it reads weights alone, nothing."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Study(ABC):
     """Where in the paper."""
     claim: ClassVar[str]
     """What the paper says, in a sentence."""
-    reads: ClassVar[Literal["prompts", "text", "weights"]] = "prompts"
+    reads: ClassVar[Reads] = "prompts"
     """What it is run on."""
 
     def __post_init__(self) -> None:
@@ -139,12 +140,13 @@ class Study(ABC):
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
-        given = "text" if isinstance(material, TokenCorpus) else "weights" if material is None else "prompts"
+        given = _kind(material)
         if given != self.reads:
-            expected = {"prompts": "prompts", "text": "a TokenCorpus", "weights": "nothing but a model"}
-            raise InputError(f"{self.name} is run on {expected[self.reads]}; it was given {expected[given]}.")
+            raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {_SAID[given]}.")
         if material is None:
             return [Part(None)], {}
+        if isinstance(material, WordPairs):
+            return [Part(material)], {"pairs": material.provenance()}
         if isinstance(material, TokenCorpus):
             size = self.sequences_a_cell
             parts = [Part(material[first : first + size], {}, first) for first in range(0, len(material), size)]
@@ -173,7 +175,7 @@ class Study(ABC):
 class Part:
     """What one cell is measured on, and what its rows have in common."""
 
-    material: PromptSet | TokenCorpus | None
+    material: PromptSet | TokenCorpus | WordPairs | None
     labels: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0
     """Index of its first sequence in the corpus."""
@@ -185,6 +187,17 @@ class Part:
         for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
             rows.insert(place, column, value)
         return rows
+
+
+_SAID: dict[Reads, str] = {
+    "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs", "weights": "nothing but a model",
+}  # fmt: skip
+
+
+def _kind(material: Material) -> Reads:
+    if material is None:
+        return "weights"
+    return "text" if isinstance(material, TokenCorpus) else "pairs" if isinstance(material, WordPairs) else "prompts"
 
 
 def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:

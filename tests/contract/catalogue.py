@@ -19,7 +19,7 @@ import torch
 import mechicl.engines
 import mechicl.patches
 import mechicl.probes
-from mechicl.corpora import TokenCorpus, load_corpus
+from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
 from mechicl.engines.compression import compress
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.last_token import last_tokens
@@ -40,6 +40,7 @@ from mechicl.patches import (
     IsolateRandom,
     IsolateTemplate,
     Lesion,
+    Reorder,
     Repeat,
     Replace,
     ReweightAnchors,
@@ -56,7 +57,7 @@ from mechicl.studies.label_words import (
     Isolation,
     Reweighting,
 )
-from mechicl.studies.stages import Lesions
+from mechicl.studies.stages import Lesions, ManyLesions
 from mechicl.studies.study import Study
 from mechicl.tasks import Task
 from tests import tiny
@@ -79,8 +80,18 @@ def prompts() -> PromptSet:
 
 def text() -> TokenCorpus:
     """Running text with words of one and of several tokens; sequences of different lengths."""
-    documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(3)]
+    documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(4)]
     return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=24, packing="documents")
+
+
+def word_pairs() -> WordPairs:
+    """Four words, each in the same sense and in another."""
+    rows = [
+        {"word": word, "sentence1": f"a {word} in the film", "sentence2": f"{other} and {word}", "label": label}
+        for word in ("bank", "bat", "spring", "seal")
+        for other, label in (("good", "T"), ("bad", "F"), ("fine", "T"), ("dull", "F"))
+    ]
+    return load_word_pairs(tiny.tokenizer(), rows, prepend_bos=True, n_ctx=tiny.N_CTX)
 
 
 # ---- probes and patches
@@ -128,6 +139,7 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     DropMany: lambda: [DropMany((0, 2))],
     Swap: lambda: [Swap(0)],
     Replace: lambda: [Replace(0, 2)],
+    Reorder: lambda: [Reorder((2, 0, 1))],
     Repeat: lambda: [Repeat(0, 2)],
 }
 
@@ -253,6 +265,7 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "error-diagnosis": lambda: ErrorDiagnosis(components=(2,), contexts=1),
     "anchor-sweep": lambda: AnchorSweep(windows=(2,)),
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
+    "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
 }
 """Studies with less to do than by default; the others are taken as they are."""
 
@@ -271,8 +284,10 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(own)
 
 
-def studied(study: Study) -> PromptSet | TokenCorpus | None:
+def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | None:
     """What a study is run on."""
+    if study.reads == "pairs":
+        return word_pairs()
     if study.reads != "prompts":
         return text() if study.reads == "text" else None
     make = getattr(study, "prompts", None)

@@ -9,6 +9,7 @@ from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_at
 from mechicl.studies.stages.many_lesions import ManyLesions, many_lesions
 from mechicl.studies.stages.neurons import NeuronsStudy, neurons
 from mechicl.studies.stages.norms import NormsStudy, norms
+from mechicl.studies.stages.wic import Wic, wic
 from mechicl.studies.stages.word_merging import WordMerging, word_merging
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "ManyLesions",
     "NeuronsStudy",
     "NormsStudy",
+    "Wic",
     "WordMerging",
     "cka",
     "compare_atlases",
@@ -32,5 +34,6 @@ __all__ = [
     "neurons",
     "norms",
     "stages_atlas",
+    "wic",
     "word_merging",
 ]

@@ -12,8 +12,9 @@ drawn beside. All draws of a batch of text run in one sweep. There is no protoco
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from math import comb
 from typing import Any, ClassVar
@@ -47,6 +48,8 @@ class ManyLesions(Study):
     draws: int = 8
     """Random sets or orders of each size."""
     seed: int = 0
+    spare_ends: bool = True
+    """Leave the first and the last layer alone, which few models can do without."""
 
     name: ClassVar[str] = "many-lesions"
     title: ClassVar[str] = "Several layers at once"
@@ -68,21 +71,34 @@ class ManyLesions(Study):
         """(kind, size, Kendall's tau, lesion) of every draw: size counts layers dropped, or swaps.
 
         Raises:
-            InputError: fewer than two layers between the first and the last.
+            InputError: fewer than two layers to choose from.
         """
-        middle = range(1, n_layers - 1)
+        middle = range(1, n_layers - 1) if self.spare_ends else range(n_layers)
         if len(middle) < 2:
-            raise InputError(f"This model has {n_layers} layers; several at once needs at least 4.")
+            raise InputError(f"This model has {n_layers} layers, too few for several at once between first and last.")
         generator = np.random.default_rng(self.seed)
         made: list[tuple[str, int, float, Lesion]] = []
         for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
             made += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
-        for swaps in self._swap_numbers(len(middle)):
-            orders = {_swapped(n_layers, swaps, generator): None for _ in range(self.draws)}
-            made += [("swaps", swaps, order.kendall_tau, order) for order in map(Reorder, orders)]
-        shuffles = {_shuffled(n_layers, generator): None for _ in range(self.draws)}
-        made += [("shuffle", len(middle), order.kendall_tau, order) for order in map(Reorder, shuffles)]
+        most = len(middle) * (len(middle) - 1) // 2
+        for swaps in (2**power for power in range(10) if 2**power <= most):
+            orders = self._orders(n_layers, partial(_swapped, middle, swaps, generator))
+            made += [("swaps", swaps, order.kendall_tau, order) for order in orders]
+        orders = self._orders(n_layers, lambda: generator.permutation(middle).tolist())
+        made += [("shuffle", len(middle), order.kendall_tau, order) for order in orders]
         return made
+
+    def _orders(self, n_layers: int, draw: Callable[[], list[int]]) -> list[Reorder]:
+        """Distinct orders with the middle as drawn; the intact order is drawn again."""
+        intact, found = tuple(range(n_layers)), dict[tuple[int, ...], None]()
+        for _ in range(self.draws):
+            while True:
+                middle = draw()
+                order = (*range(min(middle)), *middle, *range(max(middle) + 1, n_layers))
+                if order != intact:
+                    break
+            found[order] = None
+        return [Reorder(order) for order in found]
 
     def _sets(self, middle: range, size: int, generator: np.random.Generator) -> Iterator[tuple[int, ...]]:
         """Every layer alone; else distinct random sets, or all that there are."""
@@ -93,9 +109,6 @@ class ManyLesions(Study):
         while len(found) < self.draws:
             found[tuple(sorted(generator.choice(middle, size, replace=False).tolist()))] = None
         yield from found
-
-    def _swap_numbers(self, n_middle: int) -> list[int]:
-        return [2**power for power in range(10) if 2**power <= max(1, n_middle * (n_middle - 1) // 2)]
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.lesions(hooked(model).sizes.n_layers)
@@ -204,35 +217,34 @@ def _add_draws(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, kind: str,
     )  # fmt: skip
 
 
-def _swapped(n_layers: int, swaps: int, generator: np.random.Generator) -> tuple[int, ...]:
-    """Layers after so many swaps of neighbours in the middle, each drawn anew; never the intact order."""
-    while True:
-        order = list(range(n_layers))
-        for place in generator.integers(1, n_layers - 2, size=swaps).tolist():
-            order[place], order[place + 1] = order[place + 1], order[place]
-        if order != list(range(n_layers)):
-            return tuple(order)
+def _swapped(middle: range, swaps: int, generator: np.random.Generator) -> list[int]:
+    """The middle after so many swaps of neighbours, each drawn anew."""
+    order = list(middle)
+    for place in generator.integers(0, len(order) - 1, size=swaps).tolist():
+        order[place], order[place + 1] = order[place + 1], order[place]
+    return order
 
 
-def _shuffled(n_layers: int, generator: np.random.Generator) -> tuple[int, ...]:
-    """Layers with the middle in random order; never the intact order."""
-    while True:
-        order = (0, *generator.permutation(range(1, n_layers - 1)).tolist(), n_layers - 1)
-        if order != tuple(range(n_layers)):
-            return order
-
-
-def many_lesions(model: Any, corpus: TokenCorpus, *, draws: int = 8, seed: int = 0, batch_size: int = 4) -> Result:
+def many_lesions(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    draws: int = 8,
+    seed: int = 0,
+    spare_ends: bool = True,
+    batch_size: int = 4,
+) -> Result:
     """Leave out more and more random middle layers, swap more and more neighbours, shuffle the middle (section 5.4).
 
     Args:
-        model: a HookedTransformer of four layers or more.
+        model: a HookedTransformer of four layers or more (two with `spare_ends=False`).
         corpus: running text with BOS.
         draws: random sets or orders of each size.
         seed: of the draws.
+        spare_ends: leave the first and the last layer alone.
         batch_size: sequences per sweep.
 
     Returns:
         A result with a row per draw and sequence: KL in nats, agreement, entropies in bits, losses in nats.
     """
-    return ManyLesions(draws=draws, seed=seed).run(model, corpus, batch_size=batch_size)
+    return ManyLesions(draws=draws, seed=seed, spare_ends=spare_ends).run(model, corpus, batch_size=batch_size)

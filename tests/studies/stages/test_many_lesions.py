@@ -70,7 +70,7 @@ def test_it_shows_itself():
 
 def test_what_does_not_fit_is_refused():
     corpus, _ = result()
-    with pytest.raises(InputError, match="at least 4"):
+    with pytest.raises(InputError, match="too few"):
         many_lesions(tiny.model("gpt2"), corpus)
     with pytest.raises(InputError, match="did not do it"):
         ManyLesions("paper")

@@ -1,0 +1,226 @@
+"""Word in Context: pairs of sentences that share a word, in the same sense or not (Pilehvar & Camacho-Collados 2019).
+
+Three kinds of local files are read: the data set as its authors give it (`train/train.data.txt` with `train.gold.txt`,
+and the same for dev), SuperGLUE's JSONL, and any JSONL, CSV, TSV or parquet with columns word, sentence1, sentence2 and
+label. start1 and end1 (start2, end2) are the word's characters in its sentence; without them the word is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mechicl.corpora.corpus import TokenCorpus
+from mechicl.errors import InputError
+from mechicl.files import READERS, Rows, one_sentence, read_rows
+
+Split = Literal["train", "dev"]
+
+_DEV_NAMES = ("dev", "val", "validation", "test")
+_DEV_SHARE = 0.25
+_LABELS = {
+    "t": True, "true": True, "1": True, "same": True, "yes": True,
+    "f": False, "false": False, "0": False, "different": False, "no": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SensePair:
+    """Two sentences, the characters of a word in each, and whether it has the same sense in both."""
+
+    word: str
+    sentences: tuple[str, str]
+    spans: tuple[tuple[int, int], tuple[int, int]]
+    same: bool
+    split: Split
+
+
+@dataclass(frozen=True, eq=False)
+class WordPairs:
+    """Pairs as tokens: each sentence up to and including the word's last token, which is all the word can see."""
+
+    sentences: TokenCorpus
+    """Two rows for each pair, one after the other."""
+    pairs: tuple[SensePair, ...]
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def places(self, split: Split) -> list[int]:
+        """Indices of the pairs of a split."""
+        return [i for i, pair in enumerate(self.pairs) if pair.split == split]
+
+    def digest(self) -> str:
+        """SHA-256 of the tokens, labels and splits."""
+        labels = "".join(f"{pair.split[0]}{int(pair.same)}" for pair in self.pairs)
+        return sha256((self.sentences.digest() + labels).encode()).hexdigest()
+
+    def provenance(self) -> dict[str, Any]:
+        """What a result should remember of its pairs; plain values."""
+        counts = {split: len(self.places(split)) for split in ("train", "dev")}
+        return {"source": self.source, **counts, "prepend_bos": self.sentences.prepend_bos, "digest": self.digest()}
+
+
+def load_word_pairs(
+    tokenizer: Any, source: str | Path | Sequence[Mapping[str, Any]], *, prepend_bos: bool, n_ctx: int, seed: int = 0
+) -> WordPairs:
+    """Read Word-in-Context pairs from a file, a folder with a train and a dev (val, test) file, or a list of rows.
+
+    A single file, or rows, are divided by `seed` into train and dev, a word with all its pairs on one side.
+
+    Raises:
+        InputError: a file or line is not what it should be, a word is not in its sentence, or a sentence up to its word
+            does not fit the context.
+    """
+    if isinstance(source, str | Path):
+        name, files = str(source), _files(Path(source).expanduser())
+        found = [pair for split, file in files for pair in _read(_rows(file), split)]
+        single = len(files) == 1
+    else:
+        name, single = f"{len(source)} given rows", True
+        found = list(_read(((f"row {i}", row) for i, row in enumerate(source)), "train"))
+    if single:
+        found = _divided(found, seed)
+    for split in ("train", "dev"):
+        if {pair.same for pair in found if pair.split == split} != {True, False}:
+            raise InputError(f"{name} has no pairs of both kinds for {split}; a probe needs same and different senses.")
+    return WordPairs(_tokenised(tokenizer, found, prepend_bos, n_ctx, name), tuple(found), name)
+
+
+def _files(path: Path) -> list[tuple[Split, Path]]:
+    if path.is_file():
+        return [("train", path)]
+    if not path.is_dir():
+        raise InputError(f"There is no file or folder {path}; give the path of Word-in-Context pairs.")
+    train = _split_file(path, ("train",))
+    dev = _split_file(path, _DEV_NAMES)
+    if train is None or dev is None:
+        missing = "train" if train is None else " or ".join(_DEV_NAMES)
+        raise InputError(f"The folder {path} has no {missing} file; expected .data.txt with .gold.txt, or "
+                         f"{', '.join(READERS)}.")  # fmt: skip
+    return [("train", train), ("dev", dev)]
+
+
+def _split_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    for name in names:
+        for place in (folder, folder / name):
+            for suffix in (".data.txt", *READERS):
+                if (file := place / (name + suffix)).is_file():
+                    return file
+    return None
+
+
+def _rows(path: Path) -> Rows:
+    return _official(path) if path.name.endswith(".data.txt") else read_rows(path)
+
+
+def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
+    for where, row in rows:
+        columns = ("word", "sentence1", "sentence2", "label")
+        missing = [column for column in columns if row.get(column) in (None, "")]
+        if missing:
+            raise InputError(f"{where}: no {missing[0]}; expected columns {', '.join(columns)}.")
+        word, sentences = str(row["word"]), (str(row["sentence1"]), str(row["sentence2"]))
+        label = _LABELS.get(str(row["label"]).strip().lower())
+        if label is None:
+            raise InputError(f"{where}: label {row['label']!r}; it is T or F (true, false, 1, 0).")
+        spans = (_span(where, word, sentences[0], row, "1"), _span(where, word, sentences[1], row, "2"))
+        yield SensePair(word, sentences, spans, label, split)
+
+
+def _official(path: Path) -> Rows:
+    """Lines of word, part of speech, "i-j" (numbers of the word in the sentences), both sentences; labels beside."""
+    gold_path = path.with_name(path.name.replace(".data.txt", ".gold.txt"))
+    with one_sentence(path):
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    with one_sentence(gold_path):
+        gold = gold_path.read_text(encoding="utf-8-sig").split()
+    if len(gold) != len(lines):
+        raise InputError(f"{gold_path} has {len(gold)} labels for the {len(lines)} lines of {path.name}.")
+    for number, (line, label) in enumerate(zip(lines, gold, strict=True), 1):
+        where = f"{path}, line {number}"
+        parts = line.split("\t")
+        if len(parts) != 5 or not re.fullmatch(r"\d+-\d+", parts[2]):
+            raise InputError(f"{where}: expected word, part of speech, positions as 2-5, and two sentences, with tabs.")
+        word, _, positions, *sentences = parts
+        row: dict[str, Any] = {"word": word, "label": label}
+        for place, sentence, index in zip("12", sentences, positions.split("-"), strict=True):
+            words = list(re.finditer(r"\S+", sentence))
+            if int(index) >= len(words):
+                raise InputError(f"{where}: word {index} of a sentence of {len(words)} words; count from 0.")
+            start, end = words[int(index)].span()
+            row |= {f"sentence{place}": sentence, f"start{place}": start, f"end{place}": end}
+        yield where, row
+
+
+def _span(where: str, word: str, sentence: str, row: Mapping[str, Any], place: str) -> tuple[int, int]:
+    start, end = row.get(f"start{place}"), row.get(f"end{place}")
+    if start not in (None, "") and end not in (None, ""):
+        try:
+            span = int(str(start)), int(str(end))
+        except ValueError:
+            span = -1, -1
+        if not 0 <= span[0] < span[1] <= len(sentence):
+            raise InputError(
+                f"{where}: characters {start} to {end} are not in sentence{place}, which has {len(sentence)}."
+            )
+        return span
+    match = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", sentence, re.IGNORECASE)
+    if match is None:
+        raise InputError(
+            f"{where}: the word {word!r} is not in sentence{place} ({sentence[:60]!r}) in this form; give its "
+            f"characters as start{place} and end{place}."
+        )
+    return match.span()
+
+
+def _divided(pairs: list[SensePair], seed: int) -> list[SensePair]:
+    """Words in random order, until a quarter of the pairs are dev's."""
+    words = sorted({pair.word for pair in pairs})
+    if len(words) < 2:
+        raise InputError("A single file is divided by words, and this one has a single word; give train and dev files.")
+    order = np.random.default_rng(seed).permutation(len(words))
+    dev: set[str] = set()
+    for index in order[:-1].tolist():
+        if dev and sum(pair.word in dev for pair in pairs) >= _DEV_SHARE * len(pairs):
+            break
+        dev.add(words[index])
+    return [replace(pair, split="dev" if pair.word in dev else "train") for pair in pairs]
+
+
+def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx: int, source: str) -> TokenCorpus:
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
+    begin = [tokenizer.bos_token_id] if prepend_bos else []
+    if begin == [None]:
+        raise InputError("the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token.")
+    cut = [
+        begin + _up_to(tokenizer, sentence, span, pair.word)
+        for pair in pairs
+        for sentence, span in zip(pair.sentences, pair.spans, strict=True)
+    ]
+    longest = max(map(len, cut))
+    if longest > n_ctx:
+        raise InputError(f"A sentence takes {longest} tokens up to its word; the model's context is {n_ctx}.")
+    tokens = torch.zeros(len(cut), longest, dtype=torch.long)
+    for row, ids in enumerate(cut):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+    nothing, lengths = torch.full_like(tokens, -1), torch.tensor([len(ids) for ids in cut])
+    return TokenCorpus(tokens, lengths, nothing, nothing, tokenizer, prepend_bos, source)
+
+
+def _up_to(tokenizer: Any, sentence: str, span: tuple[int, int], word: str) -> list[int]:
+    """Token ids of a sentence, up to the last that covers a character of the word."""
+    encoded = tokenizer(sentence, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    covering = [i for i, (start, end) in enumerate(encoded["offset_mapping"]) if start < span[1] and span[0] < end]
+    if not covering:
+        raise InputError(f"The tokenizer has no token for {word!r} in {sentence[:60]!r}.")
+    return [int(token) for token in encoded["input_ids"][: covering[-1] + 1]]

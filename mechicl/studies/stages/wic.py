@@ -1,0 +1,192 @@
+"""Word in Context (section 5.2, Fig. 7 and 18): at which depth does a word's representation tell its sense?
+
+Two sentences share a word; is it used in the same sense? At every depth a linear probe answers from the residuals h1
+and h2 at the word's last token. The paper says that its accuracy rises, peaks in middle layers and falls in every
+family; it gives neither numbers nor code, and does not say how h1 and h2 are combined, which of the word's tokens is
+read, how the probe is regularised, or what data it is tested on. So there is no protocol "paper". Ours:
+[h1, h2, |h1 - h2|, h1 * h2], standardised, L2 logistic regression with C chosen by cross-validation on the training
+pairs (a word never on both sides of a fold), tested on dev pairs.
+
+Beside it stand a probe that sees only cos(h1, h2), and a control: the same probe trained on shuffled labels, which must
+stay at chance. A causal model sees nothing behind the word, so in the first of its uses it often has little to go by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.corpora import WordPairs
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, ORANGE, add_curve, styled
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.probes import LastResidual
+from mechicl.progress import progress
+from mechicl.results import Result
+from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import mean_with_interval
+
+FloatArray = npt.NDArray[np.float64]
+
+_READ_AT_ONCE = 2**30
+"""Bytes of residuals held at a time; a deep model is passed through several times, a few depths at once."""
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+_FOLDS = 3
+_STYLES = {
+    "probe": ("linear probe", BLUE, "solid"),
+    "cosine": ("cosine alone", ORANGE, "solid"),
+    "control": ("control: shuffled labels", GREY, "dot"),
+}
+
+
+@dataclass(frozen=True)
+class Wic(Study):
+    """Whether each dev pair was told right, by depth and probe."""
+
+    seed: int = 0
+    """Of folds and of the control's labels."""
+
+    name: ClassVar[str] = "wic"
+    title: ClassVar[str] = "Word in context"
+    source: ClassVar[str] = "Stages of Inference, section 5.2, Fig. 7 and 18"
+    claim: ClassVar[str] = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
+    reads: ClassVar = "pairs"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol != "corrected":
+            raise InputError("wic has no protocol 'paper': the paper does not say how it probed.")
+
+    def measure(self, model: Any, pairs: WordPairs, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        sizes = hooked(model).sizes
+        n_points = sizes.n_layers + 1
+        at_once = max(1, _READ_AT_ONCE // (8 * len(pairs) * sizes.d_model))
+        tables = []
+        with progress("depths", n_points) as advance:
+            for start in range(0, n_points, at_once):
+                points = tuple(range(start, min(start + at_once, n_points)))
+                probe = LastResidual(points)
+                seen = run(model, pairs.sentences, [probe], batch_size=batch_size, progress=None)[probe]
+                for place, point in enumerate(points):
+                    vectors = seen[:, place].double().numpy()
+                    tables.append(self._probed(vectors[::2], vectors[1::2], pairs).assign(point=point))
+                    advance(1)
+        return pd.concat(tables, ignore_index=True)
+
+    def _probed(self, first: FloatArray, second: FloatArray, pairs: WordPairs) -> pd.DataFrame:
+        """A row for every dev pair and probe, at one depth."""
+        train, dev = pairs.places("train"), pairs.places("dev")
+        labels = np.array([pair.same for pair in pairs.pairs])
+        words = [pairs.pairs[i].word for i in train]
+        features = np.concatenate([first, second, np.abs(first - second), first * second], 1)
+        norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+        cosine = ((first * second).sum(1) / np.maximum(norms, 1e-30))[:, None]
+        shuffled = np.random.default_rng(self.seed).permutation(labels[train])
+        penalty = chosen_penalty(features[train], labels[train], words, self.seed)
+        told = {
+            "probe": _predicted(features, train, dev, labels[train], penalty),
+            "cosine": _predicted(cosine, train, dev, labels[train], 1.0),
+            "control": _predicted(features, train, dev, shuffled, penalty),
+        }
+        return pd.concat(
+            [
+                pd.DataFrame({"prompt": dev, "probe": name, "penalty": penalty if name != "cosine" else 1.0,
+                              "same": labels[dev], "correct": answers == labels[dev]})
+                for name, answers in told.items()
+            ]
+        )  # fmt: skip
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Accuracy on dev pairs: model, metric (probe, cosine, control, majority), point, mean, low, high, n, seeds."""
+        rows = table.assign(metric=table["probe"], value=table["correct"].astype(float))
+        found = mean_with_interval(rows, "value", ["model", "metric", "point"])
+        same = (
+            table[table["probe"] == "probe"].groupby(["model", "point"], as_index=False)["same"].agg(["mean", "size"])
+        )
+        majority = pd.DataFrame(
+            {"model": same["model"], "metric": "majority", "point": same["point"],
+             "mean": np.maximum(same["mean"], 1 - same["mean"]), "low": np.nan, "high": np.nan, "n": same["size"],
+             "seeds": 1}
+        )  # fmt: skip
+        return pd.concat([found, majority], ignore_index=True)
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = result.summary()
+        figure = go.Figure()
+        for metric, (name, colour, dash) in _STYLES.items():
+            add_curve(figure, summary[summary["metric"] == metric], x="point", name=name, colour=colour, dash=dash)
+        majority = summary[summary["metric"] == "majority"]["mean"].iloc[0]
+        figure.add_hline(majority, line={"dash": "dash", "color": "#444"}, annotation_text="larger class alone")
+        n = int(summary["n"].iloc[0])
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; {n} dev pairs; band: 95 % bootstrap interval over pairs",
+            x="residual before layer", y="accuracy: same sense or not", counts=int(summary["point"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = result.summary().set_index(["metric", "point"])
+        probe, control = summary.loc["probe"], summary.loc["control"]["mean"]
+        best = int(probe["mean"].to_numpy().argmax())
+        majority = summary.loc["majority"]["mean"].iloc[0]
+        row = probe.iloc[best]
+        interval = f" [{row['low']:.0%}, {row['high']:.0%}]" if np.isfinite(row["low"]) else ""
+        told = "" if row["low"] > majority else "; its interval does not exclude that the probe knows nothing of senses"
+        return (
+            f"The probe is best before layer {best} of {len(probe) - 1}: {row['mean']:.0%}{interval} of {row['n']:.0f} "
+            f"dev pairs (the larger class alone {majority:.0%}){told}. Cosine alone reaches "
+            f"{summary.loc['cosine']['mean'].max():.0%}; shuffled labels {control.mean():.0%} on average."
+        )
+
+
+def chosen_penalty(features: FloatArray, labels: npt.NDArray[np.bool_], groups: Sequence[str], seed: int) -> float:
+    """The C of the best cross-validated accuracy, no group (word) on both sides of a fold."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    folds = min(_FOLDS, len(set(groups)))
+    if folds < 2:
+        raise InputError("The training pairs have a single word; choosing the probe's penalty needs at least 2.")
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        {"logisticregression__C": list(_PENALTIES)},
+        cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
+        refit=False,
+    )
+    search.fit(features, labels, groups=groups)
+    return float(search.best_params_["logisticregression__C"])
+
+
+def _predicted(
+    features: FloatArray, train: list[int], dev: list[int], labels: npt.NDArray[np.bool_], penalty: float
+) -> npt.NDArray[np.bool_]:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
+    return np.asarray(probe.fit(features[train], labels).predict(features[dev]), dtype=bool)
+
+
+def wic(model: Any, pairs: WordPairs, *, seed: int = 0, batch_size: int = 32) -> Result:
+    """Probe every depth for whether a word has the same sense in two sentences (section 5.2).
+
+    Args:
+        model: a HookedTransformer.
+        pairs: from `load_word_pairs`.
+        seed: of the cross-validation's folds and the control's labels.
+        batch_size: sentences per pass.
+
+    Returns:
+        A result with a row per dev pair, depth and probe.
+    """
+    return Wic(seed=seed).run(model, pairs, batch_size=batch_size)
