@@ -24,7 +24,7 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import WordPairs
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, add_curve, styled
+from mechicl.figures import BLUE, GREY, ORANGE, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.probes import LastResidual
@@ -119,7 +119,7 @@ class Wic(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        figure = go.Figure()
+        figure = panels(["is it the same sense?"])
         for metric, (name, colour, dash) in _STYLES.items():
             add_curve(figure, summary[summary["metric"] == metric], x="point", name=name, colour=colour, dash=dash)
         majority = summary[summary["metric"] == "majority"]["mean"].iloc[0]
@@ -128,7 +128,7 @@ class Wic(Study):
         return styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
             subtitle=f"{self.source}; {n} dev pairs; band: 95 % bootstrap interval over pairs",
-            x="residual before layer", y="accuracy: same sense or not", counts=int(summary["point"].max()),
+            x="residual before layer", y="accuracy", counts=int(summary["point"].max()),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
