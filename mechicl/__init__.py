@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages import lesioned_icl as lesioned_icl
     from mechicl.studies.stages import logit_lens as logit_lens
     from mechicl.studies.stages import stages_atlas as stages_atlas
+    from mechicl.studies.stages.benchmarks import benchmarks as benchmarks
     from mechicl.studies.stages.cka import cka as cka
     from mechicl.studies.stages.local_attention import local_attention as local_attention
     from mechicl.studies.stages.neurons import neurons as neurons
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.wic import wic as wic
     from mechicl.studies.stages.word_merging import word_merging as word_merging
     from mechicl.tasks import Task as Task
+    from mechicl.tasks import load_benchmarks as load_benchmarks
     from mechicl.tasks import load_task as load_task
 
 _HOME = {
@@ -142,6 +144,7 @@ _HOME = {
         "saliency_map",
     ),
     "mechicl.studies.stages": (
+        "benchmarks",
         "cka",
         "compare_atlases",
         "layer_lesions",
@@ -155,7 +158,7 @@ _HOME = {
         "wic",
         "word_merging",
     ),
-    "mechicl.tasks": ("Task", "load_task"),
+    "mechicl.tasks": ("Task", "load_benchmarks", "load_task"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -158,6 +158,23 @@ class OnWordPairs(OnWeights):
         return load_word_pairs(model.tokenizer, self.data, prepend_bos=self.bos, n_ctx=model.cfg.n_ctx, seed=self.seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnBenchmarks(Asked):
+    """Benchmarks of lm-evaluation-harness."""
+
+    tasks: Annotated[str, _on("hellaswag, arc-easy, lambada, or the harness's own names; with commas.")] = (
+        "hellaswag,arc-easy,lambada"
+    )
+    include: Annotated[Path | None, _on("Folder with tasks of your own, in the harness's YAML.")] = None
+    limit: Annotated[int | None, _on("Documents of each benchmark; default: all.", min=1)] = None
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The harness's tasks, documents and all."""
+        from mechicl.tasks import load_benchmarks
+
+        return load_benchmarks(names("--tasks", self.tasks), include=self.include, limit=self.limit)
+
+
 @lru_cache(maxsize=1)
 def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> Any:
     """One corpus serves all the studies of a paper."""

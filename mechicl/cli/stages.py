@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from mechicl.cli.asked import OnPrompts, OnText, OnWeights, OnWordPairs
+from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnWeights, OnWordPairs
 from mechicl.cli.command import ProtocolName, asking, studies, study
 from mechicl.cli.finish import close, measure
 from mechicl.cli.reading import choice, integers, names
@@ -41,6 +41,18 @@ def many_lesions(
     from mechicl.studies.stages import ManyLesions
 
     return ManyLesions(draws=draws, seed=draw_seed)
+
+
+@study("benchmarks", OnBenchmarks)
+def benchmarks(
+    kinds: Annotated[str, Option(help="Of drop, swap, repeat; with commas.")] = "drop,swap,repeat",
+    windows: Annotated[str, Option(help="Lengths of repeated windows, with commas.")] = "5",
+    bos: Annotated[bool, Option(help="Put a BOS before every request, as the harness does for Llama.")] = False,
+) -> "Study":
+    """HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (section 4.1; extra lm-eval)."""
+    from mechicl.studies.stages import LesionedBenchmarks
+
+    return LesionedBenchmarks(kinds=names("--kinds", kinds), windows=integers("--windows", windows), prepend_bos=bos)
 
 
 @study("local-attention", OnText, batch_size=8)

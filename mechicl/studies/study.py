@@ -19,13 +19,14 @@ from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
 from mechicl.tasks import Task
+from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import versions
 
 Protocol = Literal["paper", "corrected"]
-Reads = Literal["prompts", "text", "pairs", "weights"]
+Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
 Condition = Mapping[str, Any]
-Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | None
-"""What a study is run on: prompts, running text, pairs of sentences, or, where it reads weights alone, nothing."""
+Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
+"""What a study is run on; nothing where it reads weights alone."""
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class Study(ABC):
             raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {_SAID[given]}.")
         if material is None:
             return [Part(None)], {}
-        if isinstance(material, WordPairs):
-            return [Part(material)], {"pairs": material.provenance()}
+        if isinstance(material, WordPairs | Benchmarks):
+            return [Part(material)], {given: material.provenance()}
         if isinstance(material, TokenCorpus):
             size = self.sequences_a_cell
             parts = [Part(material[first : first + size], {}, first) for first in range(0, len(material), size)]
@@ -175,7 +176,7 @@ class Study(ABC):
 class Part:
     """What one cell is measured on, and what its rows have in common."""
 
-    material: PromptSet | TokenCorpus | WordPairs | None
+    material: PromptSet | TokenCorpus | WordPairs | Benchmarks | None
     labels: Mapping[str, Any] = field(default_factory=dict)
     first: int = 0
     """Index of its first sequence in the corpus."""
@@ -190,14 +191,19 @@ class Part:
 
 
 _SAID: dict[Reads, str] = {
-    "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs", "weights": "nothing but a model",
+    "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs",
+    "benchmarks": "Benchmarks", "weights": "nothing but a model",
 }  # fmt: skip
 
 
 def _kind(material: Material) -> Reads:
-    if material is None:
-        return "weights"
-    return "text" if isinstance(material, TokenCorpus) else "pairs" if isinstance(material, WordPairs) else "prompts"
+    kinds: dict[type, Reads] = {
+        TokenCorpus: "text",
+        WordPairs: "pairs",
+        Benchmarks: "benchmarks",
+        type(None): "weights",
+    }
+    return kinds.get(type(material), "prompts")
 
 
 def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:

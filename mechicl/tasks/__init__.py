@@ -1,5 +1,6 @@
 """What is asked: a template, label words by class name, and where the examples come from."""
 
+from mechicl.tasks.benchmarks import Benchmarks, load_benchmarks
 from mechicl.tasks.built_in import built_in_tasks, load_task
 from mechicl.tasks.examples import Examples, Source, Splits
 from mechicl.tasks.files import FileSource
@@ -9,6 +10,7 @@ from mechicl.tasks.sampling import Counts, all_permutations
 from mechicl.tasks.task import Task
 
 __all__ = [
+    "Benchmarks",
     "Counts",
     "Examples",
     "FileSource",
@@ -19,5 +21,6 @@ __all__ = [
     "Task",
     "all_permutations",
     "built_in_tasks",
+    "load_benchmarks",
     "load_task",
 ]

@@ -22,6 +22,7 @@ import mechicl.probes
 from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
 from mechicl.engines.compression import compress
 from mechicl.engines.context import Context, read_context
+from mechicl.engines.continuations import continuations
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import fit_reweighting
@@ -233,6 +234,25 @@ def _swept(model: Any) -> Pair:
     return found[:, real], torch.stack(expected).cpu()[:, real]
 
 
+def _continued(model: Any) -> Pair:
+    requests, lesions = [("a good", " film"), ("a bad film,", " so bad"), ("", "fine")], [Drop(0), Swap(1)]
+    found = continuations(model, requests, lesions, prepend_bos=True, batch_size=2).log_prob
+    expected = []
+    for lesion in (Replace(0, 0), *lesions):
+        with torch.no_grad(), lesion.on(model):
+            expected.append([_log_prob(model, context, continuation) for context, continuation in requests])
+    return found, torch.tensor(expected)
+
+
+def _log_prob(model: Any, context: str, continuation: str) -> float:
+    """Of one continuation, by a plain forward pass."""
+    tokenizer = tiny.tokenizer()
+    own, ids = ([tokenizer.bos_token_id, *tokenizer(text)["input_ids"]] for text in (context, context + continuation))
+    tokens = torch.tensor([ids], device=model.cfg.device)
+    log_p = model(tokens, prepend_bos=False, padding_side="right")[0].float().log_softmax(-1)
+    return sum(float(log_p[at - 1, ids[at]]) for at in range(len(own), len(ids)))
+
+
 ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     run_shared: _shared,
     read_context: _asked,
@@ -240,6 +260,7 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     last_tokens: _last,
     fit_reweighting: _fitted,
     lesion_sweep: _swept,
+    continuations: _continued,
 }
 
 
@@ -275,7 +296,8 @@ def studies() -> list[Study]:
     subclasses = {kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.")}
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
-    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items()]
+    # an extra, and slow to load: its engine is here, the study has tests of its own
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name != "benchmarks"]
 
 
 def _subclasses(kind: type) -> Iterator[type]:

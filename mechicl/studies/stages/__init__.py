@@ -1,6 +1,7 @@
 """*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
 
 from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
+from mechicl.studies.stages.benchmarks import LesionedBenchmarks, benchmarks
 from mechicl.studies.stages.cka import Cka, cka
 from mechicl.studies.stages.in_context import LesionedLearning, lesioned_icl
 from mechicl.studies.stages.lens import LensStudy, logit_lens
@@ -16,6 +17,7 @@ __all__ = [
     "Atlas",
     "Cka",
     "LensStudy",
+    "LesionedBenchmarks",
     "LesionedLearning",
     "Lesions",
     "LocalAttentionStudy",
@@ -24,6 +26,7 @@ __all__ = [
     "NormsStudy",
     "Wic",
     "WordMerging",
+    "benchmarks",
     "cka",
     "compare_atlases",
     "layer_lesions",

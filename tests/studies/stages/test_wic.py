@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_it_shows_itself_and_a_table_has_a_row_for_every_answer():
 
 
 def test_depths_in_several_passes_are_the_same(monkeypatch):
-    monkeypatch.setattr("mechicl.studies.stages.wic._READ_AT_ONCE", 1)
+    monkeypatch.setattr(sys.modules[Wic.__module__], "_READ_AT_ONCE", 1)
     again = wic(tiny.model("gpt2"), load(ROWS))
     assert (again.table["correct"].to_numpy() == result().table["correct"].to_numpy()).all()
 

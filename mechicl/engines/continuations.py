@@ -1,0 +1,117 @@
+"""How probable continuations are, for the intact model and for many lesions of it in one sweep.
+
+This is all that multiple-choice benchmarks ask of a model: sum log p(continuation | context), and whether greedy
+decoding would give the continuation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechicl.engines.wavefront import final_residuals
+from mechicl.errors import InputError
+from mechicl.models import HookedModel, frozen, hooked
+from mechicl.patches.lesions import Lesion, check_halves
+from mechicl.progress import progress
+
+_MEMORY = 2**30
+"""Bytes of live residuals of one batch; more lesions are swept in several groups."""
+
+
+class Continuations(NamedTuple):
+    """Row 0 is the intact model's, the others the lesions' in their order."""
+
+    log_prob: Float[Tensor, "lesion request"]
+    """Sum over the continuation's tokens, in nats."""
+    greedy: Bool[Tensor, "lesion request"]
+    """Whether every token of the continuation is the most probable one."""
+
+
+def continuations(
+    model: Any,
+    requests: Sequence[tuple[str, str]],
+    lesions: Sequence[Lesion] = (),
+    *,
+    prepend_bos: bool,
+    batch_size: int = 16,
+) -> Continuations:
+    """Read (context, continuation) requests, whose log-probabilities are summed over the continuation's tokens.
+
+    Both are encoded together and divided where the context's own encoding ends, as lm-evaluation-harness does; spaces
+    at a context's end belong to the continuation. An empty context is a BOS.
+
+    Raises:
+        InputError: no requests, an empty continuation, a request that exceeds the context, or a missing layer.
+    """
+    if not requests:
+        raise InputError("There is nothing to continue; give at least one context and continuation.")
+    net = hooked(model)
+    programs = [lesion.program(net.sizes.n_layers) for lesion in lesions]
+    for program in programs:
+        check_halves(net, program)
+    encoded = [_encode(net, context, continuation, prepend_bos) for context, continuation in requests]
+    order = sorted(range(len(requests)), key=lambda i: -len(encoded[i][0]))
+    log_prob = torch.empty(1 + len(lesions), len(requests))
+    greedy = torch.empty(1 + len(lesions), len(requests), dtype=torch.bool)
+    with frozen(net.raw), torch.no_grad(), progress("requests", len(requests)) as advance:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found = _batch(net, [encoded[i] for i in rows], programs)
+            log_prob[:, rows], greedy[:, rows] = found.log_prob, found.greedy
+            advance(len(rows))
+    return Continuations(log_prob, greedy)
+
+
+def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:
+    """Token ids, and how many of them are the continuation's."""
+    tokenizer = net.tokenizer
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    spaces = len(context) - len(context.rstrip())
+    if spaces:
+        context, continuation = context[:-spaces], context[-spaces:] + continuation
+    own = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
+    ids = tokenizer(context + continuation, add_special_tokens=False, verbose=False)["input_ids"]
+    n = len(ids) - len(own)
+    if n < 1:
+        raise InputError(f"The continuation {continuation!r} has no token of its own.")
+    if prepend_bos or not own:
+        if bos is None:
+            raise InputError("The tokenizer has no BOS token; an empty context needs one.")
+        ids = [bos, *ids]
+    if len(ids) > net.sizes.n_ctx:
+        raise InputError(
+            f"A context with its continuation takes {len(ids)} tokens; the context of {net.name} is {net.sizes.n_ctx}, "
+            f"and nothing is cut."
+        )
+    return ids, n
+
+
+def _batch(net: HookedModel, encoded: Sequence[tuple[list[int], int]], programs: Sequence[Any]) -> Continuations:
+    tokens = torch.zeros(len(encoded), max(len(ids) for ids, _ in encoded), dtype=torch.long)
+    asked = torch.zeros(tokens.shape, dtype=torch.bool)  # positions that predict a token of the continuation
+    for row, (ids, n) in enumerate(encoded):
+        tokens[row, : len(ids)] = torch.tensor(ids)
+        asked[row, len(ids) - 1 - n : len(ids) - 1] = True
+    row, position = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
+    targets = tokens.to(net.device)[row, position + 1]
+    first = net.embed(tokens)
+    at_once = max(1, _MEMORY // (first.numel() * first.element_size()) - 1)
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, max(1, len(programs)), at_once):
+        finals = final_residuals(net, first, programs[start : start + at_once])
+        for final in finals[bool(found) :]:  # the intact model is read once
+            found.append(_read(net, final[row, position], targets, row, len(encoded)))
+    return Continuations(*(torch.stack(column).cpu() for column in zip(*found, strict=True)))
+
+
+def _read(net: HookedModel, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    log_p = net.lens(final).log_softmax(-1)
+    own = log_p.gather(-1, targets[:, None])[:, 0]
+    missed = (log_p.argmax(-1) != targets).float()
+    sums = own.new_zeros(2, n_rows).index_add_(1, row, torch.stack([own, missed]))
+    return sums[0], sums[1] == 0

@@ -1,0 +1,131 @@
+"""Benchmarks under lesions: the harness scores, lesions answer; a task of our own in the harness's format."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from mechicl.engines.continuations import continuations
+from mechicl.errors import InputError
+from mechicl.patches import Drop
+from mechicl.studies.stages import LesionedBenchmarks, benchmarks
+from mechicl.tasks import load_benchmarks
+from tests import tiny
+
+DOCUMENTS = [
+    {"query": "a good", "choices": ["film", "a bad and long film", "match"], "gold": 0},
+    {"query": "the World is", "choices": ["bad", "Happy", "Sad"], "gold": 2},
+    {"query": "Business and", "choices": ["Technology", "Sports", "so"], "gold": 1},
+    {"query": "Question:", "choices": ["Answer", "Type", "Person"], "gold": 1},
+]
+YAML = """task: {name}
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {file}}}
+output_type: {kind}
+test_split: test
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{target}"
+{choices}metric_list:
+  - metric: acc
+  - metric: {second}
+metadata: {{version: 1.0}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    pytest.importorskip("lm_eval")
+    folder = tmp_path_factory.mktemp("tasks")
+    (folder / "documents.jsonl").write_text("".join(json.dumps(document) + "\n" for document in DOCUMENTS))
+    common = {"file": folder / "documents.jsonl"}
+    choice = YAML.format(name="own_choice", kind="multiple_choice", target="{{gold}}", second="acc_norm",
+                         choices='doc_to_choice: "{{choices}}"\n', **common)  # fmt: skip
+    cloze = YAML.format(name="own_cloze", kind="loglikelihood", target="{{' ' + choices[gold]}}", second="perplexity",
+                        choices="", **common)  # fmt: skip
+    (folder / "own_choice.yaml").write_text(choice)
+    (folder / "own_cloze.yaml").write_text(cloze)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tasks(folder):
+    return load_benchmarks(["own_choice", "own_cloze"], include=folder)
+
+
+def by_hand(model, requests):
+    """Sums of log-probabilities, and greedy hits, from plain forward passes."""
+    found = []
+    for context, continuation in requests:
+        tokenizer = tiny.tokenizer()
+        own, ids = (tokenizer(text)["input_ids"] for text in (context, context + continuation))
+        log_p = model(torch.tensor([ids]), prepend_bos=False)[0].log_softmax(-1)
+        at = range(len(own), len(ids))
+        greedy = all(int(log_p[i - 1].argmax()) == ids[i] for i in at)
+        found.append((sum(float(log_p[i - 1, ids[i]]) for i in at), greedy))
+    return found
+
+
+def test_accuracies_are_those_of_plain_passes(tasks):
+    model = tiny.model("gpt2")
+    result = benchmarks(model, tasks, kinds=("drop",))
+    table = result.table.set_index(["benchmark", "kind", "layer", "prompt"])
+    for kind, layer, lesion in (("intact", -1, None), ("drop", 1, Drop(1))):
+        for i, document in enumerate(DOCUMENTS):
+            requests = [(document["query"], f" {choice}") for choice in document["choices"]]
+            if lesion is None:
+                answers = by_hand(model, requests)
+            else:
+                with lesion.on(model):
+                    answers = by_hand(model, requests)
+            scores = torch.tensor([score for score, _ in answers])
+            sizes = torch.tensor([float(len(choice)) for choice in document["choices"]])
+            gold = document["gold"]
+            assert table.loc[("own_choice", kind, layer, i), "acc"] == float(scores.argmax() == gold)
+            assert table.loc[("own_choice", kind, layer, i), "acc_norm"] == float((scores / sizes).argmax() == gold)
+            assert table.loc[("own_cloze", kind, layer, i), "acc"] == float(answers[gold][1])
+    assert "own_choice: intact" in result.finding()
+    assert result.figure().data
+    assert result.provenance["benchmarks"]["tasks"] == {"own_choice": "1.0", "own_cloze": "1.0"}
+
+
+def test_every_kind_of_lesion_is_scored(tasks):
+    result = benchmarks(tiny.model("llama"), tasks, windows=(2,))
+    assert set(result.table["kind"]) == {"intact", "drop", "swap", "repeat 2"}
+    assert len(result.table) == (1 + 3 + 2 + 2) * 2 * len(DOCUMENTS)
+
+
+def test_other_documents_are_another_material(folder, tasks):
+    fewer = load_benchmarks(["own_choice"], include=folder, limit=2)
+    assert len(fewer.requests) == 6
+    assert fewer.digest() != tasks.digest()
+    assert fewer.digest() == load_benchmarks(["own_choice"], include=folder, limit=2).digest()
+
+
+def test_groups_of_lesions_change_nothing(monkeypatch):
+    model, lesions = tiny.model("gpt2"), [Drop(0), Drop(1), Drop(2)]
+    requests = [("a good", " film"), ("a bad", " film and a match"), ("", "a"), ("the World ", "is")]
+    whole = continuations(model, requests, lesions, prepend_bos=True)
+    monkeypatch.setattr(sys.modules["mechicl.engines.continuations"], "_MEMORY", 1)
+    parts = continuations(model, requests, lesions, prepend_bos=True, batch_size=1)
+    torch.testing.assert_close(parts.log_prob, whole.log_prob, atol=1e-5, rtol=1e-5)
+    assert torch.equal(parts.greedy, whole.greedy)
+
+
+def test_what_is_wrong_is_said(folder, monkeypatch):
+    with pytest.raises(InputError, match="no task 'nothing'"):
+        load_benchmarks(["nothing"])
+    with pytest.raises(InputError, match="no folder"):
+        load_benchmarks(["own_choice"], include=folder / "nowhere")
+    with pytest.raises(InputError, match="cannot be loaded"):  # the hub is not reached in the tests
+        load_benchmarks(["hellaswag"])
+    with pytest.raises(InputError, match="kinds"):
+        LesionedBenchmarks(kinds=("shuffle",))
+    with pytest.raises(InputError, match="nothing is cut"):
+        continuations(tiny.model("gpt2"), [("film " * 600, "film")], prepend_bos=False)
+    with pytest.raises(InputError, match="no token"):
+        continuations(tiny.model("gpt2"), [("film", "")], prepend_bos=False)
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
+    with pytest.raises(InputError, match=r"pip install mechicl\[lm-eval\]"):
+        load_benchmarks(["hellaswag"])
