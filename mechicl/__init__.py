@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from mechicl.patches import Swap as Swap
     from mechicl.probes import HeadSaliency as HeadSaliency
     from mechicl.probes import LabelAttention as LabelAttention
-    from mechicl.probes import LensTokens as LensTokens
     from mechicl.probes import LastResidual as LastResidual
+    from mechicl.probes import LensTokens as LensTokens
     from mechicl.probes import LocalAttention as LocalAttention
     from mechicl.probes import LogitLens as LogitLens
     from mechicl.probes import Norms as Norms
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.benchmarks import benchmarks as benchmarks
     from mechicl.studies.stages.cka import cka as cka
     from mechicl.studies.stages.local_attention import local_attention as local_attention
+    from mechicl.studies.stages.many_lesions import many_lesions as many_lesions
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms
     from mechicl.studies.stages.wic import wic as wic
@@ -116,8 +117,8 @@ _HOME = {
     "mechicl.probes": (
         "HeadSaliency",
         "LabelAttention",
-        "LensTokens",
         "LastResidual",
+        "LensTokens",
         "LocalAttention",
         "LogitLens",
         "Norms",

@@ -97,15 +97,15 @@ def _batch(net: HookedModel, encoded: Sequence[tuple[list[int], int]], programs:
     for row, (ids, n) in enumerate(encoded):
         tokens[row, : len(ids)] = torch.tensor(ids)
         asked[row, len(ids) - 1 - n : len(ids) - 1] = True
-    row, position = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
-    targets = tokens.to(net.device)[row, position + 1]
+    rows, positions = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
+    targets = tokens.to(net.device)[rows, positions + 1]
     first = net.embed(tokens)
     at_once = max(1, _MEMORY // (first.numel() * first.element_size()) - 1)
     found: list[tuple[Tensor, Tensor]] = []
     for start in range(0, max(1, len(programs)), at_once):
         finals = final_residuals(net, first, programs[start : start + at_once])
         for final in finals[bool(found) :]:  # the intact model is read once
-            found.append(_read(net, final[row, position], targets, row, len(encoded)))
+            found.append(_read(net, final[rows, positions], targets, rows, len(encoded)))
     return Continuations(*(torch.stack(column).cpu() for column in zip(*found, strict=True)))
 
 

@@ -2,8 +2,8 @@
 
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
-from mechicl.probes.lens_tokens import LensTokens
 from mechicl.probes.last_residual import LastResidual
+from mechicl.probes.lens_tokens import LensTokens
 from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
@@ -15,8 +15,8 @@ from mechicl.probes.words import LossAt, WordAttention
 __all__ = [
     "HeadSaliency",
     "LabelAttention",
-    "LensTokens",
     "LastResidual",
+    "LensTokens",
     "LocalAttention",
     "LogitLens",
     "LossAt",

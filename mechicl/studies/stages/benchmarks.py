@@ -119,7 +119,8 @@ class LesionedBenchmarks(Study):
             intact = own[own["kind"] == "intact"].iloc[0]
             told = [f"intact {intact['mean']:.1%}{_interval(intact)}"]
             for kind, rows in own[own["kind"] != "intact"].groupby("kind", sort=False):
-                best, worst = rows.loc[rows["mean"].idxmax()], rows.loc[rows["mean"].idxmin()]
+                ordered = rows.sort_values("mean", kind="stable")
+                worst, best = ordered.iloc[0], ordered.iloc[-1]
                 told.append(
                     f"{kind} from {worst['mean']:.1%} (layer {worst['layer']:.0f}) to {best['mean']:.1%} "
                     f"(layer {best['layer']:.0f})"

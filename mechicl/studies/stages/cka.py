@@ -67,7 +67,7 @@ class Cka(Study):
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super()._parts(material)
-        enough = [part for part in parts if part.material is not None and len(part.material) >= _LEAST]
+        enough = [part for part in parts if isinstance(part.material, TokenCorpus) and len(part.material) >= _LEAST]
         if not enough:
             raise InputError(f"CKA needs at least {_LEAST} sequences; take more text, or shorter sequences.")
         return enough, origin
