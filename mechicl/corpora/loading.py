@@ -81,7 +81,7 @@ def load_corpus(
         "tokens_asked": tokens,
         "documents_asked": documents,
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
-        **({"words_by": "whitespace"} if getattr(tokenizer, "is_fast", False) else {}),
+        **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
     }
     return _assemble(pieces, begin, tokenizer, found.name, origin)
 

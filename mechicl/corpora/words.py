@@ -15,11 +15,13 @@ from mechicl.errors import InputError
 
 IntArray = npt.NDArray[np.int64]
 
-_WORD = re.compile(r"\S+")
+_OTHER = r"\s\d!-/:-@\[-`{-~«»¡¿\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"
+"""Spaces, digits and punctuation. What is no letter by `\\w`, such as the vowel signs of Devanagari, is of the word."""
+_WORD = re.compile(rf"[^{_OTHER}]+(?:['’][^{_OTHER}]+)*")
 
 
 class WordSpan(NamedTuple):
-    """The tokens `start` to `stop` (exclusive) spell one whitespace-separated word, punctuation included."""
+    """The tokens `start` to `stop` (exclusive) spell one word: letters, with apostrophes inside (don't)."""
 
     start: int
     stop: int

@@ -1,0 +1,249 @@
+"""Does a word's last token know the word? (section 5.1; the direct evidence that the paper does not give)
+
+If early layers put the tokens of a word together, its identity must be readable at its last token, and not only from
+that token. So words are compared that end in the same token, such as "could" and "would": a linear probe is to tell
+which of them was read, from the residual at the last token. At the embedding it can only guess among the words of one
+ending; contexts are all of the same length, so that position tells nothing either.
+
+Two words in a row are carried forward as well (previous-token heads), so the same is asked of phrases of as many words
+of one token each, such as "of the" and "in the", in equally many groups of the same sizes: what words have beyond
+phrases is what is special to them.
+
+Each word occurs equally often; probes (standardised logistic regression) learn on some contexts and are judged on
+others, of other sequences of the text, five times over until every context was judged once. All of it is ours: there is
+no `protocol="paper"`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.corpora import TokenCorpus, pieces_of_ended_words
+from mechicl.corpora.contexts import context_ends, contexts
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, add_curve, panels, styled
+from mechicl.hooks import run
+from mechicl.probes.last_position import LastResiduals
+from mechicl.progress import progress
+from mechicl.results import Result
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.summary import TEXT_BAND
+
+Span = Literal["word", "phrase"]
+_NAMES = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class WordIdentity(Study):
+    """Accuracy of a linear probe for which word ended, at each point, for words and for phrases."""
+
+    pieces: tuple[int, ...] = (2, 3)
+    """Tokens of a word."""
+    occurrences: int = 10
+    """Contexts of each word."""
+    classes: int = 40
+    """Words, at most."""
+    context: int = 24
+    """Tokens of each context, the word included."""
+    seed: int = 0
+
+    name: ClassVar[str] = "word-identity"
+    title: ClassVar[str] = "Which word ended here"
+    source: ClassVar[str] = "Stages of Inference, section 5.1; a test of our own"
+    claim: ClassVar[str] = "In the first layers the tokens of a word are put together into one representation."
+    reads: ClassVar = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol != "corrected":
+            raise InputError("word-identity has no protocol 'paper': the authors do not measure it.")
+        if min(self.pieces, default=0) < 2 or self.occurrences < _FOLDS or self.classes < 2:
+            raise InputError(
+                f"word-identity needs words of 2 tokens or more, {_FOLDS} occurrences or more and 2 classes or more; "
+                f"got pieces {self.pieces}, occurrences {self.occurrences}, classes {self.classes}."
+            )
+
+    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        _, origin = super()._parts(material)
+        assert isinstance(material, TokenCorpus)
+        return [Part(material)], origin  # a probe learns from all of the text
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        chosen = [table for pieces in self.pieces if (table := self._cases(corpus, pieces)) is not None]
+        if not chosen:
+            raise InputError(
+                f"{corpus.n_tokens} tokens of {corpus.source} hold no two words of {_or(self.pieces)} tokens that end "
+                f"in the same token and occur {self.occurrences} times each (and as many phrases); take more text."
+            )
+        cases = pd.concat(chosen, ignore_index=True)
+        ends = torch.tensor(cases[["sequence", "position"]].to_numpy())
+        probe = LastResiduals()
+        seen = run(model, contexts(corpus, ends, self.context), [probe], batch_size=batch_size)[probe].float()
+        tables = []
+        with progress("probes", cases.groupby(["pieces", "span"]).ngroups * seen.shape[1]) as advance:
+            for (pieces, span), rows in cases.groupby(["pieces", "span"], sort=False):
+                for point in range(seen.shape[1]):
+                    right = held_out_correct(seen[rows.index, point], rows, self.seed)
+                    table = rows.assign(correct=right).groupby("sequence", as_index=False)["correct"]
+                    table = table.agg(accuracy="mean", contexts="size")
+                    chance = rows["ending"].nunique() / rows["label"].nunique()
+                    tables.append(
+                        table.assign(span=span, pieces=pieces, point=point, chance=chance, words=rows["label"].nunique())
+                    )
+                    advance(1)
+        return pd.concat(tables, ignore_index=True)
+
+    def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
+        """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
+        generator = np.random.default_rng([self.seed, pieces])
+        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _NAMES}
+        tables: dict[str, list[pd.DataFrame]] = {span: [] for span in _NAMES}
+        room = self.classes
+        for word_group, phrase_group in zip(found["word"], found["phrase"], strict=False):
+            size = min(len(word_group), len(phrase_group), room)
+            if size < 2:
+                break
+            room -= size
+            for span, group in (("word", word_group), ("phrase", phrase_group)):
+                tables[span] += [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
+        if not tables["word"]:
+            return None
+        parts = [pd.concat(rows).assign(span=span, pieces=pieces) for span, rows in tables.items()]
+        return pd.concat(parts, ignore_index=True)
+
+    def _groups(self, found: pd.DataFrame) -> list[list[pd.DataFrame]]:
+        """Per ending, the occurrences of each word that is frequent enough; the ending with most words first."""
+        groups: dict[int, list[pd.DataFrame]] = defaultdict(list)
+        for (ending, _), rows in found.groupby(["ending", "label"]):
+            if len(rows) >= self.occurrences:
+                groups[ending].append(rows)
+        ordered = [sorted(group, key=len, reverse=True) for group in groups.values()]
+        return sorted(ordered, key=len, reverse=True)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Accuracy per point: model, span, pieces, metric, point, mean, low, high, n (sequences), seeds, chance, words."""
+        means = weighted_summary(table, {"accuracy": "contexts"}, ["model", "span", "pieces"], "point")
+        facts = table.groupby(["model", "span", "pieces"], as_index=False)[["chance", "words"]].first()
+        return means.merge(facts, on=["model", "span", "pieces"])
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = result.summary()
+        pieces = sorted(summary["pieces"].unique())
+        figure = panels([f"of {n} tokens ({_words(summary, n)} words)" for n in pieces])
+        for column, n in enumerate(pieces, start=1):
+            for span, (name, colour) in _NAMES.items():
+                rows = summary[(summary["pieces"] == n) & (summary["span"] == span)]
+                add_curve(figure, rows, x="point", name=name, colour=colour, legend=column == 1, column=column)
+            chance = summary[summary["pieces"] == n]["chance"].iloc[0]
+            figure.add_hline(
+                chance, line={"dash": "dot", "color": GREY}, row=1, col=column,
+                annotation_text="from the last token alone", annotation_position="bottom right",
+            )  # fmt: skip
+        figure.update_yaxes(range=[0, 1.02])
+        return styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; linear probe at the last token, unseen contexts; {TEXT_BAND}",
+            x="residual before layer", y="accuracy", counts=int(summary["point"].max()),
+        )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        summary = result.summary()
+        parts = []
+        for n, rows in summary.groupby("pieces"):
+            curves = {span: own.set_index("point")["mean"] for span, own in rows.groupby("span")}
+            word, phrase = curves["word"], curves["phrase"]
+            parts.append(
+                f"Words of {n} tokens: {word.iloc[0]:.0%} from the last token's embedding (chance "
+                f"{rows['chance'].iloc[0]:.0%}), most before layer {word.idxmax()} ({word.max():.0%}), "
+                f"{word.iloc[-1]:.0%} at the end; phrases {phrase.iloc[0]:.0%}, {phrase[word.idxmax()]:.0%} and "
+                f"{phrase.iloc[-1]:.0%} at the same places"
+            )
+        return ". ".join(parts) + "."
+
+
+def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:
+    """Every word of so many tokens, or phrase of so many words of one token: sequence, position, label, ending.
+
+    `position` is that of its last token, before which there is room for the context; `ending` is that token.
+    """
+    ended = pieces_of_ended_words(corpus.words)
+    if span == "word":
+        ends = ended == pieces
+    else:
+        ends = ended == 1
+        for back in range(1, pieces):
+            ends[:, back:] &= ended[:, :-back] == 1
+            ends[:, :back] = False
+    row, position = (ends & context_ends(corpus, max(context, pieces))).nonzero(as_tuple=True)
+    tokens = corpus.tokens[row[:, None], position[:, None] + torch.arange(1 - pieces, 1)]
+    return pd.DataFrame(
+        {
+            "sequence": row.numpy(), "position": position.numpy(), "ending": tokens[:, -1].numpy(),
+            "label": [" ".join(map(str, ids)) for ids in tokens.tolist()],
+        }
+    )  # fmt: skip
+
+
+def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
+    """Whether each case's label was told by a probe that had learned from other sequences."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    label = cases["label"].to_numpy()
+    told = cross_val_predict(probe, activations.numpy(), label, groups=cases["sequence"].to_numpy(), cv=folds)
+    return np.asarray(told == label)
+
+
+def _words(summary: pd.DataFrame, pieces: int) -> int:
+    return int(summary[summary["pieces"] == pieces]["words"].iloc[0])
+
+
+def _or(numbers: tuple[int, ...]) -> str:
+    return " or ".join(map(str, numbers))
+
+
+def word_identity(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    pieces: tuple[int, ...] = (2, 3),
+    occurrences: int = 10,
+    classes: int = 40,
+    context: int = 24,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """Test by linear probes whether a word's last token knows the word (section 5.1); see the module.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text of a fast tokenizer, so that words are known.
+        pieces: tokens of a word; each number is a panel.
+        occurrences: contexts of each word.
+        classes: words, at most.
+        context: tokens of each context.
+        seed: seed of the contexts that are drawn, and of the folds.
+        batch_size: contexts per pass.
+
+    Returns:
+        A result with a row per sequence, point, length and kind of span: the accuracy on that sequence's contexts.
+    """
+    study = WordIdentity(
+        pieces=tuple(pieces), occurrences=occurrences, classes=classes, context=context, seed=seed
+    )  # fmt: skip
+    return study.run(model, corpus, batch_size=batch_size)
