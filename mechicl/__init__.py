@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms
     from mechicl.studies.stages.wic import wic as wic
+    from mechicl.studies.stages.word_identity import word_identity as word_identity
     from mechicl.studies.stages.word_merging import word_merging as word_merging
     from mechicl.tasks import Task as Task
     from mechicl.tasks import load_benchmarks as load_benchmarks
@@ -157,6 +158,7 @@ _HOME = {
         "norms",
         "stages_atlas",
         "wic",
+        "word_identity",
         "word_merging",
     ),
     "mechicl.tasks": ("Task", "load_benchmarks", "load_task"),

@@ -76,6 +76,19 @@ def word_merging() -> "Study":
     return WordMerging()
 
 
+@study("word-identity", OnText, batch_size=32)
+def word_identity(
+    pieces: Annotated[str, Option(help="Tokens of a word; each number is a panel.")] = "2,3",
+    occurrences: Annotated[int, Option(help="Contexts of each word.")] = 10,
+    classes: Annotated[int, Option(help="Words to tell apart, at most.")] = 40,
+    context: Annotated[int, Option(help="Tokens of each context.")] = 24,
+) -> "Study":
+    """A linear probe for which word ended, at its last token, layer by layer (section 5.1)."""
+    from mechicl.studies.stages import WordIdentity
+
+    return WordIdentity(pieces=integers("--pieces", pieces), occurrences=occurrences, classes=classes, context=context)
+
+
 @dataclass(frozen=True, kw_only=True)
 class OnLens(OnText):
     """Running text, part of which a tuned lens may learn from."""

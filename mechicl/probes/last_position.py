@@ -17,7 +17,7 @@ from mechicl.models import hooked
 
 @dataclass(frozen=True)
 class LastResiduals(Probe):
-    """Residuals before each layer and after the last at each sequence's last token: reading [sequence point d_model]."""
+    """Residuals before each layer and after the last at each last token: reading [sequence point d_model]."""
 
     axes = ("sequence", "point", "d_model")
 

@@ -31,6 +31,7 @@ from mechicl.studies.stages import (
     NeuronsStudy,
     NormsStudy,
     Wic,
+    WordIdentity,
     WordMerging,
 )
 from mechicl.studies.study import Study
@@ -52,6 +53,7 @@ STUDIES: dict[str, type[Study]] = {
         LocalAttentionStudy,
         LensStudy,
         WordMerging,
+        WordIdentity,
         NeuronsStudy,
         NormsStudy,
         Cka,

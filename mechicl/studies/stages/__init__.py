@@ -11,6 +11,7 @@ from mechicl.studies.stages.many_lesions import ManyLesions, many_lesions
 from mechicl.studies.stages.neurons import NeuronsStudy, neurons
 from mechicl.studies.stages.norms import NormsStudy, norms
 from mechicl.studies.stages.wic import Wic, wic
+from mechicl.studies.stages.word_identity import WordIdentity, word_identity
 from mechicl.studies.stages.word_merging import WordMerging, word_merging
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "NeuronsStudy",
     "NormsStudy",
     "Wic",
+    "WordIdentity",
     "WordMerging",
     "benchmarks",
     "cka",
@@ -38,5 +40,6 @@ __all__ = [
     "norms",
     "stages_atlas",
     "wic",
+    "word_identity",
     "word_merging",
 ]

@@ -40,7 +40,7 @@ from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
 
 Span = Literal["word", "phrase"]
-_NAMES = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
+_NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
 _FOLDS = 5
 
 
@@ -90,17 +90,18 @@ class WordIdentity(Study):
         ends = torch.tensor(cases[["sequence", "position"]].to_numpy())
         probe = LastResiduals()
         seen = run(model, contexts(corpus, ends, self.context), [probe], batch_size=batch_size)[probe].float()
+        groups = [rows for _, rows in cases.groupby(["pieces", "span"], sort=False)]
         tables = []
-        with progress("probes", cases.groupby(["pieces", "span"]).ngroups * seen.shape[1]) as advance:
-            for (pieces, span), rows in cases.groupby(["pieces", "span"], sort=False):
+        with progress("probes", len(groups) * seen.shape[1]) as advance:
+            for rows in groups:
+                words = rows["label"].nunique()
+                facts = {"span": rows["span"].iloc[0], "pieces": rows["pieces"].iloc[0], "words": words}
                 for point in range(seen.shape[1]):
-                    right = held_out_correct(seen[rows.index, point], rows, self.seed)
-                    table = rows.assign(correct=right).groupby("sequence", as_index=False)["correct"]
-                    table = table.agg(accuracy="mean", contexts="size")
-                    chance = rows["ending"].nunique() / rows["label"].nunique()
-                    tables.append(
-                        table.assign(span=span, pieces=pieces, point=point, chance=chance, words=rows["label"].nunique())
-                    )
+                    right = held_out_correct(seen[rows.index.to_numpy(), point], rows, self.seed)
+                    judged = pd.DataFrame({"sequence": rows["sequence"], "correct": right}).groupby("sequence")
+                    table = judged["correct"].agg(["mean", "size"]).reset_index()
+                    table.columns = pd.Index(["sequence", "accuracy", "contexts"])
+                    tables.append(table.assign(**facts, point=point, chance=rows["ending"].nunique() / words))
                     advance(1)
         return pd.concat(tables, ignore_index=True)
 
@@ -108,15 +109,15 @@ class WordIdentity(Study):
         """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
         generator = np.random.default_rng([self.seed, pieces])
         found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _NAMES}
-        tables: dict[str, list[pd.DataFrame]] = {span: [] for span in _NAMES}
+        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _NAMES}
         room = self.classes
         for word_group, phrase_group in zip(found["word"], found["phrase"], strict=False):
             size = min(len(word_group), len(phrase_group), room)
             if size < 2:
                 break
             room -= size
-            for span, group in (("word", word_group), ("phrase", phrase_group)):
-                tables[span] += [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
+            for into, group in ((tables["word"], word_group), (tables["phrase"], phrase_group)):
+                into += [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
         if not tables["word"]:
             return None
         parts = [pd.concat(rows).assign(span=span, pieces=pieces) for span, rows in tables.items()]
@@ -125,14 +126,14 @@ class WordIdentity(Study):
     def _groups(self, found: pd.DataFrame) -> list[list[pd.DataFrame]]:
         """Per ending, the occurrences of each word that is frequent enough; the ending with most words first."""
         groups: dict[int, list[pd.DataFrame]] = defaultdict(list)
-        for (ending, _), rows in found.groupby(["ending", "label"]):
+        for _, rows in found.groupby("label"):
             if len(rows) >= self.occurrences:
-                groups[ending].append(rows)
+                groups[int(rows["ending"].iloc[0])].append(rows)
         ordered = [sorted(group, key=len, reverse=True) for group in groups.values()]
         return sorted(ordered, key=len, reverse=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Accuracy per point: model, span, pieces, metric, point, mean, low, high, n (sequences), seeds, chance, words."""
+        """Accuracy: model, span, pieces, metric, point, mean, low, high, n (sequences), seeds, chance, words."""
         means = weighted_summary(table, {"accuracy": "contexts"}, ["model", "span", "pieces"], "point")
         facts = table.groupby(["model", "span", "pieces"], as_index=False)[["chance", "words"]].first()
         return means.merge(facts, on=["model", "span", "pieces"])
@@ -162,12 +163,13 @@ class WordIdentity(Study):
         parts = []
         for n, rows in summary.groupby("pieces"):
             curves = {span: own.set_index("point")["mean"] for span, own in rows.groupby("span")}
-            word, phrase = curves["word"], curves["phrase"]
+            word, phrase = curves["word"].to_numpy(), curves["phrase"].to_numpy()
+            best = int(word.argmax())
             parts.append(
-                f"Words of {n} tokens: {word.iloc[0]:.0%} from the last token's embedding (chance "
-                f"{rows['chance'].iloc[0]:.0%}), most before layer {word.idxmax()} ({word.max():.0%}), "
-                f"{word.iloc[-1]:.0%} at the end; phrases {phrase.iloc[0]:.0%}, {phrase[word.idxmax()]:.0%} and "
-                f"{phrase.iloc[-1]:.0%} at the same places"
+                f"Words of {n} tokens: {word[0]:.0%} from the last token's embedding (chance "
+                f"{rows['chance'].iloc[0]:.0%}), most before layer {best} ({word[best]:.0%}), "
+                f"{word[-1]:.0%} at the end; phrases {phrase[0]:.0%}, {phrase[best]:.0%} and {phrase[-1]:.0%} at the "
+                "same places"
             )
         return ". ".join(parts) + "."
 

@@ -1,0 +1,76 @@
+"""Contexts of one length, groups of one ending, and a probe that tells words only where their other tokens are seen."""
+
+import numpy as np
+import pytest
+import torch
+
+from mechicl.corpora import load_corpus, pieces_of_ended_words
+from mechicl.corpora.contexts import context_ends, contexts
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.probes.last_position import LastNeurons, LastPrediction, LastResiduals
+from mechicl.studies.stages.word_identity import held_out_correct, occurrences, word_identity
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    """Words of two bytes that end alike, and phrases of two words of a byte each, in random order."""
+    draw = np.random.default_rng(0)
+    words = ["ax", "bx", "cy", "dy", "a b", "c b"]
+    texts = [" ".join(words[i] for i in draw.integers(0, 6, 60)) for _ in range(12)]
+    return load_corpus(tiny.tokenizer(), texts, n_ctx=120, packing="documents", prepend_bos=True)
+
+
+def test_contexts_are_the_tokens_up_to_their_end(corpus):
+    allowed = context_ends(corpus, 5)
+    assert not allowed[:, :5].any()  # BOS is no token of a document
+    assert allowed[:, 5].all()
+    found = contexts(corpus, torch.tensor([[0, 5], [3, 40]]), 5)
+    assert found.tokens[1].tolist() == [*corpus.tokens[3, :1].tolist(), *corpus.tokens[3, 36:41].tolist()]
+    with pytest.raises(InputError, match="another document"):
+        contexts(corpus, torch.tensor([[0, 4]]), 5)
+
+
+def test_last_position_is_the_last_real_one(corpus):
+    model, part = tiny.model("llama"), corpus[:2]
+    residuals, neurons, predicted = LastResiduals(), LastNeurons(((2, 5), (0, 1), (2, 0))), LastPrediction()
+    seen = run(model, part, [residuals, neurons, predicted])
+    for row, length in enumerate(part.lengths.tolist()):
+        logits, cache = model.run_with_cache(part.tokens[row : row + 1, :length])
+        torch.testing.assert_close(seen[residuals][row, 1], cache["blocks.1.hook_resid_pre"][0, -1])
+        post = [cache[f"blocks.{layer}.mlp.hook_post"][0, -1, n] for layer, n in neurons.neurons]
+        torch.testing.assert_close(seen[neurons][row], torch.stack(post))
+        assert seen[predicted][row] == logits[0, -1].argmax()
+    with pytest.raises(InputError, match=r"neuron 3\.0"):
+        run(model, part, [LastNeurons(((3, 0),))])
+
+
+def test_words_and_phrases_of_as_many_tokens(corpus):
+    for span in ("word", "phrase"):
+        found = occurrences(corpus, 2, span, 8)
+        for case in found.itertuples():
+            tokens = corpus.tokens[case.sequence, case.position - 1 : case.position + 1].tolist()
+            assert case.label == " ".join(map(str, tokens))
+            assert case.ending == tokens[-1]
+    # a byte-level tokenizer makes a space of its own: " ax" is a word of the bytes a and x
+    words = occurrences(corpus, 2, "word", 8)
+    assert words["label"].nunique() == 4
+    assert words["ending"].nunique() == 2
+    assert len(words) == int((context_ends(corpus, 8) & (pieces_of_ended_words(corpus.words) == 2)).sum())
+
+
+def test_a_probe_judged_on_other_sequences_tells_signal_from_noise(corpus):
+    cases = occurrences(corpus, 2, "word", 8)
+    signal = torch.tensor([[float(part) for part in label.split()] for label in cases["label"]])
+    noise = torch.randn(len(cases), 2, generator=torch.Generator().manual_seed(0))
+    assert held_out_correct(signal, cases, 0).mean() > 0.95
+    assert held_out_correct(noise, cases, 0).mean() < 0.4
+
+
+def test_the_embedding_of_the_last_token_tells_no_word(corpus):
+    model = tiny.model("gpt2")
+    with pytest.raises(InputError, match="take more text"):
+        word_identity(model, corpus[:1], pieces=(2,), context=8)
+    with pytest.raises(InputError, match="2 tokens or more"):
+        word_identity(model, corpus, pieces=(1,))
