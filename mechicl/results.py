@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,7 @@ import plotly.graph_objects as go
 
 from mechicl.display import card
 from mechicl.errors import InputError
+from mechicl.figures.export import Format, Width, image
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
@@ -35,6 +36,8 @@ class Explains(Protocol):
     source: ClassVar[str]
     claim: ClassVar[str]
 
+    @property
+    def protocol(self) -> str: ...
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
     def figure(self, result: Any) -> go.Figure: ...
     def finding(self, result: Any) -> str: ...
@@ -106,6 +109,20 @@ class Result:
         }
         write_atomically(path.with_suffix(".json"), json.dumps(head, indent=2, default=str).encode())
         return path
+
+    def export(
+        self, folder: str | Path, formats: Sequence[Format] = ("png", "svg", "pdf"), *, width: Width = "page"
+    ) -> list[Path]:
+        """Write the figure as `<name>.<format>`, in a paper's column as `<name>-<width>.<format>`; returns the paths.
+
+        `width` is "page", or "single" (3.3 inches) or "double" (6.9) for a column of a paper. Needs the extra `export`.
+        """
+        figure, folder = self.figure(), make_folder(folder)
+        name = self.name if width == "page" else f"{self.name}-{width}"
+        paths = [folder / f"{name}.{kind}" for kind in formats]
+        for path, kind in zip(paths, formats, strict=True):
+            write_atomically(path, image(figure, kind, width=width))
+        return paths
 
 
 def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:

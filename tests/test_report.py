@@ -1,10 +1,59 @@
-"""The report, as a browser shows it."""
+"""The report, as a browser shows it: offline, without errors, and every text as text."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mechicl.models import load_model
+from mechicl.report import write_report
+from mechicl.results import Result
+from mechicl.studies.label_words import InformationFlow, Isolation, Reweighting
+from mechicl.tasks import load_task
 from tests.browser import Browser
+
+HOSTILE = [
+    "<script>window.hurt = 1</script>",
+    "</script><script>window.hurt = 1</script>",
+    "<img src=x onerror='window.hurt = 1'>",
+    """"double" and 'single' quotes & &lt;b&gt;""",
+    "שלום \u202e עולם",
+    "🙂👩🏽\u200d🔬🇩🇪",
+    "long " * 2000,
+    "l" * 10_000,
+]
+
+
+@pytest.fixture(scope="module")
+def results() -> list[Result]:
+    """Three studies of the shipped model."""
+    model = load_model("tiny-icl")
+    task = load_task("tiny-topics-2")
+    asked = {"samples": 4, "seed": 1}
+    studies = (InformationFlow(), Isolation(n_layers=(1, 2)), Reweighting("paper", epochs=1, per_class=1, more_shots=0))
+    return [study.run(model, study.prompts(task, model.tokenizer, **asked)) for study in studies]
+
+
+def renamed(result: Result, name: str) -> Result:
+    """The same measurements of a model, task and class of another name."""
+    table = result.table.assign(model=name, task=name)
+    if "gold_name" in table:
+        table["gold_name"] = name
+    model = {**result.provenance["model"], "name": name, "source": name}
+    prompts = [{**one, "task": name, "label_words": [name], "template": name} for one in result.provenance["prompts"]]
+    known = {**result.provenance, "model": model, "prompts": prompts, "command": f"mechicl run --model {name!r}"}
+    return replace(result, table=table, provenance=known)
+
+
+@pytest.fixture(scope="module")
+def page(results: list[Result], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    command = "mechicl run isolation --model tiny-icl"
+    told = [replace(result, provenance={**result.provenance, "command": command}) for result in results]
+    return write_report(told, tmp_path_factory.mktemp("report"))
 
 
 def test_the_browser_writes_down_what_goes_wrong(browser: Browser, tmp_path: Path) -> None:
@@ -14,3 +63,118 @@ def test_the_browser_writes_down_what_goes_wrong(browser: Browser, tmp_path: Pat
     tab = browser.open(page)
     assert any("nothing" in error for error in tab.errors)
     assert tab.requests == ["http://example.org/a.png"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_opens_offline_and_fits(page: Path, browser: Browser, scheme: str, width: int) -> None:
+    tab = browser.open(page, scheme=scheme, width=width)
+    assert (tab.errors, tab.requests) == ([], [])
+    assert tab.fits()
+    drawn = tab.page.locator("figure .main-svg")
+    assert drawn.count() >= 3
+    colours = {
+        tab.page.evaluate("getComputedStyle(document.body).backgroundColor"),
+        tab.page.evaluate("getComputedStyle(document.querySelector('.xtick text')).fill"),
+    }
+    dark = {"rgb(22, 23, 26)", "rgb(232, 232, 234)"}
+    assert (colours == dark) is (scheme == "dark"), "figures have the page's colours"
+
+
+def test_panels_stand_below_one_another_where_the_page_is_narrow(page: Path, browser: Browser) -> None:
+    heights = [
+        browser.open(page, width=width).page.evaluate("document.querySelectorAll('figure .plot')[1].offsetHeight")
+        for width in (1280, 360)
+    ]
+    assert heights[1] > 2 * heights[0]
+
+
+def test_figures_follow_a_change_of_colours(page: Path, browser: Browser) -> None:
+    tab = browser.open(page)
+    ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
+    before = tab.page.evaluate(ink)
+    tab.page.emulate_media(color_scheme="dark")
+    tab.page.wait_for_function(f"{ink} != '{before}'")
+    assert tab.errors == []
+
+
+def test_every_text_is_shown_as_text(results: list[Result], browser: Browser, tmp_path: Path) -> None:
+    page = write_report([renamed(results[i % 3], name) for i, name in enumerate(HOSTILE)], tmp_path)
+    tab = browser.open(page)
+    assert (tab.errors, tab.requests) == ([], [])
+    assert tab.fits()
+    assert tab.page.evaluate("window.hurt") is None
+    assert tab.page.locator("img, main script:not([type='application/json'])").count() == 0
+    heading = tab.page.locator("h1").text_content()
+    sections = tab.page.locator("section:has(figure)")
+    for place, name in enumerate(HOSTILE):
+        assert name in heading
+        assert name in sections.nth(place).locator("dl").text_content()
+        assert name in sections.nth(place).locator("table").last.text_content()
+    for place in (0, 3):  # figures that name the task; the names further on are too long or change direction
+        assert HOSTILE[place] in "".join(sections.nth(place).locator("svg text").all_text_contents()), "in figures too"
+
+
+def test_plotly_is_inside_once(page: Path) -> None:
+    assert page.read_text().count("plotly.js v") == 1
+
+
+def test_landmarks_headings_and_tables_are_named(page: Path, browser: Browser) -> None:
+    tab = browser.open(page).page
+    assert tab.locator("html").get_attribute("lang") == "en"
+    for landmark in ("header", "nav[aria-label]", "main", "footer", "h1"):
+        assert tab.locator(landmark).count() == 1, landmark
+    assert tab.locator("section").count() == tab.locator("section[aria-labelledby] > h2[id]").count() == 4
+    assert tab.locator("table").count() == tab.locator("table > caption").count() >= 3
+    assert tab.locator("th:not([scope])").count() == 0
+    assert tab.locator(".plot[role=group][aria-label]").count() == 3
+    identifiers = tab.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    named = [name for name in identifiers if not name.startswith(("clip", "g", "legend", "topdefs", "defs"))]
+    assert len(named) == len(set(named))
+
+
+def test_the_keyboard_reaches_everything(page: Path, browser: Browser) -> None:
+    tab = browser.open(page).page
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the results"
+    assert tab.locator(".skip").bounding_box()["x"] >= 0, "seen when it has the focus"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "results"
+    reached = []
+    for _ in range(20):
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate("document.activeElement.tagName"))
+        assert tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    assert "SUMMARY" in reached
+
+
+def test_a_table_is_copied_by_its_button(page: Path, browser: Browser, results: list[Result]) -> None:
+    tab = browser.open(page).page
+    tab.evaluate("addEventListener('copy', (e) => { window.copied = e.clipboardData.getData('text/plain'); })")
+    tab.locator("details.numbers summary").first.click()
+    tab.locator("button.copy").first.click()
+    copied: Any = tab.evaluate("window.copied")
+    rows = [line.split("\t") for line in copied.splitlines()]
+    summary = results[0].summary()
+    assert rows[0] == list(summary.columns)
+    assert len(rows) == len(summary) + 1
+    assert float(rows[1][rows[0].index("mean")]) == pytest.approx(summary["mean"].iloc[0], abs=5e-5)
+    assert tab.locator("#status").text_content() == "Copied."
+
+
+def test_the_page_says_what_was_asked_and_how_to_make_it_again(page: Path, browser: Browser) -> None:
+    tab = browser.open(page).page
+    asked = tab.locator("header dl").text_content()
+    for fact in ("tiny-icl", "tiny-topics-2", "corrected", "Seeds"):
+        assert fact in asked
+    assert tab.locator("#commands").text_content() == "mechicl run isolation --model tiny-icl"
+    origin = json.loads(tab.locator("section details pre").first.text_content())
+    assert origin["model"]["weight_digest"]
+    assert not tab.locator("section details pre").first.is_visible(), "folded away"
+
+
+def test_published_values_stand_beside_measured_ones(results: list[Result], browser: Browser, tmp_path: Path) -> None:
+    of_sst2 = replace(results[2], table=results[2].table.assign(task="sst2"))
+    tab = browser.open(write_report([of_sst2], tmp_path)).page
+    table = tab.locator("table", has=tab.locator("caption", has_text="Published against measured"))
+    assert "GPT2-XL" in table.text_content()

@@ -9,6 +9,7 @@ import typer
 from mechicl.cli import label_words, stages  # noqa: F401  # they add their studies to `mechicl run`
 from mechicl.cli.command import studies
 from mechicl.cli.demo import demo
+from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
 from mechicl.errors import InputError, NumericalError
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.add_typer(studies, name="run")
 app.add_typer(papers, name="reproduce")
 app.command("demo")(demo)
+app.command("report")(report)
 
 
 @app.command("list")

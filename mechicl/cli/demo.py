@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mechicl.cli.finish import page
+from mechicl.cli.finish import keep, page
 
 SEEDS, SAMPLES = (42, 43, 44), 32
 
@@ -36,7 +36,7 @@ def demo(
         results = []
         for study in studies:
             results.append(study.run(model, prompts, cells=cells))
-            results[-1].save(out)
+            keep(results[-1], out)
             advance(1)
     console = Console()
     for result in results:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,14 @@ def measure(study: Study, asked: Asked) -> Result:
 def close(result: Result, out: Path) -> None:
     """Show a result, keep it, and end with the path of the page to open."""
     show(result)  # first: a result that cannot be told must not be saved
-    result.save(out)
+    keep(result, out)
     print(page(out).resolve())
+
+
+def keep(result: Result, out: Path) -> None:
+    """Save a result, with the command that made it."""
+    command = shlex.join(["mechicl", *sys.argv[1:]])
+    replace(result, provenance={**result.provenance, "command": command}).save(out)
 
 
 def page(folder: Path) -> Path:
@@ -48,9 +55,7 @@ def page(folder: Path) -> Path:
     from mechicl.report import write_report
     from mechicl.studies import saved_results
 
-    results = saved_results(folder)
-    title = f"{results[0].study.title}" if len(results) == 1 else "mechicl"
-    return write_report(results, folder, title=title, command=shlex.join(["mechicl", *sys.argv[1:]]))
+    return write_report(saved_results(folder), folder)
 
 
 def show(result: Result) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from mechicl.cli.asked import OnPrompts, OnText
 from mechicl.cli.command import asking
+from mechicl.cli.finish import keep, page
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _keep(result: Result, folder: Path, protocol: str) -> None:
     from rich.console import Console
 
     finding = result.finding()  # first: a result that cannot be told must not be saved
-    result.save(folder)
+    keep(result, folder)
     Console().print(f"{result.name} ({protocol}): {finding}", highlight=False)
 
 
@@ -106,8 +107,6 @@ def _close(table: pd.DataFrame, out: Path) -> None:
     """Print published against measured values, and the pages' paths last."""
     from rich.console import Console
     from rich.table import Table
-
-    from mechicl.cli.finish import page
 
     printed = Table(*table.columns, title="published and measured", title_justify="left")
     for row in table.itertuples(index=False):

@@ -133,7 +133,7 @@ def _left(box: _Panel, width: float, size: float) -> float:
     """Room for the texts and the title of a y axis."""
     font = box.y.tickfont.size or size
     words = [line for word in _words(box, "y") for line in _tick_lines(word, _WORDS * width, font)]
-    ticks = max(width_of(line, font) for line in words) + 8 if words else 3.2 * size
+    ticks = max(width_of(line, font) for line in words) + 10 if words else 3.2 * size
     return ticks + (1.7 * size if box.y.title.text else 0) + 0.4 * size
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import textwrap
 
-_EM = 0.56
-"""Mean width of a character of a sans-serif font, in units of its size."""
+_EM, _WIDE = 0.56, 0.68
+"""Mean width of a lower-case and of another character of a sans-serif font, in units of its size."""
 
 
 def shortened(text: object, longest: int = 160) -> str:
@@ -33,4 +33,4 @@ def wrapped_html(text: str, pixels: float, size: float) -> str:
 def width_of(text: str, size: float) -> float:
     """About how many pixels a line takes, rather too many than too few."""
     shown = re.sub(r"<[^>]*>", "", text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return len(shown) * size * _EM
+    return sum(_EM if character.islower() else _WIDE for character in shown) * size

@@ -1,0 +1,45 @@
+"""`mechicl report`: saved results as one page, and their figures as files for a paper."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mechicl.cli.reading import choices
+from mechicl.errors import InputError
+
+if TYPE_CHECKING:
+    from mechicl.results import Result
+
+
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with results of run or reproduce.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for page and figures; default: the first DIR.")] = None,
+    export: Annotated[str | None, typer.Option(help="Figures as files too: png, svg, pdf; with commas.")] = None,
+    width: Annotated[
+        str, typer.Option(help="Of these: page, or a paper's single or double column; with commas.")
+    ] = "page",
+) -> None:
+    """Make one page of all results in the folders; it opens offline."""
+    from mechicl.report import write_report
+
+    results = [result for folder in folders for result in _results(folder)]
+    place = out or folders[0]
+    if export is not None:
+        for size in choices("--width", width, "page", "single", "double"):
+            for result in results:
+                for path in result.export(place, choices("--export", export, "png", "svg", "pdf"), width=size):
+                    print(path.resolve())
+    print(write_report(results, place).resolve())
+
+
+def _results(folder: Path) -> "list[Result]":
+    """The results of a folder, or of both protocols where it is one of `mechicl reproduce`."""
+    from mechicl.studies import saved_results
+
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give folders that `mechicl run ... --out` has written.")
+    found = [result for place in (folder, folder / "corrected", folder / "paper") for result in saved_results(place)]
+    if not found:
+        raise InputError(f"There are no results in {folder}; give folders that `mechicl run ... --out` has written.")
+    return found

@@ -1,0 +1,49 @@
+"""Figures as PNG, SVG or PDF, in a page's width or sized for a paper's column."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import plotly.graph_objects as go
+
+from mechicl.errors import InputError
+from mechicl.figures.arrange import WIDE, arrange
+
+Format = Literal["png", "svg", "pdf"]
+Width = Literal["page", "single", "double"]
+
+_INCH = 96
+"""Pixels of an SVG or PDF."""
+_WIDTHS = {"page": WIDE, "single": 3.3 * _INCH, "double": 6.9 * _INCH}
+_TEXT = {"page": 13.0, "single": 7.5 * _INCH / 72, "double": 8 * _INCH / 72}
+"""Size of the text in pixels: in a column, that of a caption."""
+
+
+def image(figure: go.Figure, kind: Format, *, width: Width = "page") -> bytes:
+    """A figure as the content of a file.
+
+    A column of a paper is 3.3 inches (`single`) or 6.9 (`double`) wide; there the caption says what the title would.
+
+    Raises:
+        InputError: another kind or width, or no kaleido or Chrome to draw with.
+    """
+    if kind not in get_args(Format) or width not in _WIDTHS:
+        raise InputError(f"Figures are png, svg or pdf, as wide as a page, single or double; not {kind!r}, {width!r}.")
+    drawn = arrange(go.Figure(figure), width=_WIDTHS[width], heading=width == "page", size=_TEXT[width])
+    if width != "page":
+        for trace in drawn.select_traces({"type": "scatter"}):
+            trace.update(line_width=0 if trace.fill else 1.4, marker_size=0.7 * (trace.marker.size or 5))
+    try:
+        import kaleido  # noqa: F401
+    except ImportError as error:
+        raise InputError("Figures become files through kaleido: pip install 'mechicl[export]'.") from error
+    try:
+        written: bytes = drawn.to_image(kind, width=round(_WIDTHS[width]), scale=3 if kind == "png" else 1)
+    except RuntimeError as error:
+        if "chrome" not in str(error).lower():
+            raise
+        raise InputError(
+            "Figures become files through Chrome or Chromium, which kaleido does not find; install one, or run "
+            "plotly_get_chrome."
+        ) from error
+    return written

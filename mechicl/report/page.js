@@ -1,0 +1,42 @@
+"use strict";
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 700px)");
+const style = JSON.parse(document.getElementById("style").textContent);
+
+function draw(figure, light) {
+  const shown = dark.matches && !light;
+  let text = figure.querySelector("script").textContent;
+  if (shown) text = text.replaceAll(`"${style.ink}"`, `"${style.light_ink}"`);
+  const { data, layout } = JSON.parse(text)[narrow.matches ? "narrow" : "wide"];
+  layout.template = shown ? style.dark : style.light;
+  layout.datarevision = `${shown} ${narrow.matches}`;
+  const plot = figure.querySelector(".plot");
+  plot.style.height = `${layout.height}px`;
+  Plotly.react(plot, data, layout, { displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" } });
+}
+
+const drawAll = (light) => document.querySelectorAll("figure").forEach((figure) => draw(figure, light === true));
+drawAll();
+dark.addEventListener("change", drawAll);
+narrow.addEventListener("change", drawAll);
+addEventListener("beforeprint", () => drawAll(true));
+addEventListener("afterprint", drawAll);
+
+// A page opened from disk has no navigator.clipboard: the copy event takes what it is given.
+function copy(text) {
+  const give = (event) => { event.clipboardData.setData("text/plain", text); event.preventDefault(); };
+  document.addEventListener("copy", give, { once: true });
+  const done = document.execCommand("copy");
+  document.removeEventListener("copy", give);
+  return done;
+}
+
+const line = (row) => [...row.cells].map((cell) => cell.textContent.replace(/[\t\n\r]+/g, " ")).join("\t");
+document.querySelectorAll("button.copy").forEach((button) => button.addEventListener("click", () => {
+  const from = document.getElementById(button.dataset.copies);
+  const done = copy(from.rows ? [...from.rows].map(line).join("\n") : from.textContent);
+  document.getElementById("status").textContent = done ? "Copied." : "Not copied: select it and copy by hand.";
+  const label = button.textContent;
+  button.textContent = done ? "Copied" : "Not copied";
+  setTimeout(() => { button.textContent = label; }, 1500);
+}));

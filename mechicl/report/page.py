@@ -1,0 +1,145 @@
+"""The page: what was asked, and for each result claim, finding, figure, numbers, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.io
+from plotly.offline import get_plotlyjs
+
+from mechicl.errors import InputError
+from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
+from mechicl.report.asked import facts, shared_facts
+from mechicl.report.tables import table_html
+from mechicl.results import Result, make_folder, write_atomically
+from mechicl.studies.label_words import published as label_words
+from mechicl.studies.stages import published as stages
+from mechicl.versions import versions
+
+# Nothing can be fetched, whatever a name or a text contains.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+_LIGHT_INK = "#e8e8ea"
+
+
+def write_report(results: Sequence[Result], folder: str | Path, *, title: str | None = None) -> Path:
+    """Write `report.html` into the folder: one page that needs no network.
+
+    Every text of models, tasks and data is escaped, plotly's script is inside once, and each result says by which
+    command it was made.
+
+    Raises:
+        InputError: there are no results.
+    """
+    if not results:
+        raise InputError("There are no results to report; run a study first.")
+    path = make_folder(folder) / "report.html"
+    write_atomically(path, _page(results, title or _title(results)).encode("utf-8", "replace"))
+    return path
+
+
+def _title(results: Sequence[Result]) -> str:
+    models = ", ".join(dict.fromkeys(str(name) for result in results for name in result.table["model"].unique()))
+    return f"{results[0].study.title}: {models}" if len(results) == 1 else f"{len(results)} studies of {models}"
+
+
+def _page(results: Sequence[Result], title: str) -> str:
+    asked = [facts(result) for result in results]
+    common = shared_facts(asked)
+    sections = [
+        _section(result, {name: value for name, value in own.items() if name not in common}, number)
+        for number, (result, own) in enumerate(zip(results, asked, strict=True), start=1)
+    ]
+    style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK}
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_asset("page.css")}</style></head>'
+        f'<body><a class="skip" href="#results">Skip to the results</a>'
+        f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(results)}"
+        f'<main id="results" tabindex="-1"><noscript><p>Figures need JavaScript; all numbers are in the tables.</p>'
+        f"</noscript>{''.join(sections)}{_again(results)}</main>"
+        f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
+        f'<p id="status" class="unseen" role="status"></p>'
+        f'<script type="application/json" id="style">{_script_json(style)}</script>'
+        f"<script>{get_plotlyjs()}</script><script>{_asset('page.js')}</script></body></html>"
+    )
+
+
+def _contents(results: Sequence[Result]) -> str:
+    if len(results) < 2:
+        return ""
+    entries = [
+        f'<li><a href="#result-{number}">{escape(_heading(result))}</a></li>'
+        for number, result in enumerate(results, start=1)
+    ]
+    return f'<nav aria-label="Results"><ol>{"".join(entries)}</ol></nav>'
+
+
+def _section(result: Result, own: Mapping[str, str], number: int) -> str:
+    study, figure = result.study, result.figure()
+    finding = escape(result.finding())
+    shown = {"wide": for_page(figure, width=WIDE), "narrow": for_page(figure, width=NARROW)}
+    caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
+    published = _published(result)
+    origin = escape(json.dumps(dict(result.provenance), indent=2, default=str, ensure_ascii=False))
+    return (
+        f'<section aria-labelledby="result-{number}"><h2 id="result-{number}">{escape(_heading(result))}</h2>'
+        f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
+        f'<p class="said"><b>The paper:</b> {escape(study.claim)}</p>'
+        f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
+        f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
+        f"<figcaption>{caption}</figcaption>"
+        f'<script type="application/json">{_script_json(shown)}</script></figure>'
+        f"{table_html(published, 'Published against measured') if len(published) else ''}"
+        f"{table_html(result.summary(), 'The numbers of the figure')}"
+        f'<details><summary>Where they come from</summary><pre tabindex="0">{origin}</pre></details></section>'
+    )
+
+
+def _published(result: Result) -> pd.DataFrame:
+    """What its paper prints beside what was measured; empty where it prints no numbers."""
+    tables = (label_words.against_published([result]), stages.against_published([result]))
+    return next((table for table in tables if len(table)), pd.DataFrame())
+
+
+def _again(results: Sequence[Result]) -> str:
+    """The commands that make the results again."""
+    commands = list(dict.fromkeys(str(result.provenance.get("command", "")) for result in results))
+    known = "\n".join(command for command in commands if command)
+    unknown = "" if all(commands) else "<p>Results without a command were made in Python.</p>"
+    shown = (
+        f'<button type="button" class="copy" data-copies="commands">Copy commands</button>'
+        f'<pre id="commands" tabindex="0">{escape(known)}</pre>'
+    )
+    return (
+        f'<section aria-labelledby="again"><h2 id="again">To make them again</h2>'
+        f"{shown if known else ''}{unknown}</section>"
+    )
+
+
+def _heading(result: Result) -> str:
+    paper = result.study.protocol == "paper"
+    return result.study.title + (", as the authors' code did it" if paper else "")
+
+
+def _list(asked: Mapping[str, str]) -> str:
+    if not asked:
+        return ""
+    entries = "".join(f"<dt>{escape(name)}</dt><dd><bdi>{escape(value)}</bdi></dd>" for name, value in asked.items())
+    return f"<dl>{entries}</dl>"
+
+
+def _script_json(value: Any) -> str:
+    """JSON that no text inside can end or open a script with."""
+    text: str = plotly.io.json.to_json_plotly(value)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _asset(name: str) -> str:
+    return files("mechicl.report").joinpath(name).read_text(encoding="utf-8")
