@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from mechicl.probes import TopTokens as TopTokens
     from mechicl.probes import TunedLens as TunedLens
     from mechicl.studies import load_result as load_result
+    from mechicl.studies.label_words.anchor_kinds import anchor_kinds as anchor_kinds
     from mechicl.studies.label_words.anchor_sweep import anchor_sweep as anchor_sweep
     from mechicl.studies.label_words.compression import compression as compression
     from mechicl.studies.label_words.compression_speed import CompressionSpeed as CompressionSpeed
@@ -132,6 +133,7 @@ _HOME = {
     "mechicl.studies.label_words": (
         "ErrorDiagnosis",
         "Reweighting",
+        "anchor_kinds",
         "anchor_sweep",
         "CompressionSpeed",
         "compression",

@@ -70,18 +70,21 @@ def deep_layers(
 
 @study("compression", OnPrompts, without=("demonstrations",))
 def compression(
-    kept: Annotated[str, Option(help="Kept sets: label+template, label, template.")] = "label+template,label,template",
+    kept: Annotated[
+        str, Option(help="Kept sets: label, template, separators, template words; joined by + with label.")
+    ] = "label+template,label,template",
     positions: Annotated[str, Option(help="Where queries stand: original, zero, packed.")] = "original,zero,packed",
     sets: Annotated[int, Option(min=1, help="Number of random sets.")] = 20,
     random_seed: Annotated[int, Option(help="Seed of the random sets.")] = 0,
     protocol: ProtocolName = "corrected",
 ) -> "Study":
     """Predictions from the label words and template of the context alone (section 3.2)."""
+    from mechicl.engines.compression import KEPT
     from mechicl.studies.label_words import Compression
 
     return Compression(
         choice("--protocol", protocol, "corrected", "paper"),
-        kept=choices("--kept", kept, "label+template", "label", "template"),
+        kept=choices("--kept", kept, *KEPT),
         positions=choices("--positions", positions, "original", "zero", "packed"),
         n_sets=sets,
         random_seed=random_seed,
@@ -156,3 +159,13 @@ def anchor_sweep(
     from mechicl.studies.label_words import AnchorSweep
 
     return AnchorSweep(windows=integers("--windows", windows), random_seed=random_seed)
+
+
+@study("anchor-kinds", OnPrompts, without=("demonstrations",))
+def anchor_kinds(
+    random_seed: Annotated[int, Option(help="Seed of the random text tokens.")] = 0,
+) -> "Study":
+    """Label words, separators, the template's words, random text: isolated, kept alone, left out."""
+    from mechicl.studies.label_words import AnchorKinds
+
+    return AnchorKinds(random_seed=random_seed)

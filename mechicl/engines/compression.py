@@ -10,7 +10,8 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from itertools import chain
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run
 from mechicl.prompts import Prompt, PromptSet
 
-Kept = Literal["label", "template", "label+template"]
+Kept = Literal[
+    "label", "template", "label+template", "separators", "template words", "label+separators", "label+template words"
+]
+KEPT: tuple[Kept, ...] = get_args(Kept)
 PositionMode = Literal["original", "zero", "packed"]
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
@@ -34,7 +38,8 @@ def compress(
     Args:
         model: a HookedTransformer.
         prompt: any prompt with these demonstrations.
-        kept: label words (all their sub-tokens), the template's tokens and separators, or both (the paper).
+        kept: label words (all their sub-tokens), the template's tokens, or both (the paper); of the template also its
+            separators (":", line breaks) or its words alone.
         positions: where a query stands: behind the whole context as if nothing were missing ("original"), at 0
             ("zero", the authors' compress.py for GPT-2), or behind as many tokens as are kept ("packed"). Kept keys
             stay as they were computed.
@@ -83,17 +88,20 @@ def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, 
     Raises:
         InputError: no such set, or the prompt does not know its template.
     """
-    sets = {
+    if kept not in KEPT:
+        raise InputError(f"kept is {kept!r}; it is one of {', '.join(map(repr, KEPT))}.")
+    separators = prompt.separator_positions
+    parts = {
         "label": prompt.label_positions,
         "template": prompt.template_positions,
-        "label+template": (*prompt.label_positions, *prompt.template_positions),
+        "separators": separators,
+        "template words": tuple(sorted(set(prompt.template_positions) - set(separators))) if separators else (),
     }
-    if kept not in sets:
-        raise InputError(f"kept is {kept!r}; it is 'label', 'template' or 'label+template'.")
-    if not sets[kept] or ("template" in kept and not prompt.template_positions):
+    chosen = [parts[name] for name in kept.split("+")]
+    if not all(chosen):
         raise InputError(f"This prompt has no {kept} tokens in its demonstrations; build it from a task.")
     before = range(prompt.demonstrations[0].span[0])
-    return tuple(sorted((*before, *sets[kept])))
+    return tuple(sorted((*before, *chain.from_iterable(chosen))))
 
 
 def without_the_rest(prompt: Prompt, kept: Kept = "label+template") -> Prompt:

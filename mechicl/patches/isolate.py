@@ -90,9 +90,13 @@ class IsolateLabels(Isolate):
 
 @dataclass(frozen=True)
 class IsolateTemplate(Isolate):
-    """Isolate template tokens of the demonstrations: all, or of each the one right before or behind its label word."""
+    """Isolate template tokens of the demonstrations.
 
-    which: Literal["all", "before_label", "after_label"] = "all"
+    All; the separators (":", line breaks) or the words alone; or of each demonstration the one token right before or
+    behind its label word.
+    """
+
+    which: Literal["all", "separators", "words", "before_label", "after_label"] = "all"
 
     @property
     def place(self) -> Place:
@@ -101,13 +105,24 @@ class IsolateTemplate(Isolate):
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.which == "all":
             return prompt.template_positions
+        if self.which in ("separators", "words"):
+            separators = set(prompt.separator_positions)
+            chosen = [p for p in prompt.template_positions if (p in separators) == (self.which == "separators")]
+            if not separators or not chosen:
+                raise InputError(
+                    f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task."
+                )
+            return chosen
         beside = {
             one.label[0] - 1 if self.which == "before_label" else one.label[-1] + 1 for one in prompt.demonstrations
         }
         found = sorted(beside & set(prompt.template_positions))
         if not found:
-            raise InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+            raise self._no_such_token()
         return found
+
+    def _no_such_token(self) -> InputError:
+        return InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
 
 
 @dataclass(frozen=True)

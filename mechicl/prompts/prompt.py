@@ -94,6 +94,15 @@ class Prompt:
         return tuple(chain.from_iterable(demonstration.template for demonstration in self.demonstrations))
 
     @property
+    def separator_positions(self) -> tuple[int, ...]:
+        """Positions of the demonstrations' template tokens without a letter or digit, such as ":" and line breaks.
+
+        Empty where the characters of the tokens are not known.
+        """
+        spans = ((i, self.offsets[i]) for i in self.template_positions) if self.offsets else ()
+        return tuple(i for i, (start, end) in spans if not any(map(str.isalnum, self.string[start:end])))
+
+    @property
     def query_template(self) -> tuple[int, ...]:
         """Positions of the template tokens of the query, the target last."""
         text = set(self.query_text)

@@ -10,6 +10,7 @@ from mechicl.errors import InputError
 from mechicl.results import Result, load_table
 from mechicl.saved import fits
 from mechicl.studies.label_words import (
+    AnchorKinds,
     AnchorSweep,
     Compression,
     CompressionSpeed,
@@ -46,6 +47,7 @@ STUDIES: dict[str, type[Study]] = {
         CompressionSpeed,
         Reweighting,
         ErrorDiagnosis,
+        AnchorKinds,
         AnchorSweep,
         Lesions,
         ManyLesions,

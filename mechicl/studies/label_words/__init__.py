@@ -1,5 +1,6 @@
 """*Label Words are Anchors* (Wang et al., EMNLP 2023); an experiment a file."""
 
+from mechicl.studies.label_words.anchor_kinds import AnchorKinds, anchor_kinds
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep, anchor_sweep
 from mechicl.studies.label_words.compression import Compression, compression
 from mechicl.studies.label_words.compression_speed import CompressionSpeed, compression_speed
@@ -11,6 +12,7 @@ from mechicl.studies.label_words.reweighting import Reweighting, reweighting
 from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map
 
 __all__ = [
+    "AnchorKinds",
     "AnchorSweep",
     "Compression",
     "CompressionSpeed",
@@ -19,6 +21,7 @@ __all__ = [
     "InformationFlow",
     "Isolation",
     "Reweighting",
+    "anchor_kinds",
     "anchor_sweep",
     "compression",
     "compression_speed",

@@ -33,7 +33,7 @@ from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels, styled
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, panels, styled
 from mechicl.models import hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
@@ -197,16 +197,15 @@ class CompressionSpeed(Study):
             if metric == "times_as_fast":
                 _published(figure, tasks, column)
         machine = result.provenance.get("surroundings", {})
-        where = f"{machine.get('device', 'unknown device')}, {machine.get('threads', '?')} threads"
+        where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; {', '.join(tasks)}; one query at a time on {where}; times: {times}", x="", y="",
+            subtitle=f"{self.source}; {', '.join(tasks)}; one query at a time on {where}; times: {times}",
+            x="", y="", height=34 * len(arms),
         )  # fmt: skip
         figure.update_xaxes(rangemode="tozero", nticks=5)
-        figure.update_layout(
-            height=270 + 34 * len(arms), margin={"l": 210, "b": 90}, hovermode="closest", legend={"y": -0.22}
-        )
+        figure.update_layout(hovermode="closest")
         return figure
 
     def finding(self, result: Result) -> str:
@@ -234,7 +233,7 @@ class CompressionSpeed(Study):
         )
 
 
-_TIMES = {"ms_per_query": "ms per query", "times_as_fast": "times as fast"}
+_TIMES = {"ms_per_query": "ms per query", "times_as_fast": "times as fast as full recompute"}
 _TITLES = _TIMES | {"gflops": "GFLOP per query", "cache_kib": "cache, KiB", "accuracy": "accuracy"}
 _METRICS = (*_TITLES, "tokens", "cached_tokens", "caching_ms", "label_loyalty")
 _COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGHTED: SKY, ANCHORS_REWEIGHTED: BLUE}
@@ -275,7 +274,7 @@ def _published(figure: go.Figure, tasks: Sequence[str], column: int) -> None:
             figure.add_trace(
                 go.Scatter(
                     y=[ANCHORS] * len(known), x=[PUBLISHED[task][number] for task in known], mode="markers", name=name,
-                    text=known, hovertemplate="%{text}: %{x}", marker={"symbol": symbol, "size": 10, "color": "#222"},
+                    text=known, hovertemplate="%{text}: %{x}", marker={"symbol": symbol, "size": 10, "color": INK},
                 ),
                 row=1, col=column,
             )  # fmt: skip

@@ -219,12 +219,11 @@ class Reweighting(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        tasks = list(dict.fromkeys(summary["task"]))
-        figure = panels(tasks)
-        for column, task in enumerate(tasks, start=1):
-            draw_accuracies(
-                figure, summary[summary["task"] == task], task, column, colours=_COLOURS, published=PUBLISHED
-            )
+        shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
+        figure = panels([f"{task}, {shots} per class" for task, shots in shown])
+        for column, (task, shots) in enumerate(shown, start=1):
+            rows = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+            draw_accuracies(figure, rows, task, column, colours=_COLOURS, published=PUBLISHED if shots == 1 else {})
         methods = summary["method"].nunique()
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",

@@ -1,0 +1,197 @@
+"""How special label words are among the tokens of a context (beyond the paper; after Bai et al. 2024).
+
+The paper keeps label words together with the template's tokens and finds that label words alone do not do. Which of
+them carry the demonstrations is asked here for every kind of token apart: label words, the template's separators (":",
+line breaks), the template's words, and as many random tokens of the texts as there are label words. Three changes, each
+beside the whole context:
+
+- *isolated*: tokens of the kind see nothing before them, in any layer, so they gather nothing (section 2.2);
+- *kept alone*: of all the demonstrations' keys and values only theirs are left to the query (section 3.2);
+- *left out*: all are left but theirs, as Bai et al. ablate them.
+
+A kind that is an anchor hurts when isolated or left out, and suffices when kept alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.engines.compression import Kept, keep, kept_positions
+from mechicl.engines.context import read_context
+from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
+from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, panels, styled
+from mechicl.hooks import Patch, Run
+from mechicl.models import hooked
+from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
+from mechicl.probes import TopTokens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.label_words.loyalty import prediction_rows, with_loyalty
+from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.summary import mean_with_interval
+
+RANDOM = "random text"
+_KINDS: dict[str, tuple[Kept | None, str]] = {
+    "label words": ("label", LABEL_COLOUR),
+    "separators": ("separators", GREEN),
+    "template words": ("template words", ORANGE),
+    "label words, separators": ("label+separators", PURPLE),
+    "label words, template": ("label+template", SKY),
+    RANDOM: (None, GREY),
+}
+"""Kinds of tokens: the kept set that they are, and their colour."""
+_CHANGES = ("isolated", "kept alone", "left out")
+_METRICS = ("label_loyalty", "word_loyalty_5", "accuracy")
+
+
+@dataclass(frozen=True)
+class AnchorKinds(Study):
+    """Predictions with one kind of token isolated, kept alone, or left out."""
+
+    random_seed: int = 0
+
+    name: ClassVar[str] = "anchor-kinds"
+    title: ClassVar[str] = "How special label words are"
+    source: ClassVar[str] = "beyond Label Words are Anchors, sections 2.2 and 3.2"
+    claim: ClassVar[str] = (
+        "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
+    )
+
+    def conditions(self, model: Any) -> list[Condition]:
+        changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]
+        return [{"change": "nothing", "kind": ""}, *changed]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        change, kind = condition["change"], condition["kind"]
+        if change in ("nothing", "isolated"):
+            patches = self.patches(model, kind) if change == "isolated" else []
+            seen = run_shared(model, prompts, [top], patches, batch_size=batch_size, progress=None)
+        else:
+            seen = self._on_part(model, prompts, change, kind, top, batch_size)
+        tokens = [len(self.positions(prompt, kind)) if kind else prompt.query_start for prompt in prompts]
+        return prediction_rows(prompts, seen, seen[top]).assign(kind_tokens=tokens)
+
+    def patches(self, model: Any, kind: str) -> list[Patch]:
+        """The isolation of a kind in all layers."""
+        layers = range(hooked(model).sizes.n_layers)
+        if kind == RANDOM:
+            return [IsolateRandom(layers, seed=self.random_seed, pool="demo_text", resample="per_seed")]
+        found: list[Patch] = [IsolateLabels(layers, span="label")] if "label" in kind else []
+        if "separators" in kind:
+            found.append(IsolateTemplate(layers, which="separators"))
+        elif "template" in kind:
+            found.append(IsolateTemplate(layers, which="words" if kind == "template words" else "all"))
+        return found
+
+    def positions(self, prompt: Prompt, kind: str) -> tuple[int, ...]:
+        """The tokens of a kind in a prompt's demonstrations."""
+        kept = _KINDS[kind][0]
+        if kept is None:
+            random = IsolateRandom([0], seed=self.random_seed, pool="demo_text", resample="per_seed")
+            return tuple(sorted(random.rows(prompt, 0)))
+        return tuple(p for p in kept_positions(prompt, kept) if p >= prompt.demonstrations[0].span[0])
+
+    def _on_part(self, model: Any, prompts: PromptSet, change: str, kind: str, top: TopTokens, batch_size: int) -> Run:
+        """The queries on what is left of their demonstrations; a BOS token always is."""
+        groups, parts = shared_demonstrations(prompts), []
+        for indices in groups:
+            first = prompts[indices[0]]
+            of_kind = set(self.positions(first, kind))
+            bos = range(first.demonstrations[0].span[0])
+            shown = set(range(first.query_start)) - of_kind if change == "left out" else {*bos, *of_kind}
+            context = keep(read_context(model, first), sorted(shown), "original")
+            asked = prompts.select(indices)
+            parts.append(context.ask(model, asked, [top], batch_size=batch_size, progress=None))
+        return joined(parts, groups, [top])
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means: model, task, shots, metric, change, kind, mean, low, high, n, seeds.
+
+        Metrics: label_loyalty, word_loyalty_5, accuracy where gold is known, and kind_tokens, how many they are.
+        """
+        rows = with_loyalty(table, table[table["change"] == "nothing"])
+        rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
+        place = ["model", "task", "shots", "seed", "change", "kind"]
+        long = rows.melt(id_vars=place, value_vars=[*_METRICS, "kind_tokens"], var_name="metric")
+        long = long[long["value"].notna()]
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "change", "kind"])
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = result.summary()
+        figure = panels(_CHANGES)
+        tokens = summary[summary["metric"] == "kind_tokens"].groupby("kind")["mean"].mean()
+        kinds = list(_KINDS)[::-1]
+        names = [f"{kind} ({tokens[kind]:.0f})" for kind in kinds]
+        for column, change in enumerate(_CHANGES, start=1):
+            changed = summary[summary["change"] == change]
+            rows, words = (
+                changed[changed["metric"] == metric].groupby("kind")[["mean", "low", "high"]].mean().loc[kinds]
+                for metric in ("label_loyalty", "word_loyalty_5")
+            )
+            figure.add_trace(
+                go.Bar(
+                    y=names, x=rows["mean"], orientation="h", showlegend=False,
+                    marker_color=[_KINDS[kind][1] for kind in kinds],
+                    error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
+                             "arrayminus": rows["mean"] - rows["low"]},
+                    hovertemplate="%{y}: label loyalty %{x:.4f}<extra></extra>",
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+            figure.add_trace(
+                go.Scatter(
+                    y=names, x=words["mean"], mode="markers", name="word loyalty, k = 5", legendgroup="words",
+                    showlegend=column == 1, hovertemplate="%{x:.4f}",
+                    marker={"symbol": "line-ns-open", "size": 12, "color": INK, "line": {"width": 2}},
+                ),
+                row=1, col=column,
+            )  # fmt: skip
+        context = tokens[""]
+        styled(
+            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; in brackets how many of {context:.0f} context tokens; mean of tasks; 95 % "
+            "bootstrap intervals over prompts", x="label loyalty", y="", height=36 * len(kinds),
+        )  # fmt: skip
+        figure.update_xaxes(range=[0, 1.02])
+        return figure.update_layout(hovermode="closest")
+
+    def finding(self, result: Result) -> str:
+        summary = result.summary()
+        mean = summary.groupby(["metric", "kind", "change"])["mean"].mean()
+        loyalty, tokens = mean["label_loyalty"], mean["kind_tokens"]
+        parts = [
+            f"{kind} ({tokens[kind].mean():.0f}) {loyalty[kind, 'isolated']:.0%}, {loyalty[kind, 'kept alone']:.0%}, "
+            f"{loyalty[kind, 'left out']:.0%}"
+            for kind in ("label words", "separators", "template words", RANDOM)
+        ]
+        return f"Label loyalty with tokens isolated, kept alone, left out: {'; '.join(parts)}."
+
+
+def anchor_kinds(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    random_seed: int = 0,
+    protocol: Protocol = "corrected",
+    batch_size: int = 16,
+) -> Result:
+    """Measure which kinds of tokens carry the demonstrations.
+
+    Args:
+        model: a HookedTransformer that can be run block by block.
+        prompts: one prompt set, or several (tasks, seeds), built from tasks.
+        random_seed: seed of the random text tokens.
+        protocol: without effect; the paper has no such comparison.
+        batch_size: prompts per pass.
+
+    Returns:
+        A result with a row per prompt, change and kind: gold and predicted class, label probabilities, top-10 token
+        ids, and how many tokens are of the kind.
+    """
+    return AnchorKinds(protocol, random_seed=random_seed).run(model, prompts, batch_size=batch_size)
