@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages.benchmarks import benchmarks as benchmarks
     from mechicl.studies.stages.cka import cka as cka
+    from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
     from mechicl.studies.stages.local_attention import local_attention as local_attention
     from mechicl.studies.stages.many_lesions import many_lesions as many_lesions
     from mechicl.studies.stages.neurons import neurons as neurons
@@ -151,6 +152,7 @@ _HOME = {
         "benchmarks",
         "cka",
         "compare_atlases",
+        "in_context_atlas",
         "layer_lesions",
         "lesioned_icl",
         "local_attention",

@@ -141,6 +141,23 @@ class OnText(OnWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnTextAndPrompts(OnText):
+    """Running text, and if asked for prompts of tasks beside it."""
+
+    task: Annotated[str | None, _on("Tasks whose information flow is drawn beside, with commas.")] = None
+    data: Annotated[Path | None, _on("Data of these tasks, as for information-flow; default: the hub.")] = None
+    samples: Annotated[int, _on("Prompts per task and seed.", min=1)] = 32
+    prompt_seeds: Annotated[str, _on("Seeds of their demonstrations, with commas.")] = "42,43"
+
+    def prompts(self) -> OnPrompts:
+        """The same model, its weights as they are, on prompts of the tasks."""
+        return OnPrompts(
+            model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
+            task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnWordPairs(OnWeights):
     """Pairs of sentences that share a word."""
 

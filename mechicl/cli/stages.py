@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnWeights, OnWordPairs
+from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import ProtocolName, asking, studies, study
 from mechicl.cli.finish import close, measure
 from mechicl.cli.reading import choice, integers, names
@@ -172,15 +172,23 @@ def wic() -> "Study":
 
 
 @studies.command("stages-atlas")
-@asking(OnText, batch_size=4, processing="fold")
-def stages_atlas(asked: OnText) -> None:
+@asking(OnTextAndPrompts, batch_size=4, processing="fold")
+def stages_atlas(asked: OnTextAndPrompts) -> None:
     """All signatures of the four stages on relative depth, with a proposal of their boundaries (Fig. 1).
 
-    --model may name several models with commas: each has a panel.
+    --model may name several models with commas: each has a panel. With --task, information flow and attention to label
+    words are drawn beside: where the two papers meet.
     """
-    from mechicl.studies.stages import Atlas, compare_atlases
+    from mechicl.studies.label_words import DeepLayers, InformationFlow
+    from mechicl.studies.stages import Atlas, compare_atlases, in_context_atlas
 
-    results = [measure(Atlas(), replace(asked, model=name)) for name in names("--model", asked.model)]
+    results = []
+    for name in names("--model", asked.model):
+        own = replace(asked, model=name)
+        results.append(measure(Atlas(), own))
+        if asked.task is not None:
+            flow, deep = (measure(study, own.prompts()) for study in (InformationFlow(), DeepLayers()))
+            results[-1] = in_context_atlas(results[-1], flow, deep)
     close(compare_atlases(results), asked.out)
 
 

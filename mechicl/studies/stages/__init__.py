@@ -4,6 +4,7 @@ from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks, benchmarks
 from mechicl.studies.stages.cka import Cka, cka
 from mechicl.studies.stages.in_context import LesionedLearning, lesioned_icl
+from mechicl.studies.stages.in_context_atlas import in_context_atlas
 from mechicl.studies.stages.lens import LensStudy, logit_lens
 from mechicl.studies.stages.lesions import Lesions, layer_lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_attention
@@ -31,6 +32,7 @@ __all__ = [
     "benchmarks",
     "cka",
     "compare_atlases",
+    "in_context_atlas",
     "layer_lesions",
     "lesioned_icl",
     "local_attention",

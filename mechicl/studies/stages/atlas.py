@@ -7,7 +7,8 @@ attention, norms and block influence; one sweep runs all lesions and the lens, w
 residual before layer i as if it were the last leaves out all layers from i on. Neurons are read from weights.
 
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
-ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures.
+ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures. What in-context learning does at
+these depths can be drawn beside (`in_context_atlas.py`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.boundaries import stage_boundaries
+from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
 from mechicl.studies.stages.norms import norms_table
@@ -95,8 +97,12 @@ class Atlas(Study):
         """
         parts = []
         for signature, rows in table.groupby("signature", sort=False):
-            named = rows.rename(columns={"value": str(signature)})
-            part = weighted_summary(named, {str(signature): "weight"}, ["model"], "layer")
+            if signature in IN_CONTEXT:
+                part = rows.rename(columns={"value": "mean", "signature": "metric"})
+                part = part[["model", "metric", "layer", "mean", "low", "high"]].assign(n=1, seeds=1)
+            else:
+                named = rows.rename(columns={"value": str(signature)})
+                part = weighted_summary(named, {str(signature): "weight"}, ["model"], "layer")
             last = part.groupby("model")["layer"].transform("max").clip(lower=1)
             parts.append(part.assign(depth=part["layer"] / last))
         return pd.concat(parts, ignore_index=True)
@@ -111,11 +117,14 @@ class Atlas(Study):
     def figure(self, result: Result) -> go.Figure:
         summary, boundaries = result.summary(), self.boundaries(result.table)
         models = list(summary["model"].unique())
-        figure = panels(models)
-        for column, model in enumerate(models, start=1):
+        shown = [(model, SIGNATURES, "") for model in models]
+        if set(IN_CONTEXT) & set(summary["metric"]):
+            shown = [(model, *kind) for model in models for kind in ((SIGNATURES, ""), (IN_CONTEXT, ", in context"))]
+        figure = panels([model + suffix for model, _, suffix in shown])
+        for column, (model, signatures, _) in enumerate(shown, start=1):
             own = summary[summary["model"] == model]
             last = int(own[own["metric"] == "drop KL"]["layer"].max())
-            for signature, style in SIGNATURES.items():
+            for signature, style in signatures.items():
                 _add_scaled(figure, own[own["metric"] == signature], signature, style, column)
             for row in boundaries[boundaries["model"] == model].to_dict("records"):
                 if row["layer"] <= last:
@@ -130,16 +139,20 @@ class Atlas(Study):
 
     def finding(self, result: Result) -> str:
         n_layers = result.table[result.table["signature"] == "drop KL"].groupby("model")["layer"].max() + 1
-        parts = []
+        summary, parts = result.summary(), []
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
-            stages = [
-                f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
-                if row["layer"] < n_layers[model]
-                else f"no {row['stage']}"
-                for row in rows.to_dict("records")
-            ]
-            parts.append(f"{model}: {'; '.join(stages)}")
+            own = summary[summary["model"] == model]
+            parts.append(f"{model}: " + "; ".join(_told(row, n_layers[model]) for row in rows.to_dict("records")))
+            parts += gathered_and_read(own, rows.set_index("stage")["layer"].to_dict())
         return "Proposed boundaries. " + ". ".join(parts) + "."
+
+
+def _told(row: Mapping[Hashable, Any], n_layers: int) -> str:
+    """One boundary in words."""
+    if row["layer"] >= n_layers:
+        return f"no {row['stage']}"
+    told = f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
+    return told + (f", not separable from {row['overlaps']}, which reaches beyond" if row["overlaps"] else "")
 
 
 def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
@@ -179,13 +192,16 @@ def _neurons(model: Any) -> pd.DataFrame:
 
 
 def _add_scaled(figure: go.Figure, rows: pd.DataFrame, name: str, style: tuple[str, str], column: int) -> None:
+    if rows.empty:
+        return
     colour, dash = style
     low, spread = rows["mean"].min(), np.ptp(rows["mean"].to_numpy())
     figure.add_trace(
         go.Scatter(
             x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, legendgroup=name,
-            showlegend=column == 1, mode="lines+markers", line={"color": colour, "width": 2.2, "dash": dash},
-            marker={"size": 5}, customdata=rows[["mean", "low", "high"]],
+            showlegend=not any(trace.name == name for trace in figure.data), mode="lines+markers",
+            line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
+            customdata=rows[["mean", "low", "high"]],
             hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
         ),
         row=1, col=column,
@@ -199,9 +215,10 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, col
         figure.add_vrect(
             place[1], place[2], fillcolor=STAGE_COLOURS[row["stage"]], opacity=0.15, line_width=0, row=1, col=column
         )  # fmt: skip
+    text = row["stage"] + (" (overlaps)" if row["overlaps"] else "")
     figure.add_vline(
         place[0], line={"dash": "dot", "color": STAGE_COLOURS[row["stage"]]}, row=1, col=column,
-        annotation={"text": row["stage"], "textangle": -90, "yanchor": "top", "font": {"size": 11}},
+        annotation={"text": text, "textangle": -90, "yanchor": "top", "font": {"size": 11}},
     )  # fmt: skip
 
 

@@ -2,13 +2,16 @@
 
 - *Detokenization* ends after the last layer whose attention to the previous five tokens is above the half-way between
   the median and the largest over layers.
-- *Prediction ensembling* begins in the first layer with more than a tenth of the largest density of prediction
-  neurons; in a model with hardly any such neurons, where the lens's KL to the final prediction is first below half
-  of what it was when detokenization ended.
-- *Calibration* begins in the first layer with more suppression than prediction neurons; in a model with hardly any, in
-  the first layer from there on whose MLP norm is above the half-way between median and largest.
+- *Prediction ensembling* begins where the density of prediction neurons rises to its largest: the first layer from
+  which on it stays above a tenth of that. In a model with hardly any such neurons, where the lens's KL to the final
+  prediction is first below half of what it was when detokenization ended.
+- *Calibration* begins in the first layer from which on, to the last, there are more suppression than prediction
+  neurons; in a model with hardly any, in the first layer from ensembling on whose MLP norm is above the half-way
+  between median and largest.
 
-Intervals come from resampling sequences; what weights alone decide has none.
+The three are found independently. Where a stage would begin before the one in front of it has, the two are not
+separable by these measures, and that is what `overlaps` says; nothing is moved to make an order. Intervals come from
+resampling sequences; what weights alone decide has none.
 """
 
 from __future__ import annotations
@@ -25,9 +28,10 @@ _RESAMPLES = 500
 
 
 def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
-    """The first layer of each stage after the first, of one model's atlas: stage, layer, low, high, by.
+    """The first layer of each stage after the first, of one model's atlas: stage, layer, low, high, by, overlaps.
 
-    A boundary of L (the number of layers) means that the stage was not found.
+    A boundary of L (the number of layers) means that the stage was not found. `overlaps` names the stage in front that
+    had not ended (or not begun) there, or is empty.
     """
     curves = {name: _by_sequence(table, name) for name in ("local attention", "lens KL", "MLP norm")}
     weights = table[table["signature"] == "lens KL"].groupby("sequence")["weight"].first().to_numpy(float)
@@ -45,12 +49,20 @@ def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
         means = {name: _mean(rows, resampled) for name, rows in curves.items()}
         draws.append([layer for layer, _ in _boundaries(means, counts, n_neurons)])
     low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
+    layers = [layer for layer, _ in found]
     return pd.DataFrame(
-        [
-            {"stage": stage, "layer": layer, "low": low[i], "high": high[i], "by": by}
-            for i, (stage, (layer, by)) in enumerate(zip(STAGES[1:], found, strict=True))
-        ]
-    )
+        {"stage": STAGES[1:], "layer": layers, "low": low, "high": high, "by": [by for _, by in found],
+         "overlaps": _overlaps(layers, curves["MLP norm"].shape[1])}
+    )  # fmt: skip
+
+
+def _overlaps(layers: list[int], n_layers: int) -> list[str]:
+    """For each stage after the first, the stage in front that reaches beyond its first layer."""
+    engineering, ensembling, calibration = layers
+    before_ensembling = STAGES[0] if ensembling < engineering else STAGES[1] if ensembling == engineering else ""
+    if ensembling >= n_layers:
+        return ["", "", STAGES[0] if calibration < engineering else ""]
+    return ["", before_ensembling, STAGES[2] if calibration <= ensembling else ""]
 
 
 def _by_sequence(table: pd.DataFrame, signature: str) -> FloatArray:
@@ -69,11 +81,12 @@ def _boundaries(
     engineering = int(np.flatnonzero(local > _half_way(local))[-1]) + 1
     prediction, suppression = (neurons.get(f"{kind} neurons", np.zeros(0)) for kind in ("prediction", "suppression"))
     if prediction.sum() * n_neurons >= _FEW_NEURONS:
-        ensembling = _first(prediction > prediction.max() / 10), "prediction neurons"
+        peak = int(prediction.argmax())
+        ensembling = _since(prediction[: peak + 1] > prediction.max() / 10), "prediction neurons"
     else:
         ensembling = _first(lens < lens[engineering] / 2), "lens KL"
     if (prediction + suppression).sum() * n_neurons >= _FEW_NEURONS:
-        calibration = _first(suppression > prediction), "suppression neurons"
+        calibration = _since(suppression > prediction), "suppression neurons"
     else:
         late = np.arange(len(norm)) >= min(ensembling[0], len(norm) - 1)
         calibration = _first(late & (norm > _half_way(norm))), "MLP norm"
@@ -87,3 +100,9 @@ def _half_way(curve: FloatArray) -> float:
 def _first(condition: npt.NDArray[np.bool_]) -> int:
     """The first layer where it holds, or their number."""
     return int(condition.argmax()) if condition.any() else len(condition)
+
+
+def _since(condition: npt.NDArray[np.bool_]) -> int:
+    """The layer from which on it holds until the end; their number if it does not hold at the end."""
+    fails = np.flatnonzero(~condition)
+    return int(fails[-1]) + 1 if len(fails) else 0

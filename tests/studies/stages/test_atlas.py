@@ -5,11 +5,22 @@ import pandas as pd
 import pytest
 
 from mechicl.corpora import load_corpus
-from mechicl.results import Cells
-from mechicl.studies.stages import compare_atlases, layer_lesions, local_attention, logit_lens, norms, stages_atlas
+from mechicl.errors import InputError
+from mechicl.results import Cells, Result
+from mechicl.studies.label_words import deep_layers, information_flow
+from mechicl.studies.stages import (
+    compare_atlases,
+    in_context_atlas,
+    layer_lesions,
+    local_attention,
+    logit_lens,
+    norms,
+    stages_atlas,
+)
 from mechicl.studies.stages.atlas import Atlas
 from mechicl.studies.stages.boundaries import stage_boundaries
 from tests import tiny
+from tests.random_prompts import random_prompts
 
 TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World"]
 
@@ -57,6 +68,7 @@ def test_boundaries_by_text():
     found = stage_boundaries(table)
     assert found["layer"].tolist() == [3, 5, 5]
     assert found["by"].tolist() == ["local attention", "lens KL", "MLP norm"]
+    assert found["overlaps"].tolist() == ["", "", "prediction ensembling"]
     assert (found["low"] == found["layer"]).all()
 
 
@@ -66,3 +78,45 @@ def test_boundaries_by_neurons():
     found = stage_boundaries(table)
     assert found["layer"].tolist() == [2, 3, 5]
     assert found["by"].tolist()[1:] == ["prediction neurons", "suppression neurons"]
+    assert found["overlaps"].tolist() == ["", "", ""]
+
+
+def test_one_early_neuron_is_no_stage():
+    """Layer 0 of the shipped model has a single prediction neuron, layer 2 a single suppression neuron."""
+    local, lens = [0.2, 0.34, 0.2, 0.2, 0.2, 0.2], [4, 2, 1, 0.3, 0.1, 0.1, 0]
+    table = curves(local, lens, [1] * 6, [0.002, 0, 0, 0, 0.006, 0.018], [0, 0, 0.002, 0, 0, 0.03], d_mlp=512)
+    found = stage_boundaries(table)
+    assert found["layer"].tolist() == [2, 4, 5]
+    assert set(found["overlaps"]) == {""}
+
+
+def test_what_cannot_be_told_apart_is_said_and_nothing_is_moved():
+    local, lens = [0.1, 0.1, 0.1, 0.1, 0.8, 0.1], [9, 8, 8, 8, 5, 3, 0]
+    table = curves(local, lens, [1] * 6, [0, 0.2, 0.3, 0.3, 0.3, 0.3], [0, 0, 0, 0.01, 0.1, 0.1])
+    found = stage_boundaries(table)
+    assert found["layer"].tolist() == [5, 1, 6]
+    assert found["overlaps"].tolist() == ["", "detokenization", ""]
+    rows = table.assign(model="m")
+    drops = [{"model": "m", "signature": "drop KL", "sequence": s, "layer": i, "value": 1.0, "weight": 1.0}
+             for s in (0, 1) for i in range(6)]  # fmt: skip
+    told = Result(Atlas(), pd.concat([rows, pd.DataFrame(drops)], ignore_index=True), {}).finding()
+    assert "not separable from detokenization" in told
+    assert "no calibration" in told
+
+
+def test_both_papers_on_one_atlas(corpus):
+    model, prompts = tiny.model("gpt2"), random_prompts(6, shots=2)
+    flow, deep = information_flow(model, prompts), deep_layers(model, prompts)
+    both = in_context_atlas(stages_atlas(model, corpus), flow, deep)
+    found = both.summary().set_index(["metric", "layer"])["mean"]
+    shares = flow.summary()
+    for metric in ("S_wp", "S_pq"):
+        expected = shares[shares["metric"] == metric].groupby("layer")["mean"].mean()
+        np.testing.assert_allclose(found[metric], expected)
+    assert {"AUCROC", "R"} <= set(both.summary()["metric"])
+    assert "Label words gather before prediction ensembling" in both.finding()
+    assert {trace.name for trace in both.figure().data} >= {"S_wp", "AUCROC", "drop KL"}
+    with pytest.raises(InputError, match="results of"):
+        in_context_atlas(flow, flow, deep)
+    with pytest.raises(InputError, match="different models"):
+        in_context_atlas(stages_atlas(tiny.model("llama"), corpus), flow, deep)

@@ -1,0 +1,74 @@
+"""In-context learning on the atlas: do label words gather in the early stages, and are they read in the late ones?
+
+*Label Words are Anchors* finds by saliency that demonstrations' information flows into label words in shallow layers
+(S_wp) and from there to the target in deep ones (S_pq), and by attention that deep layers' AUCROC against the
+prediction is high, so that their share R of it grows late. *Stages of Inference* names what layers do. Here the first
+paper's curves stand on the second's depth axis, of the same model, and are added up by stage.
+
+Each flow's curve is that layer's share of the flow within the layer (S_wp / (S_wp + S_pq + S_ww)), as the paper draws
+it. Saliency wants weights as they are: flows are measured with `processing="none"`, the atlas with folded norms; layers
+compute the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+
+import pandas as pd
+
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, FLOW_COLOURS, ORANGE
+from mechicl.results import Result
+
+IN_CONTEXT = {
+    "S_wp": (FLOW_COLOURS["S_wp"], "solid"),
+    "S_pq": (FLOW_COLOURS["S_pq"], "solid"),
+    "AUCROC": (BLUE, "solid"),
+    "R": (ORANGE, "dot"),
+}
+"""Information flow to label words and from them to the target, and how well attention to them tells the answer."""
+_FROM_PROMPTS = -2
+
+
+def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
+    """The atlas with S_wp, S_pq, AUCROC and R of prompts of the same model, means over tasks.
+
+    Args:
+        atlas: of `stages_atlas`.
+        flow: of `information_flow`.
+        deep: of `deep_layers`, on the same prompts.
+
+    Raises:
+        InputError: the results are of other studies, or of different models.
+    """
+    names = [result.name for result in (atlas, flow, deep)]
+    if names != ["stages-atlas", "information-flow", "deep-layers"]:
+        raise InputError(f"Give the results of stages_atlas, information_flow and deep_layers; these are {names}.")
+    models = [set(result.table["model"]) for result in (atlas, flow, deep)]
+    if models[0] != models[1] or models[0] != models[2]:
+        raise InputError(f"The results are of different models: {models}.")
+    curves = pd.concat([flow.summary(), deep.summary()])
+    curves = curves[curves["metric"].isin(IN_CONTEXT) & (curves["task"] != "average of tasks")]
+    means = curves.groupby(["model", "metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
+    rows = means.rename(columns={"mean": "value", "metric": "signature"})
+    table = pd.concat([atlas.table, rows.assign(sequence=_FROM_PROMPTS, weight=1.0)], ignore_index=True)
+    origin = {"flow": dict(flow.provenance), "deep_layers": dict(deep.provenance)}
+    return Result(atlas.study, table, {**atlas.provenance, "in_context": origin})
+
+
+def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int]) -> list[str]:
+    """What one model's curves say of the question, in sentences; none without curves."""
+    curves = summary[summary["metric"].isin(IN_CONTEXT)].set_index(["metric", "layer"])["mean"].sort_index()
+    if not len(curves):
+        return []
+    start = boundaries["prediction ensembling"]
+    wp, pq, auc = (curves[name] for name in ("S_wp", "S_pq", "AUCROC"))
+    early, late = wp[wp.index < start].sum() / wp.sum(), pq[pq.index >= start].sum() / pq.sum()
+    n = len(wp)
+    uniform = min(start, n) / n
+    return [
+        f"Label words gather before prediction ensembling: {early:.0%} of S_wp, summed over layers, where these are "
+        f"{uniform:.0%} of all layers (largest in layer {wp.idxmax()})",
+        f"they are read from there on: {late:.0%} of S_pq in {1 - uniform:.0%} of the layers (largest in layer "
+        f"{pq.idxmax()}); attention to them tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})",
+    ]
