@@ -36,7 +36,10 @@ $(VENV)/.lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/label_words.py --queries 6
-	$(BIN)/python benchmarks/lesions.py --tokens 256
+	$(BIN)/python benchmarks/lesions.py
+	$(BIN)/python benchmarks/neurons.py
+	$(BIN)/python benchmarks/atlas.py
+	$(BIN)/python benchmarks/forward.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
