@@ -191,7 +191,8 @@ def test_reproduce_runs_every_study_of_the_first_paper(
     assert out.strip().splitlines()[-2:] == [
         str((tmp_path / protocol / "report.html").resolve()) for protocol in ("corrected", "paper")
     ]
-    for study in ("information-flow", "isolation", "compression", "reweighting"):
+    assert "deep-layers (unrelated-labels) has no result: Class 'negative' has 6 examples" in out
+    for study in ("information-flow", "isolation", "compression", "compression-speed", "reweighting"):
         assert load_result(tmp_path / "paper", study).study.protocol == "paper"
     # two classes have a single pair, which cannot be ranked
     assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()

@@ -20,49 +20,75 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Protocol, Study
 
 
+_UNRELATED = "unrelated-labels"
+
 papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 
 
 @papers.command("label-words")
 @asking(OnPrompts, without=("demonstrations", "label_words", "mislabelled"), task="sst2,trec,agnews,emo", samples=1000)
 def label_words(asked: OnPrompts) -> None:
-    """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected."""
+    """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected.
+
+    With sst2 among the tasks also unrelated labels, A and B, in OUT/unrelated-labels.
+    """
+    from mechicl.progress import progress
     from mechicl.results import Cells
     from mechicl.studies.label_words.published import against_published
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    done = dict[str, "Result"]()
-    for protocol in ("corrected", "paper"):
-        for study, own in _label_word_studies(protocol, model.cfg.n_layers, asked):
-            prompts = own.material(study, model)
-            if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
-                prompts = [one for one in prompts if len(one.class_names) > 2]
-            if not prompts:
-                continue
+    plan = [
+        (part, study, own)
+        for part in ("corrected", "paper", _UNRELATED)
+        for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
+    ]
+    done = dict[tuple[str, bool], "Result"]()
+    failed: InputError | None = None
+    with progress("label-words", len(plan)) as advance:
+        for part, study, own in plan:
             try:
-                done[study.name] = study.run(model, prompts, batch_size=asked.batch_size, cells=cells)
-                _keep(done[study.name], asked.out / protocol, protocol)
+                prompts = own.material(study, model)
+                if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
+                    prompts = [one for one in prompts if len(one.class_names) > 2]
+                if prompts:
+                    result = study.run(model, prompts, batch_size=asked.batch_size, cells=cells)
+                    _keep(result, asked.out / part, part)
+                    done[study.name, part == _UNRELATED] = result
             except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
-                print(f"{study.name} ({protocol}) has no result: {error}")
+                print(f"{study.name} ({part}) has no result: {error}")
+                failed = error
+            advance(1)
+    if failed is not None and not done:
+        raise failed
     _close(against_published(list(done.values())), asked.out)
 
 
-def _label_word_studies(protocol: Protocol, n_layers: int, asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
-    """The studies of one protocol, each with what it is run on; the sweep has no counterpart in the authors' code."""
+def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
+    """The studies of one part, each with what it is run on: a protocol, or SST-2 with unrelated labels (App. F.2).
+
+    What is beyond the paper has no counterpart in the authors' code.
+    """
     from mechicl.studies import label_words as w
 
     layers = tuple(n for n in (1, 3, 5, 7) if n <= n_layers)
+    if part == _UNRELATED:
+        own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
+        of_sst2 = "sst2" in asked.task.split(",")
+        return [(w.Isolation(n_layers=layers), own), (w.DeepLayers(), own)] if of_sst2 else []
+    protocol: Protocol = "paper" if part == "paper" else "corrected"
     fresh = replace(asked, demonstrations="per_prompt")
     studies: list[tuple[Study, OnPrompts]] = [
         (w.InformationFlow(protocol), fresh),
         (w.Isolation(protocol, n_layers=layers), asked),
         (w.DeepLayers(protocol), asked),
         (w.Compression(protocol), asked),
+        (w.CompressionSpeed(protocol), asked),
         (w.Reweighting(protocol), asked),
         (w.ErrorDiagnosis(protocol), replace(asked, shots="1")),
     ]
-    return studies if protocol == "paper" else [*studies, (w.AnchorSweep(), asked)]
+    beyond: list[tuple[Study, OnPrompts]] = [(w.AnchorKinds(), asked), (w.AnchorSweep(), asked)]
+    return studies if protocol == "paper" else [*studies, *beyond]
 
 
 @papers.command("stages")
@@ -95,12 +121,12 @@ def _stages_studies(protocol: Protocol, n_layers: int) -> list[Study]:
     return [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), *both, s.NeuronsStudy(), s.WordMerging()]
 
 
-def _keep(result: Result, folder: Path, protocol: str) -> None:
+def _keep(result: Result, folder: Path, part: str) -> None:
     from rich.console import Console
 
     finding = result.finding()  # first: a result that cannot be told must not be saved
     keep(result, folder)
-    Console().print(f"{result.name} ({protocol}): {finding}", highlight=False)
+    Console().print(f"{result.name} ({part}): {finding}", highlight=False)
 
 
 def _close(table: pd.DataFrame, out: Path) -> None:
@@ -112,5 +138,6 @@ def _close(table: pd.DataFrame, out: Path) -> None:
     for row in table.itertuples(index=False):
         printed.add_row(*map(str, row))
     Console().print(printed)
-    for protocol in ("corrected", "paper"):
-        print(page(out / protocol).resolve())
+    for part in ("corrected", "paper", _UNRELATED):
+        if any((out / part).glob("*.parquet")):
+            print(page(out / part).resolve())

@@ -65,7 +65,8 @@ def load_task(
     Args:
         data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own,
             usually the hub.
-        label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``.
+        label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
+            task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
 
     Raises:
         InputError: No such task, or label words that do not name its classes.
@@ -82,7 +83,10 @@ def load_task(
                 f"The label words are for the classes {', '.join(label_words)}, but the task {task.name!r} "
                 f"has {', '.join(task.label_words)}; give one word for each."
             )
-        task = replace(task, label_words={name: label_words[name] for name in task.label_words})
+        words = {name: label_words[name] for name in task.label_words}
+        if words != task.label_words:
+            named = ", ".join(str(word).strip() for word in words.values())
+            task = replace(task, name=f"{task.name} ({named})", label_words=words)
     return task
 
 

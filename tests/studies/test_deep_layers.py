@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -53,9 +54,29 @@ def test_a_class_never_predicted_is_named_not_averaged() -> None:
     with pytest.raises(InputError, match="no AUCROC is defined"):
         DeepLayers().summary(nothing)
     only_gold = replace(result, table=table.assign(predicted=1))
-    assert set(only_gold.summary()["metric"]) == {"AUCROC_gold"}
+    assert set(only_gold.summary()["metric"]) == {"AUCROC_gold", "R_gold", "R_gold_clipped"}
     assert only_gold.figure().data
     assert "gold" in only_gold.finding()
+
+
+def test_some_classes_never_predicted_are_counted() -> None:
+    prompts = replace(random_prompts(12, n_classes=3), task="three", seed=0)
+    result = deep_layers(tiny.model("gpt2"), prompts)
+    table = result.table.assign(predicted=result.table["prompt"] % 2)
+    assert "never predicted are left out: 1 of 3 in three, seed 0" in replace(result, table=table).finding()
+    assert "never predicted" not in replace(result, table=table.assign(predicted=table["prompt"] % 3)).finding()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "corrected"])
+def test_r_of_a_task_is_of_its_curve_raw_and_clipped(protocol: Any) -> None:
+    summary = deep_layers(tiny.model("gptj"), several(), protocol=protocol).summary()
+    for task in ("one", AVERAGE):
+        for target in ("", "_gold"):
+            of = {m: rows["mean"].to_numpy() for m, rows in summary[summary["task"] == task].groupby("metric")}
+            excess = of[f"AUCROC{target}"] - 0.5
+            np.testing.assert_allclose(of[f"R{target}"], excess.cumsum() / excess.sum())
+            clipped = excess.clip(0)
+            np.testing.assert_allclose(of[f"R{target}_clipped"], clipped.cumsum() / clipped.sum())
 
 
 def test_a_class_without_a_demonstration_is_refused() -> None:

@@ -48,6 +48,8 @@ def test_label_words_are_a_free_mapping() -> None:
     task = load_task("sst2", data=SST2, label_words={"positive": " B", "negative": " A"})
     assert list(task.label_words.items()) == [("negative", " A"), ("positive", " B")]
     plain = load_task("sst2", data=SST2)
+    assert task.name == "sst2 (A, B)"
+    assert load_task("sst2", label_words=plain.label_words).name == "sst2"
     for renamed, prompt in zip(task.prompts(TOKENIZER), plain.prompts(TOKENIZER), strict=True):
         assert renamed.string == prompt.string.replace(" Negative", " A").replace(" Positive", " B")
         assert renamed.gold == prompt.gold

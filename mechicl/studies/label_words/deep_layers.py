@@ -7,7 +7,8 @@ all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow l
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
 share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
 there is no AUCROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
-subtracts (`R_clipped` leaves such layers out). It comes from the averaged curve, as in the paper's figure.
+subtracts (`R_clipped` leaves such layers out), and where the layers together are near chance R is not drawn. The
+average of tasks has the R of the averaged curve, as in the paper's figure.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, SKY, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve, panels, styled
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import Prompt, PromptSet
@@ -38,7 +39,10 @@ _CURVES = {
     "AUCROC": ("AUCROC, predicted label", BLUE, "solid"),
     "AUCROC_gold": ("AUCROC, gold label", SKY, "dot"),
     "R": ("R, share gathered up to here", ORANGE, "solid"),
+    "R_clipped": ("R without layers below one half", ORANGE, "dot"),
 }
+_PUBLISHED = 0.8
+"""What AUCROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ class DeepLayers(Study):
         )
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """AUCROC, AUCROC_gold, R and R_clipped per layer: model, task, shots, metric, layer, mean, low, high, n, seeds.
+        """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds.
+
+        Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
         Intervals of AUCROC are over prompts; R, a ratio of sums over layers, has none. `seeds` counts the seeds that
         have an AUCROC. With several tasks, "average of tasks" is the mean of their curves.
@@ -114,6 +120,15 @@ class DeepLayers(Study):
             if rows["predicted"].nunique() == 1
         ]
 
+    def never_predicted(self, table: pd.DataFrame) -> list[str]:
+        """Tasks and seeds in which the model predicts several classes but not all, in words."""
+        found = []
+        for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
+            classes, predicted = len(rows["attention"].iloc[0]), rows["predicted"].nunique()
+            if 1 < predicted < classes:
+                found.append(f"{classes - predicted} of {classes} in {task}, seed {seed}")
+        return found
+
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
         shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
@@ -122,10 +137,11 @@ class DeepLayers(Study):
             of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
             for metric, (name, colour, dash) in _CURVES.items():
                 rows = of_task[of_task["metric"] == metric]
-                if len(rows):
+                if len(rows) and _has_meaning(rows["mean"], metric):
                     add_curve(
                         figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column == 1, column=column
                     )
+            _draw_published(figure, int(of_task["layer"].max()), column)
         figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"})
         model = ", ".join(summary["model"].unique())
         score = "attention" if self.weight == "attention" else "attention times length of value"
@@ -144,7 +160,7 @@ class DeepLayers(Study):
         mean = curve.groupby("layer")["mean"].mean()
         half = _half_gathered(mean.to_numpy())
         of = "the prediction" if metrics[0] == "AUCROC" else "the gold label (a single class is predicted)"
-        left_out = self.undefined(result.table)
+        left_out, missing = self.undefined(result.table), self.never_predicted(result.table)
         return (
             f"Attention to the label words tells {of} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 and at best "
             f"{mean.max():.2f}, in layer {mean.idxmax()}"
@@ -154,7 +170,24 @@ class DeepLayers(Study):
                 else "; over all layers it is below 0.5."
             )
             + (f" A single class is predicted, so there is none, for: {'; '.join(left_out)}." if left_out else "")
+            + (f" Classes never predicted are left out: {'; '.join(missing)}." if missing else "")
         )
+
+
+def _has_meaning(values: pd.Series[float], metric: str) -> bool:
+    """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
+    return not metric.startswith("R") or bool(values.between(-1, 2).all())
+
+
+def _draw_published(figure: go.Figure, last: int, column: int) -> None:
+    figure.add_trace(
+        go.Scatter(
+            x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
+            line={"color": INK, "width": 1.5, "dash": "dashdot"}, legendgroup="paper", showlegend=column == 1,
+            hovertemplate="%{y}",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
 
 
 def _half_gathered(auroc: np.ndarray) -> int | None:
@@ -186,10 +219,9 @@ class _Curve:
     def rows(self, metric: str) -> Iterator[dict[str, Any]]:
         low, high = self.draws.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
         found = {metric: (self.values, low, high)}
-        if metric == "AUCROC":
-            none = torch.full_like(self.values, torch.nan)
-            found["R"] = (cumulative_contribution(self.values), none, none)
-            found["R_clipped"] = (cumulative_contribution(self.values, clipped=True), none, none)
+        none, name = torch.full_like(self.values, torch.nan), metric.replace("AUCROC", "R")
+        found[name] = (cumulative_contribution(self.values), none, none)
+        found[f"{name}_clipped"] = (cumulative_contribution(self.values, clipped=True), none, none)
         for name, (mean, below, above) in found.items():
             for layer, bounds in enumerate(zip(mean.tolist(), below.tolist(), above.tolist(), strict=True)):
                 numbers = dict(zip(("mean", "low", "high"), bounds, strict=True))
