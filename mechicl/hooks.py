@@ -202,6 +202,9 @@ def sweep(
             indices = todo.popleft()
             try:
                 collected.add(indices, *one_pass(prompts.select(indices)))
+            except NumericalError as error:
+                shown = f"{', '.join(map(str, sorted(indices)[:8]))}{', ...' if len(indices) > 8 else ''}"
+                raise NumericalError(f"{error} It was in the batch of {shown} (counted from 0).") from error
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
@@ -265,6 +268,8 @@ def text_pass(
     with torch.no_grad(), net.hooks(counted):
         final = net.forward(batch.tokens)
     check()
+    # Masks and softmaxes of TransformerLens turn NaN into 0 on the way to some probes; the residual keeps it.
+    _refuse_non_finite("The last residual is", ("sequence", "position", "dimension"), final * batch.real[..., None])
     return final.new_zeros(len(final), 0), {probe: watch.result() for probe, watch in watches.items()}
 
 

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus, WordPairs
-from mechicl.errors import InputError
+from mechicl.errors import InputError, NumericalError
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -46,6 +47,8 @@ class Study(ABC):
     """What the paper says, in a sentence."""
     reads: ClassVar[Reads] = "prompts"
     """What it is run on."""
+    may_lack: ClassVar[tuple[str, ...]] = ()
+    """Columns in which NaN means that there is no such number; anywhere else it is an error."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "corrected"):
@@ -123,7 +126,8 @@ class Study(ABC):
                 made = self.measure_all(model, part.material, missing, batch_size=batch_size)
                 for condition, key, rows in zip(conditions, keys, found, strict=True):
                     if rows is None:
-                        rows = next(made) if cells is None else cells.keep(key, next(made))
+                        rows = self._checked(made, part, condition)
+                        rows = rows if cells is None else cells.keep(key, rows)
                     tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
         return Result(
@@ -138,6 +142,28 @@ class Study(ABC):
                 "seconds": round(time.monotonic() - start, 2),
             },
         )
+
+    def _checked(self, made: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
+        """The next table, sequences in order. NumericalError names the study and cell of a number that is none."""
+        facts = {name: value for name, value in {**part.labels, **condition}.items() if value not in (None, "")}
+        where = ", ".join([self.name, *(f"{name} {value}" for name, value in facts.items())])
+        try:
+            rows = next(made)
+        except NumericalError as error:
+            raise NumericalError(f"{where}: {error}") from error
+        numbers = rows.select_dtypes("number").drop(columns=list(self.may_lack), errors="ignore")
+        for column in numbers:
+            bad = ~np.isfinite(numbers[column].to_numpy(float))
+            if bad.any():
+                at = rows[bad].iloc[0]
+                place = {name: at[name] for name in ("prompt", "sequence", "layer", "head", "point") if name in at}
+                told = ", ".join(f"{name} {value}" for name, value in place.items())
+                raise NumericalError(
+                    f"{where}: {column} is {at[column]} at {told or 'its first row'}; try dtype='float32', or leave "
+                    "that text out."
+                )
+        # Batches go by length; rows do not, or a bootstrap's draws would depend on the size of the batches.
+        return rows.sort_values("sequence", kind="stable", ignore_index=True) if "sequence" in rows else rows
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""

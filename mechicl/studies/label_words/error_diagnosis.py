@@ -62,6 +62,7 @@ class ErrorDiagnosis(Study):
     name: ClassVar[str] = "error-diagnosis"
     title: ClassVar[str] = "Near anchors, confused classes"
     source: ClassVar[str] = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
+    may_lack: ClassVar[tuple[str, ...]] = ("value",)  # the confusion with a class that no item has
     claim: ClassVar[str] = (
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
         "and Entity most of all."
