@@ -36,7 +36,8 @@ def one_sentence(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+        reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read: {reason}.") from None
 
 
 def _json_lines(path: Path) -> Rows:

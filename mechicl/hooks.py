@@ -227,6 +227,11 @@ def target_pass(
     `forward` gives the last residual, in which `batch.target` says where q stands. If it recomputes blocks in the
     backward pass, probes with an objective listen then, when gradients come, and the others in the forward pass.
     """
+    if len(batch.label_ids) and int(batch.label_ids.max()) >= net.sizes.d_vocab:
+        raise InputError(
+            f"A class is scored by token {int(batch.label_ids.max())}, outside the vocabulary of {net.name} "
+            f"({net.sizes.d_vocab}); build the prompts with the model's own tokenizer."
+        )
     label_logits: Tensor | None = None
     readings: dict[Probe, Tensor] = {}
     for objective, group in _by_objective(probes):

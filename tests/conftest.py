@@ -23,6 +23,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run what takes more than twenty seconds")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Generated cases of bad input at every door: a few in the everyday suite, 500 on request.
+    os.environ["MECHICL_CASES"] = "500" if config.getoption("--slow") else "40"
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--slow"):
         for item in items:

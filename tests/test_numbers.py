@@ -21,9 +21,14 @@ from tests.contract import catalogue
 STUDIES = {study.name: study for study in catalogue.studies()}
 
 
-@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.reads != "weights"])
+@pytest.mark.parametrize(
+    "name", [name for name, study in STUDIES.items() if study.reads != "weights" and name != "compression-speed"]
+)
 def test_nan_names_the_study_and_the_place(name: str) -> None:
-    """NaN in one activation of one layer: no study gives a table, and the message says whose it was."""
+    """NaN in one activation of one layer: no study gives a table, and the message says whose it was.
+
+    (The speed of compression measures seconds.)
+    """
     model, study = tiny.fresh("gpt2"), STUDIES[name]
 
     def poison(value: Tensor, hook: Any) -> Tensor:

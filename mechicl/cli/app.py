@@ -51,6 +51,9 @@ def main() -> None:
     except (InputError, NumericalError) as error:
         print(f"mechicl: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # a path that the system will not have, a pipe that closed
+        print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(2)
     except SystemExit as stopped:
         if stopped.code == 130:  # what typer makes of an interruption, without a word
             print(_INTERRUPTED, file=sys.stderr)

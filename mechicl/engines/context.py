@@ -152,7 +152,7 @@ class Context:
 
         path = make_folder(folder) / "context.safetensors"
         tensors = {
-            f"{name}.{i}": getattr(layer, name).contiguous()
+            f"{name}.{i}": getattr(layer, name).clone(memory_format=torch.contiguous_format)  # layers share positions
             for i, layer in enumerate(self.layers)
             for name in ("keys", "values", "positions")
         }

@@ -165,10 +165,10 @@ class HookedTransformerModel:
         cfg = self.raw.cfg
         if tokens.shape[-1] > cfg.n_ctx:
             raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them")
-        if tokens.numel() and int(tokens.max()) >= cfg.d_vocab:
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < cfg.d_vocab:
             raise InputError(
-                f"token id {int(tokens.max())} is outside the vocabulary of {self.name} ({cfg.d_vocab}); "
-                "use the model's own tokenizer"
+                f"token ids {int(tokens.min())} to {int(tokens.max())} go outside the vocabulary of {self.name} "
+                f"({cfg.d_vocab}); use the model's own tokenizer"
             )
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:

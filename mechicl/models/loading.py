@@ -68,7 +68,7 @@ def load_model(
 
             model = process(load_tiny_icl(device=place.device, dtype=place.dtype), how)
             check_finite(model)
-        elif directory.is_dir():
+        elif _is_directory(directory):
             from mechicl.models.local import load_directory
 
             model = load_directory(directory, how, place, trust_remote_code=trust_remote_code)
@@ -76,6 +76,13 @@ def load_model(
             model = _load_from_hub(str(name), how, place, trust_remote_code=trust_remote_code)
     remember(model, source=str(name), processing=how.describe(model.cfg))
     return model
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # such as a name longer than names may be
+        return False
 
 
 def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote_code: bool) -> Any:

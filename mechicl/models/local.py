@@ -28,7 +28,11 @@ def load_directory(path: Path, how: Processing, place: Placement, *, trust_remot
     hf_model = _load_weights(path, place.dtype, trust_remote_code)
     code = path if "auto_map" in config else None
     model = convert(hf_model, how, place, name=path.resolve().name, remote_code=code)
-    give_tokenizer(model, clean_tokenizer(path, trust_remote_code=trust_remote_code))
+    tokenizer = clean_tokenizer(path, trust_remote_code=trust_remote_code)
+    try:
+        give_tokenizer(model, tokenizer)
+    except Exception as error:  # it is asked to encode something, with whatever settings it has read
+        raise InputError(f"the tokenizer in {path} does not work ({error}); save it again") from error
     return model
 
 

@@ -204,6 +204,8 @@ def _check_stored(
             f"A stored prompt needs positions, a scoring token and a name for every class; it has "
             f"{len(label_positions)}, {len(label_ids)} and {len(class_names)}."
         )
+    if not label_ids or min(label_ids) < 0 or min(tokens) < 0:
+        raise InputError("A stored prompt needs a class or more, and token ids of 0 or more for classes and text.")
     outside = [p for p in positions if not 0 <= p < len(tokens) - 1]
     if outside:
         raise InputError(f"Label positions {outside} are not before the last of the prompt's {len(tokens)} tokens.")
