@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mechicl import hub
 from mechicl.errors import InputError
 from mechicl.files import READERS, one_sentence, read_rows
 
@@ -100,11 +101,12 @@ def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, split=split, streaming=True)
-        if seed is not None:
-            rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        for number, row in enumerate(rows):
-            yield _text(row, column, f"{name} ({split}), row {number}")
+        with hub.at_hand():
+            rows = load_dataset(name, split=split, streaming=True)
+            if seed is not None:
+                rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+            for number, row in enumerate(rows):
+                yield _text(row, column, f"{name} ({split}), row {number}")
     except InputError:
         raise
     # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.

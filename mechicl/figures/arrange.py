@@ -20,7 +20,8 @@ from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_ht
 WIDE, NARROW = 1040, 380
 """Pixels: a page on a desk, and in a hand."""
 
-_LEAST_PANEL = 235
+_LEAST_PANEL = 18
+"""Width of a panel with its axis, in sizes of text."""
 _WORDS = 0.32
 """Share of the width that words at a y axis may take."""
 _LONGEST_HEADING = 400
@@ -41,14 +42,14 @@ def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: floa
     """Lay a figure out in place for a width in pixels, with or without its title; `size` is that of the text."""
     meta = dict(figure.layout.meta or {})
     boxes = _panels(figure, meta)
-    columns = _columns(len(boxes), meta, width)
+    columns = _columns(len(boxes), meta, width / size)
     grid = [boxes[start : start + columns] for start in range(0, len(boxes), columns)]
     figure.update_layout(font_size=size)
     starts, widths = _across(grid, columns, meta, width, size)
     left, right = starts[0], width - starts[-1] - widths[-1]
     top = _head(figure, meta, width, size) if heading else 8.0
     least = max(_words_height(box, width, size) for box in boxes)
-    edges = _down(grid, widths, top, max(float(meta.get("height", 300)), least), size)
+    edges = _down(grid, widths, top, max(float(meta.get("height", 300)) * size / 13, least), size)
     end = edges[-1][1] + max(_foot(box, widths[i], size) for i, box in enumerate(grid[-1])) + 6
     legend = _legend_height(figure, width, size)
     across, down = width - left - right, edges[-1][1] - edges[0][0]
@@ -85,7 +86,7 @@ def _panels(figure: go.Figure, meta: Mapping[str, Any]) -> list[_Panel]:
 
 
 def _columns(n: int, meta: Mapping[str, Any], width: float) -> int:
-    """As many panels beside one another as there is room for, in rows of about the same length."""
+    """As many panels beside one another as a width in sizes of text has room for, in rows of about the same length."""
     room = max(1, int(width // _LEAST_PANEL))
     fixed = meta.get("columns")
     if fixed:

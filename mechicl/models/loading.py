@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from mechicl import hub
 from mechicl.errors import InputError
 from mechicl.models.convert import check_finite, clear_unused
 from mechicl.models.processing import Placement, Processing, process
@@ -99,8 +100,10 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
         raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
     extra = {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        model = HookedTransformer.from_pretrained(name, **place.arguments(), **how.flags(), **extra)
-        tokenizer = clean_tokenizer(model.cfg.tokenizer_name or official, trust_remote_code=trust_remote_code)
+        with hub.at_hand():
+            hub.announce(official)
+            model = HookedTransformer.from_pretrained(name, **place.arguments(), **how.flags(), **extra)
+            tokenizer = clean_tokenizer(model.cfg.tokenizer_name or official, trust_remote_code=trust_remote_code)
     except (OSError, ConnectionError) as error:
         first = str(error).splitlines()[0]
         raise InputError(

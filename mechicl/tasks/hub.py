@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
+from mechicl import hub
 from mechicl.errors import InputError
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
@@ -42,7 +43,8 @@ class HubSource:
         from datasets import load_dataset
 
         try:
-            return load_dataset(self.dataset, self.config, revision=self.revision)
+            with hub.at_hand():
+                return load_dataset(self.dataset, self.config, revision=self.revision)
         # Whatever goes wrong between here and the hub (closed network, proxy, rate limit, cache) is one event
         # for the user, and its libraries raise many unrelated types for it.
         except Exception as error:

@@ -1,0 +1,76 @@
+"""The Hugging Face hub: whether it answers, and what is going to be fetched from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+TIMEOUT = 3.0
+"""Seconds in which the hub must answer; its client tries for half a minute."""
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+@cache
+def reachable() -> bool:
+    """Whether the hub answers, asked once; not where HF_HUB_OFFLINE is set."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except Exception:  # whatever the network, a proxy or its certificates make of it
+        return False
+    return True
+
+
+@contextmanager
+def at_hand() -> Iterator[None]:
+    """Use the hub if it answers, else at once what is kept on disk: without this the clients try again and again."""
+    with ExitStack() as stack:
+        if not reachable():
+            import datasets.config
+            from huggingface_hub import constants
+
+            stack.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
+            stack.enter_context(patch.object(datasets.config, "HF_HUB_OFFLINE", True))
+        yield
+
+
+def announce(model: str) -> None:
+    """Say on standard error that a model is going to be downloaded, and how much that is, if it is not here yet."""
+    if reachable() and not kept(model):
+        size = size_of(model)
+        amount = f"{size / 1e9:.1f} GB" if size else "its size is not known"
+        print(
+            f"mechicl: downloading {model} from the Hugging Face hub ({amount}); it is kept in the cache.",
+            file=sys.stderr,
+        )
+
+
+def kept(model: str) -> bool:
+    """Whether a model's weights are in the hub's cache on disk."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return any(isinstance(try_to_load_from_cache(model, name), str) for name in _WEIGHTS)
+
+
+def size_of(model: str) -> int | None:
+    """Bytes of a model's weights on the hub, in the one format that would be fetched; None where it does not say."""
+    from huggingface_hub import HfApi
+
+    try:
+        found: Any = HfApi().model_info(model, files_metadata=True, timeout=TIMEOUT)
+    except Exception:  # it is only a message
+        return None
+    sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
+    for suffix in (".safetensors", ".bin"):
+        weights = [size for name, size in sizes.items() if name.endswith(suffix) and "/" not in name]
+        if weights:
+            return sum(weights)
+    return None
