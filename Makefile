@@ -1,11 +1,11 @@
-# make test | demo | lint | format | bench | clean: each sets up .venv when it is missing or out of date.
+# make test | demo | lint | format | bench | notebooks | clean: each sets up .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: test demo lint format bench clean
+.PHONY: test demo lint format bench notebooks clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
@@ -40,6 +40,10 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/forward.py
+
+notebooks: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[export,notebook]"
+	$(BIN)/python notebooks/execute.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build

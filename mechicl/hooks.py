@@ -98,7 +98,7 @@ class Probe(ABC):
         return described(self)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, [prompt ...], on the CPU.
 
@@ -121,6 +121,10 @@ class Run:
     def predicted(self) -> Int[Tensor, "prompt"]:
         """Index of the most probable label word."""
         return self.label_logits.argmax(-1)
+
+    def __repr__(self) -> str:
+        readings = "".join(f", {probe!r} {list(reading.shape)}" for probe, reading in self.readings.items())
+        return f"Run(label_logits {list(self.label_logits.shape)}{readings})"
 
     def _repr_html_(self) -> str:
         n, n_classes = self.label_logits.shape

@@ -16,9 +16,12 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with an estimate of the remaining time; yields `advance(n)`.
 
     The outermost call opens the display and closes it, also when the work raises; inner calls add their bar to it.
-    Nothing is drawn where standard error is not a terminal or a notebook.
+    Nothing is drawn without a description, or where standard error is not a terminal or a notebook.
     """
     global _display
+    if not description:
+        yield lambda n: None
+        return
     outermost = _display is None
     if _display is None:
         console = Console(stderr=True)

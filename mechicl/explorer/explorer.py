@@ -43,7 +43,8 @@ class Explorer:
         widget = self.widget
         if widget is None:
             return {"text/plain": repr(self), "text/html": iframe(self.html())}
-        return widget._repr_mimebundle_(**options)
+        shown, about = widget._repr_mimebundle_(**options)
+        return {**shown, "text/plain": repr(self)}, about
 
     @cached_property
     def widget(self) -> Any:

@@ -1,0 +1,85 @@
+"""Execute the notebooks from a clean kernel and store them with outputs that GitHub can show: `make notebooks`.
+
+GitHub runs no scripts, so every interactive output gets a still beside it: plotly draws its own (kaleido), and of the
+explorer a headless Chromium takes one, of the page that the same object saves. What was executed is written down as a
+digest of the cells, by which the tests notice a notebook that was edited and not executed again.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from playwright.sync_api import sync_playwright
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests.notebooks import WIDGET, digest  # noqa: E402
+
+
+def execute(path: Path, chromium: Any) -> None:
+    """Run all cells in order; the notebook is written only when none of them failed."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
+    with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+            cell["outputs"] = [output for output in cell.get("outputs", []) if lasts(output)]
+            for output in cell["outputs"]:
+                if WIDGET in output.get("data", {}):
+                    saved = Path(folder) / "explorer.html"
+                    save = nbformat.v4.new_code_cell(f"explorer.save_html({str(saved)!r})")
+                    client.execute_cell(save, index, store_history=False)
+                    notebook.cells[index] = cell
+                    output.data = {"text/plain": output.data["text/plain"], "image/png": still(saved, chromium)}
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["mechicl"] = {"executed": digest(notebook)}
+    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
+        assert cell.execution_count == number, f"{path.name}: cells ran out of order"
+    nbformat.write(notebook, path)
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def lasts(output: Any) -> bool:
+    """Whether an output is worth storing: not a warning of a library, nor the place where a progress bar was."""
+    if output.output_type == "stream":
+        return bool(output.name == "stdout")
+    return output.output_type != "display_data" or not (WIDGET in output.data or output.data.get("text/plain") == "")
+
+
+def still(page: Path, chromium: Any) -> str:
+    """A picture of an explorer's page, at the layer with the strongest edge of all."""
+    tab = chromium.new_page(viewport={"width": 1180, "height": 600})
+    tab.goto(page.as_uri())
+    first = tab.evaluate("JSON.parse(document.getElementById('start').textContent).view")
+    strength = [edges[0][2] if edges else 0 for edges in first["edges"]]
+    slider = tab.get_by_role("slider", name="Layer")
+    slider.fill(str(strength.index(max(strength))))
+    slider.blur()
+    tab.wait_for_timeout(1000)  # transitions end
+    picture = tab.locator(".mx").screenshot()
+    tab.close()
+    return base64.b64encode(picture).decode()
+
+
+def main() -> None:
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype+png"
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    chromium = os.environ.get("MECHICL_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for path in [Path(name) for name in sys.argv[1:]] or sorted(HERE.glob("*.ipynb")):
+            execute(path, browser)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The notebooks run from a clean kernel, and what is stored of them is what running them gives."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.notebooks import WIDGET, digest
+
+nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
+nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*.ipynb"))]
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def kinds(cell: Any) -> list[str]:
+    """What a reader sees of a cell: tables and texts, figures, explorers; not progress bars."""
+    found = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        if output.output_type == "stream":
+            found += ["text"] if output.name == "stdout" else []
+        elif output.output_type == "display_data" and (WIDGET in data or data.get("text/plain") == ""):
+            continue
+        else:
+            found.append(next((kind for kind in (PLOTLY, "text/html") if kind in data), "other"))
+    return [kind for i, kind in enumerate(found) if kind != "text" or found[i - 1 : i] != ["text"]]
+
+
+def test_there_are_notebooks() -> None:
+    assert {
+        "label_words_are_anchors",
+        "stages_of_inference",
+        "compose_probes_and_patches",
+        "your_own_task_and_model",
+    } == {path.stem for path in FOLDER.glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata["mechicl"]["executed"] == digest(notebook), "edited since; run: make notebooks"
+    assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    for output in outputs:
+        data = output.get("data", {})
+        assert WIDGET not in data
+        assert PLOTLY not in data or "image/png" in data
+        assert "<script" not in data.get("text/html", "")
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebooks_run_and_give_what_is_stored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
+    stored = nbformat.read(path, as_version=4)
+    fresh = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    for cell, before in zip(code_cells(fresh), code_cells(stored), strict=True):
+        assert kinds(cell) == kinds(before), cell.source
