@@ -58,12 +58,13 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
 def heads(model: Any, prompt: Prompt, patches: list[Patch], layer: int) -> dict[str, Any]:
     """What each head adds to the edges of a layer, signed: `edges` [query, key] and `values` [edge head].
 
-    The saliency of a choice of heads is |their sum|. Edges are those that are strong for all heads together, and those
-    that are strong for a head alone.
+    The saliency of a choice of heads is |their sum|. Edges are those that are strong for all heads together, and of
+    each head alone an equal part of as many.
     """
     probe = HeadSaliency(layer, objective(prompt))
     signed = run(model, [prompt], [probe], patches, progress=None)[probe][0].tril(-1)
-    places = torch.cat([strongest(signed.sum(0).abs()), *(strongest(head.abs(), MOST // 4) for head in signed)])
+    each = -(-MOST // len(signed))
+    places = torch.cat([strongest(signed.sum(0).abs()), *(strongest(head.abs(), each) for head in signed)])
     places = torch.unique(places, dim=0)
     return {"edges": places.tolist(), "values": rounded(signed[:, places[:, 0], places[:, 1]].T)}
 
