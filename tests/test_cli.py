@@ -196,3 +196,27 @@ def test_reproduce_runs_every_study_of_the_first_paper(
         assert load_result(tmp_path / "paper", study).study.protocol == "paper"
     # two classes have a single pair, which cannot be ranked
     assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()
+
+
+def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_folder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.jsonl"
+    words = ["Review", "film", "matches", "goodbye", "Businesses", "World", "worldly"]
+    rows = [{"text": " ".join(words[(i * j) % 7] for j in range(1, 9))} for i in range(1, 30)]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = tmp_path / "pairs.jsonl"
+    cases = [
+        {"word": word, "sentence1": f"a {word}", "sentence2": f"{other} {word}", "label": label}
+        for word in ("bank", "bat", "seal")
+        for other, label in (("good", "T"), ("bad", "F"))
+    ]
+    pairs.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    out = tmp_path / "out"
+    asked = ["--model", model_folder, "--text", text, "--tokens", 600, "--length", 32, "--word-pairs", pairs]
+    code, printed, err = mechicl("reproduce", "stages", *asked, "--out", out)
+    assert (code, err) == (0, "")
+    assert "published and measured" in printed
+    assert "many-lesions (corrected) has no result" in printed  # three layers have one in the middle
+    for study in ("stages-atlas", "layer-lesions", "logit-lens", "norms", "neurons", "local-attention", "cka", "wic"):
+        assert load_result(out / "corrected", study).study.protocol == "corrected"
+    for study in ("layer-lesions", "logit-lens", "norms", "local-attention", "cka"):
+        assert load_result(out / "paper", study).study.protocol == "paper"

@@ -176,6 +176,27 @@ class OnWordPairs(OnWeights):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OnAllOfStages(OnTextAndPrompts):
+    """Running text, and what some studies of the second paper need beside it."""
+
+    word_pairs: Annotated[Path | None, _on("Word-in-Context data; without it wic is left out.")] = None
+    benchmarks: Annotated[
+        str | None, _on("Benchmarks, as hellaswag,arc-easy,lambada; without them their study is left out.")
+    ] = None
+    limit: Annotated[int | None, _on("Documents of each benchmark; default: all.", min=1)] = None
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """What this study is run on: text, word pairs, benchmarks, or nothing where it reads weights alone."""
+        if study.reads == "pairs" and self.word_pairs is not None:
+            pairs = OnWordPairs(model=self.model, out=self.out, data=self.word_pairs, seed=self.seed)
+            return pairs.material(study, model)
+        if study.reads == "benchmarks" and self.benchmarks is not None:
+            tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
+            return tasks.material(study, model)
+        return super().material(study, model)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OnBenchmarks(Asked):
     """Benchmarks of lm-evaluation-harness."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mechicl.cli.asked import OnPrompts, OnText
+from mechicl.cli.asked import OnAllOfStages, OnPrompts
 from mechicl.cli.command import asking
 from mechicl.cli.finish import keep, page
 from mechicl.errors import InputError
@@ -16,7 +16,7 @@ from mechicl.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechicl.results import Result
+    from mechicl.results import Cells, Result
     from mechicl.studies.study import Protocol, Study
 
 
@@ -92,33 +92,76 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
 
 
 @papers.command("stages")
-@asking(OnText, batch_size=4, processing="fold")
-def stages(asked: OnText) -> None:
-    """All of Stages of Inference, in both protocols: a page each in OUT/paper and OUT/corrected."""
+@asking(OnAllOfStages, batch_size=4, processing="fold")
+def stages(asked: OnAllOfStages) -> None:
+    """All of Stages of Inference, in both protocols: a page each in OUT/paper and OUT/corrected.
+
+    Word-in-Context data (--word-pairs), benchmarks (--benchmarks, extra lm-eval) and tasks for in-context learning
+    (--task) are given where they are to be measured, too.
+    """
+    from mechicl.progress import progress
     from mechicl.results import Cells
     from mechicl.studies.stages.published import against_published
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    done = dict[str, "Result"]()
-    for protocol in ("corrected", "paper"):
-        for study in _stages_studies(protocol, model.cfg.n_layers):
-            material = asked.material(study, model)
-            done[study.name] = study.run(model, material, batch_size=asked.batch_size, cells=cells)
-            _keep(done[study.name], asked.out / protocol, protocol)
-    _close(against_published(list(done.values())), asked.out)
+    done: list[Result] = []
+    planned = [(p, one) for p in _PROTOCOLS for one in _stages_studies(p, model.cfg.n_layers, asked)]
+    with progress("stages", len(planned)) as advance:
+        for protocol, study in planned:
+            try:
+                done.append(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells))
+                _keep(done[-1], asked.out / protocol, protocol)
+            except InputError as error:  # such as too few layers: the other studies are still worth having
+                print(f"{study.name} ({protocol}) has no result: {error}")
+            advance(1)
+        if asked.task is not None:
+            done += _where_the_papers_meet(done, asked, cells)
+    _close(against_published(done), asked.out)
 
 
-def _stages_studies(protocol: Protocol, n_layers: int) -> list[Study]:
-    """The studies of one protocol; in the authors' only those that differ."""
+_PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
+
+
+def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> list[Study]:
+    """The studies of one protocol, in the order in which they are run; in the authors' only those that differ."""
     from mechicl.studies import stages as s
 
     windows = tuple(length for length in (3, 5) if length <= n_layers)
-    both: list[Study] = [s.LocalAttentionStudy(protocol), s.LensStudy(protocol), s.NormsStudy(protocol)]
+    both: list[Study] = [
+        s.LocalAttentionStudy(protocol),
+        s.LensStudy(protocol),
+        s.NormsStudy(protocol),
+        s.Cka(protocol),
+    ]
     if protocol == "paper":
         return [s.Lesions(protocol), *both]
     kinds = ("drop", "swap", "attention", "mlp", "replace", *(("repeat",) if windows else ()))
-    return [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), *both, s.NeuronsStudy(), s.WordMerging()]
+    studies = [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), s.ManyLesions(), *both]
+    studies += [s.NeuronsStudy(), s.WordMerging(), s.WordIdentity()]
+    if asked.word_pairs is not None:
+        studies.append(s.Wic())
+    if asked.benchmarks is not None:
+        studies.append(s.LesionedBenchmarks(windows=windows[-1:] or (1,)))
+    return studies
+
+
+def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:
+    """In-context learning under lesions, and the first paper's curves on the atlas, weights as they are."""
+    from mechicl.studies.label_words import DeepLayers, InformationFlow
+    from mechicl.studies.stages import LesionedLearning, in_context_atlas
+
+    prompts = asked.prompts()
+    model = prompts.load_model()
+    results = [
+        study.run(model, prompts.material(study, model), batch_size=prompts.batch_size, cells=cells)
+        for study in (InformationFlow(), DeepLayers(), LesionedLearning())
+    ]
+    flow, deep, lesioned = results
+    atlas = next(result for result in done if result.name == "stages-atlas")
+    for result in (in_context_atlas(atlas, flow, deep), lesioned):
+        _keep(result, asked.out / "corrected", "corrected")
+    return [lesioned]
 
 
 def _keep(result: Result, folder: Path, part: str) -> None:

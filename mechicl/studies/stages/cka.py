@@ -196,11 +196,10 @@ class Cka(Study):
             more = row["explained"] - row["by_distance"]
             verdict = "too few minibatches to tell blocks from similarity that falls with distance"
             if np.isfinite(row["low"]):
-                interval = f"{more:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}]"
                 verdict = (
-                    f"{interval} against similarity that only falls with distance: "
-                    + ("there are blocks beyond it" if row["low"] > 0 else "no blocks beyond it")
-                )  # fmt: skip
+                    f"{more:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}] against the best blocks where similarity only "
+                    f"falls with distance" + ("" if row["low"] > 0 else ", which is no evidence of blocks")
+                )
             parts.append(
                 f"{row['model']}: neighbours {np.diagonal(matrix, 1).mean():.2f}, first to last {matrix[0, -1]:.2f}. "
                 f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of it; {verdict}"

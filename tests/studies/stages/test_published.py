@@ -15,7 +15,8 @@ def test_gpt2s_neurons_are_compared_layer_by_layer():
     assert prediction["published"].tolist()[10] == "97"
     assert prediction["measured"].tolist() == ["1.000"] * 12
     other = pd.DataFrame(rows | {"model": "another"})
-    assert against_published([Result(NeuronsStudy(), other, {})]).empty
+    found = against_published([Result(NeuronsStudy(), other, {})])
+    assert not found["quantity"].eq("prediction neurons").any()
 
 
 @pytest.mark.parametrize("model", ["gpt2", "pythia-410m-deduped"])
@@ -24,6 +25,27 @@ def test_agreement_in_the_middle_half(model):
     rest = dict.fromkeys(("kl", "entropy", "base_entropy", "top_10_overlap", "loss", "base_loss", "correct"), 0.5)
     counts = {"base_correct": 0.5, "positions": 10, "targets": 9, "sequence": 0, "kind": "drop", "layer": range(4)}
     table = pd.DataFrame({"model": model, **same, **rest, **counts})
-    (row,) = against_published([Result(Lesions(kinds=("drop",)), table, {})]).to_dict("records")
-    assert row["measured"] == "0.850"
-    assert ("replication" in row["published"]) == (model != "gpt2")
+    rows = against_published([Result(Lesions(kinds=("drop",)), table, {})]).to_dict("records")
+    assert rows[0]["measured"] == "0.850"
+    assert ("replication" in rows[0]["published"]) == (model != "gpt2")
+    if model != "gpt2":
+        assert (rows[1]["place"], rows[1]["measured"]) == ("first and last eighth", "0.150")
+
+
+def test_notebook_values_are_held_against_the_authors_protocol():
+    rows = {"model": "gpt2", "layer": range(12), "neuron": 0, "kurtosis": 11.0, "skewness": 1.0, "variance": 0.0}
+    neurons = Result(NeuronsStudy(), pd.DataFrame(rows), {})
+    assert against_published([neurons]).equals(against_published([neurons, neurons]))
+    found = against_published([neurons]).set_index("quantity")
+    assert found.loc["prediction neurons are densest", "published"] == "0.85"
+
+
+def test_repeats_are_counted_in_the_latter_half():
+    rest = dict.fromkeys(("kl", "agreement", "top_10_overlap", "loss", "base_loss", "correct"), 0.5)
+    counts = {"base_correct": 0.5, "positions": 10, "targets": 9, "sequence": 0, "kind": "repeat 3"}
+    # eight layers have six windows of three; those from layers 4 and 5 lie in the latter half
+    table = pd.DataFrame(
+        {"model": "m", "layer": range(6), "entropy": [1, 1, 1, 1, 0.5, 3], "base_entropy": 2.0, **rest, **counts}
+    )
+    found = against_published([Result(Lesions(kinds=("repeat",)), table, {})]).set_index("quantity")
+    assert found.loc["repeat 3: windows that lower entropy", "measured"] == "1 of 2"
