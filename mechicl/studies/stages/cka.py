@@ -197,12 +197,13 @@ class Cka(Study):
             verdict = "too few minibatches to tell blocks from similarity that falls with distance"
             if np.isfinite(row["low"]):
                 verdict = (
-                    f"{more:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}] against the best blocks where similarity only "
-                    f"falls with distance" + ("" if row["low"] > 0 else ", which is no evidence of blocks")
+                    f"{more:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}] against the best blocks where similarity "
+                    "only falls with distance" + ("" if row["low"] > 0 else ", which is no evidence of blocks")
                 )
             parts.append(
                 f"{row['model']}: neighbours {np.diagonal(matrix, 1).mean():.2f}, first to last {matrix[0, -1]:.2f}. "
-                f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of it; {verdict}"
+                f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of "
+                f"its variance; {verdict}"
             )
         return "CKA of " + ". ".join(parts) + f" ({_counted(result.table)})."
 
