@@ -70,9 +70,11 @@ if TYPE_CHECKING:
     from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
     from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
     from mechicl.studies.stages import compare_atlases as compare_atlases
+    from mechicl.studies.stages import find_neurons as find_neurons
     from mechicl.studies.stages import layer_lesions as layer_lesions
     from mechicl.studies.stages import lesioned_icl as lesioned_icl
     from mechicl.studies.stages import logit_lens as logit_lens
+    from mechicl.studies.stages import neuron_tokens as neuron_tokens
     from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages.benchmarks import benchmarks as benchmarks
     from mechicl.studies.stages.cka import cka as cka
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.many_lesions import many_lesions as many_lesions
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms
+    from mechicl.studies.stages.voting import voting as voting
     from mechicl.studies.stages.wic import wic as wic
     from mechicl.studies.stages.word_identity import word_identity as word_identity
     from mechicl.studies.stages.word_merging import word_merging as word_merging
@@ -153,14 +156,17 @@ _HOME = {
         "cka",
         "compare_atlases",
         "in_context_atlas",
+        "find_neurons",
         "layer_lesions",
         "lesioned_icl",
         "local_attention",
         "logit_lens",
         "many_lesions",
+        "neuron_tokens",
         "neurons",
         "norms",
         "stages_atlas",
+        "voting",
         "wic",
         "word_identity",
         "word_merging",

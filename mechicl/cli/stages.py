@@ -144,6 +144,33 @@ def neurons(
     return NeuronsStudy(kurtosis=kurtosis, variance=variance)
 
 
+@study("voting", OnText, batch_size=32, processing="fold")
+def voting(
+    token_class: Annotated[
+        str, Option(help="A suffix (-ing), words with commas, or a file with a word a line.")
+    ] = "-ing",
+    neurons: Annotated[int, Option(help="Neurons of each kind.")] = 32,
+    pairs: Annotated[int, Option(help="Pairs of contexts, at most.")] = 500,
+    context: Annotated[int, Option(help="Tokens of each context.")] = 24,
+    kurtosis: Annotated[float, Option(help="Above it a neuron is a candidate ...")] = 10.0,
+    variance: Annotated[float, Option(help="... and above this one, too.")] = 0.005,
+    protocol: ProtocolName = "corrected",
+) -> "Study":
+    """Neurons that tell whether the next token is of a class, alone and in ensembles (section 5.3)."""
+    from mechicl.studies.stages import Voting
+    from mechicl.studies.stages.voting import words_of_file
+
+    named: str | tuple[str, ...] = token_class
+    if Path(token_class).is_file():
+        named = words_of_file(Path(token_class))
+    elif not token_class.startswith("-"):
+        named = names("--token-class", token_class)
+    return Voting(
+        choice("--protocol", protocol, "corrected", "paper"), token_class=named, neurons=neurons, pairs=pairs,
+        context=context, kurtosis=kurtosis, variance=variance,
+    )  # fmt: skip
+
+
 @study("norms", OnText, batch_size=8, processing="fold")
 def norms(protocol: ProtocolName = "corrected") -> "Study":
     """Norms of what attention and MLPs add, and how far each layer turns the residual (section 5.4)."""

@@ -1,4 +1,4 @@
-"""What is read where a context ends: residuals, chosen neurons, the prediction."""
+"""What is read where a context ends, beside the residual: chosen neurons, and the prediction."""
 
 from __future__ import annotations
 
@@ -13,26 +13,6 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch
 from mechicl.models import hooked
-
-
-@dataclass(frozen=True)
-class LastResiduals(Probe):
-    """Residuals before each layer and after the last at each last token: reading [sequence point d_model]."""
-
-    axes = ("sequence", "point", "d_model")
-
-    def watch(self, model: Any, batch: Any) -> Watch:
-        n_layers = hooked(model).sizes.n_layers
-        names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
-        found: dict[str, Tensor] = {}
-
-        def at(name: str) -> Callable[..., None]:
-            def see(resid: Tensor, hook: Any) -> None:
-                found[name] = _at_end(resid, batch)
-
-            return see
-
-        return Watch([(name, at(name)) for name in names], lambda: torch.stack([found[name] for name in names], 1))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_at
 from mechicl.studies.stages.many_lesions import ManyLesions, many_lesions
 from mechicl.studies.stages.neurons import NeuronsStudy, neurons
 from mechicl.studies.stages.norms import NormsStudy, norms
+from mechicl.studies.stages.voters import find_neurons, neuron_tokens
+from mechicl.studies.stages.voting import Voting, voting
 from mechicl.studies.stages.wic import Wic, wic
 from mechicl.studies.stages.word_identity import WordIdentity, word_identity
 from mechicl.studies.stages.word_merging import WordMerging, word_merging
@@ -26,21 +28,25 @@ __all__ = [
     "ManyLesions",
     "NeuronsStudy",
     "NormsStudy",
+    "Voting",
     "Wic",
     "WordIdentity",
     "WordMerging",
     "benchmarks",
     "cka",
     "compare_atlases",
+    "find_neurons",
     "in_context_atlas",
     "layer_lesions",
     "lesioned_icl",
     "local_attention",
     "logit_lens",
     "many_lesions",
+    "neuron_tokens",
     "neurons",
     "norms",
     "stages_atlas",
+    "voting",
     "wic",
     "word_identity",
     "word_merging",

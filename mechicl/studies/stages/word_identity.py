@@ -32,7 +32,7 @@ from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.probes.last_position import LastResiduals
+from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
@@ -88,8 +88,8 @@ class WordIdentity(Study):
             )
         cases = pd.concat(chosen, ignore_index=True)
         ends = torch.tensor(cases[["sequence", "position"]].to_numpy())
-        probe = LastResiduals()
-        seen = run(model, contexts(corpus, ends, self.context), [probe], batch_size=batch_size)[probe].float()
+        probe = LastResidual()
+        seen = run(model, contexts(corpus, ends, self.context), [probe], batch_size=batch_size)[probe]
         groups = [rows for _, rows in cases.groupby(["pieces", "span"], sort=False)]
         tables = []
         with progress("probes", len(groups) * seen.shape[1]) as advance:

@@ -8,7 +8,8 @@ from mechicl.corpora import load_corpus, pieces_of_ended_words
 from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.probes.last_position import LastNeurons, LastPrediction, LastResiduals
+from mechicl.probes import LastResidual
+from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.studies.stages.word_identity import held_out_correct, occurrences, word_identity
 from tests import tiny
 
@@ -34,7 +35,7 @@ def test_contexts_are_the_tokens_up_to_their_end(corpus):
 
 def test_last_position_is_the_last_real_one(corpus):
     model, part = tiny.model("llama"), corpus[:2]
-    residuals, neurons, predicted = LastResiduals(), LastNeurons(((2, 5), (0, 1), (2, 0))), LastPrediction()
+    residuals, neurons, predicted = LastResidual(), LastNeurons(((2, 5), (0, 1), (2, 0))), LastPrediction()
     seen = run(model, part, [residuals, neurons, predicted])
     for row, length in enumerate(part.lengths.tolist()):
         logits, cache = model.run_with_cache(part.tokens[row : row + 1, :length])

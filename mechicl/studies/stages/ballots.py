@@ -1,0 +1,83 @@
+"""Contexts that are followed by a token of a class, and as many that are not, alike in all else that can be matched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mechicl.corpora import TokenCorpus
+from mechicl.corpora.contexts import context_ends
+from mechicl.errors import InputError
+from mechicl.neurons.token_classes import TokenClass, class_members, describe, other_forms
+
+LEAST = 60
+"""Pairs of contexts that a study of probes needs."""
+
+
+def ballots(
+    corpus: TokenCorpus, token_class: TokenClass, d_vocab: int, *, context: int, most: int, seed: int
+) -> pd.DataFrame:
+    """A balanced set: sequence, position (where the context ends, before the token), label, matched_by, fold.
+
+    Where the class is a suffix and the tokenizer has other forms of the same stems, contexts before " going" are set
+    against as many before " go" or " goes", stem by stem (`matched_by` "stem"). Otherwise, or where these are too few,
+    contexts end in the same token and go on in the class or out of it ("last token"). Fold 0 is to choose neurons and
+    to learn, fold 1 to judge; a sequence of the text is in one of them.
+
+    Raises:
+        InputError: fewer than 60 pairs of either sort.
+    """
+    generator = np.random.default_rng(seed)
+    members = class_members(corpus.tokenizer, token_class, d_vocab)
+    found = _followed(corpus, members, context)
+    tables = {"last token": _balanced(found.assign(group=found["last"]), generator)}
+    if isinstance(token_class, str) and token_class.startswith("-"):
+        stems = found["token"].map(other_forms(corpus.tokenizer, token_class, d_vocab))
+        tables["stem"] = _balanced(found.assign(group=stems)[stems.notna()], generator)
+    matched_by = "stem" if len(tables.get("stem", ())) >= 2 * LEAST else "last token"
+    table = tables[matched_by]
+    if len(table) < 2 * LEAST:
+        raise InputError(
+            f"{corpus.n_tokens} tokens of {corpus.source} hold {len(table) // 2} pairs of contexts of {context} tokens "
+            f"that go on in a token of the class {describe(token_class)}, or in another that is matched with it; at "
+            f"least {LEAST} are needed: take more text, or a more frequent class."
+        )
+    pairs = generator.permutation(table["pair"].unique())[:most]
+    table = table[table["pair"].isin(pairs)].reset_index(drop=True)
+    sequences = generator.permutation(table["sequence"].unique())
+    judged = sequences[: len(sequences) // 2]
+    return table.assign(matched_by=matched_by, fold=table["sequence"].isin(judged).astype(int))
+
+
+def _followed(corpus: TokenCorpus, members: torch.Tensor, context: int) -> pd.DataFrame:
+    """Every context that a token of its own document follows: where it ends, its last token, the token, its class."""
+    documents = corpus.documents
+    ends = context_ends(corpus, context)[:, :-1] & (documents[:, 1:] == documents[:, :-1])
+    row, position = ends.nonzero(as_tuple=True)
+    token = corpus.tokens[row, position + 1]
+    columns = {
+        "sequence": row, "position": position, "last": corpus.tokens[row, position], "token": token,
+        "label": members[token],
+    }  # fmt: skip
+    return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+
+
+def _balanced(found: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+    """In each group, as many contexts of the class as others: pairs, at random."""
+    parts: list[pd.DataFrame] = []
+    for _, rows in found.groupby("group"):
+        inside, outside = rows[rows["label"]], rows[~rows["label"]]
+        n = min(len(inside), len(outside))
+        if n:
+            first = sum(len(part) for part in parts)
+            pair = np.arange(first, first + n)
+            parts += [side.sample(n, random_state=generator).assign(pair=pair) for side in (inside, outside)]
+    return pd.concat(parts, ignore_index=True) if parts else found.iloc[:0].assign(pair=0)
+
+
+def contexts_of(table: pd.DataFrame) -> Any:
+    """Where the contexts of a table end, as `mechicl.corpora.contexts.contexts` asks for it."""
+    return torch.tensor(table[["sequence", "position"]].to_numpy())

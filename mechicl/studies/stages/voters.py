@@ -1,0 +1,94 @@
+"""Neurons that may vote for a class of tokens: ranked from weights, as the authors did (section 5.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.models import hooked
+from mechicl.neurons import vocabulary_moments
+from mechicl.neurons.token_classes import TokenClass, class_members
+from mechicl.studies.study import Protocol
+
+
+def find_neurons(
+    model: Any,
+    token_class: TokenClass = "-ing",
+    *,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    protocol: Protocol = "corrected",
+) -> pd.DataFrame:
+    """Neurons that tell a class of tokens from all others, most effective first.
+
+    Candidates have kurtosis above 10 or variance above 0.005, of their cosines with the vocabulary. A neuron's effect
+    is the mean over the class of what one unit of its activation adds to a logit, W_U' w_out, less the mean over all
+    other tokens. In the corrected protocol a neuron is of the kind prediction where its effect is positive, and
+    suppression where it is negative; the authors call prediction what has kurtosis above 10 and positive skewness, and
+    suppression all else, so a candidate by variance alone is filed wrong where it is positive (`protocol="paper"`).
+
+    Returns:
+        A row per candidate: layer, neuron, kind, effect, kurtosis, skewness, variance.
+
+    Raises:
+        InputError: no token is of the class, or there is no candidate.
+    """
+    net = hooked(model)
+    effect = effects(model, token_class).flatten().numpy()
+    W_out = (net.W_out(layer) for layer in range(net.sizes.n_layers))
+    table = vocabulary_moments(net.W_U, W_out, top=1).frame().assign(effect=effect)
+    heavy = table["kurtosis"] > kurtosis
+    promotes = (heavy & (table["skewness"] > 0)) if protocol == "paper" else table["effect"] > 0
+    table["kind"] = np.where(promotes, "prediction", "suppression")
+    table = table[heavy | (table["variance"] > variance)]
+    if table.empty:
+        raise InputError(
+            f"No neuron of {net.name} has kurtosis above {kurtosis:g} or variance above {variance:g}; lower the "
+            "thresholds."
+        )
+    order = table["effect"].abs().sort_values(ascending=False, kind="stable").index
+    columns = ["layer", "neuron", "kind", "effect", "kurtosis", "skewness", "variance"]
+    return table.loc[order, columns].reset_index(drop=True)
+
+
+@torch.no_grad()
+def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"]:
+    """Mean over a class's tokens of W_U' w_out, less the mean over all other tokens, of every neuron."""
+    net = hooked(model)
+    members = class_members(net.tokenizer, token_class, net.sizes.d_vocab).to(net.device)
+    direction = net.W_U[:, members].float().mean(1) - net.W_U[:, ~members].float().mean(1)
+    return torch.stack([net.W_out(layer).float() @ direction for layer in range(net.sizes.n_layers)]).cpu()
+
+
+def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.DataFrame:
+    """The tokens that a neuron promotes and demotes most: rank, top, top_cosine, bottom, bottom_cosine.
+
+    Cosines are those of its output weights with the unembedding; load the model with `processing="fold"` for the
+    papers' numbers.
+
+    Raises:
+        InputError: the model has no such neuron.
+    """
+    net = hooked(model)
+    sizes = net.sizes
+    if not (0 <= layer < sizes.n_layers and 0 <= neuron < sizes.d_mlp):
+        raise InputError(
+            f"There is no neuron {layer}.{neuron}: {net.name} has layers 0-{sizes.n_layers - 1} with neurons "
+            f"0-{sizes.d_mlp - 1}."
+        )
+    moments = vocabulary_moments(net.W_U, [net.W_out(layer)[neuron : neuron + 1]], top=k)
+    return pd.DataFrame(
+        {
+            "rank": np.arange(1, k + 1),
+            "top": [net.tokenizer.decode([token]) for token in moments.top_tokens[0, 0].tolist()],
+            "top_cosine": moments.top_cosines[0, 0].tolist(),
+            "bottom": [net.tokenizer.decode([token]) for token in moments.bottom_tokens[0, 0].tolist()],
+            "bottom_cosine": moments.bottom_cosines[0, 0].tolist(),
+        }
+    )

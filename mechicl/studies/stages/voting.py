@@ -1,0 +1,342 @@
+"""Neurons that vote for a class of tokens (section 5.3, appendix I): does the next token end in -ing?
+
+The paper ranks prediction and suppression neurons of GPT-2 XL by how far they move "-ing" tokens from all others, and
+trains linear probes on their activations before a verb, 24 tokens into a text: on single neurons, and on ensembles of 1
+to 32. Single suppression neurons are about as good as the model itself, ensembles of prediction neurons better.
+
+Neurons are read where the context ends, one token before the one that is to be told; nothing else is kept. Data are
+balanced: where the tokenizer has other forms of the same stems, contexts before " going" are set against as many before
+" go" or " goes"; otherwise contexts that end in the same token are set against each other (see `ballots.py`).
+
+`protocol="paper"` does what the authors' code and text say: the 32 neurons of largest effect, kinds as their code files
+them, ranked by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks
+and chooses on one half of the text and judges on the other, adds greedy ensembles, both kinds mixed, and a control that
+the paper lacks: as many random neurons of the same layers (several draws). Beside the probes stand votes without any
+training: a neuron's activation times its effect on the class's logits against all others, added up; its sign is the
+vote.
+
+The class may be any: a suffix, words, or a test of a token's text. Effects assume a folded final norm
+(`processing="fold"`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.corpora import TokenCorpus
+from mechicl.corpora.contexts import contexts
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.files import one_sentence
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.neurons.token_classes import TokenClass, class_members, describe
+from mechicl.probes.last_position import LastNeurons, LastPrediction
+from mechicl.progress import progress
+from mechicl.results import Result
+from mechicl.studies.stages.ballots import ballots, contexts_of
+from mechicl.studies.stages.ensembles import Judged
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.voters import effects, find_neurons
+from mechicl.studies.study import Condition, Material, Part, Protocol, Study
+from mechicl.studies.summary import TEXT_BAND
+
+_COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
+_DRAWS = 3
+_MODEL, _SINGLE, _VOTES = "model's own prediction", "single probe", "votes of "
+
+
+@dataclass(frozen=True)
+class Voting(Study):
+    """Accuracy of probes on neurons, alone and together, of votes without training, and of the model itself."""
+
+    token_class: str | tuple[str | int, ...] = "-ing"
+    """A suffix, a word or several, or token ids."""
+    neurons: int = 32
+    """Neurons of each kind."""
+    pairs: int = 500
+    """Pairs of contexts, at most."""
+    context: int = 24
+    """Tokens of each context."""
+    kurtosis: float = 10.0
+    variance: float = 0.005
+    seed: int = 0
+
+    name: ClassVar[str] = "voting"
+    title: ClassVar[str] = "Neurons that vote for a class of tokens"
+    source: ClassVar[str] = "Stages of Inference, section 5.3 and appendix I"
+    claim: ClassVar[str] = (
+        "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
+        "well as the model; ensembles of prediction neurons do better than both."
+    )
+    reads: ClassVar = "text"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.neurons < 1 or self.pairs < 1:
+            raise InputError(f"voting needs neurons and pairs from 1; got {self.neurons} and {self.pairs}.")
+
+    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        _, origin = super()._parts(material)
+        assert isinstance(material, TokenCorpus)
+        return [Part(material)], origin  # a probe learns from all of the text
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        net = hooked(model)
+        cases = ballots(
+            corpus, self.token_class, net.sizes.d_vocab, context=self.context, most=self.pairs, seed=self.seed
+        )  # fmt: skip
+        ranking = find_neurons(
+            model, self.token_class, kurtosis=self.kurtosis, variance=self.variance, protocol=self.protocol
+        )  # fmt: skip
+        groups = self._groups(ranking, effects(model, self.token_class).numpy())
+        table = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
+        probe, own = LastNeurons(_pairs(table)), LastPrediction()
+        seen = run(model, contexts(corpus, contexts_of(cases), self.context), [probe, own], batch_size=batch_size)
+        members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
+        judged = self._judged(seen[probe].double().numpy(), cases)
+        test = cases[judged.test]
+        rows = _Rows(test["sequence"].to_numpy())
+        rows.add((members[seen[own].long()].numpy() == judged.label)[judged.test], what=_MODEL)
+        self._single(rows, judged, table)
+        place = {pair: i for i, pair in enumerate(_pairs(table))}
+        with progress("ensembles", len(groups)) as advance:
+            for group, neurons in groups.items():
+                columns = [place[pair] for pair in _pairs(neurons)]
+                self._ensembles(rows, judged, group, columns)
+                votes = judged.activations[judged.test][:, columns] @ table["effect"].to_numpy()[columns]
+                rows.add((votes > 0) == judged.label[judged.test], what=_VOTES + _kind(group), k=len(columns))
+                advance(1)
+        return rows.table().assign(matched_by=cases["matched_by"].iloc[0])
+
+    def _groups(self, ranking: pd.DataFrame, effect: np.ndarray) -> dict[str, pd.DataFrame]:
+        """Neurons of each ensemble: of both kinds, and, in the corrected protocol, of each and at random."""
+        if self.protocol == "paper":
+            first = ranking.head(self.neurons)
+            return _by_kind(first) | {"both kinds": first}
+        groups = {kind: rows.head(self.neurons) for kind, rows in _by_kind(ranking).items()}
+        groups["both kinds"] = ranking.head(self.neurons)
+        generator = np.random.default_rng(self.seed)
+        layers = pd.concat([groups[kind] for kind in groups if kind != "both kinds"])["layer"].to_numpy()
+        taken = {pair for rows in groups.values() for pair in _pairs(rows)}
+        for draw in range(_DRAWS):
+            chosen = generator.choice(layers, min(self.neurons, len(layers)), replace=False)
+            groups[f"random {draw}"] = _random_neurons(chosen, effect, taken, generator)
+        return groups
+
+    def _judged(self, activations: np.ndarray, cases: pd.DataFrame) -> Judged:
+        """The folds, and the halves of the selection fold: a sequence of the text lies in one of them."""
+        test = cases["fold"].to_numpy() == 1
+        sequences = np.random.default_rng(self.seed).permutation(cases["sequence"][~test].unique())
+        learn = cases["sequence"].isin(sequences[::2]).to_numpy() & ~test
+        return Judged(activations, cases["label"].to_numpy(), test, learn, ~test & ~learn)
+
+    def _single(self, rows: _Rows, judged: Judged, table: pd.DataFrame) -> None:
+        for i, neuron in enumerate(table.itertuples()):
+            if neuron.kind == "random":
+                continue
+            vote = judged.activations[judged.test, i] * neuron.effect > 0
+            rows.add(
+                judged.correct([i], ~judged.test, judged.test), what=_SINGLE, layer=neuron.layer, neuron=neuron.neuron,
+                kind=neuron.kind, effect=neuron.effect, agreement=vote == judged.label[judged.test],
+            )  # fmt: skip
+
+    def _ensembles(self, rows: _Rows, judged: Judged, group: str, columns: list[int]) -> None:
+        ranked = judged.ranked(columns, on_test=self.protocol == "paper")
+        orders = {"ranked": ranked}
+        if self.protocol == "corrected":
+            orders["greedy"] = judged.greedy(ranked, self.neurons)
+        for order, neurons in orders.items():
+            for k, right in enumerate(judged.growing(neurons), start=1):
+                rows.add(right, what=f"{_kind(group)}, {order}", k=k)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Accuracies: model, metric, k, layer, neuron, kind, effect, mean, low, high, n (sequences), seeds.
+
+        Metrics: "prediction, ranked" and the like by number k of neurons; votes; the model's own; and for each neuron
+        that of its single probe and, as "single vote", how often the sign of its vote is right. Numbers of layer,
+        neuron and k are -1 where there is none.
+        """
+        by = ["model", "metric", "layer", "neuron", "kind", "effect"]
+        named = table.assign(metric=table["what"])
+        single = named[named["what"] == _SINGLE].assign(metric="single vote")
+        single = single.assign(accuracy=single["agreement"])
+        both = pd.concat([named, single], ignore_index=True)
+        return weighted_summary(
+            both.rename(columns={"metric": "what_"}), {"accuracy": "contexts"}, ["model", "what_", *by[2:]], "k"
+        ).drop(columns="metric").rename(columns={"what_": "metric"})  # fmt: skip
+
+    def figure(self, result: Result) -> go.Figure:
+        summary = result.summary()
+        figure = panels([f"ensembles of up to {self.neurons} neurons", "single neurons"])
+        for group, colour in _COLOURS.items():
+            for order, dash in (("ranked", "solid"), ("greedy", "dash")):
+                rows = summary[summary["metric"] == f"{group}, {order}"]
+                if len(rows):
+                    add_curve(figure, rows, x="k", name=f"{group}, {order}", colour=colour, dash=dash)
+        for kind in ("prediction", "suppression"):
+            rows = summary[(summary["metric"] == _SINGLE) & (summary["kind"] == kind)]
+            figure.add_trace(
+                go.Scatter(
+                    x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
+                    marker={"color": _COLOURS[kind], "size": 7},
+                    error_y={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
+                             "arrayminus": rows["mean"] - rows["low"], "thickness": 0.7, "width": 0},
+                    text=[f"{row.layer}.{row.neuron}" for row in rows.itertuples()],
+                    hovertemplate=kind + " neuron %{text}: %{y:.3f}",
+                ),
+                row=1, col=2,
+            )  # fmt: skip
+        own = summary[summary["metric"] == _MODEL]["mean"].iloc[0]
+        for column in (1, 2):
+            figure.add_hline(
+                own, line={"dash": "dot", "color": "#000000"}, row=1, col=column,
+                annotation_text="the model itself", annotation_position="bottom right",
+            )  # fmt: skip
+            figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=column)
+        styled(
+            figure, title=f"{self.title} ({describe(self.token_class)}): {', '.join(summary['model'].unique())}",
+            subtitle=f"{self.source}; protocol {self.protocol}; matched by {result.table['matched_by'].iloc[0]}; "
+            f"{TEXT_BAND}",
+            x="neurons", y="accuracy",
+        )  # fmt: skip
+        figure.update_xaxes(title_text="effect on the class's logits", col=2)
+        figure.update_layout(height=540)
+        return figure
+
+    def finding(self, result: Result) -> str:
+        summary = result.summary()
+        mean = summary.groupby("metric")["mean"]
+        single = summary[summary["metric"] == _SINGLE].nlargest(1, "mean").iloc[0]
+        parts = [
+            f"The model itself tells the class {describe(self.token_class)} in {mean.first()[_MODEL]:.0%} of the "
+            f"contexts; the best of {(summary['metric'] == _SINGLE).sum()} single neurons is {single['kind']} neuron "
+            f"{single['layer']}.{single['neuron']} ({single['mean']:.0%})"
+        ]
+        for group in _COLOURS:
+            curve = summary[summary["metric"] == f"{group}, ranked"]
+            if len(curve):
+                last = curve.nlargest(1, "k").iloc[0]
+                who = f"{last['k']} neurons of both kinds" if group == "both kinds" else f"{last['k']} {group} neurons"
+                text = f"{who} reach {last['mean']:.0%} [{last['low']:.0%}, {last['high']:.0%}]"
+                parts.append(f"{text}, their votes alone {mean.first()[_VOTES + group]:.0%}")
+        return "; ".join(parts) + "."
+
+
+class _Rows:
+    """Means over the contexts of each sequence, a row per sequence and measure."""
+
+    def __init__(self, sequences: np.ndarray) -> None:
+        self._sequences = sequences
+        self._parts: list[pd.DataFrame] = []
+
+    def add(self, right: np.ndarray, **what: Any) -> None:
+        none: dict[str, Any] = {
+            "what": "",
+            "k": -1,
+            "layer": -1,
+            "neuron": -1,
+            "kind": "",
+            "effect": 0.0,
+            "agreement": np.nan,
+        }
+        facts = none | what
+        single = pd.DataFrame({"sequence": self._sequences, "accuracy": right, "agreement": facts.pop("agreement")})
+        means = single.astype({"accuracy": float, "agreement": float}).groupby("sequence").mean()
+        counts = single.groupby("sequence").size().to_numpy()
+        self._parts.append(means.reset_index().assign(contexts=counts, **facts))
+
+    def table(self) -> pd.DataFrame:
+        """All rows; what several random draws measured alike is averaged."""
+        table = pd.concat(self._parts, ignore_index=True)
+        keys = [name for name in table.columns if name not in ("accuracy", "agreement")]
+        return table.groupby(keys, sort=False, as_index=False)[["accuracy", "agreement"]].mean()
+
+
+def _pairs(table: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+    return tuple((int(layer), int(neuron)) for layer, neuron in zip(table["layer"], table["neuron"], strict=True))
+
+
+def _by_kind(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(kind): rows for kind, rows in table.groupby("kind")}
+
+
+def _random_neurons(
+    layers: Iterable[int], effect: np.ndarray, taken: set[tuple[int, int]], generator: np.random.Generator
+) -> pd.DataFrame:
+    """A random neuron for each of these layers, none twice and none of those taken."""
+    chosen: list[tuple[int, int]] = []
+    for layer in layers:
+        free = sorted(set(range(effect.shape[1])) - {n for at, n in (*taken, *chosen) if at == layer})
+        if free:
+            chosen.append((int(layer), int(generator.choice(free))))
+    return pd.DataFrame(chosen, columns=["layer", "neuron"]).assign(
+        kind="random", effect=[effect[pair] for pair in chosen]
+    )
+
+
+def _kind(group: str) -> str:
+    return "random" if group.startswith("random") else group
+
+
+def voting(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    token_class: TokenClass | Path = "-ing",
+    neurons: int = 32,
+    pairs: int = 500,
+    context: int = 24,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    seed: int = 0,
+    protocol: Protocol = "corrected",
+    batch_size: int = 32,
+) -> Result:
+    """Measure how well neurons, alone and together, tell whether the next token is of a class (section 5.3).
+
+    Args:
+        model: a HookedTransformer, loaded with `processing="fold"`; gated MLPs too.
+        corpus: running text; some thousands of tokens per hundred tokens of the class.
+        token_class: a suffix ("-ing"), words, a file with a word a line, token ids, or a test of a token's text.
+        neurons: neurons of each kind.
+        pairs: pairs of contexts, at most.
+        context: tokens of each context.
+        kurtosis, variance: above either, a neuron is a candidate.
+        seed: seed of the contexts, of the folds and of the random neurons.
+        protocol: see the module.
+        batch_size: contexts per pass.
+
+    Returns:
+        A result with a row per sequence of the judged half and measure: the share of its contexts that are told right.
+    """
+    study = Voting(
+        protocol, token_class=plain_class(model, token_class), neurons=neurons, pairs=pairs, context=context,
+        kurtosis=kurtosis, variance=variance, seed=seed,
+    )  # fmt: skip
+    return study.run(model, corpus, batch_size=batch_size)
+
+
+def plain_class(model: Any, token_class: TokenClass | Path) -> str | tuple[str | int, ...]:
+    """A class in plain values: a file as its words, a test as the ids of its tokens."""
+    if callable(token_class):
+        net = hooked(model)
+        members = class_members(net.tokenizer, token_class, net.sizes.d_vocab)
+        return tuple(members.nonzero().flatten().tolist())
+    if isinstance(token_class, Path):
+        return words_of_file(token_class)
+    return token_class if isinstance(token_class, str) else tuple(token_class)
+
+
+def words_of_file(path: Path) -> tuple[str, ...]:
+    """The words of a file, one a line."""
+    with one_sentence(path):
+        words: Sequence[str] = path.read_text(encoding="utf-8-sig").split("\n")
+    return tuple(word.strip() for word in words if word.strip())
