@@ -31,9 +31,11 @@ def execute(path: Path, chromium: Any) -> None:
     client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
     with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
         for index, cell in enumerate(notebook.cells):
+            if cell.cell_type != "code":
+                continue
             client.execute_cell(cell, index)
-            cell["outputs"] = [output for output in cell.get("outputs", []) if lasts(output)]
-            for output in cell["outputs"]:
+            cell.outputs = [output for output in cell.outputs if lasts(output)]
+            for output in cell.outputs:
                 if WIDGET in output.get("data", {}):
                     saved = Path(folder) / "explorer.html"
                     save = nbformat.v4.new_code_cell(f"explorer.save_html({str(saved)!r})")
