@@ -233,8 +233,19 @@ def forward_on(
 ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
     """All blocks on top of cached keys and values, from position `start`: last residual, new keys and values."""
     positions = torch.arange(start, start + tokens.shape[1], device=net.device)
-    resid, new = net.embed(tokens, positions), []
-    for layer in range(net.sizes.n_layers):
+    return blocks_on(net, range(net.sizes.n_layers), net.embed(tokens, positions), positions, past)
+
+
+def blocks_on(
+    net: HookedModel,
+    layers: Iterable[int],
+    resid: Float[Tensor, "batch pos d_model"],
+    positions: Int[Tensor, " pos"],
+    past: Sequence[KeyValues],
+) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
+    """Some blocks on top of cached keys and values, where there are any: residual, new keys and values."""
+    new = []
+    for layer in layers:
         resid, kept = net.block(layer, resid, positions, past[layer] if past else None)
         new.append(kept)
     return resid, tuple(new)

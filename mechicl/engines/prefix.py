@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mechicl.engines.context import read_context
+from mechicl.engines.lower_layers import first_layer, run_above
 from mechicl.hooks import Patch, Probe, Run, run
 from mechicl.models import hooked
 from mechicl.progress import progress as progress_bar
@@ -29,12 +30,16 @@ def run_shared(
 ) -> Run:
     """The same as `mechicl.run`, with every set of demonstrations read only once.
 
-    Where that cannot be (a probe that needs gradients or the whole prompt, a patch that may act anywhere, prompts
-    without demonstrations in common, an architecture without blocks of its own), it is `mechicl.run`.
+    Patches and probes that may act anywhere in the prompt, but only from some layer on, leave the layers below shared.
+    Where nothing can be (a probe that needs gradients, prompts without demonstrations in common, an architecture
+    without blocks of its own), it is `mechicl.run`.
     """
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
-    groups = shared_demonstrations(prompts)
-    if not _divisible(model, probes, patches) or len(prompts) < 2 * len(groups):
+    net, groups = hooked(model), shared_demonstrations(prompts)
+    apart = net.obstacle is not None or any(probe.objective is not None for probe in probes)
+    divisible = not apart and _divisible(probes, patches)
+    layer = 0 if apart or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
+    if not (divisible or layer) or len(prompts) < 2 * len(groups):
         return run(model, prompts, probes, patches, batch_size=batch_size, progress=progress)
     inside = [patch for patch in patches if patch.place == "demonstrations"]
     at_target = [patch for patch in patches if patch.place == "target"]
@@ -42,11 +47,13 @@ def run_shared(
     with progress_bar(progress or "", len(prompts)) as advance:
         for indices in groups:
             members = prompts.select(indices)
-            if members[0].query_start:
+            if not members[0].query_start:
+                part = run(model, members, probes, patches, batch_size=batch_size, progress=None)
+            elif layer:
+                part = run_above(net, members, probes, patches, layer, batch_size=batch_size)
+            else:
                 context = read_context(model, members[0], inside)
                 part = context.ask(model, members, probes, at_target, batch_size=batch_size, progress=None)
-            else:
-                part = run(model, members, probes, patches, batch_size=batch_size, progress=None)
             parts.append(part)
             advance(len(indices))
     return joined(parts, groups, probes)
@@ -69,9 +76,6 @@ def shared_demonstrations(prompts: PromptSet) -> list[tuple[int, ...]]:
     return [tuple(group) for group in groups.values()]
 
 
-def _divisible(model: Any, probes: Sequence[Probe], patches: Sequence[Patch]) -> bool:
-    return (
-        hooked(model).obstacle is None
-        and all(probe.place == "target" and probe.objective is None for probe in probes)
-        and all(patch.place != "anywhere" for patch in patches)
-    )
+def _divisible(probes: Sequence[Probe], patches: Sequence[Patch]) -> bool:
+    """Whether everything acts within the demonstrations, or at the target."""
+    return all(probe.place == "target" for probe in probes) and all(patch.place != "anywhere" for patch in patches)

@@ -15,6 +15,7 @@ from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Place, run
+from mechicl.models import hooked
 from mechicl.patches import IsolateLabels, IsolateRandom
 from mechicl.probes import LabelAttention, SaliencyFlow, TopTokens
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -75,6 +76,28 @@ def test_the_last_token_alone_gives_the_logits(family: str) -> None:
     expected = run(model, prompts, patches=[DoubleAtTarget()]).label_logits
     ours = torch.cat([last.label_logits(model, [DoubleAtTarget()]) for last in last_tokens(model, prompts)])
     close(ours, expected)
+
+
+@pytest.mark.parametrize("family", tiny.families)
+def test_layers_below_a_patch_that_acts_anywhere_are_shared(family: str) -> None:
+    model, prompts = tiny.model(family), shared_prompts(seeds=(0, 1))
+    last = model.cfg.n_layers - 1
+    patches, probes = [IsolateRandom((last - 1, last), pool="all"), IsolateLabels((last - 1,))], [TopTokens(3)]
+    rows: dict[int, int] = {0: 0, last: 0}
+
+    def count(layer: int) -> Any:
+        def see(resid: Tensor, hook: Any) -> None:
+            rows[layer] += resid.shape[0] * resid.shape[1]
+
+        return see
+
+    with hooked(model).hooks([(f"blocks.{layer}.hook_resid_pre", count(layer)) for layer in rows]):
+        ours = run_shared(model, prompts, probes, patches, batch_size=4)
+    assert rows[0] < rows[last] / 2, "demonstrations went through the layers below for every prompt"
+    theirs = run(model, prompts, probes, patches)
+    close(ours.label_logits, theirs.label_logits)
+    assert torch.equal(ours[probes[0]], theirs[probes[0]])
+    assert (theirs.label_logits - run(model, prompts).label_logits).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("n_queries", [1, 2])
