@@ -35,7 +35,9 @@ $(VENV)/.lint: $(STAMP)
 	touch $@
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/label_words.py --queries 6
+	$(BIN)/python benchmarks/label_words.py --queries 8
+	$(BIN)/python benchmarks/label_words.py --model tiny-icl
+	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/lesions.py
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/atlas.py

@@ -1,10 +1,10 @@
 """*Label Words are Anchors*: the paper's way of computing beside ours, in one process, with equal results.
 
-    python benchmarks/label_words.py [--layers 12 --width 768] [--queries 16] [--steps 3]
+    python benchmarks/label_words.py [--model random|tiny-icl] [--only NAME ...] [--queries 16] [--repeats 3] [--busy]
 
-The paper's way is written out here in plain code: every prompt alone and whole; for re-weighting a forward and a
-backward pass through the whole prompt with gradients of all weights, as the authors' scripts do. The model is random,
-of the size asked for; demonstrations are as long as TREC's (6 of 22 tokens).
+The paper's way is plain code (`paper_way.py`): every prompt alone and whole, nothing cached. Both ways take turns, the
+median of each is printed, and their results are compared. The random model has GPT-2-small's sizes, and its prompts
+demonstrations as long as TREC's; tiny-icl answers its own task.
 """
 
 from __future__ import annotations
@@ -13,136 +13,181 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
+import paper_way
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from setting import random_model, random_prompts, tiny_icl
+from torch import Tensor
 
-from mechicl import LabelAttention, compress, run_shared
-from mechicl.engines.last_token import last_tokens
+from mechicl import LabelAttention, compress, load_model, run_shared
+from mechicl.engines.reweighting import Variant, fit_together
 from mechicl.hooks import run
-from mechicl.models import frozen
-from mechicl.patches import ReweightAnchors
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.probes import SaliencyFlow
+from mechicl.prompts import PromptSet
+from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.label_words.reweighting import REWEIGHTED, Reweighting
 
-CLASSES, DEMONSTRATION, QUERY = 6, 22, 16
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two ways to the same numbers."""
+
+    name: str
+    paper: Callable[[], Tensor]
+    ours: Callable[[], Tensor]
+    aim: float | None = None
+    tolerance: float = 1e-4
+    """Of the largest number."""
+    paper_counts: int = 1
+    """Units of work (steps) in one call of the paper's way."""
+    ours_counts: int = 1
+
+
+def forward(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """One whole prompt: TransformerLens's forward pass against mechicl's, which the paper's way below does not use."""
+    one = prompts[:1]
+    return [
+        Comparison(
+            "one prompt, forward",
+            lambda: paper_way.label_logits(model, one),
+            lambda: run(model, one, progress=None).label_logits,
+        )
+    ]
+
+
+def information_flow(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """Saliency of all edges, reduced; the authors froze the weights only in their last version."""
+    probe = SaliencyFlow()
+
+    def ours() -> Tensor:
+        return run(model, prompts, [probe], progress=None)[probe]
+
+    return [
+        Comparison("information flow, weights frozen", lambda: paper_way.flow(model, prompts, frozen=True), ours, 2),
+        Comparison("information flow, as first published", lambda: paper_way.flow(model, prompts, frozen=False), ours),
+    ]
+
+
+def deep_layers(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """Attention to the label words."""
+    probe = LabelAttention()
+
+    def ours() -> Tensor:
+        return run_shared(model, prompts, [probe], progress=None)[probe]
+
+    return [Comparison("deep layers", lambda: paper_way.label_attention(model, prompts), ours, 3)]
+
+
+def isolation(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """The study's five conditions: nothing, label words and random tokens, in the first and in the last layers."""
+    study = Isolation(n_layers=(min(5, model.cfg.n_layers - 1),))
+    patches = [study.patch(model, prompts, condition) for condition in study.conditions(model)]
+
+    def ours() -> Tensor:
+        return torch.cat(
+            [run_shared(model, prompts, patches=[p] if p else [], progress=None).label_logits for p in patches]
+        )
+
+    return [Comparison("isolation, five conditions", lambda: paper_way.isolated(model, prompts, patches), ours, 3)]
+
+
+def compression(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """Queries on a context of label words: hidden keys in the whole prompt, against the gathered cache."""
+
+    def ours() -> Tensor:
+        return compress(model, prompts[0], kept="label").ask(model, prompts, progress=None).label_logits
+
+    kept = prompts[0].label_positions
+    return [Comparison("context of label words", lambda: paper_way.on_kept(model, prompts, kept), ours, 3)]
+
+
+def reweighting_step(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """A step of Adam on beta; ours with the reading of the prompts, and alone as well as six variants in lockstep."""
+    two, order = prompts[:2], [[0, 1]]
+    variants = [
+        Variant(two), Variant(two, ("heads",)), Variant(two, ("layers",)), Variant(two, placement="presoftmax"),
+        Variant(two, ("heads", "layers")), Variant(two, ("heads",), "presoftmax"),
+    ]  # fmt: skip
+
+    def ours(rows: list[Variant], epochs: int) -> Tensor:
+        return fit_together(model, rows, order=order * epochs)[0].losses[:2]
+
+    def paper() -> Tensor:
+        return paper_way.fit(model, two, order)[1]
+
+    return [
+        Comparison("re-weighting, one step", paper, lambda: ours(variants[:1], 15), 30, 1e-3, 2, 30),
+        Comparison("re-weighting, one of six variants", paper, lambda: ours(variants, 15), 30, 1e-3, 2, 180),
+    ]
+
+
+def reweighting_study(model: Any, prompts: PromptSet) -> list[Comparison]:
+    """The paper's three rows at a thirtieth of their size: 8 steps, 16 questions asked in three ways."""
+    training, more = prompts.companions["training"][:4], prompts.companions["more_shots"]
+    asked = replace(prompts, companions={"training": training, "more_shots": more}, seed=42)
+    study = Reweighting("paper", epochs=2)
+
+    def ours() -> Tensor:
+        tables = study.measure_all(model, asked, study.conditions(model), batch_size=16)
+        return torch.cat([torch.tensor(table["label_logits"].tolist()) for table in tables])
+
+    def paper() -> Tensor:
+        beta, _ = paper_way.fit(model, training, paper_way.orders(len(training), study.epochs))
+        plain, longer = (paper_way.label_logits(model, some) for some in (prompts, more))
+        return torch.cat([plain, longer, paper_way.label_logits(model, prompts, beta)])
+
+    assert study.conditions(model)[-1]["method"] == REWEIGHTED
+    return [Comparison("re-weighting, the whole study", paper, ours, 10, 1e-2)]
+
+
+EXPERIMENTS = {
+    "forward": forward, "flow": information_flow, "deep": deep_layers, "isolation": isolation,
+    "compression": compression, "step": reweighting_step, "study": reweighting_study,
+}  # fmt: skip
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser()
-    for name, default in (("layers", 12), ("width", 768), ("queries", 16), ("steps", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--model", choices=("random", "tiny-icl"), default="random")
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--queries", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--busy", action="store_true", help="one thread, processor time: where others work as well")
     asked = parser.parse_args()
-    model, prompts = random_model(asked.layers, asked.width), random_prompts(asked.queries)
-    print(f"{asked.layers} layers, width {asked.width}, {len(prompts)} queries, prompts of {len(prompts[0])} tokens, "
-          f"{torch.get_num_threads()} threads, {model.cfg.device}")  # fmt: skip
-    print(f"{'experiment':<42}{'paper, s':>10}{'ours, s':>10}{'ratio':>8}")
-    for name, compare in (
-        ("re-weighting, one training step", reweighting),
-        ("deep layers, all prompts", deep_layers),
-        ("context of label words, all queries", compression),
-    ):
-        paper, ours = compare(model, prompts, asked.steps)
-        print(f"{name:<42}{paper:>10.3f}{ours:>10.3f}{paper / ours:>8.1f}")
+    if asked.busy:
+        torch.set_num_threads(1)
+    if asked.model == "random":
+        model, prompts = random_model(), random_prompts(asked.queries)
+    else:
+        model = load_model("tiny-icl")
+        prompts = tiny_icl(model, asked.queries)
+    clock = ", processor time" if asked.busy else ""
+    print(f"{asked.model}: {model.cfg.n_layers} layers, width {model.cfg.d_model}; {len(prompts)} prompts of up to "
+          f"{max(map(len, prompts))} tokens; {torch.get_num_threads()} threads, {model.cfg.device}, "
+          f"torch {torch.__version__}; medians of {asked.repeats}{clock}")  # fmt: skip
+    print("| experiment | paper's way, s | ours, s | ratio | aim |\n|---|---|---|---|---|")
+    for name in asked.only:
+        for one in EXPERIMENTS[name](model, prompts):
+            paper, ours = measure(one, asked.repeats, time.process_time if asked.busy else time.perf_counter)
+            print(f"| {one.name} | {paper:.3f} | {ours:.4f} | {paper / ours:.1f} | {one.aim or '-'} |", flush=True)
 
 
-def random_model(layers: int, width: int) -> HookedTransformer:
-    """A GPT-2-like model with random weights."""
-    torch.manual_seed(0)
-    cfg = HookedTransformerConfig(
-        n_layers=layers, d_model=width, d_head=64, n_heads=width // 64, d_mlp=4 * width, n_ctx=1024, d_vocab=50257,
-        act_fn="gelu_new", normalization_type="LN", seed=0,
-    )  # fmt: skip
-    return HookedTransformer(cfg).eval()
-
-
-def random_prompts(n: int) -> PromptSet:
-    """Queries of random tokens behind the same demonstrations."""
-    generator = np.random.default_rng(0)
-    shown = generator.integers(0, 50257, CLASSES * DEMONSTRATION).tolist()
-    labels = [[(c + 1) * DEMONSTRATION - 2] for c in range(CLASSES)]
-    queries = [generator.integers(0, 50257, QUERY).tolist() for _ in range(n)]
-    ids = list(range(100, 100 + CLASSES))
-    return PromptSet.of([Prompt.from_positions([*shown, *q], labels, ids, i % CLASSES) for i, q in enumerate(queries)])
-
-
-def reweighting(model: Any, prompts: PromptSet, steps: int) -> tuple[float, float]:
-    """A step of Adam on beta: whole prompt and all weights' gradients, against the last token with frozen weights."""
-    betas = [torch.zeros(model.cfg.n_layers, model.cfg.n_heads, CLASSES, requires_grad=True) for _ in range(2)]
-    optimisers = [torch.optim.Adam([beta], lr=0.01) for beta in betas]
-    prepared = last_tokens(model, prompts[:steps])
-    losses: list[list[float]] = [[], []]
-
-    def step(way: int, index: int) -> None:
-        batch = prompts.select([index]).batch()
-        patch = ReweightAnchors(betas[way])
-        if way == 0:
-            logits = model.run_with_hooks(batch.tokens, fwd_hooks=patch.hooks(model, batch))[:, -1, batch.label_ids]
-        else:
-            logits = prepared[index].label_logits(model, [patch])
-        loss = torch.nn.functional.cross_entropy(logits, batch.gold)
-        optimisers[way].zero_grad()
-        loss.backward()
-        optimisers[way].step()
-        losses[way].append(loss.item())
-
-    paper = median([lambda i=i: step(0, i) for i in range(steps)])
-    model.zero_grad()
-    with frozen(model):
-        ours = median([lambda i=i: step(1, i) for i in range(steps)])
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(betas[0], betas[1], rtol=1e-2, atol=2e-4)
-    return paper, ours
-
-
-def deep_layers(model: Any, prompts: PromptSet, steps: int) -> tuple[float, float]:
-    """Attention to the label words: every prompt whole, against demonstrations read once."""
-    probe = LabelAttention()
-    found: list[torch.Tensor] = []
-    paper = median([lambda: found.append(run(model, prompts, [probe], batch_size=1)[probe])])
-    ours = median([lambda: found.append(run_shared(model, prompts, [probe])[probe])])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
-    return paper, ours
-
-
-def compression(model: Any, prompts: PromptSet, steps: int) -> tuple[float, float]:
-    """Queries on a context of label words: hidden keys in the whole prompt, against the gathered cache."""
-    start, kept = prompts[0].query_start, prompts[0].label_positions
-    hidden = torch.ones(len(prompts[0]), dtype=torch.bool)
-    hidden[start:] = False
-    hidden[list(kept)] = False
-
-    def hide(scores: torch.Tensor, hook: Any) -> torch.Tensor:
-        mask = torch.zeros(scores.shape[-2:], dtype=torch.bool)
-        mask[start:] = hidden
-        return scores.masked_fill(mask, -torch.inf)
-
-    hooks = [(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(model.cfg.n_layers)]
-    found: list[torch.Tensor] = []
-
-    def whole() -> None:
-        rows = [model.run_with_hooks(torch.tensor([p.tokens]), fwd_hooks=hooks)[:, -1] for p in prompts]
-        found.append(torch.cat(rows)[:, list(prompts.label_ids)])
-
-    def gathered() -> None:
-        found.append(compress(model, prompts[0], kept="label").ask(model, prompts).label_logits)
-
-    with torch.no_grad():
-        paper, ours = median([whole]), median([gathered])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
-    return paper, ours
-
-
-def median(calls: list[Callable[[], None]]) -> float:
-    """Median seconds of the calls."""
-    seconds = []
-    for call in calls:
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def measure(one: Comparison, repeats: int, clock: Callable[[], float]) -> tuple[float, float]:
+    """Median seconds per unit of work of both ways, which take turns; their results are compared."""
+    seconds: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        found = []
+        for way, call in enumerate((one.paper, one.ours)):
+            start = clock()
+            found.append(call())
+            seconds[way].append(clock() - start)
+        torch.testing.assert_close(
+            found[1].double(), found[0].double(), rtol=1e-4, atol=one.tolerance * float(found[0].abs().max())
+        )
+    return statistics.median(seconds[0]) / one.paper_counts, statistics.median(seconds[1]) / one.ours_counts
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ _PYTORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_b
 
 def listens(module: Any, inside: bool = True) -> bool:
     """Whether a hook, ours, the user's or PyTorch's own, is installed on a module or inside it."""
-    parts = module.modules() if inside else (module,)
-    return any(getattr(part, kind) for part in parts for kind in _PYTORCH_HOOKS)
+    own = vars(module)
+    if any(own[kind] for kind in _PYTORCH_HOOKS):
+        return True
+    return inside and any(listens(part) for part in own["_modules"].values() if part is not None)
 
 
 def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:

@@ -1,0 +1,103 @@
+"""Peak memory of the first paper's studies on a random model of GPT-2-small's sizes, each in a process of its own.
+
+    python benchmarks/memory.py [--tokens 148] [--long 1024]
+
+Linux: the peak is VmHWM of /proc/self/status, reset after the model is built and everything has run once on a short
+prompt; what is printed is the peak above what the process held then. A plain forward pass is TransformerLens's own,
+its graph is the same with gradients of activations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import paper_way
+import torch
+from setting import random_model
+
+from mechicl import LabelAttention, isolation
+from mechicl.hooks import run
+from mechicl.models import frozen, recompute
+from mechicl.probes import SaliencyFlow
+from mechicl.prompts import Prompt, PromptSet
+
+
+def one_prompt(n: int) -> PromptSet:
+    """A prompt of n tokens with six label words."""
+    tokens = torch.randint(0, 50257, (n,), generator=torch.Generator().manual_seed(0)).tolist()
+    return PromptSet.of([Prompt.from_positions(tokens, [[n * (c + 1) // 8] for c in range(6)], range(100, 106), 0)])
+
+
+def graph(model: Any, prompts: PromptSet) -> None:
+    """One forward pass that keeps what a backward pass needs, weights frozen."""
+
+    def leaf(embedded: torch.Tensor, hook: Any) -> torch.Tensor:
+        return embedded.detach().requires_grad_()
+
+    with frozen(model), torch.enable_grad():
+        kept = model.run_with_hooks(torch.tensor([prompts[0].tokens]), fwd_hooks=[("hook_embed", leaf)])
+        del kept
+
+
+def saliency(budget: int) -> Callable[[Any, PromptSet], None]:
+    """Information flow, with this many bytes allowed for the graph."""
+
+    def measure(model: Any, prompts: PromptSet) -> None:
+        recompute.GRAPH_BYTES = budget
+        run(model, prompts, [SaliencyFlow()], progress=None)
+
+    return measure
+
+
+CASES: dict[str, Callable[[Any, PromptSet], object]] = {
+    "plain forward": paper_way.label_logits,
+    "deep layers": lambda model, prompts: run(model, prompts, [LabelAttention()], progress=None),
+    "isolation": lambda model, prompts: isolation(model, prompts, n_layers=(5,)),
+    "a forward pass's graph": graph,
+    "information flow": saliency(2**40),
+    "information flow, blocks recomputed": saliency(0),
+}
+
+
+def measure(case: str, tokens: int) -> None:
+    """Print the peak above the resting size, and the peak of the whole process, in MiB."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    model = random_model()
+    CASES[case](model, one_prompt(64))
+    resting, prompts = status("VmRSS"), one_prompt(tokens)
+    Path("/proc/self/clear_refs").write_text("5")
+    CASES[case](model, prompts)
+    peak = status("VmHWM")
+    print(f"{peak - resting:.0f} | {peak:.0f}")
+
+
+def status(name: str) -> float:
+    """A line of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def main() -> None:
+    """One process for each case."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tokens", type=int, default=148)
+    parser.add_argument("--long", type=int, default=1024)
+    parser.add_argument("--case", choices=CASES)
+    asked = parser.parse_args()
+    if asked.case:
+        return measure(asked.case, asked.tokens)
+    print("| one prompt | tokens | above the resting process, MiB | whole process, MiB |\n|---|---|---|---|")
+    for tokens in (asked.tokens, asked.long):
+        for case in CASES:
+            command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens)]
+            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+            print(f"| {case} | {tokens} | {found} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
