@@ -118,8 +118,8 @@ def reweighting_step(model: Any, prompts: PromptSet) -> list[Comparison]:
         return paper_way.fit(model, two, order)[1]
 
     return [
-        Comparison("re-weighting, one step", paper, lambda: ours(variants[:1], 15), 30, 1e-3, 2, 30),
-        Comparison("re-weighting, one of six variants", paper, lambda: ours(variants, 15), 30, 1e-3, 2, 180),
+        Comparison("re-weighting, one step", paper, lambda: ours(variants[:1], 30), 30, 1e-3, 2, 60),
+        Comparison("re-weighting, one of six variants", paper, lambda: ours(variants, 30), 30, 1e-3, 2, 360),
     ]
 
 
