@@ -26,13 +26,13 @@ from dataclasses import dataclass, field
 import torch
 from measuring import (
     Clock,
+    Memory,
     Rate,
     arguments,
     block_operations,
     in_own_process,
     interleaved,
     machine,
-    memory,
     random_model,
     random_texts,
     row,
@@ -102,12 +102,11 @@ def main() -> None:
 
 def alone(model: HookedTransformer, asked: argparse.Namespace) -> None:
     """Our way only, for its memory."""
-    before = memory()
-    lesion_sweep(model, random_texts(asked), [Drop(layer) for layer in range(model.cfg.n_layers)])
-    most = memory()
-    assert most < ENOUGH or asked.size != "gpt2", f"{most:.1f} GiB"
-    print(f"all drops over {asked.tokens} tokens, in a process of its own: at most {most:.2f} GiB "
-          f"({before:.2f} GiB with the model loaded)")  # fmt: skip
+    with Memory(asked.device) as memory:
+        lesion_sweep(model, random_texts(asked), [Drop(layer) for layer in range(model.cfg.n_layers)])
+    assert memory.most < ENOUGH or asked.size != "gpt2", f"{memory.most:.1f} GiB"
+    print(f"all drops over {asked.tokens} tokens, in a process of its own: at most {memory.most:.2f} GiB "
+          f"({memory.before:.2f} GiB with the model loaded)")  # fmt: skip
 
 
 @dataclass

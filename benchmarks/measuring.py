@@ -7,12 +7,13 @@ wall, so that a machine which others use too gives numbers that can be compared.
 from __future__ import annotations
 
 import argparse
-import gc
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TypeVar
 
@@ -125,16 +126,40 @@ def unembedding_operations(model: HookedTransformer) -> float:
     return 2 * model.cfg.d_model * model.cfg.d_vocab
 
 
-def memory() -> float:
-    """The most that this process has held so far, GiB: its own, or on a GPU the GPU's."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+class Memory:
+    """The most memory that is held while something runs, GiB, and what was held before: this process's own (Linux), or
+    the GPU's.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self._done = threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Memory:
+        self.before = self.most = self._held()
+        if self.cuda:
+            torch.cuda.reset_peak_memory_stats()
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._watching.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.002):
+            self.most = max(self.most, self._held())
+
+    def _held(self) -> float:
+        if self.cuda:
+            return torch.cuda.max_memory_allocated() / 2**30
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize() / 2**30
 
 
 def in_own_process(options: Sequence[str]) -> str:
     """What the script prints when only our way runs: memory that others took before does not count there."""
-    gc.collect()
     command = [sys.executable, sys.argv[0], "--alone", *options]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
 

@@ -12,10 +12,11 @@ them: no way of computing these moments exactly does without it. Memory is that 
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 import torch
-from measuring import Clock, Rate, arguments, in_own_process, interleaved, machine, memory, random_model, row
+from measuring import Clock, Memory, Rate, arguments, in_own_process, interleaved, machine, random_model, row
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -30,7 +31,7 @@ def main() -> None:
     asked = arguments(__doc__, tokens=0, length=1).parse_args()
     model = random_model(asked)
     if asked.alone:
-        return alone(model, asked.size)
+        return alone(model, asked)
     clock = Clock(asked.device)
     rate = Rate(model, clock)
     rate.measure()
@@ -61,13 +62,13 @@ def ours(model: HookedTransformer) -> VocabularyMoments:
     return vocabulary_moments(model.W_U, (block.mlp.W_out for block in model.blocks), top=1)
 
 
-def alone(model: HookedTransformer, size: str) -> None:
+def alone(model: HookedTransformer, asked: argparse.Namespace) -> None:
     """Our way only, for its memory."""
-    before = memory()
-    ours(model)
-    most = memory()
-    assert most - before < ENOUGH or size != "gpt2", f"{most - before:.2f} GiB"
-    print(f"in a process of its own: {most - before:.2f} GiB besides the model and the libraries ({before:.2f} GiB)")
+    with Memory(asked.device) as memory:
+        ours(model)
+    taken = memory.most - memory.before
+    assert taken < ENOUGH or asked.size != "gpt2", f"{taken:.2f} GiB"
+    print(f"in a process of its own: {taken:.2f} GiB besides the model and the libraries ({memory.before:.2f} GiB)")
 
 
 @torch.no_grad()
