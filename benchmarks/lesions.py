@@ -96,8 +96,9 @@ def main() -> None:
         row(name, f"{theirs:.1f}", f"{seconds:.2f}", f"{theirs / seconds:.1f}", f"{share:.0%}")
     print(f"of the authors' seconds: rebuilding {clock.total(rebuilding):.1f}; products alone, drops: "
           f"{authors_operations(model, texts) / rate.operations * clock.median('product'):.1f}")  # fmt: skip
-    options = ["--size", asked.size, "--device", asked.device, "--dtype", asked.dtype, "--tokens", "1024"]
-    print(in_own_process([*options, "--length", str(asked.length)]))
+    options = ["--size", asked.size, "--device", asked.device, "--dtype", asked.dtype]
+    options += ["--layers", str(n_layers)]
+    print(in_own_process([*options, "--tokens", "1024", "--length", str(asked.length)]))
 
 
 def alone(model: HookedTransformer, asked: argparse.Namespace) -> None:
