@@ -150,7 +150,7 @@ class Cka(Study):
         figure.add_trace(
             go.Heatmap(
                 x=points, y=points, z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
-                customdata=np.stack([low, high], -1), colorbar={"x": 0.455, "thickness": 12, "len": 0.9},
+                customdata=np.stack([low, high], -1), colorbar={"x": 1.01, "thickness": 12},
                 hovertemplate="before %{y} and %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
                 "<extra></extra>",
             ),
@@ -178,7 +178,7 @@ class Cka(Study):
             f"{len(blocks['starts'])} blocks",
             x="residual before layer", y="residual before layer", counts=len(points) - 1,
         )  # fmt: skip
-        figure.update_layout(hovermode="closest")
+        figure.update_layout(hovermode="closest", margin={"r": 75})  # room for the colours' scale
         figure.update_yaxes(autorange="reversed", dtick=max(1, -(-len(points) // 12)), col=1)
         figure.update_yaxes(range=[min(0, float(matrix.min())) - 0.02, 1.05], title_text="CKA", col=2)
         figure.update_xaxes(title_text="layers apart", col=2)
