@@ -133,6 +133,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
         s.LensStudy(protocol),
         s.NormsStudy(protocol),
         s.Cka(protocol),
+        s.Voting(protocol),
     ]
     if protocol == "paper":
         return [s.Lesions(protocol), *both]

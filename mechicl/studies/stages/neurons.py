@@ -5,7 +5,9 @@ to the right makes a prediction neuron, which promotes a few tokens, to the left
 counts them by layer: prediction neurons appear in the middle and are densest at about 85 % of depth, suppression
 neurons take over at the end. Partition neurons (variance > 0.005) split the vocabulary in two large groups; the
 threshold is made for wide models: cosines of random directions have variance 1 / d_model, above it where d_model is
-below 200.
+below 200. Entropy neurons (Gurnee et al. 2024) write long vectors that favour no token, late in the model: heavier than
+nine in ten of the last two layers' neurons (|w_in|^2 + |w_out|^2), variance at most 0.001, no heavy tail; rho, the
+share of w_out where the unembedding hardly reads, is in the table.
 
 The counts assume a folded final norm and centred W_U and W_out (`processing="fold"`); so did the authors. Both
 protocols are the same: the authors' code is right, only slow. With gated MLPs or GELU a neuron may be active with
@@ -20,14 +22,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 
-from mechicl.figures import BLUE, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.models import hooked
-from mechicl.neurons import vocabulary_moments
+from mechicl.neurons import null_space_score, vocabulary_moments
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Study
 
-_KINDS = ("prediction", "suppression", "partition")
+_KINDS = ("prediction", "suppression", "partition", "entropy")
+_LAST_LAYERS = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,12 @@ class NeuronsStudy(Study):
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
-        return vocabulary_moments(net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers)), top=1).frame()
+        layers = range(net.sizes.n_layers)
+        table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
+        with torch.no_grad():
+            reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
+            rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
+        return table.assign(in_norm=reads.double().cpu().numpy(), rho=rho.cpu().numpy())
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Density of each kind per layer: model, metric (kind), layer, mean, low, high, count, n (neurons).
@@ -60,6 +69,7 @@ class NeuronsStudy(Study):
             prediction=heavy & (table["skewness"] > 0),
             suppression=heavy & (table["skewness"] < 0),
             partition=table["variance"] > self.variance,
+            entropy=_entropy_neurons(table, self.kurtosis),
         )
         long = kinds.melt(id_vars=["model", "layer"], value_vars=list(_KINDS), var_name="metric")
         groups = long.groupby(["model", "metric", "layer"], sort=False)["value"]
@@ -67,9 +77,15 @@ class NeuronsStudy(Study):
         return summary.assign(low=np.nan, high=np.nan)
 
     def figure(self, result: Result) -> go.Figure:
-        summary, figure = result.summary(), panels([""])
-        for kind, colour in (("prediction", BLUE), ("suppression", VERMILION)):
-            add_curve(figure, summary[summary["metric"] == kind], x="layer", name=kind, colour=colour)
+        summary, figure = result.summary(), panels(["heavy tails", "others"], common=False)
+        kinds = (
+            ("prediction", BLUE, 1),
+            ("suppression", VERMILION, 1),
+            ("partition", GREEN, 2),
+            ("entropy", PURPLE, 2),
+        )
+        for kind, colour, column in kinds:
+            add_curve(figure, summary[summary["metric"] == kind], x="layer", name=kind, colour=colour, column=column)
         figure.update_yaxes(rangemode="tozero")
         return styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
@@ -87,11 +103,21 @@ class NeuronsStudy(Study):
             peak = int(rows.nlargest(1, "mean")["layer"].iloc[0])
             where = f", densest in layer {peak} ({peak / last:.0%} of depth)" if total else ""
             parts.append(f"{total} {kind} neurons{where}")
-        return "; ".join(parts) + "."
+        entropy = int(summary[summary["metric"] == "entropy"]["count"].sum())
+        return "; ".join(parts) + f"; {entropy} entropy neurons in the last {_LAST_LAYERS} layers."
+
+
+def _entropy_neurons(table: pd.DataFrame, kurtosis: float, variance: float = 1e-3) -> pd.Series[bool]:
+    """Heavy weights in the last layers that favour no token; the bound on their size is each model's own."""
+    last = table.groupby("model")["layer"].transform("max")
+    late = table["layer"] > last - _LAST_LAYERS
+    size = table["in_norm"] ** 2 + table["norm"] ** 2
+    bound = size.where(late).groupby(table["model"]).transform(lambda sizes: sizes.quantile(0.9))
+    return late & (size >= bound) & (table["kurtosis"] <= kurtosis) & (table["variance"] <= variance)
 
 
 def neurons(model: Any, *, kurtosis: float = 10.0, variance: float = 0.005) -> Result:
-    """Count prediction, suppression and partition neurons by layer (section 5.3).
+    """Count prediction, suppression, partition and entropy neurons by layer (section 5.3).
 
     Args:
         model: a HookedTransformer, loaded with `processing="fold"` for the papers' numbers.
@@ -99,6 +125,7 @@ def neurons(model: Any, *, kurtosis: float = 10.0, variance: float = 0.005) -> R
         variance: above it a neuron is a partition neuron.
 
     Returns:
-        A result with a row per neuron: the moments of its cosines with the vocabulary, and its norm.
+        A result with a row per neuron: the moments of its cosines with the vocabulary, the norms of what it writes and
+        reads, and rho.
     """
     return NeuronsStudy(kurtosis=kurtosis, variance=variance).run(model)

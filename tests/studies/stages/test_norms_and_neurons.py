@@ -7,7 +7,7 @@ from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import hooked
-from mechicl.neurons import classify, vocabulary_moments
+from mechicl.neurons import classify, entropy_neurons, vocabulary_moments
 from mechicl.probes.norms import NORM_QUANTITIES, Norms
 from mechicl.studies.stages import NeuronsStudy, neurons, norms
 from tests import tiny
@@ -48,13 +48,30 @@ def test_the_studies(corpus):
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
     assert "neurons" in result.finding()
-    assert len(result.figure().data) == 2
+    assert len(result.figure().data) == 4
     net = hooked(tiny.fresh("llama", "fold"))
     moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])
     frame = classify(moments, kurtosis=2.5).frame()
     counts = summary.set_index(["metric", "layer"])["count"]
     for row in frame.itertuples():
         assert counts[row.kind, row.layer] == row.count
+
+
+def test_entropy_neurons_of_the_study_are_those_of_the_function():
+    model = tiny.fresh("gpt2", "fold")
+    model.unembed.W_U.data[5] *= 1e-3  # a direction that W_U hardly reads, into which a long neuron writes
+    model.blocks[2].mlp.W_out.data[4] = 0
+    model.blocks[2].mlp.W_out.data[4, 5] = 50.0
+    net = hooked(model)
+    moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])
+    read = torch.stack([net.W_in(layer).norm(dim=0) for layer in range(3)])
+    result = neurons(model)
+    entropy = result.summary().query("metric == 'entropy'")
+    found = entropy_neurons(moments, read**2 + moments.norm**2)
+    assert (2, 4) in found
+    assert entropy["count"].sum() == len(found)
+    table = result.table.set_index(["layer", "neuron"])
+    assert table["rho"].idxmax() == (2, 4)
 
 
 def test_each_study_says_what_it_reads(corpus):
