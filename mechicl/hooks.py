@@ -21,6 +21,7 @@ from torch import Tensor
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
+from mechicl.limits import prompts_that_fit
 from mechicl.models import HookedModel, forward_recomputed, frozen, hooked, prompts_at_once
 from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
@@ -198,6 +199,9 @@ def sweep(
         raise InputError(f"batch_size is {batch_size}; give a positive number of prompts.")
     if len(set(probes)) != len(probes):
         raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
+    longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(map(len, prompts))
+    fit = prompts_that_fit(net.sizes, longest, net.dtype.itemsize, net.device)
+    batch_size = batch_size if fit is None else min(batch_size, fit)
     collected = _Collected(len(prompts), probes)
     # a caller's inference mode would leave no gradients to ask for
     with torch.inference_mode(False), frozen(net.raw), progress_bar(progress or "", len(prompts)) as advance:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mechicl.errors import InputError
+from mechicl.limits import check_weights_fit
 from mechicl.models.convert import convert
 from mechicl.models.processing import Placement, Processing
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
@@ -24,7 +25,7 @@ def load_directory(path: Path, how: Processing, place: Placement, *, trust_remot
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
         raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
-    check_weights(path)
+    check_weights_fit(check_weights(path), place.dtype.itemsize, "cpu")
     hf_model = _load_weights(path, place.dtype, trust_remote_code)
     code = path if "auto_map" in config else None
     model = convert(hf_model, how, place, name=path.resolve().name, remote_code=code)
@@ -55,8 +56,8 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def check_weights(path: Path) -> None:
-    """Raise `InputError` unless every safetensors file that the directory needs is there and whole."""
+def check_weights(path: Path) -> list[Path]:
+    """The safetensors files that the directory needs; raises `InputError` unless all are there and whole."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(path.glob("*.safetensors"))
@@ -78,6 +79,7 @@ def check_weights(path: Path) -> None:
                 pass
         except SafetensorError as error:
             raise InputError(f"{file} is damaged or truncated ({error}); copy it again") from error
+    return files
 
 
 def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:

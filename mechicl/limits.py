@@ -1,0 +1,85 @@
+"""What will not fit the machine is said before work begins: memory as a function of sizes, and memory that is free.
+
+Estimates are of the order of what is used, on the safe side by half, and no promise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from mechicl.errors import InputError
+
+_COPIES = 2
+"""A model is converted beside its original: its weights are there twice for a moment."""
+
+
+def pass_bytes(sizes: Any, length: int, itemsize: int) -> int:
+    """Bytes that one prompt of this length takes in a forward pass: one block at work, and every layer's residual.
+
+    `sizes` are a model's (`mechicl.models.Sizes`), `itemsize` is the bytes of a number (4 for float32).
+    """
+    attention = 4 * sizes.n_heads * length**2  # scores, mask, softmax, and what a hook makes of them
+    block = length * (12 * sizes.d_model + 4 * sizes.d_mlp)
+    residuals = length * sizes.d_model * (sizes.n_layers + 1)
+    needed: float = 1.5 * itemsize * (attention + block + residuals) + 4 * sizes.d_vocab
+    return int(needed)
+
+
+def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int | None:
+    """How many prompts of this length a pass may hold; None where nobody knows how much memory is free.
+
+    Raises:
+        InputError: not even one.
+    """
+    free = free_bytes(device)
+    if free is None:
+        return None
+    needed = pass_bytes(sizes, length, itemsize)
+    if needed > free:
+        raise InputError(
+            f"A prompt of {length} tokens needs about {_gib(needed)} in this model, and {_gib(free)} are free on "
+            f"{device}; use shorter prompts, a smaller model, or a lower dtype."
+        )
+    return free // needed
+
+
+def check_weights_fit(files: Sequence[Path], itemsize: int, device: Any) -> None:
+    """Raise InputError where a model's weights, and the copy that is made of them, exceed the memory that is free."""
+    needed = sum(_numbers(file) for file in files) * itemsize * _COPIES
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        raise InputError(
+            f"Loading {files[0].parent} needs about {_gib(needed)} and {_gib(free)} are free on {device}; use "
+            "dtype='bfloat16', a smaller model, or another machine."
+        )
+
+
+def free_bytes(device: Any) -> int | None:
+    """Memory that can still be had on a device; None where there is no telling."""
+    if getattr(device, "type", device) == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):  # no Linux
+        return None
+
+
+def _numbers(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header alone."""
+    with file.open("rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _gib(n_bytes: int) -> str:
+    return f"{n_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,90 @@
+"""What will not fit is said before it is tried; saliency and lesions of long prompts fit a small machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.limits import check_weights_fit, free_bytes, pass_bytes
+from mechicl.models import hooked, load_model
+from mechicl.probes import LabelAttention
+from tests import tiny
+from tests.random_prompts import random_prompts
+
+
+def test_a_pass_grows_with_the_square_of_the_length() -> None:
+    sizes = hooked(tiny.model("gpt2")).sizes
+    short, long = pass_bytes(sizes, 10_000, 4), pass_bytes(sizes, 20_000, 4)
+    assert 3.5 < long / short < 4
+    assert pass_bytes(sizes, 10_000, 2) < short
+
+
+def test_this_machine_has_memory() -> None:
+    free = free_bytes("cpu")
+    assert free is None or 2**20 < free < 2**46
+
+
+def test_batches_shrink_to_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = tiny.model("gpt2"), random_prompts(6)
+    expected = run(model, prompts, [LabelAttention()])
+    one = pass_bytes(hooked(model).sizes, max(map(len, prompts)), 4)
+    sizes: list[int] = []
+    monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 2 * one)
+    with hooked(model).hooks([("hook_embed", lambda value, hook: sizes.append(len(value)))]):
+        got = run(model, prompts, [LabelAttention()], batch_size=6)
+    assert max(sizes) == 2
+    torch.testing.assert_close(got.label_logits, expected.label_logits, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: one - 1)
+    with pytest.raises(InputError, match="are free on cpu; use shorter prompts"):
+        run(model, prompts)
+
+
+def test_weights_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.huggingface("gpt2").save_pretrained(tmp_path)
+    count = sum(p.numel() for p in tiny.huggingface("gpt2").parameters())
+    monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 2 * 4 * count - 1)
+    with pytest.raises(InputError, match="use dtype='bfloat16'"):
+        load_model(tmp_path)
+    check_weights_fit([tmp_path / "model.safetensors"], 2, "cpu")
+
+
+_LONG = """
+import json, resource, sys, torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+import numpy as np
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.hooks import run
+from mechicl.patches import Drop
+from mechicl.probes import SaliencyFlow
+from mechicl.prompts import Prompt
+
+cfg = HookedTransformerConfig(n_layers=12, d_model=768, n_ctx=1024, d_head=64, n_heads=12, d_vocab=50257, d_mlp=3072,
+                              act_fn="gelu_new", normalization_type="LN", seed=0, device="cpu", model_name="small")
+model = HookedTransformer(cfg)
+tokens = np.random.default_rng(0).integers(0, 50257, 1024).tolist()
+if sys.argv[1] == "saliency":
+    seen = run(model, [Prompt.from_positions(tokens, [[100], [900]], [1, 2], 0)] * 2, [SaliencyFlow()], progress=None)
+    assert seen[SaliencyFlow()].shape == (2, 12, 3)
+else:
+    kl = lesion_sweep(model, torch.tensor([tokens]), [Drop(i) for i in range(12)]).kl
+    assert kl.shape == (12, 1, 1024) and bool(kl.isfinite().all())
+print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss counts KiB on Linux")
+@pytest.mark.parametrize("what", ["saliency", "lesions"])
+def test_1024_tokens_of_a_small_gpt2_stay_below_4_gb(what: str) -> None:
+    """12 layers, 768 wide, 50,257 words, 1,024 tokens: two prompts' saliency, and all twelve layer drops."""
+    done = subprocess.run([sys.executable, "-c", _LONG, what], capture_output=True, text=True, check=True)
+    peak = json.loads(done.stdout.splitlines()[-1]) * 1024
+    print(f"{what}: {peak / 1e9:.2f} GB")
+    assert peak < 4e9
