@@ -290,3 +290,12 @@ def test_intervals_refuse_what_has_no_mean() -> None:
         metrics.bootstrap_mean(torch.zeros(0), generator=rng)
     with pytest.raises(InputError, match="one positive number"):
         metrics.bootstrap_mean(torch.ones(2), weights=torch.tensor([1.0, 0.0]), generator=rng)
+
+
+def test_cka_needs_as_many_samples_as_its_estimate_divides_by() -> None:
+    layers = [torch.randn(5, 3, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    assert metrics.hsic_matrix([layer[:4] for layer in layers]).isfinite().all()
+    assert metrics.hsic_matrix([layer[:2] for layer in layers], unbiased=False).isfinite().all()
+    for n, unbiased in ((3, True), (1, False)):
+        with pytest.raises(InputError, match="too few for CKA"):
+            metrics.hsic_matrix([layer[:n] for layer in layers], unbiased=unbiased)
