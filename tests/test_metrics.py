@@ -216,6 +216,8 @@ def test_confusion_distances_are_symmetric_with_maximum_one() -> None:
     off_diagonal = confusion[~torch.eye(6, dtype=torch.bool)]
     assert off_diagonal.max() == 1
     torch.testing.assert_close(metrics.predicted_confusion(3 * keys), confusion)
+    rescaled = metrics.scaled_keys(3 * logits(60, 32), 3 * logits(6, 32, seed=1), components=10)
+    torch.testing.assert_close(metrics.predicted_confusion(rescaled), confusion)
     with pytest.raises(InputError, match="allow 1 to 32"):
         metrics.scaled_keys(logits(60, 32), logits(6, 32), components=33)
 
@@ -226,6 +228,10 @@ def test_real_confusion_separates_what_the_scores_separate() -> None:
     confusion = metrics.real_confusion(scores, gold)
     assert confusion[:3, :3].min() == 1
     assert confusion[3, :3].isnan().all()
+    noisy = metrics.real_confusion(logits(40, 3), gold)
+    torch.testing.assert_close(noisy, noisy.T)
+    assert 0 < noisy[0, 1] < 1
+    assert (noisy.diagonal() == 1).all()
 
 
 def test_correlation_of_confusions_is_exact_for_few_classes() -> None:

@@ -71,7 +71,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
     """
     from mechicl.studies import label_words as w
 
-    layers = tuple(n for n in (1, 3, 5, 7) if n <= n_layers)
+    layers = tuple(n for n in (1, 3, 5, 7) if n <= max(1, n_layers // 2))  # first and last do not meet
     if part == _UNRELATED:
         own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
         of_sst2 = "sst2" in asked.task.split(",")

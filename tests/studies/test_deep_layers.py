@@ -67,6 +67,16 @@ def test_some_classes_never_predicted_are_counted() -> None:
     assert "never predicted" not in replace(result, table=table.assign(predicted=table["prompt"] % 3)).finding()
 
 
+def test_chance_is_told_as_chance() -> None:
+    result = deep_layers(tiny.model("gpt2"), replace(random_prompts(12), task="one", seed=0))
+    table = result.table.assign(predicted=result.table["prompt"] % 2)
+    alike = replace(result, table=table.assign(attention=[[1.0, 1.0]] * len(table)))
+    assert alike.summary().query("metric == 'AUCROC'")["mean"].eq(0.5).all()
+    assert "hardly tells the prediction: AUCROC is 0.50 at best" in alike.finding()
+    names = {trace.name for trace in alike.figure().data}
+    assert not any(name and name.startswith("R") for name in names), "a share of nothing is not drawn"
+
+
 @pytest.mark.parametrize("protocol", ["paper", "corrected"])
 def test_r_of_a_task_is_of_its_curve_raw_and_clipped(protocol: Any) -> None:
     summary = deep_layers(tiny.model("gptj"), several(), protocol=protocol).summary()

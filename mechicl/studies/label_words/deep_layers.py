@@ -41,6 +41,8 @@ _CURVES = {
     "R": ("R, share gathered up to here", ORANGE, "solid"),
     "R_clipped": ("R without layers below one half", ORANGE, "dot"),
 }
+_NEAR_CHANCE = 0.6
+"""A best AUCROC below it is told as chance: a layer in many, with a few dozen prompts, is as high by luck."""
 _PUBLISHED = 0.8
 """What AUCROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
 
@@ -161,17 +163,19 @@ class DeepLayers(Study):
         half = _half_gathered(mean.to_numpy())
         of = "the prediction" if metrics[0] == "AUCROC" else "the gold label (a single class is predicted)"
         left_out, missing = self.undefined(result.table), self.never_predicted(result.table)
-        return (
+        text = (
             f"Attention to the label words tells {of} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 and at best "
             f"{mean.max():.2f}, in layer {mean.idxmax()}"
-            + (
-                f"; half of R is gathered by layer {half}."
-                if half is not None
-                else "; over all layers it is below 0.5."
-            )
-            + (f" A single class is predicted, so there is none, for: {'; '.join(left_out)}." if left_out else "")
-            + (f" Classes never predicted are left out: {'; '.join(missing)}." if missing else "")
         )
+        if mean.max() < _NEAR_CHANCE:
+            text = f"Attention to the label words hardly tells {of}: AUCROC is {mean.max():.2f} at best"
+        elif half is not None:
+            text += f"; half of R is gathered by layer {half}"
+        if left_out:
+            text += f". A single class is predicted, so there is none, for: {'; '.join(left_out)}"
+        if missing:
+            text += f". Classes never predicted are left out: {'; '.join(missing)}"
+        return text + "."
 
 
 def _has_meaning(values: pd.Series[float], metric: str) -> bool:

@@ -97,9 +97,10 @@ class InformationFlow(Study):
         into, out_of = share["S_wp"].to_numpy(), share["S_pq"].to_numpy()
         behind = np.flatnonzero(out_of <= into)
         overtakes = behind[-1] + 1 if len(behind) else 0
+        from_here = f"in every layer from {overtakes} on" if overtakes < len(into) else "not in the last layer"
         return (
-            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it in "
-            f"every layer from {overtakes} on and holds {out_of[-1]:.0%} in the last."
+            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it "
+            f"{from_here} and holds {out_of[-1]:.0%} in the last."
         )
 
 
