@@ -22,6 +22,7 @@ from playwright.sync_api import sync_playwright
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from mechicl.figures import WIDE  # noqa: E402
 from tests.notebooks import WIDGET, digest  # noqa: E402
 
 
@@ -30,6 +31,7 @@ def execute(path: Path, chromium: Any) -> None:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
     with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
+        aside(client, f"import plotly.io; plotly.io.renderers['png'].width = {WIDE}")
         for index, cell in enumerate(notebook.cells):
             if cell.cell_type != "code":
                 continue
@@ -38,9 +40,7 @@ def execute(path: Path, chromium: Any) -> None:
             for output in cell.outputs:
                 if WIDGET in output.get("data", {}):
                     saved = Path(folder) / "explorer.html"
-                    save = nbformat.v4.new_code_cell(f"explorer.save_html({str(saved)!r})")
-                    client.execute_cell(save, index, store_history=False)
-                    notebook.cells[index] = cell
+                    aside(client, f"explorer.save_html({str(saved)!r})")
                     output.data = {"text/plain": output.data["text/plain"], "image/png": still(saved, chromium)}
     notebook.metadata.pop("widgets", None)
     notebook.metadata["mechicl"] = {"executed": digest(notebook)}
@@ -48,6 +48,13 @@ def execute(path: Path, chromium: Any) -> None:
         assert cell.execution_count == number, f"{path.name}: cells ran out of order"
     nbformat.write(notebook, path)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def aside(client: NotebookClient, code: str) -> None:
+    """Run code in the notebook's kernel that is no part of the notebook."""
+    first = client.nb.cells[0]
+    client.execute_cell(nbformat.v4.new_code_cell(code), 0, store_history=False)
+    client.nb.cells[0] = first  # the client puts in its place what it runs
 
 
 def lasts(output: Any) -> bool:

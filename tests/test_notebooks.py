@@ -15,6 +15,8 @@ nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*.ipynb"))]
+LIGHT = ("compose_probes_and_patches", "your_own_task_and_model")
+HEAVY = [pytest.param(*one.values, id=one.id, marks=pytest.mark.slow) for one in NOTEBOOKS if one.id not in LIGHT]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -62,8 +64,7 @@ def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
     assert path.stat().st_size < 1_000_000
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS)
+@pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.id in LIGHT] + HEAVY)
 def test_notebooks_run_and_give_what_is_stored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
