@@ -32,7 +32,7 @@ from mechicl.neurons import classify, vocabulary_moments
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
-from mechicl.studies.stages.boundaries import stage_boundaries
+from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
@@ -122,7 +122,7 @@ class Atlas(Study):
             shown = [(model, *kind) for model in models for kind in ((SIGNATURES, ""), (IN_CONTEXT, ", in context"))]
         figure = panels([model + suffix for model, _, suffix in shown])
         for column, (model, signatures, _) in enumerate(shown, start=1):
-            own = summary[summary["model"] == model]
+            own = summary[(summary["model"] == model) & ~summary["metric"].isin(_too_few(result.table, model))]
             last = int(own[own["metric"] == "drop KL"]["layer"].max())
             for signature, style in signatures.items():
                 _add_scaled(figure, own[own["metric"] == signature], signature, style, column)
@@ -145,6 +145,13 @@ class Atlas(Study):
             parts.append(f"{model}: " + "; ".join(_told(row, n_layers[model]) for row in rows.to_dict("records")))
             parts += gathered_and_read(own, rows.set_index("stage")["layer"].to_dict())
         return "Proposed boundaries. " + ". ".join(parts) + "."
+
+
+def _too_few(table: pd.DataFrame, model: str) -> list[str]:
+    """Kinds of neurons of which a model has hardly any: scaled to its range, one neuron fills the panel."""
+    neurons = table[(table["model"] == model) & table["signature"].str.endswith(" neurons")]
+    counts = (neurons["value"] * neurons["weight"]).groupby(neurons["signature"]).sum()
+    return [str(kind) for kind in counts[counts < FEW_NEURONS].index]
 
 
 def _told(row: Mapping[Hashable, Any], n_layers: int) -> str:

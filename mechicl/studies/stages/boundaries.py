@@ -23,7 +23,8 @@ import pandas as pd
 FloatArray = npt.NDArray[np.float64]
 
 STAGES = ("detokenization", "feature engineering", "prediction ensembling", "calibration")
-_FEW_NEURONS = 10
+FEW_NEURONS = 10
+"""Fewer in a whole model tell nothing of its stages."""
 _RESAMPLES = 500
 
 
@@ -80,12 +81,12 @@ def _boundaries(
     local, lens, norm = means["local attention"], means["lens KL"], means["MLP norm"]
     engineering = int(np.flatnonzero(local > _half_way(local))[-1]) + 1
     prediction, suppression = (neurons.get(f"{kind} neurons", np.zeros(0)) for kind in ("prediction", "suppression"))
-    if prediction.sum() * n_neurons >= _FEW_NEURONS:
+    if prediction.sum() * n_neurons >= FEW_NEURONS:
         peak = int(prediction.argmax())
         ensembling = _since(prediction[: peak + 1] > prediction.max() / 10), "prediction neurons"
     else:
         ensembling = _first(lens < lens[engineering] / 2), "lens KL"
-    if (prediction + suppression).sum() * n_neurons >= _FEW_NEURONS:
+    if (prediction + suppression).sum() * n_neurons >= FEW_NEURONS:
         calibration = _since(suppression > prediction), "suppression neurons"
     else:
         late = np.arange(len(norm)) >= min(ensembling[0], len(norm) - 1)
