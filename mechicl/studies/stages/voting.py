@@ -50,7 +50,7 @@ from mechicl.studies.summary import TEXT_BAND
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _DRAWS = 3
-_MODEL, _SINGLE, _VOTES = "model's own prediction", "single probe", "votes of "
+_MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "single vote", "votes of "
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,9 @@ class Voting(Study):
             if neuron.kind == "random":
                 continue
             vote = judged.activations[judged.test, i] * neuron.effect > 0
-            rows.add(
-                judged.correct([i], ~judged.test, judged.test), what=_SINGLE, layer=neuron.layer, neuron=neuron.neuron,
-                kind=neuron.kind, effect=neuron.effect, agreement=vote == judged.label[judged.test],
-            )  # fmt: skip
+            facts = {name: getattr(neuron, name) for name in ("layer", "neuron", "kind", "effect")}
+            rows.add(judged.correct([i], ~judged.test, judged.test), what=_SINGLE, **facts)
+            rows.add(vote == judged.label[judged.test], what=_VOTE, **facts)
 
     def _ensembles(self, rows: _Rows, judged: Judged, group: str, columns: list[int]) -> None:
         ranked = judged.ranked(columns, on_test=self.protocol == "paper")
@@ -164,14 +163,9 @@ class Voting(Study):
         that of its single probe and, as "single vote", how often the sign of its vote is right. Numbers of layer,
         neuron and k are -1 where there is none.
         """
-        by = ["model", "metric", "layer", "neuron", "kind", "effect"]
-        named = table.assign(metric=table["what"])
-        single = named[named["what"] == _SINGLE].assign(metric="single vote")
-        single = single.assign(accuracy=single["agreement"])
-        both = pd.concat([named, single], ignore_index=True)
-        return weighted_summary(
-            both.rename(columns={"metric": "what_"}), {"accuracy": "contexts"}, ["model", "what_", *by[2:]], "k"
-        ).drop(columns="metric").rename(columns={"what_": "metric"})  # fmt: skip
+        by = ["model", "what", "layer", "neuron", "kind", "effect"]
+        means = weighted_summary(table, {"accuracy": "contexts"}, by, "k")
+        return means.drop(columns="metric").rename(columns={"what": "metric"})
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -238,26 +232,17 @@ class _Rows:
         self._parts: list[pd.DataFrame] = []
 
     def add(self, right: np.ndarray, **what: Any) -> None:
-        none: dict[str, Any] = {
-            "what": "",
-            "k": -1,
-            "layer": -1,
-            "neuron": -1,
-            "kind": "",
-            "effect": 0.0,
-            "agreement": np.nan,
-        }
-        facts = none | what
-        single = pd.DataFrame({"sequence": self._sequences, "accuracy": right, "agreement": facts.pop("agreement")})
-        means = single.astype({"accuracy": float, "agreement": float}).groupby("sequence").mean()
-        counts = single.groupby("sequence").size().to_numpy()
-        self._parts.append(means.reset_index().assign(contexts=counts, **facts))
+        facts: dict[str, Any] = {"what": "", "k": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0} | what
+        single = pd.DataFrame({"sequence": self._sequences, "accuracy": right.astype(float)}).groupby("sequence")
+        means = single["accuracy"].agg(["mean", "size"]).reset_index()
+        means.columns = pd.Index(["sequence", "accuracy", "contexts"])
+        self._parts.append(means.assign(**facts))
 
     def table(self) -> pd.DataFrame:
         """All rows; what several random draws measured alike is averaged."""
         table = pd.concat(self._parts, ignore_index=True)
-        keys = [name for name in table.columns if name not in ("accuracy", "agreement")]
-        return table.groupby(keys, sort=False, as_index=False)[["accuracy", "agreement"]].mean()
+        keys = [name for name in table.columns if name != "accuracy"]
+        return table.groupby(keys, sort=False, as_index=False)[["accuracy"]].mean()
 
 
 def _pairs(table: pd.DataFrame) -> tuple[tuple[int, int], ...]:

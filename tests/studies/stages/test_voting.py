@@ -135,8 +135,9 @@ def test_votes_are_activations_times_effects(corpus):
     model = tiny.fresh("gpt2", "fold")
     result = voting(model, corpus, token_class=WORDS, neurons=1, context=8, pairs=80)
     table, best = result.table, find_neurons(model, WORDS).iloc[0]
-    rows = table[(table["layer"] == best["layer"]) & (table["neuron"] == best["neuron"])]
+    own = (table["layer"] == best["layer"]) & (table["neuron"] == best["neuron"])
+    rows = table[own & (table["what"] == "single vote")]
     together = table[table["what"] == "votes of both kinds"]
-    assert np.average(rows["agreement"], weights=rows["contexts"]) == pytest.approx(
+    assert np.average(rows["accuracy"], weights=rows["contexts"]) == pytest.approx(
         np.average(together["accuracy"], weights=together["contexts"])
     )
