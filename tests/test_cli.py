@@ -220,3 +220,50 @@ def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_
         assert load_result(out / "corrected", study).study.protocol == "corrected"
     for study in ("layer-lesions", "logit-lens", "norms", "local-attention", "cka"):
         assert load_result(out / "paper", study).study.protocol == "paper"
+
+
+def test_json_is_one_object_for_programs(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = ["--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 99, "--seeds", "42"]
+    code, out, err = mechicl("run", "information-flow", *asked, "--out", tmp_path, "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["study"], told["protocol"]) == ("information-flow", "corrected")
+    summary = load_result(tmp_path, "information-flow").summary()
+    assert [row["mean"] for row in told["summary"]] == pytest.approx(summary["mean"].tolist())
+    assert Path(told["page"]).exists()
+    assert "12 prompts of the 99 asked for" in err
+
+    code, out, _ = mechicl("report", tmp_path, "--out", tmp_path / "elsewhere")
+    assert code == 0
+    assert Path(out.strip()) == (tmp_path / "elsewhere" / "report.html").resolve()
+
+
+@pytest.mark.parametrize("folder", ["nothing", "."])
+def test_a_report_needs_results(folder: str, mechicl: Mechicl, tmp_path: Path) -> None:
+    code, _, err = mechicl("report", tmp_path / folder)
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_errors_name_options(mechicl: Mechicl) -> None:
+    from mechicl.cli.reading import as_options
+
+    said = "use fewer shots, too_long='shorter', or shots=1; n_layers is (9,), label_words={'a': 'b'}."
+    assert as_options(said) == (
+        "use fewer shots, --too-long shorter, or --shots 1; --layers is (9,), --label-words={'a': 'b'}."
+    )
+
+
+def test_the_doctor_says_what_there_is(mechicl: Mechicl) -> None:
+    code, out, _ = mechicl("doctor", "--model", "tiny-icl")
+    assert code == 0
+    for fact in ("torch", "free memory, cpu", "Hugging Face hub", "export of figures", "fits"):
+        assert fact in out
+
+
+def test_help_has_an_example_that_runs(mechicl: Mechicl) -> None:
+    code, out, _ = mechicl("run", "isolation", "--help")
+    assert code == 0
+    assert "mechicl run isolation --model tiny-icl --task tiny-topics-4 --out results" in " ".join(out.split())

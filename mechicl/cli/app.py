@@ -9,12 +9,19 @@ import typer
 from mechicl.cli import label_words, stages  # noqa: F401  # they add their studies to `mechicl run`
 from mechicl.cli.command import studies
 from mechicl.cli.demo import demo
+from mechicl.cli.doctor import doctor
+from mechicl.cli.reading import as_options
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
 from mechicl.errors import InputError, NumericalError
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
+    epilog=(
+        "Begin with: mechicl demo. Then: mechicl run information-flow --model tiny-icl --task tiny-topics-4 "
+        "--out results. What there is: mechicl list. Every command explains itself with --help; "
+        "mechicl --install-completion teaches the shell its options."
+    ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -22,6 +29,7 @@ app.add_typer(studies, name="run")
 app.add_typer(papers, name="reproduce")
 app.command("demo")(demo)
 app.command("report")(report)
+app.command("doctor")(doctor)
 
 
 @app.command("list")
@@ -49,7 +57,7 @@ def main() -> None:
     try:
         app()
     except (InputError, NumericalError) as error:
-        print(f"mechicl: {error}", file=sys.stderr)
+        print(f"mechicl: {as_options(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a path that the system will not have, a pipe that closed
         print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)

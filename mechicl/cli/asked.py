@@ -3,11 +3,12 @@
 Annotations are no strings here: `mechicl.cli.command` makes options of the fields that carry a `typer.Option`.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
@@ -35,6 +36,12 @@ class Asked(ABC):
     batch_size: Annotated[int, _where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
     dtype: Annotated[str, _where("float32, bfloat16 or float16.")] = "float32"
     device: Annotated[str | None, _where("cpu, cuda, cuda:1, mps; default: the best there is.")] = None
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
+    ] = False
+
+    example: ClassVar[str] = "--model tiny-icl --out results"
+    """Options of a run, for the help."""
 
     def load_model(self) -> Any:
         """The HookedTransformer asked for."""
@@ -50,6 +57,8 @@ class Asked(ABC):
 @dataclass(frozen=True, kw_only=True)
 class OnPrompts(Asked):
     """Prompts of tasks, as in *Label Words are Anchors*."""
+
+    example = "--model tiny-icl --task tiny-topics-4 --out results"
 
     task: Annotated[str, _on("Task, or several with commas; `mechicl list` names them.")]
     data: Annotated[
@@ -85,7 +94,7 @@ class OnPrompts(Asked):
         seeds = integers("--seeds", self.seeds)
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
-        return [
+        sets = [
             study.prompts(
                 load_task(name, data=_data_of(name, self.data), label_words=words),
                 model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seed=seed,
@@ -94,6 +103,21 @@ class OnPrompts(Asked):
             for name in names("--task", self.task)
             for seed in seeds
         ]  # fmt: skip
+        for one in sets:
+            _say_if_fewer(one, self.samples)
+        return sets
+
+
+def _say_if_fewer(prompts: "PromptSet", asked: int) -> None:
+    if len(prompts) < asked:
+        found = f"{len(prompts)} prompts of the {asked} asked for; there are no more in the data"
+        _say(f"mechicl: {prompts.task}, seed {prompts.seed}: {found}.")
+
+
+@lru_cache
+def _say(sentence: str) -> None:
+    """Say something on standard error, once however many studies meet it."""
+    print(sentence, file=sys.stderr)
 
 
 def _data_of(task: str, data: Path | None) -> Path | None:
@@ -124,6 +148,8 @@ class OnWeights(Asked):
 @dataclass(frozen=True, kw_only=True)
 class OnText(OnWeights):
     """Running text, as in *Stages of Inference*."""
+
+    example = "--model tiny-icl --text tiny-icl --tokens 4000 --out results"
 
     text: Annotated[str, _on("Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.")] = (
         "NeelNanda/pile-10k"
@@ -160,6 +186,8 @@ class OnTextAndPrompts(OnText):
 @dataclass(frozen=True, kw_only=True)
 class OnWordPairs(OnWeights):
     """Pairs of sentences that share a word."""
+
+    example = "--model tiny-icl --data WiC_dataset --out results"
 
     data: Annotated[
         Path,

@@ -36,7 +36,10 @@ def study(
             finish(make(*args, **own), asked)
 
         parameters = list(inspect.signature(make).parameters.values())
-        studies.command(name, help=make.__doc__)(_composed(command, kind, parameters, without, defaults))
+        example = f"Example: mechicl run {name} {kind.example}"
+        studies.command(name, help=make.__doc__, epilog=example)(
+            _composed(command, kind, parameters, without, defaults)
+        )
         return make
 
     return register

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,7 @@ _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
 
 def finish(study: Study, asked: Asked) -> None:
     """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
-    close(measure(study, asked), asked.out)
+    close(measure(study, asked), asked)
 
 
 def measure(study: Study, asked: Asked) -> Result:
@@ -37,11 +38,22 @@ def measure(study: Study, asked: Asked) -> Result:
     return study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells)
 
 
-def close(result: Result, out: Path) -> None:
+def close(result: Result, asked: Asked) -> None:
     """Show a result, keep it, and end with the path of the page to open."""
-    show(result)  # first: a result that cannot be told must not be saved
-    keep(result, out)
-    print(page(out).resolve())
+    told = as_json(result)  # first: a result that cannot be told must not be saved
+    keep(result, asked.out)
+    path = str(page(asked.out).resolve())
+    if asked.as_json:
+        print(json.dumps({**told, "page": path}))
+    else:
+        show(result)
+        print(path)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """What was found, for programs: study, protocol, finding, and the rows of the summary (NaN is null)."""
+    rows = json.loads(result.summary().to_json(orient="records", double_precision=15))
+    return {"study": result.name, "protocol": result.study.protocol, "finding": result.finding(), "summary": rows}
 
 
 def keep(result: Result, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mechicl.errors import InputError
@@ -55,3 +56,33 @@ def assignments(option: str, text: str) -> dict[str, str]:
     if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
         raise InputError(f'{option} is {text!r}; give each class a word, as "negative= A,positive= B".')
     return {name.strip(): word for name, word in pairs}
+
+
+_OPTIONS = {
+    "too_long": "--too-long",
+    "label_words": "--label-words",
+    "batch_size": "--batch-size",
+    "n_layers": "--layers",
+    "n_sets": "--sets",
+    "prepend_bos": "--bos",
+    "shots": "--shots",
+    "samples": "--samples",
+    "seed": "--seeds",
+    "data": "--data",
+    "dtype": "--dtype",
+    "device": "--device",
+    "protocol": "--protocol",
+}
+"""Arguments of the library that are options of commands."""
+
+
+def as_options(message: str) -> str:
+    """A message of the library, with options in the place of Python's arguments: --too-long shorter."""
+    named = "|".join(_OPTIONS)
+    message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
+    return re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets)\b", lambda m: _OPTIONS[m[1]], message)
+
+
+def _unquoted(value: str) -> str:
+    bare = value.strip("'\"")
+    return bare if re.fullmatch(r"[\w-]+", bare) else value

@@ -34,12 +34,13 @@ def report(
 
 
 def _results(folder: Path) -> "list[Result]":
-    """The results of a folder, or of both protocols where it is one of `mechicl reproduce`."""
+    """The results of a folder and, as `mechicl reproduce` writes them, of the folders in it."""
     from mechicl.studies import saved_results
 
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give folders that `mechicl run ... --out` has written.")
-    found = [result for place in (folder, folder / "corrected", folder / "paper") for result in saved_results(place)]
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    found = [result for place in places for result in saved_results(place)]
     if not found:
         raise InputError(f"There are no results in {folder}; give folders that `mechicl run ... --out` has written.")
     return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from mechicl.cli.asked import OnAllOfStages, OnPrompts
+from mechicl.cli.asked import Asked, OnAllOfStages, OnPrompts
 from mechicl.cli.command import asking
-from mechicl.cli.finish import keep, page
+from mechicl.cli.finish import as_json, keep, page
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,15 +54,15 @@ def label_words(asked: OnPrompts) -> None:
                     prompts = [one for one in prompts if len(one.class_names) > 2]
                 if prompts:
                     result = study.run(model, prompts, batch_size=asked.batch_size, cells=cells)
-                    _keep(result, asked.out / part, part)
+                    _keep(result, asked, part)
                     done[study.name, part == _UNRELATED] = result
             except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
-                print(f"{study.name} ({part}) has no result: {error}")
+                _say_none(study, part, error, asked)
                 failed = error
             advance(1)
     if failed is not None and not done:
         raise failed
-    _close(against_published(list(done.values())), asked.out)
+    _close(against_published(list(done.values())), asked)
 
 
 def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
@@ -111,13 +112,13 @@ def stages(asked: OnAllOfStages) -> None:
         for protocol, study in planned:
             try:
                 done.append(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells))
-                _keep(done[-1], asked.out / protocol, protocol)
+                _keep(done[-1], asked, protocol)
             except InputError as error:  # such as too few layers: the other studies are still worth having
-                print(f"{study.name} ({protocol}) has no result: {error}")
+                _say_none(study, protocol, error, asked)
             advance(1)
         if asked.task is not None:
             done += _where_the_papers_meet(done, asked, cells)
-    _close(against_published(done), asked.out)
+    _close(against_published(done), asked)
 
 
 _PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
@@ -161,27 +162,40 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
     flow, deep, lesioned = results
     atlas = next(result for result in done if result.name == "stages-atlas")
     for result in (in_context_atlas(atlas, flow, deep), lesioned):
-        _keep(result, asked.out / "corrected", "corrected")
+        _keep(result, asked, "corrected")
     return [lesioned]
 
 
-def _keep(result: Result, folder: Path, part: str) -> None:
+def _say_none(study: Study, part: str, error: InputError, asked: Asked) -> None:
+    print(f"{study.name} ({part}) has no result: {error}", file=sys.stderr if asked.as_json else sys.stdout)
+
+
+def _keep(result: Result, asked: Asked, part: str) -> None:
     from rich.console import Console
 
     finding = result.finding()  # first: a result that cannot be told must not be saved
-    keep(result, folder)
-    Console().print(f"{result.name} ({part}): {finding}", highlight=False)
+    keep(result, asked.out / part)
+    if not asked.as_json:
+        Console().print(f"{result.name} ({part}): {finding}", highlight=False)
 
 
-def _close(table: pd.DataFrame, out: Path) -> None:
+def _close(table: pd.DataFrame, asked: Asked) -> None:
     """Print published against measured values, and the pages' paths last."""
     from rich.console import Console
     from rich.table import Table
 
+    folders = [
+        asked.out / part for part in ("corrected", "paper", _UNRELATED) if any((asked.out / part).glob("*.parquet"))
+    ]
+    pages = [str(page(folder).resolve()) for folder in folders]
+    if asked.as_json:
+        from mechicl.studies import saved_results
+
+        told = [as_json(result) | {"part": folder.name} for folder in folders for result in saved_results(folder)]
+        print(json.dumps({"results": told, "published": table.to_dict("records"), "pages": pages}, default=str))
+        return
     printed = Table(*table.columns, title="published and measured", title_justify="left")
     for row in table.itertuples(index=False):
         printed.add_row(*map(str, row))
     Console().print(printed)
-    for part in ("corrected", "paper", _UNRELATED):
-        if any((out / part).glob("*.parquet")):
-            print(page(out / part).resolve())
+    print("\n".join(pages))

@@ -130,7 +130,7 @@ def logit_lens(asked: OnLens) -> None:
     protocol = choice("--protocol", asked.protocol, "corrected", "paper")
     cells, model = Cells(asked.out), asked.load_model()
     study = LensStudy(protocol, top_k=asked.top_k, tuned=asked.tuned_lens(model))
-    close(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells), asked.out)
+    close(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells), asked)
 
 
 @study("neurons", OnWeights, without=("batch_size",), processing="fold")
@@ -216,7 +216,7 @@ def stages_atlas(asked: OnTextAndPrompts) -> None:
         if asked.task is not None:
             flow, deep = (measure(study, own.prompts()) for study in (InformationFlow(), DeepLayers()))
             results[-1] = in_context_atlas(results[-1], flow, deep)
-    close(compare_atlases(results), asked.out)
+    close(compare_atlases(results), asked)
 
 
 @study("lesioned-icl", OnPrompts, samples=32, demonstrations="per_prompt")

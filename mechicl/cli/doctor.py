@@ -1,0 +1,89 @@
+"""`mechicl doctor`: what is installed, what there is to run on, and whether a model fits in it."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    model: Annotated[str | None, typer.Option(help="Say whether this model fits: a name or a local folder.")] = None,
+) -> None:
+    """Say what mechicl finds here: versions, devices, memory, the hub, a browser for exports.
+
+    Example: mechicl doctor --model gpt2-xl
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from mechicl import hub
+    from mechicl.versions import versions
+
+    table = Table(show_header=False, title="mechicl doctor", title_justify="left")
+    for name, found in versions().items():
+        table.add_row(name, found)
+    memory = _memory()
+    for device, size in memory.items():
+        table.add_row(f"free memory, {device}", f"{size / 1e9:.1f} GB")
+    table.add_row("Hugging Face hub", "answers" if hub.reachable() else f"no answer within {hub.TIMEOUT:g} s")
+    table.add_row("export of figures", _export())
+    console = Console()
+    console.print(table)
+    if model is not None:
+        console.print(_fits(model, memory), highlight=False)
+
+
+def _memory() -> dict[str, int]:
+    """Free bytes by device."""
+    import torch
+
+    found = {"cpu": _free_ram()}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        found[f"cuda:{index} ({torch.cuda.get_device_name(index)})"] = torch.cuda.mem_get_info(index)[0]
+    return found
+
+
+def _free_ram() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):  # not Linux: what is installed, as a bound
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+
+
+def _export() -> str:
+    from importlib.util import find_spec
+    from shutil import which
+
+    if find_spec("kaleido") is None:
+        return "no: pip install 'mechicl[export]'"
+    browsers = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    found = next(filter(None, map(which, browsers)), None)
+    return f"kaleido with {found}" if found else "kaleido; no Chrome or Chromium found (plotly_get_chrome gets one)"
+
+
+def _fits(model: str, memory: dict[str, int]) -> str:
+    """Whether a model's weights fit, and how far; loading holds them twice."""
+    size = _weights(model)
+    if size is None:
+        return f"{model}: the size of its weights is not known here (no such folder, and the hub does not say)."
+    parts = [
+        f"{device}: {'fits' if 2 * size < free else 'runs, but may not load' if size < free else 'does not fit'}"
+        for device, free in memory.items()
+    ]
+    return f"{model}: {size / 1e9:.1f} GB of weights as stored, up to twice that while loading. {'; '.join(parts)}."
+
+
+def _weights(model: str) -> int | None:
+    """Bytes of a model's weights on disk or on the hub."""
+    from mechicl import hub
+
+    folder = Path(__file__).parent.parent / "shipped" / "tiny_icl" if model == "tiny-icl" else Path(model).expanduser()
+    if folder.is_dir():
+        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
+    if not hub.reachable():
+        return None
+    from transformer_lens.loading_from_pretrained import make_model_alias_map
+
+    return hub.size_of(make_model_alias_map().get(model.lower(), model))
