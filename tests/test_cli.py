@@ -173,6 +173,13 @@ def test_list_names_studies_and_tasks(mechicl: Mechicl) -> None:
         assert name in out
 
 
+def test_the_readme_names_every_study() -> None:
+    from mechicl.studies import STUDIES
+
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert [name for name in STUDIES if f"`{name}`" not in readme] == []
+
+
 def test_help_and_import_load_no_torch() -> None:
     check = (
         "import sys, mechicl, mechicl.cli.app; "
