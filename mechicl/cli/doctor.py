@@ -84,6 +84,6 @@ def _weights(model: str) -> int | None:
         return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
     if not hub.reachable():
         return None
-    from transformer_lens.loading_from_pretrained import make_model_alias_map
+    from mechicl.models.loading import name_on_hub
 
-    return hub.size_of(make_model_alias_map().get(model.lower(), model))
+    return hub.size_of(name_on_hub(model))

@@ -120,6 +120,14 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
     return model
 
 
+def name_on_hub(name: str) -> str:
+    """The hub's name of a model that TransformerLens knows by another, such as gpt2-xl; any other as it is."""
+    from transformer_lens.loading_from_pretrained import make_model_alias_map
+
+    official: str = make_model_alias_map().get(name.lower(), name)
+    return official
+
+
 def _unknown(name: str, known: list[str]) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
         return f"there is no directory {name}; give a Hugging Face model directory, a hub name or {SHIPPED!r}"
