@@ -26,12 +26,13 @@ class LastNeurons(Probe):
     axes = ("sequence", "neuron")
 
     def watch(self, model: Any, batch: Any) -> Watch:
-        sizes = hooked(model).sizes
+        net = hooked(model)
+        sizes = net.sizes
         beyond = [n for n in self.neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
         if beyond or not self.neurons:
             what = f"neuron {beyond[0][0]}.{beyond[0][1]}" if beyond else "no neuron"
             raise InputError(
-                f"{what} was asked for; this model has layers 0-{sizes.n_layers - 1} with neurons 0-{sizes.d_mlp - 1}."
+                f"{what} was asked for; {net.name} has layers 0-{sizes.n_layers - 1} with {sizes.d_mlp} neurons each."
             )
         layers = sorted({layer for layer, _ in self.neurons})
         columns = {layer: [i for i, neuron in enumerate(self.neurons) if neuron[0] == layer] for layer in layers}

@@ -11,6 +11,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +49,7 @@ from mechicl.patches import (
     Swap,
 )
 from mechicl.probes import HeadSaliency, LensTokens, LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
+from mechicl.probes.last_position import LastNeurons
 from mechicl.prompts import PromptSet
 from mechicl.studies import STUDIES
 from mechicl.studies.label_words import (
@@ -117,6 +119,7 @@ _PROBES: dict[type, Callable[[], list[Probe]]] = {
     LensTokens: lambda: [LensTokens((1, 4), k=2)],
     SaliencyMap: lambda: [SaliencyMap((0, 2)), SaliencyMap((1,), "sum_of_abs")],
     TopTokens: lambda: [TopTokens(4)],
+    LastNeurons: lambda: [LastNeurons(((0, 1), (2, 5), (0, 0)))],
     LocalAttention: lambda: [LocalAttention((1, 5))],
     LossAt: lambda: [LossAt(lambda words: words >= 0)],
     WordAttention: lambda: [WordAttention(1)],
@@ -264,12 +267,28 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
 }
 
 
+_COMPARED_ELSEWHERE = {
+    "on_anchors": "studies/test_reweighting.py",
+    "fit_together": "patches/test_reweight.py",
+    "in_turn": "studies/test_compression_speed.py",
+    "whole_loop": "studies/test_compression_speed.py",
+    "fit_tuned_lens": "engines/test_tuned_lens.py",
+}
+"""Engines whose plain path is the matter of a test of their own: by name, where."""
+
+
+def _elsewhere(name: str, places: dict[str, str]) -> bool:
+    """Whether something is tested in a file of its own, which is there."""
+    return name in places and (Path(__file__).parents[1] / places[name]).is_file()
+
+
 def engines() -> list[Callable[..., Any]]:
     """Every engine: a function of a model that a module of `mechicl.engines` makes public."""
     found = [
         member
         for member in _members(mechicl.engines)
         if inspect.isfunction(member) and next(iter(inspect.signature(member).parameters), "") == "model"
+        if not _elsewhere(member.__name__, _COMPARED_ELSEWHERE)
     ]
     missing = [member.__name__ for member in found if member not in ENGINES]
     assert not missing, f"{missing} have no plain path to be compared with; add it to tests/contract/catalogue.py"
@@ -291,13 +310,21 @@ _STUDIES: dict[str, Callable[[], Study]] = {
 """Studies with less to do than by default; the others are taken as they are."""
 
 
+_NEED_MORE_TEXT = {
+    "voting": "studies/stages/test_voting.py",
+    "word-identity": "studies/stages/test_word_identity.py",
+}
+"""Studies that refuse so little text; they are run in tests of their own."""
+
+
 def studies() -> list[Study]:
     """One of every registered study."""
     subclasses = {kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.")}
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
     # an extra, and slow to load: its engine is here, the study has tests of its own
-    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name != "benchmarks"]
+    left_out = {"benchmarks", *(name for name in STUDIES if _elsewhere(name, _NEED_MORE_TEXT))}
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name not in left_out]
 
 
 def _subclasses(kind: type) -> Iterator[type]:
