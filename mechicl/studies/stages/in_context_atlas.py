@@ -67,8 +67,8 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
     n = len(wp)
     uniform = min(start, n) / n
     return [
-        f"Label words gather before prediction ensembling: {early:.0%} of S_wp, summed over layers, where these are "
-        f"{uniform:.0%} of all layers (largest in layer {wp.idxmax()})",
-        f"they are read from there on: {late:.0%} of S_pq in {1 - uniform:.0%} of the layers (largest in layer "
-        f"{pq.idxmax()}); attention to them tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})",
+        f"Before prediction ensembling ({uniform:.0%} of the layers) lie {early:.0%} of S_wp, the gathering in label "
+        f"words, summed over layers (largest in layer {wp.idxmax()}), and {1 - late:.0%} of S_pq, their reading "
+        f"(largest in layer {pq.idxmax()})",
+        f"Attention to label words tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})",
     ]
