@@ -212,7 +212,7 @@ class CompressionSpeed(Study):
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
         time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
         text = (
-            f"A query takes {time_of[FULL]:.2g} ms with everything recomputed and {time_of[ANCHORS]:.2g} ms on the "
+            f"A query takes {time_of[FULL]:.3g} ms with everything recomputed and {time_of[ANCHORS]:.3g} ms on the "
             f"cached anchors: {fast[ANCHORS]:.1f} times as fast, with "
             f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations"
         )
