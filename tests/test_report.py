@@ -165,8 +165,10 @@ def test_a_table_is_copied_by_its_button(page: Path, browser: Browser, results: 
 def test_the_page_says_what_was_asked_and_how_to_make_it_again(page: Path, browser: Browser) -> None:
     tab = browser.open(page).page
     asked = tab.locator("header dl").text_content()
-    for fact in ("tiny-icl", "tiny-topics-2", "corrected", "Seeds"):
+    for fact in ("tiny-icl", "tiny-topics-2", "Seeds"):
         assert fact in asked
+    protocols = [own.text_content() for own in tab.locator("section dl").all()]
+    assert ["Protocolcorrected" in own for own in protocols] == [True, True, False]
     assert tab.locator("#commands").text_content() == "mechicl run isolation --model tiny-icl"
     origin = json.loads(tab.locator("section details pre").first.text_content())
     assert origin["model"]["weight_digest"]

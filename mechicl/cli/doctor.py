@@ -72,7 +72,7 @@ def _fits(model: str, memory: dict[str, int]) -> str:
         f"{device}: {'fits' if 2 * size < free else 'runs, but may not load' if size < free else 'does not fit'}"
         for device, free in memory.items()
     ]
-    return f"{model}: {size / 1e9:.1f} GB of weights as stored, up to twice that while loading. {'; '.join(parts)}."
+    return f"{model}: {size / 1e9:.2g} GB of weights as stored, up to twice that while loading. {'; '.join(parts)}."
 
 
 def _weights(model: str) -> int | None:
