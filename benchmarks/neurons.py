@@ -20,7 +20,7 @@ from measuring import Clock, Memory, Rate, arguments, in_own_process, interleave
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from mechicl.neurons import VocabularyMoments, vocabulary_moments
+from mechicl.mlp_neurons import VocabularyMoments, vocabulary_moments
 
 MOMENTS = ("mean", "variance", "skewness", "kurtosis")
 ENOUGH = 1.0

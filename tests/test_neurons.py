@@ -7,7 +7,7 @@ from scipy.stats import kurtosis, skew
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.neurons import classify, entropy_neurons, null_space_score, vocabulary_moments
+from mechicl.mlp_neurons import classify, entropy_neurons, null_space_score, vocabulary_moments
 
 D_MODEL, D_VOCAB, D_MLP = 24, 1337, 40
 MOMENTS = ("mean", "variance", "skewness", "kurtosis")

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from mechicl.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAMES = {"hellaswag": "hellaswag", "arc-easy": "arc_easy", "lambada": "lambada_openai"}
 """The paper's benchmarks and what the harness calls them."""
@@ -55,6 +56,7 @@ class Benchmarks:
 
         acc_norm compares log-probabilities per byte of a choice.
         """
+        import pandas as pd
         from lm_eval.evaluator import evaluate
 
         with _quietly():

@@ -28,7 +28,7 @@ from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
-from mechicl.neurons import classify, vocabulary_moments
+from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result

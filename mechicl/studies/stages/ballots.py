@@ -11,7 +11,7 @@ import torch
 from mechicl.corpora import TokenCorpus
 from mechicl.corpora.contexts import context_ends
 from mechicl.errors import InputError
-from mechicl.neurons.token_classes import TokenClass, class_members, describe, other_forms
+from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe, other_forms
 
 LEAST = 60
 """Pairs of contexts that a study of probes needs."""

@@ -50,6 +50,7 @@ class LesionedBenchmarks(Study):
         "adds some."
     )
     reads: ClassVar = "benchmarks"
+    may_lack: ClassVar = ("acc_norm",)  # a task with one choice to judge has none
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,7 +26,7 @@ import torch
 
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.models import hooked
-from mechicl.neurons import null_space_score, vocabulary_moments
+from mechicl.mlp_neurons import null_space_score, vocabulary_moments
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Study
 

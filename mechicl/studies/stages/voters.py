@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.models import hooked
-from mechicl.neurons import vocabulary_moments
-from mechicl.neurons.token_classes import TokenClass, class_members
+from mechicl.mlp_neurons import vocabulary_moments
+from mechicl.mlp_neurons.token_classes import TokenClass, class_members
 from mechicl.studies.study import Protocol
 
 

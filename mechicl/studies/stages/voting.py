@@ -37,7 +37,7 @@ from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, sty
 from mechicl.files import one_sentence
 from mechicl.hooks import run
 from mechicl.models import hooked
-from mechicl.neurons.token_classes import TokenClass, class_members, describe
+from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result

@@ -8,8 +8,14 @@ from mechicl.studies.stages import Lesions, NeuronsStudy
 from mechicl.studies.stages.published import against_published
 
 
+def gpt2s_neurons() -> dict[str, object]:
+    """A prediction neuron in each layer."""
+    moments = {"kurtosis": 11.0, "skewness": 1.0, "variance": 0.0}
+    return {"model": "gpt2", "layer": range(12), "neuron": 0, "norm": 1.0, "in_norm": 1.0, "rho": 0.0} | moments
+
+
 def test_gpt2s_neurons_are_compared_layer_by_layer():
-    rows = {"model": "gpt2", "layer": range(12), "neuron": 0, "kurtosis": 11.0, "skewness": 1.0, "variance": 0.0}
+    rows = gpt2s_neurons()
     found = against_published([Result(NeuronsStudy(), pd.DataFrame(rows), {})])
     prediction = found[found["quantity"] == "prediction neurons"]
     assert prediction["published"].tolist()[10] == "97"
@@ -33,7 +39,7 @@ def test_agreement_in_the_middle_half(model):
 
 
 def test_notebook_values_are_held_against_the_authors_protocol():
-    rows = {"model": "gpt2", "layer": range(12), "neuron": 0, "kurtosis": 11.0, "skewness": 1.0, "variance": 0.0}
+    rows = gpt2s_neurons()
     neurons = Result(NeuronsStudy(), pd.DataFrame(rows), {})
     assert against_published([neurons]).equals(against_published([neurons, neurons]))
     found = against_published([neurons]).set_index("quantity")

@@ -1,7 +1,7 @@
 """Neurons seen from their weights: what each writes into the vocabulary, and of which kind it is."""
 
-from mechicl.neurons.kinds import NeuronClasses, classify, entropy_neurons, null_space_score
-from mechicl.neurons.moments import VocabularyMoments, vocabulary_moments
+from mechicl.mlp_neurons.kinds import NeuronClasses, classify, entropy_neurons, null_space_score
+from mechicl.mlp_neurons.moments import VocabularyMoments, vocabulary_moments
 
 __all__ = [
     "NeuronClasses",

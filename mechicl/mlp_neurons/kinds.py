@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.neurons.moments import VocabularyMoments
+from mechicl.mlp_neurons.moments import VocabularyMoments
 
 
 @dataclass(frozen=True)
