@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechicl.models import hooked, load_model
 from mechicl.mlp_neurons import classify, vocabulary_moments
+from mechicl.models import hooked, load_model
 from tests.conftest import parity_files, read_json
 
 NAMES = {"mean": "vocab_mean", "variance": "vocab_var", "skewness": "vocab_skew", "kurtosis": "vocab_kurt"}

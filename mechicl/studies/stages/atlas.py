@@ -27,8 +27,8 @@ from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
-from mechicl.models import hooked
 from mechicl.mlp_neurons import classify, vocabulary_moments
+from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result

@@ -25,8 +25,8 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
-from mechicl.models import hooked
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
+from mechicl.models import hooked
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Study
 

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models import hooked
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
+from mechicl.models import hooked
 from mechicl.studies.study import Protocol
 
 

@@ -36,8 +36,8 @@ from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
 from mechicl.files import one_sentence
 from mechicl.hooks import run
-from mechicl.models import hooked
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
+from mechicl.models import hooked
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result

@@ -6,8 +6,8 @@ import torch
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.models import hooked
 from mechicl.mlp_neurons import classify, entropy_neurons, vocabulary_moments
+from mechicl.models import hooked
 from mechicl.probes.norms import NORM_QUANTITIES, Norms
 from mechicl.studies.stages import NeuronsStudy, neurons, norms
 from tests import tiny

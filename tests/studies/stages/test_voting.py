@@ -5,8 +5,8 @@ import pytest
 
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
-from mechicl.models import hooked
 from mechicl.mlp_neurons.token_classes import class_members, other_forms
+from mechicl.models import hooked
 from mechicl.studies.stages import find_neurons, neuron_tokens, voting
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
