@@ -135,14 +135,24 @@ class DeepLayers(Study):
         summary = result.summary()
         shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
         figure = panels([f"{task}, {shots} per class" for task, shots in shown])
+        named: set[str] = set()
         for column, (task, shots) in enumerate(shown, start=1):
             of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+            known = set(of_task["metric"]) - ({"R", "R_clipped"} if _near_chance(of_task) else set())
             for metric, (name, colour, dash) in _CURVES.items():
                 rows = of_task[of_task["metric"] == metric]
-                if len(rows) and _has_meaning(rows["mean"], metric):
+                if metric in known:
                     add_curve(
-                        figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column == 1, column=column
+                        figure,
+                        rows,
+                        x="layer",
+                        name=name,
+                        colour=colour,
+                        dash=dash,
+                        legend=name not in named,
+                        column=column,
                     )
+                    named.add(name)
             _draw_published(figure, int(of_task["layer"].max()), column)
         figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"})
         model = ", ".join(summary["model"].unique())
@@ -178,9 +188,10 @@ class DeepLayers(Study):
         return text + "."
 
 
-def _has_meaning(values: pd.Series[float], metric: str) -> bool:
+def _near_chance(rows: pd.DataFrame) -> bool:
     """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
-    return not metric.startswith("R") or bool(values.between(-1, 2).all())
+    auroc = rows[rows["metric"] == "AUCROC"]["mean"]
+    return not auroc.max() >= _NEAR_CHANCE or bool((auroc - 0.5).sum() <= 0)
 
 
 def _draw_published(figure: go.Figure, last: int, column: int) -> None:

@@ -237,7 +237,7 @@ class Reweighting(Study):
         summary = result.summary()
         accuracy = summary[summary["metric"] == "accuracy"].groupby("method")["mean"].mean()
         text = f"Accuracy rises from {accuracy[VANILLA]:.0%} to {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
-        if accuracy[REWEIGHTED] <= accuracy[VANILLA]:
+        if round(accuracy[REWEIGHTED], 2) <= round(accuracy[VANILLA], 2):
             text = f"Accuracy is {accuracy[VANILLA]:.0%}, and {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
         if MORE_SHOTS in accuracy:
             more = result.table[result.table["method"] == MORE_SHOTS]["per_class"].unique()
