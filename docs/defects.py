@@ -1,0 +1,162 @@
+"""Measure on the shipped model what the defects of the papers' code do; the page `defects.md` shows these numbers.
+
+    python docs/defects.py        (make docs-figures)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import mechicl as mi
+from mechicl.metrics import auroc_by_layer
+
+SEEDS = (42, 43, 44, 45, 46)
+MEASURES: dict[str, Callable[..., str]] = {}
+
+
+def measure(function: Callable[..., str]) -> Callable[..., str]:
+    MEASURES[function.__name__] = function
+    return function
+
+
+@measure
+def random_control(model: Any, sets: list[Any], text: Any) -> str:
+    def loyalty(protocol: str) -> str:
+        rows = mi.isolation(model, sets, n_layers=(2,), protocol=protocol).summary()
+        rows = rows[(rows["isolated"] == "random tokens") & (rows["where"] == "first")]
+        return _by(rows[rows["metric"] == "word_loyalty_5"], "task")
+
+    return f"word loyalty with random tokens isolated in the first two layers: {_both(loyalty)}"
+
+
+@measure
+def word_loyalty_k(model: Any, sets: list[Any], text: Any) -> str:
+    rows = mi.isolation(model, sets, n_layers=(2,)).summary()
+    rows = rows[(rows["isolated"] == "label words") & (rows["where"] == "first")]
+    found = (_by(rows[rows["metric"] == f"word_loyalty_{k}"], "task") for k in (5, 10))
+    return "word loyalty with label words isolated in the first two layers: {} at k = 5, {} at k = 10".format(*found)
+
+
+@measure
+def raw_attention(model: Any, sets: list[Any], text: Any) -> str:
+    def auroc(protocol: str) -> str:
+        rows = mi.deep_layers(model, sets, protocol=protocol).summary()
+        return _curve(rows[(rows["metric"] == "AUCROC") & (rows["task"] == sets[0].task)], "layer")
+
+    return f"AUCROC by layer, two classes: {_both(auroc)}"
+
+
+@measure
+def class_layout(model: Any, sets: list[Any], text: Any) -> str:
+    out = mi.run(model, sets[-1], [probe := mi.LabelAttention()])
+    attention = out[probe].sum(2)  # [prompt layer class]
+    n, layers, classes = attention.shape
+    as_read = attention.transpose(1, 2).reshape(n, layers, classes)  # written class by class, read layer by layer
+    found = (_numbers(auroc_by_layer(a, out.predicted).values.tolist()) for a in (attention, as_read))
+    return "AUCROC by layer, four classes, one seed: {} as it is; {} as the notebook reads it".format(*found)
+
+
+@measure
+def position_offset(model: Any, sets: list[Any], text: Any) -> str:
+    rows = mi.compression(model, sets, kept=("label+template", "template"), positions=("original", "zero"), n_sets=1)
+    rows = rows.summary()
+    rows = rows[(rows["metric"] == "word_loyalty_5") & (rows["method"] == "hidden anchor")]
+    rows = rows[rows["kept"] == "label+template"]
+    found = (_by(rows[rows["positions"] == where], "task") for where in ("original", "zero"))
+    return "word loyalty of the compressed context: {} with the query at its place, {} at position 0".format(*found)
+
+
+@measure
+def union_of_sets(model: Any, sets: list[Any], text: Any) -> str:
+    def best(protocol: str) -> str:
+        rows = mi.compression(model, sets, kept=("label+template",), positions=("original",), protocol=protocol)
+        rows = rows.summary()
+        return _by(rows[(rows["metric"] == "label_loyalty") & (rows["method"] == "hidden random, best set")], "task")
+
+    return f"label loyalty of the best of 20 random sets: {_both(best)}"
+
+
+@measure
+def weighting_of_prompts(model: Any, sets: list[Any], text: Any) -> str:
+    def share(protocol: str) -> str:
+        rows = mi.information_flow(model, sets, protocol=protocol).summary()
+        return _by(rows[(rows["metric"] == "S_wp") & (rows["layer"] == 0)], "task")
+
+    return f"share of S_wp in layer 0: {_both(share)}"
+
+
+@measure
+def folded_value_biases(model: Any, sets: list[Any], text: Any) -> str:
+    probe = mi.SaliencyFlow()
+    folded = mi.load_model("tiny-icl", processing="fold", fold_value_biases=True)
+    plain, changed = (mi.run(m, sets[0], [probe])[probe] for m in (model, folded))
+    worst = ((plain - changed).abs().amax((1, 2)) / plain.abs().amax((1, 2))).max()
+    return f"S_wp, S_pq and S_ww of one prompt move by up to {worst:.0%} of the prompt's largest"
+
+
+@measure
+def faulty_lens(model: Any, sets: list[Any], text: Any) -> str:
+    rows = mi.logit_lens(_folded(), text).summary()
+    rows = rows[rows["metric"] == "entropy"]
+    found = (_curve(rows[rows["lens"] == lens], "point", 2) for lens in ("authors", "corrected"))
+    return "entropy in bits by point: {} with their lens, {} with the corrected one".format(*found)
+
+
+@measure
+def mean_of_cells(model: Any, sets: list[Any], text: Any) -> str:
+    rows = mi.local_attention(_folded(), text).summary()
+    found = (_curve(rows[rows["metric"] == metric], "layer") for metric in ("pooled", "mass_5"))
+    return "by layer: {} as the mean of entries, {} as the attention to five tokens".format(*found)
+
+
+@measure
+def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
+    compared = mi.lesion_sweep(model, text.batch().tokens, [mi.Drop(2)])
+    loss = compared.loss[0] - compared.base_loss
+    found = (_correlation(compared.kl[0, :, start:-1], loss[:, : -1 - start]) for start in (0, 1))
+    return "correlation of a token's KL with its loss, layer 2 dropped: {:.2f} aligned, {:.2f} as stored".format(*found)
+
+
+def _folded() -> Any:
+    return mi.load_model("tiny-icl", processing="fold", fold_value_biases=True)
+
+
+def _both(found: Callable[[str], str]) -> str:
+    return f"{found('paper')} as in their code, {found('corrected')} corrected"
+
+
+def _by(rows: pd.DataFrame, column: str) -> str:
+    return " and ".join(f"{value:.2f}" for value in rows.sort_values(column)["mean"])
+
+
+def _curve(rows: pd.DataFrame, x: str, digits: int = 2) -> str:
+    return _numbers(rows.sort_values(x)["mean"].tolist(), digits)
+
+
+def _numbers(values: list[float], digits: int = 2) -> str:
+    return " ".join(f"{value:.{digits}f}" for value in values)
+
+
+def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+
+
+def main() -> None:
+    """Measure all, and keep the sentences for the page."""
+    model = mi.load_model("tiny-icl")
+    sets = [mi.load_task(task).prompts(model.tokenizer, samples=64, seed=seed)
+            for task in ("tiny-topics-2", "tiny-topics-4") for seed in SEEDS]  # fmt: skip
+    text = mi.load_corpus(model.tokenizer, "tiny-icl", prepend_bos=True, n_ctx=256, tokens=8000)
+    found = {name: function(model, sets, text) for name, function in MEASURES.items()}
+    path = Path(__file__).parent / "pages" / "defects.json"
+    path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

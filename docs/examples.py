@@ -1,0 +1,61 @@
+"""Run every study on the shipped model, and keep its figure and what it found for the documentation.
+
+    python docs/examples.py [STUDY ...]        (make docs-figures)
+
+The pages show these figures; the commands on them are the ones that were run here.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_ICL = "--task tiny-topics-2,tiny-topics-4 --samples 64"
+_TEXT = "--text tiny-icl --tokens 20000"
+EXAMPLES = {
+    "information-flow": _ICL,
+    "isolation": f"{_ICL} --layers 1,2,3",
+    "deep-layers": _ICL,
+    "compression": _ICL,
+    "reweighting": _ICL,
+    "error-diagnosis": _ICL,
+    "anchor-sweep": f"{_ICL} --windows 1,2",
+    "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
+    "local-attention": _TEXT,
+    "word-merging": _TEXT,
+    "logit-lens": _TEXT,
+    "neurons": "",
+    "norms": _TEXT,
+    "stages-atlas": _TEXT,
+    "lesioned-icl": _ICL,
+}
+"""What each study is given beside the model."""
+_PAGES = Path(__file__).parent / "pages" / "studies"
+
+
+def command(name: str) -> str:
+    """The command of a study's example."""
+    return " ".join(f"mechicl run {name} --model tiny-icl {EXAMPLES[name]} --out results".split())
+
+
+def make(name: str) -> None:
+    """Run one example in a folder of its own; keep its figure and its finding."""
+    from mechicl.studies import load_result
+
+    with tempfile.TemporaryDirectory() as folder:
+        words = shlex.split(command(name))[1:-1]
+        subprocess.run([sys.executable, "-c", "from mechicl.cli.app import main; main()", *words, folder], check=True)
+        result = load_result(folder, name)
+    _PAGES.mkdir(exist_ok=True)
+    result.figure().write_image(_PAGES / f"{name}.png", width=900, scale=1.5)
+    text = json.dumps({"finding": result.finding()}, indent=2, ensure_ascii=False)
+    (_PAGES / f"{name}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    for study in sys.argv[1:] or EXAMPLES:
+        make(study)

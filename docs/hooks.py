@@ -1,0 +1,99 @@
+"""Pages that mkdocs writes from the code: one per study, and the API."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from examples import EXAMPLES, command  # noqa: E402
+
+import mechicl  # noqa: E402
+from mechicl.studies import STUDIES  # noqa: E402
+
+_PAPERS = {"label_words": "Label Words are Anchors", "stages": "Stages of Inference"}
+_READS = {
+    "prompts": "prompts of one or more tasks",
+    "text": "running text",
+    "weights": "the model's weights alone",
+}
+
+
+def on_config(config: Any) -> Any:
+    """Put a page per study into the navigation, by paper."""
+    pages = {title: [f"studies/{name}.md" for name, study in STUDIES.items() if _home(study) == folder]
+             for folder, title in _PAPERS.items()}  # fmt: skip
+    for entry in config["nav"]:
+        if "Studies" in entry:
+            entry["Studies"] = [{title: names} for title, names in pages.items()]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages of studies and of the API."""
+    for name, study in STUDIES.items():
+        files.append(File.generated(config, f"studies/{name}.md", content=study_page(study)))
+    files.append(File.generated(config, "api.md", content=api_page()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Put measured numbers where the defects page names them."""
+    if page.file.src_uri != "defects.md":
+        return markdown
+    return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))
+
+
+def study_page(study: Any) -> str:
+    """What the paper did, how it is measured here, the command, the figure, and the call from Python."""
+    module = sys.modules[study.__module__]
+    heading, _, told = (inspect.getdoc(module) or "").partition("\n\n")
+    measured = json.loads((HERE / "pages" / "studies" / f"{study.name}.json").read_text())
+    call = study.name.replace("-", "_")
+    return "\n\n".join(
+        [
+            f"# {study.title}",
+            f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
+            f"**The paper says:** {study.claim}",
+            "## What was done, and how it is measured here",
+            told,
+            f"## The command\n\n```sh\n{command(study.name)}\n```\n\nRuns on {_READS[study.reads]}. "
+            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what is left behind.",
+            f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{measured['finding']}",
+            f"## From Python\n\n::: {study.__module__}.{call}\n    options: {{heading_level: 3}}",
+            f"### Switches\n\n{_switches(study)}",
+        ]
+    )
+
+
+def api_page() -> str:
+    """Every name of `mechicl`, by the module that it comes from."""
+    parts = ["# API\n\nEverything here is a name of the package: `import mechicl as mi`."]
+    for module, names in _by_home():
+        parts.append(f"## {module}")
+        parts += [f"::: {module}.{name}" for name in names if name.replace("_", "-") not in STUDIES]
+    return "\n\n".join(parts)
+
+
+def _by_home() -> Iterable[tuple[str, tuple[str, ...]]]:
+    return ((m, names) for m, names in mechicl._HOME.items() if not m.startswith("mechicl.studies."))
+
+
+def _home(study: Any) -> str:
+    return str(study.__module__.split(".")[2])
+
+
+def _switches(study: Any) -> str:
+    rows = [f"| `{f.name}` | `{f.default!r}` |" for f in study.__dataclass_fields__.values()]
+    return "\n".join(["| switch | default |", "|---|---|", *rows])
+
+
+assert set(EXAMPLES) == set(STUDIES), f"docs/examples.py and the studies differ: {set(EXAMPLES) ^ set(STUDIES)}"
