@@ -1,12 +1,12 @@
-# make test | coverage | audit | demo | lint | format | bench | notebooks | clean: each sets up .venv when it is missing
-# or out of date.
+# make test | coverage | audit | demo | lint | format | bench | notebooks | docs | docs-figures | clean: each sets up .venv
+# when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: test coverage audit demo lint format bench notebooks clean
+.PHONY: test coverage audit demo lint format bench notebooks docs docs-figures clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
@@ -56,6 +56,18 @@ bench: $(STAMP)
 notebooks: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[export,notebook]"
 	$(BIN)/python notebooks/execute.py
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build -q -f docs/mkdocs.yml
+	@echo "open build/docs/index.html"
+
+docs-figures: $(VENV)/.docs
+	$(BIN)/python docs/examples.py
+	$(BIN)/python docs/defects.py
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build

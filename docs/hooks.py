@@ -65,7 +65,7 @@ def study_page(study: Any) -> str:
             f"**The paper says:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
-            f"## The command\n\n```sh\n{command(study.name)}\n```\n\nRuns on {_READS[study.reads]}. "
+            f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {_READS[study.reads]}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what is left behind.",
             f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{measured['finding']}",
             f"## From Python\n\n::: {study.__module__}.{call}\n    options: {{heading_level: 3}}",
@@ -89,6 +89,11 @@ def _by_home() -> Iterable[tuple[str, tuple[str, ...]]]:
 
 def _home(study: Any) -> str:
     return str(study.__module__.split(".")[2])
+
+
+def _wrapped(line: str) -> str:
+    """A long command on several lines, that a shell reads as one."""
+    return line if len(line) <= 80 else line.replace(" --", " \\\n    --")
 
 
 def _switches(study: Any) -> str:
