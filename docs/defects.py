@@ -1,6 +1,6 @@
 """Measure on the shipped model what the defects of the papers' code do; the page `defects.md` shows these numbers.
 
-    python docs/defects.py        (make docs-figures)
+python docs/defects.py        (make docs-figures)
 """
 
 from __future__ import annotations

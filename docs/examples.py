@@ -21,25 +21,35 @@ EXAMPLES = {
     "isolation": f"{_ICL} --layers 1,2,3",
     "deep-layers": _ICL,
     "compression": _ICL,
+    "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
     "reweighting": _ICL,
     "error-diagnosis": _ICL,
     "anchor-sweep": f"{_ICL} --windows 1,2",
+    "many-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
     "word-merging": _TEXT,
+    "word-identity": _TEXT,
     "logit-lens": _TEXT,
     "neurons": "",
     "norms": _TEXT,
+    "cka": _TEXT,
     "stages-atlas": _TEXT,
     "lesioned-icl": _ICL,
 }
-"""What each study is given beside the model."""
+"""What each study is given beside the shipped model."""
+ELSEWHERE = {
+    "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
+    "wic": "--model gpt2-xl --data WiC",
+}
+"""Studies of data that the shipped model does not speak; their pages have a command and no figure."""
 _PAGES = Path(__file__).parent / "pages" / "studies"
 
 
 def command(name: str) -> str:
     """The command of a study's example."""
-    return " ".join(f"mechicl run {name} --model tiny-icl {EXAMPLES[name]} --out results".split())
+    asked = ELSEWHERE.get(name) or f"--model tiny-icl {EXAMPLES[name]}"
+    return " ".join(f"mechicl run {name} {asked} --out results".split())
 
 
 def make(name: str) -> None:

@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from examples import EXAMPLES, command  # noqa: E402
+from examples import EXAMPLES, ELSEWHERE, command  # noqa: E402
 
 import mechicl  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
@@ -24,6 +24,8 @@ _READS = {
     "prompts": "prompts of one or more tasks",
     "text": "running text",
     "weights": "the model's weights alone",
+    "pairs": "pairs of sentences that share a word",
+    "benchmarks": "benchmarks of lm-evaluation-harness",
 }
 
 
@@ -56,7 +58,6 @@ def study_page(study: Any) -> str:
     """What the paper did, how it is measured here, the command, the figure, and the call from Python."""
     module = sys.modules[study.__module__]
     heading, _, told = (inspect.getdoc(module) or "").partition("\n\n")
-    measured = json.loads((HERE / "pages" / "studies" / f"{study.name}.json").read_text())
     call = study.name.replace("-", "_")
     return "\n\n".join(
         [
@@ -67,11 +68,18 @@ def study_page(study: Any) -> str:
             told,
             f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {_READS[study.reads]}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what is left behind.",
-            f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{measured['finding']}",
+            *_shown(study),
             f"## From Python\n\n::: {study.__module__}.{call}\n    options: {{heading_level: 3}}",
             f"### Switches\n\n{_switches(study)}",
         ]
     )
+
+
+def _shown(study: Any) -> list[str]:
+    if study.name in ELSEWHERE:
+        return []
+    found = json.loads((HERE / "pages" / "studies" / f"{study.name}.json").read_text())["finding"]
+    return [f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{found}"]
 
 
 def api_page() -> str:
@@ -101,4 +109,5 @@ def _switches(study: Any) -> str:
     return "\n".join(["| switch | default |", "|---|---|", *rows])
 
 
-assert set(EXAMPLES) == set(STUDIES), f"docs/examples.py and the studies differ: {set(EXAMPLES) ^ set(STUDIES)}"
+if unlike := {*EXAMPLES, *ELSEWHERE} ^ set(STUDIES):
+    raise KeyError(f"docs/examples.py and the studies differ: {unlike}")
