@@ -14,7 +14,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from examples import EXAMPLES, ELSEWHERE, command  # noqa: E402
+from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
@@ -67,7 +67,7 @@ def study_page(study: Any) -> str:
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {_READS[study.reads]}. "
-            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what is left behind.",
+            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_shown(study),
             f"## From Python\n\n::: {study.__module__}.{call}\n    options: {{heading_level: 3}}",
             f"### Switches\n\n{_switches(study)}",

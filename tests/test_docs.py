@@ -23,7 +23,7 @@ def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     if not blocks:
         pytest.skip("no Python on this page")
     monkeypatch.chdir(tmp_path)
-    Path("jokes.csv").write_text("text,label\n" + "".join(f"line {i},{'no yes'.split()[i % 2]}\n" for i in range(8)))
+    Path("jokes.csv").write_text("text,label\n" + "".join(f"line {i},{['no', 'yes'][i % 2]}\n" for i in range(8)))
     Path("page.py").write_text("\n".join(blocks))
     runpy.run_path("page.py", run_name="page")
 
