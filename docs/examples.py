@@ -23,8 +23,8 @@ EXAMPLES = {
     "compression": _ICL,
     "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
     "reweighting": _ICL,
-    "error-diagnosis": _ICL,
     "anchor-sweep": f"{_ICL} --windows 1,2",
+    "anchor-kinds": _ICL,
     "many-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
@@ -39,10 +39,12 @@ EXAMPLES = {
 }
 """What each study is given beside the shipped model."""
 ELSEWHERE = {
+    "error-diagnosis": "--model gpt2-xl --task trec",
+    "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",
 }
-"""Studies of data that the shipped model does not speak; their pages have a command and no figure."""
+"""Studies of what the shipped model does not speak, or of errors, which it does not make: a command and no figure."""
 _PAGES = Path(__file__).parent / "pages" / "studies"
 
 
