@@ -111,11 +111,13 @@ class LesionedLearning(Study):
             figure.add_hline(accuracy["mean"].iloc[0], line={"dash": "dot", "color": BLUE}, row=1, col=1)
         figure.add_hline(1, line={"dash": "dot", "color": GREY}, row=1, col=2)
         figure.update_yaxes(rangemode="tozero")
-        return styled(
+        figure = styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
             subtitle=f"{', '.join(summary['task'].unique())}; dotted: the intact model; {BAND}",
             x="layer", y="share", counts=int(summary["layer"].max()),
         )  # fmt: skip
+        # A model that is sure of its answers has hardly any gradient; made unsure, it has thousands of times as much.
+        return figure.update_yaxes(type="log", rangemode="normal", title_text="times the intact flow", col=2)
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
