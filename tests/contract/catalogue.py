@@ -143,7 +143,7 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     DropMany: lambda: [DropMany((0, 2))],
     Swap: lambda: [Swap(0)],
     Replace: lambda: [Replace(0, 2)],
-    Reorder: lambda: [Reorder((2, 0, 1)), Reorder((2, 0, 1, 3))],
+    Reorder: lambda: [Reorder((2, 0, 1))],
     Repeat: lambda: [Repeat(0, 2)],
 }
 
