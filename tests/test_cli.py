@@ -91,6 +91,12 @@ def test_a_study_leaves_results_and_a_page(
     again = load_result(tmp_path, "isolation")
     assert len(overview(again.summary())) == 8
 
+    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1,2")
+    assert "took the place" not in err, "the same command again"
+    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1")
+    assert "took the place" in err
+    assert "--layers 1,2" in err, "it names what is gone"
+
 
 def test_paper_protocol_and_variants_run(
     mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
@@ -106,16 +112,16 @@ def test_paper_protocol_and_variants_run(
         3,
         "--seeds",
         "1",
-        "--out",
-        tmp_path,
     ]
-    for study, options in (
-        ("information-flow", ["--protocol", "paper", "--head-reduce", "sum_of_abs", "--loss", "logit_difference"]),
-        ("information-flow", ["--shots", "2", "--target", "predicted"]),
-        ("isolation", ["--protocol", "paper", "--layers", "1"]),
-        ("isolation", ["--mode", "postsoftmax_zero", "--pool", "demo_text", "--layers", "1"]),
+    for number, (study, options) in enumerate(
+        (
+            ("information-flow", ["--protocol", "paper", "--head-reduce", "sum_of_abs", "--loss", "logit_difference"]),
+            ("information-flow", ["--shots", "2", "--target", "predicted"]),
+            ("isolation", ["--protocol", "paper", "--layers", "1"]),
+            ("isolation", ["--mode", "postsoftmax_zero", "--pool", "demo_text", "--layers", "1"]),
+        )
     ):
-        code, out, err = mechicl("run", study, *asked, *options)
+        code, out, err = mechicl("run", study, *asked, *options, "--out", tmp_path / str(number))
         assert (code, err) == (0, ""), err
         assert "report.html" in out
 

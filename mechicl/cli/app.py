@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -52,10 +53,17 @@ def list_everything() -> None:
 _INTERRUPTED = "\nmechicl: interrupted; run the same command again to go on from here."
 
 
+def _tell(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning as a sentence, without the line of code that it came from."""
+    print(f"mechicl: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command; what a user can put right ends in one sentence and exit code 2, an interruption in 130."""
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            app()
     except (InputError, NumericalError) as error:
         print(f"mechicl: {as_options(str(error))}", file=sys.stderr)
         sys.exit(2)

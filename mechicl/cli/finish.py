@@ -57,9 +57,24 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def keep(result: Result, out: Path) -> None:
-    """Save a result, with the command that made it."""
+    """Save a result, with the command that made it; a result that it takes the place of is named."""
     command = shlex.join(["mechicl", *sys.argv[1:]])
+    before = _command_of(out, result.name)
     replace(result, provenance={**result.provenance, "command": command}).save(out)
+    if before not in (None, command):
+        print(f"mechicl: this {result.name} took the place of the one in {out} that was made by: {before}",
+              file=sys.stderr)  # fmt: skip
+
+
+def _command_of(folder: Path, name: str) -> str | None:
+    """The command that made the result of this study in a folder, if there is one."""
+    from mechicl.errors import InputError
+    from mechicl.results import load_table
+
+    try:
+        return load_table(folder, name)[1].get("command")
+    except InputError:
+        return None
 
 
 def page(folder: Path) -> Path:

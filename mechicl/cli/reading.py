@@ -64,6 +64,8 @@ _OPTIONS = {
     "batch_size": "--batch-size",
     "n_layers": "--layers",
     "n_sets": "--sets",
+    "n_ctx": "--length",
+    "packing": "--packing",
     "prepend_bos": "--bos",
     "shots": "--shots",
     "samples": "--samples",
@@ -80,7 +82,7 @@ def as_options(message: str) -> str:
     """A message of the library, with options in the place of Python's arguments: --too-long shorter."""
     named = "|".join(_OPTIONS)
     message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
-    return re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets)\b", lambda m: _OPTIONS[m[1]], message)
+    return re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message)
 
 
 def _unquoted(value: str) -> str:
