@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from typing import NoReturn
 
 import typer
 
@@ -71,9 +73,16 @@ def main() -> None:
         print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         sys.exit(2)
     except SystemExit as stopped:
-        if stopped.code == 130:  # what typer makes of an interruption, without a word
-            print(_INTERRUPTED, file=sys.stderr)
-        raise
+        if stopped.code != 130:  # what typer makes of an interruption, without a word
+            raise
+        _leave()
     except KeyboardInterrupt:
-        print(_INTERRUPTED, file=sys.stderr)
-        sys.exit(130)
+        _leave()
+
+
+def _leave() -> NoReturn:
+    """Say how to go on, and leave at once: native threads still at work would abort the interpreter's own way out."""
+    print(_INTERRUPTED, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
