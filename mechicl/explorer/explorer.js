@@ -87,6 +87,15 @@ function percent(share) {
 
 const number = (value) => Number(value).toPrecision(3);
 
+/** What the colours above the slider mean, each with its name, and what is measured. */
+const caption = (measure, ...parts) =>
+  h("div", {}, ...parts.map(([part, says]) => h("span", {}, h("i", { class: `mx-swatch mx-${part}` }), says)), h("span", {}, measure));
+
+/** A notebook has commands on plain keys (arrows, b, d d); keys pressed in here are for here. Ctrl-S and its like go on. */
+function keepKeys(event) {
+  if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
+}
+
 let mounted = 0;
 
 // ---- the explorer ---------------------------------------------------------------------------------------------------
@@ -114,7 +123,11 @@ function mount(root, start, source) {
   const play = h("button", { type: "button", class: "mx-play", onclick: () => (state.playing ? stop() : run()) });
   const where = h("output", { class: "mx-where", for: `${id}-layer` });
   const bars = h("div", { class: "mx-bars", "aria-hidden": "true" });
-  const barsTitle = h("div", { class: "mx-note" });
+  const largest = h("span", {}, "share of the layer’s saliency");
+  const barsTitle = h("div", { class: "mx-note" },
+    caption("share of mean saliency per edge, by layer", ["wp", "into label words (S_wp)"],
+      ["pq", "label words to target (S_pq)"], ["ww", "other edges (S_ww)"]),
+    caption(largest, ["in", "flows into the token"], ["out", "flows out of it"]));
   const svg = s("svg", { "aria-hidden": "true", class: "mx-arcs" });
   const text = h("div", { class: "mx-text", role: "group", "aria-label": "Tokens of the prompt", dir: "ltr",
     style: `--mx-leading:${start.tokens.length > 150 ? 2.7 : 3.4}` });
@@ -128,7 +141,7 @@ function mount(root, start, source) {
   const picture = h("div", { class: "mx-picture" }, svg, text);
 
   const frame = h(
-    "section", { class: "mx", lang: "en", "aria-label": "Explorer of one prompt" },
+    "section", { class: "mx", lang: "en", "aria-label": "Explorer of one prompt", onkeydown: keepKeys },
     h("header", { class: "mx-header" },
       h("div", { class: "mx-title" }, h("b", { title: start.model }, h("bdi", {}, start.model)),
         h("span", { title: start.task }, h("bdi", {}, start.task || "stored prompt")),
@@ -307,21 +320,17 @@ function mount(root, start, source) {
   /** Above the slider: by layer, where information flows; or, of a followed token, how much flows in and out. */
   function drawBars() {
     const token = state.token;
-    const columns = Array.from({ length: start.layers }, (_, layer) => {
-      const flow = token == null
-        ? state.view.flow[layer]
-        : [state.view.into[layer][token], state.view.out[layer][token]];
+    const flows = token == null ? state.view.flow : state.view.into.map((into, layer) => [into[token], state.view.out[layer][token]]);
+    // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
+    const full = token == null ? 1 : Math.max(...flows.map(([into, out]) => into + out), 1e-30);
+    const columns = flows.map((flow, layer) => {
       const parts = (token == null ? ["wp", "pq", "ww"] : ["in", "out"]).map((part, i) =>
-        h("i", { class: `mx-bar mx-${part}`, style: `height:${100 * (flow?.[i] ?? 0)}%` }));
+        h("i", { class: `mx-bar mx-${part}`, style: `height:${100 * (flow?.[i] ?? 0) / full}%` }));
       return h("div", { class: layer === state.layer ? "mx-now" : "", onclick: () => { stop(); toLayer(layer); } }, ...parts);
     });
+    largest.textContent = `share of the layer’s saliency, at most ${percent(full)}`;
     bars.replaceChildren(...columns);
-    const swatch = (part, says) => h("span", {}, h("i", { class: `mx-swatch mx-${part}` }), says);
-    barsTitle.replaceChildren(...(token == null
-      ? [swatch("wp", "into label words (S_wp)"), swatch("pq", "label words to target (S_pq)"), swatch("ww", "other edges (S_ww)"),
-         h("span", { class: "mx-soft" }, "share of mean saliency per edge, by layer")]
-      : [swatch("in", "flows into the token"), swatch("out", "flows out of it"),
-         h("span", { class: "mx-soft" }, "share of the layer’s saliency")]));
+    [...barsTitle.children].forEach((one, i) => one.classList.toggle("mx-absent", i !== Number(token != null)));
   }
 
   // -- prediction, guesses, heads, patches

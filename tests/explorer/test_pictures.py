@@ -157,15 +157,20 @@ def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, ex
 
 
 def open_widget(browser: Browser, folder: Path, explorer: mi.Explorer) -> Tab:
-    """The widget's script with a model like anywidget's, whose messages this process answers as a kernel does."""
+    """The widget's script with a model like anywidget's, whose messages this process answers as a kernel does.
+
+    The page's policy is stricter than VS Code's for a notebook: nothing fetched, no eval, no handlers in attributes.
+    """
     code = base64.b64encode((ASSETS / "explorer.js").read_bytes()).decode()
     start = json.dumps(explorer.start()).replace("<", "\\u003c")
     page = folder / "widget.html"
     page.write_text(
         f"<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'><title>w</title>"
+        "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        "script-src 'nonce-here' data:\">"
         f"<style>{(ASSETS / 'explorer.css').read_text()}</style><div id=cell></div>"
         f"<script type=application/json id=start>{start}</script>"
-        "<script type=module>let hear; const model = {get: () => JSON.parse(document.getElementById('start').textContent),"
+        "<script type=module nonce=here>let hear; const model = {get: () => JSON.parse(document.getElementById('start').textContent),"
         "on: (event, fn) => { hear = fn; }, off: () => { hear = null; },"
         "send: async (message) => { const answer = await window.kernel(message); hear?.(answer); }};"
         f"const widget = (await import('data:text/javascript;base64,{code}')).default;"
@@ -196,6 +201,37 @@ def test_the_widget_combines_patches_through_the_kernel(
     assert tab.page.locator(".mx-error").is_hidden()
     tab.page.evaluate("window.stopped()")
     clean(tab)
+
+
+def test_plain_keys_are_the_widgets_and_those_with_control_the_notebooks(
+    browser: Browser, tmp_path: Path, explorer: mi.Explorer
+) -> None:
+    """JupyterLab listens on the document: an arrow would select another cell, and b would add one."""
+    tab = open_widget(browser, tmp_path, explorer)
+    tab.page.evaluate(
+        "window.heard = []; document.addEventListener('keydown', e => { heard.push(e.key); if (!e.ctrlKey) e.preventDefault(); })"
+    )
+    tab.page.get_by_role("slider", name="Layer").focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowUp", "b", "Enter"):
+        tab.page.keyboard.press(key)
+    assert tab.page.locator(".mx-where").inner_text() == "layer 1"
+    tab.page.locator("[data-token='0']").focus()
+    for key in ("ArrowRight", "Enter", "Escape", "Enter", "d"):
+        tab.page.keyboard.press(key)
+    assert tab.page.locator("[data-token='1']").get_attribute("aria-pressed") == "true"
+    tab.page.keyboard.press("Control+s")
+    assert set(tab.page.evaluate("heard")) == {"Control", "s"}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_text_stays_where_it_is_when_a_token_is_followed(browser: Browser, saved: Path, width: int) -> None:
+    tab = browser.open(saved, width=width)
+    places = []
+    for chosen in (None, "5", "0"):
+        if chosen:
+            tab.page.locator(f"[data-token='{chosen}']").click()
+        places.append(tab.page.locator("[data-token='0']").bounding_box()["y"] + tab.page.evaluate("scrollY"))
+    assert len(set(places)) == 1
 
 
 def test_what_fails_in_the_kernel_is_said_in_the_widget(
