@@ -27,7 +27,7 @@ from mechicl.models import load_model
 from mechicl.patches import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies import load_result
+from mechicl.studies import STUDIES, load_result
 from mechicl.studies.label_words import Isolation
 from mechicl.tasks import Task
 from tests import tiny
@@ -225,6 +225,12 @@ def test_stored_prompts(tokens: list[int], places: list[list[int]], label_ids: l
 
     seen = told(asked)
     assert seen is None or bool(seen.label_logits.isfinite().all())
+
+
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.no_paper_protocol])
+def test_a_protocol_that_a_study_does_not_have(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} has no protocol 'paper': .+\\."):
+        STUDIES[name](protocol="paper")
 
 
 def test_label_words_that_no_token_tells_apart() -> None:

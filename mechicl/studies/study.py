@@ -47,12 +47,16 @@ class Study(ABC):
     """What the paper says, in a sentence."""
     reads: ClassVar[Reads] = "prompts"
     """What it is run on."""
+    no_paper_protocol: ClassVar[str] = ""
+    """Why there is no protocol "paper"; empty where there is one."""
     may_lack: ClassVar[tuple[str, ...]] = ()
     """Columns in which NaN means that there is no such number; anywhere else it is an error."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("paper", "corrected"):
             raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
+        if self.no_paper_protocol and self.protocol == "paper":
+            raise InputError(f"{self.name} has no protocol 'paper': {self.no_paper_protocol}.")
 
     @property
     def sequences_a_cell(self) -> int:

@@ -32,7 +32,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
 
 RANDOM = "random text"
@@ -61,6 +61,7 @@ class AnchorKinds(Study):
     claim: ClassVar[str] = (
         "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
     )
+    no_paper_protocol: ClassVar = "the paper has no such comparison"
 
     def conditions(self, model: Any) -> list[Condition]:
         changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]
@@ -178,7 +179,6 @@ def anchor_kinds(
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
     *,
     random_seed: int = 0,
-    protocol: Protocol = "corrected",
     batch_size: int = 16,
 ) -> Result:
     """Measure which kinds of tokens carry the demonstrations.
@@ -187,11 +187,10 @@ def anchor_kinds(
         model: a HookedTransformer that can be run block by block.
         prompts: one prompt set, or several (tasks, seeds), built from tasks.
         random_seed: seed of the random text tokens.
-        protocol: without effect; the paper has no such comparison.
         batch_size: prompts per pass.
 
     Returns:
         A result with a row per prompt, change and kind: gold and predicted class, label probabilities, top-10 token
         ids, and how many tokens are of the kind.
     """
-    return AnchorKinds(protocol, random_seed=random_seed).run(model, prompts, batch_size=batch_size)
+    return AnchorKinds(random_seed=random_seed).run(model, prompts, batch_size=batch_size)

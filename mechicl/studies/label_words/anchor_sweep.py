@@ -26,7 +26,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
 _METRICS = ("label_loyalty", "word_loyalty_5")
@@ -47,6 +47,7 @@ class AnchorSweep(Study):
     claim: ClassVar[str] = (
         "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
     )
+    no_paper_protocol: ClassVar = "the paper has no such sweep"
 
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers
@@ -130,7 +131,6 @@ def anchor_sweep(
     windows: Sequence[int] = (1,),
     mode: Mode = "presoftmax",
     random_seed: int = 0,
-    protocol: Protocol = "corrected",
     batch_size: int = 16,
 ) -> Result:
     """Measure in which layers a prediction depends on which tokens gathering information.
@@ -141,12 +141,11 @@ def anchor_sweep(
         windows: numbers of neighbouring layers that are isolated together; every window of each is measured.
         mode: cut before the softmax (the authors' code), or one of the variants after it.
         random_seed: seed of the random text tokens.
-        protocol: without effect; the paper has no such sweep.
         batch_size: prompts per pass.
 
     Returns:
         A result with a row per prompt, kind of token and window: gold and predicted class, label probabilities, top-10
         token ids.
     """
-    study = AnchorSweep(protocol, windows=tuple(windows), mode=mode, random_seed=random_seed)
+    study = AnchorSweep(windows=tuple(windows), mode=mode, random_seed=random_seed)
     return study.run(model, prompts, batch_size=batch_size)

@@ -213,7 +213,7 @@ class CompressionSpeed(Study):
         time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
         text = (
             f"A query takes {time_of[FULL]:.3g} ms with everything recomputed and {time_of[ANCHORS]:.3g} ms on the "
-            f"cached anchors: {fast[ANCHORS]:.1f} times as fast, with "
+            f"cached anchors, the same query {fast[ANCHORS]:.1f} times as fast (medians), with "
             f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations"
         )
         if PREFIX not in time_of:

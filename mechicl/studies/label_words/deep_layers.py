@@ -133,7 +133,8 @@ class DeepLayers(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
+        panes = dict.fromkeys(zip(summary["task"], summary["shots"], strict=True))
+        shown = sorted(panes, key=lambda pane: pane[0] == AVERAGE)  # last, also where a task has no AUCROC
         figure = panels([f"{task}, {shots} per class" for task, shots in shown])
         named: set[str] = set()
         for column, (task, shots) in enumerate(shown, start=1):

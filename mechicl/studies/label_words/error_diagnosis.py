@@ -212,7 +212,7 @@ class ErrorDiagnosis(Study):
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
         tasks = list(dict.fromkeys(table["task"]))
-        titles = ["real confusion", f"predicted, layer {layer}, M = {components}", "their rank correlation"]
+        titles = ["real confusion", f"predicted, layer {layer}, M\u00a0=\u00a0{components}", "their rank correlation"]
         names = [f"{task}: {title}" for task in tasks for title in titles]
         figure = panels(names, common=False, rows=len(tasks), widths=[0.3, 0.3, 0.4])
         for row, task in enumerate(tasks, start=1):

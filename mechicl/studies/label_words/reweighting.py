@@ -241,7 +241,7 @@ class Reweighting(Study):
             text = f"Accuracy is {accuracy[VANILLA]:.0%}, and {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
         if MORE_SHOTS in accuracy:
             more = result.table[result.table["method"] == MORE_SHOTS]["per_class"].unique()
-            text += f"; {' or '.join(more)} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
+            text += f"; {' or '.join(sorted(more))} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
         if "label biases" in accuracy:
             text += (
                 f"; biases fitted to the same items reach {accuracy['label biases']:.0%}, the majority class "

@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.errors import InputError
 from mechicl.figures import BLUE, FLOW_COLOURS, GREY, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
@@ -47,11 +46,7 @@ class LesionedLearning(Study):
         "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
         "reading by the target."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.protocol != "corrected":
-            raise InputError("lesioned-icl has no protocol 'paper': neither paper did it.")
+    no_paper_protocol: ClassVar = "neither paper did it"
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]

@@ -63,11 +63,10 @@ class WordIdentity(Study):
     source: ClassVar[str] = "Stages of Inference, section 5.1; a test of our own"
     claim: ClassVar[str] = "In the first layers the tokens of a word are put together into one representation."
     reads: ClassVar = "text"
+    no_paper_protocol: ClassVar = "the authors do not measure it"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.protocol != "corrected":
-            raise InputError("word-identity has no protocol 'paper': the authors do not measure it.")
         if min(self.pieces, default=0) < 2 or self.occurrences < _FOLDS or self.classes < 2:
             raise InputError(
                 f"word-identity needs words of 2 tokens or more, {_FOLDS} occurrences or more and 2 classes or more; "

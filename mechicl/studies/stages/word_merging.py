@@ -51,11 +51,7 @@ class WordMerging(Study):
         "tokens become words."
     )
     reads: ClassVar = "text"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.protocol != "corrected":
-            raise InputError("word-merging has no protocol 'paper': the authors compute no number to reproduce.")
+    no_paper_protocol: ClassVar = "the authors compute no number to reproduce"
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"cut": "attention"}, {"cut": "nothing"}, *({"cut": cut} for cut in _CUTS)]
