@@ -16,8 +16,8 @@ _digests: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 _CHUNK = 1 << 24
 """Elements copied to the host at a time while hashing (at most 64 MiB in float32)."""
-_PART = 1 << 21
-"""Elements summed at a time in double precision."""
+_PART = 1 << 18
+"""Elements summed at a time in double precision: few enough for their copies to stay in the processor's cache."""
 
 
 def remember(model: Any, **origin: Any) -> None:
@@ -83,8 +83,10 @@ def weight_digest(raw: Any) -> str:
 
 def _sums(parameter: Any) -> tuple[float, float]:
     """Two numbers that an edit changes, in one pass through the parameter; float64 is made of small parts of it."""
-    parts = parameter.detach().reshape(-1).split(_PART)
     wide = torch.float32 if parameter.device.type == "mps" else torch.float64
-    sums = [(part.sum(dtype=wide), torch.linalg.vector_norm(part, dtype=wide)) for part in parts]
-    total, squares = torch.tensor([(float(sum_), float(norm) ** 2) for sum_, norm in sums], dtype=torch.float64).sum(0)
+    sums = []
+    for part in parameter.detach().reshape(-1).split(_PART):
+        values = part.to(wide)
+        sums.append(torch.stack([values.sum(), values.dot(values)]))
+    total, squares = torch.stack(sums).sum(0)
     return float(total), float(squares)
