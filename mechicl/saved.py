@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,25 +14,37 @@ from torch import Tensor
 from mechicl.errors import InputError
 
 
+def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
+    """What is written of tensors and of facts about them: a safetensors file, and JSON with the file's SHA-256."""
+    from safetensors.torch import save
+
+    payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    digest = hashlib.sha256(payload).hexdigest()
+    return payload, json.dumps({**facts, "sha256": digest}, indent=2, default=str).encode()
+
+
 def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, all finite, and the object in the JSON file beside it.
+    """The tensors of a safetensors file, all finite, and the facts in the JSON file beside it, as `packed` made them.
 
     Raises:
         InputError: one is missing, damaged, cut off, or not what its name says; `what` names it in the message.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     beside = path.with_suffix(".json")
     if not path.is_file() or not beside.is_file():
         raise InputError(f"There is no saved {what} in {path.parent}; save one there first.")
     try:
-        tensors = load_file(path, device=device)
+        payload = path.read_bytes()
+        tensors = {name: tensor.to(device) for name, tensor in load(payload).items()}
         facts = json.loads(beside.read_text(encoding="utf-8"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} or its JSON is damaged ({_first_line(error)}); save the {what} again.") from error
     if not isinstance(facts, dict):
         raise InputError(f"{beside} holds a {type(facts).__name__} instead of an object; save the {what} again.")
+    if facts.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
+        raise InputError(f"{path} is not the file that its JSON describes; save the {what} again.")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{path} holds NaN or infinite numbers in {name!r}; save the {what} again.")

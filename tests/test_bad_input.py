@@ -21,16 +21,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mechicl.cli import reading
+from mechicl.corpora import load_corpus
 from mechicl.engines.context import Context, read_context
 from mechicl.errors import InputError
 from mechicl.models import load_model
 from mechicl.patches import ReweightAnchors
+from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.saved import packed
 from mechicl.studies import STUDIES, load_result
 from mechicl.studies.label_words import Isolation
-from mechicl.tasks import Task
+from mechicl.studies.stages import ManyLesions
+from mechicl.tasks import Task, load_task
 from tests import tiny
+from tests.contract import catalogue
+from tests.contract.catalogue import TASK
 from tests.random_prompts import random_prompts
 
 CASES = settings(
@@ -94,6 +100,27 @@ _OPTIONS = {
 @settings(CASES, max_examples=CASES.max_examples // (1 if CASES.max_examples > 100 else 4))
 @given(st.fixed_dictionaries({}, optional=_OPTIONS))
 def test_commands(changed: dict[str, str]) -> None:
+    asked = {"--model": "tiny-icl", "--task": "tiny-topics-2", "--samples": "2", "--seeds": "1", "--layers": "1"}
+    commanded("isolation", asked, changed)
+
+
+_OF_TEXT = {
+    "--text": st.sampled_from(["tiny-icl", "/no/such.txt", "/dev/null", "", "a" * 5000, "no/such"]),
+    "--tokens": st.sampled_from(["60", "0", "-5", "many", "9" * 30]),
+    "--length": st.sampled_from(["24", "2", "0", "99999999", "-1"]),
+    "--seed": st.sampled_from(["0", "-1", "9" * 30, str(2**32 - 1), str(2**32), "x"]),
+    "--packing": st.sampled_from(["packed", "documents", "cut"]),
+    "--processing": st.sampled_from(["none", "fold", "folded", ""]),
+} | {name: _OPTIONS[name] for name in ("--out", "--batch-size", "--protocol", "--device", "--dtype", "--model")}
+
+
+@settings(CASES, max_examples=CASES.max_examples // (1 if CASES.max_examples > 100 else 4))
+@given(st.fixed_dictionaries({}, optional=_OF_TEXT))
+def test_commands_on_text(changed: dict[str, str]) -> None:
+    commanded("norms", {"--model": "tiny-icl", "--text": "tiny-icl", "--tokens": "60", "--length": "24"}, changed)
+
+
+def commanded(study: str, asked: dict[str, str], changed: dict[str, str]) -> None:
     """The command in this process: exit code 0 with a result, or 2 with a sentence and nothing saved."""
     import contextlib
     import io
@@ -104,9 +131,8 @@ def test_commands(changed: dict[str, str]) -> None:
     from mechicl.cli import main
 
     with tempfile.TemporaryDirectory() as folder:
-        asked = {"--model": "tiny-icl", "--task": "tiny-topics-2", "--samples": "2", "--seeds": "1", "--layers": "1",
-                 "--device": "cpu", "--out": f"{folder}/out"} | changed  # fmt: skip
-        arguments = ["mechicl", "run", "isolation", *(part for pair in asked.items() for part in pair)]
+        asked = {**asked, "--device": "cpu", "--out": f"{folder}/out", **changed}
+        arguments = ["mechicl", "run", study, *(part for pair in asked.items() for part in pair)]
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", arguments),
@@ -118,7 +144,7 @@ def test_commands(changed: dict[str, str]) -> None:
                 code = 0
             except SystemExit as stopped:
                 code = int(stopped.code or 0)
-        saved = Path(folder, "out", "isolation.json").exists()
+        saved = Path(folder, "out", f"{study}.json").exists()
         if code == 0:
             assert saved or "--out" in changed, arguments
         else:
@@ -267,6 +293,13 @@ def reweighting_folder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def lens_folder(folder: Path) -> Path:
+    about = {"weight_digest": "0", "model": "gpt2", "sequences": ["0", "1"]}
+    TunedLens(torch.zeros(3, 2, 2), torch.zeros(3, 2), about).save(folder / "lens")
+    return folder / "lens"
+
+
+@pytest.fixture(scope="module")
 def result_folder(folder: Path) -> Path:
     Isolation(n_layers=(1,)).run(tiny.model("gpt2"), random_prompts(2)).save(folder / "result")
     return folder / "result"
@@ -322,6 +355,23 @@ def test_saved_reweightings(reweighting_folder: Path, seed: int, bytes_only: boo
 
 @CASES
 @given(st.integers(0, 10**6), st.booleans(), _JSON)
+def test_saved_lenses(lens_folder: Path, seed: int, bytes_only: bool, value: Any) -> None:
+    copy = lens_folder.parent / "lens copy"
+    shutil.copytree(lens_folder, copy, dirs_exist_ok=True)
+    if bytes_only:
+        file = copy / random.Random(seed).choice(["tuned_lens.safetensors", "tuned_lens.json"])
+        file.write_bytes(damaged(file.read_bytes(), seed))
+    else:
+        facts = json.loads((copy / "tuned_lens.json").read_text())
+        (copy / "tuned_lens.json").write_text(json.dumps(with_changed_fact(facts, value, seed)))
+    lens = told(lambda: TunedLens.load(copy))
+    if lens is not None:
+        told(lambda: lens.check(tiny.model("gpt2")))
+        told(lambda: lens.check_apart(catalogue.text()))
+
+
+@CASES
+@given(st.integers(0, 10**6), st.booleans(), _JSON)
 def test_saved_results(result_folder: Path, seed: int, bytes_only: bool, value: Any) -> None:
     """What was changed is refused, also where its digest was made to fit."""
     from mechicl.results import _canonical, _sha256
@@ -351,24 +401,60 @@ def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
         load_result(tmp_path, name)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, 9**99])
+def test_seeds_that_no_generator_takes(seed: int) -> None:
+    for door in (
+        lambda: TASK.prompts(tiny.tokenizer(), seed=seed),
+        lambda: TASK.prompts(tiny.tokenizer(), seed=seed, demonstrations="per_prompt"),
+        lambda: load_task("tiny-topics-2").prompts(tiny.tokenizer(), seed=seed),
+        lambda: load_corpus(tiny.tokenizer(), ["a film"] * 9, prepend_bos=True, seed=seed),
+        lambda: Isolation(random_seed=seed),
+        lambda: ManyLesions(seed=seed),
+    ):
+        with pytest.raises(InputError, match="take one from 0 to 4294967295"):
+            door()
+
+
 def test_tensors_that_contradict_each_other(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     context = read_context(tiny.model("gpt2"), random_prompts(1)[0])
     context.save(tmp_path)
     path = tmp_path / "context.safetensors"
-    whole = load_file(path)
+    whole, facts = load_file(path), json.loads(path.with_suffix(".json").read_text())
+
+    def written(tensors: dict[str, torch.Tensor]) -> None:
+        """With a digest that fits."""
+        for file, content in zip((path, path.with_suffix(".json")), packed(tensors, facts), strict=True):
+            file.write_bytes(content)
+
+    written(whole)
+    assert told(lambda: Context.load(tmp_path)) is not None
     for change in (
         {"keys.1": whole["keys.1"][:, :-1]}, {"values.0": whole["values.0"].to(torch.float16)},
         {"keys.0": whole["keys.0"] * torch.nan}, {"positions.2": whole["positions.2"].float()},
         {"keys.7": whole["keys.0"].clone()}, {"positions.0": whole["positions.0"].reshape(-1, 1)},
     ):  # fmt: skip
-        save_file({**whole, **change}, path)
+        written({**whole, **change})
         assert told(lambda: Context.load(tmp_path)) is None
-    save_file({}, path)
+    written({})
     assert told(lambda: Context.load(tmp_path)) is None
     ReweightAnchors(torch.full((1, 1, 2), torch.nan)).save(tmp_path)
     assert told(lambda: ReweightAnchors.load(tmp_path)) is None
+
+
+@pytest.mark.parametrize("kind", ["context", "beta", "lens"])
+def test_a_single_changed_bit_is_noticed(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """Any number of a saved tensor, changed to another finite one, would be silently wrong."""
+    name = {"context": "context", "beta": "reweighting", "lens": "lens"}[kind]
+    copy = Path(shutil.copytree(request.getfixturevalue(f"{name}_folder"), tmp_path / "copy"))
+    (file,) = copy.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    load = {"context": Context.load, "beta": ReweightAnchors.load, "lens": TunedLens.load}[kind]
+    with pytest.raises(InputError, match="not the file that its JSON describes"):
+        load(copy)
 
 
 # ---- models

@@ -16,6 +16,7 @@ from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import Documents, open_source
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError
+from mechicl.seeds import check_seed
 
 Packing = Literal["packed", "documents"]
 
@@ -56,6 +57,7 @@ def load_corpus(
     Raises:
         InputError: The source cannot be read, is empty, or holds less than was asked for.
     """
+    check_seed(seed)
     bos = _check(tokenizer, prepend_bos, n_ctx, tokens, documents, packing)
     found = open_source(
         source, column=column, split=split, shuffle_seed=seed if packing == "packed" else None, words=n_ctx

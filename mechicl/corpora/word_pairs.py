@@ -20,6 +20,7 @@ import torch
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.files import READERS, Rows, one_sentence, read_rows
+from mechicl.seeds import check_seed
 
 Split = Literal["train", "dev"]
 
@@ -87,6 +88,7 @@ def load_word_pairs(
     else:
         name, single = f"{len(source)} given rows", True
         found = list(_read(((f"row {i}", row) for i, row in enumerate(source)), "train"))
+    check_seed(seed)
     if single:
         found = _divided(found, seed)
     for split in ("train", "dev"):

@@ -6,7 +6,6 @@ kept and the rest dropped: that is the paper's anchor-only context (section 3.2)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import HookedModel, KeyValues, frozen, hooked
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
-from mechicl.saved import fits, read_tensors
+from mechicl.saved import fits, packed, read_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +147,15 @@ class Context:
 
     def save(self, folder: str | Path) -> Path:
         """Write `context.safetensors` and `context.json`; returns the first's path."""
-        from safetensors.torch import save
-
         path = make_folder(folder) / "context.safetensors"
         tensors = {
-            f"{name}.{i}": getattr(layer, name).clone(memory_format=torch.contiguous_format)  # layers share positions
+            f"{name}.{i}": getattr(layer, name).clone()  # layers share positions
             for i, layer in enumerate(self.layers)
             for name in ("keys", "values", "positions")
         }
-        write_atomically(path, save(tensors))
-        facts = {name: getattr(self, name) for name in _FACTS}
-        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2).encode())
+        payload, facts = packed(tensors, {name: getattr(self, name) for name in _FACTS})
+        write_atomically(path, payload)
+        write_atomically(path.with_suffix(".json"), facts)
         return path
 
     @classmethod

@@ -19,6 +19,7 @@ from mechicl.models import frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
+from mechicl.seeds import check_seed
 
 Shared = Literal["layers", "heads"]
 
@@ -100,6 +101,7 @@ def fit_together(
     weights are read once. Adam works on each number by itself, so no variant feels the others. Arguments and errors are
     those of `fit_reweighting`.
     """
+    check_seed(seed)
     for variant in variants:
         if not len(variant.prompts) or int(variant.prompts.gold.min()) < 0:
             raise InputError("Re-weighting learns from prompts with known labels; give some, all with a gold class.")

@@ -21,6 +21,7 @@ from mechicl.models import HookedModel, frozen, hooked, provenance
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.progress import progress
 from mechicl.results import make_folder, write_atomically
+from mechicl.seeds import check_seed
 
 _LOGITS_AT_ONCE = 2**23
 _SHARE_FOR_WRITING = 0.05
@@ -62,6 +63,7 @@ def fit_tuned_lens(
         raise InputError(
             f"A tuned lens needs steps and batch_size from 1, lr above 0; got {steps}, {batch_size}, {lr}."
         )
+    check_seed(seed)
     about = _about(model, corpus) | {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
     if out is not None and (done := _finished(out, about)) is not None:
         return done

@@ -47,9 +47,9 @@ def read_config(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON ({error}); copy the directory again") from error
     architectures = config.get("architectures") if isinstance(config, dict) else None
-    if not architectures:
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if not isinstance(name, str):
         raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"]')
-    name = architectures[0]
     causal = name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadCustomModel"))
     if not causal or config.get("is_encoder_decoder"):
         raise InputError(f"{path} holds a {name}, which is not a causal language model")

@@ -17,7 +17,7 @@ from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
-from mechicl.saved import read_tensors
+from mechicl.saved import packed, read_tensors
 
 Placement = Literal["postsoftmax", "presoftmax"]
 
@@ -84,12 +84,10 @@ class ReweightAnchors(Patch):
 
     def save(self, folder: str | Path) -> Path:
         """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""
-        from safetensors.torch import save
-
         path = make_folder(folder) / "reweighting.safetensors"
-        write_atomically(path, save({"beta": self.beta.detach().contiguous()}))
-        facts = {"placement": self.placement, "about": dict(self.about)}
-        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, default=str).encode())
+        payload, facts = packed({"beta": self.beta}, {"placement": self.placement, "about": dict(self.about)})
+        write_atomically(path, payload)
+        write_atomically(path.with_suffix(".json"), facts)
         return path
 
     @classmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.models import hooked, provenance
 from mechicl.results import make_folder, write_atomically
+from mechicl.saved import packed, read_tensors
 
 _FILE = "tuned_lens.safetensors"
 
@@ -84,13 +84,11 @@ class TunedLens:
 
     def save(self, folder: str | Path) -> Path:
         """Write `tuned_lens.safetensors` and `tuned_lens.json`; returns the first's path."""
-        from safetensors.torch import save
-
         path = make_folder(folder) / _FILE
-        facts = {"digest": self.digest, "about": dict(self.about)}
         parts = {"A": self.A, "b": self.b} | ({} if self.kl is None else {"kl": self.kl})
-        write_atomically(path, save({name: part.detach().cpu().contiguous() for name, part in parts.items()}))
-        write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, default=str).encode())
+        payload, facts = packed(parts, {"about": dict(self.about)})
+        write_atomically(path, payload)
+        write_atomically(path.with_suffix(".json"), facts)
         return path
 
     @staticmethod
@@ -105,17 +103,8 @@ class TunedLens:
         Raises:
             InputError: there is none, or its two files do not belong together.
         """
-        from safetensors.torch import load_file
-
-        path = Path(folder) / _FILE
-        if not path.is_file() or not path.with_suffix(".json").is_file():
-            raise InputError(f"There is no saved tuned lens in {folder}; fit one and save it there first.")
-        try:
-            facts = json.loads(path.with_suffix(".json").read_text())
-            lens = cls(**load_file(path), about=facts["about"])
-            intact = lens.digest == facts["digest"]
-        except Exception as error:  # of safetensors, JSON and their keys: none of them a file that was written here
-            raise InputError(f"{path} is not a tuned lens that was saved here ({error}); fit it again.") from error
-        if not intact:
-            raise InputError(f"{path} is not the lens that its JSON describes; fit it again.")
-        return lens
+        tensors, facts = read_tensors(Path(folder) / _FILE, "tuned lens")
+        about = facts.get("about")
+        if not {"A", "b"} <= set(tensors) <= {"A", "b", "kl"} or set(facts) != {"about"} or not isinstance(about, dict):
+            raise InputError(f"What is saved in {folder} is not a tuned lens; fit it again.")
+        return cls(**tensors, about=about)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -85,7 +86,8 @@ def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Stu
     if isinstance(settings, dict):
         hints = get_type_hints(study)
         values = {name: _tuples(value) for name, value in settings.items()}
-        if all(name in study.__dataclass_fields__ and fits(value, hints[name]) for name, value in values.items()):
+        whole = set(values) == {field.name for field in fields(study)}
+        if whole and all(fits(value, hints[name]) for name, value in values.items()):
             return study(**values)
     raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
 

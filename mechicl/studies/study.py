@@ -19,6 +19,7 @@ from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
+from mechicl.seeds import check_seed
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import versions
@@ -57,6 +58,8 @@ class Study(ABC):
             raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
         if self.no_paper_protocol and self.protocol == "paper":
             raise InputError(f"{self.name} has no protocol 'paper': {self.no_paper_protocol}.")
+        for name in ("seed", "random_seed"):
+            check_seed(getattr(self, name, 0))
 
     @property
     def sequences_a_cell(self) -> int:

@@ -12,6 +12,7 @@ from mechicl.errors import InputError
 from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words, without_lone_spaces
+from mechicl.seeds import check_seed
 from mechicl.tasks.examples import Examples, Splits
 from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
 from mechicl.tasks.sampling import (
@@ -96,6 +97,7 @@ class Task:
 
     def for_seed(self, seed: int) -> Task:
         """The task as this seed asks it: itself, except where the seed draws classes and label words."""
+        check_seed(seed)
         return self
 
     @cached_property

@@ -110,8 +110,8 @@ def test_saved_and_loaded_it_knows_its_model_and_its_text(tmp_path: Path) -> Non
     assert set(result.table["lens"]) == {"corrected", "authors", "tuned"}
     assert result.provenance["settings"]["tuned"] == lens.digest
     assert "tuned lens takes KL" in result.finding()
-    (tmp_path / "tuned_lens.json").write_text('{"digest": "other", "about": {}}')
-    with pytest.raises(InputError, match="not the lens that its JSON describes"):
+    (tmp_path / "tuned_lens.json").write_text('{"sha256": "other", "about": {}}')
+    with pytest.raises(InputError, match="not the file that its JSON describes"):
         TunedLens.load(tmp_path)
 
 

@@ -83,7 +83,10 @@ def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from mechicl.cli import main; main()", "run", "isolation", "--model", "tiny-icl",
                "--task", "tiny-topics-2", "--samples", "16", "--seeds", "1,2,3,4,5,6,7,8", "--layers", "1,2",
                "--device", "cpu"]  # fmt: skip
-    victim = subprocess.Popen([*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    victim = subprocess.Popen(
+        [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("cells/*.parquet")) and victim.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)

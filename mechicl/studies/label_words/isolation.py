@@ -121,7 +121,7 @@ class Isolation(Study):
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        n = max(self.n_layers)
+        n = summary["n_layers"].max()
         label = summary[(summary["metric"] == "label_loyalty") & (summary["n_layers"] == n)]
         mean = label.groupby(["isolated", "where"])["mean"].mean()
         return (
