@@ -69,11 +69,13 @@ def local_attention(
 
 
 @study("word-merging", OnText, batch_size=8)
-def word_merging() -> "Study":
+def word_merging(
+    pieces: Annotated[str, Option(help="Tokens of words, with commas; for each, heads are ranked.")] = "2,3,4",
+) -> "Study":
     """Whether early layers put a word's tokens together: attention, sub-joiner heads, and cuts (section 5.1)."""
     from mechicl.studies.stages import WordMerging
 
-    return WordMerging()
+    return WordMerging(pieces=integers("--pieces", pieces))
 
 
 @study("word-identity", OnText, batch_size=32)

@@ -8,6 +8,7 @@ from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
+from mechicl.probes.sub_joiner import SubJoiner
 from mechicl.probes.top_tokens import TopTokens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
@@ -23,6 +24,7 @@ __all__ = [
     "Norms",
     "SaliencyFlow",
     "SaliencyMap",
+    "SubJoiner",
     "TopTokens",
     "TunedLens",
     "WordAttention",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words, pieces_so_far
@@ -15,7 +15,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch
 from mechicl.models import hooked
 
-WORD_QUANTITIES = ("within", "n_within", "across", "n_across", "auroc_0", "pairs_0", "auroc_1", "pairs_1")
+WORD_QUANTITIES = ("within", "n_within", "across", "n_across")
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,7 @@ class WordAttention(Probe):
 
     Queries are the last tokens of words. *Within* is attention `distance` tokens back where that is still the same
     word; *across* where the word is a single token, so that it is another one (never position 0). Sums, with their
-    numbers of cases; and, in each of two halves of the vocabulary's words, the probability that a within case gets
-    more attention than an across case of the same sequence, times the number of such pairs: heads are chosen on half
-    0, judged on 1.
+    numbers of cases.
     """
 
     distance: int = 1
@@ -40,16 +38,16 @@ class WordAttention(Probe):
         layers = range(hooked(model).sizes.n_layers)
         if batch.words is None:
             raise InputError("WordAttention needs running text whose words are known.")
-        within, across = self.cases(batch.words)
-        half = word_half(batch.tokens, batch.words)
+        cases = [case[:, :, None] for case in self.cases(batch.words)]
         found: dict[int, Tensor] = {}
 
         def at(layer: int) -> Callable[..., None]:
             def see(pattern: Tensor, hook: Any) -> None:
                 back = torch.diagonal(pattern.detach().float(), -self.distance, dim1=-2, dim2=-1)
                 back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
-                rows = [_measure(*row) for row in zip(back, within, across, half, strict=True)]
-                found[layer] = torch.stack(rows).cpu()
+                sums = [(back * case).sum(1) for case in cases]
+                counts = [case.sum(1).expand_as(total) for case, total in zip(cases, sums, strict=True)]
+                found[layer] = torch.stack([sums[0], counts[0], sums[1], counts[1]], -1).cpu()
 
             return see
 
@@ -63,19 +61,6 @@ class WordAttention(Probe):
         pieces = pieces_of_ended_words(words)
         room = torch.arange(words.shape[1], device=words.device) > self.distance
         return (pieces > self.distance) & room, (pieces == 1) & room
-
-
-def _measure(
-    attention: Float[Tensor, "query head"], within: Tensor, across: Tensor, half: Tensor
-) -> Float[Tensor, "head quantity"]:
-    inside, outside = attention[within], attention[across]
-    ones = torch.ones(attention.shape[1], device=attention.device)
-    values = [inside.sum(0), len(inside) * ones, outside.sum(0), len(outside) * ones]
-    for number in (0, 1):
-        a, b = attention[within & (half == number)], attention[across & (half == number)]
-        wins = (a[:, None] > b).float() + 0.5 * (a[:, None] == b).float()
-        values += [wins.sum((0, 1)), len(a) * len(b) * ones]
-    return torch.stack(values, -1)
 
 
 def word_half(tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

@@ -48,7 +48,16 @@ from mechicl.patches import (
     ReweightAnchors,
     Swap,
 )
-from mechicl.probes import HeadSaliency, LensTokens, LocalAttention, LossAt, SaliencyMap, TopTokens, WordAttention
+from mechicl.probes import (
+    HeadSaliency,
+    LensTokens,
+    LocalAttention,
+    LossAt,
+    SaliencyMap,
+    SubJoiner,
+    TopTokens,
+    WordAttention,
+)
 from mechicl.probes.last_position import LastNeurons
 from mechicl.prompts import PromptSet
 from mechicl.studies import STUDIES
@@ -122,9 +131,10 @@ _PROBES: dict[type, Callable[[], list[Probe]]] = {
     LastNeurons: lambda: [LastNeurons(((0, 1), (2, 5), (0, 0)))],
     LocalAttention: lambda: [LocalAttention((1, 5))],
     LossAt: lambda: [LossAt(lambda words: words >= 0)],
+    SubJoiner: lambda: [SubJoiner(2)],  # of longer words there are few: in half precision single ranks turn
     WordAttention: lambda: [WordAttention(1)],
 }
-_NEEDS_WORDS = (LossAt, WordAttention, CutWords)
+_NEEDS_WORDS = (LossAt, SubJoiner, WordAttention, CutWords)
 _ONLY_TEXT = (*_NEEDS_WORDS, LocalAttention)
 
 _PATCHES: dict[type, Callable[[], list[Any]]] = {

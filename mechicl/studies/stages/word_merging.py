@@ -6,8 +6,10 @@ direct tests, all ours (there is no `protocol="paper"`: the authors compute no n
 
 - *Within against across*: attention of a word's last token one token back (and two, three), where that is the same
   word, and where the word is a single token and it is another. At equal distance, only the word differs.
-- *Sub-joiner heads*: the probability that a within case gets more attention than an across case (AUROC). Heads are
-  ranked on one half of all words, and judged on the other half.
+- *Sub-joiner heads*: attention of the last of 2, 3 or 4 tokens to the word's others (mass), against that of
+  single-token words nearby to as many tokens before them (control), and the probability that the first is larger
+  (AUROC). Heads are ranked on one half of all words, and judged on the other half; the preference for the first token,
+  which the paper's figure shows, is measured as what that gets beyond the mean of the word's others (first bias).
 - *Causal*: cut the last token's attention to its own word in the first third of the layers, and take the loss on the
   token after the word. Two controls cut as many edges: to the tokens just before the word, and inside the word in the
   last third of the layers.
@@ -15,6 +17,7 @@ direct tests, all ours (there is no `protocol="paper"`: the authors compute no n
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,23 +28,28 @@ import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
 from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followed
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 DISTANCES = (1, 2, 3)
 _CUTS = ("within, early", "before, early", "within, late")
+_COLOURS = [GREEN, ORANGE, PURPLE, SKY]
 
 
 @dataclass(frozen=True)
 class WordMerging(Study):
     """Attention inside and between words by head, and what cutting it costs."""
+
+    pieces: tuple[int, ...] = (2, 3, 4)
+    """Tokens of the words that sub-joiner heads are looked for with."""
 
     name: ClassVar[str] = "word-merging"
     title: ClassVar[str] = "Putting words together"
@@ -53,12 +61,19 @@ class WordMerging(Study):
     reads: ClassVar = "text"
     no_paper_protocol: ClassVar = "the authors compute no number to reproduce"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.pieces, default=0) < 2:
+            raise InputError(f"pieces is {self.pieces}; words of 2 tokens or more are put together.")
+
     def conditions(self, model: Any) -> list[Condition]:
-        return [{"cut": "attention"}, {"cut": "nothing"}, *({"cut": cut} for cut in _CUTS)]
+        return [{"cut": cut} for cut in ("attention", "heads", "nothing", *_CUTS)]
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if condition["cut"] == "attention":
             return self._attention(model, corpus, batch_size)
+        if condition["cut"] == "heads":
+            return measure_heads(model, corpus, self.pieces, batch_size)
         n_layers = hooked(model).sizes.n_layers
         third = max(1, n_layers // 3)
         patches = {
@@ -82,19 +97,19 @@ class WordMerging(Study):
             sums = seen[probe].double()
             index = pd.MultiIndex.from_product([range(n) for n in sums.shape[:3]], names=["sequence", "layer", "head"])
             table = pd.DataFrame(sums.flatten(0, 2).numpy(), columns=list(WORD_QUANTITIES), index=index).reset_index()
-            means = {"within": "n_within", "across": "n_across", "auroc_0": "pairs_0", "auroc_1": "pairs_1"}
-            for mean, count in means.items():
-                table[mean] /= table[count].clip(lower=1)
+            for mean in ("within", "across"):
+                table[mean] /= table[f"n_{mean}"].clip(lower=1)
             tables.append(table.assign(distance=probe.distance))
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, metric, layer (of attention, mean over heads) or -1, mean, low, high, n (sequences), seeds.
+        """Means: model, metric, layer (or -1), pieces and head (or -1), mean, low, high, n (sequences), seeds.
 
-        `within_d`, `across_d`: shares of attention; `best_head`: the AUROC on held-out words of each layer's head that
-        does best on the others; `cost, ...`: what a cut adds to the loss after words of several tokens, in nats.
+        `within_d`, `across_d`: shares of attention, mean over heads; of each layer's head that does best on the other
+        half of the words, for words of so many `pieces`, on held-out words: `auroc`, `mass`, `control`, `first_bias`;
+        `cost, ...`: what a cut adds to the loss after words of several tokens, in nats.
         """
-        attention = _attention_rows(table)
+        attention = _rows(table, "attention", "distance")
         parts = []
         for distance, rows in attention.groupby("distance"):
             heads = rows.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
@@ -102,11 +117,8 @@ class WordMerging(Study):
             weights = {f"within_{distance}": "n_within", f"across_{distance}": "n_across"}
             weights = {m: w for m, w in weights.items() if renamed[w].gt(0).any()}
             parts.append(weighted_summary(renamed, weights, ["model"], "layer"))
-        chosen = best_heads(attention)
-        own = attention[attention["distance"] == 1].merge(chosen[["layer", "head"]], on=["layer", "head"])
-        own = own.rename(columns={"auroc_1": "best_head"})
-        parts.append(weighted_summary(own, {"best_head": "pairs_1"}, ["model"], "layer"))
-        losses = table[table["cut"] != "attention"]
+        parts.append(judged(_rows(table, "heads", "pieces"), best_of_layers(self.heads(table))))
+        losses = table[~table["cut"].isin(["attention", "heads"])]
         intact = losses[losses["cut"] == "nothing"][["model", "sequence", "loss"]]
         paired = losses.merge(intact, on=["model", "sequence"], suffixes=("", "_intact"))
         for cut in _CUTS:
@@ -114,45 +126,61 @@ class WordMerging(Study):
             name = f"cost, {cut}"
             costs = rows.assign(**{name: rows["loss"] - rows["loss_intact"]}, layer=-1)
             parts.append(weighted_summary(costs, {name: "words"}, ["model"], "layer"))
-        return pd.concat(parts, ignore_index=True)
+        summary = pd.concat(parts, ignore_index=True)
+        return summary.fillna({"pieces": -1, "head": -1}).astype({"pieces": int, "head": int})
+
+    def heads(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Every head as a sub-joiner, for words of each number of tokens, the best first: see `ranked_heads`.
+
+        Raises:
+            InputError: no number of tokens has words in both halves.
+        """
+        ranked = ranked_heads(_rows(table, "heads", "pieces"))
+        if ranked.empty:
+            raise InputError("Too few words of several tokens to tell heads apart; take more text.")
+        return ranked
 
     def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
-        names = ["attention one token back", "best head: AUROC within / across", "what a cut adds to the loss (nats)"]
+        summary, heads = result.summary(), self.heads(result.table)
+        names = ["attention one token back", "sub-joiner heads: AUROC, held-out words",
+                 "best head: attention to the word's other tokens", "what a cut adds to the loss (nats)"]  # fmt: skip
         figure = panels(names, common=False)
-        curves = (("within_1", "same word", BLUE, 1), ("across_1", "another word", GREY, 1),
-                  ("best_head", "held-out words", VERMILION, 2))  # fmt: skip
-        for metric, name, colour, column in curves:
-            add_curve(figure, summary[summary["metric"] == metric], x="layer", name=name, colour=colour, column=column)
+        for metric, name, colour in (("within_1", "same word", BLUE), ("across_1", "another word", GREY)):
+            add_curve(figure, summary[summary["metric"] == metric], x="layer", name=name, colour=colour)
+        for n, colour in zip(sorted(heads["pieces"].unique()), _COLOURS * len(self.pieces), strict=False):
+            rows = summary[(summary["metric"] == "auroc") & (summary["pieces"] == n)]
+            add_curve(figure, rows, x="layer", name=f"words of {n} tokens", colour=colour, column=2)
+            _add_dots(figure, heads[heads["pieces"] == n], colour)
         figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=2)
+        best = heads.drop_duplicates("pieces")
+        of_best = summary.merge(best[["pieces", "layer", "head"]])
+        shown = (("mass", "words of several tokens", VERMILION), ("control", "single-token words", GREY))
+        for metric, name, colour in shown:
+            rows = of_best[of_best["metric"] == metric].sort_values("pieces")
+            places = [f"{n}: L{layer}.H{head}" for n, layer, head in rows[["pieces", "layer", "head"]].to_numpy()]
+            _add_bars(figure, rows, places, colour, 3, name)
         costs = summary[summary["metric"].str.startswith("cost")]
-        figure.add_trace(
-            go.Bar(
-                x=costs["metric"].str.removeprefix("cost, "), y=costs["mean"], showlegend=False,
-                marker_color=[VERMILION, GREY, GREY],
-                error_y={"type": "data", "array": costs["high"] - costs["mean"], "symmetric": False,
-                         "arrayminus": costs["mean"] - costs["low"]},
-                hovertemplate="%{y:.4f}",
-            ),
-            row=1, col=3,
-        )  # fmt: skip
+        _add_bars(figure, costs, [cut.removeprefix("cost, ") for cut in costs["metric"]], [VERMILION, GREY, GREY], 4)
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; {TEXT_BAND}", x="layer", y="", counts=max(1, int(summary["layer"].max())),
+            subtitle=f"{self.source}; best heads are chosen on other words; {TEXT_BAND}", x="layer", y="",
+            counts=max(1, int(summary["layer"].max())),
         )  # fmt: skip
-        figure.update_xaxes(title_text="edges cut", dtick=None, col=3)
+        figure.update_xaxes(title_text="tokens of a word: head", dtick=None, col=3)
+        figure.update_xaxes(title_text="edges cut", dtick=None, col=4)
         return figure
 
     def finding(self, result: Result) -> str:
-        summary = result.summary().set_index(["metric", "layer"])["mean"]
-        heads = best_heads(_attention_rows(result.table))
-        best = heads.nlargest(1, "auroc_0").iloc[0]
-        loss = {cut: summary[f"cost, {cut}", -1] for cut in _CUTS}
+        summary, heads = result.summary(), self.heads(result.table)
+        cost = summary.set_index("metric")["mean"]
+        best = [_told(row) for row in heads.drop_duplicates("pieces").to_dict("records")]
+        lacking = sorted(set(self.pieces) - set(heads["pieces"]))
+        few = f" The text has too few words of {' and '.join(map(str, lacking))} tokens." if lacking else ""
         return (
-            f"The best sub-joiner head is L{best['layer']:.0f}.H{best['head']:.0f}: AUROC {best['auroc_1']:.2f} on "
-            f"held-out words. Cutting a word's last token off its word in early layers costs "
-            f"{loss['within, early']:+.3f} nats on the next token; cutting as much before the word "
-            f"{loss['before, early']:+.3f}, inside it in late layers {loss['within, late']:+.3f}."
+            f"The best sub-joiner head, on held-out words: {'; '.join(best)}.{few} Cutting a word's last token off its "
+            f"word in early layers costs {cost['cost, within, early']:+.3f} nats on the next token; cutting as much "
+            f"before the word {cost['cost, before, early']:+.3f}, inside it in late layers "
+            f"{cost['cost, within, late']:+.3f}."
         )
 
 
@@ -160,32 +188,60 @@ def _is_cut(words: torch.Tensor) -> torch.Tensor:
     return cut_words(words) > 0
 
 
-def _attention_rows(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["cut"] == "attention"].astype({"layer": int, "head": int, "distance": int})
+def _rows(table: pd.DataFrame, cut: str, number: str) -> pd.DataFrame:
+    return table[table["cut"] == cut].astype({"layer": int, "head": int, number: int})
 
 
-def best_heads(attention: pd.DataFrame) -> pd.DataFrame:
-    """The head of each layer with the highest AUROC on half 0 of the words: layer, head, auroc_0, auroc_1."""
-    rows = attention[attention["distance"] == 1]
-    wins = rows.assign(
-        wins_0=rows["auroc_0"] * rows["pairs_0"], wins_1=rows["auroc_1"] * rows["pairs_1"]
-    ).groupby(["layer", "head"], as_index=False)[["wins_0", "pairs_0", "wins_1", "pairs_1"]].sum()  # fmt: skip
-    if not (wins["pairs_0"].gt(0).all() and wins["pairs_1"].gt(0).all()):
-        raise InputError("Too few words of several tokens to tell heads apart; take more text.")
-    scores = wins.assign(auroc_0=wins["wins_0"] / wins["pairs_0"], auroc_1=wins["wins_1"] / wins["pairs_1"])
-    best = scores.loc[scores.groupby("layer")["auroc_0"].idxmax()]
-    return best[["layer", "head", "auroc_0", "auroc_1"]].reset_index(drop=True)
+def _told(head: dict[Hashable, Any]) -> str:
+    """One head in words."""
+    return (
+        f"for words of {head['pieces']} tokens L{head['layer']}.H{head['head']} (AUROC {head['auroc']:.2f}; attention "
+        f"to the others {head['mass']:.2f}, in single-token words {head['control']:.2f}; to the first "
+        f"{head['first_bias']:+.2f} beyond the rest)"
+    )
 
 
-def word_merging(model: Any, corpus: TokenCorpus, *, batch_size: int = 8) -> Result:
+def _add_dots(figure: go.Figure, heads: pd.DataFrame, colour: str) -> None:
+    """Every head, faint."""
+    figure.add_trace(
+        go.Scatter(
+            x=heads["layer"], y=heads["auroc"], mode="markers", marker={"color": colour, "size": 4, "opacity": 0.3},
+            customdata=heads["head"], hovertemplate="H%{customdata}: %{y:.3f}", showlegend=False,
+        ),
+        row=1, col=2,
+    )  # fmt: skip
+
+
+def _add_bars(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    places: Sequence[str],
+    colour: str | list[str],
+    column: int,
+    name: str | None = None,
+) -> None:
+    up, down = rows["high"] - rows["mean"], rows["mean"] - rows["low"]
+    figure.add_trace(
+        go.Bar(
+            x=places, y=rows["mean"], marker_color=colour, name=name, showlegend=name is not None,
+            error_y={"type": "data", "array": up, "arrayminus": down, "symmetric": False},
+            hovertemplate="%{y:.4f}",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def word_merging(model: Any, corpus: TokenCorpus, *, pieces: Sequence[int] = (2, 3, 4), batch_size: int = 8) -> Result:
     """Test whether early layers put a word's tokens together (section 5.1); see the module.
 
     Args:
         model: a HookedTransformer.
         corpus: running text of a fast tokenizer, so that words are known.
+        pieces: tokens of the words that sub-joiner heads are looked for with.
         batch_size: sequences per pass.
 
     Returns:
-        A result with rows per sequence, layer, head and distance (attention), and per sequence and cut (loss in nats).
+        A result with rows per sequence, layer, head and distance or number of tokens (attention), and per sequence and
+        cut (loss in nats); `result.study.heads(result.table)` ranks all heads.
     """
-    return WordMerging().run(model, corpus, batch_size=batch_size)
+    return WordMerging(pieces=tuple(pieces)).run(model, corpus, batch_size=batch_size)

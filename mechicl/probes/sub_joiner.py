@@ -1,0 +1,120 @@
+"""Attention of a word's last token to its own earlier tokens, against single-token words nearby: sub-joiner heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.corpora import TokenBatch, pieces_of_ended_words
+from mechicl.errors import InputError
+from mechicl.hooks import Probe, Watch
+from mechicl.models import hooked
+from mechicl.probes.words import word_half
+
+SUB_JOINER_QUANTITIES = ("mass", "first_bias", "control", "auroc", "words")
+
+
+@dataclass(frozen=True)
+class SubJoiner(Probe):
+    """How each head looks from the last of a word's `pieces` tokens to the others: reading [sequence layer head half
+    quantity].
+
+    Sums over the words of exactly `pieces` tokens, in each of two halves of the vocabulary's words (`word_half`):
+
+    - `mass`: attention of the last token to the word's earlier ones.
+    - `first_bias`: attention to the first token, less the mean of that to the word's others, the last itself included.
+    - `control`: attention of a single-token word to as many tokens before it, mean over those of the same half and
+      sequence that end at most `near` tokens away: text and position are matched.
+    - `auroc`: share of these single-token words whose attention is smaller than the word's (half of those where it is
+      equal).
+    - `words`: number of words. Those without a single-token word nearby are left out of all sums.
+    """
+
+    pieces: int = 2
+    near: int = 32
+    axes = ("sequence", "layer", "head", "half", "quantity")
+
+    def __post_init__(self) -> None:
+        if self.pieces < 2 or self.near < 1:
+            raise InputError(
+                f"SubJoiner needs words of 2 tokens or more and a distance of at least 1; got pieces {self.pieces}, "
+                f"near {self.near}."
+            )
+
+    def watch(self, model: Any, batch: TokenBatch) -> Watch:
+        layers = range(hooked(model).sizes.n_layers)
+        if batch.words is None:
+            raise InputError("SubJoiner needs running text whose words are known.")
+        cases = self.cases(batch.tokens, batch.words)
+        found: dict[int, Tensor] = {}
+
+        def at(layer: int) -> Callable[..., None]:
+            def see(pattern: Tensor, hook: Any) -> None:
+                found[layer] = self._sums(pattern.detach().float(), cases).cpu()
+
+            return see
+
+        return Watch(
+            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
+            result=lambda: torch.stack([found[layer] for layer in layers], 1),
+        )
+
+    def cases(self, tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> _Cases:
+        """Last tokens of the words, the single-token words, and which of them are compared; never with position 0."""
+        ended = pieces_of_ended_words(words)
+        room = torch.arange(words.shape[1], device=words.device) >= self.pieces
+        half = word_half(tokens, words)
+        multi, single = ((ended == n) & room for n in (self.pieces, 1))
+        compared = []
+        for row in range(len(words)):
+            m, s = multi[row].nonzero(), single[row].nonzero()[:, 0]
+            alike = ((m - s).abs() <= self.near) & (half[row][m] == half[row][s])
+            i, j = alike.nonzero(as_tuple=True)
+            compared.append(torch.stack([torch.full_like(i, row), m[i, 0], s[j]]))
+        row, word, other = torch.cat(compared, 1)
+        place, of_word = torch.unique(torch.stack([row, word]), dim=1, return_inverse=True)
+        return _Cases(place, half[place[0], place[1]], torch.stack([row, other]), of_word)
+
+    def _sums(
+        self, pattern: Float[Tensor, "batch head query key"], cases: _Cases
+    ) -> Float[Tensor, "batch head half quantity"]:
+        back = torch.arange(self.pieces, device=pattern.device)
+        own = _looking_back(pattern, cases.words, back)
+        mass = own[..., 1:].sum(-1)
+        other = _looking_back(pattern, cases.others, back[1:]).sum(-1)  # [pair head]
+        mine = mass[cases.of_word]
+        wins = (mine > other).float() + 0.5 * (mine == other).float()
+        control, auroc = (_mean_by(values, cases.of_word, len(mass)) for values in (other, wins))
+        bias = own[..., -1] - own[..., :-1].mean(-1)
+        values = torch.stack([mass, bias, control, auroc, torch.ones_like(mass)], -1)  # [word head quantity]
+        sums = values.new_zeros(2 * len(pattern), *values.shape[1:])
+        sums.index_add_(0, 2 * cases.words[0] + cases.half, values)
+        return sums.view(len(pattern), 2, *values.shape[1:]).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class _Cases:
+    words: Int[Tensor, "2 word"]
+    """Sequence and position of each word's last token."""
+    half: Int[Tensor, " word"]
+    others: Int[Tensor, "2 pair"]
+    """Sequence and position of the single-token words; a pair for each word that one is compared with."""
+    of_word: Int[Tensor, " pair"]
+
+
+def _looking_back(
+    pattern: Float[Tensor, "batch head query key"], places: Int[Tensor, "2 case"], back: Int[Tensor, " distance"]
+) -> Float[Tensor, "case head distance"]:
+    row, position = places[0][:, None], places[1][:, None]
+    found: Tensor = pattern[row, :, position, position - back]  # [case distance head]
+    return found.transpose(1, 2)
+
+
+def _mean_by(values: Float[Tensor, "pair head"], group: Int[Tensor, " pair"], n: int) -> Float[Tensor, "word head"]:
+    sums = values.new_zeros(n, values.shape[1]).index_add_(0, group, values)
+    return sums / torch.bincount(group, minlength=n)[:, None]

@@ -1,0 +1,64 @@
+"""Sub-joiner heads, chosen on one half of all words and judged on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mechicl.corpora import TokenCorpus
+from mechicl.hooks import run
+from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES, SubJoiner
+from mechicl.studies.stages.sequences import weighted_summary
+
+HEAD = ["model", "pieces", "layer", "head"]
+_MEANS = ("mass", "first_bias", "control", "auroc")
+
+
+def measure_heads(model: Any, corpus: TokenCorpus, pieces: Sequence[int], batch_size: int) -> pd.DataFrame:
+    """A row per sequence, length of word, layer and head: means over held-out words, and what heads are chosen by."""
+    probes = [SubJoiner(n) for n in pieces]
+    seen = run(model, corpus, probes, batch_size=batch_size)
+    return pd.concat([_table(seen[probe]).assign(pieces=probe.pieces) for probe in probes], ignore_index=True)
+
+
+def _table(sums: torch.Tensor) -> pd.DataFrame:
+    shape, place = sums.shape[:3], SUB_JOINER_QUANTITIES.index
+    index = pd.MultiIndex.from_product([range(n) for n in shape], names=["sequence", "layer", "head"])
+    words = sums[..., place("words")].double().clamp(min=1)
+    means = (sums.double() / words[..., None]).flatten(0, 2)
+    columns = {name: means[:, 1, place(name)].numpy() for name in _MEANS}
+    columns["auroc_to_choose"] = means[:, 0, place("auroc")].numpy()
+    for half, name in enumerate(("words_to_choose", "words")):
+        columns[name] = sums[..., half, place("words")].flatten().long().numpy()
+    return pd.DataFrame(columns, index=index).reset_index()
+
+
+def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every head: model, pieces, layer, head, auroc_to_choose, and on held-out words auroc, mass, control, first_bias,
+    score (mass - control) and words; for each length of word those that do best on the other half first.
+
+    Lengths of word that lack words in either half are left out.
+    """
+    weights = {**dict.fromkeys(_MEANS, "words"), "auroc_to_choose": "words_to_choose"}
+    sums = rows.assign(**{name: rows[name] * rows[weight] for name, weight in weights.items()})
+    heads = sums.groupby(HEAD, as_index=False)[[*weights, "words", "words_to_choose"]].sum()
+    heads = heads[heads["words"].gt(0) & heads["words_to_choose"].gt(0)]
+    means = heads.assign(**{name: heads[name] / heads[weight] for name, weight in weights.items()})
+    ranked = means.assign(score=means["mass"] - means["control"])
+    order = ["model", "pieces", "auroc_to_choose"]
+    return ranked.sort_values(order, ascending=[True, True, False], kind="stable", ignore_index=True)
+
+
+def best_of_layers(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The first of each layer's heads, per length of word."""
+    return ranked.drop_duplicates(["model", "pieces", "layer"]).sort_values(HEAD, ignore_index=True)
+
+
+def judged(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
+    """Means of the chosen heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
+    own = rows.merge(chosen[HEAD], on=HEAD)
+    by = ["model", "pieces", "head"]
+    return weighted_summary(own, dict.fromkeys(_MEANS, "words"), by, "layer")
