@@ -96,7 +96,7 @@ class WordIdentity(Study):
                 words = rows["label"].nunique()
                 facts = {"span": rows["span"].iloc[0], "pieces": rows["pieces"].iloc[0], "words": words}
                 for point in range(seen.shape[1]):
-                    right = held_out_correct(seen[rows.index.to_numpy(), point], rows, self.seed)
+                    right = held_out_correct(seen[rows.index.tolist(), point], rows, self.seed)
                     judged = pd.DataFrame({"sequence": rows["sequence"], "correct": right}).groupby("sequence")
                     table = judged["correct"].agg(["mean", "size"]).reset_index()
                     table.columns = pd.Index(["sequence", "accuracy", "contexts"])
