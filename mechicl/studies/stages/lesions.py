@@ -34,6 +34,7 @@ from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILI
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
 from mechicl.results import Result
+from mechicl.studies.stages.repeats import late_windows, told
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -47,11 +48,14 @@ METRICS = (
     "accuracy",
     "accuracy_retained",
     "top_10_overlap",
+    "entropy",
+    "base_entropy",
 )
 _COLOURS = {"drop": BLUE, "swap": VERMILION, "attention": GREEN, "mlp": ORANGE, "replace": PURPLE}
 _NAMES = {"attention": "drop attention", "mlp": "drop MLP", "replace": "replace by the next layer"}
 _PANELS = {"kl": "KL to the intact model (nats)", "agreement": "same most probable token",
            "entropy_difference": "entropy, lesioned − intact (bits)"}  # fmt: skip
+_WINDOWS = "entropy with a window of layers repeated (bits)"
 
 
 @dataclass(frozen=True)
@@ -137,23 +141,34 @@ class Lesions(Study):
                 hits=hits,
             )
         weights = dict.fromkeys(METRICS, "targets") | dict.fromkeys(
-            ("kl", "agreement", "entropy_difference", "top_10_overlap"), "positions"
+            ("kl", "agreement", "entropy_difference", "top_10_overlap", "entropy", "base_entropy"), "positions"
         )
         return weighted_summary(measured, weights | {"accuracy_retained": "hits"}, ["model", "kind"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        figure = panels(list(_PANELS.values()), common=False)
         kinds = list(dict.fromkeys(summary["kind"]))
-        others = [kind for kind in kinds if kind not in _COLOURS]
-        colours = _COLOURS | {kind: (GREY, SKY, INK)[place % 3] for place, kind in enumerate(others)}
-        for column, metric in enumerate(_PANELS, start=1):
-            for kind in kinds:
+        repeats = [kind for kind in kinds if kind.startswith("repeat")]
+        colours = _COLOURS | {kind: (GREY, SKY, INK)[place % 3] for place, kind in enumerate(repeats)}
+        shown = dict(_PANELS) | ({"entropy": _WINDOWS} if repeats else {})
+        if repeats == kinds:
+            del shown["entropy_difference"]
+        figure = panels(list(shown.values()), common=False)
+        for column, metric in enumerate(shown, start=1):
+            in_panel = {"entropy": repeats, "entropy_difference": [kind for kind in kinds if kind not in repeats]}
+            for kind in in_panel.get(metric, kinds):
                 rows = summary[(summary["metric"] == metric) & (summary["kind"] == kind)]
                 add_curve(
                     figure, rows, x="layer", name=_NAMES.get(kind, kind),
                     colour=colours[kind], legend=column == 1, column=column,
                 )  # fmt: skip
+        if repeats:
+            base = summary[(summary["metric"] == "base_entropy") & (summary["kind"] == repeats[0])]
+            figure.add_hline(
+                base["mean"].iloc[0], line={"dash": "dot", "color": INK}, row=1, col=len(shown),
+                annotation_text="intact", annotation_position="bottom right",
+            )  # fmt: skip
+            figure.update_xaxes(title_text="first layer of the window", col=len(shown))
         figure.update_yaxes(range=[0, 1.02], col=2)
         return styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
@@ -164,15 +179,20 @@ class Lesions(Study):
     def finding(self, result: Result) -> str:
         summary = result.summary()
         same = summary[summary["metric"] == "agreement"]
-        n_layers = int(same["layer"].max()) + 1
         parts = []
         for kind, rows in same.groupby("kind", sort=False):
+            n_layers = int(rows["layer"].max()) + _reach(str(kind))
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
             first = rows[rows["layer"] == 0]["mean"].item()
             parts.append(
                 f"{kind}: {first:.0%} in layer 0" + ("" if np.isnan(middle) else f", {middle:.0%} in the middle half")
             )
-        return "Most probable tokens that stay: " + "; ".join(parts) + "."
+        return "Most probable tokens that stay: " + "; ".join(parts) + "." + "".join(map(told, late_windows(summary)))
+
+
+def _reach(kind: str) -> int:
+    """Layers that a lesion takes up."""
+    return int(kind.split()[1]) if kind.startswith("repeat") else 2 if kind in ("swap", "replace") else 1
 
 
 def scored_positions(

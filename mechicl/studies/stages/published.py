@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from mechicl.results import Result
+from mechicl.studies.stages.repeats import late_windows
 
 Rows = list[dict[str, object]]
 
@@ -123,15 +124,13 @@ def _neuron_densities(result: Result) -> Rows:
 
 def _repeats(result: Result) -> Rows:
     """Windows in the latter half are said to lower entropy consistently."""
-    summary = result.summary()
-    own = summary[(summary["metric"] == "entropy_difference") & summary["kind"].str.startswith("repeat")]
-    rows: Rows = []
-    for kind, windows in own.groupby("kind", sort=False):
-        late = windows[windows["layer"] >= (windows["layer"].max() + int(str(kind).split()[1])) / 2]["mean"]
-        if len(late):
-            lower = f"{(late < 0).sum()} of {len(late)}"
-            rows += _row(f"{kind}: windows that lower entropy", "latter half", "all", lower)
-    return rows
+    return [
+        row
+        for found in late_windows(result.summary())
+        for row in _row(
+            f"{found.kind}: windows that lower entropy", "latter half", "all", f"{found.lower} of {found.n}"
+        )
+    ]
 
 
 def _largest_norm(result: Result) -> Rows:

@@ -30,6 +30,20 @@ def test_every_lesion_of_every_sequence_is_a_row(corpus):
     assert {trace.name for trace in result.figure().data if trace.name} >= {"drop", "swap", "repeat 2"}
 
 
+def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
+    result = layer_lesions(tiny.model("gpt2"), corpus, kinds=("drop", "repeat"), windows=(1, 2))
+    figure, summary = result.figure(), result.summary().set_index(["kind", "metric", "layer"])["mean"].sort_index()
+    assert len(figure.layout.meta["panels"]) == 4
+    shown = {(trace.name, trace.xaxis): list(trace.y) for trace in figure.data if trace.name}
+    assert shown["repeat 1", "x4"] == summary["repeat 1", "entropy"].tolist()
+    assert ("repeat 1", "x3") not in shown
+    assert figure.layout.shapes[0].y0 == summary["repeat 1", "base_entropy", 0]
+    lower = summary["repeat 1", "entropy_difference", 2] < 0
+    assert f"Of 1 windows of 1 in the latter half, repeated, {int(lower)} lower" in result.finding()
+    alone = layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(2,))
+    assert len(alone.figure().layout.meta["panels"]) == 3
+
+
 def test_means_weigh_tokens_not_sequences(corpus):
     model = tiny.model("gpt2")
     summary = layer_lesions(model, corpus, kinds=("drop",)).summary().set_index(["metric", "layer"])["mean"]
