@@ -47,6 +47,7 @@ $(VENV)/.lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/label_words.py --queries 8
 	$(BIN)/python benchmarks/label_words.py --model tiny-icl
+	$(BIN)/python benchmarks/label_words.py --model tiny-icl --only study --queries 1000 --repeats 1
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/lesions.py
 	$(BIN)/python benchmarks/neurons.py
