@@ -69,7 +69,7 @@ class NeuronsStudy(Study):
             prediction=heavy & (table["skewness"] > 0),
             suppression=heavy & (table["skewness"] < 0),
             partition=table["variance"] > self.variance,
-            entropy=_entropy_neurons(table, self.kurtosis),
+            entropy=is_entropy_neuron(table, self.kurtosis),
         )
         long = kinds.melt(id_vars=["model", "layer"], value_vars=list(_KINDS), var_name="metric")
         groups = long.groupby(["model", "metric", "layer"], sort=False)["value"]
@@ -107,8 +107,8 @@ class NeuronsStudy(Study):
         return "; ".join(parts) + f"; {entropy} entropy neurons in the last {_LAST_LAYERS} layers."
 
 
-def _entropy_neurons(table: pd.DataFrame, kurtosis: float, variance: float = 1e-3) -> pd.Series[bool]:
-    """Heavy weights in the last layers that favour no token; the bound on their size is each model's own."""
+def is_entropy_neuron(table: pd.DataFrame, kurtosis: float, variance: float = 1e-3) -> pd.Series[bool]:
+    """Which rows have heavy weights in the last layers that favour no token; the bound on size is each model's own."""
     last = table.groupby("model")["layer"].transform("max")
     late = table["layer"] > last - _LAST_LAYERS
     size = table["in_norm"] ** 2 + table["norm"] ** 2
