@@ -40,6 +40,15 @@ def test_js_is_symmetric_and_at_most_ln_2() -> None:
     assert metrics.js_divergence(p, q).max() <= math.log(2) + 1e-6
 
 
+def test_js_is_the_mean_distance_to_the_middle() -> None:
+    p, q = logits(6, 30), logits(6, 30, seed=1)
+    middle = ((p.softmax(-1) + q.softmax(-1)) / 2).log()
+    expected = (metrics.kl_divergence(p, middle) + metrics.kl_divergence(q, middle)) / 2
+    torch.testing.assert_close(metrics.js_divergence(p, q), expected, rtol=1e-4, atol=1e-6)
+    apart = torch.tensor([[40.0, 0.0], [0.0, 40.0]])
+    assert metrics.js_divergence(apart[0], apart[1]).item() == pytest.approx(math.log(2))
+
+
 def test_excluded_tokens_contribute_nothing_to_p_and_infinity_to_q() -> None:
     p, q = logits(30), logits(30, seed=1)
     p[3] = -math.inf
@@ -64,6 +73,14 @@ def test_half_precision_logits_are_summed_in_float32() -> None:
     z = logits(6, 5000).bfloat16()
     assert metrics.entropy(z).dtype == torch.float32
     torch.testing.assert_close(metrics.entropy(z), metrics.entropy(z.double()).float(), rtol=1e-5, atol=1e-5)
+
+
+def test_float64_logits_are_summed_in_float64_and_a_certain_answer_has_no_entropy() -> None:
+    z = logits(6, 50).double()
+    assert metrics.entropy(z).dtype == metrics.kl_divergence(z, z).dtype == torch.float64
+    assert metrics.entropy(torch.tensor([1e4, 0.0, 0.0])).item() == 0
+    with pytest.raises(InputError, match="chunk is 0"):
+        metrics.entropy(z, chunk=0)
 
 
 def test_cross_entropy_is_torchs() -> None:
@@ -108,6 +125,27 @@ def test_loyalty_to_oneself_is_one() -> None:
         metrics.word_loyalty(z, z, k=301)
 
 
+def test_a_tie_at_the_boundary_goes_to_the_lower_id_wherever_it_stands() -> None:
+    """Ties on some rows and not on others, in tensors with further axes."""
+    z = logits(4, 6, 30).round()
+    z[0] = logits(6, 30, seed=2)  # no ties
+    order = z.sort(dim=-1, descending=True, stable=True).indices
+    for k in (1, 2, 30):
+        assert torch.equal(metrics.top_k_ids(z, k), order[..., :k])
+    assert torch.equal(metrics.token_rank(z, order[..., 4]), torch.full((4, 6), 5))
+    with pytest.raises(InputError, match="take 1 to 30"):
+        metrics.top_k_ids(z, 0)
+
+
+def test_agreement_and_loyalty_count_the_most_probable_of_each_row() -> None:
+    a = torch.tensor([[3.0, 2.0, 1.0], [0.0, 5.0, 1.0], [0.0, 1.0, 2.0]])
+    b = torch.tensor([[9.0, 8.0, 0.0], [1.0, 0.0, 0.5], [5.0, 4.0, 6.0]])
+    assert metrics.top_1_agreement(a, b).tolist() == [True, False, True]
+    assert metrics.label_loyalty(a, b).tolist() == [1.0, 0.0, 1.0]
+    z, other = logits(20, 300), logits(20, 300, seed=1)
+    assert torch.equal(metrics.word_loyalty(z, other), metrics.top_k_overlap(z, other, 5))  # the paper's k
+
+
 def test_scores_show_when_the_majority_answer_wins() -> None:
     gold = torch.tensor([0] * 8 + [1, 2])
     scores = metrics.classification_scores(torch.zeros(10, dtype=torch.long), gold)
@@ -116,6 +154,17 @@ def test_scores_show_when_the_majority_answer_wins() -> None:
     assert scores.macro_f1 == pytest.approx((2 * 0.8 / 1.8) / 3)
     with pytest.raises(InputError, match="unknown"):
         metrics.classification_scores(gold, gold - 1)
+
+
+def test_scores_of_a_class_that_is_only_predicted_or_never_are_scikit_learns() -> None:
+    gold, predicted = torch.tensor([0, 0, 2, 2, 2]), torch.tensor([0, 1, 2, 2, 0])
+    scores = metrics.classification_scores(predicted, gold)
+    assert scores.balanced_accuracy == pytest.approx((1 / 2 + 2 / 3) / 2)  # classes that somebody is of
+    assert scores.macro_f1 == pytest.approx((1 / 2 + 0 + 4 / 5) / 3)  # and one that was only predicted
+    assert scores.majority_rate == pytest.approx(3 / 5)
+    for wrong in (gold[:0], gold[:4]):
+        with pytest.raises(InputError, match="give one of each per prompt"):
+            metrics.classification_scores(wrong, gold if len(wrong) else wrong)
 
 
 # --- AUROC and R_l
@@ -178,6 +227,15 @@ def test_unbiased_cka_is_one_with_itself_and_zero_between_independent_layers() -
     torch.testing.assert_close(cka.diagonal(), torch.ones(2, dtype=torch.float64))
     assert cka[0, 1].abs() < 0.03
     assert metrics.cka_matrix(layers, unbiased=False)[0, 1] > 0.8  # what the biased estimate makes of noise
+
+
+def test_biased_hsic_is_the_formula() -> None:
+    x, y = logits(9, 4).double(), logits(9, 3, seed=1).double()
+    centre = torch.eye(9, dtype=torch.float64) - 1 / 9
+    expected = (x @ x.T @ centre @ y @ y.T @ centre).trace() / 8**2
+    torch.testing.assert_close(metrics.hsic_matrix([x, y], unbiased=False)[0, 1], expected)
+    with pytest.raises(InputError, match="the same samples"):
+        metrics.hsic_matrix([x, y[:8]])
 
 
 def test_cka_ignores_rotation_shift_and_scale() -> None:
@@ -305,3 +363,42 @@ def test_cka_needs_as_many_samples_as_its_estimate_divides_by() -> None:
     for n, unbiased in ((3, True), (1, False)):
         with pytest.raises(InputError, match="too few for CKA"):
             metrics.hsic_matrix([layer[:n] for layer in layers], unbiased=unbiased)
+
+
+def test_an_interval_is_the_percentiles_of_the_resampled_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written out: as many draws as asked for, all used; also where the draws do not fit in one block."""
+    x, weights = logits(7, 2).double().numpy(), np.arange(1.0, 8.0)
+    counts = np.random.default_rng(4).multinomial(7, np.full(7, 1 / 7), size=300)
+    means = (counts @ (x * weights[:, None])) / (counts @ weights)[:, None]
+    for block in (1 << 23, 7 * 70):
+        monkeypatch.setattr("mechicl.metrics.intervals._BLOCK", block)
+        found = metrics.bootstrap_mean(
+            x, weights=torch.tensor(weights), generator=np.random.default_rng(4), level=0.9, resamples=300
+        )
+        np.testing.assert_allclose(found.low, np.quantile(means, 0.05, axis=0))
+        np.testing.assert_allclose(found.high, np.quantile(means, 0.95, axis=0))
+
+
+def test_clusters_are_resampled_whole_with_their_weights() -> None:
+    """A cluster is one unit: its weighted sum over its weight. Names of clusters may be a tensor or words."""
+    x, weights = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([1.0, 3.0, 2.0, 2.0, 1.0])
+    found = metrics.bootstrap_mean(
+        x, weights=weights, clusters=torch.tensor([0, 0, 1, 1, 1]), generator=np.random.default_rng(0)
+    )
+    assert found.mean == pytest.approx((x * weights).sum() / weights.sum())
+    assert found.low == pytest.approx(7 / 4)  # the first alone
+    assert found.high == pytest.approx(40 / 5)
+    named = metrics.bootstrap_mean(
+        x, weights=weights, clusters=np.array(list("aabbb")), generator=np.random.default_rng(0)
+    )
+    assert named == found
+    with pytest.raises(InputError, match="one cluster per sample"):
+        metrics.bootstrap_mean(x, clusters=np.arange(4), generator=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("level", "resamples"), [(0.0, 10), (1.0, 10), (0.5, 0)])
+def test_an_interval_needs_a_level_between_0_and_1_and_a_resample(level: float, resamples: int) -> None:
+    with pytest.raises(InputError, match="between 0 and 1 and at least one resample"):
+        metrics.bootstrap_mean(torch.ones(3), generator=np.random.default_rng(0), level=level, resamples=resamples)
+    once = metrics.bootstrap_mean(torch.arange(3.0), generator=np.random.default_rng(0), resamples=1)
+    assert once.low == once.high
