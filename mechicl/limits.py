@@ -42,8 +42,8 @@ def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int
     needed = pass_bytes(sizes, length, itemsize)
     if needed > free:
         raise InputError(
-            f"A prompt of {length} tokens needs about {_gib(needed)} in this model, and {_gib(free)} are free on "
-            f"{device}; use shorter prompts, a smaller model, or a lower dtype."
+            f"A prompt of {length} tokens needs about {in_words(needed)} in this model, and {in_words(free)} are free "
+            f"on {device}; use shorter prompts, a smaller model, or a lower dtype."
         )
     return free // needed
 
@@ -54,7 +54,7 @@ def check_weights_fit(files: Sequence[Path], itemsize: int, device: Any) -> None
     free = free_bytes(device)
     if free is not None and needed > free:
         raise InputError(
-            f"Loading {files[0].parent} needs about {_gib(needed)} and {_gib(free)} are free on {device}; use "
+            f"Loading {files[0].parent} needs about {in_words(needed)} and {in_words(free)} are free on {device}; use "
             "dtype='bfloat16', a smaller model, or another machine."
         )
 
@@ -81,5 +81,6 @@ def _numbers(file: Path) -> int:
     return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / 2**30:.1f} GiB"
+def in_words(n_bytes: int) -> str:
+    """Bytes as GiB, small amounts as MiB."""
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**29 else f"{max(1, round(n_bytes / 2**20))} MiB"

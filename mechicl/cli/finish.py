@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mechicl.cli.asked import Asked
-    from mechicl.results import Result
-    from mechicl.studies.study import Study
+    from mechicl.results import Cells, Result
+    from mechicl.studies.study import Material, Study
 
 
 _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
@@ -35,7 +35,15 @@ def measure(study: Study, asked: Asked) -> Result:
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    return study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells)
+    return run(study, model, asked.material(study, model), asked, cells)
+
+
+def run(study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> Result:
+    """Say on standard error what a study is going to need, or that it cannot fit, and run it."""
+    needs = study.estimate(model, material, batch_size=asked.batch_size)
+    less = ", less what is finished already" if any(cells.folder.iterdir()) else ""
+    print(f"mechicl: {study.name} needs {needs}{less}.", file=sys.stderr)
+    return study.run(model, material, batch_size=asked.batch_size, cells=cells)
 
 
 def close(result: Result, asked: Asked) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from mechicl.cli.asked import Asked, OnAllOfStages, OnPrompts
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, keep, page
+from mechicl.cli.finish import as_json, keep, page, run
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def label_words(asked: OnPrompts) -> None:
                 if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
                     prompts = [one for one in prompts if len(one.class_names) > 2]
                 if prompts:
-                    result = study.run(model, prompts, batch_size=asked.batch_size, cells=cells)
+                    result = run(study, model, prompts, asked, cells)
                     _keep(result, asked, part)
                     done[study.name, part == _UNRELATED] = result
             except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
@@ -111,7 +111,7 @@ def stages(asked: OnAllOfStages) -> None:
     with progress("stages", len(planned)) as advance:
         for protocol, study in planned:
             try:
-                done.append(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells))
+                done.append(run(study, model, asked.material(study, model), asked, cells))
                 _keep(done[-1], asked, protocol)
             except InputError as error:  # such as too few layers: the other studies are still worth having
                 _say_none(study, protocol, error, asked)
@@ -156,7 +156,7 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
     prompts = asked.prompts()
     model = prompts.load_model()
     results = [
-        study.run(model, prompts.material(study, model), batch_size=prompts.batch_size, cells=cells)
+        run(study, model, prompts.material(study, model), prompts, cells)
         for study in (InformationFlow(), DeepLayers(), LesionedLearning())
     ]
     flow, deep, lesioned = results

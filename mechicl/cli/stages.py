@@ -8,7 +8,7 @@ from typer import Option
 
 from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import ProtocolName, asking, studies, study
-from mechicl.cli.finish import close, measure
+from mechicl.cli.finish import close, measure, run
 from mechicl.cli.reading import choice, integers, names
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def logit_lens(asked: OnLens) -> None:
     protocol = choice("--protocol", asked.protocol, "corrected", "paper")
     cells, model = Cells(asked.out), asked.load_model()
     study = LensStudy(protocol, top_k=asked.top_k, tuned=asked.tuned_lens(model))
-    close(study.run(model, asked.material(study, model), batch_size=asked.batch_size, cells=cells), asked)
+    close(run(study, model, asked.material(study, model), asked, cells), asked)
 
 
 @study("neurons", OnWeights, without=("batch_size",), processing="fold")

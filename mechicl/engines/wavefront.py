@@ -22,7 +22,7 @@ from mechicl.errors import InputError
 from mechicl.models import HookedModel, frozen, hooked
 from mechicl.patches.lesions import Lesion, Step, check_halves
 
-_MEMORY = 2**30
+RESIDUAL_BYTES = 2**30
 """Bytes of live residuals; more lesions than that are swept in several groups."""
 _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 """Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
@@ -59,12 +59,19 @@ def lesion_sweep(
         check_halves(net, program)
     with frozen(net.raw), torch.no_grad():
         first = net.embed(tokens)
-        at_once = max_streams or max(1, _MEMORY // (first.numel() * first.element_size()) - 1)
+        at_once = max_streams or max(1, RESIDUAL_BYTES // (first.numel() * first.element_size()) - 1)
         comparison = Comparison(net, tokens, lengths, top_k)
         for start in range(0, len(programs), at_once):
             finals = final_residuals(net, first, programs[start : start + at_once])
             comparison.add(finals[0], finals[1:])
         return comparison.finish(lesions)
+
+
+def passes(lesions: Sequence[Lesion], n_layers: int) -> float:
+    """Passes through all blocks that a sweep takes: the intact one, and of each lesion what it does not share."""
+    base = tuple(Step(layer) for layer in range(n_layers))
+    programs = [lesion.program(n_layers) for lesion in lesions]
+    return 1 + sum(len(program) - _agreement(program, base) for program in programs) / n_layers
 
 
 def final_residuals(

@@ -6,7 +6,7 @@
 from mechicl.models.adapt import frozen, hooked
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
-from mechicl.models.recompute import forward_recomputed, prompts_at_once
+from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at_once
 from mechicl.models.seam import Hook, HookedModel, KeyValues, Sizes
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Sizes",
     "forward_recomputed",
     "frozen",
+    "graph_bytes",
     "hooked",
     "load_model",
     "prompts_at_once",

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mechicl.models.seam import HookedModel
+from mechicl.models.seam import HookedModel, Sizes
 
 GRAPH_BYTES = 2**30
 """What activations kept for a backward pass may take on a CPU; on a GPU it is a quarter of its memory."""
@@ -22,11 +22,14 @@ def prompts_at_once(net: HookedModel, length: int) -> int:
     budget = GRAPH_BYTES
     if net.device.type == "cuda":
         budget = torch.cuda.get_device_properties(net.device).total_memory // 4
-    sizes = net.sizes
+    return budget // graph_bytes(net.sizes, length, net.dtype.itemsize)
+
+
+def graph_bytes(sizes: Sizes, length: int, itemsize: int) -> int:
+    """Bytes of the activations that one prompt of this length keeps for its backward pass."""
     # Per position and layer: twelve vectors of the residual's width, three of the MLP's (four where it is gated).
     vectors = 12 * sizes.d_model + (4 if sizes.gated else 3) * sizes.d_mlp
-    numbers = sizes.n_layers * (sizes.n_heads * length**2 + length * vectors)
-    return budget // (numbers * net.dtype.itemsize)
+    return itemsize * sizes.n_layers * (sizes.n_heads * length**2 + length * vectors)
 
 
 def forward_recomputed(net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:

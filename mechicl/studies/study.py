@@ -15,11 +15,13 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import hooked, provenance
+from mechicl.models import Sizes, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
 from mechicl.seeds import check_seed
+from mechicl.studies.estimate import Estimate, estimate, memory_needed
+from mechicl.studies.work import Extent, Work
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import versions
@@ -78,6 +80,24 @@ class Study(ABC):
         """The parts that are measured, and kept on disk, one by one."""
         return [{}]
 
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        """How much it does, for `estimate`: as it stands, one pass of each sequence."""
+        return Work(passes=1)
+
+    def estimate(self, model: Any, material: Material = None, *, batch_size: int = 16) -> Estimate:
+        """The memory and the time that `run` is going to take, about; found in a fraction of a second.
+
+        Memory is counted from sizes, on the safe side by half. Time is counted in operations, and a block and the
+        unembedding are timed here to see how fast these go; tables, figures and what Python does between are left out.
+
+        Raises:
+            InputError: another kind of material, or not even one sequence fits into the memory that is free.
+        """
+        net, (parts, _) = hooked(model), self._parts(material)
+        self.conditions(model)  # they refuse what makes no sense for this model
+        extent = Extent.of([part.material for part in parts])
+        return estimate(net, self.work(net.sizes, material), extent, batch_size)
+
     @abstractmethod
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         """One row per observation.
@@ -117,10 +137,12 @@ class Study(ABC):
         While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
 
         Raises:
-            InputError: the study reads another kind of material.
+            InputError: the study reads another kind of material, or it does not fit into the memory that is free.
         """
         start = time.monotonic()
         parts, origin = self._parts(material)
+        net, extent = hooked(model), Extent.of([part.material for part in parts])
+        memory_needed(net, self.work(net.sizes, material), extent, batch_size)
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         conditions = self.conditions(model)

@@ -35,13 +35,14 @@ from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
 from mechicl.hooks import Run
-from mechicl.models import hooked
+from mechicl.models import Sizes, hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Material, Protocol, Study
 from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.work import Work
 
 METRICS = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
 _CONDITION = ["method", "kept", "positions"]
@@ -97,6 +98,10 @@ class Compression(Study):
             *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
             condition("hidden random", _PAPER_SET, self.positions[0]),
         ]
+
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        hidden = len(self.kept) * len(self.positions) + 1
+        return Work(shared=2 + hidden, asked=self.n_sets)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))

@@ -31,7 +31,7 @@ from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.figures import panels, styled
 from mechicl.metrics import confusion_correlation, real_confusion, scaled_keys
-from mechicl.models import hooked
+from mechicl.models import Sizes, hooked
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
@@ -44,7 +44,8 @@ from mechicl.studies.label_words.pairs import (
     pair_rows,
     spread_over_contexts,
 )
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.work import Work
 from mechicl.tasks import Counts, Task
 
 REAL = -1
@@ -106,6 +107,9 @@ class ErrorDiagnosis(Study):
                 contexts //= 2
                 continue
             return replace(asked, companions={"contexts": behind})
+
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        return Work(shared=1.5)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         behind = prompts.companions.get("contexts")

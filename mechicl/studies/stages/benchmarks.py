@@ -18,13 +18,15 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.engines.continuations import continuations
+from mechicl.engines.wavefront import passes
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, SKY, VERMILION, add_curve, panels, styled
-from mechicl.models import hooked
+from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.work import Work
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
 KINDS = ("drop", "swap", "repeat")
@@ -57,6 +59,10 @@ class LesionedBenchmarks(Study):
         super().__post_init__()
         if not self.kinds or not set(self.kinds) <= set(KINDS):
             raise InputError(f"kinds is {self.kinds}; choose among {', '.join(KINDS)}.")
+
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        chosen = [lesion for *_, lesion in Lesions(kinds=self.kinds, windows=self.windows).lesions(sizes.n_layers)]
+        return Work(passes=passes(chosen, sizes.n_layers), logits=(1 + len(chosen)) / 3, streams=1 + len(chosen))
 
     def measure(self, model: Any, tasks: Benchmarks, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = Lesions(kinds=self.kinds, windows=self.windows).lesions(hooked(model).sizes.n_layers)

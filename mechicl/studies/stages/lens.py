@@ -28,12 +28,14 @@ from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
+from mechicl.models import Sizes
 from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Material, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.work import Work
 
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
@@ -70,6 +72,9 @@ class LensStudy(Study):
             raise InputError("Of the tuned lens only the digest was kept with the result; load it with TunedLens.load.")
         plain: tuple[Lens, ...] = ("authors",) if self.protocol == "paper" else ("corrected", "authors")
         return plain if self.tuned is None else (*plain, self.tuned)
+
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        return Work(passes=1, logits=(sizes.n_layers + 2) * len(self.lenses()))
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if isinstance(self.tuned, TunedLens):

@@ -26,9 +26,10 @@ import torch
 
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
-from mechicl.models import hooked
+from mechicl.models import Sizes, hooked
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.work import Work
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
 _LAST_LAYERS = 2
@@ -49,6 +50,9 @@ class NeuronsStudy(Study):
         "neurons take over in the last layers."
     )
     reads: ClassVar = "weights"
+
+    def work(self, sizes: Sizes, material: Material) -> Work:
+        return Work(directions=2 * sizes.n_layers * sizes.d_mlp)
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

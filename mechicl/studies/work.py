@@ -1,0 +1,101 @@
+"""How much a study does, counted before it begins: from the material's lengths and the model's sizes alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mechicl.corpora import TokenCorpus, WordPairs
+from mechicl.engines.cost import forward_flops
+from mechicl.engines.prefix import shared_demonstrations
+from mechicl.models.seam import Sizes
+from mechicl.prompts import PromptSet
+from mechicl.tasks.benchmarks import Benchmarks
+
+_CHARACTERS_A_TOKEN = 4
+"""Of English in the tokenizers of GPT-2 and its like; benchmarks are tokenized only when they are asked."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a study does with its material, in passes of all of it through all blocks."""
+
+    passes: float = 0.0
+    """Whole passes; a gradient of activations makes two more of one."""
+    shared: float = 0.0
+    """Passes in which demonstrations that prompts have in common are read once."""
+    asked: float = 0.0
+    """Passes of the queries alone, on keys and values that are there already."""
+    logits: float = 0.0
+    """Rows of logits over the whole vocabulary, for every token."""
+    directions: int = 0
+    """Vectors that are read through the whole vocabulary, whatever the material."""
+    further: tuple[tuple[int, int], ...] = ()
+    """Sequences beside the material, or cut out of it: how many, and how long each."""
+    gradients: bool = False
+    streams: int = 1
+    """Residuals of a batch that are alive at the same time."""
+    beside: str = ""
+    """What takes time and is not counted, in words."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The material's sequences, by length and by the length of their shared demonstrations."""
+
+    sequences: Counter[tuple[int, int]]
+    """How many sequences have these (tokens, tokens of demonstrations)."""
+    contexts: Counter[int]
+    """How many demonstrations, each shared by one prompt or more, have so many tokens."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Any]) -> Extent:
+        """The extent of prompt sets, texts, pairs and benchmarks; nothing for None."""
+        sequences, contexts = Counter[tuple[int, int]](), Counter[int]()
+        for part in parts:
+            if isinstance(part, PromptSet):
+                sequences.update((len(prompt), prompt.query_start) for prompt in part)
+                contexts.update(part[group[0]].query_start for group in shared_demonstrations(part))
+            elif isinstance(part, Benchmarks):
+                sequences.update(
+                    (max(1, sum(map(len, request)) // _CHARACTERS_A_TOKEN), 0) for request in part.requests
+                )
+            elif isinstance(part, TokenCorpus | WordPairs):
+                corpus = part if isinstance(part, TokenCorpus) else part.sentences
+                sequences.update((length, 0) for length in corpus.lengths.tolist())
+        return cls(sequences, contexts)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence; 0 where there is none."""
+        return max((length for length, _ in self.sequences), default=0)
+
+    @property
+    def tokens(self) -> int:
+        """Of all sequences."""
+        return sum(length * n for (length, _), n in self.sequences.items())
+
+    def flops(self, work: Work, sizes: Sizes) -> float:
+        """Operations in the blocks, without logits."""
+        whole = sum(n * forward_flops(sizes, length, 0, 0) for (length, _), n in self.sequences.items())
+        asked = sum(n * forward_flops(sizes, length - start, start, 0) for (length, start), n in self.sequences.items())
+        read = sum(n * forward_flops(sizes, length, 0, 0) for length, n in self.contexts.items())
+        further = sum(n * forward_flops(sizes, length, 0, 0) for n, length in work.further)
+        return work.passes * whole + work.shared * (read + asked) + work.asked * asked + further
+
+    def longest_of(self, work: Work) -> int:
+        """Tokens of the longest sequence, the further ones included."""
+        return max(self.longest, 1, *(length for _, length in work.further))
+
+    def rows(self, work: Work) -> float:
+        """Rows of logits over the whole vocabulary."""
+        return work.logits * self.tokens + work.directions
+
+
+def companions(material: Any, name: str) -> tuple[int, int]:
+    """How many prompts go with the prompt sets under this name, and how long the longest is."""
+    sets = [material] if isinstance(material, PromptSet) else material
+    found = [prompt for one in sets for prompt in one.companions.get(name, ())]
+    return len(found), max(map(len, found), default=0)
