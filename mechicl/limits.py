@@ -14,7 +14,7 @@ from typing import Any
 
 from mechicl.errors import InputError
 
-_COPIES = 2
+COPIES = 2
 """A model is converted beside its original: its weights are there twice for a moment."""
 
 
@@ -48,13 +48,13 @@ def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int
     return free // needed
 
 
-def check_weights_fit(files: Sequence[Path], itemsize: int, device: Any) -> None:
+def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) -> None:
     """Raise InputError where a model's weights, and the copy that is made of them, exceed the memory that is free."""
-    needed = sum(_numbers(file) for file in files) * itemsize * _COPIES
+    needed = numbers * itemsize * COPIES
     free = free_bytes(device)
     if free is not None and needed > free:
         raise InputError(
-            f"Loading {files[0].parent} needs about {in_words(needed)} and {in_words(free)} are free on {device}; use "
+            f"Loading {name} needs about {in_words(needed)} and {in_words(free)} are free on {device}; use "
             "dtype='bfloat16', a smaller model, or another machine."
         )
 
@@ -74,11 +74,14 @@ def free_bytes(device: Any) -> int | None:
         return None
 
 
-def _numbers(file: Path) -> int:
-    """How many numbers a safetensors file holds, by its header alone."""
-    with file.open("rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+def numbers_in(files: Sequence[Path]) -> int:
+    """How many numbers safetensors files hold, by their headers alone."""
+    total = 0
+    for file in files:
+        with file.open("rb") as opened:
+            header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        total += sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    return total
 
 
 def in_words(n_bytes: int) -> str:

@@ -12,8 +12,10 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.limits import check_weights_fit, free_bytes, pass_bytes
+from mechicl.limits import check_weights_fit, free_bytes, numbers_in, pass_bytes
 from mechicl.models import hooked, load_model
+from mechicl.models.counting import parameters_of
+from mechicl.models.loading import name_on_hub
 from mechicl.probes import LabelAttention
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -52,7 +54,27 @@ def test_weights_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 2 * 4 * count - 1)
     with pytest.raises(InputError, match="use dtype='bfloat16'"):
         load_model(tmp_path)
-    check_weights_fit([tmp_path / "model.safetensors"], 2, "cpu")
+    check_weights_fit(tmp_path, numbers_in([tmp_path / "model.safetensors"]), 2, "cpu")
+
+
+@pytest.mark.parametrize("family", tiny.families)
+def test_parameters_are_counted_by_the_configuration_alone(family: str, tmp_path: Path) -> None:
+    tiny.huggingface(family).config.save_pretrained(tmp_path)
+    assert parameters_of(tmp_path) == sum(p.numel() for p in tiny.huggingface(family).parameters())
+
+
+def test_a_model_of_the_hub_is_sized_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPT-2 XL by its configuration: 1.56 billion parameters, counted in no memory; what cannot fit is not fetched."""
+    from transformers import AutoConfig, GPT2Config
+
+    xl = GPT2Config(n_layer=48, n_head=25, n_embd=1600)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **_: {name_on_hub("gpt2-xl"): xl}[name])
+    monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 8 * 2**30)
+    assert parameters_of(name_on_hub("gpt2-xl")) == 1_557_611_200
+    assert parameters_of("openai-community/no-such") is None
+    monkeypatch.setattr("transformer_lens.HookedTransformer.from_pretrained", lambda *_, **__: pytest.fail("fetched"))
+    with pytest.raises(InputError, match=r"Loading .*gpt2-xl needs about 11\.6 GiB and 8\.0 GiB are free"):
+        load_model("gpt2-xl")
 
 
 _LONG = """

@@ -64,26 +64,23 @@ def _export() -> str:
 
 
 def _fits(model: str, memory: dict[str, int]) -> str:
-    """Whether a model's weights fit, and how far; loading holds them twice."""
-    size = _weights(model)
-    if size is None:
-        return f"{model}: the size of its weights is not known here (no such folder, and the hub does not say)."
-    parts = [
-        f"{device}: {'fits' if 2 * size < free else 'runs, but may not load' if size < free else 'does not fit'}"
-        for device, free in memory.items()
-    ]
-    return f"{model}: {size / 1e9:.2g} GB of weights as stored, up to twice that while loading. {'; '.join(parts)}."
-
-
-def _weights(model: str) -> int | None:
-    """Bytes of a model's weights on disk or on the hub."""
-    from mechicl import hub
-
-    folder = Path(__file__).parent.parent / "shipped" / "tiny_icl" if model == "tiny-icl" else Path(model).expanduser()
-    if folder.is_dir():
-        return sum(path.stat().st_size for path in folder.glob("*.safetensors")) or None
-    if not hub.reachable():
-        return None
+    """Whether a model's weights fit in float32, and how far; loading holds them twice."""
+    from mechicl.limits import COPIES, in_words, numbers_in
+    from mechicl.models.counting import parameters_of
     from mechicl.models.loading import name_on_hub
 
-    return hub.size_of(name_on_hub(model))
+    shipped = Path(__file__).parent.parent / "shipped" / "tiny_icl"
+    folder = shipped if model == "tiny-icl" else Path(model).expanduser()
+    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    numbers = numbers_in(files) if files else parameters_of(folder if folder.is_dir() else name_on_hub(model))
+    if numbers is None:
+        return f"{model}: its size is not known here (no such folder, and the hub gives no configuration of it)."
+    size = 4 * numbers
+    parts = [
+        f"{device}: {'fits' if COPIES * size < free else 'runs, but may not load' if size < free else 'does not fit'}"
+        for device, free in memory.items()
+    ]
+    return (
+        f"{model}: {numbers / 1e6:,.1f} million parameters, {in_words(size)} in float32 and twice "
+        f"that while loading, half of it in bfloat16. In float32 {'; '.join(parts)}."
+    )

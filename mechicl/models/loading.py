@@ -14,7 +14,9 @@ import torch
 
 from mechicl import hub
 from mechicl.errors import InputError
+from mechicl.limits import check_weights_fit
 from mechicl.models.convert import check_finite, clear_unused
+from mechicl.models.counting import parameters_of
 from mechicl.models.processing import Placement, Processing, process
 from mechicl.models.provenance import remember
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
@@ -99,6 +101,8 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
     if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
         raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
     extra = {"trust_remote_code": True} if trust_remote_code else {}
+    if (numbers := parameters_of(official)) is not None:  # before anything is downloaded
+        check_weights_fit(official, numbers, place.dtype.itemsize, "cpu")
     try:
         with hub.at_hand():
             hub.announce(official)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mechicl.errors import InputError
-from mechicl.limits import check_weights_fit
+from mechicl.limits import check_weights_fit, numbers_in
 from mechicl.models.convert import convert
 from mechicl.models.processing import Placement, Processing
 from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
@@ -25,7 +25,7 @@ def load_directory(path: Path, how: Processing, place: Placement, *, trust_remot
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
         raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
-    check_weights_fit(check_weights(path), place.dtype.itemsize, "cpu")
+    check_weights_fit(path, numbers_in(check_weights(path)), place.dtype.itemsize, "cpu")
     hf_model = _load_weights(path, place.dtype, trust_remote_code)
     code = path if "auto_map" in config else None
     model = convert(hf_model, how, place, name=path.resolve().name, remote_code=code)

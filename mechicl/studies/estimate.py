@@ -16,7 +16,7 @@ from mechicl.models import HookedModel, frozen, graph_bytes, prompts_at_once
 from mechicl.models.seam import Sizes
 from mechicl.studies.work import Extent, Work
 
-_TIMED_FLOPS = 4e8
+_TIMED_FLOPS = 2e8
 """Operations that are timed: some hundredths of a second on one core."""
 
 
@@ -82,8 +82,8 @@ def estimate(net: HookedModel, work: Work, extent: Extent, batch_size: int) -> E
     flops, logit_flops = extent.flops(work, sizes), 2.0 * rows * sizes.d_model * sizes.d_vocab
     seconds = 0.0
     with torch.no_grad(), frozen(net.raw):
-        if flops:
-            seconds += flops / _block_rate(net, extent.longest_of(work), batch_size)
+        for length, part in extent.pieces(work, sizes):
+            seconds += part / _block_rate(net, length, batch_size)
         if rows:
             seconds += rows * _seconds_a_row(net)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
@@ -91,7 +91,7 @@ def estimate(net: HookedModel, work: Work, extent: Extent, batch_size: int) -> E
 
 
 def _block_rate(net: HookedModel, length: int, batch_size: int) -> float:
-    """Operations a second of the middle block, on a batch as the study's, cut to what is quickly timed."""
+    """Operations a second of the middle block, on a batch of this length, cut to what is quickly timed."""
     sizes = net.sizes
 
     def a_block(length: int) -> float:

@@ -77,13 +77,23 @@ class Extent:
         """Of all sequences."""
         return sum(length * n for (length, _), n in self.sequences.items())
 
+    def pieces(self, work: Work, sizes: Sizes) -> list[tuple[int, float]]:
+        """Operations in the blocks, by the length of the sequences that they are done on: (tokens, operations)."""
+        whole = sum(n * forward_flops(sizes, length, 0, 0) for (length, _), n in self.sequences.items())
+        read = sum(n * forward_flops(sizes, length, 0, 0) for length, n in self.contexts.items())
+        asked = sum(n * forward_flops(sizes, length - start, start, 0) for (length, start), n in self.sequences.items())
+        query = max((length - start for length, start in self.sequences), default=0)
+        found = [
+            (self.longest, work.passes * whole),
+            (max(self.contexts, default=0), work.shared * read),
+            (query, (work.shared + work.asked) * asked),
+            *((length, float(n * forward_flops(sizes, length, 0, 0))) for n, length in work.further),
+        ]
+        return [(length, flops) for length, flops in found if length and flops]
+
     def flops(self, work: Work, sizes: Sizes) -> float:
         """Operations in the blocks, without logits."""
-        whole = sum(n * forward_flops(sizes, length, 0, 0) for (length, _), n in self.sequences.items())
-        asked = sum(n * forward_flops(sizes, length - start, start, 0) for (length, start), n in self.sequences.items())
-        read = sum(n * forward_flops(sizes, length, 0, 0) for length, n in self.contexts.items())
-        further = sum(n * forward_flops(sizes, length, 0, 0) for n, length in work.further)
-        return work.passes * whole + work.shared * (read + asked) + work.asked * asked + further
+        return sum(flops for _, flops in self.pieces(work, sizes))
 
     def longest_of(self, work: Work) -> int:
         """Tokens of the longest sequence, the further ones included."""
