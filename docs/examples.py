@@ -26,6 +26,7 @@ EXAMPLES = {
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
     "many-lesions": _TEXT,
+    "token-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
     "word-merging": _TEXT,

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages.many_lesions import many_lesions as many_lesions
     from mechicl.studies.stages.neurons import neurons as neurons
     from mechicl.studies.stages.norms import norms as norms
+    from mechicl.studies.stages.token_lesions import token_lesions as token_lesions
     from mechicl.studies.stages.voting import voting as voting
     from mechicl.studies.stages.wic import wic as wic
     from mechicl.studies.stages.word_identity import word_identity as word_identity
@@ -166,6 +167,7 @@ _HOME = {
         "neurons",
         "norms",
         "stages_atlas",
+        "token_lesions",
         "voting",
         "wic",
         "word_identity",

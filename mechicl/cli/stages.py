@@ -32,6 +32,16 @@ def layer_lesions(
     )
 
 
+@study("token-lesions", OnText, batch_size=4)
+def token_lesions(
+    kind: Annotated[str, Option(help="drop, swap, attention, mlp or replace.")] = "drop",
+) -> "Study":
+    """Which predictions a lesion changes: by place in the word, position, entropy, and token by token (section 4.1)."""
+    from mechicl.studies.stages import TokenLesions
+
+    return TokenLesions(kind=kind)
+
+
 @study("many-lesions", OnText, batch_size=4)
 def many_lesions(
     draws: Annotated[int, Option(min=1, help="Random sets or orders of each size.")] = 8,

@@ -11,6 +11,7 @@ from mechicl.studies.stages.local_attention import LocalAttentionStudy, local_at
 from mechicl.studies.stages.many_lesions import ManyLesions, many_lesions
 from mechicl.studies.stages.neurons import NeuronsStudy, neurons
 from mechicl.studies.stages.norms import NormsStudy, norms
+from mechicl.studies.stages.token_lesions import TokenLesions, token_lesions
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens
 from mechicl.studies.stages.voting import Voting, voting
 from mechicl.studies.stages.wic import Wic, wic
@@ -28,6 +29,7 @@ __all__ = [
     "ManyLesions",
     "NeuronsStudy",
     "NormsStudy",
+    "TokenLesions",
     "Voting",
     "Wic",
     "WordIdentity",
@@ -46,6 +48,7 @@ __all__ = [
     "neurons",
     "norms",
     "stages_atlas",
+    "token_lesions",
     "voting",
     "wic",
     "word_identity",
