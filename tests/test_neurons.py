@@ -42,6 +42,15 @@ def test_moments_equal_the_naive_ones(chunk: int) -> None:
             np.testing.assert_allclose(getattr(moments, name)[layer], expected, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+def test_the_variance_is_a_quadratic_form_in_the_unembeddings_covariance() -> None:
+    """w' C w, with C the covariance of W_U's columns of length 1 over the vocabulary."""
+    W_U, W_out = weights()
+    covariance = np.cov((W_U / W_U.norm(dim=0)).double().numpy(), bias=True)
+    direction = (W_out[0] / W_out[0].norm(dim=1, keepdim=True)).double().numpy()
+    expected = np.einsum("nd,de,ne->n", direction, covariance, direction)
+    np.testing.assert_allclose(vocabulary_moments(W_U, W_out).variance[0], expected, rtol=1e-5)
+
+
 def test_float64_weights_are_computed_in_float64() -> None:
     W_U, W_out = weights()
     moments = vocabulary_moments(W_U.double(), [W_out[0].double()])

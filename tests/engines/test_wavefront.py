@@ -67,6 +67,26 @@ def test_drop_and_swap_by_resuming(family):
             close(resid, model(pre, start_at_layer=start, stop_at_layer=n_layers))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "neox", "llama", "phi"])
+def test_drop_is_both_halves_zeroed_and_swap_is_a_list_of_blocks_in_another_order(family):
+    """By TransformerLens alone: its hooks, and its ModuleList permuted."""
+    model, tokens = tiny.fresh(family), tiny.tokens(2, 9)
+    net = hooked(model)
+    n_layers = net.sizes.n_layers
+    dropped, swapped = ([lesion.program(n_layers)] for lesion in (Drop(1), Swap(0)))
+    zero = [(f"blocks.1.hook_{half}_out", lambda value, hook: torch.zeros_like(value)) for half in ("attn", "mlp")]
+    last = f"blocks.{n_layers - 1}.hook_resid_post"
+    with torch.no_grad():
+        ours = [final_residuals(net, net.embed(tokens), program)[1] for program in (dropped, swapped)]
+        seen: list[torch.Tensor] = []
+        keep = lambda value, hook: seen.append(value)  # noqa: E731
+        model.run_with_hooks(tokens, fwd_hooks=[*zero, (last, keep)])
+        model.blocks = torch.nn.ModuleList([model.blocks[1], model.blocks[0], *model.blocks[2:]])
+        model.run_with_hooks(tokens, fwd_hooks=[(last, keep)])
+    for found, expected in zip(ours, seen, strict=True):
+        close(found, expected)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama"])
 def test_measures_are_those_of_the_logits(family):
     model, tokens = tiny.model(family), tiny.tokens(2, 9)

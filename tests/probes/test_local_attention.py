@@ -55,6 +55,39 @@ def test_everything_a_query_attends_to_is_itself_position_0_or_before(corpus):
     torch.testing.assert_close(total, torch.ones(4))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_previous_five_itself_and_the_rest_are_all_attention(family, corpus):
+    model, probe = tiny.model(family), LocalAttention((5,))
+    reading = run(model, corpus, [probe])[probe]
+    at = {name: i for i, name in enumerate(probe.quantities)}
+    for row, length in enumerate(corpus.lengths.tolist()):
+        rest = patterns(model, corpus, row, layer=1).tril(-6).sum((-2, -1))
+        total = reading[row, 1, :, at["pooled"]] + reading[row, 1, :, at["self"]] + rest
+        torch.testing.assert_close(total, torch.full((tiny.N_HEADS,), length - 1.0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_the_authors_pooled_mean_is_a_fifth_of_a_mass_and_what_its_first_queries_add(family, corpus):
+    """Of T positions: (5 T - 15) pooled = T (mean mass on five tokens, position 0 among them) = (T - 6) mass_5 + what
+    the first five queries pay to all that precedes them.
+    """
+    model, probe = tiny.model(family), LocalAttention((5,))
+    reading = run(model, corpus, [probe])[probe]
+    means = reading / probe.counts(corpus.lengths).clamp(min=1)[:, None, None]
+    at = {name: i for i, name in enumerate(probe.quantities)}
+    for row, length in enumerate(corpus.lengths.tolist()):
+        if length <= 6:
+            continue
+        pattern = patterns(model, corpus, row, layer=1)
+        pooled = (5 * length - 15) * means[row, 1, :, at["pooled"]]
+        five = torch.stack([pattern[:, q, max(0, q - 5) : q].sum(-1) for q in range(length)]).mean(0)
+        torch.testing.assert_close(pooled, length * five, atol=1e-5, rtol=1e-5)
+        first = sum(1 - pattern[:, q, q] for q in range(1, 6))
+        torch.testing.assert_close(
+            pooled, (length - 6) * means[row, 1, :, at["mass_5"]] + first, atol=1e-5, rtol=1e-5
+        )  # fmt: skip
+
+
 def test_uniform_attention_is_the_null():
     lengths = torch.tensor([3, 12])
     pattern = torch.ones(12, 12).tril()
