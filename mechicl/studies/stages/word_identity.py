@@ -159,7 +159,8 @@ class WordIdentity(Study):
         figure.update_yaxes(range=[0, 1.02])
         return styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; linear probe at the last token, unseen contexts; {TEXT_BAND}",
+            subtitle=f"{self.source}; linear probe at the last token, unseen contexts; {TEXT_BAND}"
+            + "".join(f"; too few words of {n} tokens" for n in self._lacking(summary)),
             x="residual before layer", y="accuracy", counts=int(summary["point"].max()),
         )  # fmt: skip
 
@@ -176,7 +177,16 @@ class WordIdentity(Study):
                 f"{word[-1]:.0%} at the end; phrases {phrase[0]:.0%}, {phrase[best]:.0%} and {phrase[-1]:.0%} at the "
                 "same places"
             )
+        parts += [
+            f"The text has too few words of {n} tokens that end alike and occur {self.occurrences} times each (or too "
+            "few such phrases)"
+            for n in self._lacking(summary)
+        ]
         return ". ".join(parts) + "."
+
+    def _lacking(self, summary: pd.DataFrame) -> list[int]:
+        """Numbers of tokens that were asked for, and of which there are too few words."""
+        return sorted(set(self.pieces) - set(summary["pieces"]))
 
 
 def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:

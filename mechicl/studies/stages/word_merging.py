@@ -167,7 +167,8 @@ class WordMerging(Study):
         _add_bars(figure, costs, [cut.removeprefix("cost, ") for cut in costs["metric"]], [VERMILION, GREY, GREY], 4)
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; best heads are chosen on other words; {TEXT_BAND}", x="layer", y="",
+            subtitle=f"{self.source}; best heads are chosen on other words; {TEXT_BAND}"
+            + (f"; {lacking}" if (lacking := self._lacking(heads)) else ""), x="layer", y="",
             counts=max(1, int(summary["layer"].max())),
         )  # fmt: skip
         figure.update_xaxes(title_text="tokens of a word: head", dtick=None, col=3)
@@ -178,14 +179,18 @@ class WordMerging(Study):
         summary, heads = result.summary(), self.heads(result.table)
         cost = summary.set_index("metric")["mean"]
         best = [_told(row) for row in heads.drop_duplicates("pieces").to_dict("records")]
-        lacking = sorted(set(self.pieces) - set(heads["pieces"]))
-        few = f" The text has too few words of {' and '.join(map(str, lacking))} tokens." if lacking else ""
+        few = f" The text has {lacking}." if (lacking := self._lacking(heads)) else ""
         return (
             f"The best sub-joiner head, on held-out words: {'; '.join(best)}.{few} Cutting a word's last token off its "
             f"word in early layers costs {cost['cost, within, early']:+.3f} nats on the next token; cutting as much "
             f"before the word {cost['cost, before, early']:+.3f}, inside it in late layers "
             f"{cost['cost, within, late']:+.3f}."
         )
+
+    def _lacking(self, heads: pd.DataFrame) -> str:
+        """Which numbers of tokens there are too few words of, in words."""
+        few = sorted(set(self.pieces) - set(heads["pieces"]))
+        return f"too few words of {' and '.join(map(str, few))} tokens" if few else ""
 
 
 def _is_cut(words: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,17 @@ def test_a_probe_judged_on_other_sequences_tells_signal_from_noise(corpus):
     assert held_out_correct(noise, cases, 0).mean() < 0.4
 
 
+def test_a_length_that_is_left_out_is_named():
+    draw = np.random.default_rng(0)
+    words = ["ax", "bx", "good film", "bad film"]
+    texts = [" ".join(words[i] for i in draw.integers(0, 4, 20)) for _ in range(8)]
+    corpus = load_corpus(tiny.tokenizer(), texts, n_ctx=80, packing="documents", prepend_bos=True)
+    result = word_identity(tiny.model("gpt2"), corpus, pieces=(2, 3), occurrences=5, context=4)
+    assert set(result.table["pieces"]) == {2}
+    assert "too few words of 3 tokens" in result.finding()
+    assert "too few words of 3 tokens" in result.figure().layout.meta["subtitle"]
+
+
 def test_the_embedding_of_the_last_token_tells_no_word(corpus):
     model = tiny.model("gpt2")
     with pytest.raises(InputError, match="take more text"):
