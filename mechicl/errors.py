@@ -1,4 +1,4 @@
-"""The exceptions a user meets."""
+"""The exceptions a user meets. Their messages are sentences: a capital letter in front, a full stop at the end."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,19 @@ class InputError(ValueError):
     The command line prints it as one sentence and exits with code 2; a notebook shows it as an ordinary error.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(sentence(message))
+
 
 class NumericalError(ArithmeticError):
     """A result is NaN or infinite; the message names where it arose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(sentence(message))
+
+
+def sentence(message: str) -> str:
+    """The message with a full stop, and a capital letter where it begins with a word rather than a name or a path."""
+    first = message.split(maxsplit=1)[:1]
+    begun = message[:1].upper() + message[1:] if first and first[0].isalpha() else message
+    return begun if begun.endswith((".", "!", "?")) or not begun else f"{begun}."

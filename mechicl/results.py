@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -160,7 +161,8 @@ class Cells:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = make_folder(Path(folder) / "cells")
+        self.folder = Path(folder) / "cells"
+        check_writable(self.folder)  # the folder itself is made with the first cell: what fails before leaves nothing
         for place in (self.folder, self.folder.parent):
             _sweep(place)
 
@@ -171,6 +173,7 @@ class Cells:
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         """Write the cell's table; returns it as it will be read."""
+        make_folder(self.folder)
         made, name = _parquet(table), _cell_name(key)
         write_atomically(self.folder / f"{name}.{_sha256(made)[:16]}.parquet", made)
         payload = self._intact(name) or made
@@ -209,6 +212,22 @@ def make_folder(folder: str | Path) -> Path:
     if not os.access(folder, os.W_OK):
         raise InputError(f"Cannot write to {folder} (no permission); choose another folder.")
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """See whether files can be written in a folder, or in the one that it would be made in, and leave no trace.
+
+    Raises:
+        InputError: they cannot.
+    """
+    place = folder.absolute()
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder.") from error
 
 
 def write_atomically(path: Path, payload: bytes) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -16,7 +17,7 @@ from mechicl.cli.doctor import doctor
 from mechicl.cli.reading import as_options
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import InputError, NumericalError, sentence
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
@@ -52,12 +53,12 @@ def list_everything() -> None:
     console.print("Tasks: " + ", ".join(built_in_tasks()))
 
 
-_INTERRUPTED = "\nmechicl: interrupted; run the same command again to go on from here."
+_INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from here."
 
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as a sentence, without the line of code that it came from."""
-    print(f"mechicl: {message}", file=sys.stderr)
+    print(f"mechicl: {sentence(str(message))}", file=sys.stderr)
 
 
 def main() -> None:
@@ -65,19 +66,39 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell
-            app()
+            code = app(prog_name="mechicl", standalone_mode=False)  # else typer would frame its errors
+    except _UsageError as error:
+        _refuse(error)
     except (InputError, NumericalError) as error:
         print(f"mechicl: {as_options(str(error))}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a path that the system will not have, a pipe that closed
         print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as stopped:
-        if stopped.code != 130:  # what typer makes of an interruption, without a word
-            raise
-        _leave()
     except KeyboardInterrupt:
         _leave()
+    if code == 130:  # what typer makes of an interruption
+        _leave()
+    sys.exit(code or 0)
+
+
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+"""What typer raises when a command line cannot be read; it has no public name."""
+
+
+_INVALID = r"Invalid value for '([^']+)': Input should be ([^,]*).*"
+"""typer's word for a value of the wrong type, or out of bounds."""
+
+
+def _refuse(error: Any) -> NoReturn:
+    """Say what typer could not read, and where it is explained; where nothing was asked, the help itself."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(2)
+    said = sentence(re.sub(_INVALID, r"\1 should be \2", " ".join(error.format_message().split())))
+    where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
+    print(f"mechicl: {said}{where}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _leave() -> NoReturn:

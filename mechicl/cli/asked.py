@@ -3,7 +3,6 @@
 Annotations are no strings here: `mechicl.cli.command` makes options of the fields that carry a `typer.Option`.
 """
 
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from mechicl.cli import completion
 from mechicl.cli.reading import assignments, choice, integers, names, per_class
 
 if TYPE_CHECKING:
@@ -27,15 +27,28 @@ def _where(help: str, **limits: Any) -> Any:
     return typer.Option(help=help, rich_help_panel="Where and how", **limits)
 
 
+_benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked(ABC):
     """A model, the machine it runs on, and the folder for what is found."""
 
-    model: Annotated[str, _on("tiny-icl, a hub name, or a local Hugging Face folder.")]
+    model: Annotated[
+        str, _on("tiny-icl, a hub name, or a local Hugging Face folder.", autocompletion=completion.models)
+    ]
     out: Annotated[Path, _where("Folder for the results; a broken run goes on from what is there.")]
     batch_size: Annotated[int, _where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
-    dtype: Annotated[str, _where("float32, bfloat16 or float16.")] = "float32"
-    device: Annotated[str | None, _where("cpu, cuda, cuda:1, mps; default: the best there is.")] = None
+    dtype: Annotated[
+        str, _where("float32, bfloat16 or float16.", autocompletion=completion.one_of("float32", "bfloat16", "float16"))
+    ] = "float32"
+    device: Annotated[
+        str | None,
+        _where(
+            "cpu, cuda, cuda:1, mps; default: the best there is.",
+            autocompletion=completion.one_of("cpu", "cuda", "mps"),
+        ),
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
     ] = False
@@ -60,7 +73,13 @@ class OnPrompts(Asked):
 
     example = "--model tiny-icl --task tiny-topics-4 --out results"
 
-    task: Annotated[str, _on("Task, or several with commas; `mechicl list` names them.")]
+    task: Annotated[
+        str,
+        _on(
+            "Task or task file (JSON), or several with commas; `mechicl list` names them.",
+            autocompletion=completion.tasks,
+        ),
+    ]
     data: Annotated[
         Path | None, _on("File or folder with the task's data, or a folder of such folders; default: the hub.")
     ] = None
@@ -70,14 +89,19 @@ class OnPrompts(Asked):
     mislabelled: Annotated[
         str, _on("How many of them carry the next class's label word, as 3,0: towards the second class.")
     ] = "0"
-    demonstrations: Annotated[str, _on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each.")] = (
-        "per_seed"
-    )
+    demonstrations: Annotated[
+        str,
+        _on(
+            "per_seed: the same for all prompts of a seed; per_prompt: fresh for each.",
+            autocompletion=completion.one_of("per_seed", "per_prompt"),
+        ),
+    ] = "per_seed"
     too_long: Annotated[
         str,
         _on(
             "Prompts beyond the context: refuse; drop them; or shorter: draw only examples that surely fit. "
-            "None is ever cut."
+            "None is ever cut.",
+            autocompletion=completion.one_of("refuse", "drop", "shorter"),
         ),
     ] = "refuse"
     label_words: Annotated[
@@ -94,7 +118,7 @@ class OnPrompts(Asked):
         seeds = integers("--seeds", self.seeds)
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
-        sets = [
+        return [
             study.prompts(
                 load_task(name, data=_data_of(name, self.data), label_words=words),
                 model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seed=seed,
@@ -103,33 +127,25 @@ class OnPrompts(Asked):
             for name in names("--task", self.task)
             for seed in seeds
         ]  # fmt: skip
-        for one in sets:
-            _say_if_fewer(one, self.samples)
-        return sets
-
-
-def _say_if_fewer(prompts: "PromptSet", asked: int) -> None:
-    if len(prompts) < asked:
-        found = f"{len(prompts)} prompts of the {asked} asked for; there are no more in the data"
-        _say(f"mechicl: {prompts.task}, seed {prompts.seed}: {found}.")
-
-
-@lru_cache
-def _say(sentence: str) -> None:
-    """Say something on standard error, once however many studies meet it."""
-    print(sentence, file=sys.stderr)
 
 
 def _data_of(task: str, data: Path | None) -> Path | None:
-    """The task's data: a folder may hold a folder per task."""
-    return data / task if data is not None and (data / task).is_dir() else data
+    """The task's data: a folder may hold a folder per task, named as the task or its file."""
+    own = None if data is None else data / Path(task).stem
+    return own if own is not None and own.is_dir() else data
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnWeights(Asked):
     """A model's weights, processed as in *Stages of Inference*."""
 
-    processing: Annotated[str, _on("none, or fold: norms folded and weights centred, as in the papers.")] = "none"
+    processing: Annotated[
+        str,
+        _on(
+            "none, or fold: norms folded and weights centred, as in the papers.",
+            autocompletion=completion.one_of("none", "fold"),
+        ),
+    ] = "none"
 
     def load_model(self) -> Any:
         """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
@@ -151,13 +167,23 @@ class OnText(OnWeights):
 
     example = "--model tiny-icl --text tiny-icl --tokens 4000 --out results"
 
-    text: Annotated[str, _on("Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.")] = (
-        "NeelNanda/pile-10k"
-    )
+    text: Annotated[
+        str,
+        _on(
+            "Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.",
+            autocompletion=completion.texts,
+        ),
+    ] = "NeelNanda/pile-10k"
     tokens: Annotated[int, _on("Tokens of text.", min=1)] = 20_000
     length: Annotated[int, _on("Positions of a sequence, BOS included.", min=3)] = 256
     seed: Annotated[int, _on("Order of the documents.")] = 0
-    packing: Annotated[str, _on("packed: full sequences; documents: one sequence each, cut (the authors').")] = "packed"
+    packing: Annotated[
+        str,
+        _on(
+            "packed: full sequences; documents: one sequence each, cut (the authors').",
+            autocompletion=completion.one_of("packed", "documents"),
+        ),
+    ] = "packed"
     column: Annotated[str, _on("Column of a table that holds the text.")] = "text"
     split: Annotated[str, _on("Split of a hub data set.")] = "train"
 
@@ -170,7 +196,9 @@ class OnText(OnWeights):
 class OnTextAndPrompts(OnText):
     """Running text, and if asked for prompts of tasks beside it."""
 
-    task: Annotated[str | None, _on("Tasks whose information flow is drawn beside, with commas.")] = None
+    task: Annotated[
+        str | None, _on("Tasks whose information flow is drawn beside, with commas.", autocompletion=completion.tasks)
+    ] = None
     data: Annotated[Path | None, _on("Data of these tasks, as for information-flow; default: the hub.")] = None
     samples: Annotated[int, _on("Prompts per task and seed.", min=1)] = 32
     prompt_seeds: Annotated[str, _on("Seeds of their demonstrations, with commas.")] = "42,43"
@@ -209,7 +237,11 @@ class OnAllOfStages(OnTextAndPrompts):
 
     word_pairs: Annotated[Path | None, _on("Word-in-Context data; without it wic is left out.")] = None
     benchmarks: Annotated[
-        str | None, _on("Benchmarks, as hellaswag,arc-easy,lambada; without them their study is left out.")
+        str | None,
+        _on(
+            "Benchmarks, as hellaswag,arc-easy,lambada; without them their study is left out.",
+            autocompletion=_benchmarks,
+        ),
     ] = None
     limit: Annotated[int | None, _on("Documents of each benchmark; default: all.", min=1)] = None
 
@@ -228,9 +260,9 @@ class OnAllOfStages(OnTextAndPrompts):
 class OnBenchmarks(Asked):
     """Benchmarks of lm-evaluation-harness."""
 
-    tasks: Annotated[str, _on("hellaswag, arc-easy, lambada, or the harness's own names; with commas.")] = (
-        "hellaswag,arc-easy,lambada"
-    )
+    tasks: Annotated[
+        str, _on("hellaswag, arc-easy, lambada, or the harness's own names; with commas.", autocompletion=_benchmarks)
+    ] = "hellaswag,arc-easy,lambada"
     include: Annotated[Path | None, _on("Folder with tasks of your own, in the harness's YAML.")] = None
     limit: Annotated[int | None, _on("Documents of each benchmark; default: all.", min=1)] = None
 

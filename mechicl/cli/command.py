@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_origin
 import typer
 
 from mechicl.cli.asked import Asked
+from mechicl.cli.completion import one_of
 from mechicl.cli.finish import finish
 
 if TYPE_CHECKING:
@@ -15,7 +16,14 @@ if TYPE_CHECKING:
 
 studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True)
 
-ProtocolName = Annotated[str, typer.Option("--protocol", help="corrected, or paper: what the authors' code did.")]
+ProtocolName = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        help="corrected, or paper: what the authors' code did.",
+        autocompletion=one_of("corrected", "paper"),
+    ),
+]
 """The switch of every study that the authors' code measures otherwise than a careful reader would."""
 
 A = TypeVar("A", bound=Asked)

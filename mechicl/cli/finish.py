@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +27,9 @@ if TYPE_CHECKING:
 
 
 _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
-"""More of them do not fit a terminal's width, with their intervals or at all; the page has everything."""
+"""More of them cannot be read in a terminal, with their intervals or at all; the page has everything."""
+_NAMED = 4
+"""Metrics that are named when they are left out; of more, the number."""
 
 
 def finish(study: Study, asked: Asked) -> None:
@@ -70,7 +78,7 @@ def keep(result: Result, out: Path) -> None:
     before = _command_of(out, result.name)
     replace(result, provenance={**result.provenance, "command": command}).save(out)
     if before not in (None, command):
-        print(f"mechicl: this {result.name} took the place of the one in {out} that was made by: {before}",
+        print(f"mechicl: This {result.name} took the place of the one in {out} that was made by: {before}",
               file=sys.stderr)  # fmt: skip
 
 
@@ -96,39 +104,73 @@ def page(folder: Path) -> Path:
 def show(result: Result) -> None:
     """Print a short table and the finding."""
     console = Console()
-    table = overview(result.summary())
-    printed = Table(title=result.name, title_justify="left")
-    for column in table.columns:  # folded rather than cut: two names with one beginning must differ
-        printed.add_column(str(column), overflow="fold")
-    for row in table.itertuples(index=False):
-        printed.add_row(*map(str, row))
+    printed, missing = fitting(result.name, result.summary(), console)
     console.print(printed)
+    if missing:
+        console.print(f"The page has {' and '.join(missing)}.", style="dim", highlight=False)
     console.print(result.finding(), highlight=False)
 
 
-def overview(summary: pd.DataFrame) -> pd.DataFrame:
-    """A summary with a column per metric, without columns that never change.
+def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
+    """The fullest table that fits the terminal without breaking a word, and what was left out for it.
 
-    An entry is "mean [low, high]", or, where there are too many metrics for that, the mean. The first metrics are
-    shown.
+    First the intervals go, then metrics from the last on.
     """
-    summary = summary[summary["metric"].isin(summary["metric"].unique()[:_METRICS_ON_SCREEN])]
+    metrics = list(summary["metric"].unique())
+    shown = min(len(metrics), _METRICS_ON_SCREEN)
+    tries = [(True, shown)] if shown <= _METRICS_WITH_INTERVALS else []
+    tries += [(False, number) for number in range(shown, 0, -1)]
+    unbounded = console.options.update(max_width=10_000)
+    for intervals, number in tries:
+        printed = _printed(title, overview(summary, intervals=intervals, metrics=number))
+        if Measurement.get(console, unbounded, printed).maximum <= console.width:
+            break
+    left_out = metrics[number:]
+    if len(left_out) > _NAMED:
+        left_out = [f"{len(left_out)} more metrics"]
+    return printed, [*(["the intervals"] if not intervals else []), *([", ".join(left_out)] if left_out else [])]
+
+
+def _printed(title: str, table: pd.DataFrame) -> Table:
+    """The table as it is printed, names in lines of whole words."""
+    printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for column in table.columns:
+        side: Any = "right" if column in table.attrs["metrics"] else "left"
+        printed.add_column(_lines(re.sub(r"(?<=\w\w)_", " ", str(column)), 10), justify=side, overflow="fold")
+    for row in table.itertuples(index=False):
+        printed.add_row(*(_lines(str(value), 14) for value in row))
+    return printed
+
+
+def _lines(text: str, width: int) -> Text:
+    """A text in lines of about this width, broken between words only."""
+    longest = max(map(len, text.split()), default=1)
+    return Text("\n".join(wrap(text, max(width, longest), break_on_hyphens=False)))
+
+
+def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _METRICS_ON_SCREEN) -> pd.DataFrame:
+    """A summary with a column for each of the first metrics, without columns that never change.
+
+    An entry is "mean [low, high]", without `intervals` the mean; `attrs["metrics"]` names the metrics' columns.
+    """
+    summary = summary[summary["metric"].isin(summary["metric"].unique()[:metrics])]
     values = summary[["mean", "low", "high"]].to_numpy()
-    short = summary["metric"].nunique() > _METRICS_WITH_INTERVALS
-    written = summary.assign(
-        value=[f"{row[0]:.3f}" if short or row[1] != row[1] else _interval(*row) for row in values]
-    )
+    written = summary.assign(value=[_number(*row) if intervals else _number(row[0]) for row in values])
     index = [
         column
         for column in summary.columns
         if column not in ("metric", "mean", "low", "high", "n", "seeds", "count", "depth")
         and summary[column].nunique() > 1
     ]
-    metrics = list(dict.fromkeys(summary["metric"]))
-    wide = written.pivot(index=index, columns="metric", values="value")[metrics]
+    shown = list(dict.fromkeys(summary["metric"]))
+    wide = written.pivot(index=index, columns="metric", values="value")[shown].fillna("–")
     order = summary[index].drop_duplicates()
-    return wide.reindex(order.set_index(index).index).reset_index()
+    table: pd.DataFrame = wide.reindex(order.set_index(index).index).reset_index()
+    table.attrs["metrics"] = shown
+    return table
 
 
-def _interval(mean: float, low: float, high: float) -> str:
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+def _number(mean: float, low: float = math.nan, high: float = math.nan) -> str:
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.3f}" if math.isnan(low) else f"{mean:.3f} [{low:.3f}, {high:.3f}]"

@@ -6,6 +6,7 @@ from typer import Option
 
 from mechicl.cli.asked import OnPrompts
 from mechicl.cli.command import ProtocolName, study
+from mechicl.cli.completion import one_of, several_of
 from mechicl.cli.reading import choice, choices, integers
 
 if TYPE_CHECKING:
@@ -14,9 +15,17 @@ if TYPE_CHECKING:
 
 @study("information-flow", OnPrompts, demonstrations="per_prompt")
 def information_flow(
-    head_reduce: Annotated[str, Option(help="abs_of_sum (the authors' code) or sum_of_abs.")] = "abs_of_sum",
-    loss: Annotated[str, Option(help="cross_entropy or logit_difference.")] = "cross_entropy",
-    target: Annotated[str, Option(help="Class whose loss is taken: gold or predicted.")] = "gold",
+    head_reduce: Annotated[
+        str,
+        Option(help="abs_of_sum (the authors' code) or sum_of_abs.", autocompletion=one_of("abs_of_sum", "sum_of_abs")),
+    ] = "abs_of_sum",
+    loss: Annotated[
+        str,
+        Option(help="cross_entropy or logit_difference.", autocompletion=one_of("cross_entropy", "logit_difference")),
+    ] = "cross_entropy",
+    target: Annotated[
+        str, Option(help="Class whose loss is taken: gold or predicted.", autocompletion=one_of("gold", "predicted"))
+    ] = "gold",
     protocol: ProtocolName = "corrected",
 ) -> "Study":
     """Saliency flow into and out of label words, by layer (section 2.1)."""
@@ -34,9 +43,19 @@ def information_flow(
 def isolation(
     layers: Annotated[str, Option(help="Numbers of first and of last layers to isolate, with commas.")] = "1,3,5",
     mode: Annotated[
-        str, Option(help="presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+        str,
+        Option(
+            help="presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.",
+            autocompletion=one_of("presoftmax", "postsoftmax_zero", "postsoftmax_renorm"),
+        ),
     ] = "presoftmax",
-    pool: Annotated[str, Option(help="Where random tokens may lie: all, demo_text or demo_template.")] = "all",
+    pool: Annotated[
+        str,
+        Option(
+            help="Where random tokens may lie: all, demo_text or demo_template.",
+            autocompletion=one_of("all", "demo_text", "demo_template"),
+        ),
+    ] = "all",
     random_seed: Annotated[int, Option(help="Seed of the random control.")] = 0,
     protocol: ProtocolName = "corrected",
 ) -> "Study":
@@ -55,7 +74,11 @@ def isolation(
 @study("deep-layers", OnPrompts)
 def deep_layers(
     weight: Annotated[
-        str, Option(help="attention (the paper), or norm: times the length of the value that is moved.")
+        str,
+        Option(
+            help="attention (the paper), or norm: times the length of the value that is moved.",
+            autocompletion=one_of("attention", "norm"),
+        ),
     ] = "attention",
     protocol: ProtocolName = "corrected",
 ) -> "Study":
@@ -71,9 +94,18 @@ def deep_layers(
 @study("compression", OnPrompts, without=("demonstrations",))
 def compression(
     kept: Annotated[
-        str, Option(help="Kept sets: label, template, separators, template words; joined by + with label.")
+        str,
+        Option(
+            help="Kept sets: label, template, separators, template words; joined by + with label.",
+            autocompletion=several_of("label+template", "label", "template"),
+        ),
     ] = "label+template,label,template",
-    positions: Annotated[str, Option(help="Where queries stand: original, zero, packed.")] = "original,zero,packed",
+    positions: Annotated[
+        str,
+        Option(
+            help="Where queries stand: original, zero, packed.", autocompletion=several_of("original", "zero", "packed")
+        ),
+    ] = "original,zero,packed",
     sets: Annotated[int, Option(min=1, help="Number of random sets.")] = 20,
     random_seed: Annotated[int, Option(help="Seed of the random sets.")] = 0,
     protocol: ProtocolName = "corrected",

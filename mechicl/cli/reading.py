@@ -25,7 +25,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 42,43.") from None
+        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 1,3.") from None
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
@@ -82,7 +82,9 @@ def as_options(message: str) -> str:
     """A message of the library, with options in the place of Python's arguments: --too-long shorter."""
     named = "|".join(_OPTIONS)
     message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
-    return re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message)
+    message = re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message)
+    message = re.sub(r"(?<= is )\((\d+(?:, \d+)*),?\)", r"\1", message)  # tuples of numbers, as they were given
+    return re.sub(r" \(in Python, [^;]*\)(?=[.;])", "", message)
 
 
 def _unquoted(value: str) -> str:

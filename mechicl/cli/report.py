@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mechicl.cli.completion import several_of
 from mechicl.cli.reading import choices
 from mechicl.errors import InputError
 
@@ -15,9 +16,18 @@ if TYPE_CHECKING:
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders with results of run or reproduce.")],
     out: Annotated[Path | None, typer.Option(help="Folder for page and figures; default: the first DIR.")] = None,
-    export: Annotated[str | None, typer.Option(help="Figures as files too: png, svg, pdf; with commas.")] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            help="Figures as files too: png, svg, pdf; with commas.", autocompletion=several_of("png", "svg", "pdf")
+        ),
+    ] = None,
     width: Annotated[
-        str, typer.Option(help="Of these: page, or a paper's single or double column; with commas.")
+        str,
+        typer.Option(
+            help="Of these: page, or a paper's single or double column; with commas.",
+            autocompletion=several_of("page", "single", "double"),
+        ),
     ] = "page",
 ) -> None:
     """Make one page of all results in the folders; it opens offline."""

@@ -8,6 +8,7 @@ from typer import Option
 
 from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import ProtocolName, asking, studies, study
+from mechicl.cli.completion import several_of
 from mechicl.cli.finish import close, measure, run
 from mechicl.cli.reading import choice, integers, names
 
@@ -18,7 +19,13 @@ if TYPE_CHECKING:
 
 @study("layer-lesions", OnText, batch_size=4)
 def layer_lesions(
-    kinds: Annotated[str, Option(help="Of drop, swap, attention, mlp, replace, repeat; with commas.")] = "drop,swap",
+    kinds: Annotated[
+        str,
+        Option(
+            help="Of drop, swap, attention, mlp, replace, repeat; with commas.",
+            autocompletion=several_of("drop", "swap", "attention", "mlp", "replace", "repeat"),
+        ),
+    ] = "drop,swap",
     windows: Annotated[str, Option(help="Lengths of repeated windows, with commas.")] = "3,5",
     protocol: ProtocolName = "corrected",
 ) -> "Study":
@@ -55,7 +62,9 @@ def many_lesions(
 
 @study("benchmarks", OnBenchmarks)
 def benchmarks(
-    kinds: Annotated[str, Option(help="Of drop, swap, repeat; with commas.")] = "drop,swap,repeat",
+    kinds: Annotated[
+        str, Option(help="Of drop, swap, repeat; with commas.", autocompletion=several_of("drop", "swap", "repeat"))
+    ] = "drop,swap,repeat",
     windows: Annotated[str, Option(help="Lengths of repeated windows, with commas.")] = "5",
     bos: Annotated[bool, Option(help="Put a BOS before every request, as the harness does for Llama.")] = False,
 ) -> "Study":

@@ -157,10 +157,16 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         raise InputError(f"device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1") from error
     needed = n_devices if n_devices > 1 else int(found.type == "cuda")
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
-        raise InputError(f"device={found} with n_devices={n_devices} needs more GPUs than there are here ({gpus})")
+        raise InputError(f"device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu")
     if n_devices > 1 and found.type != "cuda":
         raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}")
     return found
+
+
+def _gpus(needed: int, found: torch.device) -> str:
+    """How many GPUs a device and a number of devices ask for, in words."""
+    count = max(needed, (found.index or 0) + 1)
+    return "a GPU" if count == 1 else f"{count} GPUs"
 
 
 @contextmanager

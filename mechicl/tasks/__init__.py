@@ -8,6 +8,7 @@ from mechicl.tasks.hub import HubSource
 from mechicl.tasks.rows import RowsSource
 from mechicl.tasks.sampling import Counts, all_permutations
 from mechicl.tasks.task import Task
+from mechicl.tasks.task_file import read_task
 
 __all__ = [
     "Benchmarks",
@@ -23,4 +24,5 @@ __all__ = [
     "built_in_tasks",
     "load_benchmarks",
     "load_task",
+    "read_task",
 ]

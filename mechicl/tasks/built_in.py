@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from mechicl.errors import InputError
+from mechicl.files import READERS
 from mechicl.tasks.hub import PARQUET, HubSource
 from mechicl.tasks.sources import Data
 from mechicl.tasks.task import Task
+from mechicl.tasks.task_file import read_task
 
 _TASKS = (
     Task(
@@ -63,6 +66,8 @@ def load_task(
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
     Args:
+        task: A name (:func:`built_in_tasks`), a task, or the path of a task file
+            (:func:`~mechicl.tasks.read_task`).
         data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own,
             usually the hub.
         label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
@@ -98,6 +103,8 @@ def _by_name(name: str) -> Task:
     for task in _TASKS:
         if task.name == name:
             return task
+    if Path(name).suffix in (".json", *READERS) or Path(name).name != name:
+        return read_task(Path(name).expanduser())
     raise InputError(
-        f"There is no task {name!r}; there are {', '.join(built_in_tasks())}, or define one with Task(...)."
+        f"There is no task {name!r}; there are {', '.join(built_in_tasks())}, or give the path of a task file (JSON)."
     )

@@ -28,6 +28,7 @@ from mechicl.tasks.sampling import (
     walk,
 )
 from mechicl.tasks.sources import Data, as_source
+from mechicl.tasks.spelling import warn_if_spelled
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,11 @@ class Task:
         drawn = task._draw(demonstrations, pool, seed, shown.counts, len(chosen))
         contents = [(task._shots(pool, ids, shown), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)]
         origin = {"demonstrations": demonstrations, "order": order if isinstance(order, str) else list(order)}
-        return task._build(form, contents, seed, shown.name, origin)
+        built = task._build(form, contents, seed, shown.name, origin)
+        warn_if_spelled(built, self.name)
+        if rows is None and samples is not None and len(built) < samples:
+            _warn_of_fewer(built, samples, len(asked), too_long)
+        return built
 
     def auxiliary_prompts(
         self,
@@ -327,6 +332,18 @@ class Task:
             if examples is not None
             for key, value in ((part, examples.origin), (f"{part}_digest", examples.digest()))
         }
+
+
+def _warn_of_fewer(built: PromptSet, samples: int, in_data: int, too_long: TooLong) -> None:
+    """Say how many prompts there are instead of those asked for, and why."""
+    reasons = [f"the data have {in_data} to ask about" + (" that are short enough" if too_long == "shorter" else "")]
+    dropped = min(samples, in_data) - len(built)
+    if dropped:
+        reasons = [*(reasons if in_data < samples else []), f"{dropped} did not fit the context and were dropped"]
+    warnings.warn(
+        f"{built.task}, seed {built.seed}: {len(built)} prompts of the {samples} asked for; {', and '.join(reasons)}.",
+        stacklevel=3,
+    )
 
 
 def _query(examples: Examples, i: int) -> Query:

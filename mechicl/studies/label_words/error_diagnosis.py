@@ -115,8 +115,8 @@ class ErrorDiagnosis(Study):
         behind = prompts.companions.get("contexts")
         if behind is None or len(prompts.label_ids) < 3:
             raise InputError(
-                "Error diagnosis compares pairs of three or more classes in many contexts; make the prompts by "
-                "ErrorDiagnosis().prompts(task, ...) of such a task."
+                "Error diagnosis compares pairs of three or more classes in many contexts; give a task of three "
+                "classes or more (in Python, make its prompts by ErrorDiagnosis().prompts(task, ...))."
             )
         probe = TargetQuery()
         seen = run_shared(model, behind, [probe], batch_size=batch_size)

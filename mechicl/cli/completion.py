@@ -1,0 +1,59 @@
+"""What the shell is told when it completes an option's value; nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from glob import escape, glob
+from os import sep
+from os.path import isdir
+
+TASKS = ("sst2", "trec", "agnews", "emo", "tiny-topics-2", "tiny-topics-4")
+STUDIED_MODELS = ("tiny-icl", "gpt2-xl", "gpt-j-6b")
+"""The shipped model, and those of the first paper."""
+
+
+def one_of(*choices: str) -> Callable[[str], list[str]]:
+    """Completes one of the choices."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return complete
+
+
+def several_of(*choices: str) -> Callable[[str], list[str]]:
+    """Completes the last of several choices with commas between them; none is offered twice."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, last = _divided(incomplete)
+        return [before + choice for choice in choices if choice.startswith(last) and choice not in before.split(",")]
+
+    return complete
+
+
+def models(incomplete: str) -> list[str]:
+    """A model's name, or a folder."""
+    return [*one_of(*STUDIED_MODELS)(incomplete), *_paths(incomplete)]
+
+
+def tasks(incomplete: str) -> list[str]:
+    """Names of tasks and task files, with commas between them."""
+    before, last = _divided(incomplete)
+    return [*several_of(*TASKS)(incomplete), *(before + path for path in _paths(last, ".json"))]
+
+
+def texts(incomplete: str) -> list[str]:
+    """The shipped model's text, or a file or folder of one's own."""
+    return [*one_of("tiny-icl")(incomplete), *_paths(incomplete, ".txt", ".jsonl", ".csv", ".parquet")]
+
+
+def _divided(incomplete: str) -> tuple[str, str]:
+    """What stands before the last comma, comma included, and what is being written."""
+    at = incomplete.rfind(",") + 1
+    return incomplete[:at], incomplete[at:]
+
+
+def _paths(incomplete: str, *suffixes: str) -> list[str]:
+    """Folders, and files with one of the suffixes, that begin so."""
+    found = sorted(glob(escape(incomplete) + "*"))
+    return [path + sep * isdir(path) for path in found if isdir(path) or path.endswith(suffixes)]
