@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 
 from mechicl.display import card
 from mechicl.errors import InputError
-from mechicl.figures.export import Format, Width, image
+from mechicl.figures.export import Format, Width, images
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
@@ -118,12 +118,32 @@ class Result:
 
         `width` is "page", or "single" (3.3 inches) or "double" (6.9) for a column of a paper. Needs the extra `export`.
         """
-        figure, folder = self.figure(), make_folder(folder)
-        name = self.name if width == "page" else f"{self.name}-{width}"
-        paths = [folder / f"{name}.{kind}" for kind in formats]
-        for path, kind in zip(paths, formats, strict=True):
-            write_atomically(path, image(figure, kind, width=width))
-        return paths
+        return export([self], folder, formats, (width,))
+
+
+def export(
+    results: Sequence[Result], folder: str | Path, formats: Sequence[Format], widths: Sequence[Width]
+) -> list[Path]:
+    """Write the figures of several results, each in every format and width, as `Result.export`; returns the paths.
+
+    The second result of a study is `<name>-2`.
+    """
+    seen: dict[str, int] = {}
+    figures = []
+    for result in results:
+        seen[result.name] = number = seen.get(result.name, 0) + 1
+        figures.append((result.name if number == 1 else f"{result.name}-{number}", result.figure()))
+    asked = [
+        (Path(folder) / f"{name}{'' if width == 'page' else f'-{width}'}.{kind}", (figure, kind, width))
+        for width in widths
+        for name, figure in figures
+        for kind in formats
+    ]
+    drawn = images([drawing for _, drawing in asked])
+    make_folder(folder)
+    for (path, _), content in zip(asked, drawn, strict=True):
+        write_atomically(path, content)
+    return [path for path, _ in asked]
 
 
 def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -28,10 +28,11 @@ def doctor(
         table.add_row(f"free memory, {device}", f"{size / 1e9:.1f} GB")
     table.add_row("Hugging Face hub", "answers" if hub.reachable() else f"no answer within {hub.TIMEOUT:g} s")
     table.add_row("export of figures", _export())
+    fits = None if model is None else _fits(model, memory)
     console = Console()
     console.print(table)
-    if model is not None:
-        console.print(_fits(model, memory), highlight=False)
+    if fits is not None:
+        console.print(fits, highlight=False)
 
 
 def _memory() -> dict[str, int]:
@@ -64,7 +65,7 @@ def _export() -> str:
 
 
 def _fits(model: str, memory: dict[str, int]) -> str:
-    """Whether a model's weights fit in float32, and how far; loading holds them twice."""
+    """Whether a model's weights fit in float32, and how far; loading holds them twice. InputError: no such model."""
     from mechicl.limits import COPIES, in_words, numbers_in
     from mechicl.models.counting import parameters_of
     from mechicl.models.loading import name_on_hub

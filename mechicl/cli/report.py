@@ -32,14 +32,14 @@ def report(
 ) -> None:
     """Make one page of all results in the folders; it opens offline."""
     from mechicl.report import write_report
+    from mechicl.results import export as export_figures
 
     results = [result for folder in folders for result in _results(folder)]
     place = out or folders[0]
     if export is not None:
-        for size in choices("--width", width, "page", "single", "double"):
-            for result in results:
-                for path in result.export(place, choices("--export", export, "png", "svg", "pdf"), width=size):
-                    print(path.resolve())
+        formats = choices("--export", export, "png", "svg", "pdf")
+        for path in export_figures(results, place, formats, choices("--width", width, "page", "single", "double")):
+            print(path.resolve())
     print(write_report(results, place).resolve())
 
 

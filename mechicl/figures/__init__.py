@@ -19,7 +19,7 @@ from mechicl.figures.colours import (
 )
 from mechicl.figures.curves import add_curve, panels
 from mechicl.figures.style import DARK, LIGHT, for_page, styled
-from mechicl.figures.text import plain
+from mechicl.figures.text import plain, shortened
 
 __all__ = [
     "BLUE",
@@ -45,5 +45,6 @@ __all__ = [
     "for_page",
     "panels",
     "plain",
+    "shortened",
     "styled",
 ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
 import plotly.graph_objects as go
+import plotly.io
 
 from mechicl.errors import InputError
 from mechicl.figures.arrange import WIDE, arrange
@@ -19,31 +23,46 @@ _TEXT = {"page": 13.0, "single": 7.5 * _INCH / 72, "double": 8 * _INCH / 72}
 """Size of the text in pixels: in a column, that of a caption."""
 
 
-def image(figure: go.Figure, kind: Format, *, width: Width = "page") -> bytes:
-    """A figure as the content of a file.
+def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
+    """Figures as the contents of files, all drawn by one browser.
 
     A column of a paper is 3.3 inches (`single`) or 6.9 (`double`) wide; there the caption says what the title would.
 
     Raises:
         InputError: another kind or width, or no kaleido or Chrome to draw with.
     """
-    if kind not in get_args(Format) or width not in _WIDTHS:
-        raise InputError(f"Figures are png, svg or pdf, as wide as a page, single or double; not {kind!r}, {width!r}.")
-    drawn = arrange(go.Figure(figure), width=_WIDTHS[width], heading=width == "page", size=_TEXT[width])
-    if width != "page":
-        for trace in drawn.select_traces({"type": "scatter"}):
-            trace.update(line_width=0 if trace.fill else 1.4, marker_size=0.7 * (trace.marker.size or 5))
+    for _, kind, width in asked:
+        if kind not in get_args(Format) or width not in _WIDTHS:
+            raise InputError(
+                f"Figures are png, svg or pdf, as wide as a page, single or double; not {kind!r}, {width!r}."
+            )
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
         raise InputError("Figures become files through kaleido: pip install 'mechicl[export]'.") from error
-    try:
-        written: bytes = drawn.to_image(kind, width=round(_WIDTHS[width]), scale=3 if kind == "png" else 1)
-    except RuntimeError as error:
-        if "chrome" not in str(error).lower():
-            raise
-        raise InputError(
-            "Figures become files through Chrome or Chromium, which kaleido does not find; install one, or run "
-            "plotly_get_chrome."
-        ) from error
-    return written
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind, _) in enumerate(asked)]
+        try:
+            plotly.io.write_images(
+                fig=[_sized(figure, width) for figure, _, width in asked],
+                file=paths,
+                width=[round(_WIDTHS[width]) for *_, width in asked],
+                scale=[3 if kind == "png" else 1 for _, kind, _ in asked],
+            )
+        except RuntimeError as error:
+            if "chrome" not in str(error).lower():
+                raise
+            raise InputError(
+                "Figures become files through Chrome or Chromium, which kaleido does not find; install one, or run "
+                "plotly_get_chrome."
+            ) from error
+        return [path.read_bytes() for path in paths]
+
+
+def _sized(figure: go.Figure, width: Width) -> go.Figure:
+    """The figure laid out for this width; in a column with thinner lines and smaller markers."""
+    drawn = arrange(go.Figure(figure), width=_WIDTHS[width], heading=width == "page", size=_TEXT[width])
+    if width != "page":
+        for trace in drawn.select_traces({"type": "scatter"}):
+            trace.update(line_width=0 if trace.fill else 1.4, marker_size=0.7 * (trace.marker.size or 5))
+    return drawn

@@ -90,12 +90,9 @@ def _is_directory(path: Path) -> bool:
 
 def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote_code: bool) -> Any:
     from transformer_lens import HookedTransformer
-    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, make_model_alias_map
+    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
 
-    aliases = make_model_alias_map()
-    official = aliases.get(name.lower())
-    if official is None:
-        raise InputError(_unknown(name, list(aliases)))
+    official = name_on_hub(name)
     if official.startswith(_PICKLED):
         raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
     if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
@@ -125,11 +122,13 @@ def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote
 
 
 def name_on_hub(name: str) -> str:
-    """The hub's name of a model that TransformerLens knows by another, such as gpt2-xl; any other as it is."""
+    """The hub's name of a model that TransformerLens knows, such as openai-community/gpt2-xl for gpt2-xl."""
     from transformer_lens.loading_from_pretrained import make_model_alias_map
 
-    official: str = make_model_alias_map().get(name.lower(), name)
-    return official
+    aliases = make_model_alias_map()
+    if name.lower() not in aliases:
+        raise InputError(_unknown(name, list(aliases)))
+    return str(aliases[name.lower()])
 
 
 def _unknown(name: str, known: list[str]) -> str:

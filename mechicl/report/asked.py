@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mechicl.figures import shortened
 from mechicl.results import Result
 
 
@@ -43,15 +44,62 @@ def _prompts(sets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         "Tasks": _each(str(one.get("task")) for one in sets),
         "Label words": _each(words, "; "),
         "Seeds": _each(str(one.get("seed")) for one in sets),
-        "Prompts": f"{sum(int(one.get('prompts', 0)) for one in sets)} in {len(sets)} sets (task and seed)",
+        "Prompts": f"{sum(int(one.get('prompts', 0)) for one in sets)} in {_counted(len(sets), 'set')} (task and seed)",
         "Demonstrations": _each(demonstrations, "; "),
     }
 
 
+def headings(results: Sequence[Result]) -> list[str]:
+    """A heading for each result; those of one study and protocol say in what they differ."""
+    plain = [_heading(result) for result in results]
+    found = []
+    for result, heading in zip(results, plain, strict=True):
+        alike = [other for other, its in zip(results, plain, strict=True) if its == heading]
+        differing = [what for what in _DIFFERENCES if len({what(other) for other in alike}) > 1]
+        details = ", ".join(shortened(what(result), 60) for what in differing)
+        place = next(number for number, other in enumerate(alike, start=1) if other is result)
+        same = len([other for other in alike if all(what(other) == what(result) for what in differing)]) > 1
+        numbered = f" ({place})" if same else ""
+        found.append(f"{heading}{f': {details}' if details else ''}{numbered}")
+    return found
+
+
+def _heading(result: Result) -> str:
+    paper = result.study.protocol == "paper"
+    return result.study.title + (", as the authors' code did it" if paper else "")
+
+
+def _models(result: Result) -> str:
+    return _each(map(str, result.table["model"].unique()))
+
+
+def _asked_about(result: Result) -> str:
+    known = result.provenance
+    return _each(str(one.get("task")) for one in _listed(known.get("prompts"))) or str(
+        dict(known.get("text") or {}).get("source", "")
+    )
+
+
+def _seeds(result: Result) -> str:
+    return "seeds " + _each(str(one.get("seed")) for one in _listed(result.provenance.get("prompts")))
+
+
+def _shots(result: Result) -> str:
+    return _each(str(one.get("shots")) for one in _listed(result.provenance.get("prompts"))) + " shots"
+
+
+_DIFFERENCES = (_models, _asked_about, _seeds, _shots)
+"""What is named where one study stands on a page more than once."""
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _text(text: Mapping[str, Any]) -> str:
     return (
-        f"{text.get('source')}: {text.get('tokens')} tokens in {text.get('sequences')} sequences of at most "
-        f"{text.get('n_ctx')}, {text.get('packing')}, seed {text.get('seed')}"
+        f"{text.get('source')}: {text.get('tokens')} tokens in {_counted(text.get('sequences', 0), 'sequence')} of "
+        f"at most {text.get('n_ctx')}, {text.get('packing')}, seed {text.get('seed')}"
     )
 
 

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
-from mechicl.report.asked import facts, shared_facts
+from mechicl.report.asked import facts, headings, shared_facts
 from mechicl.report.tables import table_html
 from mechicl.results import Result, make_folder, write_atomically
 from mechicl.studies.label_words import published as label_words
@@ -50,10 +50,10 @@ def _title(results: Sequence[Result]) -> str:
 
 def _page(results: Sequence[Result], title: str) -> str:
     asked = [facts(result) for result in results]
-    common = shared_facts(asked)
+    common, titles = shared_facts(asked), headings(results)
     sections = [
-        _section(result, {name: value for name, value in own.items() if name not in common}, number)
-        for number, (result, own) in enumerate(zip(results, asked, strict=True), start=1)
+        _section(result, heading, {name: value for name, value in own.items() if name not in common}, number)
+        for number, (result, heading, own) in enumerate(zip(results, titles, asked, strict=True), start=1)
     ]
     style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK}
     return (
@@ -61,7 +61,7 @@ def _page(results: Sequence[Result], title: str) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_asset("page.css")}</style></head>'
         f'<body><a class="skip" href="#results">Skip to the results</a>'
-        f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(results)}"
+        f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(titles)}"
         f'<main id="results" tabindex="-1"><noscript><p>Figures need JavaScript; all numbers are in the tables.</p>'
         f"</noscript>{''.join(sections)}{_again(results)}</main>"
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
@@ -71,17 +71,17 @@ def _page(results: Sequence[Result], title: str) -> str:
     )
 
 
-def _contents(results: Sequence[Result]) -> str:
-    if len(results) < 2:
+def _contents(titles: Sequence[str]) -> str:
+    if len(titles) < 2:
         return ""
     entries = [
-        f'<li><a href="#result-{number}">{escape(_heading(result))}</a></li>'
-        for number, result in enumerate(results, start=1)
+        f'<li><a href="#result-{number}"><bdi>{escape(title)}</bdi></a></li>'
+        for number, title in enumerate(titles, start=1)
     ]
     return f'<nav aria-label="Results"><ol>{"".join(entries)}</ol></nav>'
 
 
-def _section(result: Result, own: Mapping[str, str], number: int) -> str:
+def _section(result: Result, heading: str, own: Mapping[str, str], number: int) -> str:
     study, figure = result.study, result.figure()
     finding = escape(result.finding())
     shown = {"wide": for_page(figure, width=WIDE), "narrow": for_page(figure, width=NARROW)}
@@ -89,7 +89,7 @@ def _section(result: Result, own: Mapping[str, str], number: int) -> str:
     published = _published(result)
     origin = escape(json.dumps(dict(result.provenance), indent=2, default=str, ensure_ascii=False))
     return (
-        f'<section aria-labelledby="result-{number}"><h2 id="result-{number}">{escape(_heading(result))}</h2>'
+        f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
         f'<p class="said"><b>The paper:</b> {escape(study.claim)}</p>'
         f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
@@ -121,11 +121,6 @@ def _again(results: Sequence[Result]) -> str:
         f'<section aria-labelledby="again"><h2 id="again">To make them again</h2>'
         f"{shown if known else ''}{unknown}</section>"
     )
-
-
-def _heading(result: Result) -> str:
-    paper = result.study.protocol == "paper"
-    return result.study.title + (", as the authors' code did it" if paper else "")
 
 
 def _list(asked: Mapping[str, str]) -> str:

@@ -75,12 +75,21 @@ def load_result(folder: str | Path, name: str) -> Result:
     """A result that was saved in a folder, with its study's switches as they were.
 
     Raises:
-        InputError: no such study, nothing saved, or a table that does not belong to its provenance.
+        InputError: no such study, nothing saved, a table that does not belong to its provenance, or one that another
+            version wrote.
     """
     if name not in STUDIES:
         raise InputError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
     table, provenance = load_table(folder, name)
-    return Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
+    result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
+    try:
+        result.summary(), result.finding()
+    except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
+        raise InputError(
+            f"The table of {name} in {folder} is not one of this version of mechicl: another version wrote it; run the "
+            "study again."
+        ) from error
+    return result
 
 
 def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:

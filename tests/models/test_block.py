@@ -283,7 +283,7 @@ def test_positions_that_do_not_fit():
     _, past = run(seam, resid)
     with pytest.raises(InputError, match="explicit positions"):
         seam.block(0, resid, None, past[0])
-    with pytest.raises(InputError, match=r"positions have shape \[4\]"):
+    with pytest.raises(InputError, match=r"Positions have shape \[4\]"):
         seam.block(0, resid, torch.arange(4))
     with pytest.raises(InputError, match="leave the context"):
         seam.block(0, resid, torch.arange(5) + tiny.N_CTX - 4)

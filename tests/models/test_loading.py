@@ -170,13 +170,13 @@ def test_a_damaged_directory_is_one_sentence(directory, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gpt2-xxl", "no model 'gpt2-xxl'.*did you mean gpt2-xl"),
+        ("gpt2-xxl", "No model 'gpt2-xxl'.*did you mean gpt2-xl"),
         ("tiny_icl", "did you mean tiny-icl"),
-        ("./nowhere", "there is no directory ./nowhere"),
-        ("/no/such/place", "there is no directory"),
+        ("./nowhere", "There is no directory ./nowhere"),
+        ("/no/such/place", "There is no directory"),
         ("NeelNanda/GELU_2L512W_C4_Code", "pickle"),
         ("microsoft/phi-2", "trust_remote_code=True"),
-        (42, "expected a HookedTransformer, got int"),
+        (42, "Expected a HookedTransformer, got int"),
     ],
 )
 def test_what_is_no_model(name, message):
@@ -185,16 +185,16 @@ def test_what_is_no_model(name, message):
 
 
 def test_options_that_do_not_exist():
-    with pytest.raises(InputError, match="processing 'folded' does not exist"):
+    with pytest.raises(InputError, match="Processing 'folded' does not exist"):
         Processing.named("folded")
     for dtype in ("int8", "floaty", torch.int64):
-        with pytest.raises(InputError, match="no model runs in dtype"):
+        with pytest.raises(InputError, match="No model runs in dtype"):
             parse_dtype(dtype)
     with pytest.raises(InputError, match="not one PyTorch knows"):
         parse_device("gpu")
-    with pytest.raises(InputError, match="more GPUs than there are here"):
+    with pytest.raises(InputError, match="GPUs?, and there are"):
         parse_device("cuda:99")
-    with pytest.raises(InputError, match="more GPUs than there are here"):
+    with pytest.raises(InputError, match="GPUs?, and there are"):
         parse_device(None, n_devices=64)
 
 

@@ -27,7 +27,7 @@ def test_hooked_is_idempotent_and_answers_the_protocol():
     copied = tiny.fresh("gpt2")
     assert hooked(copied).raw is copied
     for wrong in (None, "gpt2", type(model), tiny.huggingface("gpt2")):
-        with pytest.raises(InputError, match="expected a HookedTransformer"):
+        with pytest.raises(InputError, match="Expected a HookedTransformer"):
             hooked(wrong)
 
 

@@ -167,8 +167,8 @@ def test_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="Permission denied"):
         STUDY.run(MODEL, [random_prompts(4, seed=9)], cells=Cells(tmp_path))
     assert files(tmp_path) == before
-    monkeypatch.setattr("mechicl.results.os.access", lambda *_: False)
-    with pytest.raises(InputError, match="no permission"):
+    monkeypatch.setattr("mechicl.results.tempfile.TemporaryFile", denied)
+    with pytest.raises(InputError, match="Permission denied.*choose another folder"):
         run(tmp_path)
 
 
@@ -186,6 +186,7 @@ def test_damaged_cells_are_measured_again(
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     cells = Cells(tmp_path).folder
+    cells.mkdir()
     node = os.uname().nodename
     for name, age in {f".a.1.{node}.{os.getpid()}.part": 0, f".b.1.{node}.{2**22 + 1}.part": 0,
                       f".c.1.{node}.{os.getpid()}.part": 3600, f".d.1.{node}.word.part": 0}.items():  # fmt: skip

@@ -186,10 +186,10 @@ def test_paths_that_hold_no_data_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (["a film"], "row 0 of the rows given is 'a film'; expected a mapping"),
-        ([{"text": "a", "label": 1}], "row 0 of the rows given: the label is the number 1"),
+        (["a film"], "Row 0 of the rows given is 'a film'; expected a mapping"),
+        ([{"text": "a", "label": 1}], "Row 0 of the rows given: the label is the number 1"),
         ({"train": ROWS}, "Rows are given under 'train'; expected 'train' and 'test'"),
-        ([], "the rows given has no examples"),
+        ([], "The rows given has no examples"),
         (5, "is a int; expected a file"),
     ],
 )

@@ -122,10 +122,11 @@ class LensStudy(Study):
             falling = entropy[entropy.argmax() :]
             rise = falling[-1] - falling.min()
             end = f" after a rise by {rise:.2f}" if rise > 0.005 else ""
-            parts.append(
-                f"{_STYLES[str(lens)][0]}: entropy {entropy[0]:.2f} bits at the embedding, highest {entropy.max():.2f} "
-                f"at point {entropy.argmax()}, {entropy[-1]:.2f} at the end{end}"
-            )
+            top, last = int(entropy.argmax()), len(entropy) - 1
+            way = [f"entropy {entropy[0]:.2f} bits at the embedding" + (", its highest" if top == 0 else "")]
+            way += [] if top in (0, last) else [f"highest {entropy[top]:.2f} before layer {top}"]
+            way += [f"{entropy[last]:.2f} at the end" + (", its highest" if top == last else end)]
+            parts.append(f"{_STYLES[str(lens)][0]}: {', '.join(way)}")
         return "; ".join(parts) + "." + _gain(summary)
 
 
