@@ -192,9 +192,9 @@ def test_options_that_do_not_exist():
             parse_dtype(dtype)
     with pytest.raises(InputError, match="not one PyTorch knows"):
         parse_device("gpu")
-    with pytest.raises(InputError, match="GPUs?, and there are"):
+    with pytest.raises(InputError, match=r"GPUs?, and there are"):
         parse_device("cuda:99")
-    with pytest.raises(InputError, match="GPUs?, and there are"):
+    with pytest.raises(InputError, match=r"GPUs?, and there are"):
         parse_device(None, n_devices=64)
 
 
