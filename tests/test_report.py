@@ -115,6 +115,25 @@ def test_every_text_is_shown_as_text(results: list[Result], browser: Browser, tm
         assert HOSTILE[place] in "".join(sections.nth(place).locator("svg text").all_text_contents()), "in figures too"
 
 
+def test_one_study_twice_says_in_what_it_differs(results: list[Result], tmp_path: Path, browser: Browser) -> None:
+    isolated = results[1]
+    page = write_report([isolated, renamed(isolated, "gpt2-xl"), isolated, results[0]], tmp_path)
+    tab = browser.open(page)
+    headings = tab.page.locator("section:has(figure) h2").all_text_contents()
+    assert len(set(headings)) == 4
+    assert "gpt2-xl" in headings[1]
+    assert all("tiny-icl" in headings[place] for place in (0, 2))
+    assert headings[3] == results[0].study.title
+    assert tab.page.locator("nav a").all_text_contents() == headings
+
+
+def test_where_nothing_hovers_no_buttons_lie_on_the_figure(page: Path, browser: Browser) -> None:
+    touched = browser.open(page, width=390, has_touch=True, is_mobile=True)
+    assert touched.page.locator(".plot svg").count() > 0
+    assert touched.page.locator(".modebar-btn").count() == 0
+    assert browser.open(page).page.locator(".modebar-btn").count() > 0, "the control"
+
+
 def test_plotly_is_inside_once(page: Path) -> None:
     assert page.read_text().count("plotly.js v") == 1
 

@@ -57,11 +57,11 @@ def headings(results: Sequence[Result]) -> list[str]:
         alike = [other for other, its in zip(results, plain, strict=True) if its == heading]
         differing = [what for what in _DIFFERENCES if len({what(other) for other in alike}) > 1]
         details = ", ".join(shortened(what(result), 60) for what in differing)
-        place = next(number for number, other in enumerate(alike, start=1) if other is result)
-        same = len([other for other in alike if all(what(other) == what(result) for what in differing)]) > 1
-        numbered = f" ({place})" if same else ""
-        found.append(f"{heading}{f': {details}' if details else ''}{numbered}")
-    return found
+        found.append(f"{heading}{f': {details}' if details else ''}")
+    return [
+        heading if found.count(heading) == 1 else f"{heading} ({found[: place + 1].count(heading)})"
+        for place, heading in enumerate(found)
+    ]
 
 
 def _heading(result: Result) -> str:

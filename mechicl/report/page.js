@@ -1,6 +1,7 @@
 "use strict";
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 700px)");
+const pointer = matchMedia("(hover: hover)");
 const style = JSON.parse(document.getElementById("style").textContent);
 
 function draw(figure, light) {
@@ -12,7 +13,10 @@ function draw(figure, light) {
   layout.datarevision = `${shown} ${narrow.matches}`;
   const plot = figure.querySelector(".plot");
   plot.style.height = `${layout.height}px`;
-  Plotly.react(plot, data, layout, { displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" } });
+  Plotly.react(plot, data, layout, {
+    displaylogo: false, responsive: true, toImageButtonOptions: { format: "svg" },
+    displayModeBar: pointer.matches ? "hover" : false, // where nothing hovers it would always lie over the panels' names
+  });
 }
 
 const drawAll = (light) => document.querySelectorAll("figure").forEach((figure) => draw(figure, light === true));

@@ -20,7 +20,7 @@ def warn_if_spelled(prompts: Sequence[Prompt], task: str) -> None:
         warnings.warn(
             f"The tokenizer spells {share:.0%} of the letters of {task!r} one by one, so the model hardly knows this "
             "language and its numbers say little; tiny-icl speaks only that of tiny-topics-2 and tiny-topics-4.",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

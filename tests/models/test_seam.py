@@ -75,7 +75,7 @@ def test_unknown_and_closed_hook_points():
     good = ("hook_embed", lambda value, hook: None)
     for name, message in {
         "blocks.1.hook_resid_prex": r"did you mean blocks.1.hook_resid_pre or",
-        "blocks.0.attn.hook_result": r"hook point blocks.0.attn.hook_result is switched off",
+        "blocks.0.attn.hook_result": r"Hook point blocks.0.attn.hook_result is switched off",
     }.items():
         with pytest.raises(InputError, match=message), seam.hooks([good, (name, good[1])]):
             pass

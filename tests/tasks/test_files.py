@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mechicl.errors import InputError
-from mechicl.tasks import Splits, load_task
+from mechicl.tasks import Splits, Task, load_task
 from tests.prompts.vocabularies import byte_level
 from tests.tasks.rows import rows
 
@@ -198,3 +198,53 @@ def test_rows_in_code_are_checked_likewise(data: Any, message: str) -> None:
         splits(data)
     with pytest.raises(InputError, match="'mine' has no data"):
         _ = load_task("sst2", data=None).__class__("mine", "{text}:{label}", {"a": " A", "b": " B"}).splits
+
+
+TASK = {"template": "Review: {text}\nSentiment:{label}", "label_words": {"negative": " Bad", "positive": " Good"}}
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [("rows.jsonl", "a file beside it"), (ROWS, "rows"), ({"train": ROWS, "test": ROWS}, "train and test rows")],
+)
+def test_a_task_file_is_the_task_that_it_describes(data: Any, where: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    path = tmp_path / "films.json"
+    path.write_text(json.dumps({**TASK, "data": data, "separator": "\n\n"}), encoding="utf-8")
+    read = load_task(str(path))
+    assert (read.name, read.separator, read.class_names) == ("films", "\n\n", ("negative", "positive"))
+    given = tmp_path / "rows.jsonl" if isinstance(data, str) else data
+    written = Task("films", TASK["template"], TASK["label_words"], given, separator="\n\n")  # type: ignore[arg-type]
+    tokenizer = byte_level()
+    asked = {"samples": 2, "seed": 3}
+    assert [p.tokens for p in read.prompts(tokenizer, **asked)] == [
+        p.tokens for p in written.prompts(tokenizer, **asked)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "holds a list; expected an object with name, template"),
+        (json.dumps({**TASK, "labelwords": 1}), "has 'labelwords'; its fields are"),
+        (json.dumps({"template": "a"}), "lacks 'label_words'"),
+        (json.dumps({**TASK, "template": 3}), "template is 3; expected a text"),
+        (json.dumps({**TASK, "label_words": ["a", "b"]}), "expected a word for each class"),
+        (json.dumps({**TASK, "data": 3}), "data is 3; expected a path or rows"),
+    ],
+)
+def test_what_is_no_task_file_is_said(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "task.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        load_task(str(tmp_path / "task.json"))
+    with pytest.raises(InputError, match=r"nowhere\.json cannot be read"):
+        load_task(str(tmp_path / "nowhere.json"))
+    with pytest.raises(InputError, match=r"table of examples.*name it and give this file as its data"):
+        load_task("films.csv")
+
+
+def test_fewer_prompts_than_asked_for_are_said(tmp_path: Path) -> None:
+    task = Task("films", TASK["template"], TASK["label_words"], {"train": ROWS, "test": ROWS[:3]})  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="films, seed 3: 3 prompts of the 9 asked for; the data have 3"):
+        task.prompts(byte_level(), samples=9, seed=3)

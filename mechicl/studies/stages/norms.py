@@ -82,10 +82,11 @@ class NormsStudy(Study):
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         curve = means["mlp" if self.protocol == "paper" else "mlp_norm"]
-        return (
-            f"The norm of the MLPs' outputs is {curve.iloc[0]:.2f} in layer 0, highest in layer {curve.idxmax()} "
-            f"({curve.max():.2f}), and {curve.iloc[-1]:.2f} in the last."
-        )
+        top, last = int(curve.idxmax()), int(curve.index[-1])
+        way = [f"{curve[0]:.2f} in layer 0" + (", its highest" if top == 0 else "")]
+        way += [] if top in (0, last) else [f"highest in layer {top} ({curve[top]:.2f})"]
+        way += [f"{curve[last]:.2f} in the last" + (", its highest" if top == last else "")]
+        return f"The norm of the MLPs' outputs is {', '.join(way)}."
 
 
 def norms_table(reading: torch.Tensor, lengths: torch.Tensor) -> pd.DataFrame:
