@@ -48,7 +48,7 @@ def announce(model: str) -> None:
         size = size_of(model)
         amount = f"{size / 1e9:.1f} GB" if size else "its size is not known"
         print(
-            f"mechicl: downloading {model} from the Hugging Face hub ({amount}); it is kept in the cache.",
+            f"mechicl: Downloading {model} from the Hugging Face hub ({amount}); it is kept in the cache.",
             file=sys.stderr,
         )
 

@@ -69,10 +69,13 @@ def _fits(model: str, memory: dict[str, int]) -> str:
     from mechicl.limits import COPIES, in_words, numbers_in
     from mechicl.models.counting import parameters_of
     from mechicl.models.loading import name_on_hub
+    from mechicl.models.local import read_config
 
     shipped = Path(__file__).parent.parent / "shipped" / "tiny_icl"
     folder = shipped if model == "tiny-icl" else Path(model).expanduser()
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if folder.is_dir() and not files:
+        read_config(folder)
     numbers = numbers_in(files) if files else parameters_of(folder if folder.is_dir() else name_on_hub(model))
     if numbers is None:
         return f"{model}: its size is not known here (no such folder, and the hub gives no configuration of it)."

@@ -49,7 +49,7 @@ def measure(study: Study, asked: Asked) -> Result:
 def run(study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> Result:
     """Say on standard error what a study is going to need, or that it cannot fit, and run it."""
     needs = study.estimate(model, material, batch_size=asked.batch_size)
-    less = ", less what is finished already" if any(cells.folder.iterdir()) else ""
+    less = ", less what is finished already" if any(cells.folder.glob("*.parquet")) else ""
     print(f"mechicl: {study.name} needs {needs}{less}.", file=sys.stderr)
     return study.run(model, material, batch_size=asked.batch_size, cells=cells)
 
