@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import HookedModel, KeyValues, frozen, hooked
@@ -38,6 +39,8 @@ class Context:
     anchor_classes: tuple[int, ...]
     label_ids: tuple[int, ...]
     label_words: tuple[str, ...]
+    reader: Reader
+    """Whose keys and values they are."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -86,8 +89,8 @@ class Context:
         Probes and patches must be at home at the target position.
 
         Raises:
-            InputError: the prompts have other label words, the model has other layers, or a query leaves the model's
-                positions.
+            InputError: the prompts have other label words, the model is not the one that read this context, or a query
+                leaves the model's positions.
         """
         net = hooked(model)
         prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
@@ -105,9 +108,10 @@ class Context:
                 f"This context was read with the label words {self.label_words}, the prompts have "
                 f"{prompts.label_words}; read one for their task."
             )
+        self.reader.check(net)
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
-            raise InputError(f"This context was read by another model than {net.name}; read it again.")
+            raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
         parts: list[Probe | Patch] = [*probes, *patches]
         for part in parts:
             if part.place != "target" or (isinstance(part, Probe) and part.objective is not None):
@@ -153,7 +157,8 @@ class Context:
             for i, layer in enumerate(self.layers)
             for name in ("keys", "values", "positions")
         }
-        payload, facts = packed(tensors, {name: getattr(self, name) for name in _FACTS})
+        reader = {"model": self.reader.name, "weight_digest": self.reader.weight_digest}
+        payload, facts = packed(tensors, reader | {name: getattr(self, name) for name in _FACTS})
         write_atomically(path, payload)
         write_atomically(path.with_suffix(".json"), facts)
         return path
@@ -163,17 +168,20 @@ class Context:
         """A context that was saved in a folder; InputError where there is none."""
         tensors, facts = read_tensors(Path(folder) / "context.safetensors", "context", str(device))
         hints = get_type_hints(cls)
+        reader = Reader(facts.pop("model", ""), saved_digest=facts.pop("weight_digest", ""))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
         n = len(tensors) // 3
         names = {f"{kind}.{i}" for kind in ("keys", "values", "positions") for i in range(n)}
-        if set(values) != set(_FACTS) or not all(fits(value, hints[name]) for name, value in values.items()):
+        known = all(isinstance(fact, str) and fact for fact in (reader.name, reader.saved_digest))
+        whole = known and set(values) == set(_FACTS)
+        if not whole or not all(fits(value, hints[name]) for name, value in values.items()):
             raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
         if not n or set(tensors) != names:
             raise InputError(f"The context in {folder} lacks keys, values or positions of a layer; save it again.")
         layers = tuple(
             KeyValues(*(tensors[f"{kind}.{i}"] for kind in ("keys", "values", "positions"))) for i in range(n)
         )
-        context = cls(layers, **values)
+        context = cls(layers, **values, reader=reader)
         if (reason := context._contradiction()) is not None:
             raise InputError(f"The context in {folder} contradicts itself ({reason}); save it again.")
         return context
@@ -221,8 +229,9 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
         _, layers = forward_on(net, batch.tokens, 0, ())
     check()
     return Context(
-        layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words
-    )
+        layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words,
+        Reader(net.name, net.raw),
+    )  # fmt: skip
 
 
 def forward_on(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from jaxtyping import Float
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Place
-from mechicl.models import hooked
+from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
 from mechicl.saved import packed, read_tensors
@@ -27,13 +29,15 @@ class ReweightAnchors(Patch):
     """Multiply A(q, p) by exp(beta) of layer, head and class, after the softmax and without renormalising (Eq. 9).
 
     A size of 1 shares beta over layers or heads. `placement="presoftmax"` adds beta to the score instead, which
-    renormalises. beta = 0 changes nothing.
+    renormalises. beta = 0 changes nothing. On other weights than it was fitted to it acts as well, with a warning.
     """
 
     beta: Float[Tensor, "layer head class"]
     placement: Placement = "postsoftmax"
     about: Mapping[str, Any] = field(default_factory=dict)
     """Where it was fitted: model, task, label words, settings; plain values."""
+    _met: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False)
+    """Models that were compared with the one it was fitted to."""
 
     def __post_init__(self) -> None:
         if self.beta.ndim != 3 or self.placement not in ("postsoftmax", "presoftmax"):
@@ -51,6 +55,7 @@ class ReweightAnchors(Patch):
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
         self._check_labels(batch)
+        self._tell_of_another(model)
         sizes = hooked(model).sizes
         shape = (sizes.n_layers, sizes.n_heads, len(batch.label_ids))
         try:
@@ -69,6 +74,19 @@ class ReweightAnchors(Patch):
             raise InputError(
                 f"This re-weighting was fitted for the label words {', '.join(map(repr, fitted))}; the prompts have "
                 f"{', '.join(map(repr, found))}. Fit one for their task."
+            )
+
+    def _tell_of_another(self, model: Any) -> None:
+        """A beta may be tried on another model than it was fitted to, but not unnoticed; said once for each."""
+        raw, fitted = hooked(model).raw, self.about.get("weight_digest")
+        if fitted is None or raw in self._met:
+            return
+        self._met.add(raw)
+        if provenance(model)["weight_digest"] != fitted:
+            warnings.warn(
+                f"This re-weighting was fitted to {self.about.get('model', 'another model')} with other weights, "
+                f"processing or dtype than {hooked(model).name} has; fit it to this model unless that is meant.",
+                stacklevel=2,
             )
 
     def to_json(self) -> str:

@@ -151,6 +151,21 @@ def test_a_context_is_saved_and_read_back(tmp_path: Any) -> None:
         Context.load(tmp_path / "elsewhere")
 
 
+def test_a_context_is_refused_by_a_model_that_did_not_read_it(tmp_path: Any) -> None:
+    """Of the same sizes, in the same session or another; the same weights, loaded again, are the same model."""
+    model, prompts = tiny.model("gpt2"), shared_prompts()
+    context = read_context(model, prompts[0])
+    context.keep((0, 5, 19)).save(tmp_path)
+    other = tiny.fresh("gpt2")
+    for asked in (context, again := Context.load(tmp_path)):
+        assert len(asked.ask(other, prompts).label_logits)
+    with torch.no_grad():
+        other.blocks[1].mlp.b_out[0] += 1
+    for asked in (context, again):
+        with pytest.raises(InputError, match="read by another model than tiny-gpt2: by tiny-gpt2 with other weights"):
+            asked.ask(other, prompts)
+
+
 def test_refusals_say_what_to_do() -> None:
     model, prompts = tiny.model("gpt2"), shared_prompts()
     context = read_context(model, prompts[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -173,6 +174,22 @@ def test_it_is_refused_where_the_label_words_are_others() -> None:
             asked()
     with pytest.raises(InputError, match="the prompts have 'class 0'"):
         run(model, shared_prompts(), patches=[patch])
+
+
+def test_on_other_weights_than_it_was_fitted_to_it_acts_with_one_warning(tmp_path: Any) -> None:
+    model, prompts = tiny.model("gpt2"), shared_prompts()
+    fit_reweighting(model, prompts, epochs=1, lr=0.5).patch.save(tmp_path)
+    patch, other = ReweightAnchors.load(tmp_path), tiny.fresh("gpt2")
+    with torch.no_grad():
+        other.blocks[0].attn.W_V[0] *= 1.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(model, prompts, patches=[patch])
+        run(tiny.fresh("gpt2"), prompts, patches=[patch])
+    with pytest.warns(UserWarning, match="was fitted to tiny-gpt2 with other weights") as told:
+        changed = run(other, prompts, patches=[patch], batch_size=2).label_logits
+    assert len(told) == 1
+    assert (changed - run(other, prompts).label_logits).abs().max() > 1e-3
 
 
 def test_refusals_say_what_to_do() -> None:
