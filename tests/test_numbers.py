@@ -25,7 +25,7 @@ STUDIES = {study.name: study for study in catalogue.studies()}
     "name", [name for name, study in STUDIES.items() if study.reads != "weights" and name != "compression-speed"]
 )
 def test_nan_names_the_study_and_the_place(name: str) -> None:
-    """NaN in one activation of one layer: no study gives a table, and the message says whose it was.
+    """NaN in one dimension of one layer, in one sequence: no study gives a table, and the message says whose it was.
 
     (The speed of compression measures seconds.)
     """
@@ -33,7 +33,7 @@ def test_nan_names_the_study_and_the_place(name: str) -> None:
 
     def poison(value: Tensor, hook: Any) -> Tensor:
         poisoned = value.clone()
-        poisoned[0, -1, 2] = torch.nan
+        poisoned[0, 1:, 2] = torch.nan
         return poisoned
 
     with hooked(model).hooks([("blocks.1.hook_mlp_out", poison)]), pytest.raises(NumericalError) as told:

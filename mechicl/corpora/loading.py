@@ -16,11 +16,15 @@ from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import Documents, open_source
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError
+from mechicl.limits import free_bytes, in_words
 from mechicl.seeds import check_seed
 
 Packing = Literal["packed", "documents"]
 
 DEFAULT_SOURCE = "NeelNanda/pile-10k"
+
+_BYTES_A_TOKEN = 64
+"""While a corpus is read: its id, document and word, in pieces and then in tensors."""
 
 _TOKEN, _DOCUMENT, _WORD = range(3)
 """Rows of an encoded stretch of text, an integer array [3, n]."""
@@ -189,6 +193,10 @@ def _check(
     for name, value in (("tokens", tokens), ("documents", documents)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; ask for at least 1, or leave it out.")
+    if tokens is not None and (free := free_bytes("cpu")) is not None and tokens * _BYTES_A_TOKEN > free:
+        raise InputError(
+            f"tokens is {tokens:.3g}, more than fit into the {in_words(free)} that are free; ask for fewer."
+        )
     bos: int | None = tokenizer.bos_token_id
     if prepend_bos and bos is None:
         raise InputError("the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token.")

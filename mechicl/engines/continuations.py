@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechicl.engines.wavefront import final_residuals
-from mechicl.errors import InputError
+from mechicl.errors import InputError, NumericalError
 from mechicl.models import HookedModel, frozen, hooked
 from mechicl.patches.lesions import Lesion, check_halves
 from mechicl.progress import progress
@@ -47,6 +47,7 @@ def continuations(
 
     Raises:
         InputError: no requests, an empty continuation, a request that exceeds the context, or a missing layer.
+        NumericalError: a log-probability is NaN or infinite; the message names request and lesion.
     """
     if not requests:
         raise InputError("There is nothing to continue; give at least one context and continuation.")
@@ -62,9 +63,25 @@ def continuations(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             found = _batch(net, [encoded[i] for i in rows], programs)
+            _refuse_non_finite(found.log_prob, [requests[i] for i in rows], lesions)
             log_prob[:, rows], greedy[:, rows] = found.log_prob, found.greedy
             advance(len(rows))
     return Continuations(log_prob, greedy)
+
+
+def _refuse_non_finite(
+    log_prob: Float[Tensor, "lesion request"], requests: Sequence[tuple[str, str]], lesions: Sequence[Lesion]
+) -> None:
+    bad = ~log_prob.isfinite()
+    if bad.any():
+        lesion, request = bad.nonzero()[0].tolist()
+        context, continuation = requests[request]
+        who = "the intact model" if lesion == 0 else f"the model under {lesions[lesion - 1]}"
+        raise NumericalError(
+            f"The log-probability of {continuation[:40]!r} after {context[-40:]!r} is "
+            f"{log_prob[lesion, request].item()} in {who}: activations overflow there or the weights are not finite; "
+            "try dtype='float32' or 'bfloat16'."
+        )
 
 
 def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:

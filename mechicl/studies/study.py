@@ -95,7 +95,7 @@ class Study(ABC):
         """
         net, (parts, _) = hooked(model), self._parts(material)
         self.conditions(model)  # they refuse what makes no sense for this model
-        extent = Extent.of([part.material for part in parts])
+        extent = Extent.of([part.material for part in parts], net.tokenizer)
         return estimate(net, self.work(net.sizes, material), extent, batch_size)
 
     @abstractmethod
@@ -141,7 +141,8 @@ class Study(ABC):
         """
         start = time.monotonic()
         parts, origin = self._parts(material)
-        net, extent = hooked(model), Extent.of([part.material for part in parts])
+        net = hooked(model)
+        extent = Extent.of([part.material for part in parts], net.tokenizer)
         memory_needed(net, self.work(net.sizes, material), extent, batch_size)
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells

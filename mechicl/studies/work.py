@@ -14,8 +14,8 @@ from mechicl.models.seam import Sizes
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
-_CHARACTERS_A_TOKEN = 4
-"""Of English in the tokenizers of GPT-2 and its like; benchmarks are tokenized only when they are asked."""
+_TOKENIZED = 32
+"""Requests of a benchmark that are tokenized to see how many characters a token has; all are when they are asked."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Extent:
     """How many demonstrations, each shared by one prompt or more, have so many tokens."""
 
     @classmethod
-    def of(cls, parts: Sequence[Any]) -> Extent:
+    def of(cls, parts: Sequence[Any], tokenizer: Any) -> Extent:
         """The extent of prompt sets, texts, pairs and benchmarks; nothing for None."""
         sequences, contexts = Counter[tuple[int, int]](), Counter[int]()
         for part in parts:
@@ -59,9 +59,7 @@ class Extent:
                 sequences.update((len(prompt), prompt.query_start) for prompt in part)
                 contexts.update(part[group[0]].query_start for group in shared_demonstrations(part))
             elif isinstance(part, Benchmarks):
-                sequences.update(
-                    (max(1, sum(map(len, request)) // _CHARACTERS_A_TOKEN), 0) for request in part.requests
-                )
+                sequences.update((length, 0) for length in _request_lengths(part, tokenizer))
             elif isinstance(part, TokenCorpus | WordPairs):
                 corpus = part if isinstance(part, TokenCorpus) else part.sentences
                 sequences.update((length, 0) for length in corpus.lengths.tolist())
@@ -109,3 +107,12 @@ def companions(material: Any, name: str) -> tuple[int, int]:
     sets = [material] if isinstance(material, PromptSet) else material
     found = [prompt for one in sets for prompt in one.companions.get(name, ())]
     return len(found), max(map(len, found), default=0)
+
+
+def _request_lengths(benchmarks: Benchmarks, tokenizer: Any) -> list[int]:
+    """Tokens of every request, by its characters."""
+    texts = ["".join(request) for request in benchmarks.requests]
+    sample = texts[:_TOKENIZED]
+    tokens = sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in sample)
+    rate = tokens / max(1, sum(map(len, sample)))
+    return [max(1, round(rate * len(text))) for text in texts]

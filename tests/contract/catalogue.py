@@ -11,26 +11,29 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 
 import mechicl.engines
 import mechicl.patches
 import mechicl.probes
 from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
-from mechicl.engines.compression import compress
+from mechicl.engines.compression import compress, kept_positions, on_anchors
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.continuations import continuations
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared
-from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.reweighting import Variant, fit_reweighting, fit_together
+from mechicl.engines.timing import Ready, in_turn, whole_loop
+from mechicl.engines.tuned_lens import fit_tuned_lens
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.hooks import Patch, Probe, run
 from mechicl.metrics import kl_divergence
-from mechicl.models import hooked
+from mechicl.models import frozen, hooked
 from mechicl.patches import (
     CutWords,
     Drop,
@@ -69,9 +72,10 @@ from mechicl.studies.label_words import (
     Isolation,
     Reweighting,
 )
-from mechicl.studies.stages import Lesions, ManyLesions
+from mechicl.studies.stages import LesionedBenchmarks, Lesions, ManyLesions, Voting, WordIdentity
 from mechicl.studies.study import Study
 from mechicl.tasks import Task
+from mechicl.tasks.benchmarks import Benchmarks
 from tests import tiny
 
 # ---- what is run on
@@ -201,21 +205,35 @@ def _asked(model: Any) -> Pair:
     return context.ask(model, prompts()).label_logits, run(model, prompts()).label_logits
 
 
+@dataclass(frozen=True)
+class Hide(Patch):
+    """Keys before the query that are not among these are hidden from the query."""
+
+    places: tuple[int, ...]
+    query_start: int
+
+    def hooks(self, net: Any, batch: Any) -> list[Any]:
+        hidden = torch.ones(batch.tokens.shape[1], dtype=torch.bool, device=batch.device)
+        hidden[[*self.places, *range(self.query_start, len(hidden))]] = False
+        mask = hidden & (torch.arange(len(hidden), device=batch.device) >= self.query_start)[:, None]
+        cut = lambda scores, hook: scores.masked_fill(mask, -torch.inf)  # noqa: E731
+        return [(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in range(net.sizes.n_layers)]
+
+
 def _compressed(model: Any) -> Pair:
     """Dropping keys is hiding them from the query."""
-    prompt = prompts()[0]
+    prompt, one = prompts()[0], prompts()[:1]
     context = compress(model, prompt)
+    plain = run(model, one, patches=[Hide(context.places, prompt.query_start)])
+    return context.ask(model, one).label_logits, plain.label_logits
 
-    class Hide(Patch):
-        def hooks(self, net: Any, batch: Any) -> list[Any]:
-            hidden = torch.ones(batch.tokens.shape[1], dtype=torch.bool, device=batch.device)
-            hidden[[*context.places, *range(prompt.query_start, len(hidden))]] = False
-            mask = hidden & (torch.arange(len(hidden), device=batch.device) >= prompt.query_start)[:, None]
-            cut = lambda scores, hook: scores.masked_fill(mask, -torch.inf)  # noqa: E731
-            return [(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in range(net.sizes.n_layers)]
 
-    one = prompts()[:1]
-    return context.ask(model, one).label_logits, run(model, one, patches=[Hide()]).label_logits
+def _on_anchors(model: Any) -> Pair:
+    """The same for all prompts of a context, with a patch at q."""
+    first, patch = prompts()[0], ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4))
+    hide = Hide(kept_positions(first), first.query_start)
+    ours = on_anchors(model, prompts(), [patch], batch_size=2)
+    return ours.label_logits, run(model, prompts(), patches=[hide, patch]).label_logits
 
 
 def _last(model: Any) -> Pair:
@@ -231,6 +249,40 @@ def _fitted(model: Any) -> Pair:
     fit = fit_reweighting(model, asked, epochs=1, order=[[1]])
     logits = run(model, asked.select([1])).label_logits
     return fit.losses, torch.nn.functional.cross_entropy(logits, asked.gold[1:2])[None]
+
+
+def _fitted_together(model: Any) -> Pair:
+    """In lockstep each learns what it learns alone."""
+    asked, options = prompts(), {"epochs": 1, "order": [[2, 0]]}
+    ours = fit_together(model, [Variant(asked), Variant(asked, placement="presoftmax")], **options)
+    alone = [fit_reweighting(model, asked, placement=where, **options) for where in ("postsoftmax", "presoftmax")]
+    return tuple(torch.cat([part.flatten() for fit in fits for part in (fit.losses, fit.patch.beta)])
+                 for fits in (ours, alone))  # type: ignore[return-value]  # fmt: skip
+
+
+def _timed(model: Any, clock: Callable[[Any, list[Ready]], Any]) -> Pair:
+    """What is asked under the clock is what is asked without."""
+    net, asked = hooked(model), prompts()
+    ways = [Ready.whole(net, asked), Ready.on(net, read_context(model, asked[0]), asked)]
+    seconds = np.asarray(clock(model, ways))
+    assert (seconds > 0).all()
+    with torch.no_grad(), frozen(model):
+        ours = torch.cat([way.ask(net, i) for way in ways for i in range(len(way))])
+    return ours.float(), run(model, asked).label_logits.repeat(2, 1)
+
+
+def _lens_fitted(model: Any) -> Pair:
+    """Before the first step it reads as the logit lens: the KL of the final prediction to each layer's."""
+    net, one = hooked(model), text()[:1]
+    ours = fit_tuned_lens(model, one, steps=1, batch_size=1).kl
+    seen: list[torch.Tensor] = []
+    hooks = [(f"blocks.{i}.hook_resid_pre", lambda resid, hook: seen.append(resid)) for i in range(net.sizes.n_layers)]
+    length = int(one.lengths[0])
+    with torch.no_grad(), frozen(model), net.hooks(hooks):
+        final = net.lens(net.forward(one.tokens.to(net.device)))
+    plain = [kl_divergence(final, net.lens(resid))[0, 1:length].mean() for resid in seen]
+    assert ours is not None
+    return ours[0], torch.stack(plain)
 
 
 def _swept(model: Any) -> Pair:
@@ -271,25 +323,15 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     read_context: _asked,
     compress: _compressed,
     last_tokens: _last,
+    on_anchors: _on_anchors,
     fit_reweighting: _fitted,
+    fit_together: _fitted_together,
+    in_turn: lambda model: _timed(model, lambda m, ways: in_turn(m, ways, warm_up=1, repeats=1)),
+    whole_loop: lambda model: _timed(model, lambda m, ways: [whole_loop(m, way) for way in ways]),
+    fit_tuned_lens: _lens_fitted,
     lesion_sweep: _swept,
     continuations: _continued,
 }
-
-
-_COMPARED_ELSEWHERE = {
-    "on_anchors": "studies/test_reweighting.py",
-    "fit_together": "patches/test_reweight.py",
-    "in_turn": "studies/test_compression_speed.py",
-    "whole_loop": "studies/test_compression_speed.py",
-    "fit_tuned_lens": "engines/test_tuned_lens.py",
-}
-"""Engines whose plain path is the matter of a test of their own: by name, where."""
-
-
-def _elsewhere(name: str, places: dict[str, str]) -> bool:
-    """Whether something is tested in a file of its own, which is there."""
-    return name in places and (Path(__file__).parents[1] / places[name]).is_file()
 
 
 def engines() -> list[Callable[..., Any]]:
@@ -298,7 +340,6 @@ def engines() -> list[Callable[..., Any]]:
         member
         for member in _members(mechicl.engines)
         if inspect.isfunction(member) and next(iter(inspect.signature(member).parameters), "") == "model"
-        if not _elsewhere(member.__name__, _COMPARED_ELSEWHERE)
     ]
     missing = [member.__name__ for member in found if member not in ENGINES]
     assert not missing, f"{missing} have no plain path to be compared with; add it to tests/contract/catalogue.py"
@@ -316,15 +357,35 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "anchor-sweep": lambda: AnchorSweep(windows=(2,)),
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
+    "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
+    "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=2, pairs=20, context=6, kurtosis=0.0, variance=0.0),
+    "word-identity": lambda: WordIdentity(pieces=(2,), occurrences=5, classes=2, context=6),
 }
 """Studies with less to do than by default; the others are taken as they are."""
 
 
-_NEED_MORE_TEXT = {
-    "voting": "studies/stages/test_voting.py",
-    "word-identity": "studies/stages/test_word_identity.py",
-}
-"""Studies that refuse so little text; they are run in tests of their own."""
+def more_text() -> TokenCorpus:
+    """Words of a class and others behind the same tokens, and words of two tokens that end alike."""
+    draw = np.random.default_rng(0)
+    words = ["Happy", "Sad", "World", "ax", "bx", "a b", "c b"]
+    documents = [" " + " ".join(words[i] for i in draw.integers(0, len(words), 40)) for _ in range(12)]
+    return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=80, packing="documents")
+
+
+def benchmark() -> Benchmarks:
+    """Two questions, scored as lm-evaluation-harness does, which is an extra and need not be there."""
+    asked = [(("a good", " film"), ("a good", " dull")), (("so bad it", " was"), ("so bad it", " is"))]
+    found = Benchmarks({})
+
+    def score(answer: Callable[[Any], Any]) -> pd.DataFrame:
+        given = [[log_prob for log_prob, _ in answer(list(choices))] for choices in asked]
+        rows = [{"benchmark": "own", "prompt": i, "acc": float(one[0] > one[1]), "acc_norm": np.nan}
+                for i, one in enumerate(given)]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    facts = {"requests": [one for choices in asked for one in choices], "score": score, "provenance": dict}
+    vars(found).update(facts)
+    return found
 
 
 def studies() -> list[Study]:
@@ -332,9 +393,7 @@ def studies() -> list[Study]:
     subclasses = {kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.")}
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
-    # an extra, and slow to load: its engine is here, the study has tests of its own
-    left_out = {"benchmarks", *(name for name in STUDIES if _elsewhere(name, _NEED_MORE_TEXT))}
-    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name not in left_out]
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items()]
 
 
 def _subclasses(kind: type) -> Iterator[type]:
@@ -343,10 +402,14 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(own)
 
 
-def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | None:
+def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | Benchmarks | None:
     """What a study is run on."""
     if study.reads == "pairs":
         return word_pairs()
+    if study.reads == "benchmarks":
+        return benchmark()
+    if study.name in ("voting", "word-identity"):
+        return more_text()
     if study.reads != "prompts":
         return text() if study.reads == "text" else None
     make = getattr(study, "prompts", None)

@@ -26,7 +26,8 @@ STUDIES = {study.name: study for study in catalogue.studies()}
 
 def expected(study: Study, model: Any, material: Any) -> float:
     net = hooked(model)
-    work, extent = study.work(net.sizes, material), Extent.of([part.material for part in study._parts(material)[0]])
+    work = study.work(net.sizes, material)
+    extent = Extent.of([part.material for part in study._parts(material)[0]], net.tokenizer)
     return extent.flops(work, net.sizes) + 2 * extent.rows(work) * net.sizes.d_model * net.sizes.d_vocab
 
 
@@ -45,10 +46,10 @@ def test_the_work_of_every_study_is_what_it_computes(name: str, family: str) -> 
 
 def test_prompts_that_share_demonstrations_are_counted_so() -> None:
     prompts = catalogue.prompts()
-    sizes, extent = hooked(tiny.model("gpt2")).sizes, Extent.of([prompts])
+    sizes, extent = hooked(tiny.model("gpt2")).sizes, Extent.of([prompts], None)
     whole, shared, asked = (extent.flops(Work(**{kind: 1}), sizes) for kind in ("passes", "shared", "asked"))
     assert asked < shared < whole
-    alone = Extent.of([prompts[:1]])
+    alone = Extent.of([prompts[:1]], None)
     assert alone.flops(Work(shared=1), sizes) == pytest.approx(alone.flops(Work(passes=1), sizes), rel=1e-9)
 
 
