@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from mechicl.errors import InputError
 from mechicl.models import load_model
 from mechicl.report import write_report
 from mechicl.results import Result
+from mechicl.studies import load_result, saved_results
 from mechicl.studies.label_words import InformationFlow, Isolation, Reweighting
 from mechicl.tasks import load_task
 from tests.browser import Browser
@@ -199,3 +201,13 @@ def test_published_values_stand_beside_measured_ones(results: list[Result], brow
     tab = browser.open(write_report([of_sst2], tmp_path)).page
     table = tab.locator("table", has=tab.locator("caption", has_text="Published against measured"))
     assert "GPT2-XL" in table.text_content()
+
+
+def test_a_table_of_another_version_is_told_and_left_out(results: list[Result], tmp_path: Path) -> None:
+    results[0].save(tmp_path)
+    old = results[1]
+    replace(old, table=old.table.drop(columns="isolated")).save(tmp_path)
+    with pytest.raises(InputError, match=r"isolation in .* another version wrote it; run the study again"):
+        load_result(tmp_path, "isolation")
+    with pytest.warns(UserWarning, match="another version"):
+        assert [result.name for result in saved_results(tmp_path)] == ["information-flow"]

@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
@@ -104,8 +105,8 @@ def page(folder: Path) -> Path:
 def show(result: Result) -> None:
     """Print a short table and the finding."""
     console = Console()
-    printed, missing = fitting(result.name, result.summary(), console)
-    console.print(printed)
+    table, missing = fitting(result.name, result.summary(), console)
+    console.print(table)
     if missing:
         console.print(f"The page has {' and '.join(missing)}.", style="dim", highlight=False)
     console.print(result.finding(), highlight=False)
@@ -117,29 +118,30 @@ def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table,
     First the intervals go, then metrics from the last on.
     """
     metrics = list(summary["metric"].unique())
-    shown = min(len(metrics), _METRICS_ON_SCREEN)
-    tries = [(True, shown)] if shown <= _METRICS_WITH_INTERVALS else []
-    tries += [(False, number) for number in range(shown, 0, -1)]
+    most = min(len(metrics), _METRICS_ON_SCREEN)
+    tries = [(True, most)] if most <= _METRICS_WITH_INTERVALS else []
+    tries += [(False, number) for number in range(most, 0, -1)]
     unbounded = console.options.update(max_width=10_000)
     for intervals, number in tries:
-        printed = _printed(title, overview(summary, intervals=intervals, metrics=number))
-        if Measurement.get(console, unbounded, printed).maximum <= console.width:
+        table = overview(summary, intervals=intervals, metrics=number)
+        shown = printed(title, table, numbers=metrics)
+        if Measurement.get(console, unbounded, shown).maximum <= console.width:
             break
     left_out = metrics[number:]
     if len(left_out) > _NAMED:
         left_out = [f"{len(left_out)} more metrics"]
-    return printed, [*(["the intervals"] if not intervals else []), *([", ".join(left_out)] if left_out else [])]
+    return shown, [*(["the intervals"] if not intervals else []), *([", ".join(left_out)] if left_out else [])]
 
 
-def _printed(title: str, table: pd.DataFrame) -> Table:
-    """The table as it is printed, names in lines of whole words."""
-    printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+def printed(title: str, table: pd.DataFrame, *, numbers: Sequence[str], width: int = 14) -> Table:
+    """A table as it is printed: names in lines of whole words, about so wide, and numbers to the right."""
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     for column in table.columns:
-        side: Any = "right" if column in table.attrs["metrics"] else "left"
-        printed.add_column(_lines(re.sub(r"(?<=\w\w)_", " ", str(column)), 10), justify=side, overflow="fold")
+        side: Any = "right" if column in numbers else "left"
+        shown.add_column(_lines(re.sub(r"(?<=\w\w)_", " ", str(column)), 10), justify=side, overflow="fold")
     for row in table.itertuples(index=False):
-        printed.add_row(*(_lines(str(value), 14) for value in row))
-    return printed
+        shown.add_row(*(_lines(str(value), width) for value in row))
+    return shown
 
 
 def _lines(text: str, width: int) -> Text:
@@ -151,7 +153,7 @@ def _lines(text: str, width: int) -> Text:
 def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _METRICS_ON_SCREEN) -> pd.DataFrame:
     """A summary with a column for each of the first metrics, without columns that never change.
 
-    An entry is "mean [low, high]", without `intervals` the mean; `attrs["metrics"]` names the metrics' columns.
+    An entry is "mean [low, high]", without `intervals` the mean.
     """
     summary = summary[summary["metric"].isin(summary["metric"].unique()[:metrics])]
     values = summary[["mean", "low", "high"]].to_numpy()
@@ -166,7 +168,6 @@ def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _M
     wide = written.pivot(index=index, columns="metric", values="value")[shown].fillna("–")
     order = summary[index].drop_duplicates()
     table: pd.DataFrame = wide.reindex(order.set_index(index).index).reset_index()
-    table.attrs["metrics"] = shown
     return table
 
 

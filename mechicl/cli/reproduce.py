@@ -11,7 +11,7 @@ import typer
 
 from mechicl.cli.asked import Asked, OnAllOfStages, OnPrompts
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, keep, page, run
+from mechicl.cli.finish import as_json, keep, page, printed, run
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,7 +182,6 @@ def _keep(result: Result, asked: Asked, part: str) -> None:
 def _close(table: pd.DataFrame, asked: Asked) -> None:
     """Print published against measured values, and the pages' paths last."""
     from rich.console import Console
-    from rich.table import Table
 
     folders = [
         asked.out / part for part in ("corrected", "paper", _UNRELATED) if any((asked.out / part).glob("*.parquet"))
@@ -194,8 +193,5 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
         told = [as_json(result) | {"part": folder.name} for folder in folders for result in saved_results(folder)]
         print(json.dumps({"results": told, "published": table.to_dict("records"), "pages": pages}, default=str))
         return
-    printed = Table(*table.columns, title="published and measured", title_justify="left")
-    for row in table.itertuples(index=False):
-        printed.add_row(*map(str, row))
-    Console().print(printed)
+    Console().print(printed("published and measured", table, numbers=list(table.columns[2:]), width=18))
     print("\n".join(pages))
