@@ -429,9 +429,9 @@ def test_tensors_that_contradict_each_other(tmp_path: Path) -> None:
     path = tmp_path / "context.safetensors"
     whole, facts = load_file(path), json.loads(path.with_suffix(".json").read_text())
 
-    def written(tensors: dict[str, torch.Tensor]) -> None:
+    def written(tensors: dict[str, torch.Tensor], **changed: Any) -> None:
         """With a digest that fits."""
-        for file, content in zip((path, path.with_suffix(".json")), packed(tensors, facts), strict=True):
+        for file, content in zip((path, path.with_suffix(".json")), packed(tensors, facts | changed), strict=True):
             file.write_bytes(content)
 
     written(whole)
@@ -442,6 +442,9 @@ def test_tensors_that_contradict_each_other(tmp_path: Path) -> None:
         {"keys.7": whole["keys.0"].clone()}, {"positions.0": whole["positions.0"].reshape(-1, 1)},
     ):  # fmt: skip
         written({**whole, **change})
+        assert told(lambda: Context.load(tmp_path)) is None
+    for places in ([0] * len(facts["places"]), [-1, *facts["places"][1:]], facts["places"][:-1]):
+        written(whole, places=places)
         assert told(lambda: Context.load(tmp_path)) is None
     written({})
     assert told(lambda: Context.load(tmp_path)) is None

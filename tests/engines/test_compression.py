@@ -106,3 +106,23 @@ def test_refusals_say_what_to_do() -> None:
     )
     with pytest.raises(InputError, match="no text"):
         random_pools(no_text)
+
+
+def test_text_anchors_know_their_own_positions() -> None:
+    """What is left of each demonstration: its span, its label word and template at their new places, and no text."""
+    prompt = TASK.prompts(tiny.tokenizer(), seed=0, samples=1)[0]
+    short = without_the_rest(prompt)
+    assert short.string == ""
+    assert len(short) == len(kept_positions(prompt)) + len(prompt) - prompt.query_start
+    assert short.tokens[short.query_start :] == prompt.tokens[prompt.query_start :]
+    end = 0
+    for new, old in zip(short.demonstrations, prompt.demonstrations, strict=True):
+        assert new.span[0] == end, "one behind the other"
+        end = new.span[1]
+        assert new.text == ()
+        for ours, theirs in ((new.label, old.label), (new.template, old.template)):
+            assert [short.tokens[p] for p in ours] == [prompt.tokens[p] for p in theirs]
+            assert all(new.span[0] <= p < new.span[1] for p in ours)
+        assert sorted((*new.label, *new.template)) == list(range(*new.span))
+        assert new.anchor in new.label
+    assert end == short.query_start

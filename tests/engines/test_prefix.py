@@ -14,7 +14,7 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch, Place, run
+from mechicl.hooks import Hook, Patch, Place, Probe, Watch, run
 from mechicl.models import hooked
 from mechicl.patches import IsolateLabels, IsolateRandom
 from mechicl.probes import LabelAttention, SaliencyFlow, TopTokens
@@ -181,3 +181,39 @@ def test_refusals_say_what_to_do() -> None:
         read_context(model, Prompt.from_positions([1, 2, 3], [[], []], [0, 1]))
     with pytest.raises(InputError, match="block by block"):
         read_context(tiny.model("bloom"), prompts[0])
+
+
+@dataclass(frozen=True)
+class NormAtTarget(Probe):
+    """Length of the residual at q after the first layer, wherever it is read: below every patch here."""
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        seen: list[Tensor] = []
+        rows = torch.arange(len(batch.target))
+
+        def see(resid: Tensor, hook: Any) -> None:
+            seen.append(resid[rows, batch.target].norm(dim=-1))
+
+        return Watch([("blocks.0.hook_resid_post", see)], lambda: seen[0])
+
+
+@dataclass(frozen=True)
+class ScaleAtTheEnd(Patch):
+    """Scales what the unembedding reads: acts above every layer."""
+
+    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
+        return [("ln_final.hook_normalized", lambda normalized, hook: normalized * 2)]
+
+
+@pytest.mark.parametrize(
+    "patches", [[IsolateLabels((1,))], [ScaleAtTheEnd()], [IsolateRandom((1, 2)), ScaleAtTheEnd()]]
+)
+def test_lower_layers_are_run_once_only_below_whatever_reads_or_writes(patches: list[Patch]) -> None:
+    """Patches that act in the query, too: layers below them are shared, unless a probe looks there."""
+    model, prompts = tiny.model("gpt2"), shared_prompts()
+    for probes in ([], [NormAtTarget()]):
+        ours, plain = (pass_(model, prompts, probes, patches) for pass_ in (run_shared, run))
+        close(ours.label_logits, plain.label_logits)
+        for probe in probes:
+            close(ours[probe], plain[probe])
+    assert (plain.label_logits - run(model, prompts).label_logits).abs().max() > 1e-4

@@ -178,3 +178,8 @@ def test_a_model_comes_back_as_it_was():
     assert list(model.blocks) == blocks
     assert model.cfg.n_layers == 3
     assert torch.equal(model(tokens), before)
+
+
+def test_a_sweep_without_lesions_is_refused() -> None:
+    with pytest.raises(InputError, match="no lesion to sweep"):
+        lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [])
