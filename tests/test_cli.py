@@ -202,6 +202,9 @@ def test_tables_fit_a_terminal_without_breaking_words(capsys: pytest.CaptureFixt
     assert "the intervals" in missing, "of five metrics"
     _, missing = fitting("isolation", summary[summary["metric"] != "S_wp"], Console(width=400))
     assert missing == []
+    capsys.readouterr()
+    Console(width=400).print(fitting("isolation", summary[summary["metric"] != "S_wp"], Console(width=400))[0])
+    assert "0.500 [0.400, 0.600]" in capsys.readouterr().out
 
 
 def test_values_of_options_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -133,14 +133,15 @@ def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table,
     return shown, [*(["the intervals"] if not intervals else []), *([", ".join(left_out)] if left_out else [])]
 
 
-def printed(title: str, table: pd.DataFrame, *, numbers: Sequence[str], width: int = 14) -> Table:
-    """A table as it is printed: names in lines of whole words, about so wide, and numbers to the right."""
+def printed(title: str, table: pd.DataFrame, *, numbers: Sequence[str], widths: tuple[int, int] = (14, 24)) -> Table:
+    """A table as it is printed: names, and numbers to the right, in lines of whole words, each about so wide."""
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
     for column in table.columns:
         side: Any = "right" if column in numbers else "left"
         shown.add_column(_lines(re.sub(r"(?<=\w\w)_", " ", str(column)), 10), justify=side, overflow="fold")
     for row in table.itertuples(index=False):
-        shown.add_row(*(_lines(str(value), width) for value in row))
+        cells = zip(table.columns, row, strict=True)
+        shown.add_row(*(_lines(str(value), widths[column in numbers]) for column, value in cells))
     return shown
 
 

@@ -193,5 +193,5 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
         told = [as_json(result) | {"part": folder.name} for folder in folders for result in saved_results(folder)]
         print(json.dumps({"results": told, "published": table.to_dict("records"), "pages": pages}, default=str))
         return
-    Console().print(printed("published and measured", table, numbers=list(table.columns[2:]), width=18))
+    Console().print(printed("published and measured", table, numbers=list(table.columns[2:]), widths=(18, 18)))
     print("\n".join(pages))
