@@ -23,6 +23,7 @@ EXAMPLES = {
     "compression": _ICL,
     "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
     "reweighting": _ICL,
+    "error-diagnosis": "--task tiny-topics-4 --samples 200 --shots 4 --mislabelled 3,3,0,0",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
     "many-lesions": _TEXT,
@@ -40,12 +41,11 @@ EXAMPLES = {
 }
 """What each study is given beside the shipped model."""
 ELSEWHERE = {
-    "error-diagnosis": "--model gpt2-xl --task trec",
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",
 }
-"""Studies of what the shipped model does not speak, or of errors, which it does not make: a command and no figure."""
+"""Studies of what the shipped model does not speak: a command and no figure."""
 _PAGES = Path(__file__).parent / "pages" / "studies"
 
 

@@ -11,6 +11,10 @@ class InputError(ValueError):
         super().__init__(sentence(message))
 
 
+class DoesNotFit(InputError):
+    """Prompts are longer than the context, or ask for more examples than the data have: fewer shots would do."""
+
+
 class NumericalError(ArithmeticError):
     """A result is NaN or infinite; the message names where it arose."""
 

@@ -8,6 +8,7 @@ import pytest
 
 import mechicl as mi
 from mechicl.studies.label_words import DeepLayers, ErrorDiagnosis, InformationFlow, Isolation, Reweighting
+from mechicl.studies.label_words.error_diagnosis import REAL
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +46,18 @@ def test_deep_layers_attend_to_the_predicted_label(model: Any, prompts: list[Any
     assert (auroc[2:4] > 0.8).all()
 
 
-def test_a_model_without_errors_leaves_nothing_to_diagnose(model: Any) -> None:
-    study = ErrorDiagnosis(contexts=4)
-    prompts = study.prompts(mi.load_task("tiny-topics-4"), model.tokenizer, samples=24)
+def test_only_errors_can_be_diagnosed_and_wrong_labels_make_some(model: Any) -> None:
+    """Wrong labels from the first topic to the second, and from the second to the third, confuse the first two."""
+    study, task = ErrorDiagnosis(contexts=4), mi.load_task("tiny-topics-4")
     with pytest.raises(mi.InputError, match="nothing to diagnose"):
-        study.run(model, prompts)
+        study.run(model, study.prompts(task, model.tokenizer, samples=24))
+    biased = study.prompts(task, model.tokenizer, samples=64, shots=4, mislabelled=(3, 3, 0, 0))
+    table = study.run(model, biased).table
+    real = table[table["layer"] == REAL].set_index(["class_a", "class_b"])["value"]
+    first, second, *_ = biased.class_names
+    assert real.idxmin() == (first, second)
+    assert real.min() < 0.7
+    assert (real.drop((first, second)) > 0.9).all()
 
 
 def test_reweighting_undoes_the_bias_of_wrong_labels(model: Any) -> None:

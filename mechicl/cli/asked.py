@@ -119,13 +119,13 @@ class OnPrompts(Asked):
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
         return [
-            study.prompts(
+            one
+            for name in names("--task", self.task)
+            for one in study.prompt_sets(
                 load_task(name, data=_data_of(name, self.data), label_words=words),
-                model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seed=seed,
+                model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=policy, n_ctx=model.cfg.n_ctx, too_long=too_long,
             )
-            for name in names("--task", self.task)
-            for seed in seeds
         ]  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def reweighting(
     )
 
 
-@study("error-diagnosis", OnPrompts, without=("demonstrations", "shots", "mislabelled"), samples=500, seeds="42")
+@study("error-diagnosis", OnPrompts, without=("demonstrations",), samples=500, seeds="42")
 def error_diagnosis(
     components: Annotated[str, Option(help="Numbers of principal components, with commas.")] = "5,10,20,50,100,200",
     layer: Annotated[int | None, Option(min=0, help="Layer of the heat map; default: two thirds deep.")] = None,

@@ -3,6 +3,7 @@
 from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.metrics.confusion import (
     Correlation,
+    combined_p_value,
     confusion_correlation,
     predicted_confusion,
     real_confusion,
@@ -42,6 +43,7 @@ __all__ = [
     "cka_matrix",
     "cka_of_hsic",
     "classification_scores",
+    "combined_p_value",
     "confusion_correlation",
     "cross_entropy",
     "cumulative_contribution",

@@ -4,6 +4,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +84,8 @@ class Correlation(NamedTuple):
     n_pairs: int
     n_permutations: int
     exact: bool
+    relabelled: FloatArray
+    """Spearman correlation under each permutation of the classes."""
 
 
 def confusion_correlation(
@@ -119,7 +122,21 @@ def confusion_correlation(
         n_pairs=len(rows),
         n_permutations=len(orders),
         exact=exact,
+        relabelled=relabelled,
     )
+
+
+def combined_p_value(
+    correlations: Sequence[Correlation], *, generator: np.random.Generator, permutations: int = 10_000
+) -> float:
+    """One-sided p-value of the mean Spearman correlation of independent pairs of matrices, such as seeds whose classes
+    differ: the classes of each are permuted by themselves. Of a single one it is its own.
+    """
+    if len(correlations) == 1:
+        return correlations[0].p_value
+    found = np.mean([one.spearman for one in correlations])
+    drawn = np.mean([generator.choice(one.relabelled, permutations) for one in correlations], axis=0)
+    return float((1 + (drawn >= found - 1e-12).sum()) / (1 + permutations))
 
 
 def _known_classes(predicted: Tensor, real: Tensor) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mechicl.errors import InputError
+from mechicl.errors import DoesNotFit, InputError
 from mechicl.prompts.labels import CHOOSE, encode, first_label_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
 from mechicl.prompts.template import Template
@@ -111,11 +111,11 @@ def build_prompts(
 
 
 def check_length(prompts: Sequence[Prompt], n_ctx: int) -> None:
-    """Raise InputError if a prompt has more tokens than the context holds."""
+    """Raise DoesNotFit, an InputError, if a prompt has more tokens than the context holds."""
     longest = max(prompts, key=len, default=None)
     if longest is not None and len(longest) > n_ctx:
         over = sum(len(prompt) > n_ctx for prompt in prompts)
-        raise InputError(
+        raise DoesNotFit(
             f"{over} of {len(prompts)} prompts are longer than the context of {n_ctx} tokens (the longest "
             f"has {len(longest)}); use fewer shots, a model with a longer context, or too_long='drop' or "
             "'shorter'."

@@ -72,6 +72,10 @@ class Study(ABC):
         """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
         return task.prompts(tokenizer, **options)
 
+    def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
+        """The prompts of several seeds, which are averaged: alike in all that should not differ between seeds."""
+        return [self.prompts(task, tokenizer, seed=seed, **options) for seed in seeds]
+
     def settings(self) -> dict[str, Any]:
         """Its switches as plain values, for cells and provenance; what is no plain value gives its digest."""
         return asdict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from mechicl.errors import InputError
+from mechicl.errors import DoesNotFit, InputError
 from mechicl.prompts import Prompt, Template
 from mechicl.prompts.labels import encode
 from mechicl.tasks.examples import Examples
@@ -45,7 +45,7 @@ def shorter_texts(
         blocks = encode(tokenizer, [template.before + text + tail for text in pool.texts])["input_ids"]
         short = [i for i, tokens in enumerate(blocks) if len(tokens) <= room]
         if not short:
-            raise InputError(
+            raise DoesNotFit(
                 f"No text of {pool.origin} fits its share of the context, {room} tokens with the template "
                 f"(the shortest needs {min(map(len, blocks))}); use fewer shots or a model with a longer "
                 "context."

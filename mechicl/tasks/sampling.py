@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from mechicl.errors import InputError
+from mechicl.errors import DoesNotFit, InputError
 from mechicl.tasks.examples import Examples, Splits
 
 Order = Literal["encounter", "class", "reversed"] | Sequence[int]
@@ -149,7 +149,7 @@ def _check_enough(examples: Examples, class_names: Sequence[str], needed: Sequen
     for label_class, name in enumerate(class_names):
         found = len(examples.of_class(label_class))
         if found < needed[label_class]:
-            raise InputError(
+            raise DoesNotFit(
                 f"Class {name!r} has {found} examples in {examples.origin}, but "
                 f"{needed[label_class]} are needed for the "
                 "demonstrations asked for; use fewer shots or more data."

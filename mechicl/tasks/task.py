@@ -122,6 +122,7 @@ class Task:
         too_long: TooLong = "refuse",
         demonstration_text: bool = True,
         rows: Sequence[int] | None = None,
+        room_for: Counts | None = None,
     ) -> PromptSet:
         """Prompts that ask about examples of the query split; the draws are the authors' for the same seed
         and data.
@@ -144,17 +145,21 @@ class Task:
                 "shorter" draws only from examples short enough that every prompt fits. Nothing is ever cut.
             demonstration_text: False leaves the texts of the demonstrations out (the paper's Text_anchor).
             rows: Ask about these rows of the query split, in this order, instead of drawing.
+            room_for: With ``too_long="shorter"`` draw from the examples of prompts with so many shots, so
+                that fewer and more shots are of the same examples; what does not fit is refused.
 
         Raises:
-            InputError: The data cannot be used, a class has too few examples, the label words cannot tell the
-                classes apart under this tokenizer, or a prompt is too long.
+            DoesNotFit: A class has too few examples, or a prompt is too long; an InputError.
+            InputError: The data cannot be used, or the label words cannot tell the classes apart under this
+                tokenizer.
         """
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
         if samples is not None and samples < 1:
             raise InputError(f"samples={samples}: samples must be 1 or more; None takes all.")
         task = self.for_seed(seed)
         shown = _Shown.of(task, shots, mislabelled, order)
-        pool, asked = task._pools(form, seed, shown.counts)
+        room = shown.counts if room_for is None else by_class(room_for, task.class_names, "room_for")
+        pool, asked = task._pools(form, seed, room)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
         drawn = task._draw(demonstrations, pool, seed, shown.counts, len(chosen))
         contents = [(task._shots(pool, ids, shown), _query(asked, i)) for ids, i in zip(drawn, chosen, strict=False)]
@@ -219,6 +224,8 @@ class Task:
         tokenizer: Any,
         *,
         contexts: int = 64,
+        shots: Counts = 1,
+        mislabelled: Counts = 0,
         seed: int = 42,
         anchor: Anchor = "first",
         prepend_bos: bool = False,
@@ -227,18 +234,20 @@ class Task:
         rows: Sequence[int] | None = None,
     ) -> PromptSet:
         """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
-        modulo ``contexts``. Context k holds the k-th example of every class in the seed's walk, in class
-        order; context 0 is that of ``prompts(order="class")``."""
+        modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
+        class order; context 0 is that of ``prompts(order="class")``."""
         form = _Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         task = self.for_seed(seed)
-        single = _Shown.of(task, 1, 0)
-        pool, asked = task._pools(form, seed, single.counts)
-        (drawn,) = walk(pool, seed, (contexts,), task.class_names)
+        each = _Shown.of(task, shots, mislabelled, "class")
+        pool, asked = task._pools(form, seed, each.counts)
+        (drawn,) = walk(pool, seed, ([contexts * n for n in each.counts],), task.class_names)
         members = [[i for i in drawn if pool.classes[i] == c] for c in range(len(task.class_names))]
-        shown = [task._shots(pool, context, single) for context in zip(*members, strict=True)]
+        ids = [[i for own, n in zip(members, each.counts, strict=True) for i in own[k * n : (k + 1) * n]]
+               for k in range(contexts)]  # fmt: skip
+        shown = [task._shots(pool, context, each) for context in ids]
         chosen = asked.at_rows(rows) if rows is not None else list(range(len(asked)))
         contents = [(shown[k % contexts], _query(asked, i)) for k, i in enumerate(chosen)]
-        return task._build(form, contents, seed, 1, {"demonstrations": "contexts", "contexts": contexts})
+        return task._build(form, contents, seed, each.name, {"demonstrations": "contexts", "contexts": contexts})
 
     def _pools(self, form: _Form, seed: int, counts: Sequence[int]) -> tuple[Examples, Examples]:
         """Examples for demonstrations and for queries."""

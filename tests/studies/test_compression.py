@@ -15,11 +15,13 @@ def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
     mean = result.summary().set_index(["metric", "method", "kept", "positions"])["mean"]
     assert mean[("label_loyalty", "full context", "", "")] == 1
     assert mean[("word_loyalty_5", "full context", "", "")] == 1
-    random = ("label+template", "original")
-    by_set = Compression(n_sets=4).loyalty(result.table).query("method == 'hidden random'").groupby("set")
-    assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set["label_loyalty"].mean().mean())
-    best = mean[("label_loyalty", "hidden random, best set", *random)]
-    assert best == pytest.approx(by_set["label_loyalty"].mean().max())
+    for positions in ("original", "zero", "packed"):
+        random = ("label+template", positions)
+        draws = Compression(n_sets=4).loyalty(result.table).query("method == 'hidden random'")
+        by_set = draws[draws["positions"] == positions].groupby("set")["label_loyalty"].mean()
+        assert len(by_set) == 4
+        assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set.mean())
+        assert mean[("label_loyalty", "hidden random, best set", *random)] == pytest.approx(by_set.max())
     assert set(result.summary()["method"]) == set(PUBLISHED)
     assert "label+template" in result.finding()
     assert result.figure().data

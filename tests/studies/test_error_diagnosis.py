@@ -8,10 +8,19 @@ import numpy as np
 import pytest
 import torch
 
+from mechicl.engines.context import read_context
 from mechicl.errors import InputError
 from mechicl.hooks import run
+from mechicl.metrics import confusion_correlation
 from mechicl.probes.target_query import TargetQuery
-from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis, error_diagnosis
+from mechicl.studies.label_words.error_diagnosis import (
+    REAL,
+    ErrorDiagnosis,
+    anchor_keys,
+    error_diagnosis,
+    seeds_by_classes,
+)
+from mechicl.studies.label_words.pairs import PAIR, pair_matrix
 from mechicl.tasks import Task
 from tests import tiny
 from tests.engines.test_compression import films
@@ -76,14 +85,58 @@ def test_there_are_as_many_contexts_as_the_data_fill() -> None:
     assert len({prompt.tokens[: prompt.query_start] for prompt in behind}) == 8
 
 
+def test_contexts_hold_as_many_demonstrations_as_asked_for_and_the_first_is_that_of_all_items() -> None:
+    asked = STUDY.prompts(TASK, tiny.tokenizer(), seed=3, shots=(2, 1, 1), mislabelled=(1, 0, 0))
+    behind = asked.companions["contexts"]
+    assert {prompt.anchor_classes for prompt in behind} == {(1, 0, 1, 2)}  # the first drawn of the first is wrong
+    assert behind[0].tokens[: behind[0].query_start] == asked[0].tokens[: asked[0].query_start]
+    shown = [set(prompt.ids.demonstrations) for prompt in behind[:4]]
+    assert len(set.union(*shown)) == sum(map(len, shown))  # no context shares an example with another
+
+
+def test_a_class_with_several_demonstrations_has_their_mean_key() -> None:
+    model = tiny.model("gpt2")
+    prompt = TASK.prompts(tiny.tokenizer(), shots=2, order="class", samples=1)[0]
+    _, cache = model.run_with_cache(torch.tensor([prompt.tokens]), prepend_bos=False)
+    found = anchor_keys(model, read_context(model, prompt))
+    for layer in range(model.cfg.n_layers):
+        keys = cache[f"blocks.{layer}.attn.hook_k"][0].flatten(1)
+        expected = torch.stack([(keys[prompt.anchors[2 * c]] + keys[prompt.anchors[2 * c + 1]]) / 2 for c in range(3)])
+        torch.testing.assert_close(found[layer], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_are_tested_once_and_tasks_apart() -> None:
+    """Mean matrices of seeds with the same classes have one test; other classes are permuted by themselves."""
+    model, study = tiny.model("gpt2"), replace(STUDY, components=(3,), contexts=2)
+    sets = [study.prompts(TASK, tiny.tokenizer(), seed=seed) for seed in (0, 1)]
+    other = replace(TASK, name="others")
+    result = study.run(model, [*sets, study.prompts(other, tiny.tokenizer(), seed=0)])
+    at = result.summary().query("layer == 1").set_index(["task", "metric"])
+    assert at.loc[("questions", "p_value"), "seeds"] == 2
+    table = result.table[result.table["task"] == "questions"]
+    mean = torch.tensor(study.confusion(table, 1, 3).to_numpy())
+    real = torch.tensor(pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean()).to_numpy())
+    whole = confusion_correlation(mean, real, generator=np.random.default_rng(0))
+    assert at.loc[("questions", "p_value"), "mean"] == pytest.approx(whole.p_value)
+    assert at.loc[("questions", "spearman"), "mean"] == pytest.approx(whole.spearman)
+    assert result.finding().count("Nearest anchors") == 2
+    renamed = table["class_a"].str.upper(), table["class_b"].str.upper()
+    own = table.assign(class_a=renamed[0], class_b=renamed[1]).where(table["seed"] == 1, table)
+    assert [len(part["seed"].unique()) for part in seeds_by_classes(own)] == [1, 1]
+    assert 0 < study.summary(own).query("metric == 'p_value'")["mean"].min() <= 1
+    assert study.summary(own)["seed_sd"].notna().any()
+
+
 def test_refusals_say_what_to_do() -> None:
     model = tiny.model("gpt2")
     with pytest.raises(InputError, match="make the prompts by"):
         error_diagnosis(model, films())
     with pytest.raises(InputError, match="components at most"):
         error_diagnosis(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0, samples=12), components=(50,))
-    with pytest.raises(InputError, match="use shots=1"):
-        STUDY.prompts(TASK, tiny.tokenizer(), shots=2)
+    with pytest.raises(InputError, match="use demonstrations='per_seed'"):
+        STUDY.prompts(TASK, tiny.tokenizer(), demonstrations="per_prompt")
+    with pytest.raises(InputError, match="label word of every class"):
+        STUDY.run(model, STUDY.prompts(TASK, tiny.tokenizer(), mislabelled=(1, 0, 0)))
     with pytest.raises(InputError, match="1 or more"):
         ErrorDiagnosis(components=())
     result = replace(STUDY, layer=9).run(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0))

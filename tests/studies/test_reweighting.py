@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,41 @@ def test_companions_share_the_demonstrations() -> None:
     assert [p.ids.query for p in prompts.companions["more_shots"]] == [p.ids.query for p in prompts]
     assert prompts.digest() != films().digest()
     room = max(map(len, TASK.prompts(tiny.tokenizer(), seed=0, shots=2)))
-    assert STUDY.prompts(TASK, tiny.tokenizer(), seed=0, n_ctx=room).companions["more_shots"].shots == 2
+    with pytest.warns(UserWarning, match=r"cannot have 3 per class: .* tokens .* It has 2\."):
+        prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0, n_ctx=room)
+    assert prompts.companions["more_shots"].shots == 2
+    assert "3 per class" in prompts.provenance()["fewer_shots"]
+
+
+def test_seeds_that_are_averaged_have_as_many_more_shots() -> None:
+    """The context holds three in one seed alone; queries that would be too long for a share of it are asked as well."""
+    seeds, study = (0, 1, 2), replace(STUDY, more_shots=3)
+    need = [max(map(len, TASK.prompts(tiny.tokenizer(), seed=seed, shots=3))) for seed in seeds]
+    assert len(set(need)) > 1
+    with pytest.warns(UserWarning, match="2 per class fit every seed"):
+        sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=seeds, n_ctx=min(need), too_long="shorter")
+    for one in sets:
+        more = one.companions["more_shots"]
+        assert more.shots == 2
+        assert [prompt.ids.query for prompt in more] == [prompt.ids.query for prompt in one]
+        assert set(one[0].ids.demonstrations) <= set(more[0].ids.demonstrations)
+
+
+def test_different_numbers_of_shots_are_not_averaged() -> None:
+    sets = [replace(STUDY, more_shots=n, protocol="paper").prompts(TASK, tiny.tokenizer(), seed=n) for n in (2, 3)]
+    result = replace(STUDY, protocol="paper").run(tiny.model("gpt2"), sets)
+    more = result.summary().query("method == @MORE_SHOTS and metric == 'accuracy'")
+    assert dict(zip(more["per_class"], more["seeds"], strict=True)) == {"2": 1, "3": 1}
+    assert "2 or 3 demonstrations per class" in result.finding()
+    bars = result.figure().data[0]
+    assert len(set(bars.y)) == len(bars.y)
+
+
+def test_ag_news_has_the_authors_number_in_their_protocol() -> None:
+    news, study = replace(TASK, name="agnews"), replace(STUDY, more_shots=5)
+    shots = {p: replace(study, protocol=p).prompts(news, tiny.tokenizer()).companions["more_shots"].shots
+             for p in ("paper", "corrected")}  # fmt: skip
+    assert shots == {"paper": 3, "corrected": 5}
 
 
 def test_all_methods_are_measured() -> None:

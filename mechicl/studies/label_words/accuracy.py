@@ -49,14 +49,18 @@ def draw_accuracies(
     published: Mapping[str, Mapping[str, float]],
 ) -> None:
     """Bars of accuracy by method, with macro-F1 and the published accuracies in percent as marks."""
+    again = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
+    rows = rows.assign(method=rows["method"].where(~again, rows["method"] + ", " + rows["per_class"]))
     bars = rows[rows["metric"] == "accuracy"][::-1]
+    more = bars["per_class"] != bars["shots"].astype(str)
     figure.add_trace(
         go.Bar(
             y=bars["method"], x=bars["mean"], orientation="h", showlegend=False,
             marker_color=[colours.get(method, SKY) for method in bars["method"]],
             error_x={"type": "data", "array": bars["high"] - bars["mean"], "symmetric": False,
                      "arrayminus": bars["mean"] - bars["low"]},
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
+            text=("with " + bars["per_class"] + " per class").where(more, ""), textposition="inside",
+            insidetextanchor="start", hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         ),
         row=1, col=column,
     )  # fmt: skip

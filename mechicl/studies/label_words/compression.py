@@ -7,8 +7,9 @@ of each demonstration in place of its label word (Hidden_random), and with the b
 
 The authors' code puts the query at position 0 for GPT-2 but behind the original context for GPT-J and in the random-top
 run, and its 20 random sets are unions of all sets before them (`protocol="paper"`, with their very draws; both
-placements are reported). `"corrected"` measures every kept set with every placement; its random sets are independent
-and equal in size, Hidden_random is their mean, and Hidden_random-top the best of them for each task and seed.
+placements are reported). `"corrected"` measures every kept set and every random set with every placement; its random
+sets are independent and equal in size, and the same in every placement; Hidden_random is their mean, and
+Hidden_random-top the best of them for each task, seed and placement.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Compression(Study):
         return [
             *common,
             *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
-            condition("hidden random", _PAPER_SET, self.positions[0]),
+            *(condition("hidden random", _PAPER_SET, where) for where in self.positions),
         ]
 
     def work(self, sizes: Sizes, material: Material) -> Work:
@@ -145,7 +146,7 @@ class Compression(Study):
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
         """All rows with their agreement with the full context and, where gold is known, whether they are right.
 
-        Hidden_random-top keeps the rows of the set with the highest label loyalty of its task and seed.
+        Hidden_random-top keeps the rows of the set with the highest label loyalty of its task, seed and placement.
         """
         rows = with_loyalty(table, table[table["method"] == "full context"])
         rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
@@ -199,9 +200,9 @@ def _context_tokens(prompts: PromptSet, condition: Condition) -> list[int] | int
 
 
 def _best_sets(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the random sets of each model, task, seed and shots, the one with the highest label loyalty."""
+    """Of the random sets of each model, task, seed, shots and placement, the one with the highest label loyalty."""
     parts = []
-    for _, group in rows.groupby(["model", "task", "seed", "shots"], sort=False, dropna=False):
+    for _, group in rows.groupby(["model", "task", "seed", "shots", "positions"], sort=False, dropna=False):
         best = group.groupby("set")["label_loyalty"].mean().idxmax()
         parts.append(group[group["set"] == best])
     return pd.concat(parts)
@@ -262,7 +263,7 @@ def compression(
         model: a HookedTransformer that can be run block by block.
         prompts: one prompt set, or several (tasks, seeds), with the same demonstrations for all prompts of a set.
         kept: kept sets, see `mechicl.compress`; `protocol="paper"` has label words and template alone.
-        positions: placements of the query, see `mechicl.compress`; random sets take the first.
+        positions: placements of the query, see `mechicl.compress`.
         n_sets: number of random sets.
         random_seed: seed of the random sets (`protocol="corrected"`).
         protocol: whose placements and random sets, see the module.

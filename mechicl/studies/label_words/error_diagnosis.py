@@ -9,13 +9,17 @@ confusion. The real confusion of two classes is the AUROC with which their score
 The authors' code takes layer 32 of GPT2-XL's 48, the keys of a single context, and the scores of all items behind that
 context (`protocol="paper"`; here the layer at two thirds of the depth unless one is given). `"corrected"` averages
 distances over all contexts and takes the scores behind those contexts. The paper shows two heat maps; here their rank
-correlation over pairs of classes is measured in every layer, with a test that permutes the classes. The summary's
-interval is the spread over contexts.
+correlation over pairs of classes is measured in every layer, with a test that permutes the classes: one test for each
+task, on the seeds' mean matrices. Where every seed draws classes of its own, the classes of each are permuted apart.
+The summary's interval is the spread over contexts.
+
+With several demonstrations of a class, its anchor key is the mean of the keys of its label words, whatever class the
+text beside a wrong label is of. So a model that hardly errs can be diagnosed, too: wrong labels make it err.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -28,9 +32,9 @@ from torch import Tensor
 
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
-from mechicl.errors import InputError
+from mechicl.errors import DoesNotFit, InputError
 from mechicl.figures import panels, styled
-from mechicl.metrics import confusion_correlation, real_confusion, scaled_keys
+from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
 from mechicl.models import Sizes, hooked
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
@@ -42,7 +46,7 @@ from mechicl.studies.label_words.pairs import (
     pair_matrix,
     pair_name,
     pair_rows,
-    spread_over_contexts,
+    rank_correlations,
 )
 from mechicl.studies.study import Condition, Material, Protocol, Study
 from mechicl.studies.work import Work
@@ -86,22 +90,21 @@ class ErrorDiagnosis(Study):
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
-        """All items behind one context (one demonstration of every class, in class order), and each behind its own.
+        """All items behind one context (in class order; the paper: a demonstration of each), and each behind its own.
 
-        `options` are those of `task.prompts`. Where the data cannot fill `contexts`, there are half as many, and so on.
+        `options` are those of `task.prompts`; `mislabelled` makes a model err that hardly does. Where the data cannot
+        fill `contexts`, there are half as many, and so on.
         """
-        if (shots, mislabelled, demonstrations) != (1, 0, "per_seed"):
-            raise InputError(
-                "Error diagnosis has one demonstration of every class, the same in a context; use shots=1, and right "
-                "labels."
-            )
-        asked = task.prompts(tokenizer, seed=seed, samples=samples, order="class", **options)
+        if demonstrations != "per_seed":
+            raise InputError("Error diagnosis has contexts that many prompts share; use demonstrations='per_seed'.")
+        options = {**options, "seed": seed, "shots": shots, "mislabelled": mislabelled}
+        asked = task.prompts(tokenizer, samples=samples, order="class", **options)
         rows = sorted(prompt.ids.query for prompt in asked if prompt.ids.query is not None)
         contexts = self.contexts
         while True:
             try:
-                behind = task.context_prompts(tokenizer, contexts=contexts, seed=seed, rows=rows, **options)
-            except InputError:
+                behind = task.context_prompts(tokenizer, contexts=contexts, rows=rows, **options)
+            except DoesNotFit:
                 if contexts == 1:
                     raise
                 contexts //= 2
@@ -118,12 +121,14 @@ class ErrorDiagnosis(Study):
                 "Error diagnosis compares pairs of three or more classes in many contexts; give a task of three "
                 "classes or more (in Python, make its prompts by ErrorDiagnosis().prompts(task, ...))."
             )
+        if not all(set(prompt.anchor_classes) == set(range(len(prompt.label_ids))) for prompt in behind):
+            raise InputError("Error diagnosis needs a label word of every class in every context; use more shots.")
         probe = TargetQuery()
         seen = run_shared(model, behind, [probe], batch_size=batch_size)
         judged = seen.label_logits, behind.gold
         if self.protocol == "paper":
             judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
-        keys = torch.stack([_anchor_keys(model, context) for context in self._contexts(model, behind)])
+        keys = torch.stack([anchor_keys(model, context) for context in self._contexts(model, behind)])
         distances = self._distances(seen[probe], keys)
         names, real = behind.class_names, real_confusion(*judged)
         between = real[~torch.eye(len(real), dtype=torch.bool)]
@@ -131,7 +136,7 @@ class ErrorDiagnosis(Study):
         if not len(known) or known.min() == known.max():
             raise InputError(
                 f"There is nothing to diagnose: this model confuses all pairs of {prompts.task}'s classes alike; take "
-                "more prompts, or a model that makes errors."
+                "more prompts, a model that makes errors, or wrong labels, which bias it (mislabelled)."
             )
         rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
         rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
@@ -168,62 +173,74 @@ class ErrorDiagnosis(Study):
         return layer, min(numbers, key=lambda m: abs(m - 10))
 
     def confusion(self, table: pd.DataFrame, layer: int, components: int) -> pd.DataFrame:
-        """Predicted confusion of every pair, distances averaged over contexts and divided by the largest."""
+        """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
         rows = table[(table["layer"] == layer) & (table["components"] == components)]
-        mean = rows.groupby(PAIR, sort=False)["value"].mean()
+        of_seed = rows.groupby(["seed", *PAIR], sort=False, dropna=False)["value"].mean().reset_index()
+        largest = of_seed.groupby("seed", dropna=False)["value"].transform("max")
+        mean = (of_seed["value"] / largest).groupby([of_seed[name] for name in PAIR], sort=False).mean()
         return pair_matrix(mean / mean.max())
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, ...
+        """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,
+        n (contexts), seeds, seed_sd.
 
-        Metrics: spearman and pearson over pairs of classes, and spearman's one-sided p_value, each averaged over seeds.
-        `low` and `high` of spearman hold 95 % of the contexts' own values.
+        Metrics: spearman and pearson over pairs of classes, of the seeds' mean matrices, and spearman's one-sided
+        p_value, one for each task. Where seeds draw classes of their own, the correlations of these are averaged, and
+        tested together. `low` and `high` of spearman hold 95 % of the contexts' own values; `seed_sd` is the standard
+        deviation of the seeds' own.
         """
-        by = ["model", "task", "shots", "components", "layer"]
         found = []
-        for (model, task, shots, seed), rows in table.groupby(
-            ["model", "task", "shots", "seed"], sort=False, dropna=False
-        ):
-            real = pair_matrix(rows[rows["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
+        for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
+            alike = [(of_some, _real(of_some)) for of_some in seeds_by_classes(rows)]
             predicted = rows[rows["layer"] != REAL]
+            counts = {"n": predicted.groupby("seed", dropna=False)["context"].nunique().sum(),
+                      "seeds": rows["seed"].nunique(dropna=False)}  # fmt: skip
             for components, layer in sorted(set(zip(predicted["components"], predicted["layer"], strict=True))):
-                numbers = self._correlation(predicted, real, layer, components)
-                place = dict(zip(by, (model, task, shots, components, layer), strict=True))
-                found += [place | {"seed": seed, "metric": name} | values for name, values in numbers.items()]
-        each = pd.DataFrame(found)
-        grouped = each.groupby([*by, "metric"], sort=False)
-        summary = grouped[["mean", "low", "high"]].mean().assign(n=grouped["n"].sum(), seeds=grouped.size())
-        return summary.reset_index()
+                place = {"model": model, "task": task, "shots": shots, "components": components, "layer": layer}
+                for metric, numbers in self._correlation(alike, layer, components).items():
+                    found.append(place | {"metric": metric} | numbers | counts)
+        columns = ["model", "task", "shots", "metric", "components", "layer", "mean", "low", "high", "n", "seeds"]
+        return pd.DataFrame(found)[[*columns, "seed_sd"]]
 
     def _correlation(
-        self, table: pd.DataFrame, real: pd.DataFrame, layer: int, components: int
+        self, alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
     ) -> dict[str, dict[str, float]]:
-        predicted = self.confusion(table, layer, components)
-        matrices = (
-            torch.tensor(matrix.to_numpy()) for matrix in (predicted, real.loc[predicted.index, predicted.index])
-        )
-        whole = confusion_correlation(*matrices, generator=np.random.default_rng(0))
-        rows = table[(table["layer"] == layer) & (table["components"] == components)]
-        low, high = spread_over_contexts(rows, real)
-        n = rows["context"].nunique()
+        whole, contexts, seeds = [], [], []
+        for table, real in alike:
+            predicted = self.confusion(table, layer, components)
+            matrices = (
+                torch.tensor(matrix.to_numpy()) for matrix in (predicted, real.loc[predicted.index, predicted.index])
+            )
+            whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
+            rows = table[(table["layer"] == layer) & (table["components"] == components)]
+            for seed, of_seed in rows.groupby("seed", dropna=False):
+                own = _real(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
+                contexts.append(rank_correlations(of_seed, own, "context"))
+                seeds.append(rank_correlations(of_seed.assign(context=0), own, "context"))
+        each = np.concatenate(contexts)
+        low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
+        spread = np.std(np.concatenate(seeds), ddof=1) if len(seeds) > 1 else np.nan
+        none = {"low": np.nan, "high": np.nan, "seed_sd": np.nan}
         return {
-            "spearman": {"mean": whole.spearman, "low": low, "high": high, "n": n},
-            "pearson": {"mean": whole.pearson, "low": np.nan, "high": np.nan, "n": n},
-            "p_value": {"mean": whole.p_value, "low": np.nan, "high": np.nan, "n": n},
+            "spearman": {"mean": _mean(c.spearman for c in whole), "low": low, "high": high, "seed_sd": spread},
+            "pearson": {"mean": _mean(c.pearson for c in whole), **none},
+            "p_value": {"mean": combined_p_value(whole, generator=np.random.default_rng(0)), **none},
         }
 
     def figure(self, result: Result) -> go.Figure:
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        tasks = list(dict.fromkeys(table["task"]))
+        shown = [
+            (task, _said(str(task), of_some, rows), of_some)
+            for task, rows in table.groupby("task", sort=False)
+            for of_some in seeds_by_classes(rows)
+        ]
         titles = ["real confusion", f"predicted, layer {layer}, M\u00a0=\u00a0{components}", "their rank correlation"]
-        names = [f"{task}: {title}" for task in tasks for title in titles]
-        figure = panels(names, common=False, rows=len(tasks), widths=[0.3, 0.3, 0.4])
-        for row, task in enumerate(tasks, start=1):
-            of_task = table[table["task"] == task]
-            real = pair_matrix(of_task[of_task["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
-            add_heat_map(figure, real, row, 1)
-            add_heat_map(figure, self.confusion(of_task, layer, components), row, 2)
+        names = [f"{name}: {title}" for _, name, _ in shown for title in titles]
+        figure = panels(names, common=False, rows=len(shown), widths=[0.3, 0.3, 0.4])
+        for row, (task, _, of_some) in enumerate(shown, start=1):
+            add_heat_map(figure, _real(of_some), row, 1)
+            add_heat_map(figure, self.confusion(of_some, layer, components), row, 2)
             add_correlations(
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
             )
@@ -233,29 +250,70 @@ class ErrorDiagnosis(Study):
         ).update_layout(hovermode="closest")  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        layer, components = self.shown(result.table)
-        summary = result.summary()
-        at = summary[(summary["layer"] == layer) & (summary["components"] == components)]
-        mean = at.groupby("metric")["mean"].mean()
-        curve = summary[(summary["metric"] == "spearman") & (summary["components"] == components)]
-        best = curve.groupby("layer")["mean"].mean()
-        pairs = result.table[result.table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean()
-        predicted = result.table[(result.table["layer"] == layer) & (result.table["components"] == components)]
-        nearest = predicted.groupby(PAIR, sort=False)["value"].mean()
-        return (
-            f"In layer {layer} (M = {components}) anchor distances rank the pairs of classes as their real confusion "
-            f"with a Spearman correlation of {mean['spearman']:.2f} (p = {mean['p_value']:.2g}); the best layer is "
-            f"{best.idxmax()} ({best.max():.2f}). Nearest anchors: {pair_name(nearest)}; most confused: "
-            f"{pair_name(pairs)} ({pairs.min():.2f})."
-        )
+        table, summary = result.table, result.summary()
+        layer, components = self.shown(table)
+        tasks = list(dict.fromkeys(zip(table["task"], table["shots"], strict=True)))
+        said = []
+        for task, shots in tasks:
+            rows = table[(table["task"] == task) & (table["shots"] == shots)]
+            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+            of_task = of_task[of_task["components"] == components]
+            curve = of_task[of_task["metric"] == "spearman"].set_index("layer")["mean"]
+            p_value = of_task[of_task["metric"] == "p_value"].set_index("layer")["mean"]
+            said.append(
+                (f"{task}: " if len(tasks) > 1 else "")
+                + f"In layer {layer} (M = {components}) anchor distances rank the pairs of classes as their real "
+                f"confusion with a Spearman correlation of {curve[layer]:.2f} (p = {p_value[layer]:.2g}); the best "
+                f"layer is {curve.idxmax()} ({curve.max():.2f}). {self._pairs(rows, layer, components)}"
+            )
+        return " ".join(said)
+
+    def _pairs(self, table: pd.DataFrame, layer: int, components: int) -> str:
+        """Which classes are nearest and which most confused, in a sentence."""
+        pairs = []
+        for of_some in seeds_by_classes(table):
+            real = of_some[of_some["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean()
+            predicted = self.confusion(of_some, layer, components)
+            nearest = pd.Series([predicted.loc[a, b] for a, b in real.index], index=real.index)
+            pairs.append((pair_name(nearest), pair_name(real), real.min()))
+        if len(pairs) > 1:
+            same = sum(near == confused for near, confused, _ in pairs)
+            return f"The nearest anchors are those of the most confused classes in {same} of {len(pairs)} seeds."
+        ((near, confused, least),) = pairs
+        return f"Nearest anchors: {near}; most confused: {confused} ({least:.2f})."
 
 
-def _anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:
-    """Keys of the label words in class order, repeated for query heads that share them, heads side by side."""
-    heads = hooked(model).sizes.n_heads
-    order = torch.tensor(context.anchors)[torch.tensor(context.anchor_classes).argsort()]
-    layers = [layer.keys[0, order.to(layer.keys.device)] for layer in context.layers]
-    return torch.stack([keys.repeat_interleave(heads // keys.shape[1], 1).flatten(1).float().cpu() for keys in layers])
+def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
+    found: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for _, of_seed in table.groupby("seed", sort=False, dropna=False):
+        found.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
+    return [pd.concat(parts) for parts in found.values()]
+
+
+def _real(table: pd.DataFrame) -> pd.DataFrame:
+    """Real confusion, the mean of the seeds."""
+    return pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
+
+
+def _said(task: str, some: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The task, with the seeds where they are not all of it."""
+    return task if len(some) == len(rows) else f"{task}, seed {', '.join(map(str, some['seed'].unique()))}"
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:
+    """Keys of the label words, the mean of each class's; repeated for heads that share them, heads side by side."""
+    heads, n_classes = hooked(model).sizes.n_heads, len(context.label_ids)
+    member = torch.nn.functional.one_hot(torch.tensor(context.anchor_classes), n_classes).float()
+    mean = (member / member.sum(0)).T
+    keys = (layer.keys[0, list(context.anchors)].float().cpu() for layer in context.layers)
+    return torch.stack(
+        [mean @ of_layer.repeat_interleave(heads // of_layer.shape[1], 1).flatten(1) for of_layer in keys]
+    )
 
 
 def error_diagnosis(

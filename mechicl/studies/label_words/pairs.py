@@ -43,19 +43,15 @@ def pair_name(pairs: pd.Series[float]) -> str:
     return f"{a} and {b}"
 
 
-def spread_over_contexts(rows: pd.DataFrame, real: pd.DataFrame) -> tuple[float, float]:
-    """The interval that holds 95 % of the contexts' own rank correlations; NaN for a single context."""
+def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:
+    """Spearman's correlation with the real confusion, of each group of rows (each context)."""
     from scipy.stats import rankdata
 
-    by_context = rows.pivot(index="context", columns=PAIR, values="value")
-    truth = np.array([real.loc[pair[0], pair[1]] for pair in by_context.columns])
+    grouped = rows.pivot_table(index=by, columns=PAIR, values="value", sort=False)
+    truth = np.array([real.loc[pair[0], pair[1]] for pair in grouped.columns])
     known = ~np.isnan(truth)
-    if len(by_context) < 2:
-        return np.nan, np.nan
-    ranks, target = rankdata(by_context.to_numpy()[:, known], axis=1), rankdata(truth[known])
-    each = [np.corrcoef(row, target)[0, 1] for row in ranks]
-    low, high = np.quantile(each, [0.025, 0.975])
-    return float(low), float(high)
+    ranks, target = rankdata(grouped.to_numpy()[:, known], axis=1), rankdata(truth[known])
+    return np.array([np.corrcoef(row, target)[0, 1] for row in ranks])
 
 
 def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int) -> None:
