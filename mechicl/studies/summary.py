@@ -20,8 +20,9 @@ def mean_with_interval(
 ) -> pd.DataFrame:
     """Mean of a column within each group of `by`, with its bootstrap interval over rows.
 
-    Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Running text has no
-    seed. Columns: `by`, mean, low, high, n (rows), seeds.
+    Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Columns: `by`, mean,
+    low, high, n (rows), seeds, and seed_sd, the standard deviation of the seeds' own means (NaN of a single seed).
+    Running text has no seed, and so no seed_sd.
     """
     rows: list[dict[str, Any]] = []
     alike: dict[bytes, list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(list)
@@ -31,7 +32,9 @@ def mean_with_interval(
         seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
         weights = weights / np.bincount(seed, weights=weights)[seed]
         alike[weights.tobytes()].append((len(rows), weights, group[value].to_numpy(float)))
-        rows.append(dict(zip(by, key, strict=True)) | {"n": len(group), "seeds": len(np.unique(seed))})
+        own = np.bincount(seed, weights=weights * group[value].to_numpy(float))[seeds := np.unique(seed)]
+        counts = {"n": len(group), "seeds": len(seeds), "seed_sd": spread(own)}
+        rows.append(dict(zip(by, key, strict=True)) | counts)
     summary = pd.DataFrame(rows)
     bounds = np.empty((len(rows), 3))
     for groups in alike.values():  # groups with the same weights share their draws, and so are drawn once
@@ -40,10 +43,16 @@ def mean_with_interval(
         interval = bootstrap_mean(values, weights=weights, generator=np.random.default_rng(0), name=value)
         bounds[list(places)] = np.stack([interval.mean, interval.low, interval.high], 1)
     found = pd.DataFrame(bounds, columns=["mean", "low", "high"])
-    return pd.concat([summary[list(by)], found, summary[["n", "seeds"]]], axis=1)
+    last = ["n", "seeds", *(["seed_sd"] if "seed" in table else [])]
+    return pd.concat([summary[list(by)], found, summary[last]], axis=1)
+
+
+def spread(of_seeds: Sequence[float] | np.ndarray) -> float:
+    """Standard deviation of the seeds' own numbers; NaN of a single one."""
+    return float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else float("nan")
 
 
 def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
     cells = table[["task", "shots", "seed"]].astype(str).agg(" ".join, axis=1)
-    return mean_with_interval(table.assign(seed=cells), value, by)
+    return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")

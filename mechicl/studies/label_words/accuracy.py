@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,21 +10,63 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from mechicl.figures import INK, SKY
+from mechicl.studies.summary import mean_with_interval, spread
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over seeds of macro-F1, with an interval over resampled prompts."""
+    """Mean over seeds of macro-F1, with an interval over resampled prompts; rows of one seed may be of several sets."""
     rows = []
     for key, group in table.groupby(by, sort=False):
-        generator = np.random.default_rng(0)
         seeds = [part for _, part in group.groupby("seed", sort=False, dropna=False)]
-        values = np.stack(
-            [_macro_f1(part["gold"].to_numpy(), part["predicted"].to_numpy(), generator) for part in seeds]
-        )
+        values = np.stack([_of_sets(part, index) for index, part in enumerate(seeds)])
         low, high = np.quantile(values[:, 1:].mean(0), [0.025, 0.975])
-        numbers = {"mean": values[:, 0].mean(), "low": low, "high": high, "n": len(group), "seeds": len(seeds)}
+        numbers = {"mean": values[:, 0].mean(), "low": low, "high": high, "n": len(group), "seeds": len(seeds),
+                   "seed_sd": spread(values[:, 0])}  # fmt: skip
         rows.append(dict(zip(by, key, strict=True)) | numbers | {"metric": "macro_f1"})
     return pd.DataFrame(rows)
+
+
+def beside_accuracy(table: pd.DataFrame, by: list[str], whole: pd.Series[bool]) -> pd.DataFrame:
+    """What accuracy must be read beside: macro-F1, and the majority_rate, what the commonest class alone would reach.
+
+    Of prompts whose gold class is known. The rate is that of the `whole` rows, as it is the same in all others.
+    """
+    known = table["gold"] >= 0
+    commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
+    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & whole]
+    if not known.any():
+        return pd.DataFrame()
+    rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
+    return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
+
+
+def mark_beside_accuracy(
+    figure: go.Figure, names: Sequence[str], macro_f1: Sequence[float], majority: float, column: int
+) -> None:
+    """Draw macro-F1 as marks on the bars of accuracy, and the majority class's rate as a line."""
+    figure.add_trace(
+        go.Scatter(
+            y=names, x=macro_f1, mode="markers", name="macro-F1", hovertemplate="%{x:.4f}",
+            marker={"symbol": "line-ns-open", "size": 12, "color": INK, "line": {"width": 2}},
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+    figure.add_trace(
+        go.Scatter(
+            y=[names[0], names[-1]], x=[majority] * 2, mode="lines", name="majority class",
+            line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}",
+        ),
+        row=1, col=column,
+    )  # fmt: skip
+
+
+def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:
+    """Macro-F1 of one seed, the mean of its sets where there are several, which share the resampled prompts."""
+    sets = [part for _, part in rows.groupby("set")] if "set" in rows else [rows]
+    scores = [_macro_f1(part["gold"].to_numpy(), part["predicted"].to_numpy(), np.random.default_rng(seed))
+              for part in sets]  # fmt: skip
+    mean: np.ndarray = np.mean(scores, axis=0)
+    return mean
 
 
 def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Generator) -> Float[np.ndarray, "draw"]:

@@ -31,6 +31,7 @@ from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplat
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.accuracy import beside_accuracy
 from mechicl.studies.label_words.loyalty import prediction_rows, with_loyalty
 from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
@@ -116,16 +117,19 @@ class AnchorKinds(Study):
         return joined(parts, groups, [top])
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, task, shots, metric, change, kind, mean, low, high, n, seeds.
+        """Means: model, task, shots, metric, change, kind, mean, low, high, n, seeds, seed_sd.
 
-        Metrics: label_loyalty, word_loyalty_5, accuracy where gold is known, and kind_tokens, how many they are.
+        Metrics: label_loyalty, word_loyalty_5, and kind_tokens, how many they are; where gold is known accuracy,
+        macro_f1 and, of the whole context, majority_rate.
         """
         rows = with_loyalty(table, table[table["change"] == "nothing"])
         rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
         place = ["model", "task", "shots", "seed", "change", "kind"]
         long = rows.melt(id_vars=place, value_vars=[*_METRICS, "kind_tokens"], var_name="metric")
         long = long[long["value"].notna()]
-        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "change", "kind"])
+        by = ["model", "task", "shots", "change", "kind"]
+        found = mean_with_interval(long, "value", [*by, "metric"])
+        return pd.concat([found, beside_accuracy(rows, by, rows["change"] == "nothing")], ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()

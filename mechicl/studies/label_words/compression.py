@@ -40,6 +40,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.accuracy import beside_accuracy, mark_beside_accuracy
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
 from mechicl.studies.study import Condition, Material, Protocol, Study
 from mechicl.studies.summary import mean_with_interval
@@ -155,12 +156,19 @@ class Compression(Study):
         return pd.concat([rows[rows["method"] != "hidden random, best set"], best], ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, task, shots, metric, method, kept, positions, mean, low, high, n, seeds."""
-        long = self.loyalty(table).melt(
+        """Means: model, task, shots, metric, method, kept, positions, mean, low, high, n, seeds, seed_sd.
+
+        Metrics: label_loyalty, word_loyalty_5 and _10; where gold is known accuracy, macro_f1 (of random sets the
+        mean of the sets') and, of the full context, majority_rate.
+        """
+        rows = self.loyalty(table)
+        long = rows.melt(
             id_vars=["model", "task", "shots", "seed", *_CONDITION], value_vars=list(METRICS), var_name="metric"
         )
         long = long[long["value"].notna()]
-        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
+        found = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
+        beside = beside_accuracy(rows, ["model", "task", "shots", *_CONDITION], rows["method"] == "full context")
+        return pd.concat([found, beside], ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -171,6 +179,11 @@ class Compression(Study):
             rows = rows[::-1].reset_index()
             _bars(figure, rows, column)
             _published(figure, rows, shown.index(metric) if metric != "accuracy" else 2, column)
+            if metric == "accuracy":
+                f1, majority = (summary[summary["metric"] == name] for name in ("macro_f1", "majority_rate"))
+                by_condition = f1.groupby(_CONDITION, sort=False)["mean"].mean()
+                marks = [by_condition[tuple(condition)] for condition in rows[_CONDITION].to_numpy()]
+                mark_beside_accuracy(figure, list(rows.apply(_label, axis=1)), marks, majority["mean"].mean(), column)
         styled(
             figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
             subtitle=f"{self.source}; protocol {self.protocol}; mean of tasks, 95 % bootstrap intervals over prompts",

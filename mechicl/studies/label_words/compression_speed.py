@@ -38,7 +38,9 @@ from mechicl.models import Sizes, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.accuracy import beside_accuracy
 from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.summary import spread
 from mechicl.studies.work import Work, companions
 from mechicl.tasks import Task
 
@@ -153,12 +155,14 @@ class CompressionSpeed(Study):
         return fit_reweighting(model, training, lr=self.lr, seed=seed, keep=keep).patch
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """By model, task, shots, metric and arm: mean, low, high, n, seeds.
+        """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the
+        seeds' own.
 
         Of ms_per_query and times_as_fast (as everything recomputed, the same query) `mean` is the median over queries,
         `low` and `high` are the quartiles; under the paper's protocol the ratio of mean times, without quartiles. The
         other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that reads the context),
-        accuracy and label_loyalty (the same answer as everything recomputed).
+        accuracy, macro_f1, of everything recomputed majority_rate, and label_loyalty (the same answer as everything
+        recomputed).
         """
         by = ["model", "task", "seed", "shots", "prompt"]
         full = table[table["arm"] == FULL][[*by, "seconds", "predicted"]]
@@ -178,8 +182,11 @@ class CompressionSpeed(Study):
             counts = {"n": len(group), "seeds": group["seed"].nunique(dropna=False)}
             for metric in _METRICS:
                 if group[metric].notna().any():
-                    found.append(common | {"metric": metric} | self._numbers(group, metric) | counts)
-        return pd.DataFrame(found)
+                    own = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
+                    numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(own)}
+                    found.append(common | {"metric": metric} | numbers)
+        beside = beside_accuracy(rows, ["model", "task", "shots", "arm"], rows["arm"] == FULL)
+        return pd.concat([pd.DataFrame(found), beside], ignore_index=True)
 
     def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
         if metric in _TIMES and self.protocol == "corrected":

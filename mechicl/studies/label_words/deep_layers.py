@@ -13,8 +13,8 @@ average of tasks has the R of the averaged curve, as in the paper's figure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,12 +84,13 @@ class DeepLayers(Study):
         )
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds.
+        """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.
 
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
-        Intervals of AUCROC are over prompts; R, a ratio of sums over layers, has none. `seeds` counts the seeds that
-        have an AUCROC. With several tasks, "average of tasks" is the mean of their curves.
+        Intervals are over prompts: those of R hold the R of resampled curves, and are wide where the layers together
+        are near chance. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the standard deviation of their own.
+        With several tasks, "average of tasks" is the mean of their curves, and has no seed_sd.
         """
         rows: list[dict[str, Any]] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):
@@ -117,7 +118,9 @@ class DeepLayers(Study):
                 continue
             draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
             curves.append(_Curve(found.values, draws, found.n, 1))
-        return _Curve.mean(curves, len(curves)) if curves else None
+        if not curves:
+            return None
+        return replace(_Curve.mean(curves, len(curves)), of_seeds=torch.stack([curve.values for curve in curves]))
 
     def undefined(self, table: pd.DataFrame) -> list[str]:
         """Tasks and seeds in which the model predicts a single class, in words."""
@@ -227,6 +230,8 @@ class _Curve:
     draws: Tensor
     n: int
     seeds: int
+    of_seeds: Tensor | None = None
+    """The seeds' own, [seed layer]."""
 
     @classmethod
     def mean(cls, curves: Sequence[_Curve], seeds: int) -> _Curve:
@@ -238,15 +243,21 @@ class _Curve:
         )
 
     def rows(self, metric: str) -> Iterator[dict[str, Any]]:
-        low, high = self.draws.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
-        found = {metric: (self.values, low, high)}
-        none, name = torch.full_like(self.values, torch.nan), metric.replace("AUCROC", "R")
-        found[name] = (cumulative_contribution(self.values), none, none)
-        found[f"{name}_clipped"] = (cumulative_contribution(self.values, clipped=True), none, none)
-        for name, (mean, below, above) in found.items():
-            for layer, bounds in enumerate(zip(mean.tolist(), below.tolist(), above.tolist(), strict=True)):
-                numbers = dict(zip(("mean", "low", "high"), bounds, strict=True))
-                yield {"metric": name, "layer": layer, **numbers, "n": self.n, "seeds": self.seeds}
+        name = metric.replace("AUCROC", "R")
+        measures: dict[str, Callable[[Tensor], Tensor]] = {
+            metric: lambda curves: curves,
+            name: cumulative_contribution,
+            f"{name}_clipped": lambda curves: cumulative_contribution(curves, clipped=True),
+        }
+        for name, measure in measures.items():
+            low, high = measure(self.draws).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
+            spread = torch.full_like(low, torch.nan)
+            if self.of_seeds is not None and len(self.of_seeds) > 1:
+                spread = measure(self.of_seeds).std(0)
+            for layer, numbers in enumerate(torch.stack([measure(self.values), low, high, spread], 1).tolist()):
+                mean, below, above, sd = numbers
+                counts = {"n": self.n, "seeds": self.seeds, "seed_sd": sd}
+                yield {"metric": name, "layer": layer, "mean": mean, "low": below, "high": above} | counts
 
 
 def attention_and_target(table: pd.DataFrame, target: str) -> tuple[Tensor, Tensor]:
