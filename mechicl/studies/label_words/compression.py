@@ -102,8 +102,8 @@ class Compression(Study):
         ]
 
     def work(self, sizes: Sizes, material: Material) -> Work:
-        hidden = len(self.kept) * len(self.positions) + 1
-        return Work(shared=2 + hidden, asked=self.n_sets)
+        placed = len(self.positions) if self.protocol == "corrected" else 1
+        return Work(shared=2 + (len(self.kept) + 1) * placed, asked=self.n_sets * placed)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))
