@@ -129,7 +129,7 @@ def test_seeds_are_tested_once_and_tasks_apart() -> None:
 
 def test_refusals_say_what_to_do() -> None:
     model = tiny.model("gpt2")
-    with pytest.raises(InputError, match="make the prompts by"):
+    with pytest.raises(InputError, match="make its prompts by"):
         error_diagnosis(model, films())
     with pytest.raises(InputError, match="components at most"):
         error_diagnosis(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0, samples=12), components=(50,))
