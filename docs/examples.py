@@ -34,6 +34,7 @@ EXAMPLES = {
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
     "neurons": "",
+    "entropy-neurons": _TEXT,
     "norms": _TEXT,
     "cka": _TEXT,
     "stages-atlas": _TEXT,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mechicl.patches import DropAttention as DropAttention
     from mechicl.patches import DropMany as DropMany
     from mechicl.patches import DropMLP as DropMLP
+    from mechicl.patches import FixNeurons as FixNeurons
     from mechicl.patches import IsolateLabels as IsolateLabels
     from mechicl.patches import IsolatePositions as IsolatePositions
     from mechicl.patches import IsolateRandom as IsolateRandom
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from mechicl.studies.stages import stages_atlas as stages_atlas
     from mechicl.studies.stages.benchmarks import benchmarks as benchmarks
     from mechicl.studies.stages.cka import cka as cka
+    from mechicl.studies.stages.entropy_neurons import entropy_neurons as entropy_neurons
     from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
     from mechicl.studies.stages.local_attention import local_attention as local_attention
     from mechicl.studies.stages.many_lesions import many_lesions as many_lesions
@@ -111,6 +113,7 @@ _HOME = {
         "DropAttention",
         "DropMLP",
         "DropMany",
+        "FixNeurons",
         "IsolateLabels",
         "IsolatePositions",
         "IsolateRandom",
@@ -156,6 +159,7 @@ _HOME = {
         "benchmarks",
         "cka",
         "compare_atlases",
+        "entropy_neurons",
         "in_context_atlas",
         "find_neurons",
         "layer_lesions",

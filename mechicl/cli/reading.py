@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from typing import Any
 
 from mechicl.errors import InputError
@@ -29,6 +30,17 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
+
+
+def numbers(option: str, text: str) -> tuple[float, ...]:
+    """Numbers from a text such as 0,2.5,-1, each once."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or len(set(found)) < len(found) or not all(map(isfinite, found)):
+        raise InputError(f"{option} is {text!r}; give each number once, with commas between them, as 0,2.5.")
+    return found
 
 
 def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:

@@ -10,7 +10,7 @@ from mechicl.cli.asked import OnBenchmarks, OnPrompts, OnText, OnTextAndPrompts,
 from mechicl.cli.command import ProtocolName, asking, studies, study
 from mechicl.cli.completion import several_of
 from mechicl.cli.finish import close, measure, run
-from mechicl.cli.reading import choice, integers, names
+from mechicl.cli.reading import choice, integers, names, numbers
 
 if TYPE_CHECKING:
     from mechicl.probes.tuned_lens import TunedLens
@@ -163,6 +163,18 @@ def neurons(
     from mechicl.studies.stages import NeuronsStudy
 
     return NeuronsStudy(kurtosis=kurtosis, variance=variance)
+
+
+@study("entropy-neurons", OnText, batch_size=8, processing="fold")
+def entropy_neurons(
+    neurons: Annotated[int, Option(min=1, help="Entropy neurons, the most neutral first.")] = 4,
+    controls: Annotated[int, Option(min=1, help="Other neurons of like length for each of them.")] = 2,
+    values: Annotated[str, Option(help="Activations at which a neuron is held, with commas.")] = "0,2,4,6",
+) -> "Study":
+    """Entropy, loss and most probable tokens while an entropy neuron is held at a value (Gurnee et al. 2024)."""
+    from mechicl.studies.stages import EntropyNeurons
+
+    return EntropyNeurons(neurons=neurons, controls=controls, values=numbers("--values", values))
 
 
 @study("voting", OnText, batch_size=32, processing="fold")

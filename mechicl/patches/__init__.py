@@ -1,6 +1,7 @@
 """What can be changed in a pass; a file each."""
 
 from mechicl.patches.cut_words import CutWords
+from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,
@@ -31,6 +32,7 @@ __all__ = [
     "DropAttention",
     "DropMLP",
     "DropMany",
+    "FixNeurons",
     "IsolateLabels",
     "IsolatePositions",
     "IsolateRandom",

@@ -24,6 +24,7 @@ from mechicl.studies.label_words import (
 from mechicl.studies.stages import (
     Atlas,
     Cka,
+    EntropyNeurons,
     LensStudy,
     LesionedBenchmarks,
     LesionedLearning,
@@ -61,6 +62,7 @@ STUDIES: dict[str, type[Study]] = {
         WordMerging,
         WordIdentity,
         NeuronsStudy,
+        EntropyNeurons,
         Voting,
         NormsStudy,
         Cka,

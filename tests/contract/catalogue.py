@@ -40,6 +40,7 @@ from mechicl.patches import (
     DropAttention,
     DropMany,
     DropMLP,
+    FixNeurons,
     IsolateLabels,
     IsolatePositions,
     IsolateRandom,
@@ -72,7 +73,7 @@ from mechicl.studies.label_words import (
     Isolation,
     Reweighting,
 )
-from mechicl.studies.stages import LesionedBenchmarks, Lesions, ManyLesions, Voting, WordIdentity
+from mechicl.studies.stages import EntropyNeurons, LesionedBenchmarks, Lesions, ManyLesions, Voting, WordIdentity
 from mechicl.studies.study import Study
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
@@ -155,6 +156,7 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     DropAttention: lambda: [DropAttention(0)],
     DropMLP: lambda: [DropMLP(2)],
     DropMany: lambda: [DropMany((0, 2))],
+    FixNeurons: lambda: [FixNeurons(((0, 1), (2, 3)), 1.5)],
     Swap: lambda: [Swap(0)],
     Replace: lambda: [Replace(0, 2)],
     Reorder: lambda: [Reorder((2, 0, 1))],
@@ -355,6 +357,7 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "reweighting": lambda: Reweighting(epochs=1, per_class=1, more_shots=0),
     "error-diagnosis": lambda: ErrorDiagnosis(components=(2,), contexts=1),
     "anchor-sweep": lambda: AnchorSweep(windows=(2,)),
+    "entropy-neurons": lambda: EntropyNeurons(neurons=1, controls=1, values=(1.0,)),
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),

@@ -3,6 +3,7 @@
 from mechicl.studies.stages.atlas import Atlas, compare_atlases, stages_atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks, benchmarks
 from mechicl.studies.stages.cka import Cka, cka
+from mechicl.studies.stages.entropy_neurons import EntropyNeurons, entropy_neurons
 from mechicl.studies.stages.in_context import LesionedLearning, lesioned_icl
 from mechicl.studies.stages.in_context_atlas import in_context_atlas
 from mechicl.studies.stages.lens import LensStudy, logit_lens
@@ -21,6 +22,7 @@ from mechicl.studies.stages.word_merging import WordMerging, word_merging
 __all__ = [
     "Atlas",
     "Cka",
+    "EntropyNeurons",
     "LensStudy",
     "LesionedBenchmarks",
     "LesionedLearning",
@@ -37,6 +39,7 @@ __all__ = [
     "benchmarks",
     "cka",
     "compare_atlases",
+    "entropy_neurons",
     "find_neurons",
     "in_context_atlas",
     "layer_lesions",

@@ -26,13 +26,15 @@ import torch
 
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
-from mechicl.models import Sizes, hooked
+from mechicl.models import HookedModel, Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.work import Work
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
-_LAST_LAYERS = 2
+LAST_LAYERS = 2
+MOST_VARIANCE = 1e-3
+"""Of an entropy neuron's cosines with the vocabulary; those of random directions have 1 / d_model."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,7 @@ class NeuronsStudy(Study):
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
-        layers = range(net.sizes.n_layers)
-        table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
-        with torch.no_grad():
-            reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
-            rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
-        return table.assign(in_norm=reads.double().cpu().numpy(), rho=rho.cpu().numpy())
+        return neuron_table(net, range(net.sizes.n_layers))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Density of each kind per layer: model, metric (kind), layer, mean, low, high, count, n (neurons).
@@ -108,13 +105,24 @@ class NeuronsStudy(Study):
             where = f", densest in layer {peak} ({peak / last:.0%} of depth)" if total else ""
             parts.append(f"{total} {kind} neurons{where}")
         entropy = int(summary[summary["metric"] == "entropy"]["count"].sum())
-        return "; ".join(parts) + f"; {entropy} entropy neurons in the last {_LAST_LAYERS} layers."
+        return "; ".join(parts) + f"; {entropy} entropy neurons in the last {LAST_LAYERS} layers."
 
 
-def is_entropy_neuron(table: pd.DataFrame, kurtosis: float, variance: float = 1e-3) -> pd.Series[bool]:
+@torch.no_grad()
+def neuron_table(net: HookedModel, layers: range) -> pd.DataFrame:
+    """A row per neuron of these layers: moments, norms of what it writes and reads, and rho."""
+    table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
+    reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
+    rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
+    return table.assign(
+        layer=table["layer"] + layers.start, in_norm=reads.double().cpu().numpy(), rho=rho.cpu().numpy()
+    )
+
+
+def is_entropy_neuron(table: pd.DataFrame, kurtosis: float, variance: float = MOST_VARIANCE) -> pd.Series[bool]:
     """Which rows have heavy weights in the last layers that favour no token; the bound on size is each model's own."""
     last = table.groupby("model")["layer"].transform("max")
-    late = table["layer"] > last - _LAST_LAYERS
+    late = table["layer"] > last - LAST_LAYERS
     size = table["in_norm"] ** 2 + table["norm"] ** 2
     bound = size.where(late).groupby(table["model"]).transform(lambda sizes: sizes.quantile(0.9))
     return late & (size >= bound) & (table["kurtosis"] <= kurtosis) & (table["variance"] <= variance)
