@@ -127,7 +127,7 @@ def effect(model: Any, material: Any, *patches: Patch) -> Tensor:
 def test_engines_equal_the_plain_path(model: Any) -> None:
     before = fingerprint(model)
     for engine in catalogue.engines():
-        close(*catalogue.ENGINES[engine](model), 2e-5)
+        close(*catalogue.ENGINES[engine](model))
     assert differences(before, fingerprint(model)) == []
 
 

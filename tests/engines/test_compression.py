@@ -23,6 +23,7 @@ from mechicl.hooks import run
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.tasks import Task
 from tests import tiny
+from tests.engines.test_prefix import close
 
 ROWS = [
     {"text": text, "label": label}
@@ -88,7 +89,7 @@ def test_a_compressed_context_answers(family: str) -> None:
     assert not torch.allclose(answers["original"], answers["zero"], atol=1e-3)
     everything = keep(read_context(model, prompts[0]), range(prompts[0].query_start), "packed")
     full = run(model, prompts).label_logits
-    torch.testing.assert_close(everything.ask(model, prompts).label_logits, full, rtol=1e-4, atol=1e-4)
+    close(everything.ask(model, prompts).label_logits, full)
     assert not torch.allclose(answers["original"], full, atol=1e-3)
 
 

@@ -117,7 +117,7 @@ def test_prompts_are_grouped_by_their_demonstrations() -> None:
     assert shared_demonstrations(shared_prompts(2, seeds=(0, 1))) == [(0, 1), (2, 3)]
 
 
-@pytest.mark.parametrize("family", ["gpt2", "gptj", "llama", "neo"])
+@pytest.mark.parametrize("family", tiny.families)
 def test_gathered_keys_are_masked_keys(family: str) -> None:
     """Dropping a key from the cache is hiding it from the query; positions stay as they were."""
     model, prompts, kept = tiny.model(family), shared_prompts(), (0, 5, 6, 19)
