@@ -22,7 +22,6 @@ from tests import tiny
 from tests.engines.test_compression import TASK, films
 from tests.engines.test_prefix import close, shared_prompts
 
-
 FIVE = ("gpt2", "gptj", "neox", "neo", "llama")
 """The architectures of the papers, and grouped keys."""
 
