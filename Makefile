@@ -16,9 +16,9 @@ coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q --cov=mechicl --cov-branch \
 	    --cov-report=term-missing:skip-covered --cov-fail-under=90
 
-# Known weaknesses of the pinned dependencies: information, never a failure; without a network it says so.
+# Known weaknesses of the pinned dependencies: information, never a failure; --strict says what could not be looked up.
 audit: $(STAMP)
-	-$(BIN)/python -m pip install -q pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip
+	-$(BIN)/python -m pip install -q -c constraints.txt pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 demo: $(STAMP)
 	$(BIN)/mechicl demo --out mechicl-demo
@@ -65,6 +65,7 @@ docs: $(VENV)/.docs
 docs-figures: $(VENV)/.docs
 	$(BIN)/python docs/examples.py
 	$(BIN)/python docs/defects.py
+	$(BIN)/python docs/drift.py
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"

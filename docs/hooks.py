@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import drift  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
@@ -48,7 +49,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put measured numbers where the defects page names them."""
+    """Put measured numbers where the pages of defects and of half precision name them."""
+    if page.file.src_uri == "precision.md":
+        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
     if page.file.src_uri != "defects.md":
         return markdown
     return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))

@@ -154,6 +154,8 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         found = torch.device(device if device is not None else ("cuda" if gpus else "cpu"))
     except RuntimeError as error:
         raise InputError(f"device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1") from error
+    if found.type not in ("cpu", "cuda", "mps", "xpu"):  # such as meta, which holds no numbers
+        raise InputError(f"device {device!r} runs no model here; use cpu, cuda or cuda:1")
     needed = n_devices if n_devices > 1 else int(found.type == "cuda")
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
         raise InputError(f"device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu")

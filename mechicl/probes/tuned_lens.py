@@ -107,4 +107,7 @@ class TunedLens:
         about = facts.get("about")
         if not {"A", "b"} <= set(tensors) <= {"A", "b", "kl"} or set(facts) != {"about"} or not isinstance(about, dict):
             raise InputError(f"What is saved in {folder} is not a tuned lens; fit it again.")
+        learned = about.get("sequences", [])
+        if not isinstance(learned, list) or not all(isinstance(one, str) for one in learned):
+            raise InputError(f"The JSON of the tuned lens in {folder} does not say what it learned from; fit it again.")
         return cls(**tensors, about=about)

@@ -85,7 +85,7 @@ def estimate(net: HookedModel, work: Work, extent: Extent, batch_size: int) -> E
         for length, part in extent.pieces(work, sizes):
             seconds += part / _block_rate(net, length, batch_size)
         if rows:
-            seconds += rows * _seconds_a_row(net)
+            seconds += rows * _seconds_a_row(net, work.readings)
     weights = sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
     return Estimate(weights, memory, free_bytes(net.device), flops + logit_flops, seconds, work.beside)
 
@@ -105,12 +105,13 @@ def _block_rate(net: HookedModel, length: int, batch_size: int) -> float:
         return batch * a_block(length) / _timed(net, lambda: net.forward(tokens))
 
 
-def _seconds_a_row(net: HookedModel) -> float:
-    """Seconds of one row of logits and its logarithm of probabilities."""
+def _seconds_a_row(net: HookedModel, readings: int) -> float:
+    """Seconds of one row of logits, and of so many passes over its probabilities."""
     sizes: Sizes = net.sizes
     n = int(max(4, min(256, _TIMED_FLOPS // (2 * sizes.d_model * sizes.d_vocab))))
     resid = torch.zeros(n, sizes.d_model, dtype=net.dtype, device=net.device)
-    return _timed(net, lambda: net.lens(resid).log_softmax(-1)) / n
+    logits = net.lens(resid)
+    return (_timed(net, lambda: net.lens(resid)) + readings * _timed(net, lambda: logits.log_softmax(-1))) / n
 
 
 def _timed(net: HookedModel, work: Callable[[], object]) -> float:

@@ -30,6 +30,8 @@ class Work:
     """Passes of the queries alone, on keys and values that are there already."""
     logits: float = 0.0
     """Rows of logits over the whole vocabulary, for every token."""
+    readings: int = 1
+    """How often the probabilities of a row are gone over."""
     directions: int = 0
     """Vectors that are read through the whole vocabulary, whatever the material."""
     further: tuple[tuple[int, int], ...] = ()

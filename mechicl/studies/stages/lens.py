@@ -74,7 +74,8 @@ class LensStudy(Study):
         return plain if self.tuned is None else (*plain, self.tuned)
 
     def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=1, logits=(sizes.n_layers + 2) * len(self.lenses()))
+        logits = (sizes.n_layers + 2) * len(self.lenses())
+        return Work(passes=1, logits=logits, readings=12)  # entropy, both KLs, ranks, the most probable
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if isinstance(self.tuned, TunedLens):
