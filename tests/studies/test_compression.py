@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from mechicl.errors import InputError
 from mechicl.studies.label_words.compression import PUBLISHED, Compression, compression
 from tests import tiny
-from tests.engines.test_compression import films
+from tests.engines.test_compression import TASK, films
 
 
 def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
@@ -45,3 +47,21 @@ def test_unknown_labels_leave_accuracy_out() -> None:
 def test_nothing_to_measure_is_refused() -> None:
     with pytest.raises(InputError, match="at least one kept set"):
         Compression(kept=())
+
+
+def test_accuracy_stands_beside_macro_f1_the_majority_and_the_spread_over_seeds() -> None:
+    sets = [TASK.prompts(tiny.tokenizer(), seed=seed) for seed in (0, 1)]
+    result = compression(tiny.model("gpt2"), sets, n_sets=3, kept=("label",), positions=("original",))
+    summary = result.summary().set_index(["metric", "method"])
+    rows = result.table[result.table["method"] == "hidden random"]
+    f1 = [f1_score(one["gold"], one["predicted"], average="macro") for _, one in rows.groupby(["seed", "set"])]
+    assert summary.loc[("macro_f1", "hidden random"), "mean"] == pytest.approx(np.mean(f1))
+    of_seeds = np.reshape(f1, (2, 3)).mean(1)
+    assert summary.loc[("macro_f1", "hidden random"), "seed_sd"] == pytest.approx(of_seeds.std(ddof=1))
+    assert list(summary.loc["majority_rate"].index) == ["full context"]
+    most = np.mean([np.bincount(one.gold).max() / len(one) for one in sets])
+    assert summary.loc[("majority_rate", "full context"), "mean"] == pytest.approx(most)
+    whole = result.table[result.table["method"] == "full context"]
+    right = (whole["gold"] == whole["predicted"]).groupby(whole["seed"]).mean()
+    assert summary.loc[("accuracy", "full context"), "seed_sd"] == pytest.approx(right.std(ddof=1))
+    assert "majority class" in {trace.name for trace in result.figure().data}
