@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,12 @@ import pytest
 import torch
 
 from mechicl.errors import InputError
+from mechicl.hooks import run
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc
+from mechicl.probes import LabelAttention
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers, deep_layers
+from mechicl.studies import load_result
+from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers, attention_by_head, deep_layers
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -39,6 +43,32 @@ def test_curves_average_over_seeds_and_then_tasks(shots: int) -> None:
     np.testing.assert_allclose(mean.loc[(AVERAGE, "R")], excess.cumsum() / excess.sum())
     assert "AUCROC" in result.finding()
     assert result.figure().data
+
+
+def test_heads_are_kept_and_add_up(tmp_path: Path) -> None:
+    model, prompts = tiny.model("gpt2"), several()[0]
+    result = deep_layers(model, prompts)
+    probe = LabelAttention()
+    expected = run(model, prompts, [probe])[probe].flatten(0, 1)
+    np.testing.assert_allclose(attention_by_head(result.table), expected, rtol=1e-4, atol=1e-6)
+    result.save(tmp_path)
+    found = attention_by_head(load_result(tmp_path, "deep-layers").table)
+    np.testing.assert_array_equal(found, attention_by_head(result.table))
+    np.testing.assert_allclose(found.astype(float).sum(1), np.stack(result.table["attention"].to_list()))
+    old = replace(result, table=result.table.drop(columns="attention_by_head"))
+    assert old.figure().data
+    with pytest.raises(InputError, match="run deep-layers again"):
+        attention_by_head(old.table)
+
+
+def test_r_has_the_interval_of_resampled_curves() -> None:
+    summary = deep_layers(tiny.model("gpt2"), several()).summary()
+    of_r = summary[summary["metric"].isin(["R", "R_clipped", "R_gold"])]
+    assert (of_r["low"] <= of_r["high"]).all()
+    last = of_r[of_r["layer"] == of_r["layer"].max()]
+    np.testing.assert_allclose(last[["mean", "low", "high"]], 1)
+    of_auroc = summary[summary["metric"] == "AUCROC"]
+    assert (of_auroc["seed_sd"].notna() == (of_auroc["task"] != AVERAGE)).all()
 
 
 def test_a_class_never_predicted_is_named_not_averaged() -> None:

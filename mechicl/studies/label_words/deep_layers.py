@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.engines.prefix import run_shared
@@ -71,7 +72,8 @@ class DeepLayers(Study):
         if not all(len(set(prompt.anchor_classes)) == len(prompts.label_ids) for prompt in prompts):
             raise InputError("Every class needs a demonstration in every prompt; use shots=1 or more.")
         seen = run_shared(model, prompts, [probe], batch_size=batch_size)
-        attention = seen[probe].double().sum(2)  # over heads: [prompt layer class]
+        by_head = seen[probe]
+        attention = by_head.double().sum(2)  # over heads: [prompt layer class]
         n, layers, _ = attention.shape
         return pd.DataFrame(
             {
@@ -80,6 +82,7 @@ class DeepLayers(Study):
                 "predicted": np.repeat(seen.predicted.numpy(), layers),
                 "layer": np.tile(np.arange(layers), n),
                 "attention": attention.flatten(0, 1).tolist(),
+                "attention_by_head": list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
             }
         )
 
@@ -269,6 +272,18 @@ def attention_and_target(table: pd.DataFrame, target: str) -> tuple[Tensor, Tens
     return attention.reshape(-1, layers, attention.shape[-1]), classes
 
 
+def attention_by_head(table: pd.DataFrame) -> Float[np.ndarray, "row head class_"]:
+    """Attention from q to each class's label words by head, of each row (prompt and layer) of a task's results.
+
+    Raises:
+        InputError: the result was saved by a version that kept the sum over heads alone.
+    """
+    if "attention_by_head" not in table:
+        raise InputError("This result was saved without heads; run deep-layers again.")
+    values = np.stack(table["attention_by_head"].to_list())
+    return values.reshape(len(table), -1, len(table["attention"].iloc[0]))
+
+
 def deep_layers(
     model: Any,
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
@@ -288,6 +303,6 @@ def deep_layers(
 
     Returns:
         A result with a row per prompt and layer: gold and predicted class, and the attention to each class's label
-        words, summed over heads.
+        words, summed over heads and, as `attention_by_head` reads it from the table, of every head.
     """
     return DeepLayers(protocol, weight=weight).run(model, prompts, batch_size=batch_size)
