@@ -304,10 +304,14 @@ def test_reproduce_runs_every_study_of_the_first_paper(
     code, out, err = mechicl("reproduce", "label-words", *asked, "--out", tmp_path)
     assert (code, complaints(err)) == (0, [])
     assert "published and measured" in out
-    assert out.strip().splitlines()[-2:] == [
-        str((tmp_path / protocol / "report.html").resolve()) for protocol in ("corrected", "paper")
-    ]
-    assert "deep-layers (unrelated-labels) has no result: Class 'negative' has 6 examples" in out
+    parts = ("corrected", "paper", "two-per-class", "norm-weighted", "unrelated-labels")
+    assert out.strip().splitlines()[-5:] == [str((tmp_path / part / "report.html").resolve()) for part in parts]
+    assert (
+        "deep-layers (unrelated-labels) is tried with 4 demonstrations per class: Class 'negative' has 6 examples"
+        in out
+    )
+    assert set(load_result(tmp_path / "two-per-class", "deep-layers").table["shots"].astype(str)) == {"2"}
+    assert load_result(tmp_path / "norm-weighted", "deep-layers").study.weight == "norm"
     for study in ("information-flow", "isolation", "compression", "compression-speed", "reweighting"):
         assert load_result(tmp_path / "paper", study).study.protocol == "paper"
     # two classes have a single pair, which cannot be ranked

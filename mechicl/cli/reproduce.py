@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,11 +17,13 @@ from mechicl.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mechicl.prompts import PromptSet
     from mechicl.results import Cells, Result
     from mechicl.studies.study import Protocol, Study
 
 
-_UNRELATED = "unrelated-labels"
+_UNRELATED, _TWO_SHOTS, _NORM = "unrelated-labels", "two-per-class", "norm-weighted"
+_PARTS = ("corrected", "paper", _TWO_SHOTS, _NORM, _UNRELATED)
 
 papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 
@@ -31,7 +33,9 @@ papers = typer.Typer(help="Run every experiment of a paper on one model.", no_ar
 def label_words(asked: OnPrompts) -> None:
     """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected.
 
-    With sst2 among the tasks also unrelated labels, A and B, in OUT/unrelated-labels.
+    Beside them a page each with two demonstrations per class (OUT/two-per-class), with attention weighted by the length
+    of what it moves (OUT/norm-weighted), and, with sst2 among the tasks, with the unrelated labels A and B
+    (OUT/unrelated-labels).
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -40,35 +44,33 @@ def label_words(asked: OnPrompts) -> None:
     cells = Cells(asked.out)
     model = asked.load_model()
     plan = [
-        (part, study, own)
-        for part in ("corrected", "paper", _UNRELATED)
-        for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
+        (part, study, own) for part in _PARTS for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
     ]
-    done = dict[tuple[str, bool], "Result"]()
+    done: list[Result] = []
     failed: InputError | None = None
     with progress("label-words", len(plan)) as advance:
         for part, study, own in plan:
             try:
-                prompts = own.material(study, model)
+                prompts = _unrelated(study, own, model) if part == _UNRELATED else own.material(study, model)
                 if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
                     prompts = [one for one in prompts if len(one.class_names) > 2]
                 if prompts:
-                    result = run(study, model, prompts, asked, cells)
-                    _keep(result, asked, part)
-                    done[study.name, part == _UNRELATED] = result
+                    done.append(run(study, model, prompts, asked, cells))
+                    _keep(done[-1], asked, part)
             except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
                 _say_none(study, part, error, asked)
                 failed = error
             advance(1)
     if failed is not None and not done:
         raise failed
-    _close(against_published(list(done.values())), asked)
+    _close(against_published(done), asked)
 
 
 def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
-    """The studies of one part, each with what it is run on: a protocol, or SST-2 with unrelated labels (App. F.2).
+    """The studies of one part, each with what it is run on.
 
-    What is beyond the paper has no counterpart in the authors' code.
+    A part is a protocol, two demonstrations per class (App. F.1), norm-weighted attention, or SST-2 with labels A and B
+    (App. F.2). What is beyond the paper has no counterpart in the authors' code.
     """
     from mechicl.studies import label_words as w
 
@@ -77,19 +79,38 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
         own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
         of_sst2 = "sst2" in asked.task.split(",")
         return [(w.Isolation(n_layers=layers), own), (w.DeepLayers(), own)] if of_sst2 else []
+    if part == _NORM:
+        return [(w.DeepLayers(weight="norm"), asked)]
+    if part == _TWO_SHOTS:
+        asked = replace(asked, shots="2")
     protocol: Protocol = "paper" if part == "paper" else "corrected"
-    fresh = replace(asked, demonstrations="per_prompt")
     studies: list[tuple[Study, OnPrompts]] = [
-        (w.InformationFlow(protocol), fresh),
+        (w.InformationFlow(protocol), replace(asked, demonstrations="per_prompt")),
         (w.Isolation(protocol, n_layers=layers), asked),
         (w.DeepLayers(protocol), asked),
+    ]
+    if part == _TWO_SHOTS:
+        return studies
+    studies += [
         (w.Compression(protocol), asked),
         (w.CompressionSpeed(protocol), asked),
         (w.Reweighting(protocol), asked),
         (w.ErrorDiagnosis(protocol), replace(asked, shots="1")),
     ]
-    beyond: list[tuple[Study, OnPrompts]] = [(w.AnchorKinds(), asked), (w.AnchorSweep(), asked)]
+    beyond: list[tuple[Study, OnPrompts]] = [(w.AnchorKinds(), asked), (w.AnchorSweep(windows=layers), asked)]
     return studies if protocol == "paper" else [*studies, *beyond]
+
+
+def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
+    """Prompts with as many demonstrations as asked for (the paper's eight), or half as many until they can be shown."""
+    try:
+        return asked.material(study, model)
+    except InputError as error:
+        fewer = replace(asked, shots=str(int(asked.shots) // 2))
+        if fewer.shots == "0":
+            raise
+        _say(f"{study.name} ({_UNRELATED}) is tried with {fewer.shots} demonstrations per class: {error}", asked)
+        return _unrelated(study, fewer, model)
 
 
 @papers.command("stages")
@@ -166,8 +187,12 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
     return [lesioned]
 
 
+def _say(text: str, asked: Asked) -> None:
+    print(text, file=sys.stderr if asked.as_json else sys.stdout)
+
+
 def _say_none(study: Study, part: str, error: InputError, asked: Asked) -> None:
-    print(f"{study.name} ({part}) has no result: {error}", file=sys.stderr if asked.as_json else sys.stdout)
+    _say(f"{study.name} ({part}) has no result: {error}", asked)
 
 
 def _keep(result: Result, asked: Asked, part: str) -> None:
@@ -183,9 +208,7 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
     """Print published against measured values, and the pages' paths last."""
     from rich.console import Console
 
-    folders = [
-        asked.out / part for part in ("corrected", "paper", _UNRELATED) if any((asked.out / part).glob("*.parquet"))
-    ]
+    folders = [asked.out / part for part in _PARTS if any((asked.out / part).glob("*.parquet"))]
     pages = [str(page(folder).resolve()) for folder in folders]
     if asked.as_json:
         from mechicl.studies import saved_results

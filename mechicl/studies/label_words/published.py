@@ -1,87 +1,149 @@
 """What the paper reports in numbers, to be held against what was measured.
 
-Tables 1, 2 and 3, the height that AUCROC approaches, and the accuracy with unrelated labels; its other results are
-figures without printed values. Where nothing else is said the paper's models are GPT2-XL and GPT-J.
+Tables 1, 2, 3 and 6, the height that AUCROC approaches, the accuracy with unrelated labels, and values that others read
+off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, its
+demonstrations one per class: results with more shots are held against the rows about more shots only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import pandas as pd
 
 from mechicl.results import Result
 from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
 from mechicl.studies.label_words.compression import Compression
-from mechicl.studies.label_words.compression_speed import ANCHORS, CompressionSpeed
+from mechicl.studies.label_words.compression_speed import ANCHORS, PUBLISHED_LENGTHS, CompressionSpeed
 from mechicl.studies.label_words.compression_speed import PUBLISHED as TABLE_3
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers
+from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis
+from mechicl.studies.label_words.pairs import PAIR, pair_matrix
 from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
 from mechicl.studies.label_words.reweighting import Reweighting
 
-_COLUMNS = ["quantity", "task", "GPT2-XL", "GPT-J", "measured"]
-_METRICS = ("label_loyalty", "word_loyalty_5", "accuracy")
+_METRICS = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5", "accuracy": "accuracy"}
+_MEAN = "mean of tasks"
+_FIG_6 = {("ABBR", "DESC"): (76, 45), ("ABBR", "ENTY"): (84, 49)}
+"""Real and predicted confusion in percent of two pairs, as others read them off Fig. 6."""
 UNRELATED = "sst2 (A, B)"
 """The task of appendix F.2, with 8 demonstrations of each class."""
 
 
+class _Row(NamedTuple):
+    """One quantity; values are formatted, percent where nothing else is said."""
+
+    quantity: str
+    task: str
+    xl: object
+    j: object
+    measured: str
+
+
 def against_published(results: Sequence[Result]) -> pd.DataFrame:
-    """Published beside measured, in percent: quantity, task, GPT2-XL, GPT-J, measured; empty where nothing is known."""
-    rows: list[list[object]] = []
+    """Published beside measured, in percent: quantity, task, GPT2-XL, GPT-J, and a column of what was measured in each
+    protocol, with its interval where it is one mean; empty where nothing is known.
+    """
+    compare = {
+        Reweighting.name: _table_1, Compression.name: _table_2, CompressionSpeed.name: _tables_3_and_6,
+        DeepLayers.name: _deep_layers, ErrorDiagnosis.name: _figure_6,
+    }  # fmt: skip
+    found: dict[tuple[object, ...], dict[str, str]] = {}
+    protocols = dict.fromkeys(result.study.protocol for result in results)
     for result in results:
-        if result.name == Reweighting.name:
-            rows += _table_1(result.summary())
-        elif result.name == Compression.name:
-            rows += _table_2(result.summary())
-        elif result.name == CompressionSpeed.name:
-            rows += _table_3(result.summary())
-        elif result.name == DeepLayers.name:
-            rows += _deep_layers(result)
-    return pd.DataFrame(rows, columns=_COLUMNS)
+        for row in compare[result.name](result) if result.name in compare else ():
+            found.setdefault(row[:4], dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
+    columns = [f"measured, {protocol}" for protocol in protocols]
+    rows = [[*place, *measured.values()] for place, measured in found.items()]
+    return pd.DataFrame(rows, columns=["quantity", "task", "GPT2-XL", "GPT-J", *columns])
 
 
-def _table_1(summary: pd.DataFrame) -> list[list[object]]:
+def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
+    return summary[summary["shots"].astype(str) == "1"]
+
+
+def _table_1(result: Result) -> Iterator[_Row]:
+    """Accuracy of each task and their mean, where the tasks are the paper's four."""
+    summary = _one_shot(result.summary())
     accuracy = summary[(summary["metric"] == "accuracy") & summary["method"].isin(list(TABLE_1))]
-    found = zip(accuracy["method"], accuracy["task"], accuracy["mean"], strict=True)
-    return [
-        [f"accuracy, {method}", task, TABLE_1[method].get(task, ""), "", _percent(mean)] for method, task, mean in found
-    ]
+    for method, of_method in accuracy.groupby("method", sort=False):
+        known = TABLE_1[str(method)]
+        for task, row in of_method.set_index("task").iterrows():
+            measured = _percent(row["mean"], row["low"], row["high"])
+            yield _Row(f"accuracy, {method}", str(task), known.get(str(task), ""), "", measured)
+        if set(of_method["task"]) >= set(known):
+            mean = of_method.set_index("task")["mean"][list(known)].mean()
+            yield _Row(f"accuracy, {method}", _MEAN, f"{sum(known.values()) / len(known):.2f}", "", _percent(mean))
 
 
-def _table_2(summary: pd.DataFrame) -> list[list[object]]:
-    """The paper's rows: label words and template kept, queries at their original places, mean of the tasks."""
-    shown = summary[summary["kept"].isin(["", "label+template"]) & summary["positions"].isin(["", "original"])]
-    means = shown.groupby(["method", "metric"])["mean"].mean()
-    return [
-        [f"{metric}, {method}", "mean", xl[place], j[place], _percent(means[method, metric])]
-        for method, (xl, j) in TABLE_2.items()
-        for place, metric in enumerate(_METRICS)
-        if (method, metric) in means.index
-    ]
+def _table_2(result: Result) -> Iterator[_Row]:
+    """The paper's rows: label words and template kept, with the placements of the query that its code has."""
+    summary = _one_shot(result.summary())
+    means = (
+        summary[summary["kept"].isin(["", "label+template"])].groupby(["method", "positions", "metric"])["mean"].mean()
+    )
+    for method, (xl, j) in TABLE_2.items():
+        for positions in ("", "original", "zero"):
+            where = f", query at {positions} positions" if positions else ""
+            for place, (metric, title) in enumerate(_METRICS.items()):
+                if (method, positions, metric) in means.index:
+                    measured = _percent(means[method, positions, metric])
+                    yield _Row(f"{title}, {method}{where}", _MEAN, xl[place], j[place], measured)
 
 
-def _table_3(summary: pd.DataFrame) -> list[list[object]]:
-    """Times as fast, not in percent; the paper's machine is not stated."""
-    rows = summary[(summary["metric"] == "times_as_fast") & (summary["arm"] == ANCHORS)]
-    return [
-        ["times as fast, anchor cache", task, *TABLE_3.get(task, ("", "")), f"{mean:.2f}"]
-        for task, mean in zip(rows["task"], rows["mean"], strict=True)
-    ]
+def _tables_3_and_6(result: Result) -> Iterator[_Row]:
+    """Times as fast (the paper's machine is not stated), and the lengths that make it so; neither in percent."""
+    summary = _one_shot(result.summary())
+    fast = summary[(summary["metric"] == "times_as_fast") & (summary["arm"] == ANCHORS)].set_index("task")["mean"]
+    for task, times in fast.items():
+        of_xl, of_j = TABLE_3.get(str(task), ("", ""))
+        yield _Row("times as fast, anchor cache", str(task), of_xl, of_j, f"{times:.2f}")
+    if set(fast.index) >= set(TABLE_3):
+        xl, j = (sum(column) / len(TABLE_3) for column in zip(*TABLE_3.values(), strict=True))
+        yield _Row("times as fast, anchor cache", _MEAN, f"{xl:.3f}", f"{j:.3f}", f"{fast[list(TABLE_3)].mean():.3f}")
+    shown = _one_shot(result.table)
+    for task, (demonstrations, query) in PUBLISHED_LENGTHS.items():
+        rows = shown[(shown["task"] == task) & (shown["arm"] == ANCHORS)]
+        for name, column, known in (("L_demo", "demonstration_words", demonstrations), ("L_x", "query_words", query)):
+            if len(rows):
+                yield _Row(f"words of text, {name}", task, known, known, f"{rows[column].mean():.1f}")
 
 
-def _deep_layers(result: Result) -> list[list[object]]:
+def _deep_layers(result: Result) -> Iterator[_Row]:
     """The best AUCROC in the deeper half, which approaches 0.8 in the paper; with unrelated labels the accuracy."""
     table, summary = result.table, result.summary()
     if set(table["task"]) == {UNRELATED}:
         known = table[(table["gold"] >= 0) & (table["layer"] == 0)]
         right = (known["predicted"] == known["gold"]).mean()
         published = "near chance" if set(table["shots"].astype(str)) == {"8"} else ""
-        return [["accuracy (the paper, with LLaMA-33B: 83.0)", UNRELATED, published, published, _percent(right)]]
+        yield _Row("accuracy (the paper, with LLaMA-33B: 83.0)", UNRELATED, published, published, _percent(right))
+        return
+    summary = _one_shot(summary)
     deep = summary[(summary["metric"] == "AUCROC") & (summary["layer"] > summary["layer"].max() // 2)]
-    best = deep.groupby("task", sort=False)["mean"].max()
-    best = best[[AVERAGE]] if AVERAGE in best.index else best
-    return [["best AUCROC of deep layers", task, "about 80", "about 80", _percent(mean)] for task, mean in best.items()]
+    tasks = [AVERAGE] if AVERAGE in set(deep["task"]) else list(dict.fromkeys(deep["task"]))
+    for task in tasks:
+        best = deep[deep["task"] == task].nlargest(1, "mean").iloc[0]
+        measured = _percent(best["mean"], best["low"], best["high"])
+        yield _Row("best AUCROC of deep layers", task, "about 80", "about 80", measured)
 
 
-def _percent(value: object) -> str:
-    return f"{100 * float(str(value)):.2f}"
+def _figure_6(result: Result) -> Iterator[_Row]:
+    """Two pairs of TREC's classes, with the layer and the number of components that the heat map shows."""
+    table = _one_shot(result.table[result.table["task"] == "trec"])
+    if not len(table):
+        return
+    study = result.study
+    assert isinstance(study, ErrorDiagnosis)
+    layer, components = study.shown(table)
+    real = pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
+    for name, matrix, which in (("real", real, 0), ("predicted", study.confusion(table, layer, components), 1)):
+        for (one, other), known in _FIG_6.items():
+            if one in matrix.index and other in matrix.index:
+                quantity = f"{name} confusion, {one} and {other} (read off Fig. 6)"
+                yield _Row(quantity, "trec", known[which], "", _percent(matrix.loc[one, other]))
+
+
+def _percent(value: object, low: object = None, high: object = None) -> str:
+    shown = f"{100 * float(str(value)):.2f}"
+    return shown if low is None else f"{shown} [{100 * float(str(low)):.1f}, {100 * float(str(high)):.1f}]"
