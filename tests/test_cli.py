@@ -302,14 +302,12 @@ def test_reproduce_runs_every_study_of_the_first_paper(
 ) -> None:
     asked = ["--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 4, "--seeds", "1"]
     code, out, err = mechicl("reproduce", "label-words", *asked, "--out", tmp_path)
-    assert (code, complaints(err)) == (0, [])
+    assert code == 0
+    assert all("splits the leading space off label words of 'sst2 (A, B)'" in line for line in complaints(err))
     assert "published and measured" in out
     parts = ("corrected", "paper", "two-per-class", "norm-weighted", "unrelated-labels")
     assert out.strip().splitlines()[-5:] == [str((tmp_path / part / "report.html").resolve()) for part in parts]
-    assert (
-        "deep-layers (unrelated-labels) is tried with 4 demonstrations per class: Class 'negative' has 6 examples"
-        in out
-    )
+    assert "deep-layers (unrelated-labels) is tried with 4 demonstrations per class: Class 'negative' has 6" in out
     assert set(load_result(tmp_path / "two-per-class", "deep-layers").table["shots"].astype(str)) == {"2"}
     assert load_result(tmp_path / "norm-weighted", "deep-layers").study.weight == "norm"
     for study in ("information-flow", "isolation", "compression", "compression-speed", "reweighting"):
