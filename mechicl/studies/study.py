@@ -59,7 +59,7 @@ class Study(ABC):
         if self.protocol not in ("paper", "corrected"):
             raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
         if self.no_paper_protocol and self.protocol == "paper":
-            raise InputError(f"{self.name} has no protocol 'paper': {self.no_paper_protocol}.")
+            raise InputError(f"The study {self.name} has no protocol 'paper': {self.no_paper_protocol}.")
         for name in ("seed", "random_seed"):
             check_seed(getattr(self, name, 0))
 

@@ -82,7 +82,7 @@ class Voting(Study):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.neurons < 1 or self.pairs < 1:
-            raise InputError(f"voting needs neurons and pairs from 1; got {self.neurons} and {self.pairs}.")
+            raise InputError(f"The study voting needs neurons and pairs from 1; got {self.neurons} and {self.pairs}.")
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         _, origin = super()._parts(material)
