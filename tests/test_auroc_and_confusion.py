@@ -127,7 +127,7 @@ def test_as_many_components_as_queries_have_directions() -> None:
 
 
 def test_equal_anchors_have_no_confusion_and_near_ones_keep_their_digits() -> None:
-    with pytest.raises(InputError, match="all anchor keys are equal"):
+    with pytest.raises(InputError, match="All anchor keys are equal"):
         metrics.predicted_confusion(torch.ones(3, 2))
     near = torch.tensor([[1e8], [1e8 + 1], [1e8 + 3]], dtype=torch.float64)
     confusion = metrics.predicted_confusion(near)

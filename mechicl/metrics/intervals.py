@@ -80,7 +80,7 @@ def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str
     bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
     if bad.any():
         raise InputError(
-            f"{name} hold NaN or infinite values in {bad.sum()} of {len(x)} samples "
+            f"The values of {name} hold NaN or infinite values in {bad.sum()} of {len(x)} samples "
             f"(first: sample {bad.argmax()}); leave those samples out and report how many they were."
         )
     if not 0 < level < 1 or resamples < 1:
