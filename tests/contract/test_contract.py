@@ -14,7 +14,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Probe, Run, run
 from mechicl.models import hooked
 from mechicl.patches import IsolateLabels, Lesion, Reorder
-from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow
+from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow, SubJoiner
 from mechicl.results import Result
 from mechicl.studies.study import Study
 from tests import tiny
@@ -23,6 +23,10 @@ from tests.contract.state import differences, fingerprint
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 HALVES = (torch.bfloat16, torch.float16)
+DRIFT = {torch.bfloat16: 0.15, torch.float16: 0.05}
+"""Of a reading's largest value; three times the largest that was measured, 0.051 and 0.018."""
+DRIFT_OF_RANKS = 0.5
+"""An AUROC of a few tokens: one pair that changes places moved it by 0.17."""
 FEW = ("gpt2", "gptj", "llama", "gemma2")
 """Sequential, parallel, grouped keys with gated MLPs, and norms on both sides with soft caps and local layers."""
 
@@ -235,12 +239,13 @@ def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype
         reading = run(model, catalogue.material(probe), [probe])[probe]
         assert reading.dtype in (torch.float32, torch.int64), f"{probe} gives {reading.dtype}"
         if reading.is_floating_point() and probe.objective is None:
-            close(reading, run(whole, catalogue.material(probe), [probe])[probe], 0.25)
+            drift = DRIFT_OF_RANKS if isinstance(probe, SubJoiner) else DRIFT[dtype]
+            close(reading, run(whole, catalogue.material(probe), [probe])[probe], drift)
     for patch in catalogue.patches():
         if isinstance(patch, Patch) and not isinstance(catalogue.material(patch), TokenCorpus):
             logits = run(model, catalogue.prompts(), patches=[patch]).label_logits
             assert logits.dtype == torch.float32
-            close(logits, run(whole, catalogue.prompts(), patches=[patch]).label_logits, 0.25)
+            close(logits, run(whole, catalogue.prompts(), patches=[patch]).label_logits, DRIFT[dtype])
     for engine in catalogue.engines():
         ours, plain = catalogue.ENGINES[engine](model)
         assert ours.dtype == plain.dtype == torch.float32
