@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from mechicl.engines.continuations import continuations
 from mechicl.engines.wavefront import passes
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION, add_curve, panels, styled
 from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
@@ -99,13 +99,15 @@ class LesionedBenchmarks(Study):
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
         names = list(summary["benchmark"].unique())
+        repeats = [kind for kind in summary["kind"].unique() if kind.startswith("repeat")]
+        colours = _COLOURS | {kind: (SKY, INK, GREEN)[place % 3] for place, kind in enumerate(repeats)}
         figure = panels(names)
         for column, name in enumerate(names, start=1):
             own = scores(summary, name)
             for kind in [kind for kind in own["kind"].unique() if kind != "intact"]:
                 add_curve(
                     figure, own[own["kind"] == kind], x="layer", name=kind, legend=column == 1, column=column,
-                    colour=_COLOURS.get(kind, SKY if kind.endswith("5") else "#000000"),
+                    colour=colours[kind],
                 )  # fmt: skip
             intact = own[own["kind"] == "intact"]["mean"].item()
             figure.add_hline(intact, line={"dash": "dot", "color": GREY}, row=1, col=column)
