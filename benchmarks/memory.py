@@ -1,10 +1,10 @@
 """Peak memory of the first paper's studies on a random model of GPT-2-small's sizes, each in a process of its own.
 
-    python benchmarks/memory.py [--tokens 148] [--long 1024]
+    python benchmarks/memory.py [--tokens 148] [--long 1024] [--device cpu] [--dtype float32] [--size gpt2]
 
 Linux: the peak is VmHWM of /proc/self/status, reset after the model is built and everything has run once on a short
-prompt; what is printed is the peak above what the process held then. A plain forward pass is TransformerLens's own,
-its graph is the same with gradients of activations.
+prompt; what is printed is the peak above what the process held then. On a GPU both are what PyTorch allocated there. A
+plain forward pass is TransformerLens's own, its graph is the same with gradients of activations.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from typing import Any
 
 import paper_way
 import torch
-from setting import random_model
+from setting import model_for, parser
 
-from mechicl import LabelAttention, isolation
+from mechicl import LabelAttention, compress, isolation
+from mechicl.engines.prefix import run_shared
+from mechicl.engines.reweighting import fit_reweighting
 from mechicl.hooks import run
 from mechicl.models import frozen, recompute
 from mechicl.probes import SaliencyFlow
+from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import Prompt, PromptSet
 
 
@@ -40,7 +43,8 @@ def graph(model: Any, prompts: PromptSet) -> None:
         return embedded.detach().requires_grad_()
 
     with frozen(model), torch.enable_grad():
-        kept = model.run_with_hooks(torch.tensor([prompts[0].tokens]), fwd_hooks=[("hook_embed", leaf)])
+        tokens = torch.tensor([prompts[0].tokens], device=model.cfg.device)
+        kept = model.run_with_hooks(tokens, fwd_hooks=[("hook_embed", leaf)])
         del kept
 
 
@@ -58,22 +62,33 @@ CASES: dict[str, Callable[[Any, PromptSet], object]] = {
     "plain forward": paper_way.label_logits,
     "deep layers": lambda model, prompts: run(model, prompts, [LabelAttention()], progress=None),
     "isolation": lambda model, prompts: isolation(model, prompts, n_layers=(5,)),
+    "compression": lambda model, prompts: compress(model, prompts[0], kept="label").ask(model, prompts, progress=None),
+    "error diagnosis": lambda model, prompts: run_shared(model, prompts, [TargetQuery()], progress=None),
+    "re-weighting, three steps": lambda model, prompts: fit_reweighting(model, prompts, epochs=3),
+    "re-weighting, authors' way": lambda model, prompts: paper_way.fit(model, prompts, [[0]] * 3),
     "a forward pass's graph": graph,
     "information flow": saliency(2**40),
     "information flow, blocks recomputed": saliency(0),
 }
 
 
-def measure(case: str, tokens: int) -> None:
+def measure(case: str, tokens: int, asked: argparse.Namespace) -> None:
     """Print the peak above the resting size, and the peak of the whole process, in MiB."""
     torch.set_num_threads(min(2, torch.get_num_threads()))
-    model = random_model()
+    model = model_for(asked)
     CASES[case](model, one_prompt(64))
-    resting, prompts = status("VmRSS"), one_prompt(tokens)
-    Path("/proc/self/clear_refs").write_text("5")
-    CASES[case](model, prompts)
-    peak = status("VmHWM")
-    print(f"{peak - resting:.0f} | {peak:.0f}")
+    prompts = one_prompt(tokens)
+    if asked.device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() / 2**20
+        CASES[case](model, prompts)
+        most = torch.cuda.max_memory_allocated() / 2**20
+    else:
+        before = status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        CASES[case](model, prompts)
+        most = status("VmHWM")
+    print(f"{most - before:.0f} | {most:.0f}")
 
 
 def status(name: str) -> float:
@@ -84,18 +99,21 @@ def status(name: str) -> float:
 
 def main() -> None:
     """One process for each case."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--tokens", type=int, default=148)
-    parser.add_argument("--long", type=int, default=1024)
-    parser.add_argument("--case", choices=CASES)
-    asked = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--tokens", type=int, default=148)
+    options.add_argument("--long", type=int, default=1024)
+    options.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    options.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    asked = options.parse_args()
     if asked.case:
-        return measure(asked.case, asked.tokens)
+        return measure(asked.case, asked.tokens, asked)
     print("| one prompt | tokens | above the resting process, MiB | whole process, MiB |\n|---|---|---|---|")
+    given = ["--device", asked.device, "--dtype", asked.dtype, "--size", asked.size]
+    given += ["--layers", str(asked.layers)] if asked.layers else []
     for tokens in (asked.tokens, asked.long):
-        for case in CASES:
-            command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens)]
-            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        for case in asked.only:
+            command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens), *given]
+            found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
             print(f"| {case} | {tokens} | {found} |", flush=True)
 
 

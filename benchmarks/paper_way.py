@@ -18,7 +18,8 @@ Hooks = list[tuple[str, Any]]
 
 def _pass(model: Any, prompt: Prompt, hooks: Hooks) -> Tensor:
     """A whole forward pass; the label words' logits at q."""
-    logits = model.run_with_hooks(torch.tensor([prompt.tokens]), fwd_hooks=hooks, prepend_bos=False)
+    tokens = torch.tensor([prompt.tokens], device=model.cfg.device)
+    logits = model.run_with_hooks(tokens, fwd_hooks=hooks, prepend_bos=False)
     return logits[0, -1, list(prompt.label_ids)]
 
 
@@ -29,12 +30,13 @@ def label_logits(model: Any, prompts: Sequence[Prompt], beta: Tensor | None = No
 
 
 def _scale(model: Any, prompt: Prompt, beta: Tensor) -> Hooks:
-    at = torch.tensor(prompt.anchors)
+    at = list(prompt.anchors)
+    beta = beta.to(model.cfg.device)
 
     def hook(layer: int) -> Any:
         def scale(pattern: Tensor, hook: Any) -> Tensor:
             factor = torch.ones_like(pattern[:, :, -1])
-            factor[:, :, at] = beta[layer][:, list(prompt.anchor_classes)].exp()
+            factor[:, :, at] = beta[layer][:, list(prompt.anchor_classes)].exp().to(factor)
             return torch.cat([pattern[:, :, :-1], (pattern[:, :, -1] * factor)[:, :, None]], 2)
 
         return scale
@@ -49,17 +51,18 @@ def orders(n: int, epochs: int) -> list[list[int]]:
 
 def fit(model: Any, prompts: PromptSet, order: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """Beta and the loss of each step: a backward pass through the whole prompt, with gradients of all weights."""
-    beta = torch.zeros(model.cfg.n_layers, model.cfg.n_heads, len(prompts.label_ids), requires_grad=True)
+    shape, device = (model.cfg.n_layers, model.cfg.n_heads, len(prompts.label_ids)), model.cfg.device
+    beta = torch.zeros(shape, device=device, requires_grad=True)
     optimiser, losses = torch.optim.Adam([beta], lr=0.01), []
     for index in (index for epoch in order for index in epoch):
         logits = _pass(model, prompts[index], _scale(model, prompts[index], beta))
-        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(prompts[index].gold))
+        loss = torch.nn.functional.cross_entropy(logits, torch.tensor(prompts[index].gold, device=device))
         optimiser.zero_grad()  # as theirs: the weights' gradients are not cleared, and add up
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     model.zero_grad()
-    return beta.detach(), torch.tensor(losses)
+    return beta.detach().cpu(), torch.tensor(losses)
 
 
 def flow(model: Any, prompts: Sequence[Prompt], *, frozen: bool) -> Tensor:
@@ -84,7 +87,7 @@ def _flow(model: Any, prompt: Prompt) -> Tensor:
 
     sites = [(f"blocks.{layer}.attn.hook_pattern", see) for layer in range(model.cfg.n_layers)]
     logits = _pass(model, prompt, [("hook_embed", start), *sites])
-    torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.gold)).backward()
+    torch.nn.functional.cross_entropy(logits, torch.tensor(prompt.gold, device=logits.device)).backward()
     return torch.stack([_shares((A * A.grad).sum(1)[0].abs().detach(), prompt) for A in patterns if A.grad is not None])
 
 
@@ -103,8 +106,9 @@ def label_attention(model: Any, prompts: Sequence[Prompt]) -> Tensor:
         rows: list[Tensor] = []
 
         def see(pattern: Tensor, hook: Any, prompt: Prompt = prompt, rows: list[Tensor] = rows) -> None:
-            row = torch.zeros(pattern.shape[1], len(prompt.label_ids))
-            row.index_add_(1, torch.tensor(prompt.anchor_classes), pattern[0, :, -1, list(prompt.anchors)])
+            row = torch.zeros(pattern.shape[1], len(prompt.label_ids), device=pattern.device)
+            classes = torch.tensor(prompt.anchor_classes, device=pattern.device)
+            row.index_add_(1, classes, pattern[0, :, -1, list(prompt.anchors)].float())
             rows.append(row)
 
         _pass(model, prompt, [(f"blocks.{layer}.attn.hook_pattern", see) for layer in range(model.cfg.n_layers)])
@@ -113,13 +117,31 @@ def label_attention(model: Any, prompts: Sequence[Prompt]) -> Tensor:
 
 
 @torch.no_grad()
-def isolated(model: Any, prompts: Sequence[Prompt], patches: Sequence[Isolate | None]) -> Tensor:
-    """Label logits [patch * prompt, class]: every prompt again for every condition, scores of chosen rows at -inf."""
+def isolated(model: Any, prompts: Sequence[Prompt], conditions: Sequence[Sequence[Isolate]]) -> Tensor:
+    """Label logits [condition * prompt, class]: every prompt again for every condition, scores of chosen rows at -inf;
+    a condition is any number of isolations.
+    """
     found = []
-    for patch in patches:
+    for patches in conditions:
         for prompt in prompts:
-            hooks = [] if patch is None else [_cut(layer, patch.rows(prompt, layer)) for layer in patch.layers]
-            found.append(_pass(model, prompt, hooks))
+            cuts = [(layer, patch.rows(prompt, layer)) for patch in patches for layer in patch.layers]
+            found.append(_pass(model, prompt, [_cut(layer, rows) for layer, rows in cuts]))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def target_queries(model: Any, prompts: Sequence[Prompt]) -> Tensor:
+    """The query vector at q in every layer, then the label words' logits, [prompt number]."""
+    found, rotary = [], model.cfg.positional_embedding_type == "rotary"
+    for prompt in prompts:
+        seen: list[Tensor] = []
+
+        def see(queries: Tensor, hook: Any, seen: list[Tensor] = seen) -> None:
+            seen.append(queries[0, -1].flatten())
+
+        sites = [f"blocks.{layer}.attn.{'hook_rot_q' if rotary else 'hook_q'}" for layer in range(model.cfg.n_layers)]
+        logits = _pass(model, prompt, [(site, see) for site in sites])
+        found.append(torch.cat([*seen, logits]))
     return torch.stack(found)
 
 

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from measuring import SIZES, random_model
 
-from mechicl import load_task
-from mechicl.prompts import Prompt, PromptSet
+from mechicl import load_model, load_task
+from mechicl.prompts import Demonstration, Prompt, PromptSet
 from mechicl.studies.label_words.reweighting import Reweighting
 
 CLASSES, DEMONSTRATION, QUERY = 6, 22, 16
+BLOCK = "R:" + "x" * 16 + "S:L\n"
+"""A demonstration's tokens, a character each: template, text, template, label word, line break."""
 
 
-def random_model() -> HookedTransformer:
-    """A GPT-2-like model with random weights."""
-    torch.manual_seed(0)
-    cfg = HookedTransformerConfig(
-        n_layers=12, d_model=768, d_head=64, n_heads=12, d_mlp=3072, n_ctx=1024, d_vocab=50257,
-        act_fn="gelu_new", normalization_type="LN", seed=0,
-    )  # fmt: skip
-    return HookedTransformer(cfg).eval()
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of both scripts of the first paper."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--size", choices=SIZES, default="gpt2", help="of the random model")
+    found.add_argument("--layers", type=int, help="instead of the size's own")
+    found.add_argument("--device", default="cpu")
+    found.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    return found
+
+
+def model_for(asked: argparse.Namespace) -> Any:
+    """The model of the options."""
+    if getattr(asked, "model", "random") == "tiny-icl":
+        return load_model("tiny-icl", device=asked.device, dtype=asked.dtype)
+    return random_model(asked).requires_grad_(True)
 
 
 def random_prompts(n: int) -> PromptSet:
@@ -39,12 +48,28 @@ def random_prompts(n: int) -> PromptSet:
 
 
 def _behind(shown: list[int], queries: list[list[int]]) -> PromptSet:
-    ends = [end - 2 for end in range(DEMONSTRATION, len(shown) + 1, DEMONSTRATION)]
-    labels = np.reshape(ends, (CLASSES, -1)).tolist()
+    starts = list(range(0, len(shown), DEMONSTRATION))
+    per_class, at = len(starts) // CLASSES, BLOCK.index("L")
+    labels = np.reshape([start + at for start in starts], (CLASSES, -1)).tolist()
     ids = list(range(100, 100 + CLASSES))
-    return PromptSet.of(
-        [Prompt.from_positions([*shown, *query], labels, ids, i % CLASSES) for i, query in enumerate(queries)]
-    )
+    demonstrations = tuple(_block(start, index // per_class) for index, start in enumerate(starts))
+    string = BLOCK * len(starts) + "x" * QUERY
+    offsets = tuple((n, n + 1) for n in range(len(string)))
+    prompts = [
+        replace(
+            Prompt.from_positions([*shown, *query], labels, ids, i % CLASSES, string=string),
+            demonstrations=demonstrations, query_start=len(shown), offsets=offsets,
+        )
+        for i, query in enumerate(queries)
+    ]  # fmt: skip
+    return PromptSet.of(prompts)
+
+
+def _block(start: int, label_class: int) -> Demonstration:
+    label = start + BLOCK.index("L")
+    text = tuple(start + i for i, kind in enumerate(BLOCK) if kind == "x")
+    template = tuple(i for i in range(start, start + len(BLOCK)) if i not in text and i != label)
+    return Demonstration(label_class, (start, start + len(BLOCK)), text, (label,), template, label)
 
 
 def tiny_icl(model: Any, n: int) -> PromptSet:
