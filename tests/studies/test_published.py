@@ -12,6 +12,7 @@ from mechicl.studies.label_words import CompressionSpeed, Reweighting
 from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
 from mechicl.studies.label_words.compression import compression
 from mechicl.studies.label_words.published import against_published
+from mechicl.studies.label_words.reweighting import MORE_SHOTS
 from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
 from tests import tiny
 from tests.engines.test_compression import films
@@ -35,11 +36,11 @@ def test_every_row_of_table_2_has_its_measurement_in_both_protocols(family: str)
     assert not table["quantity"].str.contains("packed").any(), "the paper has no such placement"
 
 
-def fitted(tasks: list[str], shots: str) -> Result:
+def fitted(tasks: list[str], shots: str, more: str = "5") -> Result:
     rows = [
         {
             "model": "m", "task": task, "shots": shots, "seed": seed, "method": method, "prompt": prompt, "gold": prompt % 2,
-            "predicted": 0, "per_class": shots, "gold_name": "ab"[prompt % 2],
+            "predicted": 0, "per_class": {MORE_SHOTS: more}.get(method, shots), "gold_name": "ab"[prompt % 2],
         }
         for task in tasks for seed in (42, 43) for method in TABLE_1 for prompt in range(4)
     ]  # fmt: skip
@@ -53,6 +54,13 @@ def test_table_1_has_its_average_where_its_four_tasks_are_measured() -> None:
     assert table.loc[("accuracy, vanilla", "trec"), "GPT2-XL"] == 57.56
     fewer = against_published([fitted(["sst2", "trec"], "1")])
     assert set(fewer["task"]) == {"sst2", "trec"}
+
+
+def test_ag_news_is_held_against_three_shots_and_the_others_against_five() -> None:
+    for more, theirs in (("3", {"agnews": 52.52}), ("5", {"sst2": 64.75})):
+        table = against_published([fitted(["sst2", "agnews"], "1", more)]).set_index(["quantity", "task"])["GPT2-XL"]
+        shown = table.loc[f"accuracy, {MORE_SHOTS} ({more})"]
+        assert shown[shown != ""].to_dict() == theirs
 
 
 def test_more_shots_are_not_held_against_one() -> None:

@@ -276,7 +276,7 @@ class Reweighting(Study):
         figure = panels([f"{task}, {shots} per class" for task, shots in shown])
         for column, (task, shots) in enumerate(shown, start=1):
             rows = summary[(summary["task"] == task) & (summary["shots"] == shots)]
-            paper = {method: _published(method, task, rows) for method in PUBLISHED} if shots == 1 else {}
+            paper = {method: published_accuracy(method, task, rows) for method in PUBLISHED} if shots == 1 else {}
             draw_accuracies(figure, rows, task, column, colours=_COLOURS, published=paper)
         methods = summary["method"].nunique()
         styled(
@@ -310,7 +310,7 @@ def _number(prompts: PromptSet | None) -> int:
     return 0 if prompts is None else len(prompts[0].demonstrations) // len(prompts.label_ids)
 
 
-def _published(method: str, task: str, rows: pd.DataFrame) -> dict[str, float]:
+def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> dict[str, float]:
     """Table 1's number by task, where as many demonstrations were shown as there."""
     shown = set(rows[rows["method"] == method]["per_class"])
     theirs = str(_AUTHORS_SHOTS.get(task, 5) if method == MORE_SHOTS else 1)
