@@ -231,9 +231,11 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, col
             place[1], place[2], fillcolor=STAGE_COLOURS[row["stage"]], opacity=0.15, line_width=0, row=1, col=column
         )  # fmt: skip
     text = row["stage"] + (" (overlaps)" if row["overlaps"] else "")
+    end = "bottom" if row["stage"] == "calibration" else "top"  # it may begin where prediction ensembling does
     figure.add_vline(
         place[0], line={"dash": "dot", "color": STAGE_COLOURS[row["stage"]]}, row=1, col=column,
-        annotation={"text": text, "textangle": -90, "yanchor": "top", "font": {"size": 11}},
+        annotation={"text": text, "textangle": -90, "yanchor": end, "font": {"size": 11}},
+        annotation_position=f"{end} right",
     )  # fmt: skip
 
 

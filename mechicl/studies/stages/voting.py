@@ -50,6 +50,7 @@ from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
+_ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}
 _DRAWS = 3
 _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "single vote", "votes of "
 
@@ -174,12 +175,13 @@ class Voting(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        figure = panels([f"ensembles of up to {self.neurons} neurons", "single neurons"])
-        for group, colour in _COLOURS.items():
-            for order, dash in (("ranked", "solid"), ("greedy", "dash")):
+        orders = [order for order in _ORDERS if summary["metric"].str.endswith(f", {order}").any()]
+        figure = panels([f"ensembles, {_ORDERS[order]}" for order in orders] + ["single neurons"])
+        for column, order in enumerate(orders, start=1):
+            for group, colour in _COLOURS.items():
                 rows = summary[summary["metric"] == f"{group}, {order}"]
                 if len(rows):
-                    add_curve(figure, rows, x="k", name=f"{group}, {order}", colour=colour, dash=dash)
+                    add_curve(figure, rows, x="k", name=group, colour=colour, legend=column == 1, column=column)
         for kind in ("prediction", "suppression"):
             rows = summary[(summary["metric"] == _SINGLE) & (summary["kind"] == kind)]
             figure.add_trace(
@@ -191,13 +193,14 @@ class Voting(Study):
                     text=[f"{row.layer}.{row.neuron}" for row in rows.itertuples()],
                     hovertemplate=kind + " neuron %{text}: %{y:.3f}",
                 ),
-                row=1, col=2,
+                row=1, col=len(orders) + 1,
             )  # fmt: skip
         own = summary[summary["metric"] == _MODEL]["mean"].iloc[0]
-        for column in (1, 2):
+        for column in range(1, len(orders) + 2):
             figure.add_hline(
                 own, line={"dash": "dot", "color": "#000000"}, row=1, col=column,
-                annotation_text="the model itself", annotation_position="bottom right",
+                annotation_text="the model itself" if column == len(orders) + 1 else "",
+                annotation_position="top right",
             )  # fmt: skip
             figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=column)
         styled(
@@ -206,7 +209,7 @@ class Voting(Study):
             f"{TEXT_BAND}",
             x="neurons", y="accuracy",
         )  # fmt: skip
-        figure.update_xaxes(title_text="effect on the class's logits", col=2)
+        figure.update_xaxes(title_text="effect on the class's logits", col=len(orders) + 1)
         figure.update_layout(height=540)
         return figure
 
