@@ -5,7 +5,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,8 @@ def real_confusion(
     return confusion
 
 
-class Correlation(NamedTuple):
+@dataclass(frozen=True)
+class Correlation:
     """Agreement of two confusion matrices over their pairs of classes."""
 
     spearman: float
@@ -84,7 +85,7 @@ class Correlation(NamedTuple):
     n_pairs: int
     n_permutations: int
     exact: bool
-    relabelled: FloatArray
+    relabelled: FloatArray = field(compare=False, repr=False)
     """Spearman correlation under each permutation of the classes."""
 
 
