@@ -138,5 +138,5 @@ def _duration(seconds: float) -> str:
 def _si(number: float) -> str:
     for size, sign in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G")):
         if number >= size:
-            return f"{number / size:.2g} {sign}"
+            return f"{number / size:.{0 if number >= 10 * size else 1}f} {sign}"
     return f"{number / 1e6:.0f} M"
