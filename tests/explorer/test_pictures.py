@@ -192,11 +192,11 @@ def test_the_widget_combines_patches_through_the_kernel(
     tab.page.get_by_role("switch", name="fewer anchors").click()
     tab.page.get_by_label("layer to drop").select_option("4")
     both = explorer.answer({"ask": "view", "switches": {"isolate": 1, "drop": 4, "own": ["fewer anchors"]}})
-    tab.page.wait_for_function("document.querySelector('.mx').getAttribute('aria-busy') === 'false'")
+    tab.page.locator(".mx[aria-busy='false']").wait_for()
     assert bars(tab) == pytest.approx([100 * p for p in both["probs"]], rel=1e-3)
     tab.page.locator("[data-token='5']").click()
     tab.page.get_by_role("button", name="head 0", exact=True).click()
-    tab.page.wait_for_function("document.querySelector('.mx').getAttribute('aria-busy') === 'false'")
+    tab.page.locator(".mx[aria-busy='false']").wait_for()
     assert tab.page.locator(".mx-lens tr").count() == 7
     assert tab.page.locator(".mx-error").is_hidden()
     tab.page.evaluate("window.stopped()")
