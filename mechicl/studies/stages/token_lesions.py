@@ -198,7 +198,8 @@ def _add_map(figure: go.Figure, rows: pd.DataFrame, groups: list[str], scale: pd
         ),
         row=1, col=column,
     )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", tickfont={"size": 10}, row=1, col=column)
+    # names of tokens such as "1 '='" would be taken for numbers
+    figure.update_yaxes(type="category", autorange="reversed", tickfont={"size": 10}, row=1, col=column)
 
 
 def token_lesions(model: Any, corpus: TokenCorpus, *, kind: str = "drop", batch_size: int = 4) -> Result:
