@@ -335,17 +335,23 @@ def test_saved_contexts(context_folder: Path, tmp_path_factory: Any, seed: int, 
         told(lambda: context.ask(tiny.model("gpt2"), random_prompts(1)))
 
 
+def damaged_copy(folder: Path, stem: str, seed: int, bytes_only: bool, value: Any) -> Path:
+    """A folder's copy with damaged bytes in one of its two files, or another fact in its JSON."""
+    copy = folder.parent / f"{stem} copy"
+    shutil.copytree(folder, copy, dirs_exist_ok=True)
+    if bytes_only:
+        file = copy / random.Random(seed).choice([f"{stem}.safetensors", f"{stem}.json"])
+        file.write_bytes(damaged(file.read_bytes(), seed))
+    else:
+        facts = json.loads((copy / f"{stem}.json").read_text())
+        (copy / f"{stem}.json").write_text(json.dumps(with_changed_fact(facts, value, seed)))
+    return copy
+
+
 @CASES
 @given(st.integers(0, 10**6), st.booleans(), _JSON)
 def test_saved_reweightings(reweighting_folder: Path, seed: int, bytes_only: bool, value: Any) -> None:
-    copy = reweighting_folder.parent / "beta copy"
-    shutil.copytree(reweighting_folder, copy, dirs_exist_ok=True)
-    if bytes_only:
-        file = copy / random.Random(seed).choice(["reweighting.safetensors", "reweighting.json"])
-        file.write_bytes(damaged(file.read_bytes(), seed))
-    else:
-        facts = json.loads((copy / "reweighting.json").read_text())
-        (copy / "reweighting.json").write_text(json.dumps(with_changed_fact(facts, value, seed)))
+    copy = damaged_copy(reweighting_folder, "reweighting", seed, bytes_only, value)
     patch = told(lambda: ReweightAnchors.load(copy))
     if patch is not None:
         from mechicl.hooks import run
@@ -356,14 +362,7 @@ def test_saved_reweightings(reweighting_folder: Path, seed: int, bytes_only: boo
 @CASES
 @given(st.integers(0, 10**6), st.booleans(), _JSON)
 def test_saved_lenses(lens_folder: Path, seed: int, bytes_only: bool, value: Any) -> None:
-    copy = lens_folder.parent / "lens copy"
-    shutil.copytree(lens_folder, copy, dirs_exist_ok=True)
-    if bytes_only:
-        file = copy / random.Random(seed).choice(["tuned_lens.safetensors", "tuned_lens.json"])
-        file.write_bytes(damaged(file.read_bytes(), seed))
-    else:
-        facts = json.loads((copy / "tuned_lens.json").read_text())
-        (copy / "tuned_lens.json").write_text(json.dumps(with_changed_fact(facts, value, seed)))
+    copy = damaged_copy(lens_folder, "tuned_lens", seed, bytes_only, value)
     lens = told(lambda: TunedLens.load(copy))
     if lens is not None:
         told(lambda: lens.check(tiny.model("gpt2")))
