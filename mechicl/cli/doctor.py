@@ -1,7 +1,5 @@
 """`mechicl doctor`: what is installed, what there is to run on, and whether a model fits in it."""
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -39,18 +37,12 @@ def _memory() -> dict[str, int]:
     """Free bytes by device."""
     import torch
 
-    found = {"cpu": _free_ram()}
+    from mechicl.limits import free_bytes
+
+    found = {"cpu": free_bytes("cpu") or 0}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found[f"cuda:{index} ({torch.cuda.get_device_name(index)})"] = torch.cuda.mem_get_info(index)[0]
     return found
-
-
-def _free_ram() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: what is installed, as a bound
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
 
 
 def _export() -> str:
@@ -66,17 +58,10 @@ def _export() -> str:
 
 def _fits(model: str, memory: dict[str, int]) -> str:
     """Whether a model's weights fit in float32, and how far; loading holds them twice. InputError: no such model."""
-    from mechicl.limits import COPIES, in_words, numbers_in
-    from mechicl.models.counting import parameters_of
-    from mechicl.models.loading import name_on_hub
-    from mechicl.models.local import read_config
+    from mechicl.limits import COPIES, in_words
+    from mechicl.models.counting import parameters_by_name
 
-    shipped = Path(__file__).parent.parent / "shipped" / "tiny_icl"
-    folder = shipped if model == "tiny-icl" else Path(model).expanduser()
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if folder.is_dir() and not files:
-        read_config(folder)
-    numbers = numbers_in(files) if files else parameters_of(folder if folder.is_dir() else name_on_hub(model))
+    numbers = parameters_by_name(model)
     if numbers is None:
         return f"{model}: its size is not known here (no such folder, and the hub gives no configuration of it)."
     size = 4 * numbers

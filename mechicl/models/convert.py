@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.processing import Placement, Processing
-from mechicl.models.settings import known_settings
-
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
-"""Largest difference of log-probabilities, relative to their size: loose enough for rounding in any depth of
-model, and far below what a dropped bias or a wrong rotation does."""
+from mechicl.models.compare import (
+    check_same,
+    check_windows,
+    converted_log_probs,
+    dropped,
+    original_log_probs,
+    samples,
+)
+from mechicl.models.processing import Placement, Processing, load_state, process
+from mechicl.models.settings import context_length, known_settings
 
 
 def convert(
@@ -29,87 +32,128 @@ def convert(
     place: Placement | None = None,
     *,
     name: str,
+    n_ctx: int | None = None,
+    compared: bool = False,
     remote_code: Path | None = None,
 ) -> Any:
-    """Convert with TransformerLens's converters, then compare the two models on a few tokens.
+    """Convert with TransformerLens's converters, then compare the two models, raw or processed as they are going to be
+    used.
 
     Args:
-        hf_model: a causal language model in evaluation mode, in the dtype wanted.
-        place: where to; by default where and how it is.
+        hf_model: a causal language model in evaluation mode. The conversion is made and compared in its dtype.
+        place: where to, and in which dtype; by default where and how it is.
         name: for `cfg.model_name`.
-        remote_code: the directory whose Python files the configuration needs.
+        n_ctx: longest sequence in tokens; the configuration's by default.
+        compared: the comparison was made before, on the same weights with the same versions: leave it out.
+        remote_code: the folder whose Python files the configuration needs.
 
     Raises `InputError` where TransformerLens cannot convert the architecture, or converts it wrongly.
     """
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens import HookedTransformer
+
+    architecture, place = type(hf_model).__name__, place or Placement(hf_model.dtype, hf_model.device)
+    with _said(architecture):
+        cfg, state = _converted(hf_model, place, name, remote_code)
+        context = cfg.n_ctx if n_ctx is None else n_ctx
+        check_context(cfg, context)
+        check_windows(hf_model, cfg, context)
+        with_original = [] if compared else samples(hf_model, cfg, context)
+        expected = [original_log_probs(hf_model, sample) for sample in with_original]
+        model = HookedTransformer(cfg, move_to_device=False)
+        load_state(model, state)
+    set_context(model, context)
+    process(model, how)
+    clear_unused(model)
+    check_finite(model)
+    for sample, theirs in zip(with_original, expected, strict=True):
+        length = sample.tokens.shape[1]
+        check_same(converted_log_probs(model, sample), theirs, length, hf_model.dtype, lambda: _wrong(hf_model, state))
+    del hf_model, state
+    if place.dtype != model.cfg.dtype:
+        model.to(place.dtype, print_details=False)
+        check_finite(model)
+    model.cfg.device = str(place.device)
+    model.move_model_modules_to_device()
+    return model.eval()
+
+
+def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | None) -> tuple[Any, dict[str, Tensor]]:
+    """The configuration and the weights under TransformerLens's names."""
+    from transformer_lens import HookedTransformerConfig
     from transformer_lens.loading_from_pretrained import convert_hf_model_config, get_pretrained_state_dict
 
     architecture = type(hf_model).__name__
     trust = {"trust_remote_code": True} if remote_code else {}
-    try:
-        with _neutral_directory(hf_model, remote_code) as directory:
-            settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(directory, **trust)
-            settings |= {
-                "model_name": name,
-                "original_architecture": architecture,
-                "tokenizer_name": None,  # or HookedTransformer would fetch one
-                "init_weights": False,
-            }
-            settings |= (place or Placement(hf_model.dtype)).arguments()
-            cfg = HookedTransformerConfig.from_dict(settings)
-            state = get_pretrained_state_dict(directory, cfg, hf_model, **trust)
-        expected = _sample_log_probs(lambda tokens: hf_model(tokens).logits, cfg, hf_model.device)
-        model = HookedTransformer(cfg, move_to_device=False)
-        model.load_and_process_state_dict(state, **how.possible_for(cfg).flags())
-    except InputError:
-        raise
-    except Exception as error:  # its converters fail in many ways on a variant that they do not know
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
-    clear_unused(model)
-    check_finite(model)
-    model.move_model_modules_to_device()
-    found = _sample_log_probs(model, cfg, model.embed.W_E.device)
-    _compare(found, expected, architecture, hf_model.dtype)
-    return model.eval()
+    with _neutral_folder(hf_model, remote_code) as folder:
+        settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(folder, **trust)
+        settings |= {
+            "model_name": name,
+            "original_architecture": architecture,
+            "tokenizer_name": None,  # or HookedTransformer would fetch one
+            "init_weights": False,
+            "n_ctx": context_length(hf_model.config) or settings["n_ctx"],
+            "dtype": hf_model.dtype,
+            "device": "cpu",
+            "n_devices": place.n_devices,
+        }
+        cfg = HookedTransformerConfig.from_dict(settings)
+        return cfg, get_pretrained_state_dict(folder, cfg, hf_model, **trust)
 
 
 @contextmanager
-def _neutral_directory(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
-    """A directory with the model's configuration under a name that says nothing.
+def _said(architecture: str) -> Iterator[None]:
+    """TransformerLens's converters fail in many ways on a variant that they do not know: one sentence for all."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
+
+
+def _wrong(hf_model: Any, state: dict[str, Tensor]) -> str:
+    lost = dropped(hf_model, state)
+    more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+    why = f"it drops {lost[0]}{more}" if lost else "its configuration has a feature that the converter does not know"
+    return f"TransformerLens converts this {type(hf_model).__name__} wrongly: {why}"
+
+
+@contextmanager
+def _neutral_folder(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
+    """A folder with the model's configuration under a name that says nothing.
 
     TransformerLens reads the architecture out of the *path* where it contains "llama" or "gemma", then finds
-    no configuration for it; a user's directory may be called anything.
+    no configuration for it; a user's folder may be called anything.
     """
-    with tempfile.TemporaryDirectory(prefix="model-") as directory:
-        if any(word in directory.lower() for word in ("llama", "gemma", "wav2vec2")):
-            raise InputError(f"the temporary directory {directory} names an architecture; set TMPDIR to another")
+    with tempfile.TemporaryDirectory(prefix="model-") as folder:
+        if any(word in folder.lower() for word in ("llama", "gemma", "wav2vec2")):
+            raise InputError(f"the temporary folder {folder} names an architecture; set TMPDIR to another")
         if remote_code is not None:
             for file in [*remote_code.glob("*.json"), *remote_code.glob("*.py")]:
-                shutil.copy(file, directory)
+                shutil.copy(file, folder)
         else:
             config = json.loads(hf_model.config.to_json_string(use_diff=False))
             config["architectures"] = [type(hf_model).__name__]
             # TransformerLens asks GPT-2 for a field that newer configurations no longer write.
             config.setdefault("n_ctx", config.get("n_positions"))
-            (Path(directory) / "config.json").write_text(json.dumps(config), encoding="utf-8")
-        yield directory
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        yield folder
 
 
-def _sample_log_probs(model: Any, cfg: Any, device: torch.device) -> Float[Tensor, "1 pos d_vocab"]:
-    n = min(cfg.n_ctx, 16)
-    tokens = (torch.arange(1, n + 1) * 7919 % cfg.d_vocab)[None]
-    with torch.no_grad():
-        log_probs: Tensor = model(tokens.to(device)).float().log_softmax(-1).cpu()
-    return log_probs
+def set_context(model: Any, n_ctx: int) -> None:
+    """Let a model take sequences of at most `n_ctx` tokens; raises `InputError` where it has no positions for them."""
+    check_context(model.cfg, n_ctx)
+    model.cfg.n_ctx = n_ctx
 
 
-def _compare(found: Tensor, expected: Tensor, architecture: str, dtype: torch.dtype) -> None:
-    error = float((found - expected).abs().max())
-    if not error <= _TOLERANCE.get(dtype, 1e-3) * max(1.0, float(expected.abs().max())):
+def check_context(cfg: Any, n_ctx: int) -> None:
+    """Raise `InputError` for a context that a configuration has no positions for."""
+    if n_ctx < 1:
+        raise InputError(f"n_ctx is {n_ctx}; give a number of tokens from 1 on")
+    if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
         raise InputError(
-            f"TransformerLens converts this {architecture} wrongly (log-probabilities off by {error:.2g}): "
-            "its configuration has a feature that the converter does not know"
+            f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}"
         )
 
 
@@ -126,7 +170,8 @@ def clear_unused(model: Any) -> None:
 def check_finite(model: Any) -> None:
     """Raise `InputError` where a weight is nan or infinite (as float16 makes of large ones)."""
     for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
+        # A sum is not finite where a number is not; the converse is rare, and looked at.
+        if not bool(parameter.sum(dtype=torch.float32).isfinite()) and not bool(parameter.isfinite().all()):
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise InputError(
                 f"weight {name} of {model.cfg.model_name} is not finite in {dtype}: "

@@ -6,6 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from mechicl import hub
+from mechicl.limits import numbers_in
+
+
+def parameters_by_name(name: str) -> int | None:
+    """Parameters of the model that `load_model` would load; None where they are not known without fetching it.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    from mechicl.models import smollm2
+    from mechicl.models.gguf import is_gguf, read_facts
+    from mechicl.models.local import check_weights, read_config
+    from mechicl.models.published import name_on_hub
+
+    path = Path(name).expanduser()
+    if name == "tiny-icl":
+        return numbers_in(sorted((Path(__file__).parent.parent / "shipped" / "tiny_icl").glob("*.safetensors")))
+    if name == smollm2.NAME:
+        return smollm2.PARAMETERS
+    if is_gguf(path):
+        return int(read_facts(path)["parameters"])
+    if path.is_dir():
+        read_config(path)
+        return numbers_in(check_weights(path)) if any(path.glob("*.safetensors")) else parameters_of(path)
+    return parameters_of(name_on_hub(name.partition("@")[0]))
 
 
 def n_parameters(config: Any) -> int:

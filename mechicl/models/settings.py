@@ -1,69 +1,137 @@
-"""Configurations that TransformerLens 3.9 cannot read from a directory, though it converts the weights.
+"""Configurations that TransformerLens 3.9 cannot read from a folder, though it converts the weights.
 
-It finds Gemma's sizes only by hub name, and asks Phi for a field that transformers 5 has moved. What is
-written here is checked like everything else: a converted model's logits are compared with the original's.
+It knows the sizes of Gemma and OLMo by hub name only, asks Phi for a field that transformers 5 has moved, and caps the
+context of some architectures. What is written here is checked like everything else: the logits of a converted model
+are compared with the original's.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+_CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
+"""Names under which configurations keep the longest sequence."""
+
 
 def known_settings(hf_config: Any, architecture: str) -> dict[str, Any] | None:
-    """`HookedTransformerConfig` fields for Gemma, Gemma-2 and Phi; None for what TransformerLens reads by
-    itself.
+    """`HookedTransformerConfig` fields of an architecture that is described here; None for what TransformerLens reads
+    by itself.
     """
-    known = {"GemmaForCausalLM": _gemma, "Gemma2ForCausalLM": _gemma2, "PhiForCausalLM": _phi}
-    return _sizes(hf_config) | known[architecture](hf_config) if architecture in known else None
+    text = hf_config.get_text_config()
+    return _sizes(text) | _KNOWN[architecture](text) if architecture in _KNOWN else None
 
 
-def _sizes(hf_config: Any) -> dict[str, Any]:
+def context_length(hf_config: Any) -> int | None:
+    """The longest sequence that a configuration names, in tokens; None where it names none (Bloom)."""
+    text = hf_config.get_text_config()
+    return next((int(n) for name in _CONTEXT if (n := getattr(text, name, None))), None)
+
+
+def windows(hf_config: Any) -> list[int | None]:
+    """How many tokens back each layer of a Hugging Face model sees, itself included; None without a limit."""
+    text = hf_config.get_text_config()
+    kinds = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)
+    if kinds is None:  # one window for all layers, as in Mistral
+        kinds = ["sliding_attention"] * text.num_hidden_layers
+    sizes = {
+        "sliding_attention": getattr(text, "sliding_window", None),
+        "chunked_attention": getattr(text, "attention_chunk_size", None),
+        "local": getattr(text, "window_size", None),
+    }
+    if getattr(text, "use_sliding_window", True) is False:
+        sizes["sliding_attention"] = None
+    return [sizes.get(kind) for kind in kinds]
+
+
+def _sizes(config: Any) -> dict[str, Any]:
     return {
-        "d_model": hf_config.hidden_size,
-        "n_heads": hf_config.num_attention_heads,
-        "d_mlp": hf_config.intermediate_size,
-        "n_layers": hf_config.num_hidden_layers,
-        "n_ctx": hf_config.max_position_embeddings,
-        "d_vocab": hf_config.vocab_size,
+        "d_model": config.hidden_size,
+        "n_heads": config.num_attention_heads,
+        "d_mlp": config.intermediate_size,
+        "n_layers": config.num_hidden_layers,
+        "n_ctx": config.max_position_embeddings,
+        "d_vocab": config.vocab_size,
         "positional_embedding_type": "rotary",
         "rotary_adjacent_pairs": False,
-        "rotary_base": hf_config.rope_parameters["rope_theta"],
+        "rotary_base": config.rope_parameters.get("rope_theta"),
     }
 
 
-def _phi(hf_config: Any) -> dict[str, Any]:
-    d_head = hf_config.hidden_size // hf_config.num_attention_heads
+def _phi(config: Any) -> dict[str, Any]:
+    d_head = config.hidden_size // config.num_attention_heads
     return {
         "d_head": d_head,
-        "eps": hf_config.layer_norm_eps,
-        "act_fn": hf_config.hidden_act,
+        "eps": config.layer_norm_eps,
+        "act_fn": config.hidden_act,
         "normalization_type": "LN",
-        "rotary_dim": int(hf_config.rope_parameters["partial_rotary_factor"] * d_head),
+        "rotary_dim": int(config.rope_parameters["partial_rotary_factor"] * d_head),
         "parallel_attn_mlp": True,
     }
 
 
-def _gemma(hf_config: Any) -> dict[str, Any]:
+def _gemma(config: Any) -> dict[str, Any]:
     return {
-        "d_head": hf_config.head_dim,
-        "n_key_value_heads": hf_config.num_key_value_heads,
-        "eps": hf_config.rms_norm_eps,
-        "act_fn": getattr(hf_config, "hidden_activation", None) or hf_config.hidden_act,
+        "d_head": config.head_dim,
+        "n_key_value_heads": config.num_key_value_heads,
+        "eps": config.rms_norm_eps,
+        "act_fn": getattr(config, "hidden_activation", None) or config.hidden_act,
         "normalization_type": "RMS",
-        "rotary_dim": hf_config.head_dim,
+        "rotary_dim": config.head_dim,
         "gated_mlp": True,
         "final_rms": True,
     }
 
 
-def _gemma2(hf_config: Any) -> dict[str, Any]:
+def _gemma2(config: Any) -> dict[str, Any]:
     kinds = {"sliding_attention": "local", "full_attention": "global"}
-    return _gemma(hf_config) | {
-        "attn_scale": hf_config.query_pre_attn_scalar**0.5,
-        "attn_types": [kinds[kind] for kind in hf_config.layer_types],
+    return _gemma(config) | {
+        "attn_scale": config.query_pre_attn_scalar**0.5,
+        "attn_types": [kinds[kind] for kind in config.layer_types],
         "use_local_attn": True,
-        "window_size": hf_config.sliding_window,
-        "attn_scores_soft_cap": hf_config.attn_logit_softcapping or -1.0,  # -1: TransformerLens's "no cap"
-        "output_logits_soft_cap": hf_config.final_logit_softcapping or -1.0,
+        "window_size": config.sliding_window,
+        "attn_scores_soft_cap": config.attn_logit_softcapping or -1.0,  # -1: TransformerLens's "no cap"
+        "output_logits_soft_cap": config.final_logit_softcapping or -1.0,
         "use_normalization_before_and_after": True,
     }
+
+
+def _gemma3(config: Any) -> dict[str, Any]:
+    rope = config.rope_parameters
+    return _gemma2(config) | {
+        "use_qk_norm": True,
+        "rotary_base": rope["full_attention"]["rope_theta"],
+        "rotary_base_local": rope["sliding_attention"]["rope_theta"],
+        "rotary_scaling_factor": rope["full_attention"].get("factor", 1.0),
+    }
+
+
+def _olmo(config: Any) -> dict[str, Any]:
+    return {
+        "d_head": config.hidden_size // config.num_attention_heads,
+        "eps": 1e-5,  # of its LayerNorm, which has no parameters and no setting
+        "act_fn": config.hidden_act,
+        "normalization_type": "LN",
+        "gated_mlp": True,
+        "clip_qkv": config.clip_qkv,
+    }
+
+
+def _olmo2(config: Any) -> dict[str, Any]:
+    return {
+        "d_head": config.hidden_size // config.num_attention_heads,
+        "eps": config.rms_norm_eps,
+        "act_fn": config.hidden_act,
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+    }
+
+
+_KNOWN = {
+    "GemmaForCausalLM": _gemma,
+    "Gemma2ForCausalLM": _gemma2,
+    "Gemma3ForCausalLM": _gemma3,
+    "Gemma3ForConditionalGeneration": _gemma3,
+    "OlmoForCausalLM": _olmo,
+    "Olmo2ForCausalLM": _olmo2,
+    "PhiForCausalLM": _phi,
+}

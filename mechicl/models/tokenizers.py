@@ -17,8 +17,8 @@ _FILES = (
 )
 
 
-def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a hub name or a directory, padding on the right; None where there is none."""
+def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a hub name (at a revision) or a folder, padding on the right; None where there is none."""
     from transformers import AutoTokenizer
 
     local = isinstance(source, Path)
@@ -26,7 +26,11 @@ def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> A
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            str(source), local_files_only=local, trust_remote_code=trust_remote_code, padding_side="right"
+            str(source),
+            revision=revision or "main",
+            local_files_only=local,
+            trust_remote_code=trust_remote_code,
+            padding_side="right",
         )
     except Exception as error:
         if not local:

@@ -95,24 +95,6 @@ def test_processing_is_recorded(directory):
     assert folded.blocks[0].attn.b_V.abs().max() > 0
 
 
-def test_hub_names_reach_transformer_lens_with_explicit_flags(monkeypatch):
-    from transformer_lens import HookedTransformer
-
-    asked = {}
-
-    def from_pretrained(name, **flags):
-        asked.update(flags, name=name)
-        raise OSError("We couldn't connect\nto the hub")
-
-    monkeypatch.setattr(HookedTransformer, "from_pretrained", from_pretrained)
-    with pytest.raises(InputError, match="gpt2-xl could not be fetched from the hub"):
-        load_model("gpt2-xl", processing="fold", dtype="bfloat16")
-    assert asked["name"] == "gpt2-xl"
-    assert asked["fold_ln"]
-    assert not asked["fold_value_biases"]
-    assert asked["dtype"] == torch.bfloat16
-
-
 def spoil_config(path, **changes):
     file = path / "config.json"
     config = {**json.loads(file.read_text()), **changes}
@@ -172,8 +154,8 @@ def test_a_damaged_directory_is_one_sentence(directory, message):
     [
         ("gpt2-xxl", "No model 'gpt2-xxl'.*did you mean gpt2-xl"),
         ("tiny_icl", "did you mean tiny-icl"),
-        ("./nowhere", "There is no directory ./nowhere"),
-        ("/no/such/place", "There is no directory"),
+        ("./nowhere", "There is no folder ./nowhere"),
+        ("/no/such/place", "There is no folder"),
         ("NeelNanda/GELU_2L512W_C4_Code", "pickle"),
         ("microsoft/phi-2", "trust_remote_code=True"),
         (42, "Expected a HookedTransformer, got int"),

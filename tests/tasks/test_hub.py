@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.tasks.hub_stand_in import hub
+from tests.hub_stand_in import hub
 from tests.tasks.rows import FOUR
 
 READ = """

@@ -1,4 +1,5 @@
-"""A hub on 127.0.0.1 with a few rows of each data set: the requests that `datasets` makes, and nothing more.
+"""A hub on 127.0.0.1 with a few rows of each data set, and models that a test gives it: the requests that the hub's
+clients make, and nothing more.
 
 Sentences are our own; names, columns, class orders and file layouts are those of the hub.
 """
@@ -16,7 +17,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 MAIN, PARQUET = "main", "refs/convert/parquet"
-COMMITS = {revision: sha1(revision.encode()).hexdigest() for revision in (MAIN, PARQUET)}
+Files = dict[tuple[str, str], dict[str, bytes]]
+"""Contents by path, of each repository (such as "datasets/fancyzhx/ag_news", or a model's name) and revision."""
 
 TREC = ["DESC", "ENTY", "ABBR", "HUM", "NUM", "LOC"]
 """The order of old copies, which makes wrong label words of every number that is not read by its name."""
@@ -67,10 +69,14 @@ def _table(dataset: str, text: str, label: str, split: str, *, fine: bool = Fals
     return sink.getvalue()
 
 
-def _files() -> dict[tuple[str, str], dict[str, bytes]]:
-    """Contents of every repository and revision, by path."""
+def commit(revision: str) -> str:
+    """The commit of a branch."""
+    return sha1(revision.encode()).hexdigest()
+
+
+def _data_sets() -> Files:
     glue, news, trec, emo = CLASSES
-    return {
+    found = {
         (glue, MAIN): {
             "README.md": GLUE_CARD,
             "cola/train-00000-of-00001.parquet": _table(glue, "sentence", "label", "cola"),
@@ -96,10 +102,11 @@ def _files() -> dict[tuple[str, str], dict[str, bytes]]:
             f"emo2019/{split}/0000.parquet": _table(emo, "text", "label", split) for split in ("train", "test")
         },
     }
+    return {(f"datasets/{name}", revision): content for (name, revision), content in found.items()}
 
 
 class _Handler(BaseHTTPRequestHandler):
-    files: dict[tuple[str, str], dict[str, bytes]]
+    files: Files
     asked: list[str]
 
     def do_GET(self) -> None:
@@ -111,39 +118,43 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         path = unquote(urlsplit(self.path).path).strip("/")
         self.asked.append(f"{self.command} {path}")
-        for dataset, _ in self.files:
-            if path.startswith(f"datasets/{dataset}/resolve/"):
-                return self._resolve(dataset, path.removeprefix(f"datasets/{dataset}/resolve/"))
-            if path == f"api/datasets/{dataset}" or path.startswith(f"api/datasets/{dataset}/"):
-                return self._api(dataset, path.removeprefix(f"api/datasets/{dataset}").strip("/"), body)
+        for repository, _ in self.files:
+            api = f"api/{repository}" if repository.startswith("datasets/") else f"api/models/{repository}"
+            if path.startswith(f"{repository}/resolve/"):
+                return self._resolve(repository, path.removeprefix(f"{repository}/resolve/"))
+            if path == api or path.startswith(f"{api}/"):
+                return self._api(repository, path.removeprefix(api).strip("/"), body)
         self._send(404, {}, b"")
 
-    def _revision(self, dataset: str, rest: str) -> tuple[str, str] | None:
+    def _revision(self, repository: str, rest: str) -> tuple[str, str] | None:
         """Revision and what follows it."""
-        for known, commit in COMMITS.items():
-            for spelled in (known, commit):
-                if (dataset, known) in self.files and (rest == spelled or rest.startswith(f"{spelled}/")):
+        for known in [revision for name, revision in self.files if name == repository]:
+            for spelled in (known, commit(known)):
+                if rest == spelled or rest.startswith(f"{spelled}/"):
                     return known, rest.removeprefix(spelled).strip("/")
         return None
 
-    def _resolve(self, dataset: str, rest: str) -> None:
-        found = self._revision(dataset, rest)
-        content = self.files[dataset, found[0]].get(found[1]) if found else None
-        if found is None or content is None:
+    def _resolve(self, repository: str, rest: str) -> None:
+        found = self._revision(repository, rest)
+        if found is None:
+            return self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+        content = self.files[repository, found[0]].get(found[1])
+        if content is None:
             return self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
-        headers = {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": COMMITS[found[0]]}
+        headers = {"ETag": f'"{sha256(content).hexdigest()}"', "X-Repo-Commit": commit(found[0])}
         return self._send(200, headers, content)
 
-    def _api(self, dataset: str, rest: str, body: bytes) -> None:
+    def _api(self, repository: str, rest: str, body: bytes) -> None:
         what, _, rest = (rest or f"revision/{MAIN}").partition("/")
-        found = self._revision(dataset, rest)
+        found = self._revision(repository, rest)
         if found is None:
             return self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
         revision, folder = found
-        content = self.files[dataset, revision]
+        content = self.files[repository, revision]
         if what == "revision":
             siblings = [{"rfilename": name} for name in content]
-            return self._json({"id": dataset, "sha": COMMITS[revision], "siblings": siblings, "tags": []})
+            name = repository.removeprefix("datasets/")
+            return self._json({"id": name, "sha": commit(revision), "siblings": siblings, "tags": []})
         if what == "tree":
             inside = [name for name in self._entries(content) if not folder or name.startswith(f"{folder}/")]
             return self._json([self._entry(content, name) for name in inside])
@@ -181,10 +192,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub() -> Iterator[tuple[str, list[str]]]:
-    """The address of a running stand-in, and the requests it has seen."""
+def hub(models: Files | None = None) -> Iterator[tuple[str, list[str]]]:
+    """The address of a running stand-in with the data sets and these models, and the requests it has seen."""
     asked: list[str] = []
-    handler = type("Handler", (_Handler,), {"files": _files(), "asked": asked})
+    handler = type("Handler", (_Handler,), {"files": _data_sets() | (models or {}), "asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,0 +1,211 @@
+"""A converted model beside its original: whether both are the same function wherever the configuration changes what is
+computed.
+
+The two are run on a few tokens, and on as many as it takes to go beyond every length that the configuration names
+(windows, chunks, scaled rotations). Where that is too much for a whole model, its first layers are compared alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.errors import InputError
+from mechicl.models.adapt import hooked
+from mechicl.models.settings import context_length, windows
+
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""Largest difference of two log-probabilities, relative to the largest of them: some ten times what rounding does in 48
+layers, and far below what a dropped bias or a wrong rotation does."""
+_ROTATED_WELL = 400
+"""Tokens up to which this holds; beyond, angles of rotation round in proportion to the position."""
+_MEAN_ERROR = {torch.float16: 0.03, torch.bfloat16: 0.08}
+"""Of half precision, in nats: right conversions of 10 architectures stay below .011 and .052, wrong ones go beyond."""
+_AGREEMENT = 0.85
+"""Of half precision, share of positions with the same most probable token; of right conversions .89 and more."""
+
+_SHORT = 32
+_BEYOND = 8
+"""Tokens past a length from which on something else is computed."""
+_SMALL = 512
+"""A context up to which a model is compared on all of it."""
+_READ = 64
+"""Positions at the end of a long sequence whose logits are compared."""
+_AFFORDABLE = 4e11
+"""Operations of one pass of the whole model, or of its first layers: a few seconds on two cores."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Tokens to compare two models on."""
+
+    tokens: Int[Tensor, "1 pos"]
+    n_layers: int
+    """How many layers take part, from the first on."""
+
+
+def check_windows(hf_model: Any, cfg: Any, n_ctx: int) -> None:
+    """Raise `InputError` where the converted model sees further, or less far, back than the original."""
+    text = hf_model.config.get_text_config()
+    fields = ("sliding_window", "attention_chunk_size", "window_size")
+    if not any(hasattr(type(text), field) for field in fields):  # others may carry the name, and do not read it
+        return
+    original = windows(hf_model.config)
+    kept = [cfg.window_size if _is_local(cfg, layer) else None for layer in range(len(original))]
+    wrong = [
+        layer
+        for layer, (theirs, ours) in enumerate(zip(original, kept, strict=True))
+        if min(theirs or n_ctx, n_ctx) != min(ours or n_ctx, n_ctx)
+    ]
+    if wrong:
+        window = original[wrong[0]] or kept[wrong[0]]
+        raise InputError(
+            f"In layer {wrong[0]} this {type(hf_model).__name__} sees {_reach(original[wrong[0]])}, and "
+            f"TransformerLens's conversion of it {_reach(kept[wrong[0]])}; pass n_ctx={window}, within which the "
+            "two are the same, or use another model."
+        )
+
+
+def _is_local(cfg: Any, layer: int) -> bool:
+    return bool(cfg.use_local_attn and cfg.attn_types is not None and cfg.attn_types[layer] == "local")
+
+
+def _reach(window: int | None) -> str:
+    return "all earlier tokens" if window is None else f"a window of {window} tokens"
+
+
+def samples(hf_model: Any, cfg: Any, n_ctx: int) -> list[Sample]:
+    """A short sequence for all layers, and one beyond all thresholds for as many layers as can be afforded."""
+    n_layers, found = cfg.n_layers, [Sample(_tokens(min(n_ctx, _SHORT), cfg.d_vocab), cfg.n_layers)]
+    long = max((min(n_ctx, length + _BEYOND) for length in _thresholds(hf_model.config, n_ctx)), default=_SHORT)
+    if long <= _SHORT:
+        return found
+    first_of_each = {kind: layer for layer, kind in reversed([*enumerate(_windows_of(hf_model.config, n_layers))])}
+    for layers in (n_layers, max(first_of_each.values()) + 1, 1):
+        if _operations(cfg, long, layers) <= _AFFORDABLE:
+            return [*found, Sample(_tokens(long, cfg.d_vocab), layers)]
+    return found
+
+
+def _windows_of(hf_config: Any, n_layers: int) -> list[int | None]:
+    """Each layer's window; no limits where the configuration's list is another model part's."""
+    found = windows(hf_config)
+    return found if len(found) == n_layers else [None] * n_layers
+
+
+def _thresholds(hf_config: Any, n_ctx: int) -> set[int]:
+    """Lengths below `n_ctx` from which on a model computes something else, and `n_ctx` where it can be afforded."""
+    text = hf_config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
+    named = [
+        *windows(hf_config),
+        context_length(hf_config),
+        *(part.get("original_max_position_embeddings") for part in parts),
+        getattr(text, "original_max_position_embeddings", None),
+        n_ctx if n_ctx <= _SMALL else None,
+    ]
+    return {int(length) for length in named if length and length <= n_ctx}
+
+
+def _operations(cfg: Any, length: int, n_layers: int) -> float:
+    d_mlp: int = cfg.d_mlp or 0
+    weights = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 3 * cfg.d_model * d_mlp * max(1, cfg.num_experts or 1)
+    attention = 2 * length * cfg.n_heads * cfg.d_head
+    return float(2 * length * n_layers * (weights + attention) + 2 * min(length, _READ) * cfg.d_model * cfg.d_vocab)
+
+
+def _tokens(n: int, d_vocab: int) -> Int[Tensor, "1 pos"]:
+    return (torch.arange(1, n + 1) * 7919 % d_vocab)[None]
+
+
+def original_log_probs(hf_model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vocab"]:
+    """What a Hugging Face model says of the last tokens of a sample."""
+    accepts = inspect.signature(hf_model.forward).parameters
+    less = {"logits_to_keep": _READ} if "logits_to_keep" in accepts else {}
+    with torch.no_grad(), _first_layers(hf_model, sample.n_layers):
+        logits = hf_model(sample.tokens.to(hf_model.device), use_cache=False, **less).logits
+    return _log_probs(logits)
+
+
+def converted_log_probs(model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vocab"]:
+    """The same of its conversion: through TransformerLens's own path, where a sample is long through ours, which keeps
+    no scores.
+    """
+    net = hooked(model)
+    tokens = sample.tokens.to(net.device)
+    with torch.no_grad():
+        if tokens.shape[1] <= _SHORT or net.obstacle is not None:
+            with net.reordered(range(sample.n_layers)):
+                return _log_probs(model(tokens, prepend_bos=False))
+        with net.reordered(range(sample.n_layers)):
+            return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+
+
+def _log_probs(logits: Tensor) -> Tensor:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    found: Tensor = wide[:, -_READ:].log_softmax(-1).cpu()
+    return found
+
+
+@contextmanager
+def _first_layers(hf_model: Any, n_layers: int) -> Iterator[None]:
+    """Let a Hugging Face model run its first layers alone."""
+    blocks = next(
+        (parent, name, child)
+        for parent in hf_model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, torch.nn.ModuleList) and len(child) >= n_layers
+    )
+    parent, name, layers = blocks
+    try:
+        setattr(parent, name, layers[:n_layers])
+        yield
+    finally:
+        setattr(parent, name, layers)
+
+
+def check_same(
+    found: Float[Tensor, "1 pos d_vocab"],
+    expected: Float[Tensor, "1 pos d_vocab"],
+    length: int,
+    dtype: torch.dtype,
+    wrong: Callable[[], str],
+) -> None:
+    """Raise `InputError` with the words of `wrong` where two models' log-probabilities, at the end of `length` tokens,
+    are further apart than rounding in `dtype` brings them.
+    """
+    difference = (found - expected).abs()
+    largest, mean = float(difference.max()), float(difference.mean())
+    if dtype in TOLERANCE:
+        scale = max(1.0, float(expected.abs().max())) * max(1.0, length / _ROTATED_WELL)
+        same = largest <= TOLERANCE[dtype] * scale
+    else:
+        agreement = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
+        same = mean <= _MEAN_ERROR[dtype] and agreement >= _AGREEMENT
+    if not same:
+        raise InputError(f"{wrong()} (log-probabilities differ by up to {largest:.2g} nats in {length} tokens)")
+
+
+def dropped(hf_model: Any, state: dict[str, Tensor]) -> list[str]:
+    """Names of biases and gains of the original, not all zero, whose numbers are nowhere in the converted weights."""
+    pool = torch.cat([tensor.detach().flatten().float().cpu() for tensor in state.values() if tensor.ndim <= 2
+                      and tensor.numel() <= 1 << 20])  # fmt: skip
+    return [
+        name
+        for name, parameter in hf_model.named_parameters()
+        if parameter.ndim == 1 and bool(parameter.any()) and not bool(_all_in(parameter, pool))
+    ]
+
+
+def _all_in(parameter: Tensor, pool: Tensor) -> Tensor:
+    values = parameter.detach().float().cpu()
+    # Gemma's gains are stored less 1.
+    return torch.isin(values, pool).all() | torch.isin(values + 1, pool).all()

@@ -1,0 +1,116 @@
+"""GGUF files: the weights of llama.cpp, dequantised by transformers' own reader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.models.digests import file_digest
+from mechicl.models.original import Original, check_loaded
+
+_MAGIC = b"GGUF"
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf"
+
+
+def gguf_original(path: Path) -> Original:
+    """The model in a GGUF file; see `read_facts` for what is raised."""
+    facts = read_facts(path)
+    return Original(
+        name=path.stem,
+        digest=file_digest(path),
+        parameters=facts["parameters"],
+        load=lambda dtype: load_original(path, dtype),
+        tokenizer=lambda: load_tokenizer(path),
+        facts={"file": path.name, "quantisation": f"{facts['quantisation']}, dequantised"},
+    )
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Architecture, quantisation and number of weights, from a GGUF file's header.
+
+    Raises:
+        InputError: it is no GGUF file, or one part of several, or cut off.
+    """
+    from gguf import GGUFReader, LlamaFileType
+
+    try:
+        with path.open("rb") as file:
+            if file.read(4) != _MAGIC:
+                raise InputError(f"{path} is not a GGUF file; give one, or a Hugging Face folder")
+        reader = GGUFReader(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another path") from error
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise InputError(f"{path} is damaged or cut off ({error}); copy it again") from error
+    parts = _field(reader, "split.count")
+    if parts and parts > 1:
+        raise InputError(f"{path} is one of {parts} parts; join them with llama-gguf-split --merge")
+    kind = _field(reader, "general.file_type")
+    names = {int(one): one.name for one in LlamaFileType}
+    return {
+        "architecture": str(_field(reader, "general.architecture")),
+        "quantisation": names.get(kind, "unknown").removeprefix("MOSTLY_").removeprefix("ALL_"),
+        "parameters": sum(int(tensor.n_elements) for tensor in reader.tensors),
+    }
+
+
+def _field(reader: Any, name: str) -> Any:
+    field = reader.fields.get(name)
+    return None if field is None else field.contents()
+
+
+def load_original(path: Path, dtype: Any) -> Any:
+    """The Hugging Face model of a GGUF file, dequantised; missing and unknown weights are refused by name."""
+    from transformers import AutoModelForCausalLM
+
+    with _said(path), _bar_in_terminals():
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
+        )
+    check_loaded(path, model, info)
+    # A dequantised model is a plain one: nothing is to be treated, or refused, as quantised.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model.eval()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer in a GGUF file, padding on the right."""
+    from transformers import AutoTokenizer
+
+    with _said(path):
+        return AutoTokenizer.from_pretrained(
+            str(path.parent), gguf_file=path.name, local_files_only=True, padding_side="right"
+        )
+
+
+@contextmanager
+def _bar_in_terminals() -> Iterator[None]:
+    """transformers draws its bar into log files too."""
+    from functools import partial
+    from unittest.mock import patch
+
+    from tqdm.auto import tqdm
+    from transformers import modeling_gguf_pytorch_utils
+
+    with patch.object(modeling_gguf_pytorch_utils, "tqdm", partial(tqdm, disable=None, leave=False)):
+        yield
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # an architecture or a tokenizer that its reader does not know, or a damaged file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"transformers cannot read {path}: {reason}; give the model's Hugging Face folder") from error

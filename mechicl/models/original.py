@@ -1,0 +1,66 @@
+"""A model as its authors published it: where its files are, what they hold, and how they come into memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mechicl.errors import InputError
+
+_BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|cos_cached|sin_cached)$")
+"""Numbers that older checkpoints kept beside the weights, and that follow from the configuration."""
+
+
+@dataclass(frozen=True)
+class Original:
+    """A causal language model on disk, not yet in memory."""
+
+    name: str
+    """For `cfg.model_name` and tables."""
+    digest: str
+    """Of all files that determine the weights."""
+    parameters: int | None
+    load: Callable[[Any], Any]
+    """From a dtype to the Hugging Face model in evaluation mode."""
+    tokenizer: Callable[[], Any]
+    """The tokenizer, None where there is none."""
+    remote_code: Path | None = None
+    tokenizer_name: str | None = None
+    """The hub's name of the tokenizer, for TransformerLens's own helpers."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What provenance says of it."""
+
+
+def check_loaded(source: object, hf_model: Any, info: Mapping[str, Any]) -> None:
+    """Raise `InputError` where a configuration and the checkpoint of `source` disagree on which weights there are.
+
+    `info` is what `from_pretrained(..., output_loading_info=True)` says. transformers would go on with random numbers
+    in the place of missing weights, and without those that it has no place for.
+    """
+    missing = sorted(info.get("missing_keys", ()))
+    if missing:
+        raise InputError(f"the weights in {source} lack {_named(missing)}; copy them again, or correct config.json")
+    unused = sorted(name for name in info.get("unexpected_keys", ()) if not _BUFFERS.search(name))
+    if unused:
+        raise InputError(
+            f"{source} holds weights that its configuration has no place for ({_named(unused)}), so the model would "
+            "not be the one that was trained; correct config.json (architecture, number of layers)"
+        )
+    if mismatched := sorted(str(entry) for entry in info.get("mismatched_keys", ())):
+        raise InputError(f"weights in {source} have other sizes than config.json says ({_named(mismatched)})")
+    embedding, unembedding = hf_model.get_input_embeddings(), hf_model.get_output_embeddings()
+    ties = getattr(hf_model.config.get_text_config(), "tie_word_embeddings", False) and unembedding is not None
+    if ties and not torch.equal(embedding.weight, unembedding.weight):
+        raise InputError(
+            f"{source} holds an unembedding of its own, and its configuration ties it to the embedding; correct "
+            "tie_word_embeddings in config.json"
+        )
+
+
+def _named(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"

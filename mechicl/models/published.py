@@ -1,0 +1,156 @@
+"""A model on the Hugging Face hub, at a revision: a branch, a tag, a commit, or a step of its training."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from mechicl import hub
+from mechicl.errors import InputError
+from mechicl.models.counting import n_parameters
+from mechicl.models.local import check_unquantised
+from mechicl.models.original import Original, check_loaded
+from mechicl.models.tokenizers import clean_tokenizer
+
+_PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
+_STEPS = {"EleutherAI/pythia": "step", "stanford-crfm/": "checkpoint-"}
+"""How the hub's branches of models with training checkpoints begin; a step's number follows."""
+
+
+def hub_original(asked: str, known: str, *, trust_remote_code: bool = False) -> Original:
+    """The model that TransformerLens knows by a name, `name` or `name@revision`.
+
+    Args:
+        asked: what the user wrote.
+        known: what is said of names that nobody knows.
+        trust_remote_code: let the model run Python code that came with it.
+
+    Raises:
+        InputError: no such name, step, or revision; a pickle; code of its own; no hub.
+    """
+    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, NON_HF_HOSTED_MODEL_NAMES
+
+    name, _, revision = asked.partition("@")
+    official = name_on_hub(name, known)
+    if official.startswith(_PICKLED):
+        raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
+    if official in NON_HF_HOSTED_MODEL_NAMES:
+        raise InputError(f"{official} is not on the hub; give the folder that holds it")
+    if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
+        raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
+    branch = _branch(official, revision) if revision else None
+    label = official.split("/")[-1]
+    with _said(official, revision), hub.at_hand():
+        commit = _commit(official, branch)
+        config = _config(official, commit, trust_remote_code)
+        check_unquantised(official, config.to_dict())
+        code = _code_folder(official, commit) if trust_remote_code and getattr(config, "auto_map", None) else None
+    return Original(
+        name=f"{label}@{revision}" if revision else label,
+        digest=hashlib.sha256(f"{official} {commit}".encode()).hexdigest(),
+        parameters=_counted(config),
+        load=lambda dtype: _load(official, commit, dtype, trust_remote_code),
+        tokenizer=lambda: _tokenizer(official, commit, trust_remote_code),
+        remote_code=code,
+        tokenizer_name=official,
+        facts={"hub": official, "revision": branch or "main", "commit": commit},
+    )
+
+
+def name_on_hub(name: str, known: str = "not a name that TransformerLens knows") -> str:
+    """The hub's name of a model that TransformerLens knows, such as openai-community/gpt2-xl for gpt2-xl."""
+    from transformer_lens.loading_from_pretrained import make_model_alias_map
+
+    aliases = make_model_alias_map()
+    if name.lower() not in aliases:
+        near = get_close_matches(name.lower(), [*aliases, "tiny-icl", "smollm2-135m-q4"], n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
+        raise InputError(f"no model {name!r}: {known}; {hint}")
+    return str(aliases[name.lower()])
+
+
+def _branch(official: str, revision: str) -> str:
+    """The hub's revision: of a model with training checkpoints, a step that it has, by its number or the hub's name."""
+    from transformer_lens.loading_from_pretrained import get_checkpoint_labels
+
+    prefix = next((prefix for start, prefix in _STEPS.items() if official.startswith(start)), None)
+    step = re.fullmatch(r"(?:step|checkpoint-)?(\d{1,7})", revision) if prefix is not None else None
+    if step is None:
+        return revision
+    labels, _ = get_checkpoint_labels(official)
+    number = int(step[1])
+    if number not in labels:
+        near = sorted(sorted(labels, key=lambda label: abs(label - number))[:2])
+        raise InputError(
+            f"{official} has no checkpoint of step {number}; the nearest are {' and '.join(map(str, near))}"
+        )
+    return f"{prefix}{number}"
+
+
+def _counted(config: Any) -> int | None:
+    """Parameters by the configuration alone; None where nobody can build it without code of its own."""
+    try:
+        return n_parameters(config)
+    except Exception:
+        return None
+
+
+def _commit(official: str, branch: str | None) -> str:
+    """The commit that a revision is now, whose files are all that is read from here on."""
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(official, "config.json", revision=branch)).parent.name
+
+
+def _config(official: str, commit: str, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(official, revision=commit, trust_remote_code=trust_remote_code)
+
+
+def _code_folder(official: str, commit: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(official, revision=commit, allow_patterns=["*.json", "*.py"]))
+
+
+def _load(official: str, commit: str, dtype: Any, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    with _said(official, commit), hub.at_hand():
+        hub.announce(official)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            official, revision=commit, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        )
+    check_loaded(official, model, info)
+    return model.eval()
+
+
+def _tokenizer(official: str, commit: str, trust_remote_code: bool) -> Any:
+    with _said(official, commit), hub.at_hand():
+        return clean_tokenizer(official, revision=commit, trust_remote_code=trust_remote_code)
+
+
+@contextmanager
+def _said(official: str, revision: str) -> Iterator[None]:
+    """What the hub's clients raise, in one sentence."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # no network, a proxy, a gated model, a revision that is not there, a damaged file
+        if isinstance(error, RevisionNotFoundError):
+            raise InputError(
+                f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit"
+            ) from error
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{official} could not be fetched from the hub ({first}); connect, or give a local folder"
+        ) from error
