@@ -23,7 +23,7 @@ from mechicl.models.compare import (
     samples,
 )
 from mechicl.models.processing import Placement, Processing, load_state, process
-from mechicl.models.settings import context_length, known_settings
+from mechicl.models.settings import corrections, known_settings
 
 
 def convert(
@@ -86,12 +86,11 @@ def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | N
     trust = {"trust_remote_code": True} if remote_code else {}
     with _neutral_folder(hf_model, remote_code) as folder:
         settings = known_settings(hf_model.config, architecture) or convert_hf_model_config(folder, **trust)
-        settings |= {
+        settings |= corrections(hf_model.config, settings) | {
             "model_name": name,
             "original_architecture": architecture,
             "tokenizer_name": None,  # or HookedTransformer would fetch one
             "init_weights": False,
-            "n_ctx": context_length(hf_model.config) or settings["n_ctx"],
             "dtype": hf_model.dtype,
             "device": "cpu",
             "n_devices": place.n_devices,
@@ -108,7 +107,9 @@ def _said(architecture: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # PyTorch puts what does not fit behind a headline.
+        reason = next((line for line in lines if "mismatch" in line), lines[0] if lines else type(error).__name__)
         raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
 
 

@@ -21,6 +21,18 @@ def known_settings(hf_config: Any, architecture: str) -> dict[str, Any] | None:
     return _sizes(text) | _KNOWN[architecture](text) if architecture in _KNOWN else None
 
 
+def corrections(hf_config: Any, settings: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that TransformerLens derives where a configuration states them: of heads, of GPT-2's MLP, of the context."""
+    text, found = hf_config.get_text_config(), {}
+    if (d_head := getattr(text, "head_dim", None)) and d_head != settings["d_head"]:
+        found["d_head"] = d_head
+        if settings.get("rotary_dim") == settings["d_head"]:
+            found["rotary_dim"] = d_head
+    if d_mlp := getattr(text, "n_inner", None):
+        found["d_mlp"] = d_mlp
+    return found | {"n_ctx": context_length(hf_config) or settings["n_ctx"]}
+
+
 def context_length(hf_config: Any) -> int | None:
     """The longest sequence that a configuration names, in tokens; None where it names none (Bloom)."""
     text = hf_config.get_text_config()
