@@ -26,5 +26,7 @@ def warn_if_spelled(corpus: TokenCorpus) -> None:
 def spelled(corpus: TokenCorpus) -> float:
     """Share of the Latin letters of a corpus that are tokens of one letter."""
     tokens = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
-    letters = [sum(c.isascii() and c.isalpha() for c in corpus.tokenizer.decode([token])) for token in tokens]
+    letters: list[int] = [
+        sum(c.isascii() and c.isalpha() for c in corpus.tokenizer.decode([token])) for token in tokens
+    ]
     return letters.count(1) / max(sum(letters), 1)
