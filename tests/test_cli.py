@@ -218,6 +218,7 @@ def test_values_of_options_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert completion.tasks("sst2,m") == ["sst2,mine.json", "sst2,models/"]
     assert completion.several_of("drop", "swap")("drop,") == ["drop,swap"]
     assert completion.models("tiny") == ["tiny-icl"]
+    assert completion.texts("py") == ["pydocs"]
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ class OnText(OnWeights):
     text: Annotated[
         str,
         _on(
-            "Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, or tiny-icl.",
+            "Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, pydocs (English, offline), tiny-icl.",
             autocompletion=completion.texts,
         ),
     ] = "NeelNanda/pile-10k"

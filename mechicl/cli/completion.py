@@ -43,8 +43,8 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def texts(incomplete: str) -> list[str]:
-    """The shipped model's text, or a file or folder of one's own."""
-    return [*one_of("tiny-icl")(incomplete), *_paths(incomplete, ".txt", ".jsonl", ".csv", ".parquet")]
+    """Text that needs no network, or a file or folder of one's own."""
+    return [*one_of("pydocs", "tiny-icl")(incomplete), *_paths(incomplete, ".txt", ".jsonl", ".csv", ".parquet")]
 
 
 def _divided(incomplete: str) -> tuple[str, str]:

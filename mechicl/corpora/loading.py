@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from mechicl.corpora.corpus import TokenCorpus
-from mechicl.corpora.sources import Documents, open_source
+from mechicl.corpora.sources import PYDOCS, Documents, open_source
+from mechicl.corpora.spelling import warn_if_spelled
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError
 from mechicl.limits import free_bytes, in_words
@@ -52,7 +53,9 @@ def load_corpus(
 
     Args:
         source: A hub data set, a .txt, .jsonl, .csv, .tsv or .parquet file, a folder of them, a list of
-            texts, or "tiny-icl" for the language of the shipped model.
+            texts, "pydocs" for English prose from the documentation inside Python's standard library (160,000
+            tokens or more, which differ by the version of Python; no network), or "tiny-icl" for the language of the
+            shipped model.
         tokens: Tokens of text wanted, BOS not counted; whole sequences are taken until they are reached.
         documents: Read so many documents (that are not empty) and no more.
         column: The column of a table with the text.
@@ -88,8 +91,12 @@ def load_corpus(
         "documents_asked": documents,
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
         **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
+        **found.origin,
     }
-    return _assemble(pieces, begin, tokenizer, found.name, origin)
+    corpus = _assemble(pieces, begin, tokenizer, found.name, origin)
+    if found.name == PYDOCS:
+        warn_if_spelled(corpus)
+    return corpus
 
 
 def _encode(tokenizer: Any, documents: Documents, at_a_time: int = 64) -> Iterator[IntArray]:

@@ -1,17 +1,19 @@
-"""Where running text comes from: the hub, local files, strings, or tiny-icl's own language. One string a
-document.
+"""Where running text comes from: the hub, local files, strings, Python's own documentation, or tiny-icl's language.
+One string a document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mechicl import hub
+from mechicl.corpora import pydocs
 from mechicl.errors import InputError
 from mechicl.files import READERS, one_sentence, read_rows
 
@@ -20,6 +22,7 @@ DOCUMENT_END = "<|endoftext|>"
 SHUFFLE_BUFFER = 10_000
 """Documents of a hub stream that are shuffled among each other."""
 TINY_ICL = "tiny-icl"
+PYDOCS = "pydocs"
 
 _SUFFIXES = (".txt", *READERS)
 
@@ -32,6 +35,8 @@ class Documents:
     read: Callable[[], Iterator[str]]
     endless: bool = False
     """More text than anyone wants: take some of it."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """Which text this is, where the name does not say it; plain values, for provenance."""
 
 
 def open_source(
@@ -40,14 +45,15 @@ def open_source(
     """Find the documents that `source` means.
 
     Args:
-        source: A list of texts, the path of a file or a folder, "tiny-icl", or the id of a hub data set.
+        source: A list of texts, the path of a file or a folder, "pydocs", "tiny-icl", or the id of a hub data set.
         column: Where a row's text stands.
         split: The hub's split.
         shuffle_seed: Seed of the documents' order; None leaves them as they are.
         words: Length of a document of tiny-icl's language.
 
     Raises:
-        InputError: There is no such file. Reading the documents says what is wrong inside.
+        InputError: There is no such file, or Python comes without its sources. Reading the documents says what is
+            wrong inside.
     """
     if not isinstance(source, str | Path):
         return _shuffled(f"{len(source)} given texts", lambda: iter(source), shuffle_seed)
@@ -56,6 +62,9 @@ def open_source(
         return _shuffled(str(source), lambda: _local(path, column), shuffle_seed)
     if source == TINY_ICL:
         return Documents(TINY_ICL, lambda: _generated(words, shuffle_seed or 0), endless=True)
+    if source == PYDOCS:
+        texts = pydocs.documents()
+        return replace(_shuffled(PYDOCS, lambda: iter(texts), shuffle_seed), origin=pydocs.origin(texts))
     if isinstance(source, Path) or path.suffix in _SUFFIXES or source.startswith((".", "/", "~")):
         raise InputError(f"There is no file or folder {source}; give the path of the text.")
     return Documents(f"{source} ({split})", lambda: _hub(source, column, split, shuffle_seed), endless=True)
@@ -114,5 +123,5 @@ def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
             f"The data set {name} could not be read from the Hugging Face hub ({reason}); check "
-            "name and network, or give the path of a local text, JSONL or parquet file."
+            'name and network, or give "pydocs" or the path of a local text, JSONL or parquet file.'
         ) from error
