@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from reprlib import repr as shorten
 
 import numpy as np
 
 from mechicl import hub
 from mechicl.errors import InputError
-from mechicl.files import READERS, one_sentence, read_rows
+from mechicl.files import READERS, read_rows
+from mechicl.text import check_unicode, one_sentence
 
 DOCUMENT_END = "<|endoftext|>"
 """Divides a plain text file into documents, as in the files of TinyStories and OpenWebText."""
@@ -50,7 +52,7 @@ def open_source(
         InputError: There is no such file. Reading the documents says what is wrong inside.
     """
     if not isinstance(source, str | Path):
-        return _shuffled(f"{len(source)} given texts", lambda: iter(source), shuffle_seed)
+        return _shuffled(f"{len(source)} given texts", lambda: _given(source), shuffle_seed)
     path = Path(source).expanduser()
     if path.exists():
         return _shuffled(str(source), lambda: _local(path, column), shuffle_seed)
@@ -67,6 +69,15 @@ def _shuffled(name: str, read: Callable[[], Iterator[str]], seed: int | None) ->
         return (texts[i] for i in np.random.default_rng(seed).permutation(len(texts)))
 
     return Documents(name, read if seed is None else in_order)
+
+
+def _given(texts: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        where = f"Text {number} of the {len(texts)} given"
+        if not isinstance(text, str):
+            raise InputError(f"{where} is {shorten(text)}; expected a text.")
+        check_unicode(text, where)
+        yield text
 
 
 def _local(path: Path, column: str) -> Iterator[str]:
@@ -86,6 +97,7 @@ def _text(row: object, column: str, where: str) -> str:
     if not isinstance(text, str):
         found = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
         raise InputError(f"{where}: no text in column '{column}' (columns: {found}); name the column.")
+    check_unicode(text, f"{where}: the text")
     return text
 
 
