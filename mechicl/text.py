@@ -45,4 +45,3 @@ def check_unicode(text: str, where: str) -> None:
             f"{where} holds half of a character, {half} at character {error.start}, which no tokenizer reads; write "
             "the whole character, or remove the half."
         ) from None
-

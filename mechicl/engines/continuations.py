@@ -94,6 +94,7 @@ def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     own, ids = encode_texts(tokenizer, [context, context + continuation])["input_ids"]
+    own = own if context else []  # some tokenizers make a space of nothing
     n = len(ids) - len(own)
     if n < 1:
         raise InputError(f"The continuation {continuation!r} has no token of its own.")

@@ -104,7 +104,9 @@ class ReweightAnchors(Patch):
         except InputError:
             raise
         except (TypeError, AttributeError, KeyError, ValueError, RuntimeError) as error:
-            raise InputError(f"This JSON is not a re-weighting ({type(error).__name__}); fit and save it again.") from error
+            raise InputError(
+                f"This JSON is not a re-weighting ({type(error).__name__}); fit and save it again."
+            ) from error
 
     def save(self, folder: str | Path) -> Path:
         """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""

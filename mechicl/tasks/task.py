@@ -99,9 +99,9 @@ class Task:
         """Raise InputError unless all that a tokenizer may see is text, without halves of characters."""
         if not isinstance(self.label_words, Mapping):
             raise InputError(f"label_words is {shorten(self.label_words)}; expected a word for each class by its name.")
-        texts = {"name": self.name, "template": self.template, "separator": self.separator}
-        texts |= {f"class name {name!r}": name for name in self.label_words}
+        texts: dict[str, Any] = {f"class name {name!r}": name for name in self.label_words}
         texts |= {f"label word of {name!r}": word for name, word in self.label_words.items()}
+        texts |= {"template": self.template, "separator": self.separator, "name": self.name}
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise InputError(f"The {what} of a task is {shorten(text)}; expected a text.")
