@@ -11,7 +11,7 @@ from mechicl.errors import InputError
 from mechicl.text import check_unicode
 
 _CONTENT = "tokenizer.json"
-_FILES = (_CONTENT, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_VOCABULARIES = (_CONTENT, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SETTINGS = "tokenizer_config.json"
 _TEKKEN = "tekken.json"
 _LENT = "_bos_is_end_of_text"
@@ -22,53 +22,46 @@ def clean_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> A
     """The tokenizer of a hub name or a directory, padding on the right; None where there is none.
 
     Raises:
-        InputError: the tokenizer's files in a directory cannot be read, or are incomplete.
+        InputError: the tokenizer's files in a directory cannot be read.
     """
     from transformers import AutoTokenizer
 
     local = isinstance(source, Path)
-    if isinstance(source, Path) and not _has_files(source):
+    if isinstance(source, Path) and not _may_have_tokenizer(source):
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(source), local_files_only=local, trust_remote_code=trust_remote_code, padding_side="right"
         )
     except Exception as error:
-        if not local:
+        if not isinstance(source, Path):
             raise
+        if not _files(source):
+            return None
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the tokenizer in {source} cannot be read ({first}); save it again") from error
-    if isinstance(source, Path) and not _has_vocabulary(tokenizer, source):
+    if _is_empty(tokenizer):
         return None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
 
 
-def _has_files(folder: Path) -> bool:
-    """Whether a folder has a vocabulary, or settings that may do without one (as those of a byte tokenizer)."""
-    bare = (folder / _SETTINGS).is_file() and not (folder / _TEKKEN).is_file()
-    return bare or any((folder / file).is_file() for file in _FILES)
+def _files(folder: Path) -> list[str]:
+    """The vocabularies in a folder."""
+    return [name for name in _VOCABULARIES if (folder / name).is_file()]
 
 
-def _has_vocabulary(tokenizer: Any, folder: Path) -> bool:
-    """Whether the folder has the vocabulary of a tokenizer that needs one.
+def _may_have_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a vocabulary, or settings that may do without one, as those of a byte tokenizer do."""
+    return bool(_files(folder)) or ((folder / _SETTINGS).is_file() and not (folder / _TEKKEN).is_file())
 
-    Where a vocabulary is missing, transformers makes one of the special tokens alone; where its merges are, it guesses
-    them. Both encode texts otherwise than the model was trained on, and nothing says so.
 
-    Raises:
-        InputError: there is a vocabulary without its merges.
-    """
-    names = dict(tokenizer.vocab_files_names)
-    there = {kind for kind, name in names.items() if (folder / name).is_file()}
-    if (folder / _CONTENT).is_file() or not names:
-        return True
-    if "merges_file" in names and there == {"vocab_file"}:
-        raise InputError(
-            f"{folder} has {names['vocab_file']} without {names['merges_file']}; copy it, or {_CONTENT}, there"
-        )
-    return bool(there)
+def _is_empty(tokenizer: Any) -> bool:
+    """Whether a vocabulary has nothing but special tokens: transformers makes such a one, and says nothing, where the
+    folder has settings without the vocabulary that they are about."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return len(tokenizer) <= len(special.union(tokenizer.all_special_tokens))
 
 
 def give_tokenizer(model: Any, tokenizer: Any) -> None:

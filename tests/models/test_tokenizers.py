@@ -121,7 +121,7 @@ def test_a_format_that_is_not_read_is_named(mechicl: Command, folder: Path, besi
     assert mechicl("isolation")[0] == 0
 
 
-@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer"])
+@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "GPT2Tokenizer", "LlamaTokenizer", "PreTrainedTokenizerFast"])
 def test_settings_without_a_vocabulary_are_no_tokenizer(folder: Path, kind: str) -> None:
     """transformers makes a tokenizer of the special tokens alone, in which every text is empty or unknown."""
     from transformers import AutoTokenizer
@@ -129,18 +129,26 @@ def test_settings_without_a_vocabulary_are_no_tokenizer(folder: Path, kind: str)
     give(folder, tokenizer_class=kind)
     assert load_model(folder).tokenizer is not None
     (folder / "tokenizer.json").unlink()
-    assert len(AutoTokenizer.from_pretrained(folder)) < 5
+    if kind == "Qwen2Tokenizer":
+        assert AutoTokenizer.from_pretrained(folder)("Review: good")["input_ids"] == []
     assert load_model(folder).tokenizer is None
+    if kind == "LlamaTokenizer":  # which has its vocabulary in another file
+        (folder / "vocab.json").write_text(json.dumps(tiny.tokenizer().get_vocab()))
+        assert load_model(folder).tokenizer is None
 
 
-def test_a_vocabulary_without_its_merges_is_refused(folder: Path) -> None:
-    """transformers would guess the merges from the vocabulary."""
+@pytest.mark.parametrize("damage", ["vocabulary without merges", "cut off", "another JSON"])
+def test_half_a_tokenizer_is_refused(folder: Path, damage: str) -> None:
     give(folder, tokenizer_class="GPT2Tokenizer")
-    (folder / "vocab.json").write_text(json.dumps(tiny.tokenizer().get_vocab()))
-    load_model(folder)
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"has vocab\.json without merges\.txt; copy it, or tokenizer\.json, there"):
+    content = (folder / "tokenizer.json").read_text()
+    if damage == "vocabulary without merges":
+        (folder / "vocab.json").write_text(json.dumps(tiny.tokenizer().get_vocab()))
+        (folder / "tokenizer.json").unlink()
+    else:
+        (folder / "tokenizer.json").write_text(content[:900] if damage == "cut off" else "[]")
+    with pytest.raises(InputError, match=r"The tokenizer in .* cannot be read \(.*\); save it again") as refusal:
         load_model(folder)
+    assert "\n" not in str(refusal.value)
 
 
 # ---- tokenizers that cannot do all
