@@ -34,9 +34,9 @@ def _json_lines(path: Path) -> Rows:
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            row = parse_json(line, where, remedy="write one object a line", lenient=True)  # columns are checked in use
+            row = parse_json(line, where, remedy="correct that line", lenient=True)  # columns are checked in use
             if not isinstance(row, dict):
-                raise InputError(f"{where} holds {kind_of(row)}; expected an object with named columns.")
+                raise InputError(f"{where} holds {kind_of(row)}; expected one object with named columns a line.")
             yield where, row
 
 

@@ -74,7 +74,7 @@ def parse_json(text: str, where: str, *, remedy: str = "correct it there", lenie
         content = json.loads(text, parse_constant=constant, parse_float=number, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if "\n" in text.strip() else ""
-        raise refuse(f"is not JSON ({error.msg} at {line}column {error.colno})") from None
+        raise refuse(f"is not JSON ({error.msg.removesuffix(' at')} at {line}column {error.colno})") from None
     except RecursionError:
         raise refuse(f"is nested more than {_DEEPEST} levels deep") from None
     except InputError:

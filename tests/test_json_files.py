@@ -19,6 +19,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
     "empty": (b" \n", "is empty"),
     "cut off": (b'{"a": [1,\n 2', r"is not JSON \(Expecting ',' delimiter at line 2, column 3\)"),
     "words": (b"negative", r"is not JSON \(Expecting value at column 1\)"),
+    "cut in a text": (b'{"a', r"\(Unterminated string starting at column 2\)"),
     "trailing": (b"{} {}", r"is not JSON \(Extra data at column 4\)"),
     "single quotes": (b"{'a': 1}", r"is not JSON \(.*double quotes at column 2\)"),
     "latin-1": ('{"a": "café"}'.encode("latin-1"), r"is not UTF-8 text \(byte 10"),
@@ -66,7 +67,12 @@ def test_what_is_wrong_is_one_sentence_with_file_and_place(name: str, tmp_path: 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 def test_what_is_right_is_read_as_it_stands(mark: bytes, tmp_path: Path) -> None:
     """With a byte order mark too; a whole pair of surrogates is a character, and 10**30 a number that files do hold."""
-    content = {"emoji": "\U0001f642", "deep": json.loads("[" * 90 + "]" * 90), "large": 10**30, "no": [None, True, -1.5]}
+    content = {
+        "emoji": "\U0001f642",
+        "deep": json.loads("[" * 90 + "]" * 90),
+        "large": 10**30,
+        "no": [None, True, -1.5],
+    }
     path = tmp_path / "a.json"
     path.write_bytes(mark + json.dumps(content).encode())
     assert read_json(path, "file") == content
@@ -74,7 +80,8 @@ def test_what_is_right_is_read_as_it_stands(mark: bytes, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "kind"), [("[]", "a list"), ("1.5", "a number"), ('"a"', "a text"), ("null", "null"), ("true", "true or")]
+    ("content", "kind"),
+    [("[]", "a list"), ("1.5", "a number"), ('"a"', "a text"), ("null", "null"), ("true", "true or")],
 )
 def test_only_an_object_is_an_object(content: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
@@ -84,7 +91,11 @@ def test_only_an_object_is_an_object(content: str, kind: str, tmp_path: Path) ->
 
 
 def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, message in ((tmp_path / "absent", "No such file"), (tmp_path, "directory"), (Path("a\0"), "null character")):
+    for path, message in (
+        (tmp_path / "absent", "No such file"),
+        (tmp_path, "directory"),
+        (Path("a\0"), "null character"),
+    ):
         with pytest.raises(InputError, match=message):
             read_json(path, "file")
 

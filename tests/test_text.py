@@ -80,7 +80,9 @@ DOORS: dict[str, tuple[Callable[[str, Path], Any], str]] = {
 def test_half_a_character_is_one_sentence_that_says_where(door: str, tmp_path: Path) -> None:
     call, where = DOORS[door]
     call(WHOLE, tmp_path)
-    with pytest.raises(InputError, match=rf"(?i){where}.* holds half of a character, \\ud83d at character \d+") as refusal:
+    with pytest.raises(
+        InputError, match=rf"(?i){where}.* holds half of a character, \\ud83d at character \d+"
+    ) as refusal:
         call(HALF, tmp_path)
     assert "\n" not in str(refusal.value)
     str(refusal.value).encode()  # it can be printed and saved
@@ -117,6 +119,6 @@ def test_what_is_no_text_is_refused_by_name(make: Callable[[], Any], message: st
 def test_a_label_of_many_digits_is_no_number_of_a_class(label: Any, tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text('["no", "yes"]')
     path = lines(tmp_path / "a.jsonl", [{"text": "a", "label": label}])
-    with pytest.raises(InputError, match="line 1: the label .* is not a class") as refusal:
+    with pytest.raises(InputError, match=r"line 1: the label .* is not a class") as refusal:
         asked(Task("t", FORM, WORDS, path))
     assert len(str(refusal.value)) < 500 + len(str(tmp_path))

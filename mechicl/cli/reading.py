@@ -94,7 +94,9 @@ def as_options(message: str) -> str:
     message = re.sub(r"\bprepend_bos=(True|False)", lambda m: "--bos" if m[1] == "True" else "--no-bos", message)
     named = "|".join(_OPTIONS)
     message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
-    message = re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message)
+    message = re.sub(
+        r"\b(too_long|label_words(?==)|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message
+    )
     message = re.sub(r"(?<= is )\((\d+(?:, \d+)*),?\)", r"\1", message)  # tuples of numbers, as they were given
     return re.sub(r" \(in Python, [^;]*\)(?=[.;])", "", message)
 

@@ -116,7 +116,8 @@ class ClassReader:
             label = self.id_names[number]
         found = self._find(label) if isinstance(label, str) else None
         if found is None:
-            raise InputError(f"{where}: the label {repr(label)[:200]} is not a class of this task ({self._known()}).")
+            said = repr(label) if len(repr(label)) < _LONG else f"{repr(label)[:_LONG]} ..."
+            raise InputError(f"{where}: the label {said} is not a class of this task ({self._known()}).")
         return found
 
     def _find(self, name: str) -> int | None:
@@ -133,6 +134,8 @@ class ClassReader:
         return ", ".join(self.class_names)
 
 
+_LONG = 80
+"""Characters of a label that are shown."""
 _BEYOND = 10**9
 """No data have so many classes: larger numbers are no numbers of classes, however many digits they have."""
 

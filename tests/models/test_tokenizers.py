@@ -66,11 +66,13 @@ def mechicl(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         }.get(study, ["--text", f"{folder.parent}/text.jsonl", "--tokens", "60", "--length", "20"])
         out = ["--model", str(folder), "--out", str(folder.parent / "out"), "--device", "cpu"]
         monkeypatch.setattr(sys, "argv", ["mechicl", "run", study, *out, *on, *more])
-        with pytest.raises(SystemExit) as stopped:
+        code = 0
+        try:
             main()
-            sys.exit(0)
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("mechicl: ", "Trace"))]
-        return int(stopped.value.code or 0), "\n".join(line for line in said if " needs about " not in line)
+        return code, "\n".join(line for line in said if " needs about " not in line)
 
     return call
 
@@ -103,7 +105,9 @@ def test_in_python_the_model_says_that_it_has_none() -> None:
         with pytest.raises(InputError, match=r"The model has no tokenizer \(model\.tokenizer is None\); copy"):
             door()
     for thing in (tiny.model("gpt2"), "gpt2"):
-        with pytest.raises(InputError, match=r"Expected a tokenizer, got (HookedTransformer|str); pass model\.tokenizer"):
+        with pytest.raises(
+            InputError, match=r"Expected a tokenizer, got (HookedTransformer|str); pass model\.tokenizer"
+        ):
             load_corpus(thing, TEXTS, prepend_bos=False)
 
 
@@ -177,7 +181,9 @@ def test_a_tokenizer_that_cannot_encode_is_one_sentence(folder: Path) -> None:
     broken = PreTrainedTokenizerFast.from_pretrained(folder)
     assert load_corpus(broken, ["film film film"], prepend_bos=False, n_ctx=2).n_tokens == 2
     for door in (lambda: load_corpus(broken, TEXTS, prepend_bos=False), lambda: task().prompts(broken)):
-        with pytest.raises(InputError, match=r"This tokenizer cannot encode the texts \(.*\); save it again") as refusal:
+        with pytest.raises(
+            InputError, match=r"This tokenizer cannot encode the texts \(.*\); save it again"
+        ) as refusal:
             door()
         assert "\n" not in str(refusal.value)
 
@@ -196,7 +202,10 @@ def test_a_tokenizer_without_bos_lends_its_end_of_text_and_says_so(mechicl: Comm
         pairs = load_word_pairs(model.tokenizer, PAIRS, prepend_bos=True, n_ctx=64)
         for material in (prompts, pairs, load_corpus(model.tokenizer, TEXTS, prepend_bos=True, n_ctx=20)):
             assert material.provenance()["bos"] == said
-        for material in (load_corpus(model.tokenizer, TEXTS, prepend_bos=False, n_ctx=20), task().prompts(model.tokenizer)):
+        for material in (
+            load_corpus(model.tokenizer, TEXTS, prepend_bos=False, n_ctx=20),
+            task().prompts(model.tokenizer),
+        ):
             assert "bos" not in material.provenance()
         assert mechicl("norms") == (0, "")
         assert load_result(folder.parent / "out", "norms").provenance["text"]["bos"] == said

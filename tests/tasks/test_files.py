@@ -127,7 +127,7 @@ BAD = {
     "header.csv": ("text,label\n", "has no examples"),
     "empty.csv": ("", "has no examples"),
     "not_json.jsonl": (GOOD + "text: a\n", "line 2 is not JSON"),
-    "list.jsonl": (GOOD + "[1, 2]\n", "line 2 holds a list; expected an object"),
+    "list.jsonl": (GOOD + "[1, 2]\n", "line 2 holds a list; expected one object"),
     "number.jsonl": ('{"text": 5, "label": "positive"}\n', "line 1: the text is 5, expected a string"),
     "nan.jsonl": ('{"text": NaN, "label": "positive"}\n', "line 1: the text is nan, expected a string"),
     "null.jsonl": ('{"text": null, "label": "positive"}\n', "line 1: the text is None, expected a string"),
