@@ -142,7 +142,7 @@ def tokenizer_of(model: Any, source: str) -> Any:
         return model.tokenizer
     if (Path(source).expanduser() / _TEKKEN).is_file():
         raise InputError(
-            f"{source} has its tokenizer only as {_TEKKEN}, which mechicl does not read; copy {_CONTENT} there, from "
-            "the model's files for transformers."
+            f"The model {source} has its tokenizer only as {_TEKKEN}, which mechicl does not read; copy {_CONTENT} "
+            "there, from the model's files for transformers."
         )
-    raise InputError(f"{source} has no tokenizer; copy {_CONTENT} there.")
+    raise InputError(f"The model {source} has no tokenizer; copy {_CONTENT} there.")

@@ -87,7 +87,7 @@ def refused(mechicl: Command, folder: Path, study: str, sentence: str, *more: st
 
 @pytest.mark.parametrize("study", ["isolation", "norms", "wic", "logit-lens"])
 def test_a_folder_without_a_tokenizer_is_named(mechicl: Command, folder: Path, study: str) -> None:
-    refused(mechicl, folder, study, f"{folder} has no tokenizer; copy tokenizer.json there.")
+    refused(mechicl, folder, study, f"The model {folder} has no tokenizer; copy tokenizer.json there.")
 
 
 def test_what_needs_no_tokenizer_runs_without_one(mechicl: Command, folder: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_format_that_is_not_read_is_named(mechicl: Command, folder: Path, besi
     for name in beside:
         (folder / name).write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     sentence = (
-        f"{folder} has its tokenizer only as tekken.json, which mechicl does not read; copy tokenizer.json there, from "
+        f"The model {folder} has its tokenizer only as tekken.json, which mechicl does not read; copy tokenizer.json there, from "
         "the model's files for transformers."
     )
     refused(mechicl, folder, "isolation", sentence)
