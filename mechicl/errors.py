@@ -23,7 +23,11 @@ class NumericalError(ArithmeticError):
 
 
 def sentence(message: str) -> str:
-    """The message with a full stop, and a capital letter where it begins with a word rather than a name or a path."""
+    """The message with a full stop, and a capital letter where it begins with a word rather than a name or a path.
+
+    Halves of characters in it are written out ("\\ud83d"), so that every message can be printed and saved.
+    """
+    message = message.encode("utf-8", "backslashreplace").decode()
     first = message.split(maxsplit=1)[:1]
     begun = message[:1].upper() + message[1:] if first and first[0].isalpha() else message
     return begun if begun.endswith((".", "!", "?")) or not begun else f"{begun}."

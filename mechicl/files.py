@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mechicl.errors import InputError
+from mechicl.json_files import kind_of, parse_json
+from mechicl.text import one_sentence
 
 Rows = Iterator[tuple[str, Mapping[Any, Any]]]
 """Pairs of a place ("reviews.jsonl, line 3") and a row (column to value)."""
@@ -28,30 +28,15 @@ def read_rows(path: Path) -> Rows:
         yield from read(path)
 
 
-@contextmanager
-def one_sentence(path: Path) -> Iterator[None]:
-    """Say in one sentence what the operating system or the decoder holds against a file."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
-    except OSError as error:
-        reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read: {reason}.") from None
-
-
 def _json_lines(path: Path) -> Rows:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{where}: not JSON ({error}); expected one object a line.") from None
+            row = parse_json(line, where, remedy="correct that line", lenient=True)  # columns are checked in use
             if not isinstance(row, dict):
-                raise InputError(f"{where}: {type(row).__name__} instead of an object with named columns.")
+                raise InputError(f"{where} holds {kind_of(row)}; expected one object with named columns a line.")
             yield where, row
 
 

@@ -24,6 +24,8 @@ import plotly.graph_objects as go
 from mechicl.display import card
 from mechicl.errors import InputError
 from mechicl.figures.export import Format, Width, images
+from mechicl.json_files import read_object
+from mechicl.text import one_sentence
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
@@ -153,20 +155,17 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
         InputError: there is none, or the table is not the one that was saved with this provenance.
     """
     path = Path(folder) / f"{name}.parquet"
-    try:
-        payload, head = path.read_bytes(), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        intact = head["table_sha256"] == _sha256(payload)
-        provenance = dict(head["provenance"])
-        true = head.get("provenance_sha256") in (None, _sha256(_canonical(provenance)))  # None: saved by 0.1.0
-    except FileNotFoundError as error:
-        raise InputError(f"There is no saved result {name!r} in {folder}; run the study first.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); run the study again.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.") from error
-    if not intact:
+    with one_sentence(path):
+        payload = path.read_bytes() if path.is_file() else None
+    if payload is None:
+        raise InputError(f"There is no saved result {name!r} in {folder}; run the study first.")
+    head = read_object(path.with_suffix(".json"), "provenance", remedy="run the study again", lenient=True)
+    provenance = head.get("provenance")
+    if not isinstance(provenance, dict) or "table_sha256" not in head:
+        raise InputError(f"{path.with_suffix('.json')} is not a result's provenance; run the study again.")
+    if head["table_sha256"] != _sha256(payload):
         raise InputError(f"{path} is not the table that its provenance describes; run the study again.")
-    if not true:
+    if head.get("provenance_sha256") not in (None, _sha256(_canonical(provenance))):  # None: saved by 0.1.0
         raise InputError(f"{path.with_suffix('.json')} was changed after it was saved; run the study again.")
     try:
         return pd.read_parquet(io.BytesIO(payload)), provenance

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from torch import Tensor
 
 from mechicl.errors import InputError
+from mechicl.json_files import read_object
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
@@ -38,11 +39,9 @@ def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, 
     try:
         payload = path.read_bytes()
         tensors = {name: tensor.to(device) for name, tensor in load(payload).items()}
-        facts = json.loads(beside.read_text(encoding="utf-8"))
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} or its JSON is damaged ({_first_line(error)}); save the {what} again.") from error
-    if not isinstance(facts, dict):
-        raise InputError(f"{beside} holds a {type(facts).__name__} instead of an object; save the {what} again.")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({_first_line(error)}); save the {what} again.") from error
+    facts = read_object(beside, f"JSON of the {what}", remedy=f"save the {what} again", lenient=True)
     if facts.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
         raise InputError(f"{path} is not the file that its JSON describes; save the {what} again.")
     for name, tensor in tensors.items():

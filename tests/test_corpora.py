@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_one_sentence(tokenizer: Any, tmp_path: Path) -> 
     rows.write_text('{"content": "x"}\n')
     assert "line 1: no text in column 'text' (columns: content)" in failure(rows)
     rows.write_text('{"text": "x"}\n{"text"')
-    assert "line 2: not JSON" in failure(rows)
+    assert "line 2 is not JSON" in failure(rows)
     (tmp_path / "empty.txt").write_text("")
     assert "too little text" in failure(tmp_path / "empty.txt")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")

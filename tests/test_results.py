@@ -50,9 +50,10 @@ def test_a_table_that_was_changed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="run the study first"):
         load_table(tmp_path, "isolation")
     (tmp_path / "isolation.parquet").write_bytes(b"x")
-    (tmp_path / "isolation.json").write_text("[]")
-    with pytest.raises(InputError, match="not a result's provenance"):
-        load_table(tmp_path, "isolation")
+    for content, message in (("[]", "holds a list; expected an object"), ("{}", "not a result's provenance")):
+        (tmp_path / "isolation.json").write_text(content)
+        with pytest.raises(InputError, match=message):
+            load_table(tmp_path, "isolation")
     (tmp_path / "isolation.json").write_text('{"table_sha256": "0", "provenance": {}}')
     with pytest.raises(InputError, match="not the table that its provenance describes"):
         load_table(tmp_path, "isolation")

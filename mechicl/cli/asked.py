@@ -28,6 +28,9 @@ def _where(help: str, **limits: Any) -> Any:
 
 
 _benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
+_Bos = Annotated[
+    bool, _on("Put a BOS in front of every sequence or sentence; a tokenizer that names none gives its end of text.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,12 @@ class Asked(ABC):
         from mechicl.models import load_model
 
         return load_model(self.model, dtype=self.dtype, device=self.device, n_ctx=self.n_ctx)
+
+    def tokenizer_of(self, model: Any) -> Any:
+        """The tokenizer of the model asked for; InputError where its folder has none."""
+        from mechicl.models.tokenizers import tokenizer_of
+
+        return tokenizer_of(model, self.model)
 
     @abstractmethod
     def material(self, study: "Study", model: Any) -> "Material":
@@ -126,12 +135,13 @@ class OnPrompts(Asked):
         seeds = integers("--seeds", self.seeds)
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
+        tokenizer = self.tokenizer_of(model)
         return [
             one
             for name in names("--task", self.task)
             for one in study.prompt_sets(
                 load_task(name, data=_data_of(name, self.data), label_words=words),
-                model.tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
+                tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=policy, n_ctx=model.cfg.n_ctx, too_long=too_long,
             )
         ]  # fmt: skip
@@ -185,6 +195,7 @@ class OnText(OnWeights):
     tokens: Annotated[int, _on("Tokens of text.", min=1)] = 20_000
     length: Annotated[int, _on("Positions of a sequence, BOS included.", min=3)] = 256
     seed: Annotated[int, _on("Order of the documents.")] = 0
+    bos: _Bos = True
     packing: Annotated[
         str,
         _on(
@@ -196,8 +207,8 @@ class OnText(OnWeights):
     split: Annotated[str, _on("Split of a hub data set.")] = "train"
 
     def material(self, study: "Study", model: Any) -> "Material":
-        """The text, with a BOS in front of every sequence; nothing for a study that reads weights alone."""
-        return _corpus(self, model.tokenizer, model.cfg.n_ctx) if study.reads == "text" else None
+        """The text, as sequences; nothing for a study that reads weights alone."""
+        return _corpus(self, self.tokenizer_of(model), model.cfg.n_ctx) if study.reads == "text" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,14 +240,15 @@ class OnWordPairs(OnWeights):
         Path,
         _on("Word-in-Context file (JSONL, CSV, TSV, parquet), or a folder with train and dev; the official form too."),
     ]
-    bos: Annotated[bool, _on("Put a BOS in front of every sentence.")] = True
+    bos: _Bos = True
     seed: Annotated[int, _on("Of the division of a single file, the folds, and the control's labels.", min=0)] = 0
 
     def material(self, study: "Study", model: Any) -> "Material":
         """The pairs, each sentence up to its word."""
         from mechicl.corpora import load_word_pairs
 
-        return load_word_pairs(model.tokenizer, self.data, prepend_bos=self.bos, n_ctx=model.cfg.n_ctx, seed=self.seed)
+        tokenizer = self.tokenizer_of(model)
+        return load_word_pairs(tokenizer, self.data, prepend_bos=self.bos, n_ctx=model.cfg.n_ctx, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +268,7 @@ class OnAllOfStages(OnTextAndPrompts):
     def material(self, study: "Study", model: Any) -> "Material":
         """What this study is run on: text, word pairs, benchmarks, or nothing where it reads weights alone."""
         if study.reads == "pairs" and self.word_pairs is not None:
-            pairs = OnWordPairs(model=self.model, out=self.out, data=self.word_pairs, seed=self.seed)
+            pairs = OnWordPairs(model=self.model, out=self.out, data=self.word_pairs, bos=self.bos, seed=self.seed)
             return pairs.material(study, model)
         if study.reads == "benchmarks" and self.benchmarks is not None:
             tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
@@ -278,6 +290,7 @@ class OnBenchmarks(Asked):
         """The harness's tasks, documents and all."""
         from mechicl.tasks import load_benchmarks
 
+        self.tokenizer_of(model)
         return load_benchmarks(names("--tasks", self.tasks), include=self.include, limit=self.limit)
 
 
@@ -287,7 +300,7 @@ def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> Any:
     from mechicl.corpora import load_corpus
 
     return load_corpus(
-        tokenizer, asked.text, prepend_bos=True, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
+        tokenizer, asked.text, prepend_bos=asked.bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
         packing=choice("--packing", asked.packing, "packed", "documents"), seed=asked.seed, column=asked.column,
         split=asked.split,
     )  # fmt: skip

@@ -78,7 +78,6 @@ _OPTIONS = {
     "n_sets": "--sets",
     "n_ctx": "--length",
     "packing": "--packing",
-    "prepend_bos": "--bos",
     "shots": "--shots",
     "samples": "--samples",
     "seed": "--seeds",
@@ -92,9 +91,12 @@ _OPTIONS = {
 
 def as_options(message: str) -> str:
     """A message of the library, with options in the place of Python's arguments: --too-long shorter."""
+    message = re.sub(r"\bprepend_bos=(True|False)", lambda m: "--bos" if m[1] == "True" else "--no-bos", message)
     named = "|".join(_OPTIONS)
     message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
-    message = re.sub(r"\b(too_long|label_words|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message)
+    message = re.sub(
+        r"\b(too_long|label_words(?==)|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message
+    )
     message = re.sub(r"(?<= is )\((\d+(?:, \d+)*),?\)", r"\1", message)  # tuples of numbers, as they were given
     return re.sub(r" \(in Python, [^;]*\)(?=[.;])", "", message)
 

@@ -133,7 +133,7 @@ class OnLens(OnText):
         if TunedLens.is_in(self.tuned):
             return TunedLens.load(self.tuned)
         corpus = load_corpus(
-            model.tokenizer, self.text, prepend_bos=True, n_ctx=min(self.length, model.cfg.n_ctx),
+            self.tokenizer_of(model), self.text, prepend_bos=self.bos, n_ctx=min(self.length, model.cfg.n_ctx),
             tokens=self.tokens + self.tuned_tokens, packing=choice("--packing", self.packing, "packed", "documents"),
             seed=self.seed, column=self.column, split=self.split,
         )  # fmt: skip

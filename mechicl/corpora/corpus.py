@@ -122,7 +122,7 @@ class TokenCorpus:
     def word_spans(self, index: int) -> list[WordSpan]:
         """The words of one sequence and the positions of their tokens; see `mechicl.corpora.word_spans`."""
         if "words_by" not in self.origin:
-            raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
+            raise InputError("Words are found by the characters of tokens, which only a fast tokenizer knows; use one.")
         tokens = self.tokens[index].tolist()
         return [
             WordSpan(start, stop, self.tokenizer.decode(tokens[start:stop]).strip())

@@ -18,6 +18,7 @@ from mechicl.corpora.spelling import warn_if_spelled
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError
 from mechicl.limits import free_bytes, in_words
+from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts
 from mechicl.seeds import check_seed
 
 Packing = Literal["packed", "documents"]
@@ -65,19 +66,20 @@ def load_corpus(
         InputError: The source cannot be read, is empty, or holds less than was asked for.
     """
     check_seed(seed)
-    bos = _check(tokenizer, prepend_bos, n_ctx, tokens, documents, packing)
+    _check(prepend_bos, n_ctx, tokens, documents, packing)
+    check_tokenizer(tokenizer)
+    begin = [bos_id(tokenizer)] if prepend_bos else []
     found = open_source(
         source, column=column, split=split, shuffle_seed=seed if packing == "packed" else None, words=n_ctx
     )
     if found.endless and tokens is None and documents is None:
         raise InputError(f"{found.name} is a long stream; say how many tokens (or documents) of it to take.")
-    begin = [bos] if prepend_bos and bos is not None else []
     body = n_ctx - len(begin)
     encoded = _encode(tokenizer, found)
     if documents is not None:
         encoded = iter(_first(encoded, documents, found.name))
     if packing == "packed":
-        between = bos if bos is not None else tokenizer.eos_token_id
+        between = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         pieces = _pack(encoded, body, between, tokens)
     else:
         pieces = _truncate(encoded, body, tokens)
@@ -92,6 +94,7 @@ def load_corpus(
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
         **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
         **found.origin,
+        **({"bos": describe_bos(tokenizer)} if prepend_bos else {}),
     }
     corpus = _assemble(pieces, begin, tokenizer, found.name, origin)
     if found.name == PYDOCS:
@@ -105,7 +108,7 @@ def _encode(tokenizer: Any, documents: Documents, at_a_time: int = 64) -> Iterat
     fast = getattr(tokenizer, "is_fast", False)
     n_documents = n_words = 0
     while block := list(islice(texts, at_a_time)):
-        encoded = tokenizer(block, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+        encoded = encode_texts(tokenizer, block, return_offsets_mapping=fast)
         for i, text in enumerate(block):
             ids = np.array(encoded["input_ids"][i], dtype=np.int64)
             words = word_numbers(text, encoded["offset_mapping"][i]) if fast else np.full(len(ids), -1)
@@ -190,9 +193,7 @@ def _assemble(
     )
 
 
-def _check(
-    tokenizer: Any, prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str
-) -> int | None:
+def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str) -> None:
     if packing not in ("packed", "documents"):
         raise InputError(f"packing is {packing!r}; it is 'packed' or 'documents'.")
     if n_ctx < 2 + prepend_bos:
@@ -204,10 +205,6 @@ def _check(
         raise InputError(
             f"tokens is {tokens:.3g}, more than fit into the {in_words(free)} that are free; ask for fewer."
         )
-    bos: int | None = tokenizer.bos_token_id
-    if prepend_bos and bos is None:
-        raise InputError("the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token.")
-    return bos
 
 
 def _check_enough(

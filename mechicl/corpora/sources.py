@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from mechicl import hub
 from mechicl.corpora import pydocs
 from mechicl.errors import InputError
-from mechicl.files import READERS, one_sentence, read_rows
+from mechicl.files import READERS, read_rows
+from mechicl.text import check_unicode, one_sentence
 
 DOCUMENT_END = "<|endoftext|>"
 """Divides a plain text file into documents, as in the files of TinyStories and OpenWebText."""
@@ -56,7 +58,7 @@ def open_source(
             wrong inside.
     """
     if not isinstance(source, str | Path):
-        return _shuffled(f"{len(source)} given texts", lambda: iter(source), shuffle_seed)
+        return _shuffled(f"{len(source)} given texts", lambda: _given(source), shuffle_seed)
     path = Path(source).expanduser()
     if path.exists():
         return _shuffled(str(source), lambda: _local(path, column), shuffle_seed)
@@ -78,6 +80,15 @@ def _shuffled(name: str, read: Callable[[], Iterator[str]], seed: int | None) ->
     return Documents(name, read if seed is None else in_order)
 
 
+def _given(texts: Sequence[str]) -> Iterator[str]:
+    for number, text in enumerate(texts):
+        where = f"Text {number} of the {len(texts)} given"
+        if not isinstance(text, str):
+            raise InputError(f"{where} is {shorten(text)}; expected a text.")
+        check_unicode(text, where)
+        yield text
+
+
 def _local(path: Path, column: str) -> Iterator[str]:
     files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in _SUFFIXES)
     if not files:
@@ -95,6 +106,7 @@ def _text(row: object, column: str, where: str) -> str:
     if not isinstance(text, str):
         found = ", ".join(map(str, row)) if isinstance(row, dict) else "none"
         raise InputError(f"{where}: no text in column '{column}' (columns: {found}); name the column.")
+    check_unicode(text, f"{where}: the text")
     return text
 
 

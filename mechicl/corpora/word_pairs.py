@@ -19,8 +19,10 @@ import torch
 
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.errors import InputError
-from mechicl.files import READERS, Rows, one_sentence, read_rows
+from mechicl.files import READERS, Rows, read_rows
+from mechicl.models.tokenizers import bos_id, check_fast, describe_bos, encode_texts
 from mechicl.seeds import check_seed
+from mechicl.text import check_unicode, one_sentence
 
 Split = Literal["train", "dev"]
 
@@ -67,7 +69,10 @@ class WordPairs:
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its pairs; plain values."""
         counts = {split: len(self.places(split)) for split in ("train", "dev")}
-        return {"source": self.source, **counts, "prepend_bos": self.sentences.prepend_bos, "digest": self.digest()}
+        bos = {"bos": describe_bos(self.sentences.tokenizer)} if self.sentences.prepend_bos else {}
+        return {
+            "source": self.source, **counts, "prepend_bos": self.sentences.prepend_bos, **bos, "digest": self.digest()
+        }  # fmt: skip
 
 
 def load_word_pairs(
@@ -131,6 +136,8 @@ def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
         if missing:
             raise InputError(f"{where}: no {missing[0]}; expected columns {', '.join(columns)}.")
         word, sentences = str(row["word"]), (str(row["sentence1"]), str(row["sentence2"]))
+        for column, text in zip(columns, (word, *sentences), strict=False):
+            check_unicode(text, f"{where}: {column}")
         label = _LABELS.get(str(row["label"]).strip().lower())
         if label is None:
             raise InputError(f"{where}: label {row['label']!r}; it is T or F (true, false, 1, 0).")
@@ -199,11 +206,8 @@ def _divided(pairs: list[SensePair], seed: int) -> list[SensePair]:
 
 
 def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx: int, source: str) -> TokenCorpus:
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
-    begin = [tokenizer.bos_token_id] if prepend_bos else []
-    if begin == [None]:
-        raise InputError("the tokenizer has no BOS token; pass prepend_bos=False, or set tokenizer.bos_token.")
+    check_fast(tokenizer)
+    begin = [bos_id(tokenizer)] if prepend_bos else []
     cut = [
         begin + _up_to(tokenizer, sentence, span, pair.word)
         for pair in pairs
@@ -221,8 +225,8 @@ def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx:
 
 def _up_to(tokenizer: Any, sentence: str, span: tuple[int, int], word: str) -> list[int]:
     """Token ids of a sentence, up to the last that covers a character of the word."""
-    encoded = tokenizer(sentence, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    covering = [i for i, (start, end) in enumerate(encoded["offset_mapping"]) if start < span[1] and span[0] < end]
+    encoded = encode_texts(tokenizer, [sentence], return_offsets_mapping=True)
+    covering = [i for i, (start, end) in enumerate(encoded["offset_mapping"][0]) if start < span[1] and span[0] < end]
     if not covering:
         raise InputError(f"The tokenizer has no token for {word!r} in {sentence[:60]!r}.")
-    return [int(token) for token in encoded["input_ids"][: covering[-1] + 1]]
+    return [int(token) for token in encoded["input_ids"][0][: covering[-1] + 1]]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechicl.errors import InputError
+from mechicl.models.tokenizers import check_fast, encode_texts
 
 IntArray = npt.NDArray[np.int64]
 
@@ -37,10 +37,9 @@ def word_spans(tokenizer: Any, text: str) -> list[WordSpan]:
     Raises:
         InputError: The tokenizer knows no character offsets.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError("words are found by character offsets; load the tokenizer with use_fast=True.")
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    words, numbers = _WORD.findall(text), word_numbers(text, encoded["offset_mapping"])
+    check_fast(tokenizer)
+    offsets = encode_texts(tokenizer, [text], return_offsets_mapping=True)["offset_mapping"][0]
+    words, numbers = _WORD.findall(text), word_numbers(text, offsets)
     return [WordSpan(start, stop, words[number]) for start, stop, number in runs(numbers)]
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mechicl.engines.wavefront import final_residuals
 from mechicl.errors import InputError, NumericalError
 from mechicl.models import HookedModel, frozen, hooked
+from mechicl.models.tokenizers import check_tokenizer, encode_texts
 from mechicl.patches.lesions import Lesion, check_halves
 from mechicl.progress import progress
 
@@ -87,18 +88,20 @@ def _refuse_non_finite(
 def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:
     """Token ids, and how many of them are the continuation's."""
     tokenizer = net.tokenizer
+    check_tokenizer(tokenizer)
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     spaces = len(context) - len(context.rstrip())
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
-    own = tokenizer(context, add_special_tokens=False)["input_ids"] if context else []
-    ids = tokenizer(context + continuation, add_special_tokens=False, verbose=False)["input_ids"]
+    own, ids = encode_texts(tokenizer, [context, context + continuation])["input_ids"]
+    own = own if context else []  # some tokenizers make a space of nothing
     n = len(ids) - len(own)
     if n < 1:
         raise InputError(f"The continuation {continuation!r} has no token of its own.")
     if prepend_bos or not own:
         if bos is None:
-            raise InputError("The tokenizer has no BOS token; an empty context needs one.")
+            needs = "prepend_bos=True" if own else "an empty context"
+            raise InputError(f"This tokenizer has no BOS token and no end-of-text token, and {needs} needs one.")
         ids = [bos, *ids]
     if len(ids) > net.sizes.n_ctx:
         raise InputError(

@@ -45,7 +45,12 @@ def class_members(tokenizer: Any, token_class: TokenClass, d_vocab: int) -> Bool
 
 
 def token_texts(tokenizer: Any, d_vocab: int) -> list[str]:
-    """The text of every token, its leading space included where the tokenizer keeps it."""
+    """The text of every token, its leading space included where the tokenizer keeps it; InputError for None."""
+    if tokenizer is None:
+        raise InputError(
+            "The model has no tokenizer, and classes of tokens are named by their text; copy tokenizer.json to its "
+            "folder."
+        )
     known = min(d_vocab, len(tokenizer))
     return [str(tokenizer.decode([token])) for token in range(known)] + [""] * (d_vocab - known)
 

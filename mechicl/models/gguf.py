@@ -10,6 +10,7 @@ from typing import Any
 from mechicl.errors import InputError
 from mechicl.models.digests import file_digest
 from mechicl.models.original import Original, check_loaded
+from mechicl.models.tokenizers import with_padding
 
 _MAGIC = b"GGUF"
 
@@ -87,9 +88,10 @@ def load_tokenizer(path: Path) -> Any:
     from transformers import AutoTokenizer
 
     with _said(path):
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             str(path.parent), gguf_file=path.name, local_files_only=True, padding_side="right"
         )
+    return with_padding(tokenizer)
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mechicl.errors import InputError
+from mechicl.json_files import read_object
 from mechicl.limits import numbers_in
 from mechicl.models.digests import files_digest
 from mechicl.models.original import Original, check_loaded
@@ -50,11 +50,9 @@ def read_config(path: Path) -> dict[str, Any]:
                 "that with save_pretrained, and give the new folder"
             )
         raise InputError(f"{path} has no config.json; give a folder written by save_pretrained")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error}); copy the folder again") from error
-    architectures = config.get("architectures") if isinstance(config, dict) else None
+    # Some configurations hold Infinity.
+    config = read_object(file, "configuration", remedy="copy the folder again", lenient=True)
+    architectures = config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str):
         raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"]')
@@ -62,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not causal or config.get("is_encoder_decoder"):
         raise InputError(f"{path} holds a {name}, which is not a causal language model")
     check_unquantised(path, config)
-    return dict(config)
+    return config
 
 
 def check_unquantised(source: object, config: dict[str, Any]) -> None:
@@ -106,11 +104,10 @@ def check_weights(path: Path) -> list[Path]:
 
 def _indexed(index: Path) -> list[str]:
     """The names of the files in an index of weights."""
-    try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return sorted(str(name) for name in set(names))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is not an index of weights ({error}); copy it again") from error
+    weight_map = read_object(index, "index of weights", remedy="copy it again").get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"the index of weights {index} has no weight_map of file names; copy it again")
+    return sorted(set(weight_map.values()))
 
 
 def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:

@@ -22,7 +22,7 @@ def known_settings(hf_config: Any, architecture: str) -> dict[str, Any] | None:
 
 
 def corrections(hf_config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Sizes that TransformerLens derives where a configuration states them: of heads, of GPT-2's MLP, of the context."""
+    """Sizes that TransformerLens derives where a configuration states them: of heads, GPT-2's MLP, and the context."""
     text, found = hf_config.get_text_config(), {}
     if (d_head := getattr(text, "head_dim", None)) and d_head != settings["d_head"]:
         found["d_head"] = d_head

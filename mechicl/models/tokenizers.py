@@ -1,28 +1,33 @@
-"""The tokenizer as its author meant it."""
+"""The tokenizer as its author meant it, and what a model lacks that has none, or none that can be used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from mechicl.errors import InputError
+from mechicl.text import check_unicode
 
-_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
-    "tokenizer_config.json",
-)
+_CONTENT = "tokenizer.json"
+_VOCABULARIES = (_CONTENT, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SETTINGS = "tokenizer_config.json"
+_TEKKEN = "tekken.json"
+_LENT = "_bos_is_end_of_text"
+"""Attribute of a tokenizer that names no BOS, whose end-of-text token `give_tokenizer` made its BOS."""
 
 
 def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a hub name (at a revision) or a folder, padding on the right; None where there is none."""
+    """The tokenizer of a hub name (at a revision) or a folder, padding on the right; None where there is none.
+
+    Raises:
+        InputError: the tokenizer's files in a folder cannot be read.
+    """
     from transformers import AutoTokenizer
 
     local = isinstance(source, Path)
-    if isinstance(source, Path) and not any((source / file).exists() for file in _FILES):
+    if isinstance(source, Path) and not _may_have_tokenizer(source):
         return None
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -33,13 +38,37 @@ def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_re
             padding_side="right",
         )
     except Exception as error:
-        if not local:
+        if not isinstance(source, Path):
             raise
-        first = str(error).strip().splitlines()[0]
+        if not _files(source):
+            return None
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the tokenizer in {source} cannot be read ({first}); save it again") from error
+    return None if _is_empty(tokenizer) else with_padding(tokenizer)
+
+
+def with_padding(tokenizer: Any) -> Any:
+    """The tokenizer, its end-of-text token for padding where it names none."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
+
+
+def _files(folder: Path) -> list[str]:
+    """The vocabularies in a folder."""
+    return [name for name in _VOCABULARIES if (folder / name).is_file()]
+
+
+def _may_have_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a vocabulary, or settings that may do without one, as those of a byte tokenizer do."""
+    return bool(_files(folder)) or ((folder / _SETTINGS).is_file() and not (folder / _TEKKEN).is_file())
+
+
+def _is_empty(tokenizer: Any) -> bool:
+    """Whether a vocabulary has nothing but special tokens: transformers makes such a one, and says nothing, where the
+    folder has settings without the vocabulary that they are about."""
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return len(tokenizer) <= len(special.union(tokenizer.all_special_tokens))
 
 
 def give_tokenizer(model: Any, tokenizer: Any) -> None:
@@ -50,9 +79,77 @@ def give_tokenizer(model: Any, tokenizer: Any) -> None:
     every position computed with the one would be off by one in the other. Here both are the same object;
     `model.to_tokens(text, prepend_bos=...)` still works, because TransformerLens asks
     `cfg.tokenizer_prepends_bos` what the tokenizer does by itself.
+
+    A tokenizer that names no BOS gets its end-of-text token as one, as TransformerLens does; `describe_bos` says so.
     """
     model.tokenizer = tokenizer
     if tokenizer is not None:
-        if tokenizer.bos_token is None:
+        if tokenizer.bos_token is None and tokenizer.eos_token is not None:
             tokenizer.bos_token = tokenizer.eos_token
+            setattr(tokenizer, _LENT, True)
         model.cfg.tokenizer_prepends_bos = len(tokenizer.encode("")) > 0
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
+    """What a tokenizer makes of texts, without special tokens of its own: the door through which all texts go.
+
+    Args:
+        options: What more the tokenizer is asked for, such as `return_offsets_mapping=True`.
+
+    Raises:
+        InputError: there is no tokenizer, a text holds half of a character, or the tokenizer cannot encode a text.
+    """
+    check_tokenizer(tokenizer)
+    for text in texts:
+        check_unicode(text, f"The text {shorten(text)}")
+    try:
+        return tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)
+    except Exception as error:  # tokenizers raise whatever their own code, Python's or Rust's, comes upon
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"This tokenizer cannot encode the texts ({first}); save it again, or use another.") from error
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise InputError for None, which `model.tokenizer` is where a model has none, and for what is no tokenizer."""
+    if tokenizer is None:
+        raise InputError(
+            "The model has no tokenizer (model.tokenizer is None); copy tokenizer.json to its folder and load it again."
+        )
+    if not callable(tokenizer) or not hasattr(tokenizer, "bos_token_id"):
+        raise InputError(f"Expected a tokenizer, got {type(tokenizer).__name__}; pass model.tokenizer.")
+
+
+def check_fast(tokenizer: Any) -> None:
+    """Raise InputError unless the tokenizer is a fast one, which knows the characters that each token covers."""
+    check_tokenizer(tokenizer)
+    if not getattr(tokenizer, "is_fast", False):
+        raise InputError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which cannot say which characters a token covers; load a "
+            "fast one, with a tokenizer.json."
+        )
+
+
+def bos_id(tokenizer: Any) -> int:
+    """Id of the BOS token; InputError where there is none."""
+    check_tokenizer(tokenizer)
+    if tokenizer.bos_token_id is None:
+        raise InputError("This tokenizer has no BOS token; pass prepend_bos=False.")
+    return int(tokenizer.bos_token_id)
+
+
+def describe_bos(tokenizer: Any) -> str:
+    """The BOS token for provenance: its text, and whether it is the end-of-text token that `give_tokenizer` lent."""
+    note = " (the end-of-text token: this tokenizer names no BOS)" if getattr(tokenizer, _LENT, False) else ""
+    return f"{tokenizer.bos_token}{note}"
+
+
+def tokenizer_of(model: Any, source: str) -> Any:
+    """The tokenizer of a model that was loaded from `source`; InputError where it has none, which names the folder."""
+    if model.tokenizer is not None:
+        return model.tokenizer
+    if (Path(source).expanduser() / _TEKKEN).is_file():
+        raise InputError(
+            f"The model {source} has its tokenizer only as {_TEKKEN}, which mechicl does not read; copy {_CONTENT} "
+            "there, from the model's files for transformers."
+        )
+    raise InputError(f"The model {source} has no tokenizer; copy {_CONTENT} there.")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Place
+from mechicl.json_files import parse_json
 from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
@@ -96,9 +97,16 @@ class ReweightAnchors(Patch):
 
     @classmethod
     def from_json(cls, text: str) -> ReweightAnchors:
-        """A re-weighting from what `to_json` wrote."""
-        facts = json.loads(text)
-        return cls(torch.tensor(facts.pop("beta")), **facts)
+        """A re-weighting from what `to_json` wrote; InputError where the text is anything else."""
+        facts = parse_json(text, "The JSON of the re-weighting", remedy="fit and save it again", lenient=True)
+        try:
+            return cls(torch.tensor(facts.pop("beta")), **facts)
+        except InputError:
+            raise
+        except (TypeError, AttributeError, KeyError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"This JSON is not a re-weighting ({type(error).__name__}); fit and save it again."
+            ) from error
 
     def save(self, folder: str | Path) -> Path:
         """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mechicl.errors import DoesNotFit, InputError
+from mechicl.models.tokenizers import bos_id
 from mechicl.prompts.labels import CHOOSE, encode, first_label_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
 from mechicl.prompts.template import Template
@@ -79,7 +80,7 @@ def build_prompts(
     if anchor not in ("first", "last"):
         raise InputError(f"anchor is {anchor!r}; it must be 'first' or 'last', the sub-token that stands for a label.")
     label_ids = first_label_tokens(tokenizer, template, label_words, class_names)
-    bos = _bos(tokenizer) if prepend_bos else ()
+    bos = (bos_id(tokenizer),) if prepend_bos else ()
     written = [_write(template, label_words, shots, query) for shots, query in contents]
     encoded = encode(tokenizer, [string for string, _ in written])
     prompts = []
@@ -120,12 +121,6 @@ def check_length(prompts: Sequence[Prompt], n_ctx: int) -> None:
             f"has {len(longest)}); use fewer shots, a model with a longer context, or too_long='drop' or "
             "'shorter'."
         )
-
-
-def _bos(tokenizer: Any) -> tuple[int, ...]:
-    if tokenizer.bos_token_id is None:
-        raise InputError("prepend_bos=True, but this tokenizer has no BOS token; use prepend_bos=False.")
-    return (int(tokenizer.bos_token_id),)
 
 
 def _write(

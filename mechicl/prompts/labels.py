@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mechicl.errors import InputError
+from mechicl.models.tokenizers import check_fast, encode_texts
 from mechicl.prompts.template import Template
 
 CHOOSE = 'choose other words with label_words={"class name": " Word", ...}'
@@ -102,23 +103,19 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> dict[str, list[Any]]:
     plain text.
 
     Raises:
-        InputError: The tokenizer is a slow one, which does not know which characters a token came from.
+        InputError: There is no tokenizer, it is a slow one, which does not know which characters a token came from,
+            or it cannot encode a text.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            f"The tokenizer {type(tokenizer).__name__} is a slow one and cannot say which characters a token "
-            "covers; load a fast one with AutoTokenizer.from_pretrained(name, use_fast=True)."
-        )
+    check_fast(tokenizer)
     if not texts:
         return {"input_ids": [], "offset_mapping": []}
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=False,
+    encoded = encode_texts(
+        tokenizer,
+        texts,
         return_offsets_mapping=True,
         return_attention_mask=False,
         padding=False,
         truncation=False,
         split_special_tokens=True,
-        verbose=False,
     )
     return {"input_ids": encoded["input_ids"], "offset_mapping": encoded["offset_mapping"]}

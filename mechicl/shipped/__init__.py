@@ -8,12 +8,12 @@ it was trained.
 
 from __future__ import annotations
 
-import json
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 import torch
 
+from mechicl.json_files import read_object
 from mechicl.shipped.classification import examples, topic_name
 from mechicl.shipped.grammar import running_text
 from mechicl.shipped.lexicon import LABEL_WORDS, TEMPLATES, TOPICS
@@ -42,7 +42,7 @@ def load_network() -> Network:
     from mechicl.shipped.network import Network, Sizes
 
     with as_file(files(__name__) / "tiny_icl") as folder:
-        sizes = json.loads((folder / "config.json").read_text())
+        sizes = read_object(folder / "config.json", "configuration of tiny-icl", remedy="install mechicl again")
         weights = load_file(folder / "model.safetensors")
     network = Network(Sizes(**sizes))
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})

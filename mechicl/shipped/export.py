@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from mechicl.json_files import read_object
 from mechicl.shipped import tokens
 from mechicl.shipped.network import Network, Sizes
 
@@ -35,7 +36,7 @@ def export(checkpoint: Path, folder: Path) -> None:
     (folder / "model.safetensors").chmod(0o644)
     (folder / "config.json").write_text(json.dumps(network.sizes.as_dict(), indent=2) + "\n")
     tokens.fast_tokenizer().save_pretrained(str(folder))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings = read_object(folder / "tokenizer_config.json", "settings of the tokenizer")
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # a name that every version of transformers knows
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 

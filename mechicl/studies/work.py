@@ -11,6 +11,7 @@ from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.engines.cost import forward_flops
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.models.seam import Sizes
+from mechicl.models.tokenizers import encode_texts
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
@@ -115,6 +116,6 @@ def _request_lengths(benchmarks: Benchmarks, tokenizer: Any) -> list[int]:
     """Tokens of every request, by its characters."""
     texts = ["".join(request) for request in benchmarks.requests]
     sample = texts[:_TOKENIZED]
-    tokens = sum(len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in sample)
+    tokens = sum(map(len, encode_texts(tokenizer, sample)["input_ids"])) if sample else 0
     rate = tokens / max(1, sum(map(len, sample)))
     return [max(1, round(rate * len(text))) for text in texts]

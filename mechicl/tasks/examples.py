@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from reprlib import repr as shorten
 from typing import Any, Protocol
 
 from mechicl.errors import InputError
+from mechicl.text import check_unicode
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,8 @@ class ClassReader:
             label = self.id_names[number]
         found = self._find(label) if isinstance(label, str) else None
         if found is None:
-            raise InputError(f"{where}: the label {label!r} is not a class of this task ({self._known()}).")
+            said = repr(label) if len(repr(label)) < _LONG else f"{repr(label)[:_LONG]} ..."
+            raise InputError(f"{where}: the label {said} is not a class of this task ({self._known()}).")
         return found
 
     def _find(self, name: str) -> int | None:
@@ -131,12 +134,19 @@ class ClassReader:
         return ", ".join(self.class_names)
 
 
+_LONG = 80
+"""Characters of a label that are shown."""
+_BEYOND = 10**9
+"""No data have so many classes: larger numbers are no numbers of classes, however many digits they have."""
+
+
 def _as_integer(label: Any) -> int | None:
     if isinstance(label, bool):
         return int(label)
     if isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
-        return int(label)
-    return int(label) if isinstance(label, str) and label.strip().isdecimal() else None
+        return int(label) if abs(label) < _BEYOND else None
+    digits = label.strip() if isinstance(label, str) else ""
+    return int(digits) if digits.isdecimal() and len(digits) < len(str(_BEYOND)) else None
 
 
 def read_examples(
@@ -150,7 +160,8 @@ def read_examples(
     """Examples from (place, row) pairs.
 
     Raises:
-        InputError: There are no rows, a row lacks a column, a text is not a text, or a label is unknown.
+        InputError: There are no rows, a row lacks a column, a text is not a text or holds half of a character, or a
+            label is unknown.
     """
     texts: list[str] = []
     classes: list[int | None] = []
@@ -162,7 +173,10 @@ def read_examples(
                 f"{', '.join(map(str, row)) or 'none'}); a task needs {text!r} and {label!r}."
             )
         if not isinstance(row[text], str):
-            raise InputError(f"{where}: the text is {row[text]!r}, expected a string; fill it in or remove the row.")
+            raise InputError(
+                f"{where}: the text is {shorten(row[text])}, expected a string; fill it in or remove the row."
+            )
+        check_unicode(row[text], f"{where}: the text")
         texts.append(row[text])
         classes.append(reader.read(row[label], where))
     if not texts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from reprlib import repr as shorten
 
 from mechicl.errors import InputError
 from mechicl.files import READERS, read_rows
+from mechicl.json_files import read_json
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
 
@@ -66,10 +66,7 @@ def _label_names(path: Path) -> tuple[list[str] | None, dict[str, str]]:
     """Class names in the order of their numbers (a list, or "names" in an object), and their long forms."""
     if not path.is_file():
         return None, {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON ({error}); expected a list of class names.") from None
+    content = read_json(path, "file of class names", remedy='expected a list, such as ["negative", "positive"]')
     lists = content if isinstance(content, dict) else {"names": content}
     names, long = lists.get("names"), lists.get("long", [])
     for value in (names, long):

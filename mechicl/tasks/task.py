@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from reprlib import repr as shorten
 from typing import Any
 
 from mechicl.errors import InputError
+from mechicl.models.tokenizers import describe_bos
 from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words, without_lone_spaces
@@ -29,6 +31,7 @@ from mechicl.tasks.sampling import (
 )
 from mechicl.tasks.sources import Data, as_source
 from mechicl.tasks.spelling import warn_if_spelled
+from mechicl.text import check_unicode
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,23 @@ class Task:
     """Between the blocks of a prompt."""
 
     def __post_init__(self) -> None:
+        self._check_texts()
         if len(self.label_words) < 2:
             raise InputError(f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more.")
         check_words(tuple(self.label_words.values()), self.class_names)
         Template.parse(self.template, self.separator)
+
+    def _check_texts(self) -> None:
+        """Raise InputError unless all that a tokenizer may see is text, without halves of characters."""
+        if not isinstance(self.label_words, Mapping):
+            raise InputError(f"label_words is {shorten(self.label_words)}; expected a word for each class by its name.")
+        texts: dict[str, Any] = {f"class name {name!r}": name for name in self.label_words}
+        texts |= {f"label word of {name!r}": word for name, word in self.label_words.items()}
+        texts |= {"template": self.template, "separator": self.separator, "name": self.name}
+        for what, text in texts.items():
+            if not isinstance(text, str):
+                raise InputError(f"The {what} of a task is {shorten(text)}; expected a text.")
+            check_unicode(text, f"The {what} of a task")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -323,7 +339,10 @@ class Task:
         )
         if form.too_long == "drop":
             prompts = drop_too_long(prompts, form.n_ctx)
-        written = {"anchor": form.anchor, "prepend_bos": form.prepend_bos, "too_long": form.too_long}
+        written: dict[str, Any] = {
+            "anchor": form.anchor, "prepend_bos": form.prepend_bos, "too_long": form.too_long,
+            **({"bos": describe_bos(form.tokenizer)} if form.prepend_bos else {}),
+        }  # fmt: skip
         return PromptSet(
             tuple(prompts),
             self.name,

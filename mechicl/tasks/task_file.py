@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.files import READERS
+from mechicl.json_files import kind_of, read_json
 from mechicl.tasks.task import Task
 
 _NEEDED = ("template", "label_words")
@@ -31,12 +31,7 @@ def read_task(path: Path) -> Task:
             f"{path} is a table of examples, and a task file says how they are asked about: a JSON object with "
             "template, label_words and data; for a built-in task, name it and give this file as its data."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"The task file {path} cannot be read ({error.strerror}); give another path.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The task file {path} is not JSON ({error}); correct it there.") from error
+    facts = read_json(path, "task file")
     _check(facts, path)
     known = {name: facts[name] for name in ("query_split", "separator") if name in facts}
     source = facts.get("data")
@@ -48,7 +43,7 @@ def read_task(path: Path) -> Task:
 def _check(facts: Any, path: Path) -> None:
     """Raise InputError unless the fields are a task's, each of its type."""
     if not isinstance(facts, dict):
-        raise InputError(f"The task file {path} holds a {type(facts).__name__}; expected an object with {_said()}.")
+        raise InputError(f"The task file {path} holds {kind_of(facts)}; expected an object with {_said()}.")
     unknown, missing = set(facts) - set(_FIELDS), set(_NEEDED) - set(facts)
     if unknown or missing:
         wrong = f"has {sorted(unknown)[0]!r}" if unknown else f"lacks {sorted(missing)[0]!r}"

@@ -125,7 +125,7 @@ def lose_a_shard(path):
 
 DAMAGE = {
     "has no config.json": lambda path: (path / "config.json").unlink(),
-    "is not valid JSON": lambda path: (path / "config.json").write_text("{"),
+    "is not JSON": lambda path: (path / "config.json").write_text("{"),
     "names no architecture": lambda path: spoil_config(path, architectures=None),
     "is not a causal language model": lambda path: spoil_config(path, architectures=["BertForMaskedLM"]),
     "own; pass trust_remote_code=True": lambda path: spoil_config(path, auto_map={"AutoConfig": "code.C"}),

@@ -206,7 +206,10 @@ def test_it_is_saved_and_read_back(tmp_path: Any) -> None:
     assert repr(again) == repr(patch)
     assert torch.equal(ReweightAnchors.from_json(patch.to_json()).beta, patch.beta)
     (tmp_path / "reweighting.json").write_text("{")
-    with pytest.raises(InputError, match=r"damaged.*save the re-weighting again"):
+    for text in ("[]", "{}", '{"beta": "x"}', '{"beta": [[[0]]], "more": 1}', '{"beta": [0, [1]]}', "["):
+        with pytest.raises(InputError, match=r"JSON.*fit and save it again"):
+            ReweightAnchors.from_json(text)
+    with pytest.raises(InputError, match=r"is not JSON.*save the re-weighting again"):
         ReweightAnchors.load(tmp_path)
     with pytest.raises(InputError, match="no saved re-weighting"):
         ReweightAnchors.load(tmp_path / "elsewhere")

@@ -34,7 +34,6 @@ from mechicl.corpora import TokenCorpus
 from mechicl.corpora.contexts import contexts
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
-from mechicl.files import one_sentence
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.models import Sizes, hooked
@@ -48,6 +47,7 @@ from mechicl.studies.stages.voters import effects, find_neurons
 from mechicl.studies.study import Condition, Material, Part, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
+from mechicl.text import one_sentence
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}
