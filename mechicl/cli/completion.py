@@ -7,7 +7,7 @@ from glob import escape, glob
 from os import sep
 from os.path import isdir
 
-TASKS = ("sst2", "trec", "agnews", "emo", "tiny-topics-2", "tiny-topics-4")
+TASKS = ("sst2", "trec", "agnews", "emo", "reviews", "headlines", "questions", "tiny-topics-2", "tiny-topics-4")
 STUDIED_MODELS = ("tiny-icl", "gpt2-xl", "gpt-j-6b")
 """The shipped model, and those of the first paper."""
 
