@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from mechicl.tasks import Task, load_task, shipped_tasks
 from mechicl.shipped.tokens import fast_tokenizer
+from mechicl.tasks import Task, load_task, shipped_tasks
 
 SIZES = {"reviews": 240, "headlines": 320, "questions": 300}
 
