@@ -62,8 +62,8 @@ _SHIPPED = (
     ),
     Task(
         "headlines",
-        "Headline: {text}\nTopic:{label}",
-        {"world": " World", "sports": " Sports", "business": " Business", "technology": " Technology"},
+        "Headline: {text}\nCategory:{label}",
+        {"world": " world", "sports": " sports", "business": " business", "technology": " technology"},
         ShippedSource("headlines"),
     ),
     Task(
