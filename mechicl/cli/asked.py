@@ -3,6 +3,7 @@
 Annotations are no strings here: `mechicl.cli.command` makes options of the fields that carry a `typer.Option`.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ import typer
 
 from mechicl.cli import completion
 from mechicl.cli.reading import assignments, choice, integers, names, per_class
+from mechicl.errors import InputError
 
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
@@ -98,7 +100,11 @@ class OnPrompts(Asked):
         ),
     ]
     data: Annotated[
-        Path | None, _on("File or folder with the task's data, or a folder of such folders; default: the hub.")
+        Path | None,
+        _on(
+            "File or folder with the task's data, or a folder of such folders; default: the hub. Among several "
+            "tasks, those that ship with mechicl keep their own data."
+        ),
     ] = None
     samples: Annotated[int, _on("Prompts per task and seed.", min=1)] = 64
     seeds: Annotated[str, _on("Seeds of the demonstrations, with commas.")] = "42,43,44,45,46"
@@ -136,21 +142,46 @@ class OnPrompts(Asked):
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
         tokenizer = self.tokenizer_of(model)
+        data = _data_by_task(names("--task", self.task), self.data)
         return [
             one
-            for name in names("--task", self.task)
+            for name, where in data.items()
             for one in study.prompt_sets(
-                load_task(name, data=_data_of(name, self.data), label_words=words),
+                load_task(name, data=where, label_words=words),
                 tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=policy, n_ctx=model.cfg.n_ctx, too_long=too_long,
             )
         ]  # fmt: skip
 
 
-def _data_of(task: str, data: Path | None) -> Path | None:
-    """The task's data: a folder may hold a folder per task, named as the task or its file."""
-    own = None if data is None else data / Path(task).stem
-    return own if own is not None and own.is_dir() else data
+def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path | None]:
+    """The data of each task: a folder may hold a folder per task, named as the task or its file.
+
+    A shipped task takes them only when it is named alone; among several tasks it keeps its own.
+
+    Raises:
+        InputError: Every task keeps its own data, so that these would serve none.
+    """
+    from mechicl.tasks import shipped_tasks
+
+    if data is None:
+        return dict.fromkeys(tasks)
+    folders = {task: data / Path(task).stem for task in tasks}
+    given: dict[str, Path | None] = {task: own if own.is_dir() else data for task, own in folders.items()}
+    kept = [task for task in tasks if task in shipped_tasks()] if len(tasks) > 1 else []
+    if len(kept) == len(tasks):
+        raise InputError(
+            f"--data {data} serves none of {', '.join(tasks)}: among several tasks, those that ship with mechicl keep "
+            "their own data; leave out --data, or name one task alone."
+        )
+    for task in kept:
+        if given[task] == folders[task]:
+            warnings.warn(
+                f"The task {task} keeps the data that ship with mechicl, because --task names several tasks; "
+                f"{folders[task]} is not read.",
+                stacklevel=2,
+            )
+    return given | dict.fromkeys(kept)
 
 
 @dataclass(frozen=True, kw_only=True)

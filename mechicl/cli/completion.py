@@ -7,7 +7,7 @@ from glob import escape, glob
 from os import sep
 from os.path import isdir
 
-TASKS = ("sst2", "trec", "agnews", "emo", "tiny-topics-2", "tiny-topics-4")
+TASKS = ("sst2", "trec", "agnews", "emo", "reviews", "headlines", "questions", "tiny-topics-2", "tiny-topics-4")
 MODELS = ("tiny-icl", "smollm2-135m-q4", "gpt2-xl", "gpt-j-6b")
 """The shipped model, the one that pip fetches, and those of the first paper."""
 

@@ -1,7 +1,7 @@
 """What is asked: a template, label words by class name, and where the examples come from."""
 
 from mechicl.tasks.benchmarks import Benchmarks, load_benchmarks
-from mechicl.tasks.built_in import built_in_tasks, load_task
+from mechicl.tasks.built_in import built_in_tasks, load_task, shipped_tasks
 from mechicl.tasks.examples import Examples, Source, Splits
 from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import HubSource
@@ -25,4 +25,5 @@ __all__ = [
     "load_benchmarks",
     "load_task",
     "read_task",
+    "shipped_tasks",
 ]

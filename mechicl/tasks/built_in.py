@@ -1,4 +1,8 @@
-"""The four data sets of the paper, with its templates and label words (Wang et al. 2023, table 4)."""
+"""The tasks that mechicl knows by name.
+
+The four data sets of the paper carry its templates and label words (Wang et al. 2023, table 4). Three tasks of our own
+ship with mechicl; each of their label words is one token in the tokenizers of GPT-2, Llama 2, Qwen and SmolLM2.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 from mechicl.errors import InputError
 from mechicl.files import READERS
 from mechicl.tasks.hub import PARQUET, HubSource
+from mechicl.tasks.shipped import ShippedSource
 from mechicl.tasks.sources import Data
 from mechicl.tasks.task import Task
 from mechicl.tasks.task_file import read_task
@@ -48,6 +53,33 @@ _TASKS = (
     ),
 )
 
+_SHIPPED = (
+    Task(
+        "reviews",
+        "Review: {text}\nSentiment:{label}",
+        {"negative": " negative", "positive": " positive"},
+        ShippedSource("reviews"),
+    ),
+    Task(
+        "headlines",
+        "Headline: {text}\nCategory:{label}",
+        {"world": " world", "sports": " sports", "business": " business", "technology": " technology"},
+        ShippedSource("headlines"),
+    ),
+    Task(
+        "questions",
+        "Question: {text}\nAnswer Type:{label}",
+        {
+            "abbreviation": " Short",
+            "entity": " Entity",
+            "description": " Description",
+            "person": " Person",
+            "location": " Location",
+            "number": " Number",
+        },
+        ShippedSource("questions"),
+    ),
+)
 
 _TOPICS = {"tiny-topics-2": 2, "tiny-topics-4": 4}
 """Generated tasks in the language of the shipped model, by their number of classes."""
@@ -55,7 +87,12 @@ _TOPICS = {"tiny-topics-2": 2, "tiny-topics-4": 4}
 
 def built_in_tasks() -> tuple[str, ...]:
     """Names that :func:`load_task` knows."""
-    return (*(task.name for task in _TASKS), *_TOPICS)
+    return (*(task.name for task in _TASKS), *shipped_tasks())
+
+
+def shipped_tasks() -> tuple[str, ...]:
+    """Names of the built-in tasks whose examples come with mechicl, so that they need neither network nor data."""
+    return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
 def load_task(
@@ -68,8 +105,8 @@ def load_task(
     Args:
         task: A name (:func:`built_in_tasks`), a task, or the path of a task file
             (:func:`~mechicl.tasks.read_task`).
-        data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own,
-            usually the hub.
+        data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own:
+            the hub, or what ships with mechicl.
         label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
             task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
 
@@ -100,7 +137,7 @@ def _by_name(name: str) -> Task:
         from mechicl.tasks.topics import topics_task
 
         return topics_task(name, _TOPICS[name])
-    for task in _TASKS:
+    for task in (*_TASKS, *_SHIPPED):
         if task.name == name:
             return task
     if Path(name).suffix in (".json", *READERS) or Path(name).name != name:
