@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mechicl.errors import DoesNotFit, InputError
+from mechicl.models import tokenizer_digest
 from mechicl.prompts.labels import CHOOSE, encode, first_label_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
 from mechicl.prompts.template import Template
@@ -82,6 +83,7 @@ def build_prompts(
     bos = _bos(tokenizer) if prepend_bos else ()
     written = [_write(template, label_words, shots, query) for shots, query in contents]
     encoded = encode(tokenizer, [string for string, _ in written])
+    digest = tokenizer_digest(tokenizer)
     prompts = []
     for (shots, query), (string, blocks), tokens, offsets in zip(
         contents, written, encoded["input_ids"], encoded["offset_mapping"], strict=True
@@ -102,6 +104,7 @@ def build_prompts(
             ids=Rows(tuple(shot.row for shot in shots), query.row),
             prepend_bos=prepend_bos,
             task=task,
+            tokenizer_digest=digest,
         )
         _check_labels(prompt)
         prompts.append(prompt)
