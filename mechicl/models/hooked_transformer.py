@@ -212,7 +212,7 @@ class HookedTransformerModel:
 
     def _reads_itself(self) -> bool:
         """Whether the final norm or the unembedding is the user's own, so that only their modules can read."""
-        return any(foreign_part(self.raw, name) is not None for name in ("ln_final", "unembed"))
+        return foreign_part(self.raw, "ln_final", "unembed") is not None
 
     def _read_in_silence(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
         """Logits through the user's own modules, which are given [1 row d_model], without their hooks."""

@@ -75,6 +75,8 @@ def survey(block: Any, cfg: Any) -> Survey:
         return Survey(reason, True, True)
     attention = mlp = False
     for name, part in block._modules.items():
+        if part is None:
+            continue
         change, heard = _look(name, part, cfg)
         if change is not None:
             return Survey(f"{_place(block)}.{name}{change}", True, True)
@@ -96,26 +98,28 @@ def foreign_outside(raw: Any) -> str | None:
     for name in _PASS:
         if getattr(kind, name) is not getattr(HookedTransformer, name) or name in vars(raw):
             return f"{kind.__name__}.{name} is a function of your own"
-    return foreign_part(raw, "embed") or foreign_part(raw, "pos_embed")
+    return foreign_part(raw, "embed", "pos_embed")
 
 
-def foreign_part(raw: Any, name: str) -> str | None:
-    """Why a part outside the blocks is not TransformerLens's own, in words; None if it is, or is absent."""
-    part = raw._modules.get(name)
-    if part is None:
-        return None
+def foreign_part(raw: Any, *names: str) -> str | None:
+    """Why one of these parts outside the blocks is not TransformerLens's own, in words; None if all are, or absent."""
     if (reason := patched_class()) is not None:
         return reason
-    change, _ = _look(name, part, raw.cfg)
-    return None if change is None else name + change
+    for name in names:
+        part = raw._modules.get(name)
+        change = None if part is None else _look(name, part, raw.cfg)[0]
+        if change is not None:
+            return name + change
+    return None
 
 
 def _look(name: str, part: Any, cfg: Any) -> tuple[str | None, bool]:
     """Why a module or one inside it is foreign, from its name on; and whether a hook is installed on a hook point."""
     state = vars(part)
-    if name.startswith("hook_"):
+    if name[:5] == "hook_":
         if type(part) is HookPoint and "forward" not in state:
-            return None, listens(part, inside=False)
+            heard = state["_forward_hooks"] or state["_forward_pre_hooks"] or state["_backward_hooks"]
+            return None, bool(heard or state["_backward_pre_hooks"])
         return f" is a {type(part).__name__} of your own", True
     kinds = _KINDS.get(name)
     if kinds is None:
@@ -140,7 +144,7 @@ def _changed(module: Any, kinds: frozenset[type], cfg: Any) -> str | None:
     state = vars(module)
     if kind not in kinds:
         return f" is a {kind.__name__} of your own"
-    if (methods := _methods(kind)).keys() & state.keys():
+    if not (methods := _methods(kind)).keys().isdisjoint(state):
         return f".{next(name for name in state if name in methods)} is a function of your own"
     if state.get("cfg", cfg) is not cfg:
         return " has a configuration of its own"
@@ -165,8 +169,8 @@ def _methods(kind: type) -> dict[str, type]:
 
     An instance holds nothing under such a name unless somebody put it there.
     """
-    if kind is HookedTransformer:
-        return dict.fromkeys(_PASS, kind)
+    if kind in (HookedTransformer, HookPoint):
+        return dict.fromkeys(_PASS if kind is HookedTransformer else ("forward",), kind)
     bases = [base for base in kind.__mro__ if base.__module__.startswith("transformer_lens")] or [kind]
     return {
         name: base
@@ -187,6 +191,7 @@ def _as_written(kind: type, name: str) -> Any:
 def _snapshot() -> list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[Any, ...]]]:
     """Of each class: what reads its methods, their names, and the methods as TransformerLens wrote them."""
     kinds = {HookedTransformer, HookPoint, *_BLOCK, *(kind for kinds in _KINDS.values() for kind in kinds)}
+    kinds -= {*_RUN_AS_THEY_ARE}
     found: list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[Any, ...]]] = []
     for kind in kinds:
         names = tuple(_methods(kind))
