@@ -22,7 +22,7 @@ from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
 from mechicl.limits import prompts_that_fit
-from mechicl.models import HookedModel, check_tokenizer, forward_recomputed, frozen, hooked, prompts_at_once
+from mechicl.models import HookedModel, check_same_tokenizer, forward_recomputed, frozen, hooked, prompts_at_once
 from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -198,7 +198,7 @@ def sweep(
         raise InputError("There are no prompts to run; give at least one.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give a positive number of prompts.")
-    check_tokenizer(net, prompts)
+    check_same_tokenizer(net, prompts)
     if len(set(probes)) != len(probes):
         raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
     longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(map(len, prompts))

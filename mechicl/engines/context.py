@@ -18,7 +18,7 @@ from torch import Tensor
 from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
-from mechicl.models import HookedModel, KeyValues, check_tokenizer, frozen, hooked
+from mechicl.models import HookedModel, KeyValues, check_same_tokenizer, frozen, hooked
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
 from mechicl.saved import fits, packed, read_tensors
@@ -117,7 +117,7 @@ class Context:
                 f"{prompts.label_words}; read one for their task."
             )
         self.reader.check(net)
-        check_tokenizer(net, self)
+        check_same_tokenizer(net, self)
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
             raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
@@ -233,7 +233,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
             block by block.
     """
     net, n = hooked(model), prompt.query_start
-    check_tokenizer(net, PromptSet((prompt,)))
+    check_same_tokenizer(net, PromptSet((prompt,)))
     if not n:
         raise InputError("This prompt has no demonstrations, so there is no context to read; use shots=1 or more.")
     for patch in patches:

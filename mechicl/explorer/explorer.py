@@ -13,7 +13,7 @@ from mechicl.explorer.page import iframe, page
 from mechicl.explorer.tokens import tokens
 from mechicl.explorer.views import guesses, heads, objective, view
 from mechicl.hooks import Patch
-from mechicl.models import check_tokenizer, hooked
+from mechicl.models import check_same_tokenizer, hooked
 from mechicl.patches import Drop, IsolateLabels, first_layers
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -34,7 +34,7 @@ class Explorer:
         self.model, self.prompt, self.patches = model, prompt, dict(patches)
         self._n_layers = hooked(model).sizes.n_layers
         _check(prompt, self.patches)
-        check_tokenizer(hooked(model), PromptSet((prompt,)))
+        check_same_tokenizer(hooked(model), PromptSet((prompt,)))
         self.first_view = view(model, prompt, [])
 
     def __repr__(self) -> str:

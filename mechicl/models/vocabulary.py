@@ -57,7 +57,7 @@ def _dividing(text: str) -> str:
     return text if min(start, stop, model) < 0 else text[start:stop] + text[model:]
 
 
-def check_tokenizer(net: HookedModel, material: Tokenized) -> None:
+def check_same_tokenizer(net: HookedModel, material: Tokenized) -> None:
     """Refuse material that another tokenizer than the model's made, by InputError.
 
     Material made by hand, and a model without a tokenizer, pass.

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import HookedModel, Sizes, check_tokenizer, hooked, provenance
+from mechicl.models import HookedModel, Sizes, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
@@ -99,7 +99,7 @@ class Study(ABC):
                 that is free.
         """
         net, (parts, _) = hooked(model), self._parts(material)
-        _check_tokenizers(net, parts)
+        _check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         extent = Extent.of([part.material for part in parts], net.tokenizer)
         return estimate(net, self.work(net.sizes, material), extent, batch_size)
@@ -149,7 +149,7 @@ class Study(ABC):
         start = time.monotonic()
         parts, origin = self._parts(material)
         net = hooked(model)
-        _check_tokenizers(net, parts)
+        _check_same_tokenizers(net, parts)
         extent = Extent.of([part.material for part in parts], net.tokenizer)
         memory_needed(net, self.work(net.sizes, material), extent, batch_size)
         model_facts, surroundings = provenance(model), self.surroundings(model)
@@ -260,11 +260,11 @@ _SAID: dict[Reads, str] = {
 }  # fmt: skip
 
 
-def _check_tokenizers(net: HookedModel, parts: Sequence[Part]) -> None:
+def _check_same_tokenizers(net: HookedModel, parts: Sequence[Part]) -> None:
     """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
     for part in parts:
         if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
-            check_tokenizer(net, part.material)
+            check_same_tokenizer(net, part.material)
 
 
 def _kind(material: Material) -> Reads:
