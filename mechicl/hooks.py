@@ -22,7 +22,7 @@ from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
 from mechicl.limits import prompts_that_fit
-from mechicl.models import HookedModel, forward_recomputed, frozen, hooked, prompts_at_once
+from mechicl.models import HookedModel, check_same_tokenizer, forward_recomputed, frozen, hooked, prompts_at_once
 from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -154,7 +154,8 @@ def run(
     The model comes back as it was: hooks, gradient flags, train or eval mode.
 
     Raises:
-        InputError: nothing to run, or not even a batch of one prompt fits into memory.
+        InputError: nothing to run, what is run was made with another tokenizer, or not even a batch of one prompt fits
+            into memory.
         HookError: an edit or a reading that was asked for never happened.
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
@@ -197,6 +198,7 @@ def sweep(
         raise InputError("There are no prompts to run; give at least one.")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give a positive number of prompts.")
+    check_same_tokenizer(net, prompts)
     if len(set(probes)) != len(probes):
         raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
     longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(map(len, prompts))

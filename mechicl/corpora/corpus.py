@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechicl.corpora.words import WordSpan, runs
 from mechicl.errors import InputError
+from mechicl.models import tokenizer_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,23 @@ class TokenCorpus:
     source: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """How the sequences came about; plain values, for provenance."""
+    tokenizer_digest: str | None = None
+    """Of the tokenizer, as it was when the corpus was made (see `mechicl.models.tokenizer_digest`)."""
+
+    remedy: ClassVar[tuple[str, str]] = (
+        "this text was tokenized",
+        "load it again with load_corpus(model.tokenizer, ...)",
+    )
+    """What it is, and what to do where another tokenizer made it."""
+
+    def __post_init__(self) -> None:
+        if self.tokenizer_digest is None:
+            object.__setattr__(self, "tokenizer_digest", tokenizer_digest(self.tokenizer))
+
+    @property
+    def tokenizer_digests(self) -> frozenset[str]:
+        """The digest of its tokenizer."""
+        return frozenset({self.tokenizer_digest or ""})
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -54,8 +54,19 @@ class WordPairs:
     pairs: tuple[SensePair, ...]
     source: str
 
+    remedy: ClassVar[tuple[str, str]] = (
+        "these word pairs were tokenized",
+        "load them again with load_word_pairs(model.tokenizer, ...)",
+    )
+    """What it is, and what to do where another tokenizer made it."""
+
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def tokenizer_digests(self) -> frozenset[str]:
+        """The digest of the tokenizer of its sentences."""
+        return self.sentences.tokenizer_digests
 
     def places(self, split: Split) -> list[int]:
         """Indices of the pairs of a split."""

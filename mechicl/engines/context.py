@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ from torch import Tensor
 from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
-from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.models import HookedModel, KeyValues, check_same_tokenizer, frozen, hooked
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
 from mechicl.saved import fits, packed, read_tensors
@@ -41,6 +41,14 @@ class Context:
     label_words: tuple[str, ...]
     reader: Reader
     """Whose keys and values they are."""
+    tokenizer_digest: str = ""
+    """Of the tokenizer of the prompt that was read; empty where it is not known."""
+
+    remedy: ClassVar[tuple[str, str]] = (
+        "this context was read from a prompt that was made",
+        "build the prompt with model.tokenizer and read it again",
+    )
+    """What it is, and what to do where another tokenizer made it."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -89,8 +97,8 @@ class Context:
         Probes and patches must be at home at the target position.
 
         Raises:
-            InputError: the prompts have other label words, the model is not the one that read this context, or a query
-                leaves the model's positions.
+            InputError: the prompts have other label words or another tokenizer, the model is not the one that read this
+                context, or a query leaves the model's positions.
         """
         net = hooked(model)
         prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
@@ -109,6 +117,7 @@ class Context:
                 f"{prompts.label_words}; read one for their task."
             )
         self.reader.check(net)
+        check_same_tokenizer(net, self)
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
             raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
@@ -118,6 +127,11 @@ class Context:
                 raise InputError(
                     f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
                 )
+
+    @property
+    def tokenizer_digests(self) -> frozenset[str]:
+        """The digest of the tokenizer of the prompt that was read."""
+        return frozenset({self.tokenizer_digest})
 
     def queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
         """The prompts' queries as a batch: q counted from their first token, label words from the first key."""
@@ -173,6 +187,7 @@ class Context:
         n = len(tensors) // 3
         names = {f"{kind}.{i}" for kind in ("keys", "values", "positions") for i in range(n)}
         known = all(isinstance(fact, str) and fact for fact in (reader.name, reader.saved_digest))
+        values.setdefault("tokenizer_digest", "")  # contexts of earlier versions have none
         whole = known and set(values) == set(_FACTS)
         if not whole or not all(fits(value, hints[name]) for name, value in values.items()):
             raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
@@ -207,16 +222,18 @@ class Context:
         return None
 
 
-_FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words")
+_FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words", "tokenizer_digest")
 
 
 def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> Context:
     """Read a prompt's demonstrations once, with patches that act inside them.
 
     Raises:
-        InputError: the prompt has none, a patch acts elsewhere, or the architecture cannot be run block by block.
+        InputError: the prompt has none or is of another tokenizer, a patch acts elsewhere, or the model cannot be run
+            block by block.
     """
     net, n = hooked(model), prompt.query_start
+    check_same_tokenizer(net, PromptSet((prompt,)))
     if not n:
         raise InputError("This prompt has no demonstrations, so there is no context to read; use shots=1 or more.")
     for patch in patches:
@@ -230,7 +247,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
     check()
     return Context(
         layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words,
-        Reader(net.name, net.raw),
+        Reader(net.name, net.raw), prompt.tokenizer_digest,
     )  # fmt: skip
 
 

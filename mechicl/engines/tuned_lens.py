@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.errors import InputError, NumericalError
 from mechicl.metrics import entropy_of_log_probs
-from mechicl.models import HookedModel, frozen, hooked, provenance
+from mechicl.models import HookedModel, check_same_tokenizer, frozen, hooked, provenance
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.progress import progress
 from mechicl.results import make_folder, write_atomically
@@ -64,6 +64,7 @@ def fit_tuned_lens(
             f"A tuned lens needs steps and batch_size from 1, lr above 0; got {steps}, {batch_size}, {lr}."
         )
     check_seed(seed)
+    check_same_tokenizer(hooked(model), corpus)
     about = _about(model, corpus) | {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
     if out is not None and (done := _finished(out, about)) is not None:
         return done

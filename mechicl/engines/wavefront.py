@@ -128,7 +128,7 @@ def _advance(net: HookedModel, running: Sequence[_Stream], step: Step) -> None:
         for start in range(0, len(together), size):
             group = together[start : start + size]
             stacked = torch.cat([stream.final() for stream in group])
-            out, _ = net.block(step.layer, stacked)
+            out = net.whole_block(step.layer, stacked)
             for stream, resid in zip(group, torch.split(out, batch), strict=True):
                 stream.resid, stream.at = resid, stream.at + 1
 

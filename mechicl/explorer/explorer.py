@@ -13,10 +13,10 @@ from mechicl.explorer.page import iframe, page
 from mechicl.explorer.tokens import tokens
 from mechicl.explorer.views import guesses, heads, objective, view
 from mechicl.hooks import Patch
-from mechicl.models import hooked
+from mechicl.models import check_same_tokenizer, hooked
 from mechicl.patches import Drop, IsolateLabels, first_layers
 from mechicl.progress import progress
-from mechicl.prompts import Prompt
+from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import make_folder, write_atomically
 
 LONGEST = 400
@@ -34,6 +34,7 @@ class Explorer:
         self.model, self.prompt, self.patches = model, prompt, dict(patches)
         self._n_layers = hooked(model).sizes.n_layers
         _check(prompt, self.patches)
+        check_same_tokenizer(hooked(model), PromptSet((prompt,)))
         self.first_view = view(model, prompt, [])
 
     def __repr__(self) -> str:
@@ -167,7 +168,7 @@ def explore(model: Any, prompt: Prompt, *, patches: Mapping[str, Patch] | None =
         patches: further patches to switch on and off.
 
     Raises:
-        InputError: a prompt too long to be read as a picture, or something that is not a patch.
+        InputError: a prompt too long to be read as a picture or of another tokenizer, or something that is not a patch.
     """
     return Explorer(model, prompt, patches or {})
 

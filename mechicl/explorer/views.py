@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl import display
 from mechicl.hooks import Patch, run
 from mechicl.models import hooked
 from mechicl.objectives import Objective
@@ -105,9 +106,8 @@ def guess_rows(model: Any, seen: Float[Tensor, "point rank value"]) -> list[list
 
 
 def token_text(model: Any, token: int) -> str:
-    """A token as text, or its number where the model has no tokenizer."""
-    tokenizer = hooked(model).tokenizer
-    return f"#{token}" if tokenizer is None else str(tokenizer.decode([token]))
+    """A token as text in this model; its id in brackets where the tokenizer does not have it."""
+    return display.token_text(hooked(model).tokenizer, token)
 
 
 def rounded(values: Tensor) -> Any:

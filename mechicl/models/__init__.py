@@ -8,12 +8,14 @@ from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
 from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at_once
 from mechicl.models.seam import Hook, HookedModel, KeyValues, Sizes
+from mechicl.models.vocabulary import check_same_tokenizer, tokenizer_digest
 
 __all__ = [
     "Hook",
     "HookedModel",
     "KeyValues",
     "Sizes",
+    "check_same_tokenizer",
     "forward_recomputed",
     "frozen",
     "graph_bytes",
@@ -21,4 +23,5 @@ __all__ = [
     "load_model",
     "prompts_at_once",
     "provenance",
+    "tokenizer_digest",
 ]

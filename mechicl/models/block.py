@@ -10,20 +10,16 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.models.attention import attend_fast, attend_with_hooks
+from mechicl.models.own import Survey, survey
 from mechicl.models.seam import KeyValues
-from mechicl.models.silent import listens, mlp, normalise
-
-_ATTENTION = ("ln1.", "ln1_post.", "attn.", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input")
-_MLP = ("ln2.", "ln2_post.", "mlp.", "hook_mlp_in")
+from mechicl.models.silent import mlp, normalise
 
 
 class BlockRunner:
-    """Applies single blocks of one model; see `HookedModel.block`."""
+    """Applies single blocks of one model; see `HookedModel.block` and `HookedModel.whole_block`."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
-        self._hook_dict: Any = None
-        self._points: dict[Any, dict[str, list[Any]]] = {}
 
     def __call__(
         self,
@@ -32,44 +28,42 @@ class BlockRunner:
         positions: Int[Tensor, "..."] | None,
         past: KeyValues | None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-        if (reason := obstacle(self._raw.cfg)) is not None:
-            raise InputError(
-                f"{self._raw.cfg.model_name} uses {reason}, which mechicl cannot run block by block; "
-                "use whole forward passes"
-            )
         block, cfg = self._raw.blocks[layer], self._raw.cfg
+        found = survey(block, cfg)
+        if obstacle(cfg) is not None or found.foreign is not None:
+            raise InputError(refusal(self._raw, found.foreign))
+        return self._run(block, found, resid, self.positions(positions, resid.shape, past), past)
+
+    def whole(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """One block on whole sequences; its own forward pass where `obstacle` or a foreign module asks for it."""
+        block, cfg = self._raw.blocks[layer], self._raw.cfg
+        found = survey(block, cfg)
+        if obstacle(cfg) is None and found.foreign is None:
+            return self._run(block, found, resid, self.positions(None, resid.shape, None), None)[0]
+        if cfg.positional_embedding_type == "shortformer":
+            raise InputError(refusal(self._raw))
+        out: Tensor = block(resid.to(next(block.parameters()).device))
+        return out
+
+    def _run(
+        self, block: Any, found: Survey, resid: Tensor, positions: Tensor, past: KeyValues | None
+    ) -> tuple[Tensor, KeyValues]:
+        """The block by its parts, whose hook points fire where something listens."""
+        cfg = self._raw.cfg
         resid = resid.to(block.attn.b_O.device)
-        at = self.positions(positions, resid.shape, past).to(resid.device)
-        attend = attend_with_hooks if self._listens(block, "attention") else attend_fast
+        attend = attend_with_hooks if found.attention else attend_fast
 
         resid = block.hook_resid_pre(resid)
-        attn_out, new = attend(block, resid, at, past)
+        attn_out, new = attend(block, resid, positions.to(resid.device), past)
         attn_out = block.hook_attn_out(attn_out)
         if cfg.attn_only:
             return block.hook_resid_post(resid + attn_out), new
         if cfg.parallel_attn_mlp:
-            mlp_out = block.hook_mlp_out(self._mlp(block, resid))
+            mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
             return block.hook_resid_post(resid + attn_out + mlp_out), new
         resid = block.hook_resid_mid(resid + attn_out)
-        mlp_out = block.hook_mlp_out(self._mlp(block, resid))
+        mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
         return block.hook_resid_post(resid + mlp_out), new
-
-    def _mlp(self, block: Any, resid: Tensor) -> Tensor:
-        after = block.ln2_post if block.cfg.use_normalization_before_and_after else None
-        if not self._listens(block, "mlp"):
-            return normalise(after, mlp(block.mlp, normalise(block.ln2, resid)))
-        if block.cfg.use_hook_mlp_in:
-            resid = block.hook_mlp_in(resid.clone())
-        out: Tensor = block.mlp(block.ln2(resid))
-        return out if after is None else after(out)
-
-    def _listens(self, block: Any, half: str) -> bool:
-        """Whether any hook, ours, the user's or PyTorch's own, is installed in this half of the block."""
-        if self._hook_dict is not self._raw.hook_dict:  # new whenever TransformerLens replaces modules
-            self._hook_dict, self._points = self._raw.hook_dict, {}
-        if block not in self._points:
-            self._points[block] = _halves(block)
-        return any(map(listens, self._points[block][half]))
 
     def positions(
         self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None
@@ -96,13 +90,20 @@ class BlockRunner:
         return positions
 
 
-def _halves(block: Any) -> dict[str, list[Any]]:
-    """A block's hook points by the half they are in."""
-    points = [(name, part) for name, part in block.named_modules() if "hook_" in name]
-    return {
-        half: [point for name, point in points if name.startswith(names)]
-        for half, names in (("attention", _ATTENTION), ("mlp", _MLP))
-    }
+def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
+    after = block.ln2_post if block.cfg.use_normalization_before_and_after else None
+    if not listened:
+        return normalise(after, mlp(block.mlp, normalise(block.ln2, resid)))
+    if block.cfg.use_hook_mlp_in:
+        resid = block.hook_mlp_in(resid.clone())
+    out: Tensor = block.mlp(block.ln2(resid))
+    return out if after is None else after(out)
+
+
+def refusal(raw: Any, foreign: str | None = None) -> str:
+    """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
+    reason = f"in {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {obstacle(raw.cfg)}"
+    return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes"
 
 
 def obstacle(cfg: Any) -> str | None:

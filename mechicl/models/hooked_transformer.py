@@ -13,9 +13,10 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.block import BlockRunner, obstacle
+from mechicl.models.block import BlockRunner, obstacle, refusal
+from mechicl.models.own import foreign, foreign_outside, foreign_part
 from mechicl.models.seam import Hook, KeyValues, Sizes
-from mechicl.models.silent import listens, normalise, soft_cap
+from mechicl.models.silent import listens, muted, normalise, soft_cap
 
 
 class HookedTransformerModel:
@@ -47,7 +48,7 @@ class HookedTransformerModel:
 
     @property
     def obstacle(self) -> str | None:
-        return obstacle(self.raw.cfg)
+        return obstacle(self.raw.cfg) or foreign(self.raw)
 
     @property
     def learned_positions(self) -> bool:
@@ -72,11 +73,17 @@ class HookedTransformerModel:
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
-        return self.raw.unembed.W_U  # type: ignore[no-any-return]
+        return self._unembedding("W_U")
 
     @property
     def b_U(self) -> Float[Tensor, " d_vocab"]:
-        return self.raw.unembed.b_U  # type: ignore[no-any-return]
+        return self._unembedding("b_U")
+
+    def _unembedding(self, name: str) -> Tensor:
+        weight = getattr(self.raw.unembed, name, None)
+        if not isinstance(weight, Tensor):
+            raise InputError(f"{self.name} has no {name}: its unembed is a {type(self.raw.unembed).__name__}")
+        return weight
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         return self.raw.blocks[layer].attn.W_O  # type: ignore[no-any-return]
@@ -141,10 +148,10 @@ class HookedTransformerModel:
         return point
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        if self.obstacle is None and not self._overheard():
+        if obstacle(self.raw.cfg) is None and not listens(self.raw, inside=False) and not foreign_outside(self.raw):
             resid: Tensor = self.embed(tokens)
             for layer in range(self.raw.cfg.n_layers):
-                resid, _ = self.block(layer, resid)
+                resid = self.whole_block(layer, resid)
             return resid
         self._check_tokens(tokens)
         # padding_side: with a left-padding tokenizer TransformerLens would mask what looks like padding.
@@ -155,11 +162,6 @@ class HookedTransformerModel:
             padding_side="right",
         )
         return resid
-
-    def _overheard(self) -> bool:
-        """Whether a PyTorch hook sits on a module that is no hook point, which only its own forward pass calls."""
-        points = set(self.raw.hook_dict.values())
-        return any(listens(part, inside=False) for part in self.raw.modules() if part not in points)
 
     def _check_tokens(self, tokens: Tensor) -> None:
         cfg = self.raw.cfg
@@ -172,14 +174,19 @@ class HookedTransformerModel:
             )
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
-        if self.raw.cfg.normalization_type is not None:
-            resid = self.raw.ln_final(resid)
-        unembed = self.raw.unembed
+        raw, unembed = self.raw, self.raw.unembed
+        if raw.cfg.normalization_type is not None:
+            resid = raw.ln_final(resid)
+        if foreign_part(raw, "unembed") is not None:
+            return self._cap(unembed(resid))
         return self._cap(unembed.hook_out(self._unembed(unembed.hook_in(resid))))
 
     def lens(
         self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
     ) -> Float32[Tensor, "*any token"]:
+        if self._reads_itself():
+            logits = self._read_in_silence(resid)
+            return logits if tokens is None else logits[..., tokens]
         normalised = normalise(getattr(self.raw, "ln_final", None), resid)
         if tokens is None:
             return self._cap(self._unembed(normalised)).float()
@@ -190,6 +197,10 @@ class HookedTransformerModel:
     def lens_tiles(
         self, resid: Float[Tensor, "row d_model"], width: int
     ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
+        if self._reads_itself():
+            logits = self._read_in_silence(resid)
+            yield from ((start, logits[:, start : start + width]) for start in range(0, logits.shape[1], width))
+            return
         W_U, b_U = self.W_U, self.b_U
         rows = normalise(getattr(self.raw, "ln_final", None), resid).to(W_U.device, W_U.dtype)
         memory = rows.new_empty(len(rows) * min(width, W_U.shape[1]))
@@ -198,6 +209,18 @@ class HookedTransformerModel:
             tile = memory[: len(rows) * part.shape[1]].view(len(rows), -1)
             torch.addmm(b_U[start : start + width], rows, part, out=tile)
             yield start, self._cap(tile).float()
+
+    def _reads_itself(self) -> bool:
+        """Whether the final norm or the unembedding is the user's own, so that only their modules can read."""
+        return foreign_part(self.raw, "ln_final", "unembed") is not None
+
+    def _read_in_silence(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
+        """Logits through the user's own modules, which are given [1 row d_model], without their hooks."""
+        norm = self.raw.ln_final if self.raw.cfg.normalization_type is not None else None
+        rows = resid.reshape(1, -1, resid.shape[-1])
+        with muted(norm, self.raw.unembed):
+            logits: Tensor = self._cap(self.raw.unembed(rows if norm is None else norm(rows)))
+        return logits.float().reshape(*resid.shape[:-1], -1)
 
     def _unembed(self, normalised: Tensor) -> Tensor:
         # Not the module's own forward, which copies the transposed W_U at every call.
@@ -214,10 +237,14 @@ class HookedTransformerModel:
         raw, tokens = self.raw, tokens.to(self.device)
         if raw.cfg.use_hook_tokens:
             tokens = raw.hook_tokens(tokens)
+        own = foreign_outside(raw)
+        if own is not None and positions is not None:
+            raise InputError(refusal(raw, own))
         resid: Tensor = raw.hook_embed(raw.embed(tokens))
         positions = self._runner.positions(positions, tokens.shape, past=None)
         if raw.cfg.positional_embedding_type == "standard":
-            resid = resid + raw.hook_pos_embed(raw.pos_embed.W_pos[positions].expand_as(resid).clone())
+            added = raw.pos_embed.W_pos[positions].expand_as(resid).clone() if own is None else raw.pos_embed(tokens)
+            resid = resid + raw.hook_pos_embed(added)
         return resid
 
     def block(
@@ -228,3 +255,6 @@ class HookedTransformerModel:
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         return self._runner(layer, resid, positions, past)
+
+    def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        return self._runner.whole(layer, resid)

@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from mechicl.models.adapt import hooked
+from mechicl.models.facts import module_facts
+from mechicl.models.fingerprint import fingerprints
 from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -16,8 +18,6 @@ _digests: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
 
 _CHUNK = 1 << 24
 """Elements copied to the host at a time while hashing (at most 64 MiB in float32)."""
-_PART = 1 << 18
-"""Elements summed at a time in double precision: few enough for their copies to stay in the processor's cache."""
 
 
 def remember(model: Any, **origin: Any) -> None:
@@ -37,7 +37,7 @@ def provenance(model: Any) -> dict[str, Any]:
         "name": seam.name,
         **origin,
         "weight_digest": weight_digest(seam.raw),
-        "config_digest": config_digest(seam.raw.cfg),
+        "config_digest": config_digest(seam.raw),
         "dtype": str(seam.dtype).removeprefix("torch."),
         "device": str(seam.device),
         "versions": versions(),
@@ -48,10 +48,12 @@ def provenance(model: Any) -> dict[str, Any]:
 _ELSEWHERE = {"device", "n_devices", "dtype", "model_name", "tokenizer_name", "tokenizer_prepends_bos", "seed"}
 
 
-def config_digest(cfg: Any) -> str:
-    """Sha256, shortened, of the settings that say what is computed with the weights (a window, a base of rotation)."""
-    settings = sorted((name, repr(value)) for name, value in vars(cfg).items() if name not in _ELSEWHERE)
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+def config_digest(raw: Any) -> str:
+    """Sha256, shortened, of what is computed with the weights: the settings (a window, a base of rotation), and the
+    modules (an activation, an epsilon, a scale, code of the user's own).
+    """
+    settings = sorted((name, repr(value)) for name, value in vars(raw.cfg).items() if name not in _ELSEWHERE)
+    return hashlib.sha256(repr([settings, module_facts(raw)]).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def hooked_places(raw: Any) -> list[str]:
@@ -63,12 +65,12 @@ def hooked_places(raw: Any) -> list[str]:
 def weight_digest(raw: Any) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of all parameters, in order of their names.
 
-    Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a
-    parameter is replaced or edited in place. PyTorch does not count edits through `parameter.data`; these are seen
-    by each parameter's sum and sum of squares.
+    Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a parameter
+    is replaced or edited, in place or through `parameter.data`: a fast fingerprint of all bits guards it.
     """
     parameters = sorted(raw.named_parameters())
-    state = [(name, p.data_ptr(), p._version, p.dtype, *_sums(p)) for name, p in parameters]
+    facts = [(name, p.data_ptr(), p._version, p.dtype, tuple(p.shape), p.stride()) for name, p in parameters]
+    state = (facts, fingerprints(parameter for _, parameter in parameters))
     known = _digests.get(raw)
     if known is not None and known[0] == state:
         return known[1]
@@ -79,14 +81,3 @@ def weight_digest(raw: Any) -> str:
             digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
     _digests[raw] = (state, digest.hexdigest())
     return digest.hexdigest()
-
-
-def _sums(parameter: Any) -> tuple[float, float]:
-    """Two numbers that an edit changes, in one pass through the parameter; float64 is made of small parts of it."""
-    wide = torch.float32 if parameter.device.type == "mps" else torch.float64
-    sums = []
-    for part in parameter.detach().reshape(-1).split(_PART):
-        values = part.to(wide)
-        sums.append(torch.stack([values.sum(), values.dot(values)]))
-    total, squares = torch.stack(sums).sum(0)
-    return float(total), float(squares)

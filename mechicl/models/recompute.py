@@ -41,7 +41,7 @@ def forward_recomputed(net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Fl
     for layer in range(net.sizes.n_layers):
 
         def block(resid: Tensor, layer: int = layer) -> Tensor:
-            return net.block(layer, resid)[0]
+            return net.whole_block(layer, resid)
 
         resid = checkpoint(block, resid, use_reentrant=True, preserve_rng_state=False)
     return resid

@@ -103,7 +103,10 @@ class HookedModel(Protocol):
     def tokenizer(self) -> Any: ...
     @property
     def obstacle(self) -> str | None:
-        """Why `block` would refuse this architecture, in words; None where it does not."""
+        """Why `block` refuses this model, in words; None where it does not.
+
+        Either the architecture needs more than explicit positions and cached keys, or a module is the user's own.
+        """
 
     @property
     def learned_positions(self) -> bool:
@@ -142,9 +145,9 @@ class HookedModel(Protocol):
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """From tokens to the last residual (`hook_resid_post` of the last block); hooks fire.
 
-        Block by block where that equals the model's own path, which copies weights at every call; through that path
-        where `obstacle` says why not, or where PyTorch hooks sit on modules that are no hook points. Right padding
-        only: no attention mask is made. Raises `InputError` for too many tokens or an unknown token id.
+        Block by block, see `whole_block`, where that equals the model's own path, which copies weights at every call;
+        through that path otherwise. Right padding only: no attention mask is made. Raises `InputError` for too many
+        tokens or an unknown token id.
         """
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
@@ -154,7 +157,8 @@ class HookedModel(Protocol):
         self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
     ) -> Float32[Tensor, "*any token"]:
         """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last
-        residual)`; with `tokens`, the logits of these alone.
+        residual)`; with `tokens`, the logits of these alone. A final norm or an unembedding of the user's own is
+        called as [1 row d_model].
         """
 
     def lens_tiles(
@@ -196,5 +200,13 @@ class HookedModel(Protocol):
         (`hook_pattern` is [batch head query key], past keys first; `hook_k`, `hook_rot_k` and `hook_v` see
         the new keys). Otherwise a faster path gives the same numbers.
 
-        Raises `InputError` where the architecture needs something that explicit positions cannot give.
+        Raises `InputError` where `obstacle` names a reason, which may be a module of the user's own.
+        """
+
+    def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+        """Apply one block to whole sequences, from position 0 on; all its hook points fire where something listens.
+
+        Serves every architecture but shortformer positions, for which it raises `InputError`. A block that is the
+        user's own, holds a module of the user's own, or has PyTorch hooks on a module that is no hook point, runs by
+        its own forward pass.
         """

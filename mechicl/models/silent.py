@@ -4,7 +4,9 @@ hook points.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,15 +14,29 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-_PYTORCH_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def listens(module: Any, inside: bool = True) -> bool:
     """Whether a hook, ours, the user's or PyTorch's own, is installed on a module or inside it."""
     own = vars(module)
-    if any(own[kind] for kind in _PYTORCH_HOOKS):
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return True
     return inside and any(listens(part) for part in own["_modules"].values() if part is not None)
+
+
+@contextmanager
+def muted(*modules: Any) -> Iterator[None]:
+    """Run modules without the hooks that are installed on them or inside them."""
+    parts = [vars(part) for module in modules if module is not None for part in module.modules()]
+    kept = [(part, {kind: part[kind] for kind in _HOOKS}) for part in parts]
+    try:
+        for part in parts:
+            part.update({kind: OrderedDict() for kind in _HOOKS})
+        yield
+    finally:
+        for part, hooks in kept:
+            part.update(hooks)
 
 
 def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:

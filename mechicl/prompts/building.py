@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mechicl.errors import DoesNotFit, InputError
+from mechicl.models import tokenizer_digest
 from mechicl.models.tokenizers import bos_id
 from mechicl.prompts.labels import CHOOSE, encode, first_label_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
@@ -83,6 +84,7 @@ def build_prompts(
     bos = (bos_id(tokenizer),) if prepend_bos else ()
     written = [_write(template, label_words, shots, query) for shots, query in contents]
     encoded = encode(tokenizer, [string for string, _ in written])
+    digest = tokenizer_digest(tokenizer)
     prompts = []
     for (shots, query), (string, blocks), tokens, offsets in zip(
         contents, written, encoded["input_ids"], encoded["offset_mapping"], strict=True
@@ -103,6 +105,7 @@ def build_prompts(
             ids=Rows(tuple(shot.row for shot in shots), query.row),
             prepend_bos=prepend_bos,
             task=task,
+            tokenizer_digest=digest,
         )
         _check_labels(prompt)
         prompts.append(prompt)

@@ -67,6 +67,8 @@ class Prompt:
     ids: Rows = field(default_factory=Rows)
     prepend_bos: bool = False
     task: str = ""
+    tokenizer_digest: str = field(default="", compare=False)
+    """Of the tokenizer that made it, see `mechicl.models.tokenizer_digest`; empty for a prompt made by hand."""
 
     @property
     def anchors(self) -> tuple[int, ...]:

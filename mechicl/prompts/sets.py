@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from html import escape
 from itertools import groupby
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import torch
 from jaxtyping import Int
@@ -101,6 +101,12 @@ class PromptSet(Sequence[Prompt]):
     companions: Mapping[str, PromptSet] = field(default_factory=dict)
     """Sets that an experiment needs beside this one, such as the prompts it learns from."""
 
+    remedy: ClassVar[tuple[str, str]] = (
+        "these prompts were made",
+        "build them again with task.prompts(model.tokenizer, ...)",
+    )
+    """What it is, and what to do where another tokenizer made it."""
+
     def __post_init__(self) -> None:
         _check_same_labels(self.prompts)
 
@@ -150,6 +156,12 @@ class PromptSet(Sequence[Prompt]):
     def gold(self) -> Int[Tensor, "prompt"]:
         """True class of each prompt, -1 where unknown."""
         return torch.tensor([-1 if prompt.gold is None else prompt.gold for prompt in self.prompts], dtype=torch.long)
+
+    @property
+    def tokenizer_digests(self) -> frozenset[str]:
+        """Digests of the tokenizers that made the prompts and their companions; "" stands for prompts made by hand."""
+        companions = (companion.tokenizer_digests for companion in self.companions.values())
+        return frozenset({prompt.tokenizer_digest for prompt in self.prompts}.union(*companions))
 
     def batch(self, device: torch.device | str | None = None) -> PromptBatch:
         """All prompts in one batch, in order; InputError where numbers of demonstrations differ."""

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import Sizes, hooked, provenance
+from mechicl.models import HookedModel, Sizes, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
@@ -95,9 +95,11 @@ class Study(ABC):
         unembedding are timed here to see how fast these go; tables, figures and what Python does between are left out.
 
         Raises:
-            InputError: another kind of material, or not even one sequence fits into the memory that is free.
+            InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
+                that is free.
         """
         net, (parts, _) = hooked(model), self._parts(material)
+        _check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         extent = Extent.of([part.material for part in parts], net.tokenizer)
         return estimate(net, self.work(net.sizes, material), extent, batch_size)
@@ -141,11 +143,13 @@ class Study(ABC):
         While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
 
         Raises:
-            InputError: the study reads another kind of material, or it does not fit into the memory that is free.
+            InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
+                the memory that is free.
         """
         start = time.monotonic()
         parts, origin = self._parts(material)
         net = hooked(model)
+        _check_same_tokenizers(net, parts)
         extent = Extent.of([part.material for part in parts], net.tokenizer)
         memory_needed(net, self.work(net.sizes, material), extent, batch_size)
         model_facts, surroundings = provenance(model), self.surroundings(model)
@@ -254,6 +258,13 @@ _SAID: dict[Reads, str] = {
     "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs",
     "benchmarks": "Benchmarks", "weights": "nothing but a model",
 }  # fmt: skip
+
+
+def _check_same_tokenizers(net: HookedModel, parts: Sequence[Part]) -> None:
+    """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
+    for part in parts:
+        if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
+            check_same_tokenizer(net, part.material)
 
 
 def _kind(material: Material) -> Reads:

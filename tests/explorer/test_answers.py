@@ -163,3 +163,20 @@ def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(t
 
 def test_isolation_starts_where_the_paper_has_it() -> None:
     assert [usual_isolation(n) for n in (1, 6, 12, 48)] == [1, 2, 4, 5]
+
+
+def test_a_token_that_the_tokenizer_does_not_have_is_shown_as_its_number() -> None:
+    """Embeddings are often padded beyond the vocabulary; decoding such an id gives an empty text."""
+    model = tiny.fresh("gpt2")
+    unknown = len(model.tokenizer) + 7
+    assert unknown < tiny.D_VOCAB
+    assert model.tokenizer.decode([unknown]) == ""
+    with torch.no_grad():
+        model.unembed.b_U[unknown] = 90.0
+    explorer = mi.explore(model, random_prompts(1)[0])
+    guesses = explorer.answer({"ask": "guesses", "switches": OFF, "about": 2})
+    assert guesses[-1][:2] == [f"[{unknown}]", 1.0]
+    assert f'"[{unknown}]"' in explorer.html()
+    tokens = mi.studies.stages.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
+    assert f"[{unknown}]" in set(tokens["top"])
+    assert "" not in set(tokens["bottom"])

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.display import token_text
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, add_curve, panels, styled
@@ -191,7 +192,7 @@ def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5
     rows = rows[rows["n_layers"] == rows["n_layers"].max()].nsmallest(n, "word_loyalty_5", keep="first")
 
     def words(ids: Sequence[int]) -> list[str]:
-        return [tokenizer.decode([int(token)]) for token in ids[:k]]
+        return [token_text(tokenizer, int(token)) for token in ids[:k]]
 
     table: pd.DataFrame = rows[[*PROMPT, "n_layers", "gold"]].assign(
         predicted_whole=rows["predicted_whole"],

@@ -209,7 +209,7 @@ def _compared(
 
 def _blocks(net: HookedModel, layers: range, resid: Tensor) -> Tensor:
     for layer in layers:
-        resid, _ = net.block(layer, resid)
+        resid = net.whole_block(layer, resid)
     return resid
 
 

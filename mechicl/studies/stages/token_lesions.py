@@ -27,6 +27,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, pieces_so_far
+from mechicl.display import token_text
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep, passes
 from mechicl.errors import InputError
@@ -167,7 +168,7 @@ def _one_by_one(compared: Compared, row: int, layers: Sequence[int], tokenizer: 
     """The first predictions of one sequence, a row per lesion and token, which `group` spells."""
     tables = []
     for position in range(1, min(_SHOWN + 1, int(compared.lengths[row]))):
-        text = tokenizer.decode([int(compared.tokens[row, position])])
+        text = token_text(tokenizer, int(compared.tokens[row, position]))
         values = {"kl": compared.kl[:, row, position], "agreement": compared.agreement[:, row, position]}
         facts = {"sequence": 0, "positions": 1, "by": "token", "group": f"{position} {text!r}"}
         tables.append(pd.DataFrame({"layer": layers, **values, **facts}))

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.display import token_text
 from mechicl.errors import InputError
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
@@ -86,9 +87,9 @@ def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.Dat
     return pd.DataFrame(
         {
             "rank": np.arange(1, k + 1),
-            "top": [net.tokenizer.decode([token]) for token in moments.top_tokens[0, 0].tolist()],
+            "top": [token_text(net.tokenizer, token) for token in moments.top_tokens[0, 0].tolist()],
             "top_cosine": moments.top_cosines[0, 0].tolist(),
-            "bottom": [net.tokenizer.decode([token]) for token in moments.bottom_tokens[0, 0].tolist()],
+            "bottom": [token_text(net.tokenizer, token) for token in moments.bottom_tokens[0, 0].tolist()],
             "bottom_cosine": moments.bottom_cosines[0, 0].tolist(),
         }
     )

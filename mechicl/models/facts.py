@@ -1,0 +1,103 @@
+"""What a model's numbers depend on besides its parameters and its configuration: the modules themselves.
+
+An activation, an epsilon, an attention scale, a class or a function of the user's own, and the buffers that it holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARIES = ("torch", "transformer_lens", "builtins", "abc")
+"""Packages whose code is known by its name; results name their versions."""
+_GROWN = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
+"""TransformerLens's own buffers, made from the configuration; some grow while it runs."""
+_DEPTH = 4
+"""How far into closures, arguments and bases a function of the user's own is described."""
+
+
+def module_facts(raw: Any) -> list[str]:
+    """What each module computes with, besides parameters: class, plain attributes, functions and buffers, in words."""
+    from mechicl.models.own import patches  # imports TransformerLens, which is slow
+
+    facts = [f"{name} {described(method)}" for name, method in patches()]
+    for name, module in raw.named_modules():
+        if type(module).__name__ == "HookPoint" and "forward" not in vars(module):
+            continue  # it computes nothing
+        facts.append(f"{name} {described(type(module))}")
+        facts += [f"{name}.{key} {text}" for key, text in _attributes(module, root=module is raw)]
+        buffers = {key: value for key, value in module._buffers.items() if key not in _GROWN and value is not None}
+        facts += [f"{name}.{key} {described(value)}" for key, value in buffers.items()]
+        if (cfg := getattr(module, "cfg", raw.cfg)) is not raw.cfg:
+            facts.append(f"{name}.cfg {sorted((key, repr(value)) for key, value in vars(cfg).items())}")
+    return facts
+
+
+def _attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
+    """A module's own plain values and functions; of the model itself only functions, which replace its methods."""
+    plain = () if root else (int, float, str, tuple, torch.dtype, type(None))
+    kinds = (FunctionType, MethodType, BuiltinFunctionType, partial, *plain)
+    return sorted(
+        (key, described(value))
+        for key, value in vars(module).items()
+        if isinstance(value, kinds) and (not key.startswith("_") or key == "_attention_dir_override")
+        if key not in ("training", "name")
+    )
+
+
+def described(value: Any, depth: int = _DEPTH) -> str:
+    """A description that differs where the behaviour of a value may: the user's own source, and what it closes over.
+
+    A library's code is described by its name. Global variables that code reads are not followed.
+    """
+    if isinstance(value, int | float | str | bytes | torch.dtype | type(None)):
+        return repr(value)
+    if isinstance(value, Tensor):
+        bits = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+        return f"tensor {tuple(value.shape)} {value.dtype} {hashlib.sha256(bits).hexdigest()}"
+    name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    if depth == 0:
+        return name
+    below = partial(described, depth=depth - 1)
+    if isinstance(value, list | tuple):
+        return f"{type(value).__name__}({', '.join(map(below, value))})"
+    if isinstance(value, dict):
+        return f"dict({', '.join(sorted(f'{below(key)}: {below(one)}' for key, one in value.items()))})"
+    if isinstance(value, partial):
+        return f"partial({below(value.func)}, {below(value.args)}, {below(value.keywords)})"
+    if isinstance(value, MethodType):
+        return f"method({below(value.__func__)})"
+    if isinstance(value, FunctionType) and not _of_a_library(value):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        return f"{name} {_code(value)} {below(cells)} {below(value.__defaults__)} {below(value.__kwdefaults__)}"
+    if isinstance(value, type) and not _of_a_library(value):
+        return f"{name} {_code(value)} {[below(base) for base in value.__bases__]}"
+    if isinstance(value, property):
+        return f"property({below(value.fget)})"
+    return name
+
+
+def _of_a_library(value: Any) -> bool:
+    return str(value.__module__).split(".")[0] in _LIBRARIES
+
+
+def _code(value: Any) -> str:
+    """Digest of a function's or a class's source, or of its bytecode where there is no source."""
+    try:
+        text = inspect.getsource(value)
+    except (OSError, TypeError):
+        functions = [value] if isinstance(value, FunctionType) else vars(value).values()
+        text = repr([_bytecode(function.__code__) for function in functions if isinstance(function, FunctionType)])
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _bytecode(code: CodeType) -> list[Any]:
+    """Instructions, names and constants, without line numbers or addresses."""
+    constants = [_bytecode(one) if isinstance(one, CodeType) else repr(one) for one in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
