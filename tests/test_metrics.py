@@ -20,6 +20,13 @@ def logits(*shape: int, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
 # --- distances between distributions
 
 
+def test_log_probabilities_of_a_real_vocabulary_are_exact_to_float32() -> None:
+    z = logits(8, 49152)
+    exact = z.double().log_softmax(-1)
+    assert (metrics.log_probs(z) - exact).abs().max() < 5e-6
+    assert (metrics.log_probs(z + 1000) - exact).abs().max() < 1e-4  # float32 of the logits themselves
+
+
 def test_kl_is_scipys_and_zero_only_between_equal_distributions() -> None:
     p, q = logits(4, 7, 50), logits(4, 7, 50, seed=1)
     expected = scipy_entropy(p.double().softmax(-1).numpy(), q.double().softmax(-1).numpy(), axis=-1)

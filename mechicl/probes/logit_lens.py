@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
-from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, token_rank, top_k_ids
+from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, log_probs, token_rank, top_k_ids
 from mechicl.models import HookedModel, hooked
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import PromptBatch
@@ -108,14 +108,14 @@ class LogitLens(Probe):
     def _values(
         self, net: HookedModel, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
     ) -> Float[Tensor, "point token quantity"]:
-        final = net.lens(points[-1]).log_softmax(-1)
+        final = log_probs(net.lens(points[-1]))
         scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
         top, top_k = final.argmax(-1), min(self.top_k, final.shape[-1])
         top_ids = top_k_ids(final, top_k)
 
         def read(number: int) -> Tensor:
             point = self.lens(number, points[number]) if isinstance(self.lens, TunedLens) else points[number]
-            log_q = self._logits(net, point, scale).log_softmax(-1)
+            log_q = log_probs(self._logits(net, point, scale))
             measures: dict[str, Callable[[], Tensor]] = {
                 "entropy": lambda: -(log_q.exp() * log_q).sum(-1) / math.log(2),
                 "kl": lambda: kl_of_log_probs(final, log_q),
