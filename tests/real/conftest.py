@@ -6,17 +6,16 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import mechicl as mi
+from mechicl.models import smollm2
 from tests.real import reference
 from tests.real.material import N_TRAIN, TEXTS, rows
 
-NAME = "smollm2-135m-q4"
 CONTROL = 10
 """How many times the bound a deliberate error has to exceed."""
 
@@ -69,18 +68,14 @@ def real() -> Real:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = mi.load_model(NAME)
+        folder = smollm2.folder()
     except mi.InputError as error:
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{NAME} cannot be loaded, and with CI=true these tests must run: {error}")
+            pytest.fail(f"{smollm2.NAME} cannot be had, and with CI=true these tests must run: {error}")
         pytest.skip(str(error))
-    hf = AutoModelForCausalLM.from_pretrained(huggingface_folder(), dtype=torch.float32, attn_implementation="eager")
+    model = mi.load_model(smollm2.NAME)
+    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
     return Real(model, hf.eval().requires_grad_(False))
-
-
-def huggingface_folder() -> Path:
-    """Where the dequantised weights lie as a plain Hugging Face model."""
-    return Path("/tmp/smol/hf")  # for the lead: the public way of mechicl.models to this folder
 
 
 @pytest.fixture
