@@ -394,3 +394,30 @@ def test_help_has_an_example_that_runs(mechicl: Mechicl) -> None:
     code, out, _ = mechicl("run", "isolation", "--help")
     assert code == 0
     assert "mechicl run isolation --model tiny-icl --task tiny-topics-4 --out results" in " ".join(out.split())
+
+
+def test_the_cache_is_listed_and_cleared(mechicl: Mechicl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "cache"))
+    assert mechicl("cache") == (0, f"Nothing is kept in {tmp_path / 'cache'}.\n", "")
+    (tmp_path / "cache" / "thing").mkdir(parents=True)
+    (tmp_path / "cache" / "thing" / "weights").write_bytes(b"x" * 2_500_000)
+    _, out, _ = mechicl("cache")
+    assert "thing" in out
+    assert "2.5" in out
+    assert "2.5 MB" in mechicl("cache", "--clear")[1]
+    assert mechicl("cache")[1].startswith("Nothing is kept")
+
+
+def test_a_longest_sequence_is_an_option(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = ("run", "isolation", "--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 2)
+    more = ("--seeds", 42, "--layers", 1, "--out", tmp_path / "out")
+    code, _, err = mechicl(*asked, *more, "--n-ctx", 20)
+    assert code == 2
+    assert "longer than the context of 20 tokens" in err
+    code, _, err = mechicl(*asked, *more, "--n-ctx", tiny.N_CTX + 1)
+    assert code == 2
+    assert f"has {tiny.N_CTX} learned positions; pass at most {tiny.N_CTX}" in err
+    assert not (tmp_path / "out").exists()
+    assert mechicl(*asked, *more)[0] == 0

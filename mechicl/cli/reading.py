@@ -76,7 +76,7 @@ _OPTIONS = {
     "batch_size": "--batch-size",
     "n_layers": "--layers",
     "n_sets": "--sets",
-    "n_ctx": "--length",
+    "n_ctx": "--n-ctx",
     "packing": "--packing",
     "shots": "--shots",
     "samples": "--samples",
