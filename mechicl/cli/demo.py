@@ -54,8 +54,8 @@ def demo(
     from mechicl.results import Cells
 
     programme = TINY if model == "tiny-icl" else REAL
-    studies = _in_context(model) + _stages(model)
     materials = _Materials(model, programme)
+    studies = _in_context(model, materials.n_layers) + _stages(model)
     results, cells = [], Cells(out)
     with progress("demo", len(studies)) as advance:
         for study in studies:
@@ -68,13 +68,14 @@ def demo(
     print(page(out).resolve())
 
 
-def _in_context(model: str) -> list[Study]:
+def _in_context(model: str, n_layers: int) -> list[Study]:
     """Of *Label Words are Anchors*: the shipped model shows no gain of re-weighting, which is left to the real one."""
     from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation, Reweighting
 
     if model == "tiny-icl":
         return [InformationFlow(), Isolation(n_layers=(1, 2, 3)), DeepLayers(), Compression(positions=("original",))]
-    return [InformationFlow(), Isolation(), Reweighting(), Compression(positions=("original",), n_sets=5)]
+    isolation = Isolation(n_layers=(min(5, n_layers),))
+    return [InformationFlow(), isolation, Reweighting(), Compression(positions=("original",), n_sets=5)]
 
 
 def _stages(model: str) -> list[Study]:
@@ -90,6 +91,10 @@ class _Materials:
     def __init__(self, model: str, programme: Programme) -> None:
         self._model, self._programme = model, programme
         self._loaded: dict[str, Any] = {}
+
+    @property
+    def n_layers(self) -> int:
+        return int(self._load("none").cfg.n_layers)
 
     def of(self, study: Study) -> tuple[Any, Material]:
         """The model, processed as the study's paper does, and its prompts or text."""
@@ -112,9 +117,11 @@ class _Materials:
         from mechicl.tasks import load_task
 
         how = self._programme
+        # Re-weighting fits seven betas for each task and seed, most of what the programme takes: one task shows it.
+        tasks = how.tasks[:1] if study.name == "reweighting" else how.tasks
         return [
             one
-            for name in how.tasks
+            for name in tasks
             for one in study.prompt_sets(load_task(name), tokenizer, samples=how.samples, seeds=how.seeds)
         ]
 

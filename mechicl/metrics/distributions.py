@@ -22,8 +22,8 @@ Unit = Literal["nats", "bits"]
 def log_probs(logits: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*pos vocab"]:
     """Log-probabilities in nats, float32 or float64.
 
-    Not by torch's `log_softmax`: in float32, over the 49,152 tokens of a real model, it is off by up to 3e-5 nats on some
-    CPUs, the same for all tokens, which moves every KL by 2e-5 of its value.
+    Not by torch's `log_softmax`: in float32, over the 49,152 tokens of a real model, it is off by up to 3e-5 nats on
+    some CPUs, the same for all tokens, which moves every KL by 2e-5 of its value.
     """
     shifted = logits.to(_accurate(logits.dtype))
     shifted = shifted - shifted.amax(-1, keepdim=True)
