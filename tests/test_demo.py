@@ -11,8 +11,16 @@ import pytest
 from mechicl.cli import demo as demo_command
 from mechicl.cli import main
 from mechicl.studies import load_result
+from mechicl.tasks import Task
 from tests import tiny
-from tests.contract import catalogue
+
+FILMS = ("plain", "long", "short", "slow", "odd", "new", "old", "loud")
+TASK = Task(
+    "sentiment",
+    "Review: {text}\nSentiment:{label}",
+    {"bad": " Negative", "good": " Positive"},
+    [{"text": f"a {word} {name} film", "label": name} for word in FILMS * 2 for name in ("bad", "good")],
+)
 
 
 def test_demo_ends_with_the_page_and_a_second_run_reuses_the_first(
@@ -43,7 +51,7 @@ def test_another_model_is_shown_on_the_tasks_and_text_that_ship(
     tiny.tokenizer().save_pretrained(tmp_path / "llama")
     programme = replace(demo_command.REAL, tasks=("sentiment",), samples=4, seeds=(42,), tokens=126)
     monkeypatch.setattr(demo_command, "REAL", programme)
-    monkeypatch.setattr("mechicl.tasks.load_task", lambda name: catalogue.TASK)
+    monkeypatch.setattr("mechicl.tasks.load_task", lambda name: TASK)
     monkeypatch.setattr("mechicl.corpora.sources.pydocs.documents", lambda: ("good film " * 400,))
     monkeypatch.setattr(
         sys, "argv", ["mechicl", "demo", "--model", str(tmp_path / "llama"), "--out", str(tmp_path / "out")]
