@@ -110,9 +110,8 @@ def _thresholds(hf_config: Any, n_ctx: int) -> set[int]:
         context_length(hf_config),
         *(part.get("original_max_position_embeddings") for part in parts),
         getattr(text, "original_max_position_embeddings", None),
-        n_ctx if n_ctx <= _SMALL else None,
     ]
-    return {int(length) for length in named if length and length <= n_ctx}
+    return {int(length) for length in named if length and length < n_ctx} | ({n_ctx} if n_ctx <= _SMALL else set())
 
 
 def _operations(cfg: Any, length: int, n_layers: int) -> float:
