@@ -1,4 +1,4 @@
-"""What mechicl keeps between runs, all in one folder: `MECHICL_CACHE`, or where the system keeps caches.
+"""What mechicl keeps between runs, all in one folder: `mechicl` in `MECHICL_CACHE`, or where the system keeps caches.
 
 Whatever is here can be made again. Files appear whole or not at all, and two processes that want the same thing make it
 once.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -29,32 +31,42 @@ class Entry:
 
 
 def folder() -> Path:
-    """The cache's folder, which need not exist yet."""
+    """The cache's folder, which need not exist yet; InputError where something else has its place."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("MECHICL_CACHE", "").strip()
-    return Path(named).expanduser().absolute() if named else user_cache_path("mechicl")
+    found = Path(os.path.expanduser(named)).absolute() / "mechicl" if named else user_cache_path("mechicl")
+    with _can_write(found):
+        in_the_way = next((path for path in (found, *found.parents) if path.exists() and not path.is_dir()), None)
+    if in_the_way is not None:
+        raise InputError(f"The cache {found} cannot be used: {in_the_way} is no folder; set MECHICL_CACHE to another.")
+    return found
 
 
 def entries() -> list[Entry]:
-    """What is kept, by name; unfinished work and locks are left out."""
-    found = sorted(folder().iterdir()) if folder().is_dir() else []
-    return [Entry(path.name, path, _size(path)) for path in found if path.is_dir() and not _is_unfinished(path)]
+    """What is kept, by name; unfinished work is left out."""
+    return [Entry(path.name, path, _size(path)) for path in _folders() if not path.name.startswith(_UNFINISHED)]
 
 
 def clear() -> int:
-    """Remove everything that is kept; returns how many bytes that was. Raises `InputError` where it cannot be."""
-    freed = _size(folder())
-    with _can_write():
-        for path in folder().iterdir() if folder().is_dir() else ():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove everything that is kept, and what killed processes left; returns how many bytes that was.
+
+    Raises:
+        InputError: another process is at work on something, or it cannot be removed.
+    """
+    freed = 0
+    for path in _folders():
+        name = path.name.removeprefix(_UNFINISHED).rpartition("-")[0] if _UNFINISHED in path.name else path.name
+        with _locked(name, wait=False), _can_write(path):
+            freed += _size(path)
+            shutil.rmtree(path)
     return freed
 
 
 def remove(name: str) -> None:
     """Remove one thing that is kept."""
-    with _can_write():
-        shutil.rmtree(folder() / name, ignore_errors=True)
+    with _locked(name), _can_write(folder()):
+        shutil.rmtree(folder() / name)
 
 
 def made_once(name: str, make: Callable[[Path], None], *, needs_bytes: int) -> Path:
@@ -64,28 +76,53 @@ def made_once(name: str, make: Callable[[Path], None], *, needs_bytes: int) -> P
     cleared away.
 
     Raises:
-        InputError: the cache cannot be written, or has less than `needs_bytes` of room.
+        InputError: the cache cannot be written, is full, or has less than `needs_bytes` of room.
     """
-    from filelock import FileLock
-
     path = folder() / name
     if path.is_dir():
         return path
-    with _can_write():
-        folder().mkdir(parents=True, exist_ok=True)
-        with FileLock(folder() / f"{name}.lock"):
-            if path.is_dir():
-                return path
-            for left in folder().glob(f"{_UNFINISHED}{name}-*"):  # whoever holds the lock makes this
-                shutil.rmtree(left, ignore_errors=True)
-            _check_room(needs_bytes)
+    with _locked(name):
+        if path.is_dir():
+            return path
+        for left in folder().glob(f"{_UNFINISHED}{name}-*"):  # whoever holds the lock makes this
+            shutil.rmtree(left, ignore_errors=True)
+        _check_room(needs_bytes)
+        with _can_write(folder()):
             unfinished = Path(mkdtemp(prefix=f"{_UNFINISHED}{name}-", dir=folder()))
-            try:
+        try:
+            with _room_left():
                 make(unfinished)
+            with _can_write(path):
+                _share(unfinished)
                 unfinished.rename(path)
-            finally:
-                shutil.rmtree(unfinished, ignore_errors=True)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def _folders() -> list[Path]:
+    return sorted(path for path in folder().iterdir() if path.is_dir()) if folder().is_dir() else []
+
+
+@contextmanager
+def _locked(name: str, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of one thing; say so where another process has it first."""
+    from filelock import FileLock, Timeout
+
+    with _can_write(folder()):
+        folder().mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder() / f"{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            if not wait:
+                raise InputError(f"Another process is at work on {name}; try again when it is done.") from None
+            print(f"mechicl: Another process is making {name}; waiting for it.", file=sys.stderr)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_room(needs_bytes: int) -> None:
@@ -97,22 +134,38 @@ def _check_room(needs_bytes: int) -> None:
         )
 
 
+def _share(made: Path) -> None:
+    """Give a folder and its files the usual permissions; temporary folders are their maker's alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    made.chmod(0o777 & ~mask)
+    for path in made.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
 @contextmanager
-def _can_write() -> Iterator[None]:
+def _can_write(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"The cache {folder()} cannot be written ({error.strerror or error}); set MECHICL_CACHE to a "
-            "folder that can."
+            f"The cache {path} cannot be written ({error.strerror or error}); set MECHICL_CACHE to a writable folder."
         ) from error
 
 
-def _is_unfinished(path: Path) -> bool:
-    return path.name.startswith(_UNFINISHED)
+@contextmanager
+def _room_left() -> Iterator[None]:
+    """A disk that fills up while something is made; other errors are the maker's own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (ENOSPC, EDQUOT, EFBIG, EROFS):
+            raise
+        raise InputError(
+            f"The cache {folder()} cannot be written ({error.strerror}); free some room, or set MECHICL_CACHE to a "
+            "folder elsewhere."
+        ) from error
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -22,6 +22,11 @@ class NumericalError(ArithmeticError):
         super().__init__(sentence(message))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def sentence(message: str) -> str:
     """The message with a full stop, and a capital letter where it begins with a word rather than a name or a path.
 

@@ -42,9 +42,9 @@ def at_hand() -> Iterator[None]:
         yield
 
 
-def announce(model: str) -> None:
+def announce(model: str, revision: str | None = None) -> None:
     """Say on standard error that a model is going to be downloaded, and how much that is, if it is not here yet."""
-    if reachable() and not kept(model):
+    if reachable() and not kept(model, revision):
         size = size_of(model)
         amount = f"{size / 1e9:.1f} GB" if size else "its size is not known"
         print(
@@ -53,11 +53,11 @@ def announce(model: str) -> None:
         )
 
 
-def kept(model: str) -> bool:
-    """Whether a model's weights are in the hub's cache on disk."""
+def kept(model: str, revision: str | None = None) -> bool:
+    """Whether a model's weights, at a revision, are in the hub's cache on disk."""
     from huggingface_hub import try_to_load_from_cache
 
-    return any(isinstance(try_to_load_from_cache(model, name), str) for name in _WEIGHTS)
+    return any(isinstance(try_to_load_from_cache(model, name, revision=revision), str) for name in _WEIGHTS)
 
 
 def size_of(model: str) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.json_files import read_object
 
 
@@ -40,7 +40,7 @@ def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, 
         payload = path.read_bytes()
         tensors = {name: tensor.to(device) for name, tensor in load(payload).items()}
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({_first_line(error)}); save the {what} again.") from error
+        raise InputError(f"{path} is damaged ({first_line(error)[:200]}); save the {what} again.") from error
     facts = read_object(beside, f"JSON of the {what}", remedy=f"save the {what} again", lenient=True)
     if facts.pop("sha256", None) != hashlib.sha256(payload).hexdigest():
         raise InputError(f"{path} is not the file that its JSON describes; save the {what} again.")
@@ -48,10 +48,6 @@ def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, 
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise InputError(f"{path} holds NaN or infinite numbers in {name!r}; save the {what} again.")
     return tensors, facts
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 
 
 @contextmanager
 def one_sentence(file: object) -> Iterator[None]:
-    """Turn what the operating system or the decoder holds against a file into an InputError.
+    """Turn an error in reading or decoding a file into an InputError.
 
     Args:
         file: A path, or words that hold it ("The task file jokes.json"), for the message.
@@ -22,7 +22,7 @@ def one_sentence(file: object) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
     except OSError as error:
-        reason = error.strerror or (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = error.strerror or first_line(error)
         raise InputError(f"{file} cannot be read: {reason}.") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from collections import namedtuple
@@ -16,7 +17,7 @@ from mechicl.errors import InputError
 @pytest.fixture(autouse=True)
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+    return tmp_path / "cache" / "mechicl"
 
 
 def fill(folder: Path) -> None:
@@ -87,8 +88,43 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_sentences(
         cache.made_once("thing", fill, needs_bytes=545_000_000)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(InputError, match=r"cannot be written \(.*\); set MECHICL_CACHE"):
-        cache.made_once("thing", fill, needs_bytes=1)
+    for ask in (lambda: cache.made_once("thing", fill, needs_bytes=1), cache.entries, cache.clear):
+        with pytest.raises(InputError, match=r"cannot be used: .*file is no folder; set MECHICL_CACHE"):
+            ask()
+
+
+def test_a_disk_that_fills_up_meanwhile_is_a_sentence_and_other_errors_keep_their_own(kept: Path) -> None:
+    def fails(number: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(InputError, match="No space left"):
+        cache.made_once("thing", lambda folder: fails(errno.ENOSPC), needs_bytes=1)
+    with pytest.raises(FileNotFoundError):
+        cache.made_once("thing", lambda folder: fails(errno.ENOENT), needs_bytes=1)
+    assert names(kept) == set()
+
+
+def test_clearing_spares_what_others_keep_and_what_is_being_made(kept: Path) -> None:
+    (kept.parent / "thesis").mkdir(parents=True)
+    (kept.parent / "notes.txt").write_text("mine")
+    cache.made_once("thing", fill, needs_bytes=5)
+
+    def clear(folder: Path) -> None:
+        fill(folder)
+        with pytest.raises(InputError, match="Another process is at work on other"):
+            cache.clear()
+
+    cache.made_once("other", clear, needs_bytes=5)
+    assert "other" in names(kept)
+    cache.clear()
+    assert {path.name for path in kept.parent.iterdir()} == {"thesis", "notes.txt", "mechicl"}
+
+
+def test_what_is_kept_has_the_usual_permissions(kept: Path) -> None:
+    made = cache.made_once("thing", fill, needs_bytes=5)
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (made.stat().st_mode & 0o777, (made / "a").stat().st_mode & 0o777) == (0o777 & ~mask, 0o666 & ~mask)
 
 
 def test_a_cache_that_cannot_be_written_is_still_read(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -398,9 +398,10 @@ def test_help_has_an_example_that_runs(mechicl: Mechicl) -> None:
 
 def test_the_cache_is_listed_and_cleared(mechicl: Mechicl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "cache"))
-    assert mechicl("cache") == (0, f"Nothing is kept in {tmp_path / 'cache'}.\n", "")
-    (tmp_path / "cache" / "thing").mkdir(parents=True)
-    (tmp_path / "cache" / "thing" / "weights").write_bytes(b"x" * 2_500_000)
+    assert mechicl("cache") == (0, f"Nothing is kept in {tmp_path / 'cache' / 'mechicl'}.\n", "")
+    thing = tmp_path / "cache" / "mechicl" / "thing"
+    thing.mkdir(parents=True)
+    (thing / "weights").write_bytes(b"x" * 2_500_000)
     _, out, _ = mechicl("cache")
     assert "thing" in out
     assert "2.5" in out

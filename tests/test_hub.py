@@ -51,6 +51,6 @@ def test_a_download_is_announced_once_and_with_its_size(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     hub.announce("someone/not-here")
     assert ("6.4 GB" if known else "not known") in capsys.readouterr().err
-    monkeypatch.setattr(hub, "kept", lambda model: True)
+    monkeypatch.setattr(hub, "kept", lambda model, revision: True)
     hub.announce("someone/not-here")
     assert capsys.readouterr().err == ""

@@ -31,7 +31,7 @@ def _where(help: str, **limits: Any) -> Any:
 
 _benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
 _Bos = Annotated[
-    bool, _on("Put a BOS in front of every sequence or sentence; a tokenizer that names none gives its end of text.")
+    bool, _on("Begin every sequence or sentence with BOS, or with end-of-text where the tokenizer has no BOS.")
 ]
 
 
@@ -177,8 +177,8 @@ def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path |
     for task in kept:
         if given[task] == folders[task]:
             warnings.warn(
-                f"The task {task} keeps the data that ship with mechicl, because --task names several tasks; "
-                f"{folders[task]} is not read.",
+                f"The task {task} uses the data shipped with mechicl, because --task names several tasks; "
+                f"{folders[task]} is ignored.",
                 stacklevel=2,
             )
     return given | dict.fromkeys(kept)

@@ -1,4 +1,4 @@
-"""`mechicl cache`: what is kept between runs, where, and how to be rid of it."""
+"""`mechicl cache`: what is kept between runs, where, and how to remove it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ def cache(
 ) -> None:
     """List what mechicl keeps between runs (the real model, outcomes of comparisons), or clear it.
 
-    The folder is that of MECHICL_CACHE, or where the system keeps caches. Whatever is cleared is made again when it is
-    needed. Models of the Hugging Face hub are kept by its own client, elsewhere.
+    The folder is `mechicl` in MECHICL_CACHE, or where the system keeps caches. Whatever is cleared is made again when
+    it is needed. Models of the Hugging Face hub are kept by its own client, elsewhere.
 
     Example: mechicl cache --clear
     """
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from mechicl import cache
@@ -25,8 +26,8 @@ def cache(
     if clear:
         print(f"Cleared {cache.folder()}: {cache.clear() / 1e6:.1f} MB.")
         return
-    table = Table("kept", "MB", title=str(cache.folder()), title_justify="left")
+    table = Table("kept", "MB", title=escape(str(cache.folder())), title_justify="left")
     for entry in cache.entries():
         table.add_row(entry.name, f"{entry.n_bytes / 1e6:.1f}")
     console = Console()
-    console.print(table if table.row_count else f"Nothing is kept in {cache.folder()}.", soft_wrap=True)
+    console.print(table if table.row_count else f"Nothing is kept in {escape(str(cache.folder()))}.", soft_wrap=True)

@@ -42,7 +42,7 @@ def demo(
     ] = "tiny-icl",
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("mechicl-demo"),
 ) -> None:
-    """Watch both papers' effects: label words gather information, layers take turns.
+    """Run the main studies of both papers on one model, and open the page that they end with.
 
     On tiny-icl, the shipped model, in about a minute and offline; on smollm2-135m-q4, a real model, in about six.
 

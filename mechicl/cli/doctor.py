@@ -23,7 +23,7 @@ def doctor(
         table.add_row(name, found)
     memory = _memory()
     for device, size in memory.items():
-        table.add_row(f"free memory, {device}", f"{size / 1e9:.1f} GB")
+        table.add_row(f"free memory, {device}", "unknown" if size is None else f"{size / 1e9:.1f} GB")
     table.add_row("Hugging Face hub", "answers" if hub.reachable() else f"no answer within {hub.TIMEOUT:g} s")
     table.add_row("export of figures", _export())
     fits = None if model is None else _fits(model, memory)
@@ -33,13 +33,13 @@ def doctor(
         console.print(fits, highlight=False)
 
 
-def _memory() -> dict[str, int]:
-    """Free bytes by device."""
+def _memory() -> dict[str, int | None]:
+    """Free bytes by device; None where the system does not say."""
     import torch
 
     from mechicl.limits import free_bytes
 
-    found = {"cpu": free_bytes("cpu") or 0}
+    found: dict[str, int | None] = {"cpu": free_bytes("cpu")}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         found[f"cuda:{index} ({torch.cuda.get_device_name(index)})"] = torch.cuda.mem_get_info(index)[0]
     return found
@@ -56,7 +56,7 @@ def _export() -> str:
     return f"kaleido with {found}" if found else "kaleido; no Chrome or Chromium found (plotly_get_chrome gets one)"
 
 
-def _fits(model: str, memory: dict[str, int]) -> str:
+def _fits(model: str, memory: dict[str, int | None]) -> str:
     """Whether a model's weights fit in float32, and how far; loading holds them twice. InputError: no such model."""
     from mechicl.limits import COPIES, in_words
     from mechicl.models.counting import parameters_by_name
@@ -65,10 +65,13 @@ def _fits(model: str, memory: dict[str, int]) -> str:
     if numbers is None:
         return f"{model}: its size is not known here (no such folder, and the hub gives no configuration of it)."
     size = 4 * numbers
-    parts = [
-        f"{device}: {'fits' if COPIES * size < free else 'runs, but may not load' if size < free else 'does not fit'}"
-        for device, free in memory.items()
-    ]
+
+    def verdict(free: int | None) -> str:
+        if free is None:
+            return "unknown"
+        return "fits" if COPIES * size < free else "runs, but may not load" if size < free else "does not fit"
+
+    parts = [f"{device}: {verdict(free)}" for device, free in memory.items()]
     return (
         f"{model}: {numbers / 1e6:,.1f} million parameters, {in_words(size)} in float32 and twice "
         f"that while loading, half of it in bfloat16. In float32 {'; '.join(parts)}."

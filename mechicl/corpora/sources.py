@@ -15,7 +15,7 @@ import numpy as np
 
 from mechicl import hub
 from mechicl.corpora import pydocs
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.files import READERS, read_rows
 from mechicl.text import check_unicode, one_sentence
 
@@ -132,8 +132,7 @@ def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
         raise
     # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"The data set {name} could not be read from the Hugging Face hub ({reason}); check "
+            f"The data set {name} could not be read from the Hugging Face hub ({first_line(error)}); check "
             'name and network, or give "pydocs" or the path of a local text, JSONL or parquet file.'
         ) from error

@@ -1,13 +1,13 @@
-"""A converted model beside its original: whether both are the same function wherever the configuration changes what is
-computed.
+"""Whether a converted model computes what its original does, on short sequences and on long ones.
 
-The two are run on a few tokens, and on as many as it takes to go beyond every length that the configuration names
-(windows, chunks, scaled rotations). Where that is too much for a whole model, its first layers are compared alone.
+Both run on a few tokens, and on a sequence beyond every length that the configuration names (windows, chunks, scaled
+rotations). Where that is too much for a whole model, its first layers are compared alone.
 """
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
+from mechicl.metrics import log_probs
 from mechicl.models.adapt import hooked
 from mechicl.models.settings import context_length, windows
 
@@ -38,8 +39,9 @@ _SMALL = 512
 """A context up to which a model is compared on all of it."""
 _READ = 64
 """Positions at the end of a long sequence whose logits are compared."""
-_AFFORDABLE = 4e11
-"""Operations of one pass of the whole model, or of its first layers: a few seconds on two cores."""
+_AFFORDABLE, _ONCE = 4e11, 4e12
+"""Operations of one pass: of the whole model, a few seconds on two cores; of its first layers, some more, where the
+whole would take too long."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,32 @@ def _reach(window: int | None) -> str:
 
 
 def samples(hf_model: Any, cfg: Any, n_ctx: int) -> list[Sample]:
-    """A short sequence for all layers, and one beyond all thresholds for as many layers as can be afforded."""
-    n_layers, found = cfg.n_layers, [Sample(_tokens(min(n_ctx, _SHORT), cfg.d_vocab), cfg.n_layers)]
-    long = max((min(n_ctx, length + _BEYOND) for length in _thresholds(hf_model.config, n_ctx)), default=_SHORT)
-    if long <= _SHORT:
-        return found
-    first_of_each = {kind: layer for layer, kind in reversed([*enumerate(_windows_of(hf_model.config, n_layers))])}
-    for layers in (n_layers, max(first_of_each.values()) + 1, 1):
-        if _operations(cfg, long, layers) <= _AFFORDABLE:
-            return [*found, Sample(_tokens(long, cfg.d_vocab), layers)]
+    """A short sequence for all layers, and a long one, beyond all thresholds, for as many layers as can be afforded.
+
+    Warns where not even the first layer can be compared beyond a threshold here.
+    """
+    found = [Sample(_tokens(min(n_ctx, _SHORT), cfg.d_vocab), cfg.n_layers)]
+    kinds = _windows_of(hf_model.config, cfg.n_layers)
+    one_of_each = 1 + max(kinds.index(kind) for kind in set(kinds))
+    thresholds = sorted(_thresholds(hf_model.config, n_ctx), reverse=True)
+    for threshold in thresholds:
+        long = min(n_ctx, threshold + _BEYOND)
+        for layers, affordable in ((cfg.n_layers, _AFFORDABLE), (one_of_each, _ONCE), (1, _ONCE)):
+            if long > _SHORT and _operations(cfg, long, layers) <= affordable:
+                if threshold < thresholds[0]:
+                    _warn_of_uncompared(cfg, thresholds[0])
+                return [*found, Sample(_tokens(long, cfg.d_vocab), layers)]
+    if thresholds and thresholds[0] > _SHORT:
+        _warn_of_uncompared(cfg, thresholds[0])
     return found
+
+
+def _warn_of_uncompared(cfg: Any, threshold: int) -> None:
+    warnings.warn(
+        f"{cfg.model_name} computes differently beyond {threshold} tokens, and comparing it with its original there "
+        "takes too long on this machine: its numbers for longer sequences are not vouched for.",
+        stacklevel=2,
+    )
 
 
 def _windows_of(hf_config: Any, n_layers: int) -> list[int | None]:
@@ -149,9 +167,7 @@ def converted_log_probs(model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vo
 
 
 def _log_probs(logits: Tensor) -> Tensor:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    found: Tensor = wide[:, -_READ:].log_softmax(-1).cpu()
-    return found
+    return log_probs(logits[:, -_READ:]).cpu()
 
 
 @contextmanager
@@ -159,7 +175,7 @@ def _first_layers(hf_model: Any, n_layers: int) -> Iterator[None]:
     """Let a Hugging Face model run its first layers alone."""
     blocks = next(
         (parent, name, child)
-        for parent in hf_model.modules()
+        for parent in hf_model.get_decoder().modules()  # a multimodal model has other layers too
         for name, child in parent.named_children()
         if isinstance(child, torch.nn.ModuleList) and len(child) >= n_layers
     )

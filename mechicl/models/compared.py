@@ -26,13 +26,16 @@ def key(files: str, **options: Any) -> str:
 
 def known(key: str) -> bool:
     """Whether models with this key were compared and agreed."""
-    return (cache.folder() / _KEPT / key).is_file()
+    try:
+        return (cache.folder() / _KEPT / key).is_file()
+    except (OSError, InputError):
+        return False
 
 
 def remember(key: str) -> None:
     """Note that they agreed; where nothing can be written they will be compared again."""
-    path: Path = cache.folder() / _KEPT / key
     try:
+        path: Path = cache.folder() / _KEPT / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     except (OSError, InputError):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.models.compare import (
     check_same,
     check_windows,
@@ -108,9 +108,8 @@ def _said(architecture: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # PyTorch puts what does not fit behind a headline.
-        reason = next((line for line in lines if "mismatch" in line), lines[0] if lines else type(error).__name__)
+        reason = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
         raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
 
 
@@ -151,8 +150,8 @@ def set_context(model: Any, n_ctx: int) -> None:
 
 def check_context(cfg: Any, n_ctx: int) -> None:
     """Raise `InputError` for a context that a configuration has no positions for."""
-    if n_ctx < 1:
-        raise InputError(f"n_ctx is {n_ctx}; give a number of tokens from 1 on")
+    if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
+        raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens from 1 on")
     if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
         raise InputError(
             f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from mechicl import hub
 from mechicl.limits import numbers_in
+from mechicl.models.names import understood
 
 
 def parameters_by_name(name: str) -> int | None:
@@ -16,21 +17,22 @@ def parameters_by_name(name: str) -> int | None:
         InputError: there is no such model.
     """
     from mechicl.models import smollm2
-    from mechicl.models.gguf import is_gguf, read_facts
+    from mechicl.models.gguf import read_facts
     from mechicl.models.local import check_weights, read_config
     from mechicl.models.published import name_on_hub
 
-    path = Path(name).expanduser()
-    if name == "tiny-icl":
+    named = understood(name)
+    if named.kind == "shipped":
         return numbers_in(sorted((Path(__file__).parent.parent / "shipped" / "tiny_icl").glob("*.safetensors")))
-    if name == smollm2.NAME:
+    if named.kind in ("real", "wheel"):
         return smollm2.PARAMETERS
-    if is_gguf(path):
-        return int(read_facts(path)["parameters"])
-    if path.is_dir():
-        read_config(path)
-        return numbers_in(check_weights(path)) if any(path.glob("*.safetensors")) else parameters_of(path)
-    return parameters_of(name_on_hub(name.partition("@")[0]))
+    if named.kind == "gguf":
+        return int(read_facts(named.path)["parameters"])
+    if named.kind == "folder":
+        read_config(named.path)
+        weights = any(named.path.glob("*.safetensors"))
+        return numbers_in(check_weights(named.path)) if weights else parameters_of(named.path)
+    return parameters_of(name_on_hub(named.hub))
 
 
 def n_parameters(config: Any) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -52,7 +52,7 @@ def _attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
 
 
 def described(value: Any, depth: int = _DEPTH) -> str:
-    """A description that differs where the behaviour of a value may: the user's own source, and what it closes over.
+    """A description that changes when a value may behave differently: its source code, and what it closes over.
 
     A library's code is described by its name. Global variables that code reads are not followed.
     """
@@ -74,13 +74,21 @@ def described(value: Any, depth: int = _DEPTH) -> str:
     if isinstance(value, MethodType):
         return f"method({below(value.__func__)})"
     if isinstance(value, FunctionType) and not _of_a_library(value):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        cells = [_content(cell) for cell in value.__closure__ or ()]
         return f"{name} {_code(value)} {below(cells)} {below(value.__defaults__)} {below(value.__kwdefaults__)}"
     if isinstance(value, type) and not _of_a_library(value):
         return f"{name} {_code(value)} {[below(base) for base in value.__bases__]}"
     if isinstance(value, property):
         return f"property({below(value.fget)})"
     return name
+
+
+def _content(cell: CellType) -> Any:
+    """What a closure holds; None where it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def _of_a_library(value: Any) -> bool:

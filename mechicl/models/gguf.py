@@ -7,17 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.models.digests import file_digest
 from mechicl.models.original import Original, check_loaded
 from mechicl.models.tokenizers import with_padding
 
 _MAGIC = b"GGUF"
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return path.suffix.lower() == ".gguf"
 
 
 def gguf_original(path: Path) -> Original:
@@ -46,6 +41,8 @@ def read_facts(path: Path) -> dict[str, Any]:
             if file.read(4) != _MAGIC:
                 raise InputError(f"{path} is not a GGUF file; give one, or a Hugging Face folder")
         reader = GGUFReader(path)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error}); give another path") from error
     except (ValueError, IndexError, KeyError, OverflowError) as error:
@@ -114,5 +111,6 @@ def _said(path: Path) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # an architecture or a tokenizer that its reader does not know, or a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"transformers cannot read {path}: {reason}; give the model's Hugging Face folder") from error
+        raise InputError(
+            f"transformers cannot read {path}: {first_line(error)}; give the model's Hugging Face folder"
+        ) from error

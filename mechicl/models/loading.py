@@ -15,8 +15,9 @@ from mechicl.errors import InputError
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import compared, smollm2
 from mechicl.models.convert import check_finite, convert, set_context
-from mechicl.models.gguf import gguf_original, is_gguf
+from mechicl.models.gguf import gguf_original
 from mechicl.models.local import folder_original
+from mechicl.models.names import understood
 from mechicl.models.original import Original
 from mechicl.models.processing import Placement, Processing, process
 from mechicl.models.provenance import remember
@@ -25,7 +26,6 @@ from mechicl.models.tokenizers import give_tokenizer
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-SHIPPED = "tiny-icl"
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -42,8 +42,8 @@ def load_model(
 ) -> HookedTransformer:
     """Load a model as a `HookedTransformer`.
 
-    A converted model is compared with the original, in float32 whatever dtype is asked for (where memory permits);
-    that they agreed is kept, so that the next load is quick.
+    A converted model is compared with the original, in float32 whatever dtype is asked for (where memory permits).
+    The outcome is kept, so that the next load is quick.
 
     Args:
         name: "tiny-icl" (shipped); "smollm2-135m-q4" (a real model that pip fetches once, 93 MB); a name that
@@ -73,7 +73,7 @@ def load_model(
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
-        if str(name) == SHIPPED:
+        if understood(name).kind == "shipped":
             model, facts = _load_shipped(how, place, n_ctx), {}
         else:
             original = find_original(name, trust_remote_code=trust_remote_code)
@@ -83,23 +83,20 @@ def load_model(
 
 
 def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Original:
-    """Where a name leads: the real model, a folder, a GGUF file, or the hub."""
-    path = Path(name).expanduser()
-    if str(name) == smollm2.NAME:
+    """Where a name leads: the real model, a folder, a GGUF file, or the hub; InputError where it leads nowhere."""
+    named = understood(name)
+    if named.kind == "wheel" or (named.kind == "gguf" and smollm2.is_this(named.path)):
+        smollm2.accept(named.path)
         return smollm2.original()
-    if path.suffix == ".whl" or (is_gguf(path) and smollm2.is_this(path)):
-        smollm2.accept(path)
+    if named.kind == "real":
         return smollm2.original()
-    if is_gguf(path):
-        return gguf_original(path)
-    if _is_folder(path):
-        return folder_original(path, trust_remote_code=trust_remote_code)
-    if str(name).startswith((".", "/", "~")) or str(name).count("/") > 1 or "\\" in str(name):
-        raise InputError(f"there is no folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}")
+    if named.kind == "gguf":
+        return gguf_original(named.path)
+    if named.kind == "folder":
+        return folder_original(named.path, trust_remote_code=trust_remote_code)
     from mechicl.models.published import hub_original
 
-    unknown = "not a name that TransformerLens knows and not a folder here"
-    return hub_original(str(name), unknown, trust_remote_code=trust_remote_code)
+    return hub_original(named.hub, named.revision, trust_remote_code=trust_remote_code)
 
 
 def _load_shipped(how: Processing, place: Placement, n_ctx: int | None) -> Any:
@@ -144,13 +141,6 @@ def _fits_in_float32(original: Original) -> bool:
     """Whether a model and its conversion fit into memory in float32, in which they are compared."""
     free = free_bytes("cpu")
     return original.parameters is not None and (free is None or 2.2 * 4 * original.parameters < free)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # such as a name longer than names may be
-        return False
 
 
 def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:

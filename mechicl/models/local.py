@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.json_files import read_object
 from mechicl.limits import numbers_in
 from mechicl.models.digests import files_digest
@@ -30,9 +30,10 @@ def folder_original(path: Path, *, trust_remote_code: bool = False, digest: str 
         raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
     files = check_weights(path)
     code = path if "auto_map" in config else None
+    determining = [path / "config.json", *files, *(path.glob("*.py") if code else ())]
     return Original(
         name=path.resolve().name,
-        digest=digest or files_digest([path / "config.json", *files]),
+        digest=digest or files_digest(determining),
         parameters=numbers_in(files),
         load=lambda dtype: _load_weights(path, dtype, trust_remote_code),
         tokenizer=lambda: clean_tokenizer(path, trust_remote_code=trust_remote_code),
@@ -123,7 +124,6 @@ def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
             output_loading_info=True,
         )
     except Exception as error:  # whatever transformers raises here, the remedy is another folder
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} cannot be loaded by transformers: {first}") from error
+        raise InputError(f"{path} cannot be loaded by transformers: {first_line(error)}") from error
     check_loaded(path, hf_model, info)
     return hf_model.eval()

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mechicl import hub
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.models.counting import n_parameters
 from mechicl.models.local import check_unquantised
+from mechicl.models.names import REAL, SHIPPED
 from mechicl.models.original import Original, check_loaded
 from mechicl.models.tokenizers import clean_tokenizer
 
@@ -22,12 +23,12 @@ _STEPS = {"EleutherAI/pythia": "step", "stanford-crfm/": "checkpoint-"}
 """How the hub's branches of models with training checkpoints begin; a step's number follows."""
 
 
-def hub_original(asked: str, known: str, *, trust_remote_code: bool = False) -> Original:
-    """The model that TransformerLens knows by a name, `name` or `name@revision`.
+def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = False) -> Original:
+    """The model that TransformerLens knows by a name.
 
     Args:
-        asked: what the user wrote.
-        known: what is said of names that nobody knows.
+        name: of TransformerLens, or of the hub.
+        revision: branch, tag, commit or training step; by default the newest.
         trust_remote_code: let the model run Python code that came with it.
 
     Raises:
@@ -35,8 +36,7 @@ def hub_original(asked: str, known: str, *, trust_remote_code: bool = False) -> 
     """
     from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, NON_HF_HOSTED_MODEL_NAMES
 
-    name, _, revision = asked.partition("@")
-    official = name_on_hub(name, known)
+    official = name_on_hub(name)
     if official.startswith(_PICKLED):
         raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
     if official in NON_HF_HOSTED_MODEL_NAMES:
@@ -62,15 +62,15 @@ def hub_original(asked: str, known: str, *, trust_remote_code: bool = False) -> 
     )
 
 
-def name_on_hub(name: str, known: str = "not a name that TransformerLens knows") -> str:
-    """The hub's name of a model that TransformerLens knows, such as openai-community/gpt2-xl for gpt2-xl."""
+def name_on_hub(name: str) -> str:
+    """The hub's name of a model that TransformerLens knows, such as EleutherAI/pythia-70m for pythia-70m."""
     from transformer_lens.loading_from_pretrained import make_model_alias_map
 
     aliases = make_model_alias_map()
     if name.lower() not in aliases:
-        near = get_close_matches(name.lower(), [*aliases, "tiny-icl", "smollm2-135m-q4"], n=3, cutoff=0.5)
+        near = get_close_matches(name.lower(), [*aliases, SHIPPED, REAL], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
-        raise InputError(f"no model {name!r}: {known}; {hint}")
+        raise InputError(f"no model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}")
     return str(aliases[name.lower()])
 
 
@@ -123,7 +123,7 @@ def _load(official: str, commit: str, dtype: Any, trust_remote_code: bool) -> An
     from transformers import AutoModelForCausalLM
 
     with _said(official, commit), hub.at_hand():
-        hub.announce(official)
+        hub.announce(official, commit)
         model, info = AutoModelForCausalLM.from_pretrained(
             official, revision=commit, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
         )
@@ -150,7 +150,6 @@ def _said(official: str, revision: str) -> Iterator[None]:
             raise InputError(
                 f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit"
             ) from error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{official} could not be fetched from the hub ({first}); connect, or give a local folder"
+            f"{official} could not be fetched from the hub ({first_line(error)}); connect, or give a local folder"
         ) from error

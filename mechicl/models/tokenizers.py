@@ -7,7 +7,7 @@ from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 from mechicl.text import check_unicode
 
 _CONTENT = "tokenizer.json"
@@ -42,8 +42,7 @@ def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_re
             raise
         if not _files(source):
             return None
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the tokenizer in {source} cannot be read ({first}); save it again") from error
+        raise InputError(f"the tokenizer in {source} cannot be read ({first_line(error)}); save it again") from error
     return None if _is_empty(tokenizer) else with_padding(tokenizer)
 
 
@@ -65,8 +64,8 @@ def _may_have_tokenizer(folder: Path) -> bool:
 
 
 def _is_empty(tokenizer: Any) -> bool:
-    """Whether a vocabulary has nothing but special tokens: transformers makes such a one, and says nothing, where the
-    folder has settings without the vocabulary that they are about."""
+    """Whether a vocabulary has nothing but special tokens: what transformers makes, without a word, of a folder with a
+    tokenizer's settings and no vocabulary."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return len(tokenizer) <= len(special.union(tokenizer.all_special_tokens))
 
@@ -91,7 +90,7 @@ def give_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
-    """What a tokenizer makes of texts, without special tokens of its own: the door through which all texts go.
+    """Token ids (and what `options` ask for) of texts, without special tokens. All of mechicl tokenizes through here.
 
     Args:
         options: What more the tokenizer is asked for, such as `return_offsets_mapping=True`.
@@ -105,8 +104,9 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     try:
         return tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)
     except Exception as error:  # tokenizers raise whatever their own code, Python's or Rust's, comes upon
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"This tokenizer cannot encode the texts ({first}); save it again, or use another.") from error
+        raise InputError(
+            f"This tokenizer cannot encode the texts ({first_line(error)}); save it again, or use another."
+        ) from error
 
 
 def check_tokenizer(tokenizer: Any) -> None:
@@ -152,4 +152,5 @@ def tokenizer_of(model: Any, source: str) -> Any:
             f"The model {source} has its tokenizer only as {_TEKKEN}, which mechicl does not read; copy {_CONTENT} "
             "there, from the model's files for transformers."
         )
-    raise InputError(f"The model {source} has no tokenizer; copy {_CONTENT} there.")
+    remedy = f"copy {_CONTENT} there" if Path(source).expanduser().is_dir() else "give a folder that holds both"
+    raise InputError(f"The model {source} has no tokenizer; {remedy}.")

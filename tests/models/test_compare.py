@@ -115,6 +115,34 @@ def test_a_comparison_goes_beyond_the_window(tmp_path: Path, monkeypatch: pytest
         load_model(saved(windowed(100), tmp_path / "qwen"))
 
 
+def longrope(n_ctx: int) -> Any:
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    return built(
+        transformers.Phi3Config(
+            **{**SIZES, "max_position_embeddings": n_ctx}, num_key_value_heads=2, pad_token_id=0, rope_parameters=rope,
+            original_max_position_embeddings=64,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("n_ctx", [512, 131_072])
+def test_a_long_context_does_not_hide_a_threshold(n_ctx: int, tmp_path: Path) -> None:
+    """TransformerLens drops Phi-3's scaled rotations, which act from 64 tokens on."""
+    with pytest.raises(InputError, match="wrongly"):
+        load_model(saved(longrope(n_ctx), tmp_path / "phi3"))
+
+
+def test_a_threshold_that_is_too_far_away_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mechicl.models.compare._ONCE", 1e7)
+    monkeypatch.setattr("mechicl.models.compare._AFFORDABLE", 1e7)
+    config = transformers.MistralConfig(**{**SIZES, "max_position_embeddings": 8192}, num_key_value_heads=2)
+    with pytest.warns(UserWarning, match="computes differently beyond 4096 tokens"):
+        load_model(saved(built(config), tmp_path / "mistral"))
+
+
 def test_scaled_rotations_are_compared_beyond_the_length_from_which_they_act(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
     config = transformers.LlamaConfig(**{**SIZES, "max_position_embeddings": 64}, rope_parameters=rope)
@@ -219,8 +247,9 @@ def test_the_context_is_the_configurations(config: Callable[[], Any], n_ctx: int
             load_model(path, n_ctx=65)
     else:
         assert load_model(path, n_ctx=n_ctx + 1).cfg.n_ctx == n_ctx + 1
-    with pytest.raises(InputError, match="n_ctx is 0"):
-        load_model(path, n_ctx=0)
+    for wrong in (0, 1.5, "10", True):
+        with pytest.raises(InputError, match=r"n_ctx is .*; give a whole number"):
+            load_model(path, n_ctx=wrong)
 
 
 def test_a_raised_context_computes_what_the_original_does(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.models import load_model
+from mechicl.models.names import understood
 from mechicl.models.published import _branch, name_on_hub
 from tests import tiny
 from tests.hub_stand_in import commit, hub
@@ -119,3 +120,29 @@ def test_names_that_nobody_knows() -> None:
         load_model("smollm2-135m")
     with pytest.raises(InputError, match="llama-7b-hf is not on the hub; give the folder"):
         load_model("llama-7b")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smollm2-135m-q4@main", "smollm2-135m-q4 has no revisions; leave out @main"),
+        ("tiny-icl@main", "tiny-icl has no revisions"),
+        ("gpt2@", "give name@revision"),
+        ("@main", "give name@revision"),
+        ("", "The model's name is ''"),
+        (Path("nothing here"), "There is no folder nothing here"),
+        ("~nouser/x", "There is no folder ~nouser/x"),
+        ("a" * 300 + ".gguf", "cannot be read"),
+    ],
+)
+def test_odd_names_are_one_sentence(name: str | Path, message: str) -> None:
+    with pytest.raises(InputError, match=message) as said:
+        load_model(name)
+    assert "\n" not in str(said.value)
+
+
+def test_a_revision_may_hold_slashes_and_a_folder_may_be_called_anything(tmp_path: Path) -> None:
+    named = understood("EleutherAI/pythia-70m@refs/pr/3")
+    assert (named.kind, named.hub, named.revision) == ("hub", PYTHIA, "refs/pr/3")
+    tiny.huggingface("llama").save_pretrained(tmp_path / "m.gguf")
+    assert load_model(tmp_path / "m.gguf").cfg.model_name == "m.gguf"

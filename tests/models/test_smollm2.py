@@ -85,7 +85,7 @@ def test_the_wheel_and_the_gguf_file_are_accepted_by_path(wheel: Path, monkeypat
     assert by_wheel.cfg.model_name == NAME
     assert wheel.is_file()
     cache.clear()
-    by_gguf = load_model(wheel.parents[1] / "tiny.gguf")
+    by_gguf = load_model((wheel.parents[1] / "tiny.gguf").rename(wheel.parents[1] / "Tiny.GGUF"))
     assert by_gguf.cfg.model_name == NAME
     torch.testing.assert_close(logits(by_gguf), logits(by_wheel), rtol=0, atol=0)
 
@@ -138,3 +138,8 @@ smollm2.gguf_file()
     assert kept() == set()
     assert load_model(NAME).cfg.model_name == NAME
     assert not any(cache.folder().glob("unfinished-*"))
+
+
+def test_a_wheel_that_is_not_there(wheel: Path) -> None:
+    with pytest.raises(InputError, match=r"There is no file .*missing\.whl"):
+        load_model(wheel.parent / "missing.whl")
