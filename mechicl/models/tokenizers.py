@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
@@ -107,6 +107,21 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
         raise InputError(
             f"This tokenizer cannot encode the texts ({first_line(error)}); save it again, or use another."
         ) from error
+
+
+MOSTLY_SPELLED = 0.5
+"""Share of letters that stand alone in a language that a tokenizer does not know; of English in a tokenizer of English
+it is less than a tenth."""
+
+
+def spelled(pieces: Iterable[str]) -> float:
+    """Share of the Latin letters of a text that are tokens of one letter.
+
+    Args:
+        pieces: what each token stands for.
+    """
+    letters = [sum(c.isascii() and c.isalpha() for c in piece) for piece in pieces]
+    return letters.count(1) / max(sum(letters), 1)
 
 
 def check_tokenizer(tokenizer: Any) -> None:
