@@ -63,6 +63,13 @@ def demo(
             keep(results[-1], out)
             advance(1)
     console = Console()
+    facts = results[0].provenance["model"]
+    if "licence" in facts:
+        console.print(
+            f"{model} is {facts['original']} by {facts['author']} ({facts['licence']}), {facts['quantisation']}, from the "
+            f"package {facts['package']}.",
+            highlight=False,
+        )
     for result in results:
         console.print(f"[bold]{result.study.title}.[/bold] {result.finding()}", highlight=False)
     print(page(out).resolve())

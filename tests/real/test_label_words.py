@@ -110,3 +110,11 @@ def test_four_steps_of_re_weighting(real: Real, agree: Callable[..., None]) -> N
     assert known.double().mean() > 0.9
     one_step_less = theirs.beta[2][known]
     agree("beta after four steps", fit.patch.beta[known], theirs.beta[3][known], within=1e-5, mistaken=one_step_less)
+
+
+def test_label_words_of_shipped_tasks_are_single_tokens(real: Real) -> None:
+    """The control: TREC's " Abbreviation" is several, which is why `questions` has another word."""
+    for name in ("reviews", "headlines", "questions"):
+        words = mi.load_task(name).label_words.values()
+        assert {len(real.model.tokenizer(word)["input_ids"]) for word in words} == {1}, name
+    assert len(real.model.tokenizer(" Abbreviation")["input_ids"]) > 1
