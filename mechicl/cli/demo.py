@@ -66,8 +66,8 @@ def demo(
     facts = results[0].provenance["model"]
     if "licence" in facts:
         console.print(
-            f"{model} is {facts['original']} by {facts['author']} ({facts['licence']}), {facts['quantisation']}, from the "
-            f"package {facts['package']}.",
+            f"{model} is {facts['original']} by {facts['author']} ({facts['licence']}), {facts['quantisation']}, from "
+            f"the package {facts['package']}.",
             highlight=False,
         )
     for result in results:
