@@ -60,11 +60,15 @@ def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) ->
 
 
 def free_bytes(device: Any) -> int | None:
-    """Memory that can still be had on a device; None where there is no telling."""
-    if getattr(device, "type", device) == "cuda":
+    """Memory that can still be had on a device; None where it is not known.
+
+    On CUDA it includes what PyTorch holds in its cache and would hand out again: `mem_get_info` counts that as used.
+    """
+    if str(device).startswith("cuda"):
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
