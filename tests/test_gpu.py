@@ -20,7 +20,7 @@ from mechicl.hooks import run
 from mechicl.limits import free_bytes
 from mechicl.metrics import cka_matrix, precision
 from mechicl.metrics.confusion import predicted_confusion, scaled_keys
-from mechicl.models import attention, hooked, kernels, silent
+from mechicl.models import attention, hooked, kernels
 from mechicl.patches import CutWords, Drop, FixNeurons, IsolateLabels, IsolateRandom, ReweightAnchors
 from mechicl.probes import (
     LabelAttention,
@@ -197,10 +197,8 @@ def test_memory_that_pytorch_holds_in_its_cache_is_free(monkeypatch: pytest.Monk
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the ways that a GPU takes, on the CPU."""
     cuda = SimpleNamespace(type="cuda")
-    for module, name in (
-        (attention, "repeats_keys"), (attention, "rows_worth_a_copy"), (silent, "has_fused_rms_norm"),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, lambda device, *more, way=getattr(kernels, name): way(cuda, *more))
+    for way in (kernels.repeats_keys, kernels.rows_worth_a_copy):
+        monkeypatch.setattr(attention, way.__name__, lambda device, *more, way=way: way(cuda, *more))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt2"])

@@ -20,11 +20,6 @@ def rows_worth_a_copy(device: torch.device) -> int:
     return _ROWS_WORTH_A_COPY.get(device.type, _ROWS_ELSEWHERE)
 
 
-def has_fused_rms_norm(device: torch.device) -> bool:
-    """Whether `F.rms_norm` is one kernel. On a CPU it is written out in more passes than our own."""
-    return device.type == "cuda"
-
-
 def repeats_keys(device: torch.device, dtype: torch.dtype, masked: bool) -> bool:
     """Whether keys that heads share are repeated before `scaled_dot_product_attention` sees them.
 

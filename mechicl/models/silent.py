@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.models.kernels import has_fused_rms_norm
-
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -57,10 +55,7 @@ def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     shape = (x.shape[-1],)
     if type(norm).__name__ in ("RMSNorm", "RMSNormPre"):
         x = x.to(full) if low else x
-        if has_fused_rms_norm(x.device):
-            x = F.rms_norm(x, shape, None, norm.eps)
-        else:
-            x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps)
+        x = F.rms_norm(x, shape, None, norm.eps)
         x = x.to(dtype) if low else x
         return x if weight is None else x * weight
     if not low:
