@@ -23,6 +23,7 @@ import time
 import traceback
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,10 +131,9 @@ def unpack_wheels(folder: Path) -> None:
 def machine(device: str) -> dict[str, Any]:
     """Where this runs."""
     import torch
-    import transformers
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{torch.get_num_threads()} threads"
-    return {"machine": name, "torch": torch.__version__, "transformers": transformers.__version__}
+    return {"machine": name, "torch": torch.__version__, "transformers": version("transformers")}
 
 
 def _say(row: dict[str, Any]) -> None:
