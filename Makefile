@@ -1,4 +1,4 @@
-# make test | coverage | audit | demo | lint | format | bench | notebooks | docs | docs-figures | clean: each sets up .venv
+# make test | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean: each sets up .venv
 # when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: test coverage audit demo lint format bench notebooks docs docs-figures clean
+.PHONY: test coverage audit demo lint format bench gpu notebooks docs docs-figures clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
@@ -53,6 +53,17 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/forward.py
+
+# At most seven minutes on a machine with a GPU; PYTHON=python3 takes that machine's own libraries and makes no
+# environment. GPU_ARGS names parts, or rehearses: GPU_ARGS="--device cpu --size tiny".
+OUT ?= build/gpu
+ifeq ($(origin PYTHON),command line)
+gpu:
+	$(PYTHON) benchmarks/gpu.py --out $(OUT) $(GPU_ARGS)
+else
+gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --out $(OUT) $(GPU_ARGS)
+endif
 
 notebooks: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[export,notebook]"

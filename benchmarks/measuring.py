@@ -137,9 +137,9 @@ class Memory:
         self._watching = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Memory:
-        self.before = self.most = self._held()
         if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats()  # the peak is then what is held now
+        self.before = self.most = self._held()
         self._watching.start()
         return self
 

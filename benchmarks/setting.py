@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from measuring import SIZES, random_model
+from measuring import SIZES, VOCABULARY, random_model
 
 from mechicl import load_model, load_task
 from mechicl.prompts import Demonstration, Prompt, PromptSet
@@ -35,14 +35,14 @@ def model_for(asked: argparse.Namespace) -> Any:
     return random_model(asked).requires_grad_(True)
 
 
-def random_prompts(n: int) -> PromptSet:
+def random_prompts(n: int, vocabulary: int = VOCABULARY) -> PromptSet:
     """Queries of random tokens behind the same random demonstrations; as companions some to learn from, and the same
     queries behind five times as many demonstrations.
     """
     generator = np.random.default_rng(0)
-    queries = [generator.integers(0, 50257, QUERY).tolist() for _ in range(n)]
-    learned = [generator.integers(0, 50257, QUERY).tolist() for _ in range(4 * CLASSES)]
-    one, five = (generator.integers(0, 50257, shots * CLASSES * DEMONSTRATION).tolist() for shots in (1, 5))
+    queries = [generator.integers(0, vocabulary, QUERY).tolist() for _ in range(n)]
+    learned = [generator.integers(0, vocabulary, QUERY).tolist() for _ in range(4 * CLASSES)]
+    one, five = (generator.integers(0, vocabulary, shots * CLASSES * DEMONSTRATION).tolist() for shots in (1, 5))
     companions = {"training": _behind(one, learned), "more_shots": _behind(five, queries)}
     return replace(_behind(one, queries), companions=companions)
 

@@ -219,8 +219,11 @@ def sweep(
                 if not _out_of_memory(error):
                     raise
                 todo.extendleft(reversed(_halves(indices, error)))
+            else:
+                advance(len(indices))
                 continue
-            advance(len(indices))
+            if net.device.type == "cuda":  # only here: the error held on to the activations of the pass that failed
+                torch.cuda.empty_cache()
     return collected.finish()
 
 
@@ -237,9 +240,10 @@ def target_pass(
     `forward` gives the last residual, in which `batch.target` says where q stands. If it recomputes blocks in the
     backward pass, probes with an objective listen then, when gradients come, and the others in the forward pass.
     """
-    if len(batch.label_ids) and int(batch.label_ids.max()) >= net.sizes.d_vocab:
+    scored_by = max(batch.prompts[0].label_ids, default=-1)  # of the prompts, as the batch's may lie on a GPU
+    if scored_by >= net.sizes.d_vocab:
         raise InputError(
-            f"A class is scored by token {int(batch.label_ids.max())}, outside the vocabulary of {net.name} "
+            f"A class is scored by token {scored_by}, outside the vocabulary of {net.name} "
             f"({net.sizes.d_vocab}); build the prompts with the model's own tokenizer."
         )
     label_logits: Tensor | None = None
@@ -255,7 +259,7 @@ def target_pass(
         leaf = [("hook_embed", _as_leaf)] if objective is not None else []
         with torch.set_grad_enabled(objective is not None), net.hooks([*counted[:n_edits], *leaf]):
             with net.hooks(counted[n_edits:n_early]):
-                final = forward()[torch.arange(len(batch.target)), batch.target]
+                final = forward()[torch.arange(len(batch.target), device=batch.target.device), batch.target]
                 logits = net.read(final[:, None])[:, 0].float()
                 label_logits = logits[:, batch.label_ids]
             if objective is not None:
@@ -339,7 +343,8 @@ class HookError(InputError):
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    words = ("allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
 
 
 def _halves(indices: tuple[int, ...], error: RuntimeError) -> list[tuple[int, ...]]:
@@ -347,8 +352,6 @@ def _halves(indices: tuple[int, ...], error: RuntimeError) -> list[tuple[int, ..
         raise InputError(
             "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower dtype."
         ) from error
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     middle = len(indices) // 2
     return [indices[:middle], indices[middle:]]
 
@@ -364,11 +367,13 @@ class _Collected:
     indices: list[int] = field(default_factory=list)
 
     def add(self, indices: tuple[int, ...], label_logits: Tensor, readings: Mapping[Probe, Tensor]) -> None:
+        label_logits = label_logits.cpu()  # one transfer of each reading, whose values are then checked on the host
         _refuse_non_finite("The label logits are", ("prompt", "class"), label_logits)
         for probe, reading in readings.items():
+            reading = reading.cpu()
             _refuse_non_finite(f"The reading of {type(probe).__name__} is", probe.axes, reading)
-            self.readings.setdefault(probe, []).append(reading.cpu())
-        self.label_logits.append(label_logits.cpu())
+            self.readings.setdefault(probe, []).append(reading)
+        self.label_logits.append(label_logits)
         self.indices.extend(indices)
 
     def finish(self) -> Run:
@@ -389,9 +394,10 @@ def _as_wide(parts: list[Tensor]) -> list[Tensor]:
 
 
 def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:
-    if not values.is_floating_point() or bool(values.isfinite().all()):
+    bad = ~values.isfinite()
+    if not bool(bad.any()):
         return
-    where = (~values.isfinite()).nonzero()[0].tolist()
+    where = bad.nonzero()[0].tolist()
     place = ", ".join(
         f"{axis} {index}" for axis, index in zip(axes, where, strict=False) if axis not in ("prompt", "sequence")
     )

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mechicl.errors import InputError
@@ -60,11 +60,21 @@ def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) ->
 
 
 def free_bytes(device: Any) -> int | None:
-    """Memory that can still be had on a device; None where there is no telling."""
-    if getattr(device, "type", device) == "cuda":
+    """Memory that can still be had on a device; None where it is not known.
+
+    On CUDA it includes what PyTorch holds in its cache and would hand out again: `mem_get_info` counts that as used. On
+    the host it is what the machine has, or less where a control group (Docker, SLURM) or `ulimit -v` allows less.
+    """
+    if str(device).startswith("cuda"):
         import torch
 
-        return int(torch.cuda.mem_get_info(device)[0])
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + cached
+    rooms = (_in_the_machine(), *_in_control_groups(), _under_ulimit())
+    return min((max(0, room) for room in rooms if room is not None), default=None)
+
+
+def _in_the_machine() -> int | None:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -72,6 +82,41 @@ def free_bytes(device: Any) -> int | None:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):  # no Linux
         return None
+
+
+def _in_control_groups(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Iterator[int]:
+    """What each control group around this process leaves; cached files are given up when memory is needed."""
+    try:
+        lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, path in lines:
+        first = controllers == "memory"  # version 1 of control groups, where each controller has a folder
+        if not first and controllers:
+            continue
+        top = root / "memory" if first else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if first else ("memory.max", "memory.current")
+        inside = PurePosixPath(path.lstrip("/"))
+        for folder in (top / inside, *(top / parent for parent in inside.parents)):
+            try:
+                most, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group, or "max"
+                continue
+            yield most - used + int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+
+
+def _under_ulimit() -> int | None:
+    try:
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_AS)[0]
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (ImportError, OSError, ValueError):  # no Linux
+        return None
+    return None if most == resource.RLIM_INFINITY else most - taken
 
 
 def numbers_in(files: Sequence[Path]) -> int:

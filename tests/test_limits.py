@@ -12,7 +12,7 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.limits import check_weights_fit, free_bytes, numbers_in, pass_bytes
+from mechicl.limits import _in_control_groups, check_weights_fit, free_bytes, numbers_in, pass_bytes
 from mechicl.models import hooked, load_model
 from mechicl.models.counting import parameters_of
 from mechicl.models.published import name_on_hub
@@ -31,6 +31,47 @@ def test_a_pass_grows_with_the_square_of_the_length() -> None:
 def test_this_machine_has_memory() -> None:
     free = free_bytes("cpu")
     assert free is None or 2**20 < free < 2**46
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v is Linux's")
+def test_an_address_space_that_is_limited_is_not_all_free() -> None:
+    """The import of mechicl.limits takes little of the 900 MB; without a limit more is free."""
+    code = "from mechicl.limits import free_bytes; print(free_bytes('cpu'))"
+    found = [
+        int(subprocess.run(["bash", "-c", f"ulimit -v {limit}; exec {sys.executable} -c \"{code}\""],
+                           capture_output=True, text=True, check=True).stdout)
+        for limit in ("900000", "unlimited")
+    ]  # fmt: skip
+    assert 0 < found[0] < 900_000 * 1024 < found[1]
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "room"),
+    [
+        ("0::/job/step", {"job/memory.max": 1000, "job/memory.current": 700, "job/memory.stat": "inactive_file 50"}, 350),
+        ("0::/", {"memory.max": 1000, "memory.current": 700, "memory.stat": "anon 5"}, 300),
+        ("0::/job", {"job/memory.max": "max", "job/memory.current": 7, "job/memory.stat": ""}, None),
+        (
+            "4:memory:/job\n0::/",
+            {
+                "memory/job/memory.limit_in_bytes": 90, "memory/job/memory.usage_in_bytes": 50,
+                "memory/job/memory.stat": "total_inactive_file 7",
+            },
+            47,
+        ),
+        ("5:cpu:/job", {}, None),
+    ],
+    ids=["a parent's limit", "a container", "no limit", "version 1", "another controller"],
+)  # fmt: skip
+def test_a_control_group_limits_what_is_free(
+    membership: str, files: dict[str, object], room: int | None, tmp_path: Path
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(str(content))
+    (tmp_path / "membership").write_text(membership)
+    assert min(_in_control_groups(tmp_path, tmp_path / "membership"), default=None) == room
+    assert list(_in_control_groups(tmp_path, tmp_path / "absent")) == []
 
 
 def test_batches_shrink_to_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

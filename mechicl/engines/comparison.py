@@ -82,9 +82,9 @@ class Comparison:
         self, intact: Float[Tensor, "batch pos d_model"], lesioned: Sequence[Float[Tensor, "batch pos d_model"]]
     ) -> None:
         """Compare further passes with the intact one."""
-        rows = self.real.to(intact.device)
+        rows = self.real.flatten().nonzero()[:, 0].to(intact.device)  # found on the host: a GPU would be waited for
         at_once = max(1, rows_at_once(intact.device) // (1 + len(lesioned)))
-        streams = [resid[rows] for resid in (intact, *lesioned)]
+        streams = [resid.flatten(0, 1)[rows] for resid in (intact, *lesioned)]
         targets = self.targets.to(intact.device)
         parts = [
             read_out(self.net, torch.stack([stream[at] for stream in streams], 1), targets[at], self.top_k)

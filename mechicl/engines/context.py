@@ -74,7 +74,8 @@ class Context:
         missing = sorted(set(chosen) - set(self.places))
         if missing or not chosen:
             raise InputError(f"Positions {missing or chosen} cannot be kept; this context holds {self.places}.")
-        index = torch.tensor([self.places.index(position) for position in chosen])
+        device = self.layers[0].keys.device if self.layers else None
+        index = torch.tensor([self.places.index(position) for position in chosen], device=device)
         return replace(
             self,
             layers=tuple(layer.select(index) for layer in self.layers),

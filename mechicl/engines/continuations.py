@@ -133,5 +133,6 @@ def _read(net: HookedModel, final: Tensor, targets: Tensor, row: Tensor, n_rows:
     log_p = net.lens(final).log_softmax(-1)
     own = log_p.gather(-1, targets[:, None])[:, 0]
     missed = (log_p.argmax(-1) != targets).float()
-    sums = own.new_zeros(2, n_rows).index_add_(1, row, torch.stack([own, missed]))
-    return sums[0], sums[1] == 0
+    # On CUDA index_put_ adds in a fixed order, which index_add_ does not promise.
+    sums = own.new_zeros(n_rows, 2).index_put_((row,), torch.stack([own, missed], -1), accumulate=True)
+    return sums[:, 0], sums[:, 1] == 0

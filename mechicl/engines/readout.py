@@ -81,9 +81,8 @@ class _Sums:
         self.own.append(torch.mul(share, below, out=spare).sum(-1))
 
     def measures(self, target_logit: Float[Tensor, "token stream"]) -> dict[str, Tensor]:
-        peak, mass, own, cross = (
-            torch.stack(parts, -1).cpu().double() for parts in (self.peak, self.mass, self.own, self.cross)
-        )
+        of_tiles = torch.stack([torch.stack(parts, -1) for parts in (self.peak, self.mass, self.own, self.cross)])
+        peak, mass, own, cross = of_tiles.cpu().double()
         log_mass = peak + mass.log()
         log_sum = log_mass.logsumexp(-1)
         weight = (log_mass - log_sum[..., None]).exp()  # of each tile in the whole softmax
@@ -108,9 +107,15 @@ class _Best:
         self.ids: Tensor | None = None
 
     def look(self, logits: Float[Tensor, "token stream tile"], peak: Tensor, start: int) -> None:
-        """Take a tile in. Few streams find a new best one in a later tile, and only these are searched."""
-        ahead = (peak > self.peak).nonzero(as_tuple=True)
-        self.token[ahead] = start + logits[ahead].argmax(-1)
+        """Take a tile in. Few streams find a new best one in a later tile, and only these are searched.
+
+        A GPU takes nearly every vocabulary in one tile, so that it is not asked which streams these are.
+        """
+        if start == 0:
+            self.token = logits.argmax(-1)
+        else:
+            ahead = (peak > self.peak).nonzero(as_tuple=True)
+            self.token[ahead] = start + logits[ahead].argmax(-1)
         self.peak = torch.maximum(self.peak, peak)
         if self.k:
             self._merge(logits, start)

@@ -190,8 +190,11 @@ def _descend(
             with torch.enable_grad():
                 logits = prepared[index].label_logits(model, [patch])
                 loss = torch.nn.functional.cross_entropy(logits, prepared[index].batch.gold, reduction="none")
-            if not loss.isfinite().all():
-                raise NumericalError(f"Re-weighting: the loss is {loss.tolist()}; try a lower lr, or dtype='float32'.")
+            losses.append(loss.detach().cpu())
+            if not losses[-1].isfinite().all():
+                raise NumericalError(
+                    f"Re-weighting: the loss is {losses[-1].tolist()}; try a lower lr, or dtype='float32'."
+                )
             optimiser.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
             if observe is not None:
@@ -199,7 +202,6 @@ def _descend(
                     assert beta.grad is not None
                     observe(beta.detach().clone(), beta.grad.clone())
             optimiser.step()
-            losses.append(loss.detach().cpu())
             advance(1)
     return torch.stack(losses, 1)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
+from mechicl.metrics.precision import in_float64
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -32,10 +33,11 @@ def scaled_keys(
         raise InputError(
             f"components is {components}; {len(queries)} queries of {queries.shape[-1]} dimensions allow 1 to {limit}."
         )
-    centred = queries.double() - queries.double().mean(0)
+    exact = in_float64(queries)
+    centred = exact - exact.mean(0)
     _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     deviation = singular[:components] / math.sqrt(len(queries) - 1)
-    scaled: Tensor = keys.double() @ directions[:components].T * deviation
+    scaled: Tensor = in_float64(keys) @ directions[:components].T * deviation
     return scaled
 
 
@@ -45,7 +47,8 @@ def predicted_confusion(keys: Float[Tensor, "class_ component"]) -> Float[Tensor
 
     0 is most confused, 1 least; the diagonal is set to 1, as in the paper's figure.
     """
-    distance = torch.cdist(keys.double(), keys.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    exact = in_float64(keys)
+    distance = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist")
     if distance.max() == 0:
         raise InputError("all anchor keys are equal; confusion distances need keys that differ.")
     return (distance / distance.max()).fill_diagonal_(1.0)
@@ -64,7 +67,7 @@ def real_confusion(
 
     n_classes = class_logits.shape[-1]
     confusion = torch.full((n_classes, n_classes), torch.nan, dtype=torch.float64).fill_diagonal_(1.0)
-    scores, truth = class_logits.detach().double().cpu(), gold.cpu()
+    scores, truth = class_logits.detach().cpu().double(), gold.cpu()
     for a, b in itertools.combinations(range(n_classes), 2):
         rows = (truth == a) | (truth == b)
         is_a = truth[rows] == a

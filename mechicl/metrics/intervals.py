@@ -68,7 +68,7 @@ def bootstrap_mean(
 
 def _float64(values: Tensor | np.ndarray) -> np.ndarray:
     if isinstance(values, Tensor):
-        values = values.detach().double().cpu().numpy()
+        values = values.detach().cpu().double().numpy()
     return np.asarray(values, dtype=np.float64)
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
+from mechicl.metrics.precision import in_float64
 
 Representations = Float[Tensor, "layer sample d"] | Sequence[Float[Tensor, "sample _"]]
 
@@ -52,5 +53,6 @@ def cka_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tenso
 
 
 def _gram(layer: Tensor) -> Tensor:
-    centred = layer.double() - layer.double().mean(0)  # HSIC ignores a shift; taking it out first keeps the digits
+    exact = in_float64(layer)
+    centred = exact - exact.mean(0)  # HSIC ignores a shift; taking it out first keeps the digits
     return centred @ centred.T

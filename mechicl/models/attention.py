@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechicl.models.kernels import repeats_keys, rows_worth_a_copy
 from mechicl.models.rotary import rotate, rotation
 from mechicl.models.seam import KeyValues
 from mechicl.models.silent import listens, normalise, soft_cap
@@ -145,9 +146,6 @@ def _clip(x: Tensor, limit: float | None) -> Tensor:
     return x if limit is None else x.clamp(-limit, limit)
 
 
-_ROWS_WORTH_A_COPY = 256
-
-
 def _project(
     x: Float[Tensor, "batch pos d_model"],
     weight: Float[Tensor, "head d_model d_head"],
@@ -161,7 +159,7 @@ def _project(
     """
     (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
     rows = x.reshape(batch * pos, d_model)
-    if batch * pos < _ROWS_WORTH_A_COPY:
+    if batch * pos < rows_worth_a_copy(x.device):
         by_head = torch.baddbmm(bias[:, None], rows.expand(heads, -1, -1), weight)
         return by_head.view(heads, batch, pos, d_head).permute(1, 2, 0, 3)
     flat = weight.transpose(1, 2).reshape(heads * d_head, d_model)
@@ -199,14 +197,17 @@ def _attend_fused(
     is_causal = past is None and within is None and queries > 1
     needs_mask = not is_causal and (queries > 1 or within is not None)
     mask = visible(new.positions, past, within) if needs_mask else None
+    keys, values = seen.keys, seen.values
+    if q.shape[2] != keys.shape[2] and repeats_keys(q.device, q.dtype, mask is not None):
+        keys, values = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (keys, values))
     z = F.scaled_dot_product_attention(
         q.transpose(1, 2),
-        seen.keys.transpose(1, 2),
-        seen.values.transpose(1, 2),
+        keys.transpose(1, 2),
+        values.transpose(1, 2),
         attn_mask=mask,
         is_causal=is_causal,
         scale=1 / attn.attn_scale,
-        enable_gqa=q.shape[2] != seen.keys.shape[2],
+        enable_gqa=q.shape[2] != keys.shape[2],
     )
     return z.transpose(1, 2)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,8 +13,17 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.models.attention import attend_fast, attend_with_hooks
 from mechicl.models.own import Survey, survey
+from mechicl.models.rotary import grow_tables
 from mechicl.models.seam import KeyValues
 from mechicl.models.silent import mlp, normalise
+
+
+class Positions(NamedTuple):
+    """Position ids that were checked."""
+
+    ids: Int[Tensor, "*batch pos"]
+    longest: int
+    """One more than the largest: how many positions a table must know."""
 
 
 class BlockRunner:
@@ -20,6 +31,8 @@ class BlockRunner:
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
+        self._last: tuple[Callable[[], Tensor | None], int, int] = (lambda: None, 0, 0)
+        """The positions that were checked last, their version then, and one more than the largest."""
 
     def __call__(
         self,
@@ -32,24 +45,26 @@ class BlockRunner:
         found = survey(block, cfg)
         if obstacle(cfg) is not None or found.foreign is not None:
             raise InputError(refusal(self._raw, found.foreign))
-        return self._run(block, found, resid, self.positions(positions, resid.shape, past), past)
+        checked = self.positions(positions, resid.shape, past, resid.device)
+        return self._run(block, found, resid, checked, past)
 
     def whole(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """One block on whole sequences; its own forward pass where `obstacle` or a foreign module asks for it."""
         block, cfg = self._raw.blocks[layer], self._raw.cfg
         found = survey(block, cfg)
         if obstacle(cfg) is None and found.foreign is None:
-            return self._run(block, found, resid, self.positions(None, resid.shape, None), None)[0]
+            return self._run(block, found, resid, self.positions(None, resid.shape, None, resid.device), None)[0]
         if cfg.positional_embedding_type == "shortformer":
             raise InputError(refusal(self._raw))
         out: Tensor = block(resid.to(next(block.parameters()).device))
         return out
 
     def _run(
-        self, block: Any, found: Survey, resid: Tensor, positions: Tensor, past: KeyValues | None
+        self, block: Any, found: Survey, resid: Tensor, checked: Positions, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
         """The block by its parts, whose hook points fire where something listens."""
-        cfg = self._raw.cfg
+        cfg, positions = self._raw.cfg, checked.ids
+        grow_tables(block.attn, checked.longest)
         resid = resid.to(block.attn.b_O.device)
         attend = attend_with_hooks if found.attention else attend_fast
 
@@ -66,28 +81,51 @@ class BlockRunner:
         return block.hook_resid_post(resid + mlp_out), new
 
     def positions(
-        self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None
-    ) -> Int[Tensor, "*batch pos"]:
+        self,
+        positions: Int[Tensor, "..."] | None,
+        shape: torch.Size,
+        past: KeyValues | None,
+        device: torch.device,
+    ) -> Positions:
         """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
         from 0.
 
-        Raises `InputError` for positions that do not fit, and for a past without positions.
+        Looking at the values of a tensor on a GPU waits for the GPU, so a tensor that all blocks of a pass are given is
+        looked at once. Raises `InputError` for positions that do not fit, and for a past without positions.
         """
         if positions is None:
             if past is not None:
                 raise InputError("a block on top of cached keys needs explicit positions; pass positions=[...]")
-            positions = torch.arange(shape[1])
+            self._check_range(0, shape[1] - 1)
+            return Positions(torch.arange(shape[1], device=device), shape[1])
         if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
             raise InputError(
                 f"positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
                 f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]"
             )
-        if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < self._raw.cfg.n_ctx:
+        known, version, longest = self._last
+        if positions.is_inference() or known() is not positions or version != positions._version:
+            lowest, highest = least_and_most(positions)
+            self._check_range(lowest, highest)
+            longest = highest + 1
+            if not positions.is_inference():  # such a tensor has no version, so that nobody knows if it was edited
+                self._last = (weakref.ref(positions), positions._version, longest)
+        return Positions(positions, longest)
+
+    def _check_range(self, lowest: int, highest: int) -> None:
+        if lowest < 0 or highest >= self._raw.cfg.n_ctx:
             raise InputError(
-                f"positions {int(positions.min())} to {int(positions.max())} leave the context of "
-                f"{self._raw.cfg.model_name} ({self._raw.cfg.n_ctx})"
+                f"positions {lowest} to {highest} leave the context of {self._raw.cfg.model_name} "
+                f"({self._raw.cfg.n_ctx})"
             )
-        return positions
+
+
+def least_and_most(numbers: Int[Tensor, "..."]) -> tuple[int, int]:
+    """The smallest and the largest number, in one transfer; 0 and -1 where there is none."""
+    if not numbers.numel():
+        return 0, -1
+    least, most = torch.stack(numbers.aminmax()).tolist()
+    return least, most
 
 
 def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:

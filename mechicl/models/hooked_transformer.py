@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.block import BlockRunner, obstacle, refusal
+from mechicl.models.block import BlockRunner, least_and_most, obstacle, refusal
 from mechicl.models.own import foreign, foreign_outside, foreign_part
 from mechicl.models.seam import Hook, KeyValues, Sizes
 from mechicl.models.silent import listens, muted, normalise, soft_cap
@@ -167,9 +167,10 @@ class HookedTransformerModel:
         cfg = self.raw.cfg
         if tokens.shape[-1] > cfg.n_ctx:
             raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them")
-        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < cfg.d_vocab:
+        lowest, highest = least_and_most(tokens)
+        if lowest < 0 or highest >= cfg.d_vocab:
             raise InputError(
-                f"token ids {int(tokens.min())} to {int(tokens.max())} go outside the vocabulary of {self.name} "
+                f"token ids {lowest} to {highest} go outside the vocabulary of {self.name} "
                 f"({cfg.d_vocab}); use the model's own tokenizer"
             )
 
@@ -241,7 +242,7 @@ class HookedTransformerModel:
         if own is not None and positions is not None:
             raise InputError(refusal(raw, own))
         resid: Tensor = raw.hook_embed(raw.embed(tokens))
-        positions = self._runner.positions(positions, tokens.shape, past=None)
+        positions = self._runner.positions(positions, tokens.shape, None, resid.device).ids.to(resid.device)
         if raw.cfg.positional_embedding_type == "standard":
             added = raw.pos_embed.W_pos[positions].expand_as(resid).clone() if own is None else raw.pos_embed(tokens)
             resid = resid + raw.hook_pos_embed(added)

@@ -15,14 +15,22 @@ def rotation(attn: Any, positions: Int[Tensor, "*batch pos"]) -> tuple[Tensor, T
     """
     if attn.cfg.positional_embedding_type != "rotary":
         return None
-    table = attn.rotary_cos
-    if table.shape[0] < attn.cfg.n_ctx and (longest := int(positions.max()) + 1) > table.shape[0]:
-        # TransformerLens starts with 2048 rows and grows them as its own forward does.
-        attn._extend_rotary_embeddings(min(attn.cfg.n_ctx, max(longest, 2 * table.shape[0])))
     # Each angle stands twice in the tables: side by side for adjacent pairs, in the two halves otherwise.
     half = slice(0, None, 2) if attn.cfg.rotary_adjacent_pairs else slice(0, attn.cfg.rotary_dim // 2)
     at = positions.to(attn.rotary_cos.device)
     return attn.rotary_cos[at, None, half], attn.rotary_sin[at, None, half]
+
+
+def grow_tables(attn: Any, longest: int) -> None:
+    """Make TransformerLens's tables long enough for this many positions.
+
+    They start with 2048 rows, and TransformerLens's own forward pass grows them in the same way.
+    """
+    if attn.cfg.positional_embedding_type != "rotary":
+        return
+    n_rows = attn.rotary_cos.shape[0]
+    if longest > n_rows:
+        attn._extend_rotary_embeddings(min(attn.cfg.n_ctx, max(longest, 2 * n_rows)))
 
 
 def rotate(

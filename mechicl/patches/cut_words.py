@@ -65,7 +65,7 @@ def words_of(batch: Any) -> Int[Tensor, "batch pos"]:
         InputError: the batch knows none.
     """
     words = getattr(batch, "words", None)
-    if words is None or not bool((words >= 0).any()):
+    if words is None or bool((words < 0).all()):
         raise InputError("Words are needed here; use running text of a tokenizer that knows character offsets (fast).")
     assert isinstance(words, Tensor)
     return words

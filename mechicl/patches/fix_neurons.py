@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from mechicl.errors import InputError
@@ -36,12 +38,16 @@ class FixNeurons(Patch):
                 f"FixNeurons got {beyond[0] if beyond else 'no neuron'}; {net.name} has layers 0-{sizes.n_layers - 1} "
                 f"with neurons 0-{sizes.d_mlp - 1}."
             )
-        layers = sorted({layer for layer, _ in self.neurons})
-        return [(f"blocks.{layer}.mlp.hook_post", self._at(layer)) for layer in layers]
+        chosen = sorted(self.neurons)
+        per_layer = Counter(layer for layer, _ in chosen)
+        index = torch.tensor([neuron for _, neuron in chosen], device=net.device)
+        columns = torch.split(index, list(per_layer.values()))
+        return [
+            (f"blocks.{layer}.mlp.hook_post", self._at(neurons))
+            for layer, neurons in zip(per_layer, columns, strict=True)
+        ]
 
-    def _at(self, layer: int) -> Callable[..., Tensor]:
-        columns = torch.tensor([neuron for at, neuron in self.neurons if at == layer])
-
+    def _at(self, columns: Int[Tensor, " neuron"]) -> Callable[..., Tensor]:
         def fix(post: Tensor, hook: Any) -> Tensor:
             return post.index_fill(-1, columns.to(post.device), self.value)
 

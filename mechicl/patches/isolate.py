@@ -23,6 +23,13 @@ Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
 
 
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "batch row"]:
+    """Rows of positions as a tensor, filled up with -1."""
+    widest = max(map(len, rows))
+    padded = [[*row, *[-1] * (widest - len(row))] for row in rows]
+    return torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), widest)
+
+
 def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
     """True where an edge is cut: from a position in `rows` to every position before it. Negative rows are ignored.
 
@@ -59,17 +66,15 @@ class Isolate(Patch):
         if not set(self.layers) <= set(range(n_layers)):
             raise InputError(f"{type(self).__name__} got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
         site, edit = _EDITS[self.mode]
-        n_pos = batch.tokens.shape[1]
-        masks = [isolation_mask(self._padded_rows(batch, layer), n_pos) for layer in self.layers]
-        return [
-            (f"blocks.{layer}.attn.{site}", edit(mask[:, None])) for layer, mask in zip(self.layers, masks, strict=True)
-        ]
-
-    def _padded_rows(self, batch: PromptBatch, layer: int) -> Int[Tensor, "batch row"]:
-        rows = [list(self.rows(prompt, layer)) for prompt in batch.prompts]
-        widest = max(map(len, rows))
-        padded = [row + [-1] * (widest - len(row)) for row in rows]
-        return torch.tensor(padded, dtype=torch.long, device=batch.tokens.device).reshape(len(rows), widest)
+        n_pos, device = batch.tokens.shape[1], batch.tokens.device
+        masks: dict[tuple[tuple[int, ...], ...], Tensor] = {}  # layers that cut the same rows share a mask
+        hooks: list[Hook] = []
+        for layer in self.layers:
+            rows = tuple(tuple(self.rows(prompt, layer)) for prompt in batch.prompts)
+            if rows not in masks:
+                masks[rows] = isolation_mask(_padded(rows, device), n_pos)[:, None]
+            hooks.append((f"blocks.{layer}.attn.{site}", edit(masks[rows])))
+        return hooks
 
 
 @dataclass(frozen=True)

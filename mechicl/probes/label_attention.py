@@ -57,7 +57,7 @@ class LabelAttention(Probe):
         hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
         if self.weight == "norm":
             hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, hooked(model).W_O(i), batch)) for i in layers]
-        return Watch(hooks, result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1))
+        return Watch(hooks, result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu())
 
 
 def _measure(

@@ -35,18 +35,22 @@ class LastNeurons(Probe):
                 f"{what} was asked for; {net.name} has layers 0-{sizes.n_layers - 1} with {sizes.d_mlp} neurons each."
             )
         layers = sorted({layer for layer, _ in self.neurons})
-        columns = {layer: [i for i, neuron in enumerate(self.neurons) if neuron[0] == layer] for layer in layers}
-        found = torch.zeros(len(batch), len(self.neurons), device=batch.device)
+        by_layer = sorted(range(len(self.neurons)), key=lambda i: self.neurons[i][0])
+        per_layer = [sum(neuron[0] == layer for neuron in self.neurons) for layer in layers]
+        index = torch.tensor([self.neurons[i][1] for i in by_layer], device=batch.device)
+        chosen = dict(zip(layers, torch.split(index, per_layer), strict=True))
+        found: dict[int, Tensor] = {}
 
         def at(layer: int) -> Callable[..., None]:
-            chosen = torch.tensor([self.neurons[i][1] for i in columns[layer]], device=batch.device)
-
             def see(activation: Tensor, hook: Any) -> None:
-                found[:, columns[layer]] = _at_end(activation, batch)[:, chosen].float()
+                found[layer] = _at_end(activation, batch)[:, chosen[layer]].float()
 
             return see
 
-        return Watch([(f"blocks.{layer}.mlp.hook_post", at(layer)) for layer in layers], lambda: found)
+        def result() -> Tensor:
+            return torch.cat([found[layer] for layer in layers], 1).cpu()[:, torch.tensor(by_layer).argsort()]
+
+        return Watch([(f"blocks.{layer}.mlp.hook_post", at(layer)) for layer in layers], result)
 
 
 @dataclass(frozen=True)

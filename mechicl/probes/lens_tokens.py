@@ -36,15 +36,19 @@ class LensTokens(Probe):
         net = hooked(model)
         n_layers = net.sizes.n_layers
         names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
+        places = torch.tensor(self.positions, device=batch.device)
         found: dict[str, Tensor] = {}
 
         def at(name: str) -> Callable[..., None]:
             def see(resid: Tensor, hook: Any) -> None:
-                found[name] = self._read(net, resid.detach()[:, list(self.positions)])
+                found[name] = resid.detach()[:, places]
 
             return see
 
-        return Watch([(name, at(name)) for name in names], lambda: torch.stack([found[name] for name in names], 1))
+        return Watch(
+            hooks=[(name, at(name)) for name in names],
+            result=lambda: torch.stack([self._read(net, found[name]) for name in names], 1),
+        )
 
     @torch.no_grad()
     def _read(

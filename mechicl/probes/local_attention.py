@@ -64,7 +64,7 @@ class LocalAttention(Probe):
 
         return Watch(
             hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1),
+            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
         )
 
     def _sums(

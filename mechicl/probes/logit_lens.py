@@ -90,14 +90,15 @@ class LogitLens(Probe):
         points = torch.stack([resid[sequence, position] for resid in residuals])
         followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
         targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
-        sums = points.new_zeros(len(batch.tokens), len(points), len(QUANTITIES), dtype=torch.float64)
         chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
-        for start in range(0, len(sequence), chunk):
-            part = slice(start, start + chunk)
-            values = self._values(net, points[:, part], targets[part])
-            values[..., -1] *= followed[part]
-            sums.index_add_(0, sequence[part], values.transpose(0, 1).double())
-        return sums.float().cpu()
+        parts = [slice(start, start + chunk) for start in range(0, len(sequence), chunk)]
+        values = [points.new_zeros(len(points), 0, len(QUANTITIES), dtype=torch.float32)]
+        values += [self._values(net, points[:, part], targets[part]) for part in parts]
+        of_token = torch.cat(values, 1).cpu()
+        of_token[..., -1] *= followed.cpu()
+        # Summed on the host: mps has no float64, and CUDA adds to an index in no fixed order.
+        sums = torch.zeros(len(batch.tokens), len(points), len(QUANTITIES), dtype=torch.float64)
+        return sums.index_add_(0, sequence.cpu(), of_token.transpose(0, 1).double()).float()
 
     def _positions(self, batch: Batch) -> Tensor:
         place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)

@@ -47,14 +47,14 @@ class Norms(Probe):
             def see(value: Tensor, hook: Any) -> None:
                 kept[part] = value.detach().float()
                 if part == "resid_post":
-                    found[layer] = _measure(kept, real).cpu()
+                    found[layer] = _measure(kept, real)
                     kept.clear()
 
             return see
 
         return Watch(
             hooks=[(f"blocks.{layer}.{names[part]}", at(layer, part)) for layer in layers for part in PARTS],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1),
+            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
         )
 
 

@@ -80,10 +80,10 @@ class SaliencyFlow(Probe):
         def reduce(layer: int, saliency: Tensor) -> None:
             found[layer] = flow(saliency, batch.anchors, batch.target)
 
-        nothing = torch.zeros(len(batch), 3)
+        nothing = torch.zeros(len(batch), 3, device=batch.device)
         return Watch(
             hooks=_saliency_hooks(layers, self.head_reduce, reduce),
-            result=lambda: torch.stack([found[layer].cpu() if layer in found else nothing for layer in layers], 1),
+            result=lambda: torch.stack([found.get(layer, nothing) for layer in layers], 1).cpu(),
         )
 
 
@@ -105,10 +105,10 @@ class SaliencyMap(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         found: dict[int, Tensor] = {}
-        nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1])
+        nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], device=batch.device)
         return Watch(
             hooks=_saliency_hooks(self.layers, self.head_reduce, found.__setitem__),
-            result=lambda: torch.stack([found[layer].cpu() if layer in found else nothing for layer in self.layers], 1),
+            result=lambda: torch.stack([found.get(layer, nothing) for layer in self.layers], 1).cpu(),
         )
 
 

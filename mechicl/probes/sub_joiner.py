@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -50,18 +50,18 @@ class SubJoiner(Probe):
         layers = range(hooked(model).sizes.n_layers)
         if batch.words is None:
             raise InputError("SubJoiner needs running text whose words are known.")
-        cases = self.cases(batch.tokens, batch.words)
+        cases = self.cases(batch.tokens.cpu(), batch.words.cpu()).to(batch.device)
         found: dict[int, Tensor] = {}
 
         def at(layer: int) -> Callable[..., None]:
             def see(pattern: Tensor, hook: Any) -> None:
-                found[layer] = self._sums(pattern.detach().float(), cases).cpu()
+                found[layer] = self._sums(pattern.detach().float(), cases)
 
             return see
 
         return Watch(
             hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1),
+            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
         )
 
     def cases(self, tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> _Cases:
@@ -78,7 +78,8 @@ class SubJoiner(Probe):
             compared.append(torch.stack([torch.full_like(i, row), m[i, 0], s[j]]))
         row, word, other = torch.cat(compared, 1)
         place, of_word = torch.unique(torch.stack([row, word]), dim=1, return_inverse=True)
-        return _Cases(place, half[place[0], place[1]], torch.stack([row, other]), of_word)
+        pairs = torch.bincount(of_word, minlength=place.shape[1])
+        return _Cases(place, half[place[0], place[1]], torch.stack([row, other]), of_word, pairs)
 
     def _sums(
         self, pattern: Float[Tensor, "batch head query key"], cases: _Cases
@@ -89,11 +90,10 @@ class SubJoiner(Probe):
         other = _looking_back(pattern, cases.others, back[1:]).sum(-1)  # [pair head]
         mine = mass[cases.of_word]
         wins = (mine > other).float() + 0.5 * (mine == other).float()
-        control, auroc = (_mean_by(values, cases.of_word, len(mass)) for values in (other, wins))
+        control, auroc = (_sum_by(cases.of_word, values, len(mass)) / cases.pairs[:, None] for values in (other, wins))
         bias = own[..., -1] - own[..., :-1].mean(-1)
         values = torch.stack([mass, bias, control, auroc, torch.ones_like(mass)], -1)  # [word head quantity]
-        sums = values.new_zeros(2 * len(pattern), *values.shape[1:])
-        sums.index_add_(0, 2 * cases.words[0] + cases.half, values)
+        sums = _sum_by(2 * cases.words[0] + cases.half, values, 2 * len(pattern))
         return sums.view(len(pattern), 2, *values.shape[1:]).transpose(1, 2)
 
 
@@ -105,6 +105,11 @@ class _Cases:
     others: Int[Tensor, "2 pair"]
     """Sequence and position of the single-token words; a pair for each word that one is compared with."""
     of_word: Int[Tensor, " pair"]
+    pairs: Int[Tensor, " word"]
+    """Number of single-token words that each word is compared with."""
+
+    def to(self, device: torch.device) -> _Cases:
+        return _Cases(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
 def _looking_back(
@@ -115,6 +120,6 @@ def _looking_back(
     return found.transpose(1, 2)
 
 
-def _mean_by(values: Float[Tensor, "pair head"], group: Int[Tensor, " pair"], n: int) -> Float[Tensor, "word head"]:
-    sums = values.new_zeros(n, values.shape[1]).index_add_(0, group, values)
-    return sums / torch.bincount(group, minlength=n)[:, None]
+def _sum_by(group: Int[Tensor, " case"], values: Float[Tensor, "case *any"], n: int) -> Float[Tensor, "group *any"]:
+    """Sums of the values of each of n groups; on CUDA in a fixed order, which `index_add_` does not promise."""
+    return values.new_zeros(n, *values.shape[1:]).index_put_((group,), values, accumulate=True)

@@ -42,5 +42,5 @@ class TargetQuery(Probe):
 
         return Watch(
             hooks=[(f"blocks.{layer}.attn.{site}", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer].cpu() for layer in layers], 1),
+            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
         )

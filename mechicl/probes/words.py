@@ -47,13 +47,13 @@ class WordAttention(Probe):
                 back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
                 sums = [(back * case).sum(1) for case in cases]
                 counts = [case.sum(1).expand_as(total) for case, total in zip(cases, sums, strict=True)]
-                found[layer] = torch.stack([sums[0], counts[0], sums[1], counts[1]], -1).cpu()
+                found[layer] = torch.stack([sums[0], counts[0], sums[1], counts[1]], -1)
 
             return see
 
         return Watch(
             hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1),
+            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
         )
 
     def cases(self, words: Int[Tensor, "batch pos"]) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
@@ -88,17 +88,16 @@ class LossAt(Probe):
         if batch.words is None:
             raise InputError("LossAt needs running text whose words are known.")
         chosen = self.choose(batch.words) & followed(batch.lengths, batch.tokens.shape[1])
+        sequence, position = chosen.nonzero(as_tuple=True)  # here, as inside the pass a GPU would be waited for
         found: list[Tensor] = []
 
         def see(resid: Tensor, hook: Any) -> None:
-            sequence, position = chosen.nonzero(as_tuple=True)
-            sums = resid.new_zeros(len(resid), dtype=torch.float32)
-            for part in torch.split(torch.arange(len(sequence), device=resid.device), 256):
-                rows, columns = sequence[part], position[part]
+            losses = resid.new_zeros(resid.shape[:2], dtype=torch.float32)
+            for rows, columns in zip(torch.split(sequence, 256), torch.split(position, 256), strict=True):
                 logits = net.lens(resid.detach()[rows, columns])
                 loss = torch.nn.functional.cross_entropy(logits, batch.tokens[rows, columns + 1], reduction="none")
-                sums.index_add_(0, rows, loss)
-            found.append(sums)
+                losses[rows, columns] = loss
+            found.append(losses.sum(1))
 
         last = net.sizes.n_layers - 1
         return Watch(hooks=[(f"blocks.{last}.hook_resid_post", see)], result=lambda: found[0].cpu())

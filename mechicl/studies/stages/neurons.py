@@ -115,7 +115,7 @@ def neuron_table(net: HookedModel, layers: range) -> pd.DataFrame:
     reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
     rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
     return table.assign(
-        layer=table["layer"] + layers.start, in_norm=reads.double().cpu().numpy(), rho=rho.cpu().numpy()
+        layer=table["layer"] + layers.start, in_norm=reads.cpu().double().numpy(), rho=rho.cpu().numpy()
     )
 
 
