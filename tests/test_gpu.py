@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -44,10 +45,11 @@ from tests.random_prompts import random_prompts
 FAMILIES = ("gpt2", "llama", "gemma2")
 
 
+@functools.cache
 def deep(family: str, n_layers: int) -> Any:
     """A model of a family with so many layers, on the stand-in for a GPU."""
     cfg = copy.deepcopy(tiny.model(family).cfg)
-    cfg.n_layers, cfg.use_local_attn = n_layers, cfg.use_local_attn
+    cfg.n_layers = n_layers
     if cfg.attn_types:
         cfg.attn_types = [cfg.attn_types[i % 2] for i in range(n_layers)]
     return moved(HookedTransformer(cfg))
