@@ -56,7 +56,7 @@ def _ablated(model: Any, prompts: PromptSet, texts: Tensor) -> Tensor:
 
 
 def _moments(model: Any, prompts: PromptSet, texts: Tensor) -> Tensor:
-    moments = vocabulary_moments(model.W_U, [model.blocks[0].mlp.W_out], top=1)
+    moments = vocabulary_moments(model.W_U, [model.blocks[0].mlp.W_out[:256]], top=1)
     return torch.stack([moments.kurtosis, moments.skewness])
 
 
