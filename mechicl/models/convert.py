@@ -52,6 +52,8 @@ def convert(
     from transformer_lens import HookedTransformer
 
     architecture, place = type(hf_model).__name__, place or Placement(hf_model.dtype, hf_model.device)
+    if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
+        hf_model.set_attn_implementation("eager")  # others ignore the cap in some versions of transformers
     with _said(architecture):
         cfg, state = _converted(hf_model, place, name, remote_code)
         context = cfg.n_ctx if n_ctx is None else n_ctx

@@ -63,7 +63,7 @@ class AnchorKinds(Study):
     claim: ClassVar[str] = (
         "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
     )
-    no_paper_protocol: ClassVar = "the paper has no such comparison"
+    no_paper_protocol: ClassVar[str] = "the paper has no such comparison"
 
     def conditions(self, model: Any) -> list[Condition]:
         changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]

@@ -48,7 +48,7 @@ class AnchorSweep(Study):
     claim: ClassVar[str] = (
         "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
     )
-    no_paper_protocol: ClassVar = "the paper has no such sweep"
+    no_paper_protocol: ClassVar[str] = "the paper has no such sweep"
 
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers

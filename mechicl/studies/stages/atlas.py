@@ -38,7 +38,7 @@ from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
 from mechicl.studies.stages.norms import norms_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Material, Part, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -68,7 +68,7 @@ class Atlas(Study):
         "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
         "large MLP norms)."
     )
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super()._parts(material)

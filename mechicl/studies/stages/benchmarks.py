@@ -24,7 +24,7 @@ from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION, add_curve, p
 from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
@@ -51,9 +51,9 @@ class LesionedBenchmarks(Study):
         "Dropping or swapping middle layers costs little accuracy; repeating windows of layers at 80-90 % of depth "
         "adds some."
     )
-    reads: ClassVar = "benchmarks"
-    no_paper_protocol: ClassVar = "the paper does not say how it scored"
-    may_lack: ClassVar = ("acc_norm",)  # a task with one choice to judge has none
+    reads: ClassVar[Reads] = "benchmarks"
+    no_paper_protocol: ClassVar[str] = "the paper does not say how it scored"
+    may_lack: ClassVar[tuple[str, ...]] = ("acc_norm",)  # a task with one choice to judge has none
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,7 +32,7 @@ from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
-from mechicl.studies.study import Condition, Material, Part, Protocol, Study
+from mechicl.studies.study import Condition, Material, Part, Protocol, Reads, Study
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Cka(Study):
     title: ClassVar[str] = "Similarity of layers (linear CKA)"
     source: ClassVar[str] = "Stages of Inference, section 5, Fig. 4, 5 and 14"
     claim: ClassVar[str] = "Layers form blocks whose representations are alike, which agree with the stages."
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()

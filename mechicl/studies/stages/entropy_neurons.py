@@ -36,7 +36,7 @@ from mechicl.results import Result
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.neurons import LAST_LAYERS, MOST_VARIANCE, NeuronsStudy, is_entropy_neuron, neuron_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -68,8 +68,8 @@ class EntropyNeurons(Study):
         "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "
         "activation moves its entropy, through the scale of the final norm."
     )
-    reads: ClassVar = "text"
-    no_paper_protocol: ClassVar = "the paper names entropy neurons, and fixes none"
+    reads: ClassVar[Reads] = "text"
+    no_paper_protocol: ClassVar[str] = "the paper names entropy neurons, and fixes none"
 
     def __post_init__(self) -> None:
         super().__post_init__()

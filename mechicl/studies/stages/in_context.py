@@ -47,7 +47,7 @@ class LesionedLearning(Study):
         "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
         "reading by the target."
     )
-    no_paper_protocol: ClassVar = "neither paper did it"
+    no_paper_protocol: ClassVar[str] = "neither paper did it"
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]

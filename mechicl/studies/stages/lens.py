@@ -33,7 +33,7 @@ from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Protocol, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -60,7 +60,7 @@ class LensStudy(Study):
         "In the first half the prediction makes little progress; then its distance to the final prediction and its "
         "entropy fall, and in some models entropy rises again in the last layers."
     )
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def settings(self) -> dict[str, Any]:
         tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned

@@ -36,7 +36,7 @@ from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat
 from mechicl.results import Result
 from mechicl.studies.stages.repeats import late_windows, told
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Protocol, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -74,7 +74,7 @@ class Lesions(Study):
         "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()

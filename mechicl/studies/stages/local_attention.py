@@ -27,7 +27,7 @@ from mechicl.models import hooked
 from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Protocol, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
@@ -46,7 +46,7 @@ class LocalAttentionStudy(Study):
         "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "
         "it becomes less and less so."
     )
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = LocalAttention(self.windows)

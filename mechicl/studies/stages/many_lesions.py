@@ -31,7 +31,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.patches.lesions import DropMany, Lesion, Reorder
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 
@@ -59,8 +59,8 @@ class ManyLesions(Study):
         "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "
         "predictions change, without a sudden break."
     )
-    reads: ClassVar = "text"
-    no_paper_protocol: ClassVar = "the paper did not do it"
+    reads: ClassVar[Reads] = "text"
+    no_paper_protocol: ClassVar[str] = "the paper did not do it"
 
     def __post_init__(self) -> None:
         super().__post_init__()

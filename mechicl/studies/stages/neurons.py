@@ -28,7 +28,7 @@ from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, s
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
 from mechicl.models import HookedModel, Sizes, hooked
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.work import Work
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
@@ -51,7 +51,7 @@ class NeuronsStudy(Study):
         "Prediction neurons appear in the middle of a model and are densest at about 85 % of its depth; suppression "
         "neurons take over in the last layers."
     )
-    reads: ClassVar = "weights"
+    reads: ClassVar[Reads] = "weights"
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         return Work(directions=2 * sizes.n_layers * sizes.d_mlp)

@@ -25,7 +25,7 @@ from mechicl.hooks import run
 from mechicl.probes.norms import NORM_QUANTITIES, PARTS, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.study import Condition, Protocol, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 
 
@@ -37,7 +37,7 @@ class NormsStudy(Study):
     title: ClassVar[str] = "What each layer adds"
     source: ClassVar[str] = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
     claim: ClassVar[str] = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         reading = run(model, corpus, [probe := Norms()], batch_size=batch_size)[probe]

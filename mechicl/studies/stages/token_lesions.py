@@ -36,7 +36,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.work import Work
 
 SORTS = {"word": "where in a word", "position": "position", "entropy": "intact entropy"}
@@ -58,8 +58,8 @@ class TokenLesions(Study):
     title: ClassVar[str] = "Which predictions a lesion changes"
     source: ClassVar[str] = "Stages of Inference, section 4.1; by token, a test of our own"
     claim: ClassVar[str] = "Early layers put tokens together to words, and middle layers can be left out."
-    reads: ClassVar = "text"
-    no_paper_protocol: ClassVar = "the authors evaluate no lesion token by token"
+    reads: ClassVar[Reads] = "text"
+    no_paper_protocol: ClassVar[str] = "the authors evaluate no lesion token by token"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,7 +44,7 @@ from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
-from mechicl.studies.study import Condition, Material, Part, Protocol, Study
+from mechicl.studies.study import Condition, Material, Part, Protocol, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 from mechicl.text import one_sentence
@@ -78,7 +78,7 @@ class Voting(Study):
         "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
         "well as the model; ensembles of prediction neurons do better than both."
     )
-    reads: ClassVar = "text"
+    reads: ClassVar[Reads] = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -30,7 +30,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 
@@ -58,8 +58,8 @@ class Wic(Study):
     title: ClassVar[str] = "Word in context"
     source: ClassVar[str] = "Stages of Inference, section 5.2, Fig. 7 and 18"
     claim: ClassVar[str] = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
-    reads: ClassVar = "pairs"
-    no_paper_protocol: ClassVar = "the paper does not say how it probed"
+    reads: ClassVar[Reads] = "pairs"
+    no_paper_protocol: ClassVar[str] = "the paper does not say how it probed"
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         return Work(passes=1, beside="the training of probes")

@@ -37,7 +37,7 @@ from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Material, Part, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -64,8 +64,8 @@ class WordIdentity(Study):
     title: ClassVar[str] = "Which word ended here"
     source: ClassVar[str] = "Stages of Inference, section 5.1; a test of our own"
     claim: ClassVar[str] = "In the first layers the tokens of a word are put together into one representation."
-    reads: ClassVar = "text"
-    no_paper_protocol: ClassVar = "the authors do not measure it"
+    reads: ClassVar[Reads] = "text"
+    no_paper_protocol: ClassVar[str] = "the authors do not measure it"
 
     def __post_init__(self) -> None:
         super().__post_init__()

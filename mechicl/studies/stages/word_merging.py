@@ -36,7 +36,7 @@ from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followe
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Material, Reads, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -59,8 +59,8 @@ class WordMerging(Study):
         "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
         "tokens become words."
     )
-    reads: ClassVar = "text"
-    no_paper_protocol: ClassVar = "the authors compute no number to reproduce"
+    reads: ClassVar[Reads] = "text"
+    no_paper_protocol: ClassVar[str] = "the authors compute no number to reproduce"
 
     def __post_init__(self) -> None:
         super().__post_init__()
