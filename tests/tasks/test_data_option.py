@@ -50,7 +50,7 @@ def test_a_folder_that_seems_meant_for_a_shipped_task_is_not_passed_over_in_sile
     assert origins("reviews", films) == {"reviews": str(films / "reviews" / "train.jsonl")}
     (films / "sst2").mkdir()
     (films / "validation.jsonl").rename(films / "sst2" / "train.jsonl")
-    with pytest.warns(UserWarning, match="The task reviews keeps the data that ship with mechicl"):
+    with pytest.warns(UserWarning, match="The task reviews uses the data shipped with mechicl"):
         sources = origins("sst2,reviews", films)
     assert sources["reviews"] == "reviews (shipped with mechicl), train"
     assert sources["sst2"] == str(films / "sst2" / "train.jsonl")
