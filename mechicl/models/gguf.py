@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mechicl.errors import InputError, first_line
 from mechicl.models.digests import file_digest
@@ -68,7 +70,7 @@ def load_original(path: Path, dtype: Any) -> Any:
     """The Hugging Face model of a GGUF file, dequantised; missing and unknown weights are refused by name."""
     from transformers import AutoModelForCausalLM
 
-    with _said(path), _bar_in_terminals():
+    with _said(path), _bar_in_terminals(), read_once():
         model, info = AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
         )
@@ -92,11 +94,22 @@ def load_tokenizer(path: Path) -> Any:
 
 
 @contextmanager
+def read_once() -> Iterator[None]:
+    """Keep what is read of a GGUF file until the end: transformers reads its header, which takes seconds for a large
+    vocabulary, for the configuration, the weights and the tokenizer anew, and maps names for every module anew.
+    """
+    import gguf
+
+    with (
+        patch.object(gguf, "GGUFReader", cache(gguf.GGUFReader)),
+        patch.object(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+    ):
+        yield
+
+
+@contextmanager
 def _bar_in_terminals() -> Iterator[None]:
     """transformers draws its bar into log files too."""
-    from functools import partial
-    from unittest.mock import patch
-
     from tqdm.auto import tqdm
     from transformers import modeling_gguf_pytorch_utils
 

@@ -183,13 +183,14 @@ def _dequantise(gguf: Path, into: Path) -> None:
     import torch
     from safetensors import SafetensorError
 
-    from mechicl.models.gguf import load_original, load_tokenizer
+    from mechicl.models.gguf import load_original, load_tokenizer, read_once
 
-    try:
-        load_original(gguf, torch.float32).save_pretrained(into)
-    except SafetensorError as error:  # what safetensors makes of a disk that is full
-        raise OSError(ENOSPC, str(error)) from error
-    load_tokenizer(gguf).save_pretrained(into)
+    with read_once():
+        try:
+            load_original(gguf, torch.float32).save_pretrained(into)
+        except SafetensorError as error:  # what safetensors makes of a disk that is full
+            raise OSError(ENOSPC, str(error)) from error
+        load_tokenizer(gguf).save_pretrained(into)
     digests = {path.name: file_digest(path) for path in sorted(into.iterdir())}
     (into / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
 
