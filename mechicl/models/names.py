@@ -36,7 +36,7 @@ def understood(name: str | Path) -> Named:
     if text in (SHIPPED, REAL):
         return Named("shipped" if text == SHIPPED else "real", Path(text))
     path = _path(text)
-    if _is(path.is_dir):
+    if _is_folder(path):
         return Named("folder", path)
     if path.suffix.lower() == ".gguf":
         return Named("gguf", path)
@@ -59,8 +59,8 @@ def _path(text: str) -> Path:
         return Path(text)
 
 
-def _is(test: object) -> bool:
+def _is_folder(path: Path) -> bool:
     try:
-        return bool(callable(test) and test())
+        return path.is_dir()
     except (OSError, ValueError):  # such as a name longer than names may be
         return False
