@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: test coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+.PHONY: declare test coverage audit demo lint format bench gpu notebooks docs docs-figures clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
@@ -28,6 +28,10 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# After a change of what a study declares (switches, help, titles): the command line's list, and the editors' stubs.
+declare: $(STAMP)
+	$(BIN)/python docs/declare.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .

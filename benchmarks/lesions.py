@@ -97,7 +97,7 @@ def main() -> None:
     print(f"of the authors' seconds: rebuilding {clock.total(rebuilding):.1f}; products alone, drops: "
           f"{authors_operations(model, texts) / rate.operations * clock.median('product'):.1f}")  # fmt: skip
     options = ["--size", asked.size, "--device", asked.device, "--dtype", asked.dtype]
-    options += ["--layers", str(n_layers)]
+    options += ["--n-layers", str(n_layers)]
     print(in_own_process([*options, "--tokens", "1024", "--length", str(asked.length)]))
 
 

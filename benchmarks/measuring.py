@@ -34,7 +34,7 @@ def arguments(description: str | None, tokens: int, length: int) -> argparse.Arg
     parser.add_argument("--tokens", type=int, default=tokens)
     parser.add_argument("--length", type=int, default=length, help="tokens of a text")
     parser.add_argument("--size", choices=SIZES, default="gpt2")
-    parser.add_argument("--layers", type=int, help="instead of the size's own")
+    parser.add_argument("--n-layers", type=int, help="instead of the size's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--repeats", type=int, default=3, help="of our way, between the authors' rows")

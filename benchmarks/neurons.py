@@ -1,6 +1,6 @@
 """Moments of cos(w_out, W_U) of every neuron: the authors' way beside ours, in turns, with equal results.
 
-    python benchmarks/neurons.py [--layers 12] [--size gpt2-xl --device cuda]
+    python benchmarks/neurons.py [--n-layers 12] [--size gpt2-xl --device cuda]
 
 The authors' algorithm, written out in plain code: for each layer `model.W_out[layer]`, which stacks the weights of all
 layers anew, the product of the normed weights, [d_mlp, d_vocab], and mean, variance, skewness and kurtosis of it
@@ -55,7 +55,7 @@ def main() -> None:
     row(n_neurons, f"{authors:.1f}", f"{seconds:.1f}", f"{authors / seconds:.1f}", f"{product:.1f}",
         f"{product / seconds:.0%}")  # fmt: skip
     options = ["--size", asked.size, "--device", asked.device, "--dtype", asked.dtype]
-    print(in_own_process([*options, *(["--layers", str(asked.layers)] if asked.layers else [])]))
+    print(in_own_process([*options, *(["--n-layers", str(asked.layers)] if asked.layers else [])]))
 
 
 def ours(model: HookedTransformer) -> VocabularyMoments:

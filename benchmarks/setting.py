@@ -22,7 +22,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     """Options of both scripts of the first paper."""
     found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--size", choices=SIZES, default="gpt2", help="of the random model")
-    found.add_argument("--layers", type=int, help="instead of the size's own")
+    found.add_argument("--n-layers", type=int, help="instead of the size's own")
     found.add_argument("--device", default="cpu")
     found.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     return found

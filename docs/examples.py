@@ -18,7 +18,7 @@ _ICL = "--task tiny-topics-2,tiny-topics-4 --samples 64"
 _TEXT = "--text tiny-icl --tokens 20000"
 EXAMPLES = {
     "information-flow": _ICL,
-    "isolation": f"{_ICL} --layers 1,2,3",
+    "isolation": f"{_ICL} --n-layers 1,2,3",
     "deep-layers": _ICL,
     "compression": _ICL,
     "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",

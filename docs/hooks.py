@@ -18,6 +18,7 @@ import drift  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
+from mechicl.declared import Declaration, DeclaredSwitch, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
 _PAPERS = {"label_words": "Label Words are Anchors", "stages": "Stages of Inference"}
@@ -62,6 +63,7 @@ def study_page(study: Any) -> str:
     module = sys.modules[study.__module__]
     heading, _, told = (inspect.getdoc(module) or "").partition("\n\n")
     call = study.name.replace("-", "_")
+    told = shipped()[study.name]
     return "\n\n".join(
         [
             f"# {study.title}",
@@ -72,8 +74,8 @@ def study_page(study: Any) -> str:
             f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {_READS[study.reads]}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_shown(study),
-            f"## From Python\n\n::: {study.__module__}.{call}\n    options: {{heading_level: 3}}",
-            f"### Switches\n\n{_switches(study)}",
+            f"## From Python\n\n::: mechicl.{call}\n    options: {{heading_level: 3}}",
+            f"### Switches\n\n{_switches(told)}",
         ]
     )
 
@@ -90,12 +92,14 @@ def api_page() -> str:
     parts = ["# API\n\nEverything here is a name of the package: `import mechicl as mi`."]
     for module, names in _by_home():
         parts.append(f"## {module}")
-        parts += [f"::: {module}.{name}" for name in names if name.replace("_", "-") not in STUDIES]
+        parts += [f"::: {module}.{name}" for name in names]
     return "\n\n".join(parts)
 
 
-def _by_home() -> Iterable[tuple[str, tuple[str, ...]]]:
-    return ((m, names) for m, names in mechicl._HOME.items() if not m.startswith("mechicl.studies."))
+def _by_home() -> Iterable[tuple[str, list[str]]]:
+    """Names by module, functions that are studies left out: these have pages of their own."""
+    return ((module, [name for name, home in mechicl.HOME.items() if home == module])
+            for module in dict.fromkeys(mechicl.HOME.values()))  # fmt: skip
 
 
 def _home(study: Any) -> str:
@@ -107,9 +111,14 @@ def _wrapped(line: str) -> str:
     return line if len(line) <= 80 else line.replace(" --", " \\\n    --")
 
 
-def _switches(study: Any) -> str:
-    rows = [f"| `{f.name}` | `{f.default!r}` |" for f in study.__dataclass_fields__.values()]
-    return "\n".join(["| switch | default |", "|---|---|", *rows])
+def _switches(told: Declaration) -> str:
+    """In Python and, with dashes, on the command line."""
+    rows = [f"| `{one.name}` | {_values(one)} | `{one.default!r}` | {one.help} |" for one in told.switches]
+    return "\n".join(["| switch | values | default | |", "|---|---|---|---|", *rows])
+
+
+def _values(one: DeclaredSwitch) -> str:
+    return ", ".join(f"`{choice}`" for choice in one.choices) or {"text": ""}.get(one.kind, one.kind)
 
 
 if unlike := {*EXAMPLES, *ELSEWHERE} ^ set(STUDIES):

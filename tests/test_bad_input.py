@@ -31,8 +31,8 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.saved import packed
 from mechicl.studies import STUDIES, load_result
-from mechicl.studies.label_words import Isolation
-from mechicl.studies.stages import ManyLesions
+from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.stages.many_lesions import ManyLesions
 from mechicl.tasks import Task, load_task
 from tests import tiny
 from tests.contract import catalogue
@@ -83,7 +83,7 @@ _OPTIONS = {
     "--samples": st.sampled_from(["2", "0", "-1", "two", "1e3", "99999999999999999999"]),
     "--seeds": st.sampled_from(["1", "1,1", "-3", "9" * 30, "1.5", "", "0x1"]),
     "--shots": st.sampled_from(["1", "0", "400", "1,2,3", "x"]),
-    "--layers": st.sampled_from(["1", "0", "99", "1,,2", "one"]),
+    "--n-layers": st.sampled_from(["1", "0", "99", "1,,2", "one"]),
     "--data": st.sampled_from(["/no/such", "/dev/null", "/proc/self/mem", "", "a" * 5000]),
     "--label-words": st.sampled_from(["negative= A,positive= B", "a=b", "=", "negative= A,positive= A", ","]),
     "--out": st.sampled_from(["/proc/x", "/dev/null", "a" * 5000, ""]),
@@ -100,7 +100,7 @@ _OPTIONS = {
 @settings(CASES, max_examples=CASES.max_examples // (1 if CASES.max_examples > 100 else 4))
 @given(st.fixed_dictionaries({}, optional=_OPTIONS))
 def test_commands(changed: dict[str, str]) -> None:
-    asked = {"--model": "tiny-icl", "--task": "tiny-topics-2", "--samples": "2", "--seeds": "1", "--layers": "1"}
+    asked = {"--model": "tiny-icl", "--task": "tiny-topics-2", "--samples": "2", "--seeds": "1", "--n-layers": "1"}
     commanded("isolation", asked, changed)
 
 

@@ -87,7 +87,7 @@ def test_a_study_leaves_results_and_a_page(
         assert fact in result.provenance
     assert result.provenance["model"]["weight_digest"]
 
-    code, _, _ = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1,2")
+    code, _, _ = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1,2")
     assert code == 0
     html = page.read_text()
     assert "Isolating label words" in html
@@ -98,11 +98,11 @@ def test_a_study_leaves_results_and_a_page(
     again = load_result(tmp_path, "isolation")
     assert len(overview(again.summary())) == 8
 
-    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1,2")
+    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1,2")
     assert "took the place" not in err, "the same command again"
-    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--layers", "1")
+    _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1")
     assert "took the place" in err
-    assert "--layers 1,2" in err, "it names what is gone"
+    assert "--n-layers 1,2" in err, "it names what is gone"
 
 
 def test_paper_protocol_and_variants_run(
@@ -124,8 +124,8 @@ def test_paper_protocol_and_variants_run(
         (
             ("information-flow", ["--protocol", "paper", "--head-reduce", "sum_of_abs", "--loss", "logit_difference"]),
             ("information-flow", ["--shots", "2", "--target", "predicted"]),
-            ("isolation", ["--protocol", "paper", "--layers", "1"]),
-            ("isolation", ["--mode", "postsoftmax_zero", "--pool", "demo_text", "--layers", "1"]),
+            ("isolation", ["--protocol", "paper", "--n-layers", "1"]),
+            ("isolation", ["--mode", "postsoftmax_zero", "--pool", "demo_text", "--n-layers", "1"]),
         )
     ):
         code, out, err = mechicl("run", study, *asked, *options, "--out", tmp_path / str(number))
@@ -147,7 +147,7 @@ def test_paper_protocol_and_variants_run(
         ({"--seeds": "-1"}, "none below zero"),
         ({"--protocol": "papers"}, "choose corrected or paper"),
         ({"--shots": "7"}, "7"),
-        ({"--layers": "9"}, "has 3 layers"),
+        ({"--n-layers": "9"}, "has 3 layers"),
         ({"--out": "/proc/nothing"}, "choose another folder"),
         ({"--dtype": "float7"}, "float7"),
         ({"--too-long": "cut"}, "refuse, drop or shorter"),
@@ -162,7 +162,7 @@ def test_what_is_wrong_is_one_sentence(
     change: dict[str, str], sentence: str, mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     options = {"--model": model_folder, "--task": "sst2", "--data": data_folder, "--seeds": "42", "--samples": "2",
-               "--layers": "1", "--out": tmp_path / "out"} | change  # fmt: skip
+               "--n-layers": "1", "--out": tmp_path / "out"} | change  # fmt: skip
     code, _, err = mechicl("run", "isolation", *[part for pair in options.items() for part in pair])
     assert code == 2
     assert sentence in err
@@ -253,7 +253,7 @@ def test_a_task_file_is_a_task(mechicl: Mechicl, model_folder: Path, data_folder
             }
         )
     )
-    asked = ["--model", model_folder, "--samples", 4, "--seeds", 1, "--layers", 1]
+    asked = ["--model", model_folder, "--samples", 4, "--seeds", 1, "--n-layers", 1]
     for name, task in (("a", tmp_path / "films.json"), ("b", "sst2")):
         data = ["--data", data_folder] if name == "b" else []
         code, _, _ = mechicl("run", "isolation", *asked, "--task", task, *data, "--out", tmp_path / name)
@@ -371,7 +371,7 @@ def test_errors_name_options(mechicl: Mechicl) -> None:
 
     said = "use fewer shots, too_long='shorter', or shots=1; n_layers is (9,), label_words={'a': 'b'}."
     assert as_options(said) == (
-        "use fewer shots, --too-long shorter, or --shots 1; --layers is 9, --label-words={'a': 'b'}."
+        "use fewer shots, --too-long shorter, or --shots 1; --n-layers is 9, --label-words={'a': 'b'}."
     )
 
 
@@ -413,7 +413,7 @@ def test_a_longest_sequence_is_an_option(
     mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
     asked = ("run", "isolation", "--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 2)
-    more = ("--seeds", 42, "--layers", 1, "--out", tmp_path / "out")
+    more = ("--seeds", 42, "--n-layers", 1, "--out", tmp_path / "out")
     code, _, err = mechicl(*asked, *more, "--n-ctx", 20)
     assert code == 2
     assert "longer than the context of 20 tokens" in err

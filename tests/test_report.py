@@ -14,7 +14,9 @@ from mechicl.models import load_model
 from mechicl.report import write_report
 from mechicl.results import Result
 from mechicl.studies import load_result, saved_results
-from mechicl.studies.label_words import InformationFlow, Isolation, Reweighting
+from mechicl.studies.label_words.information_flow import InformationFlow
+from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.label_words.reweighting import Reweighting
 from mechicl.tasks import load_task
 from tests.browser import Browser
 

@@ -17,7 +17,7 @@ from mechicl.models import load_model
 from mechicl.patches import ReweightAnchors
 from mechicl.results import Cells
 from mechicl.studies import load_result
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 from mechicl.tasks import Task
 from tests import tiny
 from tests.random_prompts import random_prompts

@@ -1,21 +1,18 @@
 """The `mechicl` command. Heavy imports happen inside commands, so that `--help` is instant."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
 import warnings
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mechicl.cli import label_words, stages  # noqa: F401  # they add their studies to `mechicl run`
 from mechicl.cli.cache import cache
-from mechicl.cli.command import studies
+from mechicl.cli.command import declarations, studies
 from mechicl.cli.demo import demo
 from mechicl.cli.doctor import doctor
-from mechicl.cli.reading import as_options
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
 from mechicl.errors import InputError, NumericalError, sentence
@@ -38,17 +35,34 @@ app.command("doctor")(doctor)
 app.command("cache")(cache)
 
 
+@app.callback()
+def begin(
+    study_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--studies", envvar="MECHICL_STUDIES", metavar="FILE",
+            help="A file of Python with studies of your own, for run, list and report; may be given again.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Read the studies of the user's own before any command."""
+    if study_files:
+        from mechicl.studies import load_studies
+
+        for path in study_files:
+            load_studies(path)
+
+
 @app.command("list")
 def list_everything() -> None:
     """List the studies and the tasks."""
     from rich.console import Console
     from rich.table import Table
 
-    from mechicl.studies import STUDIES
     from mechicl.tasks import built_in_tasks
 
     table = Table("study", "what it shows", "paper", title="mechicl run STUDY", title_justify="left")
-    for name, study in STUDIES.items():
+    for name, study in declarations().items():
         table.add_row(name, study.title, study.source)
     console = Console()
     console.print(table)
@@ -72,7 +86,7 @@ def main() -> None:
     except _UsageError as error:
         _refuse(error)
     except (InputError, NumericalError) as error:
-        print(f"mechicl: {as_options(str(error))}", file=sys.stderr)
+        print(f"mechicl: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:  # a path that the system will not have, a pipe that closed
         print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)

@@ -5,19 +5,23 @@ Annotations are no strings here: `mechicl.cli.command` makes options of the fiel
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 
 from mechicl.cli import completion
-from mechicl.cli.reading import assignments, choice, integers, names, per_class
+from mechicl.cli.finish import run
+from mechicl.cli.reading import assignments, integers, names, per_class
+from mechicl.declared import Declaration
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
+    from mechicl.corpora import TokenCorpus
     from mechicl.prompts import PromptSet
+    from mechicl.results import Result
     from mechicl.studies.study import Material, Study
 
 
@@ -49,9 +53,9 @@ class Asked(ABC):
     ]
     out: Annotated[Path, _where("Folder for the results; a broken run goes on from what is there.")]
     batch_size: Annotated[int, _where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
-    dtype: Annotated[
-        str, _where("float32, bfloat16 or float16.", autocompletion=completion.one_of("float32", "bfloat16", "float16"))
-    ] = "float32"
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], _where("Numbers that the model computes with.")] = (
+        "float32"
+    )
     device: Annotated[
         str | None,
         _where(
@@ -85,6 +89,18 @@ class Asked(ABC):
     def material(self, study: "Study", model: Any) -> "Material":
         """What the study is run on: prompts, running text, or nothing where it reads weights alone."""
 
+    def prepared(self, study: "Study", model: Any) -> "Study":
+        """The study, with what it needs beside its material."""
+        return study
+
+    def result(self, study: "Study") -> "Result":
+        """The study's result on what is asked; finished cells are read from the folder."""
+        from mechicl.results import Cells
+
+        cells, model = Cells(self.out), self.load_model()
+        study = self.prepared(study, model)
+        return run(study, model, self.material(study, model), self, cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnPrompts(Asked):
@@ -113,18 +129,14 @@ class OnPrompts(Asked):
         str, _on("How many of them carry the next class's label word, as 3,0: towards the second class.")
     ] = "0"
     demonstrations: Annotated[
-        str,
-        _on(
-            "per_seed: the same for all prompts of a seed; per_prompt: fresh for each.",
-            autocompletion=completion.one_of("per_seed", "per_prompt"),
-        ),
+        Literal["per_seed", "per_prompt"],
+        _on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each."),
     ] = "per_seed"
     too_long: Annotated[
-        str,
+        Literal["refuse", "drop", "shorter"],
         _on(
             "Prompts beyond the context: refuse; drop them; or shorter: draw only examples that surely fit. "
-            "None is ever cut.",
-            autocompletion=completion.one_of("refuse", "drop", "shorter"),
+            "None is ever cut."
         ),
     ] = "refuse"
     label_words: Annotated[
@@ -136,8 +148,6 @@ class OnPrompts(Asked):
         """A prompt set for every task and seed."""
         from mechicl.tasks import load_task
 
-        policy = choice("--demonstrations", self.demonstrations, "per_seed", "per_prompt")
-        too_long = choice("--too-long", self.too_long, "refuse", "drop", "shorter")
         seeds = integers("--seeds", self.seeds)
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
@@ -149,7 +159,8 @@ class OnPrompts(Asked):
             for one in study.prompt_sets(
                 load_task(name, data=where, label_words=words),
                 tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
-                demonstrations=policy, n_ctx=model.cfg.n_ctx, too_long=too_long,
+                demonstrations=self.demonstrations, n_ctx=model.cfg.n_ctx,
+                too_long=self.too_long,
             )
         ]  # fmt: skip
 
@@ -189,20 +200,16 @@ class OnWeights(Asked):
     """A model's weights, processed as in *Stages of Inference*."""
 
     processing: Annotated[
-        str,
-        _on(
-            "none, or fold: norms folded and weights centred, as in the papers.",
-            autocompletion=completion.one_of("none", "fold"),
-        ),
+        Literal["none", "fold"],
+        _on("none, or fold: norms folded and weights centred, as in the papers."),
     ] = "none"
 
     def load_model(self) -> Any:
         """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
         from mechicl.models import load_model
 
-        processing = choice("--processing", self.processing, "none", "fold")
         return load_model(
-            self.model, processing=processing, fold_value_biases=processing == "fold", dtype=self.dtype,
+            self.model, processing=self.processing, fold_value_biases=self.processing == "fold", dtype=self.dtype,
             device=self.device, n_ctx=self.n_ctx,
         )  # fmt: skip
 
@@ -228,11 +235,8 @@ class OnText(OnWeights):
     seed: Annotated[int, _on("Order of the documents.")] = 0
     bos: _Bos = True
     packing: Annotated[
-        str,
-        _on(
-            "packed: full sequences; documents: one sequence each, cut (the authors').",
-            autocompletion=completion.one_of("packed", "documents"),
-        ),
+        Literal["packed", "documents"],
+        _on("packed: full sequences; documents: one sequence each, cut (the authors')."),
     ] = "packed"
     column: Annotated[str, _on("Column of a table that holds the text.")] = "text"
     split: Annotated[str, _on("Split of a hub data set.")] = "train"
@@ -240,6 +244,28 @@ class OnText(OnWeights):
     def material(self, study: "Study", model: Any) -> "Material":
         """The text, as sequences; nothing for a study that reads weights alone."""
         return _corpus(self, self.tokenizer_of(model), model.cfg.n_ctx) if study.reads == "text" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLens(OnText):
+    """Running text, part of which a tuned lens may learn from."""
+
+    tuned: Annotated[
+        Path | None, _on("Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
+    ] = None
+    tuned_tokens: Annotated[int, _on("Tokens that it learns from: the text after --tokens.", min=1)] = 100_000
+    tuned_steps: Annotated[int, _on("Batches that it learns from.", min=1)] = 500
+
+    def prepared(self, study: "Study", model: Any) -> "Study":
+        """With the lens in the folder; where there is none, with one that learns from what follows the text."""
+        from mechicl.engines.tuned_lens import fit_tuned_lens
+        from mechicl.probes.tuned_lens import TunedLens
+
+        if self.tuned is not None and not TunedLens.is_in(self.tuned):
+            more = replace(self, tokens=self.tokens + self.tuned_tokens)
+            _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
+            fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
+        return replace(study, tuned=self.tuned)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +285,22 @@ class OnTextAndPrompts(OnText):
             model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
             task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
         )  # fmt: skip
+
+    def result(self, study: "Study") -> "Result":
+        """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
+        from mechicl.studies.stages.atlas import compare_atlases
+
+        return compare_atlases([replace(self, model=name)._of_one(study) for name in names("--model", self.model)])
+
+    def _of_one(self, study: "Study") -> "Result":
+        from mechicl.studies.label_words.deep_layers import DeepLayers
+        from mechicl.studies.label_words.information_flow import InformationFlow
+        from mechicl.studies.stages.in_context_atlas import in_context_atlas
+
+        atlas = super().result(study)
+        if self.task is None:
+            return atlas
+        return in_context_atlas(atlas, *(self.prompts().result(one) for one in (InformationFlow(), DeepLayers())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,12 +368,24 @@ class OnBenchmarks(Asked):
 
 
 @lru_cache(maxsize=1)
-def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> Any:
+def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> "TokenCorpus":
     """One corpus serves all the studies of a paper."""
     from mechicl.corpora import load_corpus
 
     return load_corpus(
         tokenizer, asked.text, prepend_bos=asked.bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
-        packing=choice("--packing", asked.packing, "packed", "documents"), seed=asked.seed, column=asked.column,
+        packing=asked.packing, seed=asked.seed, column=asked.column,
         split=asked.split,
     )  # fmt: skip
+
+
+_KINDS: dict[str, type[Asked]] = {
+    "prompts": OnPrompts, "text": OnText, "pairs": OnWordPairs, "benchmarks": OnBenchmarks, "weights": OnWeights,
+}  # fmt: skip
+_MORE: dict[str, type[Asked]] = {"logit-lens": OnLens, "stages-atlas": OnTextAndPrompts}
+"""Studies that are given more than what they read."""
+
+
+def kind_for(told: Declaration) -> type[Asked]:
+    """What a study's command asks for."""
+    return _MORE.get(told.name, _KINDS[told.reads])

@@ -1,101 +1,126 @@
-"""A command of shared options and a few of its own; a study's command says no more than its own."""
+"""`mechicl run STUDY`: a command for every study, made from what the study declares and what it is run on."""
+
+from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar, get_origin
+from typing import Annotated, Any, Literal, Optional, TypeVar, get_origin
 
 import typer
+from typer.core import TyperGroup
 
-from mechicl.cli.asked import Asked
-from mechicl.cli.completion import one_of
-from mechicl.cli.finish import finish
-
-if TYPE_CHECKING:
-    from mechicl.studies.study import Study
-
-studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True)
-
-ProtocolName = Annotated[
-    str,
-    typer.Option(
-        "--protocol",
-        help="corrected, or paper: what the authors' code did.",
-        autocompletion=one_of("corrected", "paper"),
-    ),
-]
-"""The switch of every study that the authors' code measures otherwise than a careful reader would."""
+from mechicl.cli.asked import Asked, kind_for
+from mechicl.cli.completion import several_of
+from mechicl.cli.finish import close
+from mechicl.cli.reading import several
+from mechicl.declared import Declaration, DeclaredSwitch, declaration, shipped
 
 A = TypeVar("A", bound=Asked)
-P = ParamSpec("P")
+_TYPES = {"int": int, "float": float, "bool": bool, "text": str}
 
 
-def study(
-    name: str, kind: type[Asked], *, without: tuple[str, ...] = (), **defaults: Any
-) -> Callable[[Callable[P, "Study"]], Callable[P, "Study"]]:
-    """Make `mechicl run NAME` of a function from a study's own options to the study.
+class _Studies(TyperGroup):
+    """Commands that are made when they are asked for: a user's study has one as soon as its file is read."""
 
-    Its docstring is the command's help; its annotations must not be strings. `kind` is what the study is run on;
-    `without` names shared options that make no sense for it, `defaults` those that start elsewhere.
-    """
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(declarations())
 
-    def register(make: Callable[P, "Study"]) -> Callable[P, "Study"]:
-        def command(asked: Asked, *args: P.args, **own: P.kwargs) -> None:
-            finish(make(*args, **own), asked)
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        told = declarations().get(cmd_name)
+        return None if told is None else _command(told)
 
-        parameters = list(inspect.signature(make).parameters.values())
-        example = f"Example: mechicl run {name} {kind.example}"
-        studies.command(name, help=make.__doc__, epilog=example)(
-            _composed(command, kind, parameters, without, defaults)
-        )
-        return make
 
-    return register
+studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True, cls=_Studies)
+
+
+def declarations() -> dict[str, Declaration]:
+    """What every study declares by its name; only a user's own is read from its class, which needs torch."""
+    registry = sys.modules.get("mechicl.studies.study")
+    own = {} if registry is None else registry.STUDIES
+    return shipped() | {name: declaration(study) for name, study in own.items() if name not in shipped()}
 
 
 def asking(
     kind: type[A], *, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[[A], None]], Callable[..., None]]:
-    """Make a command of a function that is given all that is asked, without options of its own."""
+    """Make a command of a function that is given all that is asked."""
 
     def compose(command: Callable[[A], None]) -> Callable[..., None]:
-        return _composed(command, kind, [], without, defaults)
+        parameters = _shared(kind, dict.fromkeys(without) | defaults)
+        return _signed(lambda **values: command(kind(**values)), parameters, command.__doc__)
 
     return compose
 
 
-def _composed(
-    command: Callable[..., None],
-    kind: type[Asked],
-    own: list[inspect.Parameter],
-    without: tuple[str, ...],
-    defaults: dict[str, Any],
-) -> Callable[..., None]:
-    """The command as typer reads it: a function whose signature has the shared options and its own."""
-    shared = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=defaults.get(field.name, _default(field)),
-            annotation=field.type,
-        )
-        for field in fields(kind)
-        if get_origin(field.type) is Annotated and field.name not in without
+def _command(told: Declaration) -> Any:
+    """The command of one study."""
+    kind = kind_for(told)
+    sizes = {"batch_size": told.batch_size} if told.reads != "weights" or told.batch_size else {"batch_size": None}
+    shared = _shared(kind, {**sizes, **told.shared})
+    names = {one.name for one in shared}
+    own = [switch for switch in told.switches if switch.name not in names]
+
+    def run(**values: Any) -> None:
+        from mechicl.studies.study import STUDIES
+
+        asked = kind(**{name: value for name, value in values.items() if name in names})
+        given = {one.name: _value(one, values[one.name]) for one in told.switches if one.name in values}
+        close(asked.result(STUDIES[told.name](**given)), asked)
+
+    app = typer.Typer(add_completion=False)
+    text = f"{told.title} ({told.source}).\n\n{told.claim}"
+    example = f"Example: mechicl run {told.name} {kind.example}"
+    app.command(told.name, epilog=example)(_signed(run, [*map(_option, own), *shared], text))
+    return typer.main.get_command(app)
+
+
+def _shared(kind: type[Asked], begins: dict[str, Any]) -> list[inspect.Parameter]:
+    """The options that commands share; `begins` says where some begin elsewhere, and which are left out (None)."""
+    return [
+        _parameter(one.name, begins.get(one.name, _default(one)), one.type)
+        for one in fields(kind)
+        if get_origin(one.type) is Annotated and begins.get(one.name, one) is not None
     ]
-    names = {parameter.name for parameter in shared}
-
-    def called(**values: Any) -> None:
-        command(
-            kind(**{name: value for name, value in values.items() if name in names}),
-            **{name: value for name, value in values.items() if name not in names},
-        )
-
-    parameters = [*shared, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    called.__doc__ = command.__doc__
-    return called
 
 
-def _default(field: Field[Any]) -> Any:
-    return inspect.Parameter.empty if field.default is MISSING else field.default
+def _option(switch: DeclaredSwitch) -> inspect.Parameter:
+    """A switch as an option; several values are written with commas."""
+    more: dict[str, Any] = {} if switch.several or switch.min is None else {"min": switch.min}
+    help, default = switch.help, switch.default
+    kind: Any = _TYPES.get(switch.kind, str)
+    if switch.several:
+        kind, default = str, ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+        help += f" Of {', '.join(switch.choices)}; with commas." if switch.choices else " With commas."
+        more = {"autocompletion": several_of(*switch.choices)} if switch.choices else {}
+    elif switch.kind == "choice":
+        kind = Literal[switch.choices]
+    if switch.optional:
+        kind = Optional[kind]  # noqa: UP045  # made from a variable
+    return _parameter(switch.name, default, Annotated[kind, typer.Option(help=help, **more)])
+
+
+def _value(switch: DeclaredSwitch, given: Any) -> Any:
+    """The value of a switch that was written on the command line."""
+    return several(switch, given) if switch.several else given
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _signed(called: Callable[..., None], parameters: list[inspect.Parameter], doc: str | None) -> Callable[..., None]:
+    """The function with the signature that typer makes options of."""
+
+    def command(**values: Any) -> None:
+        called(**values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    command.__doc__ = doc
+    return command
+
+
+def _default(one: Field[Any]) -> Any:
+    return inspect.Parameter.empty if one.default is MISSING else one.default

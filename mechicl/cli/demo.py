@@ -77,7 +77,11 @@ def demo(
 
 def _in_context(model: str, n_layers: int) -> list[Study]:
     """Of *Label Words are Anchors*: the shipped model shows no gain of re-weighting, which is left to the real one."""
-    from mechicl.studies.label_words import Compression, DeepLayers, InformationFlow, Isolation, Reweighting
+    from mechicl.studies.label_words.compression import Compression
+    from mechicl.studies.label_words.deep_layers import DeepLayers
+    from mechicl.studies.label_words.information_flow import InformationFlow
+    from mechicl.studies.label_words.isolation import Isolation
+    from mechicl.studies.label_words.reweighting import Reweighting
 
     if model == "tiny-icl":
         return [InformationFlow(), Isolation(n_layers=(1, 2, 3)), DeepLayers(), Compression(positions=("original",))]
@@ -87,7 +91,8 @@ def _in_context(model: str, n_layers: int) -> list[Study]:
 
 def _stages(model: str) -> list[Study]:
     """Of *Stages of Inference*: layer ablations are part of the atlas, and stand alone where they are cheap."""
-    from mechicl.studies.stages import Atlas, Lesions
+    from mechicl.studies.stages.atlas import Atlas
+    from mechicl.studies.stages.lesions import Lesions
 
     return [Lesions(), Atlas()] if model == "tiny-icl" else [Atlas()]
 

@@ -33,20 +33,6 @@ _NAMED = 4
 """Metrics that are named when they are left out; of more, the number."""
 
 
-def finish(study: Study, asked: Asked) -> None:
-    """Run a study on what is asked, cell by cell, and end with the path of the page to open."""
-    close(measure(study, asked), asked)
-
-
-def measure(study: Study, asked: Asked) -> Result:
-    """Run a study on what is asked; finished cells are read from the folder."""
-    from mechicl.results import Cells
-
-    cells = Cells(asked.out)
-    model = asked.load_model()
-    return run(study, model, asked.material(study, model), asked, cells)
-
-
 def run(study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> Result:
     """Say on standard error what a study is going to need, or that it cannot fit, and run it."""
     needs = study.estimate(model, material, batch_size=asked.batch_size)

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import re
-from math import isfinite
 from typing import Any
 
+from mechicl.declared import DeclaredSwitch
 from mechicl.errors import InputError
 
 
-def choice(option: str, value: str, *choices: str) -> Any:
-    """The value, if it is one of the choices."""
-    if value not in choices:
-        raise InputError(f"{option} is {value!r}; choose {', '.join(choices[:-1])} or {choices[-1]}.")
-    return value
+def several(switch: DeclaredSwitch, text: str) -> tuple[Any, ...]:
+    """The values of a switch from a text such as label,template or 0,2.5, each once."""
+    read = {"int": int, "float": float}.get(switch.kind, str)
+    try:
+        values = tuple(read(part.strip()) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not switch.accepts(values):
+        raise InputError(f"{option(switch.name)} is {text!r}; {switch.wanted()}, with commas between them.")
+    return values
+
+
+def option(name: str) -> str:
+    """The option that a switch is."""
+    return "--" + name.replace("_", "-")
 
 
 def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
-    """Several of the choices from a text such as label,template."""
-    return tuple(choice(option, name, *among) for name in names(option, text))
+    """Several of the choices from a text such as png,pdf."""
+    found = names(option, text)
+    if wrong := [name for name in found if name not in among]:
+        raise InputError(f"{option} is {wrong[0]!r}; choose among {', '.join(among)}.")
+    return found
 
 
 def integers(option: str, text: str) -> tuple[int, ...]:
@@ -30,17 +42,6 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
-
-
-def numbers(option: str, text: str) -> tuple[float, ...]:
-    """Numbers from a text such as 0,2.5,-1, each once."""
-    try:
-        found = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or len(set(found)) < len(found) or not all(map(isfinite, found)):
-        raise InputError(f"{option} is {text!r}; give each number once, with commas between them, as 0,2.5.")
-    return found
 
 
 def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
@@ -68,39 +69,3 @@ def assignments(option: str, text: str) -> dict[str, str]:
     if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
         raise InputError(f'{option} is {text!r}; give each class a word, as "negative= A,positive= B".')
     return {name.strip(): word for name, word in pairs}
-
-
-_OPTIONS = {
-    "too_long": "--too-long",
-    "label_words": "--label-words",
-    "batch_size": "--batch-size",
-    "n_layers": "--layers",
-    "n_sets": "--sets",
-    "n_ctx": "--n-ctx",
-    "packing": "--packing",
-    "shots": "--shots",
-    "samples": "--samples",
-    "seed": "--seeds",
-    "data": "--data",
-    "dtype": "--dtype",
-    "device": "--device",
-    "protocol": "--protocol",
-}
-"""Arguments of the library that are options of commands."""
-
-
-def as_options(message: str) -> str:
-    """A message of the library, with options in the place of Python's arguments: --too-long shorter."""
-    message = re.sub(r"\bprepend_bos=(True|False)", lambda m: "--bos" if m[1] == "True" else "--no-bos", message)
-    named = "|".join(_OPTIONS)
-    message = re.sub(rf"\b({named})=('[^']*'|\"[^\"]*\"|\w+)", lambda m: f"{_OPTIONS[m[1]]} {_unquoted(m[2])}", message)
-    message = re.sub(
-        r"\b(too_long|label_words(?==)|batch_size|n_layers|n_sets|n_ctx)\b", lambda m: _OPTIONS[m[1]], message
-    )
-    message = re.sub(r"(?<= is )\((\d+(?:, \d+)*),?\)", r"\1", message)  # tuples of numbers, as they were given
-    return re.sub(r" \(in Python, [^;]*\)(?=[.;])", "", message)
-
-
-def _unquoted(value: str) -> str:
-    bare = value.strip("'\"")
-    return bare if re.fullmatch(r"[\w-]+", bare) else value

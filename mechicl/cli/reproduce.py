@@ -72,7 +72,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
     A part is a protocol, two demonstrations per class (App. F.1), norm-weighted attention, or SST-2 with labels A and B
     (App. F.2). What is beyond the paper has no counterpart in the authors' code.
     """
-    from mechicl.studies import label_words as w
+    from mechicl import studies as w
 
     layers = tuple(n for n in (1, 3, 5, 7) if n <= max(1, n_layers // 2))  # first and last do not meet
     if part == _UNRELATED:
@@ -147,7 +147,7 @@ _PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
 
 def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> list[Study]:
     """The studies of one protocol, in the order in which they are run; in the authors' only those that differ."""
-    from mechicl.studies import stages as s
+    from mechicl import studies as s
 
     windows = tuple(length for length in (3, 5) if length <= n_layers)
     both: list[Study] = [
@@ -171,8 +171,10 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
 
 def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:
     """In-context learning under lesions, and the first paper's curves on the atlas, weights as they are."""
-    from mechicl.studies.label_words import DeepLayers, InformationFlow
-    from mechicl.studies.stages import LesionedLearning, in_context_atlas
+    from mechicl.studies.label_words.deep_layers import DeepLayers
+    from mechicl.studies.label_words.information_flow import InformationFlow
+    from mechicl.studies.stages.in_context import LesionedLearning
+    from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
     prompts = asked.prompts()
     model = prompts.load_model()

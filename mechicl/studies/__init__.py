@@ -2,75 +2,69 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from dataclasses import fields
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any, get_type_hints
+from pkgutil import iter_modules
+from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.declared import switches
+from mechicl.errors import InputError, first_line
 from mechicl.results import Result, load_table
-from mechicl.saved import fits
-from mechicl.studies.label_words import (
-    AnchorKinds,
-    AnchorSweep,
-    Compression,
-    CompressionSpeed,
-    DeepLayers,
-    ErrorDiagnosis,
-    InformationFlow,
-    Isolation,
-    Reweighting,
-)
-from mechicl.studies.stages import (
-    Atlas,
-    Cka,
-    EntropyNeurons,
-    LensStudy,
-    LesionedBenchmarks,
-    LesionedLearning,
-    Lesions,
-    LocalAttentionStudy,
-    ManyLesions,
-    NeuronsStudy,
-    NormsStudy,
-    TokenLesions,
-    Voting,
-    Wic,
-    WordIdentity,
-    WordMerging,
-)
-from mechicl.studies.study import Study
+from mechicl.studies.call import call_of
+from mechicl.studies.study import STUDIES, Study
 
-STUDIES: dict[str, type[Study]] = {
-    study.name: study
-    for study in (
-        InformationFlow,
-        Isolation,
-        DeepLayers,
-        Compression,
-        CompressionSpeed,
-        Reweighting,
-        ErrorDiagnosis,
-        AnchorKinds,
-        AnchorSweep,
-        Lesions,
-        TokenLesions,
-        ManyLesions,
-        LesionedBenchmarks,
-        LocalAttentionStudy,
-        LensStudy,
-        WordMerging,
-        WordIdentity,
-        NeuronsStudy,
-        EntropyNeurons,
-        Voting,
-        NormsStudy,
-        Cka,
-        Wic,
-        Atlas,
-        LesionedLearning,
-    )
-}
+__all__ = ["STUDIES", "Study", "call_of", "load_result", "load_studies", "saved_results"]
+
+
+def _import_all() -> None:
+    """Import every study that comes with mechicl; each enters `STUDIES`, in the order of the papers."""
+    for paper in ("label_words", "stages"):
+        package = import_module(f"{__name__}.{paper}")
+        before = set(STUDIES)
+        for module in iter_modules(package.__path__):
+            import_module(f"{package.__name__}.{module.name}")
+        added = [STUDIES.pop(name) for name in set(STUDIES) - before]
+        STUDIES.update((study.name, study) for study in sorted(added, key=lambda study: (study.source, study.name)))
+
+
+_import_all()
+
+
+def __getattr__(name: str) -> Any:
+    for study in STUDIES.values():
+        if study.__name__ == name:
+            return study
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_studies(path: str | Path) -> list[type[Study]]:
+    """Run a file of Python that defines studies; those that it adds.
+
+    Raises:
+        InputError: it cannot be read, it fails, or no study is in it.
+    """
+    path = Path(path).resolve()
+    before = dict(STUDIES)
+    spec = spec_from_file_location(path.stem, path) if path.suffix == ".py" and path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no file of Python; give the file that defines your studies, such as study.py.")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses and source code are looked up
+    sys.path.append(str(path.parent))  # what lies beside it can be imported
+    try:
+        spec.loader.exec_module(module)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's code raises
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path} cannot be run ({said}); mend it and try again.") from error
+    added = [study for name, study in STUDIES.items() if before.get(name) is not study]
+    if not added:
+        raise InputError(f"{path} defines no study; subclass mechicl.studies.Study, with a name, in it.")
+    return added
 
 
 def load_result(folder: str | Path, name: str) -> Result:
@@ -81,7 +75,10 @@ def load_result(folder: str | Path, name: str) -> Result:
             version wrote.
     """
     if name not in STUDIES:
-        raise InputError(f"There is no study {name!r}; the studies are {', '.join(STUDIES)}.")
+        raise InputError(
+            f"There is no study {name!r}; the studies are {', '.join(STUDIES)}. One of your own is there once the file "
+            "that defines it is imported (in commands: --studies FILE)."
+        )
     table, provenance = load_table(folder, name)
     result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
     try:
@@ -95,27 +92,29 @@ def load_result(folder: str | Path, name: str) -> Result:
 
 
 def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:
-    """A study with saved switches, each of the type that its field says."""
+    """A study with saved switches; one that there was not yet has its default."""
     if isinstance(settings, dict):
-        hints = get_type_hints(study)
-        values = {name: _tuples(value) for name, value in settings.items()}
-        whole = set(values) == {field.name for field in fields(study)}
-        if whole and all(fits(value, hints[name]) for name, value in values.items()):
+        values = {study.renamed.get(name, name): _tuples(value) for name, value in settings.items()}
+        known = {switch.name: switch for switch in switches(study)}
+        if values.keys() <= known.keys() and all(known[name].accepts(value) for name, value in values.items()):
             return study(**values)
     raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def saved_results(folder: str | Path) -> list[Result]:
-    """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning."""
+    """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning.
+
+    A result of a study that is not known here is left out too, with a warning that says how to make it known.
+    """
+    saved = [path.stem for path in sorted(Path(folder).glob("*.json")) if path.with_suffix(".parquet").exists()]
     results = []
-    for name in STUDIES:
-        if (Path(folder) / f"{name}.json").exists():
-            try:
-                results.append(load_result(folder, name))
-            except InputError as error:
-                warnings.warn(str(error), stacklevel=2)
+    for name in sorted(saved, key=lambda name: list(STUDIES).index(name) if name in STUDIES else len(STUDIES)):
+        try:
+            results.append(load_result(folder, name))
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
     return results

@@ -7,19 +7,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus, WordPairs
+from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
 from mechicl.models import HookedModel, Sizes, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
-from mechicl.seeds import check_seed
 from mechicl.studies.estimate import Estimate, estimate, memory_needed
 from mechicl.studies.work import Extent, Work
 from mechicl.tasks import Task
@@ -27,20 +27,24 @@ from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import versions
 
 Protocol = Literal["paper", "corrected"]
-Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
 Condition = Mapping[str, Any]
 Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
 """What a study is run on; nothing where it reads weights alone."""
+
+
+STUDIES: dict[str, type[Study]] = {}
+"""Every study by its name, a user's own included, as soon as its class is made."""
 
 
 @dataclass(frozen=True)
 class Study(ABC):
     """One experiment. Its fields are its switches; class attributes say what it is.
 
-    `protocol="paper"` does what the authors' code did, `"corrected"` what a careful reader would.
+    `protocol="paper"` does what the authors' code did, `"corrected"` what a careful reader would. A subclass that has a
+    `name` is a study from then on: for `mi.load_result`, reports, and the command line.
     """
 
-    protocol: Protocol = "corrected"
+    protocol: Annotated[Protocol, Switch("corrected, or paper: what the authors' code did.")] = "corrected"
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -54,14 +58,23 @@ class Study(ABC):
     """Why there is no protocol "paper"; empty where there is one."""
     may_lack: ClassVar[tuple[str, ...]] = ()
     """Columns in which NaN means that there is no such number; anywhere else it is an error."""
+    batch_size: ClassVar[int | None] = 16
+    """Prompts or sequences per pass, to begin with; None where it makes no batches."""
+    shared_options: ClassVar[Mapping[str, Any]] = {}
+    """Options that commands share and that begin elsewhere in this study's; None: its command has no such option."""
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Today's names of switches that saved results know by another."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            _register(cls)
 
     def __post_init__(self) -> None:
-        if self.protocol not in ("paper", "corrected"):
-            raise InputError(f"The protocol is 'paper' or 'corrected', not {self.protocol!r}.")
+        check_values(self)
         if self.no_paper_protocol and self.protocol == "paper":
             raise InputError(f"The study {self.name} has no protocol 'paper': {self.no_paper_protocol}.")
-        for name in ("seed", "random_seed"):
-            check_seed(getattr(self, name, 0))
 
     @property
     def sequences_a_cell(self) -> int:
@@ -75,6 +88,10 @@ class Study(ABC):
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """The prompts of several seeds, which are averaged: alike in all that should not differ between seeds."""
         return [self.prompts(task, tokenizer, seed=seed, **options) for seed in seeds]
+
+    def for_model(self, model: Any) -> Study:
+        """The study with plain values in the place of what is only known beside a model."""
+        return self
 
     def settings(self) -> dict[str, Any]:
         """Its switches as plain values, for cells and provenance; what is no plain value gives its digest."""
@@ -137,7 +154,9 @@ class Study(ABC):
     def save_more(self, result: Result, folder: Path) -> None:  # noqa: B027  # most studies have a table alone
         """Keep in a folder what a result holds beside its table."""
 
-    def run(self, model: Any, material: Material = None, *, batch_size: int = 16, cells: Cells | None = None) -> Result:
+    def run(
+        self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None
+    ) -> Result:
         """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
 
         While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
@@ -146,9 +165,11 @@ class Study(ABC):
             InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
                 the memory that is free.
         """
-        start = time.monotonic()
+        batch_size = batch_size or self.batch_size or 1
+        start, net = time.monotonic(), hooked(model)
+        if (study := self.for_model(model)) is not self:
+            return study.run(model, material, batch_size=batch_size, cells=cells)
         parts, origin = self._parts(material)
-        net = hooked(model)
         _check_same_tokenizers(net, parts)
         extent = Extent.of([part.material for part in parts], net.tokenizer)
         memory_needed(net, self.work(net.sizes, material), extent, batch_size)
@@ -234,6 +255,21 @@ class Study(ABC):
             "prompts": part.material.digest() if part.material is not None else None,
             "versions": versions(),
         }
+
+
+def _register(study: type[Study]) -> None:
+    """Take a study into `STUDIES`; one that is defined anew, as in a notebook, takes the old one's place.
+
+    Raises:
+        InputError: another study has the name, or it does not say what it is.
+    """
+    missing = [fact for fact in ("title", "source", "claim") if not isinstance(getattr(study, fact, None), str)]
+    if missing:
+        raise InputError(f"The study {study.name} lacks {' and '.join(missing)}; give its class these texts.")
+    there = STUDIES.get(study.name)
+    if there is not None and (there.__module__, there.__qualname__) != (study.__module__, study.__qualname__):
+        raise InputError(f"There is a study {study.name!r} already, in {there.__module__}; give yours another name.")
+    STUDIES[study.name] = study
 
 
 @dataclass(frozen=True)

@@ -65,15 +65,18 @@ from mechicl.probes import (
 from mechicl.probes.last_position import LastNeurons
 from mechicl.prompts import PromptSet
 from mechicl.studies import STUDIES
-from mechicl.studies.label_words import (
-    AnchorSweep,
-    Compression,
-    CompressionSpeed,
-    ErrorDiagnosis,
-    Isolation,
-    Reweighting,
-)
-from mechicl.studies.stages import EntropyNeurons, LesionedBenchmarks, Lesions, ManyLesions, Voting, WordIdentity
+from mechicl.studies.label_words.anchor_sweep import AnchorSweep
+from mechicl.studies.label_words.compression import Compression
+from mechicl.studies.label_words.compression_speed import CompressionSpeed
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
+from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.stages.benchmarks import LesionedBenchmarks
+from mechicl.studies.stages.entropy_neurons import EntropyNeurons
+from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.stages.many_lesions import ManyLesions
+from mechicl.studies.stages.voting import Voting
+from mechicl.studies.stages.word_identity import WordIdentity
 from mechicl.studies.study import Study
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks

@@ -18,7 +18,7 @@ from mechicl.hooks import run
 from mechicl.models import hooked, provenance
 from mechicl.probes import LogitLens, TunedLens
 from mechicl.probes.logit_lens import QUANTITIES
-from mechicl.studies.stages import LensStudy
+from mechicl.studies.stages.lens import LensStudy
 from tests import tiny
 from tests.engines import killed
 from tests.engines.killed import corpus

@@ -60,7 +60,7 @@ def mechicl(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
     def call(study: str, *more: str) -> tuple[int, str]:
         on = {
-            "isolation": ["--task", f"{folder.parent}/task.json", "--samples", "2", "--seeds", "1", "--layers", "1"],
+            "isolation": ["--task", f"{folder.parent}/task.json", "--samples", "2", "--seeds", "1", "--n-layers", "1"],
             "wic": ["--data", f"{folder.parent}/pairs.jsonl"],
             "neurons": [],
         }.get(study, ["--text", f"{folder.parent}/text.jsonl", "--tokens", "60", "--length", "20"])

@@ -22,9 +22,11 @@ from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import tokenizer_digest
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.studies.label_words import InformationFlow, Reweighting
+from mechicl.studies.label_words.information_flow import InformationFlow
+from mechicl.studies.label_words.reweighting import Reweighting
 from mechicl.studies.label_words.saliency_map import saliency_map
-from mechicl.studies.stages import LensStudy, Wic
+from mechicl.studies.stages.lens import LensStudy
+from mechicl.studies.stages.wic import Wic
 from tests import tiny
 from tests.contract import catalogue
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechicl.studies.label_words import Isolation
-from mechicl.studies.label_words.isolation import authors_draws
+from mechicl.studies.label_words.isolation import Isolation, authors_draws
 from tests.conftest import parity_files, read_json
 from tests.parity.stored import stored_prompts
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from mechicl import logit_lens
 from mechicl.hooks import run
 from mechicl.models import load_model
 from mechicl.probes import LogitLens
-from mechicl.studies.stages import logit_lens
 from tests.conftest import parity_files, read_json
 from tests.parity.stored import stored_corpus
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mechicl import layer_lesions
 from mechicl.corpora import load_corpus
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.models import load_model
 from mechicl.patches import Drop, Swap
-from mechicl.studies.stages import layer_lesions
 from tests.conftest import parity_files, read_json
 
 LAYER_MEANS = {

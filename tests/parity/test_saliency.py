@@ -10,7 +10,8 @@ import torch
 from mechicl.hooks import run
 from mechicl.models import load_model
 from mechicl.probes import SaliencyFlow
-from mechicl.studies.label_words import InformationFlow, saliency_map
+from mechicl.studies.label_words.information_flow import InformationFlow
+from mechicl.studies.label_words.saliency_map import saliency_map
 from tests.conftest import parity_files, read_json
 from tests.parity.stored import stored_prompts
 

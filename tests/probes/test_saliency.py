@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mechicl import information_flow
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, run
 from mechicl.models import frozen, recompute
@@ -17,7 +18,7 @@ from mechicl.patches import IsolateLabels, ReweightAnchors
 from mechicl.probes import SaliencyFlow, SaliencyMap
 from mechicl.probes.saliency import edge_counts, edge_saliency, flow
 from mechicl.prompts import Prompt, PromptBatch
-from mechicl.studies.label_words import information_flow, saliency_map
+from mechicl.studies.label_words.saliency_map import saliency_map
 from tests import tiny
 from tests.engines.test_prefix import close
 from tests.random_prompts import random_prompts

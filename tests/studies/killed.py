@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from mechicl.results import Cells
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 from tests import tiny
 from tests.random_prompts import random_prompts
 

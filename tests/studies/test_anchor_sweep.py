@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mechicl import anchor_sweep, isolation
 from mechicl.errors import InputError
 from mechicl.patches import IsolateTemplate
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep, anchor_sweep
-from mechicl.studies.label_words.isolation import isolation
+from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from tests import tiny
 from tests.engines.test_compression import films
 from tests.random_prompts import random_prompts

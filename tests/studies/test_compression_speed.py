@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from mechicl import compression_speed
 from mechicl.engines.compression import compress
 from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
@@ -26,7 +27,6 @@ from mechicl.studies.label_words.compression_speed import (
     PUBLISHED,
     TEXT,
     CompressionSpeed,
-    compression_speed,
 )
 from tests import tiny
 from tests.engines.test_compression import TASK, films

@@ -25,7 +25,7 @@ from mechicl.models import hooked
 from mechicl.patches import Drop
 from mechicl.results import Cells
 from mechicl.studies import load_result, saved_results
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 from tests import tiny
 from tests.random_prompts import random_prompts
 from tests.studies.killed import MODEL, STUDY, run, run_and_save
@@ -81,7 +81,7 @@ def test_kill_9_at_random_moments(
 
 def test_an_interrupted_command_says_how_to_go_on(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from mechicl.cli import main; main()", "run", "isolation", "--model", "tiny-icl",
-               "--task", "tiny-topics-2", "--samples", "16", "--seeds", "1,2,3,4,5,6,7,8", "--layers", "1,2",
+               "--task", "tiny-topics-2", "--samples", "16", "--seeds", "1,2,3,4,5,6,7,8", "--n-layers", "1,2",
                "--device", "cpu"]  # fmt: skip
     victim = subprocess.Popen(
         [*command, "--out", str(tmp_path)], stderr=subprocess.PIPE, text=True,

@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mechicl.errors import InputError
 from mechicl.models import hooked
 from mechicl.studies.estimate import Estimate
-from mechicl.studies.label_words import InformationFlow, Isolation
-from mechicl.studies.stages import Lesions
+from mechicl.studies.label_words.information_flow import InformationFlow
+from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.study import Study
 from mechicl.studies.work import Extent, Work
 from tests import tiny

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import mechicl as mi
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 from tests import tiny
 from tests.random_prompts import random_prompts
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from mechicl import compression
 from mechicl.results import Result
-from mechicl.studies.label_words import CompressionSpeed, Reweighting
 from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
-from mechicl.studies.label_words.compression import compression
+from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.published import against_published
-from mechicl.studies.label_words.reweighting import MORE_SHOTS
+from mechicl.studies.label_words.reweighting import MORE_SHOTS, Reweighting
 from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
 from tests import tiny
 from tests.engines.test_compression import films

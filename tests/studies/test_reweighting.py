@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
+from mechicl import reweighting
 from mechicl.engines.compression import on_anchors
 from mechicl.errors import InputError
 from mechicl.hooks import run
@@ -17,7 +18,7 @@ from mechicl.patches import ReweightAnchors
 from mechicl.results import Cells
 from mechicl.studies import load_result
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.label_words.reweighting import MORE_SHOTS, REWEIGHTED, Reweighting, reweighting
+from mechicl.studies.label_words.reweighting import MORE_SHOTS, REWEIGHTED, Reweighting
 from tests import tiny
 from tests.engines.test_compression import TASK, films
 

@@ -14,13 +14,14 @@ A kind that is an anchor hurts when isolated or left out, and suffices when kept
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, keep, kept_positions
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
@@ -55,7 +56,7 @@ _METRICS = ("label_loyalty", "word_loyalty_5", "accuracy")
 class AnchorKinds(Study):
     """Predictions with one kind of token isolated, kept alone, or left out."""
 
-    random_seed: int = 0
+    random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
     name: ClassVar[str] = "anchor-kinds"
     title: ClassVar[str] = "How special label words are"
@@ -64,6 +65,7 @@ class AnchorKinds(Study):
         "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
     )
     no_paper_protocol: ClassVar[str] = "the paper has no such comparison"
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]
@@ -180,25 +182,3 @@ class AnchorKinds(Study):
             for kind in ("label words", "separators", "template words", RANDOM)
         ]
         return f"Label loyalty with tokens isolated, kept alone, left out: {'; '.join(parts)}."
-
-
-def anchor_kinds(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    random_seed: int = 0,
-    batch_size: int = 16,
-) -> Result:
-    """Measure which kinds of tokens carry the demonstrations.
-
-    Args:
-        model: a HookedTransformer that can be run block by block.
-        prompts: one prompt set, or several (tasks, seeds), built from tasks.
-        random_seed: seed of the random text tokens.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt, change and kind: gold and predicted class, label probabilities, top-10 token
-        ids, and how many tokens are of the kind.
-    """
-    return AnchorKinds(random_seed=random_seed).run(model, prompts, batch_size=batch_size)

@@ -9,13 +9,14 @@ prediction. Loyalty is agreement with the whole model, as in section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels, styled
@@ -23,7 +24,7 @@ from mechicl.hooks import Patch
 from mechicl.models import Sizes, hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
 from mechicl.probes import TopTokens
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
 from mechicl.studies.study import Condition, Material, Study
@@ -38,9 +39,11 @@ _KINDS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the l
 class AnchorSweep(Study):
     """Predictions with one kind of token isolated in one window of layers."""
 
-    windows: tuple[int, ...] = (1,)
-    mode: Mode = "presoftmax"
-    random_seed: int = 0
+    windows: Annotated[tuple[int, ...], Switch("Numbers of neighbouring layers isolated together.", min=1)] = (1,)
+    mode: Annotated[
+        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+    ] = "presoftmax"
+    random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
     name: ClassVar[str] = "anchor-sweep"
     title: ClassVar[str] = "Which tokens are anchors, in which layers"
@@ -49,6 +52,7 @@ class AnchorSweep(Study):
         "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
     )
     no_paper_protocol: ClassVar[str] = "the paper has no such sweep"
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers
@@ -127,30 +131,3 @@ class AnchorSweep(Study):
 
 def _layers(width: int) -> str:
     return "single layers" if width == 1 else f"windows of {width} layers"
-
-
-def anchor_sweep(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    windows: Sequence[int] = (1,),
-    mode: Mode = "presoftmax",
-    random_seed: int = 0,
-    batch_size: int = 16,
-) -> Result:
-    """Measure in which layers a prediction depends on which tokens gathering information.
-
-    Args:
-        model: a HookedTransformer.
-        prompts: one prompt set, or several (tasks, seeds), built from tasks.
-        windows: numbers of neighbouring layers that are isolated together; every window of each is measured.
-        mode: cut before the softmax (the authors' code), or one of the variants after it.
-        random_seed: seed of the random text tokens.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt, kind of token and window: gold and predicted class, label probabilities, top-10
-        token ids.
-    """
-    study = AnchorSweep(windows=tuple(windows), mode=mode, random_seed=random_seed)
-    return study.run(model, prompts, batch_size=batch_size)

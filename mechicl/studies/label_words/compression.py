@@ -14,13 +14,14 @@ Hidden_random-top the best of them for each task, seed and placement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Switch
 from mechicl.engines.compression import (
     Kept,
     PositionMode,
@@ -33,7 +34,6 @@ from mechicl.engines.compression import (
 )
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
-from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
 from mechicl.hooks import Run
 from mechicl.models import Sizes, hooked
@@ -42,7 +42,7 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import beside_accuracy, mark_beside_accuracy
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 
@@ -64,10 +64,17 @@ PUBLISHED = {
 class Compression(Study):
     """Predictions on compressed contexts."""
 
-    kept: tuple[Kept, ...] = ("label+template", "label", "template")
-    positions: tuple[PositionMode, ...] = ("original", "zero", "packed")
-    n_sets: int = 20
-    random_seed: int = 0
+    kept: Annotated[
+        tuple[Kept, ...],
+        Switch("What is kept of the context."),
+    ] = ("label+template", "label", "template")
+    positions: Annotated[tuple[PositionMode, ...], Switch("Where queries stand: original, zero or packed.")] = (
+        "original",
+        "zero",
+        "packed",
+    )
+    n_sets: Annotated[int, Switch("Number of random sets.", min=1)] = 20
+    random_seed: Annotated[int, Switch("Seed of the random sets.", min=0)] = 0
 
     name: ClassVar[str] = "compression"
     title: ClassVar[str] = "Compressing the context to its anchors"
@@ -76,11 +83,7 @@ class Compression(Study):
         "The hidden states of label words and template alone keep most of the predictions of the full context; the "
         "same words as text, or random tokens in place of the label words, do not."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.kept or not self.positions or self.n_sets < 1:
-            raise InputError("Compression needs at least one kept set, one placement of the query and one random set.")
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         def condition(method: str, kept: str = "", positions: str = "") -> Condition:
@@ -257,34 +260,3 @@ def _published(figure: go.Figure, rows: pd.DataFrame, place: int, column: int) -
             ),
             row=1, col=column,
         )  # fmt: skip
-
-
-def compression(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    kept: Sequence[Kept] = ("label+template", "label", "template"),
-    positions: Sequence[PositionMode] = ("original", "zero", "packed"),
-    n_sets: int = 20,
-    random_seed: int = 0,
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure what is left of the predictions when the context is compressed, section 3.2.
-
-    Args:
-        model: a HookedTransformer that can be run block by block.
-        prompts: one prompt set, or several (tasks, seeds), with the same demonstrations for all prompts of a set.
-        kept: kept sets, see `mechicl.compress`; `protocol="paper"` has label words and template alone.
-        positions: placements of the query, see `mechicl.compress`.
-        n_sets: number of random sets.
-        random_seed: seed of the random sets (`protocol="corrected"`).
-        protocol: whose placements and random sets, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt, condition and random set: gold and predicted class, label probabilities, top-10
-        token ids, and the number of context tokens.
-    """
-    study = Compression(protocol, kept=tuple(kept), positions=tuple(positions), n_sets=n_sets, random_seed=random_seed)
-    return study.run(model, prompts, batch_size=batch_size)

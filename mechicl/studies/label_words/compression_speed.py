@@ -18,28 +18,28 @@ Times belong to a machine and a moment. All arms of a task and seed are measured
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, without_the_rest
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, panels, styled
 from mechicl.models import Sizes, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import beside_accuracy
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import spread
 from mechicl.studies.work import Work, companions
 from mechicl.tasks import Task
@@ -58,10 +58,10 @@ PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "em
 class CompressionSpeed(Study):
     """Seconds, operations and memory of a query, by what is kept of its context."""
 
-    warm_up: int = 3
-    repeats: int = 3
-    lr: float = 0.01
-    per_class: int = 4
+    warm_up: Annotated[int, Switch("Queries that are asked before the clock runs.", min=0)] = 3
+    repeats: Annotated[int, Switch("Times that every query is timed; the median counts.", min=1)] = 3
+    lr: Annotated[float, Switch("Learning rate of the re-weighted arms.", above=0)] = 0.01
+    per_class: Annotated[int, Switch("Training items per class of the re-weighted arms; 0: without them.", min=0)] = 4
 
     name: ClassVar[str] = "compression-speed"
     title: ClassVar[str] = "How fast a compressed context is"
@@ -70,11 +70,8 @@ class CompressionSpeed(Study):
         "Queries on the hidden states of label words and template are 1.1 to 2.9 times as fast as whole prompts, the "
         "more so the longer the demonstrations."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warm_up < 0 or self.repeats < 1 or self.per_class < 0:
-            raise InputError(f"Timing needs warm_up and per_class from 0 and repeats from 1; got {self}.")
+    batch_size: ClassVar[int | None] = None
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
         """A task's prompts, with `per_class` training items of every class for the re-weighted arms; 0: without."""
@@ -290,30 +287,3 @@ def _published(figure: go.Figure, tasks: Sequence[str], column: int) -> None:
                 ),
                 row=1, col=column,
             )  # fmt: skip
-
-
-def compression_speed(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    warm_up: int = 3,
-    repeats: int = 3,
-    lr: float = 0.01,
-    protocol: Protocol = "corrected",
-) -> Result:
-    """Time queries on whole prompts, on cached contexts and on compressed ones, section 3.2, Table 3.
-
-    Args:
-        model: a HookedTransformer that can be run block by block.
-        prompts: one prompt set, or several (tasks, seeds), with the same demonstrations for all prompts of a set; made
-            by `CompressionSpeed().prompts(task, tokenizer, ...)` they have items for the re-weighted arms too.
-        warm_up: queries that are asked in every arm before the clock runs.
-        repeats: times that every query is timed; the median counts.
-        lr: learning rate of the re-weighting.
-        protocol: what is timed and how, see the module.
-
-    Returns:
-        A result with a row per prompt and arm: seconds, gold and predicted class, tokens read, tokens and bytes in the
-        cache, operations, seconds of the one pass that fills the cache, and the words of demonstrations and query.
-    """
-    return CompressionSpeed(protocol, warm_up=warm_up, repeats=repeats, lr=lr).run(model, prompts)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,15 +24,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve, panels, styled
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.models import Sizes
 from mechicl.probes.label_attention import LabelAttention, Weight
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import BAND
 from mechicl.studies.work import Work
 
@@ -54,7 +55,9 @@ _PUBLISHED = 0.8
 class DeepLayers(Study):
     """Attention from q to each class's label words, summed over heads, in every layer."""
 
-    weight: Weight = "attention"
+    weight: Annotated[
+        Weight, Switch("attention (the paper), or norm: times the length of the value that is moved.")
+    ] = "attention"
 
     name: ClassVar[str] = "deep-layers"
     title: ClassVar[str] = "Deep layers read the label words"
@@ -282,27 +285,3 @@ def attention_by_head(table: pd.DataFrame) -> Float[np.ndarray, "row head class_
         raise InputError("This result was saved without heads; run deep-layers again.")
     values = np.stack(table["attention_by_head"].to_list())
     return values.reshape(len(table), -1, len(table["attention"].iloc[0]))
-
-
-def deep_layers(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    weight: Weight = "attention",
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure how well attention to the label words tells the prediction, section 2.3.
-
-    Args:
-        model: a HookedTransformer.
-        prompts: one prompt set, or several (tasks, seeds).
-        weight: the attention weight (the paper), or "norm", the weight times the length of the value it moves.
-        protocol: the score with two classes, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt and layer: gold and predicted class, and the attention to each class's label
-        words, summed over heads and, as `attention_by_head` reads it from the table, of every head.
-    """
-    return DeepLayers(protocol, weight=weight).run(model, prompts, batch_size=batch_size)

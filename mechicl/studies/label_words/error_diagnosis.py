@@ -19,9 +19,9 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
@@ -48,7 +49,7 @@ from mechicl.studies.label_words.pairs import (
     pair_rows,
     rank_correlations,
 )
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.work import Work
 from mechicl.tasks import Counts, Task
 
@@ -60,9 +61,16 @@ REAL = -1
 class ErrorDiagnosis(Study):
     """Distances between anchor keys, and the confusion of their classes."""
 
-    components: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
-    layer: int | None = None
-    contexts: int = 64
+    components: Annotated[tuple[int, ...], Switch("Numbers of principal components.", min=1)] = (
+        5,
+        10,
+        20,
+        50,
+        100,
+        200,
+    )
+    layer: Annotated[int | None, Switch("Layer of the heat map; default: two thirds deep.", min=0)] = None
+    contexts: Annotated[int, Switch("Sets of demonstrations; halved until the data fill them.", min=1)] = 64
 
     name: ClassVar[str] = "error-diagnosis"
     title: ClassVar[str] = "Near anchors, confused classes"
@@ -72,11 +80,7 @@ class ErrorDiagnosis(Study):
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
         "and Entity most of all."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.components or min(self.components) < 1 or self.contexts < 1:
-            raise InputError("Error diagnosis needs numbers of components and of contexts of 1 or more.")
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None, "samples": 500, "seeds": "42"}
 
     def prompts(
         self,
@@ -314,30 +318,3 @@ def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]
     return torch.stack(
         [mean @ of_layer.repeat_interleave(heads // of_layer.shape[1], 1).flatten(1) for of_layer in keys]
     )
-
-
-def error_diagnosis(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet],
-    *,
-    components: Sequence[int] = (5, 10, 20, 50, 100, 200),
-    layer: int | None = None,
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure whether distances between anchors foretell which classes are confused, section 3.3.
-
-    Args:
-        model: a HookedTransformer that can be run block by block.
-        prompts: sets made by `ErrorDiagnosis().prompts(task, tokenizer, ...)` of a task with three classes or more.
-        components: numbers M of principal components; those that the number of prompts does not allow are left out.
-        layer: layer of the heat map; by default at two thirds of the depth. All layers are measured.
-        protocol: one context or all, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per pair of classes: real confusion (layer -1), and distance between scaled anchor keys per
-        context, layer and number of components.
-    """
-    study = ErrorDiagnosis(protocol, components=tuple(components), layer=layer)
-    return study.run(model, prompts, batch_size=batch_size)

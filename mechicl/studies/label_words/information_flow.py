@@ -12,22 +12,23 @@ that every prompt counts the same. The table keeps the raw values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import Sizes
 from mechicl.objectives import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyFlow
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 from mechicl.studies.work import Work
 
@@ -39,9 +40,16 @@ _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → t
 class InformationFlow(Study):
     """Raw S_wp, S_pq and S_ww of every prompt and layer."""
 
-    head_reduce: HeadReduce = "abs_of_sum"
-    loss: Literal["cross_entropy", "logit_difference"] = "cross_entropy"
-    target: Literal["gold", "predicted"] = "gold"
+    head_reduce: Annotated[
+        HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")
+    ] = "abs_of_sum"
+    loss: Annotated[
+        Literal["cross_entropy", "logit_difference"],
+        Switch("cross_entropy over the label words (the paper), in nats, or logit_difference."),
+    ] = "cross_entropy"
+    target: Annotated[
+        Literal["gold", "predicted"], Switch("The class whose loss is taken: gold (the paper), or predicted.")
+    ] = "gold"
 
     name: ClassVar[str] = "information-flow"
     title: ClassVar[str] = "Information flow through label words"
@@ -50,6 +58,7 @@ class InformationFlow(Study):
         "In shallow layers information flows from the demonstrations' text into the label words (S_wp); "
         "in deep layers it flows from the label words to the target position (S_pq)."
     )
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": "per_prompt"}
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         return Work(passes=3, gradients=True)
@@ -107,31 +116,3 @@ class InformationFlow(Study):
             f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it "
             f"{from_here} and holds {out_of[-1]:.0%} in the last."
         )
-
-
-def information_flow(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    head_reduce: HeadReduce = "abs_of_sum",
-    loss: Literal["cross_entropy", "logit_difference"] = "cross_entropy",
-    target: Literal["gold", "predicted"] = "gold",
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure the information flow of *Label Words are Anchors*, section 2.1.
-
-    Args:
-        model: a HookedTransformer.
-        prompts: one prompt set, or several (tasks, seeds).
-        head_reduce: |sum over heads| (the authors' code) or sum of |heads| (footnote 3).
-        loss: cross-entropy over the label words in nats (the paper), or the logit difference.
-        target: the class whose loss is taken: gold (the paper) or the model's own prediction.
-        protocol: how prompts are averaged, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge.
-    """
-    study = InformationFlow(protocol, head_reduce=head_reduce, loss=loss, target=target)
-    return study.run(model, prompts, batch_size=batch_size)

@@ -14,11 +14,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Switch
 from mechicl.display import token_text
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
@@ -39,7 +40,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import BAND, mean_over_tasks, mean_with_interval
 from mechicl.studies.work import Work
 
@@ -51,10 +52,12 @@ _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the ex
 class Isolation(Study):
     """Predictions with label words or random tokens isolated in the first or last n layers."""
 
-    n_layers: tuple[int, ...] = (5,)
-    mode: Mode = "presoftmax"
-    pool: Pool = "all"
-    random_seed: int = 0
+    n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
+    mode: Annotated[
+        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+    ] = "presoftmax"
+    pool: Annotated[Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
+    random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name: ClassVar[str] = "isolation"
     title: ClassVar[str] = "Isolating label words"
@@ -148,36 +151,6 @@ def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list
     return {
         prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)] for prompt in prompts
     }
-
-
-def isolation(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    n_layers: Sequence[int] = (5,),
-    mode: Mode = "presoftmax",
-    pool: Pool = "all",
-    random_seed: int = 0,
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure how much a prediction depends on label words gathering information, section 2.2.
-
-    Args:
-        model: a HookedTransformer.
-        prompts: one prompt set, or several (tasks, seeds).
-        n_layers: how many of the first and of the last layers are isolated; each is measured.
-        mode: cut before the softmax (the authors' code), or one of the variants after it.
-        pool: where random tokens may lie.
-        random_seed: seed of the random control (`protocol="corrected"`).
-        protocol: whose random draws, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt and condition: gold and predicted class, label probabilities, top-10 token ids.
-    """
-    study = Isolation(protocol, n_layers=tuple(n_layers), mode=mode, pool=pool, random_seed=random_seed)
-    return study.run(model, prompts, batch_size=batch_size)
 
 
 def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:

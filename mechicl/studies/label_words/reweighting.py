@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,17 +30,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import DoesNotFit, InputError
 from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
+from mechicl.models import Sizes
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work, companions
 from mechicl.tasks import Counts, Task
@@ -88,11 +90,13 @@ _COLOURS = {
 class Reweighting(Study):
     """Predictions with and without re-weighted anchors, and with what they must be compared with."""
 
-    lr: float = 0.01
-    epochs: int = 10
-    per_class: int = 4
-    more_shots: int = 5
-    random_seed: int = 0
+    lr: Annotated[float, Switch("Learning rate of Adam.", above=0)] = 0.01
+    epochs: Annotated[int, Switch("Rounds through the training items.", min=1)] = 10
+    per_class: Annotated[int, Switch("Training items per class.", min=1)] = 4
+    more_shots: Annotated[
+        int, Switch("Demonstrations per class of the other baseline, or as many as fit; 0: without it.", min=0)
+    ] = 5
+    random_seed: Annotated[int, Switch("Seed of the random positions.", min=0)] = 0
 
     name: ClassVar[str] = "reweighting"
     title: ClassVar[str] = "Re-weighting the anchors"
@@ -101,13 +105,7 @@ class Reweighting(Study):
         "Learning how strongly the target attends to each class's label word raises accuracy far above that of the "
         "same demonstrations, and above that of more demonstrations."
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lr <= 0 or self.epochs < 1 or self.per_class < 1 or self.more_shots < 0:
-            raise InputError(
-                f"Re-weighting needs lr above 0, epochs and per_class from 1, more_shots from 0; got {self}."
-            )
+    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         methods = (VANILLA, *((MORE_SHOTS,) if self.more_shots else ()), REWEIGHTED)
@@ -340,32 +338,3 @@ def _without_beta(
     if method == "contextual calibration":
         return plain("").log_softmax(-1) - plain("content_free").softmax(-1).mean(0).log()
     return plain("")
-
-
-def reweighting(
-    model: Any,
-    prompts: PromptSet | Sequence[PromptSet],
-    *,
-    lr: float = 0.01,
-    epochs: int = 10,
-    random_seed: int = 0,
-    protocol: Protocol = "corrected",
-    batch_size: int = 16,
-) -> Result:
-    """Measure what re-weighted anchors do for accuracy, section 3.1.
-
-    Args:
-        model: a HookedTransformer that can be run block by block.
-        prompts: sets made by `Reweighting().prompts(task, tokenizer, seed=..., samples=...)`, which holds the items to
-            learn from; one, or several (tasks, seeds).
-        lr: learning rate of Adam.
-        epochs: rounds through the items.
-        random_seed: seed of the random positions.
-        protocol: the paper's three rows, or all controls, see the module.
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per prompt and method: gold and predicted class, and the scores of the label words.
-    """
-    study = Reweighting(protocol, lr=lr, epochs=epochs, random_seed=random_seed)
-    return study.run(model, prompts, batch_size=batch_size)

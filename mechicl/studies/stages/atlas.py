@@ -23,6 +23,7 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads
 from mechicl.engines.wavefront import lesion_sweep, passes
 from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
@@ -38,7 +39,7 @@ from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
 from mechicl.studies.stages.norms import norms_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Reads, Study
+from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -69,6 +70,8 @@ class Atlas(Study):
         "large MLP norms)."
     )
     reads: ClassVar[Reads] = "text"
+    batch_size: ClassVar[int | None] = 4
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super()._parts(material)
@@ -237,20 +240,6 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, col
         annotation={"text": text, "textangle": -90, "yanchor": end, "font": {"size": 11}},
         annotation_position=f"{end} right",
     )  # fmt: skip
-
-
-def stages_atlas(model: Any, corpus: TokenCorpus, *, batch_size: int = 4) -> Result:
-    """All signatures of the stages of one model, on relative depth (Fig. 1).
-
-    Args:
-        model: a HookedTransformer, loaded with `processing="fold"` for neurons as the papers count them.
-        corpus: running text with BOS.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per signature, layer and sequence; `result.study.boundaries(result.table)` proposes stages.
-    """
-    return Atlas().run(model, corpus, batch_size=batch_size)
 
 
 def compare_atlases(results: Sequence[Result]) -> Result:

@@ -11,25 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.declared import Reads, Switch
 from mechicl.engines.continuations import continuations
 from mechicl.engines.wavefront import passes
-from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION, add_curve, panels, styled
 from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
-KINDS = ("drop", "swap", "repeat")
 _COLOURS = {"drop": BLUE, "swap": VERMILION}
 _INTACT = -1
 
@@ -38,10 +37,12 @@ _INTACT = -1
 class LesionedBenchmarks(Study):
     """Scores of every document, for the intact model and every lesion."""
 
-    kinds: tuple[str, ...] = KINDS
-    windows: tuple[int, ...] = (5,)
+    kinds: Annotated[tuple[Literal["drop", "swap", "repeat"], ...], Switch("What is done to each layer.")] = (
+        "drop", "swap", "repeat"
+    )  # fmt: skip
+    windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (5,)
     """Lengths of repeated windows."""
-    prepend_bos: bool = False
+    prepend_bos: Annotated[bool, Switch("Put a BOS before every request, as the harness does for Llama.")] = False
     """Put a BOS before every request (the harness does so where a model's tokenizer does, as Llama's)."""
 
     name: ClassVar[str] = "benchmarks"
@@ -54,11 +55,6 @@ class LesionedBenchmarks(Study):
     reads: ClassVar[Reads] = "benchmarks"
     no_paper_protocol: ClassVar[str] = "the paper does not say how it scored"
     may_lack: ClassVar[tuple[str, ...]] = ("acc_norm",)  # a task with one choice to judge has none
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.kinds or not set(self.kinds) <= set(KINDS):
-            raise InputError(f"kinds is {self.kinds}; choose among {', '.join(KINDS)}.")
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         chosen = [lesion for *_, lesion in Lesions(kinds=self.kinds, windows=self.windows).lesions(sizes.n_layers)]
@@ -146,29 +142,3 @@ def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:
 
 def _interval(row: pd.Series[Any]) -> str:
     return f" [{row['low']:.1%}, {row['high']:.1%}]" if np.isfinite(row["low"]) else ""
-
-
-def benchmarks(
-    model: Any,
-    tasks: Benchmarks,
-    *,
-    kinds: Sequence[str] = KINDS,
-    windows: Sequence[int] = (5,),
-    prepend_bos: bool = False,
-    batch_size: int = 16,
-) -> Result:
-    """Score a model on benchmarks with each layer dropped, swapped, or a window repeated (section 4.1).
-
-    Args:
-        model: a HookedTransformer.
-        tasks: from `load_benchmarks`.
-        kinds: of drop, swap, repeat.
-        windows: lengths of the repeated windows.
-        prepend_bos: put a BOS before every request.
-        batch_size: requests per sweep.
-
-    Returns:
-        A result with a row per lesion and document.
-    """
-    study = LesionedBenchmarks(kinds=tuple(kinds), windows=tuple(windows), prepend_bos=prepend_bos)
-    return study.run(model, tasks, batch_size=batch_size)

@@ -15,8 +15,9 @@ against the best in the same matrix with entries replaced by the mean at their d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import run
@@ -32,7 +34,7 @@ from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
-from mechicl.studies.study import Condition, Material, Part, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Material, Part, Study
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -47,7 +49,7 @@ _RESAMPLES = 500
 class Cka(Study):
     """HSIC between every two residuals of each minibatch."""
 
-    minibatch: int = 16
+    minibatch: Annotated[int, Switch("Sequences of which one HSIC is made.", min=4)] = 16
     """Sequences of which one HSIC is made (protocol "paper": 128)."""
 
     name: ClassVar[str] = "cka"
@@ -55,11 +57,8 @@ class Cka(Study):
     source: ClassVar[str] = "Stages of Inference, section 5, Fig. 4, 5 and 14"
     claim: ClassVar[str] = "Layers form blocks whose representations are alike, which agree with the stages."
     reads: ClassVar[Reads] = "text"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.minibatch < _LEAST:
-            raise InputError(f"minibatch is {self.minibatch}; the unbiased estimate needs at least {_LEAST} sequences.")
+    batch_size: ClassVar[int | None] = 8
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     @property
     def sequences_a_cell(self) -> int:
@@ -231,22 +230,3 @@ def _square(summary: pd.DataFrame, column: str) -> FloatArray:
 def _counted(table: pd.DataFrame) -> str:
     minibatches = table.drop_duplicates(["model", "sequence"])
     return f"{int(minibatches['sequences'].sum())} sequences in {len(minibatches)} minibatches"
-
-
-def cka(
-    model: Any, corpus: TokenCorpus, *, minibatch: int = 16, protocol: Protocol = "corrected", batch_size: int = 8
-) -> Result:
-    """Compare the residuals of all depths at the last token of sequences, by unbiased linear CKA (Fig. 4).
-
-    Args:
-        model: a HookedTransformer.
-        corpus: running text; every sequence is one sample.
-        minibatch: sequences of which one HSIC is made; four at least, and several times as many sequences in all.
-        protocol: see the module.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per minibatch and pair of depths: HSIC. `result.study.block_structure(result.table)` gives
-        the blocks.
-    """
-    return Cka(protocol, minibatch=minibatch).run(model, corpus, batch_size=batch_size)

@@ -15,9 +15,9 @@ without such a test, so there is no `protocol="paper"`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.figures import GREY, PURPLE, add_curve, panels, styled
@@ -36,7 +37,7 @@ from mechicl.results import Result
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.neurons import LAST_LAYERS, MOST_VARIANCE, NeuronsStudy, is_entropy_neuron, neuron_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -55,29 +56,23 @@ _NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("neurons as long",
 class EntropyNeurons(Study):
     """Entropy neurons, and others whose output is as long, fixed at several values: a row per sequence."""
 
-    neurons: int = 4
+    neurons: Annotated[int, Switch("Entropy neurons, the most neutral first.", min=1)] = 4
     """Entropy neurons, those of least variance over the vocabulary."""
-    controls: int = 2
+    controls: Annotated[int, Switch("Other neurons of like length for each of them.", min=1)] = 2
     """Other neurons of like length for each of them."""
-    values: tuple[float, ...] = (0.0, 2.0, 4.0, 6.0)
+    values: Annotated[tuple[float, ...], Switch("Activations at which a neuron is held.")] = (0.0, 2.0, 4.0, 6.0)
 
     name: ClassVar[str] = "entropy-neurons"
     title: ClassVar[str] = "Entropy neurons held at a value"
-    source: ClassVar[str] = "Gurnee et al. 2024, section 4.3; Stages of Inference, section 5.4"
+    source: ClassVar[str] = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
     claim: ClassVar[str] = (
         "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "
         "activation moves its entropy, through the scale of the final norm."
     )
     reads: ClassVar[Reads] = "text"
     no_paper_protocol: ClassVar[str] = "the paper names entropy neurons, and fixes none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.neurons < 1 or self.controls < 1 or not self.values:
-            raise InputError(
-                f"entropy-neurons needs neurons, controls and values; got {self.neurons}, {self.controls} and "
-                f"{self.values}."
-            )
+    batch_size: ClassVar[int | None] = 8
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         runs = self.neurons * (1 + self.controls) * len(self.values)
@@ -232,30 +227,3 @@ def _add_thin(figure: go.Figure, rows: pd.DataFrame, colour: str, column: int) -
         ),
         row=1, col=column,
     )  # fmt: skip
-
-
-def entropy_neurons(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    neurons: int = 4,
-    controls: int = 2,
-    values: Sequence[float] = (0.0, 2.0, 4.0, 6.0),
-    batch_size: int = 8,
-) -> Result:
-    """Fix entropy neurons, and controls whose output is as long, and measure entropy, loss and agreement.
-
-    Args:
-        model: a HookedTransformer, loaded with `processing="fold"`.
-        corpus: running text with BOS.
-        neurons: entropy neurons, those of least variance over the vocabulary.
-        controls: neurons of like length for each.
-        values: activations at which a neuron is held, at all positions.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per neuron, value (`held`) and sequence: entropies in bits, losses and KL in nats,
-        agreement, and the length of the last residual over the intact model's.
-    """
-    study = EntropyNeurons(neurons=neurons, controls=controls, values=tuple(values))
-    return study.run(model, corpus, batch_size=batch_size)

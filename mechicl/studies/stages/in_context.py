@@ -12,7 +12,7 @@ model's shares of S_wp and S_pq by layer. There is no protocol "paper".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ from mechicl.hooks import run
 from mechicl.models import Sizes, hooked
 from mechicl.patches.lesions import Drop
 from mechicl.probes import SaliencyFlow
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import BAND, mean_with_interval
@@ -42,12 +42,13 @@ class LesionedLearning(Study):
 
     name: ClassVar[str] = "lesioned-icl"
     title: ClassVar[str] = "In-context learning with a layer left out"
-    source: ClassVar[str] = "Both papers: Label Words are Anchors, section 2.1; Stages of Inference, section 4.1"
+    source: ClassVar[str] = "Stages of Inference, section 4.1; Label Words are Anchors, section 2.1"
     claim: ClassVar[str] = (
         "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
         "reading by the target."
     )
     no_paper_protocol: ClassVar[str] = "neither paper did it"
+    shared_options: ClassVar[Mapping[str, Any]] = {"samples": 32, "demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]
@@ -138,19 +139,3 @@ def _shares(intact: pd.DataFrame, name: str) -> pd.DataFrame:
     rows = repeated.assign(layer=np.tile(np.arange(n_layers), n_prompts), metric=f"{name} share", w=total.ravel())
     rows = rows.assign(value=flow[..., _FLOW.index(name)].ravel() / rows["w"].where(rows["w"] > 0))
     return rows[rows["w"] > 0]
-
-
-def lesioned_icl(
-    model: Any, prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt], *, batch_size: int = 16
-) -> Result:
-    """Solve prompts with each layer left out in turn: accuracy, label loyalty, and what becomes of S_wp and S_pq.
-
-    Args:
-        model: a HookedTransformer without folded value biases (they change saliency).
-        prompts: one prompt set, or several (tasks, seeds).
-        batch_size: prompts per pass.
-
-    Returns:
-        A result with a row per layer left out and prompt: the predicted label, and S_wp, S_pq, S_ww of every layer.
-    """
-    return LesionedLearning().run(model, prompts, batch_size=batch_size)

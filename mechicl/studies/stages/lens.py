@@ -16,15 +16,17 @@ away what is only another basis. What is left of the KL is what the residual doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
@@ -33,7 +35,7 @@ from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -49,9 +51,12 @@ _COLUMNS = {"entropy": 1, "kl": 2, "kl_reverse": 2, "reciprocal_rank": 3, "top_k
 class LensStudy(Study):
     """Measures of the lens at L + 1 points of every sequence."""
 
-    top_k: int = 10
-    tuned: TunedLens | str | None = None
-    """A lens to set beside the others, fitted to this model; of a result that was loaded, its digest."""
+    top_k: Annotated[int, Switch("Size of the sets of most probable tokens that are compared.", min=1)] = 10
+    tuned: Annotated[
+        TunedLens | str | Path | None,
+        Switch("A tuned lens to draw as a third, or its folder; it was fitted to this model on other text."),
+    ] = None
+    """Of a result that was loaded, its digest."""
 
     name: ClassVar[str] = "logit-lens"
     title: ClassVar[str] = "Logit lens"
@@ -61,14 +66,20 @@ class LensStudy(Study):
         "entropy fall, and in some models entropy rises again in the last layers."
     )
     reads: ClassVar[Reads] = "text"
+    batch_size: ClassVar[int | None] = 8
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+
+    def for_model(self, model: Any) -> LensStudy:
+        """A folder becomes the lens that is saved in it."""
+        return self if isinstance(self.tuned, TunedLens | None) else replace(self, tuned=TunedLens.load(self.tuned))
 
     def settings(self) -> dict[str, Any]:
-        tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned
+        tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned and str(self.tuned)
         return {"protocol": self.protocol, "top_k": self.top_k, "tuned": tuned}
 
     def lenses(self) -> tuple[Lens | TunedLens, ...]:
         """The lenses that the protocol asks for, and the tuned one."""
-        if isinstance(self.tuned, str):
+        if isinstance(self.tuned, str | Path):
             raise InputError("Of the tuned lens only the digest was kept with the result; load it with TunedLens.load.")
         plain: tuple[Lens, ...] = ("authors",) if self.protocol == "paper" else ("corrected", "authors")
         return plain if self.tuned is None else (*plain, self.tuned)
@@ -151,30 +162,3 @@ def lens_table(sums: torch.Tensor, probe: LogitLens, lengths: torch.Tensor) -> p
     table = pd.DataFrame(means.numpy(), columns=list(QUANTITIES), index=index).reset_index()
     sequence = table["sequence"].to_numpy()
     return table.assign(positions=counts[:, 0].numpy()[sequence], targets=counts[:, -1].numpy()[sequence])
-
-
-def logit_lens(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    top_k: int = 10,
-    tuned: TunedLens | str | Path | None = None,
-    protocol: Protocol = "corrected",
-    batch_size: int = 8,
-) -> Result:
-    """Read every layer's residual as a prediction (section 5.2), with the corrected and the authors' lens.
-
-    Args:
-        model: a HookedTransformer; the authors' lens assumes folded norms (`processing="fold"`).
-        corpus: running text with BOS.
-        top_k: size of the sets of most probable tokens that are compared.
-        tuned: a lens fitted to this model (`fit_tuned_lens`) on other text, or the folder in which it was saved.
-        protocol: see the module.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per lens, sequence and point: entropy in bits, divergences and loss in nats.
-    """
-    if isinstance(tuned, str | Path):
-        tuned = TunedLens.load(tuned)
-    return LensStudy(protocol, top_k=top_k, tuned=tuned).run(model, corpus, batch_size=batch_size)

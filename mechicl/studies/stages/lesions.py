@@ -15,9 +15,8 @@ compares token ids.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep, passes
 from mechicl.errors import InputError
@@ -36,11 +36,11 @@ from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat
 from mechicl.results import Result
 from mechicl.studies.stages.repeats import late_windows, told
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Material, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
-KINDS = ("drop", "swap", "attention", "mlp", "replace", "repeat")
+LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
 METRICS = (
     "kl",
     "agreement",
@@ -63,9 +63,8 @@ _WINDOWS = "entropy with a window of layers repeated (bits)"
 class Lesions(Study):
     """Every layer dropped, swapped with the next, and so on: a row per lesion and sequence."""
 
-    kinds: tuple[str, ...] = ("drop", "swap")
-    windows: tuple[int, ...] = (3, 5)
-    """Lengths of repeated windows."""
+    kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
+    windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
 
     name: ClassVar[str] = "layer-lesions"
     title: ClassVar[str] = "Layer lesions"
@@ -75,11 +74,7 @@ class Lesions(Study):
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
     reads: ClassVar[Reads] = "text"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.kinds or not set(self.kinds) <= set(KINDS):
-            raise InputError(f"kinds is {self.kinds}; choose among {', '.join(KINDS)}.")
+    batch_size: ClassVar[int | None] = 4
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, Lesion]]:
         """(kind, layer, lesion) for every lesion that is measured; a window's layer is its first."""
@@ -223,29 +218,3 @@ def same_string(compared: Compared, tokenizer: Any) -> Float[Tensor, "lesion bat
     table = torch.full((max(ids) + 2,), -1)  # the last entry is that of -1, where there is no token
     table[ids] = torch.tensor([number[string] for string in strings])
     return (table[compared.top_token] == table[compared.base_top_token]).float()
-
-
-def layer_lesions(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    kinds: Sequence[str] = ("drop", "swap"),
-    windows: Sequence[int] = (3, 5),
-    protocol: Protocol = "corrected",
-    batch_size: int = 4,
-) -> Result:
-    """Measure what predictions lose when layers are dropped, swapped, replaced or repeated (section 4.1).
-
-    Args:
-        model: a HookedTransformer; the paper folds norms and centres weights, which changes no prediction.
-        corpus: running text with BOS.
-        kinds: of drop, swap, attention, mlp, replace (by the next layer), repeat (windows).
-        windows: lengths of the repeated windows.
-        protocol: see the module.
-        batch_size: sequences per sweep.
-
-    Returns:
-        A result with a row per lesion and sequence: KL in nats, agreement, entropies in bits, losses in nats.
-    """
-    study = Lesions(protocol, kinds=tuple(kinds), windows=tuple(windows))
-    return study.run(model, corpus, batch_size=batch_size)

@@ -12,22 +12,22 @@ same. Two things are drawn beside it, because the fall with depth is partly thei
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
@@ -37,7 +37,7 @@ _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 class LocalAttentionStudy(Study):
     """Attention to the previous k tokens, to position 0 and to itself, of every head."""
 
-    windows: tuple[int, ...] = WINDOWS
+    windows: Annotated[tuple[int, ...], Switch("Numbers of previous tokens.", min=1)] = WINDOWS
 
     name: ClassVar[str] = "local-attention"
     title: ClassVar[str] = "Attention to the previous tokens"
@@ -47,6 +47,7 @@ class LocalAttentionStudy(Study):
         "it becomes less and less so."
     )
     reads: ClassVar[Reads] = "text"
+    batch_size: ClassVar[int | None] = 8
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = LocalAttention(self.windows)
@@ -119,26 +120,3 @@ def local_attention_table(
     table["queries"] = terms["self"].numpy()[sequence]
     table["entries"] = terms["pooled"].numpy()[sequence]
     return table
-
-
-def local_attention(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    windows: Sequence[int] = WINDOWS,
-    protocol: Protocol = "corrected",
-    batch_size: int = 8,
-) -> Result:
-    """Measure how local attention is, by layer and head (section 5.1).
-
-    Args:
-        model: a HookedTransformer.
-        corpus: running text with BOS.
-        windows: numbers of previous tokens.
-        protocol: see the module.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per sequence, layer and head: shares of attention between 0 and 1.
-    """
-    return LocalAttentionStudy(protocol, windows=tuple(windows)).run(model, corpus, batch_size=batch_size)

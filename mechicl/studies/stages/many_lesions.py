@@ -12,18 +12,19 @@ drawn beside. All draws of a batch of text run in one sweep. There is no protoco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from math import comb
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.engines.wavefront import lesion_sweep, passes
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
@@ -31,7 +32,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.patches.lesions import DropMany, Lesion, Reorder
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 
@@ -46,10 +47,10 @@ _SIZES = 6
 class ManyLesions(Study):
     """Random sets of layers dropped, and random disorders: a row per draw and sequence."""
 
-    draws: int = 8
+    draws: Annotated[int, Switch("Random sets or orders of each size.", min=1)] = 8
     """Random sets or orders of each size."""
-    seed: int = 0
-    spare_ends: bool = True
+    draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
+    spare_ends: Annotated[bool, Switch("The first and the last layer are never touched.")] = True
     """Leave the first and the last layer alone, which few models can do without."""
 
     name: ClassVar[str] = "many-lesions"
@@ -61,11 +62,8 @@ class ManyLesions(Study):
     )
     reads: ClassVar[Reads] = "text"
     no_paper_protocol: ClassVar[str] = "the paper did not do it"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.draws < 1:
-            raise InputError(f"draws is {self.draws}; take at least 1.")
+    batch_size: ClassVar[int | None] = 4
+    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, float, Lesion]]:
         """(kind, size, Kendall's tau, lesion) of every draw: size counts layers dropped, or swaps.
@@ -76,7 +74,7 @@ class ManyLesions(Study):
         middle = range(1, n_layers - 1) if self.spare_ends else range(n_layers)
         if len(middle) < 2:
             raise InputError(f"This model has {n_layers} layers, too few for several at once between first and last.")
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng(self.draw_seed)
         made: list[tuple[str, int, float, Lesion]] = []
         for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
             made += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
@@ -227,28 +225,3 @@ def _swapped(middle: range, swaps: int, generator: np.random.Generator) -> list[
     for place in generator.integers(0, len(order) - 1, size=swaps).tolist():
         order[place], order[place + 1] = order[place + 1], order[place]
     return order
-
-
-def many_lesions(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    draws: int = 8,
-    seed: int = 0,
-    spare_ends: bool = True,
-    batch_size: int = 4,
-) -> Result:
-    """Leave out more and more random middle layers, swap more and more neighbours, shuffle the middle (section 5.4).
-
-    Args:
-        model: a HookedTransformer of four layers or more (two with `spare_ends=False`).
-        corpus: running text with BOS.
-        draws: random sets or orders of each size.
-        seed: of the draws.
-        spare_ends: leave the first and the last layer alone.
-        batch_size: sequences per sweep.
-
-    Returns:
-        A result with a row per draw and sequence: KL in nats, agreement, entropies in bits, losses in nats.
-    """
-    return ManyLesions(draws=draws, seed=seed, spare_ends=spare_ends).run(model, corpus, batch_size=batch_size)

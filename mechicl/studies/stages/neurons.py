@@ -16,19 +16,21 @@ either sign.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
 from mechicl.models import HookedModel, Sizes, hooked
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.work import Work
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
@@ -41,8 +43,8 @@ MOST_VARIANCE = 1e-3
 class NeuronsStudy(Study):
     """Vocabulary moments of every neuron, and the density of each kind by layer."""
 
-    kurtosis: float = 10.0
-    variance: float = 0.005
+    kurtosis: Annotated[float, Switch("Above it a neuron promotes or suppresses (a Gaussian has 3).")] = 10.0
+    variance: Annotated[float, Switch("Above it a neuron splits the vocabulary in two.")] = 0.005
 
     name: ClassVar[str] = "neurons"
     title: ClassVar[str] = "Prediction and suppression neurons"
@@ -52,6 +54,8 @@ class NeuronsStudy(Study):
         "neurons take over in the last layers."
     )
     reads: ClassVar[Reads] = "weights"
+    batch_size: ClassVar[int | None] = None
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         return Work(directions=2 * sizes.n_layers * sizes.d_mlp)
@@ -126,18 +130,3 @@ def is_entropy_neuron(table: pd.DataFrame, kurtosis: float, variance: float = MO
     size = table["in_norm"] ** 2 + table["norm"] ** 2
     bound = size.where(late).groupby(table["model"]).transform(lambda sizes: sizes.quantile(0.9))
     return late & (size >= bound) & (table["kurtosis"] <= kurtosis) & (table["variance"] <= variance)
-
-
-def neurons(model: Any, *, kurtosis: float = 10.0, variance: float = 0.005) -> Result:
-    """Count prediction, suppression, partition and entropy neurons by layer (section 5.3).
-
-    Args:
-        model: a HookedTransformer, loaded with `processing="fold"` for the papers' numbers.
-        kurtosis: above it a neuron is of the first two kinds (not the excess: a Gaussian has 3).
-        variance: above it a neuron is a partition neuron.
-
-    Returns:
-        A result with a row per neuron: the moments of its cosines with the vocabulary, the norms of what it writes and
-        reads, and rho.
-    """
-    return NeuronsStudy(kurtosis=kurtosis, variance=variance).run(model)

@@ -11,6 +11,7 @@ Norms depend on how weights were processed: folding the final norm does not matt
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,13 +20,14 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.probes.norms import NORM_QUANTITIES, PARTS, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 
@@ -38,6 +40,8 @@ class NormsStudy(Study):
     source: ClassVar[str] = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
     claim: ClassVar[str] = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
     reads: ClassVar[Reads] = "text"
+    batch_size: ClassVar[int | None] = 8
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         reading = run(model, corpus, [probe := Norms()], batch_size=batch_size)[probe]
@@ -97,18 +101,3 @@ def norms_table(reading: torch.Tensor, lengths: torch.Tensor) -> pd.DataFrame:
     values = reading.double().flatten(0, 1).numpy()
     table = pd.DataFrame(values, columns=list(NORM_QUANTITIES), index=index).reset_index()
     return table.assign(positions=(lengths - 1).numpy()[table["sequence"]])
-
-
-def norms(model: Any, corpus: TokenCorpus, *, protocol: Protocol = "corrected", batch_size: int = 8) -> Result:
-    """Measure the norms of what attention and MLPs add, and block influence (section 5.4).
-
-    Args:
-        model: a HookedTransformer; the paper's weights are folded and centred (`processing="fold"`).
-        corpus: running text with BOS.
-        protocol: see the module.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with a row per sequence and layer: L2 norms over d_model, ratios and cosines.
-    """
-    return NormsStudy(protocol).run(model, corpus, batch_size=batch_size)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, pieces_so_far
+from mechicl.declared import Reads, Switch
 from mechicl.display import token_text
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep, passes
@@ -36,7 +37,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.work import Work
 
 SORTS = {"word": "where in a word", "position": "position", "entropy": "intact entropy"}
@@ -44,15 +45,14 @@ WORDS = ("single-token word", "first token of a word", "inner token of a word", 
 _BITS = (0, 1, 2, 4, 8)
 _SHOWN = 24
 """Tokens of the first sequence that are kept one by one."""
-_WHOLE = ("drop", "swap", "attention", "mlp", "replace")
+WholeLesion = Literal["drop", "swap", "attention", "mlp", "replace"]
 
 
 @dataclass(frozen=True)
 class TokenLesions(Study):
     """KL and agreement under each lesion, by what kind of token the prediction is made at."""
 
-    kind: str = "drop"
-    """The lesion: drop, swap, attention, mlp or replace."""
+    kind: Annotated[WholeLesion, Switch("What is done to each layer.")] = "drop"
 
     name: ClassVar[str] = "token-lesions"
     title: ClassVar[str] = "Which predictions a lesion changes"
@@ -60,11 +60,7 @@ class TokenLesions(Study):
     claim: ClassVar[str] = "Early layers put tokens together to words, and middle layers can be left out."
     reads: ClassVar[Reads] = "text"
     no_paper_protocol: ClassVar[str] = "the authors evaluate no lesion token by token"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.kind not in _WHOLE:
-            raise InputError(f"kind is {self.kind!r}; choose one of {', '.join(_WHOLE)}.")
+    batch_size: ClassVar[int | None] = 4
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         chosen = [lesion for *_, lesion in Lesions(kinds=(self.kind,)).lesions(sizes.n_layers)]
@@ -201,19 +197,3 @@ def _add_map(figure: go.Figure, rows: pd.DataFrame, groups: list[str], scale: pd
     )  # fmt: skip
     # names of tokens such as "1 '='" would be taken for numbers
     figure.update_yaxes(type="category", autorange="reversed", tickfont={"size": 10}, row=1, col=column)
-
-
-def token_lesions(model: Any, corpus: TokenCorpus, *, kind: str = "drop", batch_size: int = 4) -> Result:
-    """Tell apart which predictions a layer's lesion changes (section 4.1); see the module.
-
-    Args:
-        model: a HookedTransformer.
-        corpus: running text with BOS; of a fast tokenizer, so that words are known.
-        kind: drop, swap, attention, mlp or replace.
-        batch_size: sequences per sweep.
-
-    Returns:
-        A result with a row per layer, sequence and group of tokens: KL(intact || lesioned) in nats and agreement, means
-        over its positions; and, of the first sequence's first tokens, a row per layer and token (`by` is "token").
-    """
-    return TokenLesions(kind=kind).run(model, corpus, batch_size=batch_size)

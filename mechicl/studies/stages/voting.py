@@ -21,10 +21,10 @@ The class may be any: a suffix, words, or a test of a token's text. Effects assu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,7 +32,7 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
 from mechicl.corpora.contexts import contexts
-from mechicl.errors import InputError
+from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
@@ -44,7 +44,7 @@ from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
-from mechicl.studies.study import Condition, Material, Part, Protocol, Reads, Study
+from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 from mechicl.text import one_sentence
@@ -59,17 +59,16 @@ _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "sing
 class Voting(Study):
     """Accuracy of probes on neurons, alone and together, of votes without training, and of the model itself."""
 
-    token_class: str | tuple[str | int, ...] = "-ing"
-    """A suffix, a word or several, or token ids."""
-    neurons: int = 32
-    """Neurons of each kind."""
-    pairs: int = 500
-    """Pairs of contexts, at most."""
-    context: int = 24
-    """Tokens of each context."""
-    kurtosis: float = 10.0
-    variance: float = 0.005
-    seed: int = 0
+    token_class: Annotated[
+        TokenClass,
+        Switch("A suffix (-ing), words (with commas), a file with a word on each line, token ids, or a test of words."),
+    ] = "-ing"
+    neurons: Annotated[int, Switch("Neurons of each kind.", min=1)] = 32
+    pairs: Annotated[int, Switch("Pairs of contexts, at most.", min=1)] = 500
+    context: Annotated[int, Switch("Tokens of each context.", min=1)] = 24
+    kurtosis: Annotated[float, Switch("Above it a neuron is a candidate, if its variance is, too.")] = 10.0
+    variance: Annotated[float, Switch("Above it a neuron is a candidate, if its kurtosis is, too.")] = 0.005
+    draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
 
     name: ClassVar[str] = "voting"
     title: ClassVar[str] = "Neurons that vote for a class of tokens"
@@ -79,11 +78,21 @@ class Voting(Study):
         "well as the model; ensembles of prediction neurons do better than both."
     )
     reads: ClassVar[Reads] = "text"
+    batch_size: ClassVar[int | None] = 32
+    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
+    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.neurons < 1 or self.pairs < 1:
-            raise InputError(f"The study voting needs neurons and pairs from 1; got {self.neurons} and {self.pairs}.")
+        object.__setattr__(self, "token_class", _named_class(self.token_class))
+
+    def for_model(self, model: Any) -> Voting:
+        """A test of words becomes the ids of the tokens that pass it."""
+        if not callable(self.token_class):
+            return self
+        net = hooked(model)
+        members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
+        return replace(self, token_class=tuple(members.nonzero().flatten().tolist()))
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         _, origin = super()._parts(material)
@@ -97,7 +106,7 @@ class Voting(Study):
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
         cases = ballots(
-            corpus, self.token_class, net.sizes.d_vocab, context=self.context, most=self.pairs, seed=self.seed
+            corpus, self.token_class, net.sizes.d_vocab, context=self.context, most=self.pairs, seed=self.draw_seed
         )  # fmt: skip
         ranking = find_neurons(
             model, self.token_class, kurtosis=self.kurtosis, variance=self.variance, protocol=self.protocol
@@ -129,7 +138,7 @@ class Voting(Study):
             return _by_kind(first) | {"both kinds": first}
         groups = {kind: rows.head(self.neurons) for kind, rows in _by_kind(ranking).items()}
         groups["both kinds"] = ranking.head(self.neurons)
-        generator = np.random.default_rng(self.seed)
+        generator = np.random.default_rng(self.draw_seed)
         layers = pd.concat([groups[kind] for kind in groups if kind != "both kinds"])["layer"].to_numpy()
         taken = {pair for rows in groups.values() for pair in _pairs(rows)}
         for draw in range(_DRAWS):
@@ -140,7 +149,7 @@ class Voting(Study):
     def _judged(self, activations: np.ndarray, cases: pd.DataFrame) -> Judged:
         """The folds, and the halves of the selection fold: a sequence of the text lies in one of them."""
         test = cases["fold"].to_numpy() == 1
-        sequences = np.random.default_rng(self.seed).permutation(cases["sequence"][~test].unique())
+        sequences = np.random.default_rng(self.draw_seed).permutation(cases["sequence"][~test].unique())
         learn = cases["sequence"].isin(sequences[::2]).to_numpy() & ~test
         return Judged(activations, cases["label"].to_numpy(), test, learn, ~test & ~learn)
 
@@ -279,57 +288,13 @@ def _kind(group: str) -> str:
     return "random" if group.startswith("random") else group
 
 
-def voting(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    token_class: TokenClass | Path = "-ing",
-    neurons: int = 32,
-    pairs: int = 500,
-    context: int = 24,
-    kurtosis: float = 10.0,
-    variance: float = 0.005,
-    seed: int = 0,
-    protocol: Protocol = "corrected",
-    batch_size: int = 32,
-) -> Result:
-    """Measure how well neurons, alone and together, tell whether the next token is of a class (section 5.3).
-
-    Args:
-        model: a HookedTransformer, loaded with `processing="fold"`; gated MLPs too.
-        corpus: running text; some thousands of tokens per hundred tokens of the class.
-        token_class: a suffix ("-ing"), words, a file with a word a line, token ids, or a test of a token's text.
-        neurons: neurons of each kind.
-        pairs: pairs of contexts, at most.
-        context: tokens of each context.
-        kurtosis, variance: above either, a neuron is a candidate.
-        seed: seed of the contexts, of the folds and of the random neurons.
-        protocol: see the module.
-        batch_size: contexts per pass.
-
-    Returns:
-        A result with a row per sequence of the judged half and measure: the share of its contexts that are told right.
-    """
-    study = Voting(
-        protocol, token_class=plain_class(model, token_class), neurons=neurons, pairs=pairs, context=context,
-        kurtosis=kurtosis, variance=variance, seed=seed,
-    )  # fmt: skip
-    return study.run(model, corpus, batch_size=batch_size)
-
-
-def plain_class(model: Any, token_class: TokenClass | Path) -> str | tuple[str | int, ...]:
-    """A class in plain values: a file as its words, a test as the ids of its tokens."""
-    if callable(token_class):
-        net = hooked(model)
-        members = class_members(net.tokenizer, token_class, net.sizes.d_vocab)
-        return tuple(members.nonzero().flatten().tolist())
-    if isinstance(token_class, Path):
-        return words_of_file(token_class)
-    return token_class if isinstance(token_class, str) else tuple(token_class)
-
-
-def words_of_file(path: Path) -> tuple[str, ...]:
-    """The words of a file, one a line."""
-    with one_sentence(path):
-        words: Sequence[str] = path.read_text(encoding="utf-8-sig").split("\n")
-    return tuple(word.strip() for word in words if word.strip())
+def _named_class(token_class: TokenClass) -> TokenClass:
+    """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
+    if isinstance(token_class, str) and not token_class.startswith("-") and not Path(token_class).is_file():
+        return tuple(word.strip() for word in token_class.split(",") if word.strip())
+    if isinstance(token_class, Path) or (isinstance(token_class, str) and not token_class.startswith("-")):
+        path = Path(token_class)
+        with one_sentence(path):
+            words = path.read_text(encoding="utf-8-sig").split("\n")
+        return tuple(word.strip() for word in words if word.strip())
+    return token_class if isinstance(token_class, str) or callable(token_class) else tuple(token_class)

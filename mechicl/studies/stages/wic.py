@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import WordPairs
+from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, ORANGE, add_curve, panels, styled
 from mechicl.hooks import run
@@ -30,7 +31,7 @@ from mechicl.models import Sizes, hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import mean_with_interval
 from mechicl.studies.work import Work
 
@@ -51,7 +52,7 @@ _STYLES = {
 class Wic(Study):
     """Whether each dev pair was told right, by depth and probe."""
 
-    seed: int = 0
+    seed: Annotated[int, Switch("Seed of the folds and of the control's labels.", min=0)] = 0
     """Of folds and of the control's labels."""
 
     name: ClassVar[str] = "wic"
@@ -60,6 +61,7 @@ class Wic(Study):
     claim: ClassVar[str] = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
     reads: ClassVar[Reads] = "pairs"
     no_paper_protocol: ClassVar[str] = "the paper does not say how it probed"
+    batch_size: ClassVar[int | None] = 32
 
     def work(self, sizes: Sizes, material: Material) -> Work:
         return Work(passes=1, beside="the training of probes")
@@ -175,18 +177,3 @@ def _predicted(
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
     return np.asarray(probe.fit(features[train], labels).predict(features[dev]), dtype=bool)
-
-
-def wic(model: Any, pairs: WordPairs, *, seed: int = 0, batch_size: int = 32) -> Result:
-    """Probe every depth for whether a word has the same sense in two sentences (section 5.2).
-
-    Args:
-        model: a HookedTransformer.
-        pairs: from `load_word_pairs`.
-        seed: of the cross-validation's folds and the control's labels.
-        batch_size: sentences per pass.
-
-    Returns:
-        A result with a row per dev pair, depth and probe.
-    """
-    return Wic(seed=seed).run(model, pairs, batch_size=batch_size)

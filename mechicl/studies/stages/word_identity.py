@@ -17,8 +17,9 @@ no `protocol="paper"`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from mechicl.corpora import TokenCorpus, pieces_of_ended_words
 from mechicl.corpora.contexts import context_ends, contexts
+from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import run
@@ -37,7 +39,7 @@ from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Reads, Study
+from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -50,15 +52,11 @@ _FOLDS = 5
 class WordIdentity(Study):
     """Accuracy of a linear probe for which word ended, at each point, for words and for phrases."""
 
-    pieces: tuple[int, ...] = (2, 3)
-    """Tokens of a word."""
-    occurrences: int = 10
-    """Contexts of each word."""
-    classes: int = 40
-    """Words, at most."""
-    context: int = 24
-    """Tokens of each context, the word included."""
-    seed: int = 0
+    pieces: Annotated[tuple[int, ...], Switch("Tokens of a word; each number is a panel.", min=2)] = (2, 3)
+    occurrences: Annotated[int, Switch("Contexts of each word, one for each fold or more.", min=_FOLDS)] = 10
+    classes: Annotated[int, Switch("Words to tell apart, at most.", min=2)] = 40
+    context: Annotated[int, Switch("Tokens of each context, the word included.", min=1)] = 24
+    draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
 
     name: ClassVar[str] = "word-identity"
     title: ClassVar[str] = "Which word ended here"
@@ -66,14 +64,8 @@ class WordIdentity(Study):
     claim: ClassVar[str] = "In the first layers the tokens of a word are put together into one representation."
     reads: ClassVar[Reads] = "text"
     no_paper_protocol: ClassVar[str] = "the authors do not measure it"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.pieces, default=0) < 2 or self.occurrences < _FOLDS or self.classes < 2:
-            raise InputError(
-                f"word-identity needs words of 2 tokens or more, {_FOLDS} occurrences or more and 2 classes or more; "
-                f"got pieces {self.pieces}, occurrences {self.occurrences}, classes {self.classes}."
-            )
+    batch_size: ClassVar[int | None] = 32
+    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         _, origin = super()._parts(material)
@@ -102,7 +94,7 @@ class WordIdentity(Study):
                 words = rows["label"].nunique()
                 facts = {"span": rows["span"].iloc[0], "pieces": rows["pieces"].iloc[0], "words": words}
                 for point in range(seen.shape[1]):
-                    right = held_out_correct(seen[rows.index.tolist(), point], rows, self.seed)
+                    right = held_out_correct(seen[rows.index.tolist(), point], rows, self.draw_seed)
                     judged = pd.DataFrame({"sequence": rows["sequence"], "correct": right}).groupby("sequence")
                     table = judged["correct"].agg(["mean", "size"]).reset_index()
                     table.columns = pd.Index(["sequence", "accuracy", "contexts"])
@@ -112,7 +104,7 @@ class WordIdentity(Study):
 
     def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
         """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
-        generator = np.random.default_rng([self.seed, pieces])
+        generator = np.random.default_rng([self.draw_seed, pieces])
         found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _NAMES}
         tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _NAMES}
         room = self.classes
@@ -232,35 +224,3 @@ def _words(summary: pd.DataFrame, pieces: int) -> int:
 
 def _or(numbers: tuple[int, ...]) -> str:
     return " or ".join(map(str, numbers))
-
-
-def word_identity(
-    model: Any,
-    corpus: TokenCorpus,
-    *,
-    pieces: tuple[int, ...] = (2, 3),
-    occurrences: int = 10,
-    classes: int = 40,
-    context: int = 24,
-    seed: int = 0,
-    batch_size: int = 32,
-) -> Result:
-    """Test by linear probes whether a word's last token knows the word (section 5.1); see the module.
-
-    Args:
-        model: a HookedTransformer.
-        corpus: running text of a fast tokenizer, so that words are known.
-        pieces: tokens of a word; each number is a panel.
-        occurrences: contexts of each word.
-        classes: words, at most.
-        context: tokens of each context.
-        seed: seed of the contexts that are drawn, and of the folds.
-        batch_size: contexts per pass.
-
-    Returns:
-        A result with a row per sequence, point, length and kind of span: the accuracy on that sequence's contexts.
-    """
-    study = WordIdentity(
-        pieces=tuple(pieces), occurrences=occurrences, classes=classes, context=context, seed=seed
-    )  # fmt: skip
-    return study.run(model, corpus, batch_size=batch_size)

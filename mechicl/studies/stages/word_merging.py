@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,7 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
@@ -36,7 +37,7 @@ from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followe
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Material, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.work import Work
 
@@ -49,7 +50,7 @@ _COLOURS = [GREEN, ORANGE, PURPLE, SKY]
 class WordMerging(Study):
     """Attention inside and between words by head, and what cutting it costs."""
 
-    pieces: tuple[int, ...] = (2, 3, 4)
+    pieces: Annotated[tuple[int, ...], Switch("Tokens of words; for each number, heads are ranked.", min=2)] = (2, 3, 4)
     """Tokens of the words that sub-joiner heads are looked for with."""
 
     name: ClassVar[str] = "word-merging"
@@ -61,11 +62,7 @@ class WordMerging(Study):
     )
     reads: ClassVar[Reads] = "text"
     no_paper_protocol: ClassVar[str] = "the authors compute no number to reproduce"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.pieces, default=0) < 2:
-            raise InputError(f"pieces is {self.pieces}; words of 2 tokens or more are put together.")
+    batch_size: ClassVar[int | None] = 8
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"cut": cut} for cut in ("attention", "heads", "nothing", *_CUTS)]
@@ -238,19 +235,3 @@ def _add_bars(
         ),
         row=1, col=column,
     )  # fmt: skip
-
-
-def word_merging(model: Any, corpus: TokenCorpus, *, pieces: Sequence[int] = (2, 3, 4), batch_size: int = 8) -> Result:
-    """Test whether early layers put a word's tokens together (section 5.1); see the module.
-
-    Args:
-        model: a HookedTransformer.
-        corpus: running text of a fast tokenizer, so that words are known.
-        pieces: tokens of the words that sub-joiner heads are looked for with.
-        batch_size: sequences per pass.
-
-    Returns:
-        A result with rows per sequence, layer, head and distance or number of tokens (attention), and per sequence and
-        cut (loss in nats); `result.study.heads(result.table)` ranks all heads.
-    """
-    return WordMerging(pieces=tuple(pieces)).run(model, corpus, batch_size=batch_size)

@@ -4,21 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mechicl import deep_layers, information_flow, layer_lesions, local_attention, logit_lens, norms, stages_atlas
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.results import Cells, Result
-from mechicl.studies.label_words import deep_layers, information_flow
-from mechicl.studies.stages import (
-    compare_atlases,
-    in_context_atlas,
-    layer_lesions,
-    local_attention,
-    logit_lens,
-    norms,
-    stages_atlas,
-)
-from mechicl.studies.stages.atlas import Atlas
+from mechicl.studies.stages.atlas import Atlas, compare_atlases
 from mechicl.studies.stages.boundaries import stage_boundaries
+from mechicl.studies.stages.in_context_atlas import in_context_atlas
 from tests import tiny
 from tests.random_prompts import random_prompts
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mechicl import logit_lens
 from mechicl.corpora import load_corpus
-from mechicl.studies.stages import logit_lens
 from tests import tiny
 
 TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World"]

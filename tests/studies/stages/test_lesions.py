@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from mechicl import layer_lesions
 from mechicl.corpora import load_corpus
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.patches import Drop
 from mechicl.results import Cells
 from mechicl.studies import load_result
-from mechicl.studies.stages import Lesions, layer_lesions
+from mechicl.studies.stages.lesions import Lesions
 from tests import tiny
 
 TEXTS = ["Review good film", "Question Answer Type of a Person", "Sports in the World are Business and Technology"]

@@ -4,9 +4,12 @@ import pandas as pd
 import pytest
 
 from mechicl.results import Result
-from mechicl.studies.stages import Lesions, NeuronsStudy, Voting, WordMerging
+from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.stages.neurons import NeuronsStudy
 from mechicl.studies.stages.published import against_published
 from mechicl.studies.stages.published.values import ATTENTION, ING, PREDICTION, SUPPRESSION
+from mechicl.studies.stages.voting import Voting
+from mechicl.studies.stages.word_merging import WordMerging
 
 
 def gpt2s_neurons() -> dict[str, object]:

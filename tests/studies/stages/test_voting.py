@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 
+from mechicl import voting
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import class_members, other_forms
 from mechicl.models import hooked
-from mechicl.studies.stages import find_neurons, neuron_tokens, voting
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
+from mechicl.studies.stages.voters import find_neurons, neuron_tokens
 from mechicl.studies.stages.voting import Voting, plain_class
 from tests import tiny
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mechicl import wic
 from mechicl.corpora import load_word_pairs
 from mechicl.errors import InputError
-from mechicl.studies.stages import Wic, wic
+from mechicl.studies.stages.wic import Wic
 from tests import tiny
 
 WORDS = ("bank", "bat", "spring", "seal", "bark", "match", "light", "palm", "crane", "pitch", "ring", "wave")

@@ -1,0 +1,722 @@
+"""Written by `make declare`; see `mechicl/__init__.py`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mechicl.corpora import TokenCorpus, WordPairs
+from mechicl.probes.tuned_lens import TunedLens as _TunedLens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.tasks.benchmarks import Benchmarks
+
+from mechicl.studies.label_words.compression_speed import CompressionSpeed as CompressionSpeed
+from mechicl.engines.context import Context as Context
+from mechicl.patches import CutWords as CutWords
+from mechicl.patches import Drop as Drop
+from mechicl.patches import DropAttention as DropAttention
+from mechicl.patches import DropMLP as DropMLP
+from mechicl.patches import DropMany as DropMany
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis as ErrorDiagnosis
+from mechicl.explorer import Explorer as Explorer
+from mechicl.patches import FixNeurons as FixNeurons
+from mechicl.probes import HeadSaliency as HeadSaliency
+from mechicl.errors import InputError as InputError
+from mechicl.patches import IsolateLabels as IsolateLabels
+from mechicl.patches import IsolatePositions as IsolatePositions
+from mechicl.patches import IsolateRandom as IsolateRandom
+from mechicl.patches import IsolateTemplate as IsolateTemplate
+from mechicl.probes import LabelAttention as LabelAttention
+from mechicl.probes import LastResidual as LastResidual
+from mechicl.probes import LensTokens as LensTokens
+from mechicl.probes import LocalAttention as LocalAttention
+from mechicl.probes import LogitLens as LogitLens
+from mechicl.probes import Norms as Norms
+from mechicl.errors import NumericalError as NumericalError
+from mechicl.objectives import Objective as Objective
+from mechicl.hooks import Patch as Patch
+from mechicl.hooks import Probe as Probe
+from mechicl.patches import Reorder as Reorder
+from mechicl.patches import Repeat as Repeat
+from mechicl.patches import Replace as Replace
+from mechicl.patches import ReweightAnchors as ReweightAnchors
+from mechicl.studies.label_words.reweighting import Reweighting as Reweighting
+from mechicl.probes import SaliencyFlow as SaliencyFlow
+from mechicl.probes import SaliencyMap as SaliencyMap
+from mechicl.patches import Swap as Swap
+from mechicl.tasks import Task as Task
+from mechicl.probes import TopTokens as TopTokens
+from mechicl.probes import TunedLens as TunedLens
+from mechicl.hooks import Watch as Watch
+from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
+from mechicl.engines.compression import compress as compress
+from mechicl.explorer import explore as explore
+from mechicl.studies.stages.voters import find_neurons as find_neurons
+from mechicl.engines.reweighting import fit_reweighting as fit_reweighting
+from mechicl.engines.tuned_lens import fit_tuned_lens as fit_tuned_lens
+from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
+from mechicl.studies.label_words.isolation import isolation_examples as isolation_examples
+from mechicl.engines.wavefront import lesion_sweep as lesion_sweep
+from mechicl.tasks import load_benchmarks as load_benchmarks
+from mechicl.corpora import load_corpus as load_corpus
+from mechicl.models import load_model as load_model
+from mechicl.studies import load_result as load_result
+from mechicl.studies import load_studies as load_studies
+from mechicl.tasks import load_task as load_task
+from mechicl.corpora import load_word_pairs as load_word_pairs
+from mechicl.studies.stages.voters import neuron_tokens as neuron_tokens
+from mechicl.engines.context import read_context as read_context
+from mechicl.hooks import run as run
+from mechicl.engines.prefix import run_shared as run_shared
+from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
+from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
+
+def information_flow(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    head_reduce: Literal['abs_of_sum', 'sum_of_abs'] = 'abs_of_sum',
+    loss: Literal['cross_entropy', 'logit_difference'] = 'cross_entropy',
+    target: Literal['gold', 'predicted'] = 'gold',
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Information flow through label words (Label Words are Anchors, section 2.1, Fig. 3).
+
+    The paper says: In shallow layers information flows from the demonstrations' text into the label
+    words (S_wp); in deep layers it flows from the label words to the target position (S_pq).
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
+        loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
+        target: The class whose loss is taken: gold (the paper), or predicted.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Raw S_wp, S_pq and S_ww of every prompt and layer.
+    """
+
+def isolation(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    n_layers: Sequence[int] = (1, 3, 5),
+    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    pool: Literal['all', 'demo_text', 'demo_template'] = 'all',
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
+
+    The paper says: Isolating the label words in the first layers changes the prediction; isolating them
+    in the last layers, or isolating as many random tokens, hardly does.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        n_layers: Numbers of first and of last layers to isolate.
+        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
+            postsoftmax_renorm.
+        pool: Where random tokens may lie: all, demo_text or demo_template.
+        random_seed: Seed of the random control.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with label words or random tokens isolated in the first or last n layers.
+    """
+
+def deep_layers(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    weight: Literal['attention', 'norm'] = 'attention',
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
+
+    The paper says: In deep layers the attention to the label words tells the prediction: AUCROC
+    approaches 0.8, and nearly all of R is gathered in middle and deep layers.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        weight: attention (the paper), or norm: times the length of the value that is moved.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Attention from q to each class's label words, summed over heads, in every layer.
+    """
+
+def reweighting(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    lr: float = 0.01,
+    epochs: int = 10,
+    per_class: int = 4,
+    more_shots: int = 5,
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Re-weighting the anchors (Label Words are Anchors, section 3.1, Table 1).
+
+    The paper says: Learning how strongly the target attends to each class's label word raises accuracy
+    far above that of the same demonstrations, and above that of more demonstrations.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        lr: Learning rate of Adam.
+        epochs: Rounds through the training items.
+        per_class: Training items per class.
+        more_shots: Demonstrations per class of the other baseline, or as many as fit; 0: without it.
+        random_seed: Seed of the random positions.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with and without re-weighted anchors, and with what they must be compared
+        with.
+    """
+
+def compression(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    kept: Sequence[Literal['label', 'template', 'label+template', 'separators', 'template words', 'label+separators', 'label+template words']] = ('label+template', 'label', 'template'),
+    positions: Sequence[Literal['original', 'zero', 'packed']] = ('original', 'zero', 'packed'),
+    n_sets: int = 20,
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Compressing the context to its anchors (Label Words are Anchors, section 3.2, Table 2).
+
+    The paper says: The hidden states of label words and template alone keep most of the predictions of
+    the full context; the same words as text, or random tokens in place of the label words, do not.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        kept: What is kept of the context.
+        positions: Where queries stand: original, zero or packed.
+        n_sets: Number of random sets.
+        random_seed: Seed of the random sets.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions on compressed contexts.
+    """
+
+def compression_speed(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    warm_up: int = 3,
+    repeats: int = 3,
+    lr: float = 0.01,
+    per_class: int = 4,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """How fast a compressed context is (Label Words are Anchors, section 3.2, Tables 3 and 6).
+
+    The paper says: Queries on the hidden states of label words and template are 1.1 to 2.9 times as
+    fast as whole prompts, the more so the longer the demonstrations.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        warm_up: Queries that are asked before the clock runs.
+        repeats: Times that every query is timed; the median counts.
+        lr: Learning rate of the re-weighted arms.
+        per_class: Training items per class of the re-weighted arms; 0: without them.
+        protocol: corrected, or paper: what the authors' code did.
+
+    Returns:
+        A result. Seconds, operations and memory of a query, by what is kept of its context.
+    """
+
+def error_diagnosis(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    components: Sequence[int] = (5, 10, 20, 50, 100, 200),
+    layer: int | None = None,
+    contexts: int = 64,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
+
+    The paper says: Classes whose label words have keys close together are the ones that the model
+    confuses: on TREC, Description and Entity most of all.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        components: Numbers of principal components.
+        layer: Layer of the heat map; default: two thirds deep.
+        contexts: Sets of demonstrations; halved until the data fill them.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Distances between anchor keys, and the confusion of their classes.
+    """
+
+def anchor_sweep(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    windows: Sequence[int] = (1,),
+    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    random_seed: int = 0,
+    batch_size: int = 16,
+) -> Result:
+    """Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
+
+    The paper says: Label words, not other tokens, gather the demonstrations' information, and they do
+    so in shallow layers.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        windows: Numbers of neighbouring layers isolated together.
+        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
+            postsoftmax_renorm.
+        random_seed: Seed of the random text tokens.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with one kind of token isolated in one window of layers.
+    """
+
+def anchor_kinds(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    random_seed: int = 0,
+    batch_size: int = 16,
+) -> Result:
+    """How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
+
+    The paper says: Label words are the anchors; with label words alone, without the template,
+    compression fails (footnote 6).
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        random_seed: Seed of the random text tokens.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with one kind of token isolated, kept alone, or left out.
+    """
+
+def stages_atlas(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 4,
+) -> Result:
+    """The stages of inference (Stages of Inference, Fig. 1 and Table 1).
+
+    The paper says: Four stages, each with its signature: detokenization (local attention), feature
+    engineering (little progress), prediction ensembling (prediction neurons, falling lens KL),
+    calibration (suppression neurons, large MLP norms).
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. All signatures, a row per sequence, signature and layer.
+    """
+
+def benchmarks(
+    model: Any,
+    tasks: Benchmarks,
+    *,
+    kinds: Sequence[Literal['drop', 'swap', 'repeat']] = ('drop', 'swap', 'repeat'),
+    windows: Sequence[int] = (5,),
+    prepend_bos: bool = False,
+    batch_size: int = 16,
+) -> Result:
+    """Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
+
+    The paper says: Dropping or swapping middle layers costs little accuracy; repeating windows of
+    layers at 80-90 % of depth adds some.
+
+    Args:
+        model: a HookedTransformer.
+        tasks: benchmarks, from `mi.load_benchmarks`.
+        kinds: What is done to each layer.
+        windows: Lengths of repeated windows.
+        prepend_bos: Put a BOS before every request, as the harness does for Llama.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Scores of every document, for the intact model and every lesion.
+    """
+
+def layer_lesions(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    kinds: Sequence[Literal['drop', 'swap', 'attention', 'mlp', 'replace', 'repeat']] = ('drop', 'swap'),
+    windows: Sequence[int] = (3, 5),
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 4,
+) -> Result:
+    """Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
+
+    The paper says: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as
+    they were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
+    dropping.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        kinds: What is done to each layer.
+        windows: Lengths of repeated windows.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
+    """
+
+def lesioned_icl(
+    model: Any,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    batch_size: int = 16,
+) -> Result:
+    """In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
+    Anchors, section 2.1).
+
+    The paper says: Neither paper says. Together they suggest: early layers serve the gathering at label
+    words, late layers the reading by the target.
+
+    Args:
+        model: a HookedTransformer.
+        prompts: one prompt set, or several (tasks, seeds), which make one result.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. In-context predictions and information flow with each layer left out.
+    """
+
+def token_lesions(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    kind: Literal['drop', 'swap', 'attention', 'mlp', 'replace'] = 'drop',
+    batch_size: int = 4,
+) -> Result:
+    """Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
+
+    The paper says: Early layers put tokens together to words, and middle layers can be left out.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        kind: What is done to each layer.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. KL and agreement under each lesion, by what kind of token the prediction is made at.
+    """
+
+def cka(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    minibatch: int = 16,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
+
+    The paper says: Layers form blocks whose representations are alike, which agree with the stages.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        minibatch: Sequences of which one HSIC is made.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. HSIC between every two residuals of each minibatch.
+    """
+
+def local_attention(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    windows: Sequence[int] = (1, 2, 4, 5, 8, 16),
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
+
+    The paper says: In the first layers attention is local, to the last few tokens, which are put
+    together to words; with depth it becomes less and less so.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        windows: Numbers of previous tokens.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Attention to the previous k tokens, to position 0 and to itself, of every head.
+    """
+
+def word_merging(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3, 4),
+    batch_size: int = 8,
+) -> Result:
+    """Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
+
+    The paper says: Early layers have sub-joiner heads, which look from a word's last token back to its
+    other tokens: there tokens become words.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of words; for each number, heads are ranked.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Attention inside and between words by head, and what cutting it costs.
+    """
+
+def word_identity(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3),
+    occurrences: int = 10,
+    classes: int = 40,
+    context: int = 24,
+    draw_seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """Which word ended here (Stages of Inference, section 5.1; a test of our own).
+
+    The paper says: In the first layers the tokens of a word are put together into one representation.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of a word; each number is a panel.
+        occurrences: Contexts of each word, one for each fold or more.
+        classes: Words to tell apart, at most.
+        context: Tokens of each context, the word included.
+        draw_seed: Seed of what is drawn.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Accuracy of a linear probe for which word ended, at each point, for words and for
+        phrases.
+    """
+
+def wic(
+    model: Any,
+    pairs: WordPairs,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
+
+    The paper says: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
+
+    Args:
+        model: a HookedTransformer.
+        pairs: pairs of sentences that share a word, from `mi.load_word_pairs`.
+        seed: Seed of the folds and of the control's labels.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Whether each dev pair was told right, by depth and probe.
+    """
+
+def logit_lens(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    top_k: int = 10,
+    tuned: _TunedLens | str | Path | None = None,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
+
+    The paper says: In the first half the prediction makes little progress; then its distance to the
+    final prediction and its entropy fall, and in some models entropy rises again in the last layers.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        top_k: Size of the sets of most probable tokens that are compared.
+        tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
+            text.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Measures of the lens at L + 1 points of every sequence.
+    """
+
+def voting(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    neurons: int = 32,
+    pairs: int = 500,
+    context: int = 24,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    draw_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 32,
+) -> Result:
+    """Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
+
+    The paper says: The best single neurons, which are suppression neurons, tell whether the next token
+    ends in -ing about as well as the model; ensembles of prediction neurons do better than both.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        token_class: A suffix (-ing), words (with commas), a file with a word on each line, token ids,
+            or a test of words.
+        neurons: Neurons of each kind.
+        pairs: Pairs of contexts, at most.
+        context: Tokens of each context.
+        kurtosis: Above it a neuron is a candidate, if its variance is, too.
+        variance: Above it a neuron is a candidate, if its kurtosis is, too.
+        draw_seed: Seed of what is drawn.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Accuracy of probes on neurons, alone and together, of votes without training, and of
+        the model itself.
+    """
+
+def neurons(
+    model: Any,
+    *,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """Prediction and suppression neurons (Stages of Inference, section 5.3, Fig. 8 and 17).
+
+    The paper says: Prediction neurons appear in the middle of a model and are densest at about 85 % of
+    its depth; suppression neurons take over in the last layers.
+
+    Args:
+        model: a HookedTransformer.
+        kurtosis: Above it a neuron promotes or suppresses (a Gaussian has 3).
+        variance: Above it a neuron splits the vocabulary in two.
+        protocol: corrected, or paper: what the authors' code did.
+
+    Returns:
+        A result. Vocabulary moments of every neuron, and the density of each kind by layer.
+    """
+
+def many_lesions(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    draws: int = 8,
+    draw_seed: int = 0,
+    spare_ends: bool = True,
+    batch_size: int = 4,
+) -> Result:
+    """Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
+
+    The paper says: Middle layers act like an ensemble of shallow paths: the more of them are left out
+    or out of order, the more predictions change, without a sudden break.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        draws: Random sets or orders of each size.
+        draw_seed: Seed of these draws.
+        spare_ends: The first and the last layer are never touched.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Random sets of layers dropped, and random disorders: a row per draw and sequence.
+    """
+
+def norms(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
+
+    The paper says: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Norms of attention, MLP and residual by layer and sequence.
+    """
+
+def entropy_neurons(
+    model: Any,
+    corpus: TokenCorpus,
+    *,
+    neurons: int = 4,
+    controls: int = 2,
+    values: Sequence[float] = (0.0, 2.0, 4.0, 6.0),
+    batch_size: int = 8,
+) -> Result:
+    """Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
+
+    The paper says: A few neurons of the last layers hardly favour any token, but set how sure the
+    prediction is: fixing their activation moves its entropy, through the scale of the final norm.
+
+    Args:
+        model: a HookedTransformer.
+        corpus: running text, from `mi.load_corpus`.
+        neurons: Entropy neurons, the most neutral first.
+        controls: Other neurons of like length for each of them.
+        values: Activations at which a neuron is held.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Entropy neurons, and others whose output is as long, fixed at several values: a row
+        per sequence.
+    """

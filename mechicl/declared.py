@@ -1,0 +1,185 @@
+"""What a study declares of itself, in plain values: for its call, its command, the list, the pages and the stubs.
+
+A study's field is annotated `Annotated[type, Switch(help, ...)]`. The type says which values there are: a Literal names
+the choices, a tuple takes several, each once. What the shipped studies declare is kept in `studies/declared.json`
+(`make declare`), so that the command line knows it without importing torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from mechicl.errors import InputError
+
+DECLARED = Path(__file__).parent / "studies" / "declared.json"
+Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
+MATERIAL: dict[str, str] = {"prompts": "prompts", "text": "corpus", "pairs": "pairs", "benchmarks": "tasks"}
+"""What a study is run on, as an argument; one that reads weights has none."""
+Kind = Literal["choice", "int", "float", "bool", "text"]
+"""What one value of a switch is; "text" is whatever the study itself understands."""
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False"}
+
+
+@dataclass(frozen=True)
+class Switch:
+    """What a study's field means to a person, and the least value that makes sense."""
+
+    help: str
+    min: float | None = None
+    above: float | None = None
+    """The value is larger than this."""
+
+
+@dataclass(frozen=True)
+class DeclaredSwitch:
+    """A switch as everybody needs it who shows it or reads it."""
+
+    name: str
+    kind: Kind
+    default: Any
+    help: str = ""
+    choices: tuple[str, ...] = ()
+    several: bool = False
+    """Several values, as a tuple."""
+    optional: bool = False
+    """It may be None."""
+    min: float | None = None
+    above: float | None = None
+
+    def wanted(self) -> str:
+        """What a value should be, in words."""
+        if self.kind == "choice":
+            *most, last = self.choices
+            one = f"{', '.join(most)} or {last}" if most else last
+            return f"choose among {one}, each once" if self.several else f"choose {one}"
+        limits = "" if self.min is None else f" from {self.min:g} on"
+        limits = limits if self.above is None else f" above {self.above:g}"
+        if self.several:
+            return f"give {'whole numbers' if self.kind == 'int' else 'numbers'}{limits}, each once"
+        return f"give {_WORDS[self.kind]}{limits}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value is one that the switch can have."""
+        if self.kind == "text":
+            return True
+        if value is None:
+            return self.optional
+        if not self.several:
+            return self._takes(value)
+        return isinstance(value, tuple) and 0 < len(value) == len(set(value)) and all(map(self._takes, value))
+
+    def _takes(self, value: Any) -> bool:
+        if self.kind == "choice":
+            return isinstance(value, str) and value in self.choices
+        if self.kind == "bool":
+            return isinstance(value, bool)
+        if isinstance(value, bool) or not isinstance(value, int if self.kind == "int" else (int, float)):
+            return False
+        enough = self.min is None or value >= self.min
+        return isfinite(value) and enough and (self.above is None or value > self.above)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A study as the command line, the list and the pages know it."""
+
+    name: str
+    title: str
+    source: str
+    claim: str
+    rows: str
+    """What a row of its table is."""
+    reads: Reads
+    batch_size: int | None
+    """Prompts or sequences per pass, to begin with; None where it makes no batches."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """Shared options of its command that begin with another value; None: it has no such option."""
+    switches: tuple[DeclaredSwitch, ...] = ()
+
+
+def declaration(study: Any) -> Declaration:
+    """What a class of studies declares; a protocol that is not there to choose is no switch."""
+    own = [one for one in switches(study) if one.name != "protocol" or not study.no_paper_protocol]
+    own.sort(key=lambda switch: switch.name == "protocol")  # it is a field of every study, and so comes first there
+    return Declaration(
+        study.name, study.title, study.source, study.claim, _first_line(study), study.reads, study.batch_size,
+        study.shared_options, tuple(own),
+    )  # fmt: skip
+
+
+def switches(study: Any) -> list[DeclaredSwitch]:
+    """The switches of a class of studies, in the order of its fields."""
+    hints = get_type_hints(study, include_extras=True)
+    return [_switch(one, hints[one.name]) for one in fields(study)]
+
+
+def check_values(study: Any) -> None:
+    """Refuse values that a switch cannot have; a list becomes the tuple that it stands for.
+
+    Raises:
+        InputError: naming the switch, what it was and what it should be.
+    """
+    for switch in switches(type(study)):
+        value = getattr(study, switch.name)
+        if switch.several and isinstance(value, Collection) and not isinstance(value, str | tuple):
+            value = tuple(value)
+            object.__setattr__(study, switch.name, value)
+        if not switch.accepts(value):
+            raise InputError(f"{switch.name} is {value!r}; {switch.wanted()}.")
+
+
+@cache
+def shipped() -> dict[str, Declaration]:
+    """What the studies that come with mechicl declare, by name, in the order of the papers."""
+    return {one["name"]: _read(one) for one in json.loads(DECLARED.read_text(encoding="utf-8"))}
+
+
+def written(declarations: Collection[Declaration]) -> str:
+    """The text of `declared.json`."""
+    return json.dumps([asdict(one) for one in declarations], indent=1, ensure_ascii=False) + "\n"
+
+
+def _read(facts: Mapping[str, Any]) -> Declaration:
+    read = [DeclaredSwitch(**{name: _tuples(value) for name, value in one.items()}) for one in facts["switches"]]
+    return Declaration(**{**facts, "switches": tuple(read)})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _first_line(study: Any) -> str:
+    return (study.__doc__ or "").strip().partition("\n")[0]
+
+
+def _switch(one: Field[Any], hint: Any) -> DeclaredSwitch:
+    said = Switch("")
+    if get_origin(hint) is Annotated:
+        hint, *more = get_args(hint)
+        said = next((each for each in more if isinstance(each, Switch)), said)
+    if one.default is MISSING:
+        raise InputError(f"The switch {one.name} of a study needs a default.")
+    kind, choices, several, optional = _kind(hint)
+    return DeclaredSwitch(one.name, kind, one.default, said.help, choices, several, optional, said.min, said.above)
+
+
+def _kind(hint: Any) -> tuple[Kind, tuple[str, ...], bool, bool]:
+    """Kind of one value, choices, whether there may be several, whether none."""
+    inside = [one for one in get_args(hint) if one is not NoneType]
+    optional = len(inside) < len(get_args(hint))
+    if optional and len(inside) == 1:
+        return (*_kind(inside[0])[:3], True)
+    if get_origin(hint) is Literal:
+        return "choice", get_args(hint), False, False
+    if get_origin(hint) is tuple and len(inside) == 2 and inside[1] is Ellipsis:
+        kind, choices, *_ = _kind(inside[0])
+        return kind, choices, True, False
+    plain: dict[Any, Kind] = {bool: "bool", int: "int", float: "float"}
+    return plain.get(hint, "text"), (), False, optional

@@ -1,0 +1,81 @@
+"""A study is declared once: what its class says is what Python, the command, the list and the stubs say."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mechicl as mi
+from mechicl.cli.command import declarations, studies
+from mechicl.cli.reading import several
+from mechicl.declared import DECLARED, MATERIAL, declaration, shipped
+from mechicl.errors import InputError
+from mechicl.studies import STUDIES
+
+SHIPPED = [name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_call_and_command_have_the_switches_of_the_class(name: str) -> None:
+    study = STUDIES[name]
+    called = inspect.signature(getattr(mi, name.replace("-", "_"))).parameters
+    command = {one.name: one for one in studies.info.cls.get_command(_group(), None, name).params}  # type: ignore
+    fields = {one.name: one.default for one in dataclasses.fields(study)}
+    if study.no_paper_protocol:
+        del fields["protocol"]
+    for switch, default in fields.items():
+        assert called[switch].default == default
+        shared = declarations()[name].shared
+        if switch in shared:
+            continue
+        offered = command[switch].default
+        declared = next(one for one in shipped()[name].switches if one.name == switch)
+        assert (several(declared, offered) if declared.several else offered) == default
+        assert declared.help, f"{switch} says what it is"
+    rest = ["model", *([MATERIAL[study.reads]] if study.reads in MATERIAL else []), *fields]
+    assert sorted(called) == sorted([*rest, *(["batch_size"] if study.batch_size else [])]), "nothing else"
+    if study.batch_size is not None and "batch_size" in command:
+        assert called["batch_size"].default == command["batch_size"].default == study.batch_size
+
+
+def _group() -> Any:
+    return object.__new__(studies.info.cls)  # type: ignore
+
+
+def test_the_written_declarations_and_stubs_are_those_of_the_classes() -> None:
+    docs = Path(mi.__file__).parents[1] / "docs"
+    code = (
+        f"import sys; sys.path.insert(0, {str(docs)!r}); import declare; "
+        "assert declare.DECLARED.read_text() == declare.declared_text(), 'declared.json'; "
+        "assert declare.STUB.read_text() == declare.stub_text(), 'stub'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)  # apart from studies that tests define
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_is_read_back_is_what_was_declared(name: str) -> None:
+    assert shipped()[name] == declaration(STUDIES[name])
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_values_that_make_no_sense_are_refused_in_a_sentence(name: str) -> None:
+    wrong = {"choice": "nonsense", "int": 1.5, "float": "nonsense", "bool": "yes"}
+    for switch in shipped()[name].switches:
+        if switch.kind != "text":
+            with pytest.raises(InputError, match=rf"(?i)^{switch.name} is .*; (choose|give) "):
+                STUDIES[name](**{switch.name: wrong[switch.kind]})  # type: ignore[arg-type]
+
+
+def test_a_list_is_as_good_as_a_tuple() -> None:
+    assert STUDIES["isolation"](n_layers=[1, 2]) == STUDIES["isolation"](n_layers=(1, 2))  # type: ignore[call-arg]
+
+
+def test_the_declarations_are_shipped_with_the_package() -> None:
+    assert DECLARED.is_file()
+    assert list(shipped()) == SHIPPED, "in the order of the papers"
