@@ -26,10 +26,9 @@ import torch
 
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
-from mechicl.models import HookedModel, Sizes, hooked
+from mechicl.models import HookedModel, hooked
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Reads, Study
-from mechicl.studies.work import Work
+from mechicl.studies.study import Condition, Reads, Study
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
 LAST_LAYERS = 2
@@ -52,9 +51,6 @@ class NeuronsStudy(Study):
         "neurons take over in the last layers."
     )
     reads: ClassVar[Reads] = "weights"
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(directions=2 * sizes.n_layers * sizes.d_mlp)
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

@@ -29,15 +29,14 @@ from torch import Tensor
 from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, pieces_so_far
 from mechicl.display import token_text
 from mechicl.engines.comparison import Compared
-from mechicl.engines.wavefront import lesion_sweep, passes
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import panels, plain, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Reads, Study
-from mechicl.studies.work import Work
+from mechicl.studies.study import Condition, Reads, Study
 
 SORTS = {"word": "where in a word", "position": "position", "entropy": "intact entropy"}
 WORDS = ("single-token word", "first token of a word", "inner token of a word", "last token of a word", "no word")
@@ -66,9 +65,8 @@ class TokenLesions(Study):
         if self.kind not in _WHOLE:
             raise InputError(f"kind is {self.kind!r}; choose one of {', '.join(_WHOLE)}.")
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        chosen = [lesion for *_, lesion in Lesions(kinds=(self.kind,)).lesions(sizes.n_layers)]
-        return Work(passes=passes(chosen, sizes.n_layers), logits=1 + len(chosen), streams=1 + len(chosen))
+    def passes(self, n_layers: int) -> float:
+        return 1 + n_layers
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = Lesions(kinds=(self.kind,)).lesions(hooked(model).sizes.n_layers)

@@ -26,13 +26,12 @@ from mechicl.corpora import WordPairs
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, ORANGE, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Reads, Study
+from mechicl.studies.study import Condition, Reads, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -60,9 +59,6 @@ class Wic(Study):
     claim: ClassVar[str] = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
     reads: ClassVar[Reads] = "pairs"
     no_paper_protocol: ClassVar[str] = "the paper does not say how it probed"
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=1, beside="the training of probes")
 
     def measure(self, model: Any, pairs: WordPairs, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         sizes = hooked(model).sizes
