@@ -17,8 +17,8 @@ from mechicl.models import HookedModel, frozen, graph_bytes, prompts_at_once
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
-_FLOPS = {"cpu": 3e9, "cuda": 1e12}
-"""Operations that are timed: some hundredths of a second."""
+_FLOPS = {"cpu": 1e10, "cuda": 1e12}
+"""Operations that are timed: about a tenth of a second, less on small models."""
 _LOGITS = 2**25
 """Numbers of logits that a timed pass may make: 128 MiB in float32."""
 
