@@ -72,7 +72,7 @@ class LensStudy(Study):
         return plain if self.tuned is None else (*plain, self.tuned)
 
     def passes(self, n_layers: int) -> float:
-        return 1 + 2 * (n_layers + 1) * len(self.lenses())  # a reading and its ranks take longer than the blocks
+        return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if isinstance(self.tuned, TunedLens):
