@@ -145,12 +145,12 @@ def test_paper_protocol_and_variants_run(
         ({"--seeds": "42;43"}, "whole numbers with commas"),
         ({"--seeds": "42,42"}, "each number once"),
         ({"--seeds": "-1"}, "none below zero"),
-        ({"--protocol": "papers"}, "choose corrected or paper"),
+        ({"--protocol": "papers"}, "--protocol: 'papers' is not one of 'paper', 'corrected'"),
         ({"--shots": "7"}, "7"),
         ({"--n-layers": "9"}, "has 3 layers"),
         ({"--out": "/proc/nothing"}, "choose another folder"),
         ({"--dtype": "float7"}, "float7"),
-        ({"--too-long": "cut"}, "refuse, drop or shorter"),
+        ({"--too-long": "cut"}, "--too-long: 'cut' is not one of 'refuse', 'drop', 'shorter'"),
         ({"--samples": "abc"}, "--samples should be a valid integer"),
         ({"--samples": "0"}, "--samples should be greater"),
         ({"--sampels": "3"}, "--sampels"),
@@ -364,15 +364,6 @@ def test_a_report_needs_results(folder: str, mechicl: Mechicl, tmp_path: Path) -
     code, _, err = mechicl("report", tmp_path / folder)
     assert code == 2
     assert err.count("\n") == 1
-
-
-def test_errors_name_options(mechicl: Mechicl) -> None:
-    from mechicl.cli.reading import as_options
-
-    said = "use fewer shots, too_long='shorter', or shots=1; n_layers is (9,), label_words={'a': 'b'}."
-    assert as_options(said) == (
-        "use fewer shots, --too-long shorter, or --shots 1; --n-layers is 9, --label-words={'a': 'b'}."
-    )
 
 
 def test_the_doctor_says_what_there_is(mechicl: Mechicl) -> None:

@@ -102,8 +102,11 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """What typer raises when a command line cannot be read; it has no public name."""
 
 
-_INVALID = r"Invalid value for '([^']+)': Input should be ([^,]*).*"
-"""typer's word for a value of the wrong type, or out of bounds."""
+_INVALID = (
+    (r"Invalid value for '([^']+)': Input should be ([^,]*).*", r"\1 should be \2"),
+    (r"Invalid value for '([^']+)': Value error, (.*)", r"\1: \2"),
+)
+"""typer's words for a value of the wrong type or out of bounds, and for one that is not among the choices."""
 
 
 def _refuse(error: Any) -> NoReturn:
@@ -111,9 +114,11 @@ def _refuse(error: Any) -> NoReturn:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(2)
-    said = sentence(re.sub(_INVALID, r"\1 should be \2", " ".join(error.format_message().split())))
+    said = " ".join(error.format_message().split())
+    for theirs, ours in _INVALID:
+        said = re.sub(theirs, ours, said)
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
-    print(f"mechicl: {said}{where}", file=sys.stderr)
+    print(f"mechicl: {sentence(said)}{where}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -67,13 +67,6 @@ def lesion_sweep(
         return comparison.finish(lesions)
 
 
-def passes(lesions: Sequence[Lesion], n_layers: int) -> float:
-    """Passes through all blocks that a sweep takes: the intact one, and of each lesion what it does not share."""
-    base = tuple(Step(layer) for layer in range(n_layers))
-    programs = [lesion.program(n_layers) for lesion in lesions]
-    return 1 + sum(len(program) - _agreement(program, base) for program in programs) / n_layers
-
-
 def final_residuals(
     net: HookedModel, first: Float[Tensor, "batch pos d_model"], programs: Sequence[tuple[Step, ...]]
 ) -> list[Float[Tensor, "batch pos d_model"]]:

@@ -16,12 +16,11 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import HookedModel, Sizes, check_same_tokenizer, hooked, provenance
+from mechicl.models import HookedModel, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
-from mechicl.studies.estimate import Estimate, estimate, memory_needed
-from mechicl.studies.work import Extent, Work
+from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import versions
@@ -62,7 +61,8 @@ class Study(ABC):
     """Prompts or sequences per pass, to begin with; None where it makes no batches."""
     shared_options: ClassVar[Mapping[str, Any]] = {}
     """Options that commands share and that begin elsewhere in this study's; None: its command has no such option."""
-
+    gradients: ClassVar[bool] = False
+    """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Today's names of switches that saved results know by another."""
 
@@ -101,15 +101,14 @@ class Study(ABC):
         """The parts that are measured, and kept on disk, one by one."""
         return [{}]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        """How much it does, for `estimate`: as it stands, one pass of each sequence."""
-        return Work(passes=1)
+    def passes(self, n_layers: int) -> float:
+        """How often it takes all of its material through the model, to a factor of three; a gradient is two more."""
+        return 1
 
     def estimate(self, model: Any, material: Material = None, *, batch_size: int = 16) -> Estimate:
-        """The memory and the time that `run` is going to take, about; found in a fraction of a second.
+        """The memory and the time that `run` is going to take, to an order of magnitude.
 
-        Memory is counted from sizes, on the safe side by half. Time is counted in operations, and a block and the
-        unembedding are timed here to see how fast these go; tables, figures and what Python does between are left out.
+        Memory is counted from sizes. Time is that of one short pass, timed here, by the study's `passes`.
 
         Raises:
             InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
@@ -118,8 +117,8 @@ class Study(ABC):
         net, (parts, _) = hooked(model), self._parts(material)
         _check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
-        extent = Extent.of([part.material for part in parts], net.tokenizer)
-        return estimate(net, self.work(net.sizes, material), extent, batch_size)
+        lengths = [length for part in parts for length in sequence_lengths(part.material)]
+        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, gradients=self.gradients)
 
     @abstractmethod
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
@@ -171,8 +170,8 @@ class Study(ABC):
             return study.run(model, material, batch_size=batch_size, cells=cells)
         parts, origin = self._parts(material)
         _check_same_tokenizers(net, parts)
-        extent = Extent.of([part.material for part in parts], net.tokenizer)
-        memory_needed(net, self.work(net.sizes, material), extent, batch_size)
+        longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
+        memory_needed(net, longest, batch_size, gradients=self.gradients)
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         conditions = self.conditions(model)

@@ -27,16 +27,15 @@ from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, panels, styled
 from mechicl.hooks import Patch, Run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import beside_accuracy
 from mechicl.studies.label_words.loyalty import prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 
 RANDOM = "random text"
 _KINDS: dict[str, tuple[Kept | None, str]] = {
@@ -71,8 +70,8 @@ class AnchorKinds(Study):
         changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]
         return [{"change": "nothing", "kind": ""}, *changed]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(shared=1 + len(_CHANGES) * len(_KINDS))
+    def passes(self, n_layers: int) -> float:
+        return (1 + len(_CHANGES) * len(_KINDS)) / 3  # demonstrations are read once for many queries
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))

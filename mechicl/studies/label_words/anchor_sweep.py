@@ -21,15 +21,14 @@ from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels, styled
 from mechicl.hooks import Patch
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
 from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
-from mechicl.studies.work import Work
 
 _METRICS = ("label_loyalty", "word_loyalty_5")
 _KINDS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the label": SKY, "random text": GREY}
@@ -68,9 +67,9 @@ class AnchorSweep(Study):
             ),
         ]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        windows = sum(sizes.n_layers - width + 1 for width in self.windows)
-        return Work(shared=1 + windows * len(_KINDS))
+    def passes(self, n_layers: int) -> float:
+        windows = sum(n_layers - width + 1 for width in self.windows)
+        return (1 + windows * len(_KINDS)) / 3  # demonstrations are read once for many queries
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))

@@ -36,15 +36,14 @@ from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
 from mechicl.hooks import Run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import beside_accuracy, mark_beside_accuracy
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 
 METRICS = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
 _CONDITION = ["method", "kept", "positions"]
@@ -104,9 +103,9 @@ class Compression(Study):
             *(condition("hidden random", _PAPER_SET, where) for where in self.positions),
         ]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
+    def passes(self, n_layers: int) -> float:
         placed = len(self.positions) if self.protocol == "corrected" else 1
-        return Work(shared=2 + (len(self.kept) + 1) * placed, asked=self.n_sets * placed)
+        return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # of queries, behind demonstrations read before
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))

@@ -34,14 +34,13 @@ from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, panels, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import beside_accuracy
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
-from mechicl.studies.work import Work, companions
 from mechicl.tasks import Task
 
 FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
@@ -91,9 +90,8 @@ class CompressionSpeed(Study):
             "threads": torch.get_num_threads(),
         }
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        arms = 1 if self.protocol == "paper" else self.repeats + 1
-        return Work(passes=1.5 * arms, shared=1, asked=3 * arms, further=(companions(material, "training"),))
+    def passes(self, n_layers: int) -> float:
+        return 5 * (1 if self.protocol == "paper" else self.repeats + 1)  # one query at a time
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         parts = []

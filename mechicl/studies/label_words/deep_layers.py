@@ -29,13 +29,11 @@ from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve, panels, styled
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
-from mechicl.models import Sizes
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND
-from mechicl.studies.work import Work
 
 AVERAGE = "average of tasks"
 _TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
@@ -66,9 +64,6 @@ class DeepLayers(Study):
         "In deep layers the attention to the label words tells the prediction: AUCROC approaches 0.8, and nearly all "
         "of R is gathered in middle and deep layers."
     )
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(shared=1)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = LabelAttention(self.weight)

@@ -36,7 +36,7 @@ from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
 from mechicl.figures import panels, styled
 from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
@@ -49,8 +49,7 @@ from mechicl.studies.label_words.pairs import (
     pair_rows,
     rank_correlations,
 )
-from mechicl.studies.study import Condition, Material, Study
-from mechicl.studies.work import Work
+from mechicl.studies.study import Condition, Study
 from mechicl.tasks import Counts, Task
 
 REAL = -1
@@ -114,9 +113,6 @@ class ErrorDiagnosis(Study):
                 contexts //= 2
                 continue
             return replace(asked, companions={"contexts": behind})
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(shared=1.5)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         behind = prompts.companions.get("contexts")

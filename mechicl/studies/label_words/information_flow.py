@@ -23,14 +23,12 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes
 from mechicl.objectives import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
-from mechicl.studies.work import Work
 
 METRICS = ("S_wp", "S_pq", "S_ww")
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
@@ -58,10 +56,11 @@ class InformationFlow(Study):
         "In shallow layers information flows from the demonstrations' text into the label words (S_wp); "
         "in deep layers it flows from the label words to the target position (S_pq)."
     )
+    gradients: ClassVar[bool] = True
     shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": "per_prompt"}
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=3, gradients=True)
+    def passes(self, n_layers: int) -> float:
+        return 3
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))

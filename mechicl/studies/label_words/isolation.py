@@ -25,7 +25,7 @@ from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, add_curve, panels, styled
 from mechicl.hooks import Patch
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,
@@ -40,9 +40,8 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, with_loyalty
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_over_tasks, mean_with_interval
-from mechicl.studies.work import Work
 
 _CONDITIONS = ["isolated", "where", "n_layers"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
@@ -81,10 +80,8 @@ class Isolation(Study):
             ),
         ]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        last = sum(self.n_layers) / sizes.n_layers  # below the isolated layers nothing changes
-        n = len(self.n_layers)
-        return Work(passes=n + last, shared=1 + n + last)
+    def passes(self, n_layers: int) -> float:
+        return 1 + 1.5 * len(self.n_layers)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))

@@ -36,15 +36,13 @@ from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import DoesNotFit, InputError
 from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
-from mechicl.models import Sizes
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work, companions
 from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
@@ -166,14 +164,8 @@ class Reweighting(Study):
             return found, why and f"{why} It has {more}."
         return None, why and f"{why} It is left out."
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        controls = _CONTROLS if self.protocol == "corrected" else ()
-        number, length = companions(material, "training")
-        fits = sum(method in _FITTED for method in (REWEIGHTED, *controls))
-        steps = 3 * self.epochs * number * fits, 1  # one token forward and backward, on keys that are there
-        more = companions(material, "more_shots")[1]
-        sets = 1 if isinstance(material, PromptSet) else len(material)  # type: ignore[arg-type]
-        return Work(shared=2 + len(controls), further=(steps, (3 * number, length), (sets, more)))
+    def passes(self, n_layers: int) -> float:
+        return (2 + (len(_CONTROLS) if self.protocol == "corrected" else 0)) / 3  # demonstrations are read once
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         return next(self.measure_all(model, prompts, [condition], batch_size=batch_size))

@@ -24,12 +24,12 @@ import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Reads
-from mechicl.engines.wavefront import lesion_sweep, passes
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, vocabulary_moments
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
@@ -41,7 +41,6 @@ from mechicl.studies.stages.norms import norms_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
 from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 SIGNATURES = {
     "drop KL": (INK, "solid"),
@@ -77,12 +76,8 @@ class Atlas(Study):
         parts, origin = super()._parts(material)
         return [*parts, Part(None)], origin  # the last is measured on weights alone
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        n, points = sizes.n_layers, [DropMany(range(i, sizes.n_layers)) for i in range(sizes.n_layers)]
-        lesions = [*(Drop(i) for i in range(n)), *points]
-        return Work(
-            passes=1 + passes(lesions, n), logits=1 + len(lesions), directions=n * sizes.d_mlp, streams=len(lesions)
-        )
+    def passes(self, n_layers: int) -> float:
+        return 2 * n_layers
 
     def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if corpus is None:

@@ -19,14 +19,12 @@ import plotly.graph_objects as go
 
 from mechicl.declared import Reads, Switch
 from mechicl.engines.continuations import continuations
-from mechicl.engines.wavefront import passes
 from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION, add_curve, panels, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
 _COLOURS = {"drop": BLUE, "swap": VERMILION}
@@ -56,9 +54,8 @@ class LesionedBenchmarks(Study):
     no_paper_protocol: ClassVar[str] = "the paper does not say how it scored"
     may_lack: ClassVar[tuple[str, ...]] = ("acc_norm",)  # a task with one choice to judge has none
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        chosen = [lesion for *_, lesion in Lesions(kinds=self.kinds, windows=self.windows).lesions(sizes.n_layers)]
-        return Work(passes=passes(chosen, sizes.n_layers), logits=(1 + len(chosen)) / 3, streams=1 + len(chosen))
+    def passes(self, n_layers: int) -> float:
+        return 1 + len(Lesions(kinds=self.kinds, windows=self.windows).lesions(n_layers))
 
     def measure(self, model: Any, tasks: Benchmarks, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = Lesions(kinds=self.kinds, windows=self.windows).lesions(hooked(model).sizes.n_layers)

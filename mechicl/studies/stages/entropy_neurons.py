@@ -31,15 +31,14 @@ from mechicl.declared import Reads, Switch
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.figures import GREY, PURPLE, add_curve, panels, styled
-from mechicl.models import HookedModel, Sizes, frozen, hooked
+from mechicl.models import HookedModel, frozen, hooked
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.neurons import LAST_LAYERS, MOST_VARIANCE, NeuronsStudy, is_entropy_neuron, neuron_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 _PANELS = {
     "entropy_difference": "entropy, held − intact (bits)",
@@ -74,13 +73,8 @@ class EntropyNeurons(Study):
     batch_size: ClassVar[int | None] = 8
     shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        runs = self.neurons * (1 + self.controls) * len(self.values)
-        share = LAST_LAYERS / sizes.n_layers
-        return Work(
-            directions=2 * LAST_LAYERS * sizes.d_mlp, passes=1 + runs * share, logits=runs * (1 + 1 / _TOGETHER),
-            streams=2 + _TOGETHER,
-        )  # fmt: skip
+    def passes(self, n_layers: int) -> float:
+        return 1 + self.neurons * (1 + self.controls) * len(self.values)
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.chosen(model)

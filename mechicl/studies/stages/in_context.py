@@ -22,14 +22,13 @@ import plotly.graph_objects as go
 
 from mechicl.figures import BLUE, FLOW_COLOURS, GREY, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.lesions import Drop
 from mechicl.probes import SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
-from mechicl.studies.work import Work
 
 _FLOW = ("S_wp", "S_pq", "S_ww")
 _PROMPT = ["model", "task", "seed", "shots", "prompt"]
@@ -48,13 +47,14 @@ class LesionedLearning(Study):
         "reading by the target."
     )
     no_paper_protocol: ClassVar[str] = "neither paper did it"
+    gradients: ClassVar[bool] = True
     shared_options: ClassVar[Mapping[str, Any]] = {"samples": 32, "demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=3 * (sizes.n_layers + 1), gradients=True)
+    def passes(self, n_layers: int) -> float:
+        return 3 * (n_layers + 1)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         patches = [] if condition["dropped"] == _INTACT else [Drop(condition["dropped"])]

@@ -30,14 +30,12 @@ from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes
 from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
@@ -84,9 +82,8 @@ class LensStudy(Study):
         plain: tuple[Lens, ...] = ("authors",) if self.protocol == "paper" else ("corrected", "authors")
         return plain if self.tuned is None else (*plain, self.tuned)
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        logits = (sizes.n_layers + 2) * len(self.lenses())
-        return Work(passes=1, logits=logits, readings=12)  # entropy, both KLs, ranks, the most probable
+    def passes(self, n_layers: int) -> float:
+        return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if isinstance(self.tuned, TunedLens):

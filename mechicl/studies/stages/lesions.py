@@ -28,17 +28,16 @@ from torch import Tensor
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Reads, Switch
 from mechicl.engines.comparison import Compared
-from mechicl.engines.wavefront import lesion_sweep, passes
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.stages.repeats import late_windows, told
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Protocol, Study
+from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
 METRICS = (
@@ -93,9 +92,8 @@ class Lesions(Study):
         }
         return [lesion for kind in self.kinds for lesion in made[kind]]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        chosen = [lesion for *_, lesion in self.lesions(sizes.n_layers)]
-        return Work(passes=passes(chosen, sizes.n_layers), logits=1 + len(chosen), streams=1 + len(chosen))
+    def passes(self, n_layers: int) -> float:
+        return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

@@ -25,16 +25,15 @@ import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Reads, Switch
-from mechicl.engines.wavefront import lesion_sweep, passes
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.lesions import DropMany, Lesion, Reorder
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 
 _COLOURS = {"drop": BLUE, "swaps": VERMILION, "shuffle": GREEN}
 _NAMES = {"swaps": "neighbours swapped", "shuffle": "middle shuffled"}
@@ -108,9 +107,8 @@ class ManyLesions(Study):
             found[tuple(sorted(generator.choice(middle, size, replace=False).tolist()))] = None
         yield from found
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        chosen = [lesion for *_, lesion in self.lesions(sizes.n_layers)]
-        return Work(passes=passes(chosen, sizes.n_layers), logits=1 + len(chosen), streams=1 + len(chosen))
+    def passes(self, n_layers: int) -> float:
+        return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.lesions(hooked(model).sizes.n_layers)

@@ -28,10 +28,9 @@ import torch
 from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
-from mechicl.models import HookedModel, Sizes, hooked
+from mechicl.models import HookedModel, hooked
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
-from mechicl.studies.work import Work
+from mechicl.studies.study import Condition, Study
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
 LAST_LAYERS = 2
@@ -56,9 +55,6 @@ class NeuronsStudy(Study):
     reads: ClassVar[Reads] = "weights"
     batch_size: ClassVar[int | None] = None
     shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(directions=2 * sizes.n_layers * sizes.d_mlp)
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

@@ -30,15 +30,14 @@ from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, piec
 from mechicl.declared import Reads, Switch
 from mechicl.display import token_text
 from mechicl.engines.comparison import Compared
-from mechicl.engines.wavefront import lesion_sweep, passes
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import panels, plain, styled
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Study
-from mechicl.studies.work import Work
+from mechicl.studies.study import Condition, Study
 
 SORTS = {"word": "where in a word", "position": "position", "entropy": "intact entropy"}
 WORDS = ("single-token word", "first token of a word", "inner token of a word", "last token of a word", "no word")
@@ -62,9 +61,8 @@ class TokenLesions(Study):
     no_paper_protocol: ClassVar[str] = "the authors evaluate no lesion token by token"
     batch_size: ClassVar[int | None] = 4
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        chosen = [lesion for *_, lesion in Lesions(kinds=(self.kind,)).lesions(sizes.n_layers)]
-        return Work(passes=passes(chosen, sizes.n_layers), logits=1 + len(chosen), streams=1 + len(chosen))
+    def passes(self, n_layers: int) -> float:
+        return 1 + n_layers
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = Lesions(kinds=(self.kind,)).lesions(hooked(model).sizes.n_layers)

@@ -36,7 +36,7 @@ from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result
@@ -46,7 +46,6 @@ from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
 from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 from mechicl.text import one_sentence
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
@@ -98,10 +97,6 @@ class Voting(Study):
         _, origin = super()._parts(material)
         assert isinstance(material, TokenCorpus)
         return [Part(material)], origin  # a probe learns from all of the text
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        directions = 2 * sizes.n_layers * sizes.d_mlp
-        return Work(directions=directions, further=((2 * self.pairs, self.context),), beside="the training of probes")
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

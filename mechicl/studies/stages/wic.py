@@ -27,13 +27,12 @@ from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, ORANGE, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-from mechicl.studies.work import Work
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -62,9 +61,6 @@ class Wic(Study):
     reads: ClassVar[Reads] = "pairs"
     no_paper_protocol: ClassVar[str] = "the paper does not say how it probed"
     batch_size: ClassVar[int | None] = 32
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=1, beside="the training of probes")
 
     def measure(self, model: Any, pairs: WordPairs, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         sizes = hooked(model).sizes

@@ -34,14 +34,12 @@ from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 Span = Literal["word", "phrase"]
 _NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
@@ -71,10 +69,6 @@ class WordIdentity(Study):
         _, origin = super()._parts(material)
         assert isinstance(material, TokenCorpus)
         return [Part(material)], origin  # a probe learns from all of the text
-
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        contexts = 2 * len(self.pieces) * self.classes * self.occurrences
-        return Work(further=((contexts, self.context),), beside="the training of probes")
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = [table for pieces in self.pieces if (table := self._cases(corpus, pieces)) is not None]

@@ -31,15 +31,14 @@ from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.models import Sizes, hooked
+from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
 from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followed
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
-from mechicl.studies.study import Condition, Material, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.work import Work
 
 DISTANCES = (1, 2, 3)
 _CUTS = ("within, early", "before, early", "within, late")
@@ -67,8 +66,8 @@ class WordMerging(Study):
     def conditions(self, model: Any) -> list[Condition]:
         return [{"cut": cut} for cut in ("attention", "heads", "nothing", *_CUTS)]
 
-    def work(self, sizes: Sizes, material: Material) -> Work:
-        return Work(passes=3 + len(_CUTS))
+    def passes(self, n_layers: int) -> float:
+        return 3 + len(_CUTS)
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if condition["cut"] == "attention":
