@@ -63,7 +63,6 @@ def study_page(study: Any) -> str:
     module = sys.modules[study.__module__]
     heading, _, told = (inspect.getdoc(module) or "").partition("\n\n")
     call = study.name.replace("-", "_")
-    told = shipped()[study.name]
     return "\n\n".join(
         [
             f"# {study.title}",
@@ -75,7 +74,7 @@ def study_page(study: Any) -> str:
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_shown(study),
             f"## From Python\n\n::: mechicl.{call}\n    options: {{heading_level: 3}}",
-            f"### Switches\n\n{_switches(told)}",
+            f"### Switches\n\n{_switches(shipped()[study.name])}",
         ]
     )
 

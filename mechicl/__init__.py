@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from mechicl.declared import shipped
+from mechicl import declared
 
 _NAMES = {
     "mechicl.corpora": ("load_corpus", "load_word_pairs"),
@@ -68,7 +68,7 @@ _NAMES = {
 HOME = {name: module for module, names in _NAMES.items() for name in names}
 """The module of every name; the studies, which are called by their names, are declared in theirs."""
 
-__all__ = sorted([*HOME, *(name.replace("-", "_") for name in shipped())])  # pyright: ignore
+__all__ = sorted([*HOME, *(name.replace("-", "_") for name in declared.shipped())])  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
@@ -76,7 +76,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value = getattr(import_module(HOME[name]), name)
         return value
     study = name.replace("_", "-")
-    if study in shipped() or "mechicl.studies" in sys.modules:
+    if study in declared.shipped() or "mechicl.studies" in sys.modules:
         studies = import_module("mechicl.studies")
         if study in studies.STUDIES:  # a user's own, too, once its file is imported
             return studies.call_of(studies.STUDIES[study])

@@ -1,0 +1,156 @@
+"""What `docs/pages/extend.md` shows is short, and runs from a user's own file: run, save, load, report, command."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mechicl as mi
+from mechicl.cli import main
+from mechicl.errors import InputError
+from mechicl.report import write_report
+from mechicl.results import Cells
+from mechicl.studies import STUDIES, load_studies
+
+PAGE = Path(__file__).parents[1] / "docs" / "pages" / "extend.md"
+Run = Callable[..., tuple[int, str, str]]
+
+
+def block(heading: str) -> str:
+    """The first Python of a section."""
+    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1]
+    found = re.search(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture
+def study_file(tmp_path: Path) -> Iterator[Path]:
+    """The example's file; what it adds is gone afterwards."""
+    before, modules, path = dict(STUDIES), set(sys.modules), list(sys.path)
+    file = tmp_path / "my_study.py"
+    file.write_text(block("Your own study"), encoding="utf-8")
+    yield file
+    STUDIES.clear()
+    STUDIES.update(before)
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name.startswith("my_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def mechicl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["mechicl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        return int(stopped.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("heading", "most"), [("Your own study", 60), ("Your own probe", 25), ("Your own patch", 20)]
+)
+def test_the_examples_are_short(heading: str, most: int) -> None:
+    assert len(block(heading).rstrip().split("\n")) <= most
+
+
+def test_a_study_of_ones_own_runs_in_python(study_file: Path, tmp_path: Path) -> None:
+    (study,) = load_studies(study_file)
+    model = mi.load_model("tiny-icl")
+    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=4, seed=42)
+    result = mi.target_norm(model, prompts, relative=True)  # type: ignore[attr-defined]
+    first = result.table[result.table["layer"] == 0]
+    assert (first["norm"] == 1).all(), "relative to the first layer"
+    assert result.provenance["settings"]["relative"] is True
+    result.save(tmp_path / "out")
+    again = mi.load_result(tmp_path / "out", "target-norm")
+    assert again.study == study(relative=True)
+    assert again.finding() == result.finding()
+    page = write_report([again], tmp_path / "out").read_text(encoding="utf-8")
+    assert "The residual stream at the target" in page
+    assert "grows from layer to layer" in page
+
+
+def test_a_study_of_ones_own_is_a_command(study_file: Path, tmp_path: Path, mechicl: Run) -> None:
+    out = tmp_path / "results"
+    asked = ["--model", "tiny-icl", "--task", "tiny-topics-2", "--samples", 4, "--seeds", 42, "--out", out]
+    code, printed, err = mechicl("--studies", study_file, "run", "target-norm", *asked, "--relative")
+    assert code == 0, err
+    assert Path(printed.strip().split("\n")[-1]).name == "report.html"
+    code, printed, err = mechicl("--studies", study_file, "report", out)
+    assert (code, err) == (0, "")
+    code, printed, _ = mechicl("--studies", study_file, "run", "--help")
+    assert "target-norm" in printed
+    code, printed, _ = mechicl("--studies", study_file, "list")
+    assert "target-norm" in printed
+
+
+def test_without_its_file_a_result_says_what_is_missing(study_file: Path, tmp_path: Path) -> None:
+    load_studies(study_file)
+    model = mi.load_model("tiny-icl")
+    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=2, seed=42)
+    STUDIES["target-norm"]().run(model, prompts).save(tmp_path / "out")
+    del STUDIES["target-norm"]
+    with pytest.raises(InputError, match=r"no study 'target-norm'.*--studies FILE"):
+        mi.load_result(tmp_path / "out", "target-norm")
+
+
+def test_a_changed_measure_is_measured_again_and_a_changed_figure_is_not(study_file: Path, tmp_path: Path) -> None:
+    model = mi.load_model("tiny-icl")
+    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=2, seed=42)
+
+    def cells_after(old: str, new: str) -> int:
+        text = study_file.read_text(encoding="utf-8")
+        assert old in text
+        study_file.write_text(text.replace(old, new), encoding="utf-8")
+        (study,) = load_studies(study_file)
+        study().run(model, prompts, cells=Cells(tmp_path))
+        return len(list((tmp_path / "cells").glob("*.parquet")))
+
+    assert cells_after("my own question", "my own question") == 1
+    assert cells_after("The norm is {", "The norm was {") == 1, "a finding"
+    assert cells_after('name="norm"', 'name="the norm"') == 1, "a figure"
+    assert cells_after("Divide by", "Divided by") == 1, "a help text"
+    assert cells_after("    def measure(", "    # a comment\n    def measure(") == 1
+    assert cells_after(".norm(dim=-1)", ".norm(p=1, dim=-1)") == 2, "another norm, in a probe that measure calls"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1", "defines no study"),
+        ("import nothing_of_this_name", "cannot be run"),
+        ("def broken(:", "cannot be run"),
+    ],
+)
+def test_a_file_without_a_study_is_refused_in_a_sentence(text: str, said: str, tmp_path: Path, mechicl: Run) -> None:
+    file = tmp_path / "my_mistake.py"
+    file.write_text(text)
+    code, _, err = mechicl("--studies", file, "list")
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_a_name_that_is_taken_is_refused(study_file: Path) -> None:
+    study_file.write_text(study_file.read_text().replace('name = "target-norm"', 'name = "isolation"'))
+    with pytest.raises(InputError, match="There is a study 'isolation' already"):
+        load_studies(study_file)
+
+
+def test_a_summary_without_its_columns_is_refused_in_a_sentence(study_file: Path) -> None:
+    study_file.write_text(study_file.read_text().replace('.assign(metric="norm")', ""))
+    (study,) = load_studies(study_file)
+    model = mi.load_model("tiny-icl")
+    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=2, seed=42)
+    result = study().run(model, prompts)
+    with pytest.raises(InputError, match="summary of target-norm lacks the column metric"):
+        result.summary()
