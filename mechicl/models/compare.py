@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.metrics import log_probs
-from mechicl.models.adapt import hooked
+from mechicl.models.blockwise import blockwise
 from mechicl.models.settings import context_length, windows
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -156,14 +156,12 @@ def converted_log_probs(model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vo
     """The same of its conversion: through TransformerLens's own path, where a sample is long through ours, which keeps
     no scores.
     """
-    net = hooked(model)
+    net = blockwise(model, "The comparison")
     tokens = sample.tokens.to(net.device)
-    with torch.no_grad():
-        if tokens.shape[1] <= _SHORT or net.obstacle is not None:
-            with net.reordered(range(sample.n_layers)):
-                return _log_probs(model(tokens, prepend_bos=False))
-        with net.reordered(range(sample.n_layers)):
-            return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+    with torch.no_grad(), net.reordered(range(sample.n_layers)):
+        if tokens.shape[1] <= _SHORT or net.unsupported_reason is not None:
+            return _log_probs(model(tokens, prepend_bos=False))
+        return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
 
 
 def _log_probs(logits: Tensor) -> Tensor:

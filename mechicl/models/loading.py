@@ -66,7 +66,7 @@ def load_model(
     Raises `InputError`, in one sentence, for whatever cannot be loaded.
     """
     if not isinstance(name, (str, Path)):
-        from mechicl.models.adapt import hooked
+        from mechicl.models.adapter import hooked
 
         raw: HookedTransformer = hooked(name).raw
         return raw

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from mechicl.models.adapt import hooked
+from mechicl.models.adapter import hooked
 from mechicl.models.facts import module_facts
 from mechicl.models.fingerprint import fingerprints
 from mechicl.versions import versions

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
 from mechicl.errors import InputError
-from mechicl.models.seam import HookedModel
+from mechicl.models.adapter import Adapter
 
 _known: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
@@ -57,7 +57,7 @@ def _dividing(text: str) -> str:
     return text if min(start, stop, model) < 0 else text[start:stop] + text[model:]
 
 
-def check_same_tokenizer(net: HookedModel, material: Tokenized) -> None:
+def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
     """Refuse material that another tokenizer than the model's made, by InputError.
 
     Material made by hand, and a model without a tokenizer, pass.
