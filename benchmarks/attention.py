@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from measuring import Clock, arguments, machine, random_model, row
+from measuring import Clock, Rate, arguments, machine, random_model, row
 from torch import Tensor
 
 from mechicl.models import KeyValues, attention
@@ -41,7 +41,9 @@ def main() -> None:
     def heads(batch: int, pos: int) -> Tensor:
         return torch.randn(batch, pos, cfg.n_heads, cfg.d_head, device=cfg.device, dtype=cfg.dtype)
 
-    print(machine(model))
+    rate = Rate(model, clock)
+    rate.measure()
+    print(machine(model, rate))
     row("attention", "one kernel, ms", "in parts, ms", "parts / kernel")
     row("---", "---", "---", "---")
     for name, (batch, pos, cached) in _SHAPES.items():

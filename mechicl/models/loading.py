@@ -68,8 +68,8 @@ def load_model(
     if not isinstance(name, (str, Path)):
         from mechicl.models.adapter import hooked
 
-        raw: HookedTransformer = hooked(name).raw
-        return raw
+        hooked(name)  # refuses what is no model
+        return name
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
