@@ -9,7 +9,7 @@ from mechicl.models.blockwise import Blockwise, KeyValues, blockwise, runs_by_bl
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
 from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at_once
-from mechicl.models.vocabulary import check_same_tokenizer, tokenizer_digest
+from mechicl.models.tokenizers import check_same_tokenizer, tokenizer_digest
 
 __all__ = [
     "Adapter",

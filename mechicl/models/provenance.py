@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from mechicl.models.adapter import hooked
+from mechicl.models.digests import fingerprints
 from mechicl.models.facts import attributes, described, module_facts
-from mechicl.models.fingerprint import fingerprints
 from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
