@@ -17,7 +17,7 @@ from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.models import Blockwise, Sizes, blockwise, frozen, hooked, provenance, runs_by_block
+from mechicl.models import Sizes, blockwise, frozen, hooked, provenance, runs_by_block
 from mechicl.models.provenance import config_digest, weight_digest
 from mechicl.patches.lesions import Repeat
 from mechicl.probes.label_attention import LabelAttention
@@ -233,4 +233,3 @@ def test_both_layers_are_looked_up_without_reading_a_property():
         W_U = property(partial(pytest.fail, "was read"))
 
     assert not runs_by_block(hooked(Dear(tiny.model("gpt2"))))
-    assert Blockwise is not None

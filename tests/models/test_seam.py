@@ -1,4 +1,4 @@
-"""The seam's small promises: hooks come and go, reading may be silent, weights have a digest."""
+"""The small promises of an adapter: hooks come and go, reading may be silent, weights have a digest."""
 
 from __future__ import annotations
 
