@@ -21,7 +21,7 @@ from mechicl.models.silent import has_hooks, muted, normalise, soft_cap
 
 
 class HookedTransformerModel:
-    """The seam's calls, answered by a `HookedTransformer` (see `Adapter` for what each one promises)."""
+    """`Adapter` and `Blockwise`, answered by a `HookedTransformer`; each says there what it promises."""
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
