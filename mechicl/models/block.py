@@ -27,7 +27,7 @@ class Positions(NamedTuple):
 
 
 class BlockRunner:
-    """Applies single blocks of one model; see `Adapter.block` and `Adapter.whole_block`."""
+    """Applies single blocks of one model; see `Blockwise.block` and `Blockwise.whole_block`."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
