@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -22,12 +21,22 @@ from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
 from mechicl.limits import prompts_that_fit
-from mechicl.models import HookedModel, check_same_tokenizer, forward_recomputed, frozen, hooked, prompts_at_once
+from mechicl.models import (
+    Adapter,
+    check_same_tokenizer,
+    forward_recomputed,
+    frozen,
+    hooked,
+    prompts_at_once,
+    runs_by_block,
+)
+from mechicl.models import (
+    Hook as Hook,
+)
 from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
-Hook = tuple[str, Callable[..., Any]]
 Batch = PromptBatch | TokenBatch
 """Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
 Place = Literal["anywhere", "demonstrations", "target"]
@@ -174,9 +183,9 @@ def run(
 
     def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
         batch = part.batch(net.device)
-        recomputed = not at_once and net.obstacle is None
-        forward = partial(forward_recomputed, net) if recomputed else net.forward
-        return target_pass(net, batch, probes, patches, lambda: forward(batch.tokens), recomputed)
+        if not at_once and runs_by_block(net):
+            return target_pass(net, batch, probes, patches, lambda: forward_recomputed(net, batch.tokens), True)
+        return target_pass(net, batch, probes, patches, lambda: net.forward(batch.tokens))
 
     return sweep(net, prompts, probes, whole, batch_size=min(batch_size, max(1, at_once)), progress=progress)
 
@@ -185,7 +194,7 @@ Material = TypeVar("Material", PromptSet, TokenCorpus)
 
 
 def sweep(
-    net: HookedModel,
+    net: Adapter,
     prompts: Material,
     probes: Sequence[Probe],
     one_pass: Callable[[Material], tuple[Tensor, dict[Probe, Tensor]]],
@@ -206,7 +215,7 @@ def sweep(
     batch_size = batch_size if fit is None else min(batch_size, fit)
     collected = _Collected(len(prompts), probes)
     # a caller's inference mode would leave no gradients to ask for
-    with torch.inference_mode(False), frozen(net.raw), progress_bar(progress or "", len(prompts)) as advance:
+    with torch.inference_mode(False), frozen(net), progress_bar(progress or "", len(prompts)) as advance:
         todo = deque(prompts.chunks(batch_size))
         while todo:
             indices = todo.popleft()
@@ -228,7 +237,7 @@ def sweep(
 
 
 def target_pass(
-    net: HookedModel,
+    net: Adapter,
     batch: PromptBatch,
     probes: Sequence[Probe],
     patches: Sequence[Patch],
@@ -275,7 +284,7 @@ def target_pass(
 
 
 def text_pass(
-    net: HookedModel, batch: TokenBatch, probes: Sequence[Probe], patches: Sequence[Patch]
+    net: Adapter, batch: TokenBatch, probes: Sequence[Probe], patches: Sequence[Patch]
 ) -> tuple[Tensor, dict[Probe, Tensor]]:
     """One batch of running text: a forward pass without labels or logits; probes read the positions that they want."""
     watches = {probe: probe.watch(net, batch) for probe in probes}

@@ -21,7 +21,7 @@ from mechicl.hooks import run
 from mechicl.limits import free_bytes
 from mechicl.metrics import cka_matrix, precision
 from mechicl.metrics.confusion import predicted_confusion, scaled_keys
-from mechicl.models import attention, hooked, kernels
+from mechicl.models import attention, hooked
 from mechicl.patches import CutWords, Drop, FixNeurons, IsolateLabels, IsolateRandom, ReweightAnchors
 from mechicl.probes import (
     LabelAttention,
@@ -199,7 +199,7 @@ def test_memory_that_pytorch_holds_in_its_cache_is_free(monkeypatch: pytest.Monk
 def on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the ways that a GPU takes, on the CPU."""
     cuda = SimpleNamespace(type="cuda")
-    for way in (kernels.repeats_keys, kernels.rows_worth_a_copy):
+    for way in (attention.repeats_keys, attention.rows_worth_a_copy):
         monkeypatch.setattr(attention, way.__name__, lambda device, *more, way=way: way(cuda, *more))
 
 

@@ -14,7 +14,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.limits import _in_control_groups, check_weights_fit, free_bytes, numbers_in, pass_bytes
 from mechicl.models import hooked, load_model
-from mechicl.models.counting import parameters_of
+from mechicl.models.names import parameters_of
 from mechicl.models.published import name_on_hub
 from mechicl.probes import LabelAttention
 from tests import tiny

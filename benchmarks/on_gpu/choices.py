@@ -1,16 +1,17 @@
-"""Both of two equal ways, where `mechicl.models.kernels` chooses by device: is its choice the faster one here?"""
+"""Both of two equal ways, where `mechicl.models.attention` chooses by device: is its choice the faster one here?"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mechicl.models import attention, kernels
+from mechicl.models import attention
 from on_gpu.setting import SHAPES, deviation, taken
 
 Way = Callable[[], Tensor]
@@ -51,21 +52,15 @@ def _many(way: Way) -> Way:
 
 def _projections(asked: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """A product per head against one product on a copy of the weights."""
-    shape, bound = SHAPES[asked.size]["xl"], kernels.rows_worth_a_copy(device)
+    shape, bound = SHAPES[asked.size]["xl"], attention.rows_worth_a_copy(device)
     weight = torch.randn(shape.heads, shape.width, shape.width // shape.heads, device=device, dtype=dtype)
     bias = weight[:, 0].contiguous()
     for n in (1, 16, 64, 128, 256, 512, 1024, 4096) if asked.size == "full" else (1, 512):
         x = torch.randn(1, n, shape.width, device=device, dtype=dtype)
 
-        def way(worth: int, x: Tensor = x) -> Tensor:
-            kept, attention.rows_worth_a_copy = attention.rows_worth_a_copy, lambda device: worth
-            try:
-                return attention._project(x, weight, bias)
-            finally:
-                attention.rows_worth_a_copy = kept
-
         what = f"{n} rows projected: a product per head / one on copied weights"
-        yield _compared(asked, what, dtype, lambda way=way: way(10**9), lambda way=way: way(0), n >= bound)
+        ways = (partial(way, x, weight, bias) for way in (attention.per_head, attention.all_heads))
+        yield _compared(asked, what, dtype, *ways, n >= bound)
 
 
 def _norms(asked: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
@@ -101,6 +96,6 @@ def _grouped(asked: argparse.Namespace, device: torch.device, dtype: torch.dtype
             keys, values = (x.repeat_interleave(groups, 1) for x in (k, v))
             return F.scaled_dot_product_attention(q, keys, values, **more)
 
-        takes = kernels.repeats_keys(device, dtype, masked)
+        takes = attention.repeats_keys(device, dtype, masked)
         what = f"grouped keys{', masked' if masked else ''}: left to the kernel / repeated"
         yield _compared(asked, what, dtype, shared, repeated, takes)

@@ -59,7 +59,7 @@ def _export() -> str:
 def _fits(model: str, memory: dict[str, int | None]) -> str:
     """Whether a model's weights fit in float32, and how far; loading holds them twice. InputError: no such model."""
     from mechicl.limits import COPIES, in_words
-    from mechicl.models.counting import parameters_by_name
+    from mechicl.models.names import parameters_by_name
 
     numbers = parameters_by_name(model)
     if numbers is None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.engines.readout import read_out, rows_at_once
-from mechicl.models import HookedModel
+from mechicl.models import Blockwise
 
 _MEASURES = ("kl", "entropy", "loss", "top_k_overlap", "top_token")
 
@@ -68,7 +68,7 @@ class Comparison:
     """Collects the measures of many passes on the same tokens; only real positions are computed."""
 
     def __init__(
-        self, net: HookedModel, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, "batch"] | None, top_k: int
+        self, net: Blockwise, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, "batch"] | None, top_k: int
     ) -> None:
         self.net, self.top_k = net, min(top_k, net.sizes.d_vocab)
         self.tokens = tokens.cpu()

@@ -18,7 +18,7 @@ from torch import Tensor
 from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
-from mechicl.models import HookedModel, KeyValues, check_same_tokenizer, frozen, hooked
+from mechicl.models import Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
 from mechicl.saved import fits, packed, read_tensors
@@ -101,7 +101,7 @@ class Context:
             InputError: the prompts have other label words or another tokenizer, the model is not the one that read this
                 context, or a query leaves the model's positions.
         """
-        net = hooked(model)
+        net = blockwise(model, "Context.ask")
         prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
         self._check(net, prompts, probes, patches)
 
@@ -111,7 +111,7 @@ class Context:
 
         return sweep(net, prompts, probes, one, batch_size=batch_size, progress=progress)
 
-    def _check(self, net: HookedModel, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> None:
+    def _check(self, net: Blockwise, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> None:
         if len(prompts) and prompts.label_ids != self.label_ids:
             raise InputError(
                 f"This context was read with the label words {self.label_words}, the prompts have "
@@ -156,7 +156,7 @@ class Context:
             prompts=tuple(prompts),
         )
 
-    def _forward(self, net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+    def _forward(self, net: Blockwise, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         return forward_on(net, tokens, self.next_position, self.layers)[0]
 
     def to(self, device: torch.device | str) -> Context:
@@ -233,7 +233,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
         InputError: the prompt has none or is of another tokenizer, a patch acts elsewhere, or the model cannot be run
             block by block.
     """
-    net, n = hooked(model), prompt.query_start
+    net, n = blockwise(model, "read_context"), prompt.query_start
     check_same_tokenizer(net, PromptSet((prompt,)))
     if not n:
         raise InputError("This prompt has no demonstrations, so there is no context to read; use shots=1 or more.")
@@ -243,7 +243,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
     whole = PromptBatch.of([prompt], net.device)
     batch = replace(whole, tokens=whole.tokens[:, :n])
     hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, batch)], [])
-    with torch.no_grad(), frozen(net.raw), net.hooks(hooks):
+    with torch.no_grad(), frozen(net), net.hooks(hooks):
         _, layers = forward_on(net, batch.tokens, 0, ())
     check()
     return Context(
@@ -253,7 +253,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
 
 
 def forward_on(
-    net: HookedModel, tokens: Int[Tensor, "batch pos"], start: int, past: Sequence[KeyValues]
+    net: Blockwise, tokens: Int[Tensor, "batch pos"], start: int, past: Sequence[KeyValues]
 ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
     """All blocks on top of cached keys and values, from position `start`: last residual, new keys and values."""
     positions = torch.arange(start, start + tokens.shape[1], device=net.device)
@@ -261,7 +261,7 @@ def forward_on(
 
 
 def blocks_on(
-    net: HookedModel,
+    net: Blockwise,
     layers: Iterable[int],
     resid: Float[Tensor, "batch pos d_model"],
     positions: Int[Tensor, " pos"],

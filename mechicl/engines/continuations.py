@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mechicl.engines.wavefront import final_residuals
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import HookedModel, frozen, hooked
+from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.models.tokenizers import check_tokenizer, encode_texts
 from mechicl.patches.lesions import Lesion, check_halves
 from mechicl.progress import progress
@@ -52,7 +52,7 @@ def continuations(
     """
     if not requests:
         raise InputError("There is nothing to continue; give at least one context and continuation.")
-    net = hooked(model)
+    net = blockwise(model, "continuations")
     programs = [lesion.program(net.sizes.n_layers) for lesion in lesions]
     for program in programs:
         check_halves(net, program)
@@ -60,7 +60,7 @@ def continuations(
     order = sorted(range(len(requests)), key=lambda i: -len(encoded[i][0]))
     log_prob = torch.empty(1 + len(lesions), len(requests))
     greedy = torch.empty(1 + len(lesions), len(requests), dtype=torch.bool)
-    with frozen(net.raw), torch.no_grad(), progress("requests", len(requests)) as advance:
+    with frozen(net), torch.no_grad(), progress("requests", len(requests)) as advance:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             found = _batch(net, [encoded[i] for i in rows], programs)
@@ -85,7 +85,7 @@ def _refuse_non_finite(
         )
 
 
-def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:
+def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:
     """Token ids, and how many of them are the continuation's."""
     tokenizer = net.tokenizer
     check_tokenizer(tokenizer)
@@ -111,7 +111,7 @@ def _encode(net: HookedModel, context: str, continuation: str, prepend_bos: bool
     return ids, n
 
 
-def _batch(net: HookedModel, encoded: Sequence[tuple[list[int], int]], programs: Sequence[Any]) -> Continuations:
+def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], programs: Sequence[Any]) -> Continuations:
     tokens = torch.zeros(len(encoded), max(len(ids) for ids, _ in encoded), dtype=torch.long)
     asked = torch.zeros(tokens.shape, dtype=torch.bool)  # positions that predict a token of the continuation
     for row, (ids, n) in enumerate(encoded):
@@ -129,7 +129,7 @@ def _batch(net: HookedModel, encoded: Sequence[tuple[list[int], int]], programs:
     return Continuations(*(torch.stack(column).cpu() for column in zip(*found, strict=True)))
 
 
-def _read(net: HookedModel, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+def _read(net: Blockwise, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     log_p = net.lens(final).log_softmax(-1)
     own = log_p.gather(-1, targets[:, None])[:, 0]
     missed = (log_p.argmax(-1) != targets).float()

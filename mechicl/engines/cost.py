@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mechicl.models.seam import Sizes
+from mechicl.models import Sizes
 
 
 def forward_flops(sizes: Sizes, new: int, cached: int, logits: int) -> int:

@@ -18,7 +18,7 @@ from mechicl.engines.context import Context, forward_on, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, count_firings
-from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.models import Blockwise, KeyValues, blockwise, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
 
@@ -53,7 +53,7 @@ class LastToken:
         Raises:
             InputError: a patch does not act at the target alone.
         """
-        net = hooked(model)
+        net = blockwise(model, "LastToken")
         for patch in patches:
             if patch.place != "target":
                 raise InputError(f"{type(patch).__name__} acts before the target position; use run.")
@@ -79,21 +79,21 @@ def last_tokens(
             block.
     """
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
-    found: dict[int, LastToken] = {}
+    net, found = blockwise(model, "last_tokens"), dict[int, LastToken]()
     for indices in shared_demonstrations(prompts):
         first = prompts[indices[0]]
         context = read_context(model, first)
         context = context if keep is None else keep(context, first)
         for index in indices:
-            found[index] = _read_up_to_target(hooked(model), prompts.select([index]), context)
+            found[index] = _read_up_to_target(net, prompts.select([index]), context)
     return [found[index] for index in range(len(prompts))]
 
 
-def _read_up_to_target(net: HookedModel, one: PromptSet, context: Context) -> LastToken:
+def _read_up_to_target(net: Blockwise, one: PromptSet, context: Context) -> LastToken:
     batch, past, position = context.queries(one, net.device), context.layers, context.next_position
     before = batch.tokens.shape[1] - 1
     if before:
-        with torch.no_grad(), frozen(net.raw):
+        with torch.no_grad(), frozen(net):
             _, new = forward_on(net, batch.tokens[:, :-1], position, past)
         past = tuple(old.then(own) for old, own in zip(past, new, strict=True))
     first = torch.zeros_like(batch.target)

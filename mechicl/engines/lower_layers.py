@@ -14,11 +14,11 @@ from torch import Tensor
 
 from mechicl.engines.context import blocks_on
 from mechicl.hooks import Patch, Probe, Run, sweep, target_pass
-from mechicl.models import HookedModel, frozen
+from mechicl.models import Adapter, Blockwise, frozen
 from mechicl.prompts import PromptSet
 
 
-def first_layer(net: HookedModel, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> int:
+def first_layer(net: Adapter, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> int:
     """The lowest layer in which something is changed or read, by the names of the hooks."""
     batch = prompts[:1].batch(net.device)
     hooks = [hook for patch in patches for hook in patch.hooks(net, batch)]
@@ -34,7 +34,7 @@ def _layer(name: str, n_layers: int) -> int:
 
 
 def run_above(
-    net: HookedModel,
+    net: Blockwise,
     prompts: PromptSet,
     probes: Sequence[Probe],
     patches: Sequence[Patch],
@@ -45,7 +45,7 @@ def run_above(
     """`mechicl.run` of prompts with the same demonstrations; nothing acts or reads below this layer."""
     n, last = prompts[0].query_start, net.sizes.n_layers
     places = torch.arange(n, device=net.device)
-    with torch.no_grad(), frozen(net.raw):
+    with torch.no_grad(), frozen(net):
         shown = torch.tensor([prompts[0].tokens[:n]], device=net.device)
         demonstrations, past = blocks_on(net, range(layer), net.embed(shown), places, ())
 

@@ -14,7 +14,7 @@ import torch
 from mechicl.engines.context import read_context
 from mechicl.engines.lower_layers import first_layer, run_above
 from mechicl.hooks import Patch, Probe, Run, run
-from mechicl.models import hooked
+from mechicl.models import hooked, runs_by_block
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptSet
 
@@ -36,10 +36,10 @@ def run_shared(
     """
     prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
     net, groups = hooked(model), shared_demonstrations(prompts)
-    apart = net.obstacle is not None or any(probe.objective is not None for probe in probes)
-    divisible = not apart and _divisible(probes, patches)
-    layer = 0 if apart or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
-    if not (divisible or layer) or len(prompts) < 2 * len(groups):
+    whole = any(probe.objective is not None for probe in probes) or not runs_by_block(net)
+    divisible = not whole and _divisible(probes, patches)
+    layer = 0 if whole or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
+    if not runs_by_block(net) or not (divisible or layer) or len(prompts) < 2 * len(groups):
         return run(model, prompts, probes, patches, batch_size=batch_size, progress=progress)
     inside = [patch for patch in patches if patch.place == "demonstrations"]
     at_target = [patch for patch in patches if patch.place == "target"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechicl.errors import InputError
-from mechicl.models import HookedModel
+from mechicl.models import Adapter
 from mechicl.models.provenance import weight_digest
 
 
@@ -24,7 +24,7 @@ class Reader:
         """SHA-256 of its parameters; taken only when asked for, since it reads them all."""
         return self.saved_digest or weight_digest(self.raw)
 
-    def check(self, net: HookedModel) -> None:
+    def check(self, net: Adapter) -> None:
         """Refuse a model of other weights, or of the same in another processing or dtype, by InputError."""
         if net.raw is not self.raw and weight_digest(net.raw) != self.weight_digest:
             raise InputError(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.metrics import jaccard, top_k_ids
-from mechicl.models import HookedModel
+from mechicl.models import Blockwise
 
 _TILE = {"cpu": (384, 1024), "gpu": (1024, 2**16)}
 """Residuals and tokens of the vocabulary that are multiplied at a time: enough to fill the machine; on a CPU few enough
@@ -34,7 +34,7 @@ def _tile(device: torch.device) -> tuple[int, int]:
 
 @torch.no_grad()
 def read_out(
-    net: HookedModel, resid: Float[Tensor, "token stream d_model"], targets: Int[Tensor, " token"], top_k: int
+    net: Blockwise, resid: Float[Tensor, "token stream d_model"], targets: Int[Tensor, " token"], top_k: int
 ) -> dict[str, Tensor]:
     """Measures of each stream's prediction, [token stream], on the CPU; stream 0 is what the others are compared with.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mechicl.engines.context import Context, forward_on
 from mechicl.engines.cost import forward_flops
 from mechicl.hooks import Patch
-from mechicl.models import HookedModel, KeyValues, frozen, hooked
+from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, frozen
 from mechicl.prompts import PromptBatch, PromptSet
 
 T = TypeVar("T")
@@ -34,29 +34,29 @@ class Ready:
     """Patches that act at q."""
 
     @classmethod
-    def whole(cls, net: HookedModel, prompts: PromptSet) -> Ready:
+    def whole(cls, net: Adapter, prompts: PromptSet) -> Ready:
         """Whole prompts, demonstrations and all."""
         return cls(tuple(prompts.select([i]).batch(net.device) for i in range(len(prompts))))
 
     @classmethod
-    def on(cls, net: HookedModel, context: Context, prompts: PromptSet, patches: Sequence[Patch] = ()) -> Ready:
+    def on(cls, net: Adapter, context: Context, prompts: PromptSet, patches: Sequence[Patch] = ()) -> Ready:
         """The prompts' queries on top of a context."""
         batches = tuple(context.queries(prompts.select([i]), net.device) for i in range(len(prompts)))
         return cls(batches, context.layers, context.next_position, tuple(patches))
 
-    def ask(self, net: HookedModel, index: int) -> Float[Tensor, "1 class"]:
+    def ask(self, net: Blockwise, index: int) -> Float[Tensor, "1 class"]:
         """Logits of the label words of one query."""
         batch = self.batches[index]
         with net.hooks([hook for patch in self.patches for hook in patch.hooks(net, batch)]):
             final, _ = forward_on(net, batch.tokens, self.position, self.past)
         return net.lens(final[:, -1], batch.label_ids)
 
-    def predicted(self, net: HookedModel) -> Int[Tensor, "query"]:
+    def predicted(self, net: Blockwise) -> Int[Tensor, "query"]:
         """Every query's most probable class."""
-        with torch.no_grad(), frozen(net.raw):
+        with torch.no_grad(), frozen(net):
             return torch.cat([self.ask(net, i).argmax(-1) for i in range(len(self))]).cpu()
 
-    def flops(self, net: HookedModel) -> list[int]:
+    def flops(self, net: Adapter) -> list[int]:
         """Operations of each query, see `forward_flops`; only q is unembedded, for the label words."""
         cached = len(self.past[0]) if self.past else 0
         return [forward_flops(net.sizes, b.tokens.shape[1], cached, len(b.label_ids)) for b in self.batches]
@@ -65,7 +65,7 @@ class Ready:
         return len(self.batches)
 
 
-def timed(net: HookedModel, work: Callable[[], T]) -> tuple[T, float]:
+def timed(net: Adapter, work: Callable[[], T]) -> tuple[T, float]:
     """What the work gives, and its seconds; the device has nothing else to do before and is done after it."""
     _wait(net.device)
     start = time.perf_counter()
@@ -79,9 +79,9 @@ def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) ->
 
     A few queries are asked before; then the ways take turns at each query, so that all see the same machine.
     """
-    net, n = hooked(model), len(ways[0])
+    net, n = blockwise(model, "in_turn"), len(ways[0])
     seconds = np.empty((len(ways), n, repeats))
-    with torch.no_grad(), frozen(net.raw):
+    with torch.no_grad(), frozen(net):
         for way in ways:
             for index in range(min(warm_up, n)):
                 way.ask(net, index)
@@ -94,8 +94,8 @@ def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) ->
 
 def whole_loop(model: Any, way: Ready) -> float:
     """Mean seconds of a query, of the loop through all as it comes: no warm-up, no waiting for the device."""
-    net = hooked(model)
-    with torch.no_grad(), frozen(net.raw):
+    net = blockwise(model, "whole_loop")
+    with torch.no_grad(), frozen(net):
         start = time.perf_counter()
         for index in range(len(way)):
             way.ask(net, index)

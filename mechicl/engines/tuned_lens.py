@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.errors import InputError, NumericalError
 from mechicl.metrics import entropy_of_log_probs
-from mechicl.models import HookedModel, check_same_tokenizer, frozen, hooked, provenance
+from mechicl.models import Adapter, check_same_tokenizer, frozen, hooked, provenance
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.progress import progress
 from mechicl.results import make_folder, write_atomically
@@ -72,7 +72,7 @@ def fit_tuned_lens(
     training = _Training(net.sizes.n_layers, net.sizes.d_model, steps, lr, net.device)
     checkpoint = None if out is None else _Checkpoint(out, about)
     first = 0 if checkpoint is None else checkpoint.restore(training)
-    with frozen(net.raw), progress("tuned lens", steps) as advance:
+    with frozen(net), progress("tuned lens", steps) as advance:
         advance(first)
         for step in range(first, steps):
             rows = _rows(step, len(corpus), batch_size, seed)
@@ -118,7 +118,7 @@ class _Training:
         self.lr = lr
         self.optimiser = torch.optim.Adam([self.A, self.b], lr=lr)
 
-    def step(self, net: HookedModel, batch: TokenBatch, step: int) -> None:
+    def step(self, net: Adapter, batch: TokenBatch, step: int) -> None:
         self.optimiser.zero_grad()
         self.kl[step] = self._gradients(net, batch)
         if not self.kl[step].isfinite().all():
@@ -131,7 +131,7 @@ class _Training:
             group["lr"] = self.lr * (1 - step / len(self.kl))
         self.optimiser.step()
 
-    def _gradients(self, net: HookedModel, batch: TokenBatch) -> Float[Tensor, "layer"]:
+    def _gradients(self, net: Adapter, batch: TokenBatch) -> Float[Tensor, "layer"]:
         """Add up the gradients of the mean KL of every layer over the batch's positions; returns these means."""
         points = _residuals(net, batch)
         n = points.shape[1]
@@ -169,7 +169,7 @@ class _Training:
 
 
 @torch.no_grad()
-def _residuals(net: HookedModel, batch: TokenBatch) -> Float[Tensor, "point position d_model"]:
+def _residuals(net: Adapter, batch: TokenBatch) -> Float[Tensor, "point position d_model"]:
     """Residuals before each layer and after the last, at every real position but each sequence's first."""
     n_layers = net.sizes.n_layers
     names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
-from mechicl.models import HookedModel, frozen, hooked
+from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.patches.lesions import Lesion, Step, check_halves
 
 RESIDUAL_BYTES = 2**30
@@ -48,16 +48,17 @@ def lesion_sweep(
         max_streams: passes alive at the same time; default: as many as fit 1 GiB of residuals.
 
     Raises:
-        InputError: a lesion names a layer that the model does not have, or there is none.
+        InputError: a lesion names a layer that the model does not have, there is none, or the model can only be run
+            whole.
     """
     if not lesions:
         raise InputError("There is no lesion to sweep; give at least one.")
-    net = hooked(model)
+    net = blockwise(model, "lesion_sweep")
     n_layers = net.sizes.n_layers
     programs = [lesion.program(n_layers) for lesion in lesions]
     for program in programs:
         check_halves(net, program)
-    with frozen(net.raw), torch.no_grad():
+    with frozen(net), torch.no_grad():
         first = net.embed(tokens)
         at_once = max_streams or max(1, RESIDUAL_BYTES // (first.numel() * first.element_size()) - 1)
         comparison = Comparison(net, tokens, lengths, top_k)
@@ -68,7 +69,7 @@ def lesion_sweep(
 
 
 def final_residuals(
-    net: HookedModel, first: Float[Tensor, "batch pos d_model"], programs: Sequence[tuple[Step, ...]]
+    net: Blockwise, first: Float[Tensor, "batch pos d_model"], programs: Sequence[tuple[Step, ...]]
 ) -> list[Float[Tensor, "batch pos d_model"]]:
     """The last residual of the intact model, and of every program, in that order."""
     base = tuple(Step(layer) for layer in range(net.sizes.n_layers))
@@ -112,7 +113,7 @@ def _agreement(program: tuple[Step, ...], base: tuple[Step, ...]) -> int:
     return next((at for at, (own, intact) in pairs if own != intact), min(len(program), len(base)))
 
 
-def _advance(net: HookedModel, running: Sequence[_Stream], step: Step) -> None:
+def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
     """Run one step for every stream that is to take it, stacked as far as the machine likes."""
     together = [stream for stream in running if stream.next == step]
     batch, pos, _ = together[0].final().shape
@@ -126,7 +127,7 @@ def _advance(net: HookedModel, running: Sequence[_Stream], step: Step) -> None:
                 stream.resid, stream.at = resid, stream.at + 1
 
 
-def _without(net: HookedModel, step: Step) -> AbstractContextManager[None]:
+def _without(net: Blockwise, step: Step) -> AbstractContextManager[None]:
     if step.without is None:
         return nullcontext()
     return net.hooks([(f"blocks.{step.layer}.hook_{step.without}_out", _zero)])

@@ -1,20 +1,23 @@
-"""Models: loading them, and the one seam through which mechicl uses them.
+"""Models: loading them, and the two layers of the interface through which mechicl uses them.
 
-`load_model` gives an ordinary `HookedTransformer`; `hooked` wraps it in the few calls that mechicl makes.
+`load_model` gives an ordinary `HookedTransformer`; `hooked` gives its adapter, the few calls that probes, patches and
+`run` make; `blockwise` the same where an engine needs more.
 """
 
-from mechicl.models.adapt import frozen, hooked
+from mechicl.models.adapter import Adapter, Hook, Sizes, frozen, hooked
+from mechicl.models.blockwise import Blockwise, KeyValues, blockwise, runs_by_block
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
 from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at_once
-from mechicl.models.seam import Hook, HookedModel, KeyValues, Sizes
-from mechicl.models.vocabulary import check_same_tokenizer, tokenizer_digest
+from mechicl.models.tokenizers import check_same_tokenizer, tokenizer_digest
 
 __all__ = [
+    "Adapter",
+    "Blockwise",
     "Hook",
-    "HookedModel",
     "KeyValues",
     "Sizes",
+    "blockwise",
     "check_same_tokenizer",
     "forward_recomputed",
     "frozen",
@@ -23,5 +26,6 @@ __all__ = [
     "load_model",
     "prompts_at_once",
     "provenance",
+    "runs_by_block",
     "tokenizer_digest",
 ]

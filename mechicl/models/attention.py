@@ -1,8 +1,9 @@
-"""Attention at explicit positions on top of cached keys and values, twice: with every hook point, and fast.
+"""Attention at explicit positions on top of cached keys and values.
 
-`attend_with_hooks` is TransformerLens's `AbstractAttention.forward` with two differences: positions are
-given, and cached keys are already rotated. `attend_fast` computes the same function when nobody listens. Both
-project with the weights where they lie; TransformerLens's own projections copy them at every call.
+`attend` is TransformerLens's `AbstractAttention.forward` with two differences: positions are given, and cached keys
+are already rotated. It projects with the weights where they lie; TransformerLens's projections copy them at every
+call. Two of its steps have two ways of the same result, each measured in `benchmarks/attention.py`: `fused` beside
+`in_parts`, and `per_head` beside `all_heads`.
 """
 
 from __future__ import annotations
@@ -14,51 +15,50 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechicl.models.kernels import repeats_keys, rows_worth_a_copy
+from mechicl.models.blockwise import KeyValues
 from mechicl.models.rotary import rotate, rotation
-from mechicl.models.seam import KeyValues
-from mechicl.models.silent import listens, normalise, soft_cap
+from mechicl.models.silent import has_hooks, normalise, soft_cap
 
 
-def attend_with_hooks(
+def attend(
     block: Any,
     resid: Float[Tensor, "batch pos d_model"],
     positions: Int[Tensor, "*batch pos"],
     past: KeyValues | None,
+    *,
+    heard: bool,
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-    """A block's attention with the hook points that TransformerLens fires: its output, and the new keys and
-    values.
+    """A block's attention with the hook points that TransformerLens fires: its output, and the new keys and values.
+
+    `heard` says whether a hook is installed anywhere in it; without one, inputs by head and results by head, which a
+    user may have switched on, are not made.
     """
     attn, cfg = block.attn, block.cfg
-    q, k, v = (_clip(x, cfg.clip_qkv) for x in _queries_keys_values(block, resid))
+    q, k, v = (_clip(x, cfg.clip_qkv) for x in _queries_keys_values(block, resid, heard))
     if (angles := rotation(attn, positions)) is not None:
         q = attn.hook_rot_q(rotate(q, angles, adjacent=cfg.rotary_adjacent_pairs))
         k = attn.hook_rot_k(rotate(k, angles, adjacent=cfg.rotary_adjacent_pairs))
     new = KeyValues(k, v, positions)
-    if listens(attn.hook_attn_scores) or listens(attn.hook_pattern):
-        z = _attend_in_parts(attn, q, new, past)
-    else:
-        z = _attend_in_silence(attn, q, new, past)
-    z = attn.hook_z(z)
-    if cfg.use_attn_result:
+    z = attn.hook_z((in_parts if _needs_parts(attn, new, past) else fused)(attn, q, new, past))
+    if heard and cfg.use_attn_result:
         out = attn.hook_result(torch.einsum("bphd,hdm->bphm", z, attn.W_O)).sum(2) + attn.b_O
     else:
         out = _project_out(attn, z)
     if cfg.use_normalization_before_and_after:
-        out = block.ln1_post(out) if listens(block.ln1_post) else normalise(block.ln1_post, out)
+        out = block.ln1_post(out) if has_hooks(block.ln1_post) else normalise(block.ln1_post, out)
     return out, new
 
 
-def _queries_keys_values(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _queries_keys_values(block: Any, resid: Tensor, heard: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values before rotation; their hook points, and those of the norms, fire."""
     attn, cfg = block.attn, block.cfg
-    if cfg.use_split_qkv_input or cfg.use_attn_in or cfg.ungroup_grouped_query_attention:
+    if heard and (cfg.use_split_qkv_input or cfg.use_attn_in or cfg.ungroup_grouped_query_attention):
         split: tuple[Tensor, Tensor, Tensor] = attn.calculate_qkv_matrices(
             *(block.ln1(x) for x in _split_inputs(block, resid))
         )
         return split
     # TransformerLens takes the norm three times, so whoever listens to it hears three times.
-    inputs = [block.ln1(resid) for _ in range(3)] if listens(block.ln1) else [normalise(block.ln1, resid)] * 3
+    inputs = [block.ln1(resid) for _ in range(3)] if has_hooks(block.ln1) else [normalise(block.ln1, resid)] * 3
     q, k, v = (
         point(_project(x, *weights))
         for point, x, weights in zip((attn.hook_q, attn.hook_k, attn.hook_v), inputs, _weights(attn), strict=True)
@@ -67,29 +67,10 @@ def _queries_keys_values(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Ten
 
 
 def _norm_heads(attn: Any, norm: Any, x: Tensor) -> Tensor:
-    if norm is None or not listens(norm):
+    if norm is None or not has_hooks(norm):
         return normalise(norm, x)
     heard: Tensor = attn._apply_qk_norm(x, norm)
     return heard
-
-
-def attend_fast(
-    block: Any,
-    resid: Float[Tensor, "batch pos d_model"],
-    positions: Int[Tensor, "*batch pos"],
-    past: KeyValues | None,
-) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-    """The same function through fused kernels; no hook point inside the attention fires."""
-    attn, cfg = block.attn, block.cfg
-    x = normalise(block.ln1, resid)
-    q, k, v = (_project(x, *weights) for weights in _weights(attn))
-    q, k = normalise(attn.q_norm, q), normalise(attn.k_norm, k)
-    q, k, v = (_clip(x, cfg.clip_qkv) for x in (q, k, v))
-    if (angles := rotation(attn, positions)) is not None:
-        q, k = (rotate(x, angles, adjacent=cfg.rotary_adjacent_pairs) for x in (q, k))
-    new = KeyValues(k, v, positions)
-    out = _project_out(attn, _attend_in_silence(attn, q, new, past))
-    return (normalise(block.ln1_post, out) if cfg.use_normalization_before_and_after else out), new
 
 
 def window(attn: Any) -> int | None:
@@ -153,17 +134,33 @@ def _project(
 ) -> Float[Tensor, "batch pos head d_head"]:
     """All heads' projections, from TransformerLens's weights as they lie in memory.
 
-    For few rows the heads are a batch of products, which reads the weights once, where they are; for many
-    rows one product on a transposed copy is faster. Nothing is kept between calls, so edited weights act at
-    once.
+    Nothing is kept between calls, so edited weights act at once.
     """
+    few = x.shape[0] * x.shape[1] < rows_worth_a_copy(x.device)
+    return per_head(x, weight, bias) if few else all_heads(x, weight, bias)
+
+
+def rows_worth_a_copy(device: torch.device) -> int:
+    """From how many rows on one product with transposed weights, which are copied for it, beats a product per head.
+
+    A GPU (not measured yet; `benchmarks/gpu.py choices` does) multiplies the heads as a batch in the same tiles as one
+    product of all heads, until there are rows enough for tiles wider than a head.
+    """
+    return 256 if device.type == "cpu" else 512
+
+
+def per_head(x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "batch pos head d_head"]:
+    """`_project` as a product per head, which reads the weights once, where they are."""
     (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
-    rows = x.reshape(batch * pos, d_model)
-    if batch * pos < rows_worth_a_copy(x.device):
-        by_head = torch.baddbmm(bias[:, None], rows.expand(heads, -1, -1), weight)
-        return by_head.view(heads, batch, pos, d_head).permute(1, 2, 0, 3)
+    out = torch.baddbmm(bias[:, None], x.reshape(batch * pos, d_model).expand(heads, -1, -1), weight)
+    return out.view(heads, batch, pos, d_head).permute(1, 2, 0, 3)
+
+
+def all_heads(x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "batch pos head d_head"]:
+    """`_project` as one product with a transposed copy of the weights."""
+    (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
     flat = weight.transpose(1, 2).reshape(heads * d_head, d_model)
-    return F.linear(rows, flat, bias.reshape(-1)).view(batch, pos, heads, d_head)
+    return F.linear(x.reshape(batch * pos, d_model), flat, bias.reshape(-1)).view(batch, pos, heads, d_head)
 
 
 def _weights(attn: Any) -> list[tuple[Tensor, Tensor]]:
@@ -178,18 +175,17 @@ def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[
     return F.linear(z.flatten(2).to(W_O.dtype), W_O.T, attn.b_O)
 
 
-def _attend_in_silence(
-    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Attention of which nobody sees scores or pattern."""
+def _needs_parts(attn: Any, new: KeyValues, past: KeyValues | None) -> bool:
+    """Whether somebody sees scores or pattern, or the kernel does not know this attention: soft-capped scores, and a
+    past that a batch shares.
+    """
     cap = attn.cfg.attn_scores_soft_cap
-    if (cap is not None and cap > 0) or (past is not None and past.batch < new.batch):
-        return _attend_in_parts(attn, q, new, past)
-    return _attend_fused(attn, q, new, past)
+    unknown = (cap is not None and cap > 0) or (past is not None and past.batch < new.batch)
+    return unknown or has_hooks(attn.hook_attn_scores) or has_hooks(attn.hook_pattern)
 
 
-def _attend_fused(
-    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
+def fused(
+    attn: Any, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Attention in one kernel; a mask is built only where causality alone does not say it."""
     seen = new if past is None else past.then(new)
@@ -212,8 +208,18 @@ def _attend_fused(
     return z.transpose(1, 2)
 
 
-def _attend_in_parts(
-    attn: Any, q: Tensor, new: KeyValues, past: KeyValues | None
+def repeats_keys(device: torch.device, dtype: torch.dtype, masked: bool) -> bool:
+    """Whether keys that heads share are repeated before `scaled_dot_product_attention` sees them.
+
+    On CUDA only the flash kernel knows shared keys, and it knows neither float32 nor masks: everything else would fall
+    to the kernel that writes all scores to memory. Repeated keys go to the memory-efficient one. It follows from what
+    PyTorch's kernels support; `benchmarks/gpu.py choices` measures both ways.
+    """
+    return device.type == "cuda" and (masked or dtype not in (torch.float16, torch.bfloat16))
+
+
+def in_parts(
+    attn: Any, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Scores of past and new keys computed apart and put under one softmax; hook points of both fire.
 
@@ -230,7 +236,7 @@ def _attend_in_parts(
     if queries > 1 or window(attn) is not None:
         scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
     pattern = attn.hook_attn_scores(scores).softmax(-1)
-    if listens(attn.hook_attn_scores):
+    if has_hooks(attn.hook_attn_scores):
         # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
         pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
     pattern = attn.hook_pattern(pattern).to(new.values.dtype).reshape(batch, groups, -1, scores.shape[-1])

@@ -1,4 +1,4 @@
-"""One block of a HookedTransformer at explicit positions: where someone listens, and where it may be fast."""
+"""One block of a HookedTransformer at explicit positions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.attention import attend_fast, attend_with_hooks
+from mechicl.models.attention import attend
+from mechicl.models.blockwise import KeyValues
 from mechicl.models.own import Survey, survey
 from mechicl.models.rotary import grow_tables
-from mechicl.models.seam import KeyValues
 from mechicl.models.silent import mlp, normalise
 
 
@@ -27,7 +27,7 @@ class Positions(NamedTuple):
 
 
 class BlockRunner:
-    """Applies single blocks of one model; see `HookedModel.block` and `HookedModel.whole_block`."""
+    """Applies single blocks of one model; see `Blockwise.block` and `Blockwise.whole_block`."""
 
     def __init__(self, raw: Any) -> None:
         self._raw = raw
@@ -43,16 +43,16 @@ class BlockRunner:
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
         block, cfg = self._raw.blocks[layer], self._raw.cfg
         found = survey(block, cfg)
-        if obstacle(cfg) is not None or found.foreign is not None:
+        if unsupported_reason(cfg) is not None or found.foreign is not None:
             raise InputError(refusal(self._raw, found.foreign))
         checked = self.positions(positions, resid.shape, past, resid.device)
         return self._run(block, found, resid, checked, past)
 
     def whole(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """One block on whole sequences; its own forward pass where `obstacle` or a foreign module asks for it."""
+        """One block on whole sequences; its own forward pass where it is unsupported or holds a foreign module."""
         block, cfg = self._raw.blocks[layer], self._raw.cfg
         found = survey(block, cfg)
-        if obstacle(cfg) is None and found.foreign is None:
+        if unsupported_reason(cfg) is None and found.foreign is None:
             return self._run(block, found, resid, self.positions(None, resid.shape, None, resid.device), None)[0]
         if cfg.positional_embedding_type == "shortformer":
             raise InputError(refusal(self._raw))
@@ -66,10 +66,9 @@ class BlockRunner:
         cfg, positions = self._raw.cfg, checked.ids
         grow_tables(block.attn, checked.longest)
         resid = resid.to(block.attn.b_O.device)
-        attend = attend_with_hooks if found.attention else attend_fast
 
         resid = block.hook_resid_pre(resid)
-        attn_out, new = attend(block, resid, positions.to(resid.device), past)
+        attn_out, new = attend(block, resid, positions.to(resid.device), past, heard=found.attention)
         attn_out = block.hook_attn_out(attn_out)
         if cfg.attn_only:
             return block.hook_resid_post(resid + attn_out), new
@@ -140,11 +139,13 @@ def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
 
 def refusal(raw: Any, foreign: str | None = None) -> str:
     """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
-    reason = f"in {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {obstacle(raw.cfg)}"
+    reason = (
+        f"in {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {unsupported_reason(raw.cfg)}"
+    )
     return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes"
 
 
-def obstacle(cfg: Any) -> str | None:
+def unsupported_reason(cfg: Any) -> str | None:
     """What in this configuration depends on more than explicit positions and cached keys, in words; None if
     nothing.
     """

@@ -2,25 +2,33 @@
 
 Both run on a few tokens, and on a sequence beyond every length that the configuration names (windows, chunks, scaled
 rotations). Where that is too much for a whole model, its first layers are compared alone.
+
+An outcome is kept for the files, versions and options that it was found with; where any of them changes, the models are
+compared again. Only agreement is kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl import cache
 from mechicl.errors import InputError
 from mechicl.metrics import log_probs
-from mechicl.models.adapt import hooked
+from mechicl.models.blockwise import blockwise
 from mechicl.models.settings import context_length, windows
+from mechicl.versions import versions
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 """Largest difference of two log-probabilities, relative to the largest of them: some ten times what rounding does in 48
@@ -42,6 +50,8 @@ _READ = 64
 _AFFORDABLE, _ONCE = 4e11, 4e12
 """Operations of one pass: of the whole model, a few seconds on two cores; of its first layers, some more, where the
 whole would take too long."""
+_KEPT = "comparisons"
+"""Folder of the cache with a file for each outcome."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +166,12 @@ def converted_log_probs(model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vo
     """The same of its conversion: through TransformerLens's own path, where a sample is long through ours, which keeps
     no scores.
     """
-    net = hooked(model)
+    net = blockwise(model, "The comparison")
     tokens = sample.tokens.to(net.device)
-    with torch.no_grad():
-        if tokens.shape[1] <= _SHORT or net.obstacle is not None:
-            with net.reordered(range(sample.n_layers)):
-                return _log_probs(model(tokens, prepend_bos=False))
-        with net.reordered(range(sample.n_layers)):
-            return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+    with torch.no_grad(), net.reordered(range(sample.n_layers)):
+        if tokens.shape[1] <= _SHORT or net.unsupported_reason is not None:
+            return _log_probs(model(tokens, prepend_bos=False))
+        return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
 
 
 def _log_probs(logits: Tensor) -> Tensor:
@@ -224,3 +232,27 @@ def _all_in(parameter: Tensor, pool: Tensor) -> Tensor:
     values = parameter.detach().float().cpu()
     # Gemma's gains are stored less 1.
     return torch.isin(values, pool).all() | torch.isin(values + 1, pool).all()
+
+
+def comparison_key(files: str, **options: Any) -> str:
+    """The key of an outcome: the digest of the files, the options of loading, and the versions of all that computes."""
+    facts = {"files": files, "versions": versions(), **{name: str(value) for name, value in options.items()}}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def was_compared(key: str) -> bool:
+    """Whether models with this key were compared and agreed."""
+    try:
+        return (cache.folder() / _KEPT / key).is_file()
+    except (OSError, InputError):
+        return False
+
+
+def remember_comparison(key: str) -> None:
+    """Note that they agreed; where nothing can be written they will be compared again."""
+    try:
+        path: Path = cache.folder() / _KEPT / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except (OSError, InputError):
+        pass

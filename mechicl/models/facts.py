@@ -31,16 +31,25 @@ def module_facts(raw: Any) -> list[str]:
         if type(module).__name__ == "HookPoint" and "forward" not in vars(module):
             continue  # it computes nothing
         facts.append(f"{name} {described(type(module))}")
-        facts += [f"{name}.{key} {text}" for key, text in _attributes(module, root=module is raw)]
-        buffers = {key: value for key, value in module._buffers.items() if key not in _GROWN and value is not None}
+        facts += [
+            f"{name}.{key} {text}" for key, text in attributes(module, root=module is raw and hasattr(raw, "cfg"))
+        ]
+        grown = _GROWN if any(_is_transformer_lens(kind) for kind in type(module).__mro__) else ()
+        buffers = {key: value for key, value in module._buffers.items() if key not in grown and value is not None}
         facts += [f"{name}.{key} {described(value)}" for key, value in buffers.items()]
-        if (cfg := getattr(module, "cfg", raw.cfg)) is not raw.cfg:
+        if (cfg := getattr(module, "cfg", None)) is not None and cfg is not getattr(raw, "cfg", None):
             facts.append(f"{name}.cfg {sorted((key, repr(value)) for key, value in vars(cfg).items())}")
     return facts
 
 
-def _attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
-    """A module's own plain values and functions; of the model itself only functions, which replace its methods."""
+def _is_transformer_lens(kind: type) -> bool:
+    return kind.__module__.startswith("transformer_lens")
+
+
+def attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
+    """A module's own plain values and functions; of a HookedTransformer itself (`root`) only functions, which replace
+    its methods.
+    """
     plain = () if root else (int, float, str, tuple, torch.dtype, type(None))
     kinds = (FunctionType, MethodType, BuiltinFunctionType, partial, *plain)
     return sorted(

@@ -1,4 +1,4 @@
-"""TransformerLens's HookedTransformer behind the seam."""
+"""A HookedTransformer's adapter, blockwise too."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.models.block import BlockRunner, least_and_most, obstacle, refusal
+from mechicl.models.adapter import Hook, Sizes
+from mechicl.models.block import BlockRunner, least_and_most, refusal, unsupported_reason
+from mechicl.models.blockwise import KeyValues
 from mechicl.models.own import foreign, foreign_outside, foreign_part
-from mechicl.models.seam import Hook, KeyValues, Sizes
-from mechicl.models.silent import listens, muted, normalise, soft_cap
+from mechicl.models.silent import has_hooks, muted, normalise, soft_cap
 
 
 class HookedTransformerModel:
-    """The seam's calls, answered by a `HookedTransformer` (see `HookedModel` for what each one promises)."""
+    """`Adapter` and `Blockwise`, answered by a `HookedTransformer`; each says there what it promises."""
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
@@ -47,8 +48,8 @@ class HookedTransformerModel:
         return self.raw.tokenizer
 
     @property
-    def obstacle(self) -> str | None:
-        return obstacle(self.raw.cfg) or foreign(self.raw)
+    def unsupported_reason(self) -> str | None:
+        return unsupported_reason(self.raw.cfg) or foreign(self.raw)
 
     @property
     def learned_positions(self) -> bool:
@@ -148,7 +149,11 @@ class HookedTransformerModel:
         return point
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        if obstacle(self.raw.cfg) is None and not listens(self.raw, inside=False) and not foreign_outside(self.raw):
+        if (
+            unsupported_reason(self.raw.cfg) is None
+            and not has_hooks(self.raw, inside=False)
+            and not foreign_outside(self.raw)
+        ):
             resid: Tensor = self.embed(tokens)
             for layer in range(self.raw.cfg.n_layers):
                 resid = self.whole_block(layer, resid)

@@ -13,7 +13,8 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.limits import check_weights_fit, free_bytes
-from mechicl.models import compared, smollm2
+from mechicl.models import smollm2
+from mechicl.models.compare import comparison_key, remember_comparison, was_compared
 from mechicl.models.convert import check_finite, convert, set_context
 from mechicl.models.gguf import gguf_original
 from mechicl.models.local import folder_original
@@ -66,10 +67,10 @@ def load_model(
     Raises `InputError`, in one sentence, for whatever cannot be loaded.
     """
     if not isinstance(name, (str, Path)):
-        from mechicl.models.adapt import hooked
+        from mechicl.models.adapter import hooked
 
-        raw: HookedTransformer = hooked(name).raw
-        return raw
+        hooked(name)  # refuses what is no model
+        return name
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
@@ -114,8 +115,8 @@ def _load(original: Original, how: Processing, place: Placement, n_ctx: int | No
     dtype = place.dtype
     if dtype in _HALF and _fits_in_float32(original):
         dtype = torch.float32
-    key = compared.key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx)
-    agreed = compared.known(key)
+    key = comparison_key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx)
+    agreed = was_compared(key)
     model = convert(
         original.load(dtype),
         how,
@@ -126,7 +127,7 @@ def _load(original: Original, how: Processing, place: Placement, n_ctx: int | No
         remote_code=original.remote_code,
     )
     if not agreed:
-        compared.remember(key)
+        remember_comparison(key)
     model.cfg.tokenizer_name = original.tokenizer_name
     try:
         give_tokenizer(model, original.tokenizer())

@@ -34,7 +34,7 @@ from transformer_lens.components.mlps.gpt_oss_moe import GptOssMoE
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS, XIELU
 
-from mechicl.models.silent import listens
+from mechicl.models.silent import has_hooks
 
 _NORMS = frozenset((LayerNorm, LayerNormPre, RMSNorm, RMSNormPre, Identity))
 _KINDS: dict[str, frozenset[type]] = {
@@ -127,7 +127,7 @@ def _look(name: str, part: Any, cfg: Any) -> tuple[str | None, bool]:
     if (reason := _changed(part, kinds, cfg)) is not None:
         return reason, True
     if type(part) in _RUN_AS_THEY_ARE:
-        return None, listens(part)
+        return None, has_hooks(part)
     any_heard = False
     for child, inside in state["_modules"].items():
         if inside is not None:
@@ -148,7 +148,7 @@ def _changed(module: Any, kinds: frozenset[type], cfg: Any) -> str | None:
         return f".{next(name for name in state if name in methods)} is a function of your own"
     if state.get("cfg", cfg) is not cfg:
         return " has a configuration of its own"
-    if listens(module, inside=False):
+    if has_hooks(module, inside=False):
         return " has a PyTorch hook"
     act = state.get("act_fn") or state["_modules"].get("act_fn")
     trained = type(act) is XIELU and cfg.act_fn == "xielu"

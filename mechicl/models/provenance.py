@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from mechicl.models.adapt import hooked
-from mechicl.models.facts import module_facts
-from mechicl.models.fingerprint import fingerprints
+from mechicl.models.adapter import hooked
+from mechicl.models.digests import fingerprints
+from mechicl.models.facts import attributes, described, module_facts
 from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -31,29 +31,34 @@ def provenance(model: Any) -> dict[str, Any]:
     Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype,
     config_digest, device, versions; and, where there are any, the hook points at which somebody else's hooks act.
     """
-    seam = hooked(model)
-    origin = _origins.get(seam.raw, {"source": "given by the user", "processing": "as given"})
+    net = hooked(model)
+    origin = _origins.get(net.raw, {"source": "given by the user", "processing": "as given"})
     return {
-        "name": seam.name,
+        "name": net.name,
         **origin,
-        "weight_digest": weight_digest(seam.raw),
-        "config_digest": config_digest(seam.raw),
-        "dtype": str(seam.dtype).removeprefix("torch."),
-        "device": str(seam.device),
+        "weight_digest": weight_digest(net.raw),
+        "config_digest": config_digest(net),
+        "dtype": str(net.dtype).removeprefix("torch."),
+        "device": str(net.device),
         "versions": versions(),
-        **({"hooked": places} if (places := hooked_places(seam.raw)) else {}),
+        **({"hooked": places} if (places := hooked_places(net.raw)) else {}),
     }
 
 
 _ELSEWHERE = {"device", "n_devices", "dtype", "model_name", "tokenizer_name", "tokenizer_prepends_bos", "seed"}
 
 
-def config_digest(raw: Any) -> str:
-    """Sha256, shortened, of what is computed with the weights: the settings (a window, a base of rotation), and the
-    modules (an activation, an epsilon, a scale, code of the user's own).
+def config_digest(model: Any) -> str:
+    """Sha256, shortened, of what is computed with the weights: the settings (a window, a base of rotation), the
+    modules (an activation, an epsilon, a scale, code of the user's own), and an adapter of the user's own.
     """
-    settings = sorted((name, repr(value)) for name, value in vars(raw.cfg).items() if name not in _ELSEWHERE)
-    return hashlib.sha256(repr([settings, module_facts(raw)]).encode(errors="surrogatepass")).hexdigest()[:16]
+    net = hooked(model)
+    cfg = getattr(net.raw, "cfg", None)
+    settings = sorted((name, repr(value)) for name, value in vars(cfg).items() if name not in _ELSEWHERE) if cfg else []
+    facts = module_facts(net.raw)
+    if not type(net).__module__.startswith("mechicl."):
+        facts += [described(type(net)), *(f"{key} {text}" for key, text in attributes(net, root=False))]
+    return hashlib.sha256(repr([settings, facts]).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def hooked_places(raw: Any) -> list[str]:

@@ -12,9 +12,8 @@ from typing import Any
 
 from mechicl import hub
 from mechicl.errors import InputError, first_line
-from mechicl.models.counting import n_parameters
 from mechicl.models.local import check_unquantised
-from mechicl.models.names import REAL, SHIPPED
+from mechicl.models.names import REAL, SHIPPED, n_parameters
 from mechicl.models.original import Original, check_loaded
 from mechicl.models.tokenizers import clean_tokenizer
 

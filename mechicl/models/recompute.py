@@ -11,13 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mechicl.models.seam import HookedModel, Sizes
+from mechicl.models.adapter import Adapter, Sizes
+from mechicl.models.blockwise import Blockwise
 
 GRAPH_BYTES = 2**30
 """What activations kept for a backward pass may take on a CPU; on a GPU it is a quarter of its memory."""
 
 
-def prompts_at_once(net: HookedModel, length: int) -> int:
+def prompts_at_once(net: Adapter, length: int) -> int:
     """How many prompts of this length may keep their activations for a backward pass; 0 where not even one may."""
     budget = GRAPH_BYTES
     if net.device.type == "cuda":
@@ -32,7 +33,7 @@ def graph_bytes(sizes: Sizes, length: int, itemsize: int) -> int:
     return itemsize * sizes.n_layers * (sizes.n_heads * length**2 + length * vectors)
 
 
-def forward_recomputed(net: HookedModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+def forward_recomputed(net: Blockwise, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
     """`net.forward` whose blocks run again in the backward pass, with the hooks that are installed then.
 
     Hooks in blocks fire without gradients here, and with gradients there.

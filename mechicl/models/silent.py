@@ -17,12 +17,12 @@ from torch import Tensor
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-def listens(module: Any, inside: bool = True) -> bool:
+def has_hooks(module: Any, inside: bool = True) -> bool:
     """Whether a hook, ours, the user's or PyTorch's own, is installed on a module or inside it."""
     own = vars(module)
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return True
-    return inside and any(listens(part) for part in own["_modules"].values() if part is not None)
+    return inside and any(has_hooks(part) for part in own["_modules"].values() if part is not None)
 
 
 @contextmanager

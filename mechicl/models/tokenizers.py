@@ -1,13 +1,21 @@
-"""The tokenizer as its author meant it, and what a model lacks that has none, or none that can be used."""
+"""The tokenizer as its author meant it, and what a model lacks that has none, or none that can be used.
+
+A tokenizer's digest says which one gave token ids their meaning, so that prompts and text never run on a model with
+another.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, ClassVar, Protocol
+from weakref import WeakKeyDictionary
 
 from mechicl.errors import InputError, first_line
+from mechicl.models.adapter import Adapter
 from mechicl.text import check_unicode
 
 _CONTENT = "tokenizer.json"
@@ -16,6 +24,7 @@ _SETTINGS = "tokenizer_config.json"
 _TEKKEN = "tekken.json"
 _LENT = "_bos_is_end_of_text"
 """Attribute of a tokenizer that names no BOS, whose end-of-text token `give_tokenizer` made its BOS."""
+_digests: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -169,3 +178,61 @@ def tokenizer_of(model: Any, source: str) -> Any:
         )
     remedy = f"copy {_CONTENT} there" if Path(source).expanduser().is_dir() else "give a folder that holds both"
     raise InputError(f"The model {source} has no tokenizer; {remedy}.")
+
+
+class Tokenized(Protocol):
+    """Material that carries the digests of the tokenizers that made it."""
+
+    @property
+    def tokenizer_digests(self) -> frozenset[str]:
+        """Of every part; a part that was made by hand has none."""
+
+    remedy: ClassVar[tuple[str, str]]
+    """What it is, and what to do where another tokenizer made it, as parts of a sentence."""
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of how a tokenizer divides text and numbers its tokens, shortened; empty for None and for unknown kinds.
+
+    Of a fast tokenizer these are its added tokens, normalizer, pre-tokenizer and model; of a slow one its vocabulary.
+    The path or name from which it was loaded, truncation and padding, decoding, and which of its tokens serve as BOS,
+    end or padding do not count: prompts hold the ids that these gave. Kept for each tokenizer until it has more tokens.
+    """
+    if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
+        return ""
+    known = _digests.get(tokenizer)
+    if known is None or known[0] != len(tokenizer):
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        if hasattr(backend, "to_str"):
+            content = _dividing(backend.to_str())
+        else:
+            content = json.dumps([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
+        digest = hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()[:16]
+        known = _digests[tokenizer] = (len(tokenizer), digest)
+    return known[1]
+
+
+def _dividing(text: str) -> str:
+    """A fast tokenizer's JSON without truncation, padding, post-processor and decoder.
+
+    Cut from the text, whose parts have a fixed order: parsing a large vocabulary takes a second and more. Quotes inside
+    strings are escaped, so a name in quotes with a colon is a key.
+    """
+    start = text.find('"added_tokens":')
+    stop = text.find('"post_processor":', start)
+    model = text.find('"model":{', stop)
+    return text if min(start, stop, model) < 0 else text[start:stop] + text[model:]
+
+
+def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
+    """Refuse material that another tokenizer than the model's made, by InputError.
+
+    Material made by hand, and a model without a tokenizer, pass.
+    """
+    found, own = material.tokenizer_digests - {""}, tokenizer_digest(net.tokenizer)
+    if found and own and found != {own}:
+        what, how = material.remedy
+        other = ", ".join(sorted(found - {own}))
+        raise InputError(
+            f"{what} with another tokenizer than that of {net.name} (digest {other} instead of {own}); {how}."
+        )

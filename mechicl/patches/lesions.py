@@ -23,7 +23,7 @@ from torch import Tensor
 from mechicl.display import described
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch
-from mechicl.models import HookedModel, hooked
+from mechicl.models import Adapter, blockwise, hooked
 
 Half = Literal["attn", "mlp"]
 
@@ -60,7 +60,7 @@ class Lesion(ABC):
 
     def on(self, model: Any) -> AbstractContextManager[None]:
         """A context in which the model has the lesion; afterwards it is as it was, whatever happened inside."""
-        net = hooked(model)
+        net = blockwise(model, type(self).__name__)
         return net.reordered([step.layer for step in self.program(net.sizes.n_layers)])
 
     def _repr_html_(self) -> str:
@@ -97,7 +97,7 @@ class _LeftOut(Lesion, Patch):
         return net.hooks(self.hooks(net))
 
 
-def check_halves(net: HookedModel, program: Iterable[Step]) -> None:
+def check_halves(net: Adapter, program: Iterable[Step]) -> None:
     """Raise InputError where a program leaves out MLPs of a model that has none: it would silently change nothing."""
     if not net.sizes.d_mlp and any(step.without == "mlp" for step in program):
         raise InputError(f"{net.name} has no MLPs that could be left out.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Place, Probe, Watch
-from mechicl.models import hooked
+from mechicl.models import blockwise, hooked
 from mechicl.prompts import PromptBatch
 
 Weight = Literal["attention", "norm"]
@@ -56,7 +56,8 @@ class LabelAttention(Probe):
 
         hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
         if self.weight == "norm":
-            hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, hooked(model).W_O(i), batch)) for i in layers]
+            weights = blockwise(model, "LabelAttention with weight='norm'")
+            hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, weights.W_O(i), batch)) for i in layers]
         return Watch(hooks, result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu())
 
 

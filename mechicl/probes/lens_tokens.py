@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechicl.hooks import Probe, Watch
 from mechicl.metrics import top_k_ids
-from mechicl.models import HookedModel, hooked
+from mechicl.models import Adapter, hooked
 from mechicl.prompts import PromptBatch
 
 _LOGITS_AT_ONCE = 2**24
@@ -52,7 +52,7 @@ class LensTokens(Probe):
 
     @torch.no_grad()
     def _read(
-        self, net: HookedModel, resid: Float[Tensor, "batch position d_model"]
+        self, net: Adapter, resid: Float[Tensor, "batch position d_model"]
     ) -> Float[Tensor, "batch position rank value"]:
         rows = resid.flatten(0, 1)
         chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)

@@ -14,7 +14,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
 from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, log_probs, token_rank, top_k_ids
-from mechicl.models import HookedModel, hooked
+from mechicl.models import Adapter, Blockwise, blockwise, hooked
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import PromptBatch
 
@@ -64,7 +64,7 @@ class LogitLens(Probe):
         return torch.stack([positions] * (len(QUANTITIES) - 1) + [targets], -1)
 
     def watch(self, model: Any, batch: Batch) -> Watch:
-        net = hooked(model)
+        net = self._weights_of(model) if self.lens == "authors" else hooked(model)
         if isinstance(self.lens, TunedLens):
             self.lens.check(net)
         n_layers = net.sizes.n_layers
@@ -84,7 +84,7 @@ class LogitLens(Probe):
 
     @torch.no_grad()
     def _measure(
-        self, net: HookedModel, batch: Batch, residuals: list[Float[Tensor, "batch pos d_model"]]
+        self, net: Adapter, batch: Batch, residuals: list[Float[Tensor, "batch pos d_model"]]
     ) -> Float[Tensor, "batch point quantity"]:
         sequence, position = self._positions(batch).nonzero(as_tuple=True)
         points = torch.stack([resid[sequence, position] for resid in residuals])
@@ -107,7 +107,7 @@ class LogitLens(Probe):
         return (place > 0) & (place < batch.lengths[:, None] - (0 if self.last else 1))
 
     def _values(
-        self, net: HookedModel, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
+        self, net: Adapter, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
     ) -> Float[Tensor, "point token quantity"]:
         final = log_probs(net.lens(points[-1]))
         scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
@@ -133,15 +133,19 @@ class LogitLens(Probe):
 
         return torch.stack([read(number) for number in range(len(points))])
 
-    def _logits(self, net: HookedModel, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
+    def _logits(self, net: Adapter, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
         if self.lens != "authors":
             return net.lens(point)
         if scale is not None:
             point = (point - point.mean(-1, keepdim=True)) / scale
-        return (point.to(net.W_U.device, net.W_U.dtype) @ net.W_U).float()
+        W_U = self._weights_of(net).W_U
+        return (point.to(W_U.device, W_U.dtype) @ W_U).float()
+
+    def _weights_of(self, model: Any) -> Blockwise:
+        return blockwise(model, "LogitLens with lens='authors'")
 
 
-def _final_scale(net: HookedModel, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
+def _final_scale(net: Adapter, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
     """The number by which the final norm divides each residual."""
     found: list[Tensor] = []
     with net.hooks([("ln_final.hook_scale", lambda scale, hook: found.append(scale))]):

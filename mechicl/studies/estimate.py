@@ -13,7 +13,7 @@ from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
 from mechicl.limits import free_bytes, in_words, pass_bytes, prompts_that_fit
-from mechicl.models import HookedModel, frozen, graph_bytes, prompts_at_once
+from mechicl.models import Adapter, frozen, graph_bytes, prompts_at_once
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
@@ -60,7 +60,7 @@ def sequence_lengths(material: Any) -> list[int]:
     return corpus.lengths.tolist() if isinstance(corpus, TokenCorpus) else []
 
 
-def memory_needed(net: HookedModel, longest: int, batch_size: int, *, gradients: bool) -> int:
+def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: bool) -> int:
     """Bytes that a batch takes beside the weights, batches as small as they are going to be made.
 
     Raises:
@@ -84,7 +84,7 @@ def memory_needed(net: HookedModel, longest: int, batch_size: int, *, gradients:
 
 
 def estimate(
-    net: HookedModel, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False
+    net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False
 ) -> Estimate:
     """What so many passes of sequences of these lengths take; a short one is timed.
 
@@ -99,7 +99,7 @@ def estimate(
 
 
 @torch.no_grad()
-def _seconds_a_token(net: HookedModel, longest: int, batch_size: int) -> float:
+def _seconds_a_token(net: Adapter, longest: int, batch_size: int) -> float:
     """Of one pass with its logits, through at most a batch; the second and faster one counts."""
     sizes = net.sizes
     worth = _FLOPS.get(net.device.type, 1e11) // forward_flops(sizes, 1, 0, sizes.d_vocab)
@@ -107,7 +107,7 @@ def _seconds_a_token(net: HookedModel, longest: int, batch_size: int) -> float:
     length = min(n, longest)
     tokens = torch.zeros(n // length, length, dtype=torch.long, device=net.device)
     seconds = []
-    with frozen(net.raw):
+    with frozen(net):
         for _ in range(2):
             start = time.perf_counter()
             net.lens(net.forward(tokens)).sum().item()  # which waits for a GPU

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
-from mechicl.models import HookedModel, check_same_tokenizer, hooked, provenance
+from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
@@ -295,7 +295,7 @@ _SAID: dict[Reads, str] = {
 }  # fmt: skip
 
 
-def _check_same_tokenizers(net: HookedModel, parts: Sequence[Part]) -> None:
+def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
     """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
     for part in parts:
         if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):

@@ -10,7 +10,7 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.models import KeyValues, hooked
-from mechicl.models.block import obstacle
+from mechicl.models.block import unsupported_reason
 from tests import tiny
 
 FAMILIES = [*tiny.families, "gpt2-inverse"]
@@ -313,9 +313,9 @@ def test_what_cannot_run_by_block_says_so_and_still_runs_whole():
 )
 def test_each_obstacle_has_a_name(setting, value, reason):
     cfg = copy.deepcopy(tiny.model("llama").cfg)
-    assert obstacle(cfg) is None
+    assert unsupported_reason(cfg) is None
     setattr(cfg, setting, value)
-    assert reason in obstacle(cfg)
+    assert reason in unsupported_reason(cfg)
 
 
 def test_rotary_tables_grow_as_in_transformer_lens():

@@ -13,7 +13,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from mechicl.errors import InputError
-from mechicl.models import compared, load_model
+from mechicl.models import compare, load_model
 from mechicl.models import convert as convert_module
 from mechicl.models.convert import convert
 from mechicl.models.processing import Processing
@@ -213,7 +213,7 @@ def test_agreement_is_kept_for_the_same_files_versions_and_options(
     weights["model.norm.weight"][0] += 1
     save_file(weights, path / "model.safetensors", {"format": "pt"})
     assert comparisons() == 1
-    monkeypatch.setattr(compared, "versions", lambda: {"torch": "another"})
+    monkeypatch.setattr(compare, "versions", lambda: {"torch": "another"})
     assert comparisons() == 1
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from mechicl.models import hooked
+from mechicl.models.digests import fingerprints, weighted_sum
 from mechicl.models.facts import described
-from mechicl.models.fingerprint import fingerprints, weighted_sum
 from mechicl.models.provenance import config_digest, weight_digest
 from tests import tiny
 

@@ -141,7 +141,7 @@ def test_it_runs_in_whole_passes(changed):
 def test_blocks_on_cached_keys_are_refused_by_name(changed):
     model, name = changed
     net = hooked(model)
-    assert name in net.obstacle
+    assert name in net.unsupported_reason
     with pytest.raises(InputError, match=f"In {model.cfg.model_name} {name}"):
         compress(model, catalogue.prompts()[0])
 
@@ -167,7 +167,7 @@ def test_a_final_norm_or_unembedding_of_ones_own_reads(kind):
     change(model)
     net, tokens = hooked(model), tiny.tokens(2, 12)
     assert plain_difference(model) > 1e-3
-    assert net.obstacle is None  # blocks are TransformerLens's own
+    assert net.unsupported_reason is None  # blocks are TransformerLens's own
     expected = model(tokens)
     resid = net.forward(tokens)
     close(net.read(resid), expected)
@@ -197,9 +197,9 @@ def test_a_class_patched_for_all_its_modules_is_seen_and_forgotten(kind, name, m
         close(net.read(net.forward(tokens)), net.raw(tokens))
         close(net.lens(net.forward(tokens)), net.raw(tokens))
         assert (net.forward(tokens) - before).abs().max() > 1e-3
-        assert f"{kind.__name__}.forward is a function of your own" in net.obstacle
+        assert f"{kind.__name__}.forward is a function of your own" in net.unsupported_reason
     close(net.forward(tokens), before, 1e-7)
-    assert net.obstacle is None
+    assert net.unsupported_reason is None
 
 
 def test_a_block_that_was_swapped_for_another_of_its_kind_is_no_stranger():
@@ -209,7 +209,7 @@ def test_a_block_that_was_swapped_for_another_of_its_kind_is_no_stranger():
     net.forward(tokens)
     model.blocks[1].mlp = other.blocks[2].mlp
     model.blocks[1].mlp.cfg = model.cfg
-    assert net.obstacle is None
+    assert net.unsupported_reason is None
     model.blocks[1].mlp.hook_post.add_hook(lambda value, hook: value * 0.5)
     close(net.read(net.forward(tokens)), model(tokens))
 
@@ -218,12 +218,12 @@ def test_extra_modules_that_nobody_calls_change_nothing():
     model = tiny.fresh("gpt2")
     model.blocks[1].adapter = nn.Linear(2, 2)
     model.classifier = nn.Linear(2, 2)
-    assert hooked(model).obstacle is None
+    assert hooked(model).unsupported_reason is None
 
 
 @pytest.mark.parametrize("family", [*tiny.families, "bloom"])
 def test_a_whole_block_is_transformer_lens_s(family):
-    """Also where the architecture has an obstacle to cached keys."""
+    """Also where the architecture has an unsupported_reason to cached keys."""
     net, tokens = hooked(tiny.model(family)), tiny.tokens(2, 12)
     resid = net.embed(tokens)
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_a_mixture_of_experts_runs_as_it_is():
         positional_embedding_type="rotary", rotary_dim=8,
     )  # fmt: skip
     net, tokens = hooked(HookedTransformer(cfg).requires_grad_(False)), tiny.tokens(2, 12)
-    assert net.obstacle is None
+    assert net.unsupported_reason is None
     close(net.read(net.forward(tokens)), net.raw(tokens))
     before = net.forward(tokens)
     subclassed(net.raw.blocks[1].mlp.experts[0])

@@ -36,7 +36,7 @@ from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
 from mechicl.hooks import Run
-from mechicl.models import hooked
+from mechicl.models import blockwise, hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
@@ -90,7 +90,7 @@ class Compression(Study):
 
         common = [condition("full context"), condition("text anchor", _PAPER_SET)]
         if self.protocol == "paper":
-            placed = ("zero", "original") if hooked(model).learned_positions else ("original",)
+            placed = ("zero", "original") if blockwise(model, self.name).learned_positions else ("original",)
             return [
                 *common,
                 *(condition("hidden anchor", _PAPER_SET, where) for where in placed),

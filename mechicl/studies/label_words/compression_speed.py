@@ -34,7 +34,7 @@ from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, panels, styled
-from mechicl.models import hooked
+from mechicl.models import blockwise, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
@@ -111,7 +111,7 @@ class CompressionSpeed(Study):
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
         """Rows of each arm, for prompts with the same demonstrations; caches are read, and timed, here."""
-        net, first = hooked(model), prompts[0]
+        net, first = blockwise(model, self.name), prompts[0]
         read_context(model, first)  # a first pass takes longer than those after it
         whole, reading = timed(net, lambda: read_context(model, first))
         anchors, gathering = timed(net, lambda: anchors_of(whole, first))

@@ -29,7 +29,7 @@ from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, vocabulary_moments
-from mechicl.models import hooked
+from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
@@ -193,7 +193,7 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
 
 
 def _neurons(model: Any) -> pd.DataFrame:
-    net = hooked(model)
+    net = blockwise(model, Atlas.name)
     layers = range(net.sizes.n_layers)
     kinds = classify(vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1))
     frame = kinds.frame()

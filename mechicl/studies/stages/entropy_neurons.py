@@ -31,7 +31,7 @@ from mechicl.declared import Reads, Switch
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.figures import GREY, PURPLE, add_curve, panels, styled
-from mechicl.models import HookedModel, frozen, hooked
+from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import scored_positions
@@ -97,7 +97,7 @@ class EntropyNeurons(Study):
         Raises:
             InputError: there is no candidate.
         """
-        net = hooked(model)
+        net = blockwise(model, self.name)
         n_layers = net.sizes.n_layers
         table = neuron_table(net, range(max(0, n_layers - LAST_LAYERS), n_layers)).assign(model=net.name)
         entropy = is_entropy_neuron(table, NeuronsStudy().kurtosis, variance=np.inf)
@@ -177,9 +177,9 @@ def _compared(
 
     Blocks below the lowest neuron are run once.
     """
-    net = hooked(model)
+    net = blockwise(model, EntropyNeurons.name)
     lowest = min(layer for patch in patches for layer, _ in patch.neurons)
-    with frozen(net.raw), torch.no_grad():
+    with frozen(net), torch.no_grad():
         tokens = batch.tokens.to(net.device)
         below = _blocks(net, range(lowest), net.embed(tokens))
         comparison = Comparison(net, tokens, batch.lengths, 0)
@@ -196,7 +196,7 @@ def _compared(
     return comparison.finish(patches), torch.stack(lengths)
 
 
-def _blocks(net: HookedModel, layers: range, resid: Tensor) -> Tensor:
+def _blocks(net: Blockwise, layers: range, resid: Tensor) -> Tensor:
     for layer in layers:
         resid = net.whole_block(layer, resid)
     return resid

@@ -28,7 +28,7 @@ import torch
 from mechicl.declared import Reads, Switch
 from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
-from mechicl.models import HookedModel, hooked
+from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
 from mechicl.studies.study import Condition, Study
 
@@ -57,7 +57,7 @@ class NeuronsStudy(Study):
     shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        net = hooked(model)
+        net = blockwise(model, self.name)
         return neuron_table(net, range(net.sizes.n_layers))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -109,7 +109,7 @@ class NeuronsStudy(Study):
 
 
 @torch.no_grad()
-def neuron_table(net: HookedModel, layers: range) -> pd.DataFrame:
+def neuron_table(net: Blockwise, layers: range) -> pd.DataFrame:
     """A row per neuron of these layers: moments, norms of what it writes and reads, and rho."""
     table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
     reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])

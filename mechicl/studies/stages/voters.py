@@ -14,7 +14,7 @@ from mechicl.display import token_text
 from mechicl.errors import InputError
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
-from mechicl.models import hooked
+from mechicl.models import blockwise
 from mechicl.studies.study import Protocol
 
 
@@ -40,7 +40,7 @@ def find_neurons(
     Raises:
         InputError: no token is of the class, or there is no candidate.
     """
-    net = hooked(model)
+    net = blockwise(model, "find_neurons")
     effect = effects(model, token_class).flatten().numpy()
     W_out = (net.W_out(layer) for layer in range(net.sizes.n_layers))
     table = vocabulary_moments(net.W_U, W_out, top=1).frame().assign(effect=effect)
@@ -61,7 +61,7 @@ def find_neurons(
 @torch.no_grad()
 def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"]:
     """Mean over a class's tokens of W_U' w_out, less the mean over all other tokens, of every neuron."""
-    net = hooked(model)
+    net = blockwise(model, "effects")
     members = class_members(net.tokenizer, token_class, net.sizes.d_vocab).to(net.device)
     direction = net.W_U[:, members].float().mean(1) - net.W_U[:, ~members].float().mean(1)
     return torch.stack([net.W_out(layer).float() @ direction for layer in range(net.sizes.n_layers)]).cpu()
@@ -76,7 +76,7 @@ def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.Dat
     Raises:
         InputError: the model has no such neuron.
     """
-    net = hooked(model)
+    net = blockwise(model, "neuron_tokens")
     sizes = net.sizes
     if not (0 <= layer < sizes.n_layers and 0 <= neuron < sizes.d_mlp):
         raise InputError(

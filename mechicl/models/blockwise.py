@@ -1,45 +1,22 @@
-"""The seam: all that mechicl asks of a model, whatever kind of hooked model it is.
+"""Blockwise: what engines ask of a model besides, so that they need not run it whole.
 
-Everything outside `mechicl.models` speaks hook names and this Protocol, and nothing else. `HookedTransformer`
-answers it today (`hooked_transformer.py`); another kind of model joins by a second implementation, without a
-change elsewhere.
+A block at explicit positions on top of cached keys and values, blocks in another order, the vocabulary in tiles, and
+the weights. `HookedTransformer` answers it (`hooked_transformer.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-Hook = tuple[str, Callable[..., Any]]
-"""An ordinary TransformerLens forward hook: the hook point's name and `fn(value, hook=...)`, which may return
-an edit.
-"""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The sizes of a model, under TransformerLens's names (`d_mlp` is 0 in a model without MLPs)."""
-
-    n_layers: int
-    n_heads: int
-    n_key_value_heads: int
-    d_model: int
-    d_head: int
-    d_mlp: int
-    d_vocab: int
-    n_ctx: int
-    parallel: bool
-    """Attention and MLP both read the block's input, as in GPT-J: there is no `hook_resid_mid`."""
-    gated: bool
-    """The MLP is gated, as in Llama: `act(x W_gate) * (x W_in)`."""
-    centred: bool = True
-    """The final norm takes the mean out (LayerNorm); an RMS norm does not."""
+from mechicl.errors import InputError
+from mechicl.models.adapter import Adapter, hooked, lacking
 
 
 @dataclass(frozen=True)
@@ -83,26 +60,11 @@ class KeyValues:
         return KeyValues(join(self.keys, new.keys, 1), join(self.values, new.values, 1), positions)
 
 
-@runtime_checkable
-class HookedModel(Protocol):
-    """A causal language model with hook points, run whole or block by block."""
+class Blockwise(Adapter, Protocol):
+    """A model that can also be run block by block, and whose weights can be read."""
 
     @property
-    def raw(self) -> Any:
-        """The object the user holds."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-    @property
-    def sizes(self) -> Sizes: ...
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def obstacle(self) -> str | None:
+    def unsupported_reason(self) -> str | None:
         """Why `block` refuses this model, in words; None where it does not.
 
         Either the architecture needs more than explicit positions and cached keys, or a module is the user's own.
@@ -113,9 +75,8 @@ class HookedModel(Protocol):
         """Positions are embedded and added to the first residual, as in GPT-2, rather than rotated into keys."""
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]: ...
-    @property
-    def b_U(self) -> Float[Tensor, " d_vocab"]: ...
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
+        """The unembedding."""
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """What each head's average value is written with."""
@@ -126,39 +87,11 @@ class HookedModel(Protocol):
     def W_out(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
         """The MLP's output weights: row i is what neuron i writes."""
 
-    def hook_names(self) -> frozenset[str]:
-        """Every hook point that can be hooked as the model is set now (some of them may still never fire)."""
-
-    def hooks(self, fwd: Sequence[Hook]) -> AbstractContextManager[None]:
-        """Install forward hooks, and take exactly these away again at the end, whatever happens inside.
-
-        Raises `InputError` for an unknown name, before any hook is installed.
-        """
-
     def reordered(self, order: Sequence[int]) -> AbstractContextManager[None]:
         """Run these blocks, in this order, as long as the context lasts; one may come twice, or not at all.
 
         A block keeps its hook names. `sizes.n_layers` is the length of the order inside. Raises `InputError` for an
         empty order, or a layer that the model has not.
-        """
-
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """From tokens to the last residual (`hook_resid_post` of the last block); hooks fire.
-
-        Block by block, see `whole_block`, where that equals the model's own path, which copies weights at every call;
-        through that path otherwise. Right padding only: no attention mask is made. Raises `InputError` for too many
-        tokens or an unknown token id.
-        """
-
-    def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
-        """Logits of a residual, through the final norm's and unembedding's modules: their hooks fire."""
-
-    def lens(
-        self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
-    ) -> Float32[Tensor, "*any token"]:
-        """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last
-        residual)`; with `tokens`, the logits of these alone. A final norm or an unembedding of the user's own is
-        called as [1 row d_model].
         """
 
     def lens_tiles(
@@ -200,7 +133,7 @@ class HookedModel(Protocol):
         (`hook_pattern` is [batch head query key], past keys first; `hook_k`, `hook_rot_k` and `hook_v` see
         the new keys). Otherwise a faster path gives the same numbers.
 
-        Raises `InputError` where `obstacle` names a reason, which may be a module of the user's own.
+        Raises `InputError` where there is an `unsupported_reason`.
         """
 
     def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
@@ -210,3 +143,26 @@ class HookedModel(Protocol):
         user's own, holds a module of the user's own, or has PyTorch hooks on a module that is no hook point, runs by
         its own forward pass.
         """
+
+
+def blockwise(model: Any, work: str) -> Blockwise:
+    """The same model, where `work`, a function or a class by its name, cannot do with an `Adapter` alone.
+
+    Raises `InputError` where the model answers nothing more.
+    """
+    net = hooked(model)
+    if not _answers(net):
+        raise InputError(
+            f"{work} needs a model that can be run block by block and whose weights can be read; {net.name} "
+            f"({type(net).__name__}) can only be run whole. Use mi.run with probes and patches instead."
+        )
+    return net
+
+
+def runs_by_block(net: Adapter) -> TypeGuard[Blockwise]:
+    """Whether a model can be run block by block on cached keys as it stands."""
+    return _answers(net) and net.unsupported_reason is None
+
+
+def _answers(net: Adapter) -> TypeGuard[Blockwise]:
+    return not lacking(net, Blockwise)
