@@ -222,8 +222,8 @@ def sweep(
             try:
                 collected.add(indices, *one_pass(prompts.select(indices)))
             except NumericalError as error:
-                shown = f"{', '.join(map(str, sorted(indices)[:8]))}{', ...' if len(indices) > 8 else ''}"
-                raise NumericalError(f"{error} It was in the batch of {shown} (counted from 0).") from error
+                which = f"{', '.join(map(str, sorted(indices)[:8]))}{', ...' if len(indices) > 8 else ''}"
+                raise NumericalError(f"{error} It was in the batch of {which} (counted from 0).") from error
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise

@@ -6,20 +6,21 @@ import hashlib
 import io
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from glob import escape
 from pathlib import Path
-from threading import get_ident
+from secrets import token_hex
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mechicl.display import card
 from mechicl.errors import InputError
@@ -29,6 +30,10 @@ from mechicl.text import one_sentence
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
+_KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
+"""Facts of a parquet file: of which cell it is, and which columns hold arrays."""
+_LEFT_BEHIND = 600
+"""Seconds after which a file that somebody was writing belongs to a run that was killed."""
 
 
 class Explains(Protocol):
@@ -168,7 +173,7 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
     if head.get("provenance_sha256") not in (None, _sha256(_canonical(provenance))):  # None: saved by 0.1.0
         raise InputError(f"{path.with_suffix('.json')} was changed after it was saved; run the study again.")
     try:
-        return pd.read_parquet(io.BytesIO(payload)), provenance
+        return _table(payload), provenance
     except (ValueError, OSError) as error:  # ArrowInvalid is a ValueError
         raise InputError(f"{path} is not a parquet table; run the study again.") from error
 
@@ -176,45 +181,60 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
 class Cells:
     """Finished parts of a study on disk, each under a key made of all that determines its numbers.
 
-    A file's name carries the digest of its content, so that a half-written or altered one is noticed and made anew.
+    A file holds its key, and its name carries the digests of key and content: one that was cut off or altered, or is
+    another cell's, is noticed and made anew.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / "cells"
         check_writable(self.folder)  # the folder itself is made with the first cell: what fails before leaves nothing
         for place in (self.folder, self.folder.parent):
-            _sweep(place)
+            _clear_up(place)
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
         """The cell's table if it is there and intact."""
-        payload = self._intact(_cell_name(key))
-        return None if payload is None else pd.read_parquet(io.BytesIO(payload))
+        payload = self._intact(_canonical(key))
+        return None if payload is None else _table(payload)
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         """Write the cell's table; returns it as it will be read."""
         make_folder(self.folder)
-        made, name = _parquet(table), _cell_name(key)
-        write_atomically(self.folder / f"{name}.{_sha256(made)[:16]}.parquet", made)
-        payload = self._intact(name) or made
-        return pd.read_parquet(io.BytesIO(payload))
+        text = _canonical(key)
+        made = _parquet(table, text)
+        write_atomically(self._path(text, made), made)
+        return _table(self._intact(text) or made)
 
-    def _intact(self, name: str) -> bytes | None:
-        """The content of a cell. Damaged files go, and so does what another process measured at the same time."""
+    def _path(self, key: bytes, payload: bytes) -> Path:
+        return self.folder / f"{_sha256(key)[:24]}.{_sha256(payload)[:16]}.parquet"
+
+    def _intact(self, key: bytes) -> bytes | None:
+        """The content of a cell. Damaged files go, and so does what another process measured at the same time.
+
+        The cell of another key goes to where it will be looked for.
+        """
         found: bytes | None = None
-        for path in sorted(self.folder.glob(f"{name}.*.parquet")):
+        for path in sorted(self.folder.glob(f"{_sha256(key)[:24]}.*.parquet")):
             try:
                 payload = path.read_bytes()
-                if found is None and path.name.split(".")[1] == _sha256(payload)[:16]:
-                    found = payload
-                else:
+                if path.name != self._path(key, payload).name or found is not None:
                     path.unlink(missing_ok=True)
+                elif (held := _key_of(payload)) == key:
+                    found = payload
+                elif held:
+                    os.replace(path, self._path(held, payload))  # nothing is lost
+                else:
+                    path.unlink()
             except OSError:  # gone in the meantime, or not ours to read: it is made anew
                 continue
         return found
 
 
-def _cell_name(key: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(dict(key), sort_keys=True, default=str).encode())[:24]
+def _key_of(payload: bytes) -> bytes:
+    """The key that an intact cell holds."""
+    try:
+        return (pq.read_schema(pa.BufferReader(payload)).metadata or {}).get(_KEY, b"")
+    except pa.ArrowInvalid:
+        return b""
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -266,47 +286,45 @@ def write_atomically(path: Path, payload: bytes) -> None:
 
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{get_ident()}.{platform.node()}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
     try:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs on this machine were writing; what a living process writes is left alone."""
-    for path in folder.glob(f".*.{escape(platform.node())}.*.part"):
-        process = path.name.split(".")[-2]
-        if not process.isdecimal() or not _alive(int(process)) or _old(path):
-            path.unlink(missing_ok=True)
-
-
-def _old(path: Path) -> bool:
-    """Nobody writes for ten minutes: the process of this number is another one by now."""
-    try:
-        return time.time() - path.stat().st_mtime > 600
-    except OSError:
-        return True
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _clear_up(folder: Path) -> None:
+    """Remove what killed runs were writing: nobody writes a file for ten minutes."""
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # another run is clearing up, too
+            if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
+                path.unlink()
 
 
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _parquet(table: pd.DataFrame) -> bytes:
+def _parquet(table: pd.DataFrame, key: bytes = b"") -> bytes:
+    """A table as a parquet file, with a cell's key beside its columns, and which columns hold arrays."""
+    arrays = [name for name in table if any(isinstance(value, np.ndarray) for value in table[name].head(1))]
+    columns = pa.Table.from_pandas(table, preserve_index=False)
+    facts = {_ARRAYS: json.dumps(arrays).encode(), **({_KEY: key} if key else {})}
     buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
+    pq.write_table(columns.replace_schema_metadata({**(columns.schema.metadata or {}), **facts}), buffer)
     return buffer.getvalue()
+
+
+def _table(payload: bytes) -> pd.DataFrame:
+    """The table of a parquet file as it was before it was written: lists are lists, and arrays are arrays."""
+    columns = pq.read_table(pa.BufferReader(payload))
+    arrays = json.loads((columns.schema.metadata or {}).get(_ARRAYS, b"[]"))
+    table: pd.DataFrame = columns.to_pandas()
+    for column in (columns.schema.pandas_metadata or {}).get("columns", ()):
+        if column["numpy_type"] == "object" and column["name"] not in arrays:
+            values = columns[column["field_name"]].to_pylist()
+            table[column["name"]] = pd.Series(values, index=table.index, dtype=object)
+    return table
 
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-_SHOWS = ("cli", "report.py", "figures.py", "progress.py", "shipped")
-"""Parts of mechicl that show what was measured, or were there before a model was: numbers do not depend on them."""
+from mechicl.code_digest import measuring_code
+
+_COMPUTE = ("transformer-lens", "transformers", "torch", "numpy", "scipy", "scikit-learn", "pandas", "tokenizers")
 
 
 @cache
@@ -19,19 +18,14 @@ def versions() -> dict[str, str]:
     A version number stays while code is edited, so what was measured by other code is told by the code's digest.
     """
     found = {"python": platform.python_version()}
-    for package in ("mechicl", "transformer-lens", "transformers", "torch", "numpy", "datasets", "tokenizers"):
+    for package in ("mechicl", *_COMPUTE, "datasets"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"mechicl code": code_digest(Path(__file__).parent)}
+    return found | {"mechicl code": measuring_code()}
 
 
-def code_digest(package: Path) -> str:
-    """Sha256, shortened, of the source files that measure: their paths and bytes."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        inside = path.relative_to(package)
-        if inside.parts[0] not in _SHOWS:
-            digest.update(f"{inside.as_posix()}\n".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
+def computing() -> dict[str, str]:
+    """Versions of what computes: of these alone numbers depend."""
+    return {name: versions()[name] for name in ("python", *_COMPUTE)}

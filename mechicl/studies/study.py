@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,10 +21,11 @@ from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
+from mechicl.running_code import measured_by
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
-from mechicl.versions import versions
+from mechicl.versions import computing, versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
@@ -174,11 +176,18 @@ class Study(ABC):
         memory_needed(net, longest, batch_size, gradients=self.gradients)
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
+        code = ""
+        if cells is not None:
+            try:
+                code = measured_by(type(self))
+            except InputError as error:
+                warnings.warn(f"{self.name} keeps no cells, and a run that stops begins anew: {error}", stacklevel=2)
+                cells = None
         conditions = self.conditions(model)
         tables = []
         with progress(self.name, len(parts) * len(conditions)) as advance:
             for part in parts:
-                keys = [self._key(model_facts, part, condition) | surroundings for condition in conditions]
+                keys = [self._key(code, model_facts, part, condition) | surroundings for condition in conditions]
                 found = [None if cells is None else cells.find(key) for key in keys]
                 missing = [condition for condition, rows in zip(conditions, found, strict=True) if rows is None]
                 made = self.measure_all(model, part.material, missing, batch_size=batch_size)
@@ -244,7 +253,7 @@ class Study(ABC):
         parts = [Part(one, label) for one, label in zip(sets, labels, strict=True)]
         return parts, {"prompts": [one.provenance() for one in sets]}
 
-    def _key(self, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
+    def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}
         return {
             "study": self.name,
@@ -252,7 +261,8 @@ class Study(ABC):
             "condition": dict(condition),
             "model": model,
             "prompts": part.material.digest() if part.material is not None else None,
-            "versions": versions(),
+            "code": code,
+            "versions": computing(),
         }
 
 

@@ -53,7 +53,9 @@ def processes() -> Any:
 
 
 def as_undisturbed(folder: Path, undisturbed: tuple[Path, pd.DataFrame, float]) -> None:
-    """Going on from what is there ends as an undisturbed run does: table, files, and what is read back."""
+    """Going on later from what is there ends as an undisturbed run does: table, files, and what is read back."""
+    for left_behind in folder.rglob("*.part"):
+        os.utime(left_behind, (time.time() - 3600,) * 2)
     pd.testing.assert_frame_equal(run_and_save(folder), undisturbed[1])
     assert files(folder) == files(undisturbed[0]), "a file too many, or one lost"
     pd.testing.assert_frame_equal(load_result(folder, STUDY.name).table, undisturbed[1])
@@ -187,13 +189,13 @@ def test_damaged_cells_are_measured_again(
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     cells = Cells(tmp_path).folder
     cells.mkdir()
-    node = os.uname().nodename
-    for name, age in {f".a.1.{node}.{os.getpid()}.part": 0, f".b.1.{node}.{2**22 + 1}.part": 0,
-                      f".c.1.{node}.{os.getpid()}.part": 3600, f".d.1.{node}.word.part": 0}.items():  # fmt: skip
-        (cells / name).write_text("")
-        os.utime(cells / name, (time.time() - age,) * 2)
+    for folder in (tmp_path, cells):
+        for name, age in {".written now.part": 0, ".left behind.part": 3600, "somebody's own.part": 3600}.items():
+            (folder / name).write_text("")
+            os.utime(folder / name, (time.time() - age,) * 2)
     Cells(tmp_path)
-    assert [name.split(".")[1] for name in files(cells)] == ["a"]
+    for folder in (tmp_path, cells):
+        assert sorted(path.name for path in folder.glob("*.part")) == [".written now.part", "somebody's own.part"]
 
 
 def test_a_result_torn_in_two_is_told_and_left_out(tmp_path: Path) -> None:
@@ -235,6 +237,6 @@ def test_what_a_cell_does_not_know_is_never_served(tmp_path: Path, monkeypatch: 
     model.blocks[2].mlp.W_out.data[3] += 1.0
     assert not measured().equals(plain), "an edit through .data is seen"
     n = n_cells()
-    monkeypatch.setattr("mechicl.studies.study.versions", lambda: {"mechicl code": "edited"})
+    monkeypatch.setattr("mechicl.studies.study.measured_by", lambda study: "edited")
     measured()
     assert n_cells() > n, "edited code measures anew"

@@ -38,15 +38,16 @@ from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
 
 RANDOM = "random text"
-_KINDS: dict[str, tuple[Kept | None, str]] = {
-    "label words": ("label", LABEL_COLOUR),
-    "separators": ("separators", GREEN),
-    "template words": ("template words", ORANGE),
-    "label words, separators": ("label+separators", PURPLE),
-    "label words, template": ("label+template", SKY),
-    RANDOM: (None, GREY),
+_KINDS: dict[str, Kept | None] = {
+    "label words": "label",
+    "separators": "separators",
+    "template words": "template words",
+    "label words, separators": "label+separators",
+    "label words, template": "label+template",
+    RANDOM: None,
 }
-"""Kinds of tokens: the kept set that they are, and their colour."""
+"""Kinds of tokens: the kept set that they are."""
+_COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY), strict=True))
 _CHANGES = ("isolated", "kept alone", "left out")
 _METRICS = ("label_loyalty", "word_loyalty_5", "accuracy")
 
@@ -98,7 +99,7 @@ class AnchorKinds(Study):
 
     def positions(self, prompt: Prompt, kind: str) -> tuple[int, ...]:
         """The tokens of a kind in a prompt's demonstrations."""
-        kept = _KINDS[kind][0]
+        kept = _KINDS[kind]
         if kept is None:
             random = IsolateRandom([0], seed=self.random_seed, pool="demo_text", resample="per_seed")
             return tuple(sorted(random.rows(prompt, 0)))
@@ -147,7 +148,7 @@ class AnchorKinds(Study):
             figure.add_trace(
                 go.Bar(
                     y=names, x=rows["mean"], orientation="h", showlegend=False,
-                    marker_color=[_KINDS[kind][1] for kind in kinds],
+                    marker_color=[_COLOURS[kind] for kind in kinds],
                     error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
                              "arrayminus": rows["mean"] - rows["low"]},
                     hovertemplate="%{y}: label loyalty %{x:.4f}<extra></extra>",

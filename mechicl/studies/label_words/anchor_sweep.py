@@ -31,7 +31,8 @@ from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
 _METRICS = ("label_loyalty", "word_loyalty_5")
-_KINDS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the label": SKY, "random text": GREY}
+_KINDS = ("label words", "before the label", "behind the label", "random text")
+_COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, PURPLE, SKY, GREY), strict=True))
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class AnchorSweep(Study):
         shown = [(metric, width) for width in self.windows for metric in _METRICS]
         figure = panels([f"{TITLES[m]}, {_layers(width)}" for m, width in shown])
         for column, (metric, width) in enumerate(shown, start=1):
-            for kind, colour in _KINDS.items():
+            for kind, colour in _COLOURS.items():
                 rows = summary[
                     (summary["metric"] == metric) & (summary["window"] == width) & (summary["isolated"] == kind)
                 ]

@@ -203,7 +203,7 @@ class Reweighting(Study):
                     "predicted": logits.argmax(-1).numpy(),
                     "label_logits": logits.double().tolist(),
                     "per_class": str(asked.shots),
-                    "fit": [None if patch is None else patch.to_json(), *[None] * len(asked)][: len(asked)],
+                    "fit": pd.Series([patch and patch.to_json(), *[None] * len(asked)][: len(asked)], dtype=object),
                 }
             )
 
