@@ -290,7 +290,7 @@ class _Reader:
         elif kind is ast.Expr:
             return _is_words(node)
         elif kind in _FUNCTIONS:
-            return node.name.startswith("_repr_") or node.name == "_ipython_display_"
+            return str(node.name).startswith(("_repr_", "_ipython_display_"))
         return False
 
     def _value(self, value: Any) -> None:

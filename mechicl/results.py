@@ -232,9 +232,10 @@ class Cells:
 def _key_of(payload: bytes) -> bytes:
     """The key that an intact cell holds."""
     try:
-        return (pq.read_schema(pa.BufferReader(payload)).metadata or {}).get(_KEY, b"")
+        facts: dict[bytes, bytes] = pq.read_schema(pa.BufferReader(payload)).metadata or {}
     except pa.ArrowInvalid:
         return b""
+    return facts.get(_KEY, b"")
 
 
 def make_folder(folder: str | Path) -> Path:

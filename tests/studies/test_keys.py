@@ -72,7 +72,8 @@ def other_help(node: ast.AST) -> None:
 
 
 def other_description(node: ast.AST) -> None:
-    if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) in ("title", "claim", "source"):
+    claims = isinstance(node, ast.AnnAssign) and ast.unparse(node.annotation) == "ClassVar[str]"
+    if claims and ast.unparse(node.target) in ("title", "claim", "source"):
         node.value = ast.Constant("other")
 
 
