@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).parent
 SHOWS = frozenset(
-    ("cli", "explorer", "figures", "report", "shipped", "studies", "__init__", "cache", "code_digest", "display",
-     "errors", "hub", "json_files", "progress", "prompts.display", "results", "running_code", "text", "versions")
+    ("cli", "explorer", "figures", "report", "shipped", "studies", "__init__", "cache", "code_digest", "declared",
+     "display", "errors", "hub", "json_files", "progress", "prompts.display", "results", "running_code", "text",
+     "versions")
 )  # fmt: skip
 """Parts of mechicl that show, keep or declare. What measuring code calls of them counts all the same."""
-_WITHOUT_EFFECT = frozenset(f"mechicl.{name}" for name in ("cache", "hub", "progress", "results", "versions"))
-"""Modules that measuring code calls, and no number depends on: bars, provenance, files of which a digest is known."""
+_WITHOUT_EFFECT = frozenset(
+    f"mechicl.{name}" for name in ("cache", "declared", "hub", "progress", "results", "versions")
+)
+"""Modules that measuring calls without an effect on numbers: bars, checks, files of which a digest is known."""
 MEASURING = ("measure", "measure_all", "conditions", "settings", "surroundings", "_checked")
 """The methods of a study by which a cell is made."""
 SHOWING = frozenset(("summary", "figure", "finding"))

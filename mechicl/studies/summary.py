@@ -54,5 +54,5 @@ def spread(of_seeds: Sequence[float] | np.ndarray) -> float:
 
 def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
-    cells = table[["task", "shots", "seed"]].astype(str).agg(" ".join, axis=1)
+    cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
     return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")

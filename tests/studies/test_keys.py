@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mechicl.errors import InputError
 from mechicl.results import Cells
 from mechicl.running_code import measured_by
 from mechicl.studies import STUDIES
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -33,6 +33,15 @@ def keys(package: Path) -> dict[str, str]:
                 reach.study(kind.__module__, kind.__qualname__)
         found[name] = digest([whole, *reach.texts])
     return found
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """Studies that are made here leave the registry again."""
+    others = dict(STUDIES)
+    yield
+    STUDIES.clear()
+    STUDIES.update(others)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +172,7 @@ STUDY = """
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mechicl.studies.label_words import Isolation
+from mechicl.studies.label_words.isolation import Isolation
 import helpers_of_mine
 
 FACTOR = 2
