@@ -1,11 +1,8 @@
-"""Running text: documents about a topic, from a small grammar whose next-token entropy can be computed
-exactly.
+"""Running text: documents about a topic, from a small grammar.
 
 A document is a chain of hidden states (topic, place in the sentence), one word each. The place decides
 the kind of word and the next place; the topic decides which content words are likely, and may change
-where a sentence ends. Determiners fix the number that the verb of the sentence must agree with. As words
-can be read off the tokens in one way only, a forward filter over the hidden states gives the probability
-of every next token given all that came before.
+where a sentence ends. Determiners fix the number that the verb of the sentence must agree with.
 """
 
 from __future__ import annotations
@@ -17,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mechicl.shipped import lexicon as lex
-from mechicl.shipped import tokens
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -32,7 +28,7 @@ class Grammar:
     """A hidden Markov chain over words.
 
     `start` place; `move` place place; `emit` place topic word; `turn` place topic topic (the topic's own
-    change on leaving a place); `prior` topic; `spelling` the token ids of each word.
+    change on leaving a place); `prior` topic; `words` as they stand in text, with their leading space.
     """
 
     start: int
@@ -40,11 +36,7 @@ class Grammar:
     emit: Floats
     turn: Floats
     prior: Floats
-    spelling: tuple[tuple[int, ...], ...]
-
-    @property
-    def n_tokens(self) -> Ints:
-        return np.array([len(word) for word in self.spelling])
+    words: tuple[str, ...]
 
 
 # Places of a sentence and where each leads; a name before "/" is shared by singular and plural.
@@ -102,7 +94,7 @@ def grammar() -> Grammar:
     """The grammar of tiny-icl, over the words of its lexicon."""
     places = _places()
     plain = [*lex.FUNCTION_WORDS, *lex.LABEL_WORDS]
-    content = [word for topic in lex.lexicon().words for word in topic]
+    content = [word for topic in range(lex.TOPICS) for word in lex.lexicon().spelled(topic)]
     move = np.zeros((len(places), len(places)))
     emit = np.zeros((len(places), lex.TOPICS, len(plain) + len(content)))
     for i, place in enumerate(places):
@@ -117,8 +109,8 @@ def grammar() -> Grammar:
     stay = np.eye(lex.TOPICS)
     turn = np.repeat(stay[None], len(places), axis=0)
     turn[places.index("stop")] = (1 - TOPIC_CHANGE) * stay + TOPIC_CHANGE / lex.TOPICS
-    spelling = [tuple(tokens.ids(word)) for word in plain] + [tuple(tokens.word_ids(word)) for word in content]
-    return Grammar(places.index("open"), move, emit, turn, np.full(lex.TOPICS, 1 / lex.TOPICS), tuple(spelling))
+    prior = np.full(lex.TOPICS, 1 / lex.TOPICS)
+    return Grammar(places.index("open"), move, emit, turn, prior, (*plain, *content))
 
 
 def _content_words() -> Floats:
@@ -147,52 +139,10 @@ def sample_words(g: Grammar, documents: int, words: int, rng: np.random.Generato
     return drawn
 
 
-def token_rows(g: Grammar, words: Ints, length: int) -> Ints:
-    """Spell documents out as tokens after a BOS, each cut to `length`: `document length`."""
-    bos = tokens.ids(lex.BOS)
-    rows = [(bos + [t for w in row for t in g.spelling[w]])[:length] for row in words.tolist()]
-    return np.array(rows, dtype=np.int64)
-
-
-def sample_tokens(documents: int, length: int, rng: np.random.Generator) -> Ints:
-    """Running text as token ids with BOS in front, `document length`."""
-    return token_rows(grammar(), sample_words(grammar(), documents, length, rng), length)
-
-
-def surprisal(g: Grammar, words: Ints) -> list[Floats]:
-    """Exact -log p (nats) of every token of every document given all tokens before it.
-
-    The filter gives the distribution of the next word; within a word, each token's probability is the share
-    that its words have among those that begin as read so far.
-    """
-    begins = _same_beginning(g)
-    belief = np.repeat((np.eye(len(g.move))[g.start][:, None] * g.prior)[None], len(words), axis=0)
-    out: list[list[float]] = [[] for _ in words]
-    for i in range(words.shape[1]):
-        belief = np.einsum("bst,stu,sr->bru", belief, g.turn, g.move, optimize=True)
-        predicted = np.einsum("bst,stw->bw", belief, g.emit, optimize=True)
-        seen = words[:, i]
-        shares = [(begins[k][seen] * predicted).sum(-1) for k in range(len(begins))]
-        for b, word in enumerate(seen):
-            before = [predicted[b].sum()] + [shares[k][b] for k in range(len(g.spelling[word]))]
-            out[b].extend(np.log(before[:-1]) - np.log(before[1:]))
-        belief = belief * g.emit.transpose(2, 0, 1)[seen]
-        belief /= belief.sum(axis=(1, 2), keepdims=True)
-    return [np.array(row) for row in out]
-
-
-def _same_beginning(g: Grammar) -> list[Floats]:
-    """For k = 1, 2, ...: a matrix `word word`, 1 where two words agree in their first k tokens."""
-    longest = max(len(word) for word in g.spelling)
-    return [np.array([[float(a[:k] == b[:k]) for b in g.spelling] for a in g.spelling]) for k in range(1, longest + 1)]
-
-
 def running_text(documents: int, words: int, seed: int) -> list[str]:
     """Running text as strings, a document each; it begins with the space of its first word.
 
     Training draws from streams seeded by two numbers (seed, step), so no seed here repeats its documents.
     """
-    table = {index: name for name, index in tokens.vocabulary().items()}
-    spelled = ["".join(table[t] for t in word).replace(tokens.SPACE, " ") for word in grammar().spelling]
     drawn = sample_words(grammar(), documents, words, np.random.default_rng([seed, 0, 0]))
-    return ["".join(spelled[w] for w in row) for row in drawn]
+    return ["".join(grammar().words[w] for w in row) for row in drawn]

@@ -49,8 +49,6 @@ TEMPLATES = (
 )
 """Prompt templates. A label begins with its own space; one newline joins blocks; the query has no label."""
 
-BOS = "<|bos|>"
-
 
 @dataclass(frozen=True)
 class Lexicon:

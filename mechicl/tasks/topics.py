@@ -10,7 +10,6 @@ import numpy as np
 
 from mechicl import shipped
 from mechicl.seeds import check_seed
-from mechicl.shipped.classification import draw_mapping
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 from mechicl.tasks.task import Task
 
@@ -52,7 +51,7 @@ class TopicsTask(Task):
     def for_seed(self, seed: int) -> Task:
         """The topics, and a label word for each, that this seed draws."""
         check_seed(seed)
-        topics, words = draw_mapping(len(self.label_words), "test", np.random.default_rng(seed))
+        topics, words = shipped.draw_mapping(len(self.label_words), "test", np.random.default_rng(seed))
         label_words = {
             shipped.topic_name(topic): shipped.LABEL_WORDS[word] for topic, word in zip(topics, words, strict=True)
         }

@@ -175,9 +175,9 @@ def tokenizer(shared: Path) -> Any:
 
 
 def test_a_tokenizer_that_spells_english_is_warned_about(tokenizer: Any, recwarn: pytest.WarningsRecorder) -> None:
-    from mechicl.shipped.tokens import fast_tokenizer
+    from mechicl.shipped import load_tokenizer
 
     load_corpus(tokenizer, "pydocs", prepend_bos=False, tokens=1000)
     assert not [one for one in recwarn if "spells" in str(one.message)]
     with pytest.warns(UserWarning, match=r"spells \d+% of the letters of 'pydocs' one by one"):
-        load_corpus(fast_tokenizer(), "pydocs", prepend_bos=True, tokens=1000)
+        load_corpus(load_tokenizer(), "pydocs", prepend_bos=True, tokens=1000)

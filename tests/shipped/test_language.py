@@ -8,10 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mechicl.shipped import classification as cl
+from benchmarks.tiny_icl import classification as cl
+from benchmarks.tiny_icl import grammar as training
+from benchmarks.tiny_icl import tokens
 from mechicl.shipped import grammar as rt
 from mechicl.shipped import lexicon as lex
-from mechicl.shipped import tokens
+from mechicl.shipped import texts
 
 
 def test_no_syllable_tells_a_topic() -> None:
@@ -68,24 +70,24 @@ def _blocks(text: str, template: str) -> list[str]:
 def test_texts_of_the_two_splits_share_no_word_combination() -> None:
     seen = {}
     for split in ("train", "test"):
-        pairs = cl.examples(split, range(lex.TOPICS), 600, seed=0)
-        seen[split] = {tuple(w for w in text.split() if " " + w not in cl.FILLERS) for text, _ in pairs}
+        pairs = texts.examples(split, range(lex.TOPICS), 600, seed=0)
+        seen[split] = {tuple(w for w in text.split() if " " + w not in texts.FILLERS) for text, _ in pairs}
     assert seen["train"].isdisjoint(seen["test"])
     assert min(map(len, seen.values())) > 400
 
 
 def test_examples_are_balanced_reproducible_and_about_their_topic() -> None:
-    drawn = list(cl.examples("test", [3, 7], 10, seed=5))
-    assert drawn == list(cl.examples("test", [3, 7], 10, seed=5)) != list(cl.examples("test", [3, 7], 10, seed=6))
-    assert [name for _, name in drawn] == [cl.topic_name(3), cl.topic_name(7)] * 5
+    drawn = list(texts.examples("test", [3, 7], 10, seed=5))
+    assert drawn == list(texts.examples("test", [3, 7], 10, seed=5)) != list(texts.examples("test", [3, 7], 10, seed=6))
+    assert [name for _, name in drawn] == [texts.topic_name(3), texts.topic_name(7)] * 5
     own = {word.strip() for word in lex.lexicon().spelled(3)}
     assert all(own & set(text.split()) for text, _ in drawn[::2])
 
 
 def test_mappings_are_drawn_afresh_and_held_out_ones_never_trained_on() -> None:
     rng = np.random.default_rng(0)
-    drawn = [cl.draw_mapping(2, "train", rng) for _ in range(500)]
-    assert all(cl.split_of_mapping(*mapping) == "train" for mapping in drawn)
+    drawn = [texts.draw_mapping(2, "train", rng) for _ in range(500)]
+    assert all(texts.split_of_mapping(*mapping) == "train" for mapping in drawn)
     assert len({frozenset(zip(*mapping, strict=True)) for mapping in drawn}) > 450
     labels_of_first = {label for topics, labels in drawn for t, label in zip(topics, labels, strict=True) if t == 0}
     assert len(labels_of_first) == len(lex.LABEL_WORDS)
@@ -101,10 +103,10 @@ def test_answers_are_labels_whose_class_has_been_shown() -> None:
 
 def test_running_text_is_what_its_ids_say() -> None:
     words = rt.sample_words(rt.grammar(), 3, 50, np.random.default_rng([4, 0, 0]))
-    rows = rt.token_rows(rt.grammar(), words, 60)
+    rows = training.token_rows(words, 60)
     tokenizer = tokens.fast_tokenizer()
     for text, row in zip(rt.running_text(3, 50, seed=4), rows, strict=True):
-        assert tokenizer(lex.BOS + text).input_ids[:60] == row.tolist()
+        assert tokenizer(tokens.BOS + text).input_ids[:60] == row.tolist()
 
 
 def test_exact_entropy_agrees_with_summing_over_all_hidden_paths() -> None:
@@ -116,16 +118,19 @@ def test_exact_entropy_agrees_with_summing_over_all_hidden_paths() -> None:
         emit=rng.dirichlet(np.ones(words), (places, topics)),
         turn=rng.dirichlet(np.ones(topics), (places, topics)),
         prior=rng.dirichlet(np.ones(topics)),
-        spelling=((0,), (1, 0), (1, 2, 0), (1, 2, 1)),
+        words=("a", "ba", "bca", "bcb"),
     )
+    spelling = ((0,), (1, 0), (1, 2, 0), (1, 2, 1))
     drawn = rt.sample_words(g, 6, 4, rng)
-    for document, surprisal in zip(drawn, rt.surprisal(g, drawn), strict=True):
-        spelled = [t for w in document for t in g.spelling[w]]
-        logs = [np.log(_probability_of_beginning(g, tuple(spelled[:n]))) for n in range(len(spelled) + 1)]
+    for document, surprisal in zip(drawn, training.surprisal(g, spelling, drawn), strict=True):
+        spelled = [t for w in document for t in spelling[w]]
+        logs = [np.log(_probability_of_beginning(g, spelling, tuple(spelled[:n]))) for n in range(len(spelled) + 1)]
         np.testing.assert_allclose(surprisal, -np.diff(logs), atol=1e-10)
 
 
-def _probability_of_beginning(g: rt.Grammar, beginning: tuple[int, ...]) -> float:
+def _probability_of_beginning(
+    g: rt.Grammar, spelling: tuple[tuple[int, ...], ...], beginning: tuple[int, ...]
+) -> float:
     """That a document begins with these tokens: every way to choose states and words, one after another."""
 
     def follow(place: int, topic: int, left: tuple[int, ...]) -> float:
@@ -133,11 +138,11 @@ def _probability_of_beginning(g: rt.Grammar, beginning: tuple[int, ...]) -> floa
             return 1.0
         total = 0.0
         for t, p in itertools.product(range(len(g.prior)), range(len(g.move))):
-            for word, spelling in enumerate(g.spelling):
-                n = min(len(left), len(spelling))
-                if left[:n] == spelling[:n]:
+            for word, spelled in enumerate(spelling):
+                n = min(len(left), len(spelled))
+                if left[:n] == spelled[:n]:
                     chance = g.turn[place, topic, t] * g.move[place, p] * g.emit[p, t, word]
-                    total += chance * follow(p, t, left[len(spelling) :])
+                    total += chance * follow(p, t, left[len(spelled) :])
         return total
 
     return sum(g.prior[t] * follow(g.start, t, beginning) for t in range(len(g.prior)))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mechicl.shipped.network import Network, Sizes, to_hooked
+from benchmarks.tiny_icl.network import Network, Sizes
+from mechicl.shipped.model import to_hooked
 
 
 def test_hooked_logits_are_the_same() -> None:
@@ -14,5 +15,6 @@ def test_hooked_logits_are_the_same() -> None:
     for parameter in network.parameters():  # biases and norms too, so that a misplaced one would show
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
     tokens = torch.randint(50, (2, 96), generator=generator)
+    hooked = to_hooked(network.sizes.as_dict(), network.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(to_hooked(network)(tokens, prepend_bos=False), network(tokens), atol=1e-5, rtol=0)
+        torch.testing.assert_close(hooked(tokens, prepend_bos=False), network(tokens), atol=1e-5, rtol=0)

@@ -7,7 +7,9 @@ from importlib.resources import files
 
 import torch
 
-from mechicl.shipped import LABEL_WORDS, TEMPLATES, evaluate, examples, load_network, load_tiny_icl
+from benchmarks.tiny_icl import evaluate
+from benchmarks.tiny_icl.network import load_network
+from mechicl.shipped import LABEL_WORDS, TEMPLATES, examples, load_tiny_icl
 
 torch.set_num_threads(2)
 

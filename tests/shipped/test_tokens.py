@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tiny_icl import tokens
 from mechicl.shipped import lexicon as lex
-from mechicl.shipped import tokens
 
 TOKENIZER = tokens.fast_tokenizer()
 
@@ -39,4 +39,4 @@ def test_words_of_the_language_are_one_token() -> None:
 
 def test_nothing_is_added() -> None:
     assert TOKENIZER("").input_ids == []
-    assert TOKENIZER(lex.BOS + " the").input_ids == tokens.ids(lex.BOS, " the")
+    assert TOKENIZER(tokens.BOS + " the").input_ids == tokens.ids(tokens.BOS, " the")

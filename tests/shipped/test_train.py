@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.tiny_icl.classification import draw_batch
+from benchmarks.tiny_icl.curriculum import LESSONS
+from benchmarks.tiny_icl.network import Sizes
+from benchmarks.tiny_icl.train import Recipe, Training, train
 from mechicl.errors import InputError
-from mechicl.shipped.classification import draw_batch
-from mechicl.shipped.curriculum import LESSONS
-from mechicl.shipped.network import Sizes
-from mechicl.shipped.train import Recipe, Training, train
 
 TINY = Recipe(
     steps=4, warmup=2, answer_tokens=100, running_rows=2, running_length=32, check_every=4, save_every=2,

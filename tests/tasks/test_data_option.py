@@ -10,11 +10,11 @@ import pytest
 
 from mechicl.cli.asked import OnPrompts
 from mechicl.errors import InputError
-from mechicl.shipped.tokens import fast_tokenizer
+from mechicl.shipped import load_tokenizer
 from mechicl.studies import STUDIES
 from tests.tasks.rows import rows
 
-MODEL = SimpleNamespace(tokenizer=fast_tokenizer(), cfg=SimpleNamespace(n_ctx=2048))
+MODEL = SimpleNamespace(tokenizer=load_tokenizer(), cfg=SimpleNamespace(n_ctx=2048))
 
 
 def origins(task: str, data: Path | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mechicl.shipped.tokens import fast_tokenizer
+from mechicl.shipped import load_tokenizer
 from mechicl.tasks import Task, load_task, shipped_tasks
 
 SIZES = {"reviews": 240, "headlines": 320, "questions": 300}
@@ -104,7 +104,7 @@ def test_label_words_are_one_token_each_for_gpt2(shared: Path) -> None:
 
 
 def test_provenance_names_mechicl_and_no_place_on_this_machine(task: Task) -> None:
-    prompts = task.prompts(fast_tokenizer(), samples=2)
+    prompts = task.prompts(load_tokenizer(), samples=2)
     data = prompts.origin["data"]
     assert data["demonstrations"] == f"{task.name} (shipped with mechicl), train"
     assert data["queries"] == f"{task.name} (shipped with mechicl), test"

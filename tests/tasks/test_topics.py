@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mechicl.errors import InputError
-from mechicl.shipped.tokens import fast_tokenizer
+from mechicl.shipped import load_tokenizer
 from mechicl.tasks import load_task
 
 
 @pytest.mark.parametrize(("name", "classes"), [("tiny-topics-2", 2), ("tiny-topics-4", 4)])
 def test_seeds_draw_topics_and_label_words(name: str, classes: int) -> None:
-    task, tokenizer = load_task(name), fast_tokenizer()
+    task, tokenizer = load_task(name), load_tokenizer()
     sets = {seed: task.prompts(tokenizer, samples=10, seed=seed) for seed in (42, 43)}
     assert len(sets[42].class_names) == len(sets[42][0].anchors) == classes
     assert sets[42].label_words != sets[43].label_words
@@ -23,7 +23,7 @@ def test_seeds_draw_topics_and_label_words(name: str, classes: int) -> None:
 
 
 def test_auxiliary_and_context_prompts_use_the_seeds_classes() -> None:
-    task, tokenizer = load_task("tiny-topics-2"), fast_tokenizer()
+    task, tokenizer = load_task("tiny-topics-2"), load_tokenizer()
     plain = task.prompts(tokenizer, samples=5, seed=43)
     assert task.auxiliary_prompts(tokenizer, seed=43)[0].ids.demonstrations == plain[0].ids.demonstrations
     assert task.context_prompts(tokenizer, seed=43, rows=range(8)).label_words == plain.label_words

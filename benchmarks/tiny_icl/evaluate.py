@@ -1,4 +1,4 @@
-"""How good a tiny-icl is, on data that it never saw: `python -m mechicl.shipped.evaluate`.
+"""How good a tiny-icl is, on data that it never saw: `python -m benchmarks.tiny_icl.evaluate`.
 
 Accuracy: held-out texts under held-out mappings, among the labels of the prompt. Running text: the mean
 loss against the grammar's exact entropy on the same fresh documents.
@@ -15,11 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mechicl.shipped import load_network
-from mechicl.shipped.classification import Shape, draw_sequence
-from mechicl.shipped.export import from_checkpoint
-from mechicl.shipped.grammar import grammar, sample_words, surprisal, token_rows
-from mechicl.shipped.network import Network
+from benchmarks.tiny_icl.classification import Shape, draw_sequence
+from benchmarks.tiny_icl.export import from_checkpoint
+from benchmarks.tiny_icl.grammar import spelling, surprisal, token_rows
+from benchmarks.tiny_icl.network import Network, load_network
+from mechicl.shipped.grammar import grammar, sample_words
 
 SETTINGS = ((2, 1), (4, 1), (6, 1), (2, 5), (4, 3), (6, 3))  # classes, shots
 
@@ -57,8 +57,8 @@ class RunningText:
 def running_text(network: Network, documents: int, length: int, seed: int) -> RunningText:
     """Loss and exact entropy on fresh documents of `length` tokens and BOS."""
     words = sample_words(grammar(), documents, length, np.random.default_rng(seed))
-    exact = np.stack([row[:length] for row in surprisal(grammar(), words)])
-    rows = torch.from_numpy(token_rows(grammar(), words, length + 1))
+    exact = np.stack([row[:length] for row in surprisal(grammar(), spelling(), words)])
+    rows = torch.from_numpy(token_rows(words, length + 1))
     total = 0.0
     with torch.no_grad():
         for part in torch.split(rows, 16):

@@ -18,6 +18,7 @@ from mechicl.shipped import lexicon as lex
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+BOS = "<|bos|>"
 SPACE = "Ġ"  # how byte-level tokenizers write a space
 NEWLINE = "Ċ"
 
@@ -33,7 +34,7 @@ def whole_words() -> list[str]:
 @cache
 def vocabulary() -> dict[str, int]:
     """Token to id, in byte-level spelling: BOS, bytes, syllables (bare, then with a space), whole words."""
-    names = [lex.BOS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    names = [BOS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     names += [*lex.SYLLABLES, *(SPACE + syllable for syllable in lex.SYLLABLES)]
     names += [word.replace(" ", SPACE) for word in whole_words() if len(word) > 1]
     return {name: index for index, name in enumerate(dict.fromkeys(names))}
@@ -50,6 +51,13 @@ def word_ids(word: tuple[str, ...]) -> list[int]:
     return ids(" " + word[0], *word[1:])
 
 
+@cache
+def spelled() -> dict[str, list[int]]:
+    """The ids of function words, label words and content words, by how they stand in text."""
+    content = {"".join((" ", *word)): word_ids(word) for topic in lex.lexicon().words for word in topic}
+    return content | {word: ids(word) for word in (*lex.FUNCTION_WORDS, *lex.LABEL_WORDS)}
+
+
 def build() -> Tokenizer:
     """The tokenizer, from the vocabulary alone."""
     merges = [(syllable[0], syllable[1]) for syllable in lex.SYLLABLES]
@@ -58,7 +66,7 @@ def build() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    tokenizer.add_special_tokens([lex.BOS])
+    tokenizer.add_special_tokens([BOS])
     return tokenizer
 
 
@@ -68,9 +76,9 @@ def fast_tokenizer() -> PreTrainedTokenizerFast:
 
     return PreTrainedTokenizerFast(
         tokenizer_object=build(),
-        bos_token=lex.BOS,
-        eos_token=lex.BOS,
-        pad_token=lex.BOS,
+        bos_token=BOS,
+        eos_token=BOS,
+        pad_token=BOS,
         padding_side="right",
         model_max_length=512,
         clean_up_tokenization_spaces=False,

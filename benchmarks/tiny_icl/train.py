@@ -1,4 +1,4 @@
-"""The recipe that made the shipped weights: `python -m mechicl.shipped.train --out DIR --seed 0`.
+"""The recipe that made the shipped weights: `python -m benchmarks.tiny_icl.train --out DIR --seed 0`.
 
 Every step mixes running text with classification sequences of the current lesson. The data of a step
 depend only on the seed and the step's number, so a run that was stopped resumes exactly from its
@@ -23,12 +23,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks.tiny_icl import tokens
+from benchmarks.tiny_icl.classification import draw_sequence
+from benchmarks.tiny_icl.curriculum import LESSONS, MASTERED, Lesson, training_batch
+from benchmarks.tiny_icl.grammar import sample_tokens
+from benchmarks.tiny_icl.network import Network, Sizes
 from mechicl.errors import InputError
-from mechicl.shipped import tokens
-from mechicl.shipped.classification import draw_sequence
-from mechicl.shipped.curriculum import LESSONS, MASTERED, Lesson, training_batch
-from mechicl.shipped.grammar import sample_tokens
-from mechicl.shipped.network import Network, Sizes
 
 REPEATED = 0.15  # how often half a batch repeats an earlier lesson, so that it is not forgotten
 

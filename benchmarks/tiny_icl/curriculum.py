@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.tiny_icl.classification import BARE, Batch, Shape, draw_batch
 from mechicl.shipped import lexicon as lex
-from mechicl.shipped.classification import BARE, Batch, Shape, draw_batch
 
 MASTERED = 0.85  # held-out accuracy that opens the next lesson
 

@@ -1,23 +1,21 @@
-"""The network of tiny-icl in plain PyTorch, for training, and its exact conversion to a
-HookedTransformer.
+"""The network of tiny-icl in plain PyTorch, for training.
 
 A hooked model runs every activation through a hook point and forms attention patterns explicitly.
-Training needs neither, so it uses this module, with fused attention; `to_hooked` then copies the weights
-into a `HookedTransformer` whose logits are the same up to float32 rounding.
+Training needs neither, so it uses this module, with fused attention; `mechicl.shipped.model.to_hooked` then copies
+the weights into a `HookedTransformer` whose logits are the same up to float32 rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+from mechicl.shipped.model import read_weights
 
 
 @dataclass(frozen=True)
@@ -118,66 +116,9 @@ class Network(nn.Module):
         return logits
 
 
-def to_hooked(network: Network) -> HookedTransformer:
-    """The same network as a HookedTransformer without a tokenizer, on the CPU in float32."""
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
-    sizes = network.sizes
-    config = HookedTransformerConfig(
-        model_name="tiny-icl",
-        n_layers=sizes.n_layers,
-        d_model=sizes.d_model,
-        n_heads=sizes.n_heads,
-        d_head=sizes.d_head,
-        d_mlp=sizes.d_mlp,
-        d_vocab=sizes.d_vocab,
-        n_ctx=sizes.n_ctx,
-        act_fn="gelu",
-        normalization_type="LN",
-        eps=sizes.eps,
-        positional_embedding_type="rotary",
-        rotary_dim=sizes.d_head,
-        rotary_base=sizes.rotary_base,
-        rotary_adjacent_pairs=False,
-        original_architecture="tiny-icl",
-        device="cpu",
-    )
-    hooked = HookedTransformer(config)
-    missing = hooked.load_state_dict(_hooked_weights(network), strict=False)
-    unset = [name for name, _ in hooked.named_parameters() if name in missing.missing_keys]
-    if unset or missing.unexpected_keys:
-        raise RuntimeError(f"The weights do not fit a HookedTransformer: {unset + missing.unexpected_keys}.")
-    hooked.eval()
-    return hooked
-
-
-def _hooked_weights(network: Network) -> dict[str, Tensor]:
-    """The weights by their TransformerLens names and layouts, e.g. W_Q `head d_model d_head`."""
-    sizes = network.sizes
-    heads = (sizes.n_heads, sizes.d_head)
-    weights: dict[str, Tensor] = {
-        "embed.W_E": network.embed.weight,
-        "ln_final.w": network.ln_final.weight,
-        "ln_final.b": network.ln_final.bias,
-        "unembed.W_U": network.unembed.weight.T,
-        "unembed.b_U": network.unembed.bias,
-    }
-    for index, block in enumerate(network.blocks):
-        assert isinstance(block, Block)
-        parts = {
-            "ln1.w": block.ln1.weight,
-            "ln1.b": block.ln1.bias,
-            "ln2.w": block.ln2.weight,
-            "ln2.b": block.ln2.bias,
-            "mlp.W_in": block.mlp_in.weight.T,
-            "mlp.b_in": block.mlp_in.bias,
-            "mlp.W_out": block.mlp_out.weight.T,
-            "mlp.b_out": block.mlp_out.bias,
-            "attn.W_O": block.out.weight.T.reshape(*heads, sizes.d_model),
-            "attn.b_O": block.out.bias,
-        }
-        for name, weight, bias in zip("QKV", block.qkv.weight.chunk(3), block.qkv.bias.chunk(3), strict=True):
-            parts[f"attn.W_{name}"] = weight.T.reshape(sizes.d_model, *heads).transpose(0, 1)
-            parts[f"attn.b_{name}"] = bias.reshape(heads)
-        weights |= {f"blocks.{index}.{name}": tensor for name, tensor in parts.items()}
-    return {name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}
+def load_network() -> Network:
+    """The shipped model as a plain PyTorch module, in float32 on the CPU."""
+    sizes, weights = read_weights()
+    network = Network(Sizes(**sizes))
+    network.load_state_dict(weights)
+    return network.eval()

@@ -1,4 +1,4 @@
-"""From a training checkpoint to the files that ship: `python -m mechicl.shipped.export CHECKPOINT
+"""From a training checkpoint to the files that ship: `python -m benchmarks.tiny_icl.export CHECKPOINT
 FOLDER`.
 """
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.tiny_icl import tokens
+from benchmarks.tiny_icl.network import Network, Sizes
 from mechicl.json_files import read_object
-from mechicl.shipped import tokens
-from mechicl.shipped.network import Network, Sizes
 
 
 def from_checkpoint(path: Path) -> Network:
-    """The network of a checkpoint of `mechicl.shipped.train`, rounded to float16 as it ships."""
+    """The network of a checkpoint of `benchmarks.tiny_icl.train`, rounded to float16 as it ships."""
     prefix = "network."
     weights = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
     d_vocab, d_model = weights["embed.weight"].shape

@@ -1,0 +1,101 @@
+"""The weights and the tokenizer of tiny-icl, from the package's own files to a HookedTransformer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import as_file, files
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from mechicl.json_files import read_object
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+    from transformers import PreTrainedTokenizerFast
+
+_FILES = files("mechicl.shipped") / "tiny_icl"
+
+
+def load_tiny_icl(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:
+    """The shipped model as a `HookedTransformer` with its tokenizer, which adds no BOS by itself.
+
+    The file holds the weights in float16; they are exact in float32, in which the model was evaluated.
+    """
+    model = to_hooked(*read_weights())
+    model.to(torch.device(device), print_details=False).to(dtype, print_details=False)
+    # Not through set_tokenizer, which rebuilds the tokenizer so that it prepends BOS.
+    model.tokenizer = load_tokenizer()
+    model.cfg.default_prepend_bos = False
+    model.cfg.tokenizer_prepends_bos = False
+    return model
+
+
+def load_tokenizer() -> PreTrainedTokenizerFast:
+    """The shipped model's tokenizer. It adds nothing by itself; BOS is also end and padding."""
+    from transformers import PreTrainedTokenizerFast
+
+    with as_file(_FILES) as folder:
+        return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+def read_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The sizes of the shipped model, and its weights in float32, by the names that they were trained under."""
+    from safetensors.torch import load_file
+
+    with as_file(_FILES) as folder:
+        sizes = read_object(folder / "config.json", "configuration of tiny-icl", remedy="install mechicl again")
+        weights = load_file(folder / "model.safetensors")
+    return sizes, {name: tensor.float() for name, tensor in weights.items()}
+
+
+def to_hooked(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> HookedTransformer:
+    """A trained network as a HookedTransformer without a tokenizer, on the CPU in float32."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    d_head = sizes["d_model"] // sizes["n_heads"]
+    config = HookedTransformerConfig(
+        **sizes,
+        model_name="tiny-icl",
+        d_head=d_head,
+        act_fn="gelu",
+        normalization_type="LN",
+        positional_embedding_type="rotary",
+        rotary_dim=d_head,
+        rotary_adjacent_pairs=False,
+        original_architecture="tiny-icl",
+        device="cpu",
+    )
+    hooked = HookedTransformer(config)
+    missing = hooked.load_state_dict(_hooked_weights(weights, sizes["n_layers"], sizes["n_heads"]), strict=False)
+    unset = [name for name, _ in hooked.named_parameters() if name in missing.missing_keys]
+    if unset or missing.unexpected_keys:
+        raise RuntimeError(f"The weights do not fit a HookedTransformer: {unset + missing.unexpected_keys}.")
+    hooked.eval()
+    return hooked
+
+
+def _hooked_weights(weights: Mapping[str, Tensor], n_layers: int, n_heads: int) -> dict[str, Tensor]:
+    """The weights by their TransformerLens names and layouts, e.g. W_Q `head d_model d_head`."""
+    renamed = {
+        "embed.W_E": weights["embed.weight"],
+        "ln_final.w": weights["ln_final.weight"],
+        "ln_final.b": weights["ln_final.bias"],
+        "unembed.W_U": weights["unembed.weight"].T,
+        "unembed.b_U": weights["unembed.bias"],
+    }
+    for block in (f"blocks.{layer}" for layer in range(n_layers)):
+        for norm in ("ln1", "ln2"):
+            renamed[f"{block}.{norm}.w"] = weights[f"{block}.{norm}.weight"]
+            renamed[f"{block}.{norm}.b"] = weights[f"{block}.{norm}.bias"]
+        for side in ("in", "out"):
+            renamed[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T
+            renamed[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
+        thirds = (weights[f"{block}.qkv.{part}"].unflatten(0, (3, n_heads, -1)) for part in ("weight", "bias"))
+        for letter, weight, bias in zip("QKV", *thirds, strict=True):
+            renamed[f"{block}.attn.W_{letter}"] = weight.mT
+            renamed[f"{block}.attn.b_{letter}"] = bias
+        renamed[f"{block}.attn.W_O"] = weights[f"{block}.out.weight"].T.unflatten(0, (n_heads, -1))
+        renamed[f"{block}.attn.b_O"] = weights[f"{block}.out.bias"]
+    return {name: tensor.detach().clone().contiguous() for name, tensor in renamed.items()}
