@@ -92,10 +92,11 @@ def _hooked_weights(weights: Mapping[str, Tensor], n_layers: int, n_heads: int) 
         for side in ("in", "out"):
             renamed[f"{block}.mlp.W_{side}"] = weights[f"{block}.mlp_{side}.weight"].T
             renamed[f"{block}.mlp.b_{side}"] = weights[f"{block}.mlp_{side}.bias"]
-        thirds = (weights[f"{block}.qkv.{part}"].unflatten(0, (3, n_heads, -1)) for part in ("weight", "bias"))
-        for letter, weight, bias in zip("QKV", *thirds, strict=True):
-            renamed[f"{block}.attn.W_{letter}"] = weight.mT
-            renamed[f"{block}.attn.b_{letter}"] = bias
-        renamed[f"{block}.attn.W_O"] = weights[f"{block}.out.weight"].T.unflatten(0, (n_heads, -1))
+        weight, bias = weights[f"{block}.qkv.weight"], weights[f"{block}.qkv.bias"]
+        by_head = weight.view(3, n_heads, -1, weight.shape[1]), bias.view(3, n_heads, -1)
+        for letter, W, b in zip("QKV", *by_head, strict=True):
+            renamed[f"{block}.attn.W_{letter}"] = W.mT
+            renamed[f"{block}.attn.b_{letter}"] = b
+        renamed[f"{block}.attn.W_O"] = weights[f"{block}.out.weight"].T.reshape(n_heads, -1, weight.shape[1])
         renamed[f"{block}.attn.b_O"] = weights[f"{block}.out.bias"]
     return {name: tensor.detach().clone().contiguous() for name, tensor in renamed.items()}
