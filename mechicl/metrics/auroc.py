@@ -114,15 +114,15 @@ def _scores(attention: Tensor, classes: tuple[int, ...], protocol: Protocol) -> 
 def _check(attention: Tensor, target: Tensor) -> None:
     if len(attention) != len(target) or not len(target):
         raise InputError(
-            f"attention of {len(attention)} prompts meets {len(target)} targets; give one target per prompt."
+            f"Attention of {len(attention)} prompts meets {len(target)} targets; give one target per prompt."
         )
     if target.min() < 0 or target.max() >= attention.shape[-1]:
         raise InputError(
-            f"targets run from {int(target.min())} to {int(target.max())} for {attention.shape[-1]} classes; "
+            f"Targets run from {int(target.min())} to {int(target.max())} for {attention.shape[-1]} classes; "
             "leave out prompts whose label is unknown (-1)."
         )
     if not attention.isfinite().all():
-        raise InputError("attention holds NaN or infinite values; an AUROC needs a finite score for every prompt.")
+        raise InputError("Attention holds NaN or infinite values; an AUROC needs a finite score for every prompt.")
 
 
 def cumulative_contribution(
@@ -139,7 +139,7 @@ def cumulative_contribution(
         raise InputError(f"average is {average!r}; it is 'none', 'curves' or 'contributions'.")
     leading = tuple(range(auroc.ndim - 1))
     if average != "none" and auroc.isnan().any():
-        raise InputError("some AUROC curves are NaN (one class only); leave them out of the average and say so.")
+        raise InputError("Some AUROC curves are NaN (one class only); leave them out of the average and say so.")
     curves = auroc.double()
     if average == "curves" and leading:
         curves = curves.mean(leading)

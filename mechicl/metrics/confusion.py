@@ -50,7 +50,7 @@ def predicted_confusion(keys: Float[Tensor, "class_ component"]) -> Float[Tensor
     exact = in_float64(keys)
     distance = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist")
     if distance.max() == 0:
-        raise InputError("all anchor keys are equal; confusion distances need keys that differ.")
+        raise InputError("All anchor keys are equal; confusion distances need keys that differ.")
     return (distance / distance.max()).fill_diagonal_(1.0)
 
 
@@ -110,7 +110,7 @@ def confusion_correlation(
     x, y = (matrix.cpu().double().numpy()[np.ix_(kept, kept)] for matrix in (predicted, real))
     rows, columns = np.triu_indices(len(kept), 1)
     if np.ptp(x[rows, columns]) == 0 or np.ptp(y[rows, columns]) == 0:
-        raise InputError("all pairs of one matrix have the same confusion; a correlation needs differences.")
+        raise InputError("All pairs of one matrix have the same confusion; a correlation needs differences.")
     orders, exact = _class_orders(len(kept), permutations, generator)
     ranks = np.zeros_like(x)
     ranks[rows, columns] = rankdata(x[rows, columns])
@@ -149,7 +149,7 @@ def _known_classes(predicted: Tensor, real: Tensor) -> list[int]:
     if len(kept) < 3:
         raise InputError(f"{len(kept)} classes have values in both; a correlation of pairs needs at least 3.")
     if unknown[kept][:, kept].any():
-        raise InputError("some pairs of classes are NaN though both classes have values; complete the matrices.")
+        raise InputError("Some pairs of classes are NaN though both classes have values; complete the matrices.")
     return [int(index) for index in kept]
 
 

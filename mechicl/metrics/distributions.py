@@ -115,7 +115,7 @@ def _by_chunk(function: Callable[..., Tensor], chunk: int | None, logits: Tensor
     for other in others:
         if other.shape[: len(leading)] != leading:
             raise InputError(
-                f"logits of shape {tuple(logits.shape)} meet a tensor of shape {tuple(other.shape)}; "
+                f"Logits of shape {tuple(logits.shape)} meet a tensor of shape {tuple(other.shape)}; "
                 f"both need the same positions {tuple(leading)}: align them first."
             )
     if chunk is None:

@@ -74,9 +74,9 @@ def _float64(values: Tensor | np.ndarray) -> np.ndarray:
 
 def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str) -> None:
     if not len(x):
-        raise InputError(f"there are no {name} to average; a mean needs at least one sample.")
+        raise InputError(f"There are no {name} to average; a mean needs at least one sample.")
     if w.shape != (len(x),) or not (np.isfinite(w).all() and (w > 0).all()):
-        raise InputError(f"weights of {name} must be one positive number per sample ({len(x)} samples).")
+        raise InputError(f"Weights of {name} must be one positive number per sample ({len(x)} samples).")
     bad = ~np.isfinite(x.reshape(len(x), -1)).all(1)
     if bad.any():
         raise InputError(

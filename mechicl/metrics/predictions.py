@@ -98,7 +98,7 @@ def classification_scores(predicted: Int[Tensor, "batch"], gold: Int[Tensor, "ba
             f"{predicted.numel()} predictions meet {gold.numel()} gold labels; give one of each per prompt."
         )
     if gold.min() < 0:
-        raise InputError("some gold labels are unknown (-1); score only prompts whose label is known.")
+        raise InputError("Some gold labels are unknown (-1); score only prompts whose label is known.")
     p, g = predicted.cpu().numpy(), gold.cpu().numpy()
     return ClassificationScores(
         accuracy=float((p == g).mean()),

@@ -21,7 +21,7 @@ def hsic_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tens
     """
     sizes = {len(layer) for layer in layers}
     if len(sizes) != 1:
-        raise InputError(f"representations have {sorted(sizes)} samples; compare the same samples in every layer.")
+        raise InputError(f"Representations have {sorted(sizes)} samples; compare the same samples in every layer.")
     n = sizes.pop()
     if n < (4 if unbiased else 2):
         raise InputError(f"{n} samples are too few for CKA; the unbiased estimate needs at least 4, the biased 2.")

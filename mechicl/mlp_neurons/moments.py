@@ -75,7 +75,7 @@ def vocabulary_moments(
     unembedding = _Unembedding.of(W_U)
     layers = [_layer_moments(unembedding, w_out, top, chunk) for w_out in W_out]
     if not layers:
-        raise InputError("there is no layer in W_out; give the output weights of at least one MLP.")
+        raise InputError("There is no layer in W_out; give the output weights of at least one MLP.")
     names = (field.name for field in fields(VocabularyMoments))
     return VocabularyMoments(**{name: torch.stack([layer[name] for layer in layers]) for name in names})
 

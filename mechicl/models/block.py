@@ -94,13 +94,13 @@ class BlockRunner:
         """
         if positions is None:
             if past is not None:
-                raise InputError("a block on top of cached keys needs explicit positions; pass positions=[...]")
+                raise InputError("A block on top of cached keys needs explicit positions; pass positions=[...].")
             self._check_range(0, shape[1] - 1)
             return Positions(torch.arange(shape[1], device=device), shape[1])
         if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
             raise InputError(
-                f"positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
-                f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]"
+                f"Positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
+                f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]."
             )
         known, version, longest = self._last
         if positions.is_inference() or known() is not positions or version != positions._version:
@@ -114,8 +114,8 @@ class BlockRunner:
     def _check_range(self, lowest: int, highest: int) -> None:
         if lowest < 0 or highest >= self._raw.cfg.n_ctx:
             raise InputError(
-                f"positions {lowest} to {highest} leave the context of {self._raw.cfg.model_name} "
-                f"({self._raw.cfg.n_ctx})"
+                f"Positions {lowest} to {highest} leave the context of {self._raw.cfg.model_name} "
+                f"({self._raw.cfg.n_ctx})."
             )
 
 

@@ -214,7 +214,7 @@ def check_same(
         agreement = float((found.argmax(-1) == expected.argmax(-1)).float().mean())
         same = mean <= _MEAN_ERROR[dtype] and agreement >= _AGREEMENT
     if not same:
-        raise InputError(f"{wrong()} (log-probabilities differ by up to {largest:.2g} nats in {length} tokens)")
+        raise InputError(f"{wrong()} (log-probabilities differ by up to {largest:.2g} nats in {length} tokens).")
 
 
 def dropped(hf_model: Any, state: dict[str, Tensor]) -> list[str]:

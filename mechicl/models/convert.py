@@ -131,7 +131,7 @@ def _neutral_folder(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         if any(word in folder.lower() for word in ("llama", "gemma", "wav2vec2")):
-            raise InputError(f"the temporary folder {folder} names an architecture; set TMPDIR to another")
+            raise InputError(f"The temporary folder {folder} names an architecture; set TMPDIR to another.")
         if remote_code is not None:
             for file in [*remote_code.glob("*.json"), *remote_code.glob("*.py")]:
                 shutil.copy(file, folder)
@@ -153,7 +153,7 @@ def set_context(model: Any, n_ctx: int) -> None:
 def check_context(cfg: Any, n_ctx: int) -> None:
     """Raise `InputError` for a context that a configuration has no positions for."""
     if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
-        raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens from 1 on")
+        raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens from 1 on.")
     if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
         raise InputError(
             f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}"
@@ -177,6 +177,6 @@ def check_finite(model: Any) -> None:
         if not bool(parameter.sum(dtype=torch.float32).isfinite()) and not bool(parameter.isfinite().all()):
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise InputError(
-                f"weight {name} of {model.cfg.model_name} is not finite in {dtype}: "
-                "a damaged file, or a number too large for this dtype"
+                f"Weight {name} of {model.cfg.model_name} is not finite in {dtype}: "
+                "a damaged file, or a number too large for this dtype."
             )

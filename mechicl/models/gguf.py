@@ -41,17 +41,17 @@ def read_facts(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             if file.read(4) != _MAGIC:
-                raise InputError(f"{path} is not a GGUF file; give one, or a Hugging Face folder")
+                raise InputError(f"{path} is not a GGUF file; give one, or a Hugging Face folder.")
         reader = GGUFReader(path)
     except InputError:
         raise
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another path") from error
+        raise InputError(f"{path} cannot be read ({error.strerror or error}); give another path.") from error
     except (ValueError, IndexError, KeyError, OverflowError) as error:
-        raise InputError(f"{path} is damaged or cut off ({error}); copy it again") from error
+        raise InputError(f"{path} is damaged or cut off ({error}); copy it again.") from error
     parts = _field(reader, "split.count")
     if parts and parts > 1:
-        raise InputError(f"{path} is one of {parts} parts; join them with llama-gguf-split --merge")
+        raise InputError(f"{path} is one of {parts} parts; join them with llama-gguf-split --merge.")
     kind = _field(reader, "general.file_type")
     names = {int(one): one.name for one in LlamaFileType}
     return {
@@ -125,5 +125,5 @@ def _said(path: Path) -> Iterator[None]:
         raise
     except Exception as error:  # an architecture or a tokenizer that its reader does not know, or a damaged file
         raise InputError(
-            f"transformers cannot read {path}: {first_line(error)}; give the model's Hugging Face folder"
+            f"Transformers cannot read {path}: {first_line(error)}; give the model's Hugging Face folder."
         ) from error

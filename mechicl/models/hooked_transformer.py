@@ -98,7 +98,7 @@ class HookedTransformerModel:
     def _mlp_weight(self, layer: int, name: str) -> Tensor:
         weight = getattr(getattr(self.raw.blocks[layer], "mlp", None), name, None)
         if not isinstance(weight, Tensor) or weight.ndim != 2:
-            raise InputError(f"{self.name} has no single {name} per layer (no MLP, or a mixture of experts)")
+            raise InputError(f"{self.name} has no single {name} per layer (no MLP, or a mixture of experts).")
         return weight
 
     def hook_names(self) -> frozenset[str]:
@@ -131,7 +131,7 @@ class HookedTransformerModel:
     def reordered(self, order: Sequence[int]) -> Iterator[None]:
         raw, blocks, n_layers = self.raw, self.raw.blocks, self.raw.cfg.n_layers
         if not order or not all(0 <= layer < n_layers for layer in order):
-            raise InputError(f"blocks {list(order)}: {self.name} has layers 0-{n_layers - 1}, and needs at least one")
+            raise InputError(f"Blocks {list(order)}: {self.name} has layers 0-{n_layers - 1}, and needs at least one.")
         try:
             raw.blocks, raw.cfg.n_layers = type(blocks)([blocks[layer] for layer in order]), len(order)
             yield
@@ -145,7 +145,7 @@ class HookedTransformerModel:
             hint = f"did you mean {' or '.join(near)}" if near else "hooked(model).hook_names() lists them"
             raise InputError(f"{self.name} has no hook point {name!r}; {hint}")
         if (reason := self._closed(name, point)) is not None:
-            raise InputError(f"hook point {name} is switched off: {reason}; call the model's set_use_... first")
+            raise InputError(f"Hook point {name} is switched off: {reason}; call the model's set_use_... first.")
         return point
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
@@ -171,12 +171,12 @@ class HookedTransformerModel:
     def _check_tokens(self, tokens: Tensor) -> None:
         cfg = self.raw.cfg
         if tokens.shape[-1] > cfg.n_ctx:
-            raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them")
+            raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them.")
         lowest, highest = least_and_most(tokens)
         if lowest < 0 or highest >= cfg.d_vocab:
             raise InputError(
-                f"token ids {lowest} to {highest} go outside the vocabulary of {self.name} "
-                f"({cfg.d_vocab}); use the model's own tokenizer"
+                f"Token ids {lowest} to {highest} go outside the vocabulary of {self.name} "
+                f"({cfg.d_vocab}); use the model's own tokenizer."
             )
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:

@@ -134,7 +134,7 @@ def _load(original: Original, how: Processing, place: Placement, n_ctx: int | No
     except InputError:
         raise
     except Exception as error:  # it is asked to encode something, with whatever settings it has read
-        raise InputError(f"the tokenizer of {original.name} does not work ({error}); save it again") from error
+        raise InputError(f"The tokenizer of {original.name} does not work ({error}); save it again.") from error
     return model
 
 
@@ -148,7 +148,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A floating dtype from its name ("float32", "bfloat16", ...); raises `InputError` for anything else."""
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"no model runs in dtype {dtype!r}; use float32, bfloat16, float16 or float64")
+        raise InputError(f"No model runs in dtype {dtype!r}; use float32, bfloat16, float16 or float64.")
     return found
 
 
@@ -158,12 +158,12 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
     try:
         found = torch.device(device if device is not None else ("cuda" if gpus else "cpu"))
     except RuntimeError as error:
-        raise InputError(f"device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1") from error
+        raise InputError(f"Device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1.") from error
     if found.type not in ("cpu", "cuda", "mps", "xpu"):  # such as meta, which holds no numbers
-        raise InputError(f"device {device!r} runs no model here; use cpu, cuda or cuda:1")
+        raise InputError(f"Device {device!r} runs no model here; use cpu, cuda or cuda:1.")
     needed = n_devices if n_devices > 1 else int(found.type == "cuda")
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
-        raise InputError(f"device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu")
+        raise InputError(f"Device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu.")
     if n_devices > 1 and found.type != "cuda":
         raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}")
     return found

@@ -27,7 +27,7 @@ def folder_original(path: Path, *, trust_remote_code: bool = False, digest: str 
     """
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
-        raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it")
+        raise InputError(f"{path} brings Python code of its own; pass trust_remote_code=True if you trust it.")
     files = check_weights(path)
     code = path if "auto_map" in config else None
     determining = [path / "config.json", *files, *(path.glob("*.py") if code else ())]
@@ -48,18 +48,18 @@ def read_config(path: Path) -> dict[str, Any]:
         if (path / "adapter_config.json").is_file():
             raise InputError(
                 f"{path} holds a PEFT adapter, not a model; merge it into its base model with merge_and_unload(), save "
-                "that with save_pretrained, and give the new folder"
+                "that with save_pretrained, and give the new folder."
             )
-        raise InputError(f"{path} has no config.json; give a folder written by save_pretrained")
+        raise InputError(f"{path} has no config.json; give a folder written by save_pretrained.")
     # Some configurations hold Infinity.
     config = read_object(file, "configuration", remedy="copy the folder again", lenient=True)
     architectures = config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if not isinstance(name, str):
-        raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"]')
+        raise InputError(f'{file} names no architecture; expected e.g. "architectures": ["GPT2LMHeadModel"].')
     causal = name.endswith(("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "Gemma3ForConditionalGeneration"))
     if not causal or config.get("is_encoder_decoder"):
-        raise InputError(f"{path} holds a {name}, which is not a causal language model")
+        raise InputError(f"{path} holds a {name}, which is not a causal language model.")
     check_unquantised(path, config)
     return config
 
@@ -70,8 +70,8 @@ def check_unquantised(source: object, config: dict[str, Any]) -> None:
     if quantised:
         method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else "unknown"
         raise InputError(
-            f"the weights of {source} are quantised ({method}), and their hook points would not hold what the original "
-            "computes; give the model that is not quantised, or a GGUF file, which is dequantised"
+            f"The weights of {source} are quantised ({method}), and their hook points would not hold what the original "
+            "computes; give the model that is not quantised, or a GGUF file, which is dequantised."
         )
 
 
@@ -84,22 +84,22 @@ def check_weights(path: Path) -> list[Path]:
     if index.is_file():
         files = [path / name for name in _indexed(index)]
         if missing := [file.name for file in files if not file.is_file()]:
-            raise InputError(f"{path} lacks {', '.join(missing)}; copy the missing files")
+            raise InputError(f"{path} lacks {', '.join(missing)}; copy the missing files.")
     if not files:
         if pickles := sorted(path.glob("*.bin")) or sorted(path.glob("*.pt*")):
             raise InputError(
                 f"{path} holds its weights only as a pickle ({pickles[0].name}), which can run code; "
-                "save them again with save_pretrained(safe_serialization=True)"
+                "save them again with save_pretrained(safe_serialization=True)."
             )
         if ggufs := sorted(path.glob("*.gguf")):
             raise InputError(f"{path} has no model.safetensors; to load its GGUF file, give {ggufs[0]}")
-        raise InputError(f"{path} has no model.safetensors; give a folder that holds weights")
+        raise InputError(f"{path} has no model.safetensors; give a folder that holds weights.")
     for file in files:
         try:
             with safe_open(str(file), framework="pt"):
                 pass
         except SafetensorError as error:
-            raise InputError(f"{file} is damaged or truncated ({error}); copy it again") from error
+            raise InputError(f"{file} is damaged or truncated ({error}); copy it again.") from error
     return files
 
 
@@ -107,7 +107,7 @@ def _indexed(index: Path) -> list[str]:
     """The names of the files in an index of weights."""
     weight_map = read_object(index, "index of weights", remedy="copy it again").get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise InputError(f"the index of weights {index} has no weight_map of file names; copy it again")
+        raise InputError(f"The index of weights {index} has no weight_map of file names; copy it again.")
     return sorted(set(weight_map.values()))
 
 

@@ -35,7 +35,7 @@ def understood(name: str | Path) -> Named:
     """
     text = str(name)
     if not text.strip() or text == ".":
-        raise InputError(f"The model's name is {text!r}; give a name, a folder, or a GGUF file")
+        raise InputError(f"The model's name is {text!r}; give a name, a folder, or a GGUF file.")
     if text in (SHIPPED, REAL):
         return Named("shipped" if text == SHIPPED else "real", Path(text))
     path = _path(text)
@@ -49,9 +49,9 @@ def understood(name: str | Path) -> Named:
     if before in (SHIPPED, REAL):
         raise InputError(f"{before} has no revisions; leave out {at}{revision}")
     if isinstance(name, Path) or before.startswith((".", "/", "~")) or before.count("/") > 1 or "\\" in before:
-        raise InputError(f"there is no folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}")
+        raise InputError(f"There is no folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}")
     if not before or (at and not revision):
-        raise InputError(f"{text!r} is no model's name; give name@revision, such as EleutherAI/pythia-70m@step1000")
+        raise InputError(f"{text!r} is no model's name; give name@revision, such as EleutherAI/pythia-70m@step1000.")
     return Named("hub", path, before, revision)
 
 

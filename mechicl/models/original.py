@@ -44,21 +44,21 @@ def check_loaded(source: object, hf_model: Any, info: Mapping[str, Any]) -> None
     """
     missing = sorted(info.get("missing_keys", ()))
     if missing:
-        raise InputError(f"the weights in {source} lack {_named(missing)}; copy them again, or correct config.json")
+        raise InputError(f"The weights in {source} lack {_named(missing)}; copy them again, or correct config.json.")
     unused = sorted(name for name in info.get("unexpected_keys", ()) if not _BUFFERS.search(name))
     if unused:
         raise InputError(
             f"{source} holds weights that its configuration has no place for ({_named(unused)}), so the model would "
-            "not be the one that was trained; correct config.json (architecture, number of layers)"
+            "not be the one that was trained; correct config.json (architecture, number of layers)."
         )
     if mismatched := sorted(str(entry) for entry in info.get("mismatched_keys", ())):
-        raise InputError(f"weights in {source} have other sizes than config.json says ({_named(mismatched)})")
+        raise InputError(f"Weights in {source} have other sizes than config.json says ({_named(mismatched)}).")
     embedding, unembedding = hf_model.get_input_embeddings(), hf_model.get_output_embeddings()
     ties = getattr(hf_model.config.get_text_config(), "tie_word_embeddings", False) and unembedding is not None
     if ties and not torch.equal(embedding.weight, unembedding.weight):
         raise InputError(
             f"{source} holds an unembedding of its own, and its configuration ties it to the embedding; correct "
-            "tie_word_embeddings in config.json"
+            "tie_word_embeddings in config.json."
         )
 
 

@@ -40,7 +40,7 @@ class Processing:
     def named(cls, name: str, *, fold_value_biases: bool = False) -> Processing:
         """The processing called "none" or "fold"; raises `InputError` for another name."""
         if name not in ("none", "fold"):
-            raise InputError(f"processing {name!r} does not exist; use 'none' (weights as trained) or 'fold'")
+            raise InputError(f"Processing {name!r} does not exist; use 'none' (weights as trained) or 'fold'.")
         fold = name == "fold"
         return cls(fold, fold, fold, fold_value_biases)
 

@@ -37,11 +37,11 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
 
     official = name_on_hub(name)
     if official.startswith(_PICKLED):
-        raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one")
+        raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one.")
     if official in NON_HF_HOSTED_MODEL_NAMES:
-        raise InputError(f"{official} is not on the hub; give the folder that holds it")
+        raise InputError(f"{official} is not on the hub; give the folder that holds it.")
     if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
-        raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it")
+        raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it.")
     branch = _branch(official, revision) if revision else None
     label = official.split("/")[-1]
     with _said(official, revision), hub.at_hand():
@@ -69,7 +69,7 @@ def name_on_hub(name: str) -> str:
     if name.lower() not in aliases:
         near = get_close_matches(name.lower(), [*aliases, SHIPPED, REAL], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
-        raise InputError(f"no model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}")
+        raise InputError(f"No model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}")
     return str(aliases[name.lower()])
 
 
@@ -147,8 +147,8 @@ def _said(official: str, revision: str) -> Iterator[None]:
     except Exception as error:  # no network, a proxy, a gated model, a revision that is not there, a damaged file
         if isinstance(error, RevisionNotFoundError):
             raise InputError(
-                f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit"
+                f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit."
             ) from error
         raise InputError(
-            f"{official} could not be fetched from the hub ({first_line(error)}); connect, or give a local folder"
+            f"{official} could not be fetched from the hub ({first_line(error)}); connect, or give a local folder."
         ) from error

@@ -51,7 +51,7 @@ def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_re
             raise
         if not _files(source):
             return None
-        raise InputError(f"the tokenizer in {source} cannot be read ({first_line(error)}); save it again") from error
+        raise InputError(f"The tokenizer in {source} cannot be read ({first_line(error)}); save it again.") from error
     return None if _is_empty(tokenizer) else with_padding(tokenizer)
 
 

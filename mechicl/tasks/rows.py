@@ -34,7 +34,7 @@ def _read(rows: Sequence[Row], reader: ClassReader, origin: str) -> Examples:
     for i, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise InputError(
-                f"row {i} of {origin} is {row!r}; expected a mapping such as "
+                f"Row {i} of {origin} is {row!r}; expected a mapping such as "
                 '{"text": "fine film", "label": "positive"}.'
             )
     return read_examples(((f"row {i} of {origin}", row) for i, row in enumerate(rows)), reader, origin)

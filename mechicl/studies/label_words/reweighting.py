@@ -176,7 +176,7 @@ class Reweighting(Study):
         """All betas are fitted together, and each set of prompts is asked without a beta only once."""
         if "training" not in prompts.companions:
             raise InputError(
-                "Re-weighting learns from further items; make the prompts by Reweighting().prompts(task, ...)"
+                "Re-weighting learns from further items; make the prompts by Reweighting().prompts(task, ...)."
             )
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
