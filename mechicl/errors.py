@@ -1,4 +1,6 @@
-"""The exceptions a user meets. Their messages are sentences: a capital letter in front, a full stop at the end."""
+"""The exceptions a user meets. Their messages are written as they are read: whole sentences, names as they are."""
+
+from __future__ import annotations
 
 
 class InputError(ValueError):
@@ -8,18 +10,27 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(sentence(message))
+        super().__init__(_printable(message))
 
 
 class DoesNotFit(InputError):
-    """Prompts are longer than the context, or ask for more examples than the data have: fewer shots would do."""
+    """Prompts are longer than the context, or ask for more examples than the data have: fewer shots would do.
+
+    Args:
+        reason: What does not fit, as a sentence without its full stop.
+        remedy: What to do about it.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}.")
+        self.reason = reason
 
 
 class NumericalError(ArithmeticError):
     """A result is NaN or infinite; the message names where it arose."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(sentence(message))
+        super().__init__(_printable(message))
 
 
 def first_line(error: BaseException) -> str:
@@ -27,12 +38,6 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def sentence(message: str) -> str:
-    """The message with a full stop, and a capital letter where it begins with a word rather than a name or a path.
-
-    Halves of characters in it are written out ("\\ud83d"), so that every message can be printed and saved.
-    """
-    message = message.encode("utf-8", "backslashreplace").decode()
-    first = message.split(maxsplit=1)[:1]
-    begun = message[:1].upper() + message[1:] if first and first[0].isalpha() else message
-    return begun if begun.endswith((".", "!", "?")) or not begun else f"{begun}."
+def _printable(message: str) -> str:
+    """The message with halves of characters written out ("\\ud83d"), so that it can be printed and saved."""
+    return message.encode("utf-8", "backslashreplace").decode()

@@ -416,7 +416,7 @@ def test_seeds_that_no_generator_takes(seed: int) -> None:
 
 def test_more_text_than_there_is_memory_is_refused_at_once() -> None:
     """The shipped language has no end, and would be written until memory is full."""
-    with pytest.raises(InputError, match=r"Tokens is 1e\+30, more than fit"):
+    with pytest.raises(InputError, match=r"tokens is 1e\+30, more than fit"):
         load_corpus(tiny.tokenizer(), "tiny-icl", prepend_bos=True, tokens=10**30)
 
 

@@ -86,7 +86,7 @@ def test_float64_logits_are_summed_in_float64_and_a_certain_answer_has_no_entrop
     z = logits(6, 50).double()
     assert metrics.entropy(z).dtype == metrics.kl_divergence(z, z).dtype == torch.float64
     assert metrics.entropy(torch.tensor([1e4, 0.0, 0.0])).item() == 0
-    with pytest.raises(InputError, match="Chunk is 0"):
+    with pytest.raises(InputError, match="chunk is 0"):
         metrics.entropy(z, chunk=0)
 
 

@@ -148,7 +148,7 @@ def test_wrong_shapes_are_refused() -> None:
         vocabulary_moments(W_U, [W_out[0].T])
     with pytest.raises(InputError, match="no layer"):
         vocabulary_moments(W_U, [])
-    with pytest.raises(InputError, match="Top is 0"):
+    with pytest.raises(InputError, match="top is 0"):
         vocabulary_moments(W_U, W_out, top=0)
     W_U[:, 9] = 0
     with pytest.raises(InputError, match="1 columns of W_U are zero"):

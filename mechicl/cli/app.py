@@ -15,7 +15,7 @@ from mechicl.cli.demo import demo
 from mechicl.cli.doctor import doctor
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
-from mechicl.errors import InputError, NumericalError, sentence
+from mechicl.errors import InputError, NumericalError
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
@@ -74,7 +74,7 @@ _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as a sentence, without the line of code that it came from."""
-    print(f"mechicl: {sentence(str(message))}", file=sys.stderr)
+    print(f"mechicl: {message}", file=sys.stderr)
 
 
 def main() -> None:
@@ -118,7 +118,7 @@ def _refuse(error: Any) -> NoReturn:
     for theirs, ours in _INVALID:
         said = re.sub(theirs, ours, said)
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
-    print(f"mechicl: {sentence(said)}{where}", file=sys.stderr)
+    print(f"mechicl: {said.rstrip(".")}.{where}", file=sys.stderr)
     sys.exit(2)
 
 

@@ -69,7 +69,7 @@ class TokenCorpus:
     """Of the tokenizer, as it was when the corpus was made (see `mechicl.models.tokenizer_digest`)."""
 
     remedy: ClassVar[tuple[str, str]] = (
-        "this text was tokenized",
+        "This text was tokenized",
         "load it again with load_corpus(model.tokenizer, ...)",
     )
     """What it is, and what to do where another tokenizer made it."""

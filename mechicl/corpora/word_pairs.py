@@ -55,7 +55,7 @@ class WordPairs:
     source: str
 
     remedy: ClassVar[tuple[str, str]] = (
-        "these word pairs were tokenized",
+        "These word pairs were tokenized",
         "load them again with load_word_pairs(model.tokenizer, ...)",
     )
     """What it is, and what to do where another tokenizer made it."""

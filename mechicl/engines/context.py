@@ -45,7 +45,7 @@ class Context:
     """Of the tokenizer of the prompt that was read; empty where it is not known."""
 
     remedy: ClassVar[tuple[str, str]] = (
-        "this context was read from a prompt that was made",
+        "This context was read from a prompt that was made",
         "build the prompt with model.tokenizer and read it again",
     )
     """What it is, and what to do where another tokenizer made it."""

@@ -140,9 +140,9 @@ def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
 def refusal(raw: Any, foreign: str | None = None) -> str:
     """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
     reason = (
-        f"in {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {unsupported_reason(raw.cfg)}"
+        f"In {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {unsupported_reason(raw.cfg)}"
     )
-    return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes"
+    return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes."
 
 
 def unsupported_reason(cfg: Any) -> str | None:

@@ -112,7 +112,7 @@ def _said(architecture: str) -> Iterator[None]:
     except Exception as error:
         # PyTorch puts what does not fit behind a headline.
         reason = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
-        raise InputError(f"TransformerLens cannot convert this {architecture}: {reason}") from error
+        raise InputError(f"TransformerLens cannot convert this {architecture} ({reason}).") from error
 
 
 def _wrong(hf_model: Any, state: dict[str, Tensor]) -> str:
@@ -156,7 +156,7 @@ def check_context(cfg: Any, n_ctx: int) -> None:
         raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens from 1 on.")
     if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
         raise InputError(
-            f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}"
+            f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}."
         )
 
 

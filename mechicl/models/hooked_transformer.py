@@ -83,7 +83,7 @@ class HookedTransformerModel:
     def _unembedding(self, name: str) -> Tensor:
         weight = getattr(self.raw.unembed, name, None)
         if not isinstance(weight, Tensor):
-            raise InputError(f"{self.name} has no {name}: its unembed is a {type(self.raw.unembed).__name__}")
+            raise InputError(f"{self.name} has no {name}: its unembed is a {type(self.raw.unembed).__name__}.")
         return weight
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -142,7 +142,7 @@ class HookedTransformerModel:
         point = self.raw.hook_dict.get(name)
         if point is None:
             near = get_close_matches(name, list(self.raw.hook_dict), n=3)
-            hint = f"did you mean {' or '.join(near)}" if near else "hooked(model).hook_names() lists them"
+            hint = f"did you mean {' or '.join(near)}?" if near else "hooked(model).hook_names() lists them."
             raise InputError(f"{self.name} has no hook point {name!r}; {hint}")
         if (reason := self._closed(name, point)) is not None:
             raise InputError(f"Hook point {name} is switched off: {reason}; call the model's set_use_... first.")
@@ -171,7 +171,9 @@ class HookedTransformerModel:
     def _check_tokens(self, tokens: Tensor) -> None:
         cfg = self.raw.cfg
         if tokens.shape[-1] > cfg.n_ctx:
-            raise InputError(f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them.")
+            raise InputError(
+                f"{tokens.shape[-1]} tokens exceed the context of {self.name} ({cfg.n_ctx}); shorten them."
+            )
         lowest, highest = least_and_most(tokens)
         if lowest < 0 or highest >= cfg.d_vocab:
             raise InputError(

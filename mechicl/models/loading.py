@@ -165,7 +165,7 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
         raise InputError(f"Device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu.")
     if n_devices > 1 and found.type != "cuda":
-        raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}")
+        raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}.")
     return found
 
 

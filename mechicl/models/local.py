@@ -92,7 +92,7 @@ def check_weights(path: Path) -> list[Path]:
                 "save them again with save_pretrained(safe_serialization=True)."
             )
         if ggufs := sorted(path.glob("*.gguf")):
-            raise InputError(f"{path} has no model.safetensors; to load its GGUF file, give {ggufs[0]}")
+            raise InputError(f"{path} has no model.safetensors; to load its GGUF file, give {ggufs[0]}.")
         raise InputError(f"{path} has no model.safetensors; give a folder that holds weights.")
     for file in files:
         try:
@@ -124,6 +124,6 @@ def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> An
             output_loading_info=True,
         )
     except Exception as error:  # whatever transformers raises here, the remedy is another folder
-        raise InputError(f"{path} cannot be loaded by transformers: {first_line(error)}") from error
+        raise InputError(f"{path} cannot be loaded by transformers ({first_line(error)}).") from error
     check_loaded(path, hf_model, info)
     return hf_model.eval()

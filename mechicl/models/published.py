@@ -68,7 +68,7 @@ def name_on_hub(name: str) -> str:
     aliases = make_model_alias_map()
     if name.lower() not in aliases:
         near = get_close_matches(name.lower(), [*aliases, SHIPPED, REAL], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
+        hint = f"did you mean {' or '.join(near)}?" if near else "TransformerLens's documentation lists the names."
         raise InputError(f"No model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}")
     return str(aliases[name.lower()])
 
@@ -86,7 +86,7 @@ def _branch(official: str, revision: str) -> str:
     if number not in labels:
         near = sorted(sorted(labels, key=lambda label: abs(label - number))[:2])
         raise InputError(
-            f"{official} has no checkpoint of step {number}; the nearest are {' and '.join(map(str, near))}"
+            f"{official} has no checkpoint of step {number}; the nearest are {' and '.join(map(str, near))}."
         )
     return f"{prefix}{number}"
 

@@ -30,7 +30,7 @@ class LastNeurons(Probe):
         sizes = net.sizes
         beyond = [n for n in self.neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
         if beyond or not self.neurons:
-            what = f"neuron {beyond[0][0]}.{beyond[0][1]}" if beyond else "no neuron"
+            what = f"Neuron {beyond[0][0]}.{beyond[0][1]}" if beyond else "No neuron"
             raise InputError(
                 f"{what} was asked for; {net.name} has layers 0-{sizes.n_layers - 1} with {sizes.d_mlp} neurons each."
             )

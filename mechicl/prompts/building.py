@@ -121,8 +121,8 @@ def check_length(prompts: Sequence[Prompt], n_ctx: int) -> None:
         over = sum(len(prompt) > n_ctx for prompt in prompts)
         raise DoesNotFit(
             f"{over} of {len(prompts)} prompts are longer than the context of {n_ctx} tokens (the longest "
-            f"has {len(longest)}); use fewer shots, a model with a longer context, or too_long='drop' or "
-            "'shorter'."
+            f"has {len(longest)})",
+            "use fewer shots, a model with a longer context, or too_long='drop' or 'shorter'",
         )
 
 

@@ -102,7 +102,7 @@ class PromptSet(Sequence[Prompt]):
     """Sets that an experiment needs beside this one, such as the prompts it learns from."""
 
     remedy: ClassVar[tuple[str, str]] = (
-        "these prompts were made",
+        "These prompts were made",
         "build them again with task.prompts(model.tokenizer, ...)",
     )
     """What it is, and what to do where another tokenizer made it."""

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,8 +133,7 @@ def load_benchmarks(
         try:
             tasks = manager.load(wanted)["tasks"]
         except Exception as error:  # whatever the harness, datasets or the hub's client make of it
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise InputError(f"The documents of {', '.join(names)} cannot be loaded: {reason[0]}") from error
+            raise InputError(f"The documents of {', '.join(names)} cannot be loaded ({first_line(error)}).") from error
     return Benchmarks(tasks, limit)
 
 

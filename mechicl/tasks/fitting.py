@@ -47,8 +47,8 @@ def shorter_texts(
         if not short:
             raise DoesNotFit(
                 f"No text of {pool.origin} fits its share of the context, {room} tokens with the template "
-                f"(the shortest needs {min(map(len, blocks))}); use fewer shots or a model with a longer "
-                "context."
+                f"(the shortest needs {min(map(len, blocks))})",
+                "use fewer shots or a model with a longer context",
             )
         kept.append(pool.select(short))
     return kept[0], kept[1]

@@ -51,7 +51,7 @@ class HubSource:
             reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
             raise InputError(
                 f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
-                f"give a local copy with data='file or folder'. The hub's client said: {reason}"
+                f"give a local copy with data='file or folder' (the hub's client said: {reason})."
             ) from error
 
     def _examples(self, split: Any, class_names: Sequence[str], name: str) -> Examples:

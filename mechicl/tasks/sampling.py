@@ -150,7 +150,7 @@ def _check_enough(examples: Examples, class_names: Sequence[str], needed: Sequen
         found = len(examples.of_class(label_class))
         if found < needed[label_class]:
             raise DoesNotFit(
-                f"Class {name!r} has {found} examples in {examples.origin}, but "
-                f"{needed[label_class]} are needed for the "
-                "demonstrations asked for; use fewer shots or more data."
+                f"Class {name!r} has {found} examples in {examples.origin}, but {needed[label_class]} are needed for "
+                "the demonstrations asked for",
+                "use fewer shots or more data",
             )

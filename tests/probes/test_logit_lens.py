@@ -66,5 +66,5 @@ def test_in_prompts_the_lens_reads_q():
 
 
 def test_an_unknown_lens_is_refused():
-    with pytest.raises(InputError, match="Lens is"):
+    with pytest.raises(InputError, match="lens is"):
         LogitLens("tuned")

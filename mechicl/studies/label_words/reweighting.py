@@ -136,8 +136,8 @@ class Reweighting(Study):
         fitting = [_number(one.companions.get("more_shots")) for one in sets]
         if len(set(fitting)) == 1:
             return sets
-        told = f"{task.name}: {min(fitting)} per class fit every seed, so {MORE_SHOTS!r} has them in all"
-        warnings.warn(told if min(fitting) else f"{task.name}: there is no {MORE_SHOTS!r} in any seed", stacklevel=2)
+        told = f"{task.name}: {min(fitting)} per class fit every seed, so {MORE_SHOTS!r} has them in all."
+        warnings.warn(told if min(fitting) else f"{task.name}: there is no {MORE_SHOTS!r} in any seed.", stacklevel=2)
         fewer = replace(self, more_shots=min(fitting))
         return [
             one if fits == min(fitting) else fewer.prompts(task, tokenizer, seed=seed, **options)
@@ -158,8 +158,7 @@ class Reweighting(Study):
             try:
                 found = task.prompts(tokenizer, shots=more, room_for=shots, **options)
             except DoesNotFit as error:
-                reason, *_ = str(error).split(";")  # what to do is done here
-                why = why or f"{MORE_SHOTS!r} cannot have {more} per class: {reason}."
+                why = why or f"{MORE_SHOTS!r} cannot have {more} per class: {error.reason}."
                 continue
             return found, why and f"{why} It has {more}."
         return None, why and f"{why} It is left out."

@@ -62,7 +62,7 @@ def test_too_few_sequences_are_refused_or_left_out(corpus):
     assert set(cka(tiny.model("gpt2"), corpus, minibatch=10).table["sequence"]) == {0, 10}  # the last is alone
     with pytest.raises(InputError, match="4 sequences"):
         cka(tiny.model("gpt2"), corpus[:3])
-    with pytest.raises(InputError, match="Minibatch is"):
+    with pytest.raises(InputError, match="minibatch is"):
         Cka(minibatch=3)
 
 
