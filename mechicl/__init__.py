@@ -23,7 +23,7 @@ _NAMES = {
     "mechicl.explorer": ("Explorer", "explore"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
-    "mechicl.objectives": ("Objective",),
+    "mechicl.metrics.objective": ("Objective",),
     "mechicl.patches": (
         "CutWords",
         "Drop",

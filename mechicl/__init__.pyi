@@ -33,7 +33,7 @@ from mechicl.probes import LocalAttention as LocalAttention
 from mechicl.probes import LogitLens as LogitLens
 from mechicl.probes import Norms as Norms
 from mechicl.errors import NumericalError as NumericalError
-from mechicl.objectives import Objective as Objective
+from mechicl.metrics.objective import Objective as Objective
 from mechicl.hooks import Patch as Patch
 from mechicl.hooks import Probe as Probe
 from mechicl.patches import Reorder as Reorder

@@ -36,15 +36,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def token_text(tokenizer: Any, token: int) -> str:
-    """A token as text; its id in brackets, such as [1850], where there is no tokenizer or it has no such token."""
-    try:
-        known = tokenizer is not None and tokenizer.convert_ids_to_tokens(token) is not None
-    except (IndexError, KeyError, OverflowError):
-        known = False
-    return str(tokenizer.decode([token])) if known else f"[{token}]"
-
-
 def _cell(tag: str, text: str) -> str:
     return f'<{tag} style="text-align:left"><bdi>{escape(text)}</bdi></{tag}>'
 

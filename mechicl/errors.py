@@ -1,6 +1,14 @@
-"""The exceptions a user meets. Their messages are written as they are read: whole sentences, names as they are."""
+"""The exceptions a user meets, and the checks that raise them at more doors than one.
+
+Messages are written as they are read: whole sentences, names as they are.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LARGEST = 2**32 - 1
 
 
 class InputError(ValueError):
@@ -36,6 +44,51 @@ class NumericalError(ArithmeticError):
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def one_sentence(file: object) -> Iterator[None]:
+    """Turn an error in reading or decoding a file into an InputError.
+
+    Args:
+        file: A path, or words that hold it ("The task file jokes.json"), for the message.
+    """
+    if "\0" in str(file):
+        raise InputError(f"{str(file)!r} holds a null character, which no path does; give another path.")
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise InputError(f"{file} cannot be read: {reason}.") from None
+
+
+def check_unicode(text: str, where: str) -> None:
+    """Refuse a text with a lone surrogate, half of a character such as an emoji: it has no UTF-8, so no tokens.
+
+    Python's `json` makes such texts of "\\ud83d" without its other half; UTF-8 files cannot hold them.
+
+    Args:
+        where: What the text is, or file and line, for the message.
+
+    Raises:
+        InputError: Names `where`, the half, and the place of its character in the text, counted from 0.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise InputError(
+            f"{where} holds half of a character, {half} at character {error.start}, which no tokenizer reads; write "
+            "the whole character, or remove the half."
+        ) from None
+
+
+def check_seed(seed: int) -> None:
+    """Raise InputError unless the generators of numpy and torch take it."""
+    if not 0 <= seed <= _LARGEST:
+        raise InputError(f"A seed is {seed if abs(seed) < 10**20 else 'far too large'}; take one from 0 to {_LARGEST}.")
 
 
 def _printable(message: str) -> str:

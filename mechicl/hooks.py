@@ -21,6 +21,7 @@ from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, described, shown
 from mechicl.errors import InputError, NumericalError
 from mechicl.limits import prompts_that_fit
+from mechicl.metrics.objective import Objective
 from mechicl.models import (
     Adapter,
     check_same_tokenizer,
@@ -33,7 +34,6 @@ from mechicl.models import (
 from mechicl.models import (
     Hook as Hook,
 )
-from mechicl.objectives import Objective
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 

@@ -23,10 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mechicl.display import card
-from mechicl.errors import InputError
+from mechicl.errors import InputError, one_sentence
 from mechicl.figures.export import Format, Width, images
-from mechicl.json_files import read_object
-from mechicl.text import one_sentence
+from mechicl.files.json_files import read_object
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""

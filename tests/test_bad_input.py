@@ -24,12 +24,12 @@ from mechicl.cli import reading
 from mechicl.corpora import load_corpus
 from mechicl.engines.context import Context, read_context
 from mechicl.errors import InputError
+from mechicl.files.saved import packed
 from mechicl.models import load_model
 from mechicl.patches import ReweightAnchors
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.saved import packed
 from mechicl.studies import STUDIES, load_result
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.stages.many_lesions import ManyLesions

@@ -50,5 +50,7 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
 def test_every_room_stands_on_its_page_in_the_order_of_imports() -> None:
     page = (ROOT / "docs" / "pages" / "house.md").read_text()
     named = [name for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
-    there = {path.stem for path in (ROOT / "mechicl").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    there = {
+        path.stem for path in (ROOT / "mechicl").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
     assert sorted(named) == sorted(there - {"__init__"})

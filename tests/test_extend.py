@@ -55,9 +55,7 @@ def mechicl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return call
 
 
-@pytest.mark.parametrize(
-    ("heading", "most"), [("Your own study", 60), ("Your own probe", 25), ("Your own patch", 20)]
-)
+@pytest.mark.parametrize(("heading", "most"), [("Your own study", 60), ("Your own probe", 25), ("Your own patch", 20)])
 def test_the_examples_are_short(heading: str, most: int) -> None:
     assert len(block(heading).rstrip().split("\n")) <= most
 

@@ -12,8 +12,8 @@ from transformer_lens.hook_points import HookPoint
 
 from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import Hook, HookError, Patch, Probe, Watch, run
+from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
-from mechicl.objectives import Objective
 from mechicl.patches import Drop, IsolateLabels, IsolateRandom
 from mechicl.probes import LabelAttention, SaliencyFlow, TopTokens
 from mechicl.prompts import PromptBatch

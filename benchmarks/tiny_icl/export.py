@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.tiny_icl import tokens
 from benchmarks.tiny_icl.network import Network, Sizes
-from mechicl.json_files import read_object
+from mechicl.files.json_files import read_object
 
 
 def from_checkpoint(path: Path) -> Network:

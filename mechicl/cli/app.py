@@ -118,7 +118,7 @@ def _refuse(error: Any) -> NoReturn:
     for theirs, ours in _INVALID:
         said = re.sub(theirs, ours, said)
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
-    print(f"mechicl: {said.rstrip(".")}.{where}", file=sys.stderr)
+    print(f"mechicl: {said.rstrip('.')}.{where}", file=sys.stderr)
     sys.exit(2)
 
 

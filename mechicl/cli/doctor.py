@@ -15,7 +15,7 @@ def doctor(
     from rich.console import Console
     from rich.table import Table
 
-    from mechicl import hub
+    from mechicl.models import hub
     from mechicl.versions import versions
 
     table = Table(show_header=False, title="mechicl doctor", title_justify="left")

@@ -16,10 +16,9 @@ from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import PYDOCS, Documents, open_source
 from mechicl.corpora.spelling import warn_if_spelled
 from mechicl.corpora.words import IntArray, word_numbers
-from mechicl.errors import InputError
+from mechicl.errors import InputError, check_seed
 from mechicl.limits import free_bytes, in_words
 from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts
-from mechicl.seeds import check_seed
 
 Packing = Literal["packed", "documents"]
 

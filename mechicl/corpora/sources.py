@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mechicl import hub
 from mechicl.corpora import pydocs
-from mechicl.errors import InputError, first_line
-from mechicl.files import READERS, read_rows
-from mechicl.text import check_unicode, one_sentence
+from mechicl.errors import InputError, check_unicode, first_line, one_sentence
+from mechicl.files.rows import READERS, read_rows
+from mechicl.models import hub
 
 DOCUMENT_END = "<|endoftext|>"
 """Divides a plain text file into documents, as in the files of TinyStories and OpenWebText."""

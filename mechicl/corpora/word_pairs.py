@@ -18,11 +18,9 @@ import numpy as np
 import torch
 
 from mechicl.corpora.corpus import TokenCorpus
-from mechicl.errors import InputError
-from mechicl.files import READERS, Rows, read_rows
+from mechicl.errors import InputError, check_seed, check_unicode, one_sentence
+from mechicl.files.rows import READERS, Rows, read_rows
 from mechicl.models.tokenizers import bos_id, check_fast, describe_bos, encode_texts
-from mechicl.seeds import check_seed
-from mechicl.text import check_unicode, one_sentence
 
 Split = Literal["train", "dev"]
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
+from mechicl.files.saved import fits, packed, read_tensors
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
-from mechicl.saved import fits, packed, read_tensors
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import last_tokens
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.hooks import Hook, Patch, Place
 from mechicl.models import frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
-from mechicl.seeds import check_seed
 
 Shared = Literal["layers", "heads"]
 

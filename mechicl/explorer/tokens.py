@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mechicl.explorer.views import token_text
+from mechicl.models import hooked
+from mechicl.models.tokenizers import token_text
 from mechicl.prompts import Prompt
 
 
@@ -15,9 +16,10 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     the characters before it that belong to no token, `role` w, p, q or nothing.
     """
     role = dict.fromkeys(prompt.w, "w") | dict.fromkeys(prompt.label_positions, "p") | {prompt.target: "q"}
+    tokenizer = hooked(model).tokenizer
     if not prompt.offsets:
         return [
-            {"text": token_text(model, token), "gap": "", "role": role.get(i, "")}
+            {"text": token_text(tokenizer, token), "gap": "", "role": role.get(i, "")}
             for i, token in enumerate(prompt.tokens)
         ]
     shown, entries = 0, []
@@ -25,7 +27,7 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
         begin = max(start, shown)
         text = prompt.string[begin:stop]
         if stop == 0:  # a token that stands for no character, such as BOS
-            text = token_text(model, prompt.tokens[i])
+            text = token_text(tokenizer, prompt.tokens[i])
         entries.append({"text": text, "gap": prompt.string[shown:begin] if stop else "", "role": role.get(i, "")})
         shown = max(shown, stop)
     return entries

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl import display
 from mechicl.hooks import Patch, run
+from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
-from mechicl.objectives import Objective
+from mechicl.models.tokenizers import token_text
 from mechicl.probes import HeadSaliency, LensTokens, SaliencyMap
 from mechicl.probes.saliency import flow
 from mechicl.prompts import Prompt
@@ -99,15 +99,11 @@ def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[An
 
 
 def guess_rows(model: Any, seen: Float[Tensor, "point rank value"]) -> list[list[Any]]:
+    tokenizer = hooked(model).tokenizer
     return [
-        [part for token, probability in point for part in (token_text(model, int(token)), rounded(probability))]
+        [part for token, probability in point for part in (token_text(tokenizer, int(token)), rounded(probability))]
         for point in seen
     ]
-
-
-def token_text(model: Any, token: int) -> str:
-    """A token as text in this model; its id in brackets where the tokenizer does not have it."""
-    return display.token_text(hooked(model).tokenizer, token)
 
 
 def rounded(values: Tensor) -> Any:

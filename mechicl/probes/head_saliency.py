@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from mechicl.hooks import Probe, Watch
-from mechicl.objectives import Objective
+from mechicl.metrics.objective import Objective
 from mechicl.prompts import PromptBatch
 
 

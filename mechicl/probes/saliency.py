@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.hooks import Probe, Watch
+from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
-from mechicl.objectives import Objective
 from mechicl.prompts import PromptBatch
 
 HeadReduce = Literal["abs_of_sum", "sum_of_abs"]

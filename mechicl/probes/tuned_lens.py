@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
+from mechicl.files.saved import packed, read_tensors
 from mechicl.models import hooked, provenance
 from mechicl.results import make_folder, write_atomically
-from mechicl.saved import packed, read_tensors
 
 _FILE = "tuned_lens.safetensors"
 

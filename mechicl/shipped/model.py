@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mechicl.json_files import read_object
+from mechicl.files.json_files import read_object
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mechicl.errors import InputError
-from mechicl.files import READERS
+from mechicl.files.rows import READERS
 from mechicl.tasks.hub import PARQUET, HubSource
 from mechicl.tasks.shipped import ShippedSource
 from mechicl.tasks.sources import Data

@@ -8,8 +8,7 @@ from hashlib import sha256
 from reprlib import repr as shorten
 from typing import Any, Protocol
 
-from mechicl.errors import InputError
-from mechicl.text import check_unicode
+from mechicl.errors import InputError, check_unicode
 
 
 @dataclass(frozen=True, eq=False)

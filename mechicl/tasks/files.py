@@ -8,8 +8,8 @@ from pathlib import Path
 from reprlib import repr as shorten
 
 from mechicl.errors import InputError
-from mechicl.files import READERS, read_rows
-from mechicl.json_files import read_json
+from mechicl.files.json_files import read_json
+from mechicl.files.rows import READERS, read_rows
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Any
 
-from mechicl import hub
 from mechicl.errors import InputError
+from mechicl.models import hub
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
 PARQUET = "refs/convert/parquet"

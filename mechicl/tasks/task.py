@@ -9,12 +9,11 @@ from functools import cached_property
 from reprlib import repr as shorten
 from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, check_seed, check_unicode
 from mechicl.models.tokenizers import describe_bos
 from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words, without_lone_spaces
-from mechicl.seeds import check_seed
 from mechicl.tasks.examples import Examples, Splits
 from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
 from mechicl.tasks.sampling import (
@@ -31,7 +30,6 @@ from mechicl.tasks.sampling import (
 )
 from mechicl.tasks.sources import Data, as_source
 from mechicl.tasks.spelling import warn_if_spelled
-from mechicl.text import check_unicode
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from mechicl.errors import InputError
-from mechicl.files import READERS
-from mechicl.json_files import kind_of, read_json
+from mechicl.files.json_files import kind_of, read_json
+from mechicl.files.rows import READERS
 from mechicl.tasks.task import Task
 
 _NEEDED = ("template", "label_words")

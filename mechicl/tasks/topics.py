@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from mechicl import shipped
-from mechicl.seeds import check_seed
+from mechicl.errors import check_seed
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 from mechicl.tasks.task import Task
 

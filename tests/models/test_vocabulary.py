@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mechicl import explore
 from mechicl.corpora import load_corpus
-from mechicl.display import token_text
 from mechicl.engines.compression import compress
 from mechicl.engines.context import Context
 from mechicl.engines.prefix import run_shared
@@ -21,6 +20,7 @@ from mechicl.engines.tuned_lens import fit_tuned_lens
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import tokenizer_digest
+from mechicl.models.tokenizers import token_text
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.reweighting import Reweighting

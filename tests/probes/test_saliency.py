@@ -12,8 +12,8 @@ from torch import Tensor
 from mechicl import information_flow
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, run
+from mechicl.metrics.objective import Objective
 from mechicl.models import frozen, recompute
-from mechicl.objectives import Objective
 from mechicl.patches import IsolateLabels, ReweightAnchors
 from mechicl.probes import SaliencyFlow, SaliencyMap
 from mechicl.probes.saliency import edge_counts, edge_saliency, flow

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.objectives import Objective
+from mechicl.metrics.objective import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result

@@ -20,12 +20,12 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.declared import Switch
-from mechicl.display import token_text
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, add_curve, panels, styled
 from mechicl.hooks import Patch
 from mechicl.models import hooked
+from mechicl.models.tokenizers import token_text
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,

@@ -16,8 +16,8 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, panels, plain, styled
 from mechicl.hooks import run
+from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
-from mechicl.objectives import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyMap
 from mechicl.prompts import Prompt
 

@@ -28,12 +28,12 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, pieces_so_far
 from mechicl.declared import Reads, Switch
-from mechicl.display import token_text
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import panels, plain, styled
 from mechicl.models import hooked
+from mechicl.models.tokenizers import token_text
 from mechicl.results import Result
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.display import token_text
 from mechicl.errors import InputError
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
 from mechicl.models import blockwise
+from mechicl.models.tokenizers import token_text
 from mechicl.studies.study import Protocol
 
 

@@ -33,6 +33,7 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus
 from mechicl.corpora.contexts import contexts
 from mechicl.declared import Reads, Switch
+from mechicl.errors import one_sentence
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
@@ -46,7 +47,6 @@ from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
 from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.text import one_sentence
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}

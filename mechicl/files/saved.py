@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from torch import Tensor
 
 from mechicl.errors import InputError, first_line
-from mechicl.json_files import read_object
+from mechicl.files.json_files import read_object
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[bytes, bytes]:

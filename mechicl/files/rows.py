@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mechicl.errors import InputError
-from mechicl.json_files import kind_of, parse_json
-from mechicl.text import one_sentence
+from mechicl.errors import InputError, one_sentence
+from mechicl.files.json_files import kind_of, parse_json
 
 Rows = Iterator[tuple[str, Mapping[Any, Any]]]
 """Pairs of a place ("reviews.jsonl, line 3") and a row (column to value)."""

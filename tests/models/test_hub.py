@@ -10,7 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from mechicl import InputError, hub, load_corpus, load_model, load_task
+from mechicl import InputError, load_corpus, load_model, load_task
+from mechicl.models import hub
 
 
 @pytest.fixture

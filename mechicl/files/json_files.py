@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from mechicl.errors import InputError
-from mechicl.text import check_unicode, one_sentence
+from mechicl.errors import InputError, check_unicode, one_sentence
 
 _DEEPEST = 100
 """Levels of lists and objects inside each other; what people write has fewer than ten."""

@@ -11,7 +11,7 @@ import pytest
 
 import mechicl
 from mechicl.errors import InputError
-from mechicl.json_files import parse_json, read_json, read_object
+from mechicl.files.json_files import parse_json, read_json, read_object
 
 DEEP = "[" * 5000 + "]" * 5000
 
