@@ -20,7 +20,7 @@ from torch import Tensor
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.models import Blockwise, blockwise, frozen
-from mechicl.patches.lesions import Lesion, Step, check_halves
+from mechicl.patches.lesions import Lesion, Step, check_halves, zero_out
 
 RESIDUAL_BYTES = 2**30
 """Bytes of live residuals; more lesions than that are swept in several groups."""
@@ -130,8 +130,4 @@ def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
 def _without(net: Blockwise, step: Step) -> AbstractContextManager[None]:
     if step.without is None:
         return nullcontext()
-    return net.hooks([(f"blocks.{step.layer}.hook_{step.without}_out", _zero)])
-
-
-def _zero(value: Tensor, hook: Any) -> Tensor:
-    return torch.zeros_like(value)
+    return net.hooks([(f"blocks.{step.layer}.hook_{step.without}_out", zero_out)])

@@ -17,7 +17,7 @@ from mechicl.figures.colours import (
     VERMILION,
     faint,
 )
-from mechicl.figures.curves import add_curve, panels
+from mechicl.figures.curves import add_curve, band, error_bars, panels
 from mechicl.figures.style import DARK, LIGHT, for_page, styled
 from mechicl.figures.text import plain, shortened
 
@@ -41,6 +41,8 @@ __all__ = [
     "WIDE",
     "add_curve",
     "arrange",
+    "band",
+    "error_bars",
     "faint",
     "for_page",
     "panels",

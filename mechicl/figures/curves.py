@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -50,18 +51,9 @@ def add_curve(
     """Draw the mean of `rows` with the band between its columns `low` and `high`."""
     grid = {"row": 1, "col": column} if figure._grid_ref is not None else {}
     name = plain(name)
-    ends = pd.concat(
-        [rows[["low", x]].rename(columns={"low": "y"}), rows[["high", x]].rename(columns={"high": "y"})[::-1]]
-    )
     banded = len(rows) > 0 and bool(rows["low"].notna().all())
     if banded:
-        figure.add_trace(
-            go.Scatter(
-                x=ends[x], y=ends["y"], mode="lines", fill="toself", fillcolor=faint(colour), line={"width": 0},
-                hoverinfo="skip", showlegend=False, legendgroup=name,
-            ),
-            **grid,
-        )  # fmt: skip
+        figure.add_trace(band(rows, x, colour, legendgroup=name), **grid)
     interval = "  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]" if banded else ""
     figure.add_trace(
         go.Scatter(
@@ -71,3 +63,17 @@ def add_curve(
         ),
         **grid,
     )  # fmt: skip
+
+
+def band(rows: pd.DataFrame, x: str, colour: str, **more: Any) -> go.Scatter:
+    """The area between the columns `low` and `high` of `rows`."""
+    return go.Scatter(
+        x=[*rows[x], *rows[x][::-1]], y=[*rows["low"], *rows["high"][::-1]], mode="lines", fill="toself",
+        fillcolor=faint(colour), line={"width": 0}, hoverinfo="skip", showlegend=False, **more,
+    )  # fmt: skip
+
+
+def error_bars(rows: pd.DataFrame, **more: Any) -> dict[str, Any]:
+    """From the column `low` to the column `high` around `mean`, as plotly's `error_x` and `error_y` take it."""
+    up, down = rows["high"] - rows["mean"], rows["mean"] - rows["low"]
+    return {"type": "data", "array": up, "arrayminus": down, "symmetric": False, **more}

@@ -88,7 +88,7 @@ class _LeftOut(Lesion, Patch):
         check_halves(net, self.program(net.sizes.n_layers))
         there = ("attn", "mlp") if net.sizes.d_mlp else ("attn",)
         return [
-            (f"blocks.{layer}.hook_{half}_out", _zero) for layer, halves in self.zeroed() for half in halves
+            (f"blocks.{layer}.hook_{half}_out", zero_out) for layer, halves in self.zeroed() for half in halves
             if half in there
         ]  # fmt: skip
 
@@ -103,7 +103,8 @@ def check_halves(net: Adapter, program: Iterable[Step]) -> None:
         raise InputError(f"{net.name} has no MLPs that could be left out.")
 
 
-def _zero(value: Tensor, hook: Any) -> Tensor:
+def zero_out(value: Tensor, hook: Any) -> Tensor:
+    """A forward hook that leaves out what a module adds."""
     return torch.zeros_like(value)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from mechicl.figures import INK, SKY
+from mechicl.figures import INK, SKY, error_bars
 from mechicl.studies.summary import mean_with_interval, spread
 
 
@@ -99,8 +99,7 @@ def draw_accuracies(
         go.Bar(
             y=bars["method"], x=bars["mean"], orientation="h", showlegend=False,
             marker_color=[colours.get(method, SKY) for method in bars["method"]],
-            error_x={"type": "data", "array": bars["high"] - bars["mean"], "symmetric": False,
-                     "arrayminus": bars["mean"] - bars["low"]},
+            error_x=error_bars(bars),
             text=("with " + bars["per_class"] + " per class").where(more, ""), textposition="inside",
             insidetextanchor="start", hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         ),

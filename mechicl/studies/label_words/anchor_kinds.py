@@ -25,7 +25,7 @@ from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, keep, kept_positions
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
-from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, panels, styled
+from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars, panels, styled
 from mechicl.hooks import Patch, Run
 from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
@@ -149,8 +149,7 @@ class AnchorKinds(Study):
                 go.Bar(
                     y=names, x=rows["mean"], orientation="h", showlegend=False,
                     marker_color=[_COLOURS[kind] for kind in kinds],
-                    error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
-                             "arrayminus": rows["mean"] - rows["low"]},
+                    error_x=error_bars(rows),
                     hovertemplate="%{y}: label loyalty %{x:.4f}<extra></extra>",
                 ),
                 row=1, col=column,

@@ -34,7 +34,7 @@ from mechicl.engines.compression import (
 )
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
-from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels, styled
+from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, error_bars, panels, styled
 from mechicl.hooks import Run
 from mechicl.models import blockwise, hooked
 from mechicl.probes import TopTokens
@@ -236,8 +236,7 @@ def _bars(figure: go.Figure, rows: pd.DataFrame, column: int) -> None:
         go.Bar(
             y=rows.apply(_label, axis=1), x=rows["mean"], orientation="h", showlegend=False,
             marker_color=[_COLOURS.get(method, SKY) for method in rows["method"]],
-            error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
-                     "arrayminus": rows["mean"] - rows["low"]},
+            error_x=error_bars(rows),
             hovertemplate="%{y}: %{x:.4f}<extra></extra>",
         ),
         row=1, col=column,

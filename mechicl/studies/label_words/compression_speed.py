@@ -33,7 +33,7 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, panels, styled
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, error_bars, panels, styled
 from mechicl.models import blockwise, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
@@ -265,8 +265,7 @@ def _bars(figure: go.Figure, rows: pd.DataFrame, metric: str, column: int) -> No
             y=list(rows.index), x=rows["mean"], orientation="h", showlegend=False,
             marker_color=[_COLOURS[arm] for arm in rows.index],
             marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
-            error_x={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
-                     "arrayminus": rows["mean"] - rows["low"]} if spread else None,
+            error_x=error_bars(rows) if spread else None,
             hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
         ),
         row=1, col=column,

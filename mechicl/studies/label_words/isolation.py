@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR, add_curve, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, add_curve, error_bars, panels, styled
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
@@ -195,15 +195,13 @@ def _bars(summary: pd.DataFrame) -> go.Figure:
     for column, metric in enumerate(LOYALTIES, start=1):
         for (isolated, where), (colour, dash) in _STYLES.items():
             chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
-            bar = summary[chosen].iloc[0]
+            bar = summary[chosen].iloc[:1]
             name = f"{isolated}, {where} {n}"
             figure.add_trace(
                 go.Bar(
-                    x=[name], y=[bar["mean"]], name=name, showlegend=False, marker_color=colour,
+                    x=[name], y=bar["mean"], name=name, showlegend=False, marker_color=colour,
                     marker_pattern_shape="/" if dash == "dot" else "",
-                    error_y={"type": "data", "array": [bar["high"] - bar["mean"]], "symmetric": False,
-                             "arrayminus": [bar["mean"] - bar["low"]]},
-                    hovertemplate="%{y:.4f}",
+                    error_y=error_bars(bar), hovertemplate="%{y:.4f}",
                 ),
                 row=1, col=column,
             )  # fmt: skip

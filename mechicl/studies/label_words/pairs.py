@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, faint, plain
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, plain
 
 PAIR = ["class_a", "class_b"]
 
@@ -74,13 +74,7 @@ def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components
     colours = (SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY)
     shown = rows[rows["components"] == components]
     if shown["low"].notna().all():
-        figure.add_trace(
-            go.Scatter(
-                x=[*shown["layer"], *shown["layer"][::-1]], y=[*shown["high"], *shown["low"][::-1]], fill="toself",
-                fillcolor=faint(GREY), mode="lines", line={"width": 0}, hoverinfo="skip", showlegend=False,
-            ),
-            row=row, col=3,
-        )  # fmt: skip
+        figure.add_trace(band(shown, "layer", GREY), row=row, col=3)
     for number, (m, of_m) in enumerate(rows.groupby("components")):
         figure.add_trace(
             go.Scatter(

@@ -93,10 +93,10 @@ class LocalAttentionStudy(Study):
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         metric = "pooled" if self.protocol == "paper" else f"mass_{5 if 5 in self.windows else self.windows[0]}"
         curve = means[metric]
-        what = "the mean entry" if metric == "pooled" else f"attention to the previous {metric[5:]} tokens"
+        what = "The mean entry" if metric == "pooled" else f"Attention to the previous {metric[5:]} tokens"
         end = f"; position 0 takes {means['sink'].iloc[-1]:.0%} there" if "sink" in means else ""
         return (
-            f"{what[0].upper()}{what[1:]} is highest in layer {curve.idxmax()} ({curve.max():.3f}), and "
+            f"{what} is highest in layer {curve.idxmax()} ({curve.max():.3f}), and "
             f"{curve.iloc[-1]:.3f} in the last layer{end}."
         )
 

@@ -34,7 +34,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.corpora.contexts import contexts
 from mechicl.declared import Reads, Switch
 from mechicl.errors import one_sentence
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, error_bars, panels, styled
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.models import hooked
@@ -192,8 +192,7 @@ class Voting(Study):
                 go.Scatter(
                     x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
                     marker={"color": _COLOURS[kind], "size": 7},
-                    error_y={"type": "data", "array": rows["high"] - rows["mean"], "symmetric": False,
-                             "arrayminus": rows["mean"] - rows["low"], "thickness": 0.7, "width": 0},
+                    error_y=error_bars(rows, thickness=0.7, width=0),
                     text=[f"{row.layer}.{row.neuron}" for row in rows.itertuples()],
                     hovertemplate=kind + " neuron %{text}: %{y:.3f}",
                 ),

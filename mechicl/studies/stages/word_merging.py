@@ -29,7 +29,7 @@ import torch
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Reads, Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, error_bars, panels, styled
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
@@ -225,12 +225,10 @@ def _add_bars(
     column: int,
     name: str | None = None,
 ) -> None:
-    up, down = rows["high"] - rows["mean"], rows["mean"] - rows["low"]
     figure.add_trace(
         go.Bar(
             x=places, y=rows["mean"], marker_color=colour, name=name, showlegend=name is not None,
-            error_y={"type": "data", "array": up, "arrayminus": down, "symmetric": False},
-            hovertemplate="%{y:.4f}",
+            error_y=error_bars(rows), hovertemplate="%{y:.4f}",
         ),
         row=1, col=column,
     )  # fmt: skip
