@@ -179,5 +179,5 @@ def read_examples(
         texts.append(row[text])
         classes.append(reader.read(row[label], where))
     if not texts:
-        raise InputError(f"{origin} has no examples; expected rows with {text!r} and {label!r}.")
+        raise InputError(f"There are no examples in {origin}; expected rows with {text!r} and {label!r}.")
     return Examples(tuple(texts), tuple(classes), tuple(range(len(texts))), origin)

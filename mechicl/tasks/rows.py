@@ -37,4 +37,4 @@ def _read(rows: Sequence[Row], reader: ClassReader, origin: str) -> Examples:
                 f"Row {i} of {origin} is {row!r}; expected a mapping such as "
                 '{"text": "fine film", "label": "positive"}.'
             )
-    return read_examples(((f"row {i} of {origin}", row) for i, row in enumerate(rows)), reader, origin)
+    return read_examples(((f"Row {i} of {origin}", row) for i, row in enumerate(rows)), reader, origin)

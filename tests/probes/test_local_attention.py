@@ -99,5 +99,5 @@ def test_uniform_attention_is_the_null():
 
 
 def test_a_window_of_nothing_is_refused():
-    with pytest.raises(InputError, match="Windows"):
+    with pytest.raises(InputError, match="windows"):
         LocalAttention((0,))
