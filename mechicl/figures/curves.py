@@ -68,8 +68,8 @@ def add_curve(
 def band(rows: pd.DataFrame, x: str, colour: str, **more: Any) -> go.Scatter:
     """The area between the columns `low` and `high` of `rows`."""
     return go.Scatter(
-        x=[*rows[x], *rows[x][::-1]], y=[*rows["low"], *rows["high"][::-1]], mode="lines", fill="toself",
-        fillcolor=faint(colour), line={"width": 0}, hoverinfo="skip", showlegend=False, **more,
+        x=pd.concat([rows[x], rows[x][::-1]]), y=pd.concat([rows["low"], rows["high"][::-1]]), mode="lines",
+        fill="toself", fillcolor=faint(colour), line={"width": 0}, hoverinfo="skip", showlegend=False, **more,
     )  # fmt: skip
 
 
