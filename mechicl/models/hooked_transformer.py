@@ -142,8 +142,8 @@ class HookedTransformerModel:
         point = self.raw.hook_dict.get(name)
         if point is None:
             near = get_close_matches(name, list(self.raw.hook_dict), n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "hooked(model).hook_names() lists them."
-            raise InputError(f"{self.name} has no hook point {name!r}; {hint}")
+            hint = f"did you mean {' or '.join(near)}" if near else "hooked(model).hook_names() lists them"
+            raise InputError(f"{self.name} has no hook point {name!r}; {hint}.")
         if (reason := self._closed(name, point)) is not None:
             raise InputError(f"Hook point {name} is switched off: {reason}; call the model's set_use_... first.")
         return point

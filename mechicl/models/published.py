@@ -68,8 +68,8 @@ def name_on_hub(name: str) -> str:
     aliases = make_model_alias_map()
     if name.lower() not in aliases:
         near = get_close_matches(name.lower(), [*aliases, SHIPPED, REAL], n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "TransformerLens's documentation lists the names."
-        raise InputError(f"No model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}")
+        hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
+        raise InputError(f"No model {name!r}: not a name that TransformerLens knows and not a folder here; {hint}.")
     return str(aliases[name.lower()])
 
 
