@@ -233,7 +233,7 @@ class OnText(OnWeights):
     tokens: Annotated[int, _on("Tokens of text.", min=1)] = 20_000
     length: Annotated[int, _on("Positions of a sequence, BOS included.", min=3)] = 256
     seed: Annotated[int, _on("Order of the documents.")] = 0
-    bos: _Bos = True
+    prepend_bos: _Bos = True
     packing: Annotated[
         Literal["packed", "documents"],
         _on("packed: full sequences; documents: one sequence each, cut (the authors')."),
@@ -313,7 +313,7 @@ class OnWordPairs(OnWeights):
         Path,
         _on("Word-in-Context file (JSONL, CSV, TSV, parquet), or a folder with train and dev; the official form too."),
     ]
-    bos: _Bos = True
+    prepend_bos: _Bos = True
     seed: Annotated[int, _on("Of the division of a single file, the folds, and the control's labels.", min=0)] = 0
 
     def material(self, study: "Study", model: Any) -> "Material":
@@ -321,7 +321,9 @@ class OnWordPairs(OnWeights):
         from mechicl.corpora import load_word_pairs
 
         tokenizer = self.tokenizer_of(model)
-        return load_word_pairs(tokenizer, self.data, prepend_bos=self.bos, n_ctx=model.cfg.n_ctx, seed=self.seed)
+        return load_word_pairs(
+            tokenizer, self.data, prepend_bos=self.prepend_bos, n_ctx=model.cfg.n_ctx, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +343,9 @@ class OnAllOfStages(OnTextAndPrompts):
     def material(self, study: "Study", model: Any) -> "Material":
         """What this study is run on: text, word pairs, benchmarks, or nothing where it reads weights alone."""
         if study.reads == "pairs" and self.word_pairs is not None:
-            pairs = OnWordPairs(model=self.model, out=self.out, data=self.word_pairs, bos=self.bos, seed=self.seed)
+            pairs = OnWordPairs(
+                model=self.model, out=self.out, data=self.word_pairs, prepend_bos=self.prepend_bos, seed=self.seed
+            )
             return pairs.material(study, model)
         if study.reads == "benchmarks" and self.benchmarks is not None:
             tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
@@ -373,7 +377,7 @@ def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> "TokenCorpus":
     from mechicl.corpora import load_corpus
 
     return load_corpus(
-        tokenizer, asked.text, prepend_bos=asked.bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
+        tokenizer, asked.text, prepend_bos=asked.prepend_bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
         packing=asked.packing, seed=asked.seed, column=asked.column,
         split=asked.split,
     )  # fmt: skip

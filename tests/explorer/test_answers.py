@@ -177,6 +177,6 @@ def test_a_token_that_the_tokenizer_does_not_have_is_shown_as_its_number() -> No
     guesses = explorer.answer({"ask": "guesses", "switches": OFF, "about": 2})
     assert guesses[-1][:2] == [f"[{unknown}]", 1.0]
     assert f'"[{unknown}]"' in explorer.html()
-    tokens = mi.studies.stages.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
+    tokens = mi.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
     assert f"[{unknown}]" in set(tokens["top"])
     assert "" not in set(tokens["bottom"])

@@ -167,7 +167,7 @@ def test_a_slow_tokenizer_reads_text_and_makes_no_prompts(mechicl: Command, fold
     )
     refused(mechicl, folder, "isolation", sentence)
     refused(mechicl, folder, "wic", sentence)
-    assert mechicl("norms", "--no-bos") == (0, "")
+    assert mechicl("norms", "--no-prepend-bos") == (0, "")
 
 
 def test_a_tokenizer_that_cannot_encode_is_one_sentence(folder: Path) -> None:
@@ -215,8 +215,8 @@ def test_a_tokenizer_without_bos_lends_its_end_of_text_and_says_so(mechicl: Comm
 def test_without_any_special_token_the_choice_is_named_and_works(mechicl: Command, folder: Path, study: str) -> None:
     give(folder, **dict.fromkeys(SPECIAL))
     assert load_model(folder).tokenizer.all_special_tokens == []
-    refused(mechicl, folder, study, "This tokenizer has no BOS token; pass --no-bos.")
-    assert mechicl(study, "--no-bos") == (0, "")
+    refused(mechicl, folder, study, "This tokenizer has no BOS token; pass prepend_bos=False.")
+    assert mechicl(study, "--no-prepend-bos") == (0, "")
     provenance = load_result(folder.parent / "out", study).provenance
     assert not provenance["pairs" if study == "wic" else "text"]["prepend_bos"]
 
@@ -231,7 +231,7 @@ def test_prompts_need_no_special_token(mechicl: Command, folder: Path) -> None:
 def test_with_and_without_bos_are_different_text(mechicl: Command, folder: Path) -> None:
     give(folder)
     digests = set()
-    for flag in ("--bos", "--no-bos"):
+    for flag in ("--prepend-bos", "--no-prepend-bos"):
         assert mechicl("norms", flag)[0] == 0
         digests.add(load_result(folder.parent / "out", "norms").provenance["text"]["digest"])
     assert len(digests) == 2

@@ -112,5 +112,5 @@ def test_the_papers_scheme_and_numbers(result: Any) -> None:
 
 
 def test_refusals_say_what_to_do() -> None:
-    with pytest.raises(InputError, match="repeats from 1"):
+    with pytest.raises(InputError, match="repeats is 0; give a whole number from 1 on"):
         CompressionSpeed(repeats=0)

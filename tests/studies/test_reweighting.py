@@ -146,5 +146,5 @@ def test_random_positions_are_text_and_the_same_for_the_same_demonstrations() ->
 def test_refusals_say_what_to_do() -> None:
     with pytest.raises(InputError, match="make the prompts by"):
         reweighting(tiny.model("gpt2"), films())
-    with pytest.raises(InputError, match="needs lr above 0"):
+    with pytest.raises(InputError, match="lr is 0; give a number above 0"):
         Reweighting(lr=0)
