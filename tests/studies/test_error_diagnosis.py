@@ -132,7 +132,7 @@ def test_refusals_say_what_to_do() -> None:
         STUDY.prompts(TASK, tiny.tokenizer(), demonstrations="per_prompt")
     with pytest.raises(InputError, match="label word of every class"):
         STUDY.run(model, STUDY.prompts(TASK, tiny.tokenizer(), mislabelled=(1, 0, 0)))
-    with pytest.raises(InputError, match="components is .*; give whole numbers from 1 on"):
+    with pytest.raises(InputError, match=r"components is .*; give whole numbers from 1 on"):
         ErrorDiagnosis(components=())
     result = replace(STUDY, layer=9).run(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0))
     with pytest.raises(InputError, match="layers 0-2"):
