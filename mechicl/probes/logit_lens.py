@@ -144,7 +144,7 @@ def _authors_points(net: Adapter, points: list[Float[Tensor, "token d_model"]]) 
     if not net.sizes.centred:
         return points
     at_once = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
-    scale = torch.cat([_final_scale(net, part) for part in points[-1].split(at_once)])
+    scale = torch.cat([_final_scale(net, part) for part in torch.split(points[-1], at_once)])
     return [(point - point.mean(-1, keepdim=True)) / scale for point in points]
 
 
@@ -152,12 +152,11 @@ def _authors_tiles(net: Blockwise, n_points: int) -> Tiles:
     """The model's own logits of each token's first residual, and those of W_U alone of its `n_points` others."""
 
     def tiles(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
-        of_token = rows.unflatten(0, (-1, 1 + n_points))
-        W_U = net.W_U
-        others = of_token[:, 1:].to(W_U.device, W_U.dtype)
+        W_U, of_token = net.W_U, rows.view(-1, 1 + n_points, rows.shape[-1])
+        others = of_token[:, 1:].flatten(0, 1).to(W_U.device, W_U.dtype)
         for first, final in net.lens_tiles(of_token[:, 0], width):
-            plain = others @ W_U[:, first : first + width]
-            yield first, torch.cat([final[:, None], plain.float()], 1).flatten(0, 1)
+            plain = (others @ W_U[:, first : first + width]).float().view(len(final), n_points, -1)
+            yield first, torch.cat([final[:, None], plain], 1).flatten(0, 1)
 
     return tiles
 
