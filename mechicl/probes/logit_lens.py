@@ -106,21 +106,20 @@ class LogitLens(Probe):
     def _values(
         self, net: Adapter, points: list[Float[Tensor, "token d_model"]], targets: Int[Tensor, "token"]
     ) -> Float[Tensor, "token point quantity"]:
-        tiles = _tiles(net)
         if isinstance(self.lens, TunedLens):
             points = [self.lens(number, point) for number, point in enumerate(points)]
-        streams = [points[-1], *points[:-1]]
         if self.lens == "authors":
-            tiles, streams = _authors_tiles(self._weights_of(net), len(points)), [points[-1], *_authors_points(net, points)]
+            tiles, others = _authors_tiles(self._weights_of(net), len(points)), _authors_points(net, points)
+        else:
+            tiles, others = _tiles(net), points[:-1]
         only = [name for name in QUANTITIES if name in self.only and name != "cosine"]
-        read = read_out(tiles, streams, targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
+        read = read_out(tiles, [points[-1], *others], targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
         # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
         found = {name: values[:, 1:] if self.lens == "authors" else values.roll(-1, 1) for name, values in read.items()}
         if "cosine" in self.only:
             last = points[-1].float()
-            found["cosine"] = torch.stack(
-                [torch.cosine_similarity(one.float(), last, dim=-1) for one in points], 1
-            ).cpu()
+            cosines = [torch.cosine_similarity(point.float(), last, dim=-1) for point in points]
+            found["cosine"] = torch.stack(cosines, 1).cpu()
         nothing = torch.zeros(len(targets), len(points))
         return torch.stack([found.get(name, nothing) for name in QUANTITIES], -1)
 
