@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.engines.readout import read_out, rows_at_once
+from mechicl.metrics.readout import read_out
 from mechicl.models import Blockwise
 
 _MEASURES = ("kl", "entropy", "loss", "top_k_overlap", "top_token")
@@ -83,14 +83,8 @@ class Comparison:
     ) -> None:
         """Compare further passes with the intact one."""
         rows = self.real.flatten().nonzero()[:, 0].to(intact.device)  # found on the host: a GPU would be waited for
-        at_once = max(1, rows_at_once(intact.device) // (1 + len(lesioned)))
         streams = [resid.flatten(0, 1)[rows] for resid in (intact, *lesioned)]
-        targets = self.targets.to(intact.device)
-        parts = [
-            read_out(self.net, torch.stack([stream[at] for stream in streams], 1), targets[at], self.top_k)
-            for at in (slice(start, start + at_once) for start in range(0, len(targets), at_once))
-        ]
-        joined = {name: torch.cat([part[name] for part in parts]) for name in _MEASURES}
+        joined = read_out(self.net.lens_tiles, streams, self.targets.to(intact.device), _MEASURES, self.top_k)
         self.base = {name: values[:, 0] for name, values in joined.items()}
         self.lesioned += [{name: values[:, i + 1] for name, values in joined.items()} for i in range(len(lesioned))]
 

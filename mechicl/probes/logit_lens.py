@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
-from mechicl.metrics import jaccard, js_divergence, kl_of_log_probs, log_probs, token_rank, top_k_ids
+from mechicl.metrics.readout import Tiles, read_out
 from mechicl.models import Adapter, Blockwise, blockwise, hooked
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import PromptBatch
@@ -22,7 +21,7 @@ Lens = Literal["corrected", "authors"]
 QUANTITIES = (
     "entropy", "kl", "kl_reverse", "js_divergence", "top_k_overlap", "agreement", "reciprocal_rank", "cosine", "loss",
 )  # fmt: skip
-_LOGITS_AT_ONCE = 2**24
+_LOGITS_AT_ONCE = 2**24  # that the model makes when it is asked for its final norm's scale
 
 
 @dataclass(frozen=True)
@@ -87,18 +86,16 @@ class LogitLens(Probe):
         self, net: Adapter, batch: Batch, residuals: list[Float[Tensor, "batch pos d_model"]]
     ) -> Float[Tensor, "batch point quantity"]:
         sequence, position = self._positions(batch).nonzero(as_tuple=True)
-        points = torch.stack([resid[sequence, position] for resid in residuals])
-        followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
-        targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
-        chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
-        parts = [slice(start, start + chunk) for start in range(0, len(sequence), chunk)]
-        values = [points.new_zeros(len(points), 0, len(QUANTITIES), dtype=torch.float32)]
-        values += [self._values(net, points[:, part], targets[part]) for part in parts]
-        of_token = torch.cat(values, 1).cpu()
-        of_token[..., -1] *= followed.cpu()
         # Summed on the host: mps has no float64, and CUDA adds to an index in no fixed order.
-        sums = torch.zeros(len(batch.tokens), len(points), len(QUANTITIES), dtype=torch.float64)
-        return sums.index_add_(0, sequence.cpu(), of_token.transpose(0, 1).double()).float()
+        sums = torch.zeros(len(batch.tokens), len(residuals), len(QUANTITIES), dtype=torch.float64)
+        if len(sequence):
+            points = [resid[sequence, position] for resid in residuals]
+            followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
+            targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
+            of_token = self._values(net, points, targets)
+            of_token[..., -1] *= followed.cpu()[:, None]
+            sums.index_add_(0, sequence.cpu(), of_token.double())
+        return sums.float()
 
     def _positions(self, batch: Batch) -> Tensor:
         place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
@@ -107,42 +104,60 @@ class LogitLens(Probe):
         return (place > 0) & (place < batch.lengths[:, None] - (0 if self.last else 1))
 
     def _values(
-        self, net: Adapter, points: Float[Tensor, "point token d_model"], targets: Int[Tensor, "token"]
-    ) -> Float[Tensor, "point token quantity"]:
-        final = log_probs(net.lens(points[-1]))
-        scale = _final_scale(net, points[-1]) if self.lens == "authors" and net.sizes.centred else None
-        top, top_k = final.argmax(-1), min(self.top_k, final.shape[-1])
-        top_ids = top_k_ids(final, top_k)
-
-        def read(number: int) -> Tensor:
-            point = self.lens(number, points[number]) if isinstance(self.lens, TunedLens) else points[number]
-            log_q = log_probs(self._logits(net, point, scale))
-            measures: dict[str, Callable[[], Tensor]] = {
-                "entropy": lambda: -(log_q.exp() * log_q).sum(-1) / math.log(2),
-                "kl": lambda: kl_of_log_probs(final, log_q),
-                "kl_reverse": lambda: kl_of_log_probs(log_q, final),
-                "js_divergence": lambda: js_divergence(final, log_q),
-                "top_k_overlap": lambda: jaccard(top_ids, top_k_ids(log_q, top_k)),
-                "agreement": lambda: (log_q.argmax(-1) == top).float(),
-                "reciprocal_rank": lambda: 1 / token_rank(log_q, top),
-                "cosine": lambda: torch.cosine_similarity(point.float(), points[-1].float(), dim=-1),
-                "loss": lambda: -log_q.gather(-1, targets[:, None])[:, 0],
-            }
-            nothing = log_q.new_zeros(len(log_q))
-            return torch.stack([measures[name]() if name in self.only else nothing for name in QUANTITIES], -1)
-
-        return torch.stack([read(number) for number in range(len(points))])
-
-    def _logits(self, net: Adapter, point: Tensor, scale: Tensor | None) -> Float[Tensor, "token d_vocab"]:
-        if self.lens != "authors":
-            return net.lens(point)
-        if scale is not None:
-            point = (point - point.mean(-1, keepdim=True)) / scale
-        W_U = self._weights_of(net).W_U
-        return (point.to(W_U.device, W_U.dtype) @ W_U).float()
+        self, net: Adapter, points: list[Float[Tensor, "token d_model"]], targets: Int[Tensor, "token"]
+    ) -> Float[Tensor, "token point quantity"]:
+        if isinstance(self.lens, TunedLens):
+            points = [self.lens(number, point) for number, point in enumerate(points)]
+        if self.lens == "authors":
+            tiles, others = _authors_tiles(self._weights_of(net), len(points)), _authors_points(net, points)
+        else:
+            tiles, others = _tiles(net), points[:-1]
+        only = [name for name in QUANTITIES if name in self.only and name != "cosine"]
+        read = read_out(tiles, [points[-1], *others], targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
+        # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
+        found = {name: values[:, 1:] if self.lens == "authors" else values.roll(-1, 1) for name, values in read.items()}
+        if "cosine" in self.only:
+            last = points[-1].float()
+            cosines = [torch.cosine_similarity(point.float(), last, dim=-1) for point in points]
+            found["cosine"] = torch.stack(cosines, 1).cpu()
+        nothing = torch.zeros(len(targets), len(points))
+        return torch.stack([found.get(name, nothing) for name in QUANTITIES], -1)
 
     def _weights_of(self, model: Any) -> Blockwise:
         return blockwise(model, "LogitLens with lens='authors'")
+
+
+def _tiles(net: Adapter) -> Tiles:
+    """The model's own tiles, or, where it only gives whole rows, these cut."""
+
+    def cut(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
+        logits = net.lens(rows)
+        yield from ((first, logits[:, first : first + width]) for first in range(0, logits.shape[1], width))
+
+    tiles: Tiles = getattr(net, "lens_tiles", cut)
+    return tiles
+
+
+def _authors_points(net: Adapter, points: list[Float[Tensor, "token d_model"]]) -> list[Tensor]:
+    """Residuals centred and divided by the last one's scale; unchanged where the model's norm does not centre."""
+    if not net.sizes.centred:
+        return points
+    at_once = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
+    scale = torch.cat([_final_scale(net, part) for part in torch.split(points[-1], at_once)])
+    return [(point - point.mean(-1, keepdim=True)) / scale for point in points]
+
+
+def _authors_tiles(net: Blockwise, n_points: int) -> Tiles:
+    """The model's own logits of each token's first residual, and those of W_U alone of its `n_points` others."""
+
+    def tiles(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
+        W_U, of_token = net.W_U, rows.view(-1, 1 + n_points, rows.shape[-1])
+        others = of_token[:, 1:].flatten(0, 1).to(W_U.device, W_U.dtype)
+        for first, final in net.lens_tiles(of_token[:, 0], width):
+            plain = (others @ W_U[:, first : first + width]).float().view(len(final), n_points, -1)
+            yield first, torch.cat([final[:, None], plain], 1).flatten(0, 1)
+
+    return tiles
 
 
 def _final_scale(net: Adapter, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:

@@ -7,8 +7,9 @@ from mechicl import metrics
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
+from mechicl.metrics import readout
 from mechicl.models import hooked
-from mechicl.probes import LogitLens
+from mechicl.probes import LogitLens, TunedLens
 from mechicl.probes.logit_lens import QUANTITIES
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -63,6 +64,67 @@ def test_in_prompts_the_lens_reads_q():
     assert sums.shape == (3, 4, len(QUANTITIES))
     assert (sums[..., AT["loss"]] == 0).all()
     assert (sums[:, -1, AT["agreement"]] == 1).all()
+
+
+@pytest.fixture
+def tuned():
+    """A translator of each layer, fitted to no model."""
+    draw = torch.Generator().manual_seed(0)
+    shape = (tiny.D_MODEL, tiny.D_MODEL)
+
+    def of(n_layers):
+        A = 0.1 * torch.randn(n_layers, *shape, generator=draw)
+        return TunedLens(A, torch.randn(n_layers, tiny.D_MODEL, generator=draw))
+
+    return of
+
+
+@pytest.mark.parametrize("lens", ["corrected", "authors", "tuned"])
+@pytest.mark.parametrize("family", tiny.families)
+def test_all_quantities_are_those_of_whole_rows_in_float64(family, lens, corpus, tuned, monkeypatch):
+    monkeypatch.setattr(readout, "_TILE", {"cpu": (20, 100)})  # several tiles, several parts
+    monkeypatch.setattr(TunedLens, "check", lambda self, net: None)
+    model = tiny.fresh(family).requires_grad_(False)
+    probe = LogitLens(tuned(model.cfg.n_layers) if lens == "tuned" else lens, top_k=5)
+    sums = run(model, corpus, [probe], batch_size=1)[probe]
+    for row, length in enumerate(corpus.lengths):
+        expected = whole_rows(model, probe, corpus.tokens[row : row + 1, :length])
+        for name, values in expected.items():
+            torch.testing.assert_close(
+                sums[row, :, AT[name]].double(), values, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+
+
+def whole_rows(model, probe, tokens):
+    """Sums over positions of each quantity at each point, from whole rows of logits in float64."""
+    net, n_layers = hooked(model), model.cfg.n_layers
+    _, cache = model.run_with_cache(tokens)
+    points = [cache[f"blocks.{i}.hook_resid_pre"][0, 1:] for i in range(n_layers)]
+    points.append(cache[f"blocks.{n_layers - 1}.hook_resid_post"][0, 1:])
+    final = net.lens(points[-1]).double()
+    if isinstance(probe.lens, TunedLens):
+        points = [probe.lens(i, point) for i, point in enumerate(points)]
+    logits = [net.lens(point) for point in points]
+    if probe.lens == "authors":
+        scale = cache["ln_final.hook_scale"][0, 1:]
+        moved = [(x - x.mean(-1, keepdim=True)) / scale for x in points] if net.sizes.centred else points
+        logits = [x @ net.W_U for x in moved]
+    top = final.argmax(-1)
+    rows = []
+    for point, lens in zip(points, (z.double() for z in logits), strict=True):
+        rows.append({
+            "entropy": metrics.entropy(lens, unit="bits"),
+            "kl": metrics.kl_divergence(final, lens),
+            "kl_reverse": metrics.kl_divergence(lens, final),
+            "js_divergence": metrics.js_divergence(final, lens),
+            "top_k_overlap": metrics.top_k_overlap(final, lens, probe.top_k),
+            "agreement": metrics.top_1_agreement(final, lens),
+            "reciprocal_rank": 1 / metrics.token_rank(lens, top),
+            "cosine": torch.cosine_similarity(point, points[-1], dim=-1),
+            "loss": metrics.cross_entropy(lens[:-1], tokens[0, 2:]),
+        })  # fmt: skip
+    assert rows[0].keys() == set(QUANTITIES)
+    return {name: torch.stack([one[name].double().sum() for one in rows]) for name in QUANTITIES}
 
 
 def test_an_unknown_lens_is_refused():

@@ -1,0 +1,232 @@
+"""Several residuals of the same tokens read as predictions, tile by tile over the vocabulary, and compared.
+
+We multiply a tile at a time, use its logits up while the processor still holds them, and keep a few sums of each tile,
+which we put together in float64. Whole rows of logits cost more: not the arithmetic, but the memory, which is allocated
+anew for every step. Two measures need the whole softmax first, so for these we keep a part's tiles, in memory that the
+next part takes over, and look at them a second time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from mechicl.metrics.precision import in_float64
+from mechicl.metrics.predictions import jaccard, top_k_ids
+
+Tiles = Callable[[Float[Tensor, "row d_model"], int], Iterable[tuple[int, Float[Tensor, "row tile"]]]]
+"""Logits of rows, so many tokens of the vocabulary at a time: the first token's id, and logits that may be overwritten.
+
+A model's `lens_tiles` is one.
+"""
+_TILE = {"cpu": (384, 1024), "gpu": (1024, 2**16)}
+"""Residuals and tokens of the vocabulary that are multiplied at a time: enough to fill the machine; on a CPU few enough
+that the logits stay in its cache.
+"""
+_LOWEST, _EXCLUDED = -1e37, 1e9
+"""A logit that stands for -inf, whose product with its probability, 0, would be NaN; nats that only it can give."""
+_SECOND_LOOK = frozenset({"js_divergence", "reciprocal_rank"})
+
+
+@torch.no_grad()
+def read_out(
+    tiles: Tiles,
+    streams: Sequence[Float[Tensor, "token d_model"]],
+    targets: Int[Tensor, " token"],
+    only: Collection[str],
+    top_k: int = 0,
+) -> dict[str, Tensor]:
+    """The measures named in `only`, each [token stream] on the CPU; we compare every stream with stream 0, the base.
+
+    `entropy` is in bits; `kl`, KL(base || stream), `kl_reverse`, KL(stream || base), the Jensen-Shannon divergence
+    `js_divergence` and `loss`, -log p(target), are in nats. `top_token` is the id of the most probable token (of equal
+    ones the lowest), `agreement` 1 where it is the base's, `reciprocal_rank` 1 / rank of the base's. `top_k_overlap` is
+    the Jaccard similarity with the base's `top_k` tokens, NaN where `top_k` is 0.
+    """
+    rows, width = _TILE["cpu" if streams[0].device.type == "cpu" else "gpu"]
+    at_once = max(1, rows // len(streams))
+    kept, twice = _Kept(), not _SECOND_LOOK.isdisjoint(only)
+    measures: list[dict[str, Tensor]] = []
+    for start in range(0, len(targets), at_once):
+        part = slice(start, start + at_once)
+        sums, best = _Sums("kl_reverse" in only), _Best(top_k if "top_k_overlap" in only else 0)
+        target_logit = _At(targets[part])
+        resid = torch.stack([stream[part] for stream in streams], 1)
+        for number, (first, logits) in enumerate(tiles(resid.flatten(0, 1), width)):
+            tile = logits.view(*resid.shape[:2], -1)
+            target_logit.look(tile, first)
+            peak = tile.clamp_(min=_LOWEST).amax(-1)
+            best.look(tile, peak, first)
+            if twice:
+                kept.keep(number, first, tile)
+            sums.add(tile, peak)
+        found = sums.measures(target_logit.logit) | best.measures()
+        if twice:
+            found |= kept.measures(sums, best.token[:, 0])
+        measures.append({name: found[name].cpu() for name in only})
+    return {name: torch.cat([one[name] for one in measures]) for name in only}
+
+
+class _At:
+    """The logit of one token in each stream."""
+
+    def __init__(self, token: Int[Tensor, " token"]) -> None:
+        self.token = token[:, None, None]
+        self.logit: Tensor = torch.tensor(torch.nan, device=token.device)
+
+    def look(self, tile: Float[Tensor, "token stream tile"], first: int) -> None:
+        column = self.token - first
+        here = (column >= 0) & (column < tile.shape[-1])
+        value = tile.gather(-1, column.clamp(0, tile.shape[-1] - 1).expand(*tile.shape[:2], 1))
+        self.logit = torch.where(here, value, self.logit)
+
+
+@dataclass
+class _Sums:
+    """What each tile leaves of each stream, with z the logits, p the base's and q the stream's softmax in the tile."""
+
+    reverse: bool
+    peak: list[Tensor] = field(default_factory=list)
+    mass: list[Tensor] = field(default_factory=list)
+    """Sum of exp(z - peak)."""
+    own: list[Tensor] = field(default_factory=list)
+    """Sum of q (z - peak)."""
+    cross: list[Tensor] = field(default_factory=list)
+    """Sum of p (z - peak)."""
+    back: list[Tensor] = field(default_factory=list)
+    """Sum of q (z - peak) with the base's z and peak, where the reverse KL is asked for."""
+    spare: Tensor | None = None
+    log_sum: Float64[Tensor, "token stream"] = field(init=False)
+    nats: Float64[Tensor, "token stream"] = field(init=False)
+    """Entropies."""
+
+    def add(self, tile: Float[Tensor, "token stream tile"], peak: Tensor) -> None:
+        """Take a tile in; its logits are overwritten."""
+        below = tile.sub_(peak[..., None])
+        share = below.softmax(-1)
+        self.spare = spare = _like(tile, self.spare)
+        self.peak.append(peak)
+        self.mass.append(1 / share.amax(-1))  # the largest share is exp(0) / mass
+        self.cross.append(torch.mul(share[:, :1], below, out=spare).sum(-1))
+        self.own.append(torch.mul(share, below, out=spare).sum(-1))
+        if self.reverse:
+            self.back.append(torch.mul(share, below[:, :1], out=spare).sum(-1))
+
+    def measures(self, target_logit: Float[Tensor, "token stream 1"]) -> dict[str, Tensor]:
+        of_tiles = (self.peak, self.mass, self.own, self.cross)
+        peak, mass, own, cross = (in_float64(torch.stack(part, -1)) for part in of_tiles)
+        log_mass = peak + mass.log()
+        self.log_sum = log_sum = log_mass.logsumexp(-1)
+        weight = (log_mass - log_sum[..., None]).exp()  # of each tile in the whole softmax
+        # Tile by tile, so that nearly equal predictions are subtracted before they are summed.
+        apart = (weight[:, :1] * ((own + peak)[:, :1] - (cross + peak))).sum(-1)
+        self.nats = (weight * (log_sum[..., None] - peak - own)).sum(-1).clamp(min=0)
+        found = {
+            "kl": _divergence(apart - log_sum[:, :1] + log_sum),
+            "entropy": self.nats / math.log(2),
+            "loss": log_sum - in_float64(target_logit[..., 0]),
+        }
+        if self.reverse:
+            back = in_float64(torch.stack(self.back, -1))
+            apart = (weight * ((own + peak) - (back + peak[:, :1]))).sum(-1)
+            found["kl_reverse"] = _divergence(apart - log_sum + log_sum[:, :1])
+        return {name: values.float() for name, values in found.items()}
+
+
+class _Best:
+    """The most probable token of each stream so far, and its k most probable ones."""
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+        self.peak: Tensor
+        self.token: Tensor
+        self.values: Tensor | None = None
+        self.ids: Tensor | None = None
+
+    def look(self, tile: Float[Tensor, "token stream tile"], peak: Tensor, first: int) -> None:
+        """Take a tile in. Few streams find a new best one in a later tile, and only these are searched.
+
+        A GPU takes nearly every vocabulary in one tile, so that it is not asked which streams these are.
+        """
+        if first == 0:
+            self.peak, self.token = peak, tile.argmax(-1)
+        else:
+            ahead = (peak > self.peak).nonzero(as_tuple=True)
+            self.token[ahead] = first + tile[ahead].argmax(-1)
+            self.peak = torch.maximum(self.peak, peak)
+        if self.k:
+            self._merge(tile, first)
+
+    def _merge(self, tile: Tensor, first: int) -> None:
+        ids = top_k_ids(tile, min(self.k, tile.shape[-1]))
+        values, ids = tile.gather(-1, ids), ids + first
+        if self.values is not None and self.ids is not None:
+            values, ids = torch.cat([self.values, values], -1), torch.cat([self.ids, ids], -1)
+            best = top_k_ids(values, min(self.k, values.shape[-1]))  # of equal ones the earlier, so the lower id
+            values, ids = values.gather(-1, best), ids.gather(-1, best)
+        self.values, self.ids = values, ids
+
+    def measures(self) -> dict[str, Tensor]:
+        overlap = torch.full(self.token.shape, torch.nan) if self.ids is None else jaccard(self.ids, self.ids[:, :1])
+        agreement = (self.token == self.token[:, :1]).float()
+        return {"top_token": self.token, "agreement": agreement, "top_k_overlap": overlap}
+
+
+class _Kept:
+    """All tiles of a part, for what the whole softmax must be known for."""
+
+    def __init__(self) -> None:
+        self.memory: list[Tensor] = []
+        self.first: list[int] = []
+        self.n_tokens = 0
+
+    def keep(self, number: int, first: int, tile: Float[Tensor, "token stream tile"]) -> None:
+        """Copy a tile; the first part's memory serves all parts, of which only the last may be smaller."""
+        self.n_tokens = len(tile)
+        if number == len(self.memory):
+            self.memory.append(tile.clone())
+            self.first.append(first)
+        else:
+            self.memory[number][: self.n_tokens] = tile
+
+    def measures(self, sums: _Sums, top: Int[Tensor, " token"]) -> dict[str, Tensor]:
+        """Ranks of the base's most probable tokens, then divergences; the tiles are overwritten."""
+        tiles = [tile[: self.n_tokens] for tile in self.memory]
+        top_logit = _At(top)
+        for first, tile in zip(self.first, tiles, strict=True):
+            top_logit.look(tile, first)
+        rank, mixed, spare = torch.ones_like(sums.peak[0]), [], None
+        for first, tile, peak in zip(self.first, tiles, sums.peak, strict=True):
+            spare = _like(tile, spare)
+            rank += torch.gt(tile, top_logit.logit, out=spare).sum(-1)
+            earlier = torch.arange(first, first + tile.shape[-1], device=tile.device) < top[:, None, None]
+            rank += torch.eq(tile, top_logit.logit, out=spare).mul_(earlier).sum(-1)
+            mixed.append(_mixture(tile, peak, sums.log_sum, spare))
+        js = math.log(2) - in_float64(torch.stack(mixed, -1)).sum(-1) / 2 - (sums.nats + sums.nats[:, :1]) / 2
+        return {"reciprocal_rank": 1 / rank, "js_divergence": js.clamp(min=0).float()}
+
+
+def _mixture(
+    tile: Float[Tensor, "token stream tile"], peak: Tensor, log_sum: Tensor, spare: Tensor
+) -> Float[Tensor, "token stream"]:
+    """Sum of (p + q) log(p + q) with the base's and the stream's probabilities; the logits are overwritten."""
+    # The peak first, then the rest: near the peak, where it counts, the first subtraction is exact.
+    rest = (in_float64(peak) - log_sum).float().to(tile.device)
+    probabilities = tile.sub_(peak[..., None]).add_(rest[..., None]).exp_()
+    both = probabilities.add_(probabilities[:, :1].clone()).clamp_(min=torch.finfo(tile.dtype).tiny)
+    return both.mul_(torch.log(both, out=spare)).sum(-1)
+
+
+def _divergence(nats: Tensor) -> Tensor:
+    """Without what rounding leaves below 0; infinite where one side excludes a token that the other allows."""
+    return torch.where(nats > _EXCLUDED, torch.inf, nats.clamp(min=0))
+
+
+def _like(tile: Tensor, memory: Tensor | None) -> Tensor:
+    """Memory of a tile's shape: this one where it fits."""
+    return torch.empty_like(tile) if memory is None or memory.shape != tile.shape else memory
