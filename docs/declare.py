@@ -1,6 +1,6 @@
-"""`make declare`: write what the shipped studies declare, for the command line, and the stubs, for editors.
+"""`make declare`: write what the shipped studies declare, for the command line, the stubs, for editors, and README's table.
 
-Nothing here is typed twice: both files follow from the classes in `mechicl/studies/` and from the names in
+Nothing here is typed twice: all three follow from the classes in `mechicl/studies/` and from the names in
 `mechicl/__init__.py`, and a test says when they are behind.
 """
 
@@ -15,6 +15,8 @@ from mechicl.declared import DECLARED, declaration, written
 from mechicl.studies import STUDIES, call_of
 
 STUB = Path(mechicl.__file__).with_suffix(".pyi")
+README = Path(__file__).parents[1] / "README.md"
+_TABLE = ("<!-- studies: written by `make declare` -->\n", "<!-- end of studies -->\n")
 _SHIPPED = [study for study in STUDIES.values() if study.__module__.startswith("mechicl.")]
 _HEAD = '''"""Written by `make declare`; see `mechicl/__init__.py`."""
 
@@ -40,6 +42,14 @@ def stub_text() -> str:
     imports = [f"from {mechicl.HOME[name]} import {name} as {name}" for name in sorted(mechicl.HOME)]
     calls = [_definition(call_of(study)) for study in _SHIPPED]
     return "\n".join([_HEAD, *imports, "", *calls])
+
+
+def readme_text() -> str:
+    """README with the table of studies as it should be."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(_TABLE[0])
+    rows = [f"| `{study.name}` | {study.title} | {study.source} |\n" for study in _SHIPPED]
+    table = "".join(["| study | what it shows | where it comes from |\n|---|---|---|\n", *rows])
+    return before + _TABLE[0] + table + _TABLE[1] + rest.partition(_TABLE[1])[2]
 
 
 def _definition(call: Any) -> str:
@@ -69,3 +79,4 @@ def _written(hint: Any) -> str:
 if __name__ == "__main__":
     DECLARED.write_text(declared_text(), encoding="utf-8")
     STUB.write_text(stub_text(), encoding="utf-8")
+    README.write_text(readme_text(), encoding="utf-8")

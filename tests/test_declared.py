@@ -53,7 +53,8 @@ def test_the_written_declarations_and_stubs_are_those_of_the_classes() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(docs)!r}); import declare; "
         "assert declare.DECLARED.read_text() == declare.declared_text(), 'declared.json'; "
-        "assert declare.STUB.read_text() == declare.stub_text(), 'stub'"
+        "assert declare.STUB.read_text() == declare.stub_text(), 'stub'; "
+        "assert declare.README.read_text() == declare.readme_text(), 'README'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # apart from studies that tests define
 
