@@ -265,7 +265,8 @@ class OnLens(OnText):
             more = replace(self, tokens=self.tokens + self.tuned_tokens)
             _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
             fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
-        return replace(study, tuned=self.tuned)  # type: ignore[call-arg]
+        lens = None if self.tuned is None else TunedLens.load(self.tuned)
+        return replace(study, tuned=lens)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,8 @@ class Study(ABC):
             InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
                 that is free.
         """
+        if (study := self.for_model(model)) is not self:
+            return study.estimate(model, material, batch_size=batch_size)
         net, (parts, _) = hooked(model), self._parts(material)
         _check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model

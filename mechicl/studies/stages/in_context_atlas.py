@@ -59,16 +59,22 @@ def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
 def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int]) -> list[str]:
     """What one model's curves say of the question, in sentences; none without curves."""
     curves = summary[summary["metric"].isin(IN_CONTEXT)].set_index(["metric", "layer"])["mean"].sort_index()
-    if not len(curves):
+    there = set(curves.index.get_level_values("metric"))
+    if not {"S_wp", "S_pq"} <= there:
         return []
     start = boundaries["prediction ensembling"]
-    wp, pq, auc = (curves[name] for name in ("S_wp", "S_pq", "AUCROC"))
+    wp, pq = curves["S_wp"], curves["S_pq"]
     early, late = wp[wp.index < start].sum() / wp.sum(), pq[pq.index >= start].sum() / pq.sum()
     n = len(wp)
     uniform = min(start, n) / n
-    return [
+    told = [
         f"Before prediction ensembling ({uniform:.0%} of the layers) lie {early:.0%} of S_wp, the gathering in label "
         f"words, summed over layers (largest in layer {wp.idxmax()}), and {1 - late:.0%} of S_pq, their reading "
         f"(largest in layer {pq.idxmax()})",
-        f"Attention to label words tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})",
     ]
+    if "AUCROC" in there:  # it is not where every prompt was answered alike
+        auc = curves["AUCROC"]
+        told.append(
+            f"Attention to label words tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})"
+        )
+    return told
