@@ -1,179 +1,81 @@
-"""Digest of the part of mechicl's own code that measures: a comment, a docstring, a message or a figure is not in it.
+"""Digest of the code that measures, for the keys of cells: what only shows is not in it.
 
-Packages that measure are read whole. Of all others, studies above all, only definitions count that measuring leads to:
-from a starting point on, every name that code mentions is followed to its definition, in whichever module that is. Code
-is read as syntax trees, without docstrings, annotations and the words of errors and warnings.
+Code is read as bytecode without docstrings and lines, so no comment counts. Packages that measure count whole. Studies,
+mechicl's and a user's own (in a file, a notebook, a terminal), are read as they run: from the methods that measure on,
+every function, class and value that code names is followed, up to what counts whole anyway, what only shows, and
+installed libraries, which are known by their versions.
 """
 
 from __future__ import annotations
 
-import ast
-import gc
+import dis
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache, partial
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache, cached_property, partial
+from importlib import import_module, util
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
-SHOWS = frozenset(
-    ("cli", "explorer", "figures", "report", "shipped", "studies", "__init__", "cache", "code_digest", "declared",
-     "display", "errors", "hub", "json_files", "progress", "prompts.display", "results", "running_code", "text",
-     "versions")
-)  # fmt: skip
-"""Parts of mechicl that show, keep or declare. What measuring code calls of them counts all the same."""
-_WITHOUT_EFFECT = frozenset(
-    f"mechicl.{name}" for name in ("cache", "declared", "hub", "progress", "results", "versions")
-)
-"""Modules that measuring calls without an effect on numbers: bars, checks, files of which a digest is known."""
-MEASURING = ("measure", "measure_all", "conditions", "settings", "surroundings", "_checked")
-"""The methods of a study by which a cell is made."""
+# Parts of mechicl that show, check, or read files of which a digest is in every key.
+SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "errors", "explorer", "figures", "hub", "json_files",
+                   "progress", "prompts.display", "report", "results", "shipped", "text", "versions"))  # fmt: skip
+# Parts of mechicl of which only that counts which a study measures by.
+FOLLOWED = frozenset(("__init__", "display", "studies"))
+# The methods of a study by which a cell is made.
+MEASURING = frozenset(("measure", "measure_all", "conditions", "settings", "surroundings", "_checked"))
+# Methods that make a class one of which only those members count that measuring mentions.
 SHOWING = frozenset(("summary", "figure", "finding"))
-"""Methods that make a class one of which only those members count that measuring mentions."""
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_DEFINITIONS = (*_FUNCTIONS, ast.ClassDef)
-
-
-class Imported(NamedTuple):
-    """What a name stands for that was imported: `from module import name`, or the module."""
-
-    module: str
-    name: str | None
-
-
-class Reach:
-    """Definitions in mechicl's sources that measuring leads to; `texts` are their code in normal form."""
-
-    def __init__(self, package: Path = PACKAGE) -> None:
-        self.sources = _sources(package)
-        self.texts: set[str] = set()
-        self.modules: set[str] = set()
-        """Modules of which something counts."""
-        self._seen: set[tuple[str, str | None]] = set()
-        self._mentioned: set[str] = set()
-        self._waiting: dict[str, list[Callable[[], None]]] = {}
-        self._next: list[Imported] = []
-
-    def follow(self, *places: Imported) -> None:
-        """Count definitions, and all that they lead to."""
-        self._next += places
-        while self._next:
-            place = self._next.pop()
-            if place not in self._seen:
-                self._seen.add(place)
-                self._open(*place)
-
-    def study(self, module: str, name: str, *, starts: Iterable[str] = MEASURING) -> None:
-        """Count what a study in mechicl measures by; its fields are left out, for their values are in every key."""
-        for node in _kept_index(self.sources[module]).get(name, ()):
-            if isinstance(node, ast.ClassDef):
-                self._members(module, node, frozenset(starts))
-        self.follow()
-
-    def mention(self, names: Iterable[str]) -> None:
-        """Names that code mentions after a dot: members of studies and modules with these names count."""
-        for name in set(names) - self._mentioned:
-            self._mentioned.add(name)
-            for count in self._waiting.pop(name, ()):
-                count()
-
-    def wait(self, name: str, count: Callable[[], None]) -> None:
-        """Have something counted as soon as its name is mentioned, or now if it was."""
-        if name in self._mentioned:
-            count()
-        else:
-            self._waiting.setdefault(name, []).append(count)
-
-    def whole(self, module: str) -> None:
-        """Count all of a module, and what it calls of modules that do not count whole."""
-        index, names = _index(self.sources[module]), set[str]()
-        for name, nodes in index.items():
-            for node in nodes:
-                if not isinstance(node, Imported):
-                    names |= self._read(module, name, node)
-        self.follow(*(one for name in names for one in index.get(name, ()) if isinstance(one, Imported)))
-
-    def _open(self, module: str, name: str | None) -> None:
-        if f"{module}.{name}" in self.sources:
-            module, name = f"{module}.{name}", None
-        if module not in self.sources:
-            self.texts.add(f"{module} {name}")
-        elif module not in _WITHOUT_EFFECT and not measures(module):
-            index = _kept_index(self.sources[module])
-            if name is None:
-                self._wait_for_all(module, index)
-            for node in index.get(name or "", ()):
-                if isinstance(node, ast.ClassDef) and _shows(node):
-                    self._members(module, node, frozenset(), whole=True)
-                else:
-                    self._add(module, name or "", node)
-
-    def _wait_for_all(self, module: str, index: Mapping[str, Sequence[ast.AST | Imported]]) -> None:
-        """Of a module that was imported, each name counts as soon as it is mentioned."""
-        inside = {one.rpartition(".")[2]: one for one in self.sources if one.rpartition(".")[0] == module}
-        for place in (*(Imported(module, name) for name in index), *(Imported(module, name) for name in inside)):
-            self.wait(str(place.name), partial(self._next.append, place))
-
-    def _members(self, module: str, node: ast.ClassDef, starts: frozenset[str], *, whole: bool = False) -> None:
-        """Of a class that shows: what is asked for, special methods, and what measuring mentions sooner or later."""
-        self._next += [Imported(module, name) for base in node.bases for name in _Reader(base).names]
-        for member in node.body:
-            name = next(iter(_names(member)), "")
-            if isinstance(member, _FUNCTIONS):
-                special = name.startswith("__") and node.name != "Study"
-            else:
-                special = whole and isinstance(member, ast.AnnAssign) and not _is_class_variable(member)
-                if isinstance(member, ast.AnnAssign) and not (special or _is_class_variable(member)):
-                    continue
-            count = partial(self._add, module, f"{node.name}.{name}", member)
-            if special or name in starts:
-                count()
-            else:
-                self.wait(name, count)
-
-    def _add(self, module: str, name: str, node: ast.AST | Imported) -> None:
-        if isinstance(node, Imported):
-            self._next.append(node)
-            return
-        self._next += [Imported(module, one) for one in self._read(module, name, node)]
-
-    def _read(self, module: str, name: str, node: ast.AST) -> set[str]:
-        """Take down code; returns the names that it mentions."""
-        text = _Reader(node)
-        self.modules.add(module)
-        self.texts.add(f"{module} {name} {' '.join(text.out)}")
-        self._next += text.imported
-        self.mention(text.attributes)
-        return text.names
+# What classes and modules note of themselves.
+_NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__"))
+_SILENT = frozenset(("CACHE", "NOP", "RESUME"))
+_ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM", "STORE_ATTR"))
+# Bits of flags that an instruction keeps below its name's number.
+_FLAGS = {"LOAD_GLOBAL": sys.version_info >= (3, 11), "LOAD_ATTR": sys.version_info >= (3, 12), "LOAD_SUPER_ATTR": 2}
+_HAS_CONSTANT, _HAS_NAME = frozenset(dis.hasconst), frozenset(dis.hasname)
+# Kinds of values that their repr describes; the last is a field of named tuples.
+_PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, range, slice, Path, np.generic, np.ufunc,
+          np.dtype, torch.dtype, torch.device, types.UnionType, types.MethodDescriptorType, types.MemberDescriptorType,
+          type(inspect.FullArgSpec.args))  # fmt: skip
+# What describes values of other kinds; the last is that of functools.cache.
+_HELD = {partial: ("func", "args", "keywords"), types.MethodType: ("__func__", "__self__"), Enum: ("name", "value"),
+         property: ("fget", "fset"), types.BuiltinFunctionType: ("__name__", "__self__"), cached_property: ("func",),
+         re.Pattern: ("pattern", "flags"), object: ("__wrapped__",)}  # fmt: skip
 
 
-@cache
-def _sources(package: Path) -> dict[str, Path]:
-    """Every module of mechicl, and its file."""
-    paths = sorted(package.rglob("*.py"))
-    names = [".".join(("mechicl", *path.relative_to(package).with_suffix("").parts)) for path in paths]
-    return {name.removesuffix(".__init__"): path for name, path in zip(names, paths, strict=True)}
+def measured_by(study: type) -> str:
+    """Digest of all code by which a study measures; how results are shown is not in it.
 
-
-def measures(module: str) -> bool:
-    """Whether a module of mechicl is one of those that count whole."""
-    parts = module.split(".")[1:] or ["__init__"]
-    return parts[0] not in SHOWS and ".".join(parts) not in SHOWS
+    Raises:
+        InputError: the study reads an object of which nobody can tell whether it has changed.
+    """
+    return digest([measuring_code(), *Reach(study).texts])
 
 
 @cache
 def measuring_code(package: Path = PACKAGE) -> str:
-    """Sha256, shortened, of all that measures whatever the study is."""
-    reach, running = Reach(package), gc.isenabled()
-    gc.disable()  # a hundred thousand nodes that all stay: collecting between takes as long as parsing
-    try:
-        for module in filter(measures, reach.sources):
-            reach.whole(module)
-    finally:
-        if running:
-            gc.enable()
-    return digest(reach.texts)
+    """Digest of the packages of mechicl that measure whatever the study is."""
+    texts, reach = [], Reach(object)
+    for path in package.rglob("*.py"):
+        name = ".".join(("mechicl", *path.relative_to(package).with_suffix("").parts))
+        if place(name) == "measures" and (code := SourceFileLoader(name, str(path)).get_code(name)):
+            texts.append(f"{name} {reach.code(code, {})}")
+    return digest(texts)
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -182,130 +84,178 @@ def digest(texts: Iterable[str]) -> str:
 
 
 @cache
-def _kept_index(path: Path) -> dict[str, list[ast.AST | Imported]]:
-    return _index(path)
+def place(module: str | None) -> Literal["measures", "shows", "followed", "library"]:
+    """How a module's code counts; what is neither mechicl's nor installed is the user's, and followed."""
+    root, *inside = (module or "builtins").split(".")
+    if root == "mechicl":
+        first = inside[0] if inside else "__init__"
+        return "followed" if first in FOLLOWED else "shows" if SHOWS & {first, ".".join(inside)} else "measures"
+    with suppress(ImportError, ValueError):  # a notebook's `__main__` has no spec
+        spec = util.find_spec(root)
+        file = spec and (spec.origin or next(iter(spec.submodule_search_locations or ()), ""))
+        if root in sys.stdlib_module_names or re.search(r"[/\\](site|dist)-packages\b", file or ""):
+            return "library"
+    return "followed"
 
 
-def _index(path: Path) -> dict[str, list[ast.AST | Imported]]:
-    """What each name at the top of a file stands for; a name may be given more than once, all of it counts."""
-    found: dict[str, list[ast.AST | Imported]] = {}
-    for node in _statements(ast.parse(path.read_bytes()).body):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for name, imported in _imports(node):
-                found.setdefault(name, []).append(imported)
-        elif not _is_words(node):
-            for name in _names(node) or {""}:
-                found.setdefault(name, []).append(node)
-    return found
+class Reach:
+    """What a study's measuring leads to: `texts` describe it, `seen` has the classes, functions and modules."""
+
+    def __init__(self, study: type) -> None:
+        own = [kind for kind in study.__mro__ if place(kind.__module__) == "followed"]
+        self.texts: list[str] = []
+        self.seen: dict[Any, str] = {kind: kind.__qualname__ for kind in own}
+        self._mentioned: set[str] = set()
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._next: list[Callable[[], None]] = [partial(self._members, kind, MEASURING) for kind in own]
+        while self._next:
+            self._next.pop()()
+
+    def _members(self, kind: type, starts: frozenset[str] = frozenset()) -> None:
+        """Of a class that shows: `starts`, special methods, defaults, and what these mention sooner or later."""
+        switches = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+        for name, member in vars(kind).items():
+            special = name.startswith("__")
+            if _is_written(name, member) and name not in ({"__init_subclass__"} | (switches if starts else set())):
+                self._wait(name, kind, kind.__qualname__, now=special or name in starts | switches)
+
+    def _wait(self, name: str, holder: Any, of: str, *, now: bool = False) -> None:
+        """Have a member counted as soon as its name is mentioned, or now."""
+        count = partial(self._count, name, holder, f"{of}.{name}")
+        (self._next if now or name in self._mentioned else self._waiting.setdefault(name, [])).append(count)
+
+    def _count(self, name: str, holder: Any, said: str) -> None:
+        value = vars(holder)[name] if isinstance(holder, type) else getattr(holder, name, None)
+        self.texts.append(f"{said} {self._described(value, said)}")
+
+    def _described(self, value: Any, name: str) -> str:
+        """A description that changes when a value may behave differently; `name` is what an error calls it."""
+        kind = type(value)
+        if isinstance(value, _PLAIN) or (kind.__module__ == "typing" and not isinstance(value, type)):
+            return f"{kind.__name__} {value!r}"
+        if isinstance(value, types.FunctionType | type):
+            return self._named(value)
+        if isinstance(value, types.ModuleType):
+            return self._module(value.__name__, value)
+        if (parts := _parts(value)) is not None:
+            texts = [self._described(part, name) for part in parts]
+            return f"{self._named(kind)} {sorted(texts) if isinstance(value, set | frozenset) else texts}"
+        if hasattr(value, "__qualname__") and place(value.__module__) == "library":
+            return _versioned(f"{value.__module__}.{value.__qualname__}")
+        raise InputError(
+            f"{name} is a {kind.__qualname__}, and nobody can tell when it changes; make it a switch of the study, or "
+            "make it in the method that needs it."
+        )
+
+    def _module(self, name: str, module: types.ModuleType | None = None) -> str:
+        """A module that is followed counts by what is mentioned of it."""
+        if place(name) == "followed" and name not in self.seen:
+            self.seen[name] = name
+            with suppress(ImportError):  # it is not installed
+                module = module or import_module(name)
+                for one in dir(module):
+                    self._wait(one, module, name)
+        return _versioned(name)
+
+    def _named(self, value: Any) -> str:
+        """A function or a class: by what it does if it is followed, else by its name."""
+        function = value if isinstance(value, types.FunctionType) else None
+        module = function.__globals__.get("__name__") if function else value.__module__
+        name, where = f"{module}.{value.__qualname__}", place(module)
+        if where == "library":  # what its decorator was put on is perhaps the user's
+            return f"{_versioned(name)} {self._described(getattr(value, '__wrapped__', None), name)}"
+        if where != "followed":
+            return f"{name} {self._closed(function, name) if function and '<locals>' in name else ''}"
+        if value not in self.seen:
+            self.seen[value] = name
+            text = self._class(value, name) if function is None else self._closed(function, name)
+            text += self.code(function.__code__, function.__globals__) if function else ""
+            self.seen[value] = f"{name} {digest([text])}"
+        return self.seen[value]
+
+    def _class(self, kind: type, name: str) -> str:
+        factories = [field.default_factory for field in fields(kind)] if is_dataclass(kind) else []
+        text = [self._described(one, name) for one in (*kind.__bases__, *factories) if one is not MISSING]
+        if SHOWING & vars(kind).keys():
+            self._members(kind)
+            return str(text)
+        written = {one: member for one, member in vars(kind).items() if _is_written(one, member)}
+        return str([*text, *(f"{one} {self._described(written[one], f'{name}.{one}')}" for one in written)])
+
+    def _closed(self, function: types.FunctionType, name: str) -> str:
+        """What a function closes over, and its defaults."""
+        closed = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+        return self._described([closed, function.__defaults__, function.__kwdefaults__], name)
+
+    def code(self, code: types.CodeType, around: Mapping[str, Any]) -> str:
+        """Code in normal form, with what the global names stand for; members that it mentions count from now on."""
+        steps = list(_steps(code))  # of the flags, those above say how it was compiled, and whether it has a docstring
+        text = [str((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & 0xFFF))]
+        for at, (step, value) in enumerate(steps):
+            if step == "STORE_NAME" and value in _NOTES:
+                text.pop()
+                continue
+            if step in _ATTRIBUTES and value not in self._mentioned:
+                self._mentioned.add(value)
+                self._next += self._waiting.pop(value, ())
+            text.append(f"{step} {value!r}" if type(value) in (int, str) else "")
+            if isinstance(value, types.CodeType):
+                text.append(self.code(value, around))
+            elif step in ("LOAD_GLOBAL", "LOAD_NAME") and value in around:
+                text.append(self._described(around[value], f"{around.get('__name__')}.{value}"))
+            elif step == "IMPORT_NAME" and around:
+                level = "." * steps[at - 2][1]
+                text.append(self._module(util.resolve_name(level + value, around.get("__package__") or "")))
+            elif not text[-1]:
+                text.append(f"{step} {self._described(value, step)}")
+        return "\n".join(text)
 
 
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements at the top of a file, and those under an `if` or `try` there."""
-    for node in body:
-        if isinstance(node, ast.If | ast.Try):
-            yield from _statements([*node.body, *node.orelse, *getattr(node, "finalbody", ())])
-            yield from _statements(one for handler in getattr(node, "handlers", ()) for one in handler.body)
-        else:
-            yield node
+def _steps(code: types.CodeType) -> Iterator[tuple[str, Any]]:
+    """Instructions, and what each takes: a constant, a name, a number."""
+    value = 0
+    for number, low in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+        value, step = value << 8 | low, dis.opname[number]
+        if step != "EXTENDED_ARG":
+            if number in _HAS_CONSTANT:
+                yield step, code.co_consts[value]
+            elif number in _HAS_NAME:
+                yield step, code.co_names[value >> _FLAGS.get(step, 0)]
+            elif step not in _SILENT:
+                yield step, value
+            value = 0
 
 
-def _imports(node: ast.Import | ast.ImportFrom) -> list[tuple[str, Imported]]:
-    if isinstance(node, ast.ImportFrom):
-        return [(one.asname or one.name, Imported(node.module or "", one.name)) for one in node.names]
-    first = [one.name if one.asname else one.name.split(".")[0] for one in node.names]
-    return [(one.asname or name, Imported(name, None)) for one, name in zip(node.names, first, strict=True)]
+@cache
+def _versioned(name: str) -> str:
+    """A name, and the version of the library that has it where it is told; mechicl's and Python's are not."""
+    root = name.split(".")[0]
+    if root == "mechicl" or root in sys.stdlib_module_names:
+        return name
+    with suppress(PackageNotFoundError):
+        return f"{name} {version(root)}"
+    return f"{name} {getattr(sys.modules.get(root), '__version__', '')}"
 
 
-def _names(node: ast.AST) -> set[str]:
-    """The names that a statement defines or changes."""
-    if isinstance(node, _DEFINITIONS):
-        return {node.name}
-    if isinstance(node, ast.Expr):
-        targets: list[ast.expr] = [node.value]
-    elif isinstance(node, ast.Assign):
-        targets = [one for target in node.targets for one in getattr(target, "elts", [target])]
-    elif isinstance(node, ast.AnnAssign | ast.AugAssign):
-        targets = [node.target]
-    else:  # a loop, a `with`: all that it mentions
-        return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
-    return {name for target in targets if (name := _root(target))}
+def _is_written(name: str, member: Any) -> bool:
+    """Whether somebody wrote a class's member; dataclasses, named tuples and Python make up special ones."""
+    if not name.startswith("__"):
+        return not name.startswith("_abc_")
+    code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
+    made_up = name in _NOTES or (code is not None and code.co_filename == "<string>")
+    return (code is not None or isinstance(member, property)) and not made_up
 
 
-def _root(node: ast.expr) -> str:
-    """The name at which an expression such as `a.b[0].c()` begins."""
-    while not isinstance(node, ast.Name):
-        inside = getattr(node, "value", None) or getattr(node, "func", None)
-        if not isinstance(inside, ast.expr):
-            return ""
-        node = inside
-    return node.id
-
-
-def _shows(node: ast.ClassDef) -> bool:
-    return any(isinstance(one, _FUNCTIONS) and one.name in SHOWING for one in node.body)
-
-
-def _is_class_variable(node: ast.AnnAssign) -> bool:
-    return "ClassVar" in ast.unparse(node.annotation)
-
-
-def _is_words(node: ast.AST) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-
-
-class _Reader:
-    """Writes code in normal form, and notes what it mentions."""
-
-    def __init__(self, node: ast.AST) -> None:
-        self.out: list[str] = []
-        self.names: set[str] = set()
-        self.attributes: set[str] = set()
-        self.imported: list[Imported] = []
-        self.said = False
-        """Whether it is inside an error or a warning, whose words do not count."""
-        self.read(node)
-
-    def read(self, node: Any) -> None:
-        kind = node.__class__
-        if kind is ast.Name:
-            self.names.add(node.id)
-            self.out.append(node.id)
-        elif kind is ast.Constant:
-            if not (self.said and isinstance(node.value, str)):
-                self.out.append(repr(node.value))
-        elif not self._skipped(node, kind):
-            before = self.said
-            self.said = before or kind is ast.Raise or (kind is ast.Call and _root(node.func) == "warnings")
-            self.out.append(kind.__name__)
-            for field in kind._fields:
-                if field not in _NOT_READ:
-                    self._value(getattr(node, field))
-            self.said = before
-
-    def _skipped(self, node: Any, kind: type[ast.AST]) -> bool:
-        """Whether it only says something; what it mentions otherwise is noted."""
-        if kind is ast.Attribute:
-            self.attributes.add(node.attr)
-        elif kind is ast.Import or kind is ast.ImportFrom:
-            self.imported += [one for _, one in _imports(node)]
-        elif kind is ast.JoinedStr:
-            return self.said
-        elif kind is ast.Expr:
-            return _is_words(node)
-        elif kind in _FUNCTIONS:
-            return str(node.name).startswith(("_repr_", "_ipython_display_"))
-        return False
-
-    def _value(self, value: Any) -> None:
-        if isinstance(value, ast.AST):
-            self.read(value)
-        elif isinstance(value, list):
-            self.out.append("[")
-            for one in value:
-                self._value(one)
-            self.out.append("]")
-        elif value is not None:
-            self.out.append(repr(value))
-
-
-_NOT_READ = frozenset(("ctx", "annotation", "returns", "type_comment", "kind", "type_params"))
+def _parts(value: Any) -> Iterable[Any] | None:
+    """What a value is made of; None where nobody can tell."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, tuple(value.shape), _parts(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    if isinstance(value, np.ndarray):
+        raw = hashlib.sha256(value.tobytes()).hexdigest() if not value.dtype.hasobject else value.tolist()
+        return value.dtype, value.shape, raw
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        return value.items() if isinstance(value, dict) else value
+    if is_dataclass(value):
+        return [getattr(value, field.name) for field in fields(value)]
+    held = next(names for kind, names in _HELD.items() if isinstance(value, kind))
+    return [getattr(value, name) for name in held] if hasattr(value, held[0]) else None

@@ -21,6 +21,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pandas.api.types import is_numeric_dtype
 
 from mechicl.display import card
 from mechicl.errors import InputError, one_sentence
@@ -29,6 +30,8 @@ from mechicl.files.json_files import read_object
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
+_COLUMNS = ("model", "metric", "mean", "low", "high", "n")
+"""What every summary has."""
 _KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
 """Facts of a parquet file: of which cell it is, and which columns hold arrays."""
 _LEFT_BEHIND = 600
@@ -65,10 +68,24 @@ class Result:
 
     @cached_property
     def _summary(self) -> pd.DataFrame:
-        return self.study.summary(self.table)
+        summary = self.study.summary(self.table)
+        if lacking := [name for name in _COLUMNS if name not in summary]:
+            said = f"column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+            raise InputError(f"The summary of {self.name} lacks the {said}; give it {', '.join(_COLUMNS)}.")
+        if words := [name for name in ("mean", "low", "high") if not is_numeric_dtype(summary[name])]:
+            raise InputError(
+                f"The summary of {self.name} has no numbers in {', '.join(words)}; make them numbers or NaN."
+            )
+        if summary.empty:
+            raise InputError(f"The summary of {self.name} has no row; give it one per point of the figure.")
+        return summary
 
     def summary(self) -> pd.DataFrame:
-        """The numbers of the figure: a row per point, with mean, low and high."""
+        """The numbers of the figure: a row per point, with model, metric, mean, low, high and n.
+
+        Raises:
+            InputError: the study's summary has no rows, lacks one of these columns, or mean, low or high are no numbers.
+        """
         return self._summary.copy()
 
     def figure(self) -> go.Figure:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
@@ -21,7 +22,6 @@ from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
-from mechicl.running_code import measured_by
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks

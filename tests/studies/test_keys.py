@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from enum import Enum
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import pytest
+import torch
 
-from mechicl.code_digest import PACKAGE, SHOWING, Reach, digest, measures, measuring_code
+from mechicl.code_digest import PACKAGE, SHOWING, Reach, measured_by, place
 from mechicl.errors import InputError
 from mechicl.results import Cells
-from mechicl.running_code import measured_by
 from mechicl.studies import STUDIES
 from mechicl.studies.label_words.isolation import Isolation
 from tests import tiny
@@ -24,15 +31,19 @@ Edit = Callable[[ast.AST], None]
 
 
 def keys(package: Path) -> dict[str, str]:
-    """What is measured by in every study, in a copy of mechicl's sources."""
-    found, whole = {}, measuring_code(package)
-    for name, study in STUDIES.items():
-        reach = Reach(package)
-        for kind in study.__mro__:
-            if kind.__module__.startswith("mechicl"):
-                reach.study(kind.__module__, kind.__qualname__)
-        found[name] = digest([whole, *reach.texts])
-    return found
+    """What every study is measured by, in a copy of mechicl's sources, which is imported for the while."""
+    ours = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == "mechicl"}
+    sys.path.insert(0, str(package.parent))
+    try:
+        studies = __import__("mechicl.studies", fromlist=["STUDIES"])
+        assert Path(studies.__file__).parents[1] == package
+        digested = sys.modules["mechicl.code_digest"]
+        return {name: digested.measured_by(study) for name, study in studies.STUDIES.items()}
+    finally:
+        sys.path.remove(str(package.parent))
+        for name in [name for name in sys.modules if name.split(".")[0] == "mechicl"]:
+            del sys.modules[name]
+        sys.modules.update(ours)
 
 
 @pytest.fixture(autouse=True)
@@ -45,34 +56,42 @@ def registry() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def before() -> dict[str, str]:
-    return keys(PACKAGE)
-
-
-def edited(folder: Path, places: str, edit: Edit) -> Path:
-    """A copy of mechicl's sources, some of them edited and formatted anew, without any comment."""
-    package = folder / "mechicl"
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of mechicl's sources without comments; where lines end may change how code is compiled."""
+    package = tmp_path_factory.mktemp("plain") / "mechicl"
     shutil.copytree(PACKAGE, package, ignore=lambda _, names: {name for name in names if name == "__pycache__"})
-    chosen = list(package.glob(places))
-    assert chosen
-    for path in chosen:
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
-            edit(node)
-        path.write_text(ast.unparse(tree))
+    for path in package.rglob("*.py"):
+        path.write_text(ast.unparse(ast.parse(path.read_text())))
     return package
+
+
+@pytest.fixture(scope="module")
+def before(plain: Path) -> dict[str, str]:
+    return keys(plain)
+
+
+@pytest.fixture
+def edited(plain: Path, tmp_path: Path) -> Callable[[str, Edit], Path]:
+    """The copy, with some of its files edited."""
+
+    def write(places: str, edit: Edit) -> Path:
+        package = tmp_path / "mechicl"
+        shutil.copytree(plain, package)
+        chosen = list(package.glob(places))
+        assert chosen
+        for path in chosen:
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                edit(node)
+            path.write_text(ast.unparse(tree))
+        return package
+
+    return write
 
 
 def other_docstring(node: ast.AST) -> None:
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         node.value.value = "Other words."
-
-
-def other_message(node: ast.AST) -> None:
-    if isinstance(node, ast.Raise):
-        for one in ast.walk(node):
-            if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                one.value += " In other words."
 
 
 def other_help(node: ast.AST) -> None:
@@ -91,19 +110,33 @@ def also(*names: str) -> Edit:
 
     def edit(node: ast.AST) -> None:
         if isinstance(node, ast.FunctionDef) and (node.name in names or not names):
-            node.body.append(ast.parse("more = 1").body[0])
+            node.body.insert(0, ast.parse("more = 1").body[0])
 
     return edit
 
 
-def test_words_are_in_no_key(tmp_path: Path, before: dict[str, str]) -> None:
-    """Comments, docstrings, messages, help, titles and claims."""
+def test_words_are_in_no_key(edited: Any, before: dict[str, str]) -> None:
+    """Comments, docstrings, help, titles and claims."""
 
     def other_words(node: ast.AST) -> None:
-        for edit in (other_docstring, other_message, other_help, other_description):
+        for edit in (other_docstring, other_description):
             edit(node)
 
-    assert keys(edited(tmp_path, "**/*.py", other_words)) == before
+    assert keys(edited("**/*.py", other_words)) == before
+
+
+def test_comments_are_in_no_key(tmp_path: Path) -> None:
+    package = tmp_path / "mechicl"
+    shutil.copytree(PACKAGE, package)
+    for path in package.rglob("*.py"):
+        path.write_text(
+            re.sub(r"^( *)(def|class|return|for) ", r"\n\1# a comment\n\1\2 ", path.read_text(), flags=re.M)
+        )
+    assert keys(package) == {name: measured_by(study) for name, study in STUDIES.items()}
+
+
+def test_help_is_in_no_key(edited: Any, before: dict[str, str]) -> None:
+    assert keys(edited("studies/*/*.py", other_help)) == before
 
 
 @pytest.mark.parametrize(
@@ -113,8 +146,8 @@ def test_words_are_in_no_key(tmp_path: Path, before: dict[str, str]) -> None:
         ("[cefr][eilx][gip]*/*.py", also()),  # cli, explorer, figures, report
     ],
 )
-def test_what_draws_is_in_no_key(places: str, edit: Edit, tmp_path: Path, before: dict[str, str]) -> None:
-    assert keys(edited(tmp_path, places, edit)) == before
+def test_what_draws_is_in_no_key(places: str, edit: Edit, edited: Any, before: dict[str, str]) -> None:
+    assert keys(edited(places, edit)) == before
 
 
 _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions", "stages-atlas", "token-lesions"}
@@ -132,34 +165,43 @@ _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions",
     ],
 )
 def test_what_measures_is_in_the_key_of_those_that_it_measures_for(
-    places: str, edit: Edit, changed: set[str], tmp_path: Path, before: dict[str, str]
+    places: str, edit: Edit, changed: set[str], edited: Any, before: dict[str, str]
 ) -> None:
-    after = keys(edited(tmp_path, places, edit))
+    after = keys(edited(places, edit))
     assert {name for name, key in after.items() if key != before[name]} == changed
 
 
-def test_a_constant_that_measuring_reads_is_in_the_key(tmp_path: Path, before: dict[str, str]) -> None:
+def test_a_constant_that_measuring_reads_is_in_the_key(edited: Any, before: dict[str, str]) -> None:
     def other_seed(node: ast.AST) -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node) == "_AUTHORS_SEED = 42":
             node.value = ast.Constant(43)
 
-    after = keys(edited(tmp_path, "studies/label_words/isolation.py", other_seed))
+    after = keys(edited("studies/label_words/isolation.py", other_seed))
     assert {name for name, key in after.items() if key != before[name]} == {"isolation"}
 
 
 def test_measuring_leads_to_nothing_that_draws() -> None:
-    reach = Reach()
-    for module in filter(measures, reach.sources):
-        reach.whole(module)
-    for study in STUDIES.values():
-        for kind in study.__mro__:
-            if kind.__module__.startswith("mechicl"):
-                reach.study(kind.__module__, kind.__qualname__)
-    assert "mechicl.display" in reach.modules, "the control: tokens are written as text"
-    drawing = [name for name in reach.modules if name.split(".")[1] in ("figures", "cli", "report", "explorer")]
-    assert drawing == []
-    shown = [text.split()[1] for text in reach.texts if text.split()[1].split(".")[-1] in SHOWING]
-    assert shown == []
+    reached = [Reach(study) for study in STUDIES.values()]
+    followed = {name.split()[0] for reach in reached for name in reach.seen.values()}
+    assert "mechicl.display.token_text" in followed, "the control: tokens are written as text"
+    assert {place(name.partition("<")[0].rpartition(".")[0]) for name in followed if "." in name} == {"followed"}
+    members = {text.split()[0] for reach in reached for text in reach.texts}
+    assert "Isolation.measure" in members, "the control"
+    assert [name for name in members if name.rpartition(".")[2] in SHOWING] == []
+
+
+def test_keys_are_the_same_in_every_process() -> None:
+    """Python orders the names in a set anew in every process."""
+    code = (
+        "import json; from mechicl.studies import STUDIES; from mechicl.code_digest import measured_by;"
+        "print(json.dumps({name: measured_by(study) for name, study in STUDIES.items()}))"
+    )
+    ours = {name: measured_by(study) for name, study in STUDIES.items()}
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(told.stdout) == ours
 
 
 # The user's own studies.
@@ -291,3 +333,64 @@ def test_where_nobody_can_tell_no_cells_are_kept(tmp_path: Path) -> None:
         result = Untellable(n_layers=(1,)).run(tiny.model("gpt2"), random_prompts(2), cells=Cells(tmp_path))
     assert len(result.table)
     assert not (tmp_path / "cells").exists()
+
+
+class Colour(Enum):
+    RED = 1
+
+    def double(self) -> int:
+        return self.value * 2
+
+
+class Pair(NamedTuple):
+    first: int
+    second: int = 2
+
+
+class Sized(Protocol):
+    def size(self) -> int:
+        return 1
+
+
+class Other(Sized):
+    def size(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, {"a": 1.0}),
+        ([1, 2], [2, 1]),
+        ((1,), [1]),
+        (lambda x: x, lambda x: -x),
+        ([lambda x: x, lambda x: -x], [lambda x: -x, lambda x: x]),
+        (lambda x, by=1: x * by, lambda x, by=2: x * by),
+        (lambda x: "a" if x else "b", lambda x: "b" if x else "a"),
+        (lambda x: x in {"a", "b"}, lambda x: x in {"a", "c"}),
+        (lambda x: [x and 1 for y in x], lambda x: [x and 2 for y in x]),
+        (np.arange(3), np.arange(3.0)),
+        (torch.arange(3), torch.arange(3).flip(0)),
+        (torch.ones(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.bfloat16)),
+        (re.compile("a" * 300 + "b"), re.compile("a" * 300 + "c")),
+        (partial(pow, 2), partial(pow, 3)),
+        ({"a": 1}.get, {"a": 2}.get),
+        (str.lower, str.upper),
+        (cache(lambda x: x), cache(lambda x: -x)),
+        (torch.no_grad()(lambda x: x), torch.no_grad()(lambda x: -x)),
+        (Colour.RED, Colour),
+        (Pair(1), Pair(1, 3)),
+        (Sized, Other),
+        (list[int], int | None),
+    ],
+)
+def test_what_a_study_reads_counts(one: Any, other: Any) -> None:
+    def reading(value: Any) -> Any:
+        class Made(Isolation):
+            def measure(self, *args: Any, **more: Any) -> Any:
+                return value
+
+        return Made
+
+    assert measured_by(reading(one)) == measured_by(reading(one))
+    assert measured_by(reading(one)) != measured_by(reading(other))
