@@ -73,9 +73,7 @@ class Result:
             said = f"column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
             raise InputError(f"The summary of {self.name} lacks the {said}; give it {', '.join(_COLUMNS)}.")
         if words := [name for name in ("mean", "low", "high") if not is_numeric_dtype(summary[name])]:
-            raise InputError(
-                f"The summary of {self.name} has no numbers in {', '.join(words)}; make them numbers or NaN."
-            )
+            raise InputError(f"The summary of {self.name} has words in {', '.join(words)}; give numbers, or NaN.")
         if summary.empty:
             raise InputError(f"The summary of {self.name} has no row; give it one per point of the figure.")
         return summary
@@ -84,7 +82,7 @@ class Result:
         """The numbers of the figure: a row per point, with model, metric, mean, low, high and n.
 
         Raises:
-            InputError: the study's summary has no rows, lacks one of these columns, or mean, low or high are no numbers.
+            InputError: the summary has no row or lacks one of these columns, or mean, low or high are no numbers.
         """
         return self._summary.copy()
 
