@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mechicl.errors import InputError
-from mechicl.results import Cells, load_table, make_folder, write_atomically
+from mechicl.results import Cells, Result, load_table, make_folder, write_atomically
 
 
 def test_a_finished_cell_is_found_again(tmp_path: Path) -> None:
@@ -63,3 +63,33 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(InputError, match="choose another folder"):
         make_folder(tmp_path / "f" / "out")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda summary: summary, None),
+        (
+            lambda summary: summary.drop(columns=["low", "n"]),
+            "summary of mine lacks the columns low, n; give it model, ",
+        ),
+        (lambda summary: summary.assign(mean="much"), "summary of mine has words in mean; give numbers"),
+        (lambda summary: summary.iloc[:0], "summary of mine has no row"),
+    ],
+)
+def test_a_summary_is_checked(change: Any, said: str | None) -> None:
+    right = {"model": ["a"], "metric": ["b"], "mean": [0.5], "low": [float("nan")], "high": [1], "n": [3]}
+
+    class Mine:
+        name = "mine"
+
+        def summary(self, table: pd.DataFrame) -> Any:
+            return change(table)
+
+    study: Any = Mine()
+    result = Result(study, pd.DataFrame(right), {})
+    if said is None:
+        pd.testing.assert_frame_equal(result.summary(), result.table)
+    else:
+        with pytest.raises(InputError, match=said):
+            result.summary()
