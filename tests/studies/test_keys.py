@@ -183,7 +183,7 @@ def test_a_constant_that_measuring_reads_is_in_the_key(edited: Any, before: dict
 def test_measuring_leads_to_nothing_that_draws() -> None:
     reached = [Reach(study) for study in STUDIES.values()]
     followed = {name.split()[0] for reach in reached for name in reach.seen.values()}
-    assert "mechicl.display.token_text" in followed, "the control: tokens are written as text"
+    assert "mechicl.studies.stages.lesions.scored_positions" in followed, "the control"
     assert {place(name.partition("<")[0].rpartition(".")[0]) for name in followed if "." in name} == {"followed"}
     members = {text.split()[0] for reach in reached for text in reach.texts}
     assert f"{Isolation.__module__}.Isolation.measure" in members, "the control"
