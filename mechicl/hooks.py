@@ -31,9 +31,7 @@ from mechicl.models import (
     prompts_at_once,
     runs_by_block,
 )
-from mechicl.models import (
-    Hook as Hook,
-)
+from mechicl.models import Hook as Hook
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 

@@ -140,8 +140,7 @@ class OnPrompts(Asked):
         ),
     ] = "refuse"
     label_words: Annotated[
-        str | None,
-        _on('Other label words, as "negative= A,positive= B"; the space before a word belongs to it.'),
+        str | None, _on('Other label words, as "negative= A,positive= B"; the space before a word belongs to it.')
     ] = None
 
     def material(self, study: "Study", model: Any) -> "list[PromptSet]":
@@ -200,8 +199,7 @@ class OnWeights(Asked):
     """A model's weights, processed as in *Stages of Inference*."""
 
     processing: Annotated[
-        Literal["none", "fold"],
-        _on("none, or fold: norms folded and weights centred, as in the papers."),
+        Literal["none", "fold"], _on("none, or fold: norms folded and weights centred, as in the papers.")
     ] = "none"
 
     def load_model(self) -> Any:
@@ -235,8 +233,7 @@ class OnText(OnWeights):
     seed: Annotated[int, _on("Order of the documents.")] = 0
     prepend_bos: _Bos = True
     packing: Annotated[
-        Literal["packed", "documents"],
-        _on("packed: full sequences; documents: one sequence each, cut (the authors')."),
+        Literal["packed", "documents"], _on("packed: full sequences; documents: one sequence each, cut (the authors').")
     ] = "packed"
     column: Annotated[str, _on("Column of a table that holds the text.")] = "text"
     split: Annotated[str, _on("Split of a hub data set.")] = "train"

@@ -206,14 +206,7 @@ def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | N
         )
 
 
-def _check_enough(
-    name: str,
-    pieces: list[IntArray],
-    have: int,
-    n_ctx: int,
-    tokens: int | None,
-    packing: str,
-) -> None:
+def _check_enough(name: str, pieces: list[IntArray], have: int, n_ctx: int, tokens: int | None, packing: str) -> None:
     if not pieces:
         what = f"too little text for one sequence of {n_ctx} positions" if packing == "packed" else "no text"
         raise InputError(f"{name} holds {what}; give more text, a smaller n_ctx, or packing='documents'.")

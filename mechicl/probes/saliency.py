@@ -33,9 +33,7 @@ def edge_saliency(
 
 
 def flow(
-    saliency: Float[Tensor, "batch query key"],
-    anchors: Int[Tensor, "batch anchor"],
-    target: Int[Tensor, "batch"],
+    saliency: Float[Tensor, "batch query key"], anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch metric"]:
     """S_wp, S_pq and S_ww of each prompt: mean saliency per edge of three sets of edges (Eq. 2-4).
 

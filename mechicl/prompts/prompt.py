@@ -129,12 +129,7 @@ class Prompt:
         Later roles win where two tokens share a character.
         """
         roles = [""] * len(self.string)
-        marked = [
-            ("w", self.w),
-            ("p", self.label_positions),
-            ("anchor", self.anchors),
-            ("q", (self.target,)),
-        ]
+        marked = [("w", self.w), ("p", self.label_positions), ("anchor", self.anchors), ("q", (self.target,))]
         for role, positions in marked:
             for position in positions:
                 start, stop = self.offsets[position] if self.offsets else (0, 0)

@@ -95,11 +95,7 @@ def shipped_tasks() -> tuple[str, ...]:
     return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
-def load_task(
-    task: str | Task,
-    data: Data | None = None,
-    label_words: Mapping[str, str] | None = None,
-) -> Task:
+def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[str, str] | None = None) -> Task:
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
     Args:

@@ -95,11 +95,7 @@ def arrange(drawn: Sequence[int], classes: Sequence[int], order: Order) -> list[
     """
     places = list(range(len(drawn)))
     if isinstance(order, str):
-        named = {
-            "encounter": places,
-            "class": sorted(places, key=lambda k: (classes[k], k)),
-            "reversed": places[::-1],
-        }
+        named = {"encounter": places, "class": sorted(places, key=lambda k: (classes[k], k)), "reversed": places[::-1]}
         chosen: Sequence[int] = named.get(order, [-1])
     else:
         chosen = order

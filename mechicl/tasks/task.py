@@ -313,12 +313,7 @@ class Task:
         return usable
 
     def _build(
-        self,
-        form: _Form,
-        contents: list[tuple[list[Shot], Query]],
-        seed: int,
-        shots: int | str,
-        origin: dict[str, Any],
+        self, form: _Form, contents: list[tuple[list[Shot], Query]], seed: int, shots: int | str, origin: dict[str, Any]
     ) -> PromptSet:
         if not contents:
             raise InputError(f"The task {self.name!r} has no examples left to ask about; give more data.")
