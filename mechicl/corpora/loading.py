@@ -14,11 +14,10 @@ import torch
 
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import PYDOCS, Documents, open_source
-from mechicl.corpora.spelling import warn_if_spelled
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError, check_seed
 from mechicl.limits import free_bytes, in_words
-from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts
+from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts, warn_if_spelled
 
 Packing = Literal["packed", "documents"]
 
@@ -26,6 +25,9 @@ DEFAULT_SOURCE = "NeelNanda/pile-10k"
 
 _BYTES_A_TOKEN = 64
 """While a corpus is read: its id, document and word, in pieces and then in tensors."""
+
+_LOOKED_AT = 1000
+"""Tokens of text of which is asked whether their tokenizer spells."""
 
 _TOKEN, _DOCUMENT, _WORD = range(3)
 """Rows of an encoded stretch of text, an integer array [3, n]."""
@@ -97,7 +99,9 @@ def load_corpus(
     }
     corpus = _assemble(pieces, begin, tokenizer, found.name, origin)
     if found.name == PYDOCS:
-        warn_if_spelled(corpus)
+        text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
+        words = (tokenizer.decode([token]) for token in text)
+        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'")
     return corpus
 
 
