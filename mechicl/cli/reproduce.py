@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mechicl.cli.asked import Asked, OnAllOfStages, OnPrompts
+from mechicl.cli.asked import Asked, OnPrompts
+from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, keep, page, printed, run
 from mechicl.errors import InputError
