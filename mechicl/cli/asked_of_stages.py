@@ -118,8 +118,7 @@ class OnTextAndPrompts(OnText):
         return compare_atlases([replace(self, model=name)._of_one(study) for name in names("--model", self.model)])
 
     def _of_one(self, study: "Study") -> "Result":
-        from mechicl.studies.label_words.deep_layers import DeepLayers
-        from mechicl.studies.label_words.information_flow import InformationFlow
+        from mechicl.studies import DeepLayers, InformationFlow
         from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
         atlas = super().result(study)

@@ -77,24 +77,20 @@ def demo(
 
 def _in_context(model: str, n_layers: int) -> list[Study]:
     """Of *Label Words are Anchors*: the shipped model shows no gain of re-weighting, which is left to the real one."""
-    from mechicl.studies.label_words.compression import Compression
-    from mechicl.studies.label_words.deep_layers import DeepLayers
-    from mechicl.studies.label_words.information_flow import InformationFlow
-    from mechicl.studies.label_words.isolation import Isolation
-    from mechicl.studies.label_words.reweighting import Reweighting
+    from mechicl import studies as w
 
     if model == "tiny-icl":
-        return [InformationFlow(), Isolation(n_layers=(1, 2, 3)), DeepLayers(), Compression(positions=("original",))]
-    isolation = Isolation(n_layers=(min(5, n_layers),))
-    return [InformationFlow(), isolation, Reweighting(), Compression(positions=("original",), n_sets=5)]
+        compression = w.Compression(positions=("original",))
+        return [w.InformationFlow(), w.Isolation(n_layers=(1, 2, 3)), w.DeepLayers(), compression]
+    isolation = w.Isolation(n_layers=(min(5, n_layers),))
+    return [w.InformationFlow(), isolation, w.Reweighting(), w.Compression(positions=("original",), n_sets=5)]
 
 
 def _stages(model: str) -> list[Study]:
     """Of *Stages of Inference*: layer ablations are part of the atlas, and stand alone where they are cheap."""
-    from mechicl.studies.stages.atlas import Atlas
-    from mechicl.studies.stages.lesions import Lesions
+    from mechicl import studies as s
 
-    return [Lesions(), Atlas()] if model == "tiny-icl" else [Atlas()]
+    return [s.Lesions(), s.Atlas()] if model == "tiny-icl" else [s.Atlas()]
 
 
 class _Materials:

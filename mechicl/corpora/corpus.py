@@ -167,13 +167,9 @@ class TokenCorpus:
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its text; plain values."""
         return {
-            "source": self.source,
-            "sequences": len(self),
-            "tokens": self.n_tokens,
-            "prepend_bos": self.prepend_bos,
-            "digest": self.digest(),
-            **self.origin,
-        }
+            "source": self.source, "sequences": len(self), "tokens": self.n_tokens, "prepend_bos": self.prepend_bos,
+            "digest": self.digest(), **self.origin,
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         return (

@@ -87,16 +87,13 @@ def load_corpus(
     have = sum(int((piece[_DOCUMENT] >= 0).sum()) for piece in pieces)
     _check_enough(found.name, pieces, have, n_ctx, tokens, packing)
     origin = {
-        "packing": packing,
-        "n_ctx": n_ctx,
-        "seed": seed if packing == "packed" else None,
-        "tokens_asked": tokens,
-        "documents_asked": documents,
+        "packing": packing, "n_ctx": n_ctx, "seed": seed if packing == "packed" else None,
+        "tokens_asked": tokens, "documents_asked": documents,
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
         **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
         **found.origin,
         **({"bos": describe_bos(tokenizer)} if prepend_bos else {}),
-    }
+    }  # fmt: skip
     corpus = _assemble(pieces, begin, tokenizer, found.name, origin)
     if found.name == PYDOCS:
         text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
@@ -184,16 +181,8 @@ def _assemble(
     for row, piece in enumerate(pieces):
         filled[:, row, len(begin) : len(begin) + piece.shape[1]] = piece
     tokens, documents, words = (torch.from_numpy(part) for part in filled)
-    return TokenCorpus(
-        tokens=tokens,
-        lengths=torch.tensor([len(begin) + piece.shape[1] for piece in pieces]),
-        documents=documents,
-        words=words,
-        tokenizer=tokenizer,
-        prepend_bos=bool(begin),
-        source=source,
-        origin=origin,
-    )
+    lengths = torch.tensor([len(begin) + piece.shape[1] for piece in pieces])
+    return TokenCorpus(tokens, lengths, documents, words, tokenizer, bool(begin), source, origin)
 
 
 def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str) -> None:

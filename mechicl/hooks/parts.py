@@ -8,19 +8,20 @@ passed to `model.run_with_hooks` by hand.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch
 from mechicl.display import described
 from mechicl.errors import InputError
 from mechicl.metrics.objective import Objective
-from mechicl.models import Hook
+from mechicl.models import Adapter, Hook
 from mechicl.prompts import PromptBatch
 
 Batch = PromptBatch | TokenBatch
@@ -109,6 +110,25 @@ def watch_points(points: Sequence[str], read: Callable[[int, Tensor], Tensor]) -
 
     hooks = [(name, at(number)) for number, name in enumerate(points)]
     return Watch(hooks, lambda: torch.stack([found[number] for number in range(len(points))], 1).cpu())
+
+
+def neurons_by_layer(net: Adapter, neurons: Sequence[tuple[int, int]]) -> dict[int, Int[Tensor, " neuron"]]:
+    """MLP neurons (layer, index) as the indices of each layer, both in order, on the model's device.
+
+    Raises:
+        InputError: there are none, or the model does not have one of them.
+    """
+    sizes = net.sizes
+    beyond = [n for n in neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
+    if beyond or not neurons:
+        raise InputError(
+            f"{f'Neuron {beyond[0]}' if beyond else 'No neuron'} was asked for; {net.name} has layers "
+            f"0-{sizes.n_layers - 1} with neurons 0-{sizes.d_mlp - 1}."
+        )
+    chosen = sorted(neurons)
+    per_layer = Counter(layer for layer, _ in chosen)
+    index = torch.tensor([neuron for _, neuron in chosen], device=net.device)
+    return dict(zip(per_layer, torch.split(index, list(per_layer.values())), strict=True))
 
 
 class HookError(InputError):

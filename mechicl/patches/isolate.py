@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -73,7 +74,7 @@ class Isolate(Patch):
             rows = tuple(tuple(self.rows(prompt, layer)) for prompt in batch.prompts)
             if rows not in masks:
                 masks[rows] = isolation_mask(_padded(rows, device), n_pos)[:, None]
-            hooks.append((f"blocks.{layer}.attn.{site}", edit(masks[rows])))
+            hooks.append((f"blocks.{layer}.attn.{site}", partial(edit, masks[rows])))
         return hooks
 
 
@@ -110,24 +111,18 @@ class IsolateTemplate(Isolate):
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.which == "all":
             return prompt.template_positions
-        if self.which in ("separators", "words"):
-            separators = set(prompt.separator_positions)
-            chosen = [p for p in prompt.template_positions if (p in separators) == (self.which == "separators")]
-            if not separators or not chosen:
-                raise InputError(
-                    f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task."
-                )
-            return chosen
-        beside = {
-            one.label[0] - 1 if self.which == "before_label" else one.label[-1] + 1 for one in prompt.demonstrations
-        }
-        found = sorted(beside & set(prompt.template_positions))
-        if not found:
-            raise self._no_such_token()
-        return found
-
-    def _no_such_token(self) -> InputError:
-        return InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+        separators = set(prompt.separator_positions)
+        if self.which == "separators":
+            chosen = separators
+        elif self.which == "words":
+            chosen = set(prompt.template_positions) - separators if separators else set()
+        elif self.which == "before_label":
+            chosen = {one.label[0] - 1 for one in prompt.demonstrations} & set(prompt.template_positions)
+        else:
+            chosen = {one.label[-1] + 1 for one in prompt.demonstrations} & set(prompt.template_positions)
+        if not chosen:
+            raise InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+        return sorted(chosen)
 
 
 @dataclass(frozen=True)
@@ -190,24 +185,21 @@ def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     return [position for position in range(prompt.target - 1) if position not in anchors]
 
 
-def _cut_scores(mask: Tensor) -> Callable[..., Tensor]:
-    return lambda scores, hook: scores.masked_fill(mask, -torch.inf)
+def _cut_scores(mask: Tensor, scores: Tensor, hook: Any) -> Tensor:
+    return scores.masked_fill(mask, -torch.inf)
 
 
-def _zero_weights(mask: Tensor) -> Callable[..., Tensor]:
-    return lambda pattern, hook: pattern.masked_fill(mask, 0.0)
+def _zero_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
+    return pattern.masked_fill(mask, 0.0)
 
 
-def _renormalise_weights(mask: Tensor) -> Callable[..., Tensor]:
-    def edit(pattern: Tensor, hook: Any) -> Tensor:
-        kept = pattern.masked_fill(mask, 0.0)
-        touched = mask.any(-1, keepdim=True)
-        return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
-
-    return edit
+def _renormalise_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
+    kept = pattern.masked_fill(mask, 0.0)
+    touched = mask.any(-1, keepdim=True)
+    return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
 
 
-_EDITS: dict[Mode, tuple[str, Callable[[Tensor], Callable[..., Tensor]]]] = {
+_EDITS: dict[Mode, tuple[str, Callable[..., Tensor]]] = {
     "presoftmax": ("hook_attn_scores", _cut_scores),
     "postsoftmax_zero": ("hook_pattern", _zero_weights),
     "postsoftmax_renorm": ("hook_pattern", _renormalise_weights),

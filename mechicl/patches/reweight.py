@@ -134,22 +134,16 @@ def reweighted(
     beta: Float[Tensor, "one_or_batch layer head class"], placement: Placement, batch: PromptBatch
 ) -> list[Hook]:
     """The hooks that re-weight the anchors of a batch, by one beta for all its prompts or by one for each."""
-    site, edit = ("pattern", _scaled) if placement == "postsoftmax" else ("attn_scores", _shifted)
-    return [(f"blocks.{i}.attn.hook_{site}", edit(beta[:, i], batch)) for i in range(beta.shape[1])]
+    site = "pattern" if placement == "postsoftmax" else "attn_scores"
 
+    def at(layer: int) -> Callable[..., Tensor]:
+        def change(row: Tensor) -> Tensor:
+            added = _at_anchors(beta[:, layer], batch, row).to(row.dtype)
+            return row * added.exp() if placement == "postsoftmax" else row + added
 
-def _scaled(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
-    def scale(row: Tensor) -> Tensor:
-        return row * _at_anchors(beta, batch, row).to(row.dtype).exp()
+        return lambda matrix, hook: _with_row(matrix, batch, change)
 
-    return lambda pattern, hook: _with_row(pattern, batch, scale)
-
-
-def _shifted(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
-    def shift(row: Tensor) -> Tensor:
-        return row + _at_anchors(beta, batch, row).to(row.dtype)
-
-    return lambda scores, hook: _with_row(scores, batch, shift)
+    return [(f"blocks.{layer}.attn.hook_{site}", at(layer)) for layer in range(beta.shape[1])]
 
 
 def _at_anchors(

@@ -202,16 +202,10 @@ class PromptSet(Sequence[Prompt]):
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its prompts; plain values."""
         return {
-            "task": self.task,
-            "seed": self.seed,
-            "shots": self.shots,
-            "prompts": len(self),
-            "class_names": list(self.class_names),
-            "label_words": list(self.label_words),
-            "digest": self.digest(),
-            **self.origin,
-            **{name: companion.provenance() for name, companion in self.companions.items()},
-        }
+            "task": self.task, "seed": self.seed, "shots": self.shots, "prompts": len(self),
+            "class_names": list(self.class_names), "label_words": list(self.label_words), "digest": self.digest(),
+            **self.origin, **{name: companion.provenance() for name, companion in self.companions.items()},
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         lengths = [len(prompt) for prompt in self.prompts] or [0]
