@@ -83,10 +83,7 @@ class IsolateLabels(Isolate):
     """Isolate the label words: their anchor sub-token (the paper), or all their sub-tokens with `span="label"`."""
 
     span: Literal["anchor", "label"] = "anchor"
-
-    @property
-    def place(self) -> Place:
-        return "demonstrations"
+    place = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.span == "anchor":
@@ -103,10 +100,7 @@ class IsolateTemplate(Isolate):
     """
 
     which: Literal["all", "separators", "words", "before_label", "after_label"] = "all"
-
-    @property
-    def place(self) -> Place:
-        return "demonstrations"
+    place = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.which == "all":

@@ -17,7 +17,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.files.json_files import parse_json
 from mechicl.files.saved import packed, read_tensors
-from mechicl.hooks import Hook, Patch, Place
+from mechicl.hooks import Hook, Patch
 from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
@@ -37,6 +37,7 @@ class ReweightAnchors(Patch):
     placement: Placement = "postsoftmax"
     about: Mapping[str, Any] = field(default_factory=dict)
     """Where it was fitted: model, task, label words, settings; plain values."""
+    place = "target"
     _met: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False)
     """Models that were compared with the one it was fitted to."""
 
@@ -49,10 +50,6 @@ class ReweightAnchors(Patch):
 
     def __repr__(self) -> str:
         return f"ReweightAnchors(beta {list(self.beta.shape)}, {self.placement}, {dict(self.about)})"
-
-    @property
-    def place(self) -> Place:
-        return "target"
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
         self._check_labels(batch)

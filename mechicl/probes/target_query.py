@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.hooks import Place, Probe, Watch, watch_points
+from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 
@@ -21,10 +21,7 @@ class TargetQuery(Probe):
     """
 
     axes = ("prompt", "layer", "dimension")
-
-    @property
-    def place(self) -> Place:
-        return "target"
+    place = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         net = hooked(model)

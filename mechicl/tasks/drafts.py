@@ -95,7 +95,7 @@ class Draft:
         """The demonstrations at these indices, arranged and labelled."""
         classes = [c for c in (pool.classes[i] for i in indices) if c is not None]  # they were drawn by their class
         labels = shown_classes(classes, self.mislabelled)
-        places = arrange(range(len(indices)), classes, self.order)
+        places = arrange(classes, self.order)
         return [Shot(pool.texts[indices[k]], labels[k], pool.rows[indices[k]]) for k in places]
 
     def _words(self) -> tuple[str, ...]:
