@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Place
@@ -22,13 +23,6 @@ from mechicl.prompts import Prompt, PromptBatch
 Mode = Literal["presoftmax", "postsoftmax_zero", "postsoftmax_renorm"]
 Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "batch row"]:
-    """Rows of positions as a tensor, filled up with -1."""
-    widest = max(map(len, rows))
-    padded = [[*row, *[-1] * (widest - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), widest)
 
 
 def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
@@ -67,13 +61,14 @@ class Isolate(Patch):
         if not set(self.layers) <= set(range(n_layers)):
             raise InputError(f"{type(self).__name__} got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
         site, edit = _EDITS[self.mode]
-        n_pos, device = batch.tokens.shape[1], batch.tokens.device
+        n_pos = batch.tokens.shape[1]
         masks: dict[tuple[tuple[int, ...], ...], Tensor] = {}  # layers that cut the same rows share a mask
         hooks: list[Hook] = []
         for layer in self.layers:
             rows = tuple(tuple(self.rows(prompt, layer)) for prompt in batch.prompts)
             if rows not in masks:
-                masks[rows] = isolation_mask(_padded(rows, device), n_pos)[:, None]
+                padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, padding_value=-1)
+                masks[rows] = isolation_mask(padded.to(batch.device), n_pos)[:, None]
             hooks.append((f"blocks.{layer}.attn.{site}", partial(edit, masks[rows])))
         return hooks
 
@@ -86,9 +81,7 @@ class IsolateLabels(Isolate):
     place = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
-        if self.span == "anchor":
-            return prompt.anchors
-        return [position for demonstration in prompt.demonstrations for position in demonstration.label]
+        return prompt.anchors if self.span == "anchor" else prompt.label_positions
 
 
 @dataclass(frozen=True)
@@ -172,9 +165,9 @@ def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     `"all"` is the authors' pool: positions 0 to q - 2.
     """
     if pool == "demo_text":
-        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.text)
+        return sorted(prompt.w)
     if pool == "demo_template":
-        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.template)
+        return sorted(prompt.template_positions)
     anchors = set(prompt.anchors)
     return [position for position in range(prompt.target - 1) if position not in anchors]
 

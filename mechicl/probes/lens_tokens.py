@@ -44,10 +44,9 @@ class LensTokens(Probe):
         self, net: Adapter, resid: Float[Tensor, "batch position d_model"]
     ) -> Float[Tensor, "batch position rank value"]:
         rows = resid.flatten(0, 1)
-        chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
         parts = []
-        for start in range(0, len(rows), chunk):
-            probabilities = net.lens(rows[start : start + chunk]).softmax(-1)
+        for chunk in torch.split(rows, max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
+            probabilities = net.lens(chunk).softmax(-1)
             ids = top_k_ids(probabilities, min(self.k, net.sizes.d_vocab))
             parts.append(torch.stack([ids.float(), probabilities.gather(-1, ids)], -1))
         return torch.cat(parts).reshape(*resid.shape[:2], -1, 2)

@@ -101,10 +101,7 @@ class PromptSet(Sequence[Prompt]):
     companions: Mapping[str, PromptSet] = field(default_factory=dict)
     """Sets that an experiment needs beside this one, such as the prompts it learns from."""
 
-    remedy: ClassVar[tuple[str, str]] = (
-        "These prompts were made",
-        "build them again with task.prompts(model.tokenizer, ...)",
-    )
+    remedy: ClassVar = ("These prompts were made", "build them again with task.prompts(model.tokenizer, ...)")
     """What it is, and what to do where another tokenizer made it."""
 
     def __post_init__(self) -> None:
