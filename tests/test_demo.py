@@ -51,7 +51,7 @@ def test_another_model_is_shown_on_the_tasks_and_text_that_ship(
     tiny.tokenizer().save_pretrained(tmp_path / "llama")
     programme = replace(demo_command.REAL, tasks=("sentiment",), samples=4, seeds=(42,), tokens=126)
     monkeypatch.setattr(demo_command, "REAL", programme)
-    monkeypatch.setattr("mechicl.tasks.load_task", lambda name: TASK)
+    monkeypatch.setattr("mechicl.tasks.load_task", lambda name, **given: TASK)
     monkeypatch.setattr("mechicl.corpora.sources.pydocs.documents", lambda: ("good film " * 400,))
     monkeypatch.setattr(
         sys, "argv", ["mechicl", "demo", "--model", str(tmp_path / "llama"), "--out", str(tmp_path / "out")]

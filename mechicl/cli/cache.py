@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 
-def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is listed.")] = False,
-) -> None:
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is listed.")] = False) -> None:
     """List what mechicl keeps between runs (the real model, outcomes of comparisons), or clear it.
 
     The folder is `mechicl` in MECHICL_CACHE, or where the system keeps caches. Whatever is cleared is made again when

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, Optional, TypeVar, get_origin
 import typer
 from typer.core import TyperGroup
 
-from mechicl.cli.asked import Asked, kind_for
+from mechicl.cli.asked import Asked
+from mechicl.cli.asked_of_stages import kind_for
 from mechicl.cli.completion import several_of
 from mechicl.cli.finish import close
 from mechicl.cli.reading import several

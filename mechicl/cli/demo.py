@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mechicl.cli import completion
+from mechicl.cli.asked import OnPrompts
+from mechicl.cli.asked_of_stages import OnText
 from mechicl.cli.finish import keep, page
 
 if TYPE_CHECKING:
-    from mechicl.studies.study import Material, Study
+    from mechicl.studies.study import Study
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,19 @@ def demo(
     from mechicl.progress import progress
     from mechicl.results import Cells
 
-    programme = TINY if model == "tiny-icl" else REAL
-    materials = _Materials(model, programme)
-    studies = _in_context(model, materials.n_layers) + _stages(model)
+    how = TINY if model == "tiny-icl" else REAL
+    seeds = ",".join(map(str, how.seeds))
+    prompts = OnPrompts(model=model, out=out, task=",".join(how.tasks), samples=how.samples, seeds=seeds)
+    text = OnText(model=model, out=out, processing="fold", text=how.text, tokens=how.tokens, length=how.length)
+    plain, folded = prompts.load_model(), text.load_model()
+    studies = _in_context(model, plain.cfg.n_layers) + _stages(model)
     results, cells = [], Cells(out)
     with progress("demo", len(studies)) as advance:
         for study in studies:
-            results.append(study.run(*materials.of(study), batch_size=8, cells=cells))
+            asked, loaded = (text, folded) if study.reads == "text" else (prompts, plain)
+            if study.name == "reweighting":  # it fits seven betas for each task and seed: one task shows it
+                asked = replace(prompts, task=how.tasks[0])
+            results.append(study.run(loaded, asked.material(study, loaded), batch_size=8, cells=cells))
             keep(results[-1], out)
             advance(1)
     console = Console()
@@ -77,70 +84,17 @@ def demo(
 
 def _in_context(model: str, n_layers: int) -> list[Study]:
     """Of *Label Words are Anchors*: the shipped model shows no gain of re-weighting, which is left to the real one."""
-    from mechicl.studies.label_words.compression import Compression
-    from mechicl.studies.label_words.deep_layers import DeepLayers
-    from mechicl.studies.label_words.information_flow import InformationFlow
-    from mechicl.studies.label_words.isolation import Isolation
-    from mechicl.studies.label_words.reweighting import Reweighting
+    from mechicl import studies as w
 
     if model == "tiny-icl":
-        return [InformationFlow(), Isolation(n_layers=(1, 2, 3)), DeepLayers(), Compression(positions=("original",))]
-    isolation = Isolation(n_layers=(min(5, n_layers),))
-    return [InformationFlow(), isolation, Reweighting(), Compression(positions=("original",), n_sets=5)]
+        compression = w.Compression(positions=("original",))
+        return [w.InformationFlow(), w.Isolation(n_layers=(1, 2, 3)), w.DeepLayers(), compression]
+    isolation = w.Isolation(n_layers=(min(5, n_layers),))
+    return [w.InformationFlow(), isolation, w.Reweighting(), w.Compression(positions=("original",), n_sets=5)]
 
 
 def _stages(model: str) -> list[Study]:
     """Of *Stages of Inference*: layer ablations are part of the atlas, and stand alone where they are cheap."""
-    from mechicl.studies.stages.atlas import Atlas
-    from mechicl.studies.stages.lesions import Lesions
+    from mechicl import studies as s
 
-    return [Lesions(), Atlas()] if model == "tiny-icl" else [Atlas()]
-
-
-class _Materials:
-    """The model and what each study is run on; each is loaded when it is first needed."""
-
-    def __init__(self, model: str, programme: Programme) -> None:
-        self._model, self._programme = model, programme
-        self._loaded: dict[str, Any] = {}
-
-    @property
-    def n_layers(self) -> int:
-        return int(self._load("none").cfg.n_layers)
-
-    def of(self, study: Study) -> tuple[Any, Material]:
-        """The model, processed as the study's paper does, and its prompts or text."""
-        if study.reads == "text":
-            model = self._load("fold")
-            return model, self._text(model)
-        model = self._load("none")
-        return model, self._prompts(study, model.tokenizer)
-
-    def _load(self, processing: Any) -> Any:
-        from mechicl.models import load_model
-
-        if processing not in self._loaded:
-            self._loaded[processing] = load_model(
-                self._model, processing=processing, fold_value_biases=processing == "fold"
-            )
-        return self._loaded[processing]
-
-    def _prompts(self, study: Study, tokenizer: Any) -> Sequence[Any]:
-        from mechicl.tasks import load_task
-
-        how = self._programme
-        # Re-weighting fits seven betas for each task and seed, most of what the programme takes: one task shows it.
-        tasks = how.tasks[:1] if study.name == "reweighting" else how.tasks
-        return [
-            one
-            for name in tasks
-            for one in study.prompt_sets(load_task(name), tokenizer, samples=how.samples, seeds=how.seeds)
-        ]
-
-    def _text(self, model: Any) -> Any:
-        from mechicl.corpora import load_corpus
-
-        how = self._programme
-        return load_corpus(
-            model.tokenizer, how.text, prepend_bos=True, n_ctx=min(how.length, model.cfg.n_ctx), tokens=how.tokens
-        )
+    return [s.Lesions(), s.Atlas()] if model == "tiny-icl" else [s.Atlas()]

@@ -35,10 +35,9 @@ def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
 
 def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers from a text such as 42,43."""
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 1,3.") from None
+    numbers = _whole_numbers(text)
+    if not numbers:
+        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 1,3.")
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
@@ -46,13 +45,18 @@ def integers(option: str, text: str) -> tuple[int, ...]:
 
 def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
     """A number for all classes, such as 2, or one for each, such as 4,1."""
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
+    numbers = _whole_numbers(text)
     if not numbers or min(numbers) < 0 or max(numbers) < least:
         raise InputError(f"{option} is {text!r}; give a number from {least} on, or one for each class, as 4,1.")
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _whole_numbers(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them; none where the text holds anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        return ()
 
 
 def names(option: str, text: str) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mechicl.cli.asked import Asked, OnAllOfStages, OnPrompts
+from mechicl.cli.asked import Asked, OnPrompts
+from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, keep, page, printed, run
 from mechicl.errors import InputError
@@ -171,9 +172,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
 
 def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:
     """In-context learning under lesions, and the first paper's curves on the atlas, weights as they are."""
-    from mechicl.studies.label_words.deep_layers import DeepLayers
-    from mechicl.studies.label_words.information_flow import InformationFlow
-    from mechicl.studies.stages.in_context import LesionedLearning
+    from mechicl.studies import DeepLayers, InformationFlow, LesionedLearning
     from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
     prompts = asked.prompts()

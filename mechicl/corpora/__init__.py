@@ -6,14 +6,6 @@ from mechicl.corpora.word_pairs import SensePair, WordPairs, load_word_pairs
 from mechicl.corpora.words import WordSpan, pieces_of_ended_words, pieces_so_far, word_spans
 
 __all__ = [
-    "SensePair",
-    "TokenBatch",
-    "TokenCorpus",
-    "WordPairs",
-    "WordSpan",
-    "load_corpus",
-    "load_word_pairs",
-    "pieces_of_ended_words",
-    "pieces_so_far",
-    "word_spans",
-]
+    "SensePair", "TokenBatch", "TokenCorpus", "WordPairs", "WordSpan", "load_corpus", "load_word_pairs",
+    "pieces_of_ended_words", "pieces_so_far", "word_spans",
+]  # fmt: skip

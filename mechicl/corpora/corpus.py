@@ -68,10 +68,7 @@ class TokenCorpus:
     tokenizer_digest: str | None = None
     """Of the tokenizer, as it was when the corpus was made (see `mechicl.models.tokenizer_digest`)."""
 
-    remedy: ClassVar[tuple[str, str]] = (
-        "This text was tokenized",
-        "load it again with load_corpus(model.tokenizer, ...)",
-    )
+    remedy: ClassVar = ("This text was tokenized", "load it again with load_corpus(model.tokenizer, ...)")
     """What it is, and what to do where another tokenizer made it."""
 
     def __post_init__(self) -> None:
@@ -167,13 +164,9 @@ class TokenCorpus:
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its text; plain values."""
         return {
-            "source": self.source,
-            "sequences": len(self),
-            "tokens": self.n_tokens,
-            "prepend_bos": self.prepend_bos,
-            "digest": self.digest(),
-            **self.origin,
-        }
+            "source": self.source, "sequences": len(self), "tokens": self.n_tokens, "prepend_bos": self.prepend_bos,
+            "digest": self.digest(), **self.origin,
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         return (

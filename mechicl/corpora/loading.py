@@ -14,11 +14,10 @@ import torch
 
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import PYDOCS, Documents, open_source
-from mechicl.corpora.spelling import warn_if_spelled
 from mechicl.corpora.words import IntArray, word_numbers
 from mechicl.errors import InputError, check_seed
 from mechicl.limits import free_bytes, in_words
-from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts
+from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts, warn_if_spelled
 
 Packing = Literal["packed", "documents"]
 
@@ -26,6 +25,9 @@ DEFAULT_SOURCE = "NeelNanda/pile-10k"
 
 _BYTES_A_TOKEN = 64
 """While a corpus is read: its id, document and word, in pieces and then in tensors."""
+
+_LOOKED_AT = 1000
+"""Tokens of text of which is asked whether their tokenizer spells."""
 
 _TOKEN, _DOCUMENT, _WORD = range(3)
 """Rows of an encoded stretch of text, an integer array [3, n]."""
@@ -85,19 +87,18 @@ def load_corpus(
     have = sum(int((piece[_DOCUMENT] >= 0).sum()) for piece in pieces)
     _check_enough(found.name, pieces, have, n_ctx, tokens, packing)
     origin = {
-        "packing": packing,
-        "n_ctx": n_ctx,
-        "seed": seed if packing == "packed" else None,
-        "tokens_asked": tokens,
-        "documents_asked": documents,
+        "packing": packing, "n_ctx": n_ctx, "seed": seed if packing == "packed" else None,
+        "tokens_asked": tokens, "documents_asked": documents,
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
         **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
         **found.origin,
         **({"bos": describe_bos(tokenizer)} if prepend_bos else {}),
-    }
+    }  # fmt: skip
     corpus = _assemble(pieces, begin, tokenizer, found.name, origin)
     if found.name == PYDOCS:
-        warn_if_spelled(corpus)
+        text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
+        words = (tokenizer.decode([token]) for token in text)
+        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'")
     return corpus
 
 
@@ -180,16 +181,8 @@ def _assemble(
     for row, piece in enumerate(pieces):
         filled[:, row, len(begin) : len(begin) + piece.shape[1]] = piece
     tokens, documents, words = (torch.from_numpy(part) for part in filled)
-    return TokenCorpus(
-        tokens=tokens,
-        lengths=torch.tensor([len(begin) + piece.shape[1] for piece in pieces]),
-        documents=documents,
-        words=words,
-        tokenizer=tokenizer,
-        prepend_bos=bool(begin),
-        source=source,
-        origin=origin,
-    )
+    lengths = torch.tensor([len(begin) + piece.shape[1] for piece in pieces])
+    return TokenCorpus(tokens, lengths, documents, words, tokenizer, bool(begin), source, origin)
 
 
 def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str) -> None:
@@ -206,14 +199,7 @@ def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | N
         )
 
 
-def _check_enough(
-    name: str,
-    pieces: list[IntArray],
-    have: int,
-    n_ctx: int,
-    tokens: int | None,
-    packing: str,
-) -> None:
+def _check_enough(name: str, pieces: list[IntArray], have: int, n_ctx: int, tokens: int | None, packing: str) -> None:
     if not pieces:
         what = f"too little text for one sequence of {n_ctx} positions" if packing == "packed" else "no text"
         raise InputError(f"{name} holds {what}; give more text, a smaller n_ctx, or packing='documents'.")

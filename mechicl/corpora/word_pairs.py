@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.errors import InputError, check_seed, check_unicode, one_sentence
@@ -52,10 +53,7 @@ class WordPairs:
     pairs: tuple[SensePair, ...]
     source: str
 
-    remedy: ClassVar[tuple[str, str]] = (
-        "These word pairs were tokenized",
-        "load them again with load_word_pairs(model.tokenizer, ...)",
-    )
+    remedy: ClassVar = ("These word pairs were tokenized", "load them again with load_word_pairs(model.tokenizer, ...)")
     """What it is, and what to do where another tokenizer made it."""
 
     def __len__(self) -> int:
@@ -225,9 +223,7 @@ def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx:
     longest = max(map(len, cut))
     if longest > n_ctx:
         raise InputError(f"A sentence takes {longest} tokens up to its word; the model's context is {n_ctx}.")
-    tokens = torch.zeros(len(cut), longest, dtype=torch.long)
-    for row, ids in enumerate(cut):
-        tokens[row, : len(ids)] = torch.tensor(ids)
+    tokens = pad_sequence([torch.tensor(ids) for ids in cut], batch_first=True)
     nothing, lengths = torch.full_like(tokens, -1), torch.tensor([len(ids) for ids in cut])
     return TokenCorpus(tokens, lengths, nothing, nothing, tokenizer, prepend_bos, source)
 

@@ -96,20 +96,13 @@ class Explorer:
         """What the picture needs before anything is asked: texts, roles, names, and the view without patches."""
         prompt, sizes = self.prompt, hooked(self.model).sizes
         return {
-            "model": hooked(self.model).name,
-            "task": prompt.task,
-            "tokens": tokens(self.model, prompt),
-            "anchors": list(prompt.anchors),
-            "target": prompt.target,
+            "model": hooked(self.model).name, "task": prompt.task, "tokens": tokens(self.model, prompt),
+            "anchors": list(prompt.anchors), "target": prompt.target,
             "classes": [
                 {"word": word, "name": name} for word, name in zip(prompt.label_words, prompt.class_names, strict=True)
             ],
-            "gold": prompt.gold,
-            "loss": objective(prompt).target,
-            "layers": sizes.n_layers,
-            "heads": sizes.n_heads,
-            "isolate": usual_isolation(sizes.n_layers),
-            "own": list(self.patches),
+            "gold": prompt.gold, "loss": objective(prompt).target, "layers": sizes.n_layers, "heads": sizes.n_heads,
+            "isolate": usual_isolation(sizes.n_layers), "own": list(self.patches),
             "colours": {
                 "w": figures.TEXT_COLOUR, "p": figures.LABEL_COLOUR, "q": figures.TARGET_COLOUR,
                 **{kind.removeprefix("S_"): colour for kind, colour in figures.FLOW_COLOURS.items()},
@@ -125,20 +118,16 @@ class Explorer:
             *(off | {"own": [name]} for name in self.patches),
             *(off | {"drop": layer} for layer in range(self._n_layers)),
         ]
+        kept: dict[str, Any] = {"views": [], "heads": []}
         with progress("explorer", len(alone) + self._n_layers) as advance:
-            views = []
             for switches in alone:
-                views.append({"switches": switches, "view": self.answer({"ask": "view", "switches": switches})})
+                shown = self.answer({"ask": "view", "switches": switches})
+                kept["views"].append({"switches": switches, "view": shown})
                 advance(1)
-            by_layer = []
             for layer in range(self._n_layers):
-                by_layer.append(heads(self.model, self.prompt, [], layer))
+                kept["heads"].append(heads(self.model, self.prompt, [], layer))
                 advance(1)
-        kept = {
-            "views": views,
-            "heads": by_layer,
-            "guesses": guesses(self.model, self.prompt, [], list(range(len(self.prompt)))),
-        }
+        kept["guesses"] = guesses(self.model, self.prompt, [], list(range(len(self.prompt))))
         return page(f"{hooked(self.model).name}: {self.prompt.task or 'prompt'}", self.start() | {"kept": kept})
 
     def save_html(self, path: str | Path) -> Path:

@@ -9,7 +9,6 @@ import traitlets
 
 from mechicl.errors import InputError, NumericalError
 from mechicl.explorer.page import ASSETS
-from mechicl.hooks import HookError
 
 
 class Answers(Protocol):
@@ -43,7 +42,7 @@ def reply(explorer: Answers, request: dict[str, Any]) -> dict[str, Any]:
     number = request["id"]
     try:
         return {"id": number, "answer": explorer.answer(request)}
-    except (InputError, NumericalError, HookError) as error:
+    except (InputError, NumericalError) as error:
         return {"id": number, "error": str(error)}
     except Exception as error:  # the browser shows whatever happened; a kernel's log would not be read
         first = (str(error).splitlines() or [""])[0]

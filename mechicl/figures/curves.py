@@ -27,13 +27,10 @@ def panels(
         rows=rows, cols=columns, subplot_titles=[plain(name) or " " for name in names],
         shared_yaxes=common and rows == 1,
     )  # fmt: skip
-    meta = {
-        "panels": list(names),
-        "common": common,
-        "columns": columns if rows > 1 or widths else None,
+    figure.layout.meta = {
+        "panels": list(names), "common": common, "columns": columns if rows > 1 or widths else None,
         "widths": None if widths is None else list(widths),
-    }
-    figure.layout.meta = meta
+    }  # fmt: skip
     return figure
 
 

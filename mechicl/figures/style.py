@@ -32,14 +32,7 @@ DARK = _template(ink="#e8e8ea", line="#9a9aa2", grid="#34363c", paper="#16171a")
 
 
 def styled(
-    figure: go.Figure,
-    *,
-    title: str,
-    x: str,
-    y: str,
-    subtitle: str = "",
-    counts: int | None = None,
-    height: int = 300,
+    figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "", counts: int | None = None, height: int = 300
 ) -> go.Figure:
     """Give a figure the house style, once all is drawn; axis titles carry their units.
 

@@ -27,10 +27,7 @@ class LayerAUROC(NamedTuple):
 
 
 def auroc_by_layer(
-    attention: Float[Tensor, "batch layer class_"],
-    target: Int[Tensor, "batch"],
-    *,
-    protocol: Protocol = "corrected",
+    attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, protocol: Protocol = "corrected"
 ) -> LayerAUROC:
     """AUCROC_l: the attention that the target position pays to each class's label words, as a score for the
     class.

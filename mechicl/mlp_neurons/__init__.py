@@ -4,10 +4,5 @@ from mechicl.mlp_neurons.kinds import NeuronClasses, classify, entropy_neurons, 
 from mechicl.mlp_neurons.moments import VocabularyMoments, vocabulary_moments
 
 __all__ = [
-    "NeuronClasses",
-    "VocabularyMoments",
-    "classify",
-    "entropy_neurons",
-    "null_space_score",
-    "vocabulary_moments",
-]
+    "NeuronClasses", "VocabularyMoments", "classify", "entropy_neurons", "null_space_score", "vocabulary_moments",
+]  # fmt: skip

@@ -22,12 +22,7 @@ class NeuronClasses:
     def frame(self) -> pd.DataFrame:
         """One row per layer and kind: layer, kind, count, density (the share of the layer's neurons)."""
         rows = [
-            {
-                "layer": layer,
-                "kind": field.name,
-                "count": int(mask.sum()),
-                "density": mask.double().mean().item(),
-            }
+            {"layer": layer, "kind": field.name, "count": int(mask.sum()), "density": mask.double().mean().item()}
             for field in fields(self)
             for layer, mask in enumerate(getattr(self, field.name))
         ]

@@ -118,16 +118,10 @@ def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: in
     top_cosines, top_tokens = _extremes(unembedding, direction, highest, top)
     bottom_cosines, bottom_tokens = _extremes(unembedding, -direction, -lowest, top)
     result = {
-        "mean": exact @ unembedding.mean,
-        "variance": variance,
-        "skewness": standing * third / deviation**3,
-        "kurtosis": standing * fourth / variance**2,
-        "norm": norm,
-        "top_tokens": top_tokens,
-        "top_cosines": top_cosines,
-        "bottom_tokens": bottom_tokens,
-        "bottom_cosines": -bottom_cosines,
-    }
+        "mean": exact @ unembedding.mean, "variance": variance, "skewness": standing * third / deviation**3,
+        "kurtosis": standing * fourth / variance**2, "norm": norm, "top_tokens": top_tokens, "top_cosines": top_cosines,
+        "bottom_tokens": bottom_tokens, "bottom_cosines": -bottom_cosines,
+    }  # fmt: skip
     return {name: tensor.cpu() for name, tensor in result.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from reprlib import repr as shorten
@@ -117,19 +118,25 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
         ) from error
 
 
-MOSTLY_SPELLED = 0.5
+_MOSTLY_SPELLED = 0.5
 """Share of letters that stand alone in a language that a tokenizer does not know; of English in a tokenizer of English
 it is less than a tenth."""
 
 
-def spelled(pieces: Iterable[str]) -> float:
-    """Share of the Latin letters of a text that are tokens of one letter.
+def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str) -> None:
+    """Warn where most Latin letters are tokens of their own: the model was not trained on this language.
 
     Args:
-        pieces: what each token stands for.
+        pieces: what each token of the text stands for.
     """
     letters = [sum(c.isascii() and c.isalpha() for c in piece) for piece in pieces]
-    return letters.count(1) / max(sum(letters), 1)
+    share = letters.count(1) / max(sum(letters), 1)
+    if share > _MOSTLY_SPELLED:
+        warnings.warn(
+            f"The tokenizer spells {share:.0%} of the letters of {source!r} one by one, so the model hardly knows "
+            f"{language} and its numbers say little; {remedy}.",
+            stacklevel=3,
+        )
 
 
 def check_tokenizer(tokenizer: Any) -> None:

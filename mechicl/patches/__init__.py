@@ -12,40 +12,11 @@ from mechicl.patches.isolate import (
     last_layers,
     random_pool,
 )
-from mechicl.patches.lesions import (
-    Drop,
-    DropAttention,
-    DropMany,
-    DropMLP,
-    Lesion,
-    Reorder,
-    Repeat,
-    Replace,
-    Step,
-    Swap,
-)
+from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Lesion, Reorder, Repeat, Replace, Step, Swap
 from mechicl.patches.reweight import ReweightAnchors
 
 __all__ = [
-    "CutWords",
-    "Drop",
-    "DropAttention",
-    "DropMLP",
-    "DropMany",
-    "FixNeurons",
-    "IsolateLabels",
-    "IsolatePositions",
-    "IsolateRandom",
-    "IsolateTemplate",
-    "Lesion",
-    "Reorder",
-    "Repeat",
-    "Replace",
-    "ReweightAnchors",
-    "Step",
-    "Swap",
-    "first_layers",
-    "isolation_mask",
-    "last_layers",
-    "random_pool",
-]
+    "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "FixNeurons", "IsolateLabels", "IsolatePositions",
+    "IsolateRandom", "IsolateTemplate", "Lesion", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Step", "Swap",
+    "first_layers", "isolation_mask", "last_layers", "random_pool",
+]  # fmt: skip

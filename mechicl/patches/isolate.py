@@ -6,12 +6,14 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Place
@@ -21,13 +23,6 @@ from mechicl.prompts import Prompt, PromptBatch
 Mode = Literal["presoftmax", "postsoftmax_zero", "postsoftmax_renorm"]
 Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
-
-
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "batch row"]:
-    """Rows of positions as a tensor, filled up with -1."""
-    widest = max(map(len, rows))
-    padded = [[*row, *[-1] * (widest - len(row))] for row in rows]
-    return torch.tensor(padded, dtype=torch.long, device=device).reshape(len(rows), widest)
 
 
 def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
@@ -66,14 +61,15 @@ class Isolate(Patch):
         if not set(self.layers) <= set(range(n_layers)):
             raise InputError(f"{type(self).__name__} got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
         site, edit = _EDITS[self.mode]
-        n_pos, device = batch.tokens.shape[1], batch.tokens.device
+        n_pos = batch.tokens.shape[1]
         masks: dict[tuple[tuple[int, ...], ...], Tensor] = {}  # layers that cut the same rows share a mask
         hooks: list[Hook] = []
         for layer in self.layers:
             rows = tuple(tuple(self.rows(prompt, layer)) for prompt in batch.prompts)
             if rows not in masks:
-                masks[rows] = isolation_mask(_padded(rows, device), n_pos)[:, None]
-            hooks.append((f"blocks.{layer}.attn.{site}", edit(masks[rows])))
+                padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, padding_value=-1)
+                masks[rows] = isolation_mask(padded.to(batch.device), n_pos)[:, None]
+            hooks.append((f"blocks.{layer}.attn.{site}", partial(edit, masks[rows])))
         return hooks
 
 
@@ -82,15 +78,10 @@ class IsolateLabels(Isolate):
     """Isolate the label words: their anchor sub-token (the paper), or all their sub-tokens with `span="label"`."""
 
     span: Literal["anchor", "label"] = "anchor"
-
-    @property
-    def place(self) -> Place:
-        return "demonstrations"
+    place = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
-        if self.span == "anchor":
-            return prompt.anchors
-        return [position for demonstration in prompt.demonstrations for position in demonstration.label]
+        return prompt.anchors if self.span == "anchor" else prompt.label_positions
 
 
 @dataclass(frozen=True)
@@ -102,32 +93,23 @@ class IsolateTemplate(Isolate):
     """
 
     which: Literal["all", "separators", "words", "before_label", "after_label"] = "all"
-
-    @property
-    def place(self) -> Place:
-        return "demonstrations"
+    place = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.which == "all":
             return prompt.template_positions
-        if self.which in ("separators", "words"):
-            separators = set(prompt.separator_positions)
-            chosen = [p for p in prompt.template_positions if (p in separators) == (self.which == "separators")]
-            if not separators or not chosen:
-                raise InputError(
-                    f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task."
-                )
-            return chosen
-        beside = {
-            one.label[0] - 1 if self.which == "before_label" else one.label[-1] + 1 for one in prompt.demonstrations
-        }
-        found = sorted(beside & set(prompt.template_positions))
-        if not found:
-            raise self._no_such_token()
-        return found
-
-    def _no_such_token(self) -> InputError:
-        return InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+        separators = set(prompt.separator_positions)
+        if self.which == "separators":
+            chosen = separators
+        elif self.which == "words":
+            chosen = set(prompt.template_positions) - separators if separators else set()
+        elif self.which == "before_label":
+            chosen = {one.label[0] - 1 for one in prompt.demonstrations} & set(prompt.template_positions)
+        else:
+            chosen = {one.label[-1] + 1 for one in prompt.demonstrations} & set(prompt.template_positions)
+        if not chosen:
+            raise InputError(f"IsolateTemplate({self.which!r}): the prompt knows no such token; build it from a task.")
+        return sorted(chosen)
 
 
 @dataclass(frozen=True)
@@ -183,31 +165,28 @@ def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     `"all"` is the authors' pool: positions 0 to q - 2.
     """
     if pool == "demo_text":
-        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.text)
+        return sorted(prompt.w)
     if pool == "demo_template":
-        return sorted(p for demonstration in prompt.demonstrations for p in demonstration.template)
+        return sorted(prompt.template_positions)
     anchors = set(prompt.anchors)
     return [position for position in range(prompt.target - 1) if position not in anchors]
 
 
-def _cut_scores(mask: Tensor) -> Callable[..., Tensor]:
-    return lambda scores, hook: scores.masked_fill(mask, -torch.inf)
+def _cut_scores(mask: Tensor, scores: Tensor, hook: Any) -> Tensor:
+    return scores.masked_fill(mask, -torch.inf)
 
 
-def _zero_weights(mask: Tensor) -> Callable[..., Tensor]:
-    return lambda pattern, hook: pattern.masked_fill(mask, 0.0)
+def _zero_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
+    return pattern.masked_fill(mask, 0.0)
 
 
-def _renormalise_weights(mask: Tensor) -> Callable[..., Tensor]:
-    def edit(pattern: Tensor, hook: Any) -> Tensor:
-        kept = pattern.masked_fill(mask, 0.0)
-        touched = mask.any(-1, keepdim=True)
-        return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
-
-    return edit
+def _renormalise_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
+    kept = pattern.masked_fill(mask, 0.0)
+    touched = mask.any(-1, keepdim=True)
+    return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
 
 
-_EDITS: dict[Mode, tuple[str, Callable[[Tensor], Callable[..., Tensor]]]] = {
+_EDITS: dict[Mode, tuple[str, Callable[..., Tensor]]] = {
     "presoftmax": ("hook_attn_scores", _cut_scores),
     "postsoftmax_zero": ("hook_pattern", _zero_weights),
     "postsoftmax_renorm": ("hook_pattern", _renormalise_weights),

@@ -17,7 +17,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.files.json_files import parse_json
 from mechicl.files.saved import packed, read_tensors
-from mechicl.hooks import Hook, Patch, Place
+from mechicl.hooks import Hook, Patch
 from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
 from mechicl.results import make_folder, write_atomically
@@ -37,6 +37,7 @@ class ReweightAnchors(Patch):
     placement: Placement = "postsoftmax"
     about: Mapping[str, Any] = field(default_factory=dict)
     """Where it was fitted: model, task, label words, settings; plain values."""
+    place = "target"
     _met: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False)
     """Models that were compared with the one it was fitted to."""
 
@@ -49,10 +50,6 @@ class ReweightAnchors(Patch):
 
     def __repr__(self) -> str:
         return f"ReweightAnchors(beta {list(self.beta.shape)}, {self.placement}, {dict(self.about)})"
-
-    @property
-    def place(self) -> Place:
-        return "target"
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
         self._check_labels(batch)
@@ -134,22 +131,16 @@ def reweighted(
     beta: Float[Tensor, "one_or_batch layer head class"], placement: Placement, batch: PromptBatch
 ) -> list[Hook]:
     """The hooks that re-weight the anchors of a batch, by one beta for all its prompts or by one for each."""
-    site, edit = ("pattern", _scaled) if placement == "postsoftmax" else ("attn_scores", _shifted)
-    return [(f"blocks.{i}.attn.hook_{site}", edit(beta[:, i], batch)) for i in range(beta.shape[1])]
+    site = "pattern" if placement == "postsoftmax" else "attn_scores"
 
+    def at(layer: int) -> Callable[..., Tensor]:
+        def change(row: Tensor) -> Tensor:
+            added = _at_anchors(beta[:, layer], batch, row).to(row.dtype)
+            return row * added.exp() if placement == "postsoftmax" else row + added
 
-def _scaled(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
-    def scale(row: Tensor) -> Tensor:
-        return row * _at_anchors(beta, batch, row).to(row.dtype).exp()
+        return lambda matrix, hook: _with_row(matrix, batch, change)
 
-    return lambda pattern, hook: _with_row(pattern, batch, scale)
-
-
-def _shifted(beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch) -> Callable[..., Tensor]:
-    def shift(row: Tensor) -> Tensor:
-        return row + _at_anchors(beta, batch, row).to(row.dtype)
-
-    return lambda scores, hook: _with_row(scores, batch, shift)
+    return [(f"blocks.{layer}.attn.hook_{site}", at(layer)) for layer in range(beta.shape[1])]
 
 
 def _at_anchors(

@@ -14,18 +14,6 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "HeadSaliency",
-    "LabelAttention",
-    "LastResidual",
-    "LensTokens",
-    "LocalAttention",
-    "LogitLens",
-    "LossAt",
-    "Norms",
-    "SaliencyFlow",
-    "SaliencyMap",
-    "SubJoiner",
-    "TopTokens",
-    "TunedLens",
-    "WordAttention",
-]
+    "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms",
+    "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Place, Probe, Watch
+from mechicl.hooks import Place, Probe, Watch, watch_points
 from mechicl.models import blockwise, hooked
 from mechicl.prompts import PromptBatch
 
@@ -43,22 +43,18 @@ class LabelAttention(Probe):
         n_classes = len(batch.label_ids)
         member = torch.nn.functional.one_hot(batch.anchor_classes, n_classes).float()
         rows = torch.arange(len(batch.target), device=batch.target.device)
-        found: dict[int, Tensor] = {}
         lengths: dict[int, Tensor] = {}
 
-        def at(layer: int) -> Callable[..., None]:
-            def see(pattern: Tensor, hook: Any) -> None:
-                from_q = pattern[rows, :, batch.target]
-                to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1)).detach().float()
-                found[layer] = (to_p * lengths.pop(layer) if layer in lengths else to_p) @ member
+        def read(layer: int, pattern: Tensor) -> Tensor:
+            from_q = pattern[rows, :, batch.target]
+            to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1)).float()
+            return (to_p * lengths.pop(layer) if layer in lengths else to_p) @ member
 
-            return see
-
-        hooks: list[Hook] = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
+        watch = watch_points([f"blocks.{layer}.attn.hook_pattern" for layer in layers], read)
         if self.weight == "norm":
             weights = blockwise(model, "LabelAttention with weight='norm'")
-            hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, weights.W_O(i), batch)) for i in layers]
-        return Watch(hooks, result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu())
+            watch.hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, weights.W_O(i), batch)) for i in layers]
+        return watch
 
 
 def _measure(

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Probe, Watch, neurons_by_layer
 from mechicl.models import hooked
 
 
@@ -26,19 +25,8 @@ class LastNeurons(Probe):
     axes = ("sequence", "neuron")
 
     def watch(self, model: Any, batch: Any) -> Watch:
-        net = hooked(model)
-        sizes = net.sizes
-        beyond = [n for n in self.neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
-        if beyond or not self.neurons:
-            what = f"Neuron {beyond[0][0]}.{beyond[0][1]}" if beyond else "No neuron"
-            raise InputError(
-                f"{what} was asked for; {net.name} has layers 0-{sizes.n_layers - 1} with {sizes.d_mlp} neurons each."
-            )
-        layers = sorted({layer for layer, _ in self.neurons})
-        by_layer = sorted(range(len(self.neurons)), key=lambda i: self.neurons[i][0])
-        per_layer = [sum(neuron[0] == layer for neuron in self.neurons) for layer in layers]
-        index = torch.tensor([self.neurons[i][1] for i in by_layer], device=batch.device)
-        chosen = dict(zip(layers, torch.split(index, per_layer), strict=True))
+        chosen = neurons_by_layer(hooked(model), self.neurons)
+        order = torch.tensor(sorted(range(len(self.neurons)), key=lambda i: self.neurons[i]))
         found: dict[int, Tensor] = {}
 
         def at(layer: int) -> Callable[..., None]:
@@ -48,9 +36,9 @@ class LastNeurons(Probe):
             return see
 
         def result() -> Tensor:
-            return torch.cat([found[layer] for layer in layers], 1).cpu()[:, torch.tensor(by_layer).argsort()]
+            return torch.cat([found[layer] for layer in chosen], 1).cpu()[:, order.argsort()]
 
-        return Watch([(f"blocks.{layer}.mlp.hook_post", at(layer)) for layer in layers], result)
+        return Watch([(f"blocks.{layer}.mlp.hook_post", at(layer)) for layer in chosen], result)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mechicl.hooks import Batch, Probe, Watch
+from mechicl.hooks import Batch, Probe, Watch, watch_points
 from mechicl.models import hooked
 
 
@@ -30,18 +28,8 @@ class LastResidual(Probe):
         points = range(n_layers + 1) if self.points is None else self.points
         rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
         last = batch.lengths.to(batch.tokens.device) - 1
-        found: dict[int, Tensor] = {}
-
-        def at(point: int) -> Callable[..., None]:
-            def see(resid: Tensor, hook: Any) -> None:
-                found[point] = resid.detach()[rows, last].float()
-
-            return see
-
-        return Watch(
-            hooks=[(resid_name(point, n_layers), at(point)) for point in points],
-            result=lambda: torch.stack([found[point] for point in points], 1),
-        )
+        names = [resid_name(point, n_layers) for point in points]
+        return watch_points(names, lambda _, resid: resid[rows, last].float())
 
 
 def resid_name(point: int, n_layers: int) -> str:

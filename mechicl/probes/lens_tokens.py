@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.metrics import top_k_ids
 from mechicl.models import Adapter, hooked
+from mechicl.probes.last_residual import resid_name
 from mechicl.prompts import PromptBatch
 
 _LOGITS_AT_ONCE = 2**24
@@ -35,30 +35,18 @@ class LensTokens(Probe):
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         net = hooked(model)
         n_layers = net.sizes.n_layers
-        names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
+        names = [resid_name(point, n_layers) for point in range(n_layers + 1)]
         places = torch.tensor(self.positions, device=batch.device)
-        found: dict[str, Tensor] = {}
-
-        def at(name: str) -> Callable[..., None]:
-            def see(resid: Tensor, hook: Any) -> None:
-                found[name] = resid.detach()[:, places]
-
-            return see
-
-        return Watch(
-            hooks=[(name, at(name)) for name in names],
-            result=lambda: torch.stack([self._read(net, found[name]) for name in names], 1),
-        )
+        return watch_points(names, lambda _, resid: self._read(net, resid[:, places]))
 
     @torch.no_grad()
     def _read(
         self, net: Adapter, resid: Float[Tensor, "batch position d_model"]
     ) -> Float[Tensor, "batch position rank value"]:
         rows = resid.flatten(0, 1)
-        chunk = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
         parts = []
-        for start in range(0, len(rows), chunk):
-            probabilities = net.lens(rows[start : start + chunk]).softmax(-1)
+        for chunk in torch.split(rows, max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
+            probabilities = net.lens(chunk).softmax(-1)
             ids = top_k_ids(probabilities, min(self.k, net.sizes.d_vocab))
             parts.append(torch.stack([ids.float(), probabilities.gather(-1, ids)], -1))
         return torch.cat(parts).reshape(*resid.shape[:2], -1, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Batch, Probe, Watch
+from mechicl.hooks import Batch, Probe, Watch, watch_points
 from mechicl.models import hooked
 
 WINDOWS = (1, 2, 4, 5, 8, 16)
@@ -53,19 +52,8 @@ class LocalAttention(Probe):
         return torch.stack([*queries, *queries, after_0, after_0, pooled], -1)
 
     def watch(self, model: Any, batch: Batch) -> Watch:
-        layers = range(hooked(model).sizes.n_layers)
-        found: dict[int, Tensor] = {}
-
-        def at(layer: int) -> Callable[..., None]:
-            def see(pattern: Tensor, hook: Any) -> None:
-                found[layer] = self._sums(pattern.detach().float(), batch.lengths)
-
-            return see
-
-        return Watch(
-            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
-        )
+        patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooked(model).sizes.n_layers)]
+        return watch_points(patterns, lambda _, pattern: self._sums(pattern.float(), batch.lengths))
 
     def _sums(
         self, pattern: Float[Tensor, "batch head query key"], lengths: Int[Tensor, "batch"]

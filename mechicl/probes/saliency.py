@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,9 +33,7 @@ def edge_saliency(
 
 
 def flow(
-    saliency: Float[Tensor, "batch query key"],
-    anchors: Int[Tensor, "batch anchor"],
-    target: Int[Tensor, "batch"],
+    saliency: Float[Tensor, "batch query key"], anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch metric"]:
     """S_wp, S_pq and S_ww of each prompt: mean saliency per edge of three sets of edges (Eq. 2-4).
 
@@ -75,16 +73,8 @@ class SaliencyFlow(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
-        found: dict[int, Tensor] = {}
-
-        def reduce(layer: int, saliency: Tensor) -> None:
-            found[layer] = flow(saliency, batch.anchors, batch.target)
-
         nothing = torch.zeros(len(batch), 3, device=batch.device)
-        return Watch(
-            hooks=_saliency_hooks(layers, self.head_reduce, reduce),
-            result=lambda: torch.stack([found.get(layer, nothing) for layer in layers], 1).cpu(),
-        )
+        return _watch_saliency(layers, self.head_reduce, nothing, lambda each: flow(each, batch.anchors, batch.target))
 
 
 @dataclass(frozen=True)
@@ -104,29 +94,29 @@ class SaliencyMap(Probe):
         return self.loss
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
-        found: dict[int, Tensor] = {}
         nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], device=batch.device)
-        return Watch(
-            hooks=_saliency_hooks(self.layers, self.head_reduce, found.__setitem__),
-            result=lambda: torch.stack([found.get(layer, nothing) for layer in self.layers], 1).cpu(),
-        )
+        return _watch_saliency(self.layers, self.head_reduce, nothing, lambda edges: edges)
 
 
-def _saliency_hooks(
-    layers: Any, head_reduce: HeadReduce, reduce: Callable[[int, Tensor], None]
-) -> list[tuple[str, Callable[..., None]]]:
-    """Forward hooks that wait for each pattern's gradient and hand its saliency on; nothing is kept in between.
+def _watch_saliency(
+    layers: Sequence[int], head_reduce: HeadReduce, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
+) -> Watch:
+    """Wait for each pattern's gradient and reduce its saliency; nothing else is kept in between.
 
-    Where the loss does not depend on a layer (a patch that drops it), no gradient comes and its saliency is zero.
+    Where the loss does not depend on a layer (a patch that drops it), no gradient comes, and `nothing` is its reading.
     """
+    found: dict[int, Tensor] = {}
 
     def at(layer: int) -> Callable[..., None]:
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach()
-            pattern.register_hook(  # type: ignore[no-untyped-call]
-                lambda gradient: reduce(layer, edge_saliency(value, gradient, head_reduce))
-            )
+
+            def take(gradient: Tensor) -> None:
+                found[layer] = reduce(edge_saliency(value, gradient, head_reduce))
+
+            pattern.register_hook(take)  # type: ignore[no-untyped-call]
 
         return see
 
-    return [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
+    return Watch(hooks, lambda: torch.stack([found.get(layer, nothing) for layer in layers], 1).cpu())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words
 from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.models import hooked
 from mechicl.probes.words import word_half
 
@@ -47,22 +46,11 @@ class SubJoiner(Probe):
             )
 
     def watch(self, model: Any, batch: TokenBatch) -> Watch:
-        layers = range(hooked(model).sizes.n_layers)
+        patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooked(model).sizes.n_layers)]
         if batch.words is None:
             raise InputError("SubJoiner needs running text whose words are known.")
         cases = self.cases(batch.tokens.cpu(), batch.words.cpu()).to(batch.device)
-        found: dict[int, Tensor] = {}
-
-        def at(layer: int) -> Callable[..., None]:
-            def see(pattern: Tensor, hook: Any) -> None:
-                found[layer] = self._sums(pattern.detach().float(), cases)
-
-            return see
-
-        return Watch(
-            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
-        )
+        return watch_points(patterns, lambda _, pattern: self._sums(pattern.float(), cases))
 
     def cases(self, tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> _Cases:
         """Last tokens of the words, the single-token words, and which of them are compared; never with position 0."""

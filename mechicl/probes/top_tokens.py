@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mechicl.hooks import Place, Probe, Watch
+from mechicl.hooks import Probe, Watch
 from mechicl.metrics import top_k_ids
 from mechicl.prompts import PromptBatch
 
@@ -21,10 +21,7 @@ class TopTokens(Probe):
 
     k: int = 10
     axes = ("prompt", "rank")
-
-    @property
-    def place(self) -> Place:
-        return "target"
+    place = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         found: list[Tensor] = []

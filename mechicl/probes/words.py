@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words, pieces_so_far
 from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.models import hooked
 
 WORD_QUANTITIES = ("within", "n_within", "across", "n_across")
@@ -35,26 +35,19 @@ class WordAttention(Probe):
             raise InputError(f"distance is {self.distance}; give a number of tokens back, at least 1.")
 
     def watch(self, model: Any, batch: TokenBatch) -> Watch:
-        layers = range(hooked(model).sizes.n_layers)
+        patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooked(model).sizes.n_layers)]
         if batch.words is None:
             raise InputError("WordAttention needs running text whose words are known.")
         cases = [case[:, :, None] for case in self.cases(batch.words)]
-        found: dict[int, Tensor] = {}
 
-        def at(layer: int) -> Callable[..., None]:
-            def see(pattern: Tensor, hook: Any) -> None:
-                back = torch.diagonal(pattern.detach().float(), -self.distance, dim1=-2, dim2=-1)
-                back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
-                sums = [(back * case).sum(1) for case in cases]
-                counts = [case.sum(1).expand_as(total) for case, total in zip(cases, sums, strict=True)]
-                found[layer] = torch.stack([sums[0], counts[0], sums[1], counts[1]], -1)
+        def read(layer: int, pattern: Tensor) -> Tensor:
+            back = torch.diagonal(pattern.float(), -self.distance, dim1=-2, dim2=-1)
+            back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
+            sums = [(back * case).sum(1) for case in cases]
+            counts = [case.sum(1).expand_as(total) for case, total in zip(cases, sums, strict=True)]
+            return torch.stack([sums[0], counts[0], sums[1], counts[1]], -1)
 
-            return see
-
-        return Watch(
-            hooks=[(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
-        )
+        return watch_points(patterns, read)
 
     def cases(self, words: Int[Tensor, "batch pos"]) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Queries whose key is in the same word, and queries of single-token words, whose key is not."""

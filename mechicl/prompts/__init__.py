@@ -7,14 +7,6 @@ from mechicl.prompts.sets import PromptBatch, PromptSet
 from mechicl.prompts.template import Template
 
 __all__ = [
-    "Demonstration",
-    "Prompt",
-    "PromptBatch",
-    "PromptSet",
-    "Query",
-    "Rows",
-    "Shot",
-    "Template",
-    "build_prompts",
+    "Demonstration", "Prompt", "PromptBatch", "PromptSet", "Query", "Rows", "Shot", "Template", "build_prompts",
     "first_label_tokens",
-]
+]  # fmt: skip

@@ -91,22 +91,13 @@ def build_prompts(
     ):
         demonstrations, query_start, query_text = _locate(blocks, shots, offsets, anchor, len(bos))
         prompt = Prompt(
-            tokens=(*bos, *tokens),
-            string=string,
-            demonstrations=demonstrations,
-            query_start=query_start,
-            query_text=query_text,
-            target=len(bos) + len(tokens) - 1,
-            label_words=tuple(label_words),
-            label_ids=label_ids,
-            class_names=tuple(class_names),
-            gold=query.gold,
+            tokens=(*bos, *tokens), string=string, demonstrations=demonstrations, query_start=query_start,
+            query_text=query_text, target=len(bos) + len(tokens) - 1, label_words=tuple(label_words),
+            label_ids=label_ids, class_names=tuple(class_names), gold=query.gold,
             offsets=(*((0, 0) for _ in bos), *map(tuple, offsets)),
-            ids=Rows(tuple(shot.row for shot in shots), query.row),
-            prepend_bos=prepend_bos,
-            task=task,
+            ids=Rows(tuple(shot.row for shot in shots), query.row), prepend_bos=prepend_bos, task=task,
             tokenizer_digest=digest,
-        )
+        )  # fmt: skip
         _check_labels(prompt)
         prompts.append(prompt)
     if n_ctx is not None:

@@ -7,12 +7,7 @@ from functools import cache
 from html import escape
 from itertools import groupby
 
-_MEANING = {
-    "w": "w: demonstration text",
-    "p": "p: label word",
-    "anchor": "p: anchor",
-    "q": "q: target",
-}
+_MEANING = {"w": "w: demonstration text", "p": "p: label word", "anchor": "p: anchor", "q": "q: target"}
 
 
 def marked_html(text: str, roles: Sequence[str], caption: str) -> str:

@@ -129,12 +129,7 @@ class Prompt:
         Later roles win where two tokens share a character.
         """
         roles = [""] * len(self.string)
-        marked = [
-            ("w", self.w),
-            ("p", self.label_positions),
-            ("anchor", self.anchors),
-            ("q", (self.target,)),
-        ]
+        marked = [("w", self.w), ("p", self.label_positions), ("anchor", self.anchors), ("q", (self.target,))]
         for role, positions in marked:
             for position in positions:
                 start, stop = self.offsets[position] if self.offsets else (0, 0)
@@ -173,22 +168,15 @@ class Prompt:
         _check_stored(tokens, label_positions, label_ids, names, [p for p, _ in placed], gold)
         starts = [0, *(p + 1 for p, _ in placed)]
         return cls(
-            tokens=tuple(int(token) for token in tokens),
-            string=string,
+            tokens=tuple(int(token) for token in tokens), string=string,
             demonstrations=tuple(
                 Demonstration(c, span=(start, p + 1), text=(), label=(p,), template=(), anchor=p)
                 for start, (p, c) in zip(starts, placed, strict=False)
             ),
-            query_start=starts[-1],
-            query_text=(),
-            target=len(tokens) - 1,
-            label_words=tuple(label_words or names),
-            label_ids=tuple(int(token) for token in label_ids),
-            class_names=names,
-            gold=gold,
-            ids=ids or Rows(),
+            query_start=starts[-1], query_text=(), target=len(tokens) - 1, label_words=tuple(label_words or names),
+            label_ids=tuple(int(token) for token in label_ids), class_names=names, gold=gold, ids=ids or Rows(),
             task=task,
-        )
+        )  # fmt: skip
 
 
 def _check_stored(

@@ -101,10 +101,7 @@ class PromptSet(Sequence[Prompt]):
     companions: Mapping[str, PromptSet] = field(default_factory=dict)
     """Sets that an experiment needs beside this one, such as the prompts it learns from."""
 
-    remedy: ClassVar[tuple[str, str]] = (
-        "These prompts were made",
-        "build them again with task.prompts(model.tokenizer, ...)",
-    )
+    remedy: ClassVar = ("These prompts were made", "build them again with task.prompts(model.tokenizer, ...)")
     """What it is, and what to do where another tokenizer made it."""
 
     def __post_init__(self) -> None:
@@ -202,16 +199,10 @@ class PromptSet(Sequence[Prompt]):
     def provenance(self) -> dict[str, Any]:
         """What a result should remember of its prompts; plain values."""
         return {
-            "task": self.task,
-            "seed": self.seed,
-            "shots": self.shots,
-            "prompts": len(self),
-            "class_names": list(self.class_names),
-            "label_words": list(self.label_words),
-            "digest": self.digest(),
-            **self.origin,
-            **{name: companion.provenance() for name, companion in self.companions.items()},
-        }
+            "task": self.task, "seed": self.seed, "shots": self.shots, "prompts": len(self),
+            "class_names": list(self.class_names), "label_words": list(self.label_words), "digest": self.digest(),
+            **self.origin, **{name: companion.provenance() for name, companion in self.companions.items()},
+        }  # fmt: skip
 
     def __repr__(self) -> str:
         lengths = [len(prompt) for prompt in self.prompts] or [0]

@@ -11,19 +11,6 @@ from mechicl.tasks.task import Task
 from mechicl.tasks.task_file import read_task
 
 __all__ = [
-    "Benchmarks",
-    "Counts",
-    "Examples",
-    "FileSource",
-    "HubSource",
-    "RowsSource",
-    "Source",
-    "Splits",
-    "Task",
-    "all_permutations",
-    "built_in_tasks",
-    "load_benchmarks",
-    "load_task",
-    "read_task",
-    "shipped_tasks",
-]
+    "Benchmarks", "Counts", "Examples", "FileSource", "HubSource", "RowsSource", "Source", "Splits", "Task",
+    "all_permutations", "built_in_tasks", "load_benchmarks", "load_task", "read_task", "shipped_tasks",
+]  # fmt: skip

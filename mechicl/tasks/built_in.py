@@ -20,66 +20,44 @@ from mechicl.tasks.task_file import read_task
 
 _TASKS = (
     Task(
-        "sst2",
-        "Review: {text}\nSentiment:{label}",
-        {"negative": " Negative", "positive": " Positive"},
-        HubSource("nyu-mll/glue", "sst2", text="sentence"),
-        query_split="validation",
+        "sst2", "Review: {text}\nSentiment:{label}", {"negative": " Negative", "positive": " Positive"},
+        HubSource("nyu-mll/glue", "sst2", text="sentence"), query_split="validation",
     ),
     Task(
-        "trec",
-        "Question: {text}\nAnswer Type:{label}",
-        {
-            "ABBR": " Abbreviation",
-            "ENTY": " Entity",
-            "DESC": " Description",
-            "HUM": " Person",
-            "LOC": " Location",
-            "NUM": " Number",
-        },
+        "trec", "Question: {text}\nAnswer Type:{label}",
+        {"ABBR": " Abbreviation", "ENTY": " Entity", "DESC": " Description", "HUM": " Person", "LOC": " Location",
+         "NUM": " Number"},
         HubSource("CogComp/trec", revision=PARQUET, label="coarse_label"),
     ),
     Task(
-        "agnews",
-        "Article: {text}\nAnswer:{label}",
+        "agnews", "Article: {text}\nAnswer:{label}",
         {"World": " World", "Sports": " Sports", "Business": " Business", "Sci/Tech": " Technology"},
         HubSource("fancyzhx/ag_news"),
     ),
     Task(
-        "emo",
-        "Dialogue: {text}\nEmotion:{label}",
+        "emo", "Dialogue: {text}\nEmotion:{label}",
         {"others": " Others", "happy": " Happy", "sad": " Sad", "angry": " Angry"},
         HubSource("SemEvalWorkshop/emo", revision=PARQUET),
     ),
-)
+)  # fmt: skip
 
 _SHIPPED = (
     Task(
-        "reviews",
-        "Review: {text}\nSentiment:{label}",
-        {"negative": " negative", "positive": " positive"},
+        "reviews", "Review: {text}\nSentiment:{label}", {"negative": " negative", "positive": " positive"},
         ShippedSource("reviews"),
     ),
     Task(
-        "headlines",
-        "Headline: {text}\nCategory:{label}",
+        "headlines", "Headline: {text}\nCategory:{label}",
         {"world": " world", "sports": " sports", "business": " business", "technology": " technology"},
         ShippedSource("headlines"),
     ),
     Task(
-        "questions",
-        "Question: {text}\nAnswer Type:{label}",
-        {
-            "abbreviation": " Short",
-            "entity": " Entity",
-            "description": " Description",
-            "person": " Person",
-            "location": " Location",
-            "number": " Number",
-        },
+        "questions", "Question: {text}\nAnswer Type:{label}",
+        {"abbreviation": " Short", "entity": " Entity", "description": " Description", "person": " Person",
+         "location": " Location", "number": " Number"},
         ShippedSource("questions"),
     ),
-)
+)  # fmt: skip
 
 _TOPICS = {"tiny-topics-2": 2, "tiny-topics-4": 4}
 """Generated tasks in the language of the shipped model, by their number of classes."""
@@ -95,11 +73,7 @@ def shipped_tasks() -> tuple[str, ...]:
     return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
-def load_task(
-    task: str | Task,
-    data: Data | None = None,
-    label_words: Mapping[str, str] | None = None,
-) -> Task:
+def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[str, str] | None = None) -> Task:
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
     Args:

@@ -84,31 +84,25 @@ def query_order(n_queries: int, seed: int, samples: int | None) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).permutation(n_queries)[:samples]]
 
 
-def arrange(drawn: Sequence[int], classes: Sequence[int], order: Order) -> list[int]:
-    """Demonstrations in the order asked for.
+def arrange(classes: Sequence[int], order: Order) -> Sequence[int]:
+    """Places of drawn demonstrations in the order asked for.
 
     Args:
-        drawn: Indices in order of encounter.
-        classes: The class of each.
-        order: "encounter" as drawn, "class" by class, "reversed", or a permutation of the places of
-            ``drawn``.
+        classes: The class of each, in order of encounter.
+        order: "encounter" as drawn, "class" by class, "reversed", or a permutation of their places.
     """
-    places = list(range(len(drawn)))
+    places = list(range(len(classes)))
     if isinstance(order, str):
-        named = {
-            "encounter": places,
-            "class": sorted(places, key=lambda k: (classes[k], k)),
-            "reversed": places[::-1],
-        }
+        named = {"encounter": places, "class": sorted(places, key=lambda k: (classes[k], k)), "reversed": places[::-1]}
         chosen: Sequence[int] = named.get(order, [-1])
     else:
         chosen = order
     if sorted(chosen) != places:
         raise InputError(
             f"The order is {order!r}; it must be 'encounter', 'class', 'reversed', or a permutation of 0 to "
-            f"{len(drawn) - 1}, the places of the {len(drawn)} demonstrations."
+            f"{len(classes) - 1}, the places of the {len(classes)} demonstrations."
         )
-    return [drawn[k] for k in chosen]
+    return chosen
 
 
 def shown_classes(classes: Sequence[int], mislabelled: Sequence[int]) -> list[int]:

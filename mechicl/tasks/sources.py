@@ -23,10 +23,8 @@ def as_source(data: Data | None, task: str) -> Source:
     """
     if data is None:
         raise InputError(f"The task {task!r} has no data; give it some: load_task(task, data='file or folder').")
-    if isinstance(data, str):
+    if isinstance(data, str | Path):
         return FileSource(Path(data).expanduser())
-    if isinstance(data, Path):
-        return FileSource(data.expanduser())
     if isinstance(data, Mapping):
         if set(data) != {"train", "test"}:
             raise InputError(f"Rows are given under {', '.join(map(repr, data))}; expected 'train' and 'test'.")

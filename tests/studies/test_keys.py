@@ -161,7 +161,7 @@ _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions",
         ("studies/stages/lesions.py", also("scored_positions"), _OF_LESIONS),
         ("studies/stages/ensembles.py", also("greedy"), {"voting"}),
         ("studies/study.py", also("_checked"), set(STUDIES)),
-        ("hooks.py", also("run"), set(STUDIES)),
+        ("hooks/running.py", also("run"), set(STUDIES)),
     ],
 )
 def test_what_measures_is_in_the_key_of_those_that_it_measures_for(

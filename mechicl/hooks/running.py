@@ -1,25 +1,20 @@
-"""Probes read, patches write, and both are nothing but hooks; `run` is the loop that applies them to prompts or text.
-
-A patch yields `(hook name, function)` pairs whose functions return a new value. A probe yields pairs whose functions
-return nothing and keep a small statistic. The pairs are ordinary TransformerLens forward hooks: they may as well be
-passed to `model.run_with_hooks` by hand.
-"""
+"""`run` is the loop that applies probes and patches to prompts or text."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
-from mechicl.display import card, described, shown
+from mechicl.display import card, shown
 from mechicl.errors import InputError, NumericalError
+from mechicl.hooks.parts import Patch, Probe, count_firings
 from mechicl.limits import prompts_that_fit
 from mechicl.metrics.objective import Objective
 from mechicl.models import (
@@ -31,81 +26,8 @@ from mechicl.models import (
     prompts_at_once,
     runs_by_block,
 )
-from mechicl.models import (
-    Hook as Hook,
-)
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
-
-Batch = PromptBatch | TokenBatch
-"""Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
-Place = Literal["anywhere", "demonstrations", "target"]
-"""Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
-
-What is at "target" touches row q alone. It finds q at `batch.target` on every axis of queries, and label words at
-`batch.anchors` on every axis of keys: in a pass over part of a prompt the two axes start at different positions.
-"""
-
-
-class Patch(ABC):
-    """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
-
-    @property
-    def place(self) -> Place:
-        """Where the patch acts; "anywhere" promises nothing."""
-        return "anywhere"
-
-    @abstractmethod
-    def hooks(self, model: Any, batch: Any) -> list[Hook]:
-        """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place.
-
-        `batch` is a PromptBatch, or a TokenBatch where the edit makes sense in running text.
-        """
-
-    def _repr_html_(self) -> str:
-        return described(self)
-
-
-@dataclass
-class Watch:
-    """One probe at work on one batch: its hooks, and how to collect what they saw.
-
-    `hooks` are forward hooks. `read_logits`, if given, receives the full-vocabulary logits at q, shape [batch d_vocab].
-    `result` returns the reading, shape [batch ...], after the pass (and the backward pass, where the probe has an
-    objective).
-    """
-
-    hooks: list[Hook]
-    result: Callable[[], Tensor]
-    read_logits: Callable[[Float[Tensor, "batch d_vocab"]], None] | None = None
-
-
-class Probe(ABC):
-    """Something that can be read from a pass. `axes` names the axes of its reading; the first is its prompt's (or, of
-    running text, its sequence's).
-    """
-
-    axes: tuple[str, ...] = ("prompt",)
-
-    @property
-    def place(self) -> Place:
-        """Where the probe reads; "anywhere" promises nothing."""
-        return "anywhere"
-
-    @property
-    def objective(self) -> Objective | None:
-        """The scalar whose gradient the probe needs, or None for a forward-only probe."""
-        return None
-
-    @abstractmethod
-    def watch(self, model: Any, batch: Any) -> Watch:
-        """Hooks that reduce what they see at once, on the device, and keep only the reading.
-
-        `batch` is a PromptBatch, or a TokenBatch where the probe reads running text.
-        """
-
-    def _repr_html_(self) -> str:
-        return described(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -314,41 +236,6 @@ def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, l
 def _as_leaf(embedding: Tensor, hook: Any) -> Tensor:
     """Parameters are frozen, so the embedding is where gradients end; without a leaf nothing would need them."""
     return embedding.detach().requires_grad_()
-
-
-def count_firings(edits: Sequence[Hook], readings: Sequence[Hook]) -> tuple[list[Hook], Callable[[], None]]:
-    """Wrap hooks so that a silent one is noticed: returns them and a check that raises HookError if any never fired."""
-    hooks = [*edits, *readings]
-    fired = [0] * len(hooks)
-    busy = False  # a run that is started from inside a hook is another run: it neither sees nor feeds these hooks
-
-    def counting(index: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(value: Tensor, hook: Any) -> Any:
-            nonlocal busy
-            if busy:
-                return None
-            fired[index] += 1
-            busy = True
-            try:
-                return function(value, hook=hook)
-            finally:
-                busy = False
-
-        return counted
-
-    def check() -> None:
-        silent = [name for (name, _), count in zip(hooks, fired, strict=True) if not count]
-        if silent:
-            raise HookError(
-                f"Hook point {silent[0]!r} exists but never fired in this model, so what was asked of it did not "
-                f"happen; choose a hook point on this architecture's path."
-            )
-
-    return [(name, counting(i, function)) for i, (name, function) in enumerate(hooks)], check
-
-
-class HookError(InputError):
-    """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

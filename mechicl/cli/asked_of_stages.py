@@ -1,0 +1,215 @@
+"""What the studies of *Stages of Inference* are run on: weights, running text, pairs of sentences, benchmarks.
+
+Annotations are no strings here, as in `mechicl.cli.asked`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mechicl.cli import completion
+from mechicl.cli.asked import Asked, OnPrompts, on
+from mechicl.cli.reading import names
+from mechicl.declared import Declaration
+
+if TYPE_CHECKING:
+    from mechicl.corpora import TokenCorpus
+    from mechicl.results import Result
+    from mechicl.studies.study import Material, Study
+
+
+_benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
+_Bos = Annotated[
+    bool, on("Begin every sequence or sentence with BOS, or with end-of-text where the tokenizer has no BOS.")
+]
+_Limit = Annotated[int | None, on("Documents of each benchmark; default: all.", min=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnWeights(Asked):
+    """A model's weights, processed as in *Stages of Inference*."""
+
+    processing: Annotated[
+        Literal["none", "fold"], on("none, or fold: norms folded and weights centred, as in the papers.")
+    ] = "none"
+
+    def load_model(self, **how: Any) -> Any:
+        """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
+        return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnText(OnWeights):
+    """Running text, as in *Stages of Inference*."""
+
+    example = "--model tiny-icl --text tiny-icl --tokens 4000 --out results"
+
+    text: Annotated[
+        str,
+        on(
+            "Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, pydocs (English, offline), tiny-icl.",
+            completion.texts,
+        ),
+    ] = "NeelNanda/pile-10k"
+    tokens: Annotated[int, on("Tokens of text.", min=1)] = 20_000
+    length: Annotated[int, on("Positions of a sequence, BOS included.", min=3)] = 256
+    seed: Annotated[int, on("Order of the documents.")] = 0
+    prepend_bos: _Bos = True
+    packing: Annotated[
+        Literal["packed", "documents"], on("packed: full sequences; documents: one sequence each, cut (the authors').")
+    ] = "packed"
+    column: Annotated[str, on("Column of a table that holds the text.")] = "text"
+    split: Annotated[str, on("Split of a hub data set.")] = "train"
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The text, as sequences; nothing for a study that reads weights alone."""
+        return _corpus(self, self.tokenizer_of(model), model.cfg.n_ctx) if study.reads == "text" else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnLens(OnText):
+    """Running text, part of which a tuned lens may learn from."""
+
+    tuned: Annotated[
+        Path | None, on("Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
+    ] = None
+    tuned_tokens: Annotated[int, on("Tokens that it learns from: the text after --tokens.", min=1)] = 100_000
+    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 500
+
+    def prepared(self, study: "Study", model: Any) -> "Study":
+        """With the lens in the folder; where there is none, with one that learns from what follows the text."""
+        from mechicl.engines.tuned_lens import fit_tuned_lens
+        from mechicl.probes.tuned_lens import TunedLens
+
+        if self.tuned is not None and not TunedLens.is_in(self.tuned):
+            more = replace(self, tokens=self.tokens + self.tuned_tokens)
+            _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
+            fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
+        lens = None if self.tuned is None else TunedLens.load(self.tuned)
+        return replace(study, tuned=lens)  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnTextAndPrompts(OnText):
+    """Running text, and if asked for prompts of tasks beside it."""
+
+    task: Annotated[str | None, on("Tasks whose information flow is drawn beside, with commas.", completion.tasks)] = (
+        None
+    )
+    data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the hub.")] = None
+    samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 32
+    prompt_seeds: Annotated[str, on("Seeds of their demonstrations, with commas.")] = "42,43"
+
+    def prompts(self) -> OnPrompts:
+        """The same model, its weights as they are, on prompts of the tasks."""
+        return OnPrompts(
+            model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
+            task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
+        )  # fmt: skip
+
+    def result(self, study: "Study") -> "Result":
+        """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
+        from mechicl.studies.stages.atlas import compare_atlases
+
+        return compare_atlases([replace(self, model=name)._of_one(study) for name in names("--model", self.model)])
+
+    def _of_one(self, study: "Study") -> "Result":
+        from mechicl.studies import DeepLayers, InformationFlow
+        from mechicl.studies.stages.in_context_atlas import in_context_atlas
+
+        atlas = super().result(study)
+        if self.task is None:
+            return atlas
+        return in_context_atlas(atlas, *(self.prompts().result(one) for one in (InformationFlow(), DeepLayers())))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnWordPairs(OnWeights):
+    """Pairs of sentences that share a word."""
+
+    example = "--model tiny-icl --data WiC_dataset --out results"
+
+    data: Annotated[
+        Path,
+        on("Word-in-Context file (JSONL, CSV, TSV, parquet), or a folder with train and dev; the official form too."),
+    ]
+    prepend_bos: _Bos = True
+    seed: Annotated[int, on("Of the division of a single file, the folds, and the control's labels.", min=0)] = 0
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The pairs, each sentence up to its word."""
+        from mechicl.corpora import load_word_pairs
+
+        tokenizer = self.tokenizer_of(model)
+        return load_word_pairs(
+            tokenizer, self.data, prepend_bos=self.prepend_bos, n_ctx=model.cfg.n_ctx, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnAllOfStages(OnTextAndPrompts):
+    """Running text, and what some studies of the second paper need beside it."""
+
+    word_pairs: Annotated[Path | None, on("Word-in-Context data; without it wic is left out.")] = None
+    benchmarks: Annotated[
+        str | None, on("Benchmarks, as hellaswag,arc-easy,lambada; without them their study is left out.", _benchmarks)
+    ] = None
+    limit: _Limit = None
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """What this study is run on: text, word pairs, benchmarks, or nothing where it reads weights alone."""
+        if study.reads == "pairs" and self.word_pairs is not None:
+            pairs = OnWordPairs(
+                model=self.model, out=self.out, data=self.word_pairs, prepend_bos=self.prepend_bos, seed=self.seed
+            )
+            return pairs.material(study, model)
+        if study.reads == "benchmarks" and self.benchmarks is not None:
+            tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
+            return tasks.material(study, model)
+        return super().material(study, model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnBenchmarks(Asked):
+    """Benchmarks of lm-evaluation-harness."""
+
+    tasks: Annotated[str, on("hellaswag, arc-easy, lambada, or the harness's own names; with commas.", _benchmarks)] = (
+        "hellaswag,arc-easy,lambada"
+    )
+    include: Annotated[Path | None, on("Folder with tasks of your own, in the harness's YAML.")] = None
+    limit: _Limit = None
+
+    def material(self, study: "Study", model: Any) -> "Material":
+        """The harness's tasks, documents and all."""
+        from mechicl.tasks import load_benchmarks
+
+        self.tokenizer_of(model)
+        return load_benchmarks(names("--tasks", self.tasks), include=self.include, limit=self.limit)
+
+
+@lru_cache(maxsize=1)
+def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> "TokenCorpus":
+    """One corpus serves all the studies of a paper."""
+    from mechicl.corpora import load_corpus
+
+    return load_corpus(
+        tokenizer, asked.text, prepend_bos=asked.prepend_bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
+        packing=asked.packing, seed=asked.seed, column=asked.column,
+        split=asked.split,
+    )  # fmt: skip
+
+
+_KINDS: dict[str, type[Asked]] = {
+    "prompts": OnPrompts, "text": OnText, "pairs": OnWordPairs, "benchmarks": OnBenchmarks, "weights": OnWeights,
+}  # fmt: skip
+_MORE: dict[str, type[Asked]] = {"logit-lens": OnLens, "stages-atlas": OnTextAndPrompts}
+"""Studies that are given more than what they read."""
+
+
+def kind_for(told: Declaration) -> type[Asked]:
+    """What a study's command asks for."""
+    return _MORE.get(told.name, _KINDS[told.reads])

@@ -1,0 +1,146 @@
+"""Prompts of a task and seed in the making: which examples they show and ask about, and how they are written."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mechicl.errors import InputError
+from mechicl.models.tokenizers import describe_bos
+from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
+from mechicl.prompts.building import Anchor
+from mechicl.prompts.labels import without_lone_spaces
+from mechicl.tasks.examples import Examples
+from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
+from mechicl.tasks.sampling import Counts, Order, Policy, arrange, by_class, divide, fresh_draws, shown_classes, walk
+
+if TYPE_CHECKING:
+    from mechicl.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Form:
+    """How prompts are written and tokenized, whichever examples they hold."""
+
+    tokenizer: Any
+    anchor: Anchor
+    prepend_bos: bool
+    n_ctx: int | None
+    too_long: TooLong
+    texts: bool = True
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A task as a seed asks it, its form, and which demonstrations it shows, in numbers per class and arranged how."""
+
+    task: Task
+    seed: int
+    form: Form
+    counts: tuple[int, ...]
+    mislabelled: tuple[int, ...]
+    order: Order
+
+    @classmethod
+    def of(cls, task: Task, seed: int, form: Form, shots: Counts, mislabelled: Counts, order: Order) -> Draft:
+        """Raises InputError for numbers that the task's classes cannot have."""
+        task = task.for_seed(seed)
+        counts = by_class(shots, task.class_names, "shots")
+        wrong = by_class(mislabelled, task.class_names, "mislabelled")
+        if any(w > n for w, n in zip(wrong, counts, strict=True)):
+            raise InputError(f"mislabelled is {mislabelled} of {shots} demonstrations per class; it cannot be more.")
+        return cls(task, seed, form, counts, wrong, order)
+
+    @property
+    def shots(self) -> int | str:
+        """The number per class; in words where classes differ or labels are wrong: "4/1", "4 (3/0 mislabelled)"."""
+        shots: int | str = self.counts[0] if len(set(self.counts)) == 1 else "/".join(map(str, self.counts))
+        return f"{shots} ({'/'.join(map(str, self.mislabelled))} mislabelled)" if any(self.mislabelled) else shots
+
+    @cached_property
+    def template(self) -> Template:
+        """The task's, read."""
+        return Template.parse(self.task.template, self.task.separator)
+
+    def pools(self, counts: Sequence[int]) -> tuple[Examples, Examples]:
+        """Examples for demonstrations and for queries; with too_long="shorter" those that fit with so many shots."""
+        splits = self.task.splits
+        if splits.queries is None:
+            splits = divide(splits.demonstrations, self.seed, len(self.counts))
+        assert splits.queries is not None
+        pools = splits.demonstrations, splits.queries
+        if self.form.too_long != "shorter":
+            return pools
+        if self.form.n_ctx is None:
+            raise InputError("too_long='shorter' needs n_ctx, the number of tokens that prompts must fit in.")
+        room = (self.form.n_ctx - self.form.prepend_bos) // (sum(counts) + 1)
+        return shorter_texts(self.form.tokenizer, self.template, self._words(), room, pools)
+
+    def draw(self, policy: Policy, pool: Examples, n_prompts: int) -> Iterator[Sequence[int]]:
+        """Indices of each prompt's demonstrations, in order of encounter."""
+        names = self.task.class_names
+        if not any(self.counts):
+            yield from [()] * n_prompts
+        elif policy == "per_seed":
+            yield from walk(pool, self.seed, (self.counts,), names) * n_prompts
+        elif policy == "per_prompt":
+            yield from fresh_draws(pool, self.seed, self.counts, n_prompts, names)
+        else:
+            raise InputError(f"demonstrations={policy!r}; it must be 'per_seed' or 'per_prompt'.")
+
+    def shown(self, pool: Examples, indices: Sequence[int]) -> list[Shot]:
+        """The demonstrations at these indices, arranged and labelled."""
+        classes = [c for c in (pool.classes[i] for i in indices) if c is not None]  # they were drawn by their class
+        labels = shown_classes(classes, self.mislabelled)
+        places = arrange(classes, self.order)
+        return [Shot(pool.texts[indices[k]], labels[k], pool.rows[indices[k]]) for k in places]
+
+    def _words(self) -> tuple[str, ...]:
+        """Label words as this tokenizer can tell them apart."""
+        words = tuple(self.task.label_words.values())
+        usable = without_lone_spaces(self.form.tokenizer, self.template, words)
+        if usable != words:
+            warnings.warn(
+                f"This tokenizer splits the leading space off label words of {self.task.name!r}, so that several "
+                "would begin with the same token; they are written without it: "
+                f"{', '.join(map(repr, usable))}.",
+                stacklevel=4,
+            )
+        return usable
+
+    def build(self, contents: list[tuple[list[Shot], Query]], origin: dict[str, Any]) -> PromptSet:
+        """The prompts with these demonstrations and queries; `origin` says how they were drawn."""
+        form, name = self.form, self.task.name
+        if not contents:
+            raise InputError(f"The task {name!r} has no examples left to ask about; give more data.")
+        if not form.texts:
+            contents = [([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents]
+        prompts: Sequence[Prompt] = build_prompts(
+            form.tokenizer, self.template, self._words(), contents, class_names=self.task.class_names,
+            anchor=form.anchor, prepend_bos=form.prepend_bos, n_ctx=None if form.too_long == "drop" else form.n_ctx,
+            task=name,
+        )  # fmt: skip
+        if form.too_long == "drop":
+            prompts = drop_too_long(prompts, form.n_ctx)
+        origin = {
+            "template": self.task.template, **origin, "anchor": form.anchor, "prepend_bos": form.prepend_bos,
+            "too_long": form.too_long, **({"bos": describe_bos(form.tokenizer)} if form.prepend_bos else {}),
+            "data": self._data(),
+        }  # fmt: skip
+        return PromptSet(tuple(prompts), name, self.seed, self.shots, origin)
+
+    def _data(self) -> dict[str, str]:
+        """Which data it was, in words and by digest."""
+        splits = self.task.splits
+        data = {"demonstrations": splits.demonstrations.origin, "demonstrations_digest": splits.demonstrations.digest()}
+        if splits.queries is not None:
+            data |= {"queries": splits.queries.origin, "queries_digest": splits.queries.digest()}
+        return data
+
+
+def query_of(examples: Examples, i: int) -> Query:
+    """A question about one of the examples."""
+    return Query(examples.texts[i], examples.classes[i], examples.rows[i])
