@@ -60,7 +60,7 @@ def lesion_sweep(
         check_halves(net, program)
     with frozen(net), torch.no_grad():
         first = net.embed(tokens)
-        at_once = max_streams or max(1, RESIDUAL_BYTES // (first.numel() * first.element_size()) - 1)
+        at_once = max_streams or max(1, RESIDUAL_BYTES // first.nbytes - 1)
         comparison = Comparison(net, tokens, lengths, top_k)
         for start in range(0, len(programs), at_once):
             finals = final_residuals(net, first, programs[start : start + at_once])

@@ -14,18 +14,13 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.models.adapter import Hook, Sizes
-from mechicl.models.block import BlockRunner, least_and_most, refusal, unsupported_reason
-from mechicl.models.blockwise import KeyValues
+from mechicl.models.block import RunsBlocks, least_and_most, refusal, unsupported_reason
 from mechicl.models.own import foreign, foreign_outside, foreign_part
 from mechicl.models.silent import has_hooks, muted, normalise, soft_cap
 
 
-class HookedTransformerModel:
+class HookedTransformerModel(RunsBlocks):
     """`Adapter` and `Blockwise`, answered by a `HookedTransformer`; each says there what it promises."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
-        self._runner = BlockRunner(raw)
 
     def __repr__(self) -> str:
         return f"HookedTransformerModel({self.name!r}, {self.sizes})"
@@ -161,10 +156,7 @@ class HookedTransformerModel:
         self._check_tokens(tokens)
         # padding_side: with a left-padding tokenizer TransformerLens would mask what looks like padding.
         resid = self.raw(
-            tokens.to(self.device),
-            stop_at_layer=self.raw.cfg.n_layers,
-            prepend_bos=False,
-            padding_side="right",
+            tokens.to(self.device), stop_at_layer=self.raw.cfg.n_layers, prepend_bos=False, padding_side="right"
         )
         return resid
 
@@ -249,20 +241,8 @@ class HookedTransformerModel:
         if own is not None and positions is not None:
             raise InputError(refusal(raw, own))
         resid: Tensor = raw.hook_embed(raw.embed(tokens))
-        positions = self._runner.positions(positions, tokens.shape, None, resid.device).ids.to(resid.device)
+        positions = self._positions(positions, tokens.shape, None, resid.device).ids.to(resid.device)
         if raw.cfg.positional_embedding_type == "standard":
             added = raw.pos_embed.W_pos[positions].expand_as(resid).clone() if own is None else raw.pos_embed(tokens)
             resid = resid + raw.hook_pos_embed(added)
         return resid
-
-    def block(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "..."] | None = None,
-        past: KeyValues | None = None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-        return self._runner(layer, resid, positions, past)
-
-    def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        return self._runner.whole(layer, resid)
