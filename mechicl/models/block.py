@@ -107,11 +107,9 @@ class RunsBlocks:
         return Positions(positions, longest)
 
     def _check_range(self, lowest: int, highest: int) -> None:
-        if lowest < 0 or highest >= self.raw.cfg.n_ctx:
-            raise InputError(
-                f"Positions {lowest} to {highest} leave the context of {self.raw.cfg.model_name} "
-                f"({self.raw.cfg.n_ctx})."
-            )
+        cfg = self.raw.cfg
+        if lowest < 0 or highest >= cfg.n_ctx:
+            raise InputError(f"Positions {lowest} to {highest} leave the context of {cfg.model_name} ({cfg.n_ctx}).")
 
 
 def least_and_most(numbers: Int[Tensor, "..."]) -> tuple[int, int]:
@@ -134,9 +132,8 @@ def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
 
 def refusal(raw: Any, foreign: str | None = None) -> str:
     """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
-    reason = (
-        f"In {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {unsupported_reason(raw.cfg)}"
-    )
+    name = raw.cfg.model_name
+    reason = f"In {name} {foreign}" if foreign else f"{name} uses {unsupported_reason(raw.cfg)}"
     return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes."
 
 

@@ -184,8 +184,7 @@ class HookedTransformerModel(RunsBlocks):
     def lens(
         self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
     ) -> Float32[Tensor, "*any token"]:
-        if self._reads_itself():
-            logits = self._read_in_silence(resid)
+        if (logits := self._read_itself(resid)) is not None:
             return logits if tokens is None else logits[..., tokens]
         normalised = normalise(getattr(self.raw, "ln_final", None), resid)
         if tokens is None:
@@ -197,8 +196,7 @@ class HookedTransformerModel(RunsBlocks):
     def lens_tiles(
         self, resid: Float[Tensor, "row d_model"], width: int
     ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
-        if self._reads_itself():
-            logits = self._read_in_silence(resid)
+        if (logits := self._read_itself(resid)) is not None:
             yield from ((start, logits[:, start : start + width]) for start in range(0, logits.shape[1], width))
             return
         W_U, b_U = self.W_U, self.b_U
@@ -210,12 +208,13 @@ class HookedTransformerModel(RunsBlocks):
             torch.addmm(b_U[start : start + width], rows, part, out=tile)
             yield start, self._cap(tile).float()
 
-    def _reads_itself(self) -> bool:
-        """Whether the final norm or the unembedding is the user's own, so that only their modules can read."""
-        return foreign_part(self.raw, "ln_final", "unembed") is not None
+    def _read_itself(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"] | None:
+        """Logits through the modules, which are given [1 row d_model], without their hooks.
 
-    def _read_in_silence(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
-        """Logits through the user's own modules, which are given [1 row d_model], without their hooks."""
+        None unless the final norm or the unembedding is the user's own, so that only they can read.
+        """
+        if foreign_part(self.raw, "ln_final", "unembed") is None:
+            return None
         norm = self.raw.ln_final if self.raw.cfg.normalization_type is not None else None
         rows = resid.reshape(1, -1, resid.shape[-1])
         with muted(norm, self.raw.unembed):

@@ -48,21 +48,19 @@ def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     """
     if norm is None or isinstance(norm, torch.nn.Identity):
         return x
-    dtype, full = norm.cfg.dtype, torch.float32
+    dtype, shape = norm.cfg.dtype, (x.shape[-1],)
     weight, bias = getattr(norm, "w", None), getattr(norm, "b", None)
     if weight is not None and x.device != weight.device:
         x = x.to(weight.device)
     low = dtype not in (torch.float32, torch.float64)
-    shape = (x.shape[-1],)
-    if type(norm).__name__ in ("RMSNorm", "RMSNormPre"):
-        x = x.to(full) if low else x
-        x = F.rms_norm(x, shape, None, norm.eps)
-        x = x.to(dtype) if low else x
-        return x if weight is None else x * weight
-    if not low:
+    rms = type(norm).__name__ in ("RMSNorm", "RMSNormPre")
+    if not (low or rms):
         return F.layer_norm(x, shape, weight, bias, norm.eps)
-    x = F.layer_norm(x.to(full), shape, None, None, norm.eps).to(dtype)
-    return x if weight is None else x * weight + bias
+    x = x.float() if low else x
+    x = F.rms_norm(x, shape, None, norm.eps) if rms else F.layer_norm(x, shape, None, None, norm.eps)
+    x = x.to(dtype) if low else x
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def soft_cap(x: Float[Tensor, "*any"], cap: float | None) -> Float[Tensor, "*any"]:
