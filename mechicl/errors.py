@@ -5,7 +5,7 @@ Messages are written as they are read: whole sentences, names as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _LARGEST = 2**32 - 1
@@ -62,6 +62,17 @@ def one_sentence(file: object) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{file} cannot be read: {reason}.") from None
+
+
+@contextmanager
+def retold(sentence: Callable[[Exception], str]) -> Iterator[None]:
+    """Turn whatever a library raises into an InputError with this sentence; an InputError passes as it is."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(sentence(error)) from error
 
 
 def check_unicode(text: str, where: str) -> None:

@@ -113,7 +113,7 @@ def test_a_model_of_the_hub_is_sized_before_it_is_fetched(tmp_path: Path, monkey
     monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: 8 * 2**30)
     assert parameters_of(name_on_hub("gpt2-xl")) == 1_557_611_200
     assert parameters_of("openai-community/no-such") is None
-    monkeypatch.setattr("mechicl.models.published._commit", lambda *_: "0" * 40)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: f"{'0' * 40}/config.json")
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("fetched"))
     with pytest.raises(InputError, match=r"Loading .*gpt2-xl needs about 11\.6 GiB and 8\.0 GiB are free"):
         load_model("gpt2-xl")

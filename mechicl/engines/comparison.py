@@ -43,7 +43,8 @@ class Compared:
     @property
     def agreement(self) -> Float[Tensor, "lesion batch pos"]:
         """1 where lesioned and intact model put the same token id first: the paper's relative accuracy."""
-        return self._real((self.top_token == self.base_top_token).float())
+        same = (self.top_token == self.base_top_token).float()
+        return torch.where(self.base_entropy.isnan(), torch.nan, same)
 
     @property
     def correct(self) -> Float[Tensor, "lesion batch pos"]:
@@ -59,9 +60,6 @@ class Compared:
         hits = (top_token[..., :-1] == self.tokens[:, 1:]).float()
         hits = torch.cat([hits, hits.new_full((*hits.shape[:-1], 1), torch.nan)], -1)
         return torch.where(self.base_loss.isnan(), torch.nan, hits)
-
-    def _real(self, values: Tensor) -> Tensor:
-        return torch.where(self.base_entropy.isnan(), torch.nan, values)
 
 
 class Comparison:
@@ -99,12 +97,5 @@ class Comparison:
             return full.masked_fill(last, torch.nan) if name == "loss" else full
 
         stacked = {name: torch.stack([placed(one[name], name) for one in self.lesioned]) for name in _MEASURES}
-        return Compared(
-            lesions=tuple(lesions),
-            **stacked,
-            base_entropy=placed(self.base["entropy"], "entropy"),
-            base_loss=placed(self.base["loss"], "loss"),
-            base_top_token=placed(self.base["top_token"], "top_token"),
-            tokens=self.tokens,
-            lengths=self.lengths,
-        )
+        base = {f"base_{name}": placed(self.base[name], name) for name in ("entropy", "loss", "top_token")}
+        return Compared(tuple(lesions), **stacked, **base, tokens=self.tokens, lengths=self.lengths)

@@ -64,12 +64,7 @@ def anchors_of(context: Context, prompt: Prompt) -> Context:
 
 
 def on_anchors(
-    model: Any,
-    prompts: PromptSet,
-    patches: Sequence[Patch] = (),
-    probes: Sequence[Probe] = (),
-    *,
-    batch_size: int = 16,
+    model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), probes: Sequence[Probe] = (), *, batch_size: int = 16
 ) -> Run:
     """Prompts asked on their compressed contexts; patches and probes act at q."""
     groups = shared_demonstrations(prompts)

@@ -15,13 +15,39 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.engines.reader import Reader
 from mechicl.errors import InputError
 from mechicl.files.saved import fits, packed, read_tensors
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
-from mechicl.models import Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
+from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
+from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.results import make_folder, write_atomically
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Which model read a context, whose keys and values mean nothing to another one, however alike in size.
+
+    Itself while it is in memory, the digest of its weights once the context was saved.
+    """
+
+    name: str
+    raw: Any = None
+    """The model; None where the context comes from a file."""
+    saved_digest: str = ""
+
+    @property
+    def weight_digest(self) -> str:
+        """SHA-256 of its parameters; taken only when asked for, since it reads them all."""
+        return self.saved_digest or weight_digest(self.raw)
+
+    def check(self, net: Adapter) -> None:
+        """Refuse a model of other weights, or of the same in another processing or dtype, by InputError."""
+        if net.raw is not self.raw and weight_digest(net.raw) != self.weight_digest:
+            raise InputError(
+                f"This context was read by another model than {net.name}: by {self.name} with other weights, "
+                "processing or dtype. Load that model in the same way, or read the context again."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +133,11 @@ class Context:
 
         def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
             batch = self.queries(part, net.device)
-            return target_pass(net, batch, probes, patches, lambda: self._forward(net, batch.tokens))
+
+            def forward() -> Tensor:
+                return forward_on(net, batch.tokens, self.next_position, self.layers)[0]
+
+            return target_pass(net, batch, probes, patches, forward)
 
         return sweep(net, prompts, probes, one, batch_size=batch_size, progress=progress)
 
@@ -156,9 +186,6 @@ class Context:
             prompts=tuple(prompts),
         )
 
-    def _forward(self, net: Blockwise, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        return forward_on(net, tokens, self.next_position, self.layers)[0]
-
     def to(self, device: torch.device | str) -> Context:
         """The same context on another device."""
         moved = (KeyValues(x.keys.to(device), x.values.to(device), x.positions.to(device)) for x in self.layers)
@@ -167,11 +194,8 @@ class Context:
     def save(self, folder: str | Path) -> Path:
         """Write `context.safetensors` and `context.json`; returns the first's path."""
         path = make_folder(folder) / "context.safetensors"
-        tensors = {
-            f"{name}.{i}": getattr(layer, name).clone()  # layers share positions
-            for i, layer in enumerate(self.layers)
-            for name in ("keys", "values", "positions")
-        }
+        layers = enumerate(self.layers)  # which share positions
+        tensors = {f"{name}.{i}": getattr(layer, name).clone() for i, layer in layers for name in _TENSORS}
         reader = {"model": self.reader.name, "weight_digest": self.reader.weight_digest}
         payload, facts = packed(tensors, reader | {name: getattr(self, name) for name in _FACTS})
         write_atomically(path, payload)
@@ -186,7 +210,7 @@ class Context:
         reader = Reader(facts.pop("model", ""), saved_digest=facts.pop("weight_digest", ""))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
         n = len(tensors) // 3
-        names = {f"{kind}.{i}" for kind in ("keys", "values", "positions") for i in range(n)}
+        names = {f"{name}.{i}" for name in _TENSORS for i in range(n)}
         known = all(isinstance(fact, str) and fact for fact in (reader.name, reader.saved_digest))
         values.setdefault("tokenizer_digest", "")  # contexts of earlier versions have none
         whole = known and set(values) == set(_FACTS)
@@ -194,9 +218,7 @@ class Context:
             raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
         if not n or set(tensors) != names:
             raise InputError(f"The context in {folder} lacks keys, values or positions of a layer; save it again.")
-        layers = tuple(
-            KeyValues(*(tensors[f"{kind}.{i}"] for kind in ("keys", "values", "positions"))) for i in range(n)
-        )
+        layers = tuple(KeyValues(*(tensors[f"{name}.{i}"] for name in _TENSORS)) for i in range(n))
         context = cls(layers, **values, reader=reader)
         if (reason := context._contradiction()) is not None:
             raise InputError(f"The context in {folder} contradicts itself ({reason}); save it again.")
@@ -216,13 +238,13 @@ class Context:
             return "there is not one place for each key"
         if len(self.anchors) != len(self.anchor_classes) or self.next_position < 0:
             return "label words without a class, or a position below zero"
-        if len(self.label_ids) != len(self.label_words) or not set(self.anchor_classes) <= set(
-            range(len(self.label_ids))
-        ):
+        n_classes = len(self.label_ids)
+        if n_classes != len(self.label_words) or not set(self.anchor_classes) <= set(range(n_classes)):
             return "classes without a label word"
         return None
 
 
+_TENSORS = ("keys", "values", "positions")
 _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words", "tokenizer_digest")
 
 

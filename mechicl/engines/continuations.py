@@ -120,7 +120,7 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], programs: S
     rows, positions = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
     targets = tokens.to(net.device)[rows, positions + 1]
     first = net.embed(tokens)
-    at_once = max(1, _MEMORY // (first.numel() * first.element_size()) - 1)
+    at_once = max(1, _MEMORY // first.nbytes - 1)
     found: list[tuple[Tensor, Tensor]] = []
     for start in range(0, max(1, len(programs)), at_once):
         finals = final_residuals(net, first, programs[start : start + at_once])

@@ -65,9 +65,7 @@ class LastToken:
 
 
 def last_tokens(
-    model: Any,
-    prompts: PromptSet | Sequence[Prompt],
-    keep: Callable[[Context, Prompt], Context] | None = None,
+    model: Any, prompts: PromptSet | Sequence[Prompt], keep: Callable[[Context, Prompt], Context] | None = None
 ) -> list[LastToken]:
     """Read all prompts up to their last token; demonstrations that several share are read once.
 

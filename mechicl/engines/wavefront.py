@@ -9,7 +9,6 @@ kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +59,7 @@ def lesion_sweep(
         check_halves(net, program)
     with frozen(net), torch.no_grad():
         first = net.embed(tokens)
-        at_once = max_streams or max(1, RESIDUAL_BYTES // (first.numel() * first.element_size()) - 1)
+        at_once = max_streams or max(1, RESIDUAL_BYTES // first.nbytes - 1)
         comparison = Comparison(net, tokens, lengths, top_k)
         for start in range(0, len(programs), at_once):
             finals = final_residuals(net, first, programs[start : start + at_once])
@@ -118,16 +117,11 @@ def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
     together = [stream for stream in running if stream.next == step]
     batch, pos, _ = together[0].final().shape
     size = max(1, _TOKENS_AT_ONCE.get(net.device.type, 16384) // (batch * pos))
-    with _without(net, step):
+    left_out = [] if step.without is None else [(f"blocks.{step.layer}.hook_{step.without}_out", zero_out)]
+    with net.hooks(left_out):
         for start in range(0, len(together), size):
             group = together[start : start + size]
             stacked = torch.cat([stream.final() for stream in group])
             out = net.whole_block(step.layer, stacked)
             for stream, resid in zip(group, torch.split(out, batch), strict=True):
                 stream.resid, stream.at = resid, stream.at + 1
-
-
-def _without(net: Blockwise, step: Step) -> AbstractContextManager[None]:
-    if step.without is None:
-        return nullcontext()
-    return net.hooks([(f"blocks.{step.layer}.hook_{step.without}_out", zero_out)])

@@ -12,20 +12,7 @@ from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at
 from mechicl.models.tokenizers import check_same_tokenizer, tokenizer_digest
 
 __all__ = [
-    "Adapter",
-    "Blockwise",
-    "Hook",
-    "KeyValues",
-    "Sizes",
-    "blockwise",
-    "check_same_tokenizer",
-    "forward_recomputed",
-    "frozen",
-    "graph_bytes",
-    "hooked",
-    "load_model",
-    "prompts_at_once",
-    "provenance",
-    "runs_by_block",
+    "Adapter", "Blockwise", "Hook", "KeyValues", "Sizes", "blockwise", "check_same_tokenizer", "forward_recomputed",
+    "frozen", "graph_bytes", "hooked", "load_model", "prompts_at_once", "provenance", "runs_by_block",
     "tokenizer_digest",
-]
+]  # fmt: skip

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechicl.models.blockwise import KeyValues
+from mechicl.models.blockwise import KeyValues, join_positions
 from mechicl.models.rotary import rotate, rotation
 from mechicl.models.silent import has_hooks, normalise, soft_cap
 
@@ -88,20 +88,9 @@ def visible(
     mask = torch.ones(n, m + n, dtype=torch.bool, device=positions.device).tril(m)
     if within is None:
         return mask
-    keys = positions if past is None else _join_positions(past.positions.to(positions.device), positions)
+    keys = positions if past is None else join_positions(past.positions.to(positions.device), positions)
     mask = mask & (positions[..., :, None] - keys[..., None, :] < within)
     return mask if mask.ndim == 2 else mask[:, None]
-
-
-def _join_positions(past: Tensor, new: Tensor) -> Tensor:
-    if past.ndim < new.ndim:
-        past = past.expand(new.shape[0], -1)
-    elif new.ndim < past.ndim:
-        new = new.expand(past.shape[0], -1)
-    batch = max(past.shape[0], new.shape[0])
-    if new.ndim == 1:
-        return torch.cat([past, new])
-    return torch.cat([past.expand(batch, -1), new.expand(batch, -1)], 1)
 
 
 def _split_inputs(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,11 +103,8 @@ def _split_inputs(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return resid[:, :, None].expand(-1, -1, n, -1).clone()
 
     if cfg.use_split_qkv_input:
-        return (
-            block.hook_q_input(by_head(heads)),
-            block.hook_k_input(by_head(grouped)),
-            block.hook_v_input(by_head(grouped)),
-        )
+        q, k, v = block.hook_q_input, block.hook_k_input, block.hook_v_input
+        return q(by_head(heads)), k(by_head(grouped)), v(by_head(grouped))
     x = block.hook_attn_in(by_head(heads)) if cfg.use_attn_in else resid
     return x, x, x
 
@@ -196,14 +182,10 @@ def fused(
     keys, values = seen.keys, seen.values
     if q.shape[2] != keys.shape[2] and repeats_keys(q.device, q.dtype, mask is not None):
         keys, values = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (keys, values))
+    q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
+    shared = q.shape[1] != keys.shape[1]
     z = F.scaled_dot_product_attention(
-        q.transpose(1, 2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=is_causal,
-        scale=1 / attn.attn_scale,
-        enable_gqa=q.shape[2] != keys.shape[2],
+        q, keys, values, mask, is_causal=is_causal, scale=1 / attn.attn_scale, enable_gqa=shared
     )
     return z.transpose(1, 2)
 
@@ -231,7 +213,8 @@ def in_parts(
     # Query heads of one group are extra rows of its keys: [batch, group, heads per group * query, d_head].
     rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3) / attn.attn_scale
     parts = [new] if past is None else [past, new]
-    scores = torch.cat([_scores(rows, part.keys) for part in parts], -1) if past else _scores(rows, new.keys)
+    products = [_products(rows, part.keys.permute(0, 2, 3, 1)) for part in parts]
+    scores = torch.cat(products, -1) if past else products[-1]
     scores = soft_cap(scores, attn.cfg.attn_scores_soft_cap).view(batch, heads, queries, -1)
     if queries > 1 or window(attn) is not None:
         scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
@@ -241,28 +224,17 @@ def in_parts(
         pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
     pattern = attn.hook_pattern(pattern).to(new.values.dtype).reshape(batch, groups, -1, scores.shape[-1])
     shares = torch.split(pattern, [len(part) for part in parts], -1)
-    z = sum(_values(share, part.values) for share, part in zip(shares, parts, strict=True))
+    z = sum(_products(share, part.values.transpose(1, 2)) for share, part in zip(shares, parts, strict=True))
     assert isinstance(z, Tensor)
     return z.reshape(batch, heads, queries, d_head).transpose(1, 2)
 
 
-def _scores(
-    rows: Float[Tensor, "batch group row d_head"], keys: Float[Tensor, "one_or_batch key group d_head"]
-) -> Float[Tensor, "batch group row key"]:
-    """Products of all queries with keys that each prompt has, or that the batch shares."""
-    if keys.shape[0] == rows.shape[0]:
-        return rows @ keys.permute(0, 2, 3, 1)
+def _products(
+    rows: Float[Tensor, "batch group row inner"], with_each: Float[Tensor, "one_or_batch group inner column"]
+) -> Float[Tensor, "batch group row column"]:
+    """Products of queries with keys, or of a pattern with values, that each prompt has, or that the batch shares."""
+    if with_each.shape[0] == rows.shape[0]:
+        return rows @ with_each
     batch, groups, per_prompt, _ = rows.shape
-    shared = rows.transpose(0, 1).flatten(1, 2) @ keys[0].permute(1, 2, 0)  # the batch becomes rows
-    return shared.view(groups, batch, per_prompt, -1).transpose(0, 1)
-
-
-def _values(
-    pattern: Float[Tensor, "batch group row key"], values: Float[Tensor, "one_or_batch key group d_head"]
-) -> Float[Tensor, "batch group row d_head"]:
-    """Values averaged by a pattern, of each prompt or shared by the batch."""
-    if values.shape[0] == pattern.shape[0]:
-        return pattern @ values.transpose(1, 2)
-    batch, groups, per_prompt, _ = pattern.shape
-    shared = pattern.transpose(0, 1).flatten(1, 2) @ values[0].transpose(0, 1)
+    shared = rows.transpose(0, 1).flatten(1, 2) @ with_each[0]  # the batch becomes rows
     return shared.view(groups, batch, per_prompt, -1).transpose(0, 1)

@@ -26,36 +26,36 @@ class Positions(NamedTuple):
     """One more than the largest: how many positions a table must know."""
 
 
-class BlockRunner:
-    """Applies single blocks of one model; see `Blockwise.block` and `Blockwise.whole_block`."""
+class RunsBlocks:
+    """The part of a HookedTransformer's adapter that applies single blocks."""
 
     def __init__(self, raw: Any) -> None:
-        self._raw = raw
+        self.raw = raw
         self._last: tuple[Callable[[], Tensor | None], int, int] = (lambda: None, 0, 0)
         """The positions that were checked last, their version then, and one more than the largest."""
 
-    def __call__(
+    def block(
         self,
         layer: int,
         resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "..."] | None,
-        past: KeyValues | None,
+        positions: Int[Tensor, "..."] | None = None,
+        past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-        block, cfg = self._raw.blocks[layer], self._raw.cfg
+        block, cfg = self.raw.blocks[layer], self.raw.cfg
         found = survey(block, cfg)
         if unsupported_reason(cfg) is not None or found.foreign is not None:
-            raise InputError(refusal(self._raw, found.foreign))
-        checked = self.positions(positions, resid.shape, past, resid.device)
+            raise InputError(refusal(self.raw, found.foreign))
+        checked = self._positions(positions, resid.shape, past, resid.device)
         return self._run(block, found, resid, checked, past)
 
-    def whole(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """One block on whole sequences; its own forward pass where it is unsupported or holds a foreign module."""
-        block, cfg = self._raw.blocks[layer], self._raw.cfg
+        block, cfg = self.raw.blocks[layer], self.raw.cfg
         found = survey(block, cfg)
         if unsupported_reason(cfg) is None and found.foreign is None:
-            return self._run(block, found, resid, self.positions(None, resid.shape, None, resid.device), None)[0]
+            return self._run(block, found, resid, self._positions(None, resid.shape, None, resid.device), None)[0]
         if cfg.positional_embedding_type == "shortformer":
-            raise InputError(refusal(self._raw))
+            raise InputError(refusal(self.raw))
         out: Tensor = block(resid.to(next(block.parameters()).device))
         return out
 
@@ -63,28 +63,23 @@ class BlockRunner:
         self, block: Any, found: Survey, resid: Tensor, checked: Positions, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
         """The block by its parts, whose hook points fire where something listens."""
-        cfg, positions = self._raw.cfg, checked.ids
+        cfg, positions = self.raw.cfg, checked.ids
         grow_tables(block.attn, checked.longest)
         resid = resid.to(block.attn.b_O.device)
 
         resid = block.hook_resid_pre(resid)
         attn_out, new = attend(block, resid, positions.to(resid.device), past, heard=found.attention)
         attn_out = block.hook_attn_out(attn_out)
+        between = resid + attn_out
         if cfg.attn_only:
-            return block.hook_resid_post(resid + attn_out), new
-        if cfg.parallel_attn_mlp:
-            mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
-            return block.hook_resid_post(resid + attn_out + mlp_out), new
-        resid = block.hook_resid_mid(resid + attn_out)
+            return block.hook_resid_post(between), new
+        if not cfg.parallel_attn_mlp:
+            resid = between = block.hook_resid_mid(between)
         mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
-        return block.hook_resid_post(resid + mlp_out), new
+        return block.hook_resid_post(between + mlp_out), new
 
-    def positions(
-        self,
-        positions: Int[Tensor, "..."] | None,
-        shape: torch.Size,
-        past: KeyValues | None,
-        device: torch.device,
+    def _positions(
+        self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None, device: torch.device
     ) -> Positions:
         """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
         from 0.
@@ -112,11 +107,9 @@ class BlockRunner:
         return Positions(positions, longest)
 
     def _check_range(self, lowest: int, highest: int) -> None:
-        if lowest < 0 or highest >= self._raw.cfg.n_ctx:
-            raise InputError(
-                f"Positions {lowest} to {highest} leave the context of {self._raw.cfg.model_name} "
-                f"({self._raw.cfg.n_ctx})."
-            )
+        cfg = self.raw.cfg
+        if lowest < 0 or highest >= cfg.n_ctx:
+            raise InputError(f"Positions {lowest} to {highest} leave the context of {cfg.model_name} ({cfg.n_ctx}).")
 
 
 def least_and_most(numbers: Int[Tensor, "..."]) -> tuple[int, int]:
@@ -139,9 +132,8 @@ def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
 
 def refusal(raw: Any, foreign: str | None = None) -> str:
     """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
-    reason = (
-        f"In {raw.cfg.model_name} {foreign}" if foreign else f"{raw.cfg.model_name} uses {unsupported_reason(raw.cfg)}"
-    )
+    name = raw.cfg.model_name
+    reason = f"In {name} {foreign}" if foreign else f"{name} uses {unsupported_reason(raw.cfg)}"
     return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes."
 
 

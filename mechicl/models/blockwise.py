@@ -50,14 +50,20 @@ class KeyValues:
         """These keys followed by `new` ones; a batch of 1 on either side is repeated to the other's."""
         batch = max(self.batch, new.batch)
 
-        def join(a: Tensor, b: Tensor, dim: int) -> Tensor:
-            return torch.cat([a.expand(batch, *a.shape[1:]), b.expand(batch, *b.shape[1:])], dim)
+        def join(a: Tensor, b: Tensor) -> Tensor:
+            return torch.cat([a.expand(batch, *a.shape[1:]), b.expand(batch, *b.shape[1:])], 1)
 
-        if self.positions.ndim == new.positions.ndim == 1:
-            positions = torch.cat([self.positions, new.positions])
-        else:
-            positions = join(self.positions.reshape(-1, len(self)), new.positions.reshape(-1, len(new)), 1)
-        return KeyValues(join(self.keys, new.keys, 1), join(self.values, new.values, 1), positions)
+        positions = join_positions(self.positions, new.positions)
+        return KeyValues(join(self.keys, new.keys), join(self.values, new.values), positions)
+
+
+def join_positions(past: Int[Tensor, "..."], new: Int[Tensor, "..."]) -> Int[Tensor, "*batch pos"]:
+    """Position ids followed by new ones: [pos] where both are shared by the batch, [batch pos] otherwise."""
+    if past.ndim == new.ndim == 1:
+        return torch.cat([past, new])
+    past, new = past.reshape(-1, past.shape[-1]), new.reshape(-1, new.shape[-1])
+    batch = max(len(past), len(new))
+    return torch.cat([past.expand(batch, -1), new.expand(batch, -1)], 1)
 
 
 class Blockwise(Adapter, Protocol):

@@ -14,9 +14,8 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -181,13 +180,12 @@ def _log_probs(logits: Tensor) -> Tensor:
 @contextmanager
 def _first_layers(hf_model: Any, n_layers: int) -> Iterator[None]:
     """Let a Hugging Face model run its first layers alone."""
-    blocks = next(
+    parent, name, layers = next(
         (parent, name, child)
         for parent in hf_model.get_decoder().modules()  # a multimodal model has other layers too
         for name, child in parent.named_children()
         if isinstance(child, torch.nn.ModuleList) and len(child) >= n_layers
     )
-    parent, name, layers = blocks
     try:
         setattr(parent, name, layers[:n_layers])
         yield
@@ -242,17 +240,14 @@ def comparison_key(files: str, **options: Any) -> str:
 
 def was_compared(key: str) -> bool:
     """Whether models with this key were compared and agreed."""
-    try:
+    with suppress(OSError, InputError):
         return (cache.folder() / _KEPT / key).is_file()
-    except (OSError, InputError):
-        return False
+    return False
 
 
 def remember_comparison(key: str) -> None:
     """Note that they agreed; where nothing can be written they will be compared again."""
-    try:
-        path: Path = cache.folder() / _KEPT / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except (OSError, InputError):
-        pass
+    with suppress(OSError, InputError):
+        folder = cache.folder() / _KEPT
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / key).touch()

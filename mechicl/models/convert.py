@@ -13,15 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.errors import InputError, first_line
-from mechicl.models.compare import (
-    check_same,
-    check_windows,
-    converted_log_probs,
-    dropped,
-    original_log_probs,
-    samples,
-)
+from mechicl.errors import InputError, first_line, retold
+from mechicl.models.compare import check_same, check_windows, converted_log_probs, dropped, original_log_probs, samples
 from mechicl.models.processing import Placement, Processing, load_state, process
 from mechicl.models.settings import corrections, known_settings
 
@@ -54,7 +47,7 @@ def convert(
     architecture, place = type(hf_model).__name__, place or Placement(hf_model.dtype, hf_model.device)
     if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
         hf_model.set_attn_implementation("eager")  # others ignore the cap in some versions of transformers
-    with _said(architecture):
+    with retold(lambda error: f"TransformerLens cannot convert this {architecture} ({_reason(error)})."):
         cfg, state = _converted(hf_model, place, name, remote_code)
         context = cfg.n_ctx if n_ctx is None else n_ctx
         check_context(cfg, context)
@@ -102,17 +95,9 @@ def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | N
         return cfg, get_pretrained_state_dict(folder, cfg, hf_model, **trust)
 
 
-@contextmanager
-def _said(architecture: str) -> Iterator[None]:
-    """TransformerLens's converters fail in many ways on a variant that they do not know: one sentence for all."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        # PyTorch puts what does not fit behind a headline.
-        reason = next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
-        raise InputError(f"TransformerLens cannot convert this {architecture} ({reason}).") from error
+def _reason(error: Exception) -> str:
+    """What a converter says of a variant that it does not know; PyTorch puts what does not fit behind a headline."""
+    return next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
 
 
 def _wrong(hf_model: Any, state: dict[str, Tensor]) -> str:

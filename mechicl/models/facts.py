@@ -34,16 +34,12 @@ def module_facts(raw: Any) -> list[str]:
         facts += [
             f"{name}.{key} {text}" for key, text in attributes(module, root=module is raw and hasattr(raw, "cfg"))
         ]
-        grown = _GROWN if any(_is_transformer_lens(kind) for kind in type(module).__mro__) else ()
+        grown = _GROWN if any(kind.__module__.startswith("transformer_lens") for kind in type(module).__mro__) else ()
         buffers = {key: value for key, value in module._buffers.items() if key not in grown and value is not None}
         facts += [f"{name}.{key} {described(value)}" for key, value in buffers.items()]
         if (cfg := getattr(module, "cfg", None)) is not None and cfg is not getattr(raw, "cfg", None):
             facts.append(f"{name}.cfg {sorted((key, repr(value)) for key, value in vars(cfg).items())}")
     return facts
-
-
-def _is_transformer_lens(kind: type) -> bool:
-    return kind.__module__.startswith("transformer_lens")
 
 
 def attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, first_line, retold
 from mechicl.models.digests import file_digest
-from mechicl.models.original import Original, check_loaded
+from mechicl.models.original import Original, loaded
 from mechicl.models.tokenizers import with_padding
 
 _MAGIC = b"GGUF"
@@ -31,7 +31,7 @@ def gguf_original(path: Path) -> Original:
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Architecture, quantisation and number of weights, from a GGUF file's header.
+    """Quantisation and number of weights, from a GGUF file's header.
 
     Raises:
         InputError: it is no GGUF file, or one part of several, or cut off.
@@ -55,7 +55,6 @@ def read_facts(path: Path) -> dict[str, Any]:
     kind = _field(reader, "general.file_type")
     names = {int(one): one.name for one in LlamaFileType}
     return {
-        "architecture": str(_field(reader, "general.architecture")),
         "quantisation": names.get(kind, "unknown").removeprefix("MOSTLY_").removeprefix("ALL_"),
         "parameters": sum(int(tensor.n_elements) for tensor in reader.tensors),
     }
@@ -68,18 +67,13 @@ def _field(reader: Any, name: str) -> Any:
 
 def load_original(path: Path, dtype: Any) -> Any:
     """The Hugging Face model of a GGUF file, dequantised; missing and unknown weights are refused by name."""
-    from transformers import AutoModelForCausalLM
-
     with _said(path), _bar_in_terminals(), read_once():
-        model, info = AutoModelForCausalLM.from_pretrained(
-            str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True, output_loading_info=True
-        )
-    check_loaded(path, model, info)
+        model = loaded(path, str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True)
     # A dequantised model is a plain one: nothing is to be treated, or refused, as quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return model.eval()
+    return model
 
 
 def load_tokenizer(path: Path) -> Any:
@@ -117,13 +111,7 @@ def _bar_in_terminals() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _said(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # an architecture or a tokenizer that its reader does not know, or a damaged file
-        raise InputError(
-            f"Transformers cannot read {path}: {first_line(error)}; give the model's Hugging Face folder."
-        ) from error
+def _said(path: Path) -> AbstractContextManager[None]:
+    """An architecture or a tokenizer that transformers' reader does not know, or a damaged file, in one sentence."""
+    remedy = "give the model's Hugging Face folder"
+    return retold(lambda error: f"Transformers cannot read {path}: {first_line(error)}; {remedy}.")

@@ -14,18 +14,13 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.models.adapter import Hook, Sizes
-from mechicl.models.block import BlockRunner, least_and_most, refusal, unsupported_reason
-from mechicl.models.blockwise import KeyValues
+from mechicl.models.block import RunsBlocks, least_and_most, refusal, unsupported_reason
 from mechicl.models.own import foreign, foreign_outside, foreign_part
 from mechicl.models.silent import has_hooks, muted, normalise, soft_cap
 
 
-class HookedTransformerModel:
+class HookedTransformerModel(RunsBlocks):
     """`Adapter` and `Blockwise`, answered by a `HookedTransformer`; each says there what it promises."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
-        self._runner = BlockRunner(raw)
 
     def __repr__(self) -> str:
         return f"HookedTransformerModel({self.name!r}, {self.sizes})"
@@ -161,10 +156,7 @@ class HookedTransformerModel:
         self._check_tokens(tokens)
         # padding_side: with a left-padding tokenizer TransformerLens would mask what looks like padding.
         resid = self.raw(
-            tokens.to(self.device),
-            stop_at_layer=self.raw.cfg.n_layers,
-            prepend_bos=False,
-            padding_side="right",
+            tokens.to(self.device), stop_at_layer=self.raw.cfg.n_layers, prepend_bos=False, padding_side="right"
         )
         return resid
 
@@ -192,8 +184,7 @@ class HookedTransformerModel:
     def lens(
         self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
     ) -> Float32[Tensor, "*any token"]:
-        if self._reads_itself():
-            logits = self._read_in_silence(resid)
+        if (logits := self._read_itself(resid)) is not None:
             return logits if tokens is None else logits[..., tokens]
         normalised = normalise(getattr(self.raw, "ln_final", None), resid)
         if tokens is None:
@@ -205,8 +196,7 @@ class HookedTransformerModel:
     def lens_tiles(
         self, resid: Float[Tensor, "row d_model"], width: int
     ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
-        if self._reads_itself():
-            logits = self._read_in_silence(resid)
+        if (logits := self._read_itself(resid)) is not None:
             yield from ((start, logits[:, start : start + width]) for start in range(0, logits.shape[1], width))
             return
         W_U, b_U = self.W_U, self.b_U
@@ -218,12 +208,13 @@ class HookedTransformerModel:
             torch.addmm(b_U[start : start + width], rows, part, out=tile)
             yield start, self._cap(tile).float()
 
-    def _reads_itself(self) -> bool:
-        """Whether the final norm or the unembedding is the user's own, so that only their modules can read."""
-        return foreign_part(self.raw, "ln_final", "unembed") is not None
+    def _read_itself(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"] | None:
+        """Logits through the modules, which are given [1 row d_model], without their hooks.
 
-    def _read_in_silence(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"]:
-        """Logits through the user's own modules, which are given [1 row d_model], without their hooks."""
+        None unless the final norm or the unembedding is the user's own, so that only they can read.
+        """
+        if foreign_part(self.raw, "ln_final", "unembed") is None:
+            return None
         norm = self.raw.ln_final if self.raw.cfg.normalization_type is not None else None
         rows = resid.reshape(1, -1, resid.shape[-1])
         with muted(norm, self.raw.unembed):
@@ -249,20 +240,8 @@ class HookedTransformerModel:
         if own is not None and positions is not None:
             raise InputError(refusal(raw, own))
         resid: Tensor = raw.hook_embed(raw.embed(tokens))
-        positions = self._runner.positions(positions, tokens.shape, None, resid.device).ids.to(resid.device)
+        positions = self._positions(positions, tokens.shape, None, resid.device).ids.to(resid.device)
         if raw.cfg.positional_embedding_type == "standard":
             added = raw.pos_embed.W_pos[positions].expand_as(resid).clone() if own is None else raw.pos_embed(tokens)
             resid = resid + raw.hook_pos_embed(added)
         return resid
-
-    def block(
-        self,
-        layer: int,
-        resid: Float[Tensor, "batch pos d_model"],
-        positions: Int[Tensor, "..."] | None = None,
-        past: KeyValues | None = None,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-        return self._runner(layer, resid, positions, past)
-
-    def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        return self._runner.whole(layer, resid)

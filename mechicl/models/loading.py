@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, retold
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import smollm2
 from mechicl.models.compare import comparison_key, remember_comparison, was_compared
@@ -118,23 +118,15 @@ def _load(original: Original, how: Processing, place: Placement, n_ctx: int | No
     key = comparison_key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx)
     agreed = was_compared(key)
     model = convert(
-        original.load(dtype),
-        how,
-        place,
-        name=original.name,
-        n_ctx=n_ctx,
-        compared=agreed,
-        remote_code=original.remote_code,
-    )
+        original.load(dtype), how, place,
+        name=original.name, n_ctx=n_ctx, compared=agreed, remote_code=original.remote_code,
+    )  # fmt: skip
     if not agreed:
         remember_comparison(key)
     model.cfg.tokenizer_name = original.tokenizer_name
-    try:
+    # It is asked to encode something, with whatever settings it has read.
+    with retold(lambda error: f"The tokenizer of {original.name} does not work ({error}); save it again."):
         give_tokenizer(model, original.tokenizer())
-    except InputError:
-        raise
-    except Exception as error:  # it is asked to encode something, with whatever settings it has read
-        raise InputError(f"The tokenizer of {original.name} does not work ({error}); save it again.") from error
     return model
 
 

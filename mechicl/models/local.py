@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, first_line, retold
 from mechicl.files.json_files import read_object
 from mechicl.limits import numbers_in
 from mechicl.models.digests import files_digest
-from mechicl.models.original import Original, check_loaded
+from mechicl.models.original import Original, loaded
 from mechicl.models.tokenizers import clean_tokenizer
 
 
@@ -112,18 +112,6 @@ def _indexed(index: Path) -> list[str]:
 
 
 def _load_weights(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    try:
-        hf_model, info = AutoModelForCausalLM.from_pretrained(
-            str(path),
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except Exception as error:  # whatever transformers raises here, the remedy is another folder
-        raise InputError(f"{path} cannot be loaded by transformers ({first_line(error)}).") from error
-    check_loaded(path, hf_model, info)
-    return hf_model.eval()
+    options = {"local_files_only": True, "use_safetensors": True, "trust_remote_code": trust_remote_code}
+    with retold(lambda error: f"{path} cannot be loaded by transformers ({first_line(error)})."):
+        return loaded(path, str(path), dtype=dtype, **options)

@@ -3,6 +3,8 @@ and how many numbers it has, by its configuration alone: neither weights nor mem
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,8 +40,8 @@ def understood(name: str | Path) -> Named:
         raise InputError(f"The model's name is {text!r}; give a name, a folder, or a GGUF file.")
     if text in (SHIPPED, REAL):
         return Named("shipped" if text == SHIPPED else "real", Path(text))
-    path = _path(text)
-    if _is_folder(path):
+    path = Path(os.path.expanduser(text))
+    if os.path.isdir(path):  # False, as Path.is_dir is not everywhere, for a name longer than names may be
         return Named("folder", path)
     if path.suffix.lower() == ".gguf":
         return Named("gguf", path)
@@ -53,20 +55,6 @@ def understood(name: str | Path) -> Named:
     if not before or (at and not revision):
         raise InputError(f"{text!r} is no model's name; give name@revision, such as EleutherAI/pythia-70m@step1000.")
     return Named("hub", path, before, revision)
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # no such user
-        return Path(text)
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # such as a name longer than names may be
-        return False
 
 
 def parameters_by_name(name: str) -> int | None:
@@ -94,14 +82,17 @@ def parameters_by_name(name: str) -> int | None:
     return parameters_of(name_on_hub(named.hub))
 
 
-def n_parameters(config: Any) -> int:
-    """Parameters of the causal language model that a Hugging Face configuration describes; tied ones once."""
+def n_parameters(config: Any) -> int | None:
+    """Parameters of the causal language model that a Hugging Face configuration describes; tied ones once.
+
+    None where nobody can build it without code of its own.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):  # shapes without storage
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+    with suppress(Exception), torch.device("meta"):  # shapes without storage
+        return int(sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters()))
+    return None
 
 
 def parameters_of(name: str | Path) -> int | None:
@@ -111,8 +102,6 @@ def parameters_of(name: str | Path) -> int | None:
     """
     from transformers import AutoConfig
 
-    try:
-        with hub.at_hand():
-            return n_parameters(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
-    except Exception:  # no network, no such name, code of its own, a config that nobody can build: it stays unknown
-        return None
+    with suppress(Exception), hub.at_hand():  # no network, no such name, code of its own
+        return n_parameters(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
+    return None

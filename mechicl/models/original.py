@@ -36,12 +36,16 @@ class Original:
     """What provenance says of it."""
 
 
-def check_loaded(source: object, hf_model: Any, info: Mapping[str, Any]) -> None:
-    """Raise `InputError` where a configuration and the checkpoint of `source` disagree on which weights there are.
+def loaded(source: object, name: str, **options: Any) -> Any:
+    """A Hugging Face model in evaluation mode; `options` are those of `from_pretrained`.
 
-    `info` is what `from_pretrained(..., output_loading_info=True)` says. transformers would go on with random numbers
-    in the place of missing weights, and without those that it has no place for.
+    Raises `InputError` where the configuration and the checkpoint of `source` disagree on which weights there are:
+    transformers would go on with random numbers in the place of missing weights, and without those that it has no
+    place for.
     """
+    from transformers import AutoModelForCausalLM
+
+    hf_model, info = AutoModelForCausalLM.from_pretrained(name, output_loading_info=True, **options)
     missing = sorted(info.get("missing_keys", ()))
     if missing:
         raise InputError(f"The weights in {source} lack {_named(missing)}; copy them again, or correct config.json.")
@@ -60,6 +64,7 @@ def check_loaded(source: object, hf_model: Any, info: Mapping[str, Any]) -> None
             f"{source} holds an unembedding of its own, and its configuration ties it to the embedding; correct "
             "tie_word_embeddings in config.json."
         )
+    return hf_model.eval()
 
 
 def _named(names: list[str]) -> str:

@@ -14,21 +14,7 @@ from typing import Any, NamedTuple
 
 from torch.nn import Identity
 from transformer_lens import HookedTransformer
-from transformer_lens.components import (
-    MLP,
-    Attention,
-    Embed,
-    GatedMLP,
-    GroupedQueryAttention,
-    LayerNorm,
-    LayerNormPre,
-    MoE,
-    PosEmbed,
-    RMSNorm,
-    RMSNormPre,
-    TransformerBlock,
-    Unembed,
-)
+from transformer_lens import components as tl
 from transformer_lens.components.mlps.gated_mlp_4bit import GatedMLP4Bit
 from transformer_lens.components.mlps.gpt_oss_moe import GptOssMoE
 from transformer_lens.hook_points import HookPoint
@@ -36,18 +22,18 @@ from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATION
 
 from mechicl.models.silent import has_hooks
 
-_NORMS = frozenset((LayerNorm, LayerNormPre, RMSNorm, RMSNormPre, Identity))
+_NORMS = frozenset((tl.LayerNorm, tl.LayerNormPre, tl.RMSNorm, tl.RMSNormPre, Identity))
 _KINDS: dict[str, frozenset[type]] = {
     **dict.fromkeys(("ln1", "ln1_post", "ln2", "ln2_post", "ln_final", "q_norm", "k_norm", "ln"), _NORMS),
-    "attn": frozenset((Attention, GroupedQueryAttention)),
-    "mlp": frozenset((MLP, GatedMLP, MoE, GatedMLP4Bit, GptOssMoE)),
-    "embed": frozenset((Embed,)),
-    "pos_embed": frozenset((PosEmbed,)),
-    "unembed": frozenset((Unembed,)),
+    "attn": frozenset((tl.Attention, tl.GroupedQueryAttention)),
+    "mlp": frozenset((tl.MLP, tl.GatedMLP, tl.MoE, GatedMLP4Bit, GptOssMoE)),
+    "embed": frozenset((tl.Embed,)),
+    "pos_embed": frozenset((tl.PosEmbed,)),
+    "unembed": frozenset((tl.Unembed,)),
 }
 """The classes that a part of a model may have. A child of any other name is one that TransformerLens never calls."""
-_BLOCK = frozenset((TransformerBlock,))
-_RUN_AS_THEY_ARE = (MoE, GatedMLP4Bit, GptOssMoE)
+_BLOCK = frozenset((tl.TransformerBlock,))
+_RUN_AS_THEY_ARE = (tl.MoE, GatedMLP4Bit, GptOssMoE)
 """MLPs that are always called as modules, so what is inside them does not matter."""
 _IN_ATTENTION = frozenset(("ln1", "ln1_post", "attn", "hook_attn_in", "hook_q_input", "hook_k_input", "hook_v_input"))
 _IN_MLP = frozenset(("ln2", "ln2_post", "mlp", "hook_mlp_in"))
@@ -87,9 +73,8 @@ def survey(block: Any, cfg: Any) -> Survey:
 
 def foreign(raw: Any) -> str | None:
     """The first module between tokens and the last residual that is not TransformerLens's own, in words."""
-    if (reason := foreign_outside(raw)) is not None:
-        return reason
-    return next((reason for block in raw.blocks if (reason := survey(block, raw.cfg).foreign) is not None), None)
+    inside = (survey(block, raw.cfg).foreign for block in raw.blocks)
+    return foreign_outside(raw) or next(filter(None, inside), None)
 
 
 def foreign_outside(raw: Any) -> str | None:
@@ -118,8 +103,7 @@ def _look(name: str, part: Any, cfg: Any) -> tuple[str | None, bool]:
     state = vars(part)
     if name[:5] == "hook_":
         if type(part) is HookPoint and "forward" not in state:
-            heard = state["_forward_hooks"] or state["_forward_pre_hooks"] or state["_backward_hooks"]
-            return None, bool(heard or state["_backward_pre_hooks"])
+            return None, has_hooks(part, inside=False)
         return f" is a {type(part).__name__} of your own", True
     kinds = _KINDS.get(name)
     if kinds is None:
@@ -191,13 +175,11 @@ def _as_written(kind: type, name: str) -> Any:
 def _snapshot() -> list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[Any, ...]]]:
     """Of each class: what reads its methods, their names, and the methods as TransformerLens wrote them."""
     kinds = {HookedTransformer, HookPoint, *_BLOCK, *(kind for kinds in _KINDS.values() for kind in kinds)}
-    kinds -= {*_RUN_AS_THEY_ARE}
-    found: list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[Any, ...]]] = []
-    for kind in kinds:
-        names = tuple(_methods(kind))
-        # "forward" twice: attrgetter gives a tuple for two names and more.
-        found.append((kind, attrgetter(*names, "forward"), names, tuple(_as_written(kind, name) for name in names)))
-    return found
+    methods = {kind: tuple(_methods(kind)) for kind in kinds - {*_RUN_AS_THEY_ARE}}
+    return [  # "forward" twice: attrgetter gives a tuple for two names and more
+        (kind, attrgetter(*names, "forward"), names, tuple(_as_written(kind, name) for name in names))
+        for kind, names in methods.items()
+    ]
 
 
 def patches() -> list[tuple[str, Any]]:

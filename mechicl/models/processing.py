@@ -4,7 +4,7 @@ measure.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,6 @@ class Placement:
     dtype: torch.dtype = torch.float32
     device: str | torch.device = "cpu"
     n_devices: int = 1
-
-    def arguments(self) -> dict[str, Any]:
-        """Keyword arguments for TransformerLens."""
-        return {"dtype": self.dtype, "device": str(self.device), "n_devices": self.n_devices}
 
 
 @dataclass(frozen=True)
@@ -55,20 +51,16 @@ class Processing:
         folds = self.fold_ln and cfg.original_architecture not in POST_NORM_ARCHITECTURES
         layer_norm = cfg.normalization_type in ("LN", "LNPre")
         capped = (cfg.output_logits_soft_cap or 0) > 0
-        return Processing(
+        return replace(
+            self,
             fold_ln=folds,
             center_writing_weights=self.center_writing_weights and folds and layer_norm,
             center_unembed=self.center_unembed and not capped,
-            fold_value_biases=self.fold_value_biases,
         )
-
-    def flags(self) -> dict[str, bool]:
-        """Keyword arguments for TransformerLens."""
-        return asdict(self)
 
     def describe(self, cfg: Any) -> str:
         """The steps taken on this architecture, for provenance: "none" or their names."""
-        return "+".join(name for name, taken in self.possible_for(cfg).flags().items() if taken) or "none"
+        return "+".join(name for name, taken in asdict(self.possible_for(cfg)).items() if taken) or "none"
 
 
 def process(model: Any, how: Processing) -> Any:
@@ -78,7 +70,7 @@ def process(model: Any, how: Processing) -> Any:
         # TransformerLens copies a tensor at a time and walks through all modules for each; here they are collected.
         model.load_state_dict = lambda state, **_: processed.update(state)
         try:
-            model.load_and_process_state_dict(dict(model.state_dict()), **how.possible_for(model.cfg).flags())
+            model.load_and_process_state_dict(dict(model.state_dict()), **asdict(how.possible_for(model.cfg)))
         finally:
             del model.load_state_dict
         load_state(model, processed)

@@ -11,6 +11,7 @@ import torch
 from mechicl.models.adapter import hooked
 from mechicl.models.digests import fingerprints
 from mechicl.models.facts import attributes, described, module_facts
+from mechicl.models.silent import has_hooks
 from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -29,9 +30,11 @@ def provenance(model: Any) -> dict[str, Any]:
     """Describe a model for a result's provenance.
 
     Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype,
-    config_digest, device, versions; and, where there are any, the hook points at which somebody else's hooks act.
+    config_digest, device, versions; and, where there are any, the hook points at which somebody else's hooks act:
+    numbers measured under them are not the model's own.
     """
     net = hooked(model)
+    places = [name for name, module in net.raw.named_modules() if has_hooks(module, inside=False)]
     origin = _origins.get(net.raw, {"source": "given by the user", "processing": "as given"})
     return {
         "name": net.name,
@@ -41,7 +44,7 @@ def provenance(model: Any) -> dict[str, Any]:
         "dtype": str(net.dtype).removeprefix("torch."),
         "device": str(net.device),
         "versions": versions(),
-        **({"hooked": places} if (places := hooked_places(net.raw)) else {}),
+        **({"hooked": places} if places else {}),
     }
 
 
@@ -59,12 +62,6 @@ def config_digest(model: Any) -> str:
     if not type(net).__module__.startswith("mechicl."):
         facts += [described(type(net)), *(f"{key} {text}" for key, text in attributes(net, root=False))]
     return hashlib.sha256(repr([settings, facts]).encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def hooked_places(raw: Any) -> list[str]:
-    """Names of the modules on which hooks are installed now: numbers measured under them are not the model's own."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return [name for name, module in raw.named_modules() if any(getattr(module, kind) for kind in kinds)]
 
 
 def weight_digest(raw: Any) -> str:

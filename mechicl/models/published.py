@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, first_line, retold
 from mechicl.models import hub
 from mechicl.models.local import check_unquantised
 from mechicl.models.names import REAL, SHIPPED, n_parameters
-from mechicl.models.original import Original, check_loaded
+from mechicl.models.original import Original, loaded
 from mechicl.models.tokenizers import clean_tokenizer
 
 _PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
@@ -33,7 +32,9 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
     Raises:
         InputError: no such name, step, or revision; a pickle; code of its own; no hub.
     """
+    from huggingface_hub import hf_hub_download, snapshot_download
     from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, NON_HF_HOSTED_MODEL_NAMES
+    from transformers import AutoConfig
 
     official = name_on_hub(name)
     if official.startswith(_PICKLED):
@@ -45,14 +46,17 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
     branch = _branch(official, revision) if revision else None
     label = official.split("/")[-1]
     with _said(official, revision), hub.at_hand():
-        commit = _commit(official, branch)
-        config = _config(official, commit, trust_remote_code)
+        # The commit that the revision is now, whose files are all that is read from here on.
+        commit = Path(hf_hub_download(official, "config.json", revision=branch)).parent.name
+        config = AutoConfig.from_pretrained(official, revision=commit, trust_remote_code=trust_remote_code)
         check_unquantised(official, config.to_dict())
-        code = _code_folder(official, commit) if trust_remote_code and getattr(config, "auto_map", None) else None
+        code = None
+        if trust_remote_code and getattr(config, "auto_map", None):
+            code = Path(snapshot_download(official, revision=commit, allow_patterns=["*.json", "*.py"]))
     return Original(
         name=f"{label}@{revision}" if revision else label,
         digest=hashlib.sha256(f"{official} {commit}".encode()).hexdigest(),
-        parameters=_counted(config),
+        parameters=n_parameters(config),
         load=lambda dtype: _load(official, commit, dtype, trust_remote_code),
         tokenizer=lambda: _tokenizer(official, commit, trust_remote_code),
         remote_code=code,
@@ -91,43 +95,10 @@ def _branch(official: str, revision: str) -> str:
     return f"{prefix}{number}"
 
 
-def _counted(config: Any) -> int | None:
-    """Parameters by the configuration alone; None where nobody can build it without code of its own."""
-    try:
-        return n_parameters(config)
-    except Exception:
-        return None
-
-
-def _commit(official: str, branch: str | None) -> str:
-    """The commit that a revision is now, whose files are all that is read from here on."""
-    from huggingface_hub import hf_hub_download
-
-    return Path(hf_hub_download(official, "config.json", revision=branch)).parent.name
-
-
-def _config(official: str, commit: str, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(official, revision=commit, trust_remote_code=trust_remote_code)
-
-
-def _code_folder(official: str, commit: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(official, revision=commit, allow_patterns=["*.json", "*.py"]))
-
-
 def _load(official: str, commit: str, dtype: Any, trust_remote_code: bool) -> Any:
-    from transformers import AutoModelForCausalLM
-
     with _said(official, commit), hub.at_hand():
         hub.announce(official, commit)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            official, revision=commit, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    check_loaded(official, model, info)
-    return model.eval()
+        return loaded(official, official, revision=commit, dtype=dtype, trust_remote_code=trust_remote_code)
 
 
 def _tokenizer(official: str, commit: str, trust_remote_code: bool) -> Any:
@@ -135,20 +106,13 @@ def _tokenizer(official: str, commit: str, trust_remote_code: bool) -> Any:
         return clean_tokenizer(official, revision=commit, trust_remote_code=trust_remote_code)
 
 
-@contextmanager
-def _said(official: str, revision: str) -> Iterator[None]:
-    """What the hub's clients raise, in one sentence."""
+def _said(official: str, revision: str) -> AbstractContextManager[None]:
+    """No network, a proxy, a gated model, a revision that is not there, or a damaged file, in one sentence."""
     from huggingface_hub.errors import RevisionNotFoundError
 
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # no network, a proxy, a gated model, a revision that is not there, a damaged file
+    def sentence(error: Exception) -> str:
         if isinstance(error, RevisionNotFoundError):
-            raise InputError(
-                f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit."
-            ) from error
-        raise InputError(
-            f"{official} could not be fetched from the hub ({first_line(error)}); connect, or give a local folder."
-        ) from error
+            return f"{official} has no revision {revision!r} on the hub; give a branch, tag or commit."
+        return f"{official} could not be fetched from the hub ({first_line(error)}); connect, or give a local folder."
+
+    return retold(sentence)

@@ -6,6 +6,8 @@ residual between blocks and a single block's activations are held, for one more 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -40,9 +42,6 @@ def forward_recomputed(net: Blockwise, tokens: Int[Tensor, "batch pos"]) -> Floa
     """
     resid = net.embed(tokens)
     for layer in range(net.sizes.n_layers):
-
-        def block(resid: Tensor, layer: int = layer) -> Tensor:
-            return net.whole_block(layer, resid)
-
+        block = partial(net.whole_block, layer)
         resid = checkpoint(block, resid, use_reentrant=True, preserve_rng_state=False)
     return resid

@@ -26,11 +26,8 @@ def grow_tables(attn: Any, longest: int) -> None:
 
     They start with 2048 rows, and TransformerLens's own forward pass grows them in the same way.
     """
-    if attn.cfg.positional_embedding_type != "rotary":
-        return
-    n_rows = attn.rotary_cos.shape[0]
-    if longest > n_rows:
-        attn._extend_rotary_embeddings(min(attn.cfg.n_ctx, max(longest, 2 * n_rows)))
+    if attn.cfg.positional_embedding_type == "rotary" and longest > len(attn.rotary_cos):
+        attn._extend_rotary_embeddings(min(attn.cfg.n_ctx, max(longest, 2 * len(attn.rotary_cos))))
 
 
 def rotate(

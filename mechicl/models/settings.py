@@ -59,7 +59,9 @@ def _sizes(config: Any) -> dict[str, Any]:
     return {
         "d_model": config.hidden_size,
         "n_heads": config.num_attention_heads,
+        "d_head": config.hidden_size // config.num_attention_heads,
         "d_mlp": config.intermediate_size,
+        "act_fn": getattr(config, "hidden_activation", None) or config.hidden_act,
         "n_layers": config.num_hidden_layers,
         "n_ctx": config.max_position_embeddings,
         "d_vocab": config.vocab_size,
@@ -72,24 +74,22 @@ def _sizes(config: Any) -> dict[str, Any]:
 def _phi(config: Any) -> dict[str, Any]:
     d_head = config.hidden_size // config.num_attention_heads
     return {
-        "d_head": d_head,
         "eps": config.layer_norm_eps,
-        "act_fn": config.hidden_act,
         "normalization_type": "LN",
         "rotary_dim": int(config.rope_parameters["partial_rotary_factor"] * d_head),
         "parallel_attn_mlp": True,
     }
 
 
+def _olmo2(config: Any) -> dict[str, Any]:
+    return {"eps": config.rms_norm_eps, "normalization_type": "RMS", "gated_mlp": True}
+
+
 def _gemma(config: Any) -> dict[str, Any]:
-    return {
+    return _olmo2(config) | {
         "d_head": config.head_dim,
         "n_key_value_heads": config.num_key_value_heads,
-        "eps": config.rms_norm_eps,
-        "act_fn": getattr(config, "hidden_activation", None) or config.hidden_act,
-        "normalization_type": "RMS",
         "rotary_dim": config.head_dim,
-        "gated_mlp": True,
         "final_rms": True,
     }
 
@@ -118,24 +118,8 @@ def _gemma3(config: Any) -> dict[str, Any]:
 
 
 def _olmo(config: Any) -> dict[str, Any]:
-    return {
-        "d_head": config.hidden_size // config.num_attention_heads,
-        "eps": 1e-5,  # of its LayerNorm, which has no parameters and no setting
-        "act_fn": config.hidden_act,
-        "normalization_type": "LN",
-        "gated_mlp": True,
-        "clip_qkv": config.clip_qkv,
-    }
-
-
-def _olmo2(config: Any) -> dict[str, Any]:
-    return {
-        "d_head": config.hidden_size // config.num_attention_heads,
-        "eps": config.rms_norm_eps,
-        "act_fn": config.hidden_act,
-        "normalization_type": "RMS",
-        "gated_mlp": True,
-    }
+    # Its LayerNorm has no parameters, and no setting of epsilon.
+    return {"eps": 1e-5, "normalization_type": "LN", "gated_mlp": True, "clip_qkv": config.clip_qkv}
 
 
 _KNOWN = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,21 +48,19 @@ def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
     """
     if norm is None or isinstance(norm, torch.nn.Identity):
         return x
-    x, dtype, full = x, norm.cfg.dtype, torch.float32
+    dtype, shape = norm.cfg.dtype, (x.shape[-1],)
     weight, bias = getattr(norm, "w", None), getattr(norm, "b", None)
     if weight is not None and x.device != weight.device:
         x = x.to(weight.device)
     low = dtype not in (torch.float32, torch.float64)
-    shape = (x.shape[-1],)
-    if type(norm).__name__ in ("RMSNorm", "RMSNormPre"):
-        x = x.to(full) if low else x
-        x = F.rms_norm(x, shape, None, norm.eps)
-        x = x.to(dtype) if low else x
-        return x if weight is None else x * weight
-    if not low:
+    rms = type(norm).__name__ in ("RMSNorm", "RMSNormPre")
+    if not (low or rms):
         return F.layer_norm(x, shape, weight, bias, norm.eps)
-    x = F.layer_norm(x.to(full), shape, None, None, norm.eps).to(dtype)
-    return x if weight is None else x * weight + bias
+    x = x.float() if low else x
+    x = F.rms_norm(x, shape, None, norm.eps) if rms else F.layer_norm(x, shape, None, None, norm.eps)
+    x = x.to(dtype) if low else x
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
 
 
 def soft_cap(x: Float[Tensor, "*any"], cap: float | None) -> Float[Tensor, "*any"]:
@@ -88,22 +87,15 @@ def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "ba
     return torch.addmm(module.b_out, post, module.W_out).view_as(x)
 
 
-def _gelu_tanh(x: Tensor) -> Tensor:
-    if x.requires_grad:
-        return F.gelu(x, approximate="tanh")
-    return torch.ops.aten.gelu_(x, approximate="tanh")  # type: ignore[no-any-return]
+def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
+    """Without gradients it is taken in place: fresh memory costs as much as the function."""
+    return (F.gelu if x.requires_grad else torch.ops.aten.gelu_)(x, approximate=approximate)
 
 
-def _gelu(x: Tensor) -> Tensor:
-    return F.gelu(x) if x.requires_grad else torch.ops.aten.gelu_(x)
-
-
-# TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh
-# form of gelu. Without gradients it is taken in place: fresh memory costs as much as the function.
+# TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh form of
+# gelu.
 _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
-    "gelu_new": _gelu_tanh,
-    "gelu_fast": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), partial(_gelu, approximate="tanh")),
     "gelu": _gelu,
     "relu": F.relu,
     "silu": F.silu,

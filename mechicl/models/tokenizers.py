@@ -15,7 +15,7 @@ from reprlib import repr as shorten
 from typing import Any, ClassVar, Protocol
 from weakref import WeakKeyDictionary
 
-from mechicl.errors import InputError, check_unicode, first_line
+from mechicl.errors import InputError, check_unicode, first_line, retold
 from mechicl.models.adapter import Adapter
 
 _CONTENT = "tokenizer.json"
@@ -110,12 +110,9 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
     check_tokenizer(tokenizer)
     for text in texts:
         check_unicode(text, f"The text {shorten(text)}")
-    try:
+    remedy = "save it again, or use another"
+    with retold(lambda error: f"This tokenizer cannot encode the texts ({first_line(error)}); {remedy}."):
         return tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)
-    except Exception as error:  # tokenizers raise whatever their own code, Python's or Rust's, comes upon
-        raise InputError(
-            f"This tokenizer cannot encode the texts ({first_line(error)}); save it again, or use another."
-        ) from error
 
 
 _MOSTLY_SPELLED = 0.5
