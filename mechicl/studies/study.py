@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
+from mechicl.figures import styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -145,6 +146,11 @@ class Study(ABC):
     @abstractmethod
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
+
+    def styled(self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, **style: Any) -> go.Figure:
+        """A figure of `rows` in the house style, titled by study and models; `style` is that of `figures.styled`."""
+        title = f"{self.title}: {', '.join(rows['model'].unique())}"
+        return styled(figure, title=title, subtitle=f"{self.source}; {subtitle}", **style)
 
     @abstractmethod
     def finding(self, result: Result) -> str:

@@ -33,12 +33,13 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, error_bars, panels, styled
+from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels
 from mechicl.models import blockwise, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy
+from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
+from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -168,7 +169,7 @@ class CompressionSpeed(Study):
             gflops=rows["flops"] / 1e9,
             cache_kib=rows["cache_bytes"] / 2**10,
             caching_ms=1e3 * rows["caching_seconds"],
-            accuracy=(rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0),
+            accuracy=is_right(rows),
             label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
         )
         found = []
@@ -200,20 +201,27 @@ class CompressionSpeed(Study):
         figure = panels([_TITLES[metric] for metric in shown])
         for column, metric in enumerate(shown, start=1):
             rows = summary[summary["metric"] == metric].groupby("arm")[["mean", "low", "high"]].mean().loc[arms]
-            _bars(figure, rows, metric, column)
-            if metric == "times_as_fast":
-                _published(figure, tasks, column)
+            add_bars(
+                figure, rows, list(rows.index), [_COLOURS[arm] for arm in rows.index], column,
+                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
+                hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
+            )  # fmt: skip
+            if metric == "times_as_fast" and (known := [task for task in tasks if task in PUBLISHED]):
+                for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
+                    add_marks(
+                        figure, [ANCHORS] * len(known), [PUBLISHED[task][number] for task in known], symbol, name,
+                        column, text=known, hovertemplate="%{text}: %{x}", marker_size=10,
+                        marker_line_width=1,
+                    )  # fmt: skip
         machine = result.provenance.get("surroundings", {})
         where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; {', '.join(tasks)}; one query at a time on {where}; times: {times}",
-            x="", y="", height=34 * len(arms),
-        )  # fmt: skip
-        figure.update_xaxes(rangemode="tozero", nticks=5)
-        figure.update_layout(hovermode="closest")
-        return figure
+        told = f"{', '.join(tasks)}; one query at a time on {where}; times: {times}"
+        return (
+            self.styled(figure, summary, told, x="", y="", height=34 * len(arms))
+            .update_xaxes(rangemode="tozero", nticks=5)
+            .update_layout(hovermode="closest")
+        )
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
@@ -256,31 +264,3 @@ def _words(prompt: Prompt, positions: Sequence[int]) -> int:
         texts[-1] += prompt.string[start:end]
         before = position
     return sum(len(text.split()) for text in texts)
-
-
-def _bars(figure: go.Figure, rows: pd.DataFrame, metric: str, column: int) -> None:
-    spread = rows["low"].notna().all()
-    figure.add_trace(
-        go.Bar(
-            y=list(rows.index), x=rows["mean"], orientation="h", showlegend=False,
-            marker_color=[_COLOURS[arm] for arm in rows.index],
-            marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
-            error_x=error_bars(rows) if spread else None,
-            hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
-
-
-def _published(figure: go.Figure, tasks: Sequence[str], column: int) -> None:
-    """Table 3's ratios of the measured tasks, a mark each on the bar of the anchors' cache."""
-    known = [task for task in tasks if task in PUBLISHED]
-    for number, (name, symbol) in enumerate((("paper: GPT2-XL", "diamond-open"), ("paper: GPT-J", "circle-open"))):
-        if known:
-            figure.add_trace(
-                go.Scatter(
-                    y=[ANCHORS] * len(known), x=[PUBLISHED[task][number] for task in known], mode="markers", name=name,
-                    text=known, hovertemplate="%{text}: %{x}", marker={"symbol": symbol, "size": 10, "color": INK},
-                ),
-                row=1, col=column,
-            )  # fmt: skip

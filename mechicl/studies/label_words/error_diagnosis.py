@@ -19,7 +19,7 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -34,7 +34,7 @@ from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import panels, styled
+from mechicl.figures import panels
 from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
 from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
@@ -50,6 +50,7 @@ from mechicl.studies.label_words.pairs import (
     rank_correlations,
 )
 from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import spread
 from mechicl.tasks import Counts, Task
 
 REAL = -1
@@ -60,14 +61,9 @@ REAL = -1
 class ErrorDiagnosis(Study):
     """Distances between anchor keys, and the confusion of their classes."""
 
-    components: Annotated[tuple[int, ...], Switch("Numbers of principal components.", min=1)] = (
-        5,
-        10,
-        20,
-        50,
-        100,
-        200,
-    )
+    components: Annotated[
+        tuple[int, ...], Switch("Numbers of principal components.", min=1)
+    ] = (5, 10, 20, 50, 100, 200)  # fmt: skip
     layer: Annotated[int | None, Switch("Layer of the heat map; default: two thirds deep.", min=0)] = None
     contexts: Annotated[int, Switch("Sets of demonstrations; halved until the data fill them.", min=1)] = 64
 
@@ -219,11 +215,11 @@ class ErrorDiagnosis(Study):
                 seeds.append(rank_correlations(of_seed.assign(context=0), own, "context"))
         each = np.concatenate(contexts)
         low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
-        spread = np.std(np.concatenate(seeds), ddof=1) if len(seeds) > 1 else np.nan
+        spearman, pearson = (float(np.mean([getattr(c, name) for c in whole])) for name in ("spearman", "pearson"))
         none = {"low": np.nan, "high": np.nan, "seed_sd": np.nan}
         return {
-            "spearman": {"mean": _mean(c.spearman for c in whole), "low": low, "high": high, "seed_sd": spread},
-            "pearson": {"mean": _mean(c.pearson for c in whole), **none},
+            "spearman": {"mean": spearman, "low": low, "high": high, "seed_sd": spread(np.concatenate(seeds))},
+            "pearson": {"mean": pearson, **none},
             "p_value": {"mean": combined_p_value(whole, generator=np.random.default_rng(0)), **none},
         }
 
@@ -244,18 +240,15 @@ class ErrorDiagnosis(Study):
             add_correlations(
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
             )
-        return styled(
-            figure, title=f"{self.title}: {', '.join(table['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 1: never confused; band: 95 % of contexts", x="", y="",
-        ).update_layout(hovermode="closest")  # fmt: skip
+        told = f"protocol {self.protocol}; 1: never confused; band: 95 % of contexts"
+        return self.styled(figure, table, told, x="", y="").update_layout(hovermode="closest")
 
     def finding(self, result: Result) -> str:
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        tasks = list(dict.fromkeys(zip(table["task"], table["shots"], strict=True)))
+        tasks = table.groupby(["task", "shots"], sort=False)
         said = []
-        for task, shots in tasks:
-            rows = table[(table["task"] == task) & (table["shots"] == shots)]
+        for (task, shots), rows in tasks:
             of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
             of_task = of_task[of_task["components"] == components]
             curve = of_task[of_task["metric"] == "spearman"].set_index("layer")["mean"]
@@ -299,10 +292,6 @@ def _real(table: pd.DataFrame) -> pd.DataFrame:
 def _said(task: str, some: pd.DataFrame, rows: pd.DataFrame) -> str:
     """The task, with the seeds where they are not all of it."""
     return task if len(some) == len(rows) else f"{task}, seed {', '.join(map(str, some['seed'].unique()))}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:

@@ -35,14 +35,15 @@ from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
+from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.summary import INTERVALS, mean_with_interval
 from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
@@ -55,16 +56,8 @@ _SHARED: dict[str, tuple[Shared, ...]] = {
 _AT_RANDOM, _PRESOFTMAX = "beta at random positions", "beta before the softmax"
 _FITTED = (REWEIGHTED, *_SHARED, _AT_RANDOM, _PRESOFTMAX, REWEIGHTED_COMPRESSED)
 """Methods that learn a beta."""
-_CONTROLS = (
-    *_SHARED,
-    _AT_RANDOM,
-    _PRESOFTMAX,
-    "label biases",
-    "contextual calibration",
-    "majority class",
-    COMPRESSED,
-    REWEIGHTED_COMPRESSED,
-)
+_UNFITTED = ("label biases", "contextual calibration", "majority class", COMPRESSED)
+_CONTROLS = (*_SHARED, _AT_RANDOM, _PRESOFTMAX, *_UNFITTED, REWEIGHTED_COMPRESSED)
 _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
 """Methods whose beta is kept, and what its name adds."""
 PUBLISHED = {
@@ -75,13 +68,8 @@ PUBLISHED = {
 """Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
 _AUTHORS_SHOTS = {"agnews": 3}
 """More shots in Table 1 where they are not 5."""
-_COLOURS = {
-    VANILLA: GREY,
-    MORE_SHOTS: GREY,
-    REWEIGHTED: LABEL_COLOUR,
-    REWEIGHTED_COMPRESSED: LABEL_COLOUR,
-    COMPRESSED: ORANGE,
-}
+_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
+            COMPRESSED: ORANGE}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -261,20 +249,17 @@ class Reweighting(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
-        figure = panels([f"{task}, {shots} per class" for task, shots in shown])
-        for column, (task, shots) in enumerate(shown, start=1):
-            rows = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+        figure, tasks = task_panels(summary)
+        for column, rows in enumerate(tasks, start=1):
+            task, shots = rows[["task", "shots"]].iloc[0]
             paper = {method: published_accuracy(method, task, rows) for method in PUBLISHED} if shots == 1 else {}
             draw_accuracies(figure, rows, task, column, colours=_COLOURS, published=paper)
-        methods = summary["method"].nunique()
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 95 % bootstrap intervals over prompts",
-            x="accuracy", y="", height=30 * methods,
-        )  # fmt: skip
-        figure.update_xaxes(range=[0, 1.02])
-        return figure.update_layout(hovermode="closest")
+        told = f"protocol {self.protocol}; {INTERVALS}"
+        return (
+            self.styled(figure, summary, told, x="accuracy", y="", height=30 * summary["method"].nunique())
+            .update_xaxes(range=[0, 1.02])
+            .update_layout(hovermode="closest")
+        )
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
