@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -242,7 +243,7 @@ class Study(ABC):
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
-        given = _kind(material)
+        given = _KINDS.get(type(material), "prompts")
         if given != self.reads:
             raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {_SAID[given]}.")
         if material is None:
@@ -307,6 +308,9 @@ class Part:
         return rows
 
 
+_KINDS: dict[type, Reads] = {
+    TokenCorpus: "text", WordPairs: "pairs", Benchmarks: "benchmarks", NoneType: "weights",
+}  # fmt: skip
 _SAID: dict[Reads, str] = {
     "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs",
     "benchmarks": "Benchmarks", "weights": "nothing but a model",
@@ -318,16 +322,6 @@ def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
     for part in parts:
         if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
             check_same_tokenizer(net, part.material)
-
-
-def _kind(material: Material) -> Reads:
-    kinds: dict[type, Reads] = {
-        TokenCorpus: "text",
-        WordPairs: "pairs",
-        Benchmarks: "benchmarks",
-        type(None): "weights",
-    }
-    return kinds.get(type(material), "prompts")
 
 
 def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:

@@ -55,7 +55,10 @@ _METRICS = ("label_loyalty", "word_loyalty_5", "accuracy", "kind_tokens")
 
 @dataclass(frozen=True)
 class AnchorKinds(Study):
-    """Predictions with one kind of token isolated, kept alone, or left out."""
+    """A row per prompt, change (isolated, kept alone or left out) and kind of token: the prediction.
+
+    Gold and predicted class, label probabilities, top-10 token ids, and how many tokens are of the kind.
+    """
 
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 

@@ -36,7 +36,10 @@ _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, PURPLE, SKY, GREY), strict=True))
 
 @dataclass(frozen=True)
 class AnchorSweep(Study):
-    """Predictions with one kind of token isolated in one window of layers."""
+    """A row per prompt, isolated kind of token and window of layers: the prediction.
+
+    Gold and predicted class, label probabilities, and top-10 token ids.
+    """
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of neighbouring layers isolated together.", min=1)] = (1,)
     mode: Annotated[

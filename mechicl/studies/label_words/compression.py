@@ -62,7 +62,10 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Compression(Study):
-    """Predictions on compressed contexts."""
+    """A row per prompt, condition and random set: the prediction on what is kept of the context.
+
+    Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
+    """
 
     kept: Annotated[tuple[Kept, ...], Switch("What is kept of the context.")] = ("label+template", "label", "template")
     positions: Annotated[

@@ -20,6 +20,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,11 @@ PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "em
 
 @dataclass(frozen=True)
 class CompressionSpeed(Study):
-    """Seconds, operations and memory of a query, by what is kept of its context."""
+    """A row per prompt and arm (what is kept of the context): seconds, operations and memory of the query.
+
+    Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of the one pass that fills the cache,
+    and the words of demonstrations and query.
+    """
 
     warm_up: Annotated[int, Switch("Queries that are asked before the clock runs.", min=0)] = 3
     repeats: Annotated[int, Switch("Times that every query is timed; the median counts.", min=1)] = 3
@@ -98,16 +103,12 @@ class CompressionSpeed(Study):
         parts = []
         for indices in shared_demonstrations(prompts):
             members = prompts.select(indices)
-            for rows in self._arms(model, members, prompts.companions.get("training")):
-                lengths = [(_words(p, p.w), _words(p, p.query_text)) for p in members]
-                parts.append(
-                    rows.assign(
-                        prompt=list(indices),
-                        gold=members.gold.numpy(),
-                        demonstration_words=[shown for shown, _ in lengths],
-                        query_words=[asked for _, asked in lengths],
-                    )
-                )
+            common: dict[str, Any] = {
+                "prompt": list(indices), "gold": members.gold.numpy(),
+                "demonstration_words": [_words(prompt, prompt.w) for prompt in members],
+                "query_words": [_words(prompt, prompt.query_text) for prompt in members],
+            }  # fmt: skip
+            parts += [rows.assign(**common) for rows in self._arms(model, members, prompts.companions.get("training"))]
         return pd.concat(parts, ignore_index=True)
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
@@ -256,11 +257,8 @@ _COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGH
 
 def _words(prompt: Prompt, positions: Sequence[int]) -> int:
     """Words between spaces of the texts at these tokens, template left out: as L_demo and L_x seem to be counted."""
-    texts, before = [], None
-    for position in positions:
+    text = ""
+    for before, position in pairwise([-2, *positions]):
         start, end = prompt.offsets[position] if prompt.offsets else (0, 0)
-        if before is None or position != before + 1:
-            texts.append("")
-        texts[-1] += prompt.string[start:end]
-        before = position
-    return sum(len(text.split()) for text in texts)
+        text += ("" if position == before + 1 else " ") + prompt.string[start:end]
+    return len(text.split())

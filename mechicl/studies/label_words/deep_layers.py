@@ -52,7 +52,10 @@ _PUBLISHED = 0.8
 
 @dataclass(frozen=True)
 class DeepLayers(Study):
-    """Attention from q to each class's label words, summed over heads, in every layer."""
+    """A row per prompt and layer: attention from q to each class's label words, summed over heads.
+
+    Gold and predicted class too, and the attention of every head, which `attention_by_head` reads from the table.
+    """
 
     weight: Annotated[
         Weight, Switch("attention (the paper), or norm: times the length of the value that is moved.")

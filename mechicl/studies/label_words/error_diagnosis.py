@@ -59,7 +59,10 @@ REAL = -1
 
 @dataclass(frozen=True)
 class ErrorDiagnosis(Study):
-    """Distances between anchor keys, and the confusion of their classes."""
+    """A row per pair of classes: real confusion, and the distance between their scaled anchor keys.
+
+    Real confusion, an AUROC, has layer -1; distances are those of each context, layer and number of components.
+    """
 
     components: Annotated[
         tuple[int, ...], Switch("Numbers of principal components.", min=1)
@@ -103,12 +106,11 @@ class ErrorDiagnosis(Study):
         while True:
             try:
                 behind = task.context_prompts(tokenizer, contexts=contexts, rows=rows, **options)
+                return replace(asked, companions={"contexts": behind})
             except DoesNotFit:
                 if contexts == 1:
                     raise
                 contexts //= 2
-                continue
-            return replace(asked, companions={"contexts": behind})
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         behind = prompts.companions.get("contexts")
@@ -124,7 +126,8 @@ class ErrorDiagnosis(Study):
         judged = seen.label_logits, behind.gold
         if self.protocol == "paper":
             judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
-        keys = torch.stack([anchor_keys(model, context) for context in self._contexts(model, behind)])
+        groups = shared_demonstrations(behind)[: 1 if self.protocol == "paper" else None]
+        keys = torch.stack([anchor_keys(model, read_context(model, behind[indices[0]])) for indices in groups])
         distances = self._distances(seen[probe], keys)
         names, real = behind.class_names, real_confusion(*judged)
         between = real[~torch.eye(len(real), dtype=torch.bool)]
@@ -137,10 +140,6 @@ class ErrorDiagnosis(Study):
         rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
         rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
         return pd.concat(rows, ignore_index=True)
-
-    def _contexts(self, model: Any, prompts: PromptSet) -> Iterator[Context]:
-        for indices in shared_demonstrations(prompts)[: 1 if self.protocol == "paper" else None]:
-            yield read_context(model, prompts[indices[0]])
 
     def _distances(
         self, queries: Float[Tensor, "prompt layer d"], keys: Float[Tensor, "context layer class_ d"]
@@ -161,8 +160,7 @@ class ErrorDiagnosis(Study):
 
     def shown(self, table: pd.DataFrame) -> tuple[int, int]:
         """Layer and number of components of the heat map: the given layer or two thirds of the depth, and M = 10."""
-        layers = int(table["layer"].max()) + 1
-        numbers = sorted(set(table["components"]) - {0})
+        layers, numbers = int(table["layer"].max()) + 1, sorted(set(table["components"]) - {0})
         layer = layers * 2 // 3 if self.layer is None else self.layer
         if layer >= layers:
             raise InputError(f"layer is {layer}; this model has layers 0-{layers - 1}.")
@@ -187,7 +185,7 @@ class ErrorDiagnosis(Study):
         """
         found = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
-            alike = [(of_some, _real(of_some)) for of_some in seeds_by_classes(rows)]
+            alike = [(of_some, real_matrix(of_some)) for of_some in seeds_by_classes(rows)]
             predicted = rows[rows["layer"] != REAL]
             counts = {"n": predicted.groupby("seed", dropna=False)["context"].nunique().sum(),
                       "seeds": rows["seed"].nunique(dropna=False)}  # fmt: skip
@@ -210,7 +208,7 @@ class ErrorDiagnosis(Study):
             whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
             rows = table[(table["layer"] == layer) & (table["components"] == components)]
             for seed, of_seed in rows.groupby("seed", dropna=False):
-                own = _real(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
+                own = real_matrix(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
                 contexts.append(rank_correlations(of_seed, own, "context"))
                 seeds.append(rank_correlations(of_seed.assign(context=0), own, "context"))
         each = np.concatenate(contexts)
@@ -235,7 +233,7 @@ class ErrorDiagnosis(Study):
         names = [f"{name}: {title}" for _, name, _ in shown for title in titles]
         figure = panels(names, common=False, rows=len(shown), widths=[0.3, 0.3, 0.4])
         for row, (task, _, of_some) in enumerate(shown, start=1):
-            add_heat_map(figure, _real(of_some), row, 1)
+            add_heat_map(figure, real_matrix(of_some), row, 1)
             add_heat_map(figure, self.confusion(of_some, layer, components), row, 2)
             add_correlations(
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
@@ -284,7 +282,7 @@ def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
     return [pd.concat(parts) for parts in found.values()]
 
 
-def _real(table: pd.DataFrame) -> pd.DataFrame:
+def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
     """Real confusion, the mean of the seeds."""
     return pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
 

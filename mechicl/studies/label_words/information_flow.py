@@ -37,7 +37,7 @@ _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → t
 
 @dataclass(frozen=True)
 class InformationFlow(Study):
-    """Raw S_wp, S_pq and S_ww of every prompt and layer."""
+    """A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge."""
 
     head_reduce: Annotated[
         HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")

@@ -50,7 +50,10 @@ _STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "l
 
 @dataclass(frozen=True)
 class Isolation(Study):
-    """Predictions with label words or random tokens isolated in the first or last n layers."""
+    """A row per prompt and condition (label words or random tokens isolated in the first or last n layers).
+
+    Gold and predicted class, label probabilities, and top-10 token ids.
+    """
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[

@@ -74,7 +74,10 @@ _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTE
 
 @dataclass(frozen=True)
 class Reweighting(Study):
-    """Predictions with and without re-weighted anchors, and with what they must be compared with."""
+    """A row per prompt and method, with re-weighted anchors or without: the prediction.
+
+    Gold and predicted class, and the scores of the label words.
+    """
 
     lr: Annotated[float, Switch("Learning rate of Adam.", above=0)] = 0.01
     epochs: Annotated[int, Switch("Rounds through the training items.", min=1)] = 10
