@@ -148,10 +148,13 @@ class Study(ABC):
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
 
-    def styled(self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, **style: Any) -> go.Figure:
+    def styled(
+        self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, *, hover: str = "x unified", **style: Any
+    ) -> go.Figure:
         """A figure of `rows` in the house style, titled by study and models; `style` is that of `figures.styled`."""
         title = f"{self.title}: {', '.join(rows['model'].unique())}"
-        return styled(figure, title=title, subtitle=f"{self.source}; {subtitle}", **style)
+        figure = styled(figure, title=title, subtitle=f"{self.source}; {subtitle}", **style)
+        return figure.update_layout(hovermode=hover)
 
     @abstractmethod
     def finding(self, result: Result) -> str:

@@ -68,15 +68,9 @@ def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Gene
 
 
 def draw_accuracies(
-    figure: go.Figure,
-    rows: pd.DataFrame,
-    task: str,
-    column: int,
-    *,
-    colours: Mapping[str, str],
-    published: Mapping[str, Mapping[str, float]],
+    figure: go.Figure, rows: pd.DataFrame, column: int, *, colours: Mapping[str, str], published: Mapping[str, float]
 ) -> None:
-    """Bars of accuracy by method, with macro-F1 and the published accuracies in percent as marks."""
+    """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
     again = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
     rows = rows.assign(method=rows["method"].where(~again, rows["method"] + ", " + rows["per_class"]))
     bars = rows[rows["metric"] == "accuracy"][::-1]
@@ -87,10 +81,7 @@ def draw_accuracies(
         insidetextanchor="start",
     )  # fmt: skip
     f1 = rows[rows["metric"] == "macro_f1"]
-    measured = set(bars["method"])
-    paper = {
-        method: values[task] / 100 for method, values in published.items() if task in values and method in measured
-    }
+    paper = {method: value for method, value in published.items() if method in set(bars["method"])}
     add_marks(figure, f1["method"], f1["mean"], "line-ns-open", "macro-F1", column, showlegend=column == 1)
     add_marks(
         figure, list(paper), list(paper.values()), "diamond-open", "paper: accuracy of GPT2-XL", column,

@@ -155,11 +155,8 @@ class AnchorKinds(Study):
                 legendgroup="words", showlegend=column == 1,
             )  # fmt: skip
         told = f"in brackets how many of {tokens['']:.0f} context tokens; mean of tasks; {INTERVALS}"
-        return (
-            self.styled(figure, summary, told, x="label loyalty", y="", height=36 * len(kinds))
-            .update_xaxes(range=[0, 1.02])
-            .update_layout(hovermode="closest")
-        )
+        figure.update_xaxes(range=[0, 1.02])
+        return self.styled(figure, summary, told, x="label loyalty", y="", height=36 * len(kinds), hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

@@ -188,11 +188,8 @@ class Compression(Study):
                     line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}", row=1, col=column,
                 )  # fmt: skip
         told = f"protocol {self.protocol}; mean of tasks, {INTERVALS}"
-        return (
-            self.styled(figure, summary, told, x="share of prompts", y="", height=34 * len(rows))
-            .update_xaxes(range=[0, 1.04])
-            .update_layout(hovermode="closest", barmode="overlay")
-        )
+        figure.update_xaxes(range=[0, 1.04]).update_layout(barmode="overlay")
+        return self.styled(figure, summary, told, x="share of prompts", y="", height=34 * len(rows), hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

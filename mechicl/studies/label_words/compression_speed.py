@@ -218,11 +218,8 @@ class CompressionSpeed(Study):
         where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
         told = f"{', '.join(tasks)}; one query at a time on {where}; times: {times}"
-        return (
-            self.styled(figure, summary, told, x="", y="", height=34 * len(arms))
-            .update_xaxes(rangemode="tozero", nticks=5)
-            .update_layout(hovermode="closest")
-        )
+        figure.update_xaxes(rangemode="tozero", nticks=5)
+        return self.styled(figure, summary, told, x="", y="", height=34 * len(arms), hover="closest")
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()

@@ -239,7 +239,7 @@ class ErrorDiagnosis(Study):
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
             )
         told = f"protocol {self.protocol}; 1: never confused; band: 95 % of contexts"
-        return self.styled(figure, table, told, x="", y="").update_layout(hovermode="closest")
+        return self.styled(figure, table, told, x="", y="", hover="closest")
 
     def finding(self, result: Result) -> str:
         table, summary = result.table, result.summary()

@@ -67,10 +67,7 @@ class InformationFlow(Study):
         probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))
         reading = run(model, prompts, [probe], batch_size=batch_size)[probe].double().numpy()
         n_prompts, n_layers, _ = reading.shape
-        index = {
-            "prompt": np.repeat(np.arange(n_prompts), n_layers),
-            "layer": np.tile(np.arange(n_layers), n_prompts),
-        }
+        index = {"prompt": np.repeat(np.arange(n_prompts), n_layers), "layer": np.tile(np.arange(n_layers), n_prompts)}
         return pd.DataFrame(index | {name: reading[..., i].ravel() for i, name in enumerate(METRICS)})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

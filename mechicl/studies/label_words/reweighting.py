@@ -255,14 +255,13 @@ class Reweighting(Study):
         figure, tasks = task_panels(summary)
         for column, rows in enumerate(tasks, start=1):
             task, shots = rows[["task", "shots"]].iloc[0]
-            paper = {method: published_accuracy(method, task, rows) for method in PUBLISHED} if shots == 1 else {}
-            draw_accuracies(figure, rows, task, column, colours=_COLOURS, published=paper)
+            known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if shots == 1}
+            paper = {method: by_task[task] / 100 for method, by_task in known.items() if by_task}
+            draw_accuracies(figure, rows, column, colours=_COLOURS, published=paper)
         told = f"protocol {self.protocol}; {INTERVALS}"
-        return (
-            self.styled(figure, summary, told, x="accuracy", y="", height=30 * summary["method"].nunique())
-            .update_xaxes(range=[0, 1.02])
-            .update_layout(hovermode="closest")
-        )
+        figure.update_xaxes(range=[0, 1.02])
+        height = 30 * summary["method"].nunique()
+        return self.styled(figure, summary, told, x="accuracy", y="", height=height, hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
