@@ -96,7 +96,7 @@ def information_flow(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Raw S_wp, S_pq and S_ww of every prompt and layer.
+        A result. A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge.
     """
 
 def isolation(
@@ -127,7 +127,8 @@ def isolation(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions with label words or random tokens isolated in the first or last n layers.
+        A result. A row per prompt and condition (label words or random tokens isolated in the first or
+        last n layers). Gold and predicted class, label probabilities, and top-10 token ids.
     """
 
 def deep_layers(
@@ -151,7 +152,9 @@ def deep_layers(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Attention from q to each class's label words, summed over heads, in every layer.
+        A result. A row per prompt and layer: attention from q to each class's label words, summed over
+        heads. Gold and predicted class too, and the attention of every head, which `attention_by_head`
+        reads from the table.
     """
 
 def reweighting(
@@ -183,8 +186,8 @@ def reweighting(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions with and without re-weighted anchors, and with what they must be compared
-        with.
+        A result. A row per prompt and method, with re-weighted anchors or without: the prediction. Gold
+        and predicted class, and the scores of the label words.
     """
 
 def compression(
@@ -214,7 +217,9 @@ def compression(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions on compressed contexts.
+        A result. A row per prompt, condition and random set: the prediction on what is kept of the
+        context. Gold and predicted class, label probabilities, top-10 token ids, and the number of
+        context tokens.
     """
 
 def compression_speed(
@@ -242,7 +247,9 @@ def compression_speed(
         protocol: corrected, or paper: what the authors' code did.
 
     Returns:
-        A result. Seconds, operations and memory of a query, by what is kept of its context.
+        A result. A row per prompt and arm (what is kept of the context): seconds, operations and memory
+        of the query. Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of
+        the one pass that fills the cache, and the words of demonstrations and query.
     """
 
 def error_diagnosis(
@@ -270,7 +277,9 @@ def error_diagnosis(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Distances between anchor keys, and the confusion of their classes.
+        A result. A row per pair of classes: real confusion, and the distance between their scaled
+        anchor keys. Real confusion, an AUROC, has layer -1; distances are those of each context, layer
+        and number of components.
     """
 
 def anchor_sweep(
@@ -297,7 +306,8 @@ def anchor_sweep(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions with one kind of token isolated in one window of layers.
+        A result. A row per prompt, isolated kind of token and window of layers: the prediction. Gold
+        and predicted class, label probabilities, and top-10 token ids.
     """
 
 def anchor_kinds(
@@ -319,7 +329,9 @@ def anchor_kinds(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions with one kind of token isolated, kept alone, or left out.
+        A result. A row per prompt, change (isolated, kept alone or left out) and kind of token: the
+        prediction. Gold and predicted class, label probabilities, top-10 token ids, and how many tokens
+        are of the kind.
     """
 
 def stages_atlas(

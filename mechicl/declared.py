@@ -147,12 +147,13 @@ def written(declarations: Collection[Declaration]) -> str:
 
 
 def _read(facts: Mapping[str, Any]) -> Declaration:
-    read = [DeclaredSwitch(**{name: _tuples(value) for name, value in one.items()}) for one in facts["switches"]]
+    read = [DeclaredSwitch(**{name: as_tuples(value) for name, value in one.items()}) for one in facts["switches"]]
     return Declaration(**{**facts, "switches": tuple(read)})
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def as_tuples(value: Any) -> Any:
+    """A value as JSON keeps it, with its lists as the tuples that they were."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def _first_line(study: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
-from mechicl.declared import switches
+from mechicl.declared import as_tuples, switches
 from mechicl.errors import InputError, first_line
 from mechicl.results import Result, load_table
 from mechicl.studies.call import call_of
@@ -94,15 +94,11 @@ def load_result(folder: str | Path, name: str) -> Result:
 def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:
     """A study with saved switches; one that there was not yet has its default."""
     if isinstance(settings, dict):
-        values = {study.renamed.get(name, name): _tuples(value) for name, value in settings.items()}
+        values = {study.renamed.get(name, name): as_tuples(value) for name, value in settings.items()}
         known = {switch.name: switch for switch in switches(study)}
         if values.keys() <= known.keys() and all(known[name].accepts(value) for name, value in values.items()):
             return study(**values)
     raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def saved_results(folder: str | Path) -> list[Result]:

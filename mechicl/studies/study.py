@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
+from mechicl.figures import styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -146,6 +148,14 @@ class Study(ABC):
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
 
+    def styled(
+        self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, *, hover: str = "x unified", **style: Any
+    ) -> go.Figure:
+        """A figure of `rows` in the house style, titled by study and models; `style` is that of `figures.styled`."""
+        title = f"{self.title}: {', '.join(rows['model'].unique())}"
+        figure = styled(figure, title=title, subtitle=f"{self.source}; {subtitle}", **style)
+        return figure.update_layout(hovermode=hover)
+
     @abstractmethod
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence."""
@@ -236,7 +246,7 @@ class Study(ABC):
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
-        given = _kind(material)
+        given = _KINDS.get(type(material), "prompts")
         if given != self.reads:
             raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {_SAID[given]}.")
         if material is None:
@@ -301,6 +311,9 @@ class Part:
         return rows
 
 
+_KINDS: dict[type, Reads] = {
+    TokenCorpus: "text", WordPairs: "pairs", Benchmarks: "benchmarks", NoneType: "weights",
+}  # fmt: skip
 _SAID: dict[Reads, str] = {
     "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs",
     "benchmarks": "Benchmarks", "weights": "nothing but a model",
@@ -312,16 +325,6 @@ def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
     for part in parts:
         if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
             check_same_tokenizer(net, part.material)
-
-
-def _kind(material: Material) -> Reads:
-    kinds: dict[type, Reads] = {
-        TokenCorpus: "text",
-        WordPairs: "pairs",
-        Benchmarks: "benchmarks",
-        type(None): "weights",
-    }
-    return kinds.get(type(material), "prompts")
 
 
 def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:

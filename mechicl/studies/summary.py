@@ -11,6 +11,7 @@ import pandas as pd
 
 from mechicl.metrics import bootstrap_mean
 
+INTERVALS = "95 % bootstrap intervals over prompts"
 BAND = "band: 95 % bootstrap interval over prompts"
 TEXT_BAND = "band: 95 % bootstrap interval over sequences"
 
@@ -45,6 +46,12 @@ def mean_with_interval(
     found = pd.DataFrame(bounds, columns=["mean", "low", "high"])
     last = ["n", "seeds", *(["seed_sd"] if "seed" in table else [])]
     return pd.concat([summary[list(by)], found, summary[last]], axis=1)
+
+
+def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] = ()) -> pd.DataFrame:
+    """A row for each of several columns: model, task, shots, seed, `place`, metric and value, where there is one."""
+    rows = table.melt(["model", "task", "shots", "seed", *place], list(metrics), var_name="metric")
+    return rows[rows["value"].notna()]
 
 
 def spread(of_seeds: Sequence[float] | np.ndarray) -> float:

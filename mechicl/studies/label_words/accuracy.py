@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from mechicl.figures import INK, SKY, error_bars
+from mechicl.figures import SKY
+from mechicl.studies.label_words.drawing import add_bars, add_marks
 from mechicl.studies.summary import mean_with_interval, spread
 
 
@@ -26,6 +27,11 @@ def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def is_right(table: pd.DataFrame) -> pd.Series[float]:
+    """1 where the predicted class is the gold one, else 0; NaN where that is not known."""
+    return (table["predicted"] == table["gold"]).astype(float).where(table["gold"] >= 0)
+
+
 def beside_accuracy(table: pd.DataFrame, by: list[str], whole: pd.Series[bool]) -> pd.DataFrame:
     """What accuracy must be read beside: macro-F1, and the majority_rate, what the commonest class alone would reach.
 
@@ -38,26 +44,6 @@ def beside_accuracy(table: pd.DataFrame, by: list[str], whole: pd.Series[bool]) 
         return pd.DataFrame()
     rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
     return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
-
-
-def mark_beside_accuracy(
-    figure: go.Figure, names: Sequence[str], macro_f1: Sequence[float], majority: float, column: int
-) -> None:
-    """Draw macro-F1 as marks on the bars of accuracy, and the majority class's rate as a line."""
-    figure.add_trace(
-        go.Scatter(
-            y=names, x=macro_f1, mode="markers", name="macro-F1", hovertemplate="%{x:.4f}",
-            marker={"symbol": "line-ns-open", "size": 12, "color": INK, "line": {"width": 2}},
-        ),
-        row=1, col=column,
-    )  # fmt: skip
-    figure.add_trace(
-        go.Scatter(
-            y=[names[0], names[-1]], x=[majority] * 2, mode="lines", name="majority class",
-            line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
 
 
 def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:
@@ -82,43 +68,22 @@ def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Gene
 
 
 def draw_accuracies(
-    figure: go.Figure,
-    rows: pd.DataFrame,
-    task: str,
-    column: int,
-    *,
-    colours: Mapping[str, str],
-    published: Mapping[str, Mapping[str, float]],
+    figure: go.Figure, rows: pd.DataFrame, column: int, *, colours: Mapping[str, str], published: Mapping[str, float]
 ) -> None:
-    """Bars of accuracy by method, with macro-F1 and the published accuracies in percent as marks."""
+    """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
     again = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
     rows = rows.assign(method=rows["method"].where(~again, rows["method"] + ", " + rows["per_class"]))
     bars = rows[rows["metric"] == "accuracy"][::-1]
     more = bars["per_class"] != bars["shots"].astype(str)
-    figure.add_trace(
-        go.Bar(
-            y=bars["method"], x=bars["mean"], orientation="h", showlegend=False,
-            marker_color=[colours.get(method, SKY) for method in bars["method"]],
-            error_x=error_bars(bars),
-            text=("with " + bars["per_class"] + " per class").where(more, ""), textposition="inside",
-            insidetextanchor="start", hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        ),
-        row=1, col=column,
+    add_bars(
+        figure, bars, bars["method"], [colours.get(method, SKY) for method in bars["method"]], column,
+        text=("with " + bars["per_class"] + " per class").where(more, ""), textposition="inside",
+        insidetextanchor="start",
     )  # fmt: skip
     f1 = rows[rows["metric"] == "macro_f1"]
-    measured = set(bars["method"])
-    paper = [
-        (method, values[task] / 100) for method, values in published.items() if task in values and method in measured
-    ]
-    marks = {
-        "macro-F1": (f1["method"], f1["mean"], "line-ns-open"),
-        "paper: accuracy of GPT2-XL": ([method for method, _ in paper], [value for _, value in paper], "diamond-open"),
-    }
-    for name, (y, x, symbol) in marks.items():
-        figure.add_trace(
-            go.Scatter(
-                y=y, x=x, mode="markers", name=name, legendgroup=name, showlegend=column == 1,
-                marker={"symbol": symbol, "size": 12, "color": INK, "line": {"width": 2}}, hovertemplate="%{x:.4f}",
-            ),
-            row=1, col=column,
-        )  # fmt: skip
+    paper = {method: value for method, value in published.items() if method in set(bars["method"])}
+    add_marks(figure, f1["method"], f1["mean"], "line-ns-open", "macro-F1", column, showlegend=column == 1)
+    add_marks(
+        figure, list(paper), list(paper.values()), "diamond-open", "paper: accuracy of GPT2-XL", column,
+        showlegend=column == 1,
+    )  # fmt: skip

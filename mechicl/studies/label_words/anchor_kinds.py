@@ -25,17 +25,18 @@ from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, keep, kept_positions
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
-from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars, panels, styled
+from mechicl.figures import GREEN, GREY, LABEL_COLOUR, ORANGE, PURPLE, SKY, panels
 from mechicl.hooks import Patch, Run
 from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy
-from mechicl.studies.label_words.loyalty import prediction_rows, with_loyalty
+from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
+from mechicl.studies.label_words.drawing import add_bars, add_marks
+from mechicl.studies.label_words.loyalty import prediction_rows, top_tokens, with_loyalty
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.summary import INTERVALS, by_metric, mean_with_interval
 
 RANDOM = "random text"
 _KINDS: dict[str, Kept | None] = {
@@ -49,12 +50,15 @@ _KINDS: dict[str, Kept | None] = {
 """Kinds of tokens: the kept set that they are."""
 _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY), strict=True))
 _CHANGES = ("isolated", "kept alone", "left out")
-_METRICS = ("label_loyalty", "word_loyalty_5", "accuracy")
+_METRICS = ("label_loyalty", "word_loyalty_5", "accuracy", "kind_tokens")
 
 
 @dataclass(frozen=True)
 class AnchorKinds(Study):
-    """Predictions with one kind of token isolated, kept alone, or left out."""
+    """A row per prompt, change (isolated, kept alone or left out) and kind of token: the prediction.
+
+    Gold and predicted class, label probabilities, top-10 token ids, and how many tokens are of the kind.
+    """
 
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
@@ -75,7 +79,7 @@ class AnchorKinds(Study):
         return (1 + len(_CHANGES) * len(_KINDS)) / 3  # demonstrations are read once for many queries
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        top = top_tokens(model)
         change, kind = condition["change"], condition["kind"]
         if change in ("nothing", "isolated"):
             patches = self.patches(model, kind) if change == "isolated" else []
@@ -83,7 +87,7 @@ class AnchorKinds(Study):
         else:
             seen = self._on_part(model, prompts, change, kind, top, batch_size)
         tokens = [len(self.positions(prompt, kind)) if kind else prompt.query_start for prompt in prompts]
-        return prediction_rows(prompts, seen, seen[top]).assign(kind_tokens=tokens)
+        return prediction_rows(prompts, seen, top).assign(kind_tokens=tokens)
 
     def patches(self, model: Any, kind: str) -> list[Patch]:
         """The isolation of a kind in all layers."""
@@ -125,12 +129,9 @@ class AnchorKinds(Study):
         macro_f1 and, of the whole context, majority_rate.
         """
         rows = with_loyalty(table, table[table["change"] == "nothing"])
-        rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
-        place = ["model", "task", "shots", "seed", "change", "kind"]
-        long = rows.melt(id_vars=place, value_vars=[*_METRICS, "kind_tokens"], var_name="metric")
-        long = long[long["value"].notna()]
+        rows["accuracy"] = is_right(rows)
         by = ["model", "task", "shots", "change", "kind"]
-        found = mean_with_interval(long, "value", [*by, "metric"])
+        found = mean_with_interval(by_metric(rows, _METRICS, ["change", "kind"]), "value", [*by, "metric"])
         return pd.concat([found, beside_accuracy(rows, by, rows["change"] == "nothing")], ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
@@ -145,31 +146,17 @@ class AnchorKinds(Study):
                 changed[changed["metric"] == metric].groupby("kind")[["mean", "low", "high"]].mean().loc[kinds]
                 for metric in ("label_loyalty", "word_loyalty_5")
             )
-            figure.add_trace(
-                go.Bar(
-                    y=names, x=rows["mean"], orientation="h", showlegend=False,
-                    marker_color=[_COLOURS[kind] for kind in kinds],
-                    error_x=error_bars(rows),
-                    hovertemplate="%{y}: label loyalty %{x:.4f}<extra></extra>",
-                ),
-                row=1, col=column,
+            add_bars(
+                figure, rows, names, [_COLOURS[kind] for kind in kinds], column,
+                hovertemplate="%{y}: label loyalty %{x:.4f}<extra></extra>",
             )  # fmt: skip
-            figure.add_trace(
-                go.Scatter(
-                    y=names, x=words["mean"], mode="markers", name="word loyalty, k = 5", legendgroup="words",
-                    showlegend=column == 1, hovertemplate="%{x:.4f}",
-                    marker={"symbol": "line-ns-open", "size": 12, "color": INK, "line": {"width": 2}},
-                ),
-                row=1, col=column,
+            add_marks(
+                figure, names, words["mean"], "line-ns-open", "word loyalty, k = 5", column,
+                legendgroup="words", showlegend=column == 1,
             )  # fmt: skip
-        context = tokens[""]
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; in brackets how many of {context:.0f} context tokens; mean of tasks; 95 % "
-            "bootstrap intervals over prompts", x="label loyalty", y="", height=36 * len(kinds),
-        )  # fmt: skip
+        told = f"in brackets how many of {tokens['']:.0f} context tokens; mean of tasks; {INTERVALS}"
         figure.update_xaxes(range=[0, 1.02])
-        return figure.update_layout(hovermode="closest")
+        return self.styled(figure, summary, told, x="label loyalty", y="", height=36 * len(kinds), hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

@@ -19,16 +19,15 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
-from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
+from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, top_tokens, with_loyalty
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, mean_with_interval
+from mechicl.studies.summary import BAND, by_metric, mean_with_interval
 
 _METRICS = ("label_loyalty", "word_loyalty_5")
 _KINDS = ("label words", "before the label", "behind the label", "random text")
@@ -37,7 +36,10 @@ _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, PURPLE, SKY, GREY), strict=True))
 
 @dataclass(frozen=True)
 class AnchorSweep(Study):
-    """Predictions with one kind of token isolated in one window of layers."""
+    """A row per prompt, isolated kind of token and window of layers: the prediction.
+
+    Gold and predicted class, label probabilities, and top-10 token ids.
+    """
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of neighbouring layers isolated together.", min=1)] = (1,)
     mode: Annotated[
@@ -56,7 +58,7 @@ class AnchorSweep(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers
-        if not self.windows or not all(1 <= width <= layers for width in self.windows):
+        if max(self.windows) > layers:
             raise InputError(f"windows is {self.windows}; this model has {layers} layers, choose among 1 to {layers}.")
         return [
             {"isolated": "nothing", "window": 0, "layer": 0},
@@ -73,10 +75,10 @@ class AnchorSweep(Study):
         return (1 + windows * len(_KINDS)) / 3  # demonstrations are read once for many queries
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        top = top_tokens(model)
         patch = self.patch(condition)
         seen = run_shared(model, prompts, [top], [patch] if patch else [], batch_size=batch_size, progress=None)
-        return prediction_rows(prompts, seen, seen[top])
+        return prediction_rows(prompts, seen, top)
 
     def patch(self, condition: Condition) -> Patch | None:
         """The isolation of one condition, or None for the whole model."""
@@ -98,10 +100,8 @@ class AnchorSweep(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean loyalty: model, task, shots, metric, isolated, window, layer (its first), mean, low, high, n, seeds."""
         place = ["isolated", "window", "layer"]
-        long = self.loyalty(table).melt(
-            id_vars=["model", "task", "shots", "seed", *place], value_vars=list(_METRICS), var_name="metric"
-        )
-        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *place])
+        rows = by_metric(self.loyalty(table), _METRICS, place)
+        return mean_with_interval(rows, "value", ["model", "task", "shots", "metric", *place])
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -115,9 +115,8 @@ class AnchorSweep(Study):
                 mean = rows.groupby("layer", as_index=False)[["mean", "low", "high"]].mean()
                 add_curve(figure, mean, x="layer", name=kind, colour=colour, legend=column == 1, column=column)
         figure.update_yaxes(range=[0, 1.02])
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; mean of tasks; {BAND}",
+        return self.styled(
+            figure, summary, f"mean of tasks; {BAND}",
             x="first isolated layer", y="agreement with the whole model", counts=int(summary["layer"].max()),
         )  # fmt: skip
 

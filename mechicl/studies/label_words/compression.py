@@ -34,16 +34,17 @@ from mechicl.engines.compression import (
 )
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
-from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, error_bars, panels, styled
+from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels
 from mechicl.hooks import Run
-from mechicl.models import blockwise, hooked
+from mechicl.models import blockwise
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy, mark_beside_accuracy
-from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, with_loyalty
+from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
+from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
+from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, top_tokens, with_loyalty
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.summary import INTERVALS, by_metric, mean_with_interval
 
 METRICS = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
 _CONDITION = ["method", "kept", "positions"]
@@ -61,17 +62,15 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Compression(Study):
-    """Predictions on compressed contexts."""
+    """A row per prompt, condition and random set: the prediction on what is kept of the context.
 
-    kept: Annotated[
-        tuple[Kept, ...],
-        Switch("What is kept of the context."),
-    ] = ("label+template", "label", "template")
-    positions: Annotated[tuple[PositionMode, ...], Switch("Where queries stand: original, zero or packed.")] = (
-        "original",
-        "zero",
-        "packed",
-    )
+    Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
+    """
+
+    kept: Annotated[tuple[Kept, ...], Switch("What is kept of the context.")] = ("label+template", "label", "template")
+    positions: Annotated[
+        tuple[PositionMode, ...], Switch("Where queries stand: original, zero or packed.")
+    ] = ("original", "zero", "packed")  # fmt: skip
     n_sets: Annotated[int, Switch("Number of random sets.", min=1)] = 20
     random_seed: Annotated[int, Switch("Seed of the random sets.", min=0)] = 0
 
@@ -108,10 +107,10 @@ class Compression(Study):
         return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # of queries, behind demonstrations read before
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        top = top_tokens(model)
         frames = []
         for index, seen in enumerate(self._runs(model, prompts, condition, top, batch_size)):
-            frames.append(prediction_rows(prompts, seen, seen[top]).assign(set=index))
+            frames.append(prediction_rows(prompts, seen, top).assign(set=index))
         return pd.concat(frames, ignore_index=True).assign(context_tokens=_context_tokens(prompts, condition))
 
     def _runs(
@@ -152,7 +151,7 @@ class Compression(Study):
         Hidden_random-top keeps the rows of the set with the highest label loyalty of its task, seed and placement.
         """
         rows = with_loyalty(table, table[table["method"] == "full context"])
-        rows["accuracy"] = (rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0)
+        rows["accuracy"] = is_right(rows)
         draws = rows[rows["method"] == ("hidden random" if self.protocol == "corrected" else "hidden random, best set")]
         best = _best_sets(draws).assign(method="hidden random, best set")
         return pd.concat([rows[rows["method"] != "hidden random, best set"], best], ignore_index=True)
@@ -164,10 +163,7 @@ class Compression(Study):
         mean of the sets') and, of the full context, majority_rate.
         """
         rows = self.loyalty(table)
-        long = rows.melt(
-            id_vars=["model", "task", "shots", "seed", *_CONDITION], value_vars=list(METRICS), var_name="metric"
-        )
-        long = long[long["value"].notna()]
+        long = by_metric(rows, METRICS, _CONDITION)
         found = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
         beside = beside_accuracy(rows, ["model", "task", "shots", *_CONDITION], rows["method"] == "full context")
         return pd.concat([found, beside], ignore_index=True)
@@ -179,20 +175,21 @@ class Compression(Study):
         for column, metric in enumerate(shown, start=1):
             rows = summary[summary["metric"] == metric].groupby(_CONDITION, sort=False)[["mean", "low", "high"]].mean()
             rows = rows[::-1].reset_index()
-            _bars(figure, rows, column)
+            names = list(rows.apply(_label, axis=1))
+            add_bars(figure, rows, names, [_COLOURS.get(method, SKY) for method in rows["method"]], column)
             _published(figure, rows, shown.index(metric) if metric != "accuracy" else 2, column)
             if metric == "accuracy":
                 f1, majority = (summary[summary["metric"] == name] for name in ("macro_f1", "majority_rate"))
                 by_condition = f1.groupby(_CONDITION, sort=False)["mean"].mean()
                 marks = [by_condition[tuple(condition)] for condition in rows[_CONDITION].to_numpy()]
-                mark_beside_accuracy(figure, list(rows.apply(_label, axis=1)), marks, majority["mean"].mean(), column)
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; mean of tasks, 95 % bootstrap intervals over prompts",
-            x="share of prompts", y="", height=34 * len(rows),
-        )  # fmt: skip
-        figure.update_xaxes(range=[0, 1.04])
-        return figure.update_layout(hovermode="closest", barmode="overlay")
+                add_marks(figure, names, marks, "line-ns-open", "macro-F1", column)
+                figure.add_scatter(
+                    y=[names[0], names[-1]], x=[majority["mean"].mean()] * 2, mode="lines", name="majority class",
+                    line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}", row=1, col=column,
+                )  # fmt: skip
+        told = f"protocol {self.protocol}; mean of tasks, {INTERVALS}"
+        figure.update_xaxes(range=[0, 1.04]).update_layout(barmode="overlay")
+        return self.styled(figure, summary, told, x="share of prompts", y="", height=34 * len(rows), hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
@@ -231,30 +228,11 @@ def _label(row: Any) -> str:
     return f"{row['method']} ({details})" if details else str(row["method"])
 
 
-def _bars(figure: go.Figure, rows: pd.DataFrame, column: int) -> None:
-    figure.add_trace(
-        go.Bar(
-            y=rows.apply(_label, axis=1), x=rows["mean"], orientation="h", showlegend=False,
-            marker_color=[_COLOURS.get(method, SKY) for method in rows["method"]],
-            error_x=error_bars(rows),
-            hovertemplate="%{y}: %{x:.4f}<extra></extra>",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
-
-
 def _published(figure: go.Figure, rows: pd.DataFrame, place: int, column: int) -> None:
     """Table 2's numbers as marks on the bars of the paper's kept set."""
     marked = rows[rows["method"].isin(list(PUBLISHED)) & rows["kept"].isin(["", _PAPER_SET])]
     marked = marked[~marked["positions"].isin(["zero", "packed"])]
-    for number, (name, symbol) in enumerate((("paper: GPT2-XL", "diamond-open"), ("paper: GPT-J", "circle-open"))):
-        figure.add_trace(
-            go.Scatter(
-                y=marked.apply(_label, axis=1),
-                x=[PUBLISHED[method][number][place] / 100 for method in marked["method"]],
-                mode="markers", name=name, legendgroup=name, showlegend=column == 1,
-                marker={"symbol": symbol, "size": 10, "color": INK, "line": {"width": 2}},
-                hovertemplate="%{x:.4f}",
-            ),
-            row=1, col=column,
-        )  # fmt: skip
+    for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
+        values = [PUBLISHED[method][number][place] / 100 for method in marked["method"]]
+        names = marked.apply(_label, axis=1)
+        add_marks(figure, names, values, symbol, name, column, marker_size=10, showlegend=column == 1)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -33,12 +34,13 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, error_bars, panels, styled
+from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels
 from mechicl.models import blockwise, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy
+from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
+from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -55,7 +57,11 @@ PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "em
 
 @dataclass(frozen=True)
 class CompressionSpeed(Study):
-    """Seconds, operations and memory of a query, by what is kept of its context."""
+    """A row per prompt and arm (what is kept of the context): seconds, operations and memory of the query.
+
+    Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of the one pass that fills the cache,
+    and the words of demonstrations and query.
+    """
 
     warm_up: Annotated[int, Switch("Queries that are asked before the clock runs.", min=0)] = 3
     repeats: Annotated[int, Switch("Times that every query is timed; the median counts.", min=1)] = 3
@@ -97,16 +103,12 @@ class CompressionSpeed(Study):
         parts = []
         for indices in shared_demonstrations(prompts):
             members = prompts.select(indices)
-            for rows in self._arms(model, members, prompts.companions.get("training")):
-                lengths = [(_words(p, p.w), _words(p, p.query_text)) for p in members]
-                parts.append(
-                    rows.assign(
-                        prompt=list(indices),
-                        gold=members.gold.numpy(),
-                        demonstration_words=[shown for shown, _ in lengths],
-                        query_words=[asked for _, asked in lengths],
-                    )
-                )
+            common: dict[str, Any] = {
+                "prompt": list(indices), "gold": members.gold.numpy(),
+                "demonstration_words": [_words(prompt, prompt.w) for prompt in members],
+                "query_words": [_words(prompt, prompt.query_text) for prompt in members],
+            }  # fmt: skip
+            parts += [rows.assign(**common) for rows in self._arms(model, members, prompts.companions.get("training"))]
         return pd.concat(parts, ignore_index=True)
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
@@ -168,7 +170,7 @@ class CompressionSpeed(Study):
             gflops=rows["flops"] / 1e9,
             cache_kib=rows["cache_bytes"] / 2**10,
             caching_ms=1e3 * rows["caching_seconds"],
-            accuracy=(rows["predicted"] == rows["gold"]).astype(float).where(rows["gold"] >= 0),
+            accuracy=is_right(rows),
             label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
         )
         found = []
@@ -200,20 +202,24 @@ class CompressionSpeed(Study):
         figure = panels([_TITLES[metric] for metric in shown])
         for column, metric in enumerate(shown, start=1):
             rows = summary[summary["metric"] == metric].groupby("arm")[["mean", "low", "high"]].mean().loc[arms]
-            _bars(figure, rows, metric, column)
-            if metric == "times_as_fast":
-                _published(figure, tasks, column)
+            add_bars(
+                figure, rows, list(rows.index), [_COLOURS[arm] for arm in rows.index], column,
+                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
+                hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
+            )  # fmt: skip
+            if metric == "times_as_fast" and (known := [task for task in tasks if task in PUBLISHED]):
+                for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
+                    add_marks(
+                        figure, [ANCHORS] * len(known), [PUBLISHED[task][number] for task in known], symbol, name,
+                        column, text=known, hovertemplate="%{text}: %{x}", marker_size=10,
+                        marker_line_width=1,
+                    )  # fmt: skip
         machine = result.provenance.get("surroundings", {})
         where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; {', '.join(tasks)}; one query at a time on {where}; times: {times}",
-            x="", y="", height=34 * len(arms),
-        )  # fmt: skip
+        told = f"{', '.join(tasks)}; one query at a time on {where}; times: {times}"
         figure.update_xaxes(rangemode="tozero", nticks=5)
-        figure.update_layout(hovermode="closest")
-        return figure
+        return self.styled(figure, summary, told, x="", y="", height=34 * len(arms), hover="closest")
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
@@ -248,39 +254,8 @@ _COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGH
 
 def _words(prompt: Prompt, positions: Sequence[int]) -> int:
     """Words between spaces of the texts at these tokens, template left out: as L_demo and L_x seem to be counted."""
-    texts, before = [], None
-    for position in positions:
+    text = ""
+    for before, position in pairwise([-2, *positions]):
         start, end = prompt.offsets[position] if prompt.offsets else (0, 0)
-        if before is None or position != before + 1:
-            texts.append("")
-        texts[-1] += prompt.string[start:end]
-        before = position
-    return sum(len(text.split()) for text in texts)
-
-
-def _bars(figure: go.Figure, rows: pd.DataFrame, metric: str, column: int) -> None:
-    spread = rows["low"].notna().all()
-    figure.add_trace(
-        go.Bar(
-            y=list(rows.index), x=rows["mean"], orientation="h", showlegend=False,
-            marker_color=[_COLOURS[arm] for arm in rows.index],
-            marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
-            error_x=error_bars(rows) if spread else None,
-            hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
-
-
-def _published(figure: go.Figure, tasks: Sequence[str], column: int) -> None:
-    """Table 3's ratios of the measured tasks, a mark each on the bar of the anchors' cache."""
-    known = [task for task in tasks if task in PUBLISHED]
-    for number, (name, symbol) in enumerate((("paper: GPT2-XL", "diamond-open"), ("paper: GPT-J", "circle-open"))):
-        if known:
-            figure.add_trace(
-                go.Scatter(
-                    y=[ANCHORS] * len(known), x=[PUBLISHED[task][number] for task in known], mode="markers", name=name,
-                    text=known, hovertemplate="%{text}: %{x}", marker={"symbol": symbol, "size": 10, "color": INK},
-                ),
-                row=1, col=column,
-            )  # fmt: skip
+        text += ("" if position == before + 1 else " ") + prompt.string[start:end]
+    return len(text.split())

@@ -27,11 +27,12 @@ from torch import Tensor
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND
 
@@ -51,7 +52,10 @@ _PUBLISHED = 0.8
 
 @dataclass(frozen=True)
 class DeepLayers(Study):
-    """Attention from q to each class's label words, summed over heads, in every layer."""
+    """A row per prompt and layer: attention from q to each class's label words, summed over heads.
+
+    Gold and predicted class too, and the attention of every head, which `attention_by_head` reads from the table.
+    """
 
     weight: Annotated[
         Weight, Switch("attention (the paper), or norm: times the length of the value that is moved.")
@@ -123,53 +127,29 @@ class DeepLayers(Study):
             return None
         return replace(_Curve.mean(curves, len(curves)), of_seeds=torch.stack([curve.values for curve in curves]))
 
-    def undefined(self, table: pd.DataFrame) -> list[str]:
-        """Tasks and seeds in which the model predicts a single class, in words."""
-        return [
-            f"{task}, seed {seed}"
-            for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False)
-            if rows["predicted"].nunique() == 1
-        ]
-
-    def never_predicted(self, table: pd.DataFrame) -> list[str]:
-        """Tasks and seeds in which the model predicts several classes but not all, in words."""
-        found = []
-        for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
-            classes, predicted = len(rows["attention"].iloc[0]), rows["predicted"].nunique()
-            if 1 < predicted < classes:
-                found.append(f"{classes - predicted} of {classes} in {task}, seed {seed}")
-        return found
-
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        panes = dict.fromkeys(zip(summary["task"], summary["shots"], strict=True))
-        shown = sorted(panes, key=lambda pane: pane[0] == AVERAGE)  # last, also where a task has no AUCROC
-        figure = panels([f"{task}, {shots} per class" for task, shots in shown])
+        figure, tasks = task_panels(summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable"))
         named: set[str] = set()
-        for column, (task, shots) in enumerate(shown, start=1):
-            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+        for column, of_task in enumerate(tasks, start=1):
             known = set(of_task["metric"]) - ({"R", "R_clipped"} if _near_chance(of_task) else set())
             for metric, (name, colour, dash) in _CURVES.items():
-                rows = of_task[of_task["metric"] == metric]
                 if metric in known:
                     add_curve(
-                        figure,
-                        rows,
-                        x="layer",
-                        name=name,
-                        colour=colour,
-                        dash=dash,
-                        legend=name not in named,
-                        column=column,
-                    )
+                        figure, of_task[of_task["metric"] == metric], x="layer", name=name, colour=colour, dash=dash,
+                        legend=name not in named, column=column,
+                    )  # fmt: skip
                     named.add(name)
-            _draw_published(figure, int(of_task["layer"].max()), column)
+            last = int(of_task["layer"].max())
+            figure.add_scatter(
+                x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
+                line={"color": INK, "width": 1.5, "dash": "dashdot"}, legendgroup="paper", showlegend=column == 1,
+                hovertemplate="%{y}", row=1, col=column,
+            )  # fmt: skip
         figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"})
-        model = ", ".join(summary["model"].unique())
         score = "attention" if self.weight == "attention" else "attention times length of value"
-        return styled(
-            figure, title=f"{self.title}: {model}",
-            subtitle=f"{self.source}; score: {score}; protocol {self.protocol}; {BAND}",
+        return self.styled(
+            figure, summary, f"score: {score}; protocol {self.protocol}; {BAND}",
             x="layer", y="AUCROC, and R (shares)", counts=int(summary["layer"].max()),
         )  # fmt: skip
 
@@ -182,7 +162,13 @@ class DeepLayers(Study):
         mean = curve.groupby("layer")["mean"].mean()
         half = _half_gathered(mean.to_numpy())
         of = "the prediction" if metrics[0] == "AUCROC" else "the gold label (a single class is predicted)"
-        left_out, missing = self.undefined(result.table), self.never_predicted(result.table)
+        left_out, missing = [], []
+        for (task, seed), rows in result.table.groupby(["task", "seed"], sort=False, dropna=False):
+            predicted, classes = rows["predicted"].nunique(), len(rows["attention"].iloc[0])
+            if predicted == 1:
+                left_out.append(f"{task}, seed {seed}")
+            elif predicted < classes:
+                missing.append(f"{classes - predicted} of {classes} in {task}, seed {seed}")
         text = (
             f"Attention to the label words tells {of} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 and at best "
             f"{mean.max():.2f}, in layer {mean.idxmax()}"
@@ -202,17 +188,6 @@ def _near_chance(rows: pd.DataFrame) -> bool:
     """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
     auroc = rows[rows["metric"] == "AUCROC"]["mean"]
     return not auroc.max() >= _NEAR_CHANCE or bool((auroc - 0.5).sum() <= 0)
-
-
-def _draw_published(figure: go.Figure, last: int, column: int) -> None:
-    figure.add_trace(
-        go.Scatter(
-            x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
-            line={"color": INK, "width": 1.5, "dash": "dashdot"}, legendgroup="paper", showlegend=column == 1,
-            hovertemplate="%{y}",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
 
 
 def _half_gathered(auroc: np.ndarray) -> int | None:
@@ -252,9 +227,8 @@ class _Curve:
         }
         for name, measure in measures.items():
             low, high = measure(self.draws).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
-            spread = torch.full_like(low, torch.nan)
-            if self.of_seeds is not None and len(self.of_seeds) > 1:
-                spread = measure(self.of_seeds).std(0)
+            own = self.of_seeds
+            spread = measure(own).std(0) if own is not None and len(own) > 1 else torch.full_like(low, torch.nan)
             for layer, numbers in enumerate(torch.stack([measure(self.values), low, high, spread], 1).tolist()):
                 mean, below, above, sd = numbers
                 counts = {"n": self.n, "seeds": self.seeds, "seed_sd": sd}

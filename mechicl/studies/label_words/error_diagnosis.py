@@ -19,7 +19,7 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -34,7 +34,7 @@ from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import panels, styled
+from mechicl.figures import panels
 from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
 from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
@@ -50,6 +50,7 @@ from mechicl.studies.label_words.pairs import (
     rank_correlations,
 )
 from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import spread
 from mechicl.tasks import Counts, Task
 
 REAL = -1
@@ -58,16 +59,14 @@ REAL = -1
 
 @dataclass(frozen=True)
 class ErrorDiagnosis(Study):
-    """Distances between anchor keys, and the confusion of their classes."""
+    """A row per pair of classes: real confusion, and the distance between their scaled anchor keys.
 
-    components: Annotated[tuple[int, ...], Switch("Numbers of principal components.", min=1)] = (
-        5,
-        10,
-        20,
-        50,
-        100,
-        200,
-    )
+    Real confusion, an AUROC, has layer -1; distances are those of each context, layer and number of components.
+    """
+
+    components: Annotated[
+        tuple[int, ...], Switch("Numbers of principal components.", min=1)
+    ] = (5, 10, 20, 50, 100, 200)  # fmt: skip
     layer: Annotated[int | None, Switch("Layer of the heat map; default: two thirds deep.", min=0)] = None
     contexts: Annotated[int, Switch("Sets of demonstrations; halved until the data fill them.", min=1)] = 64
 
@@ -107,12 +106,11 @@ class ErrorDiagnosis(Study):
         while True:
             try:
                 behind = task.context_prompts(tokenizer, contexts=contexts, rows=rows, **options)
+                return replace(asked, companions={"contexts": behind})
             except DoesNotFit:
                 if contexts == 1:
                     raise
                 contexts //= 2
-                continue
-            return replace(asked, companions={"contexts": behind})
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         behind = prompts.companions.get("contexts")
@@ -128,7 +126,8 @@ class ErrorDiagnosis(Study):
         judged = seen.label_logits, behind.gold
         if self.protocol == "paper":
             judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
-        keys = torch.stack([anchor_keys(model, context) for context in self._contexts(model, behind)])
+        groups = shared_demonstrations(behind)[: 1 if self.protocol == "paper" else None]
+        keys = torch.stack([anchor_keys(model, read_context(model, behind[indices[0]])) for indices in groups])
         distances = self._distances(seen[probe], keys)
         names, real = behind.class_names, real_confusion(*judged)
         between = real[~torch.eye(len(real), dtype=torch.bool)]
@@ -141,10 +140,6 @@ class ErrorDiagnosis(Study):
         rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
         rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
         return pd.concat(rows, ignore_index=True)
-
-    def _contexts(self, model: Any, prompts: PromptSet) -> Iterator[Context]:
-        for indices in shared_demonstrations(prompts)[: 1 if self.protocol == "paper" else None]:
-            yield read_context(model, prompts[indices[0]])
 
     def _distances(
         self, queries: Float[Tensor, "prompt layer d"], keys: Float[Tensor, "context layer class_ d"]
@@ -165,8 +160,7 @@ class ErrorDiagnosis(Study):
 
     def shown(self, table: pd.DataFrame) -> tuple[int, int]:
         """Layer and number of components of the heat map: the given layer or two thirds of the depth, and M = 10."""
-        layers = int(table["layer"].max()) + 1
-        numbers = sorted(set(table["components"]) - {0})
+        layers, numbers = int(table["layer"].max()) + 1, sorted(set(table["components"]) - {0})
         layer = layers * 2 // 3 if self.layer is None else self.layer
         if layer >= layers:
             raise InputError(f"layer is {layer}; this model has layers 0-{layers - 1}.")
@@ -191,7 +185,7 @@ class ErrorDiagnosis(Study):
         """
         found = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
-            alike = [(of_some, _real(of_some)) for of_some in seeds_by_classes(rows)]
+            alike = [(of_some, real_matrix(of_some)) for of_some in seeds_by_classes(rows)]
             predicted = rows[rows["layer"] != REAL]
             counts = {"n": predicted.groupby("seed", dropna=False)["context"].nunique().sum(),
                       "seeds": rows["seed"].nunique(dropna=False)}  # fmt: skip
@@ -214,16 +208,16 @@ class ErrorDiagnosis(Study):
             whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
             rows = table[(table["layer"] == layer) & (table["components"] == components)]
             for seed, of_seed in rows.groupby("seed", dropna=False):
-                own = _real(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
+                own = real_matrix(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
                 contexts.append(rank_correlations(of_seed, own, "context"))
                 seeds.append(rank_correlations(of_seed.assign(context=0), own, "context"))
         each = np.concatenate(contexts)
         low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
-        spread = np.std(np.concatenate(seeds), ddof=1) if len(seeds) > 1 else np.nan
+        spearman, pearson = (float(np.mean([getattr(c, name) for c in whole])) for name in ("spearman", "pearson"))
         none = {"low": np.nan, "high": np.nan, "seed_sd": np.nan}
         return {
-            "spearman": {"mean": _mean(c.spearman for c in whole), "low": low, "high": high, "seed_sd": spread},
-            "pearson": {"mean": _mean(c.pearson for c in whole), **none},
+            "spearman": {"mean": spearman, "low": low, "high": high, "seed_sd": spread(np.concatenate(seeds))},
+            "pearson": {"mean": pearson, **none},
             "p_value": {"mean": combined_p_value(whole, generator=np.random.default_rng(0)), **none},
         }
 
@@ -239,23 +233,20 @@ class ErrorDiagnosis(Study):
         names = [f"{name}: {title}" for _, name, _ in shown for title in titles]
         figure = panels(names, common=False, rows=len(shown), widths=[0.3, 0.3, 0.4])
         for row, (task, _, of_some) in enumerate(shown, start=1):
-            add_heat_map(figure, _real(of_some), row, 1)
+            add_heat_map(figure, real_matrix(of_some), row, 1)
             add_heat_map(figure, self.confusion(of_some, layer, components), row, 2)
             add_correlations(
                 figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
             )
-        return styled(
-            figure, title=f"{self.title}: {', '.join(table['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 1: never confused; band: 95 % of contexts", x="", y="",
-        ).update_layout(hovermode="closest")  # fmt: skip
+        told = f"protocol {self.protocol}; 1: never confused; band: 95 % of contexts"
+        return self.styled(figure, table, told, x="", y="", hover="closest")
 
     def finding(self, result: Result) -> str:
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        tasks = list(dict.fromkeys(zip(table["task"], table["shots"], strict=True)))
+        tasks = table.groupby(["task", "shots"], sort=False)
         said = []
-        for task, shots in tasks:
-            rows = table[(table["task"] == task) & (table["shots"] == shots)]
+        for (task, shots), rows in tasks:
             of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
             of_task = of_task[of_task["components"] == components]
             curve = of_task[of_task["metric"] == "spearman"].set_index("layer")["mean"]
@@ -291,7 +282,7 @@ def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
     return [pd.concat(parts) for parts in found.values()]
 
 
-def _real(table: pd.DataFrame) -> pd.DataFrame:
+def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
     """Real confusion, the mean of the seeds."""
     return pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
 
@@ -299,10 +290,6 @@ def _real(table: pd.DataFrame) -> pd.DataFrame:
 def _said(task: str, some: pd.DataFrame, rows: pd.DataFrame) -> str:
     """The task, with the seeds where they are not all of it."""
     return task if len(some) == len(rows) else f"{task}, seed {', '.join(map(str, some['seed'].unique()))}"
-
-
-def _mean(values: Iterable[float]) -> float:
-    return float(np.mean(list(values)))
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:

@@ -21,12 +21,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.declared import Switch
-from mechicl.figures import FLOW_COLOURS, add_curve, panels, styled
+from mechicl.figures import FLOW_COLOURS, add_curve
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.probes.saliency import HeadReduce, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
+from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
@@ -36,7 +37,7 @@ _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → t
 
 @dataclass(frozen=True)
 class InformationFlow(Study):
-    """Raw S_wp, S_pq and S_ww of every prompt and layer."""
+    """A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge."""
 
     head_reduce: Annotated[
         HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")
@@ -66,10 +67,7 @@ class InformationFlow(Study):
         probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))
         reading = run(model, prompts, [probe], batch_size=batch_size)[probe].double().numpy()
         n_prompts, n_layers, _ = reading.shape
-        index = {
-            "prompt": np.repeat(np.arange(n_prompts), n_layers),
-            "layer": np.tile(np.arange(n_layers), n_prompts),
-        }
+        index = {"prompt": np.repeat(np.arange(n_prompts), n_layers), "layer": np.tile(np.arange(n_layers), n_prompts)}
         return pd.DataFrame(index | {name: reading[..., i].ravel() for i, name in enumerate(METRICS)})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -80,28 +78,23 @@ class InformationFlow(Study):
         """
         total = table[list(METRICS)].sum(axis=1)
         shares = table.assign(total=total, **{m: table[m] / total for m in METRICS})[total > 0]
-        long = shares.melt(
-            id_vars=["model", "task", "shots", "seed", "layer", "total"], value_vars=list(METRICS), var_name="metric"
-        )
+        long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(METRICS), var_name="metric")
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        tasks = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
-        figure = panels([f"{task}, {shots} per class" for task, shots in tasks])
-        for column, (task, shots) in enumerate(tasks, start=1):
-            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
+        figure, tasks = task_panels(summary)
+        for column, of_task in enumerate(tasks, start=1):
             for metric in METRICS:
                 rows = of_task[of_task["metric"] == metric]
                 add_curve(
                     figure, rows, x="layer", name=_NAMES[metric], colour=FLOW_COLOURS[metric],
                     legend=column == 1, column=column,
                 )  # fmt: skip
-        model = ", ".join(summary["model"].unique())
         figure.update_yaxes(range=[0, 1])
-        return styled(
-            figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
+        return self.styled(
+            figure, summary, f"protocol {self.protocol}; {BAND}",
             x="layer", y="share of mean saliency per edge", counts=int(summary["layer"].max()),
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR, add_curve, error_bars, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, add_curve, error_bars, panels
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
@@ -36,20 +36,24 @@ from mechicl.patches.isolate import (
     last_layers,
     random_pool,
 )
-from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, with_loyalty
+from mechicl.studies.label_words.loyalty import LOYALTIES, PROMPT, TITLES, prediction_rows, top_tokens, with_loyalty
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, mean_over_tasks, mean_with_interval
+from mechicl.studies.summary import BAND, by_metric, mean_over_tasks, mean_with_interval
 
 _CONDITIONS = ["isolated", "where", "n_layers"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
+_STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
+           ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Isolation(Study):
-    """Predictions with label words or random tokens isolated in the first or last n layers."""
+    """A row per prompt and condition (label words or random tokens isolated in the first or last n layers).
+
+    Gold and predicted class, label probabilities, and top-10 token ids.
+    """
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[
@@ -68,7 +72,7 @@ class Isolation(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         total = hooked(model).sizes.n_layers
-        if not self.n_layers or not all(1 <= n <= total for n in self.n_layers):
+        if max(self.n_layers) > total:
             raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose among 1 to {total}.")
         return [
             {"isolated": "nothing", "where": "", "n_layers": 0},
@@ -84,10 +88,10 @@ class Isolation(Study):
         return 1 + 1.5 * len(self.n_layers)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        top = top_tokens(model)
         patch = self.patch(model, prompts, condition)
         seen = run_shared(model, prompts, [top], [patch] if patch else [], batch_size=batch_size)
-        return prediction_rows(prompts, seen, seen[top])
+        return prediction_rows(prompts, seen, top)
 
     def patch(self, model: Any, prompts: PromptSet, condition: Condition) -> Patch | None:
         """The isolation of one condition, or None for the whole model."""
@@ -108,22 +112,33 @@ class Isolation(Study):
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean loyalty: model, task, shots, metric, isolated, where, n_layers, mean, low, high, n, seeds."""
-        return mean_with_interval(self._long(table), "value", ["model", "task", "shots", "metric", *_CONDITIONS])
-
-    def _long(self, table: pd.DataFrame) -> pd.DataFrame:
-        kept = ["model", "task", "shots", "seed", *_CONDITIONS]
-        return self.loyalty(table).melt(id_vars=kept, value_vars=list(LOYALTIES), var_name="metric")
+        rows = by_metric(self.loyalty(table), LOYALTIES, _CONDITIONS)
+        return mean_with_interval(rows, "value", ["model", "task", "shots", "metric", *_CONDITIONS])
 
     def figure(self, result: Result) -> go.Figure:
-        summary = mean_over_tasks(self._long(result.table), "value", ["model", "metric", *_CONDITIONS])
-        draw = _curves if len(self.n_layers) > 1 else _bars
-        model = ", ".join(summary["model"].unique())
-        figure = draw(summary)
+        rows = by_metric(self.loyalty(result.table), LOYALTIES, _CONDITIONS)
+        summary = mean_over_tasks(rows, "value", ["model", "metric", *_CONDITIONS])
+        several = len(self.n_layers) > 1
+        figure = panels([TITLES[metric] for metric in LOYALTIES])
+        for column, metric in enumerate(LOYALTIES, start=1):
+            for (isolated, where), (colour, dash) in _STYLES.items():
+                chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
+                if several:
+                    add_curve(
+                        figure, summary[chosen], x="n_layers", name=f"{isolated}, {where} layers",
+                        colour=colour, dash=dash, legend=column == 1, column=column,
+                    )  # fmt: skip
+                else:
+                    bar, name = summary[chosen].iloc[:1], f"{isolated}, {where} {self.n_layers[0]}"
+                    figure.add_bar(
+                        x=[name], y=bar["mean"], name=name, showlegend=False, marker_color=colour,
+                        marker_pattern_shape="/" if dash == "dot" else "", error_y=error_bars(bar),
+                        hovertemplate="%{y:.4f}", row=1, col=column,
+                    )  # fmt: skip
         figure.update_yaxes(range=[0, 1.02])
-        return styled(
-            figure, title=f"{self.title}: {model}", subtitle=f"{self.source}; protocol {self.protocol}; {BAND}",
-            x="isolated layers" if len(self.n_layers) > 1 else "", y="agreement with the whole model",
-            counts=max(self.n_layers) if len(self.n_layers) > 1 else None,
+        return self.styled(
+            figure, summary, f"protocol {self.protocol}; {BAND}", x="isolated layers" if several else "",
+            y="agreement with the whole model", counts=max(self.n_layers) if several else None,
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
@@ -171,38 +186,3 @@ def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5
         words_isolated=rows["top_tokens"].map(words),
     )
     return table
-
-
-_STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
-           ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
-
-
-def _curves(summary: pd.DataFrame) -> go.Figure:
-    figure = panels([TITLES[metric] for metric in LOYALTIES])
-    for column, metric in enumerate(LOYALTIES, start=1):
-        for (isolated, where), (colour, dash) in _STYLES.items():
-            chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
-            add_curve(
-                figure, summary[chosen], x="n_layers", name=f"{isolated}, {where} layers",
-                colour=colour, dash=dash, legend=column == 1, column=column,
-            )  # fmt: skip
-    return figure
-
-
-def _bars(summary: pd.DataFrame) -> go.Figure:
-    n = summary["n_layers"].iloc[0]
-    figure = panels([TITLES[metric] for metric in LOYALTIES])
-    for column, metric in enumerate(LOYALTIES, start=1):
-        for (isolated, where), (colour, dash) in _STYLES.items():
-            chosen = (summary["metric"] == metric) & (summary["isolated"] == isolated) & (summary["where"] == where)
-            bar = summary[chosen].iloc[:1]
-            name = f"{isolated}, {where} {n}"
-            figure.add_trace(
-                go.Bar(
-                    x=[name], y=bar["mean"], name=name, showlegend=False, marker_color=colour,
-                    marker_pattern_shape="/" if dash == "dot" else "",
-                    error_y=error_bars(bar), hovertemplate="%{y:.4f}",
-                ),
-                row=1, col=column,
-            )  # fmt: skip
-    return figure

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
 
 from mechicl.hooks import Run
 from mechicl.metrics import jaccard
+from mechicl.models import hooked
+from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
 
 LOYALTIES = ("label_loyalty", "word_loyalty_5", "word_loyalty_10")
@@ -20,7 +24,12 @@ TITLES = {
 PROMPT = ["model", "task", "seed", "shots", "prompt"]
 
 
-def prediction_rows(prompts: PromptSet, seen: Run, top_tokens: torch.Tensor) -> pd.DataFrame:
+def top_tokens(model: Any) -> TopTokens:
+    """Reads the ten most probable next tokens."""
+    return TopTokens(min(10, hooked(model).sizes.d_vocab))
+
+
+def prediction_rows(prompts: PromptSet, seen: Run, top: TopTokens) -> pd.DataFrame:
     """A row per prompt: gold and predicted class, label probabilities, most probable tokens."""
     return pd.DataFrame(
         {
@@ -28,7 +37,7 @@ def prediction_rows(prompts: PromptSet, seen: Run, top_tokens: torch.Tensor) -> 
             "gold": prompts.gold.numpy(),
             "predicted": seen.predicted.numpy(),
             "label_probs": seen.label_probs.tolist(),
-            "top_tokens": top_tokens.tolist(),
+            "top_tokens": seen[top].tolist(),
         }
     )
 

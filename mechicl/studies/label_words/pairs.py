@@ -18,12 +18,8 @@ PAIR = ["class_a", "class_b"]
 def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **place: int) -> pd.DataFrame:
     """A row for each two classes."""
     a, b = np.triu_indices(len(names), 1)
-    columns = {
-        "class_a": np.array(names)[a],
-        "class_b": np.array(names)[b],
-        "value": matrix.cpu().double().numpy()[a, b],
-    }
-    return pd.DataFrame({**place, **columns})
+    values, classes = matrix.cpu().double().numpy(), np.array(names)
+    return pd.DataFrame({**place, "class_a": classes[a], "class_b": classes[b], "value": values[a, b]})
 
 
 def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
@@ -57,14 +53,10 @@ def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[
 def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int) -> None:
     """Draw real (column 1, from chance on) or predicted confusion, with its values."""
     values = matrix.to_numpy()
-    figure.add_trace(
-        go.Heatmap(
-            z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)),
-            zmin=0 if column == 2 else 0.5, zmax=1, colorscale="Blues_r", showscale=False, text=np.round(values, 2),
-            texttemplate="%{text:.2f}",
-            hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
-        ),
-        row=row, col=column,
+    figure.add_heatmap(
+        z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)),
+        zmin=0 if column == 2 else 0.5, zmax=1, colorscale="Blues_r", showscale=False, text=np.round(values, 2),
+        texttemplate="%{text:.2f}", hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>", row=row, col=column,
     )  # fmt: skip
     figure.update_yaxes(autorange="reversed", row=row, col=column)
 
@@ -76,13 +68,10 @@ def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components
     if shown["low"].notna().all():
         figure.add_trace(band(shown, "layer", GREY), row=row, col=3)
     for number, (m, of_m) in enumerate(rows.groupby("components")):
-        figure.add_trace(
-            go.Scatter(
-                x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", legendgroup=str(m), showlegend=row == 1,
-                mode="lines+markers",
-                line={"color": colours[number % len(colours)], "width": 3 if m == components else 1.5},
-            ),
-            row=row, col=3,
+        figure.add_scatter(
+            x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", legendgroup=str(m), showlegend=row == 1,
+            mode="lines+markers", row=row, col=3,
+            line={"color": colours[number % len(colours)], "width": 3 if m == components else 1.5},
         )  # fmt: skip
     figure.update_xaxes(title_text="layer", dtick=max(1, int(rows["layer"].max()) // 8), row=row, col=3)
     figure.update_yaxes(title_text="Spearman", range=[-1.05, 1.05], row=row, col=3)

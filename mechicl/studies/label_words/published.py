@@ -18,8 +18,7 @@ from mechicl.studies.label_words.compression import Compression
 from mechicl.studies.label_words.compression_speed import ANCHORS, PUBLISHED_LENGTHS, CompressionSpeed
 from mechicl.studies.label_words.compression_speed import PUBLISHED as TABLE_3
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers
-from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis
-from mechicl.studies.label_words.pairs import PAIR, pair_matrix
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, real_matrix
 from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
 from mechicl.studies.label_words.reweighting import Reweighting, published_accuracy
 
@@ -83,9 +82,8 @@ def _table_1(result: Result) -> Iterator[_Row]:
 def _table_2(result: Result) -> Iterator[_Row]:
     """The paper's rows: label words and template kept, with the placements of the query that its code has."""
     summary = _one_shot(result.summary())
-    means = (
-        summary[summary["kept"].isin(["", "label+template"])].groupby(["method", "positions", "metric"])["mean"].mean()
-    )
+    kept = summary[summary["kept"].isin(["", "label+template"])]
+    means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
     for method, (xl, j) in TABLE_2.items():
         for positions in ("", "original", "zero"):
             where = f", query at {positions} positions" if positions else ""
@@ -138,9 +136,8 @@ def _figure_6(result: Result) -> Iterator[_Row]:
         return
     study = result.study
     assert isinstance(study, ErrorDiagnosis)
-    layer, components = study.shown(table)
-    real = pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
-    for name, matrix, which in (("real", real, 0), ("predicted", study.confusion(table, layer, components), 1)):
+    matrices = {"real": real_matrix(table), "predicted": study.confusion(table, *study.shown(table))}
+    for which, (name, matrix) in enumerate(matrices.items()):
         for (one, other), known in _FIG_6.items():
             if one in matrix.index and other in matrix.index:
                 quantity = f"{name} confusion, {one} and {other} (read off Fig. 6)"

@@ -35,14 +35,15 @@ from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, panels, styled
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
+from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.summary import INTERVALS, mean_with_interval
 from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
@@ -55,16 +56,8 @@ _SHARED: dict[str, tuple[Shared, ...]] = {
 _AT_RANDOM, _PRESOFTMAX = "beta at random positions", "beta before the softmax"
 _FITTED = (REWEIGHTED, *_SHARED, _AT_RANDOM, _PRESOFTMAX, REWEIGHTED_COMPRESSED)
 """Methods that learn a beta."""
-_CONTROLS = (
-    *_SHARED,
-    _AT_RANDOM,
-    _PRESOFTMAX,
-    "label biases",
-    "contextual calibration",
-    "majority class",
-    COMPRESSED,
-    REWEIGHTED_COMPRESSED,
-)
+_UNFITTED = ("label biases", "contextual calibration", "majority class", COMPRESSED)
+_CONTROLS = (*_SHARED, _AT_RANDOM, _PRESOFTMAX, *_UNFITTED, REWEIGHTED_COMPRESSED)
 _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
 """Methods whose beta is kept, and what its name adds."""
 PUBLISHED = {
@@ -75,18 +68,16 @@ PUBLISHED = {
 """Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
 _AUTHORS_SHOTS = {"agnews": 3}
 """More shots in Table 1 where they are not 5."""
-_COLOURS = {
-    VANILLA: GREY,
-    MORE_SHOTS: GREY,
-    REWEIGHTED: LABEL_COLOUR,
-    REWEIGHTED_COMPRESSED: LABEL_COLOUR,
-    COMPRESSED: ORANGE,
-}
+_COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
+            COMPRESSED: ORANGE}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Reweighting(Study):
-    """Predictions with and without re-weighted anchors, and with what they must be compared with."""
+    """A row per prompt and method, with re-weighted anchors or without: the prediction.
+
+    Gold and predicted class, and the scores of the label words.
+    """
 
     lr: Annotated[float, Switch("Learning rate of Adam.", above=0)] = 0.01
     epochs: Annotated[int, Switch("Rounds through the training items.", min=1)] = 10
@@ -261,20 +252,16 @@ class Reweighting(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        shown = list(dict.fromkeys(zip(summary["task"], summary["shots"], strict=True)))
-        figure = panels([f"{task}, {shots} per class" for task, shots in shown])
-        for column, (task, shots) in enumerate(shown, start=1):
-            rows = summary[(summary["task"] == task) & (summary["shots"] == shots)]
-            paper = {method: published_accuracy(method, task, rows) for method in PUBLISHED} if shots == 1 else {}
-            draw_accuracies(figure, rows, task, column, colours=_COLOURS, published=paper)
-        methods = summary["method"].nunique()
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; 95 % bootstrap intervals over prompts",
-            x="accuracy", y="", height=30 * methods,
-        )  # fmt: skip
+        figure, tasks = task_panels(summary)
+        for column, rows in enumerate(tasks, start=1):
+            task, shots = rows[["task", "shots"]].iloc[0]
+            known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if shots == 1}
+            paper = {method: by_task[task] / 100 for method, by_task in known.items() if by_task}
+            draw_accuracies(figure, rows, column, colours=_COLOURS, published=paper)
+        told = f"protocol {self.protocol}; {INTERVALS}"
         figure.update_xaxes(range=[0, 1.02])
-        return figure.update_layout(hovermode="closest")
+        height = 30 * summary["method"].nunique()
+        return self.styled(figure, summary, told, x="accuracy", y="", height=height, hover="closest")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

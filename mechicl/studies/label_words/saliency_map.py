@@ -53,27 +53,22 @@ def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], 
             f"prompt of {len(prompt)} tokens; give the map of this prompt and its layers."
         )
     figure = panels([f"layer {layer}" for layer in layers])
-    labels = _labels(prompt)
-    places = list(range(len(prompt)))
     for column, edges in enumerate(saliency, start=1):
         below = edges.tril(-1)
-        figure.add_trace(
-            go.Heatmap(
-                z=(below / below.max().clamp_min(1e-30)).tolist(), zmin=0, zmax=1, colorscale="Blues",
-                colorbar={"title": "share of the<br>largest edge"}, showscale=column == len(layers),
-                customdata=below.tolist(),
-                hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
-            ),
-            row=1, col=column,
+        figure.add_heatmap(
+            z=(below / below.max().clamp_min(1e-30)).tolist(), zmin=0, zmax=1, colorscale="Blues",
+            colorbar={"title": "share of the<br>largest edge"}, showscale=column == len(layers),
+            customdata=below.tolist(), row=1, col=column,
+            hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
         )  # fmt: skip
-    ticks = {"tickmode": "array", "tickvals": places, "ticktext": labels, "tickfont": {"size": 9}}
+    places = list(range(len(prompt)))
+    ticks = {"tickmode": "array", "tickvals": places, "ticktext": _labels(prompt), "tickfont": {"size": 9}}
     figure.update_xaxes(tickangle=-90, **ticks)
     figure.update_yaxes(autorange="reversed", **ticks)
-    styled(
+    return styled(
         figure, title="Saliency of attention edges", x="read token", y="reading token", subtitle=_LEGEND,
         height=max(300, 11 * len(prompt)),
-    )  # fmt: skip
-    return figure.update_layout(hovermode="closest")
+    ).update_layout(hovermode="closest")  # fmt: skip
 
 
 _LEGEND = "blue: w, demonstration text; red: p, label words; green: q, target"
