@@ -89,10 +89,11 @@ class LesionedBenchmarks(Study):
         repeats = [kind for kind in summary["kind"].unique() if kind.startswith("repeat")]
         colours = _COLOURS | {kind: (SKY, INK, GREEN)[place % 3] for place, kind in enumerate(repeats)}
         figure = panels(names)
-        for column, name in enumerate(names, start=1):
-            own = scores(summary, name)
+        for column, benchmark in enumerate(names, start=1):
+            own = scores(summary, benchmark)
             for kind, rows in own[own["layer"] != _INTACT].groupby("kind", sort=False):
-                add_curve(figure, rows, x="layer", name=kind, colour=colours[kind], legend=column == 1, column=column)
+                name, colour = str(kind), colours[kind]
+                add_curve(figure, rows, x="layer", name=name, colour=colour, legend=column == 1, column=column)
             intact = where(own, layer=_INTACT)["mean"].item()
             figure.add_hline(intact, line={"dash": "dot", "color": GREY}, row=1, col=column)
         figure.update_yaxes(range=[0, 1.02])

@@ -31,7 +31,8 @@ from mechicl.hooks import run
 from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
-from mechicl.studies.stages.blocks import FloatArray, best_blocks, by_distance, divisions, explained_by_blocks
+from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
+from mechicl.studies.stages.ensembles import FloatArray
 from mechicl.studies.study import Condition, Material, Part, Study
 
 _LEAST = 4

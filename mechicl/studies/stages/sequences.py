@@ -31,7 +31,7 @@ class SequenceMeans:
         rows = len(next(iter(values.values())))
         self._columns[counted] = n.expand(rows, -1)
 
-    def tables(self, sequences: Sequence[int], facts: Sequence[Mapping[str, Any]]) -> list[pd.DataFrame]:
+    def tables(self, sequences: Sequence[int], facts: Sequence[Mapping[Any, Any]]) -> list[pd.DataFrame]:
         """A table per row, with its facts, and with a row per sequence."""
         return [
             pd.DataFrame({**own, "sequence": sequences, **{name: of[i].tolist() for name, of in self._columns.items()}})

@@ -282,7 +282,7 @@ def _kind(group: str) -> str:
     return "random" if group.startswith("random") else group
 
 
-def _named_class(token_class: TokenClass) -> TokenClass:
+def _named_class(token_class: TokenClass | Path) -> TokenClass:
     """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
     if callable(token_class) or (isinstance(token_class, str) and token_class.startswith("-")):
         return token_class

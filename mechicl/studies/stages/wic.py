@@ -103,7 +103,9 @@ class Wic(Study):
         rows = table.assign(metric=table["probe"], value=table["correct"].astype(float))
         found = mean_with_interval(rows, "value", ["model", "metric", "point"])
         same = where(table, probe="probe").groupby(["model", "point"], as_index=False)["same"]
-        majority = same.agg(mean="mean", n="size").assign(metric="majority", low=np.nan, high=np.nan, seeds=1)
+        majority: pd.DataFrame = same.agg(mean="mean", n="size").assign(
+            metric="majority", low=np.nan, high=np.nan, seeds=1
+        )
         majority["mean"] = np.maximum(majority["mean"], 1 - majority["mean"])
         return pd.concat([found, majority], ignore_index=True)
 

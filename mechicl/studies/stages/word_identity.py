@@ -90,7 +90,7 @@ class WordIdentity(Study):
         with progress("probes", len(groups) * seen.shape[1]) as advance:
             for (pieces, span), rows in groups:
                 words = rows["label"].nunique()
-                facts = {"span": span, "pieces": pieces, "words": words}
+                facts: dict[str, Any] = {"span": span, "pieces": pieces, "words": words}
                 for point in range(seen.shape[1]):
                     right = held_out_correct(seen[rows.index.tolist(), point], rows, self.draw_seed)
                     table = accuracy_by_sequence(rows["sequence"].to_numpy(), right)
