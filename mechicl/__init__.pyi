@@ -354,7 +354,9 @@ def stages_atlas(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. All signatures, a row per sequence, signature and layer.
+        A result. All signatures of the stages: a row per signature, layer and sequence. KL in nats,
+        entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)`
+        proposes stages.
     """
 
 def benchmarks(
@@ -380,7 +382,9 @@ def benchmarks(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Scores of every document, for the intact model and every lesion.
+        A result. Scores of every document, for the intact model and every lesion: a row per lesion and
+        document. `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer
+        -1 is the intact model.
     """
 
 def layer_lesions(
@@ -408,6 +412,7 @@ def layer_lesions(
 
     Returns:
         A result. Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
+        KL and losses in nats, agreement as a share, entropies in bits.
     """
 
 def lesioned_icl(
@@ -428,7 +433,9 @@ def lesioned_icl(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. In-context predictions and information flow with each layer left out.
+        A result. Predictions and information flow with each layer left out: a row per layer left out
+        and prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the intact
+        model.
     """
 
 def token_lesions(
@@ -449,7 +456,10 @@ def token_lesions(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. KL and agreement under each lesion, by what kind of token the prediction is made at.
+        A result. KL and agreement, by the token at which a prediction is made: a row per layer,
+        sequence and group of tokens. KL(intact || lesioned) in nats and agreement as a share, means
+        over a group's positions; and, of the first sequence's first tokens, a row per layer and token
+        (`by` is "token").
     """
 
 def cka(
@@ -467,12 +477,13 @@ def cka(
     Args:
         model: a HookedTransformer.
         corpus: running text, from `mi.load_corpus`.
-        minibatch: Sequences of which one HSIC is made.
+        minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. HSIC between every two residuals of each minibatch.
+        A result. HSIC between every two depths of the residual: a row per minibatch and pair of depths.
+        `result.study.block_structure(result.table)` gives the blocks.
     """
 
 def local_attention(
@@ -496,7 +507,8 @@ def local_attention(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Attention to the previous k tokens, to position 0 and to itself, of every head.
+        A result. Attention to the previous k tokens, to position 0 and to itself: a row per sequence,
+        layer and head. Shares of attention, between 0 and 1.
     """
 
 def word_merging(
@@ -518,7 +530,10 @@ def word_merging(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Attention inside and between words by head, and what cutting it costs.
+        A result. Attention inside and between words, and what cutting it costs: a row per sequence and
+        head, or per cut. Attention (shares between 0 and 1) by sequence, layer, head and distance or
+        number of tokens; losses in nats by sequence and cut. `result.study.heads(result.table)` ranks
+        all heads.
     """
 
 def word_identity(
@@ -547,8 +562,8 @@ def word_identity(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Accuracy of a linear probe for which word ended, at each point, for words and for
-        phrases.
+        A result. Accuracy of a linear probe for which word ended: a row per sequence, point, length and
+        kind of span. The share of that sequence's contexts that are told right, between 0 and 1.
     """
 
 def wic(
@@ -569,7 +584,7 @@ def wic(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Whether each dev pair was told right, by depth and probe.
+        A result. Whether each dev pair was told right: a row per dev pair, depth and probe.
     """
 
 def logit_lens(
@@ -633,8 +648,10 @@ def voting(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Accuracy of probes on neurons, alone and together, of votes without training, and of
-        the model itself.
+        A result. Accuracy of probes on neurons, of votes, and of the model itself: a row per judged
+        sequence and measure. The share of that sequence's contexts that are told right, between 0 and
+        1; by probes on single neurons and on ensembles, by votes without training, and by the model
+        itself.
     """
 
 def neurons(
@@ -656,7 +673,9 @@ def neurons(
         protocol: corrected, or paper: what the authors' code did.
 
     Returns:
-        A result. Vocabulary moments of every neuron, and the density of each kind by layer.
+        A result. Vocabulary moments of neurons, and the density of each kind by layer: a row per
+        neuron. Moments of its cosines with the vocabulary, the L2 norms of what it writes and reads,
+        and rho.
     """
 
 def many_lesions(
@@ -678,11 +697,12 @@ def many_lesions(
         corpus: running text, from `mi.load_corpus`.
         draws: Random sets or orders of each size.
         draw_seed: Seed of these draws.
-        spare_ends: The first and the last layer are never touched.
+        spare_ends: Never touch the first and the last layer.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Random sets of layers dropped, and random disorders: a row per draw and sequence.
+        A result. Random sets of layers dropped, and random disorders: a row per draw and sequence. KL
+        and losses in nats, agreement as a share, entropies in bits.
     """
 
 def norms(
@@ -703,7 +723,8 @@ def norms(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Norms of attention, MLP and residual by layer and sequence.
+        A result. Norms of attention, MLP and residual: a row per sequence and layer. L2 norms over
+        d_model, their ratios to the residual's, and cosines.
     """
 
 def entropy_neurons(
@@ -729,6 +750,7 @@ def entropy_neurons(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Entropy neurons, and others whose output is as long, fixed at several values: a row
-        per sequence.
+        A result. Entropy neurons, and others whose output is as long, held at values: a row per neuron,
+        value and sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as
+        a share, and the length of the last residual over the intact model's.
     """

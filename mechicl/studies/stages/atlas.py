@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,10 +23,9 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import GREY, INK, STAGE_COLOURS, panels, styled
+from mechicl.figures import GREY, INK, STAGE_COLOURS, panels
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models import blockwise, hooked
@@ -34,6 +33,7 @@ from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
+from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.local_attention import local_attention_table
@@ -58,19 +58,23 @@ _WINDOW = 5
 
 @dataclass(frozen=True)
 class Atlas(Study):
-    """All signatures, a row per sequence, signature and layer."""
+    """All signatures of the stages: a row per signature, layer and sequence.
 
-    name: ClassVar[str] = "stages-atlas"
-    title: ClassVar[str] = "The stages of inference"
-    source: ClassVar[str] = "Stages of Inference, Fig. 1 and Table 1"
-    claim: ClassVar[str] = (
+    KL in nats, entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)` proposes
+    stages.
+    """
+
+    name = "stages-atlas"
+    title = "The stages of inference"
+    source = "Stages of Inference, Fig. 1 and Table 1"
+    claim = (
         "Four stages, each with its signature: detokenization (local attention), feature engineering (little "
         "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
         "large MLP norms)."
     )
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 4
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    reads = "text"
+    batch_size = 4
+    shared_options = {"processing": "fold"}
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super()._parts(material)
@@ -82,10 +86,10 @@ class Atlas(Study):
     def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if corpus is None:
             return _neurons(model)
-        net, lengths = hooked(model), corpus.lengths
+        lengths = corpus.lengths
         probes = attention, norms = LocalAttention((_WINDOW,)), Norms()
         seen = run(model, corpus, probes, batch_size=batch_size)
-        heads = local_attention_table(seen[attention], attention, lengths, net.sizes.n_heads)
+        heads = local_attention_table(seen[attention], attention, lengths)
         local = heads.groupby(["sequence", "layer"], as_index=False).mean(numeric_only=True)
         sizes = norms_table(seen[norms], lengths)
         parts = [
@@ -129,25 +133,24 @@ class Atlas(Study):
         figure = panels([model + suffix for model, _, suffix in shown])
         for column, (model, signatures, _) in enumerate(shown, start=1):
             own = summary[(summary["model"] == model) & ~summary["metric"].isin(_too_few(result.table, model))]
-            last = int(own[own["metric"] == "drop KL"]["layer"].max())
+            last = int(where(own, metric="drop KL")["layer"].max())
             for signature, style in signatures.items():
-                _add_scaled(figure, own[own["metric"] == signature], signature, style, column)
-            for row in boundaries[boundaries["model"] == model].to_dict("records"):
+                _add_scaled(figure, where(own, metric=signature), signature, style, column)
+            for row in where(boundaries, model=model).to_dict("records"):
                 if row["layer"] <= last:
                     _add_boundary(figure, row, last, column)
         figure.update_yaxes(range=[-0.02, 1.12])
-        return styled(
-            figure, title=f"{self.title}: {', '.join(models)}",
-            subtitle=f"{self.source}; each curve scaled to its own range; dotted: proposed boundaries, shaded their "
-            f"{TEXT_BAND.removeprefix('band: ')}",
-            x="depth (0 first layer, 1 last)", y="scaled to 0..1",
+        return titled(
+            figure, self, summary, f"{self.source}; each curve scaled to its own range; dotted: proposed boundaries, "
+            f"shaded their {TEXT_BAND.removeprefix('band: ')}",
+            x="depth (0 first layer, 1 last)", y="scaled to 0..1", counts=None,
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        n_layers = result.table[result.table["signature"] == "drop KL"].groupby("model")["layer"].max() + 1
+        n_layers = where(result.table, signature="drop KL").groupby("model")["layer"].max() + 1
         summary, parts = result.summary(), []
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
-            own = summary[summary["model"] == model]
+            own = where(summary, model=model)
             parts.append(f"{model}: " + "; ".join(_told(row, n_layers[model]) for row in rows.to_dict("records")))
             parts += gathered_and_read(own, rows.set_index("stage")["layer"].to_dict())
         return "Proposed boundaries. " + ". ".join(parts) + "."
@@ -187,8 +190,7 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
         ):
             means = SequenceMeans()
             means.add(scored_positions(compared, "corrected")[0], "weight", value=values)
-            index = {"sequence": indices, "signature": signature}
-            tables += [pd.DataFrame({**index, "layer": i, **means.of(i)}) for i in range(len(values))]
+            tables += means.tables(indices, [{"signature": signature, "layer": i} for i in range(len(values))])
     return pd.concat(tables, ignore_index=True)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.corpora.contexts import context_ends
+from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe, other_forms
 
@@ -78,6 +76,6 @@ def _balanced(found: pd.DataFrame, generator: np.random.Generator) -> pd.DataFra
     return pd.concat(parts, ignore_index=True) if parts else found.iloc[:0].assign(pair=0)
 
 
-def contexts_of(table: pd.DataFrame) -> Any:
-    """Where the contexts of a table end, as `mechicl.corpora.contexts.contexts` asks for it."""
-    return torch.tensor(table[["sequence", "position"]].to_numpy())
+def contexts_of(corpus: TokenCorpus, table: pd.DataFrame, length: int) -> TokenCorpus:
+    """The contexts that end where a table says by sequence and position, in its order."""
+    return contexts(corpus, torch.tensor(table[["sequence", "position"]].to_numpy()), length)

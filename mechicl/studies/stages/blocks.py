@@ -13,7 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from mechicl.studies.stages.ensembles import FloatArray
+
+IntArray = npt.NDArray[np.int64]
 
 
 class Blocks(NamedTuple):
@@ -33,13 +35,13 @@ def best_blocks(similarity: FloatArray, n_blocks: int) -> Blocks:
     return Blocks(tuple(starts[best, :-1].tolist()), float(explained[best]))
 
 
-def divisions(n_layers: int, n_blocks: int) -> npt.NDArray[np.int64]:
+def divisions(n_layers: int, n_blocks: int) -> IntArray:
     """Every way to divide layers into consecutive blocks: first layers and, last, the end [division block + 1]."""
     inner = list(combinations(range(1, n_layers), n_blocks - 1))
     return np.array([(0, *cuts, n_layers) for cuts in inner], dtype=np.int64)
 
 
-def explained_by_blocks(similarity: FloatArray, starts: npt.NDArray[np.int64]) -> FloatArray:
+def explained_by_blocks(similarity: FloatArray, starts: IntArray) -> FloatArray:
     """Explained share of the variance off the diagonal, [division matrix], of matrices [matrix layer layer]."""
     n = similarity.shape[-1]
     off = similarity * (1 - np.eye(n))

@@ -17,10 +17,9 @@ resampling sequences; what weights alone decide has none.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-FloatArray = npt.NDArray[np.float64]
+from mechicl.studies.stages.ensembles import BoolArray, FloatArray
 
 STAGES = ("detokenization", "feature engineering", "prediction ensembling", "calibration")
 FEW_NEURONS = 10
@@ -98,12 +97,12 @@ def _half_way(curve: FloatArray) -> float:
     return float(np.median(curve) + curve.max()) / 2 - 1e-12
 
 
-def _first(condition: npt.NDArray[np.bool_]) -> int:
+def _first(condition: BoolArray) -> int:
     """The first layer where it holds, or their number."""
     return int(condition.argmax()) if condition.any() else len(condition)
 
 
-def _since(condition: npt.NDArray[np.bool_]) -> int:
+def _since(condition: BoolArray) -> int:
     """The layer from which on it holds until the end; their number if it does not hold at the end."""
     fails = np.flatnonzero(~condition)
     return int(fails[-1]) + 1 if len(fails) else 0

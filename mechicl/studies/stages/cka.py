@@ -15,18 +15,16 @@ against the best in the same matrix with entries replaced by the mean at their d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, add_curve, panels, styled
 from mechicl.hooks import run
@@ -34,9 +32,8 @@ from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
+from mechicl.studies.stages.ensembles import FloatArray
 from mechicl.studies.study import Condition, Material, Part, Study
-
-FloatArray = npt.NDArray[np.float64]
 
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
@@ -47,18 +44,20 @@ _RESAMPLES = 500
 
 @dataclass(frozen=True)
 class Cka(Study):
-    """HSIC between every two residuals of each minibatch."""
+    """HSIC between every two depths of the residual: a row per minibatch and pair of depths.
 
-    minibatch: Annotated[int, Switch("Sequences of which one HSIC is made.", min=4)] = 16
-    """Sequences of which one HSIC is made (protocol "paper": 128)."""
+    `result.study.block_structure(result.table)` gives the blocks.
+    """
 
-    name: ClassVar[str] = "cka"
-    title: ClassVar[str] = "Similarity of layers (linear CKA)"
-    source: ClassVar[str] = "Stages of Inference, section 5, Fig. 4, 5 and 14"
-    claim: ClassVar[str] = "Layers form blocks whose representations are alike, which agree with the stages."
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 8
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    minibatch: Annotated[int, Switch('Sequences of which one HSIC is made (protocol "paper": 128).', min=4)] = 16
+
+    name = "cka"
+    title = "Similarity of layers (linear CKA)"
+    source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
+    claim = "Layers form blocks whose representations are alike, which agree with the stages."
+    reads = "text"
+    batch_size = 8
+    shared_options = {"processing": "fold"}
 
     @property
     def sequences_a_cell(self) -> int:

@@ -28,7 +28,7 @@ class Judged:
 
     def correct(self, neurons: list[int], fit: BoolArray, judge: BoolArray) -> BoolArray:
         """Whether a probe on these neurons, learned on `fit`, tells the label of each context of `judge`."""
-        probe = _probe(self.activations[fit][:, neurons], self.label[fit])
+        probe = linear_probe().fit(self.activations[fit][:, neurons], self.label[fit])
         right: BoolArray = probe.predict(self.activations[judge][:, neurons]) == self.label[judge]
         return right
 
@@ -63,9 +63,10 @@ class Judged:
         return [self.correct(order[:k], ~self.test, self.test) for k in range(1, len(order) + 1)]
 
 
-def _probe(activations: FloatArray, label: BoolArray) -> Any:
+def linear_probe(**options: Any) -> Any:
+    """Standardised logistic regression, as scikit-learn's estimator, still to be fitted."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), LogisticRegression()).fit(activations, label)
+    return make_pipeline(StandardScaler(), LogisticRegression(**options))

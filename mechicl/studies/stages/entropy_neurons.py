@@ -15,9 +15,9 @@ without such a test, so there is no `protocol="paper"`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -27,14 +27,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
-from mechicl.figures import GREY, PURPLE, add_curve, panels, styled
+from mechicl.figures import GREY, PURPLE, add_curve, panels
 from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.results import Result
-from mechicl.studies.stages.lesions import scored_positions
+from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.stages.lesions import scored_positions, with_differences
 from mechicl.studies.stages.neurons import LAST_LAYERS, MOST_VARIANCE, NeuronsStudy, is_entropy_neuron, neuron_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
 from mechicl.studies.study import Condition, Study
@@ -53,40 +54,39 @@ _NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("neurons as long",
 
 @dataclass(frozen=True)
 class EntropyNeurons(Study):
-    """Entropy neurons, and others whose output is as long, fixed at several values: a row per sequence."""
+    """Entropy neurons, and others whose output is as long, held at values: a row per neuron, value and sequence.
+
+    `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share, and the length of the last
+    residual over the intact model's.
+    """
 
     neurons: Annotated[int, Switch("Entropy neurons, the most neutral first.", min=1)] = 4
-    """Entropy neurons, those of least variance over the vocabulary."""
     controls: Annotated[int, Switch("Other neurons of like length for each of them.", min=1)] = 2
-    """Other neurons of like length for each of them."""
     values: Annotated[tuple[float, ...], Switch("Activations at which a neuron is held.")] = (0.0, 2.0, 4.0, 6.0)
 
-    name: ClassVar[str] = "entropy-neurons"
-    title: ClassVar[str] = "Entropy neurons held at a value"
-    source: ClassVar[str] = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
-    claim: ClassVar[str] = (
+    name = "entropy-neurons"
+    title = "Entropy neurons held at a value"
+    source = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
+    claim = (
         "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "
         "activation moves its entropy, through the scale of the final norm."
     )
-    reads: ClassVar[Reads] = "text"
-    no_paper_protocol: ClassVar[str] = "the paper names entropy neurons, and fixes none"
-    batch_size: ClassVar[int | None] = 8
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    reads = "text"
+    no_paper_protocol = "the paper names entropy neurons, and fixes none"
+    batch_size = 8
+    shared_options = {"processing": "fold"}
 
     def passes(self, n_layers: int) -> float:
         return 1 + self.neurons * (1 + self.controls) * len(self.values)
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.chosen(model)
-        fixed = [(row, value) for row in chosen.to_dict("records") for value in self.values]
-        patches = [FixNeurons(((row["layer"], row["neuron"]),), value) for row, value in fixed]
+        fixed = chosen.merge(pd.DataFrame({"held": self.values}), how="cross").to_dict("records")
+        patches = [FixNeurons(((row["layer"], row["neuron"]),), row["held"]) for row in fixed]
         tables = []
         for indices, batch in corpus.batches(batch_size):
             compared, length = _compared(model, batch, patches)
-            means = _means(compared, length)
-            for place, (row, value) in enumerate(fixed):
-                facts = {str(name): fact for name, fact in row.items()}
-                tables.append(pd.DataFrame({**facts, "held": value, "sequence": indices, **means.of(place)}))
+            tables += _means(compared, length).tables(indices, fixed)
         return pd.concat(tables, ignore_index=True)
 
     def chosen(self, model: Any) -> pd.DataFrame:
@@ -121,10 +121,7 @@ class EntropyNeurons(Study):
         `kind` is entropy or control; layer and neuron are -1 for the mean over those of a kind. Entropies in bits,
         losses in nats; `length` is that of the last residual over the intact model's.
         """
-        measured = table.assign(
-            entropy_difference=table["entropy"] - table["base_entropy"],
-            loss_difference=table["loss"] - table["base_loss"],
-        )
+        measured = with_differences(table)
         weights = {name: "targets" if name == "loss_difference" else "positions" for name in (*_PANELS, "kl")}
         by = ["model", "kind", "layer", "neuron"]
         kinds = measured.groupby(["model", "kind", "held", "sequence"], as_index=False).mean(numeric_only=True)
@@ -135,32 +132,28 @@ class EntropyNeurons(Study):
         summary = result.summary()
         figure = panels(list(_PANELS.values()), common=False)
         for column, metric in enumerate(_PANELS, start=1):
-            own = summary[summary["metric"] == metric]
             for kind, (name, colour) in _NAMES.items():
-                rows = own[own["kind"] == kind]
+                rows = where(summary, metric=metric, kind=kind)
                 for _, one in rows[rows["layer"] >= 0].groupby(["layer", "neuron"]):
                     _add_thin(figure, one, colour, column)
                 mean = rows[rows["layer"] < 0]
                 add_curve(figure, mean, x="held", name=name, colour=colour, legend=column == 1, column=column)
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; thin: each neuron; {TEXT_BAND}", x="activation at all positions", y="",
-        )  # fmt: skip
+        told = f"{self.source}; thin: each neuron; {TEXT_BAND}"
+        return titled(figure, self, summary, told, x="activation at all positions", counts=None)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        largest = summary[summary["held"] == max(self.values)]
         parts = []
         for kind, (name, _) in _NAMES.items():
-            of_kind = largest[(largest["kind"] == kind) & (largest["layer"] < 0)]
-            mean, low, high = (of_kind.set_index("metric")[bound].to_dict() for bound in ("mean", "low", "high"))
+            of_kind = where(summary, held=max(self.values), kind=kind, layer=-1).set_index("metric")
+            mean, low, high = (of_kind[bound] for bound in ("mean", "low", "high"))
             between = f"[{low['entropy_difference']:+.3f}, {high['entropy_difference']:+.3f}]"
             parts.append(
                 f"{name} change entropy by {mean['entropy_difference']:+.3f} bits {between} and the loss by "
                 f"{mean['loss_difference']:+.3f} nats, {mean['agreement']:.0%} of the most probable tokens stay, and "
                 f"the last residual is {mean['length']:.2f} times as long"
             )
-        own = result.table[result.table["kind"] == "entropy"].drop_duplicates(["layer", "neuron"])
+        own = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
         names = [f"{row.layer}.{row.neuron}" for row in own.itertuples()]
         few = int((own["variance"] > MOST_VARIANCE).sum())
         bound = f" ({few} of {len(own)} above the variance of {MOST_VARIANCE:g} that `neurons` allows, for wide models)"

@@ -12,21 +12,21 @@ model's shares of S_wp and S_pq by layer. There is no protocol "paper".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.figures import BLUE, FLOW_COLOURS, GREY, add_curve, panels, styled
+from mechicl.figures import BLUE, FLOW_COLOURS, GREY, panels
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop
 from mechicl.probes import SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
@@ -37,18 +37,21 @@ _INTACT = -1
 
 @dataclass(frozen=True)
 class LesionedLearning(Study):
-    """In-context predictions and information flow with each layer left out."""
+    """Predictions and information flow with each layer left out: a row per layer left out and prompt.
 
-    name: ClassVar[str] = "lesioned-icl"
-    title: ClassVar[str] = "In-context learning with a layer left out"
-    source: ClassVar[str] = "Stages of Inference, section 4.1; Label Words are Anchors, section 2.1"
-    claim: ClassVar[str] = (
+    The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the intact model.
+    """
+
+    name = "lesioned-icl"
+    title = "In-context learning with a layer left out"
+    source = "Stages of Inference, section 4.1; Label Words are Anchors, section 2.1"
+    claim = (
         "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
         "reading by the target."
     )
-    no_paper_protocol: ClassVar[str] = "neither paper did it"
-    gradients: ClassVar[bool] = True
-    shared_options: ClassVar[Mapping[str, Any]] = {"samples": 32, "demonstrations": "per_prompt"}
+    no_paper_protocol = "neither paper did it"
+    gradients = True
+    shared_options = {"samples": 32, "demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]
@@ -77,7 +80,7 @@ class LesionedLearning(Study):
         """
         by = ["model", "task", "shots", "metric", "layer"]
         dropped = table.rename(columns={"dropped": "layer"})
-        intact = dropped[dropped["layer"] == _INTACT]
+        intact = where(dropped, layer=_INTACT)
         paired = dropped.merge(intact[[*_PROMPT, "predicted", *_FLOW]], on=_PROMPT, suffixes=("", "_intact"))
         right = (paired["predicted"] == paired["gold"]).astype(float)
         same = (paired["predicted"] == paired["predicted_intact"]).astype(float)
@@ -96,26 +99,22 @@ class LesionedLearning(Study):
         summary = result.summary()
         pooled = summary.groupby(["metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
         figure = panels(["predictions, layer left out", "flow that is left", "intact flow, by layer"], common=False)
-        curves = (
-            ("accuracy", "accuracy", BLUE, 1), ("loyalty", "same label as intact", GREY, 1),
-            ("S_wp kept", "S_wp: text → label words", FLOW_COLOURS["S_wp"], 2),
-            ("S_pq kept", "S_pq: label words → target", FLOW_COLOURS["S_pq"], 2),
-            ("S_wp share", "S_wp share", FLOW_COLOURS["S_wp"], 3),
-            ("S_pq share", "S_pq share", FLOW_COLOURS["S_pq"], 3),
-        )  # fmt: skip
-        for metric, name, colour, column in curves:
-            rows = pooled[(pooled["metric"] == metric) & (pooled["layer"] >= 0)]
-            add_curve(figure, rows, x="layer", name=name, colour=colour, legend=column < 3, column=column)
-        accuracy = pooled[(pooled["metric"] == "accuracy") & (pooled["layer"] == _INTACT)]
+        curves = [
+            Curve("accuracy", "accuracy", BLUE),
+            Curve("loyalty", "same label as intact", GREY),
+            Curve("S_wp kept", "S_wp: text → label words", FLOW_COLOURS["S_wp"], column=2),
+            Curve("S_pq kept", "S_pq: label words → target", FLOW_COLOURS["S_pq"], column=2),
+            Curve("S_wp share", "S_wp share", FLOW_COLOURS["S_wp"], column=3, legend=False),
+            Curve("S_pq share", "S_pq share", FLOW_COLOURS["S_pq"], column=3, legend=False),
+        ]
+        add_curves(figure, pooled[pooled["layer"] >= 0], "layer", curves)
+        accuracy = where(pooled, metric="accuracy", layer=_INTACT)
         if len(accuracy):
             figure.add_hline(accuracy["mean"].iloc[0], line={"dash": "dot", "color": BLUE}, row=1, col=1)
         figure.add_hline(1, line={"dash": "dot", "color": GREY}, row=1, col=2)
         figure.update_yaxes(rangemode="tozero")
-        figure = styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{', '.join(summary['task'].unique())}; dotted: the intact model; {BAND}",
-            x="layer", y="share", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        told = f"{', '.join(summary['task'].unique())}; dotted: the intact model; {BAND}"
+        titled(figure, self, summary, told, y="share")
         # A model that is sure of its answers has hardly any gradient; made unsure, it has thousands of times as much.
         return figure.update_yaxes(type="log", rangemode="normal", title_text="times the intact flow", col=2)
 

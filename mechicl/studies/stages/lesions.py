@@ -15,8 +15,9 @@ compares token ids.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,31 +27,27 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.repeats import late_windows, told
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
-METRICS = (
-    "kl",
-    "agreement",
-    "entropy_difference",
-    "loss_difference",
-    "accuracy",
-    "accuracy_retained",
-    "top_10_overlap",
-    "entropy",
-    "base_entropy",
-)
+WEIGHTS = {
+    "kl": "positions", "agreement": "positions", "entropy_difference": "positions", "loss_difference": "targets",
+    "accuracy": "targets", "accuracy_retained": "hits", "top_10_overlap": "positions", "entropy": "positions",
+    "base_entropy": "positions",
+}  # fmt: skip
+"""What each metric's mean over sequences is weighted by."""
 _COLOURS = {"drop": BLUE, "swap": VERMILION, "attention": GREEN, "mlp": ORANGE, "replace": PURPLE}
 _NAMES = {"attention": "drop attention", "mlp": "drop MLP", "replace": "replace by the next layer"}
 _PANELS = {"kl": "KL to the intact model (nats)", "agreement": "same most probable token",
@@ -60,20 +57,23 @@ _WINDOWS = "entropy with a window of layers repeated (bits)"
 
 @dataclass(frozen=True)
 class Lesions(Study):
-    """Every layer dropped, swapped with the next, and so on: a row per lesion and sequence."""
+    """Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
+
+    KL and losses in nats, agreement as a share, entropies in bits.
+    """
 
     kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
 
-    name: ClassVar[str] = "layer-lesions"
-    title: ClassVar[str] = "Layer lesions"
-    source: ClassVar[str] = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
-    claim: ClassVar[str] = (
+    name = "layer-lesions"
+    title = "Layer lesions"
+    source = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
+    claim = (
         "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 4
+    reads = "text"
+    batch_size = 4
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, Lesion]]:
         """(kind, layer, lesion) for every lesion that is measured; a window's layer is its first."""
@@ -100,27 +100,30 @@ class Lesions(Study):
         chosen = self.lesions(net.sizes.n_layers)
         if not chosen:
             raise InputError(f"{net.name} has {net.sizes.n_layers} layers: too few for {', '.join(self.kinds)}.")
+        facts = [{"kind": kind, "layer": layer} for kind, layer, _ in chosen]
+        return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
+
+    def swept(
+        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Lesion], facts: Sequence[Mapping[str, Any]], size: int
+    ) -> pd.DataFrame:  # fmt: skip
+        """A row per lesion and sequence, with what is to be said of the lesion; `size` sequences per pass."""
         tables = []
-        for indices, batch in corpus.batches(batch_size):
-            compared = lesion_sweep(model, batch.tokens, [lesion for _, _, lesion in chosen], lengths=batch.lengths)
-            means = self.means(compared, corpus.tokenizer)
-            for row, (kind, layer, _) in enumerate(chosen):
-                tables.append(pd.DataFrame({"kind": kind, "layer": layer, "sequence": indices, **means.of(row)}))
+        for indices, batch in corpus.batches(size):
+            compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths)
+            tables += self.means(compared, corpus.tokenizer).tables(indices, facts)
         return pd.concat(tables, ignore_index=True)
 
     def means(self, compared: Compared, tokenizer: Any) -> SequenceMeans:
         """Means over each sequence's positions, as the protocol takes them."""
         predicting, with_target = scored_positions(compared, self.protocol)
-        same = compared.agreement
-        if self.protocol == "paper":
-            same = same_string(compared, tokenizer)
-        base = {"base_entropy": compared.base_entropy.expand_as(compared.kl)}
-        targets = {"base_loss": compared.base_loss, "base_correct": compared.base_correct}
+        same = same_string(compared, tokenizer) if self.protocol == "paper" else compared.agreement
+        names = ("base_entropy", "base_loss", "base_correct")
+        entropy, loss, correct = (getattr(compared, name).expand_as(compared.kl) for name in names)
         means = SequenceMeans()
         means.add(predicting, "positions", kl=compared.kl, agreement=same, entropy=compared.entropy,
-                  top_10_overlap=compared.top_k_overlap, **base)  # fmt: skip
-        means.add(with_target, "targets", loss=compared.loss, correct=compared.correct,
-                  **{name: value.expand_as(compared.kl) for name, value in targets.items()})  # fmt: skip
+                  top_10_overlap=compared.top_k_overlap, base_entropy=entropy)  # fmt: skip
+        means.add(with_target, "targets", loss=compared.loss, correct=compared.correct, base_loss=loss,
+                  base_correct=correct)  # fmt: skip
         return means
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -129,19 +132,10 @@ class Lesions(Study):
         KL and losses in nats, entropies in bits; `accuracy_retained` is the lesioned model's accuracy on the true next
         token over the intact model's.
         """
-        hits = table["base_correct"] * table["targets"]
         with np.errstate(invalid="ignore", divide="ignore"):
-            measured = table.assign(
-                entropy_difference=table["entropy"] - table["base_entropy"],
-                loss_difference=table["loss"] - table["base_loss"],
-                accuracy=table["correct"],
-                accuracy_retained=table["correct"] / table["base_correct"],
-                hits=hits,
-            )
-        weights = dict.fromkeys(METRICS, "targets") | dict.fromkeys(
-            ("kl", "agreement", "entropy_difference", "top_10_overlap", "entropy", "base_entropy"), "positions"
-        )
-        return weighted_summary(measured, weights | {"accuracy_retained": "hits"}, ["model", "kind"], "layer")
+            kept, hits = table["correct"] / table["base_correct"], table["base_correct"] * table["targets"]
+        measured = with_differences(table).assign(accuracy=table["correct"], accuracy_retained=kept, hits=hits)
+        return weighted_summary(measured, WEIGHTS, ["model", "kind"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -155,30 +149,24 @@ class Lesions(Study):
         for column, metric in enumerate(shown, start=1):
             in_panel = {"entropy": repeats, "entropy_difference": [kind for kind in kinds if kind not in repeats]}
             for kind in in_panel.get(metric, kinds):
-                rows = summary[(summary["metric"] == metric) & (summary["kind"] == kind)]
                 add_curve(
-                    figure, rows, x="layer", name=_NAMES.get(kind, kind),
+                    figure, where(summary, metric=metric, kind=kind), x="layer", name=_NAMES.get(kind, kind),
                     colour=colours[kind], legend=column == 1, column=column,
                 )  # fmt: skip
         if repeats:
-            base = summary[(summary["metric"] == "base_entropy") & (summary["kind"] == repeats[0])]
+            base = where(summary, metric="base_entropy", kind=repeats[0])
             figure.add_hline(
                 base["mean"].iloc[0], line={"dash": "dot", "color": INK}, row=1, col=len(shown),
                 annotation_text="intact", annotation_position="bottom right",
             )  # fmt: skip
             figure.update_xaxes(title_text="first layer of the window", col=len(shown))
         figure.update_yaxes(range=[0, 1.02], col=2)
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
-            x="layer", y="", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        return titled(figure, self, summary, f"{self.source}; protocol {self.protocol}; {TEXT_BAND}")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        same = summary[summary["metric"] == "agreement"]
         parts = []
-        for kind, rows in same.groupby("kind", sort=False):
+        for kind, rows in where(summary, metric="agreement").groupby("kind", sort=False):
             n_layers = int(rows["layer"].max()) + _reach(str(kind))
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
             first = rows[rows["layer"] == 0]["mean"].item()
@@ -186,6 +174,12 @@ class Lesions(Study):
                 f"{kind}: {first:.0%} in layer 0" + ("" if np.isnan(middle) else f", {middle:.0%} in the middle half")
             )
         return "Most probable tokens that stay: " + "; ".join(parts) + "." + "".join(map(told, late_windows(summary)))
+
+
+def with_differences(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of lesions with what they add to entropy (bits) and loss (nats)."""
+    entropy, loss = (table[name] - table[f"base_{name}"] for name in ("entropy", "loss"))
+    return table.assign(entropy_difference=entropy, loss_difference=loss)
 
 
 def _reach(kind: str) -> int:

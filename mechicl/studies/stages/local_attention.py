@@ -13,20 +13,20 @@ same. Two things are drawn beside it, because the fall with depth is partly thei
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
-from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels, styled
+from mechicl.declared import Switch
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, panels
 from mechicl.hooks import run
-from mechicl.models import hooked
 from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
 from mechicl.results import Result
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.drawing import Curve, add_curves, titled
+from mechicl.studies.stages.sequences import reading_table, weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -35,24 +35,27 @@ _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 
 @dataclass(frozen=True)
 class LocalAttentionStudy(Study):
-    """Attention to the previous k tokens, to position 0 and to itself, of every head."""
+    """Attention to the previous k tokens, to position 0 and to itself: a row per sequence, layer and head.
+
+    Shares of attention, between 0 and 1.
+    """
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of previous tokens.", min=1)] = WINDOWS
 
-    name: ClassVar[str] = "local-attention"
-    title: ClassVar[str] = "Attention to the previous tokens"
-    source: ClassVar[str] = "Stages of Inference, section 5.1, Fig. 6a"
-    claim: ClassVar[str] = (
+    name = "local-attention"
+    title = "Attention to the previous tokens"
+    source = "Stages of Inference, section 5.1, Fig. 6a"
+    claim = (
         "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "
         "it becomes less and less so."
     )
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 8
+    reads = "text"
+    batch_size = 8
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = LocalAttention(self.windows)
         sums = run(model, corpus, [probe], batch_size=batch_size)[probe]
-        return local_attention_table(sums, probe, corpus.lengths, hooked(model).sizes.n_heads)
+        return local_attention_table(sums, probe, corpus.lengths)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
@@ -69,25 +72,20 @@ class LocalAttentionStudy(Study):
         names = ["attention to the previous k tokens", "to position 0, and to itself", "the authors' mean entry, k ≤ 5"]
         figure = panels(names if self.protocol == "corrected" else names[2:], common=False)
         column = 3 if self.protocol == "corrected" else 1
-        curves = [("pooled", "authors' mean", GREY, "solid", column)]
+        curves = [Curve("pooled", "authors' mean", GREY, column=column)]
         if self.protocol == "corrected":
             middle = self.windows[len(self.windows) // 2]
             curves = [
-                *((f"mass_{k}", f"k = {k}", _COLOURS[i % 6], "solid", 1) for i, k in enumerate(self.windows)),
-                (f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot", 1),
-                ("sink", "position 0", INK, "solid", 2),
-                ("self", "itself", VERMILION, "dash", 2),
+                *(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
+                Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot"),
+                Curve("sink", "position 0", INK, column=2),
+                Curve("self", "itself", VERMILION, "dash", column=2),
                 *curves,
             ]
-        for metric, name, colour, dash, place in curves:
-            rows = summary[summary["metric"] == metric]
-            add_curve(figure, rows, x="layer", name=name, colour=colour, dash=dash, column=place)
+        add_curves(figure, summary, "layer", curves)
         figure.update_yaxes(rangemode="tozero")
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; mean over heads; {TEXT_BAND}",
-            x="layer", y="share of attention", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        told = f"{self.source}; protocol {self.protocol}; mean over heads; {TEXT_BAND}"
+        return titled(figure, self, summary, told, y="share of attention")
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
@@ -101,17 +99,11 @@ class LocalAttentionStudy(Study):
         )
 
 
-def local_attention_table(
-    sums: torch.Tensor, probe: LocalAttention, lengths: torch.Tensor, n_heads: int
-) -> pd.DataFrame:
+def local_attention_table(sums: torch.Tensor, probe: LocalAttention, lengths: torch.Tensor) -> pd.DataFrame:
     """A row per sequence, layer and head: means of the probe's quantities, and the number of terms of each."""
     counts = probe.counts(lengths)
-    means = (sums.double() / counts.clamp(min=1)[:, None, None]).flatten(0, 2)
-    n_sequences, n_layers = sums.shape[:2]
-    index = pd.MultiIndex.from_product(
-        [range(n_sequences), range(n_layers), range(n_heads)], names=["sequence", "layer", "head"]
-    )
-    table = pd.DataFrame(means.numpy(), columns=list(probe.quantities), index=index).reset_index()
+    means = sums.double() / counts.clamp(min=1)[:, None, None]
+    table = reading_table(means, ("sequence", "layer", "head"), probe.quantities)
     terms = dict(zip(probe.quantities, counts.T.double(), strict=True))
     sequence = table["sequence"].to_numpy()
     for k in probe.windows:

@@ -12,26 +12,26 @@ drawn beside. All draws of a batch of text run in one sweep. There is no protoco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from math import comb
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
-from mechicl.engines.wavefront import lesion_sweep
+from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels
 from mechicl.models import hooked
 from mechicl.patches.lesions import DropMany, Lesion, Reorder
 from mechicl.results import Result
-from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.stages.lesions import WEIGHTS, Lesions, with_differences
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
 
@@ -44,25 +44,26 @@ _SIZES = 6
 
 @dataclass(frozen=True)
 class ManyLesions(Study):
-    """Random sets of layers dropped, and random disorders: a row per draw and sequence."""
+    """Random sets of layers dropped, and random disorders: a row per draw and sequence.
+
+    KL and losses in nats, agreement as a share, entropies in bits.
+    """
 
     draws: Annotated[int, Switch("Random sets or orders of each size.", min=1)] = 8
-    """Random sets or orders of each size."""
     draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
-    spare_ends: Annotated[bool, Switch("The first and the last layer are never touched.")] = True
-    """Leave the first and the last layer alone, which few models can do without."""
+    spare_ends: Annotated[bool, Switch("Never touch the first and the last layer.")] = True
 
-    name: ClassVar[str] = "many-lesions"
-    title: ClassVar[str] = "Several layers at once"
-    source: ClassVar[str] = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
-    claim: ClassVar[str] = (
+    name = "many-lesions"
+    title = "Several layers at once"
+    source = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
+    claim = (
         "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "
         "predictions change, without a sudden break."
     )
-    reads: ClassVar[Reads] = "text"
-    no_paper_protocol: ClassVar[str] = "the paper did not do it"
-    batch_size: ClassVar[int | None] = 4
-    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
+    reads = "text"
+    no_paper_protocol = "the paper did not do it"
+    batch_size = 4
+    renamed = {"seed": "draw_seed"}
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, float, Lesion]]:
         """(kind, size, Kendall's tau, lesion) of every draw: size counts layers dropped, or swaps.
@@ -112,15 +113,11 @@ class ManyLesions(Study):
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.lesions(hooked(model).sizes.n_layers)
-        tables = []
-        for indices, batch in corpus.batches(batch_size):
-            asked = [lesion for *_, lesion in chosen]
-            means = Lesions().means(lesion_sweep(model, batch.tokens, asked, lengths=batch.lengths), corpus.tokenizer)
-            for row, (kind, size, tau, lesion) in enumerate(chosen):
-                layers = " ".join(map(str, lesion.dropped if isinstance(lesion, DropMany) else lesion.layers(0)))
-                facts = {"kind": kind, "size": size, "tau": tau, "layers": layers, "sequence": indices}
-                tables.append(pd.DataFrame({**facts, **means.of(row)}))
-        return pd.concat(tables, ignore_index=True)
+        facts = []
+        for kind, size, tau, lesion in chosen:
+            layers = lesion.dropped if isinstance(lesion, DropMany) else lesion.layers(0)
+            facts.append({"kind": kind, "size": size, "tau": tau, "layers": " ".join(map(str, layers))})
+        return Lesions().swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean over draws: model, kind, size, metric, mean, low, high, n (draws), seeds; intervals resample draws.
@@ -129,39 +126,30 @@ class ManyLesions(Study):
         the mean of Kendall's tau.
         """
         by_draw = draw_means(table)
-        parts = [
-            mean_with_interval(
-                rows.assign(metric=metric, value=rows[metric]), "value", ["model", "kind", "size", "metric"]
-            )
-            for metric in (*_METRICS, "kl if independent", "tau")
-            if len(rows := by_draw[by_draw[metric].notna()])
-        ]
+        by = ["model", "kind", "size"]
+        long = by_draw.melt(by, [*_METRICS, "kl if independent", "tau"], "metric").dropna()
+        parts = [mean_with_interval(rows, "value", [*by, "metric"]) for _, rows in long.groupby("metric", sort=False)]
         return pd.concat(parts, ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
         summary, draws = result.summary(), draw_means(result.table)
         figure = panels(["KL to the intact model (nats)", "same most probable token", "KL, layers out of order"],
                         common=False)  # fmt: skip
-        dropped = summary[summary["kind"] == "drop"]
-        own = draws[draws["kind"] == "drop"]
+        dropped = where(summary, kind="drop")
         for column, metric in ((1, "kl"), (2, "agreement")):
-            _add_draws(figure, own, "size", metric, "drop", column)
-            add_curve(figure, dropped[dropped["metric"] == metric], x="size", name="mean over draws", colour=BLUE,
+            _add_draws(figure, draws, "size", metric, "drop", column)
+            add_curve(figure, where(dropped, metric=metric), x="size", name="mean over draws", colour=BLUE,
                       legend=column == 1, column=column)  # fmt: skip
-        alone = dropped[dropped["metric"] == "kl if independent"].assign(low=np.nan)
+        alone = where(dropped, metric="kl if independent").assign(low=np.nan)
         add_curve(figure, alone, x="size", name="each alone, summed", colour=GREY, dash="dash")
         for kind in ("swaps", "shuffle"):
-            _add_draws(figure, draws[draws["kind"] == kind], "tau", "kl", kind, 3)
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; a dot: one draw; band: 95 % bootstrap interval over draws",
-            x="middle layers left out", y="", counts=int(dropped["size"].max()),
-        )  # fmt: skip
+            _add_draws(figure, draws, "tau", "kl", kind, 3)
+        told = f"{self.source}; a dot: one draw; band: 95 % bootstrap interval over draws"
+        titled(figure, self, dropped, told, x="middle layers left out", counts="size")
         figure.update_yaxes(rangemode="tozero")
         figure.update_yaxes(range=[0, 1.02], col=2)
-        figure.update_xaxes(
-            title_text="Kendall's tau of the order", autorange="reversed", tick0=None, dtick=None, col=3
-        )
+        name = "Kendall's tau of the order"
+        figure.update_xaxes(title_text=name, autorange="reversed", tick0=None, dtick=None, col=3)
         return figure.update_layout(hovermode="closest")
 
     def finding(self, result: Result) -> str:
@@ -169,7 +157,7 @@ class ManyLesions(Study):
         draws = draw_means(result.table)
         parts = []
         for model, rows in draws.groupby("model", sort=False):
-            sizes = sorted(rows[rows["kind"] == "drop"]["size"].unique())
+            sizes = sorted(where(rows, kind="drop")["size"].unique())
             size = sizes[min(1, len(sizes) - 1)]
             drop = summary[model, "drop"]
             ratio = drop["kl", size] / max(drop["kl if independent", size], 1e-12)
@@ -190,15 +178,13 @@ class ManyLesions(Study):
 def draw_means(table: pd.DataFrame) -> pd.DataFrame:
     """One row per draw: means over all tokens, with `kl if independent`, the sum of its layers' own KL (drops)."""
     index = ["model", "kind", "size", "tau", "layers"]
-    n, targets = table["positions"], table["targets"]
-    sums = table[index].assign(
-        n=n, targets=targets, kl=table["kl"] * n, agreement=table["agreement"] * n,
-        entropy_difference=(table["entropy"] - table["base_entropy"]) * n,
-        loss_difference=(table["loss"] - table["base_loss"]) * targets, accuracy=table["correct"] * targets,
-    ).groupby(index, sort=False, as_index=False).sum()  # fmt: skip
+    measured = with_differences(table).rename(columns={"correct": "accuracy"})
+    products = {metric: measured[metric] * measured[WEIGHTS[metric]] for metric in _METRICS}
+    tokens = measured[[*index, "positions", "targets"]]
+    sums = tokens.assign(**products).groupby(index, sort=False, as_index=False).sum()
     for metric in _METRICS:
-        sums[metric] /= sums["targets" if metric in ("loss_difference", "accuracy") else "n"]
-    singles = sums[(sums["kind"] == "drop") & (sums["size"] == 1)].set_index(["model", "layers"])["kl"]
+        sums[metric] /= sums[WEIGHTS[metric]]
+    singles = where(sums, kind="drop", size=1).set_index(["model", "layers"])["kl"]
     sums["kl if independent"] = [
         sum(singles[row["model"], layer] for layer in row["layers"].split()) if row["kind"] == "drop" else np.nan
         for row in sums.to_dict("records")
@@ -206,7 +192,8 @@ def draw_means(table: pd.DataFrame) -> pd.DataFrame:
     return sums
 
 
-def _add_draws(figure: go.Figure, rows: pd.DataFrame, x: str, y: str, kind: str, column: int) -> None:
+def _add_draws(figure: go.Figure, draws: pd.DataFrame, x: str, y: str, kind: str, column: int) -> None:
+    rows = where(draws, kind=kind)
     figure.add_trace(
         go.Scatter(
             x=rows[x], y=rows[y], mode="markers", name=_NAMES.get(kind, "one draw"), legendgroup=kind,

@@ -16,20 +16,20 @@ either sign.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from mechicl.declared import Reads, Switch
-from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, add_curve, panels, styled
+from mechicl.declared import Switch
+from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, panels
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
 from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
 from mechicl.studies.study import Condition, Study
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
@@ -40,21 +40,24 @@ MOST_VARIANCE = 1e-3
 
 @dataclass(frozen=True)
 class NeuronsStudy(Study):
-    """Vocabulary moments of every neuron, and the density of each kind by layer."""
+    """Vocabulary moments of neurons, and the density of each kind by layer: a row per neuron.
+
+    Moments of its cosines with the vocabulary, the L2 norms of what it writes and reads, and rho.
+    """
 
     kurtosis: Annotated[float, Switch("Above it a neuron promotes or suppresses (a Gaussian has 3).")] = 10.0
     variance: Annotated[float, Switch("Above it a neuron splits the vocabulary in two.")] = 0.005
 
-    name: ClassVar[str] = "neurons"
-    title: ClassVar[str] = "Prediction and suppression neurons"
-    source: ClassVar[str] = "Stages of Inference, section 5.3, Fig. 8 and 17"
-    claim: ClassVar[str] = (
+    name = "neurons"
+    title = "Prediction and suppression neurons"
+    source = "Stages of Inference, section 5.3, Fig. 8 and 17"
+    claim = (
         "Prediction neurons appear in the middle of a model and are densest at about 85 % of its depth; suppression "
         "neurons take over in the last layers."
     )
-    reads: ClassVar[Reads] = "weights"
-    batch_size: ClassVar[int | None] = None
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    reads = "weights"
+    batch_size = None
+    shared_options = {"processing": "fold"}
 
     def measure(self, model: Any, prompts: None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = blockwise(model, self.name)
@@ -79,32 +82,24 @@ class NeuronsStudy(Study):
 
     def figure(self, result: Result) -> go.Figure:
         summary, figure = result.summary(), panels(["heavy tails", "others"], common=False)
-        kinds = (
-            ("prediction", BLUE, 1),
-            ("suppression", VERMILION, 1),
-            ("partition", GREEN, 2),
-            ("entropy", PURPLE, 2),
-        )
-        for kind, colour, column in kinds:
-            add_curve(figure, summary[summary["metric"] == kind], x="layer", name=kind, colour=colour, column=column)
+        places = zip(_KINDS, (BLUE, VERMILION, GREEN, PURPLE), (1, 1, 2, 2), strict=True)
+        curves = [Curve(kind, kind, colour, column=column) for kind, colour, column in places]
+        add_curves(figure, summary, "layer", curves)
         figure.update_yaxes(rangemode="tozero")
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; kurtosis > {self.kurtosis:g}; exact, from weights",
-            x="layer", y="share of the layer's neurons", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        told = f"{self.source}; kurtosis > {self.kurtosis:g}; exact, from weights"
+        return titled(figure, self, summary, told, y="share of the layer's neurons")
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         last = max(int(summary["layer"].max()), 1)
         parts = []
         for kind in ("prediction", "suppression"):
-            rows = summary[summary["metric"] == kind]
+            rows = where(summary, metric=kind)
             total = int(rows["count"].sum())
             peak = int(rows.nlargest(1, "mean")["layer"].iloc[0])
-            where = f", densest in layer {peak} ({peak / last:.0%} of depth)" if total else ""
-            parts.append(f"{total} {kind} neurons{where}")
-        entropy = int(summary[summary["metric"] == "entropy"]["count"].sum())
+            densest = f", densest in layer {peak} ({peak / last:.0%} of depth)" if total else ""
+            parts.append(f"{total} {kind} neurons{densest}")
+        entropy = int(where(summary, metric="entropy")["count"].sum())
         return "; ".join(parts) + f"; {entropy} entropy neurons in the last {LAST_LAYERS} layers."
 
 

@@ -11,37 +11,39 @@ Norms depend on how weights were processed: folding the final norm does not matt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, VERMILION, panels
 from mechicl.hooks import run
 from mechicl.probes.norms import NORM_QUANTITIES, PARTS, Norms
 from mechicl.results import Result
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.drawing import Curve, add_curves, titled
+from mechicl.studies.stages.sequences import reading_table, weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 
 @dataclass(frozen=True)
 class NormsStudy(Study):
-    """Norms of attention, MLP and residual by layer and sequence."""
+    """Norms of attention, MLP and residual: a row per sequence and layer.
 
-    name: ClassVar[str] = "norms"
-    title: ClassVar[str] = "What each layer adds"
-    source: ClassVar[str] = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
-    claim: ClassVar[str] = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 8
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    L2 norms over d_model, their ratios to the residual's, and cosines.
+    """
+
+    name = "norms"
+    title = "What each layer adds"
+    source = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
+    claim = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
+    reads = "text"
+    batch_size = 8
+    shared_options = {"processing": "fold"}
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         reading = run(model, corpus, [probe := Norms()], batch_size=batch_size)[probe]
@@ -62,26 +64,22 @@ class NormsStudy(Study):
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
         if self.protocol == "paper":
-            curves = [("mlp", "MLP", BLUE, "solid", 1), ("attn", "attention", VERMILION, "solid", 1)]
+            curves = [Curve("mlp", "MLP", BLUE), Curve("attn", "attention", VERMILION)]
             figure = panels(["norm of the output"], common=False)
         else:
             curves = [
-                ("mlp_norm", "MLP", BLUE, "solid", 1), ("attn_norm", "attention", VERMILION, "solid", 1),
-                ("mlp_median", "MLP, median", BLUE, "dot", 1),
-                ("attn_median", "attention, median", VERMILION, "dot", 1),
-                ("mlp_ratio", "MLP", BLUE, "solid", 2), ("attn_ratio", "attention", VERMILION, "solid", 2),
-                ("block_influence", "block influence", GREY, "solid", 3),
-            ]  # fmt: skip
+                Curve("mlp_norm", "MLP", BLUE),
+                Curve("attn_norm", "attention", VERMILION),
+                Curve("mlp_median", "MLP, median", BLUE, "dot"),
+                Curve("attn_median", "attention, median", VERMILION, "dot"),
+                Curve("mlp_ratio", "MLP", BLUE, column=2, legend=False),
+                Curve("attn_ratio", "attention", VERMILION, column=2, legend=False),
+                Curve("block_influence", "block influence", GREY, column=3),
+            ]
             figure = panels(["norm of the output", "over the residual's norm", "1 − cos(before, after)"], common=False)
-        for metric, name, colour, dash, column in curves:
-            rows = summary[summary["metric"] == metric]
-            add_curve(figure, rows, x="layer", name=name, colour=colour, dash=dash, legend=column != 2, column=column)
+        add_curves(figure, summary, "layer", curves)
         figure.update_yaxes(rangemode="tozero")
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
-            x="layer", y="", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        return titled(figure, self, summary, f"{self.source}; protocol {self.protocol}; {TEXT_BAND}")
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
@@ -97,7 +95,5 @@ def norms_table(reading: torch.Tensor, lengths: torch.Tensor) -> pd.DataFrame:
     """A row per sequence and layer, with the number of positions after 0."""
     if int(lengths.min()) < 2:
         raise InputError("A sequence has no position after 0; leave out texts of one token.")
-    index = pd.MultiIndex.from_product([range(n) for n in reading.shape[:2]], names=["sequence", "layer"])
-    values = reading.double().flatten(0, 1).numpy()
-    table = pd.DataFrame(values, columns=list(NORM_QUANTITIES), index=index).reset_index()
+    table = reading_table(reading, ("sequence", "layer"), NORM_QUANTITIES)
     return table.assign(positions=(lengths - 1).numpy()[table["sequence"]])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -29,9 +31,27 @@ class SequenceMeans:
         rows = len(next(iter(values.values())))
         self._columns[counted] = n.expand(rows, -1)
 
-    def of(self, row: int) -> dict[str, list[float]]:
-        """Columns of one row, an entry per sequence."""
-        return {name: values[row].tolist() for name, values in self._columns.items()}
+    def tables(self, sequences: Sequence[int], facts: Sequence[Mapping[Any, Any]]) -> list[pd.DataFrame]:
+        """A table per row, with its facts, and with a row per sequence."""
+        return [
+            pd.DataFrame({**own, "sequence": sequences, **{name: of[i].tolist() for name, of in self._columns.items()}})
+            for i, own in enumerate(facts)
+        ]
+
+
+def reading_table(
+    reading: Float[Tensor, "*axes quantity"], axes: Sequence[str], quantities: Sequence[str]
+) -> pd.DataFrame:
+    """A row per entry of a reading, such as "sequence" and "layer", with its quantities as float64."""
+    index = pd.MultiIndex.from_product([range(n) for n in reading.shape[:-1]], names=list(axes))
+    values = reading.double().reshape(-1, len(quantities)).numpy()
+    return pd.DataFrame(values, columns=list(quantities), index=index).reset_index()
+
+
+def accuracy_by_sequence(sequences: np.ndarray, right: np.ndarray) -> pd.DataFrame:
+    """Per sequence the share of its contexts that were told right, and their number: sequence, accuracy, contexts."""
+    groups = pd.DataFrame({"sequence": sequences, "right": right.astype(float)}).groupby("sequence")["right"]
+    return groups.agg(accuracy="mean", contexts="size").reset_index()
 
 
 def weighted_summary(table: pd.DataFrame, weights: Mapping[str, str], by: Sequence[str], x: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import torch
 from mechicl.corpora import TokenCorpus
 from mechicl.hooks import run
 from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES, SubJoiner
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import reading_table, weighted_summary
 
 HEAD = ["model", "pieces", "layer", "head"]
 _MEANS = ("mass", "first_bias", "control", "auroc")
@@ -25,15 +25,14 @@ def measure_heads(model: Any, corpus: TokenCorpus, pieces: Sequence[int], batch_
 
 
 def _table(sums: torch.Tensor) -> pd.DataFrame:
-    shape, place = sums.shape[:3], SUB_JOINER_QUANTITIES.index
-    index = pd.MultiIndex.from_product([range(n) for n in shape], names=["sequence", "layer", "head"])
-    words = sums[..., place("words")].double().clamp(min=1)
-    means = (sums.double() / words[..., None]).flatten(0, 2)
-    columns = {name: means[:, 1, place(name)].numpy() for name in _MEANS}
-    columns["auroc_to_choose"] = means[:, 0, place("auroc")].numpy()
-    for half, name in enumerate(("words_to_choose", "words")):
-        columns[name] = sums[..., half, place("words")].flatten().long().numpy()
-    return pd.DataFrame(columns, index=index).reset_index()
+    words = SUB_JOINER_QUANTITIES.index("words")
+    means = sums.double() / sums[..., words : words + 1].double().clamp(min=1)
+    axes = ("sequence", "layer", "head")
+    choose, judge = (reading_table(means[..., half, :], axes, SUB_JOINER_QUANTITIES) for half in (0, 1))
+    counts = sums[..., words].long().flatten(0, 2).numpy()
+    return judge[[*axes, *_MEANS]].assign(
+        auroc_to_choose=choose["auroc"], words_to_choose=counts[:, 0], words=counts[:, 1]
+    )
 
 
 def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:

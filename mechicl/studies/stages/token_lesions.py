@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,14 +27,15 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus, pieces_of_ended_words, pieces_so_far
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import panels, plain, styled
+from mechicl.figures import panels, plain
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.lesions import Lesions, scored_positions
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
@@ -49,17 +50,21 @@ WholeLesion = Literal["drop", "swap", "attention", "mlp", "replace"]
 
 @dataclass(frozen=True)
 class TokenLesions(Study):
-    """KL and agreement under each lesion, by what kind of token the prediction is made at."""
+    """KL and agreement, by the token at which a prediction is made: a row per layer, sequence and group of tokens.
+
+    KL(intact || lesioned) in nats and agreement as a share, means over a group's positions; and, of the first
+    sequence's first tokens, a row per layer and token (`by` is "token").
+    """
 
     kind: Annotated[WholeLesion, Switch("What is done to each layer.")] = "drop"
 
-    name: ClassVar[str] = "token-lesions"
-    title: ClassVar[str] = "Which predictions a lesion changes"
-    source: ClassVar[str] = "Stages of Inference, section 4.1; by token, a test of our own"
-    claim: ClassVar[str] = "Early layers put tokens together to words, and middle layers can be left out."
-    reads: ClassVar[Reads] = "text"
-    no_paper_protocol: ClassVar[str] = "the authors evaluate no lesion token by token"
-    batch_size: ClassVar[int | None] = 4
+    name = "token-lesions"
+    title = "Which predictions a lesion changes"
+    source = "Stages of Inference, section 4.1; by token, a test of our own"
+    claim = "Early layers put tokens together to words, and middle layers can be left out."
+    reads = "text"
+    no_paper_protocol = "the authors evaluate no lesion token by token"
+    batch_size = 4
 
     def passes(self, n_layers: int) -> float:
         return 1 + n_layers
@@ -71,38 +76,32 @@ class TokenLesions(Study):
         layers = [layer for _, layer, _ in chosen]
         tables: list[pd.DataFrame] = []
         for indices, batch in corpus.batches(batch_size):
-            compared = lesion_sweep(
-                model, batch.tokens, [lesion for *_, lesion in chosen], lengths=batch.lengths, top_k=0
-            )
+            lesions = [lesion for *_, lesion in chosen]
+            compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths, top_k=0)
             for by, groups in token_groups(compared, batch).items():
-                tables += [
-                    _means(compared, at, indices, layers).assign(by=by, group=name) for name, at in groups.items()
-                ]
+                for name, at in groups.items():
+                    tables.append(_means(compared, at, indices, layers).assign(by=by, group=name))
             if 0 in indices:
                 tables.append(_one_by_one(compared, indices.index(0), layers, corpus.tokenizer))
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means of each group: model, by, group, metric (kl in nats, agreement), layer, mean, low, high, n, seeds."""
-        groups = table[table["by"] != "token"]
-        by = ["model", "by", "group"]
-        return weighted_summary(groups, dict.fromkeys(("kl", "agreement"), "positions"), by, "layer")
+        weights = dict.fromkeys(("kl", "agreement"), "positions")
+        return weighted_summary(table[table["by"] != "token"], weights, ["model", "by", "group"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
-        kl = summary[summary["metric"] == "kl"]
+        kl = where(summary, metric="kl")
         figure = panels([*(f"by {name}" for name in SORTS.values()), "the first tokens"], common=False)
         for column, by in enumerate(SORTS, start=1):
-            rows = kl[kl["by"] == by]
+            rows = where(kl, by=by)
             _add_map(figure, rows, sorted(rows["group"].unique(), key=_order), kl["mean"], column)
-        tokens = result.table[(result.table["by"] == "token") & (result.table["sequence"] == 0)]
+        tokens = where(result.table, by="token", sequence=0)
         rows = tokens.assign(mean=tokens["kl"], low=tokens["kl"], high=tokens["kl"])
         _add_map(figure, rows, list(rows["group"].unique()), kl["mean"], len(SORTS) + 1)
-        styled(
-            figure, title=f"{self.title} ({self.kind}): {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; colour: KL to the intact model (nats) at the tokens read; intervals on hover",
-            x="layer", y="", counts=max(1, int(summary["layer"].max())),
-        )  # fmt: skip
+        told = f"{self.source}; colour: KL to the intact model (nats) at the tokens read; intervals on hover"
+        titled(figure, self, summary, told, about=f" ({self.kind})")
         return figure.update_layout(hovermode="closest")
 
     def finding(self, result: Result) -> str:

@@ -21,20 +21,20 @@ The class may be any: a suffix, words, or a test of a token's text. Effects assu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
-from mechicl.corpora.contexts import contexts
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.errors import one_sentence
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, error_bars, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, error_bars, panels
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.models import hooked
@@ -42,10 +42,11 @@ from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.stages.ballots import ballots, contexts_of
+from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.ensembles import Judged
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
@@ -56,7 +57,11 @@ _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "sing
 
 @dataclass(frozen=True)
 class Voting(Study):
-    """Accuracy of probes on neurons, alone and together, of votes without training, and of the model itself."""
+    """Accuracy of probes on neurons, of votes, and of the model itself: a row per judged sequence and measure.
+
+    The share of that sequence's contexts that are told right, between 0 and 1; by probes on single neurons and on
+    ensembles, by votes without training, and by the model itself.
+    """
 
     token_class: Annotated[
         TokenClass,
@@ -69,17 +74,17 @@ class Voting(Study):
     variance: Annotated[float, Switch("Above it a neuron is a candidate, if its kurtosis is, too.")] = 0.005
     draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
 
-    name: ClassVar[str] = "voting"
-    title: ClassVar[str] = "Neurons that vote for a class of tokens"
-    source: ClassVar[str] = "Stages of Inference, section 5.3 and appendix I"
-    claim: ClassVar[str] = (
+    name = "voting"
+    title = "Neurons that vote for a class of tokens"
+    source = "Stages of Inference, section 5.3 and appendix I"
+    claim = (
         "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
         "well as the model; ensembles of prediction neurons do better than both."
     )
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 32
-    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    reads = "text"
+    batch_size = 32
+    renamed = {"seed": "draw_seed"}
+    shared_options = {"processing": "fold"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,10 +98,9 @@ class Voting(Study):
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
         return replace(self, token_class=tuple(members.nonzero().flatten().tolist()))
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        _, origin = super()._parts(material)
-        assert isinstance(material, TokenCorpus)
-        return [Part(material)], origin  # a probe learns from all of the text
+    @property
+    def sequences_a_cell(self) -> int:
+        return sys.maxsize  # a probe learns from all of the text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
@@ -109,7 +113,7 @@ class Voting(Study):
         groups = self._groups(ranking, effects(model, self.token_class).numpy())
         table = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
         probe, own = LastNeurons(_pairs(table)), LastPrediction()
-        seen = run(model, contexts(corpus, contexts_of(cases), self.context), [probe, own], batch_size=batch_size)
+        seen = run(model, contexts_of(corpus, cases, self.context), [probe, own], batch_size=batch_size)
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
         judged = self._judged(seen[probe].double().numpy(), cases)
         test = cases[judged.test]
@@ -183,11 +187,11 @@ class Voting(Study):
         figure = panels([f"ensembles, {_ORDERS[order]}" for order in orders] + ["single neurons"])
         for column, order in enumerate(orders, start=1):
             for group, colour in _COLOURS.items():
-                rows = summary[summary["metric"] == f"{group}, {order}"]
+                rows = where(summary, metric=f"{group}, {order}")
                 if len(rows):
                     add_curve(figure, rows, x="k", name=group, colour=colour, legend=column == 1, column=column)
         for kind in ("prediction", "suppression"):
-            rows = summary[(summary["metric"] == _SINGLE) & (summary["kind"] == kind)]
+            rows = where(summary, metric=_SINGLE, kind=kind)
             figure.add_trace(
                 go.Scatter(
                     x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
@@ -198,7 +202,7 @@ class Voting(Study):
                 ),
                 row=1, col=len(orders) + 1,
             )  # fmt: skip
-        own = summary[summary["metric"] == _MODEL]["mean"].iloc[0]
+        own = where(summary, metric=_MODEL)["mean"].iloc[0]
         for column in range(1, len(orders) + 2):
             figure.add_hline(
                 own, line={"dash": "dot", "color": "#000000"}, row=1, col=column,
@@ -206,27 +210,26 @@ class Voting(Study):
                 annotation_position="top right",
             )  # fmt: skip
             figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=column)
-        styled(
-            figure, title=f"{self.title} ({describe(self.token_class)}): {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; matched by {result.table['matched_by'].iloc[0]}; "
-            f"{TEXT_BAND}",
-            x="neurons", y="accuracy",
+        matched = f"matched by {result.table['matched_by'].iloc[0]}"
+        titled(
+            figure, self, summary, f"{self.source}; protocol {self.protocol}; {matched}; {TEXT_BAND}",
+            x="neurons", y="accuracy", counts=None, about=f" ({describe(self.token_class)})",
         )  # fmt: skip
         figure.update_xaxes(title_text="effect on the class's logits", col=len(orders) + 1)
-        figure.update_layout(height=540)
-        return figure
+        return figure.update_layout(height=540)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         mean = summary.groupby("metric")["mean"]
-        single = summary[summary["metric"] == _SINGLE].nlargest(1, "mean").iloc[0]
+        singles = where(summary, metric=_SINGLE)
+        single = singles.nlargest(1, "mean").iloc[0]
         parts = [
             f"The model itself tells the class {describe(self.token_class)} in {mean.first()[_MODEL]:.0%} of the "
-            f"contexts; the best of {(summary['metric'] == _SINGLE).sum()} single neurons is {single['kind']} neuron "
+            f"contexts; the best of {len(singles)} single neurons is {single['kind']} neuron "
             f"{single['layer']}.{single['neuron']} ({single['mean']:.0%})"
         ]
         for group in _COLOURS:
-            curve = summary[summary["metric"] == f"{group}, ranked"]
+            curve = where(summary, metric=f"{group}, ranked")
             if len(curve):
                 last = curve.nlargest(1, "k").iloc[0]
                 who = f"{last['k']} neurons of both kinds" if group == "both kinds" else f"{last['k']} {group} neurons"
@@ -244,10 +247,7 @@ class _Rows:
 
     def add(self, right: np.ndarray, **what: Any) -> None:
         facts: dict[str, Any] = {"what": "", "k": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0} | what
-        single = pd.DataFrame({"sequence": self._sequences, "accuracy": right.astype(float)}).groupby("sequence")
-        means = single["accuracy"].agg(["mean", "size"]).reset_index()
-        means.columns = pd.Index(["sequence", "accuracy", "contexts"])
-        self._parts.append(means.assign(**facts))
+        self._parts.append(accuracy_by_sequence(self._sequences, right).assign(**facts))
 
     def table(self) -> pd.DataFrame:
         """All rows; what several random draws measured alike is averaged."""
@@ -257,7 +257,7 @@ class _Rows:
 
 
 def _pairs(table: pd.DataFrame) -> tuple[tuple[int, int], ...]:
-    return tuple((int(layer), int(neuron)) for layer, neuron in zip(table["layer"], table["neuron"], strict=True))
+    return tuple(zip(table["layer"].tolist(), table["neuron"].tolist(), strict=True))
 
 
 def _by_kind(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -282,13 +282,14 @@ def _kind(group: str) -> str:
     return "random" if group.startswith("random") else group
 
 
-def _named_class(token_class: TokenClass) -> TokenClass:
+def _named_class(token_class: TokenClass | Path) -> TokenClass:
     """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
-    if isinstance(token_class, str) and not token_class.startswith("-") and not Path(token_class).is_file():
-        return tuple(word.strip() for word in token_class.split(",") if word.strip())
-    if isinstance(token_class, Path) or (isinstance(token_class, str) and not token_class.startswith("-")):
-        path = Path(token_class)
-        with one_sentence(path):
-            words = path.read_text(encoding="utf-8-sig").split("\n")
-        return tuple(word.strip() for word in words if word.strip())
-    return token_class if isinstance(token_class, str) or callable(token_class) else tuple(token_class)
+    if callable(token_class) or (isinstance(token_class, str) and token_class.startswith("-")):
+        return token_class
+    if not isinstance(token_class, str | Path):
+        return tuple(token_class)
+    words = str(token_class).split(",")
+    if isinstance(token_class, Path) or Path(token_class).is_file():
+        with one_sentence(token_class):
+            words = Path(token_class).read_text(encoding="utf-8-sig").split("\n")
+    return tuple(word.strip() for word in words if word.strip())

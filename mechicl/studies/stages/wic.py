@@ -15,52 +15,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.corpora import WordPairs
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, ORANGE, panels
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
+from mechicl.studies.stages.ensembles import BoolArray, FloatArray, linear_probe
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
-
-FloatArray = npt.NDArray[np.float64]
 
 _READ_AT_ONCE = 2**30
 """Bytes of residuals held at a time; a deep model is passed through several times, a few depths at once."""
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FOLDS = 3
-_STYLES = {
-    "probe": ("linear probe", BLUE, "solid"),
-    "cosine": ("cosine alone", ORANGE, "solid"),
-    "control": ("control: shuffled labels", GREY, "dot"),
-}
+_CURVES = (
+    Curve("probe", "linear probe", BLUE),
+    Curve("cosine", "cosine alone", ORANGE),
+    Curve("control", "control: shuffled labels", GREY, "dot"),
+)
 
 
 @dataclass(frozen=True)
 class Wic(Study):
-    """Whether each dev pair was told right, by depth and probe."""
+    """Whether each dev pair was told right: a row per dev pair, depth and probe."""
 
     seed: Annotated[int, Switch("Seed of the folds and of the control's labels.", min=0)] = 0
-    """Of folds and of the control's labels."""
 
-    name: ClassVar[str] = "wic"
-    title: ClassVar[str] = "Word in context"
-    source: ClassVar[str] = "Stages of Inference, section 5.2, Fig. 7 and 18"
-    claim: ClassVar[str] = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
-    reads: ClassVar[Reads] = "pairs"
-    no_paper_protocol: ClassVar[str] = "the paper does not say how it probed"
-    batch_size: ClassVar[int | None] = 32
+    name = "wic"
+    title = "Word in context"
+    source = "Stages of Inference, section 5.2, Fig. 7 and 18"
+    claim = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
+    reads = "pairs"
+    no_paper_protocol = "the paper does not say how it probed"
+    batch_size = 32
 
     def measure(self, model: Any, pairs: WordPairs, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         sizes = hooked(model).sizes
@@ -93,41 +91,32 @@ class Wic(Study):
             "cosine": _predicted(cosine, train, dev, labels[train], 1.0),
             "control": _predicted(features, train, dev, shuffled, penalty),
         }
-        return pd.concat(
-            [
-                pd.DataFrame({"prompt": dev, "probe": name, "penalty": penalty if name != "cosine" else 1.0,
-                              "same": labels[dev], "correct": answers == labels[dev]})
-                for name, answers in told.items()
-            ]
-        )  # fmt: skip
+        tables = [
+            pd.DataFrame({"prompt": dev, "probe": name, "penalty": penalty if name != "cosine" else 1.0,
+                          "same": labels[dev], "correct": answers == labels[dev]})
+            for name, answers in told.items()
+        ]  # fmt: skip
+        return pd.concat(tables)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy on dev pairs: model, metric (probe, cosine, control, majority), point, mean, low, high, n, seeds."""
         rows = table.assign(metric=table["probe"], value=table["correct"].astype(float))
         found = mean_with_interval(rows, "value", ["model", "metric", "point"])
-        same = (
-            table[table["probe"] == "probe"].groupby(["model", "point"], as_index=False)["same"].agg(["mean", "size"])
+        same = where(table, probe="probe").groupby(["model", "point"], as_index=False)["same"]
+        majority: pd.DataFrame = same.agg(mean="mean", n="size").assign(
+            metric="majority", low=np.nan, high=np.nan, seeds=1
         )
-        majority = pd.DataFrame(
-            {"model": same["model"], "metric": "majority", "point": same["point"],
-             "mean": np.maximum(same["mean"], 1 - same["mean"]), "low": np.nan, "high": np.nan, "n": same["size"],
-             "seeds": 1}
-        )  # fmt: skip
+        majority["mean"] = np.maximum(majority["mean"], 1 - majority["mean"])
         return pd.concat([found, majority], ignore_index=True)
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
         figure = panels(["is it the same sense?"])
-        for metric, (name, colour, dash) in _STYLES.items():
-            add_curve(figure, summary[summary["metric"] == metric], x="point", name=name, colour=colour, dash=dash)
-        majority = summary[summary["metric"] == "majority"]["mean"].iloc[0]
+        add_curves(figure, summary, "point", _CURVES)
+        majority = where(summary, metric="majority")["mean"].iloc[0]
         figure.add_hline(majority, line={"dash": "dash", "color": "#444"}, annotation_text="larger class alone")
-        n = int(summary["n"].iloc[0])
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; {n} dev pairs; band: 95 % bootstrap interval over pairs",
-            x="residual before layer", y="accuracy", counts=int(summary["point"].max()),
-        )  # fmt: skip
+        told = f"{self.source}; {int(summary['n'].iloc[0])} dev pairs; band: 95 % bootstrap interval over pairs"
+        return titled(figure, self, summary, told, x="residual before layer", y="accuracy", counts="point")
 
     def finding(self, result: Result) -> str:
         summary = result.summary().set_index(["metric", "point"])
@@ -144,18 +133,15 @@ class Wic(Study):
         )
 
 
-def chosen_penalty(features: FloatArray, labels: npt.NDArray[np.bool_], groups: Sequence[str], seed: int) -> float:
+def chosen_penalty(features: FloatArray, labels: BoolArray, groups: Sequence[str], seed: int) -> float:
     """The C of the best cross-validated accuracy, no group (word) on both sides of a fold."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     folds = min(_FOLDS, len(set(groups)))
     if folds < 2:
         raise InputError("The training pairs have a single word; choosing the probe's penalty needs at least 2.")
     search = GridSearchCV(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        linear_probe(max_iter=2000),
         {"logisticregression__C": list(_PENALTIES)},
         cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
         refit=False,
@@ -164,12 +150,6 @@ def chosen_penalty(features: FloatArray, labels: npt.NDArray[np.bool_], groups: 
     return float(search.best_params_["logisticregression__C"])
 
 
-def _predicted(
-    features: FloatArray, train: list[int], dev: list[int], labels: npt.NDArray[np.bool_], penalty: float
-) -> npt.NDArray[np.bool_]:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=2000))
+def _predicted(features: FloatArray, train: list[int], dev: list[int], labels: BoolArray, penalty: float) -> BoolArray:
+    probe = linear_probe(C=penalty, max_iter=2000)
     return np.asarray(probe.fit(features[train], labels).predict(features[dev]), dtype=bool)

@@ -16,10 +16,10 @@ no `protocol="paper"`.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,27 +29,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus, pieces_of_ended_words
-from mechicl.corpora.contexts import context_ends, contexts
-from mechicl.declared import Reads, Switch
+from mechicl.corpora.contexts import context_ends
+from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY, add_curve, panels
 from mechicl.hooks import run
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.stages.ballots import contexts_of
+from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.stages.ensembles import linear_probe
+from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 Span = Literal["word", "phrase"]
-_SPANS: tuple[Span, ...] = ("word", "phrase")
 _NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
 _FOLDS = 5
 
 
 @dataclass(frozen=True)
 class WordIdentity(Study):
-    """Accuracy of a linear probe for which word ended, at each point, for words and for phrases."""
+    """Accuracy of a linear probe for which word ended: a row per sequence, point, length and kind of span.
+
+    The share of that sequence's contexts that are told right, between 0 and 1.
+    """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens of a word; each number is a panel.", min=2)] = (2, 3)
     occurrences: Annotated[int, Switch("Contexts of each word, one for each fold or more.", min=_FOLDS)] = 10
@@ -57,19 +62,18 @@ class WordIdentity(Study):
     context: Annotated[int, Switch("Tokens of each context, the word included.", min=1)] = 24
     draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
 
-    name: ClassVar[str] = "word-identity"
-    title: ClassVar[str] = "Which word ended here"
-    source: ClassVar[str] = "Stages of Inference, section 5.1; a test of our own"
-    claim: ClassVar[str] = "In the first layers the tokens of a word are put together into one representation."
-    reads: ClassVar[Reads] = "text"
-    no_paper_protocol: ClassVar[str] = "the authors do not measure it"
-    batch_size: ClassVar[int | None] = 32
-    renamed: ClassVar[Mapping[str, str]] = {"seed": "draw_seed"}
+    name = "word-identity"
+    title = "Which word ended here"
+    source = "Stages of Inference, section 5.1; a test of our own"
+    claim = "In the first layers the tokens of a word are put together into one representation."
+    reads = "text"
+    no_paper_protocol = "the authors do not measure it"
+    batch_size = 32
+    renamed = {"seed": "draw_seed"}
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        _, origin = super()._parts(material)
-        assert isinstance(material, TokenCorpus)
-        return [Part(material)], origin  # a probe learns from all of the text
+    @property
+    def sequences_a_cell(self) -> int:
+        return sys.maxsize  # a probe learns from all of the text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = [table for pieces in self.pieces if (table := self._cases(corpus, pieces)) is not None]
@@ -79,20 +83,17 @@ class WordIdentity(Study):
                 f"in the same token and occur {self.occurrences} times each (and as many phrases); take more text."
             )
         cases = pd.concat(chosen, ignore_index=True)
-        ends = torch.tensor(cases[["sequence", "position"]].to_numpy())
-        probe = LastResidual()
-        seen = run(model, contexts(corpus, ends, self.context), [probe], batch_size=batch_size)[probe]
-        groups = [rows for _, rows in cases.groupby(["pieces", "span"], sort=False)]
+        texts = contexts_of(corpus, cases, self.context)
+        seen = run(model, texts, [probe := LastResidual()], batch_size=batch_size)[probe]
+        groups = cases.groupby(["pieces", "span"], sort=False)
         tables = []
         with progress("probes", len(groups) * seen.shape[1]) as advance:
-            for rows in groups:
+            for (pieces, span), rows in groups:
                 words = rows["label"].nunique()
-                facts = {"span": rows["span"].iloc[0], "pieces": rows["pieces"].iloc[0], "words": words}
+                facts: dict[str, Any] = {"span": span, "pieces": pieces, "words": words}
                 for point in range(seen.shape[1]):
                     right = held_out_correct(seen[rows.index.tolist(), point], rows, self.draw_seed)
-                    judged = pd.DataFrame({"sequence": rows["sequence"], "correct": right}).groupby("sequence")
-                    table = judged["correct"].agg(["mean", "size"]).reset_index()
-                    table.columns = pd.Index(["sequence", "accuracy", "contexts"])
+                    table = accuracy_by_sequence(rows["sequence"].to_numpy(), right)
                     tables.append(table.assign(**facts, point=point, chance=rows["ending"].nunique() / words))
                     advance(1)
         return pd.concat(tables, ignore_index=True)
@@ -100,8 +101,8 @@ class WordIdentity(Study):
     def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
         """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
         generator = np.random.default_rng([self.draw_seed, pieces])
-        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _SPANS}
-        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _SPANS}
+        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _NAMES}
+        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _NAMES}
         room = self.classes
         for word_group, phrase_group in zip(found["word"], found["phrase"], strict=False):
             size = min(len(word_group), len(phrase_group), room)
@@ -126,9 +127,9 @@ class WordIdentity(Study):
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy: model, span, pieces, metric, point, mean, low, high, n (sequences), seeds, chance, words."""
-        means = weighted_summary(table, {"accuracy": "contexts"}, ["model", "span", "pieces"], "point")
-        facts = table.groupby(["model", "span", "pieces"], as_index=False)[["chance", "words"]].first()
-        return means.merge(facts, on=["model", "span", "pieces"])
+        by = ["model", "span", "pieces"]
+        facts = table.groupby(by, as_index=False)[["chance", "words"]].first()
+        return weighted_summary(table, {"accuracy": "contexts"}, by, "point").merge(facts, on=by)
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -136,19 +137,18 @@ class WordIdentity(Study):
         figure = panels([f"of {n} tokens ({_words(summary, n)} words)" for n in pieces])
         for column, n in enumerate(pieces, start=1):
             for span, (name, colour) in _NAMES.items():
-                rows = summary[(summary["pieces"] == n) & (summary["span"] == span)]
+                rows = where(summary, pieces=n, span=span)
                 add_curve(figure, rows, x="point", name=name, colour=colour, legend=column == 1, column=column)
-            chance = summary[summary["pieces"] == n]["chance"].iloc[0]
+            chance = where(summary, pieces=n)["chance"].iloc[0]
             figure.add_hline(
                 chance, line={"dash": "dot", "color": GREY}, row=1, col=column,
                 annotation_text="from the last token alone", annotation_position="bottom right",
             )  # fmt: skip
         figure.update_yaxes(range=[0, 1.02])
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; linear probe at the last token, unseen contexts; {TEXT_BAND}"
-            + "".join(f"; too few words of {n} tokens" for n in self._lacking(summary)),
-            x="residual before layer", y="accuracy", counts=int(summary["point"].max()),
+        told = [self.source, "linear probe at the last token, unseen contexts", TEXT_BAND]
+        told += [f"too few words of {n} tokens" for n in self._lacking(summary)]
+        return titled(
+            figure, self, summary, "; ".join(told), x="residual before layer", y="accuracy", counts="point"
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
@@ -201,12 +201,9 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
     """Whether each case's label was told by a probe that had learned from other sequences."""
-    from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    probe = linear_probe(max_iter=2000)
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     label = cases["label"].to_numpy()
     told = cross_val_predict(probe, activations.numpy(), label, groups=cases["sequence"].to_numpy(), cv=folds)
@@ -214,7 +211,7 @@ def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, 
 
 
 def _words(summary: pd.DataFrame, pieces: int) -> int:
-    return int(summary[summary["pieces"] == pieces]["words"].iloc[0])
+    return int(where(summary, pieces=pieces)["words"].iloc[0])
 
 
 def _or(numbers: tuple[int, ...]) -> str:

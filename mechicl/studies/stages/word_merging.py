@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -27,15 +27,16 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, error_bars, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, error_bars, panels
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
 from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followed
 from mechicl.results import Result
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
+from mechicl.studies.stages.sequences import reading_table, weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -47,21 +48,24 @@ _COLOURS = [GREEN, ORANGE, PURPLE, SKY]
 
 @dataclass(frozen=True)
 class WordMerging(Study):
-    """Attention inside and between words by head, and what cutting it costs."""
+    """Attention inside and between words, and what cutting it costs: a row per sequence and head, or per cut.
+
+    Attention (shares between 0 and 1) by sequence, layer, head and distance or number of tokens; losses in nats by
+    sequence and cut. `result.study.heads(result.table)` ranks all heads.
+    """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens of words; for each number, heads are ranked.", min=2)] = (2, 3, 4)
-    """Tokens of the words that sub-joiner heads are looked for with."""
 
-    name: ClassVar[str] = "word-merging"
-    title: ClassVar[str] = "Putting words together"
-    source: ClassVar[str] = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
-    claim: ClassVar[str] = (
+    name = "word-merging"
+    title = "Putting words together"
+    source = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
+    claim = (
         "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
         "tokens become words."
     )
-    reads: ClassVar[Reads] = "text"
-    no_paper_protocol: ClassVar[str] = "the authors compute no number to reproduce"
-    batch_size: ClassVar[int | None] = 8
+    reads = "text"
+    no_paper_protocol = "the authors compute no number to reproduce"
+    batch_size = 8
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"cut": cut} for cut in ("attention", "heads", "nothing", *_CUTS)]
@@ -85,18 +89,14 @@ class WordMerging(Study):
         chosen = [patches[condition["cut"]]] if condition["cut"] in patches else []
         sums = run(model, corpus, [probe], chosen, batch_size=batch_size)[probe].double()
         n = (_is_cut(corpus.words) & followed(corpus.lengths, corpus.words.shape[1])).sum(1)
-        return pd.DataFrame(
-            {"sequence": np.arange(len(corpus)), "loss": sums / n.clamp(min=1), "words": n}
-        )  # fmt: skip
+        return pd.DataFrame({"sequence": np.arange(len(corpus)), "loss": sums / n.clamp(min=1), "words": n})
 
     def _attention(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         probes = [WordAttention(distance) for distance in DISTANCES]
         seen = run(model, corpus, probes, batch_size=batch_size)
         tables = []
         for probe in probes:
-            sums = seen[probe].double()
-            index = pd.MultiIndex.from_product([range(n) for n in sums.shape[:3]], names=["sequence", "layer", "head"])
-            table = pd.DataFrame(sums.flatten(0, 2).numpy(), columns=list(WORD_QUANTITIES), index=index).reset_index()
+            table = reading_table(seen[probe], ("sequence", "layer", "head"), WORD_QUANTITIES)
             for mean in ("within", "across"):
                 table[mean] /= table[f"n_{mean}"].clip(lower=1)
             tables.append(table.assign(distance=probe.distance))
@@ -114,18 +114,16 @@ class WordMerging(Study):
         for distance, rows in attention.groupby("distance"):
             heads = rows.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
             renamed = heads.rename(columns={m: f"{m}_{distance}" for m in ("within", "across")})
-            weights = {f"within_{distance}": "n_within", f"across_{distance}": "n_across"}
-            weights = {m: w for m, w in weights.items() if renamed[w].gt(0).any()}
+            weights = {f"{m}_{distance}": f"n_{m}" for m in ("within", "across") if renamed[f"n_{m}"].gt(0).any()}
             parts.append(weighted_summary(renamed, weights, ["model"], "layer"))
         parts.append(judged(_rows(table, "heads", "pieces"), best_of_layers(self.heads(table))))
         losses = table[~table["cut"].isin(["attention", "heads"])]
-        intact = losses[losses["cut"] == "nothing"][["model", "sequence", "loss"]]
+        intact = where(losses, cut="nothing")[["model", "sequence", "loss"]]
         paired = losses.merge(intact, on=["model", "sequence"], suffixes=("", "_intact"))
         for cut in _CUTS:
-            rows = paired[paired["cut"] == cut]
-            name = f"cost, {cut}"
-            costs = rows.assign(**{name: rows["loss"] - rows["loss_intact"]}, layer=-1)
-            parts.append(weighted_summary(costs, {name: "words"}, ["model"], "layer"))
+            rows = where(paired, cut=cut)
+            costs = rows.assign(**{f"cost, {cut}": rows["loss"] - rows["loss_intact"]}, layer=-1)
+            parts.append(weighted_summary(costs, {f"cost, {cut}": "words"}, ["model"], "layer"))
         summary = pd.concat(parts, ignore_index=True)
         return summary.fillna({"pieces": -1, "head": -1}).astype({"pieces": int, "head": int})
 
@@ -145,28 +143,24 @@ class WordMerging(Study):
         names = ["attention one token back", "sub-joiner heads: AUROC, held-out words",
                  "best head: attention to the word's other tokens", "what a cut adds to the loss (nats)"]  # fmt: skip
         figure = panels(names, common=False)
-        for metric, name, colour in (("within_1", "same word", BLUE), ("across_1", "another word", GREY)):
-            add_curve(figure, summary[summary["metric"] == metric], x="layer", name=name, colour=colour)
+        beside = [Curve("within_1", "same word", BLUE), Curve("across_1", "another word", GREY)]
+        add_curves(figure, summary, "layer", beside)
         for n, colour in zip(sorted(heads["pieces"].unique()), _COLOURS * len(self.pieces), strict=False):
-            rows = summary[(summary["metric"] == "auroc") & (summary["pieces"] == n)]
+            rows = where(summary, metric="auroc", pieces=n)
             add_curve(figure, rows, x="layer", name=f"words of {n} tokens", colour=colour, column=2)
-            _add_dots(figure, heads[heads["pieces"] == n], colour)
+            _add_dots(figure, where(heads, pieces=n), colour)
         figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=2)
         best = heads.drop_duplicates("pieces")
         of_best = summary.merge(best[["pieces", "layer", "head"]])
         shown = (("mass", "words of several tokens", VERMILION), ("control", "single-token words", GREY))
         for metric, name, colour in shown:
-            rows = of_best[of_best["metric"] == metric].sort_values("pieces")
+            rows = where(of_best, metric=metric).sort_values("pieces")
             places = [f"{n}: L{layer}.H{head}" for n, layer, head in rows[["pieces", "layer", "head"]].to_numpy()]
             _add_bars(figure, rows, places, colour, 3, name)
         costs = summary[summary["metric"].str.startswith("cost")]
         _add_bars(figure, costs, [cut.removeprefix("cost, ") for cut in costs["metric"]], [VERMILION, GREY, GREY], 4)
-        styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; best heads are chosen on other words; {TEXT_BAND}"
-            + (f"; {lacking}" if (lacking := self._lacking(heads)) else ""), x="layer", y="",
-            counts=max(1, int(summary["layer"].max())),
-        )  # fmt: skip
+        told = [self.source, "best heads are chosen on other words", TEXT_BAND, self._lacking(heads)]
+        titled(figure, self, summary, "; ".join(filter(None, told)))
         figure.update_xaxes(title_text="tokens of a word: head", dtick=None, col=3)
         figure.update_xaxes(title_text="edges cut", dtick=None, col=4)
         return figure
@@ -194,7 +188,7 @@ def _is_cut(words: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(table: pd.DataFrame, cut: str, number: str) -> pd.DataFrame:
-    return table[table["cut"] == cut].astype({"layer": int, "head": int, number: int})
+    return where(table, cut=cut).astype({"layer": int, "head": int, number: int})
 
 
 def _told(head: dict[Hashable, Any]) -> str:
@@ -218,13 +212,9 @@ def _add_dots(figure: go.Figure, heads: pd.DataFrame, colour: str) -> None:
 
 
 def _add_bars(
-    figure: go.Figure,
-    rows: pd.DataFrame,
-    places: Sequence[str],
-    colour: str | list[str],
-    column: int,
+    figure: go.Figure, rows: pd.DataFrame, places: Sequence[str], colour: str | list[str], column: int,
     name: str | None = None,
-) -> None:
+) -> None:  # fmt: skip
     figure.add_trace(
         go.Bar(
             x=places, y=rows["mean"], marker_color=colour, name=name, showlegend=name is not None,

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import where
 from mechicl.studies.stages.published import neurons
-from mechicl.studies.stages.published.rows import Rows, curve, model_of, peak, row
+from mechicl.studies.stages.published.rows import Row, Rows, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ATTENTION, ENTROPY, REPLICATED, SUB_JOINER
 from mechicl.studies.stages.repeats import late_windows
 from mechicl.studies.stages.word_merging import WordMerging
@@ -27,7 +28,7 @@ def against_published(results: Sequence[Result]) -> pd.DataFrame:
     `results` are those of the studies of this paper, in both protocols where there are two: notebook values are held
     against the authors' protocol.
     """
-    rows: Rows = []
+    rows: list[Row] = []
     for result in results:
         followed = result.study.protocol == "paper" or not _has_paper(results, result.name)
         for name, authors, compare in _QUANTITIES:
@@ -42,114 +43,88 @@ def _has_paper(results: Sequence[Result], name: str) -> bool:
 
 
 def _attention(result: Result) -> Rows:
-    return curve(
-        "mean attention to one of the previous five tokens", result.summary(), model_of(result), ATTENTION, "pooled"
-    )
+    return curve("mean attention to one of the previous five tokens", result, ATTENTION, "pooled")
 
 
 def _authors_lens(result: Result) -> Rows:
-    summary = result.summary()
-    authors = summary[summary["lens"] == "authors"]
-    return curve("entropy of the authors' lens (bits)", authors, model_of(result), ENTROPY, "entropy", x="point")
+    return curve("entropy of the authors' lens (bits)", result, ENTROPY, "entropy", x="point", lens="authors")
 
 
 def _corrected_lens(result: Result) -> Rows:
-    summary = result.summary()
-    own = summary[summary["lens"] == "corrected"].set_index(["metric", "point"])["mean"].sort_index()
-    if model_of(result) != "gpt2-xl" or not len(own):
-        return []
-    return [
-        *row("entropy of the corrected lens (bits)", "point 0", "0.5 (one prompt)", f"{own['entropy', 0]:.3f}"),
-        *row("entropy of the corrected lens (bits)", "largest", "3.5 (one prompt)", f"{own['entropy'].max():.3f}"),
-        *row("KL(final || corrected lens) (bits)", "point 0", "about 20", f"{own['kl', 0] / math.log(2):.3f}"),
-    ]
+    own = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
+    if model_of(result) == "gpt2-xl" and len(own):
+        quantity = "entropy of the corrected lens (bits)"
+        yield quantity, "point 0", "0.5 (one prompt)", f"{own['entropy', 0]:.3f}"
+        yield quantity, "largest", "3.5 (one prompt)", f"{own['entropy'].max():.3f}"
+        yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{own['kl', 0] / math.log(2):.3f}"
 
 
 def _repeats(result: Result) -> Rows:
     """Windows in the latter half are said to lower entropy consistently."""
-    return [
-        line
-        for found in late_windows(result.summary())
-        for line in row(
-            f"{found.kind}: windows that lower entropy", "latter half", "all", f"{found.lower} of {found.n}"
-        )
-    ]
+    for found in late_windows(result.summary()):
+        quantity, measured = f"{found.kind}: windows that lower entropy", f"{found.lower} of {found.n}"
+        yield quantity, "latter half", "all", measured
 
 
 def _sub_joiner(result: Result) -> Rows:
     """The authors chose one head by eye; no head has a score. Where it stands among all heads is ours."""
     if model_of(result) not in SUB_JOINER:
-        return []
+        return
     assert isinstance(result.study, WordMerging)
-    heads = result.study.heads(result.table)
-    own = heads[heads["pieces"] == 4].reset_index(drop=True)
+    own = where(result.study.heads(result.table), pieces=4).reset_index(drop=True)
     layer, head = SUB_JOINER[model_of(result)]
-    rows: Rows = []
-    for place, one in own[(own["layer"] == layer) & (own["head"] == head)].iterrows():
+    for place, one in where(own, layer=layer, head=head).iterrows():
         measured = f"rank {int(str(place)) + 1} of {len(own)}, AUROC {one['auroc']:.2f}"
-        rows += row("sub-joiner head, words of 4 tokens", f"L{layer}.H{head}", "chosen by eye", measured)
+        yield "sub-joiner head, words of 4 tokens", f"L{layer}.H{head}", "chosen by eye", measured
         bias = f"{one['first_bias']:+.2f}"
-        rows += row("its attention to the first token less the others'", f"L{layer}.H{head}", "above 0", bias)
-    return rows
+        yield "its attention to the first token less the others'", f"L{layer}.H{head}", "above 0", bias
 
 
 def _largest_norm(result: Result) -> Rows:
-    summary = result.summary()
-    norm = summary[summary["metric"].isin(["mlp", "mlp_norm"])].set_index("layer")["mean"]
-    return row("norm of the MLPs' output is largest", "depth", "in the last layers", peak(norm))
+    norm = means(result, "mlp" if result.study.protocol == "paper" else "mlp_norm")
+    yield "norm of the MLPs' output is largest", "depth", "in the last layers", peak(norm)
 
 
 def _best_probe(result: Result) -> Rows:
-    summary = result.summary()
-    probe = summary[summary["metric"] == "probe"].set_index("point")["mean"]
-    return row("word in context is told best", "depth", "in the middle", peak(probe))
+    yield "word in context is told best", "depth", "in the middle", peak(means(result, "probe", x="point"))
 
 
 def _best_window(result: Result) -> Rows:
-    summary = result.summary()
-    own = summary[(summary["benchmark"] == "hellaswag") & (summary["metric"] == "acc_norm")]
+    own = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
     repeats = own[own["kind"].str.startswith("repeat")]
-    if not len(repeats):
-        return []
-    n_layers = int(own[own["kind"] == "drop"]["layer"].max()) + 1
-    best = repeats.sort_values("mean").iloc[-1]
-    return row("the best window to repeat begins", "depth", "0.8-0.9", f"{best['layer'] / max(1, n_layers - 1):.2f}")
+    if len(repeats):
+        last = max(1, int(where(own, kind="drop")["layer"].max()))
+        best = repeats.sort_values("mean").iloc[-1]
+        yield "the best window to repeat begins", "depth", "0.8-0.9", f"{best['layer'] / last:.2f}"
 
 
 def _seconds(published: str) -> Callable[[Result], Rows]:
     def compare(result: Result) -> Rows:
         seconds, text = result.provenance.get("seconds"), result.provenance.get("text", {})
-        if seconds is None:
-            return []
-        measured = f"{seconds:.0f} s for {text.get('tokens', 0)} tokens (finished parts are read, not run)"
-        return row(f"time of {result.name}", "whole study", published, measured)
+        if seconds is not None:
+            measured = f"{seconds:.0f} s for {text.get('tokens', 0)} tokens (finished parts are read, not run)"
+            yield f"time of {result.name}", "whole study", published, measured
 
     return compare
 
 
 def _agreement(result: Result) -> Rows:
     """Top-1 agreement over the middle half of the layers, and over the first and last eighth where it is published."""
-    summary, model = result.summary(), model_of(result)
-    middle_published, edges_published = REPLICATED.get(model, (None, None))
-    rows: Rows = []
+    middle_published, edges_published = REPLICATED.get(model_of(result), (None, None))
     for kind in ("drop", "swap"):
-        same = summary[(summary["metric"] == "agreement") & (summary["kind"] == kind)].set_index("layer")["mean"]
+        same = means(result, "agreement", kind=kind)
         if not len(same):
             continue
         n = int(same.index.max()) + 1
         middle = same[(same.index >= n // 4) & (same.index <= n - 1 - n // 4)].mean()
-        published = "0.72-0.95 (the paper's abstract)"
+        quantity, published = f"same most probable token, {kind}", "0.72-0.95 (the paper's abstract)"
         if kind == "drop" and middle_published is not None:
             published += f"; {middle_published} (a replication)"
-        rows += row(f"same most probable token, {kind}", "middle half", published, f"{middle:.3f}")
+        yield quantity, "middle half", published, f"{middle:.3f}"
         if kind == "drop" and edges_published is not None:
             edge = max(1, round(n / 8))
             edges = same[(same.index < edge) | (same.index >= n - edge)].mean()
-            rows += row(
-                f"same most probable token, {kind}", "first and last eighth", f"{edges_published} (a replication)",
-                f"{edges:.3f}",
-            )  # fmt: skip
-    return rows
+            yield quantity, "first and last eighth", f"{edges_published} (a replication)", f"{edges:.3f}"
 
 
 _QUANTITIES: tuple[tuple[str, bool, Callable[[Result], Rows]], ...] = (

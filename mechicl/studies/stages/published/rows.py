@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
 from mechicl.results import Result
+from mechicl.studies.stages.drawing import where
 from mechicl.studies.stages.published.values import Curve
 
-Rows = list[dict[str, object]]
-
-
-def row(quantity: str, place: str, published: str, measured: str) -> Rows:
-    """One row."""
-    return [{"quantity": quantity, "place": place, "published": published, "measured": measured}]
+Row = tuple[str, str, str, str]
+"""Quantity, place, published, measured."""
+Rows = Iterator[Row]
 
 
 def curve(
-    quantity: str,
-    summary: pd.DataFrame,
-    model: str,
-    published: Mapping[str, Curve],
-    metric: str,
-    *,
-    x: str = "layer",
-    value: str = "mean",
-) -> Rows:
+    quantity: str, result: Result, published: Mapping[str, Curve], metric: str, *, x: str = "layer",
+    value: str = "mean", **more: Any,
+) -> Rows:  # fmt: skip
     """A row for every layer or point at which this very model's value is published."""
-    measured = summary[summary["metric"] == metric].set_index(x)[value]
-    return [
-        line
-        for place, old in published.get(model, {}).items()
-        if place in measured.index
-        for line in row(quantity, f"{x} {place}", f"{old:g}", f"{measured[place]:.3f}")
-    ]
+    measured = means(result, metric, x=x, value=value, **more)
+    for place, old in published.get(model_of(result), {}).items():
+        if place in measured.index:
+            yield quantity, f"{x} {place}", f"{old:g}", f"{measured[place]:.3f}"
+
+
+def means(result: Result, metric: str, *, x: str = "layer", value: str = "mean", **more: Any) -> pd.Series[float]:
+    """What was measured by layer or point, of the rows of a summary in which other columns hold these values."""
+    return where(result.summary(), metric=metric, **more).set_index(x)[value]
 
 
 def model_of(result: Result) -> str:
@@ -42,6 +37,6 @@ def model_of(result: Result) -> str:
     return str(result.table["model"].iloc[0])
 
 
-def peak(means: pd.Series[float]) -> str:
+def peak(values: pd.Series[float]) -> str:
     """Relative depth at which a curve, first layer first, is largest."""
-    return f"{int(means.to_numpy().argmax()) / max(1, len(means) - 1):.2f}"
+    return f"{int(values.to_numpy().argmax()) / max(1, len(values) - 1):.2f}"
