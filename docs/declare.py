@@ -1,4 +1,4 @@
-"""`make declare`: write what the shipped studies declare, for the command line, the stubs, for editors, and README's table.
+"""`make declare`: write what the shipped studies declare: for the command line, for editors, and for README's table.
 
 Nothing here is typed twice: all three follow from the classes in `mechicl/studies/` and from the names in
 `mechicl/__init__.py`, and a test says when they are behind.
