@@ -10,12 +10,16 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import mechicl
-from mechicl.declared import DECLARED, declaration, written
-from mechicl.studies import STUDIES, call_of
+HERE = Path(__file__).parents[1]
+if __name__ == "__main__":  # what was declared before may have another form
+    (HERE / "mechicl" / "studies" / "declared.json").write_text("[]")
+
+import mechicl  # noqa: E402
+from mechicl.declared import DECLARED, declaration, written  # noqa: E402
+from mechicl.studies import STUDIES, call_of  # noqa: E402
 
 STUB = Path(mechicl.__file__).with_suffix(".pyi")
-README = Path(__file__).parents[1] / "README.md"
+README = HERE / "README.md"
 _TABLE = ("<!-- studies: written by `make declare` -->\n", "<!-- end of studies -->\n")
 _SHIPPED = [study for study in STUDIES.values() if study.__module__.startswith("mechicl.")]
 _HEAD = '''"""Written by `make declare`; see `mechicl/__init__.py`."""
@@ -47,7 +51,7 @@ def stub_text() -> str:
 def readme_text() -> str:
     """README with the table of studies as it should be."""
     before, _, rest = README.read_text(encoding="utf-8").partition(_TABLE[0])
-    rows = [f"| `{study.name}` | {study.title} | {study.source} |\n" for study in _SHIPPED]
+    rows = [f"| `{study.name}` | {study.shows} | {study.source} |\n" for study in _SHIPPED]
     table = "".join(["| study | what it shows | where it comes from |\n|---|---|---|\n", *rows])
     return before + _TABLE[0] + table + _TABLE[1] + rest.partition(_TABLE[1])[2]
 

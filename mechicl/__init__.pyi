@@ -81,7 +81,9 @@ def information_flow(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Information flow through label words (Label Words are Anchors, section 2.1, Fig. 3).
+    """Saliency flow into and out of label words, by layer.
+
+    Information flow through label words (Label Words are Anchors, section 2.1, Fig. 3).
 
     The paper says: In shallow layers information flows from the demonstrations' text into the label
     words (S_wp); in deep layers it flows from the label words to the target position (S_pq).
@@ -110,7 +112,9 @@ def isolation(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
+    """Predictions with label words cut off from what precedes them.
+
+    Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
 
     The paper says: Isolating the label words in the first layers changes the prediction; isolating them
     in the last layers, or isolating as many random tokens, hardly does.
@@ -139,7 +143,9 @@ def deep_layers(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
+    """How well attention to the label words tells the prediction, by layer.
+
+    Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
 
     The paper says: In deep layers the attention to the label words tells the prediction: AUCROC
     approaches 0.8, and nearly all of R is gathered in middle and deep layers.
@@ -169,7 +175,9 @@ def reweighting(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Re-weighting the anchors (Label Words are Anchors, section 3.1, Table 1).
+    """Accuracy with learned attention to the label words, and controls.
+
+    Re-weighting the anchors (Label Words are Anchors, section 3.1, Table 1).
 
     The paper says: Learning how strongly the target attends to each class's label word raises accuracy
     far above that of the same demonstrations, and above that of more demonstrations.
@@ -201,7 +209,9 @@ def compression(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Compressing the context to its anchors (Label Words are Anchors, section 3.2, Table 2).
+    """Predictions from the label words and template of the context alone.
+
+    Compressing the context to its anchors (Label Words are Anchors, section 3.2, Table 2).
 
     The paper says: The hidden states of label words and template alone keep most of the predictions of
     the full context; the same words as text, or random tokens in place of the label words, do not.
@@ -232,7 +242,9 @@ def compression_speed(
     per_class: int = 4,
     protocol: Literal['paper', 'corrected'] = 'corrected',
 ) -> Result:
-    """How fast a compressed context is (Label Words are Anchors, section 3.2, Tables 3 and 6).
+    """Time, operations and memory of queries on whole and on compressed contexts.
+
+    How fast a compressed context is (Label Words are Anchors, section 3.2, Tables 3 and 6).
 
     The paper says: Queries on the hidden states of label words and template are 1.1 to 2.9 times as
     fast as whole prompts, the more so the longer the demonstrations.
@@ -262,7 +274,9 @@ def error_diagnosis(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
+    """Whether distances between anchors foretell which classes are confused.
+
+    Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
 
     The paper says: Classes whose label words have keys close together are the ones that the model
     confuses: on TREC, Description and Entity most of all.
@@ -291,7 +305,9 @@ def anchor_sweep(
     random_seed: int = 0,
     batch_size: int = 16,
 ) -> Result:
-    """Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
+    """Isolation of label words and of other tokens, in every layer or window of layers.
+
+    Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
 
     The paper says: Label words, not other tokens, gather the demonstrations' information, and they do
     so in shallow layers.
@@ -317,7 +333,9 @@ def anchor_kinds(
     random_seed: int = 0,
     batch_size: int = 16,
 ) -> Result:
-    """How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
+    """Label words, separators, template words and random text: isolated, kept alone, left out.
+
+    How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
 
     The paper says: Label words are the anchors; with label words alone, without the template,
     compression fails (footnote 6).
@@ -341,7 +359,9 @@ def stages_atlas(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
 ) -> Result:
-    """The stages of inference (Stages of Inference, Fig. 1 and Table 1).
+    """All signatures of the four stages on relative depth, with proposed boundaries.
+
+    The stages of inference (Stages of Inference, Fig. 1 and Table 1).
 
     The paper says: Four stages, each with its signature: detokenization (local attention), feature
     engineering (little progress), prediction ensembling (prediction neurons, falling lens KL),
@@ -368,7 +388,9 @@ def benchmarks(
     prepend_bos: bool = False,
     batch_size: int = 16,
 ) -> Result:
-    """Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
+    """HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (extra lm-eval).
+
+    Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
 
     The paper says: Dropping or swapping middle layers costs little accuracy; repeating windows of
     layers at 80-90 % of depth adds some.
@@ -396,7 +418,9 @@ def layer_lesions(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
 ) -> Result:
-    """Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
+    """Predictions with each layer dropped, swapped with the next, replaced or repeated.
+
+    Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
 
     The paper says: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as
     they were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
@@ -421,7 +445,9 @@ def lesioned_icl(
     *,
     batch_size: int = 16,
 ) -> Result:
-    """In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
+    """In-context accuracy and information flow with each layer left out.
+
+    In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
     Anchors, section 2.1).
 
     The paper says: Neither paper says. Together they suggest: early layers serve the gathering at label
@@ -445,7 +471,9 @@ def token_lesions(
     kind: Literal['drop', 'swap', 'attention', 'mlp', 'replace'] = 'drop',
     batch_size: int = 4,
 ) -> Result:
-    """Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
+    """Which predictions a lesion changes: by place in the word, position and entropy.
+
+    Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
 
     The paper says: Early layers put tokens together to words, and middle layers can be left out.
 
@@ -470,7 +498,9 @@ def cka(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
+    """Similarity of all layers' representations at last tokens: linear CKA and its blocks.
+
+    Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
 
     The paper says: Layers form blocks whose representations are alike, which agree with the stages.
 
@@ -494,7 +524,9 @@ def local_attention(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
+    """Attention to the previous tokens, to position 0 and to itself, by layer and head.
+
+    Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
 
     The paper says: In the first layers attention is local, to the last few tokens, which are put
     together to words; with depth it becomes less and less so.
@@ -518,7 +550,9 @@ def word_merging(
     pieces: Sequence[int] = (2, 3, 4),
     batch_size: int = 8,
 ) -> Result:
-    """Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
+    """Whether early layers put a word's tokens together: attention, sub-joiner heads, cuts.
+
+    Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
 
     The paper says: Early layers have sub-joiner heads, which look from a word's last token back to its
     other tokens: there tokens become words.
@@ -547,7 +581,9 @@ def word_identity(
     draw_seed: int = 0,
     batch_size: int = 32,
 ) -> Result:
-    """Which word ended here (Stages of Inference, section 5.1; a test of our own).
+    """A linear probe for which word ended, at its last token, layer by layer.
+
+    Which word ended here (Stages of Inference, section 5.1; a test of our own).
 
     The paper says: In the first layers the tokens of a word are put together into one representation.
 
@@ -573,7 +609,9 @@ def wic(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Result:
-    """Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
+    """At which depth a probe tells whether a word has the same sense in two sentences.
+
+    Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
 
     The paper says: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
 
@@ -596,7 +634,9 @@ def logit_lens(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
+    """Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens.
+
+    Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
     The paper says: In the first half the prediction makes little progress; then its distance to the
     final prediction and its entropy fall, and in some models entropy rises again in the last layers.
@@ -628,7 +668,9 @@ def voting(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 32,
 ) -> Result:
-    """Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
+    """Neurons that tell whether the next token is of a class, alone and in ensembles.
+
+    Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
 
     The paper says: The best single neurons, which are suppression neurons, tell whether the next token
     ends in -ing about as well as the model; ensembles of prediction neurons do better than both.
@@ -661,7 +703,9 @@ def neurons(
     variance: float = 0.005,
     protocol: Literal['paper', 'corrected'] = 'corrected',
 ) -> Result:
-    """Prediction and suppression neurons (Stages of Inference, section 5.3, Fig. 8 and 17).
+    """Prediction, suppression and partition neurons by layer, from weights alone.
+
+    Prediction and suppression neurons (Stages of Inference, section 5.3, Fig. 8 and 17).
 
     The paper says: Prediction neurons appear in the middle of a model and are densest at about 85 % of
     its depth; suppression neurons take over in the last layers.
@@ -687,7 +731,9 @@ def many_lesions(
     spare_ends: bool = True,
     batch_size: int = 4,
 ) -> Result:
-    """Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
+    """More and more random middle layers left out or out of order.
+
+    Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
 
     The paper says: Middle layers act like an ensemble of shallow paths: the more of them are left out
     or out of order, the more predictions change, without a sudden break.
@@ -712,7 +758,9 @@ def norms(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
+    """Norms of what attention and MLPs add, and how far each layer turns the residual.
+
+    What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
 
     The paper says: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
 
@@ -736,7 +784,9 @@ def entropy_neurons(
     values: Sequence[float] = (0.0, 2.0, 4.0, 6.0),
     batch_size: int = 8,
 ) -> Result:
-    """Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
+    """Entropy, loss and predictions while an entropy neuron is held at a value.
+
+    Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
 
     The paper says: A few neurons of the last layers hardly favour any token, but set how sure the
     prediction is: fixing their activation moves its entropy, through the scale of the final norm.

@@ -32,7 +32,7 @@ from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
 # Parts of mechicl that show, check, or read files of which a digest is in every key.
-SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "errors", "explorer", "figures", "models.hub",
+SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "errors", "explorer", "figures", "files.writing", "models.hub",
                    "progress", "prompts.display", "report", "results", "shipped", "versions"))  # fmt: skip
 # Parts of mechicl of which only that counts which a study measures by.
 FOLLOWED = frozenset(("", "__init__", "studies"))
@@ -45,9 +45,6 @@ SHOWING = frozenset(("summary", "figure", "finding"))
 _NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
                     "__init_subclass__"))  # fmt: skip
 _ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM", "STORE_ATTR"))
-# Bits of flags that an instruction keeps below its name's number.
-_FLAGS = {"LOAD_GLOBAL": sys.version_info >= (3, 11), "LOAD_ATTR": sys.version_info >= (3, 12), "LOAD_SUPER_ATTR": 2}
-_TABLES = dict.fromkeys(dis.hasname, "co_names") | dict.fromkeys(dis.hasconst, "co_consts")
 # Kinds of values that their repr describes; the last is a field of named tuples.
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, range, slice, Path, np.generic, np.ufunc,
           np.dtype, torch.dtype, torch.device, types.UnionType, types.MethodDescriptorType, types.MemberDescriptorType,
@@ -196,14 +193,11 @@ class Reach:
 
 
 def _steps(code: types.CodeType) -> Iterator[tuple[str, Any]]:
-    """Instructions, and what each takes: a constant, a name, a number; as `dis` has them, in a quarter of its time."""
-    value = 0
-    for number, low in zip(code.co_code[::2], code.co_code[1::2], strict=True):
-        value, step = value << 8 | low, dis.opname[number]
-        if step != "EXTENDED_ARG":
-            table = _TABLES.get(number)
-            yield step, getattr(code, table)[value >> _FLAGS.get(step, 0)] if table else value
-            value = 0
+    """Instructions, and what each takes: a constant, a name, a number."""
+    for step in dis.get_instructions(code):
+        if step.opname != "EXTENDED_ARG":
+            names = step.opname == "KW_NAMES"  # of keywords at a call, which Python 3.11 does not look up
+            yield step.opname, code.co_consts[step.arg or 0] if names else step.argval
 
 
 @cache

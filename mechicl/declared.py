@@ -94,8 +94,7 @@ class Declaration:
     title: str
     source: str
     claim: str
-    rows: str
-    """What a row of its table is."""
+    shows: str
     reads: Reads
     batch_size: int | None
     """Prompts or sequences per pass, to begin with; None where it makes no batches."""
@@ -109,7 +108,7 @@ def declaration(study: Any) -> Declaration:
     own = [one for one in switches(study) if one.name != "protocol" or not study.no_paper_protocol]
     own.sort(key=lambda switch: switch.name == "protocol")  # it is a field of every study, and so comes first there
     return Declaration(
-        study.name, study.title, study.source, study.claim, _first_line(study), study.reads, study.batch_size,
+        study.name, study.title, study.source, study.claim, study.shows, study.reads, study.batch_size,
         study.shared_options, tuple(own),
     )  # fmt: skip
 
@@ -154,10 +153,6 @@ def _read(facts: Mapping[str, Any]) -> Declaration:
 def as_tuples(value: Any) -> Any:
     """A value as JSON keeps it, with its lists as the tuples that they were."""
     return tuple(map(as_tuples, value)) if isinstance(value, list) else value
-
-
-def _first_line(study: Any) -> str:
-    return (study.__doc__ or "").strip().partition("\n")[0]
 
 
 def _switch(one: Field[Any], hint: Any) -> DeclaredSwitch:

@@ -6,14 +6,10 @@ import hashlib
 import io
 import json
 import os
-import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from secrets import token_hex
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -27,6 +23,7 @@ from mechicl.display import card
 from mechicl.errors import InputError, one_sentence
 from mechicl.figures.export import Format, Width, images
 from mechicl.files.json_files import read_object
+from mechicl.files.writing import check_writable, clear_up, make_folder, write_atomically
 
 _SHOWN = 8
 """Rows of a summary that a result shows of itself."""
@@ -34,8 +31,6 @@ _COLUMNS = ("model", "metric", "mean", "low", "high", "n")
 """What every summary has."""
 _KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
 """Facts of a parquet file: of which cell it is, and which columns hold arrays."""
-_LEFT_BEHIND = 600
-"""Seconds after which a file that somebody was writing belongs to a run that was killed."""
 
 
 class Explains(Protocol):
@@ -203,7 +198,7 @@ class Cells:
         self.folder = Path(folder) / "cells"
         check_writable(self.folder)  # the folder itself is made with the first cell: what fails before leaves nothing
         for place in (self.folder, self.folder.parent):
-            _clear_up(place)
+            clear_up(place)
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
         """The cell's table if it is there and intact."""
@@ -250,70 +245,6 @@ def _key_of(payload: bytes) -> bytes:
     except pa.ArrowInvalid:
         return b""
     return facts.get(_KEY, b"")
-
-
-def make_folder(folder: str | Path) -> Path:
-    """Create the folder if needed.
-
-    Raises:
-        InputError: it cannot be created or written to.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder.") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"Cannot write to {folder} (no permission); choose another folder.")
-    return folder
-
-
-def check_writable(folder: Path) -> None:
-    """See whether files can be written in a folder, or in the one that it would be made in, and leave no trace.
-
-    Raises:
-        InputError: they cannot.
-    """
-    place = folder.absolute()
-    try:
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise InputError(f"Cannot write to {folder} ({error.strerror}); choose another folder.") from error
-
-
-def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that at every moment the old content or the new is there, never a part."""
-    try:
-        with _temporary(path) as temporary:
-            with open(temporary, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(
-            f"Cannot write {path} ({error.strerror}); free some space or choose another folder."
-        ) from error
-
-
-@contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.{token_hex(8)}.part")
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _clear_up(folder: Path) -> None:
-    """Remove what killed runs were writing: nobody writes a file for ten minutes."""
-    for path in folder.glob(".*.part"):
-        with suppress(OSError):  # another run is clearing up, too
-            if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
-                path.unlink()
 
 
 def _short(value: Any) -> str:

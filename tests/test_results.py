@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from mechicl.errors import InputError
-from mechicl.results import Cells, Result, load_table, make_folder, write_atomically
+from mechicl.files.writing import make_folder, write_atomically
+from mechicl.results import Cells, Result, load_table
 
 
 def test_a_finished_cell_is_found_again(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mechicl.results.os.fsync", full)
+    monkeypatch.setattr("mechicl.files.writing.os.fsync", full)
     with pytest.raises(InputError, match="No space left on device"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"

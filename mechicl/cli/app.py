@@ -63,7 +63,7 @@ def list_everything() -> None:
 
     table = Table("study", "what it shows", "paper", title="mechicl run STUDY", title_justify="left")
     for name, study in declarations().items():
-        table.add_row(name, study.title, study.source)
+        table.add_row(name, study.shows or study.title, study.source)
     console = Console()
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))

@@ -71,7 +71,7 @@ def _command(told: Declaration) -> Any:
         close(asked.result(STUDIES[told.name](**given)), asked)
 
     app = typer.Typer(add_completion=False)
-    text = f"{told.title} ({told.source}).\n\n{told.claim}"
+    text = f"{told.shows or told.title}\n\n{told.title} ({told.source}). {told.claim}"
     example = f"Example: mechicl run {told.name} {kind.example}"
     app.command(told.name, epilog=example)(_signed(run, [*map(_option, own), *shared], text))
     return typer.main.get_command(app)

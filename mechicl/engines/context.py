@@ -17,11 +17,11 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.files.saved import fits, packed, read_tensors
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
-from mechicl.results import make_folder, write_atomically
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,11 +16,11 @@ from torch.nn.functional import cross_entropy
 
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.errors import InputError, NumericalError, check_seed
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.metrics import entropy_of_log_probs
 from mechicl.models import Adapter, check_same_tokenizer, frozen, hooked, provenance
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.progress import progress
-from mechicl.results import make_folder, write_atomically
 
 _LOGITS_AT_ONCE = 2**23
 _SHARE_FOR_WRITING = 0.05

@@ -12,12 +12,12 @@ from mechicl.errors import InputError
 from mechicl.explorer.page import iframe, page
 from mechicl.explorer.tokens import tokens
 from mechicl.explorer.views import guesses, heads, objective, view
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Patch
 from mechicl.models import check_same_tokenizer, hooked
 from mechicl.patches import Drop, IsolateLabels, first_layers
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.results import make_folder, write_atomically
 
 LONGEST = 400
 """Tokens of a prompt that can still be read as a picture."""

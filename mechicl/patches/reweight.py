@@ -17,10 +17,10 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.files.json_files import parse_json
 from mechicl.files.saved import packed, read_tensors
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Hook, Patch
 from mechicl.models import hooked, provenance
 from mechicl.prompts import PromptBatch
-from mechicl.results import make_folder, write_atomically
 
 Placement = Literal["postsoftmax", "presoftmax"]
 

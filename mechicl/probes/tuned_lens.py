@@ -15,8 +15,8 @@ from torch import Tensor
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.files.saved import packed, read_tensors
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.models import hooked, provenance
-from mechicl.results import make_folder, write_atomically
 
 _FILE = "tuned_lens.safetensors"
 

@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 
 from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
+from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
 from mechicl.report.tables import table_html
-from mechicl.results import Result, make_folder, write_atomically
+from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
 from mechicl.studies.stages import published as stages
 from mechicl.versions import versions

@@ -74,6 +74,7 @@ def docstring(study: type[Study], told: Declaration) -> str:
     rows = dedent(study.__doc__ or "").strip()
     return "\n\n".join(
         [
+            told.shows or told.title,
             _paragraph(f"{told.title} ({told.source})."),
             _paragraph(f"The paper says: {told.claim}"),
             "\n".join(["Args:", *listed]),

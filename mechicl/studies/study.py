@@ -51,6 +51,8 @@ class Study(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    shows: ClassVar[str] = ""
+    """What is seen of it, in a line."""
     source: ClassVar[str]
     """Where in the paper."""
     claim: ClassVar[str]

@@ -14,9 +14,8 @@ A kind that is an anchor hurts when isolated or left out, and suffices when kept
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -62,14 +61,13 @@ class AnchorKinds(Study):
 
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
-    name: ClassVar[str] = "anchor-kinds"
-    title: ClassVar[str] = "How special label words are"
-    source: ClassVar[str] = "beyond Label Words are Anchors, sections 2.2 and 3.2"
-    claim: ClassVar[str] = (
-        "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
-    )
-    no_paper_protocol: ClassVar[str] = "the paper has no such comparison"
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
+    name = "anchor-kinds"
+    title = "How special label words are"
+    shows = "Label words, separators, template words and random text: isolated, kept alone, left out."
+    source = "beyond Label Words are Anchors, sections 2.2 and 3.2"
+    claim = "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
+    no_paper_protocol = "the paper has no such comparison"
+    shared_options = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]

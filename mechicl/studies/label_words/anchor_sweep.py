@@ -9,9 +9,8 @@ prediction. Loyalty is agreement with the whole model, as in section 2.2.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -47,14 +46,13 @@ class AnchorSweep(Study):
     ] = "presoftmax"
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
-    name: ClassVar[str] = "anchor-sweep"
-    title: ClassVar[str] = "Which tokens are anchors, in which layers"
-    source: ClassVar[str] = "beyond Label Words are Anchors, section 2.2"
-    claim: ClassVar[str] = (
-        "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
-    )
-    no_paper_protocol: ClassVar[str] = "the paper has no such sweep"
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
+    name = "anchor-sweep"
+    title = "Which tokens are anchors, in which layers"
+    shows = "Isolation of label words and of other tokens, in every layer or window of layers."
+    source = "beyond Label Words are Anchors, section 2.2"
+    claim = "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
+    no_paper_protocol = "the paper has no such sweep"
+    shared_options = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers

@@ -14,9 +14,9 @@ Hidden_random-top the best of them for each task, seed and placement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -74,14 +74,15 @@ class Compression(Study):
     n_sets: Annotated[int, Switch("Number of random sets.", min=1)] = 20
     random_seed: Annotated[int, Switch("Seed of the random sets.", min=0)] = 0
 
-    name: ClassVar[str] = "compression"
-    title: ClassVar[str] = "Compressing the context to its anchors"
-    source: ClassVar[str] = "Label Words are Anchors, section 3.2, Table 2"
-    claim: ClassVar[str] = (
+    name = "compression"
+    title = "Compressing the context to its anchors"
+    shows = "Predictions from the label words and template of the context alone."
+    source = "Label Words are Anchors, section 3.2, Table 2"
+    claim = (
         "The hidden states of label words and template alone keep most of the predictions of the full context; the "
         "same words as text, or random tokens in place of the label words, do not."
     )
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
+    shared_options = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         def condition(method: str, kept: str = "", positions: str = "") -> Condition:

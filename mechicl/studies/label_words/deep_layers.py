@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -61,10 +61,11 @@ class DeepLayers(Study):
         Weight, Switch("attention (the paper), or norm: times the length of the value that is moved.")
     ] = "attention"
 
-    name: ClassVar[str] = "deep-layers"
-    title: ClassVar[str] = "Deep layers read the label words"
-    source: ClassVar[str] = "Label Words are Anchors, section 2.3, Fig. 5"
-    claim: ClassVar[str] = (
+    name = "deep-layers"
+    title = "Deep layers read the label words"
+    shows = "How well attention to the label words tells the prediction, by layer."
+    source = "Label Words are Anchors, section 2.3, Fig. 5"
+    claim = (
         "In deep layers the attention to the label words tells the prediction: AUCROC approaches 0.8, and nearly all "
         "of R is gathered in middle and deep layers."
     )

@@ -19,9 +19,9 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -70,15 +70,16 @@ class ErrorDiagnosis(Study):
     layer: Annotated[int | None, Switch("Layer of the heat map; default: two thirds deep.", min=0)] = None
     contexts: Annotated[int, Switch("Sets of demonstrations; halved until the data fill them.", min=1)] = 64
 
-    name: ClassVar[str] = "error-diagnosis"
-    title: ClassVar[str] = "Near anchors, confused classes"
-    source: ClassVar[str] = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
-    may_lack: ClassVar[tuple[str, ...]] = ("value",)  # the confusion with a class that no item has
-    claim: ClassVar[str] = (
+    name = "error-diagnosis"
+    title = "Near anchors, confused classes"
+    shows = "Whether distances between anchors foretell which classes are confused."
+    source = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
+    may_lack = ("value",)  # the confusion with a class that no item has
+    claim = (
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
         "and Entity most of all."
     )
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None, "samples": 500, "seeds": "42"}
+    shared_options = {"demonstrations": None, "samples": 500, "seeds": "42"}
 
     def prompts(
         self,

@@ -12,9 +12,8 @@ that every prompt counts the same. The table keeps the raw values.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -50,15 +49,16 @@ class InformationFlow(Study):
         Literal["gold", "predicted"], Switch("The class whose loss is taken: gold (the paper), or predicted.")
     ] = "gold"
 
-    name: ClassVar[str] = "information-flow"
-    title: ClassVar[str] = "Information flow through label words"
-    source: ClassVar[str] = "Label Words are Anchors, section 2.1, Fig. 3"
-    claim: ClassVar[str] = (
+    name = "information-flow"
+    title = "Information flow through label words"
+    shows = "Saliency flow into and out of label words, by layer."
+    source = "Label Words are Anchors, section 2.1, Fig. 3"
+    claim = (
         "In shallow layers information flows from the demonstrations' text into the label words (S_wp); "
         "in deep layers it flows from the label words to the target position (S_pq)."
     )
-    gradients: ClassVar[bool] = True
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": "per_prompt"}
+    gradients = True
+    shared_options = {"demonstrations": "per_prompt"}
 
     def passes(self, n_layers: int) -> float:
         return 3

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -62,10 +62,11 @@ class Isolation(Study):
     pool: Annotated[Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
-    name: ClassVar[str] = "isolation"
-    title: ClassVar[str] = "Isolating label words"
-    source: ClassVar[str] = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
-    claim: ClassVar[str] = (
+    name = "isolation"
+    title = "Isolating label words"
+    shows = "Predictions with label words cut off from what precedes them."
+    source = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
+    claim = (
         "Isolating the label words in the first layers changes the prediction; isolating them in the last layers, or "
         "isolating as many random tokens, hardly does."
     )

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -87,14 +87,15 @@ class Reweighting(Study):
     ] = 5
     random_seed: Annotated[int, Switch("Seed of the random positions.", min=0)] = 0
 
-    name: ClassVar[str] = "reweighting"
-    title: ClassVar[str] = "Re-weighting the anchors"
-    source: ClassVar[str] = "Label Words are Anchors, section 3.1, Table 1"
-    claim: ClassVar[str] = (
+    name = "reweighting"
+    title = "Re-weighting the anchors"
+    shows = "Accuracy with learned attention to the label words, and controls."
+    source = "Label Words are Anchors, section 3.1, Table 1"
+    claim = (
         "Learning how strongly the target attends to each class's label word raises accuracy far above that of the "
         "same demonstrations, and above that of more demonstrations."
     )
-    shared_options: ClassVar[Mapping[str, Any]] = {"demonstrations": None}
+    shared_options = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
         methods = (VANILLA, *((MORE_SHOTS,) if self.more_shots else ()), REWEIGHTED)

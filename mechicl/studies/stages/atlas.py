@@ -66,6 +66,7 @@ class Atlas(Study):
 
     name = "stages-atlas"
     title = "The stages of inference"
+    shows = "All signatures of the four stages on relative depth, with proposed boundaries."
     source = "Stages of Inference, Fig. 1 and Table 1"
     claim = (
         "Four stages, each with its signature: detokenization (local attention), feature engineering (little "

@@ -47,6 +47,7 @@ class LesionedBenchmarks(Study):
 
     name = "benchmarks"
     title = "Benchmarks under lesions"
+    shows = "HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (extra lm-eval)."
     source = "Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24"
     claim = (
         "Dropping or swapping middle layers costs little accuracy; repeating windows of layers at 80-90 % of depth "

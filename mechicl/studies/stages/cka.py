@@ -53,6 +53,7 @@ class Cka(Study):
 
     name = "cka"
     title = "Similarity of layers (linear CKA)"
+    shows = "Similarity of all layers' representations at last tokens: linear CKA and its blocks."
     source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
     claim = "Layers form blocks whose representations are alike, which agree with the stages."
     reads = "text"

@@ -66,6 +66,7 @@ class EntropyNeurons(Study):
 
     name = "entropy-neurons"
     title = "Entropy neurons held at a value"
+    shows = "Entropy, loss and predictions while an entropy neuron is held at a value."
     source = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
     claim = (
         "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "

@@ -16,17 +16,16 @@ away what is only another basis. What is left of the KL is what the residual doe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.declared import Reads, Switch
+from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
@@ -56,16 +55,17 @@ class LensStudy(Study):
     ] = None
     """Of a result that was loaded, its digest."""
 
-    name: ClassVar[str] = "logit-lens"
-    title: ClassVar[str] = "Logit lens"
-    source: ClassVar[str] = "Stages of Inference, section 5.2, Fig. 8 and 19"
-    claim: ClassVar[str] = (
+    name = "logit-lens"
+    title = "Logit lens"
+    shows = "Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens."
+    source = "Stages of Inference, section 5.2, Fig. 8 and 19"
+    claim = (
         "In the first half the prediction makes little progress; then its distance to the final prediction and its "
         "entropy fall, and in some models entropy rises again in the last layers."
     )
-    reads: ClassVar[Reads] = "text"
-    batch_size: ClassVar[int | None] = 8
-    shared_options: ClassVar[Mapping[str, Any]] = {"processing": "fold"}
+    reads = "text"
+    batch_size = 8
+    shared_options = {"processing": "fold"}
 
     def for_model(self, model: Any) -> LensStudy:
         """A folder becomes the lens that is saved in it."""

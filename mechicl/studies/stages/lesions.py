@@ -67,6 +67,7 @@ class Lesions(Study):
 
     name = "layer-lesions"
     title = "Layer lesions"
+    shows = "Predictions with each layer dropped, swapped with the next, replaced or repeated."
     source = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
     claim = (
         "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "

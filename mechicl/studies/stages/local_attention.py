@@ -44,6 +44,7 @@ class LocalAttentionStudy(Study):
 
     name = "local-attention"
     title = "Attention to the previous tokens"
+    shows = "Attention to the previous tokens, to position 0 and to itself, by layer and head."
     source = "Stages of Inference, section 5.1, Fig. 6a"
     claim = (
         "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "

@@ -55,6 +55,7 @@ class ManyLesions(Study):
 
     name = "many-lesions"
     title = "Several layers at once"
+    shows = "More and more random middle layers left out or out of order."
     source = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
     claim = (
         "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "

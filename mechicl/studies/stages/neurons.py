@@ -50,6 +50,7 @@ class NeuronsStudy(Study):
 
     name = "neurons"
     title = "Prediction and suppression neurons"
+    shows = "Prediction, suppression and partition neurons by layer, from weights alone."
     source = "Stages of Inference, section 5.3, Fig. 8 and 17"
     claim = (
         "Prediction neurons appear in the middle of a model and are densest at about 85 % of its depth; suppression "

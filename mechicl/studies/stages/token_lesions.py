@@ -60,6 +60,7 @@ class TokenLesions(Study):
 
     name = "token-lesions"
     title = "Which predictions a lesion changes"
+    shows = "Which predictions a lesion changes: by place in the word, position and entropy."
     source = "Stages of Inference, section 4.1; by token, a test of our own"
     claim = "Early layers put tokens together to words, and middle layers can be left out."
     reads = "text"

@@ -76,6 +76,7 @@ class Voting(Study):
 
     name = "voting"
     title = "Neurons that vote for a class of tokens"
+    shows = "Neurons that tell whether the next token is of a class, alone and in ensembles."
     source = "Stages of Inference, section 5.3 and appendix I"
     claim = (
         "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "

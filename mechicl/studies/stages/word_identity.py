@@ -64,6 +64,7 @@ class WordIdentity(Study):
 
     name = "word-identity"
     title = "Which word ended here"
+    shows = "A linear probe for which word ended, at its last token, layer by layer."
     source = "Stages of Inference, section 5.1; a test of our own"
     claim = "In the first layers the tokens of a word are put together into one representation."
     reads = "text"

@@ -58,6 +58,7 @@ class WordMerging(Study):
 
     name = "word-merging"
     title = "Putting words together"
+    shows = "Whether early layers put a word's tokens together: attention, sub-joiner heads, cuts."
     source = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
     claim = (
         "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
