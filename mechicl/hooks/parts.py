@@ -122,8 +122,8 @@ def neurons_by_layer(net: Adapter, neurons: Sequence[tuple[int, int]]) -> dict[i
     beyond = [n for n in neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
     if beyond or not neurons:
         raise InputError(
-            f"{f'Neuron {beyond[0]}' if beyond else 'No neuron'} was asked for; {net.name} has layers "
-            f"0-{sizes.n_layers - 1} with neurons 0-{sizes.d_mlp - 1}."
+            f"There is no neuron {beyond[0] if beyond else 'given'}; {net.name} has layers 0-{sizes.n_layers - 1} with "
+            f"neurons 0-{sizes.d_mlp - 1} each."
         )
     chosen = sorted(neurons)
     per_layer = Counter(layer for layer, _ in chosen)

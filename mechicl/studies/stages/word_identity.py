@@ -45,6 +45,7 @@ from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 Span = Literal["word", "phrase"]
+_SPANS: tuple[Span, ...] = ("word", "phrase")
 _NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
 _FOLDS = 5
 
@@ -102,8 +103,8 @@ class WordIdentity(Study):
     def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
         """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
         generator = np.random.default_rng([self.draw_seed, pieces])
-        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _NAMES}
-        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _NAMES}
+        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _SPANS}
+        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _SPANS}
         room = self.classes
         for word_group, phrase_group in zip(found["word"], found["phrase"], strict=False):
             size = min(len(word_group), len(phrase_group), room)
