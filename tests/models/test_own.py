@@ -98,10 +98,18 @@ CHANGES = {
     "a subclassed embedding": ("llama", at("embed", subclassed), "embed is a Scaled of your own"),
     "subclassed positions": ("gpt2", at("pos_embed", subclassed), "pos_embed is a Scaled of your own"),
 }
+
+
+def linear_unembedding(model):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model.unembed = nn.Linear(tiny.D_MODEL, tiny.D_VOCAB)
+
+
 READING = {
     "a subclassed final norm": ("gpt2", at("ln_final", subclassed)),
     "a subclassed unembedding": ("gemma2", at("unembed", lambda module: subclassed(module, -0.5))),
-    "a linear unembedding": ("llama", lambda model: setattr(model, "unembed", nn.Linear(tiny.D_MODEL, tiny.D_VOCAB))),
+    "a linear unembedding": ("llama", linear_unembedding),
 }
 
 

@@ -165,7 +165,9 @@ def test_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
 
     run(tmp_path)
     before = files(tmp_path)
-    monkeypatch.setattr("mechicl.files.writing.os.replace", denied)  # root may write anywhere: the system is asked to refuse
+    monkeypatch.setattr(
+        "mechicl.files.writing.os.replace", denied
+    )  # root may write anywhere: the system is asked to refuse
     with pytest.raises(InputError, match="Permission denied"):
         STUDY.run(MODEL, [random_prompts(4, seed=9)], cells=Cells(tmp_path))
     assert files(tmp_path) == before
