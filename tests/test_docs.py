@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mechicl.studies import STUDIES
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
 CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -25,6 +27,7 @@ def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     Path("jokes.csv").write_text("text,label\n" + "".join(f"line {i},{['no', 'yes'][i % 2]}\n" for i in range(8)))
     Path("page.py").write_text("\n".join(blocks))
+    monkeypatch.setattr("mechicl.studies.study.STUDIES", dict(STUDIES))  # what the page defines is gone afterwards
     runpy.run_path("page.py", run_name="page")
 
 
@@ -35,8 +38,6 @@ def test_site_builds_without_a_warning(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
-
-    from mechicl.studies import STUDIES
 
     for name, study in STUDIES.items():
         text = (tmp_path / "studies" / f"{name}.html").read_text()

@@ -79,7 +79,7 @@ def test_what_is_not_there_is_refused(corpus):
         FixNeurons(()).hooks(model, corpus.batch())
     with pytest.raises(InputError, match=r"\(9, 0\)"):
         FixNeurons(((9, 0),)).hooks(model, corpus.batch())
-    with pytest.raises(InputError, match="neurons, controls and values"):
+    with pytest.raises(InputError, match="neurons is 0; give a whole number from 1 on"):
         entropy_neurons(model, corpus, neurons=0)
 
 

@@ -64,5 +64,5 @@ def test_single_tokens_are_those_of_the_sweep(corpus):
 
 
 def test_other_kinds_are_refused():
-    with pytest.raises(InputError, match="choose one of"):
+    with pytest.raises(InputError, match="choose drop, swap, attention, mlp or replace"):
         TokenLesions(kind="repeat")

@@ -11,7 +11,7 @@ from mechicl.models import hooked
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens
-from mechicl.studies.stages.voting import Voting, plain_class
+from mechicl.studies.stages.voting import Voting
 from tests import tiny
 
 WORDS = ("Happy", "Sad", "Angry")
@@ -125,10 +125,10 @@ def test_the_study_in_both_protocols(corpus):
     assert result.figure().data
     paper = voting(model, corpus, token_class=WORDS, neurons=3, context=8, pairs=80, protocol="paper")
     assert not {metric for metric in paper.summary()["metric"] if "greedy" in metric or "random" in metric}
-    assert plain_class(model, lambda text: text == "happy") == tuple(
+    assert Voting(token_class=lambda text: text == "happy").for_model(model).token_class == tuple(
         class_members(model.tokenizer, "Happy", tiny.D_VOCAB).nonzero().flatten().tolist()
     )
-    with pytest.raises(InputError, match="from 1"):
+    with pytest.raises(InputError, match="neurons is 0; give a whole number from 1 on"):
         Voting(neurons=0)
 
 

@@ -44,7 +44,7 @@ def test_last_position_is_the_last_real_one(corpus):
         post = [cache[f"blocks.{layer}.mlp.hook_post"][0, -1, n] for layer, n in neurons.neurons]
         torch.testing.assert_close(seen[neurons][row], torch.stack(post))
         assert seen[predicted][row] == logits[0, -1].argmax()
-    with pytest.raises(InputError, match=r"Neuron 3\.0"):
+    with pytest.raises(InputError, match=r"no neuron \(3, 0\)"):
         run(model, part, [LastNeurons(((3, 0),))])
 
 
