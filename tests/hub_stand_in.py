@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -205,3 +209,19 @@ def hub(models: Files | None = None) -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def read_from(endpoint: str, home: Path, *names: str, code: str) -> dict[str, Any]:
+    """What code prints as JSON that reads these names from the hub at this address.
+
+    It runs in a process of its own, because the address is read at import.
+    """
+    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0",
+                "MECHICL_CACHE": str(home / "m")}  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], env={**os.environ, **settings}, cwd=Path(__file__).parents[1],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +13,7 @@ from mechicl.models import load_model
 from mechicl.models.names import understood
 from mechicl.models.published import _branch, name_on_hub
 from tests import tiny
-from tests.hub_stand_in import commit, hub
+from tests.hub_stand_in import commit, hub, read_from
 
 PYTHIA = "EleutherAI/pythia-70m"
 
@@ -41,19 +37,7 @@ print(json.dumps(found))
 """
 
 
-def read(endpoint: str, home: Path, *names: str) -> dict[str, Any]:
-    """What models load from the hub at this address; a process of its own, because the address is read at import."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "MECHICL_CACHE": str(home / "m")}
-    done = subprocess.run(
-        [sys.executable, "-c", READ, *names],
-        env={**os.environ, **settings},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+read = partial(read_from, code=READ)
 
 
 def content(folder: Path, shift: float) -> dict[str, bytes]:

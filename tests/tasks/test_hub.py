@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.hub_stand_in import hub
+from tests.hub_stand_in import hub, read_from
 from tests.tasks.rows import FOUR
 
 READ = """
@@ -37,19 +33,7 @@ print(json.dumps(found))
 """
 
 
-def read(endpoint: str, home: Path, *tasks: str) -> dict[str, Any]:
-    """What tasks read from the hub at this address; a process of its own, because the address is read at import."""
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", READ, *tasks],
-        env={**os.environ, **settings},
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+read = partial(read_from, code=READ)
 
 
 def test_every_task_is_read_by_class_name(tmp_path: Path) -> None:
