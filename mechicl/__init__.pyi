@@ -85,8 +85,8 @@ def information_flow(
 
     Information flow through label words (Label Words are Anchors, section 2.1, Fig. 3).
 
-    The paper says: In shallow layers information flows from the demonstrations' text into the label
-    words (S_wp); in deep layers it flows from the label words to the target position (S_pq).
+    The paper: In shallow layers information flows from the demonstrations' text into the label words
+    (S_wp); in deep layers it flows from the label words to the target position (S_pq).
 
     Args:
         model: a HookedTransformer.
@@ -116,8 +116,8 @@ def isolation(
 
     Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
 
-    The paper says: Isolating the label words in the first layers changes the prediction; isolating them
-    in the last layers, or isolating as many random tokens, hardly does.
+    The paper: Isolating the label words in the first layers changes the prediction; isolating them in
+    the last layers, or isolating as many random tokens, hardly does.
 
     Args:
         model: a HookedTransformer.
@@ -147,8 +147,8 @@ def deep_layers(
 
     Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
 
-    The paper says: In deep layers the attention to the label words tells the prediction: AUCROC
-    approaches 0.8, and nearly all of R is gathered in middle and deep layers.
+    The paper: In deep layers the attention to the label words tells the prediction: AUCROC approaches
+    0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:
         model: a HookedTransformer.
@@ -179,8 +179,8 @@ def reweighting(
 
     Re-weighting the anchors (Label Words are Anchors, section 3.1, Table 1).
 
-    The paper says: Learning how strongly the target attends to each class's label word raises accuracy
-    far above that of the same demonstrations, and above that of more demonstrations.
+    The paper: Learning how strongly the target attends to each class's label word raises accuracy far
+    above that of the same demonstrations, and above that of more demonstrations.
 
     Args:
         model: a HookedTransformer.
@@ -213,8 +213,8 @@ def compression(
 
     Compressing the context to its anchors (Label Words are Anchors, section 3.2, Table 2).
 
-    The paper says: The hidden states of label words and template alone keep most of the predictions of
-    the full context; the same words as text, or random tokens in place of the label words, do not.
+    The paper: The hidden states of label words and template alone keep most of the predictions of the
+    full context; the same words as text, or random tokens in place of the label words, do not.
 
     Args:
         model: a HookedTransformer.
@@ -246,8 +246,8 @@ def compression_speed(
 
     How fast a compressed context is (Label Words are Anchors, section 3.2, Tables 3 and 6).
 
-    The paper says: Queries on the hidden states of label words and template are 1.1 to 2.9 times as
-    fast as whole prompts, the more so the longer the demonstrations.
+    The paper: Queries on the hidden states of label words and template are 1.1 to 2.9 times as fast as
+    whole prompts, the more so the longer the demonstrations.
 
     Args:
         model: a HookedTransformer.
@@ -278,8 +278,8 @@ def error_diagnosis(
 
     Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
 
-    The paper says: Classes whose label words have keys close together are the ones that the model
-    confuses: on TREC, Description and Entity most of all.
+    The paper: Classes whose label words have keys close together are the ones that the model confuses:
+    on TREC, Description and Entity most of all.
 
     Args:
         model: a HookedTransformer.
@@ -309,8 +309,8 @@ def anchor_sweep(
 
     Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
 
-    The paper says: Label words, not other tokens, gather the demonstrations' information, and they do
-    so in shallow layers.
+    The claim: Label words, not other tokens, gather the demonstrations' information, and they do so in
+    shallow layers.
 
     Args:
         model: a HookedTransformer.
@@ -337,8 +337,8 @@ def anchor_kinds(
 
     How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
 
-    The paper says: Label words are the anchors; with label words alone, without the template,
-    compression fails (footnote 6).
+    The claim: Label words are the anchors; with label words alone, without the template, compression
+    fails (footnote 6).
 
     Args:
         model: a HookedTransformer.
@@ -363,7 +363,7 @@ def stages_atlas(
 
     The stages of inference (Stages of Inference, Fig. 1 and Table 1).
 
-    The paper says: Four stages, each with its signature: detokenization (local attention), feature
+    The paper: Four stages, each with its signature: detokenization (local attention), feature
     engineering (little progress), prediction ensembling (prediction neurons, falling lens KL),
     calibration (suppression neurons, large MLP norms).
 
@@ -392,8 +392,8 @@ def benchmarks(
 
     Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
 
-    The paper says: Dropping or swapping middle layers costs little accuracy; repeating windows of
-    layers at 80-90 % of depth adds some.
+    The paper: Dropping or swapping middle layers costs little accuracy; repeating windows of layers at
+    80-90 % of depth adds some.
 
     Args:
         model: a HookedTransformer.
@@ -422,8 +422,8 @@ def layer_lesions(
 
     Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
 
-    The paper says: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as
-    they were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
+    The paper: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they
+    were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
     dropping.
 
     Args:
@@ -450,7 +450,7 @@ def lesioned_icl(
     In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
     Anchors, section 2.1).
 
-    The paper says: Neither paper says. Together they suggest: early layers serve the gathering at label
+    The paper: Neither paper says. Together they suggest: early layers serve the gathering at label
     words, late layers the reading by the target.
 
     Args:
@@ -475,7 +475,7 @@ def token_lesions(
 
     Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
 
-    The paper says: Early layers put tokens together to words, and middle layers can be left out.
+    The paper: Early layers put tokens together to words, and middle layers can be left out.
 
     Args:
         model: a HookedTransformer.
@@ -502,7 +502,7 @@ def cka(
 
     Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
 
-    The paper says: Layers form blocks whose representations are alike, which agree with the stages.
+    The paper: Layers form blocks whose representations are alike, which agree with the stages.
 
     Args:
         model: a HookedTransformer.
@@ -528,8 +528,8 @@ def local_attention(
 
     Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
 
-    The paper says: In the first layers attention is local, to the last few tokens, which are put
-    together to words; with depth it becomes less and less so.
+    The paper: In the first layers attention is local, to the last few tokens, which are put together to
+    words; with depth it becomes less and less so.
 
     Args:
         model: a HookedTransformer.
@@ -554,8 +554,8 @@ def word_merging(
 
     Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
 
-    The paper says: Early layers have sub-joiner heads, which look from a word's last token back to its
-    other tokens: there tokens become words.
+    The paper: Early layers have sub-joiner heads, which look from a word's last token back to its other
+    tokens: there tokens become words.
 
     Args:
         model: a HookedTransformer.
@@ -585,7 +585,7 @@ def word_identity(
 
     Which word ended here (Stages of Inference, section 5.1; a test of our own).
 
-    The paper says: In the first layers the tokens of a word are put together into one representation.
+    The paper: In the first layers the tokens of a word are put together into one representation.
 
     Args:
         model: a HookedTransformer.
@@ -613,7 +613,7 @@ def wic(
 
     Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
 
-    The paper says: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
+    The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
 
     Args:
         model: a HookedTransformer.
@@ -638,8 +638,8 @@ def logit_lens(
 
     Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
-    The paper says: In the first half the prediction makes little progress; then its distance to the
-    final prediction and its entropy fall, and in some models entropy rises again in the last layers.
+    The paper: In the first half the prediction makes little progress; then its distance to the final
+    prediction and its entropy fall, and in some models entropy rises again in the last layers.
 
     Args:
         model: a HookedTransformer.
@@ -672,8 +672,8 @@ def voting(
 
     Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
 
-    The paper says: The best single neurons, which are suppression neurons, tell whether the next token
-    ends in -ing about as well as the model; ensembles of prediction neurons do better than both.
+    The paper: The best single neurons, which are suppression neurons, tell whether the next token ends
+    in -ing about as well as the model; ensembles of prediction neurons do better than both.
 
     Args:
         model: a HookedTransformer.
@@ -707,8 +707,8 @@ def neurons(
 
     Prediction and suppression neurons (Stages of Inference, section 5.3, Fig. 8 and 17).
 
-    The paper says: Prediction neurons appear in the middle of a model and are densest at about 85 % of
-    its depth; suppression neurons take over in the last layers.
+    The paper: Prediction neurons appear in the middle of a model and are densest at about 85 % of its
+    depth; suppression neurons take over in the last layers.
 
     Args:
         model: a HookedTransformer.
@@ -735,8 +735,8 @@ def many_lesions(
 
     Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
 
-    The paper says: Middle layers act like an ensemble of shallow paths: the more of them are left out
-    or out of order, the more predictions change, without a sudden break.
+    The paper: Middle layers act like an ensemble of shallow paths: the more of them are left out or out
+    of order, the more predictions change, without a sudden break.
 
     Args:
         model: a HookedTransformer.
@@ -762,7 +762,7 @@ def norms(
 
     What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
 
-    The paper says: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
+    The paper: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
 
     Args:
         model: a HookedTransformer.
@@ -788,8 +788,8 @@ def entropy_neurons(
 
     Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
 
-    The paper says: A few neurons of the last layers hardly favour any token, but set how sure the
-    prediction is: fixing their activation moves its entropy, through the scale of the final norm.
+    The paper: A few neurons of the last layers hardly favour any token, but set how sure the prediction
+    is: fixing their activation moves its entropy, through the scale of the final norm.
 
     Args:
         model: a HookedTransformer.

@@ -134,6 +134,11 @@ def check_values(study: Any) -> None:
             raise InputError(f"{switch.name} is {value!r}; {switch.wanted()}.")
 
 
+def claimant(source: str) -> str:
+    """Who makes the claim of a study with this source."""
+    return "The paper" if source.startswith(("Label Words are Anchors", "Stages of Inference")) else "The claim"
+
+
 @cache
 def shipped() -> dict[str, Declaration]:
     """What the studies that come with mechicl declare, by name, in the order of the papers."""

@@ -67,6 +67,7 @@ def list_everything() -> None:
     console = Console()
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))
+    console.print("Models: tiny-icl, smollm2-135m-q4, and whatever else `mechicl run STUDY --help` names.")
 
 
 _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from here."

@@ -55,7 +55,7 @@ class OnText(OnWeights):
             completion.texts,
         ),
     ] = "NeelNanda/pile-10k"
-    tokens: Annotated[int, on("Tokens of text.", min=1)] = 20_000
+    tokens: Annotated[int, on("Tokens of text, filled up to whole sequences of --length.", min=1)] = 20_000
     length: Annotated[int, on("Positions of a sequence, BOS included.", min=3)] = 256
     seed: Annotated[int, on("Order of the documents.")] = 0
     prepend_bos: _Bos = True

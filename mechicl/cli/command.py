@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Optional, TypeVar, get_origin
 
 import typer
@@ -17,6 +18,7 @@ from mechicl.cli.completion import several_of
 from mechicl.cli.finish import close
 from mechicl.cli.reading import several
 from mechicl.declared import Declaration, DeclaredSwitch, declaration, shipped
+from mechicl.errors import InputError
 
 A = TypeVar("A", bound=Asked)
 _TYPES = {"int": int, "float": float, "bool": bool, "text": str}
@@ -30,7 +32,14 @@ class _Studies(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         told = declarations().get(cmd_name)
-        return None if told is None else _command(told)
+        if told is None and (near := get_close_matches(cmd_name, declarations(), 1)):
+            raise InputError(f"There is no study {cmd_name!r}; did you mean {near[0]}?")
+        if told is None:
+            raise InputError(
+                f"There is no study {cmd_name!r}; `mechicl list` names them. A study of your own: "
+                "mechicl --studies FILE run ..., with the file before the command."
+            )
+        return _command(told)
 
 
 studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True, cls=_Studies)

@@ -43,7 +43,7 @@ def demo(
     ] = "tiny-icl",
     out: Annotated[Path, typer.Option(help="Folder for the results and the page.")] = Path("mechicl-demo"),
 ) -> None:
-    """Run the main studies of both papers on one model, and open the page that they end with.
+    """Run the main studies of both papers on one model, and end with a page to open.
 
     On tiny-icl, the shipped model, in about a minute and offline; on smollm2-135m-q4, a real model, in about six.
 

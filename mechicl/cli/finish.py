@@ -36,8 +36,7 @@ _NAMED = 4
 def run(study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> Result:
     """Say on standard error what a study is going to need, or that it cannot fit, and run it."""
     needs = study.estimate(model, material, batch_size=asked.batch_size)
-    less = ", less what is finished already" if any(cells.folder.glob("*.parquet")) else ""
-    print(f"mechicl: {study.name} needs {needs}{less}.", file=sys.stderr)
+    print(f"mechicl: {study.name} needs {needs}.", file=sys.stderr)
     return study.run(model, material, batch_size=asked.batch_size, cells=cells)
 
 
@@ -116,7 +115,8 @@ def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table,
     left_out = metrics[number:]
     if len(left_out) > _NAMED:
         left_out = [f"{len(left_out)} more metrics"]
-    return shown, [*(["the intervals"] if not intervals else []), *([", ".join(left_out)] if left_out else [])]
+    there = not intervals and summary["low"].notna().any()
+    return shown, [*(["the intervals"] if there else []), *([", ".join(left_out)] if left_out else [])]
 
 
 def printed(title: str, table: pd.DataFrame, *, numbers: Sequence[str], widths: tuple[int, int] = (14, 24)) -> Table:

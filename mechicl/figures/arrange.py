@@ -239,10 +239,8 @@ def _legend_height(figure: go.Figure, width: float, size: float) -> float:
             shown[trace.legendgroup or trace.name] = trace.name
     if len(figure.data) < 2 or not shown:
         return 0.0
-    lines, used = 1, 0.0
-    for name in shown.values():
-        entry = width_of(name, size) + 56
-        if used and used + entry > width - 20:
-            lines, used = lines + 1, 0.0
-        used += entry
-    return lines * 1.75 * size + 6
+    # On several lines plotly may give each entry the widest one's room, and it leaves more between groups than within.
+    entries = [width_of(name, size) + 80 for name in shown.values()]
+    a_line = max(1, int((width - 20) // max(entries)))
+    lines = 1 if sum(entries) - 24 * len(entries) <= width - 20 else -(-len(entries) // a_line)
+    return lines * max(1.75 * size, 19.5) + 6

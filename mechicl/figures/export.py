@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,13 +41,16 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
         import kaleido  # noqa: F401
     except ImportError as error:
         raise InputError("Figures become files through kaleido: pip install 'mechicl[export]'.") from error
+    drawn = [_sized(figure, width) for figure, _, width in asked]
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs what it then puts right as tracebacks
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind, _) in enumerate(asked)]
         try:
             plotly.io.write_images(
-                fig=[_sized(figure, width) for figure, _, width in asked],
+                fig=drawn,
                 file=paths,
                 width=[round(_WIDTHS[width]) for *_, width in asked],
+                height=[figure.layout.height for figure in drawn],  # several figures at once do not look at the layout
                 scale=[3 if kind == "png" else 1 for _, kind, _ in asked],
             )
         except RuntimeError as error:

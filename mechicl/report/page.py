@@ -13,6 +13,7 @@ import pandas as pd
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from mechicl.declared import claimant
 from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
@@ -92,7 +93,7 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
     return (
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
-        f'<p class="said"><b>The paper:</b> {escape(study.claim)}</p>'
+        f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
         f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
         f"<figcaption>{caption}</figcaption>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -74,10 +75,13 @@ def load_result(folder: str | Path, name: str) -> Result:
         InputError: no such study, nothing saved, a table that does not belong to its provenance, or one that another
             version wrote.
     """
+    name = name if name in STUDIES else name.replace("_", "-")  # as it is called in Python
     if name not in STUDIES:
+        near = get_close_matches(name, STUDIES, 1)
+        hint = f"did you mean {near[0]}?" if near else "`mechicl list` names those that there are."
         raise InputError(
-            f"There is no study {name!r}; the studies are {', '.join(STUDIES)}. One of your own is there once the file "
-            "that defines it is imported (in commands: --studies FILE)."
+            f"There is no study {name!r}; {hint} One of your own is there once the file that defines it is imported "
+            "(in commands: --studies FILE)."
         )
     table, provenance = load_table(folder, name)
     result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
@@ -109,6 +113,12 @@ def saved_results(folder: str | Path) -> list[Result]:
     saved = [path.stem for path in sorted(Path(folder).glob("*.json")) if path.with_suffix(".parquet").exists()]
     results = []
     for name in sorted(saved, key=lambda name: list(STUDIES).index(name) if name in STUDIES else len(STUDIES)):
+        if name not in STUDIES:
+            warnings.warn(
+                f"{name} in {folder} is left out, because no study of that name is known here; if it is your own, name "
+                "the file that defines it with --studies.", stacklevel=2,
+            )  # fmt: skip
+            continue
         try:
             results.append(load_result(folder, name))
         except InputError as error:

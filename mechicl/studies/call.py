@@ -8,7 +8,7 @@ from textwrap import dedent, fill
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from mechicl.corpora import TokenCorpus, WordPairs
-from mechicl.declared import MATERIAL, Declaration, declaration
+from mechicl.declared import MATERIAL, Declaration, claimant, declaration
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.study import Study
@@ -33,7 +33,10 @@ def call_of(study: type[Study]) -> Callable[..., Result]:
     told = declaration(study)
 
     def call(model: Any, *material: Any, **values: Any) -> Result:
-        given = call.__signature__.bind(model, *material, **values).arguments  # type: ignore[attr-defined]
+        try:
+            given = call.__signature__.bind(model, *material, **values).arguments  # type: ignore[attr-defined]
+        except TypeError as error:
+            raise TypeError(f"{call.__name__}(): {error}; its arguments are {', '.join(arguments)}.") from None
         own = {one.name: given[one.name] for one in told.switches if one.name in given}
         size = {"batch_size": given["batch_size"]} if "batch_size" in given else {}
         return study(**own).run(model, given.get(MATERIAL.get(told.reads, "")), **size)
@@ -41,7 +44,8 @@ def call_of(study: type[Study]) -> Callable[..., Result]:
     call.__name__ = call.__qualname__ = told.name.replace("-", "_")
     call.__module__ = study.__module__
     call.__doc__ = docstring(study, told)
-    call.__signature__ = signature(study, told)  # type: ignore[attr-defined]
+    call.__signature__ = arguments_of = signature(study, told)  # type: ignore[attr-defined]
+    arguments = list(arguments_of.parameters)
     return call
 
 
@@ -76,7 +80,7 @@ def docstring(study: type[Study], told: Declaration) -> str:
         [
             told.shows or told.title,
             _paragraph(f"{told.title} ({told.source})."),
-            _paragraph(f"The paper says: {told.claim}"),
+            _paragraph(f"{claimant(told.source)}: {told.claim}"),
             "\n".join(["Args:", *listed]),
             "\n".join(["Returns:", _paragraph(f"A result. {rows}", "    ", "    ")]),
         ]

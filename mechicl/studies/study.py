@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -248,9 +248,12 @@ class Study(ABC):
 
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
+        material = [material] if isinstance(material, Prompt) else material
         given = _KINDS.get(type(material), "prompts")
-        if given != self.reads:
-            raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {_SAID[given]}.")
+        sets = _prompt_sets(material) if given == "prompts" else []
+        if given != self.reads or (given == "prompts" and not sets):
+            was = _SAID[given] if sets or given != "prompts" else f"{type(material).__name__} {str(material)[:40]!r}"
+            raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {was}.")
         if material is None:
             return [Part(None)], {}
         if isinstance(material, WordPairs | Benchmarks):
@@ -259,7 +262,6 @@ class Study(ABC):
             size = self.sequences_a_cell
             parts = [Part(material[first : first + size], {}, first) for first in range(0, len(material), size)]
             return parts, {"text": material.provenance()}
-        sets = _prompt_sets(material)
         in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both
         labels = [
             {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots} for one in sets
@@ -317,8 +319,9 @@ _KINDS: dict[type, Reads] = {
     TokenCorpus: "text", WordPairs: "pairs", Benchmarks: "benchmarks", NoneType: "weights",
 }  # fmt: skip
 _SAID: dict[Reads, str] = {
-    "prompts": "prompts", "text": "a TokenCorpus", "pairs": "WordPairs",
-    "benchmarks": "Benchmarks", "weights": "nothing but a model",
+    "prompts": "prompts (task.prompts)", "text": "a TokenCorpus (mi.load_corpus)",
+    "pairs": "WordPairs (mi.load_word_pairs)", "benchmarks": "Benchmarks (mi.load_benchmarks)",
+    "weights": "nothing but a model",
 }  # fmt: skip
 
 
@@ -329,10 +332,11 @@ def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
             check_same_tokenizer(net, part.material)
 
 
-def _prompt_sets(prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt]) -> list[PromptSet]:
-    if isinstance(prompts, PromptSet):
-        return [prompts]
-    sets = [item for item in prompts if isinstance(item, PromptSet)]
-    if sets and len(sets) == len(prompts):
-        return sets
-    return [PromptSet.of([item for item in prompts if isinstance(item, Prompt)])]
+def _prompt_sets(given: Any) -> list[PromptSet]:
+    """One prompt set, several, or a list of prompts; nothing for anything else, a mixed list too."""
+    if isinstance(given, PromptSet):
+        return [given]
+    items = list(given) if isinstance(given, Iterable) else []
+    if all(isinstance(item, PromptSet) for item in items):
+        return items
+    return [PromptSet.of(items)] if all(isinstance(item, Prompt) for item in items) else []
