@@ -209,7 +209,9 @@ def _versioned(name: str) -> str:
         return name
     with suppress(PackageNotFoundError):
         return f"{name} {version(root)}"
-    return f"{name} {getattr(sys.modules.get(root), '__version__', '')}"
+    with suppress(ImportError):  # imported, so that the answer does not depend on what was imported before
+        return f"{name} {getattr(import_module(root), '__version__', '')}"
+    return name
 
 
 def _is_written(name: str, member: Any) -> bool:

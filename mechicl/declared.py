@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, check_seed
 
 DECLARED = Path(__file__).parent / "studies" / "declared.json"
 Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
@@ -130,6 +130,8 @@ def check_values(study: Any) -> None:
         if switch.several and isinstance(value, Collection) and not isinstance(value, str | tuple):
             value = tuple(value)
             object.__setattr__(study, switch.name, value)
+        if switch.name.endswith("seed") and isinstance(value, int):
+            check_seed(value)
         if not switch.accepts(value):
             raise InputError(f"{switch.name} is {value!r}; {switch.wanted()}.")
 

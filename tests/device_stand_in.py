@@ -1,7 +1,7 @@
 """A device that this machine does not have: meta tensors, whose shapes are computed and whose values do not exist.
 
 What makes a program wait for a GPU (a number, a copy to the host, indices whose count depends on values, an upload) is
-impossible or visible on `meta`: each such request is counted and answered with zeros. Nothing is computed.
+impossible or visible on `meta`: each such request is counted and answered with zeros or ones. Nothing is computed.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Asked(TorchFunctionMode):
             return zeros.unbind(1) if kwargs.get("as_tuple") else zeros
         if func is Tensor.cpu or (func is Tensor.to and "cpu" in map(str, (*args[1:], *kwargs.values()))):
             self.waits["cpu"] += 1
-            return torch.zeros(first.shape, dtype=first.dtype, device="cpu")
+            made_up = torch.ones if first.is_floating_point() else torch.zeros  # ones have a logarithm
+            return made_up(first.shape, dtype=first.dtype, device="cpu")
         return self._indexed(first, args[1]) if func is Tensor.__getitem__ else None
 
     def _indexed(self, first: Tensor, index: Any) -> Tensor | None:

@@ -408,7 +408,7 @@ def test_seeds_that_no_generator_takes(seed: int) -> None:
         lambda: load_task("tiny-topics-2").prompts(tiny.tokenizer(), seed=seed),
         lambda: load_corpus(tiny.tokenizer(), ["a film"] * 9, prepend_bos=True, seed=seed),
         lambda: Isolation(random_seed=seed),
-        lambda: ManyLesions(seed=seed),
+        lambda: ManyLesions(draw_seed=seed),
     ):
         with pytest.raises(InputError, match="take one from 0 to 4294967295"):
             door()

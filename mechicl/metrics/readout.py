@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from mechicl.metrics.precision import in_float64
 from mechicl.metrics.predictions import jaccard, top_k_ids
 
 Tiles = Callable[[Float[Tensor, "row d_model"], int], Iterable[tuple[int, Float[Tensor, "row tile"]]]]
@@ -119,7 +118,7 @@ class _Sums:
 
     def measures(self, target_logit: Float[Tensor, "token stream 1"]) -> dict[str, Tensor]:
         of_tiles = (self.peak, self.mass, self.own, self.cross)
-        peak, mass, own, cross = (in_float64(torch.stack(part, -1)) for part in of_tiles)
+        peak, mass, own, cross = (_wide(torch.stack(part, -1)) for part in of_tiles)
         log_mass = peak + mass.log()
         self.log_sum = log_sum = log_mass.logsumexp(-1)
         weight = (log_mass - log_sum[..., None]).exp()  # of each tile in the whole softmax
@@ -129,10 +128,10 @@ class _Sums:
         found = {
             "kl": _divergence(apart - log_sum[:, :1] + log_sum),
             "entropy": self.nats / math.log(2),
-            "loss": log_sum - in_float64(target_logit[..., 0]),
+            "loss": log_sum - _wide(target_logit[..., 0]),
         }
         if self.reverse:
-            back = in_float64(torch.stack(self.back, -1))
+            back = _wide(torch.stack(self.back, -1))
             apart = (weight * ((own + peak) - (back + peak[:, :1]))).sum(-1)
             found["kl_reverse"] = _divergence(apart - log_sum + log_sum[:, :1])
         return {name: values.float() for name, values in found.items()}
@@ -201,25 +200,31 @@ class _Kept:
         for first, tile in zip(self.first, tiles, strict=True):
             top_logit.look(tile, first)
         rank, mixed, spare = torch.ones_like(sums.peak[0]), [], None
-        for first, tile, peak in zip(self.first, tiles, sums.peak, strict=True):
+        # The peak first, then the rest: near the peak, where it counts, the first subtraction is exact.
+        rests = _wide(torch.stack(sums.peak, -1)) - sums.log_sum[..., None]
+        rest = rests.float().to(tiles[0].device).unbind(-1)
+        for first, tile, peak, beyond in zip(self.first, tiles, sums.peak, rest, strict=True):
             spare = _like(tile, spare)
             rank += torch.gt(tile, top_logit.logit, out=spare).sum(-1)
             earlier = torch.arange(first, first + tile.shape[-1], device=tile.device) < top[:, None, None]
             rank += torch.eq(tile, top_logit.logit, out=spare).mul_(earlier).sum(-1)
-            mixed.append(_mixture(tile, peak, sums.log_sum, spare))
-        js = math.log(2) - in_float64(torch.stack(mixed, -1)).sum(-1) / 2 - (sums.nats + sums.nats[:, :1]) / 2
+            mixed.append(_mixture(tile, peak, beyond, spare))
+        js = math.log(2) - _wide(torch.stack(mixed, -1)).sum(-1) / 2 - (sums.nats + sums.nats[:, :1]) / 2
         return {"reciprocal_rank": 1 / rank, "js_divergence": js.clamp(min=0).float()}
 
 
 def _mixture(
-    tile: Float[Tensor, "token stream tile"], peak: Tensor, log_sum: Tensor, spare: Tensor
+    tile: Float[Tensor, "token stream tile"], peak: Tensor, rest: Tensor, spare: Tensor
 ) -> Float[Tensor, "token stream"]:
     """Sum of (p + q) log(p + q) with the base's and the stream's probabilities; the logits are overwritten."""
-    # The peak first, then the rest: near the peak, where it counts, the first subtraction is exact.
-    rest = (in_float64(peak) - log_sum).float().to(tile.device)
     probabilities = tile.sub_(peak[..., None]).add_(rest[..., None]).exp_()
     both = probabilities.add_(probabilities[:, :1].clone()).clamp_(min=torch.finfo(tile.dtype).tiny)
     return both.mul_(torch.log(both, out=spare)).sum(-1)
+
+
+def _wide(values: Tensor) -> Tensor:
+    """The same numbers in float64 on the host: few, and not every device has it."""
+    return values.cpu().double()
 
 
 def _divergence(nats: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def test_output_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(InputError, match="Permission denied"):
         STUDY.run(MODEL, [random_prompts(4, seed=9)], cells=Cells(tmp_path))
     assert files(tmp_path) == before
-    monkeypatch.setattr("mechicl.results.tempfile.TemporaryFile", denied)
+    monkeypatch.setattr("mechicl.files.writing.tempfile.TemporaryFile", denied)
     with pytest.raises(InputError, match=r"Permission denied.*choose another folder"):
         run(tmp_path)
 
