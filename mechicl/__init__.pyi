@@ -89,7 +89,7 @@ def information_flow(
     (S_wp); in deep layers it flows from the label words to the target position (S_pq).
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
@@ -120,7 +120,7 @@ def isolation(
     the last layers, or isolating as many random tokens, hardly does.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         n_layers: Numbers of first and of last layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
@@ -151,7 +151,7 @@ def deep_layers(
     0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         weight: attention (the paper), or norm: times the length of the value that is moved.
         protocol: corrected, or paper: what the authors' code did.
@@ -183,7 +183,7 @@ def reweighting(
     above that of the same demonstrations, and above that of more demonstrations.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         lr: Learning rate of Adam.
         epochs: Rounds through the training items.
@@ -217,7 +217,7 @@ def compression(
     full context; the same words as text, or random tokens in place of the label words, do not.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         kept: What is kept of the context.
         positions: Where queries stand: original, zero or packed.
@@ -250,7 +250,7 @@ def compression_speed(
     whole prompts, the more so the longer the demonstrations.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         warm_up: Queries that are asked before the clock runs.
         repeats: Times that every query is timed; the median counts.
@@ -282,7 +282,7 @@ def error_diagnosis(
     on TREC, Description and Entity most of all.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         components: Numbers of principal components.
         layer: Layer of the heat map; default: two thirds deep.
@@ -313,7 +313,7 @@ def anchor_sweep(
     shallow layers.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         windows: Numbers of neighbouring layers isolated together.
         mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
@@ -341,7 +341,7 @@ def anchor_kinds(
     fails (footnote 6).
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         random_seed: Seed of the random text tokens.
         batch_size: prompts or sequences per pass.
@@ -368,7 +368,7 @@ def stages_atlas(
     calibration (suppression neurons, large MLP norms).
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -396,7 +396,7 @@ def benchmarks(
     80-90 % of depth adds some.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         tasks: benchmarks, from `mi.load_benchmarks`.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
@@ -427,7 +427,7 @@ def layer_lesions(
     dropping.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
@@ -454,7 +454,7 @@ def lesioned_icl(
     words, late layers the reading by the target.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         prompts: one prompt set, or several (tasks, seeds), which make one result.
         batch_size: prompts or sequences per pass.
 
@@ -478,7 +478,7 @@ def token_lesions(
     The paper: Early layers put tokens together to words, and middle layers can be left out.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kind: What is done to each layer.
         batch_size: prompts or sequences per pass.
@@ -505,7 +505,7 @@ def cka(
     The paper: Layers form blocks whose representations are alike, which agree with the stages.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
@@ -532,7 +532,7 @@ def local_attention(
     words; with depth it becomes less and less so.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
         protocol: corrected, or paper: what the authors' code did.
@@ -558,7 +558,7 @@ def word_merging(
     tokens: there tokens become words.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens of words; for each number, heads are ranked.
         batch_size: prompts or sequences per pass.
@@ -588,7 +588,7 @@ def word_identity(
     The paper: In the first layers the tokens of a word are put together into one representation.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens of a word; each number is a panel.
         occurrences: Contexts of each word, one for each fold or more.
@@ -616,7 +616,7 @@ def wic(
     The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         pairs: pairs of sentences that share a word, from `mi.load_word_pairs`.
         seed: Seed of the folds and of the control's labels.
         batch_size: prompts or sequences per pass.
@@ -642,7 +642,7 @@ def logit_lens(
     prediction and its entropy fall, and in some models entropy rises again in the last layers.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         top_k: Size of the sets of most probable tokens that are compared.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
@@ -676,7 +676,7 @@ def voting(
     in -ing about as well as the model; ensembles of prediction neurons do better than both.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         token_class: A suffix (-ing), words (with commas), a file with a word on each line, token ids,
             or a test of words.
@@ -711,7 +711,7 @@ def neurons(
     depth; suppression neurons take over in the last layers.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         kurtosis: Above it a neuron promotes or suppresses (a Gaussian has 3).
         variance: Above it a neuron splits the vocabulary in two.
         protocol: corrected, or paper: what the authors' code did.
@@ -739,7 +739,7 @@ def many_lesions(
     of order, the more predictions change, without a sudden break.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         draws: Random sets or orders of each size.
         draw_seed: Seed of these draws.
@@ -765,7 +765,7 @@ def norms(
     The paper: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -792,7 +792,7 @@ def entropy_neurons(
     is: fixing their activation moves its entropy, through the scale of the final norm.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         neurons: Entropy neurons, the most neutral first.
         controls: Other neurons of like length for each of them.

@@ -20,6 +20,12 @@ from mechicl.errors import InputError, check_seed
 
 DECLARED = Path(__file__).parent / "studies" / "declared.json"
 Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
+RESERVED = frozenset(
+    ("model", "tasks", "batch_size", "task", "data", "samples", "seeds", "shots", "mislabelled", "demonstrations",
+     "too_long", "label_words", "text", "tokens", "length", "packing", "column", "split", "processing", "out", "dtype",
+     "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
+)  # fmt: skip
+"""Arguments and options that studies share: no switch can have such a name."""
 MATERIAL: dict[str, str] = {"prompts": "prompts", "text": "corpus", "pairs": "pairs", "benchmarks": "tasks"}
 """What a study is run on, as an argument; one that reads weights has none."""
 Kind = Literal["choice", "int", "float", "bool", "text"]
@@ -73,7 +79,8 @@ class DeclaredSwitch:
             return self.optional
         if not self.several:
             return self._takes(value)
-        return isinstance(value, tuple) and 0 < len(value) == len(set(value)) and all(map(self._takes, value))
+        each = isinstance(value, tuple) and len(value) > 0 and all(map(self._takes, value))
+        return each and len(set(value)) == len(value)
 
     def _takes(self, value: Any) -> bool:
         if self.kind == "choice":
@@ -83,7 +90,7 @@ class DeclaredSwitch:
         if isinstance(value, bool) or not isinstance(value, int if self.kind == "int" else (int, float)):
             return False
         enough = self.min is None or value >= self.min
-        return isfinite(value) and enough and (self.above is None or value > self.above)
+        return (isinstance(value, int) or isfinite(value)) and enough and (self.above is None or value > self.above)
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,7 @@ def check_values(study: Any) -> None:
     for switch in switches(type(study)):
         value = getattr(study, switch.name)
         if switch.several and isinstance(value, Collection) and not isinstance(value, str | tuple):
-            value = tuple(value)
+            value = tuple(one.item() if hasattr(one, "item") else one for one in value)
             object.__setattr__(study, switch.name, value)
         if switch.name.endswith("seed") and isinstance(value, int):
             check_seed(value)
@@ -168,7 +175,7 @@ def _switch(one: Field[Any], hint: Any) -> DeclaredSwitch:
         hint, *more = get_args(hint)
         said = next((each for each in more if isinstance(each, Switch)), said)
     if one.default is MISSING:
-        raise InputError(f"The switch {one.name} of a study needs a default.")
+        raise InputError(f"The switch {one.name} of a study needs a default that is a plain value.")
     kind, choices, several, optional = _kind(hint)
     return DeclaredSwitch(one.name, kind, one.default, said.help, choices, several, optional, said.min, said.above)
 
@@ -179,7 +186,7 @@ def _kind(hint: Any) -> tuple[Kind, tuple[str, ...], bool, bool]:
     optional = len(inside) < len(get_args(hint))
     if optional and len(inside) == 1:
         return (*_kind(inside[0])[:3], True)
-    if get_origin(hint) is Literal:
+    if get_origin(hint) is Literal and all(isinstance(one, str) for one in get_args(hint)):
         return "choice", get_args(hint), False, False
     if get_origin(hint) is tuple and len(inside) == 2 and inside[1] is Ellipsis:
         kind, choices, *_ = _kind(inside[0])

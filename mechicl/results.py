@@ -64,10 +64,12 @@ class Result:
     @cached_property
     def _summary(self) -> pd.DataFrame:
         summary = self.study.summary(self.table)
+        if not isinstance(summary, pd.DataFrame):
+            raise InputError(f"The summary of {self.name} is a {type(summary).__name__}; give a table.")
         if lacking := [name for name in _COLUMNS if name not in summary]:
             said = f"column{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
             raise InputError(f"The summary of {self.name} lacks the {said}; give it {', '.join(_COLUMNS)}.")
-        if words := [name for name in ("mean", "low", "high") if not is_numeric_dtype(summary[name])]:
+        if words := [name for name in ("mean", "low", "high", "n") if not is_numeric_dtype(summary[name])]:
             raise InputError(f"The summary of {self.name} has words in {', '.join(words)}; give numbers, or NaN.")
         if summary.empty:
             raise InputError(f"The summary of {self.name} has no row; give it one per point of the figure.")
@@ -253,7 +255,9 @@ def _short(value: Any) -> str:
 
 def _parquet(table: pd.DataFrame, key: bytes = b"") -> bytes:
     """A table as a parquet file, with a cell's key beside its columns, and which columns hold arrays."""
-    arrays = [name for name in table if any(isinstance(value, np.ndarray) for value in table[name].head(1))]
+    arrays = [
+        name for name in table.select_dtypes("object") if any(isinstance(value, np.ndarray) for value in table[name])
+    ]
     columns = pa.Table.from_pandas(table, preserve_index=False)
     facts = {_ARRAYS: json.dumps(arrays).encode(), **({_KEY: key} if key else {})}
     buffer = io.BytesIO()

@@ -9,15 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mechicl as mi
+from mechicl.cli.asked import OnPrompts
+from mechicl.cli.asked_of_stages import OnBenchmarks, OnLens, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import declarations, studies
 from mechicl.cli.reading import several
-from mechicl.declared import DECLARED, MATERIAL, declaration, shipped
+from mechicl.declared import DECLARED, MATERIAL, RESERVED, declaration, shipped
 from mechicl.errors import InputError
 from mechicl.studies import STUDIES
 
+KINDS = (OnPrompts, OnText, OnLens, OnWeights, OnWordPairs, OnBenchmarks, OnTextAndPrompts)
 SHIPPED = [name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.")]
 
 
@@ -80,3 +84,16 @@ def test_a_list_is_as_good_as_a_tuple() -> None:
 def test_the_declarations_are_shipped_with_the_package() -> None:
     assert DECLARED.is_file()
     assert list(shipped()) == SHIPPED, "in the order of the papers"
+
+
+def test_reserved_names_are_those_of_the_shared_options() -> None:
+    shared = {one.name for kind in KINDS for one in dataclasses.fields(kind)}
+    assert shared - RESERVED == {"seed", "tuned", "tuned_tokens", "tuned_steps", "prepend_bos"}, "shared on purpose"
+
+
+def test_numbers_of_other_kinds_are_taken_or_refused_in_a_sentence() -> None:
+    study = STUDIES["isolation"]
+    assert study(n_layers=np.arange(1, 3)) == study(n_layers=(1, 2))  # type: ignore[call-arg]
+    for wrong in ([[1, 2]], [1, 1], [], [0.5], ["1"]):
+        with pytest.raises(InputError, match="n_layers is"):
+            study(n_layers=wrong)  # type: ignore[call-arg]

@@ -60,7 +60,9 @@ class Told:
 
 
 def test_a_result_shows_its_finding_and_first_numbers() -> None:
-    table = pd.DataFrame({"model": [HOSTILE[:30]] * 20, "metric": "x", "mean": 0.123456, "low": 0.0, "high": 1.0, "n": 3})
+    table = pd.DataFrame(
+        {"model": [HOSTILE[:30]] * 20, "metric": "x", "mean": 0.123456, "low": 0.0, "high": 1.0, "n": 3}
+    )
     shown = Result(Told(), table, {})._repr_html_()  # type: ignore[arg-type]
     assert tags(shown) <= {"div", "b", "table", "tr", "th", "td", "bdi"}
     assert shown.count("0.1235") == 8

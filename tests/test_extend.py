@@ -12,6 +12,7 @@ import pytest
 
 import mechicl as mi
 from mechicl.cli import main
+from mechicl.code_digest import measured_by
 from mechicl.errors import InputError
 from mechicl.report import write_report
 from mechicl.results import Cells
@@ -40,7 +41,7 @@ def study_file(tmp_path: Path) -> Iterator[Path]:
     STUDIES.update(before)
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        if name.startswith("my_"):
+        if name.startswith(("my_", "statistics_")):
             del sys.modules[name]
 
 
@@ -136,6 +137,32 @@ def test_a_file_without_a_study_is_refused_in_a_sentence(text: str, said: str, t
     assert code == 2
     assert said in err
     assert err.count("\n") == 1
+
+
+def test_a_file_named_as_a_library_is_followed_all_the_same(study_file: Path) -> None:
+    """`statistics.py` is a module of Python's; the user's file of that name is not."""
+    file = study_file.with_name("statistics.py")
+    keys = []
+    for change in ("", ".norm(p=1, dim=-1)"):
+        text = study_file.read_text(encoding="utf-8")
+        file.write_text(text.replace(".norm(dim=-1)", change) if change else text, encoding="utf-8")
+        (study,) = load_studies(file)
+        keys.append(measured_by(study))
+    assert keys[0] != keys[1]
+    assert sys.modules.get("statistics") is not sys.modules[study.__module__]
+
+
+def test_a_study_that_lacks_methods_is_refused_by_their_names(study_file: Path) -> None:
+    text = study_file.read_text().replace("    def finding(", "    def found(")
+    study_file.write_text(text)
+    with pytest.raises(InputError, match=r"target-norm in .* lacks finding"):
+        load_studies(study_file)
+
+
+def test_a_switch_that_every_command_has_is_refused(study_file: Path) -> None:
+    study_file.write_text(study_file.read_text().replace("    relative: Annotated", "    samples: Annotated"))
+    with pytest.raises(InputError, match="has a switch samples"):
+        load_studies(study_file)
 
 
 def test_a_name_that_is_taken_is_refused(study_file: Path) -> None:

@@ -108,7 +108,7 @@ class OnTextAndPrompts(OnText):
         """The same model, its weights as they are, on prompts of the tasks."""
         return OnPrompts(
             model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
-            task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
+            n_ctx=self.n_ctx, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
         )  # fmt: skip
 
     def result(self, study: "Study") -> "Result":

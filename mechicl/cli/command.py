@@ -67,8 +67,7 @@ def asking(
 def _command(told: Declaration) -> Any:
     """The command of one study."""
     kind = kind_for(told)
-    sizes = {"batch_size": told.batch_size} if told.reads != "weights" or told.batch_size else {"batch_size": None}
-    shared = _shared(kind, {**sizes, **told.shared})
+    shared = _shared(kind, {"batch_size": told.batch_size, **told.shared})
     names = {one.name for one in shared}
     own = [switch for switch in told.switches if switch.name not in names]
 
@@ -101,7 +100,9 @@ def _option(switch: DeclaredSwitch) -> inspect.Parameter:
     help, default = switch.help, switch.default
     kind: Any = _TYPES.get(switch.kind, str)
     if switch.several:
-        kind, default = str, ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
+        kind = str
+        if default is not None:
+            default = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
         help += f" Of {', '.join(switch.choices)}; with commas." if switch.choices else " With commas."
         more = {"autocompletion": several_of(*switch.choices)} if switch.choices else {}
     elif switch.kind == "choice":
@@ -113,7 +114,7 @@ def _option(switch: DeclaredSwitch) -> inspect.Parameter:
 
 def _value(switch: DeclaredSwitch, given: Any) -> Any:
     """The value of a switch that was written on the command line."""
-    return several(switch, given) if switch.several else given
+    return several(switch, given) if switch.several and given is not None else given
 
 
 def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:

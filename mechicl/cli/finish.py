@@ -144,15 +144,16 @@ def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _M
     """
     summary = summary[summary["metric"].isin(summary["metric"].unique()[:metrics])]
     values = summary[["mean", "low", "high"]].to_numpy()
-    written = summary.assign(value=[_number(*row) if intervals else _number(row[0]) for row in values])
+    written = summary.assign(_shown=[_number(*row) if intervals else _number(row[0]) for row in values])
     index = [
         column
         for column in summary.columns
         if column not in ("metric", "mean", "low", "high", "n", "seeds", "seed_sd", "count", "depth")
         and summary[column].nunique() > 1
-    ]
+    ] or ["model"]
     shown = list(dict.fromkeys(summary["metric"]))
-    wide = written.pivot(index=index, columns="metric", values="value")[shown].fillna("–")
+    written = written.drop_duplicates([*index, "metric"])
+    wide = written.pivot(index=index, columns="metric", values="_shown")[shown].fillna("–")
     order = summary[index].drop_duplicates()
     table: pd.DataFrame = wide.reindex(order.set_index(index).index).reset_index()
     return table

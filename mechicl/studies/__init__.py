@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from difflib import get_close_matches
+from hashlib import sha256
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -49,22 +50,30 @@ def load_studies(path: str | Path) -> list[type[Study]]:
     """
     path = Path(path).resolve()
     before = dict(STUDIES)
-    spec = spec_from_file_location(path.stem, path) if path.suffix == ".py" and path.is_file() else None
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # of a name that no library has
+    spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no file of Python; give the file that defines your studies, such as study.py.")
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # where dataclasses and source code are looked up
-    sys.path.append(str(path.parent))  # what lies beside it can be imported
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # what lies beside it can be imported
     try:
         spec.loader.exec_module(module)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a user's code raises
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
+        STUDIES.clear()
+        STUDIES.update(before)
+        del sys.modules[spec.name]
+        if isinstance(error, InputError):
+            raise
         said = f"{type(error).__name__}: {first_line(error)}"
         raise InputError(f"{path} cannot be run ({said}); mend it and try again.") from error
     added = [study for name, study in STUDIES.items() if before.get(name) is not study]
     if not added:
         raise InputError(f"{path} defines no study; subclass mechicl.studies.Study, with a name, in it.")
+    for study in added:
+        if lacking := sorted(getattr(study, "__abstractmethods__", ())):
+            raise InputError(f"The study {study.name} in {path} lacks {', '.join(lacking)}; write these methods.")
     return added
 
 
@@ -88,6 +97,11 @@ def load_result(folder: str | Path, name: str) -> Result:
     try:
         result.summary(), result.finding()
     except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
+        if not STUDIES[name].__module__.startswith("mechicl."):
+            raise InputError(
+                f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); mend "
+                "its summary or finding, or run it again."
+            ) from error
         raise InputError(
             f"The table of {name} in {folder} is not one of this version of mechicl: another version wrote it; run the "
             "study again."

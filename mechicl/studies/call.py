@@ -68,7 +68,7 @@ def signature(study: type[Study], told: Declaration) -> inspect.Signature:
 
 def docstring(study: type[Study], told: Declaration) -> str:
     """Title, source, claim, arguments and result, as a docstring."""
-    arguments = {"model": "a HookedTransformer."}
+    arguments = {"model": "a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`."}
     if told.reads in MATERIAL:
         arguments[MATERIAL[told.reads]] = _MATERIAL[told.reads]
     arguments |= {one.name: one.help for one in told.switches}

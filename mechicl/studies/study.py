@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,7 +20,7 @@ import plotly.graph_objects as go
 
 from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
-from mechicl.declared import Reads, Switch, check_values
+from mechicl.declared import MATERIAL, RESERVED, Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
 from mechicl.figures import styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
@@ -66,11 +69,11 @@ class Study(ABC):
     batch_size: ClassVar[int | None] = 16
     """Prompts or sequences per pass, to begin with; None where it makes no batches."""
     shared_options: ClassVar[Mapping[str, Any]] = {}
-    """Options that commands share and that begin elsewhere in this study's; None: its command has no such option."""
+    """Other defaults of shared options, in this study's command; None: its command has no such option."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Today's names of switches that saved results know by another."""
+    """Switches that saved results know by another name: old name, new name."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -111,7 +114,7 @@ class Study(ABC):
         """How often it takes all of its material through the model, to a factor of three; a gradient is two more."""
         return 1
 
-    def estimate(self, model: Any, material: Material = None, *, batch_size: int = 16) -> Estimate:
+    def estimate(self, model: Any, material: Material = None, *, batch_size: int | None = None) -> Estimate:
         """The memory and the time that `run` is going to take, to an order of magnitude.
 
         Memory is counted from sizes. Time is that of one short pass, timed here, by the study's `passes`.
@@ -120,6 +123,7 @@ class Study(ABC):
             InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
                 that is free.
         """
+        batch_size = self.batch_size or 1 if batch_size is None else batch_size
         if (study := self.for_model(model)) is not self:
             return study.estimate(model, material, batch_size=batch_size)
         net, (parts, _) = hooked(model), self._parts(material)
@@ -180,7 +184,7 @@ class Study(ABC):
             InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
                 the memory that is free.
         """
-        batch_size = batch_size or self.batch_size or 1
+        batch_size = self.batch_size or 1 if batch_size is None else batch_size
         start, net = time.monotonic(), hooked(model)
         if (study := self.for_model(model)) is not self:
             return study.run(model, material, batch_size=batch_size, cells=cells)
@@ -291,6 +295,13 @@ def _register(study: type[Study]) -> None:
     missing = [fact for fact in ("title", "source", "claim") if not isinstance(getattr(study, fact, None), str)]
     if missing:
         raise InputError(f"The study {study.name} lacks {' and '.join(missing)}; give its class these texts.")
+    called = study.name.replace("-", "_")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", study.name) or called in import_module("mechicl").HOME:
+        raise InputError(
+            f"A study cannot be named {study.name!r}; take small letters, dashes and no name of mechicl's."
+        )
+    if taken := (RESERVED | {MATERIAL.get(study.reads, "model")}) & inspect.get_annotations(study).keys():
+        raise InputError(f"The study {study.name} has a switch {', '.join(taken)}, which commands share; rename it.")
     there = STUDIES.get(study.name)
     if there is not None and (there.__module__, there.__qualname__) != (study.__module__, study.__qualname__):
         raise InputError(f"There is a study {study.name!r} already, in {there.__module__}; give yours another name.")
