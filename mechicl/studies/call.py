@@ -31,12 +31,15 @@ _MATERIAL = {
 def call_of(study: type[Study]) -> Callable[..., Result]:
     """The study as a function of a model and what it is run on, its switches as keywords."""
     told = declaration(study)
+    expected = signature(study, told)
 
     def call(model: Any, *material: Any, **values: Any) -> Result:
         try:
-            given = call.__signature__.bind(model, *material, **values).arguments  # type: ignore[attr-defined]
+            given = expected.bind(model, *material, **values).arguments
         except TypeError as error:
-            raise TypeError(f"{call.__name__}(): {error}; its arguments are {', '.join(arguments)}.") from None
+            raise TypeError(
+                f"{call.__name__}(): {error}; its arguments are {', '.join(expected.parameters)}."
+            ) from None
         own = {one.name: given[one.name] for one in told.switches if one.name in given}
         size = {"batch_size": given["batch_size"]} if "batch_size" in given else {}
         return study(**own).run(model, given.get(MATERIAL.get(told.reads, "")), **size)
@@ -44,8 +47,7 @@ def call_of(study: type[Study]) -> Callable[..., Result]:
     call.__name__ = call.__qualname__ = told.name.replace("-", "_")
     call.__module__ = study.__module__
     call.__doc__ = docstring(study, told)
-    call.__signature__ = arguments_of = signature(study, told)  # type: ignore[attr-defined]
-    arguments = list(arguments_of.parameters)
+    call.__signature__ = expected  # type: ignore[attr-defined]
     return call
 
 

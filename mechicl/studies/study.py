@@ -154,12 +154,15 @@ class Study(ABC):
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
 
+    def heading(self, rows: pd.DataFrame, about: str = "") -> str:
+        """The title of a figure: the study, what it is `about` here, and the models of the rows."""
+        return f"{self.title}{about}: {', '.join(rows['model'].unique())}"
+
     def styled(
         self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, *, hover: str = "x unified", **style: Any
     ) -> go.Figure:
         """A figure of `rows` in the house style, titled by study and models; `style` is that of `figures.styled`."""
-        title = f"{self.title}: {', '.join(rows['model'].unique())}"
-        figure = styled(figure, title=title, subtitle=f"{self.source}; {subtitle}", **style)
+        figure = styled(figure, title=self.heading(rows), subtitle=f"{self.source}; {subtitle}", **style)
         return figure.update_layout(hovermode=hover)
 
     @abstractmethod

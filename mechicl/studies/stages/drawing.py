@@ -46,6 +46,6 @@ def titled(
     `counts` is the column of whole numbers on the x axis, None where there is none.
     """
     return styled(
-        figure, title=f"{study.title}{about}: {', '.join(summary['model'].unique())}", subtitle=subtitle, x=x, y=y,
+        figure, title=study.heading(summary, about), subtitle=subtitle, x=x, y=y,
         counts=None if counts is None else int(summary[counts].max()),
     )  # fmt: skip
