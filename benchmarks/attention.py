@@ -58,10 +58,7 @@ def main() -> None:
     weight, bias = attn.W_Q, attn.b_Q
     for rows in (1, 22, 148, 352, 2368):
         x = torch.randn(1, rows, cfg.d_model, device=cfg.device, dtype=cfg.dtype)
-        ways = (
-            partial(attention.per_head, x, weight, bias),
-            partial(attention.all_heads, x, weight, bias),
-        )
+        ways = (partial(attention.per_head, x, weight, bias), partial(attention.all_heads, x, weight, bias))
         _turns(clock, f"{rows} rows", ways, asked.repeats)
 
 

@@ -33,11 +33,7 @@ STATISTICS: dict[str, tuple[str, Callable[..., Any], Callable[[pd.DataFrame], pd
         lambda model, prompts: mi.isolation(model, prompts, n_layers=(1, 2)),
         lambda rows: rows[rows["metric"] == "word_loyalty_5"],
     ),
-    "lens KL": (
-        "text",
-        mi.logit_lens,
-        lambda rows: rows[(rows["metric"] == "kl") & (rows["lens"] == "corrected")],
-    ),
+    "lens KL": ("text", mi.logit_lens, lambda rows: rows[(rows["metric"] == "kl") & (rows["lens"] == "corrected")]),
     "KL of a dropped layer": (
         "text",
         lambda model, text: mi.layer_lesions(model, text, kinds=("drop",)),

@@ -60,10 +60,7 @@ def _table(dataset: str, text: str, label: str, split: str, *, fine: bool = Fals
         text: [f"{split} {k} {name} " for k in range(2) for name in names],
         label: [c if gold else -1 for _ in range(2) for c in range(len(names))],
     }
-    features = {
-        text: {"dtype": "string", "_type": "Value"},
-        label: {"names": names, "_type": "ClassLabel"},
-    }
+    features = {text: {"dtype": "string", "_type": "Value"}, label: {"names": names, "_type": "ClassLabel"}}
     if fine:
         columns["fine_label"] = [c * 7 for _ in range(2) for c in range(len(names))]
         features["fine_label"] = {"dtype": "int64", "_type": "Value"}

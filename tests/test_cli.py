@@ -108,18 +108,7 @@ def test_a_study_leaves_results_and_a_page(
 def test_paper_protocol_and_variants_run(
     mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
-    asked = [
-        "--model",
-        model_folder,
-        "--task",
-        "sst2",
-        "--data",
-        data_folder,
-        "--samples",
-        3,
-        "--seeds",
-        "1",
-    ]
+    asked = ["--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 3, "--seeds", "1"]
     for number, (study, options) in enumerate(
         (
             ("information-flow", ["--protocol", "paper", "--head-reduce", "sum_of_abs", "--loss", "logit_difference"]),

@@ -180,10 +180,7 @@ def test_scores_of_a_class_that_is_only_predicted_or_never_are_scikit_learns() -
 def test_binary_auroc_of_the_paper_ignores_the_first_class() -> None:
     attention = torch.rand(40, 3, 2, generator=torch.Generator().manual_seed(0))
     target = torch.arange(40) % 2
-    for protocol, score in (
-        ("paper", attention[..., 1]),
-        ("corrected", attention[..., 1] / attention.sum(-1)),
-    ):
+    for protocol, score in (("paper", attention[..., 1]), ("corrected", attention[..., 1] / attention.sum(-1))):
         result = metrics.auroc_by_layer(attention, target, protocol=protocol)  # type: ignore[arg-type]
         expected = [roc_auc_score(target, score[:, layer]) for layer in range(3)]
         assert result.values.tolist() == pytest.approx(expected)

@@ -31,13 +31,7 @@ _WORDS = (
 def _gpt2(**more: Any) -> Any:
     from transformers import GPT2Config
 
-    sizes = {
-        "n_embd": D_MODEL,
-        "n_layer": N_LAYERS,
-        "n_head": N_HEADS,
-        "n_positions": N_CTX,
-        "vocab_size": D_VOCAB,
-    }
+    sizes = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": N_CTX, "vocab_size": D_VOCAB}
     return GPT2Config(**sizes, **more)
 
 

@@ -77,10 +77,7 @@ class Training:
         self.network.to(device)
         matrices = [p for p in self.network.parameters() if p.dim() == 2]
         vectors = [p for p in self.network.parameters() if p.dim() == 1]
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
+        groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
 
     def advance(self) -> dict[str, float]:

@@ -56,15 +56,7 @@ ROUTES: dict[str, dict[str, float]] = {
     "object preposition": {"object": 1.0},
     "stop": {"adverb": 0.3, "subject determiner/singular": 0.35, "subject determiner/plural": 0.35},
 }
-NUMBERED = (
-    "subject determiner",
-    "subject adjective",
-    "subject label",
-    "subject",
-    "preposition",
-    "complement",
-    "verb",
-)
+NUMBERED = ("subject determiner", "subject adjective", "subject label", "subject", "preposition", "complement", "verb")
 CONTENT = ("subject adjective", "subject", "complement", "object")
 
 

@@ -25,10 +25,7 @@ LABEL_WORDS = (
 )  # fmt: skip
 
 DETERMINERS = {"singular": (" the", " this", " every"), "plural": (" these", " many", " some")}
-VERBS = {
-    "singular": (" finds", " sees", " holds", " brings"),
-    "plural": (" find", " see", " hold", " bring"),
-}
+VERBS = {"singular": (" finds", " sees", " holds", " brings"), "plural": (" find", " see", " hold", " bring")}
 PREPOSITIONS = (" of", " in", " with", " near")
 ADVERBS = (" then", " often", " now")
 STOP = "."

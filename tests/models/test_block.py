@@ -110,9 +110,7 @@ def test_prefix_and_rest_are_the_whole(seam, listening, shared):
         own = [
             kv.then(new)
             for kv, new in zip(
-                past,
-                run(seam, seam.embed(tokens[:, 11:16], positions[:5]), positions[:5], past)[1],
-                strict=True,
+                past, run(seam, seam.embed(tokens[:, 11:16], positions[:5]), positions[:5], past)[1], strict=True
             )
         ]
         last = run(seam, seam.embed(tokens[:, 16:], positions[5:]), positions[5:], own)[0]

@@ -75,13 +75,7 @@ def test_an_architecture_that_transformer_lens_does_not_know():
 
 def test_sizes():
     sizes = hooked(tiny.model("llama")).sizes
-    assert (sizes.n_layers, sizes.n_heads, sizes.n_key_value_heads, sizes.d_model, sizes.d_head) == (
-        3,
-        4,
-        2,
-        32,
-        8,
-    )
+    assert (sizes.n_layers, sizes.n_heads, sizes.n_key_value_heads, sizes.d_model, sizes.d_head) == (3, 4, 2, 32, 8)
     assert sizes.gated
     assert not sizes.parallel
     assert hooked(tiny.model("gptj")).sizes.parallel

@@ -12,11 +12,7 @@ from mechicl.models import load_model
 from mechicl.patches import Drop, Swap
 from tests.conftest import parity_files, read_json
 
-LAYER_MEANS = {
-    "kl": "kl",
-    "agreement": "top1_agreement_string",
-    "entropy_difference": "entropy_difference_bits",
-}
+LAYER_MEANS = {"kl": "kl", "agreement": "top1_agreement_string", "entropy_difference": "entropy_difference_bits"}
 
 
 @pytest.fixture(scope="module", params=parity_files("lesion"))

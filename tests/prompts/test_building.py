@@ -15,10 +15,7 @@ from tests.prompts.vocabularies import byte_level, covered, metaspace
 REVIEW = Template.parse("Review: {text}\nSentiment:{label}")
 WORDS = (" Negative", " Positive")
 NAMES = ("negative", "positive")
-TOKENIZERS = {
-    "bytes": byte_level(" Negative", " Pos", " film"),
-    "metaspace": metaspace("▁Neg", "▁Po", "film"),
-}
+TOKENIZERS = {"bytes": byte_level(" Negative", " Pos", " film"), "metaspace": metaspace("▁Neg", "▁Po", "film")}
 
 
 def build(tokenizer: Any, shots: list[Shot], query: str = "a film", **options: Any) -> Prompt:
@@ -88,14 +85,7 @@ def test_bos_moves_everything_by_one(tokenizer: Any) -> None:
     shots = [Shot("film", 0), Shot("🙂", 1)]
     plain, with_bos = build(tokenizer, shots), build(tokenizer, shots, prepend_bos=True)
     assert with_bos.tokens == (tokenizer.bos_token_id, *plain.tokens)
-    for attribute in (
-        "anchors",
-        "w",
-        "label_positions",
-        "template_positions",
-        "query_text",
-        "query_template",
-    ):
+    for attribute in ("anchors", "w", "label_positions", "template_positions", "query_text", "query_template"):
         assert getattr(with_bos, attribute) == tuple(p + 1 for p in getattr(plain, attribute))
     assert with_bos.query_start == plain.query_start + 1
     assert with_bos.prepend_bos
@@ -150,10 +140,7 @@ def test_the_name_of_a_special_token_in_a_text_is_plain_text(tokenizer: Any) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            (" Negative", " Negation"),
-            "' Negative' .negative. and ' Negation' .positive. begin with the same token",
-        ),
+        ((" Negative", " Negation"), "' Negative' .negative. and ' Negation' .positive. begin with the same token"),
         ((" Good", " Good"), "' Good' is given to two classes, 'negative' and 'positive'"),
         ((" Good", ""), "class 'positive' is ''"),
         ((" ", " Good"), "class 'negative' is ' '"),

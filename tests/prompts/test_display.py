@@ -11,15 +11,7 @@ from mechicl.prompts import Prompt, PromptSet, Shot
 from tests.prompts.test_building import build
 from tests.prompts.vocabularies import byte_level, metaspace
 
-TEXTS = [
-    "fine film",
-    '<script>alert(1)</script> & "quotes"',
-    "שלום \u202e עולם",
-    "🙂" * 20,
-    "word " * 2000,
-    "",
-    "a\nb",
-]
+TEXTS = ["fine film", '<script>alert(1)</script> & "quotes"', "שלום \u202e עולם", "🙂" * 20, "word " * 2000, "", "a\nb"]
 
 
 def shown(html: str) -> str:

@@ -30,10 +30,7 @@ def metaspace(*words: str) -> Any:
         _merge(word.replace(" ", "▁"), pieces, merges)
     core = Tokenizer(
         models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)},
-            merges=merges,
-            byte_fallback=True,
-            unk_token="<unk>",
+            vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, byte_fallback=True, unk_token="<unk>"
         )
     )
     core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

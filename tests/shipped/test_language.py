@@ -21,11 +21,7 @@ def test_no_syllable_tells_a_topic() -> None:
         return Counter(
             (place, syllable)
             for word in topic
-            for place, syllable in (
-                ("first", word[0]),
-                ("last", word[-1]),
-                *(("middle", m) for m in word[1:-1]),
-            )
+            for place, syllable in (("first", word[0]), ("last", word[-1]), *(("middle", m) for m in word[1:-1]))
         )
 
     first, *others = [occurrences(topic) for topic in lex.lexicon().words]

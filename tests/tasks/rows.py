@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from mechicl.tasks import built_in_tasks, load_task
 
-_SUBJECTS = (
-    "the cat",
-    "my brother",
-    "a blue train",
-    "our town",
-    "the old radio",
-    "that song",
-    "the river",
-    "her idea",
-)
+_SUBJECTS = ("the cat", "my brother", "a blue train", "our town", "the old radio", "that song", "the river", "her idea")
 
 
 def rows(task: str, per_class: int = 8) -> list[dict[str, str]]:

@@ -53,11 +53,7 @@ def splits(path: Path, task: str = "sst2") -> Splits:
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
 def test_every_kind_of_file_gives_the_same_examples(kind: str, tmp_path: Path) -> None:
-    content = [
-        *ROWS,
-        {"text": 'he said, "NA"\nnull', "label": "positive"},
-        {"text": "nan", "label": "negative"},
-    ]
+    content = [*ROWS, {"text": 'he said, "NA"\nnull', "label": "positive"}, {"text": "nan", "label": "negative"}]
     read = splits(WRITERS[kind](tmp_path / f"reviews.{kind}", content))
     assert read.queries is None
     assert list(read.demonstrations.texts) == [row["text"] for row in content]
@@ -92,8 +88,7 @@ def test_trec_numbers_mean_what_labels_json_says(tmp_path: Path) -> None:
 def test_a_folder_has_a_file_for_each_split(tmp_path: Path) -> None:
     for name in ("train", "test", "validation"):
         write_jsonl(
-            tmp_path / f"{name}.jsonl",
-            [{"text": name, "label": "Negative "}, {"text": name, "label": "POSITIVE"}],
+            tmp_path / f"{name}.jsonl", [{"text": name, "label": "Negative "}, {"text": name, "label": "POSITIVE"}]
         )
     both = splits(tmp_path)
     assert both.queries is not None
@@ -131,10 +126,7 @@ BAD = {
     "number.jsonl": ('{"text": 5, "label": "positive"}\n', "line 1: the text is 5, expected a string"),
     "nan.jsonl": ('{"text": NaN, "label": "positive"}\n', "line 1: the text is nan, expected a string"),
     "null.jsonl": ('{"text": null, "label": "positive"}\n', "line 1: the text is None, expected a string"),
-    "nested.jsonl": (
-        '{"text": "a", "label": ["positive"]}\n',
-        r"line 1: the label \['positive'\] is not a class",
-    ),
+    "nested.jsonl": ('{"text": "a", "label": ["positive"]}\n', r"line 1: the label \['positive'\] is not a class"),
     "flag.jsonl": ('{"text": "a", "label": true}\n', "line 1: the label is the number 1"),
     "short.csv": ("text,label\na,positive\nb\n", "line 3: the row does not have the 2 columns"),
     "long.csv": ("text,label\na, b,positive\n", "line 2: the row does not have the 2 columns"),

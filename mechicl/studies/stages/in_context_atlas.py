@@ -70,7 +70,7 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
     told = [
         f"Before prediction ensembling ({uniform:.0%} of the layers) lie {early:.0%} of S_wp, the gathering in label "
         f"words, summed over layers (largest in layer {wp.idxmax()}), and {1 - late:.0%} of S_pq, their reading "
-        f"(largest in layer {pq.idxmax()})",
+        f"(largest in layer {pq.idxmax()})"
     ]
     if "AUCROC" in there:  # it is not where every prompt was answered alike
         auc = curves["AUCROC"]
