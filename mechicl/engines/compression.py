@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mechicl.engines.context import Context, read_context
-from mechicl.engines.prefix import joined, shared_demonstrations
+from mechicl.engines.prefix import joined_runs, shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run
 from mechicl.prompts import Prompt, PromptSet
@@ -74,7 +74,7 @@ def on_anchors(
         context = anchors_of(read_context(model, first), first)
         asked = prompts.select(indices)
         parts.append(context.ask(model, asked, probes, patches, batch_size=batch_size, progress=None))
-    return joined(parts, groups, probes)
+    return joined_runs(parts, groups, probes)
 
 
 def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:

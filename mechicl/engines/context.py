@@ -22,6 +22,7 @@ from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
+from mechicl.readings import Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ class Context:
         prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
         self._check(net, prompts, probes, patches)
 
-        def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
+        def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:
             batch = self.queries(part, net.device)
 
             def forward() -> Tensor:

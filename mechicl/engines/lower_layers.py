@@ -16,6 +16,7 @@ from mechicl.engines.context import blocks_on
 from mechicl.hooks import Patch, Probe, Run, sweep, target_pass
 from mechicl.models import Adapter, Blockwise, frozen
 from mechicl.prompts import PromptSet
+from mechicl.readings import Reading
 
 
 def first_layer(net: Adapter, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> int:
@@ -49,7 +50,7 @@ def run_above(
         shown = torch.tensor([prompts[0].tokens[:n]], device=net.device)
         demonstrations, past = blocks_on(net, range(layer), net.embed(shown), places, ())
 
-    def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
+    def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:
         batch = part.batch(net.device)
 
         def forward() -> Tensor:

@@ -17,6 +17,7 @@ from mechicl.hooks import Patch, Probe, Run, run
 from mechicl.models import hooked, runs_by_block
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptSet
+from mechicl.readings import joined
 
 
 def run_shared(
@@ -56,15 +57,15 @@ def run_shared(
                 part = context.ask(model, members, probes, at_target, batch_size=batch_size, progress=None)
             parts.append(part)
             advance(len(indices))
-    return joined(parts, groups, probes)
+    return joined_runs(parts, groups, probes)
 
 
-def joined(parts: Sequence[Run], groups: Sequence[Sequence[int]], probes: Sequence[Probe] = ()) -> Run:
+def joined_runs(parts: Sequence[Run], groups: Sequence[Sequence[int]], probes: Sequence[Probe] = ()) -> Run:
     """Runs of groups of prompts as one, in the order of the indices that the groups hold."""
     order = torch.tensor([i for indices in groups for i in indices]).argsort()
     return Run(
         torch.cat([part.label_logits for part in parts])[order],
-        {probe: torch.cat([part[probe] for part in parts])[order] for probe in probes},
+        {probe: joined([part[probe] for part in parts], order) for probe in probes},
     )
 
 

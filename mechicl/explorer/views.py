@@ -20,6 +20,7 @@ from mechicl.models.tokenizers import token_text
 from mechicl.probes import HeadSaliency, LensTokens, SaliencyMap
 from mechicl.probes.saliency import flow
 from mechicl.prompts import Prompt
+from mechicl.readings import Reading
 
 SHARE, MOST = 0.95, 120
 GUESSES = 3
@@ -35,7 +36,7 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     layers = tuple(range(hooked(model).sizes.n_layers))
     saliency, lens = SaliencyMap(layers, loss=objective(prompt)), LensTokens((prompt.target,), GUESSES)
     seen = run(model, [prompt], [saliency, lens], patches, progress=None)
-    edges = seen[saliency][0].tril(-1)  # an edge of a token with itself carries nothing from elsewhere
+    edges = seen[saliency].values[0].tril(-1)  # an edge of a token with itself carries nothing from elsewhere
     sums = edges.sum((1, 2))
     per_layer = sums.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
     anchors = torch.tensor([prompt.anchors] * len(layers)).reshape(len(layers), -1)
@@ -52,7 +53,7 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
         "flow": [rounded(row / row.sum()) if row.sum() > 0 else None for row in raw],
         "into": rounded(edges.sum(2) / per_layer),
         "out": rounded(edges.sum(1) / per_layer),
-        "guesses": guess_rows(model, seen[lens][0, :, 0]),
+        "guesses": guess_rows(model, seen[lens], 0),
     }
 
 
@@ -63,7 +64,7 @@ def heads(model: Any, prompt: Prompt, patches: list[Patch], layer: int) -> dict[
     each head alone an equal part of as many.
     """
     probe = HeadSaliency(layer, objective(prompt))
-    signed = run(model, [prompt], [probe], patches, progress=None)[probe][0].tril(-1)
+    signed = run(model, [prompt], [probe], patches, progress=None)[probe].values[0].tril(-1)
     each = -(-MOST // len(signed))
     places = torch.cat([strongest(signed.sum(0).abs()), *(strongest(head.abs(), each) for head in signed)])
     places = torch.unique(places, dim=0)
@@ -76,8 +77,8 @@ def guesses(model: Any, prompt: Prompt, patches: list[Patch], positions: list[in
     Returns, for each position, L + 1 rows of [token, probability, token, probability, ...].
     """
     probe = LensTokens(tuple(positions), GUESSES)
-    seen = run(model, [prompt], [probe], patches, progress=None)[probe][0]
-    return [guess_rows(model, seen[:, i]) for i in range(len(positions))]
+    seen = run(model, [prompt], [probe], patches, progress=None)[probe]
+    return [guess_rows(model, seen, i) for i in range(len(positions))]
 
 
 def objective(prompt: Prompt) -> Objective:
@@ -98,12 +99,15 @@ def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[An
     return [[query, key, value] for (query, key), value in zip(places.tolist(), values, strict=True)]
 
 
-def guess_rows(model: Any, seen: Float[Tensor, "point rank value"]) -> list[list[Any]]:
+def guess_rows(model: Any, reading: Reading, position: int) -> list[list[Any]]:
+    """For each point, [token, probability, token, probability, ...] of the first prompt."""
     tokenizer = hooked(model).tokenizer
+    points = zip(reading["token"][0, :, position], reading["probability"][0, :, position], strict=True)
     return [
-        [part for token, probability in point for part in (token_text(tokenizer, int(token)), rounded(probability))]
-        for point in seen
-    ]
+        [part for token, probability in zip(*point, strict=True)
+         for part in (token_text(tokenizer, int(token)), rounded(probability))]
+        for point in points
+    ]  # fmt: skip
 
 
 def rounded(values: Tensor) -> Any:

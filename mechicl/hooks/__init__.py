@@ -9,6 +9,7 @@ from mechicl.hooks.parts import (
     Watch,
     count_firings,
     neurons_by_layer,
+    watch_layers,
     watch_points,
 )
 from mechicl.hooks.running import Run, run, sweep, target_pass
@@ -16,5 +17,5 @@ from mechicl.models import Hook
 
 __all__ = [
     "Batch", "Hook", "HookError", "Patch", "Place", "Probe", "Run", "Watch", "count_firings",
-    "neurons_by_layer", "run", "sweep", "target_pass", "watch_points",
+    "neurons_by_layer", "run", "sweep", "target_pass", "watch_layers", "watch_points",
 ]  # fmt: skip

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -21,8 +21,9 @@ from mechicl.corpora import TokenBatch
 from mechicl.display import described
 from mechicl.errors import InputError
 from mechicl.metrics.objective import Objective
-from mechicl.models import Adapter, Hook
+from mechicl.models import Adapter, Hook, hooked
 from mechicl.prompts import PromptBatch
+from mechicl.readings import Reading, reading_of
 
 Batch = PromptBatch | TokenBatch
 """Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
@@ -57,22 +58,27 @@ class Patch(ABC):
 class Watch:
     """One probe at work on one batch: its hooks, and how to collect what they saw.
 
-    `hooks` are forward hooks. `read_logits`, if given, receives the full-vocabulary logits at q, shape [batch d_vocab].
-    `result` returns the reading, shape [batch ...], after the pass (and the backward pass, where the probe has an
-    objective).
+    `hooks` are forward hooks. `result` returns, after the pass (and the backward pass, where the probe has an
+    objective), a tensor [batch ...] for each quantity and count that the probe declares, by name; or the tensor alone,
+    where it declares one. `coordinates` names what stands along an axis, where that is not 0, 1, 2, ...
+    `read_logits`, if given, receives the full-vocabulary logits at q, shape [batch d_vocab].
     """
 
     hooks: list[Hook]
-    result: Callable[[], Tensor]
+    result: Callable[[], Tensor | Mapping[str, Tensor]]
     read_logits: Callable[[Float[Tensor, "batch d_vocab"]], None] | None = None
+    coordinates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Probe(ABC):
-    """Something that can be read from a pass. `axes` names the axes of its reading; the first is its prompt's (or, of
-    running text, its sequence's).
-    """
+    """Something that can be read from a pass. It declares the axes of its reading, and the units of its quantities."""
 
     axes: tuple[str, ...] = ("prompt",)
+    """The first is the prompt's (or, of running text, the sequence's)."""
+    units: Mapping[str, str] = {"value": ""}
+    """Unit of each quantity."""
+    terms: Mapping[str, str] = {}
+    """Of each quantity that is a mean: the name of the count that the result holds beside it."""
 
     @property
     def place(self) -> Place:
@@ -91,25 +97,64 @@ class Probe(ABC):
         `batch` is a PromptBatch, or a TokenBatch where the probe reads running text.
         """
 
+    def reading(self, watch: Watch, batch: Any) -> Reading:
+        """What was read of one batch.
+
+        Raises:
+            InputError: the result is not what the probe declares.
+        """
+        rows, name = len(batch.tokens), type(self).__name__
+        return reading_of(name, self.axes, self.units, self.terms, watch.result(), watch.coordinates, rows)
+
     def _repr_html_(self) -> str:
         return described(self)
 
 
-def watch_points(points: Sequence[str], read: Callable[[int, Tensor], Tensor]) -> Watch:
-    """Read at each of some hook points, such as that of every layer: a reading [batch point ...].
+def watch_layers(model: Any, *sites: str, reduce: Callable[..., Tensor], **more: Any) -> Watch:
+    """Reduce the values at some sites of every layer, such as "attn.hook_pattern": a result [batch layer ...].
 
-    `read` is given the number of the point and the value there, and returns [batch ...].
+    `reduce` is given the layer and the values of its sites in this order, once all are there; `more` is that of
+    `watch_points`.
     """
-    found: dict[int, Tensor] = {}
+    layers = range(hooked(model).sizes.n_layers)
+    points = [tuple(f"blocks.{layer}.{site}" for site in sites) for layer in layers]
+    return watch_points(points, reduce=reduce, **more)
 
-    def at(number: int) -> Callable[..., None]:
+
+def watch_points(
+    points: Sequence[tuple[str, ...]],
+    *,
+    reduce: Callable[..., Tensor],
+    collect: Callable[[Tensor], Tensor | Mapping[str, Tensor]] = lambda result: result,
+    coordinates: Mapping[str, Sequence[Any]] | None = None,
+) -> Watch:
+    """Reduce the values at each group of hook points.
+
+    Args:
+        points: the names of each group; a group of one is the usual case.
+        reduce: given the number of a group and its values, returns what is kept: [batch ...].
+        collect: makes the quantities of what was kept: [batch point ...].
+        coordinates: what stands along an axis, where that is not 0, 1, 2, ...
+    """
+    waiting: dict[int, dict[str, Tensor]] = {}
+    kept: dict[int, Tensor] = {}
+
+    def hook_at(number: int, name: str) -> Callable[..., None]:
         def see(value: Tensor, hook: Any) -> None:
-            found[number] = read(number, value.detach())
+            values = waiting.setdefault(number, {})
+            values[name] = value.detach()
+            if len(values) == len(points[number]):
+                values = waiting.pop(number)
+                kept[number] = reduce(number, *(values[each] for each in points[number]))
 
         return see
 
-    hooks = [(name, at(number)) for number, name in enumerate(points)]
-    return Watch(hooks, lambda: torch.stack([found[number] for number in range(len(points))], 1).cpu())
+    hooks = [(name, hook_at(number, name)) for number, group in enumerate(points) for name in group]
+
+    def result() -> Tensor | Mapping[str, Tensor]:
+        return collect(torch.stack([kept[number] for number in range(len(points))], 1))
+
+    return Watch(hooks, result, coordinates=coordinates or {})
 
 
 def neurons_by_layer(net: Adapter, neurons: Sequence[tuple[int, int]]) -> dict[int, Int[Tensor, " neuron"]]:

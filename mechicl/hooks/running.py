@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,21 +28,45 @@ from mechicl.models import (
 )
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
+from mechicl.readings import Reading, first_non_finite, joined
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, [prompt ...], on the CPU.
+    """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, `run.frame()` the table.
 
     `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order; running text has no
     classes.
     """
 
     label_logits: Float[Tensor, "prompt class"]
-    readings: Mapping[Probe, Tensor]
+    readings: Mapping[Probe, Reading]
 
-    def __getitem__(self, probe: Probe) -> Tensor:
+    def __getitem__(self, probe: Probe) -> Reading:
+        if probe not in self.readings:
+            known = ", ".join(map(repr, self.readings)) or "none"
+            raise InputError(f"This run has no reading of {probe!r}; the probes that it was given: {known}.")
         return self.readings[probe]
+
+    def frame(self) -> pd.DataFrame:
+        """The table of the only probe's reading; without a probe, that of the predictions.
+
+        Raises:
+            InputError: there are several probes.
+        """
+        if len(self.readings) > 1:
+            raise InputError("This run has several probes, and each its own table: run[probe].frame().")
+        return next(iter([*self.readings.values(), self.predictions])).frame()
+
+    @property
+    def predictions(self) -> Reading:
+        """Logit and probability of every class's label word at q."""
+        quantities = {"label_logit": self.label_logits, "label_prob": self.label_probs}
+        units = {"label_logit": "logit", "label_prob": "share among the label words"}
+        return Reading(("prompt", "class"), quantities, units)
 
     @property
     def label_probs(self) -> Float[Tensor, "prompt class"]:
@@ -55,16 +79,20 @@ class Run:
         return self.label_logits.argmax(-1)
 
     def __repr__(self) -> str:
-        readings = "".join(f", {probe!r} {list(reading.shape)}" for probe, reading in self.readings.items())
+        readings = "".join(f", {probe!r}: {reading!r}" for probe, reading in self.readings.items())
         return f"Run(label_logits {list(self.label_logits.shape)}{readings})"
 
     def _repr_html_(self) -> str:
         n, n_classes = self.label_logits.shape
         answers = self.predicted.bincount(minlength=n_classes).tolist() if n_classes else []
         said = "".join(f"; class {c} predicted {count} times" for c, count in enumerate(answers) if count)
-        rows = [(shown(probe), ", ".join(probe.axes), shown(reading)) for probe, reading in self.readings.items()]
+        rows = [
+            (shown(probe), name, reading.units[name], ", ".join(reading.axes), shown(values))
+            for probe, reading in self.readings.items()
+            for name, values in reading.quantities.items()
+        ]
         sentence = f"of {n} {'prompts' if n_classes else 'sequences'}{said}."
-        return card("Run", sentence, rows, ("probe", "axes of its reading", "shape, smallest and largest value"))
+        return card("Run", sentence, rows, ("probe", "quantity", "unit", "axes", "shape, smallest to largest value"))
 
 
 def run(
@@ -93,7 +121,7 @@ def run(
     net = hooked(model)
     if isinstance(prompts, TokenCorpus):
 
-        def text(part: TokenCorpus) -> tuple[Tensor, dict[Probe, Tensor]]:
+        def text(part: TokenCorpus) -> tuple[Tensor, dict[Probe, Reading]]:
             return text_pass(net, part.batch(net.device), probes, patches)
 
         return sweep(net, prompts, probes, text, batch_size=batch_size, progress=progress)
@@ -103,7 +131,7 @@ def run(
     if any(probe.objective is not None for probe in probes) and len(prompts):
         at_once = prompts_at_once(net, max(map(len, prompts)))
 
-    def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Tensor]]:
+    def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:
         batch = part.batch(net.device)
         if not at_once and runs_by_block(net):
             return target_pass(net, batch, probes, patches, lambda: forward_recomputed(net, batch.tokens), True)
@@ -119,7 +147,7 @@ def sweep(
     net: Adapter,
     prompts: Material,
     probes: Sequence[Probe],
-    one_pass: Callable[[Material], tuple[Tensor, dict[Probe, Tensor]]],
+    one_pass: Callable[[Material], tuple[Tensor, dict[Probe, Reading]]],
     *,
     batch_size: int,
     progress: str | None,
@@ -165,7 +193,7 @@ def target_pass(
     patches: Sequence[Patch],
     forward: Callable[[], Float[Tensor, "batch pos d_model"]],
     recomputed: bool = False,
-) -> tuple[Tensor, dict[Probe, Tensor]]:
+) -> tuple[Tensor, dict[Probe, Reading]]:
     """One batch: a forward pass, and one more with its backward for each further objective among the probes.
 
     `forward` gives the last residual, in which `batch.target` says where q stands. If it recomputes blocks in the
@@ -178,7 +206,7 @@ def target_pass(
             f"({net.sizes.d_vocab}); build the prompts with the model's own tokenizer."
         )
     label_logits: Tensor | None = None
-    readings: dict[Probe, Tensor] = {}
+    readings: dict[Probe, Reading] = {}
     for objective, group in _by_objective(probes):
         watches = {probe: probe.watch(net, batch) for probe in group}
         edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
@@ -200,14 +228,14 @@ def target_pass(
         for watch in watches.values():
             if watch.read_logits is not None:
                 watch.read_logits(logits.detach())
-        readings |= {probe: watch.result().detach() for probe, watch in watches.items()}
+        readings |= {probe: probe.reading(watch, batch) for probe, watch in watches.items()}
     assert label_logits is not None
     return label_logits.detach(), readings
 
 
 def text_pass(
     net: Adapter, batch: TokenBatch, probes: Sequence[Probe], patches: Sequence[Patch]
-) -> tuple[Tensor, dict[Probe, Tensor]]:
+) -> tuple[Tensor, dict[Probe, Reading]]:
     """One batch of running text: a forward pass without labels or logits; probes read the positions that they want."""
     watches = {probe: probe.watch(net, batch) for probe in probes}
     for probe, watch in watches.items():
@@ -220,7 +248,7 @@ def text_pass(
     check()
     # Masks and softmaxes of TransformerLens turn NaN into 0 on the way to some probes; the residual keeps it.
     _refuse_non_finite("The last residual is", ("sequence", "position", "dimension"), final * batch.real[..., None])
-    return final.new_zeros(len(final), 0), {probe: watch.result() for probe, watch in watches.items()}
+    return final.new_zeros(len(final), 0), {probe: probe.reading(watch, batch) for probe, watch in watches.items()}
 
 
 def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, list[Probe]]]:
@@ -259,45 +287,37 @@ class _Collected:
     n_prompts: int
     probes: Sequence[Probe]
     label_logits: list[Tensor] = field(default_factory=list)
-    readings: dict[Probe, list[Tensor]] = field(default_factory=dict)
+    readings: dict[Probe, list[Reading]] = field(default_factory=dict)
     indices: list[int] = field(default_factory=list)
 
-    def add(self, indices: tuple[int, ...], label_logits: Tensor, readings: Mapping[Probe, Tensor]) -> None:
-        label_logits = label_logits.cpu()  # one transfer of each reading, whose values are then checked on the host
+    def add(self, indices: tuple[int, ...], label_logits: Tensor, readings: Mapping[Probe, Reading]) -> None:
+        label_logits = label_logits.cpu()
         _refuse_non_finite("The label logits are", ("prompt", "class"), label_logits)
         for probe, reading in readings.items():
-            reading = reading.cpu()
-            _refuse_non_finite(f"The reading of {type(probe).__name__} is", probe.axes, reading)
+            if bad := first_non_finite(reading):
+                name, value, place = bad
+                raise _non_finite(f"The {name} of {type(probe).__name__} is", value, place)
             self.readings.setdefault(probe, []).append(reading)
         self.label_logits.append(label_logits)
         self.indices.extend(indices)
 
     def finish(self) -> Run:
         order = torch.tensor(self.indices).argsort()
-        readings = {probe: torch.cat(_as_wide(parts))[order] for probe, parts in self.readings.items()}
-        return Run(torch.cat(self.label_logits)[order], readings)
-
-
-def _as_wide(parts: list[Tensor]) -> list[Tensor]:
-    """Readings with axes of positions, filled up with zeros from their batch's longest prompt to the longest of all."""
-    widest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-    if all(list(part.shape[1:]) == widest for part in parts):
-        return parts
-    filled = [part.new_zeros(len(part), *widest) for part in parts]
-    for whole, part in zip(filled, parts, strict=True):
-        whole[tuple(slice(size) for size in part.shape)] = part
-    return filled
+        return Run(
+            torch.cat(self.label_logits)[order], {probe: joined(parts, order) for probe, parts in self.readings.items()}
+        )
 
 
 def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:
     bad = ~values.isfinite()
-    if not bool(bad.any()):
-        return
-    where = bad.nonzero()[0].tolist()
-    place = ", ".join(
-        f"{axis} {index}" for axis, index in zip(axes, where, strict=False) if axis not in ("prompt", "sequence")
-    )
-    raise NumericalError(
-        f"{what} {values[tuple(where)].item()} at {place or 'the first prompt of the batch'}: the model's activations "
-        f"overflow there or its weights are not finite; try dtype='float32' or 'bfloat16'."
+    if bool(bad.any()):
+        where = bad.nonzero()[0].tolist()
+        place = ", ".join(f"{axis} {index}" for axis, index in zip(axes[1:], where[1:], strict=True))
+        raise _non_finite(what, float(values[tuple(where)]), place)
+
+
+def _non_finite(what: str, value: float, place: str) -> NumericalError:
+    return NumericalError(
+        f"{what} {value} at {place or 'the first prompt of the batch'}: the model's activations overflow there or its "
+        f"weights are not finite; try dtype='float32' or 'bfloat16'."
     )

@@ -23,17 +23,18 @@ class HeadSaliency(Probe):
     layer: int
     loss: Objective = field(default=Objective())
     axes = ("prompt", "head", "query", "key")
+    units = {"saliency": "loss"}
 
     @property
     def objective(self) -> Objective:
         return self.loss
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
-        found: list[Tensor] = []
+        edges: list[Tensor] = []
 
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach().float()
-            found.append(value.new_zeros(value.shape))  # where the loss does not depend on the layer, no gradient comes
-            pattern.register_hook(lambda gradient: found.append(value * gradient.float()))  # type: ignore[no-untyped-call]
+            edges.append(value.new_zeros(value.shape))  # where the loss does not depend on the layer, no gradient comes
+            pattern.register_hook(lambda gradient: edges.append(value * gradient.float()))  # type: ignore[no-untyped-call]
 
-        return Watch([(f"blocks.{self.layer}.attn.hook_pattern", see)], lambda: found[-1])
+        return Watch([(f"blocks.{self.layer}.attn.hook_pattern", see)], lambda: edges[-1])

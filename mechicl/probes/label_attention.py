@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Place, Probe, Watch, watch_points
+from mechicl.hooks import Place, Probe, Watch, watch_layers
 from mechicl.models import blockwise, hooked
 from mechicl.prompts import PromptBatch
 
@@ -29,6 +29,10 @@ class LabelAttention(Probe):
 
     weight: Weight = "attention"
     axes = ("prompt", "layer", "head", "class")
+
+    @property
+    def units(self) -> dict[str, str]:  # type: ignore[override]
+        return {"attention": "share of attention" if self.weight == "attention" else "share times |v W_O|"}
 
     def __post_init__(self) -> None:
         if self.weight not in ("attention", "norm"):
@@ -50,7 +54,7 @@ class LabelAttention(Probe):
             to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1)).float()
             return (to_p * lengths.pop(layer) if layer in lengths else to_p) @ member
 
-        watch = watch_points([f"blocks.{layer}.attn.hook_pattern" for layer in layers], read)
+        watch = watch_layers(model, "attn.hook_pattern", reduce=read)
         if self.weight == "norm":
             weights = blockwise(model, "LabelAttention with weight='norm'")
             watch.hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, weights.W_O(i), batch)) for i in layers]

@@ -23,22 +23,21 @@ class LastNeurons(Probe):
 
     neurons: tuple[tuple[int, int], ...]
     axes = ("sequence", "neuron")
+    units = {"activation": "as W_out takes it"}
 
     def watch(self, model: Any, batch: Any) -> Watch:
         chosen = neurons_by_layer(hooked(model), self.neurons)
         order = torch.tensor(sorted(range(len(self.neurons)), key=lambda i: self.neurons[i]))
-        found: dict[int, Tensor] = {}
+        activations: list[Tensor] = []  # in the order of the layers, in which blocks are run
 
-        def at(layer: int) -> Callable[..., None]:
-            def see(activation: Tensor, hook: Any) -> None:
-                found[layer] = _at_end(activation, batch)[:, chosen[layer]].float()
+        def see(layer: int) -> Callable[..., None]:
+            return lambda value, hook: activations.append(_at_end(value, batch)[:, chosen[layer]].float())
 
-            return see
-
-        def result() -> Tensor:
-            return torch.cat([found[layer] for layer in chosen], 1).cpu()[:, order.argsort()]
-
-        return Watch([(f"blocks.{layer}.mlp.hook_post", at(layer)) for layer in chosen], result)
+        return Watch(
+            [(f"blocks.{layer}.mlp.hook_post", see(layer)) for layer in chosen],
+            lambda: torch.cat(activations, 1).cpu()[:, order.argsort()],
+            coordinates={"neuron": [f"L{layer}.N{index}" for layer, index in self.neurons]},
+        )
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,16 @@ class LastPrediction(Probe):
     """Id of the token that is most probable after each sequence: reading [sequence]."""
 
     axes = ("sequence",)
+    units = {"token": "token id"}
 
     def watch(self, model: Any, batch: Any) -> Watch:
         net = hooked(model)
-        found: list[Tensor] = []
+        predicted: list[Tensor] = []
 
         def see(resid: Tensor, hook: Any) -> None:
-            found.append(net.lens(_at_end(resid, batch)).argmax(-1))
+            predicted.append(net.lens(_at_end(resid, batch)).argmax(-1))
 
-        return Watch([(f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", see)], lambda: found[0])
+        return Watch([(f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", see)], lambda: predicted[-1])
 
 
 def _at_end(values: Float[Tensor, "batch pos d"], batch: Any) -> Float[Tensor, "batch d"]:

@@ -22,14 +22,18 @@ class LastResidual(Probe):
     points: tuple[int, ...] | None = None
     """Points that are read; default: all L + 1."""
     axes = ("sequence", "point", "d_model")
+    units = {"residual": "activation"}
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         n_layers = hooked(model).sizes.n_layers
         points = range(n_layers + 1) if self.points is None else self.points
         rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
         last = batch.lengths.to(batch.tokens.device) - 1
-        names = [resid_name(point, n_layers) for point in points]
-        return watch_points(names, lambda _, resid: resid[rows, last].float())
+        return watch_points(
+            [(resid_name(point, n_layers),) for point in points],
+            reduce=lambda _, resid: resid[rows, last].float(),
+            coordinates={"point": points},
+        )
 
 
 def resid_name(point: int, n_layers: int) -> str:

@@ -21,28 +21,34 @@ _LOGITS_AT_ONCE = 2**24
 @dataclass(frozen=True)
 class LensTokens(Probe):
     """Ids of the k most probable next tokens at some positions, and their probabilities: reading [prompt point
-    position rank value].
+    position rank].
 
     Points are the residuals before each layer and the one after the last, L + 1 in all; each is read through the final
-    norm and the unembedding with its bias, so that the last point is the model. The value is the token's id, then its
-    probability. Positions are the same for all prompts and lie inside each. Ties go to the lower id.
+    norm and the unembedding with its bias, so that the last point is the model. Positions are the same for all prompts
+    and lie inside each. Ties go to the lower id.
     """
 
     positions: tuple[int, ...]
     k: int = 3
-    axes = ("prompt", "point", "position", "rank", "value")
+    axes = ("prompt", "point", "position", "rank")
+    units = {"token": "token id", "probability": "share"}
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         net = hooked(model)
         n_layers = net.sizes.n_layers
-        names = [resid_name(point, n_layers) for point in range(n_layers + 1)]
+        points = [(resid_name(point, n_layers),) for point in range(n_layers + 1)]
         places = torch.tensor(self.positions, device=batch.device)
-        return watch_points(names, lambda _, resid: self._read(net, resid[:, places]))
+        return watch_points(
+            points,
+            reduce=lambda _, resid: self._top(net, resid[:, places]),
+            collect=lambda top: {"token": top[..., 0].long(), "probability": top[..., 1]},
+            coordinates={"position": self.positions},
+        )
 
     @torch.no_grad()
-    def _read(
+    def _top(
         self, net: Adapter, resid: Float[Tensor, "batch position d_model"]
-    ) -> Float[Tensor, "batch position rank value"]:
+    ) -> Float[Tensor, "batch position rank two"]:
         rows = resid.flatten(0, 1)
         parts = []
         for chunk in torch.split(rows, max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):

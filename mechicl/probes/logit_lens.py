@@ -14,25 +14,29 @@ from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch
 from mechicl.metrics.readout import Tiles, read_out
 from mechicl.models import Adapter, Blockwise, blockwise, hooked
+from mechicl.probes.last_residual import resid_name
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.prompts import PromptBatch
+from mechicl.readings import mean_of
 
 Lens = Literal["corrected", "authors"]
-QUANTITIES = (
-    "entropy", "kl", "kl_reverse", "js_divergence", "top_k_overlap", "agreement", "reciprocal_rank", "cosine", "loss",
-)  # fmt: skip
+QUANTITIES = {
+    "entropy": "bits", "kl": "nats", "kl_reverse": "nats", "js_divergence": "nats", "top_k_overlap": "Jaccard index",
+    "agreement": "share of positions", "reciprocal_rank": "1 / rank", "cosine": "cosine", "loss": "nats",
+}  # fmt: skip
+"""What the lens measures, and the units."""
 _LOGITS_AT_ONCE = 2**24  # that the model makes when it is asked for its final norm's scale
 
 
 @dataclass(frozen=True)
 class LogitLens(Probe):
-    """Sums over each sequence's positions of lens measures: reading [sequence point quantity].
+    """Means over each sequence's positions of lens measures: reading [sequence point].
 
-    Points are the residuals before each layer and the one after the last, L + 1 in all. Quantities (`QUANTITIES`):
-    entropy in bits; KL(final || lens), KL(lens || final) and Jensen-Shannon divergence in nats; Jaccard overlap of the
-    `top_k` tokens; whether the most probable token is the final one, and 1 / rank of the final one; cosine of the
-    residual with the last residual; loss on the next token in nats. In running text positions are all but the first
-    (and, with `last=False`, but the last); in prompts it is q alone, and there is no loss.
+    Points are the residuals before each layer and the one after the last, L + 1 in all. Quantities: entropy in bits;
+    KL(final || lens), KL(lens || final) and Jensen-Shannon divergence in nats; Jaccard overlap of the `top_k` tokens;
+    whether the most probable token is the final one, and 1 / rank of the final one; cosine of the residual with the
+    last residual; loss on the next token in nats. In running text positions are all but the first (and, with
+    `last=False`, but the last); in prompts it is q alone, and there is no loss.
 
     `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point
     the lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the
@@ -43,59 +47,70 @@ class LogitLens(Probe):
     lens: Lens | TunedLens = "corrected"
     top_k: int = 10
     last: bool = True
-    only: tuple[str, ...] = QUANTITIES
-    """Quantities that are computed; the others are left 0."""
-    axes = ("sequence", "point", "quantity")
+    only: tuple[str, ...] = tuple(QUANTITIES)
+    """Quantities that are computed."""
+    axes = ("sequence", "point")
 
     def __post_init__(self) -> None:
         if self.lens not in ("corrected", "authors") and not isinstance(self.lens, TunedLens):
             raise InputError(f"lens is {self.lens!r}; it is 'corrected', 'authors', or a TunedLens.")
+        if not self.only or not set(self.only) <= set(QUANTITIES):
+            raise InputError(f"only is {self.only}; choose among {', '.join(QUANTITIES)}.")
 
     @property
     def name(self) -> str:
         """corrected, authors or tuned."""
         return "tuned" if isinstance(self.lens, TunedLens) else self.lens
 
-    def counts(self, lengths: Int[Tensor, "sequence"]) -> Int[Tensor, "sequence quantity"]:
-        """Terms of each sum over running text of these lengths."""
-        targets = (lengths - 2).clamp(min=0)
-        positions = (lengths - 1).clamp(min=0) if self.last else targets
-        return torch.stack([positions] * (len(QUANTITIES) - 1) + [targets], -1)
+    @property
+    def units(self) -> dict[str, str]:  # type: ignore[override]
+        return {name: unit for name, unit in QUANTITIES.items() if name in self.only}
+
+    @property
+    def terms(self) -> dict[str, str]:  # type: ignore[override]
+        return {name: "targets" if name == "loss" else "positions" for name in self.units}
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         net = self._weights_of(model) if self.lens == "authors" else hooked(model)
         if isinstance(self.lens, TunedLens):
             self.lens.check(net)
         n_layers = net.sizes.n_layers
-        names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
-        found: dict[str, Tensor] = {}
+        residuals: dict[int, Tensor] = {}
 
-        def at(name: str) -> Callable[..., None]:
+        def keep(point: int) -> Callable[..., None]:
             def see(resid: Tensor, hook: Any) -> None:
-                found[name] = resid.detach()
+                residuals[point] = resid.detach()
 
             return see
 
         return Watch(
-            hooks=[(name, at(name)) for name in names],
-            result=lambda: self._measure(net, batch, [found.pop(name) for name in names]),
+            [(resid_name(point, n_layers), keep(point)) for point in range(n_layers + 1)],
+            lambda: self._measure(net, batch, [residuals.pop(point) for point in range(n_layers + 1)]),
         )
 
     @torch.no_grad()
     def _measure(
         self, net: Adapter, batch: Batch, residuals: list[Float[Tensor, "batch pos d_model"]]
-    ) -> Float[Tensor, "batch point quantity"]:
+    ) -> dict[str, Tensor]:
         sequence, position = self._positions(batch).nonzero(as_tuple=True)
-        # Summed on the host: mps has no float64, and CUDA adds to an index in no fixed order.
-        sums = torch.zeros(len(batch.tokens), len(residuals), len(QUANTITIES), dtype=torch.float64)
-        if len(sequence):
-            points = [resid[sequence, position] for resid in residuals]
-            followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
-            targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
-            of_token = self._values(net, points, targets)
-            of_token[..., -1] *= followed.cpu()[:, None]
-            sums.index_add_(0, sequence.cpu(), of_token.double())
-        return sums.float()
+        followed = (position + 1 < batch.lengths[sequence]) & (not isinstance(batch, PromptBatch))
+        targets = batch.tokens[sequence, (position + 1).clamp(max=batch.tokens.shape[1] - 1)]
+        rows, n = sequence.cpu(), len(batch.tokens)
+        counts = {
+            "positions": torch.bincount(rows, minlength=n),
+            "targets": torch.bincount(sequence[followed].cpu(), minlength=n),
+        }
+        values = self._values(net, [resid[sequence, position] for resid in residuals], targets) if len(rows) else {}
+        if "loss" in values:
+            values["loss"] = values["loss"] * followed.cpu()[:, None]
+        means = {}
+        for name in self.units:
+            # Summed on the host: mps has no float64, and CUDA adds to an index in no fixed order.
+            sums = torch.zeros(n, len(residuals), dtype=torch.float64)
+            if name in values:
+                sums.index_add_(0, rows, values[name].double())
+            means[name] = mean_of(sums, counts[self.terms[name]])
+        return means | {name: counts[name] for name in self.terms.values()}
 
     def _positions(self, batch: Batch) -> Tensor:
         place = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
@@ -105,23 +120,23 @@ class LogitLens(Probe):
 
     def _values(
         self, net: Adapter, points: list[Float[Tensor, "token d_model"]], targets: Int[Tensor, "token"]
-    ) -> Float[Tensor, "token point quantity"]:
+    ) -> dict[str, Float[Tensor, "token point"]]:
+        """Each quantity at every position and point."""
         if isinstance(self.lens, TunedLens):
             points = [self.lens(number, point) for number, point in enumerate(points)]
         if self.lens == "authors":
             tiles, others = _authors_tiles(self._weights_of(net), len(points)), _authors_points(net, points)
         else:
             tiles, others = _tiles(net), points[:-1]
-        only = [name for name in QUANTITIES if name in self.only and name != "cosine"]
+        only = [name for name in self.units if name != "cosine"]
         read = read_out(tiles, [points[-1], *others], targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
         # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
-        found = {name: values[:, 1:] if self.lens == "authors" else values.roll(-1, 1) for name, values in read.items()}
-        if "cosine" in self.only:
+        values = {name: of[:, 1:] if self.lens == "authors" else of.roll(-1, 1) for name, of in read.items()}
+        if "cosine" in self.units:
             last = points[-1].float()
             cosines = [torch.cosine_similarity(point.float(), last, dim=-1) for point in points]
-            found["cosine"] = torch.stack(cosines, 1).cpu()
-        nothing = torch.zeros(len(targets), len(points))
-        return torch.stack([found.get(name, nothing) for name in QUANTITIES], -1)
+            values["cosine"] = torch.stack(cosines, 1).cpu()
+        return values
 
     def _weights_of(self, model: Any) -> Blockwise:
         return blockwise(model, "LogitLens with lens='authors'")
@@ -162,7 +177,7 @@ def _authors_tiles(net: Blockwise, n_points: int) -> Tiles:
 
 def _final_scale(net: Adapter, last: Float[Tensor, "token d_model"]) -> Float[Tensor, "token 1"]:
     """The number by which the final norm divides each residual."""
-    found: list[Tensor] = []
-    with net.hooks([("ln_final.hook_scale", lambda scale, hook: found.append(scale))]):
+    scales: list[Tensor] = []
+    with net.hooks([("ln_final.hook_scale", lambda scale, hook: scales.append(scale))]):
         net.read(last[None])
-    return found[0][0]
+    return scales[0][0]

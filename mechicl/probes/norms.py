@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +10,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Batch, Probe, Watch
+from mechicl.hooks import Batch, Probe, Watch, watch_layers
 from mechicl.models import hooked
+from mechicl.readings import by_name
 
 PARTS = ("attn", "mlp", "resid_pre", "resid_post")
+_SITES = ("hook_attn_out", "hook_mlp_out", "hook_resid_pre", "hook_resid_post")
 NORM_QUANTITIES = (
     *(f"{part}_norm" for part in PARTS), *(f"{part}_median" for part in PARTS), *(f"{part}_at_0" for part in PARTS),
     "attn_ratio", "mlp_ratio", "cosine",
 )  # fmt: skip
+_UNITS = {"attn_ratio": "share of |resid_pre|", "mlp_ratio": "share of |resid_pre|", "cosine": "cosine"}
 
 
 @dataclass(frozen=True)
 class Norms(Probe):
-    """Each sequence's norms by layer, over d_model: reading [sequence layer quantity] (`NORM_QUANTITIES`).
+    """Each sequence's norms by layer, over d_model: reading [sequence layer] of `NORM_QUANTITIES`.
 
     Means and medians of |attention out|, |MLP out| (after their biases) and of the residual before and after the
     layer, over all positions but 0, where norms are of another order; the values at position 0; means of the two
@@ -31,31 +33,25 @@ class Norms(Probe):
     after it (1 - cosine is the block influence of ShortGPT). Norms depend on how the weights were processed.
     """
 
-    axes = ("sequence", "layer", "quantity")
+    axes = ("sequence", "layer")
+    units = {name: _UNITS.get(name, "L2 norm over d_model") for name in NORM_QUANTITIES}
+    terms = {name: "positions" for name in NORM_QUANTITIES if not name.endswith(("median", "at_0"))}
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         net = hooked(model)
         if not net.sizes.d_mlp:
             raise InputError(f"{net.name} has no MLPs, whose norms are read beside those of attention.")
-        layers = range(net.sizes.n_layers)
-        names = {part: f"hook_{part}_out" if part in ("attn", "mlp") else f"hook_{part}" for part in PARTS}
+        if int(batch.lengths.min()) < 2:
+            raise InputError("A sequence has no position after 0; leave out texts of one token.")
         real = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
-        kept: dict[str, Tensor] = {}
-        found: dict[int, Tensor] = {}
 
-        def at(layer: int, part: str) -> Callable[..., None]:
-            def see(value: Tensor, hook: Any) -> None:
-                kept[part] = value.detach().float()
-                if part == "resid_post":
-                    found[layer] = _measure(kept, real)
-                    kept.clear()
+        def norms(layer: int, *values: Tensor) -> Tensor:
+            return _measure(dict(zip(PARTS, (value.float() for value in values), strict=True)), real)
 
-            return see
-
-        return Watch(
-            hooks=[(f"blocks.{layer}.{names[part]}", at(layer, part)) for layer in layers for part in PARTS],
-            result=lambda: torch.stack([found[layer] for layer in layers], 1).cpu(),
-        )
+        return watch_layers(
+            model, *_SITES, reduce=norms,
+            collect=lambda result: by_name(result, NORM_QUANTITIES) | {"positions": batch.lengths - 1},
+        )  # fmt: skip
 
 
 def _measure(values: dict[str, Float[Tensor, "batch pos d_model"]], real: Tensor) -> Float[Tensor, "batch quantity"]:

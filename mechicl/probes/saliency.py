@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Hook, Probe, Watch
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
+from mechicl.readings import by_name
 
 HeadReduce = Literal["abs_of_sum", "sum_of_abs"]
+FLOWS = ("S_wp", "S_pq", "S_ww")
 
 
 def edge_saliency(
@@ -61,11 +63,12 @@ def edge_counts(
 
 @dataclass(frozen=True)
 class SaliencyFlow(Probe):
-    """S_wp, S_pq and S_ww in every layer: reading [prompt layer metric], reduced inside the backward pass."""
+    """S_wp, S_pq and S_ww in every layer: reading [prompt layer], reduced inside the backward pass."""
 
     head_reduce: HeadReduce = "abs_of_sum"
     loss: Objective = field(default=Objective())
-    axes = ("prompt", "layer", "metric")
+    axes = ("prompt", "layer")
+    units = dict.fromkeys(FLOWS, "loss per edge")
 
     @property
     def objective(self) -> Objective:
@@ -74,7 +77,8 @@ class SaliencyFlow(Probe):
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
         nothing = torch.zeros(len(batch), 3, device=batch.device)
-        return _watch_saliency(layers, self.head_reduce, nothing, lambda each: flow(each, batch.anchors, batch.target))
+        hooks, result = _saliency(layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target))
+        return Watch(hooks, lambda: by_name(result(), FLOWS))
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ class SaliencyMap(Probe):
     head_reduce: HeadReduce = "abs_of_sum"
     loss: Objective = field(default=Objective())
     axes = ("prompt", "layer", "query", "key")
+    units = {"saliency": "loss"}
 
     @property
     def objective(self) -> Objective:
@@ -95,28 +100,29 @@ class SaliencyMap(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], device=batch.device)
-        return _watch_saliency(self.layers, self.head_reduce, nothing, lambda edges: edges)
+        hooks, result = _saliency(self.layers, self.head_reduce, nothing, lambda edges: edges)
+        return Watch(hooks, result, coordinates={"layer": self.layers})
 
 
-def _watch_saliency(
+def _saliency(
     layers: Sequence[int], head_reduce: HeadReduce, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
-) -> Watch:
+) -> tuple[list[Hook], Callable[[], Float[Tensor, "batch layer *reduced"]]]:
     """Wait for each pattern's gradient and reduce its saliency; nothing else is kept in between.
 
     Where the loss does not depend on a layer (a patch that drops it), no gradient comes, and `nothing` is its reading.
     """
-    found: dict[int, Tensor] = {}
+    reduced: dict[int, Tensor] = {}
 
-    def at(layer: int) -> Callable[..., None]:
+    def hook_of(layer: int) -> Callable[..., None]:
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach()
 
             def take(gradient: Tensor) -> None:
-                found[layer] = reduce(edge_saliency(value, gradient, head_reduce))
+                reduced[layer] = reduce(edge_saliency(value, gradient, head_reduce))
 
             pattern.register_hook(take)  # type: ignore[no-untyped-call]
 
         return see
 
-    hooks = [(f"blocks.{layer}.attn.hook_pattern", at(layer)) for layer in layers]
-    return Watch(hooks, lambda: torch.stack([found.get(layer, nothing) for layer in layers], 1).cpu())
+    hooks = [(f"blocks.{layer}.attn.hook_pattern", hook_of(layer)) for layer in layers]
+    return hooks, lambda: torch.stack([reduced.get(layer, nothing) for layer in layers], 1)

@@ -11,19 +11,18 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words
 from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch, watch_points
-from mechicl.models import hooked
+from mechicl.hooks import Probe, Watch, watch_layers
 from mechicl.probes.words import word_half
+from mechicl.readings import by_name, mean_of
 
-SUB_JOINER_QUANTITIES = ("mass", "first_bias", "control", "auroc", "words")
+SUB_JOINER_QUANTITIES = ("mass", "first_bias", "control", "auroc")
 
 
 @dataclass(frozen=True)
 class SubJoiner(Probe):
-    """How each head looks from the last of a word's `pieces` tokens to the others: reading [sequence layer head half
-    quantity].
+    """How each head looks from the last of a word's `pieces` tokens to the others: reading [sequence layer head half].
 
-    Sums over the words of exactly `pieces` tokens, in each of two halves of the vocabulary's words (`word_half`):
+    Means over the words of exactly `pieces` tokens, in each of two halves of the vocabulary's words (`word_half`):
 
     - `mass`: attention of the last token to the word's earlier ones.
     - `first_bias`: attention to the first token, less the mean of that to the word's others, the last itself included.
@@ -31,12 +30,15 @@ class SubJoiner(Probe):
       sequence that end at most `near` tokens away: text and position are matched.
     - `auroc`: share of these single-token words whose attention is smaller than the word's (half of those where it is
       equal).
-    - `words`: number of words. Those without a single-token word nearby are left out of all sums.
+
+    Words without a single-token word nearby are left out.
     """
 
     pieces: int = 2
     near: int = 32
-    axes = ("sequence", "layer", "head", "half", "quantity")
+    axes = ("sequence", "layer", "head", "half")
+    units = dict.fromkeys(SUB_JOINER_QUANTITIES, "share of attention") | {"auroc": "share of pairs"}
+    terms = dict.fromkeys(SUB_JOINER_QUANTITIES, "words")
 
     def __post_init__(self) -> None:
         if self.pieces < 2 or self.near < 1:
@@ -46,11 +48,17 @@ class SubJoiner(Probe):
             )
 
     def watch(self, model: Any, batch: TokenBatch) -> Watch:
-        patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooked(model).sizes.n_layers)]
         if batch.words is None:
             raise InputError("SubJoiner needs running text whose words are known.")
         cases = self.cases(batch.tokens.cpu(), batch.words.cpu()).to(batch.device)
-        return watch_points(patterns, lambda _, pattern: self._sums(pattern.float(), cases))
+        n = torch.bincount((2 * cases.words[0] + cases.half).cpu(), minlength=2 * len(batch.tokens)).view(-1, 1, 1, 2)
+
+        def means(sums: Tensor) -> dict[str, Tensor]:
+            return by_name(mean_of(sums, n[..., None]), SUB_JOINER_QUANTITIES) | {"words": n}
+
+        return watch_layers(
+            model, "attn.hook_pattern", reduce=lambda _, pattern: self._sums(pattern.float(), cases), collect=means
+        )
 
     def cases(self, tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> _Cases:
         """Last tokens of the words, the single-token words, and which of them are compared; never with position 0."""
@@ -80,7 +88,7 @@ class SubJoiner(Probe):
         wins = (mine > other).float() + 0.5 * (mine == other).float()
         control, auroc = (_sum_by(cases.of_word, values, len(mass)) / cases.pairs[:, None] for values in (other, wins))
         bias = own[..., -1] - own[..., :-1].mean(-1)
-        values = torch.stack([mass, bias, control, auroc, torch.ones_like(mass)], -1)  # [word head quantity]
+        values = torch.stack([mass, bias, control, auroc], -1)  # [word head quantity]
         sums = _sum_by(2 * cases.words[0] + cases.half, values, 2 * len(pattern))
         return sums.view(len(pattern), 2, *values.shape[1:]).transpose(1, 2)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.hooks import Probe, Watch, watch_points
+from mechicl.hooks import Probe, Watch, watch_layers
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 
@@ -21,6 +21,7 @@ class TargetQuery(Probe):
     """
 
     axes = ("prompt", "layer", "dimension")
+    units = {"query": "activation"}
     place = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
@@ -31,4 +32,4 @@ class TargetQuery(Probe):
         def at_q(layer: int, queries: Tensor) -> Tensor:
             return queries[rows, batch.target].float().flatten(1)
 
-        return watch_points([f"blocks.{layer}.attn.{site}" for layer in range(net.sizes.n_layers)], at_q)
+        return watch_layers(model, f"attn.{site}", reduce=at_q)

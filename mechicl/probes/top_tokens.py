@@ -21,12 +21,13 @@ class TopTokens(Probe):
 
     k: int = 10
     axes = ("prompt", "rank")
+    units = {"token": "token id"}
     place = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
-        found: list[Tensor] = []
+        top: list[Tensor] = []
 
         def read(logits: Tensor) -> None:
-            found.append(top_k_ids(logits, self.k))
+            top.append(top_k_ids(logits, self.k))
 
-        return Watch(hooks=[], result=lambda: found[0], read_logits=read)
+        return Watch(hooks=[], result=lambda: top[0], read_logits=read)

@@ -12,42 +12,45 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words, pieces_so_far
 from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch, watch_points
+from mechicl.hooks import Probe, Watch, watch_layers
 from mechicl.models import hooked
-
-WORD_QUANTITIES = ("within", "n_within", "across", "n_across")
+from mechicl.readings import by_name, mean_of
 
 
 @dataclass(frozen=True)
 class WordAttention(Probe):
-    """Attention at one distance inside a word and across words: reading [sequence layer head quantity].
+    """Attention at one distance inside a word and across words: reading [sequence layer head].
 
     Queries are the last tokens of words. *Within* is attention `distance` tokens back where that is still the same
-    word; *across* where the word is a single token, so that it is another one (never position 0). Sums, with their
-    numbers of cases.
+    word; *across* where the word is a single token, so that it is another one (never position 0).
     """
 
     distance: int = 1
-    axes = ("sequence", "layer", "head", "quantity")
+    axes = ("sequence", "layer", "head")
+    units = {"within": "share of attention", "across": "share of attention"}
+    terms = {"within": "n_within", "across": "n_across"}
 
     def __post_init__(self) -> None:
         if self.distance < 1:
             raise InputError(f"distance is {self.distance}; give a number of tokens back, at least 1.")
 
     def watch(self, model: Any, batch: TokenBatch) -> Watch:
-        patterns = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooked(model).sizes.n_layers)]
         if batch.words is None:
             raise InputError("WordAttention needs running text whose words are known.")
-        cases = [case[:, :, None] for case in self.cases(batch.words)]
+        cases = dict(zip(self.units, self.cases(batch.words), strict=True))
 
         def read(layer: int, pattern: Tensor) -> Tensor:
             back = torch.diagonal(pattern.float(), -self.distance, dim1=-2, dim2=-1)
             back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
-            sums = [(back * case).sum(1) for case in cases]
-            counts = [case.sum(1).expand_as(total) for case, total in zip(cases, sums, strict=True)]
-            return torch.stack([sums[0], counts[0], sums[1], counts[1]], -1)
+            return torch.stack([(back * case[:, :, None]).sum(1) for case in cases.values()], -1)
 
-        return watch_points(patterns, read)
+        def means(sums: Tensor) -> dict[str, Tensor]:
+            counts = {f"n_{name}": case.sum(1).cpu() for name, case in cases.items()}
+            return {
+                name: mean_of(of_case, counts[f"n_{name}"]) for name, of_case in by_name(sums, [*cases]).items()
+            } | counts
+
+        return watch_layers(model, "attn.hook_pattern", reduce=read, collect=means)
 
     def cases(self, words: Int[Tensor, "batch pos"]) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
         """Queries whose key is in the same word, and queries of single-token words, whose key is not."""
@@ -68,13 +71,15 @@ def word_half(tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"])
 
 @dataclass(frozen=True)
 class LossAt(Probe):
-    """Next-token loss summed over chosen positions of each sequence, in nats: reading [sequence].
+    """Next-token loss, mean over chosen positions of each sequence: reading [sequence].
 
     `choose` gives True at the positions whose prediction counts, from the batch's words [batch pos].
     """
 
     choose: Callable[[Tensor], Tensor]
     axes = ("sequence",)
+    units = {"loss": "nats"}
+    terms = {"loss": "tokens"}
 
     def watch(self, model: Any, batch: TokenBatch) -> Watch:
         net = hooked(model)
@@ -82,7 +87,7 @@ class LossAt(Probe):
             raise InputError("LossAt needs running text whose words are known.")
         chosen = self.choose(batch.words) & followed(batch.lengths, batch.tokens.shape[1])
         sequence, position = chosen.nonzero(as_tuple=True)  # here, as inside the pass a GPU would be waited for
-        found: list[Tensor] = []
+        sums: list[Tensor] = []
 
         def see(resid: Tensor, hook: Any) -> None:
             losses = resid.new_zeros(resid.shape[:2], dtype=torch.float32)
@@ -90,10 +95,13 @@ class LossAt(Probe):
                 logits = net.lens(resid.detach()[rows, columns])
                 loss = torch.nn.functional.cross_entropy(logits, batch.tokens[rows, columns + 1], reduction="none")
                 losses[rows, columns] = loss
-            found.append(losses.sum(1))
+            sums.append(losses.sum(1))
 
-        last = net.sizes.n_layers - 1
-        return Watch(hooks=[(f"blocks.{last}.hook_resid_post", see)], result=lambda: found[0].cpu())
+        def mean() -> dict[str, Tensor]:
+            n = chosen.sum(1).cpu()
+            return {"loss": mean_of(sums[-1], n), "tokens": n}
+
+        return Watch([(f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", see)], mean)
 
 
 def followed(lengths: Int[Tensor, "batch"], n_pos: int) -> Bool[Tensor, "batch pos"]:

@@ -23,7 +23,7 @@ import plotly.graph_objects as go
 from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, keep, kept_positions
 from mechicl.engines.context import read_context
-from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
+from mechicl.engines.prefix import joined_runs, run_shared, shared_demonstrations
 from mechicl.figures import GREEN, GREY, LABEL_COLOUR, ORANGE, PURPLE, SKY, panels
 from mechicl.hooks import Patch, Run
 from mechicl.models import hooked
@@ -118,7 +118,7 @@ class AnchorKinds(Study):
             context = keep(read_context(model, first), sorted(shown), "original")
             asked = prompts.select(indices)
             parts.append(context.ask(model, asked, [top], batch_size=batch_size, progress=None))
-        return joined(parts, groups, [top])
+        return joined_runs(parts, groups, [top])
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, task, shots, metric, change, kind, mean, low, high, n, seeds, seed_sd.

@@ -33,7 +33,7 @@ from mechicl.engines.compression import (
     without_the_rest,
 )
 from mechicl.engines.context import read_context
-from mechicl.engines.prefix import joined, run_shared, shared_demonstrations
+from mechicl.engines.prefix import joined_runs, run_shared, shared_demonstrations
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels
 from mechicl.hooks import Run
 from mechicl.models import blockwise
@@ -134,7 +134,7 @@ class Compression(Study):
                     )
                     for context, sets, indices in zip(contexts, choices, groups, strict=True)
                 ]
-                yield joined(parts, groups, [top])
+                yield joined_runs(parts, groups, [top])
 
     def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
         """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""

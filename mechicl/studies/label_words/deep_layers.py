@@ -75,7 +75,7 @@ class DeepLayers(Study):
         if not all(len(set(prompt.anchor_classes)) == len(prompts.label_ids) for prompt in prompts):
             raise InputError("Every class needs a demonstration in every prompt; use shots=1 or more.")
         seen = run_shared(model, prompts, [probe], batch_size=batch_size)
-        by_head = seen[probe]
+        by_head = seen[probe].values
         attention = by_head.double().sum(2)  # over heads: [prompt layer class]
         n, layers, _ = attention.shape
         return pd.DataFrame(

@@ -123,13 +123,13 @@ class ErrorDiagnosis(Study):
         if not all(set(prompt.anchor_classes) == set(range(len(prompt.label_ids))) for prompt in behind):
             raise InputError("Error diagnosis needs a label word of every class in every context; use more shots.")
         probe = TargetQuery()
-        seen = run_shared(model, behind, [probe], batch_size=batch_size)
-        judged = seen.label_logits, behind.gold
+        reading = run_shared(model, behind, [probe], batch_size=batch_size)
+        judged = reading.label_logits, behind.gold
         if self.protocol == "paper":
             judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
         groups = shared_demonstrations(behind)[: 1 if self.protocol == "paper" else None]
         keys = torch.stack([anchor_keys(model, read_context(model, behind[indices[0]])) for indices in groups])
-        distances = self._distances(seen[probe], keys)
+        distances = self._distances(reading[probe].values, keys)
         names, real = behind.class_names, real_confusion(*judged)
         between = real[~torch.eye(len(real), dtype=torch.bool)]
         known = between[between.isfinite()]

@@ -23,14 +23,13 @@ from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, add_curve
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
-from mechicl.probes.saliency import HeadReduce, SaliencyFlow
+from mechicl.probes.saliency import FLOWS, HeadReduce, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
-METRICS = ("S_wp", "S_pq", "S_ww")
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
 
 
@@ -65,10 +64,7 @@ class InformationFlow(Study):
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))
-        reading = run(model, prompts, [probe], batch_size=batch_size)[probe].double().numpy()
-        n_prompts, n_layers, _ = reading.shape
-        index = {"prompt": np.repeat(np.arange(n_prompts), n_layers), "layer": np.tile(np.arange(n_layers), n_prompts)}
-        return pd.DataFrame(index | {name: reading[..., i].ravel() for i, name in enumerate(METRICS)})
+        return run(model, prompts, [probe], batch_size=batch_size).frame()
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
@@ -76,9 +72,9 @@ class InformationFlow(Study):
         Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no shares and are left out;
         `n` says how many remain.
         """
-        total = table[list(METRICS)].sum(axis=1)
-        shares = table.assign(total=total, **{m: table[m] / total for m in METRICS})[total > 0]
-        long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(METRICS), var_name="metric")
+        total = table[list(FLOWS)].sum(axis=1)
+        shares = table.assign(total=total, **{m: table[m] / total for m in FLOWS})[total > 0]
+        long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(FLOWS), var_name="metric")
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
@@ -86,7 +82,7 @@ class InformationFlow(Study):
         summary = result.summary()
         figure, tasks = task_panels(summary)
         for column, of_task in enumerate(tasks, start=1):
-            for metric in METRICS:
+            for metric in FLOWS:
                 rows = of_task[of_task["metric"] == metric]
                 add_curve(
                     figure, rows, x="layer", name=_NAMES[metric], colour=FLOW_COLOURS[metric],

@@ -37,7 +37,7 @@ def prediction_rows(prompts: PromptSet, seen: Run, top: TopTokens) -> pd.DataFra
             "gold": prompts.gold.numpy(),
             "predicted": seen.predicted.numpy(),
             "label_probs": seen.label_probs.tolist(),
-            "top_tokens": seen[top].tolist(),
+            "top_tokens": seen[top].values.tolist(),
         }
     )
 

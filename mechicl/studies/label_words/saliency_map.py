@@ -39,7 +39,7 @@ def saliency_map(
     if not layers or not set(layers) <= set(range(n_layers)):
         raise InputError(f"saliency_map got layers {list(layers)}; this model has layers 0-{n_layers - 1}.")
     probe = SaliencyMap(tuple(layers), head_reduce, objective or Objective())
-    return run(model, [prompt], [probe], progress=None)[probe][0]
+    return run(model, [prompt], [probe], progress=None)[probe].values[0]
 
 
 def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], layers: Sequence[int]) -> go.Figure:

@@ -36,8 +36,6 @@ from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
 from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
-from mechicl.studies.stages.local_attention import local_attention_table
-from mechicl.studies.stages.norms import norms_table
 from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
 from mechicl.studies.study import Condition, Material, Part, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -87,12 +85,9 @@ class Atlas(Study):
     def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if corpus is None:
             return _neurons(model)
-        lengths = corpus.lengths
         probes = attention, norms = LocalAttention((_WINDOW,)), Norms()
-        seen = run(model, corpus, probes, batch_size=batch_size)
-        heads = local_attention_table(seen[attention], attention, lengths)
-        local = heads.groupby(["sequence", "layer"], as_index=False).mean(numeric_only=True)
-        sizes = norms_table(seen[norms], lengths)
+        readings = run(model, corpus, probes, batch_size=batch_size)
+        local, sizes = readings[attention].mean("head").frame(), readings[norms].frame()
         parts = [
             _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"]),
             _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"]),

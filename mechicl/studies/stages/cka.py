@@ -72,7 +72,7 @@ class Cka(Study):
         return enough, origin
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        last = run(model, corpus, [probe := LastResidual()], batch_size=batch_size)[probe]
+        last = run(model, corpus, [probe := LastResidual()], batch_size=batch_size)[probe].values
         hsic = hsic_matrix(last.transpose(0, 1))
         layer, other = torch.meshgrid(torch.arange(len(hsic)), torch.arange(len(hsic)), indexing="ij")
         return pd.DataFrame(

@@ -23,14 +23,13 @@ from mechicl.figures import BLUE, FLOW_COLOURS, GREY, panels
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop
-from mechicl.probes import SaliencyFlow
+from mechicl.probes.saliency import FLOWS, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, mean_with_interval
 
-_FLOW = ("S_wp", "S_pq", "S_ww")
 _PROMPT = ["model", "task", "seed", "shots", "prompt"]
 _INTACT = -1
 
@@ -62,14 +61,13 @@ class LesionedLearning(Study):
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         patches = [] if condition["dropped"] == _INTACT else [Drop(condition["dropped"])]
-        seen = run(model, prompts, [probe := SaliencyFlow()], patches, batch_size=batch_size)
-        flow = seen[probe].double().numpy()  # [prompt layer metric]
+        flow = run(model, prompts, [probe := SaliencyFlow()], patches, batch_size=batch_size)
         return pd.DataFrame(
             {
                 "prompt": np.arange(len(prompts)),
                 "gold": [-1 if prompt.gold is None else prompt.gold for prompt in prompts],
-                "predicted": seen.predicted.numpy(),
-                **{name: flow[..., i].tolist() for i, name in enumerate(_FLOW)},
+                "predicted": flow.predicted.numpy(),
+                **{name: flow[probe][name].double().tolist() for name in FLOWS},
             }
         )
 
@@ -82,14 +80,14 @@ class LesionedLearning(Study):
         by = ["model", "task", "shots", "metric", "layer"]
         dropped = table.rename(columns={"dropped": "layer"})
         intact = where(dropped, layer=_INTACT)
-        paired = dropped.merge(intact[[*_PROMPT, "predicted", *_FLOW]], on=_PROMPT, suffixes=("", "_intact"))
+        paired = dropped.merge(intact[[*_PROMPT, "predicted", *FLOWS]], on=_PROMPT, suffixes=("", "_intact"))
         right = (paired["predicted"] == paired["gold"]).astype(float)
         same = (paired["predicted"] == paired["predicted_intact"]).astype(float)
         parts = [
             mean_with_interval(paired.assign(metric="accuracy", value=right)[paired["gold"] >= 0], "value", by),
             mean_with_interval(paired.assign(metric="loyalty", value=same), "value", by),
         ]
-        for name in _FLOW[:2]:
+        for name in FLOWS[:2]:
             whole = np.stack(paired[f"{name}_intact"].to_list()).sum(1)
             kept = paired.assign(metric=f"{name} kept", value=np.stack(paired[name].to_list()).sum(1) / whole, w=whole)
             parts.append(mean_with_interval(kept[kept["w"] > 0], "value", by, weight="w"))
@@ -132,10 +130,10 @@ class LesionedLearning(Study):
 
 def _shares(intact: pd.DataFrame, name: str) -> pd.DataFrame:
     """The intact model's share of one flow in each layer: a row per prompt and layer."""
-    flow = np.stack([np.stack(intact[metric].to_list()) for metric in _FLOW], -1)
+    flow = np.stack([np.stack(intact[metric].to_list()) for metric in FLOWS], -1)
     total = flow.sum(-1)
     n_prompts, n_layers = total.shape
     repeated = intact.loc[intact.index.repeat(n_layers)].drop(columns="layer")
     rows = repeated.assign(layer=np.tile(np.arange(n_layers), n_prompts), metric=f"{name} share", w=total.ravel())
-    rows = rows.assign(value=flow[..., _FLOW.index(name)].ravel() / rows["w"].where(rows["w"] > 0))
+    rows = rows.assign(value=flow[..., FLOWS.index(name)].ravel() / rows["w"].where(rows["w"] > 0))
     return rows[rows["w"] > 0]

@@ -22,14 +22,13 @@ from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
 from mechicl.hooks import run
-from mechicl.probes.logit_lens import QUANTITIES, Lens, LogitLens
+from mechicl.probes.logit_lens import Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.stages.sequences import weighted_summary
@@ -66,6 +65,7 @@ class LensStudy(Study):
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
+    may_lack = ("loss",)  # of a sequence of two tokens
 
     def for_model(self, model: Any) -> LensStudy:
         """A folder becomes the lens that is saved in it."""
@@ -89,16 +89,15 @@ class LensStudy(Study):
         if isinstance(self.tuned, TunedLens):
             self.tuned.check_apart(corpus)
         probes = [LogitLens(lens, self.top_k, last=self.protocol == "corrected") for lens in self.lenses()]
-        seen = run(model, corpus, probes, batch_size=batch_size)
-        tables = [lens_table(seen[probe], probe, corpus.lengths).assign(lens=probe.name) for probe in probes]
+        readings = run(model, corpus, probes, batch_size=batch_size)
+        tables = [readings[probe].frame().assign(lens=probe.name) for probe in probes]
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per point: model, lens, metric, point, mean, low, high, n (sequences), seeds; `loss` in nats."""
+        weights: dict[str, str] = LogitLens().terms
         if self.protocol == "paper":
-            weights = dict.fromkeys(QUANTITIES[:-1], "one")
-        else:
-            weights = dict.fromkeys(QUANTITIES[:-1], "positions") | {"loss": "targets"}
+            weights = {name: "one" for name in weights if name != "loss"}
         return weighted_summary(table.assign(one=1.0), weights, ["model", "lens"], "point")
 
     def figure(self, result: Result) -> go.Figure:
@@ -149,13 +148,3 @@ def _gain(summary: pd.DataFrame) -> str:
         f" The tuned lens takes KL(final ‖ lens) from {plain.mean():.2f} to {tuned.mean():.2f} nats on average; it is "
         f"lower at {int((tuned < plain).sum())} of {len(plain)} points before the last."
     )
-
-
-def lens_table(sums: torch.Tensor, probe: LogitLens, lengths: torch.Tensor) -> pd.DataFrame:
-    """A row per sequence and point: means of the probe's quantities, and the number of positions and of targets."""
-    counts = probe.counts(lengths)
-    means = (sums.double() / counts.clamp(min=1)[:, None]).flatten(0, 1)
-    index = pd.MultiIndex.from_product([range(n) for n in sums.shape[:2]], names=["sequence", "point"])
-    table = pd.DataFrame(means.numpy(), columns=list(QUANTITIES), index=index).reset_index()
-    sequence = table["sequence"].to_numpy()
-    return table.assign(positions=counts[:, 0].numpy()[sequence], targets=counts[:, -1].numpy()[sequence])

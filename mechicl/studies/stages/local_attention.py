@@ -17,16 +17,15 @@ from typing import Annotated, Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, panels
 from mechicl.hooks import run
-from mechicl.probes.local_attention import WINDOWS, LocalAttention, uniform_mass
+from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import Curve, add_curves, titled
-from mechicl.studies.stages.sequences import reading_table, weighted_summary
+from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -53,20 +52,19 @@ class LocalAttentionStudy(Study):
     reads = "text"
     batch_size = 8
 
+    @property
+    def may_lack(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(LocalAttention(self.windows).units)  # of a sequence that is shorter than the window
+
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        probe = LocalAttention(self.windows)
-        sums = run(model, corpus, [probe], batch_size=batch_size)[probe]
-        return local_attention_table(sums, probe, corpus.lengths)
+        return run(model, corpus, [LocalAttention(self.windows)], batch_size=batch_size).frame()
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
         heads = table.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
         if self.protocol == "paper":
             return weighted_summary(heads.assign(one=1.0), {"pooled": "one"}, ["model"], "layer")
-        weights = {f"mass_{k}": f"queries_{k}" for k in self.windows}
-        weights |= {"sink": "queries", "self": "queries", "pooled": "entries"}
-        weights |= {f"{name}_{k}": f"queries_{k}" for name in ("free", "null") for k in self.windows}
-        return weighted_summary(heads, weights, ["model"], "layer")
+        return weighted_summary(heads, LocalAttention(self.windows).terms, ["model"], "layer")
 
     def figure(self, result: Result) -> go.Figure:
         summary = result.summary()
@@ -98,18 +96,3 @@ class LocalAttentionStudy(Study):
             f"{what} is highest in layer {curve.idxmax()} ({curve.max():.3f}), and "
             f"{curve.iloc[-1]:.3f} in the last layer{end}."
         )
-
-
-def local_attention_table(sums: torch.Tensor, probe: LocalAttention, lengths: torch.Tensor) -> pd.DataFrame:
-    """A row per sequence, layer and head: means of the probe's quantities, and the number of terms of each."""
-    counts = probe.counts(lengths)
-    means = sums.double() / counts.clamp(min=1)[:, None, None]
-    table = reading_table(means, ("sequence", "layer", "head"), probe.quantities)
-    terms = dict(zip(probe.quantities, counts.T.double(), strict=True))
-    sequence = table["sequence"].to_numpy()
-    for k in probe.windows:
-        table[f"queries_{k}"] = terms[f"mass_{k}"].numpy()[sequence]
-        table[f"null_{k}"] = (uniform_mass(k, lengths) / terms[f"mass_{k}"].clamp(min=1)).numpy()[sequence]
-    table["queries"] = terms["self"].numpy()[sequence]
-    table["entries"] = terms["pooled"].numpy()[sequence]
-    return table

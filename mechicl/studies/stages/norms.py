@@ -16,16 +16,14 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
-import torch
 
 from mechicl.corpora import TokenCorpus
-from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, VERMILION, panels
 from mechicl.hooks import run
-from mechicl.probes.norms import NORM_QUANTITIES, PARTS, Norms
+from mechicl.probes.norms import PARTS, Norms
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import Curve, add_curves, titled
-from mechicl.studies.stages.sequences import reading_table, weighted_summary
+from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -47,8 +45,7 @@ class NormsStudy(Study):
     shared_options = {"processing": "fold"}
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        reading = run(model, corpus, [probe := Norms()], batch_size=batch_size)[probe]
-        return norms_table(reading, corpus.lengths)
+        return run(model, corpus, [Norms()], batch_size=batch_size).frame()
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over tokens per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
@@ -90,11 +87,3 @@ class NormsStudy(Study):
         way += [] if top in (0, last) else [f"highest in layer {top} ({curve[top]:.2f})"]
         way += [f"{curve[last]:.2f} in the last" + (", its highest" if top == last else "")]
         return f"The norm of the MLPs' outputs is {', '.join(way)}."
-
-
-def norms_table(reading: torch.Tensor, lengths: torch.Tensor) -> pd.DataFrame:
-    """A row per sequence and layer, with the number of positions after 0."""
-    if int(lengths.min()) < 2:
-        raise InputError("A sequence has no position after 0; leave out texts of one token.")
-    table = reading_table(reading, ("sequence", "layer"), NORM_QUANTITIES)
-    return table.assign(positions=(lengths - 1).numpy()[table["sequence"]])

@@ -39,15 +39,6 @@ class SequenceMeans:
         ]
 
 
-def reading_table(
-    reading: Float[Tensor, "*axes quantity"], axes: Sequence[str], quantities: Sequence[str]
-) -> pd.DataFrame:
-    """A row per entry of a reading, such as "sequence" and "layer", with its quantities as float64."""
-    index = pd.MultiIndex.from_product([range(n) for n in reading.shape[:-1]], names=list(axes))
-    values = reading.double().reshape(-1, len(quantities)).numpy()
-    return pd.DataFrame(values, columns=list(quantities), index=index).reset_index()
-
-
 def accuracy_by_sequence(sequences: np.ndarray, right: np.ndarray) -> pd.DataFrame:
     """Per sequence the share of its contexts that were told right, and their number: sequence, accuracy, contexts."""
     groups = pd.DataFrame({"sequence": sequences, "right": right.astype(float)}).groupby("sequence")["right"]

@@ -6,33 +6,28 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import torch
 
 from mechicl.corpora import TokenCorpus
 from mechicl.hooks import run
 from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES, SubJoiner
-from mechicl.studies.stages.sequences import reading_table, weighted_summary
+from mechicl.readings import Reading
+from mechicl.studies.stages.sequences import weighted_summary
 
 HEAD = ["model", "pieces", "layer", "head"]
-_MEANS = ("mass", "first_bias", "control", "auroc")
 
 
 def measure_heads(model: Any, corpus: TokenCorpus, pieces: Sequence[int], batch_size: int) -> pd.DataFrame:
     """A row per sequence, length of word, layer and head: means over held-out words, and what heads are chosen by."""
     probes = [SubJoiner(n) for n in pieces]
-    seen = run(model, corpus, probes, batch_size=batch_size)
-    return pd.concat([_table(seen[probe]).assign(pieces=probe.pieces) for probe in probes], ignore_index=True)
+    readings = run(model, corpus, probes, batch_size=batch_size)
+    return pd.concat([_table(readings[probe]).assign(pieces=probe.pieces) for probe in probes], ignore_index=True)
 
 
-def _table(sums: torch.Tensor) -> pd.DataFrame:
-    words = SUB_JOINER_QUANTITIES.index("words")
-    means = sums.double() / sums[..., words : words + 1].double().clamp(min=1)
-    axes = ("sequence", "layer", "head")
-    choose, judge = (reading_table(means[..., half, :], axes, SUB_JOINER_QUANTITIES) for half in (0, 1))
-    counts = sums[..., words].long().flatten(0, 2).numpy()
-    return judge[[*axes, *_MEANS]].assign(
-        auroc_to_choose=choose["auroc"], words_to_choose=counts[:, 0], words=counts[:, 1]
-    )
+def _table(reading: Reading) -> pd.DataFrame:
+    table = reading.frame()
+    choose, judge = (table[table["half"] == half].reset_index(drop=True) for half in (0, 1))
+    chosen = judge[["sequence", "layer", "head", *SUB_JOINER_QUANTITIES]]
+    return chosen.assign(auroc_to_choose=choose["auroc"], words_to_choose=choose["words"], words=judge["words"])
 
 
 def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +36,7 @@ def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:
 
     Lengths of word that lack words in either half are left out.
     """
-    weights = {**dict.fromkeys(_MEANS, "words"), "auroc_to_choose": "words_to_choose"}
+    weights = {**dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), "auroc_to_choose": "words_to_choose"}
     sums = rows.assign(**{name: rows[name] * rows[weight] for name, weight in weights.items()})
     heads = sums.groupby(HEAD, as_index=False)[[*weights, "words", "words_to_choose"]].sum()
     heads = heads[heads["words"].gt(0) & heads["words_to_choose"].gt(0)]
@@ -60,4 +55,4 @@ def judged(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """Means of the chosen heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
     own = rows.merge(chosen[HEAD], on=HEAD)
     by = ["model", "pieces", "head"]
-    return weighted_summary(own, dict.fromkeys(_MEANS, "words"), by, "layer")
+    return weighted_summary(own, dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), by, "layer")

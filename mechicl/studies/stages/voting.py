@@ -116,10 +116,10 @@ class Voting(Study):
         probe, own = LastNeurons(_pairs(table)), LastPrediction()
         seen = run(model, contexts_of(corpus, cases, self.context), [probe, own], batch_size=batch_size)
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
-        judged = self._judged(seen[probe].double().numpy(), cases)
+        judged = self._judged(seen[probe].values.double().numpy(), cases)
         test = cases[judged.test]
         rows = _Rows(test["sequence"].to_numpy())
-        rows.add((members[seen[own].long()].numpy() == judged.label)[judged.test], what=_MODEL)
+        rows.add((members[seen[own].values].numpy() == judged.label)[judged.test], what=_MODEL)
         self._single(rows, judged, table)
         place = {pair: i for i, pair in enumerate(_pairs(table))}
         with progress("ensembles", len(groups)) as advance:

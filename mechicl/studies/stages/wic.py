@@ -70,9 +70,9 @@ class Wic(Study):
             for start in range(0, n_points, at_once):
                 points = tuple(range(start, min(start + at_once, n_points)))
                 probe = LastResidual(points)
-                seen = run(model, pairs.sentences, [probe], batch_size=batch_size, progress=None)[probe]
+                residuals = run(model, pairs.sentences, [probe], batch_size=batch_size, progress=None)[probe].values
                 for place, point in enumerate(points):
-                    vectors = seen[:, place].double().numpy()
+                    vectors = residuals[:, place].double().numpy()
                     tables.append(self._probed(vectors[::2], vectors[1::2], pairs).assign(point=point))
                     advance(1)
         return pd.concat(tables, ignore_index=True)

@@ -86,15 +86,15 @@ class WordIdentity(Study):
             )
         cases = pd.concat(chosen, ignore_index=True)
         texts = contexts_of(corpus, cases, self.context)
-        seen = run(model, texts, [probe := LastResidual()], batch_size=batch_size)[probe]
+        residuals = run(model, texts, [probe := LastResidual()], batch_size=batch_size)[probe].values
         groups = cases.groupby(["pieces", "span"], sort=False)
         tables = []
-        with progress("probes", len(groups) * seen.shape[1]) as advance:
+        with progress("probes", len(groups) * residuals.shape[1]) as advance:
             for (pieces, span), rows in groups:
                 words = rows["label"].nunique()
                 facts: dict[str, Any] = {"span": span, "pieces": pieces, "words": words}
-                for point in range(seen.shape[1]):
-                    right = held_out_correct(seen[rows.index.tolist(), point], rows, self.draw_seed)
+                for point in range(residuals.shape[1]):
+                    right = held_out_correct(residuals[rows.index.tolist(), point], rows, self.draw_seed)
                     table = accuracy_by_sequence(rows["sequence"].to_numpy(), right)
                     tables.append(table.assign(**facts, point=point, chance=rows["ending"].nunique() / words))
                     advance(1)

@@ -21,7 +21,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -33,10 +32,11 @@ from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, a
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
-from mechicl.probes.words import WORD_QUANTITIES, LossAt, WordAttention, followed
+from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES
+from mechicl.probes.words import LossAt, WordAttention
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
-from mechicl.studies.stages.sequences import reading_table, weighted_summary
+from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -65,6 +65,7 @@ class WordMerging(Study):
         "tokens become words."
     )
     reads = "text"
+    may_lack = ("loss", "within", "across", "auroc_to_choose", *SUB_JOINER_QUANTITIES)  # where there is no such word
     no_paper_protocol = "the authors compute no number to reproduce"
     batch_size = 8
 
@@ -86,21 +87,14 @@ class WordMerging(Study):
             "before, early": CutWords(range(third), "before"),
             "within, late": CutWords(range(n_layers - third, n_layers)),
         }
-        probe = LossAt(_is_cut)
         chosen = [patches[condition["cut"]]] if condition["cut"] in patches else []
-        sums = run(model, corpus, [probe], chosen, batch_size=batch_size)[probe].double()
-        n = (_is_cut(corpus.words) & followed(corpus.lengths, corpus.words.shape[1])).sum(1)
-        return pd.DataFrame({"sequence": np.arange(len(corpus)), "loss": sums / n.clamp(min=1), "words": n})
+        table = run(model, corpus, [LossAt(_is_cut)], chosen, batch_size=batch_size).frame()
+        return table.rename(columns={"tokens": "words"})
 
     def _attention(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         probes = [WordAttention(distance) for distance in DISTANCES]
-        seen = run(model, corpus, probes, batch_size=batch_size)
-        tables = []
-        for probe in probes:
-            table = reading_table(seen[probe], ("sequence", "layer", "head"), WORD_QUANTITIES)
-            for mean in ("within", "across"):
-                table[mean] /= table[f"n_{mean}"].clip(lower=1)
-            tables.append(table.assign(distance=probe.distance))
+        readings = run(model, corpus, probes, batch_size=batch_size)
+        tables = [readings[probe].frame().assign(distance=probe.distance) for probe in probes]
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
