@@ -102,6 +102,12 @@ def check_seed(seed: int) -> None:
         raise InputError(f"A seed is {seed if abs(seed) < 10**20 else 'far too large'}; take one from 0 to {_LARGEST}.")
 
 
+def check_count(name: str, value: object) -> None:
+    """Raise InputError unless a number of things is a whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; give a whole number, at least 1.")
+
+
 def _printable(message: str) -> str:
     """The message with halves of characters written out ("\\ud83d"), so that it can be printed and saved."""
     return message.encode("utf-8", "backslashreplace").decode()

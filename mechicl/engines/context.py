@@ -19,6 +19,7 @@ from mechicl.errors import InputError
 from mechicl.files.saved import fits, packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
+from mechicl.hooks.doors import check_parts, prompts_of
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -129,7 +130,8 @@ class Context:
                 context, or a query leaves the model's positions.
         """
         net = blockwise(model, "Context.ask")
-        prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+        prompts = prompts_of(prompts)
+        check_parts(probes, patches)
         self._check(net, prompts, probes, patches)
 
         def one(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:

@@ -18,6 +18,7 @@ from mechicl.engines.context import Context, forward_on, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, count_firings
+from mechicl.hooks.doors import prompts_of
 from mechicl.models import Blockwise, KeyValues, blockwise, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
@@ -76,7 +77,7 @@ def last_tokens(
         InputError: a prompt without demonstrations or of one token, or an architecture that cannot be run block by
             block.
     """
-    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    prompts = prompts_of(prompts)
     net, found = blockwise(model, "last_tokens"), dict[int, LastToken]()
     for indices in shared_demonstrations(prompts):
         first = prompts[indices[0]]

@@ -14,6 +14,7 @@ import torch
 from mechicl.engines.context import read_context
 from mechicl.engines.lower_layers import first_layer, run_above
 from mechicl.hooks import Patch, Probe, Run, run
+from mechicl.hooks.doors import check_parts, prompts_of
 from mechicl.models import hooked, runs_by_block
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptSet
@@ -35,7 +36,8 @@ def run_shared(
     Where nothing can be (a probe that needs gradients, prompts without demonstrations in common, an architecture
     without blocks of its own), it is `mechicl.run`.
     """
-    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    prompts = prompts_of(prompts)
+    check_parts(probes, patches)
     net, groups = hooked(model), shared_demonstrations(prompts)
     whole = any(probe.objective is not None for probe in probes) or not runs_by_block(net)
     divisible = not whole and _divisible(probes, patches)
@@ -66,6 +68,7 @@ def joined_runs(parts: Sequence[Run], groups: Sequence[Sequence[int]], probes: S
     return Run(
         torch.cat([part.label_logits for part in parts])[order],
         {probe: joined([part[probe] for part in parts], order) for probe in probes},
+        parts[0].classes,
     )
 
 

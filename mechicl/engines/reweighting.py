@@ -15,6 +15,7 @@ from mechicl.engines.context import Context
 from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.hooks import Hook, Patch, Place
+from mechicl.hooks.doors import prompts_of
 from mechicl.models import frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
@@ -79,7 +80,7 @@ def fit_reweighting(
         InputError: a prompt without a known label, or an architecture that cannot be run block by block.
         NumericalError: the loss becomes NaN or infinite.
     """
-    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
+    prompts = prompts_of(prompts)
     variant = Variant(prompts, tuple(shared), placement, keep)
     return fit_together(model, [variant], lr=lr, epochs=epochs, seed=seed, order=order, observe=observe)[0]
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, shown
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import InputError, NumericalError, check_count
+from mechicl.hooks.doors import check_parts, material_of
 from mechicl.hooks.parts import Patch, Probe, count_firings
 from mechicl.limits import prompts_that_fit
 from mechicl.metrics.objective import Objective
@@ -44,6 +45,8 @@ class Run:
 
     label_logits: Float[Tensor, "prompt class"]
     readings: Mapping[Probe, Reading]
+    classes: tuple[str, ...] = ()
+    """Names of the classes."""
 
     def __getitem__(self, probe: Probe) -> Reading:
         if probe not in self.readings:
@@ -66,7 +69,7 @@ class Run:
         """Logit and probability of every class's label word at q."""
         quantities = {"label_logit": self.label_logits, "label_prob": self.label_probs}
         units = {"label_logit": "logit", "label_prob": "share among the label words"}
-        return Reading(("prompt", "class"), quantities, units)
+        return Reading(("prompt", "class"), quantities, units, coordinates={"class": self.classes})
 
     @property
     def label_probs(self) -> Float[Tensor, "prompt class"]:
@@ -97,7 +100,7 @@ class Run:
 
 def run(
     model: Any,
-    prompts: PromptSet | Sequence[Prompt] | TokenCorpus,
+    prompts: PromptSet | Prompt | Sequence[Prompt] | TokenCorpus,
     probes: Sequence[Probe] = (),
     patches: Sequence[Patch] = (),
     *,
@@ -113,20 +116,19 @@ def run(
     The model comes back as it was: hooks, gradient flags, train or eval mode.
 
     Raises:
-        InputError: nothing to run, what is run was made with another tokenizer, or not even a batch of one prompt fits
-            into memory.
+        InputError: arguments of another kind, nothing to run, what is run was made with another tokenizer, or not even
+            a batch of one prompt fits into memory.
         HookError: an edit or a reading that was asked for never happened.
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
-    net = hooked(model)
+    net, prompts = hooked(model), material_of(prompts)
+    check_parts(probes, patches)
     if isinstance(prompts, TokenCorpus):
 
         def text(part: TokenCorpus) -> tuple[Tensor, dict[Probe, Reading]]:
             return text_pass(net, part.batch(net.device), probes, patches)
 
         return sweep(net, prompts, probes, text, batch_size=batch_size, progress=progress)
-    prompts = prompts if isinstance(prompts, PromptSet) else PromptSet.of(prompts)
-
     at_once = batch_size
     if any(probe.objective is not None for probe in probes) and len(prompts):
         at_once = prompts_at_once(net, max(map(len, prompts)))
@@ -153,13 +155,10 @@ def sweep(
     progress: str | None,
 ) -> Run:
     """Take prompts a batch at a time through `one_pass`, which gives the label logits and the probes' readings."""
+    check_count("batch_size", batch_size)
     if not len(prompts):
         raise InputError("There are no prompts to run; give at least one.")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give a positive number of prompts.")
     check_same_tokenizer(net, prompts)
-    if len(set(probes)) != len(probes):
-        raise InputError("The same probe was given twice; a reading is looked up by its probe, so give each once.")
     longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(map(len, prompts))
     fit = prompts_that_fit(net.sizes, longest, net.dtype.itemsize, net.device)
     batch_size = batch_size if fit is None else min(batch_size, fit)
@@ -183,7 +182,7 @@ def sweep(
                 continue
             if net.device.type == "cuda":  # only here: the error held on to the activations of the pass that failed
                 torch.cuda.empty_cache()
-    return collected.finish()
+    return collected.finish(prompts.class_names if isinstance(prompts, PromptSet) else ())
 
 
 def target_pass(
@@ -301,11 +300,10 @@ class _Collected:
         self.label_logits.append(label_logits)
         self.indices.extend(indices)
 
-    def finish(self) -> Run:
+    def finish(self, classes: tuple[str, ...]) -> Run:
         order = torch.tensor(self.indices).argsort()
-        return Run(
-            torch.cat(self.label_logits)[order], {probe: joined(parts, order) for probe, parts in self.readings.items()}
-        )
+        readings = {probe: joined(parts, order) for probe, parts in self.readings.items()}
+        return Run(torch.cat(self.label_logits)[order], readings, classes)
 
 
 def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:

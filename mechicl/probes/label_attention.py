@@ -54,7 +54,9 @@ class LabelAttention(Probe):
             to_p = from_q.gather(2, batch.anchors[:, None].expand(-1, from_q.shape[1], -1)).float()
             return (to_p * lengths.pop(layer) if layer in lengths else to_p) @ member
 
-        watch = watch_layers(model, "attn.hook_pattern", reduce=read)
+        watch = watch_layers(
+            model, "attn.hook_pattern", reduce=read, coordinates={"class": batch.prompts[0].class_names}
+        )
         if self.weight == "norm":
             weights = blockwise(model, "LabelAttention with weight='norm'")
             watch.hooks += [(f"blocks.{i}.attn.hook_v", _measure(lengths, i, weights.W_O(i), batch)) for i in layers]
