@@ -1,0 +1,157 @@
+"""What a paper says, as data, and what was found of it: supported, contradicted or undecided.
+
+A claim names a quantity, what it is compared with (its null), and the smallest difference that matters. The verdict
+follows from the interval of that difference alone; sentences, reports and `--json` are written from verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from mechicl.display import card
+from mechicl.metrics.resampling import mean_over_sets
+
+Outcome = Literal["supported", "contradicted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper that can be decided.
+
+    The effect is the quantity less its null. It is supported where the effect is at least `least` and its 95 % interval
+    lies above 0; contradicted where the interval lies below `least`, so that an effect of a size that matters is
+    excluded; undecided otherwise, and always where no null was measured.
+    """
+
+    id: str
+    sentence: str
+    source: str
+    quantity: str
+    unit: str
+    null: str
+    """What the quantity is compared with, in words."""
+    least: float
+    """The smallest effect that matters, in the unit; the sign of the claim is plus."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured for a claim: for each prompt (or document) the quantity, and the null beside it."""
+
+    values: Float[np.ndarray, " row"]
+    null: Float[np.ndarray, " row"] | float | None
+    """Measured on the same prompts, or a number; None where it was not measured."""
+    sets: Shaped[np.ndarray, " row"]
+    """The demonstration set, or document, of each row."""
+    unit_sampled: Literal["prompts", "documents"] = "prompts"
+    p: float | None = None
+    """Of a maximum over layers or heads: its p, corrected for having looked at all of them."""
+    undecided: str = ""
+    """Why nothing can be said, where that is so: a constant prediction, no errors."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of a claim, on one model and task."""
+
+    claim: Claim
+    outcome: Outcome
+    effect: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    n: Mapping[str, int] = field(default_factory=dict)
+    """Demonstration sets and prompts, or documents."""
+    null: float | None = None
+    """The mean of the null."""
+    reason: str = ""
+    """Of an undecided one: what would decide it."""
+    about: Mapping[str, str] = field(default_factory=dict)
+    """Study, model, task and protocol."""
+
+    def __str__(self) -> str:
+        where = f" on {self.about['task']}" if self.about.get("task") else ""
+        return f"{self.outcome.capitalize()}{where}: {self.claim.sentence} {self.numbers()}"
+
+    def numbers(self) -> str:
+        """Effect, interval, what it was compared with, and n, in one sentence."""
+        if np.isnan(self.effect):
+            return self.reason
+        told = f"Effect {self.effect:+.3g} {self.claim.unit}"
+        told += f" [{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else ", without an interval"
+        counted = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
+        told += f" against {self.claim.null}, n = {counted}."
+        return told + (f" {self.reason}" if self.reason else "")
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values, for `--json`; numbers that do not exist are None."""
+        number = {name: None if np.isnan(value) else float(value) for name, value in
+                  (("effect", self.effect), ("low", self.low), ("high", self.high))}  # fmt: skip
+        null = None if self.null is None else {"name": self.claim.null, "value": self.null}
+        return {
+            "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
+            "verdict": self.outcome, **number, "unit": self.claim.unit, "n": dict(self.n), "null": null,
+            "reason": self.reason,
+        }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        rows = [("verdict", self.outcome), ("", self.numbers()), ("source", self.claim.source)]
+        return card(self.claim.id, self.claim.sentence, rows)
+
+
+class Verdicts(tuple[Verdict, ...]):
+    """Verdicts of a result; shows itself as a table in a notebook."""
+
+    def _repr_html_(self) -> str:
+        rows = [(one.about.get("task", ""), one.claim.sentence, one.outcome, one.numbers()) for one in self]
+        return card("Claims", "", rows, ("task", "claim", "verdict", "effect"))
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "no claims"
+
+
+def decide(claim: Claim, evidence: Evidence) -> Verdict:
+    """The verdict that the evidence supports."""
+    if evidence.undecided or not len(evidence.values):
+        return Verdict(claim, "undecided", reason=evidence.undecided or "Nothing was measured for it.")
+    if evidence.null is None:
+        mean = float(np.mean(evidence.values))
+        why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured beside it."
+        return Verdict(claim, "undecided", reason=why)
+    null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
+    found = mean_over_sets(evidence.values - null, evidence.sets, generator=np.random.default_rng(0))
+    documents = evidence.unit_sampled == "documents"
+    n = {"documents": found.sets} if documents else {"sets": found.sets, "prompts": found.n}
+    outcome, reason = _outcome(claim, found.mean, found.low, found.high, evidence.p, documents)
+    return Verdict(claim, outcome, found.mean, found.low, found.high, n, float(null.mean()), reason)
+
+
+def _outcome(
+    claim: Claim, effect: float, low: float, high: float, p: float | None, documents: bool
+) -> tuple[Outcome, str]:
+    """What follows from an effect and its interval; of an undecided one, why, and what would decide it."""
+    more = "take more text" if documents else "take more seeds, each of which draws other demonstrations"
+    if np.isnan(low):
+        return "undecided", f"There is a single {'document' if documents else 'demonstration set'}; {more}."
+    if high < claim.least:
+        return "contradicted", ""
+    if low <= 0:
+        return "undecided", f"The interval holds 0; {more}."
+    if p is not None and p > 0.05:
+        return "undecided", f"Corrected for all places that were looked at, p = {p:.2g}; {more}."
+    if effect < claim.least:
+        return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
+    return "supported", ""
+
+
+def _singular(name: str) -> str:
+    return name.removesuffix("s")
+
+
+def about(verdicts: Sequence[Verdict], **facts: str) -> Verdicts:
+    """The same verdicts, saying of which study, model, task and protocol they are."""
+    return Verdicts(replace(one, about={**facts, **one.about}) for one in verdicts)

@@ -1,0 +1,85 @@
+"""Verdicts: planted effects are found, absent ones are not, and intervals cover."""
+
+import numpy as np
+import pytest
+
+from mechicl.claims import Claim, Evidence, decide
+from mechicl.errors import InputError
+from mechicl.metrics.resampling import max_statistic_p, mean_over_sets, proportion
+
+CLAIM = Claim("gather", "Label words gather.", "section 1", "enrichment", "times an average key", "random text", 0.5)
+
+
+def drawn(generator, effect, n_sets, per_set, spread=0.5, between=0.3):
+    sets = np.repeat(np.arange(n_sets), per_set)
+    values = effect + generator.normal(0, between, n_sets)[sets] + generator.normal(0, spread, len(sets))
+    return values, sets
+
+
+@pytest.mark.parametrize(("n_sets", "per_set"), [(4, 8), (5, 1), (8, 8), (40, 1)])
+def test_intervals_cover_what_was_sampled(n_sets, per_set):
+    """Prompts of one set are alike, so an interval over prompts would be too narrow; ours is not."""
+    covered, naive = 0, 0
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        values, sets = drawn(generator, 1.0, n_sets, per_set, between=0.6)
+        found = mean_over_sets(values, sets, generator=generator)
+        covered += found.low <= 1 <= found.high
+        half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
+        naive += abs(values.mean() - 1) <= half
+    assert covered >= 0.9 * 200
+    assert per_set == 1 or naive < 0.85 * 200
+
+
+def test_planted_effects_are_found_and_reversed_ones_contradicted():
+    outcomes = {1.0: [], -1.0: [], 0.0: []}
+    for seed in range(50):
+        for effect, kept in outcomes.items():
+            values, sets = drawn(np.random.default_rng(seed), effect, 8, 8)
+            kept.append(decide(CLAIM, Evidence(values, 0.0, sets)).outcome)
+    assert outcomes[1.0].count("supported") >= 40
+    assert outcomes[-1.0].count("contradicted") >= 40
+    assert outcomes[0.0].count("supported") <= 2
+
+
+def test_without_a_null_or_a_second_set_nothing_is_decided():
+    values, sets = drawn(np.random.default_rng(0), 9.0, 8, 8)
+    without = decide(CLAIM, Evidence(values, None, sets))
+    assert without.outcome == "undecided"
+    assert "random text was not measured" in without.reason
+    single = decide(CLAIM, Evidence(values, 0.0, np.zeros_like(sets)))
+    assert single.outcome == "undecided"
+    assert "single demonstration set" in single.reason
+    assert decide(CLAIM, Evidence(values, 0.0, sets, p=0.3)).outcome == "undecided"
+    assert decide(CLAIM, Evidence(values, 0.0, sets, p=0.01)).outcome == "supported"
+
+
+def test_a_verdict_says_what_it_rests_on():
+    values, sets = drawn(np.random.default_rng(0), 2.0, 8, 8)
+    verdict = decide(CLAIM, Evidence(values, np.full(64, 0.1), sets))
+    facts = verdict.facts()
+    assert facts["verdict"] == "supported"
+    assert facts["n"] == {"sets": 8, "prompts": 64}
+    assert facts["low"] < facts["effect"] < facts["high"]
+    assert facts["null"]["value"] == pytest.approx(0.1)
+    assert "against random text" in verdict.numbers()
+    assert "n = 8 sets, 64 prompts" in verdict.numbers()
+
+
+def test_proportions_have_width_at_their_bounds():
+    share, low, high = proportion(6, 6)
+    assert share == 1
+    assert low < 0.7
+    assert high == 1
+    with pytest.raises(InputError):
+        proportion(0, 0)
+
+
+def test_a_maximum_is_held_against_maxima():
+    """Of 30 layers without any effect, the best looks significant alone, and is not."""
+    generator = np.random.default_rng(0)
+    null, observed = generator.normal(size=(500, 30)), generator.normal(size=30)
+    alone = (1 + (null[:, observed.argmax()] >= observed.max()).sum()) / 501
+    assert alone < 0.05 < max_statistic_p(observed, null)[observed.argmax()]
+    observed[3] = 8
+    assert max_statistic_p(observed, null)[3] == pytest.approx(1 / 501)
