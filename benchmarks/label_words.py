@@ -21,11 +21,11 @@ import torch
 from setting import model_for, parser, random_prompts, tiny_icl
 from torch import Tensor
 
-from mechicl import LabelAttention, compress, run_shared
+from mechicl.engines import compress, run_shared
 from mechicl.engines.compression import kept_positions, random_sets, without_the_rest
 from mechicl.engines.reweighting import Variant, fit_together
 from mechicl.hooks import run
-from mechicl.probes import SaliencyFlow
+from mechicl.probes import LabelAttention, SaliencyFlow
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds

@@ -20,12 +20,13 @@ import paper_way
 import torch
 from setting import model_for, parser
 
-from mechicl import LabelAttention, compress, isolation
+from mechicl import isolation
+from mechicl.engines import compress
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.hooks import run
 from mechicl.models import frozen, recompute
-from mechicl.probes import SaliencyFlow
+from mechicl.probes import LabelAttention, SaliencyFlow
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import Prompt, PromptSet
 

@@ -1,7 +1,7 @@
 """`make declare`: write what the shipped studies declare: for the command line, for editors, and for README's table.
 
-Nothing here is typed twice: all three follow from the classes in `mechicl/studies/` and from the names in
-`mechicl/__init__.py`, and a test says when they are behind.
+All of it follows from the classes in `mechicl/studies/` and from the names in `mechicl/__init__.py`; a test fails when
+it is out of date.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ if __name__ == "__main__":  # what was declared before may have another form
     (HERE / "mechicl" / "studies" / "declared.json").write_text("[]")
 
 import mechicl  # noqa: E402
+from mechicl import studies  # noqa: E402
 from mechicl.declared import DECLARED, declaration, written  # noqa: E402
-from mechicl.studies import STUDIES, call_of  # noqa: E402
+from mechicl.studies import STUDIES, Study, call_of  # noqa: E402
 
-STUB = Path(mechicl.__file__).with_suffix(".pyi")
+PACKAGE = Path(mechicl.__file__).parent
 README = HERE / "README.md"
 _TABLE = ("<!-- studies: written by `make declare` -->\n", "<!-- end of studies -->\n")
 _SHIPPED = [study for study in STUDIES.values() if study.__module__.startswith("mechicl.")]
-_HEAD = '''"""Written by `make declare`; see `mechicl/__init__.py`."""
+_HEAD = '''"""Written by `make declare`; see `__init__.py`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mechicl.corpora import TokenCorpus, WordPairs
-from mechicl.probes.tuned_lens import TunedLens as _TunedLens
+from mechicl.models import Model
+from mechicl.probes import TunedLens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.tasks.benchmarks import Benchmarks
+from mechicl.studies.call import call_of as call_of
+from mechicl.tasks import Benchmarks
 '''
 
 
@@ -41,11 +44,27 @@ def declared_text() -> str:
     return written([declaration(study) for study in _SHIPPED])
 
 
-def stub_text() -> str:
-    """What `mechicl/__init__.pyi` should hold."""
-    imports = [f"from {mechicl.HOME[name]} import {name} as {name}" for name in sorted(mechicl.HOME)]
+def stubs() -> dict[Path, str]:
+    """What the stubs should hold: of the package, and of its studies."""
+    names = [_exported(name, home) for name, home in mechicl.HOME.items()]
+    rooms = [f"from mechicl import {name} as {name}" for name in mechicl.NAMESPACES]
+    classes = [_exported(study.__name__, study.__module__) for study in _SHIPPED]
+    helpers = [_exported(name, _home(name)) for name in studies.__all__]
     calls = [_definition(call_of(study)) for study in _SHIPPED]
-    return "\n".join([_HEAD, *imports, "", *calls])
+    top = [_HEAD.splitlines()[0], "", *rooms, *names, "", "__version__: str", ""]
+    return {
+        PACKAGE / "__init__.pyi": "\n".join(top),
+        PACKAGE / "studies" / "__init__.pyi": "\n".join([_HEAD, *helpers, *classes, "", *calls]),
+    }
+
+
+def _exported(name: str, home: str) -> str:
+    return f"from {home} import {name} as {name}"
+
+
+def _home(name: str) -> str:
+    """The module of a name of `mechicl.studies`."""
+    return getattr(getattr(studies, name), "__module__", Study.__module__)
 
 
 def readme_text() -> str:
@@ -57,14 +76,14 @@ def readme_text() -> str:
 
 
 def _definition(call: Any) -> str:
-    told = inspect.signature(call)
-    parameters = [_parameter(one) for one in told.parameters.values()]
-    keywords = [one.kind is inspect.Parameter.KEYWORD_ONLY for one in told.parameters.values()]
+    parameters = list(inspect.signature(call).parameters.values())
+    lines = [_parameter(one) for one in parameters]
+    keywords = [one.kind is inspect.Parameter.KEYWORD_ONLY for one in parameters]
     if any(keywords):
-        parameters.insert(keywords.index(True), "*")
+        lines.insert(keywords.index(True), "*")
     doc = (call.__doc__ or "").replace("\\", "\\\\").replace("\n", "\n    ").replace("\n    \n", "\n\n")
-    lines = "".join(f"    {one},\n" for one in parameters)
-    return f'def {call.__name__}(\n{lines}) -> Result:\n    """{doc}\n    """\n'
+    text = "".join(f"    {line},\n" for line in lines)
+    return f'def {call.__name__}(\n{text}) -> Result:\n    """{doc}\n    """\n'
 
 
 def _parameter(one: inspect.Parameter) -> str:
@@ -75,12 +94,11 @@ def _parameter(one: inspect.Parameter) -> str:
 def _written(hint: Any) -> str:
     """A type as it stands in source code."""
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__origin__") else str(hint)
-    for module in ("typing.", "collections.abc.", "pathlib.", "mechicl.prompts.sets.", "mechicl.prompts.prompt."):
+    for module in ("typing.", "collections.abc.", "pathlib.", "mechicl.probes.tuned_lens."):
         text = text.replace(module, "")
-    return text.replace("mechicl.probes.tuned_lens.TunedLens", "_TunedLens").replace("NoneType", "None")
+    return text.replace("NoneType", "None")
 
 
 if __name__ == "__main__":
-    DECLARED.write_text(declared_text(), encoding="utf-8")
-    STUB.write_text(stub_text(), encoding="utf-8")
-    README.write_text(readme_text(), encoding="utf-8")
+    for path, text in {DECLARED: declared_text(), README: readme_text(), **stubs()}.items():
+        path.write_text(text, encoding="utf-8")

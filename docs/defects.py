@@ -46,7 +46,7 @@ def word_loyalty_k(model: Any, sets: list[Any], text: Any) -> str:
 @measure
 def raw_attention(model: Any, sets: list[Any], text: Any) -> str:
     def auroc(protocol: str) -> str:
-        rows = mi.deep_layers(model, sets, protocol=protocol).summary()
+        rows = mi.studies.deep_layers(model, sets, protocol=protocol).summary()
         return _curve(rows[(rows["metric"] == "AUCROC") & (rows["task"] == sets[0].task)], "layer")
 
     return f"AUCROC by layer, two classes: {_both(auroc)}"
@@ -54,7 +54,7 @@ def raw_attention(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def class_layout(model: Any, sets: list[Any], text: Any) -> str:
-    out = mi.run(model, sets[-1], [probe := mi.LabelAttention()])
+    out = mi.run(model, sets[-1], [probe := mi.probes.LabelAttention()])
     attention = out[probe].sum(2)  # [prompt layer class]
     n, layers, classes = attention.shape
     as_read = attention.transpose(1, 2).reshape(n, layers, classes)  # written class by class, read layer by layer
@@ -64,7 +64,9 @@ def class_layout(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def position_offset(model: Any, sets: list[Any], text: Any) -> str:
-    rows = mi.compression(model, sets, kept=("label+template", "template"), positions=("original", "zero"), n_sets=1)
+    rows = mi.studies.compression(
+        model, sets, kept=("label+template", "template"), positions=("original", "zero"), n_sets=1
+    )
     rows = rows.summary()
     rows = rows[(rows["metric"] == "word_loyalty_5") & (rows["method"] == "hidden anchor")]
     rows = rows[rows["kept"] == "label+template"]
@@ -75,7 +77,7 @@ def position_offset(model: Any, sets: list[Any], text: Any) -> str:
 @measure
 def union_of_sets(model: Any, sets: list[Any], text: Any) -> str:
     def best(protocol: str) -> str:
-        rows = mi.compression(model, sets, kept=("label+template",), positions=("original",), protocol=protocol)
+        rows = mi.studies.compression(model, sets, kept=("label+template",), positions=("original",), protocol=protocol)
         rows = rows.summary()
         return _by(rows[(rows["metric"] == "label_loyalty") & (rows["method"] == "hidden random, best set")], "task")
 
@@ -93,7 +95,7 @@ def weighting_of_prompts(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def folded_value_biases(model: Any, sets: list[Any], text: Any) -> str:
-    probe = mi.SaliencyFlow()
+    probe = mi.probes.SaliencyFlow()
     folded = mi.load_model("tiny-icl", processing="fold", fold_value_biases=True)
     plain, changed = (mi.run(m, sets[0], [probe])[probe] for m in (model, folded))
     worst = ((plain - changed).abs().amax((1, 2)) / plain.abs().amax((1, 2))).max()
@@ -110,14 +112,14 @@ def faulty_lens(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def mean_of_cells(model: Any, sets: list[Any], text: Any) -> str:
-    rows = mi.local_attention(_folded(), text).summary()
+    rows = mi.studies.local_attention(_folded(), text).summary()
     found = (_curve(rows[rows["metric"] == metric], "layer") for metric in ("pooled", "mass_5"))
     return "by layer: {} as the mean of entries, {} as the attention to five tokens".format(*found)
 
 
 @measure
 def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
-    compared = mi.lesion_sweep(model, text.batch().tokens, [mi.Drop(2)])
+    compared = mi.engines.lesion_sweep(model, text.batch().tokens, [mi.patches.Drop(2)])
     loss = compared.loss[0] - compared.base_loss
     found = (_correlation(compared.kl[0, :, start:-1], loss[:, : -1 - start]) for start in (0, 1))
     return "correlation of a token's KL with its loss, layer 2 dropped: {:.2f} aligned, {:.2f} as stored".format(*found)

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parent / "pages" / "precision.json"
 
 STATISTICS: dict[str, tuple[str, Callable[..., Any], Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "S_wp, S_pq, S_ww (shares)": ("prompts", mi.information_flow, lambda rows: rows),
-    "AUCROC": ("prompts", mi.deep_layers, lambda rows: rows[rows["metric"] == "AUCROC"]),
+    "AUCROC": ("prompts", mi.studies.deep_layers, lambda rows: rows[rows["metric"] == "AUCROC"]),
     "label loyalty": (
         "prompts",
         lambda model, prompts: mi.isolation(model, prompts, n_layers=(1, 2)),
@@ -39,7 +39,11 @@ STATISTICS: dict[str, tuple[str, Callable[..., Any], Callable[[pd.DataFrame], pd
         lambda model, text: mi.layer_lesions(model, text, kinds=("drop",)),
         lambda rows: rows[rows["metric"] == "kl"],
     ),
-    "norms": ("text", mi.norms, lambda rows: rows[rows["metric"].isin(["mlp_norm", "attn_norm", "resid_pre_norm"])]),
+    "norms": (
+        "text",
+        mi.studies.norms,
+        lambda rows: rows[rows["metric"].isin(["mlp_norm", "attn_norm", "resid_pre_norm"])],
+    ),
 }
 """What is measured: on what, by which study, and which rows of its summary."""
 

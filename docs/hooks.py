@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,10 @@ import drift  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
-from mechicl.declared import Declaration, DeclaredSwitch, shipped  # noqa: E402
+from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
 _PAPERS = {"label_words": "Label Words are Anchors", "stages": "Stages of Inference"}
-_READS = {
-    "prompts": "prompts of one or more tasks",
-    "text": "running text",
-    "weights": "the model's weights alone",
-    "pairs": "pairs of sentences that share a word",
-    "benchmarks": "benchmarks of lm-evaluation-harness",
-}
 
 
 def on_config(config: Any) -> Any:
@@ -70,10 +63,10 @@ def study_page(study: Any) -> str:
             f"**The paper says:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
-            f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {_READS[study.reads]}. "
+            f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_shown(study),
-            f"## From Python\n\n::: mechicl.{call}\n    options: {{heading_level: 3}}",
+            f"## From Python\n\n::: mechicl.studies.{call}\n    options: {{heading_level: 3}}",
             f"### Switches\n\n{_switches(shipped()[study.name])}",
         ]
     )
@@ -87,18 +80,15 @@ def _shown(study: Any) -> list[str]:
 
 
 def api_page() -> str:
-    """Every name of `mechicl`, by the module that it comes from."""
-    parts = ["# API\n\nEverything here is a name of the package: `import mechicl as mi`."]
-    for module, names in _by_home():
-        parts.append(f"## {module}")
-        parts += [f"::: {module}.{name}" for name in names]
+    """Every name of `mechicl`, and of its namespaces; the studies have pages of their own."""
+    studies = {study.name.replace("-", "_") for study in STUDIES.values()}
+    parts = ["# API\n\nAfter `import mechicl as mi`, `mechicl.probes` is `mi.probes`.", "## mechicl"]
+    parts += [f"::: {home}.{name}" for name, home in mechicl.HOME.items() if name not in studies]
+    for room in mechicl.NAMESPACES:
+        module = importlib.import_module(f"mechicl.{room}")
+        parts.append(f"## mechicl.{room}\n\n{(module.__doc__ or '').splitlines()[0]}")
+        parts += [f"::: mechicl.{room}.{name}" for name in module.__all__ if name not in mechicl.HOME]
     return "\n\n".join(parts)
-
-
-def _by_home() -> Iterable[tuple[str, list[str]]]:
-    """Names by module, functions that are studies left out: these have pages of their own."""
-    return ((module, [name for name, home in mechicl.HOME.items() if home == module])
-            for module in dict.fromkeys(mechicl.HOME.values()))  # fmt: skip
 
 
 def _home(study: Any) -> str:

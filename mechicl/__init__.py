@@ -1,87 +1,66 @@
-"""mechicl: look inside language models while they learn in context.
+"""Look inside language models while they learn in context.
 
-Names are loaded on first use, so that `import mechicl` and `mechicl --help` stay fast.
+    import mechicl as mi
+
+    model = mi.load_model("tiny-icl")  # or "smollm2-135m-q4", "gpt2-xl", a folder, a GGUF file
+    prompts = mi.load_task("tiny-topics-4").prompts(model.tokenizer, shots=1, samples=64, seed=42)
+
+    mi.information_flow(model, prompts)  # a study: table, figure, provenance
+    mi.run(model, prompts, probes=[mi.probes.LabelAttention()], patches=[mi.patches.Drop(3)])
+    mi.explore(model, prompts[0])  # one prompt, interactively
+
+Load what you need:   load_model, load_task, load_corpus, load_result, load_studies
+Run it:               run, explore
+Studies:              information_flow, isolation, reweighting, layer_lesions, logit_lens, stages_atlas;
+                      every other one, and your own: mi.studies
+What you handle:      Task, Prompt, PromptSet, TokenCorpus, Result
+Write your own:       Probe, Patch, Watch, Study
+Errors:               InputError, NumericalError
+
+mi.probes    what reads a pass            mi.engines   exact shortcuts: shared prefixes, contexts, fits
+mi.patches   what changes it              mi.models    the adapter, for a model class of your own
+mi.studies   every study                  mi.tasks     where examples come from; benchmarks
+mi.metrics   pure functions of tensors    mi.corpora   running text; pairs of sentences
 """
+# Names are loaded on first use, so that `import mechicl` and `mechicl --help` stay fast.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import Any
 
-from mechicl import declared
+from mechicl import renamed
 
+__version__ = "0.2.0"
+NAMESPACES = ("corpora", "engines", "metrics", "models", "patches", "probes", "studies", "tasks")
 _NAMES = {
-    "mechicl.corpora": ("load_corpus", "load_word_pairs"),
-    "mechicl.engines.compression": ("compress",),
-    "mechicl.engines.context": ("Context", "read_context"),
-    "mechicl.engines.prefix": ("run_shared",),
-    "mechicl.engines.reweighting": ("fit_reweighting",),
-    "mechicl.engines.tuned_lens": ("fit_tuned_lens",),
-    "mechicl.engines.wavefront": ("lesion_sweep",),
+    "mechicl.corpora": ("TokenCorpus", "load_corpus"),
     "mechicl.errors": ("InputError", "NumericalError"),
-    "mechicl.explorer": ("Explorer", "explore"),
+    "mechicl.explorer": ("explore",),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
-    "mechicl.metrics.objective": ("Objective",),
-    "mechicl.patches": (
-        "CutWords",
-        "Drop",
-        "DropAttention",
-        "DropMLP",
-        "DropMany",
-        "FixNeurons",
-        "IsolateLabels",
-        "IsolatePositions",
-        "IsolateRandom",
-        "IsolateTemplate",
-        "Reorder",
-        "Repeat",
-        "Replace",
-        "ReweightAnchors",
-        "Swap",
+    "mechicl.prompts": ("Prompt", "PromptSet"),
+    "mechicl.results": ("Result",),
+    "mechicl.studies": (
+        "Study", "information_flow", "isolation", "layer_lesions", "load_result", "load_studies", "logit_lens",
+        "reweighting", "stages_atlas",
     ),
-    "mechicl.probes": (
-        "HeadSaliency",
-        "LabelAttention",
-        "LastResidual",
-        "LensTokens",
-        "LocalAttention",
-        "LogitLens",
-        "Norms",
-        "SaliencyFlow",
-        "SaliencyMap",
-        "TopTokens",
-        "TunedLens",
-    ),
-    "mechicl.studies": ("load_result", "load_studies"),
-    "mechicl.studies.label_words.compression_speed": ("CompressionSpeed",),
-    "mechicl.studies.label_words.error_diagnosis": ("ErrorDiagnosis",),
-    "mechicl.studies.label_words.isolation": ("isolation_examples",),
-    "mechicl.studies.label_words.reweighting": ("Reweighting",),
-    "mechicl.studies.label_words.saliency_map": ("saliency_figure", "saliency_map"),
-    "mechicl.studies.stages.atlas": ("compare_atlases",),
-    "mechicl.studies.stages.in_context_atlas": ("in_context_atlas",),
-    "mechicl.studies.stages.voters": ("find_neurons", "neuron_tokens"),
-    "mechicl.tasks": ("Task", "load_benchmarks", "load_task"),
-}
+    "mechicl.tasks": ("Task", "load_task"),
+}  # fmt: skip
 HOME = {name: module for module, names in _NAMES.items() for name in names}
-"""The module of every name; the studies, which are called by their names, are declared in theirs."""
+"""The module of every name."""
 
-__all__ = sorted([*HOME, *(name.replace("-", "_") for name in declared.shipped())])  # pyright: ignore
+__all__ = sorted([*HOME, *NAMESPACES])  # pyright: ignore
 
 
 def __getattr__(name: str) -> Any:
+    if name in NAMESPACES:
+        return import_module(f"mechicl.{name}")
     if name in HOME:
         globals()[name] = value = getattr(import_module(HOME[name]), name)
         return value
-    study = name.replace("_", "-")
-    if study in declared.shipped() or "mechicl.studies" in sys.modules:
-        studies = import_module("mechicl.studies")
-        if study in studies.STUDIES:  # a user's own, too, once its file is imported
-            return studies.call_of(studies.STUDIES[study])
-    raise AttributeError(f"module 'mechicl' has no attribute {name!r}")
+    return renamed.look_up(__name__, name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__doc__", "__version__"]

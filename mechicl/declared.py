@@ -26,11 +26,35 @@ RESERVED = frozenset(
      "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
 )  # fmt: skip
 """Arguments and options that studies share: no switch can have such a name."""
-MATERIAL: dict[str, str] = {"prompts": "prompts", "text": "corpus", "pairs": "pairs", "benchmarks": "tasks"}
-"""What a study is run on, as an argument; one that reads weights has none."""
 Kind = Literal["choice", "int", "float", "bool", "text"]
 """What one value of a switch is; "text" is whatever the study itself understands."""
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """What a study is run on, beside a model."""
+
+    words: str
+    argument: str = ""
+    """Its name in Python."""
+    type: str = ""
+    maker: str = ""
+    """What makes one."""
+
+    def __str__(self) -> str:
+        return f"{self.words} ({self.maker})" if self.maker else self.words
+
+
+INPUTS: dict[Reads, Input] = {
+    "prompts": Input(
+        "prompts of one or more tasks", "prompts", "PromptSet | Sequence[PromptSet] | Sequence[Prompt]", "task.prompts"
+    ),
+    "text": Input("running text", "corpus", "TokenCorpus", "mi.load_corpus"),
+    "pairs": Input("pairs of sentences that share a word", "pairs", "WordPairs", "mi.corpora.load_word_pairs"),
+    "benchmarks": Input("benchmarks of lm-evaluation-harness", "tasks", "Benchmarks", "mi.tasks.load_benchmarks"),
+    "weights": Input("the model's weights alone"),
+}
 
 
 @dataclass(frozen=True)

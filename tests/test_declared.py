@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import numpy as np
 import pytest
 
 import mechicl as mi
+from mechicl.cli.app import list_everything
 from mechicl.cli.asked import OnPrompts
 from mechicl.cli.asked_of_stages import OnBenchmarks, OnLens, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import declarations, studies
 from mechicl.cli.reading import several
-from mechicl.declared import DECLARED, MATERIAL, RESERVED, declaration, shipped
+from mechicl.declared import DECLARED, INPUTS, RESERVED, declaration, shipped
 from mechicl.errors import InputError
 from mechicl.studies import STUDIES
 
@@ -28,7 +30,7 @@ SHIPPED = [name for name, study in STUDIES.items() if study.__module__.startswit
 @pytest.mark.parametrize("name", SHIPPED)
 def test_call_and_command_have_the_switches_of_the_class(name: str) -> None:
     study = STUDIES[name]
-    called = inspect.signature(getattr(mi, name.replace("-", "_"))).parameters
+    called = inspect.signature(getattr(mi.studies, name.replace("-", "_"))).parameters
     command = {one.name: one for one in studies.info.cls.get_command(_group(), None, name).params}  # type: ignore
     fields = {one.name: one.default for one in dataclasses.fields(study)}
     if study.no_paper_protocol:
@@ -42,7 +44,7 @@ def test_call_and_command_have_the_switches_of_the_class(name: str) -> None:
         declared = next(one for one in shipped()[name].switches if one.name == switch)
         assert (several(declared, offered) if declared.several else offered) == default
         assert declared.help, f"{switch} says what it is"
-    rest = ["model", *([MATERIAL[study.reads]] if study.reads in MATERIAL else []), *fields]
+    rest = ["model", *filter(None, [INPUTS[study.reads].argument]), *fields]
     assert sorted(called) == sorted([*rest, *(["batch_size"] if study.batch_size else [])]), "nothing else"
     if study.batch_size is not None and "batch_size" in command:
         assert called["batch_size"].default == command["batch_size"].default == study.batch_size
@@ -57,10 +59,30 @@ def test_the_written_declarations_and_stubs_are_those_of_the_classes() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(docs)!r}); import declare; "
         "assert declare.DECLARED.read_text() == declare.declared_text(), 'declared.json'; "
-        "assert declare.STUB.read_text() == declare.stub_text(), 'stub'; "
-        "assert declare.README.read_text() == declare.readme_text(), 'README'"
+        "assert declare.README.read_text() == declare.readme_text(), 'README'; "
+        "assert all(path.read_text() == text for path, text in declare.stubs().items()), 'stubs'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)  # apart from studies that tests define
+
+
+def test_list_and_page_have_what_the_class_declares(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    monkeypatch.setattr(sys, "path", [str(Path(mi.__file__).parents[1] / "docs"), *sys.path])
+    monkeypatch.setenv("COLUMNS", "500")
+    from hooks import study_page  # type: ignore[import-not-found]
+
+    list_everything()
+    rows = {row.split()[1]: row for row in capsys.readouterr().out.splitlines() if row.startswith("│")}
+    for name in SHIPPED:
+        study, page = STUDIES[name], study_page(STUDIES[name])
+        assert study.shows in rows[name]
+        assert study.source in rows[name]
+        assert f"Runs on {INPUTS[study.reads].words}." in page
+        switches = re.findall(r"^\| `(\w+)` \| (.*?) \| `(.*?)` \| (.*?) \|$", page, re.MULTILINE)
+        said = [(switch.name, repr(switch.default), switch.help) for switch in declaration(study).switches]
+        assert [(one, default, help) for one, _, default, help in switches] == said
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -33,7 +33,7 @@ class Named(mi.Probe):
 
 
 def test_probes_patches_and_runs_show_what_they_are() -> None:
-    out = mi.run(tiny.model("gpt2"), random_prompts(3), [Named(), mi.LabelAttention()], progress=None)
+    out = mi.run(tiny.model("gpt2"), random_prompts(3), [Named(), mi.probes.LabelAttention()], progress=None)
     for shown in (Named()._repr_html_(), out._repr_html_()):
         assert tags(shown) <= {"div", "b", "table", "tr", "th", "td", "bdi"}
         assert "&lt;script&gt;" in shown
@@ -41,9 +41,9 @@ def test_probes_patches_and_runs_show_what_they_are() -> None:
     assert "What is &lt;b&gt;read&lt;/b&gt;<" in Named()._repr_html_()
     assert "of 3 prompts" in out._repr_html_()
     assert "[3, 3, 4, 2]" in out._repr_html_()
-    for change in (mi.IsolateLabels([0]), mi.Swap(1), mi.ReweightAnchors(torch.zeros(1, 2, 3))):
+    for change in (mi.patches.IsolateLabels([0]), mi.patches.Swap(1), mi.patches.ReweightAnchors(torch.zeros(1, 2, 3))):
         assert type(change).__name__ in change._repr_html_()
-    assert "[1, 2, 3]" in mi.ReweightAnchors(torch.zeros(1, 2, 3))._repr_html_()
+    assert "[1, 2, 3]" in mi.patches.ReweightAnchors(torch.zeros(1, 2, 3))._repr_html_()
 
 
 class Told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -65,12 +66,12 @@ def test_a_study_of_ones_own_runs_in_python(study_file: Path, tmp_path: Path) ->
     (study,) = load_studies(study_file)
     model = mi.load_model("tiny-icl")
     prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=4, seed=42)
-    result = mi.target_norm(model, prompts, relative=True)  # type: ignore[attr-defined]
+    result = mi.studies.target_norm(model, prompts, relative=True)
     first = result.table[result.table["layer"] == 0]
     assert (first["norm"] == 1).all(), "relative to the first layer"
     assert result.provenance["settings"]["relative"] is True
     result.save(tmp_path / "out")
-    again = mi.load_result(tmp_path / "out", "target-norm")
+    again = mi.load_result(tmp_path / "out")
     assert again.study == study(relative=True)
     assert again.finding() == result.finding()
     page = write_report([again], tmp_path / "out").read_text(encoding="utf-8")
@@ -155,8 +156,21 @@ def test_a_file_named_as_a_library_is_followed_all_the_same(study_file: Path) ->
 def test_a_study_that_lacks_methods_is_refused_by_their_names(study_file: Path) -> None:
     text = study_file.read_text().replace("    def finding(", "    def found(")
     study_file.write_text(text)
+    before = dict(STUDIES)
     with pytest.raises(InputError, match=r"target-norm in .* lacks finding"):
         load_studies(study_file)
+    assert before == STUDIES, "a file that is refused adds nothing"
+    assert not hasattr(mi.studies, "target_norm")
+
+
+def test_a_file_that_is_refused_leaves_the_study_as_it_was_read_before(study_file: Path) -> None:
+    text = study_file.read_text()
+    (study,) = load_studies(study_file)
+    study_file.write_text(text.replace("    def finding(", "    def found("))
+    with pytest.raises(InputError, match="lacks finding"):
+        load_studies(study_file)
+    assert STUDIES["target-norm"] is study
+    assert "relative" in inspect.signature(mi.studies.target_norm).parameters, "its module is still there"
 
 
 def test_a_switch_that_every_command_has_is_refused(study_file: Path) -> None:
@@ -179,3 +193,13 @@ def test_a_summary_without_its_columns_is_refused_in_a_sentence(study_file: Path
     result = study().run(model, prompts)
     with pytest.raises(InputError, match="summary of target-norm lacks the column metric"):
         result.summary()
+
+
+def test_a_name_of_the_namespace_and_an_unknown_input_are_refused(study_file: Path) -> None:
+    text = study_file.read_text()
+    study_file.write_text(text.replace('name = "target-norm"', 'name = "saliency-map"'))
+    with pytest.raises(InputError, match="no name of mechicl"):
+        load_studies(study_file)
+    study_file.write_text(text.replace('name = "target-norm"', 'name, reads = "target-norm", "words"'))
+    with pytest.raises(InputError, match="reads 'words'; let it read one of prompts, text"):
+        load_studies(study_file)

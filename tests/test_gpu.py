@@ -164,9 +164,9 @@ def test_a_sweep_of_drops_waits_per_chunk_of_tokens_and_not_per_lesion() -> None
 
 def test_no_reading_needs_float64_of_the_device() -> None:
     with Asked() as asked:
-        for probe in (*PROBES, mechicl.LogitLens(), LensTokens((1, 2)), SaliencyMap((0, 1))):
+        for probe in (*PROBES, mechicl.probes.LogitLens(), LensTokens((1, 2)), SaliencyMap((0, 1))):
             run(deep("gpt2", 2), prompts(), [probe], progress=None)
-        for probe in (*TEXT_PROBES, mechicl.LogitLens()):
+        for probe in (*TEXT_PROBES, mechicl.probes.LogitLens()):
             run(deep("gpt2", 2), text(), [probe], progress=None)
         lesion_sweep(deep("gpt2", 2), tiny.tokens(1, 8).to("meta"), [Drop(0)])
     assert not asked.wide

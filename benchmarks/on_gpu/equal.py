@@ -16,10 +16,12 @@ import torch
 from setting import tiny_icl
 from torch import Tensor
 
-from mechicl import LogitLens, SaliencyFlow, compress, fit_reweighting, lesion_sweep, load_model, run, run_shared
+from mechicl import load_model, run
+from mechicl.engines import compress, fit_reweighting, lesion_sweep, run_shared
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.models.provenance import weight_digest
 from mechicl.patches import Drop, IsolateLabels
+from mechicl.probes import LogitLens, SaliencyFlow
 from mechicl.prompts import PromptSet
 from on_gpu.setting import SHAPES, corpus_of, deviation, prompts_for, random_model, taken, texts_for
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from mechicl import LabelAttention, run
+from mechicl import run
 from mechicl.limits import free_bytes
 from mechicl.models import hooked, provenance
+from mechicl.probes import LabelAttention
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
 from on_gpu.setting import SHAPES, deviation, prompts_for, random_model, taken

@@ -20,10 +20,12 @@ from measuring import Clock
 from neurons import _layer_moments as authors_moments
 from torch import Tensor
 
-from mechicl import LogitLens, lesion_sweep, run
+from mechicl import run
+from mechicl.engines import lesion_sweep
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.models import provenance
 from mechicl.patches import Drop, Swap
+from mechicl.probes import LogitLens
 from mechicl.prompts import PromptSet
 from on_gpu.setting import (
     SHAPES,

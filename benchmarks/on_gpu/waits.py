@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mechicl import LabelAttention, LogitLens, Norms, SaliencyFlow, compress, fit_reweighting, lesion_sweep, run
+from mechicl import run
+from mechicl.engines import compress, fit_reweighting, lesion_sweep
 from mechicl.patches import Drop, IsolateLabels
+from mechicl.probes import LabelAttention, LogitLens, Norms, SaliencyFlow
 from on_gpu.setting import SHAPES, corpus_of, prompts_for, random_model, texts_for
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")

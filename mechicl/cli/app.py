@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperOption
 
+from mechicl import __version__
 from mechicl.cli.cache import cache
 from mechicl.cli.command import declarations, studies
 from mechicl.cli.demo import demo
@@ -35,6 +37,12 @@ app.command("doctor")(doctor)
 app.command("cache")(cache)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mechicl {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def begin(
     study_files: Annotated[
@@ -44,6 +52,9 @@ def begin(
             help="A file of Python with studies of your own, for run, list and report; may be given again.",
         ),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:  # fmt: skip
     """Read the studies of the user's own before any command."""
     if study_files:
@@ -51,6 +62,17 @@ def begin(
 
         for path in study_files:
             load_studies(path)
+
+
+_shown_type = TyperOption.display_type_rich
+
+
+def _type_in_help(self: TyperOption, ctx: Any) -> str | None:
+    """The type of an option for `--help`: none for a flag, which takes no value (typer writes <bool>)."""
+    return None if self.is_bool_flag else _shown_type(self, ctx)
+
+
+TyperOption.display_type_rich = _type_in_help  # type: ignore[method-assign]
 
 
 @app.command("list")

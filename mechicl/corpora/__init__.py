@@ -9,3 +9,7 @@ __all__ = [
     "SensePair", "TokenBatch", "TokenCorpus", "WordPairs", "WordSpan", "load_corpus", "load_word_pairs",
     "pieces_of_ended_words", "pieces_so_far", "word_spans",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

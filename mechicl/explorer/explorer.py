@@ -14,7 +14,7 @@ from mechicl.explorer.tokens import tokens
 from mechicl.explorer.views import guesses, heads, objective, view
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Patch
-from mechicl.models import check_same_tokenizer, hooked
+from mechicl.models import Model, check_same_tokenizer, hooked
 from mechicl.patches import Drop, IsolateLabels, first_layers
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
@@ -142,14 +142,14 @@ class Explorer:
         return path
 
 
-def explore(model: Any, prompt: Prompt, *, patches: Mapping[str, Patch] | None = None) -> Explorer:
+def explore(model: Model, prompt: Prompt, *, patches: Mapping[str, Patch] | None = None) -> Explorer:
     """Look at one prompt: who attends to whom with what effect, layer by layer, and what patches change.
 
     The picture is the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), not attention, which the
     first token's sink would dominate. Isolating label words and dropping a layer can be switched on in it; `patches`
     adds switches by name.
 
-        mi.explore(model, prompts[0], patches={"re-weight anchors": mi.fit_reweighting(model, training).patch})
+        mi.explore(model, prompts[0], patches={"re-weight anchors": mi.engines.fit_reweighting(model, training).patch})
 
     Args:
         model: a HookedTransformer.
@@ -173,7 +173,7 @@ def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
     if len(prompt) > LONGEST:
         raise InputError(
             f"This prompt has {len(prompt)} tokens, and a picture of more than {LONGEST} cannot be read; explore one "
-            "with fewer shots or shorter texts, or draw a heat map with mi.saliency_map and mi.saliency_figure."
+            "with fewer shots or shorter texts, or draw a heat map with saliency_map and saliency_figure of mi.studies."
         )
     for name, patch in patches.items():
         if not isinstance(patch, Patch):

@@ -20,6 +20,7 @@ from mechicl.limits import prompts_that_fit
 from mechicl.metrics.objective import Objective
 from mechicl.models import (
     Adapter,
+    Model,
     check_same_tokenizer,
     forward_recomputed,
     frozen,
@@ -99,7 +100,7 @@ class Run:
 
 
 def run(
-    model: Any,
+    model: Model,
     prompts: PromptSet | Prompt | Sequence[Prompt] | TokenCorpus,
     probes: Sequence[Probe] = (),
     patches: Sequence[Patch] = (),

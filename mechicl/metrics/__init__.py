@@ -19,6 +19,7 @@ from mechicl.metrics.distributions import (
     log_probs,
 )
 from mechicl.metrics.intervals import Interval, bootstrap_mean
+from mechicl.metrics.objective import Objective
 from mechicl.metrics.predictions import (
     ClassificationScores,
     classification_scores,
@@ -33,9 +34,13 @@ from mechicl.metrics.predictions import (
 from mechicl.metrics.similarity import cka_matrix, cka_of_hsic, hsic_matrix
 
 __all__ = [
-    "ClassificationScores", "Correlation", "Interval", "LayerAUROC", "auroc_by_layer", "bootstrap_auroc",
+    "ClassificationScores", "Correlation", "Interval", "LayerAUROC", "Objective", "auroc_by_layer", "bootstrap_auroc",
     "bootstrap_mean", "cka_matrix", "cka_of_hsic", "classification_scores", "combined_p_value", "confusion_correlation",
     "cross_entropy", "cumulative_contribution", "entropy", "entropy_of_log_probs", "hsic_matrix", "jaccard",
     "js_divergence", "kl_divergence", "kl_of_log_probs", "label_loyalty", "log_probs", "predicted_confusion",
     "real_confusion", "scaled_keys", "token_rank", "top_1_agreement", "top_k_ids", "top_k_overlap", "word_loyalty",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,7 +4,7 @@
 `run` make; `blockwise` the same where an engine needs more.
 """
 
-from mechicl.models.adapter import Adapter, Hook, Sizes, frozen, hooked
+from mechicl.models.adapter import Adapter, Hook, Model, Sizes, frozen, hooked
 from mechicl.models.blockwise import Blockwise, KeyValues, blockwise, runs_by_block
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
@@ -12,7 +12,11 @@ from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at
 from mechicl.models.tokenizers import check_same_tokenizer, tokenizer_digest
 
 __all__ = [
-    "Adapter", "Blockwise", "Hook", "KeyValues", "Sizes", "blockwise", "check_same_tokenizer", "forward_recomputed",
-    "frozen", "graph_bytes", "hooked", "load_model", "prompts_at_once", "provenance", "runs_by_block",
-    "tokenizer_digest",
+    "Adapter", "Blockwise", "Hook", "KeyValues", "Model", "Sizes", "blockwise", "check_same_tokenizer",
+    "forward_recomputed", "frozen", "graph_bytes", "hooked", "load_model", "prompts_at_once", "provenance",
+    "runs_by_block", "tokenizer_digest",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

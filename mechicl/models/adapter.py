@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -101,6 +101,14 @@ class Adapter(Protocol):
         `tokens`, the logits of these alone.
         """
 
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+    Model: TypeAlias = HookedTransformer | Adapter
+else:  # the import of TransformerLens is slow
+    Model = Any
+"""What the functions of mechicl take as a model: a HookedTransformer, or an object that answers `Adapter`."""
 
 _ATTRIBUTE = "_mechicl_hooked"
 

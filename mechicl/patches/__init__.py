@@ -20,3 +20,7 @@ __all__ = [
     "IsolateRandom", "IsolateTemplate", "Lesion", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Step", "Swap",
     "first_layers", "isolation_mask", "last_layers", "random_pool",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

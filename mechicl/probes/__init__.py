@@ -17,3 +17,7 @@ __all__ = [
     "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms",
     "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ import plotly.graph_objects as go
 
 from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
-from mechicl.declared import MATERIAL, RESERVED, Reads, Switch, check_values
+from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
 from mechicl.figures import styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
@@ -123,7 +122,7 @@ class Study(ABC):
             InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
                 that is free.
         """
-        batch_size = self.batch_size or 1 if batch_size is None else batch_size
+        batch_size = self._passed_at_once(batch_size)
         if (study := self.for_model(model)) is not self:
             return study.estimate(model, material, batch_size=batch_size)
         net, (parts, _) = hooked(model), self._parts(material)
@@ -131,6 +130,10 @@ class Study(ABC):
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
         return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, gradients=self.gradients)
+
+    def _passed_at_once(self, batch_size: int | None) -> int:
+        """Prompts or sequences per pass: as given, or to begin with."""
+        return self.batch_size or 1 if batch_size is None else batch_size
 
     @abstractmethod
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
@@ -187,7 +190,7 @@ class Study(ABC):
             InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
                 the memory that is free.
         """
-        batch_size = self.batch_size or 1 if batch_size is None else batch_size
+        batch_size = self._passed_at_once(batch_size)
         start, net = time.monotonic(), hooked(model)
         if (study := self.for_model(model)) is not self:
             return study.run(model, material, batch_size=batch_size, cells=cells)
@@ -256,11 +259,12 @@ class Study(ABC):
     def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance."""
         material = [material] if isinstance(material, Prompt) else material
-        given = _KINDS.get(type(material), "prompts")
+        given = _reads(material)
         sets = _prompt_sets(material) if given == "prompts" else []
         if given != self.reads or (given == "prompts" and not sets):
-            was = _SAID[given] if sets or given != "prompts" else f"{type(material).__name__} {str(material)[:40]!r}"
-            raise InputError(f"{self.name} is run on {_SAID[self.reads]}; it was given {was}.")
+            known = sets or given != "prompts"
+            what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"
+            raise InputError(f"{self.name} is run on {INPUTS[self.reads]}; it was given {what}.")
         if material is None:
             return [Part(None)], {}
         if isinstance(material, WordPairs | Benchmarks):
@@ -299,11 +303,13 @@ def _register(study: type[Study]) -> None:
     if missing:
         raise InputError(f"The study {study.name} lacks {' and '.join(missing)}; give its class these texts.")
     called = study.name.replace("-", "_")
-    if not re.fullmatch(r"[a-z][a-z0-9-]*", study.name) or called in import_module("mechicl").HOME:
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", study.name) or called in vars(import_module("mechicl.studies")):
         raise InputError(
-            f"A study cannot be named {study.name!r}; take small letters, dashes and no name of mechicl's."
+            f"A study cannot be named {study.name!r}; take small letters, dashes and no name of mechicl.studies."
         )
-    if taken := (RESERVED | {MATERIAL.get(study.reads, "model")}) & inspect.get_annotations(study).keys():
+    if study.reads not in INPUTS:
+        raise InputError(f"The study {study.name} reads {study.reads!r}; let it read one of {', '.join(INPUTS)}.")
+    if taken := (RESERVED | {INPUTS[study.reads].argument}) & inspect.get_annotations(study).keys():
         raise InputError(f"The study {study.name} has a switch {', '.join(taken)}, which commands share; rename it.")
     there = STUDIES.get(study.name)
     if there is not None and (there.__module__, there.__qualname__) != (study.__module__, study.__qualname__):
@@ -329,14 +335,12 @@ class Part:
         return rows
 
 
-_KINDS: dict[type, Reads] = {
-    TokenCorpus: "text", WordPairs: "pairs", Benchmarks: "benchmarks", NoneType: "weights",
-}  # fmt: skip
-_SAID: dict[Reads, str] = {
-    "prompts": "prompts (task.prompts)", "text": "a TokenCorpus (mi.load_corpus)",
-    "pairs": "WordPairs (mi.load_word_pairs)", "benchmarks": "Benchmarks (mi.load_benchmarks)",
-    "weights": "nothing but a model",
-}  # fmt: skip
+def _reads(material: Material) -> Reads:
+    """Which of the inputs something is; prompts unless it is another."""
+    kind = type(material).__name__
+    return (
+        "weights" if material is None else next((reads for reads, one in INPUTS.items() if one.type == kind), "prompts")
+    )
 
 
 def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:

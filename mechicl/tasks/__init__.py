@@ -14,3 +14,7 @@ __all__ = [
     "Benchmarks", "Counts", "Examples", "FileSource", "HubSource", "RowsSource", "Source", "Splits", "Task",
     "all_permutations", "built_in_tasks", "load_benchmarks", "load_task", "read_task", "shipped_tasks",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

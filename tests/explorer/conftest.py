@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import mechicl as mi
+from mechicl.explorer import Explorer
 
 
 @pytest.fixture(scope="session")
@@ -20,12 +21,12 @@ def prompt(tiny_icl: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def reweighting(tiny_icl: Any) -> mi.ReweightAnchors:
+def reweighting(tiny_icl: Any) -> mi.patches.ReweightAnchors:
     import torch
 
-    return mi.ReweightAnchors(torch.full((1, 1, 2), -3.0))
+    return mi.patches.ReweightAnchors(torch.full((1, 1, 2), -3.0))
 
 
 @pytest.fixture(scope="session")
-def explorer(tiny_icl: Any, prompt: Any, reweighting: mi.ReweightAnchors) -> mi.Explorer:
+def explorer(tiny_icl: Any, prompt: Any, reweighting: mi.patches.ReweightAnchors) -> Explorer:
     return mi.explore(tiny_icl, prompt, patches={"fewer anchors": reweighting})

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import mechicl as mi
+from mechicl.explorer import Explorer
 from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.views import strongest
 from mechicl.explorer.widget import reply
@@ -20,20 +21,20 @@ OFF = {"isolate": None, "drop": None, "own": []}
 SWITCHES = [OFF, {**OFF, "isolate": 2}, {**OFF, "drop": 3}, {"isolate": 1, "drop": 0, "own": ["fewer anchors"]}]
 
 
-def patches_of(switches: dict[str, Any], reweighting: mi.ReweightAnchors) -> list[mi.Patch]:
+def patches_of(switches: dict[str, Any], reweighting: mi.patches.ReweightAnchors) -> list[mi.Patch]:
     isolate, drop = switches["isolate"], switches["drop"]
     return [
-        *([mi.IsolateLabels(range(isolate))] if isolate else []),
+        *([mi.patches.IsolateLabels(range(isolate))] if isolate else []),
         *([reweighting] if switches["own"] else []),
-        *([mi.Drop(drop)] if drop is not None else []),
+        *([mi.patches.Drop(drop)] if drop is not None else []),
     ]
 
 
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_a_view_holds_the_numbers_of_a_plain_run(
-    explorer: mi.Explorer, tiny_icl: Any, prompt: Any, reweighting: mi.ReweightAnchors, switches: dict[str, Any]
+    explorer: Explorer, tiny_icl: Any, prompt: Any, reweighting: mi.patches.ReweightAnchors, switches: dict[str, Any]
 ) -> None:
-    saliency, flow = mi.SaliencyMap(tuple(range(6))), mi.SaliencyFlow()
+    saliency, flow = mi.probes.SaliencyMap(tuple(range(6))), mi.probes.SaliencyFlow()
     out = mi.run(tiny_icl, [prompt], [saliency, flow], patches_of(switches, reweighting), progress=None)
     view = explorer.answer({"ask": "view", "switches": switches})
     assert view["probs"] == pytest.approx(out.label_probs[0].tolist(), rel=1e-3)
@@ -52,8 +53,8 @@ def test_a_view_holds_the_numbers_of_a_plain_run(
         assert view["flow"][layer] == pytest.approx(shares.tolist(), rel=1e-3)
 
 
-def test_heads_sum_to_the_saliency_of_the_layer(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
-    edges = mi.saliency_map(tiny_icl, prompt, [1])[0]
+def test_heads_sum_to_the_saliency_of_the_layer(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
+    edges = mi.studies.saliency_map(tiny_icl, prompt, [1])[0]
     answer = explorer.answer({"ask": "heads", "switches": OFF, "about": 1})
     summed = [abs(sum(values)) for values in answer["values"]]
     assert summed == pytest.approx(
@@ -67,7 +68,11 @@ def test_heads_sum_to_the_saliency_of_the_layer(explorer: mi.Explorer, tiny_icl:
 def test_head_saliency_sums_to_saliency_and_the_last_guess_is_the_models(family: str) -> None:
     model, prompts = tiny.model(family), random_prompts(1, d_vocab=tiny.D_VOCAB)
     n_layers = model.cfg.n_layers
-    heads, edges, lens = mi.HeadSaliency(1), mi.SaliencyMap((1,)), mi.LensTokens((2, prompts[0].target), k=4)
+    heads, edges, lens = (
+        mi.probes.HeadSaliency(1),
+        mi.probes.SaliencyMap((1,)),
+        mi.probes.LensTokens((2, prompts[0].target), k=4),
+    )
     out = mi.run(model, prompts, [heads, edges, lens], progress=None)
     assert torch.allclose(out[heads].sum(1).abs(), out[edges][:, 0], rtol=1e-5, atol=1e-5 * float(out[edges].max()))
     logits = model(torch.tensor([prompts[0].tokens]), prepend_bos=False)[0].detach()
@@ -78,7 +83,7 @@ def test_head_saliency_sums_to_saliency_and_the_last_guess_is_the_models(family:
         assert torch.allclose(out[lens][0, -1, place, :, 1], best.values, rtol=1e-4)
 
 
-def test_guesses_end_with_what_the_model_says(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
+def test_guesses_end_with_what_the_model_says(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
     rows = explorer.answer({"ask": "guesses", "switches": OFF, "about": 5})
     said = tiny_icl(torch.tensor([prompt.tokens]), prepend_bos=False)[0, 5].detach().softmax(-1)
     assert len(rows) == 7
@@ -93,7 +98,7 @@ def test_only_as_many_edges_as_make_the_share_are_sent() -> None:
     assert len(strongest(torch.ones(20, 20), most=7)) == 7
 
 
-def test_the_model_comes_back_as_it_was(explorer: mi.Explorer, tiny_icl: Any) -> None:
+def test_the_model_comes_back_as_it_was(explorer: Explorer, tiny_icl: Any) -> None:
     before = {name: value.clone() for name, value in tiny_icl.state_dict().items()}
     flags = [parameter.requires_grad for parameter in tiny_icl.parameters()]
     for switches in SWITCHES:
@@ -104,7 +109,7 @@ def test_the_model_comes_back_as_it_was(explorer: mi.Explorer, tiny_icl: Any) ->
     assert not any(point.fwd_hooks or point.bwd_hooks for point in tiny_icl.hook_dict.values())
 
 
-def test_an_answer_costs_a_few_forward_passes(explorer: mi.Explorer, tiny_icl: Any, prompt: Any) -> None:
+def test_an_answer_costs_a_few_forward_passes(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
     def cost(work: Any) -> float:
         def once() -> float:
             start = process_time()
@@ -129,7 +134,7 @@ def test_an_answer_costs_a_few_forward_passes(explorer: mi.Explorer, tiny_icl: A
         ({"ask": "weather", "switches": OFF}, "weather"),
     ],
 )
-def test_what_goes_wrong_reaches_the_browser_in_one_sentence(explorer: mi.Explorer, request_: Any, says: str) -> None:
+def test_what_goes_wrong_reaches_the_browser_in_one_sentence(explorer: Explorer, request_: Any, says: str) -> None:
     answer = reply(explorer, {"id": 7, **request_})
     assert says in answer["error"]
     assert "\n" not in answer["error"]
@@ -152,7 +157,7 @@ def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
     with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
         mi.explore(tiny_icl, [prompt])
     with pytest.raises(mi.InputError, match="not a patch"):
-        mi.explore(tiny_icl, prompt, patches={"swap": mi.Swap(1)})
+        mi.explore(tiny_icl, prompt, patches={"swap": mi.patches.Swap(1)})
 
 
 def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(tiny_icl: Any, prompt: Any) -> None:
@@ -177,6 +182,6 @@ def test_a_token_that_the_tokenizer_does_not_have_is_shown_as_its_number() -> No
     guesses = explorer.answer({"ask": "guesses", "switches": OFF, "about": 2})
     assert guesses[-1][:2] == [f"[{unknown}]", 1.0]
     assert f'"[{unknown}]"' in explorer.html()
-    tokens = mi.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
+    tokens = mi.studies.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
     assert f"[{unknown}]" in set(tokens["top"])
     assert "" not in set(tokens["bottom"])

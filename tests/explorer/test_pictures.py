@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import mechicl as mi
+from mechicl.explorer import Explorer
 from mechicl.explorer.page import ASSETS
 from mechicl.explorer.widget import ExplorerWidget, make_widget, reply
 from mechicl.prompts import Prompt
@@ -28,7 +29,7 @@ HOSTILE = [
 
 
 @pytest.fixture(scope="session")
-def saved(explorer: mi.Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(explorer: Explorer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return explorer.save_html(tmp_path_factory.mktemp("explorer") / "flow.html")
 
 
@@ -63,7 +64,7 @@ def clean(tab: Tab) -> None:
 
 @pytest.mark.parametrize("window", [{"width": 1280}, {"width": 390, "scheme": "dark"}])
 def test_the_page_opens_offline_and_the_slider_changes_the_picture(
-    browser: Browser, saved: Path, explorer: mi.Explorer, window: dict[str, Any]
+    browser: Browser, saved: Path, explorer: Explorer, window: dict[str, Any]
 ) -> None:
     tab = browser.open(saved, **window)
     expected = [{f"{q}-{k}" for q, k, _ in layer} for layer in explorer.first_view["edges"]]
@@ -117,7 +118,7 @@ def test_play_goes_from_shallow_to_deep_and_stops(browser: Browser, saved: Path)
     assert set(re.findall(r"[\d.]+", durations)) == {"0"}
 
 
-def test_a_page_switches_patches_one_at_a_time(browser: Browser, saved: Path, explorer: mi.Explorer) -> None:
+def test_a_page_switches_patches_one_at_a_time(browser: Browser, saved: Path, explorer: Explorer) -> None:
     tab = browser.open(saved)
     isolate, fewer = (tab.page.get_by_role("switch", name=name) for name in ("Isolate label words", "fewer anchors"))
     before = arcs(tab)
@@ -144,7 +145,7 @@ def bars(tab: Tab) -> list[float]:
     return list(found)
 
 
-def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, explorer: mi.Explorer) -> None:
+def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, explorer: Explorer) -> None:
     tab = browser.open(saved)
     tab.page.get_by_role("button", name="head 2", exact=True).dblclick()
     alone = explorer.answer({"ask": "heads", "switches": {"isolate": None, "drop": None, "own": []}, "about": 0})
@@ -156,7 +157,7 @@ def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, ex
     clean(tab)
 
 
-def open_widget(browser: Browser, folder: Path, explorer: mi.Explorer) -> Tab:
+def open_widget(browser: Browser, folder: Path, explorer: Explorer) -> Tab:
     """The widget's script with a model like anywidget's, whose messages this process answers as a kernel does.
 
     The page's policy is stricter than VS Code's for a notebook: nothing fetched, no eval, no handlers in attributes.
@@ -182,9 +183,7 @@ def open_widget(browser: Browser, folder: Path, explorer: mi.Explorer) -> Tab:
     return tab
 
 
-def test_the_widget_combines_patches_through_the_kernel(
-    browser: Browser, tmp_path: Path, explorer: mi.Explorer
-) -> None:
+def test_the_widget_combines_patches_through_the_kernel(browser: Browser, tmp_path: Path, explorer: Explorer) -> None:
     tab = open_widget(browser, tmp_path, explorer)
     tab.page.get_by_role("switch", name="Isolate label words").click()
     tab.page.get_by_label("number of first layers isolated").fill("1")
@@ -204,7 +203,7 @@ def test_the_widget_combines_patches_through_the_kernel(
 
 
 def test_plain_keys_are_the_widgets_and_those_with_control_the_notebooks(
-    browser: Browser, tmp_path: Path, explorer: mi.Explorer
+    browser: Browser, tmp_path: Path, explorer: Explorer
 ) -> None:
     """JupyterLab listens on the document: an arrow would select another cell, and b would add one."""
     tab = open_widget(browser, tmp_path, explorer)
@@ -235,7 +234,7 @@ def test_the_text_stays_where_it_is_when_a_token_is_followed(browser: Browser, s
 
 
 def test_what_fails_in_the_kernel_is_said_in_the_widget(
-    browser: Browser, tmp_path: Path, explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch
+    browser: Browser, tmp_path: Path, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(request: Any) -> Any:
         raise RuntimeError("CUDA error: <b>unspecified</b> launch failure\nmore")
@@ -262,7 +261,7 @@ def test_hostile_texts_stay_text(browser: Browser, tmp_path: Path) -> None:
         ),
         offsets=tuple(zip([0, *ends], ends, strict=False)),
     )  # fmt: skip
-    explorer = mi.explore(model, prompt, patches={HOSTILE[0]: mi.Drop(0), HOSTILE[4]: mi.Drop(1)})
+    explorer = mi.explore(model, prompt, patches={HOSTILE[0]: mi.patches.Drop(0), HOSTILE[4]: mi.patches.Drop(1)})
     for window in ({"width": 1280}, {"width": 390}):
         tab = browser.open(explorer.save_html(tmp_path / "hostile.html"), **window)
         for token, text in enumerate(HOSTILE):
@@ -280,7 +279,7 @@ def test_hostile_texts_stay_text(browser: Browser, tmp_path: Path) -> None:
     clean(tab)
 
 
-def test_without_anywidget_the_notebook_shows_the_page(explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_anywidget_the_notebook_shows_the_page(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     widget = explorer.widget
     assert isinstance(widget, ExplorerWidget)
     assert "application/vnd.jupyter.widget-view+json" in explorer._repr_mimebundle_()[0]
@@ -290,7 +289,7 @@ def test_without_anywidget_the_notebook_shows_the_page(explorer: mi.Explorer, mo
     assert shown.count("<") == 2
 
 
-def test_the_widget_answers_what_its_browser_asks(explorer: mi.Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_widget_answers_what_its_browser_asks(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     widget, sent = make_widget(explorer), []
     monkeypatch.setattr(ExplorerWidget, "send", lambda self, content, buffers=None: sent.append(content))
     ask = {"id": 3, "ask": "view", "switches": {"isolate": None, "drop": None, "own": []}}

@@ -125,7 +125,7 @@ def prompts():
 def test_probes_and_patches_act_on_a_class_of_the_users_own(prompts):
     model = Plain().train()
     probe = LabelAttention()
-    seen = mi.run(model, prompts, [probe, TopTokens(3)], [mi.IsolateLabels([0])], progress=None)
+    seen = mi.run(model, prompts, [probe, TopTokens(3)], [mi.patches.IsolateLabels([0])], progress=None)
     assert seen[probe].shape == (len(prompts), 2, 2, len(prompts.label_ids))
     plain = mi.run(model, prompts, progress=None)
     assert not torch.allclose(seen.label_logits, plain.label_logits)  # the patch acted
@@ -151,7 +151,7 @@ def test_a_probe_with_gradients_reads_it(prompts):
 STUDIES = {
     "information-flow": lambda model, prompts: mi.information_flow(model, prompts),
     "isolation": lambda model, prompts: mi.isolation(model, prompts, n_layers=(1, 2)),
-    "deep-layers": lambda model, prompts: mi.deep_layers(model, prompts),
+    "deep-layers": lambda model, prompts: mi.studies.deep_layers(model, prompts),
     "norms": lambda model, prompts: NormsStudy().run(model, catalogue.text()),
 }
 
@@ -191,7 +191,7 @@ def test_what_needs_blocks_says_so(prompts):
     assert not runs_by_block(hooked(model))
     assert hooked(model) is model
     work = {
-        "lesion_sweep": lambda: lesion_sweep(model, tokens, [mi.Drop(0)]),
+        "lesion_sweep": lambda: lesion_sweep(model, tokens, [mi.patches.Drop(0)]),
         "continuations": lambda: continuations(model, [("good", " film")], prepend_bos=False),
         "read_context": lambda: compress(model, prompts[0]),
         "last_tokens": lambda: last_tokens(model, prompts),

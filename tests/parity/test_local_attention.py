@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mechicl import local_attention
 from mechicl.models import load_model
+from mechicl.studies import local_attention
 from tests.conftest import parity_files, read_json
 from tests.parity.stored import stored_corpus
 

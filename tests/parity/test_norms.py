@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mechicl import norms
 from mechicl.models import load_model
+from mechicl.studies import norms
 from tests.conftest import parity_files, read_json
 from tests.parity.stored import stored_corpus
 

@@ -29,7 +29,7 @@ def stacked(column: pd.Series[Any]) -> Tensor:
 
 def test_saliency_is_attention_times_its_gradient(real: Real, agree: Callable[..., None]) -> None:
     for index in (0, 3):
-        ours = mi.saliency_map(real.model, real.prompts[index], range(N_LAYERS))
+        ours = mi.studies.saliency_map(real.model, real.prompts[index], range(N_LAYERS))
         seen = real.passes[index]
         saliency, without_a = (seen.attention * seen.gradient).sum(1).abs(), seen.gradient.sum(1).abs()
         agree(f"saliency, prompt {index}", ours, saliency, within=1e-5, mistaken=without_a)
@@ -74,7 +74,7 @@ def test_isolation_and_both_loyalties(real: Real, agree: Callable[..., None], is
 
 
 def test_attention_to_label_words(real: Real, agree: Callable[..., None]) -> None:
-    table = mi.deep_layers(real.model, real.prompts).table
+    table = mi.studies.deep_layers(real.model, real.prompts).table
     seen = zip(real.passes, real.prompts, strict=True)
     theirs = torch.stack([reference.label_attention(one.attention, prompt) for one, prompt in seen])
     another_layer, mean = theirs.roll(1, 1), theirs.mean(2)
@@ -86,7 +86,7 @@ def test_attention_to_label_words(real: Real, agree: Callable[..., None]) -> Non
 
 def test_a_context_of_anchors_alone(real: Real, agree: Callable[..., None]) -> None:
     prompts, ids = real.prompts[:4], list(real.prompts.label_ids)
-    ours = mi.compress(real.model, prompts[0]).ask(real.model, prompts).label_probs
+    ours = mi.engines.compress(real.model, prompts[0]).ask(real.model, prompts).label_probs
     kept = sorted(prompts[0].template_positions + prompts[0].label_positions)
 
     def label_probs(first: int) -> Tensor:
@@ -100,7 +100,9 @@ def test_a_context_of_anchors_alone(real: Real, agree: Callable[..., None]) -> N
 def test_four_steps_of_re_weighting(real: Real, agree: Callable[..., None]) -> None:
     training = real.task.auxiliary_prompts(real.model.tokenizer, per_class=2, seed=42)
     gradients: list[Tensor] = []
-    fit = mi.fit_reweighting(real.model, training, order=[range(4)], observe=lambda _, grad: gradients.append(grad))
+    fit = mi.engines.fit_reweighting(
+        real.model, training, order=[range(4)], observe=lambda _, grad: gradients.append(grad)
+    )
     theirs = reference.reweight(real.hf, training)
     renormalised = reference.reweight(real.hf, training[:1], renormalised=True)
     agree("losses of re-weighting", fit.losses, theirs.loss, within=5e-5, mistaken=theirs.loss.roll(1))

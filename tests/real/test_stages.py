@@ -33,8 +33,8 @@ def exchanged(layer: int) -> list[int]:
 
 
 def test_dropped_and_swapped_layers(real: Real, agree: Callable[..., None]) -> None:
-    lesions = [*map(mi.Drop, DROPPED), *map(mi.Swap, SWAPPED)]
-    ours = mi.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths)
+    lesions = [*map(mi.patches.Drop, DROPPED), *map(mi.patches.Swap, SWAPPED)]
+    ours = mi.engines.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths)
     orders = [*map(without, DROPPED), *map(exchanged, SWAPPED)]
     for text, (tokens, seen) in enumerate(zip(real.texts, real.text_passes, strict=True)):
         positions = slice(len(tokens))
@@ -47,7 +47,7 @@ def test_dropped_and_swapped_layers(real: Real, agree: Callable[..., None]) -> N
 
 
 def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None:
-    probe = mi.LogitLens(only=("entropy", "kl", "kl_reverse"))
+    probe = mi.probes.LogitLens(only=("entropy", "kl", "kl_reverse"))
     corpus, seen = real.corpus[1:], real.text_passes[1]
     ours = mi.run(real.model, corpus, [probe])[probe][0] / probe.counts(corpus.lengths)[0]
 
@@ -64,7 +64,7 @@ def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None
 
 
 def test_attention_to_the_previous_five(real: Real, agree: Callable[..., None]) -> None:
-    table = mi.local_attention(real.model, real.corpus, windows=[5]).table
+    table = mi.studies.local_attention(real.model, real.corpus, windows=[5]).table
     ours = torch.tensor(table["mass_5"].to_numpy()).view(len(real.texts), N_LAYERS, -1)
     theirs, with_itself = (
         torch.stack([reference.previous_mass(seen.attention, nearest=nearest) for seen in real.text_passes])
@@ -74,7 +74,7 @@ def test_attention_to_the_previous_five(real: Real, agree: Callable[..., None]) 
 
 
 def test_norms_and_block_influence(real: Real, agree: Callable[..., None]) -> None:
-    table = mi.norms(real.model, real.corpus).table.assign(block_influence=lambda rows: 1 - rows["cosine"])
+    table = mi.studies.norms(real.model, real.corpus).table.assign(block_influence=lambda rows: 1 - rows["cosine"])
     for text, seen in enumerate(real.text_passes):
         theirs, with_position_0 = reference.norms(seen), reference.norms(seen, first=0)
         rows = table[table["sequence"] == text]

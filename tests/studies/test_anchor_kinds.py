@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mechicl import anchor_kinds
 from mechicl.engines.compression import keep, kept_positions
 from mechicl.engines.context import read_context
 from mechicl.engines.prefix import run_shared
@@ -13,6 +12,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.patches import IsolateLabels, IsolateTemplate
 from mechicl.prompts import Prompt
+from mechicl.studies import anchor_kinds
 from mechicl.studies.label_words.anchor_kinds import RANDOM, AnchorKinds
 from tests import tiny
 from tests.engines.test_compression import films

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mechicl import anchor_sweep, isolation
+from mechicl import isolation
 from mechicl.errors import InputError
 from mechicl.patches import IsolateTemplate
+from mechicl.studies import anchor_sweep
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from tests import tiny
 from tests.engines.test_compression import films

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from mechicl import compression
 from mechicl.errors import InputError
+from mechicl.studies import compression
 from mechicl.studies.label_words.compression import PUBLISHED, Compression
 from tests import tiny
 from tests.engines.test_compression import TASK, films

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mechicl import compression_speed
 from mechicl.engines.compression import compress
 from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.results import Cells
+from mechicl.studies import compression_speed
 from mechicl.studies.label_words.compression_speed import (
     ANCHORS,
     ANCHORS_REWEIGHTED,

@@ -11,13 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from mechicl import deep_layers
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc
 from mechicl.probes import LabelAttention
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.studies import load_result
+from mechicl.studies import deep_layers, load_result
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers, attention_by_head
 from tests import tiny
 from tests.random_prompts import random_prompts

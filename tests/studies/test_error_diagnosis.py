@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import error_diagnosis
 from mechicl.engines.context import read_context
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.metrics import confusion_correlation
 from mechicl.probes.target_query import TargetQuery
+from mechicl.studies import error_diagnosis
 from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis, anchor_keys, seeds_by_classes
 from mechicl.studies.label_words.pairs import PAIR, pair_matrix
 from mechicl.tasks import Task

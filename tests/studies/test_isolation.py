@@ -27,12 +27,12 @@ def test_loyalty_to_itself_is_one_and_jaccard_takes_its_seven_values() -> None:
 def test_examples_show_words_with_and_without_isolation() -> None:
     model = tiny.model("gpt2")
     result = mi.isolation(model, random_prompts(6), n_layers=[2])
-    examples = mi.isolation_examples(result, tiny.tokenizer(), n=3, k=4)
+    examples = mi.studies.isolation_examples(result, tiny.tokenizer(), n=3, k=4)
     assert len(examples) == 3
     assert all(len(words) == 4 for column in ("words_whole", "words_isolated") for words in examples[column])
     flow = mi.information_flow(model, random_prompts(2))
     with pytest.raises(mi.InputError, match="study isolation"):
-        mi.isolation_examples(flow, tiny.tokenizer())
+        mi.studies.isolation_examples(flow, tiny.tokenizer())
 
 
 @pytest.mark.parametrize("n_layers", [(), (0,), (4,)])

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from mechicl import compression
 from mechicl.results import Result
+from mechicl.studies import compression
 from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
 from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.published import against_published

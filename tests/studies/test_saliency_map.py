@@ -13,8 +13,8 @@ def test_the_picture_shows_tokens_and_escapes_them() -> None:
     task = mi.Task("jokes", "Line: {text}\nFunny:{label}", {"no": " Negative", "yes": " Positive"}, rows)
     model = tiny.model("gpt2")
     prompt = task.prompts(tiny.tokenizer(), samples=1)[0]
-    maps = mi.saliency_map(model, prompt, [0, 2])
-    figure = mi.saliency_figure(prompt, maps, [0, 2])
+    maps = mi.studies.saliency_map(model, prompt, [0, 2])
+    figure = mi.studies.saliency_figure(prompt, maps, [0, 2])
     assert len(figure.data) == 2
     for heat in figure.data:
         assert max(max(row) for row in heat.z) == pytest.approx(1.0)
@@ -24,6 +24,6 @@ def test_the_picture_shows_tokens_and_escapes_them() -> None:
     assert not any("<b>" in tick for tick in ticks)
     assert any("&amp;" in tick for tick in ticks)
     with pytest.raises(mi.InputError, match="layers 0-2"):
-        mi.saliency_map(model, prompt, [3])
+        mi.studies.saliency_map(model, prompt, [3])
     with pytest.raises(mi.InputError, match="give the map of this prompt"):
-        mi.saliency_figure(prompt, maps, [0])
+        mi.studies.saliency_figure(prompt, maps, [0])

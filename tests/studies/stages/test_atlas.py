@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechicl import deep_layers, information_flow, layer_lesions, local_attention, logit_lens, norms, stages_atlas
+from mechicl import information_flow, layer_lesions, logit_lens, stages_atlas
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.results import Cells, Result
+from mechicl.studies import deep_layers, local_attention, norms
 from mechicl.studies.stages.atlas import Atlas, compare_atlases
 from mechicl.studies.stages.boundaries import stage_boundaries
 from mechicl.studies.stages.in_context_atlas import in_context_atlas

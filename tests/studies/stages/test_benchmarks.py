@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from mechicl import benchmarks
 from mechicl.engines.continuations import continuations
 from mechicl.errors import InputError
 from mechicl.patches import Drop
+from mechicl.studies import benchmarks
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
 from mechicl.tasks import load_benchmarks
 from tests import tiny

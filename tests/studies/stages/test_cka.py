@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import cka
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.metrics import cka_matrix
 from mechicl.probes import LastResidual
+from mechicl.studies import cka
 from mechicl.studies.stages.blocks import best_blocks, by_distance
 from mechicl.studies.stages.cka import Cka
 from tests import tiny

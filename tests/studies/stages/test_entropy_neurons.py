@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import entropy_neurons, metrics
+from mechicl import metrics
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.patches import FixNeurons
 from mechicl.probes import LogitLens
+from mechicl.studies import entropy_neurons
 from tests import tiny
 
 TEXTS = ["Review good film and so", "Question Answer Type of a Person"]

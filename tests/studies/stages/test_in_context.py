@@ -2,11 +2,11 @@
 
 import pytest
 
-from mechicl import lesioned_icl
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.patches import Drop
 from mechicl.probes import SaliencyFlow
+from mechicl.studies import lesioned_icl
 from mechicl.studies.stages.in_context import LesionedLearning
 from tests import tiny
 from tests.random_prompts import random_prompts

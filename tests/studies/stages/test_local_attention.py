@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from mechicl import local_attention
 from mechicl.corpora import load_corpus
+from mechicl.studies import local_attention
 from tests import tiny
 
 TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World", "abc"]

@@ -5,11 +5,11 @@ import functools
 import numpy as np
 import pytest
 
-from mechicl import many_lesions
 from mechicl.corpora import load_corpus
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.patches import DropMany, Reorder
+from mechicl.studies import many_lesions
 from mechicl.studies.stages.many_lesions import ManyLesions, draw_means
 from tests import tiny
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mechicl import neurons, norms
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, entropy_neurons, vocabulary_moments
 from mechicl.models import hooked
 from mechicl.probes.norms import NORM_QUANTITIES, Norms
+from mechicl.studies import neurons, norms
 from mechicl.studies.stages.neurons import NeuronsStudy
 from tests import tiny
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import layer_lesions, token_lesions
+from mechicl import layer_lesions
 from mechicl.corpora import load_corpus
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.patches import Drop, Swap
+from mechicl.studies import token_lesions
 from mechicl.studies.stages.token_lesions import SORTS, TokenLesions, token_groups
 from tests import tiny
 

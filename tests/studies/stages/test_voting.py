@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from mechicl import voting
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import class_members, other_forms
 from mechicl.models import hooked
+from mechicl.studies import voting
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens

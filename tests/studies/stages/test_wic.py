@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import wic
 from mechicl.corpora import load_word_pairs
 from mechicl.errors import InputError
+from mechicl.studies import wic
 from mechicl.studies.stages.wic import Wic
 from tests import tiny
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from mechicl import word_identity
 from mechicl.corpora import load_corpus, pieces_of_ended_words
 from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.probes import LastResidual
 from mechicl.probes.last_position import LastNeurons, LastPrediction
+from mechicl.studies import word_identity
 from mechicl.studies.stages.word_identity import held_out_correct, occurrences
 from tests import tiny
 

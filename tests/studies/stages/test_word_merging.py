@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from mechicl import word_merging
 from mechicl.corpora import load_corpus, pieces_of_ended_words, pieces_so_far
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.patches import CutWords
 from mechicl.patches.cut_words import cut_words
 from mechicl.probes.words import WordAttention, word_half
+from mechicl.studies import word_merging
 from mechicl.studies.stages.word_merging import WordMerging
 from tests import tiny
 

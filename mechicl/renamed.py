@@ -1,0 +1,81 @@
+"""Old names: each works until mechicl 0.3, with a DeprecationWarning that says the new one.
+
+To rename a name of a module, add it to `RENAMED` under the place where it used to be; the module needs
+`def __getattr__(name): return renamed.look_up(__name__, name)`. To rename an argument of a function, put
+`@renamed.arguments(old="new")` on it.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+_LEFT_THE_TOP = {
+    "mechicl.corpora": "load_word_pairs",
+    "mechicl.engines": "Context compress fit_reweighting fit_tuned_lens lesion_sweep read_context run_shared",
+    "mechicl.explorer": "Explorer",
+    "mechicl.metrics": "Objective",
+    "mechicl.patches": (
+        "CutWords Drop DropAttention DropMLP DropMany FixNeurons IsolateLabels IsolatePositions IsolateRandom "
+        "IsolateTemplate Reorder Repeat Replace ReweightAnchors Swap"
+    ),
+    "mechicl.probes": (
+        "HeadSaliency LabelAttention LastResidual LensTokens LocalAttention LogitLens Norms SaliencyFlow SaliencyMap "
+        "TopTokens TunedLens"
+    ),
+    "mechicl.studies": (
+        "CompressionSpeed ErrorDiagnosis Reweighting anchor_kinds anchor_sweep benchmarks cka compare_atlases "
+        "compression compression_speed deep_layers entropy_neurons error_diagnosis find_neurons in_context_atlas "
+        "isolation_examples lesioned_icl local_attention many_lesions neuron_tokens neurons norms saliency_figure "
+        "saliency_map token_lesions voting wic word_identity word_merging"
+    ),
+    "mechicl.tasks": "load_benchmarks",
+}
+RENAMED: dict[str, str] = {
+    f"mechicl.{name}": f"{module}.{name}" for module, names in _LEFT_THE_TOP.items() for name in names.split()
+}
+"""The old place of a name, module included, and the new one."""
+
+
+def look_up(module: str, name: str) -> Any:
+    """What stood in a module under an old name, for its `__getattr__`.
+
+    Raises:
+        AttributeError: there was no such name.
+    """
+    old = f"{module}.{name}"
+    if old not in RENAMED:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    new = RENAMED[old]
+    while new in RENAMED:  # renamed once more
+        new = RENAMED[new]
+    _warn(old, new, 3)
+    home, _, attribute = new.rpartition(".")
+    return getattr(import_module(home), attribute)
+
+
+def arguments(**renamed: str) -> Callable[[F], F]:
+    """Let a function take keywords by their old names: `@arguments(old="new")`."""
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*positional: Any, **keywords: Any) -> Any:
+            for old, new in renamed.items():
+                if old in keywords and new not in keywords:
+                    _warn(f"The argument {old} of {function.__qualname__}", new, 2)
+                    keywords[new] = keywords.pop(old)
+            return function(*positional, **keywords)
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def _warn(old: str, new: str, depth: int) -> None:
+    """Warn whoever used the old name, so many calls above."""
+    message = f"{old} is now {new}; the old name works until mechicl 0.3."
+    warnings.warn(message, DeprecationWarning, stacklevel=depth + 1)

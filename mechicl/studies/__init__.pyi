@@ -1,0 +1,785 @@
+"""Written by `make declare`; see `__init__.py`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from mechicl.corpora import TokenCorpus, WordPairs
+from mechicl.models import Model
+from mechicl.probes import TunedLens
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.call import call_of as call_of
+from mechicl.tasks import Benchmarks
+
+from mechicl.studies.study import STUDIES as STUDIES
+from mechicl.studies.study import Study as Study
+from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
+from mechicl.studies.stages.voters import find_neurons as find_neurons
+from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
+from mechicl.studies.label_words.isolation import isolation_examples as isolation_examples
+from mechicl.studies.loading import load_result as load_result
+from mechicl.studies.loading import load_studies as load_studies
+from mechicl.studies.stages.voters import neuron_tokens as neuron_tokens
+from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
+from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
+from mechicl.studies.loading import saved_results as saved_results
+from mechicl.studies.label_words.information_flow import InformationFlow as InformationFlow
+from mechicl.studies.label_words.isolation import Isolation as Isolation
+from mechicl.studies.label_words.deep_layers import DeepLayers as DeepLayers
+from mechicl.studies.label_words.reweighting import Reweighting as Reweighting
+from mechicl.studies.label_words.compression import Compression as Compression
+from mechicl.studies.label_words.compression_speed import CompressionSpeed as CompressionSpeed
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis as ErrorDiagnosis
+from mechicl.studies.label_words.anchor_sweep import AnchorSweep as AnchorSweep
+from mechicl.studies.label_words.anchor_kinds import AnchorKinds as AnchorKinds
+from mechicl.studies.stages.atlas import Atlas as Atlas
+from mechicl.studies.stages.benchmarks import LesionedBenchmarks as LesionedBenchmarks
+from mechicl.studies.stages.lesions import Lesions as Lesions
+from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
+from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
+from mechicl.studies.stages.cka import Cka as Cka
+from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
+from mechicl.studies.stages.word_merging import WordMerging as WordMerging
+from mechicl.studies.stages.word_identity import WordIdentity as WordIdentity
+from mechicl.studies.stages.wic import Wic as Wic
+from mechicl.studies.stages.lens import LensStudy as LensStudy
+from mechicl.studies.stages.voting import Voting as Voting
+from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
+from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
+from mechicl.studies.stages.norms import NormsStudy as NormsStudy
+from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
+
+def information_flow(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    head_reduce: Literal['abs_of_sum', 'sum_of_abs'] = 'abs_of_sum',
+    loss: Literal['cross_entropy', 'logit_difference'] = 'cross_entropy',
+    target: Literal['gold', 'predicted'] = 'gold',
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Saliency flow into and out of label words, by layer.
+
+    Information flow through label words (Label Words are Anchors, section 2.1, Fig. 3).
+
+    The paper: In shallow layers information flows from the demonstrations' text into the label words
+    (S_wp); in deep layers it flows from the label words to the target position (S_pq).
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
+        loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
+        target: The class whose loss is taken: gold (the paper), or predicted.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge.
+    """
+
+def isolation(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    n_layers: Sequence[int] = (1, 3, 5),
+    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    pool: Literal['all', 'demo_text', 'demo_template'] = 'all',
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Predictions with label words cut off from what precedes them.
+
+    Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
+
+    The paper: Isolating the label words in the first layers changes the prediction; isolating them in
+    the last layers, or isolating as many random tokens, hardly does.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        n_layers: Numbers of first and of last layers to isolate.
+        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
+            postsoftmax_renorm.
+        pool: Where random tokens may lie: all, demo_text or demo_template.
+        random_seed: Seed of the random control.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and condition (label words or random tokens isolated in the first or
+        last n layers). Gold and predicted class, label probabilities, and top-10 token ids.
+    """
+
+def deep_layers(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    weight: Literal['attention', 'norm'] = 'attention',
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """How well attention to the label words tells the prediction, by layer.
+
+    Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
+
+    The paper: In deep layers the attention to the label words tells the prediction: AUCROC approaches
+    0.8, and nearly all of R is gathered in middle and deep layers.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        weight: attention (the paper), or norm: times the length of the value that is moved.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and layer: attention from q to each class's label words, summed over
+        heads. Gold and predicted class too, and the attention of every head, which `attention_by_head`
+        reads from the table.
+    """
+
+def reweighting(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    lr: float = 0.01,
+    epochs: int = 10,
+    per_class: int = 4,
+    more_shots: int = 5,
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Accuracy with learned attention to the label words, and controls.
+
+    Re-weighting the anchors (Label Words are Anchors, section 3.1, Table 1).
+
+    The paper: Learning how strongly the target attends to each class's label word raises accuracy far
+    above that of the same demonstrations, and above that of more demonstrations.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        lr: Learning rate of Adam.
+        epochs: Rounds through the training items.
+        per_class: Training items per class.
+        more_shots: Demonstrations per class of the other baseline, or as many as fit; 0: without it.
+        random_seed: Seed of the random positions.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and method, with re-weighted anchors or without: the prediction. Gold
+        and predicted class, and the scores of the label words.
+    """
+
+def compression(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    kept: Sequence[Literal['label', 'template', 'label+template', 'separators', 'template words', 'label+separators', 'label+template words']] = ('label+template', 'label', 'template'),
+    positions: Sequence[Literal['original', 'zero', 'packed']] = ('original', 'zero', 'packed'),
+    n_sets: int = 20,
+    random_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Predictions from the label words and template of the context alone.
+
+    Compressing the context to its anchors (Label Words are Anchors, section 3.2, Table 2).
+
+    The paper: The hidden states of label words and template alone keep most of the predictions of the
+    full context; the same words as text, or random tokens in place of the label words, do not.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        kept: What is kept of the context.
+        positions: Where queries stand: original, zero or packed.
+        n_sets: Number of random sets.
+        random_seed: Seed of the random sets.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt, condition and random set: the prediction on what is kept of the
+        context. Gold and predicted class, label probabilities, top-10 token ids, and the number of
+        context tokens.
+    """
+
+def compression_speed(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    warm_up: int = 3,
+    repeats: int = 3,
+    lr: float = 0.01,
+    per_class: int = 4,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """Time, operations and memory of queries on whole and on compressed contexts.
+
+    How fast a compressed context is (Label Words are Anchors, section 3.2, Tables 3 and 6).
+
+    The paper: Queries on the hidden states of label words and template are 1.1 to 2.9 times as fast as
+    whole prompts, the more so the longer the demonstrations.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        warm_up: Queries that are asked before the clock runs.
+        repeats: Times that every query is timed; the median counts.
+        lr: Learning rate of the re-weighted arms.
+        per_class: Training items per class of the re-weighted arms; 0: without them.
+        protocol: corrected, or paper: what the authors' code did.
+
+    Returns:
+        A result. A row per prompt and arm (what is kept of the context): seconds, operations and memory
+        of the query. Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of
+        the one pass that fills the cache, and the words of demonstrations and query.
+    """
+
+def error_diagnosis(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    components: Sequence[int] = (5, 10, 20, 50, 100, 200),
+    layer: int | None = None,
+    contexts: int = 64,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 16,
+) -> Result:
+    """Whether distances between anchors foretell which classes are confused.
+
+    Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
+
+    The paper: Classes whose label words have keys close together are the ones that the model confuses:
+    on TREC, Description and Entity most of all.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        components: Numbers of principal components.
+        layer: Layer of the heat map; default: two thirds deep.
+        contexts: Sets of demonstrations; halved until the data fill them.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per pair of classes: real confusion, and the distance between their scaled
+        anchor keys. Real confusion, an AUROC, has layer -1; distances are those of each context, layer
+        and number of components.
+    """
+
+def anchor_sweep(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    windows: Sequence[int] = (1,),
+    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    random_seed: int = 0,
+    batch_size: int = 16,
+) -> Result:
+    """Isolation of label words and of other tokens, in every layer or window of layers.
+
+    Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
+
+    The claim: Label words, not other tokens, gather the demonstrations' information, and they do so in
+    shallow layers.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        windows: Numbers of neighbouring layers isolated together.
+        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
+            postsoftmax_renorm.
+        random_seed: Seed of the random text tokens.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt, isolated kind of token and window of layers: the prediction. Gold
+        and predicted class, label probabilities, and top-10 token ids.
+    """
+
+def anchor_kinds(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    random_seed: int = 0,
+    batch_size: int = 16,
+) -> Result:
+    """Label words, separators, template words and random text: isolated, kept alone, left out.
+
+    How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
+
+    The claim: Label words are the anchors; with label words alone, without the template, compression
+    fails (footnote 6).
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        random_seed: Seed of the random text tokens.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt, change (isolated, kept alone or left out) and kind of token: the
+        prediction. Gold and predicted class, label probabilities, top-10 token ids, and how many tokens
+        are of the kind.
+    """
+
+def stages_atlas(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 4,
+) -> Result:
+    """All signatures of the four stages on relative depth, with proposed boundaries.
+
+    The stages of inference (Stages of Inference, Fig. 1 and Table 1).
+
+    The paper: Four stages, each with its signature: detokenization (local attention), feature
+    engineering (little progress), prediction ensembling (prediction neurons, falling lens KL),
+    calibration (suppression neurons, large MLP norms).
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. All signatures of the stages: a row per signature, layer and sequence. KL in nats,
+        entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)`
+        proposes stages.
+    """
+
+def benchmarks(
+    model: Model,
+    tasks: Benchmarks,
+    *,
+    kinds: Sequence[Literal['drop', 'swap', 'repeat']] = ('drop', 'swap', 'repeat'),
+    windows: Sequence[int] = (5,),
+    prepend_bos: bool = False,
+    batch_size: int = 16,
+) -> Result:
+    """HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (extra lm-eval).
+
+    Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
+
+    The paper: Dropping or swapping middle layers costs little accuracy; repeating windows of layers at
+    80-90 % of depth adds some.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        tasks: benchmarks of lm-evaluation-harness, from `mi.tasks.load_benchmarks`.
+        kinds: What is done to each layer.
+        windows: Lengths of repeated windows.
+        prepend_bos: Put a BOS before every request, as the harness does for Llama.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Scores of every document, for the intact model and every lesion: a row per lesion and
+        document. `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer
+        -1 is the intact model.
+    """
+
+def layer_lesions(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    kinds: Sequence[Literal['drop', 'swap', 'attention', 'mlp', 'replace', 'repeat']] = ('drop', 'swap'),
+    windows: Sequence[int] = (3, 5),
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 4,
+) -> Result:
+    """Predictions with each layer dropped, swapped with the next, replaced or repeated.
+
+    Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
+
+    The paper: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they
+    were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
+    dropping.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        kinds: What is done to each layer.
+        windows: Lengths of repeated windows.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
+        KL and losses in nats, agreement as a share, entropies in bits.
+    """
+
+def lesioned_icl(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    batch_size: int = 16,
+) -> Result:
+    """In-context accuracy and information flow with each layer left out.
+
+    In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
+    Anchors, section 2.1).
+
+    The paper: Neither paper says. Together they suggest: early layers serve the gathering at label
+    words, late layers the reading by the target.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions and information flow with each layer left out: a row per layer left out
+        and prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the intact
+        model.
+    """
+
+def token_lesions(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    kind: Literal['drop', 'swap', 'attention', 'mlp', 'replace'] = 'drop',
+    batch_size: int = 4,
+) -> Result:
+    """Which predictions a lesion changes: by place in the word, position and entropy.
+
+    Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
+
+    The paper: Early layers put tokens together to words, and middle layers can be left out.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        kind: What is done to each layer.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. KL and agreement, by the token at which a prediction is made: a row per layer,
+        sequence and group of tokens. KL(intact || lesioned) in nats and agreement as a share, means
+        over a group's positions; and, of the first sequence's first tokens, a row per layer and token
+        (`by` is "token").
+    """
+
+def cka(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    minibatch: int = 16,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Similarity of all layers' representations at last tokens: linear CKA and its blocks.
+
+    Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
+
+    The paper: Layers form blocks whose representations are alike, which agree with the stages.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. HSIC between every two depths of the residual: a row per minibatch and pair of depths.
+        `result.study.block_structure(result.table)` gives the blocks.
+    """
+
+def local_attention(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    windows: Sequence[int] = (1, 2, 4, 5, 8, 16),
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Attention to the previous tokens, to position 0 and to itself, by layer and head.
+
+    Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
+
+    The paper: In the first layers attention is local, to the last few tokens, which are put together to
+    words; with depth it becomes less and less so.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        windows: Numbers of previous tokens.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Attention to the previous k tokens, to position 0 and to itself: a row per sequence,
+        layer and head. Shares of attention, between 0 and 1.
+    """
+
+def word_merging(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3, 4),
+    batch_size: int = 8,
+) -> Result:
+    """Whether early layers put a word's tokens together: attention, sub-joiner heads, cuts.
+
+    Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
+
+    The paper: Early layers have sub-joiner heads, which look from a word's last token back to its other
+    tokens: there tokens become words.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of words; for each number, heads are ranked.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Attention inside and between words, and what cutting it costs: a row per sequence and
+        head, or per cut. Attention (shares between 0 and 1) by sequence, layer, head and distance or
+        number of tokens; losses in nats by sequence and cut. `result.study.heads(result.table)` ranks
+        all heads.
+    """
+
+def word_identity(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3),
+    occurrences: int = 10,
+    classes: int = 40,
+    context: int = 24,
+    draw_seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """A linear probe for which word ended, at its last token, layer by layer.
+
+    Which word ended here (Stages of Inference, section 5.1; a test of our own).
+
+    The paper: In the first layers the tokens of a word are put together into one representation.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of a word; each number is a panel.
+        occurrences: Contexts of each word, one for each fold or more.
+        classes: Words to tell apart, at most.
+        context: Tokens of each context, the word included.
+        draw_seed: Seed of what is drawn.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Accuracy of a linear probe for which word ended: a row per sequence, point, length and
+        kind of span. The share of that sequence's contexts that are told right, between 0 and 1.
+    """
+
+def wic(
+    model: Model,
+    pairs: WordPairs,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """At which depth a probe tells whether a word has the same sense in two sentences.
+
+    Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
+
+    The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        pairs: pairs of sentences that share a word, from `mi.corpora.load_word_pairs`.
+        seed: Seed of the folds and of the control's labels.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Whether each dev pair was told right: a row per dev pair, depth and probe.
+    """
+
+def logit_lens(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    top_k: int = 10,
+    tuned: TunedLens | str | Path | None = None,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens.
+
+    Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
+
+    The paper: In the first half the prediction makes little progress; then its distance to the final
+    prediction and its entropy fall, and in some models entropy rises again in the last layers.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        top_k: Size of the sets of most probable tokens that are compared.
+        tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
+            text.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Measures of the lens at L + 1 points of every sequence.
+    """
+
+def voting(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    neurons: int = 32,
+    pairs: int = 500,
+    context: int = 24,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    draw_seed: int = 0,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 32,
+) -> Result:
+    """Neurons that tell whether the next token is of a class, alone and in ensembles.
+
+    Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
+
+    The paper: The best single neurons, which are suppression neurons, tell whether the next token ends
+    in -ing about as well as the model; ensembles of prediction neurons do better than both.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        token_class: A suffix (-ing), words (with commas), a file with a word on each line, token ids,
+            or a test of words.
+        neurons: Neurons of each kind.
+        pairs: Pairs of contexts, at most.
+        context: Tokens of each context.
+        kurtosis: Above it a neuron is a candidate, if its variance is, too.
+        variance: Above it a neuron is a candidate, if its kurtosis is, too.
+        draw_seed: Seed of what is drawn.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Accuracy of probes on neurons, of votes, and of the model itself: a row per judged
+        sequence and measure. The share of that sequence's contexts that are told right, between 0 and
+        1; by probes on single neurons and on ensembles, by votes without training, and by the model
+        itself.
+    """
+
+def neurons(
+    model: Model,
+    *,
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """Prediction, suppression and partition neurons by layer, from weights alone.
+
+    Prediction and suppression neurons (Stages of Inference, section 5.3, Fig. 8 and 17).
+
+    The paper: Prediction neurons appear in the middle of a model and are densest at about 85 % of its
+    depth; suppression neurons take over in the last layers.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        kurtosis: Above it a neuron promotes or suppresses (a Gaussian has 3).
+        variance: Above it a neuron splits the vocabulary in two.
+        protocol: corrected, or paper: what the authors' code did.
+
+    Returns:
+        A result. Vocabulary moments of neurons, and the density of each kind by layer: a row per
+        neuron. Moments of its cosines with the vocabulary, the L2 norms of what it writes and reads,
+        and rho.
+    """
+
+def many_lesions(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    draws: int = 8,
+    draw_seed: int = 0,
+    spare_ends: bool = True,
+    batch_size: int = 4,
+) -> Result:
+    """More and more random middle layers left out or out of order.
+
+    Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
+
+    The paper: Middle layers act like an ensemble of shallow paths: the more of them are left out or out
+    of order, the more predictions change, without a sudden break.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        draws: Random sets or orders of each size.
+        draw_seed: Seed of these draws.
+        spare_ends: Never touch the first and the last layer.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Random sets of layers dropped, and random disorders: a row per draw and sequence. KL
+        and losses in nats, agreement as a share, entropies in bits.
+    """
+
+def norms(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+    batch_size: int = 8,
+) -> Result:
+    """Norms of what attention and MLPs add, and how far each layer turns the residual.
+
+    What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
+
+    The paper: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        protocol: corrected, or paper: what the authors' code did.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Norms of attention, MLP and residual: a row per sequence and layer. L2 norms over
+        d_model, their ratios to the residual's, and cosines.
+    """
+
+def entropy_neurons(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    neurons: int = 4,
+    controls: int = 2,
+    values: Sequence[float] = (0.0, 2.0, 4.0, 6.0),
+    batch_size: int = 8,
+) -> Result:
+    """Entropy, loss and predictions while an entropy neuron is held at a value.
+
+    Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
+
+    The paper: A few neurons of the last layers hardly favour any token, but set how sure the prediction
+    is: fixing their activation moves its entropy, through the scale of the final norm.
+
+    Args:
+        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        neurons: Entropy neurons, the most neutral first.
+        controls: Other neurons of like length for each of them.
+        values: Activations at which a neuron is held.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Entropy neurons, and others whose output is as long, held at values: a row per neuron,
+        value and sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as
+        a share, and the length of the last residual over the intact model's.
+    """

@@ -1,0 +1,138 @@
+"""Studies from a user's file, and results from a folder."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
+from hashlib import sha256
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from mechicl.declared import as_tuples, switches
+from mechicl.errors import InputError, first_line
+from mechicl.results import Result, load_table
+from mechicl.studies.study import STUDIES, Study
+
+
+def load_studies(path: str | Path) -> list[type[Study]]:
+    """Run a Python file that defines studies, and return those that it adds; a file that is refused adds none.
+
+    Raises:
+        InputError: the file cannot be read, it fails, it defines no study, or a study lacks a method.
+    """
+    path = Path(path).resolve()
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # a name that no library has
+    spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file; give the file that defines your studies, such as study.py.")
+    studies, paths, earlier = dict(STUDIES), list(sys.path), sys.modules.get(name)
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and source code are looked up
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # modules beside the file can be imported
+    try:
+        spec.loader.exec_module(module)
+        return _added(path, studies)
+    except (Exception, SystemExit) as error:  # whatever a user's code raises
+        STUDIES.clear()
+        STUDIES.update(studies)
+        sys.path[:] = paths
+        del sys.modules[name]
+        if earlier is not None:
+            sys.modules[name] = earlier
+        if isinstance(error, InputError):
+            raise
+        message = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{path} cannot be run ({message}); mend it and try again.") from error
+
+
+def _added(path: Path, before: Mapping[str, type[Study]]) -> list[type[Study]]:
+    """The studies that a file has added, each complete."""
+    added = [study for name, study in STUDIES.items() if before.get(name) is not study]
+    if not added:
+        raise InputError(f"{path} defines no study; subclass mechicl.Study, with a name, in it.")
+    for study in added:
+        if missing := sorted(getattr(study, "__abstractmethods__", ())):
+            raise InputError(f"The study {study.name} in {path} lacks {', '.join(missing)}; write these methods.")
+    return added
+
+
+def load_result(folder: str | Path, name: str | None = None) -> Result:
+    """A result that was saved in a folder, with its study's switches as they were.
+
+    Args:
+        folder: where it was saved.
+        name: of its study; not needed where the folder holds one result.
+
+    Raises:
+        InputError: no such study, nothing saved, several results and no name, a table that does not belong to its
+            provenance, or one that another version wrote.
+    """
+    if name is None:
+        names = _saved(folder)
+        if len(names) != 1:
+            several = f"holds the results of {', '.join(names)}; name one" if names else "holds no result; run a study"
+            raise InputError(f"{folder} {several}.")
+        name = names[0]
+    name = name if name in STUDIES else name.replace("_", "-")  # as it is called in Python
+    if name not in STUDIES:
+        near = get_close_matches(name, STUDIES, 1)
+        hint = f"did you mean {near[0]}?" if near else "`mechicl list` names those that there are."
+        raise InputError(
+            f"There is no study {name!r}; {hint} One of your own is there once the file that defines it is imported "
+            "(in commands: --studies FILE)."
+        )
+    table, provenance = load_table(folder, name)
+    result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
+    try:
+        result.summary(), result.finding()
+    except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
+        if not STUDIES[name].__module__.startswith("mechicl."):
+            raise InputError(
+                f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); mend "
+                "its summary or finding, or run it again."
+            ) from error
+        raise InputError(
+            f"The table of {name} in {folder} is not one of this version of mechicl: another version wrote it; run the "
+            "study again."
+        ) from error
+    return result
+
+
+def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:
+    """A study with saved switches; one that there was not yet has its default."""
+    if isinstance(settings, dict):
+        values = {study.renamed.get(name, name): as_tuples(value) for name, value in settings.items()}
+        known = {switch.name: switch for switch in switches(study)}
+        if values.keys() <= known.keys() and all(known[name].accepts(value) for name, value in values.items()):
+            return study(**values)
+    raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
+
+
+def saved_results(folder: str | Path) -> list[Result]:
+    """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning.
+
+    A result of a study that is not known here is left out too, with a warning that says how to make it known.
+    """
+    results = []
+    for name in _saved(folder):
+        if name not in STUDIES:
+            warnings.warn(
+                f"{name} in {folder} is left out, because no study of that name is known here; if it is your own, name "
+                "the file that defines it with --studies.", stacklevel=2,
+            )  # fmt: skip
+            continue
+        try:
+            results.append(load_result(folder, name))
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return results
+
+
+def _saved(folder: str | Path) -> list[str]:
+    """The studies whose results a folder holds, in the order of the papers."""
+    names = [path.stem for path in sorted(Path(folder).glob("*.json")) if path.with_suffix(".parquet").exists()]
+    return sorted(names, key=lambda name: list(STUDIES).index(name) if name in STUDIES else len(STUDIES))
