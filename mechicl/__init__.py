@@ -13,7 +13,7 @@ Load what you need:   load_model, load_task, load_corpus, load_result, load_stud
 Run it:               run, explore
 Studies:              information_flow, isolation, reweighting, layer_lesions, logit_lens, stages_atlas;
                       every other one, and your own: mi.studies
-What you handle:      Task, Prompt, PromptSet, TokenCorpus, Result
+What you handle:      Task, Prompt, PromptSet, TokenCorpus, Reading, Result
 Write your own:       Probe, Patch, Watch, Study
 Errors:               InputError, NumericalError
 
@@ -40,6 +40,7 @@ _NAMES = {
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
     "mechicl.prompts": ("Prompt", "PromptSet"),
+    "mechicl.readings": ("Reading",),
     "mechicl.results": ("Result",),
     "mechicl.studies": (
         "Study", "information_flow", "isolation", "layer_lesions", "load_result", "load_studies", "logit_lens",

@@ -20,6 +20,7 @@ from mechicl.hooks import run as run
 from mechicl.models import load_model as load_model
 from mechicl.prompts import Prompt as Prompt
 from mechicl.prompts import PromptSet as PromptSet
+from mechicl.readings import Reading as Reading
 from mechicl.results import Result as Result
 from mechicl.studies import Study as Study
 from mechicl.studies import information_flow as information_flow

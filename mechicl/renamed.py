@@ -8,6 +8,7 @@ To rename a name of a module, add it to `RENAMED` under the place where it used 
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable
 from importlib import import_module
@@ -49,7 +50,7 @@ def look_up(module: str, name: str) -> Any:
     """
     old = f"{module}.{name}"
     if old not in RENAMED:
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        raise AttributeError(f"module {module!r} has no attribute {name!r}", name=name, obj=sys.modules[module])
     new = RENAMED[old]
     while new in RENAMED:  # renamed once more
         new = RENAMED[new]

@@ -113,3 +113,9 @@ def test_one_result_in_a_folder_needs_no_name(tmp_path: Path) -> None:
     with pytest.raises(mi.InputError, match="holds the results of information-flow, isolation; name one"):
         mi.load_result(tmp_path)
     assert mi.load_result(tmp_path, "isolation").name == "isolation"
+
+
+def test_a_name_that_is_nearly_right_brings_the_right_one() -> None:
+    code = "import mechicl as mi; mi.probs"
+    error = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True).stderr
+    assert "Did you mean: 'probes'?" in error

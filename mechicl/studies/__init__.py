@@ -10,6 +10,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from mechicl import renamed
 from mechicl.studies.call import call_of
 from mechicl.studies.loading import load_result, load_studies, saved_results
 from mechicl.studies.study import STUDIES, Study
@@ -46,7 +47,7 @@ def __getattr__(name: str) -> Any:
     for study in STUDIES.values():
         if study.__name__ == name:
             return study
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return renamed.look_up(__name__, name)
 
 
 def __dir__() -> list[str]:
