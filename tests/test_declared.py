@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import mechicl as mi
-from mechicl.cli.app import list_everything
+from mechicl.cli.app import app, list_everything
 from mechicl.cli.asked import OnPrompts
 from mechicl.cli.asked_of_stages import OnBenchmarks, OnLens, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import declarations, studies
@@ -119,3 +120,11 @@ def test_numbers_of_other_kinds_are_taken_or_refused_in_a_sentence() -> None:
     for wrong in ([[1, 2]], [1, 1], [], [0.5], ["1"]):
         with pytest.raises(InputError, match="n_layers is"):
             study(n_layers=wrong)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("command", [[], ["cache"], *(["run", name] for name in SHIPPED), ["reproduce", "stages"]])
+def test_help_shows_the_type_of_what_takes_a_value_and_of_nothing_else(command: list[str]) -> None:
+    printed = CliRunner().invoke(app, [*command, "--help"], prog_name="mechicl").output
+    assert "--help" in printed
+    assert "<bool>" not in printed
+    assert "run" not in command or "<str>" in printed, "the control"
