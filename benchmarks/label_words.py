@@ -70,7 +70,8 @@ def information_flow(model: Any, prompts: PromptSet) -> list[Comparison]:
     probe = SaliencyFlow()
 
     def ours() -> Tensor:
-        return run(model, prompts, [probe], progress=None)[probe]
+        reading = run(model, prompts, [probe], progress=None)[probe]
+        return torch.stack(list(reading.quantities.values()), -1)
 
     return [
         Comparison("information flow, weights frozen", lambda: paper_way.flow(model, prompts, frozen=True), ours, 2),
@@ -83,7 +84,7 @@ def deep_layers(model: Any, prompts: PromptSet) -> list[Comparison]:
     probe = LabelAttention()
 
     def ours() -> Tensor:
-        return run_shared(model, prompts, [probe], progress=None)[probe]
+        return run_shared(model, prompts, [probe], progress=None)[probe].values
 
     return [Comparison("deep layers", lambda: paper_way.label_attention(model, prompts), ours, 3)]
 
@@ -132,7 +133,7 @@ def diagnosis(model: Any, prompts: PromptSet) -> list[Comparison]:
 
     def ours() -> Tensor:
         seen = run_shared(model, prompts, [probe], progress=None)
-        return torch.cat([seen[probe].flatten(1), seen.label_logits], 1)
+        return torch.cat([seen[probe].values.flatten(1), seen.label_logits], 1)
 
     return [Comparison("error diagnosis, one context", lambda: paper_way.target_queries(model, prompts), ours, 3)]
 

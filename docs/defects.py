@@ -55,7 +55,7 @@ def raw_attention(model: Any, sets: list[Any], text: Any) -> str:
 @measure
 def class_layout(model: Any, sets: list[Any], text: Any) -> str:
     out = mi.run(model, sets[-1], [probe := mi.probes.LabelAttention()])
-    attention = out[probe].sum(2)  # [prompt layer class]
+    attention = out[probe].values.sum(2)  # [prompt layer class]
     n, layers, classes = attention.shape
     as_read = attention.transpose(1, 2).reshape(n, layers, classes)  # written class by class, read layer by layer
     found = (_numbers(auroc_by_layer(a, out.predicted).values.tolist()) for a in (attention, as_read))
@@ -97,7 +97,8 @@ def weighting_of_prompts(model: Any, sets: list[Any], text: Any) -> str:
 def folded_value_biases(model: Any, sets: list[Any], text: Any) -> str:
     probe = mi.probes.SaliencyFlow()
     folded = mi.load_model("tiny-icl", processing="fold", fold_value_biases=True)
-    plain, changed = (mi.run(m, sets[0], [probe])[probe] for m in (model, folded))
+    readings = (mi.run(m, sets[0], [probe])[probe] for m in (model, folded))
+    plain, changed = (torch.stack(list(reading.quantities.values()), -1) for reading in readings)
     worst = ((plain - changed).abs().amax((1, 2)) / plain.abs().amax((1, 2))).max()
     return f"S_wp, S_pq and S_ww of one prompt move by up to {worst:.0%} of the prompt's largest"
 

@@ -203,3 +203,11 @@ def test_a_name_of_the_namespace_and_an_unknown_input_are_refused(study_file: Pa
     study_file.write_text(text.replace('name = "target-norm"', 'name, reads = "target-norm", "words"'))
     with pytest.raises(InputError, match="reads 'words'; let it read one of prompts, text"):
         load_studies(study_file)
+
+
+def test_a_study_that_calls_another_has_a_key_that_knows_which(study_file: Path) -> None:
+    text, keys = study_file.read_text(), []
+    for other in ("mi.studies.isolation", "mi.studies.compression", "len"):
+        study_file.write_text(text.replace("        table = mi.run(", f"        {other}\n        table = mi.run("))
+        keys.append(measured_by(load_studies(study_file)[0]))
+    assert len(set(keys)) == 3

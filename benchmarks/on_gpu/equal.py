@@ -23,6 +23,7 @@ from mechicl.models.provenance import weight_digest
 from mechicl.patches import Drop, IsolateLabels
 from mechicl.probes import LogitLens, SaliencyFlow
 from mechicl.prompts import PromptSet
+from mechicl.readings import Reading
 from on_gpu.setting import SHAPES, corpus_of, deviation, prompts_for, random_model, taken, texts_for
 
 BOUND = 2e-4
@@ -34,14 +35,18 @@ LENS = ("entropy", "kl", "kl_reverse", "js_divergence", "loss")
 Quantity = Callable[[Any, PromptSet, Tensor], Tensor]
 
 
+def _numbers(reading: Reading) -> Tensor:
+    return torch.stack(list(reading.quantities.values()), -1)
+
+
 def _lens(model: Any, prompts: PromptSet, texts: Tensor) -> Tensor:
     probe = LogitLens(only=LENS)
-    return run(model, corpus_of(texts), [probe], progress=None)[probe]
+    return _numbers(run(model, corpus_of(texts), [probe], progress=None)[probe])
 
 
 def _saliency(model: Any, prompts: PromptSet, texts: Tensor) -> Tensor:
     probe = SaliencyFlow()
-    return run(model, prompts, [probe], progress=None)[probe]
+    return _numbers(run(model, prompts, [probe], progress=None)[probe])
 
 
 def _isolated(model: Any, prompts: PromptSet, texts: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def _halved(model: Any, asked: argparse.Namespace) -> dict[str, Any]:
     free = taken(lambda: run(model, prompts, [probe], batch_size=len(prompts), progress=None), asked, repeats=0)
     with capped(model, asked.device, free.gib, len(prompts)), batches(model) as sizes:
         found = run(model, prompts, [probe], batch_size=len(prompts), progress=None)
-    apart = deviation(found[probe], free.result[probe])
+    apart = deviation(found[probe].values, free.result[probe].values)
     return {
         "what": "memory that runs out halves the batch", "batches": str(sizes), "deviation": apart,
         "ok": sizes[-1] < len(prompts) and apart < 1e-4,
