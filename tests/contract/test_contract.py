@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
+from mechicl.engines.wavefront import final_residuals
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Probe, Run, run
 from mechicl.models import hooked
-from mechicl.patches import IsolateLabels, Lesion, Reorder
+from mechicl.patches import IsolateLabels, Reorder
 from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow, SubJoiner
 from mechicl.results import Result
 from mechicl.studies.study import Study
@@ -91,25 +92,39 @@ def check_axes(probe: Probe, reading: Tensor, model: Any, n: int) -> None:
 
 
 def test_patches_equal_the_plain_path(model: Any) -> None:
-    before = fingerprint(model)
+    """`run`, a context in which the model is patched, the wavefront, and TransformerLens alone give the same."""
+    before, net = fingerprint(model), hooked(model)
     plain = {kind: plain_logits(model, kind) for kind in (True, False)}
     for patch in catalogue.patches():
         if isinstance(patch, Reorder) and len(patch.to) != model.cfg.n_layers:
             continue  # an order is of one number of layers
         material = catalogue.material(patch)
-        if isinstance(patch, Patch):
-            ours = effect(model, material, patch)
-            batch = material.batch(hooked(model).device)
-            with torch.no_grad():
-                close(ours, by_hand(model, batch, patch.hooks(hooked(model), batch)), 2e-5)
-        if isinstance(patch, Lesion):
-            with patch.on(model):
-                ours = effect(model, catalogue.prompts())
-            if isinstance(patch, Patch):
-                close(ours, effect(model, catalogue.prompts(), patch), 2e-5)
+        batch, order = material.batch(net.device), patch.order(model.cfg.n_layers)
+        with torch.no_grad(), patch.on(model, batch):
+            ours = read_at_q(net, batch, net.forward(batch.tokens))
+        if not isinstance(material, TokenCorpus):
+            close(effect(model, material, patch), ours, 2e-5)
+        with torch.no_grad():
+            final = final_residuals(net, net.embed(batch.tokens), batch, [patch])[1]
+            close(read_at_q(net, batch, final), ours, 2e-5)
+            if order is None:
+                close(ours, by_hand(model, batch, list(patch.hooks(net, batch))), 2e-5)
+            else:
+                blocks, n_layers = model.blocks, model.cfg.n_layers
+                model.blocks = torch.nn.ModuleList([blocks[layer] for layer in order])
+                model.cfg.n_layers = len(order)
+                close(ours, by_hand(model, batch, []), 2e-5)
+                model.blocks, model.cfg.n_layers = blocks, n_layers
         unpatched = plain[isinstance(material, TokenCorpus)]
         assert (ours.cpu() - unpatched).abs().max() > 1e-4, f"{patch} changed nothing"
     assert differences(before, fingerprint(model)) == []
+
+
+def read_at_q(net: Any, batch: Any, final: Tensor) -> Tensor:
+    """Logits of the last residual: those of the label words at q, or of everything in text."""
+    if not hasattr(batch, "target"):
+        return net.lens(final)
+    return net.lens(final[torch.arange(len(final)), batch.target])[:, batch.label_ids]
 
 
 def plain_logits(model: Any, text: bool) -> Tensor:
@@ -117,15 +132,12 @@ def plain_logits(model: Any, text: bool) -> Tensor:
 
 
 def effect(model: Any, material: Any, *patches: Patch) -> Tensor:
-    """What comes out at the end: label logits of prompts; all logits of text, through a hook on the last residual."""
+    """What comes out at the end: label logits of prompts, all logits of text."""
     if not isinstance(material, TokenCorpus):
         return run(model, material, patches=patches, batch_size=2).label_logits
-    net, batch, seen = hooked(model), material.batch(hooked(model).device), []
-    hooks = [pair for patch in patches for pair in patch.hooks(net, batch)]
-    last = (f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", lambda resid, hook: seen.append(net.lens(resid)))
-    with torch.no_grad(), net.hooks([*hooks, last]):
-        net.forward(batch.tokens)
-    return seen[0]
+    net = hooked(model)
+    with torch.no_grad():
+        return net.lens(net.forward(material.batch(net.device).tokens))
 
 
 def test_engines_equal_the_plain_path(model: Any) -> None:
@@ -188,7 +200,8 @@ def test_whatever_is_thrown_inside_leaves_the_model_as_it_was(family: str, error
                 silent.append(job.name)
             assert differences(before, fingerprint(model)) == [], job.name
         # Weights alone are read, and a block that is replaced is not run.
-        assert set(silent) <= {"neurons", "Replace(layer=0, source=2) on the model"}
+        replaced = {"Replace", "Replace(layer=0, source=2) on the model"}
+        assert set(silent) <= {"neurons", *replaced}
         armed.clear()
 
 
@@ -203,8 +216,9 @@ def test_a_run_inside_a_run(family: str) -> None:
 
     class Nested(Patch):
         def hooks(self, net: Any, batch: Any) -> list[Hook]:
-            def start(value: Tensor, hook: Any) -> None:
+            def start(value: Tensor, hook: Any) -> Tensor:
                 found.append(run(model, prompts[:1], probes))
+                return value
 
             return [("blocks.1.hook_resid_pre", start)]
 
@@ -242,7 +256,7 @@ def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype
             drift = DRIFT_OF_RANKS if isinstance(probe, SubJoiner) else DRIFT[dtype]
             close(reading, run(whole, catalogue.material(probe), [probe])[probe], drift)
     for patch in catalogue.patches():
-        if isinstance(patch, Patch) and not isinstance(catalogue.material(patch), TokenCorpus):
+        if not isinstance(catalogue.material(patch), TokenCorpus):
             logits = run(model, catalogue.prompts(), patches=[patch]).label_logits
             assert logits.dtype == torch.float32
             close(logits, run(whole, catalogue.prompts(), patches=[patch]).label_logits, DRIFT[dtype])

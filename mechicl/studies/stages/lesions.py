@@ -32,8 +32,9 @@ from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels
+from mechicl.hooks import Patch
 from mechicl.models import hooked
-from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
+from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.repeats import late_windows, told
@@ -76,10 +77,10 @@ class Lesions(Study):
     reads = "text"
     batch_size = 4
 
-    def lesions(self, n_layers: int) -> list[tuple[str, int, Lesion]]:
+    def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
         """(kind, layer, lesion) for every lesion that is measured; a window's layer is its first."""
         each = range(n_layers)
-        made: dict[str, list[tuple[str, int, Lesion]]] = {
+        made: dict[str, list[tuple[str, int, Patch]]] = {
             "drop": [("drop", i, Drop(i)) for i in each],
             "swap": [("swap", i, Swap(i)) for i in each[:-1]],
             "attention": [("attention", i, DropAttention(i)) for i in each],
@@ -105,7 +106,7 @@ class Lesions(Study):
         return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
     def swept(
-        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Lesion], facts: Sequence[Mapping[str, Any]], size: int
+        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: Sequence[Mapping[str, Any]], size: int
     ) -> pd.DataFrame:  # fmt: skip
         """A row per lesion and sequence, with what is to be said of the lesion; `size` sequences per pass."""
         tables = []

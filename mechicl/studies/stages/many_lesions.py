@@ -28,7 +28,7 @@ from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, panels
 from mechicl.models import hooked
-from mechicl.patches.lesions import DropMany, Lesion, Reorder
+from mechicl.patches.lesions import DropMany, Reorder
 from mechicl.results import Result
 from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.lesions import WEIGHTS, Lesions, with_differences
@@ -66,7 +66,7 @@ class ManyLesions(Study):
     batch_size = 4
     renamed = {"seed": "draw_seed"}
 
-    def lesions(self, n_layers: int) -> list[tuple[str, int, float, Lesion]]:
+    def lesions(self, n_layers: int) -> list[tuple[str, int, float, DropMany | Reorder]]:
         """(kind, size, Kendall's tau, lesion) of every draw: size counts layers dropped, or swaps.
 
         Raises:
@@ -76,7 +76,7 @@ class ManyLesions(Study):
         if len(middle) < 2:
             raise InputError(f"This model has {n_layers} layers, too few for several at once between first and last.")
         generator = np.random.default_rng(self.draw_seed)
-        made: list[tuple[str, int, float, Lesion]] = []
+        made: list[tuple[str, int, float, DropMany | Reorder]] = []
         for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
             made += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
         most = len(middle) * (len(middle) - 1) // 2
@@ -116,7 +116,7 @@ class ManyLesions(Study):
         chosen = self.lesions(hooked(model).sizes.n_layers)
         facts = []
         for kind, size, tau, lesion in chosen:
-            layers = lesion.dropped if isinstance(lesion, DropMany) else lesion.layers(0)
+            layers = lesion.dropped if isinstance(lesion, DropMany) else lesion.to
             facts.append({"kind": kind, "size": size, "tau": tau, "layers": " ".join(map(str, layers))})
         return Lesions().swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
