@@ -1,7 +1,18 @@
 """What is read from a forward pass and what is changed in it, and the loop that does both."""
 
 from mechicl.hooks.layers import as_layers, heads_by_layer, layer_of, neurons_by_layer, resolved_layers
-from mechicl.hooks.parts import Batch, HookByName, HookError, Pass, Patch, Place, Probe, Watch, watch_layers, watch_points
+from mechicl.hooks.parts import (
+    Batch,
+    HookByName,
+    HookError,
+    Pass,
+    Patch,
+    Place,
+    Probe,
+    Watch,
+    watch_layers,
+    watch_points,
+)
 from mechicl.hooks.running import Run, run, sweep, target_pass
 from mechicl.models import Hook
 

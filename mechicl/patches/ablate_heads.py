@@ -14,6 +14,7 @@ from torch import Tensor
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.hooks import heads_by_layer
+from mechicl.hooks.doors import material_of
 from mechicl.models import Adapter, check_same_tokenizer, frozen, hooked
 from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
 from mechicl.prompts import Prompt, PromptSet
@@ -60,7 +61,7 @@ def head_means(
         InputError: no token is left, or the tokenizer is not the model's.
     """
     net = hooked(model)
-    material = prompts if isinstance(prompts, TokenCorpus | PromptSet) else PromptSet.of(prompts)
+    material = material_of(prompts)
     check_same_tokenizer(net, material)
     sizes = net.sizes
     sums, n_tokens = torch.zeros(sizes.n_layers, sizes.n_heads, sizes.d_head), 0

@@ -157,7 +157,14 @@ def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
     with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
         mi.explore(tiny_icl, [prompt])
     with pytest.raises(mi.InputError, match="not a patch"):
-        mi.explore(tiny_icl, prompt, patches={"swap": mi.patches.Swap(1)})
+        mi.explore(tiny_icl, prompt, patches={"lens": mi.probes.LogitLens()})
+
+
+def test_blocks_in_another_order_are_a_switch_like_any_other(tiny_icl: Any, prompt: Any) -> None:
+    swapped = mi.explore(tiny_icl, prompt, patches={"swap": mi.patches.Swap(1)})
+    view = swapped.answer({"ask": "view", "switches": OFF | {"own": ["swap"]}})
+    plain = mi.run(tiny_icl, [prompt], patches=[mi.patches.Swap(1)]).label_probs[0]
+    assert view["probs"] == pytest.approx(plain.tolist(), rel=1e-3)
 
 
 def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(tiny_icl: Any, prompt: Any) -> None:
