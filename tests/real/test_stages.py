@@ -76,7 +76,7 @@ def test_an_ablated_head(real: Real, agree: Callable[..., None]) -> None:
 def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None:
     probe = mi.probes.LogitLens(only=("entropy", "kl", "kl_reverse"))
     corpus, seen = real.corpus[1:], real.text_passes[1]
-    ours = mi.run(real.model, corpus, [probe])[probe][0] / probe.counts(corpus.lengths)[0]
+    ours = mi.run(real.model, corpus, [probe])[probe]
 
     def measured(point: int, normed: bool = True) -> Tensor:
         logits = reference.lens(real.hf, seen.residual[point, 1:], normed)
@@ -86,8 +86,8 @@ def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None
     mistaken = theirs.clone()
     mistaken[12] = measured(12, normed=False)
     bounds = {"entropy (bits)": 5e-6, "KL (nats)": 5e-5, "reverse KL (nats)": 2e-5}
-    for place, (name, bound) in enumerate(bounds.items()):
-        agree(f"lens, {name}", ours[:, place], theirs[:, place], within=bound, mistaken=mistaken[:, place])
+    for place, ((name, bound), values) in enumerate(zip(bounds.items(), ours.quantities.values(), strict=True)):
+        agree(f"lens, {name}", values[0], theirs[:, place], within=bound, mistaken=mistaken[:, place])
 
 
 def test_attention_to_the_previous_five(real: Real, agree: Callable[..., None]) -> None:
