@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shorten
 
 from mechicl.errors import InputError
-from mechicl.files.rows import READERS
+from mechicl.files.rows import READERS, file_kind
 from mechicl.tasks.hub import PARQUET, HubSource
 from mechicl.tasks.shipped import ShippedSource
 from mechicl.tasks.sources import Data
@@ -21,13 +22,13 @@ from mechicl.tasks.task_file import read_task
 _TASKS = (
     Task(
         "sst2", "Review: {text}\nSentiment:{label}", {"negative": " Negative", "positive": " Positive"},
-        HubSource("nyu-mll/glue", "sst2", text="sentence"), query_split="validation",
+        HubSource("nyu-mll/glue", "sst2"), query_split="validation",
     ),
     Task(
         "trec", "Question: {text}\nAnswer Type:{label}",
         {"ABBR": " Abbreviation", "ENTY": " Entity", "DESC": " Description", "HUM": " Person", "LOC": " Location",
          "NUM": " Number"},
-        HubSource("CogComp/trec", revision=PARQUET, label="coarse_label"),
+        HubSource("CogComp/trec", revision=PARQUET),
     ),
     Task(
         "agnews", "Article: {text}\nAnswer:{label}",
@@ -73,7 +74,12 @@ def shipped_tasks() -> tuple[str, ...]:
     return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
-def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[str, str] | None = None) -> Task:
+def load_task(
+    task: str | Path | Task,
+    data: Data | None = None,
+    label_words: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Task:
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
     Args:
@@ -83,20 +89,26 @@ def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[s
             the hub, or what ships with mechicl.
         label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
             task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
+        columns: The columns of its data, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
+            sentence, label, ...) need not be given.
 
     Raises:
-        InputError: No such task, or label words that do not name its classes.
+        InputError: No such task, or label words or columns that are not those of its classes or data.
     """
-    if isinstance(task, str):
-        task = _by_name(task)
-    if (data is not None or label_words is not None) and task.name in _TOPICS:
+    if isinstance(task, str | Path):
+        task = _by_name(str(task))
+    if not isinstance(task, Task):
+        raise InputError(f"The task is {shorten(task)}; expected a name, the path of a task file, or a Task.")
+    if (data, label_words, columns) != (None, None, None) and task.name in _TOPICS:
         raise InputError(f"The task {task.name!r} draws its texts and label words by the seed; give it no others.")
     if data is not None:
-        task = replace(task, source=data)
+        task = replace(task, source=data, columns={})
+    if columns is not None:
+        task = replace(task, columns=columns)
     if label_words is not None:
-        if set(label_words) != set(task.label_words):
+        if not isinstance(label_words, Mapping) or set(label_words) != set(task.label_words):
             raise InputError(
-                f"The label words are for the classes {', '.join(label_words)}, but the task {task.name!r} "
+                f"The label words are for the classes {', '.join(map(str, label_words))}, but the task {task.name!r} "
                 f"has {', '.join(task.label_words)}; give one word for each."
             )
         words = {name: label_words[name] for name in task.label_words}
@@ -114,7 +126,7 @@ def _by_name(name: str) -> Task:
     for task in (*_TASKS, *_SHIPPED):
         if task.name == name:
             return task
-    if Path(name).suffix in (".json", *READERS) or Path(name).name != name:
+    if file_kind(Path(name)) in READERS or Path(name).name != name:
         return read_task(Path(name).expanduser())
     raise InputError(
         f"There is no task {name!r}; there are {', '.join(built_in_tasks())}, or give the path of a task file (JSON)."

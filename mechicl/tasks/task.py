@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from reprlib import repr as shorten
 from typing import Any
@@ -42,6 +42,9 @@ class Task:
     """The split to ask about, where the source has several; demonstrations come from "train"."""
     separator: str = "\n"
     """Between the blocks of a prompt."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Where the data have texts and labels, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
+    sentence, label, ...) need not be given."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -49,14 +52,26 @@ class Task:
             raise InputError(f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more.")
         check_words(tuple(self.label_words.values()), self.class_names)
         Template.parse(self.template, self.separator)
+        if self.source is not None:
+            as_source(self.source, self.name, self.columns)
 
     def _check_texts(self) -> None:
         """Raise InputError unless all that a tokenizer may see is text, without halves of characters."""
         if not isinstance(self.label_words, Mapping):
             raise InputError(f"label_words is {shorten(self.label_words)}; expected a word for each class by its name.")
+        if not isinstance(self.columns, Mapping) or not set(self.columns) <= {"text", "label"}:
+            raise InputError(f"columns is {shorten(self.columns)}; expected the columns of 'text' and 'label'.")
+        if len(set(map(str, self.columns.values()))) < len(self.columns):
+            raise InputError(f"columns is {shorten(self.columns)}; text and label need a column each.")
         texts: dict[str, Any] = {f"class name {name!r}": name for name in self.label_words}
         texts |= {f"label word of {name!r}": word for name, word in self.label_words.items()}
-        texts |= {"template": self.template, "separator": self.separator, "name": self.name}
+        texts |= {f"column of {what!r}": name for what, name in self.columns.items()}
+        texts |= {
+            "template": self.template,
+            "separator": self.separator,
+            "name": self.name,
+            "query split": self.query_split,
+        }
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise InputError(f"The {what} of a task is {shorten(text)}; expected a text.")
@@ -75,7 +90,7 @@ class Task:
     @cached_property
     def splits(self) -> Splits:
         """The examples, read once; InputError where they cannot be."""
-        return as_source(self.source, self.name).load(self.class_names, self.query_split)
+        return as_source(self.source, self.name, self.columns).load(self.class_names, self.query_split)
 
     def prompts(
         self,
