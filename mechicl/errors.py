@@ -5,8 +5,10 @@ Messages are written as they are read: whole sentences, names as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
+from reprlib import repr as shorten
 
 _LARGEST = 2**32 - 1
 
@@ -98,8 +100,20 @@ def check_unicode(text: str, where: str) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise InputError unless the generators of numpy and torch take it."""
-    if not 0 <= seed <= _LARGEST:
-        raise InputError(f"A seed is {seed if abs(seed) < 10**20 else 'far too large'}; take one from 0 to {_LARGEST}.")
+    if not isinstance(seed, Integral) or not 0 <= seed <= _LARGEST:
+        raise InputError(f"A seed is {shorten(seed)}; take a whole number from 0 to {_LARGEST}.")
+
+
+def check_count(what: str, value: object, least: int) -> None:
+    """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise InputError(f"{what} is {shorten(value)}; expected a whole number, {least} or more.")
+
+
+def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
+    """Raise InputError unless a value is one of the choices; ``what`` begins the message."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{what} is {shorten(value)}; it must be {' or '.join(map(repr, choices))}.")
 
 
 def check_count(name: str, value: object) -> None:

@@ -93,7 +93,8 @@ def _separated(path: Path, dialect: Mapping[str, Any]) -> Rows:
         reader, last = csv.reader(file, strict=True, **dialect), 0
         try:
             columns = next(reader, [])
-            _check_columns(columns, f"{path}, line {reader.line_num}")
+            last = reader.line_num
+            _check_columns(columns, f"{path}, line {last}")
             for values in reader:
                 last = reader.line_num
                 where = f"{path}, line {last}"

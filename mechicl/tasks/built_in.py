@@ -99,14 +99,16 @@ def load_task(
         task = _by_name(str(task))
     if not isinstance(task, Task):
         raise InputError(f"The task is {shorten(task)}; expected a name, the path of a task file, or a Task.")
-    if (data, label_words, columns) != (None, None, None) and task.name in _TOPICS:
+    if task.name in _TOPICS and any(given is not None for given in (data, label_words, columns)):
         raise InputError(f"The task {task.name!r} draws its texts and label words by the seed; give it no others.")
     if data is not None:
         task = replace(task, source=data, columns={})
     if columns is not None:
         task = replace(task, columns=columns)
     if label_words is not None:
-        if not isinstance(label_words, Mapping) or set(label_words) != set(task.label_words):
+        if not isinstance(label_words, Mapping):
+            raise InputError(f"label_words is {shorten(label_words)}; expected a word for each class by its name.")
+        if set(label_words) != set(task.label_words):
             raise InputError(
                 f"The label words are for the classes {', '.join(map(str, label_words))}, but the task {task.name!r} "
                 f"has {', '.join(task.label_words)}; give one word for each."

@@ -30,6 +30,11 @@ class FileSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of ``text`` and ``label``; the usual ones are known."""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | Path):
+            raise InputError(f"The path of a FileSource is {shorten(self.path)}; expected a file or a folder.")
+        object.__setattr__(self, "path", Path(self.path).expanduser())
+
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Read the file or folder.
 

@@ -29,7 +29,7 @@ def as_source(data: Data | None, task: str, columns: Mapping[str, str]) -> Sourc
     if data is None:
         raise InputError(f"The task {task!r} has no data; give it some: load_task(task, data='file or folder').")
     if isinstance(data, str | Path):
-        return FileSource(Path(data).expanduser(), columns)
+        return FileSource(Path(data), columns)
     if isinstance(data, Mapping):
         if set(data) != {"train", "test"}:
             raise InputError(f"Rows are given under {', '.join(map(repr, data))}; expected 'train' and 'test'.")

@@ -9,7 +9,7 @@ from functools import cached_property
 from reprlib import repr as shorten
 from typing import Any
 
-from mechicl.errors import InputError, check_seed, check_unicode
+from mechicl.errors import InputError, check_count, check_seed, check_unicode
 from mechicl.models.tokenizers import warn_if_spelled
 from mechicl.prompts import PromptSet, Query, Template
 from mechicl.prompts.building import Anchor
@@ -139,8 +139,8 @@ class Task:
             InputError: The data cannot be used, or the label words cannot tell the classes apart under this
                 tokenizer.
         """
-        if samples is not None and samples < 1:
-            raise InputError(f"samples={samples}: samples must be 1 or more; None takes all.")
+        if samples is not None:
+            check_count("samples", samples, 1)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
         draft = Draft.of(self, seed, form, shots, mislabelled, order)
         room = draft.counts if room_for is None else by_class(room_for, draft.task.class_names, "room_for")
@@ -174,6 +174,7 @@ class Task:
     ) -> PromptSet:
         """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
+        check_count("per_class", per_class, 1)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         draft = Draft.of(self, seed, form, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
@@ -197,6 +198,8 @@ class Task:
         too_long: TooLong = "refuse",
     ) -> PromptSet:
         """The demonstrations of :meth:`prompts`, asked about texts that say nothing (Zhao et al. 2021)."""
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"texts is {shorten(texts)}; expected a list of texts.")
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         draft = Draft.of(self, seed, form, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
@@ -221,6 +224,7 @@ class Task:
         """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
         modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
         class order; context 0 is that of ``prompts(order="class")``."""
+        check_count("contexts", contexts, 1)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
         draft = Draft.of(self, seed, form, shots, mislabelled, "class")
         pool, asked = draft.pools(draft.counts)
