@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from reprlib import repr as shorten
+from typing import Any
 
 _LARGEST = 2**32 - 1
 
@@ -98,13 +99,13 @@ def check_unicode(text: str, where: str) -> None:
         ) from None
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: Any) -> None:
     """Raise InputError unless the generators of numpy and torch take it."""
     if not isinstance(seed, Integral) or not 0 <= seed <= _LARGEST:
         raise InputError(f"A seed is {shorten(seed)}; take a whole number from 0 to {_LARGEST}.")
 
 
-def check_count(what: str, value: object, least: int) -> None:
+def check_count(what: str, value: Any, least: int) -> None:
     """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{what} is {shorten(value)}; expected a whole number, {least} or more.")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from operator import index
 from reprlib import repr as shorten
 from typing import Any, Protocol
 
@@ -48,9 +49,10 @@ class Examples:
     def at_rows(self, rows: Iterable[int]) -> list[int]:
         """Indices of the examples that stand in these rows; InputError where there is none."""
         place = {row: i for i, row in enumerate(self.rows)}
-        wanted = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, str) else None
-        if wanted is None or not all(isinstance(row, int | np.integer) for row in wanted):
-            raise InputError(f"rows is {shorten(rows)}; expected numbers of rows, counted from 0.")
+        try:
+            wanted = [index(row) for row in rows]
+        except TypeError:
+            raise InputError(f"rows is {shorten(rows)}; expected numbers of rows, counted from 0.") from None
         absent = [row for row in wanted if row not in place]
         if absent:
             raise InputError(f"Rows {absent[:5]} are not among the {len(self)} examples of {self.origin}.")
