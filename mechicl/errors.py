@@ -101,13 +101,13 @@ def check_unicode(text: str, where: str) -> None:
 
 def check_seed(seed: Any) -> None:
     """Raise InputError unless the generators of numpy and torch take it."""
-    if not isinstance(seed, Integral) or not 0 <= seed <= _LARGEST:
+    if not isinstance(seed, Integral) or not 0 <= int(seed) <= _LARGEST:
         raise InputError(f"A seed is {shorten(seed)}; take a whole number from 0 to {_LARGEST}.")
 
 
 def check_count(what: str, value: Any, least: int) -> None:
     """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise InputError(f"{what} is {shorten(value)}; expected a whole number, {least} or more.")
 
 
