@@ -61,27 +61,22 @@ def is_saved(path: Path) -> bool:
     return (path / "state.json").is_file()
 
 
-def _json_lines(path: Path) -> Rows:
+def _json(path: Path) -> Rows:
+    with open_text(path) as file:
+        first = next((line for line in file if line.strip()), "")
+        if first.lstrip().startswith("["):
+            # Halves of characters pass here: texts and labels are checked where they are used.
+            rows = parse_json(first + file.read(), str(path), remedy="correct it there", lenient=True)
+            yield from (_object(row, f"{path}, row {number}") for number, row in enumerate(rows))
+            return
     with open_text(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 where = f"{path}, line {number}"
-                # Halves of characters pass here: texts and labels are checked where they are used.
-                yield _row(parse_json(line, where, remedy="correct that line", lenient=True), where)
+                yield _object(parse_json(line, where, remedy="correct that line", lenient=True), where)
 
 
-def _json(path: Path) -> Rows:
-    with open_text(path) as file:
-        text = file.read()
-    if not text.lstrip().startswith("["):
-        yield from _json_lines(path)
-        return
-    for number, row in enumerate(parse_json(text, str(path), lenient=True)):
-        where = f"{path}, row {number}"
-        yield _row(row, where)
-
-
-def _row(value: Any, where: str) -> tuple[str, Mapping[Any, Any]]:
+def _object(value: Any, where: str) -> tuple[str, Mapping[Any, Any]]:
     if not isinstance(value, dict):
         raise InputError(f"{where} holds {kind_of(value)}; expected one object with named columns a row.")
     return where, value
@@ -167,7 +162,7 @@ def _check_columns(columns: Sequence[str], where: str) -> None:
 
 
 READERS: dict[str, Callable[[Path], Rows]] = {
-    ".jsonl": _json_lines,
+    ".jsonl": _json,
     ".json": _json,
     ".csv": partial(_separated, dialect={"delimiter": ","}),
     ".tsv": partial(_separated, dialect={"delimiter": "\t", "quoting": csv.QUOTE_NONE}),

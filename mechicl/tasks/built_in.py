@@ -13,8 +13,8 @@ from reprlib import repr as shorten
 
 from mechicl.errors import InputError
 from mechicl.files.rows import READERS, file_kind
+from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import PARQUET, HubSource
-from mechicl.tasks.shipped import ShippedSource
 from mechicl.tasks.sources import Data
 from mechicl.tasks.task import Task
 from mechicl.tasks.task_file import read_task
@@ -42,21 +42,27 @@ _TASKS = (
     ),
 )  # fmt: skip
 
+
+def _shipped(name: str) -> FileSource:
+    """Texts that were written for mechicl, so they need neither network nor data; the README there describes them."""
+    return FileSource(Path(__file__).parents[1] / "shipped" / "tasks" / name, origin=f"{name} (shipped with mechicl)")
+
+
 _SHIPPED = (
     Task(
         "reviews", "Review: {text}\nSentiment:{label}", {"negative": " negative", "positive": " positive"},
-        ShippedSource("reviews"),
+        _shipped("reviews"),
     ),
     Task(
         "headlines", "Headline: {text}\nCategory:{label}",
         {"world": " world", "sports": " sports", "business": " business", "technology": " technology"},
-        ShippedSource("headlines"),
+        _shipped("headlines"),
     ),
     Task(
         "questions", "Question: {text}\nAnswer Type:{label}",
         {"abbreviation": " Short", "entity": " Entity", "description": " Description", "person": " Person",
          "location": " Location", "number": " Number"},
-        ShippedSource("questions"),
+        _shipped("questions"),
     ),
 )  # fmt: skip
 

@@ -56,7 +56,7 @@ class Draft:
     order: Order
 
     @classmethod
-    def of(cls, task: Task, seed: int, form: Form, shots: Counts, mislabelled: Counts, order: Order) -> Draft:
+    def of(cls, task: Task, form: Form, seed: int, shots: Counts, mislabelled: Counts, order: Order) -> Draft:
         """Raises InputError for numbers that the task's classes cannot have."""
         task = task.for_seed(seed)
         counts = by_class(shots, task.class_names, "shots")

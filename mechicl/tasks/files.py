@@ -29,6 +29,8 @@ class FileSource:
     path: Path
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of ``text`` and ``label``; the usual ones are known."""
+    origin: str = ""
+    """The data in words, where the path does not say it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | Path):
@@ -57,12 +59,14 @@ class FileSource:
             )
         held_out = (split_files(self.path, split) for split in (query_split, *_HELD_OUT))
         queries = next(filter(None, held_out), None)
-        return Splits(self._read(train, class_names), self._read(queries, class_names) if queries else None)
+        asked = self._read(queries, class_names, query_split) if queries else None
+        return Splits(self._read(train, class_names), asked)
 
-    def _read(self, files: Sequence[Path], class_names: Sequence[str]) -> Examples:
+    def _read(self, files: Sequence[Path], class_names: Sequence[str], split: str = "train") -> Examples:
         lists = [path for path in (files[0].parent / "labels.json", self.path / "labels.json") if path.is_file()]
         reader = ClassReader(class_names, *_label_names(lists[0])) if lists else ClassReader(class_names)
         origin = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        origin = f"{self.origin}, {split}" if self.origin else origin
         return read_examples(chain.from_iterable(map(read_rows, files)), reader, origin, self.columns)
 
 

@@ -23,6 +23,9 @@ from mechicl.tasks.sources import Data, as_source
 _LOOKED_AT = 8
 """Prompts of which is asked whether their tokenizer spells; those of a task are alike."""
 
+_FEW = 5
+"""Prompts that may be of one class by chance."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -142,7 +145,7 @@ class Task:
         if samples is not None:
             check_count("samples", samples, 1)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        draft = Draft.of(self, form, seed, shots, mislabelled, order)
         room = draft.counts if room_for is None else by_class(room_for, draft.task.class_names, "room_for")
         pool, asked = draft.pools(room)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
@@ -156,6 +159,12 @@ class Task:
         )  # fmt: skip
         if rows is None and samples is not None and len(built) < samples:
             _warn_of_fewer(built, samples, len(asked), too_long)
+        if len(built) >= _FEW and len({prompt.gold for prompt in built}) == 1:
+            warnings.warn(
+                f"{built.task}, seed {built.seed}: all {len(built)} prompts ask about texts of one class, so accuracy and "
+                "confusion say nothing of the other classes.",
+                stacklevel=2,
+            )
         return built
 
     def auxiliary_prompts(
@@ -175,8 +184,7 @@ class Task:
         """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
         check_count("per_class", per_class, 1)
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
         first, second = walk(pool, seed, (draft.counts, per_class), draft.task.class_names)
         demonstrations = draft.shown(pool, first)
@@ -200,8 +208,7 @@ class Task:
         """The demonstrations of :meth:`prompts`, asked about texts that say nothing (Zhao et al. 2021)."""
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise InputError(f"texts is {shorten(texts)}; expected a list of texts.")
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
         (drawn,) = walk(pool, seed, (draft.counts,), draft.task.class_names)
         contents = [(draft.shown(pool, drawn), Query(text)) for text in texts]
@@ -225,8 +232,7 @@ class Task:
         modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
         class order; context 0 is that of ``prompts(order="class")``."""
         check_count("contexts", contexts, 1)
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, "class")
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, "class")
         pool, asked = draft.pools(draft.counts)
         (drawn,) = walk(pool, seed, ([contexts * n for n in draft.counts],), draft.task.class_names)
         members = [[i for i in drawn if pool.classes[i] == c] for c in range(len(draft.counts))]

@@ -162,6 +162,16 @@ def test_too_few_examples_of_a_class_are_refused_by_name() -> None:
             load_task("sst2", data=one_class).prompts(TOKENIZER, demonstrations=policy)
 
 
+def test_samples_of_one_class_are_said(recwarn: pytest.WarningsRecorder) -> None:
+    one = [row for row in SST2["test"] if row["label"] == "positive"]
+    load_task("sst2", data={**SST2, "test": one}).prompts(TOKENIZER)
+    load_task("sst2", data=SST2).prompts(TOKENIZER)
+    assert [str(w.message) for w in recwarn if "of one class" in str(w.message)] == [
+        "sst2, seed 42: all 6 prompts ask about texts of one class, so accuracy and confusion say nothing of the other "
+        "classes."
+    ]
+
+
 def test_unlabelled_examples_are_asked_about_but_never_shown() -> None:
     unlabelled = [{"text": "who knows", "label": None}, {"text": "who knows", "label": -1}]
     data = {"train": [*rows("sst2"), *unlabelled], "test": unlabelled}
