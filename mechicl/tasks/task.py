@@ -161,8 +161,8 @@ class Task:
             _warn_of_fewer(built, samples, len(asked), too_long)
         if len(built) >= _FEW and len({prompt.gold for prompt in built}) == 1:
             warnings.warn(
-                f"{built.task}, seed {built.seed}: all {len(built)} prompts ask about texts of one class, so accuracy and "
-                "confusion say nothing of the other classes.",
+                f"{built.task}, seed {built.seed}: all {len(built)} prompts ask about texts of one class, so accuracy "
+                "and confusion say nothing of the other classes.",
                 stacklevel=2,
             )
         return built
