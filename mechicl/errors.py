@@ -105,22 +105,16 @@ def check_seed(seed: Any) -> None:
         raise InputError(f"A seed is {shorten(seed)}; take a whole number from 0 to {_LARGEST}.")
 
 
-def check_count(what: str, value: Any, least: int) -> None:
+def check_count(what: str, value: Any, least: int = 1) -> None:
     """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise InputError(f"{what} is {shorten(value)}; expected a whole number, {least} or more.")
+        raise InputError(f"{what} is {shorten(value)}; give a whole number, at least {least}.")
 
 
 def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
     """Raise InputError unless a value is one of the choices; ``what`` begins the message."""
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{what} is {shorten(value)}; it must be {' or '.join(map(repr, choices))}.")
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise InputError unless a number of things is a whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number, at least 1.")
 
 
 def _printable(message: str) -> str:

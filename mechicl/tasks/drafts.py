@@ -41,7 +41,7 @@ class Form:
             if not isinstance(value, bool):
                 raise InputError(f"{what} is {shorten(value)}; expected True or False.")
         if self.n_ctx is not None:
-            check_count("n_ctx", self.n_ctx, 1)
+            check_count("n_ctx", self.n_ctx)
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,7 @@ class Task:
                 tokenizer.
         """
         if samples is not None:
-            check_count("samples", samples, 1)
+            check_count("samples", samples)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
         draft = Draft.of(self, form, seed, shots, mislabelled, order)
         room = draft.counts if room_for is None else by_class(room_for, draft.task.class_names, "room_for")
@@ -183,7 +183,7 @@ class Task:
     ) -> PromptSet:
         """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
-        check_count("per_class", per_class, 1)
+        check_count("per_class", per_class)
         draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
         first, second = walk(pool, seed, (draft.counts, per_class), draft.task.class_names)
@@ -231,7 +231,7 @@ class Task:
         """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
         modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
         class order; context 0 is that of ``prompts(order="class")``."""
-        check_count("contexts", contexts, 1)
+        check_count("contexts", contexts)
         draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, "class")
         pool, asked = draft.pools(draft.counts)
         (drawn,) = walk(pool, seed, ([contexts * n for n in draft.counts],), draft.task.class_names)

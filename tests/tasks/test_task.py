@@ -148,7 +148,7 @@ def test_samples_and_rows_choose_the_queries(sst2: Task) -> None:
     assert [p.ids.query for p in sst2.prompts(TOKENIZER, rows=[3, 1])] == [3, 1]
     with pytest.raises(InputError, match=r"Rows \[99\]"):
         sst2.prompts(TOKENIZER, rows=[99])
-    with pytest.raises(InputError, match="samples is 0; expected a whole number, 1 or more"):
+    with pytest.raises(InputError, match="samples is 0; give a whole number, at least 1"):
         sst2.prompts(TOKENIZER, samples=0)
 
 
