@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mechicl.corpora import pydocs
-from mechicl.errors import InputError, check_unicode, first_line, one_sentence
+from mechicl.errors import InputError, check_unicode, first_line, one_sentence, retold
 from mechicl.files.rows import READERS, file_kind, is_saved, open_text, read_rows
 from mechicl.files.splits import split_files
 from mechicl.models import hub
@@ -129,18 +129,16 @@ def _generated(words: int, seed: int) -> Iterator[str]:
 def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
     from datasets import load_dataset
 
-    try:
-        with hub.at_hand():
-            rows = load_dataset(name, split=split, streaming=True)
-            if seed is not None:
-                rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-            for number, row in enumerate(rows):
-                yield _text(row, column, f"{name} ({split}), row {number}")
-    except InputError:
-        raise
-    # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
-    except Exception as error:
-        raise InputError(
+    def refusal(error: Exception) -> str:
+        return (
             f"The data set {name} could not be read from the Hugging Face hub ({first_line(error)}); check "
             'name and network, or give "pydocs" or the path of a local text, JSONL or parquet file.'
-        ) from error
+        )
+
+    # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
+    with retold(refusal), hub.at_hand():
+        rows = load_dataset(name, split=split, streaming=True)
+        if seed is not None:
+            rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        for number, row in enumerate(rows):
+            yield _text(row, column, f"{name} ({split}), row {number}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, retold
 from mechicl.files.rows import dataset_rows
 from mechicl.models import hub
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
@@ -43,17 +43,17 @@ class HubSource:
     def _fetch(self) -> Any:
         from datasets import load_dataset
 
-        try:
-            with hub.at_hand():
-                return load_dataset(self.dataset, self.config, revision=self.revision)
         # Whatever goes wrong between here and the hub (closed network, proxy, rate limit, cache) is one event
         # for the user, and its libraries raise many unrelated types for it.
-        except Exception as error:
-            reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-            raise InputError(
-                f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
-                f"give a local copy with data='file or folder' (the hub's client said: {reason})."
-            ) from error
+        with retold(self._refusal), hub.at_hand():
+            return load_dataset(self.dataset, self.config, revision=self.revision)
+
+    def _refusal(self, error: Exception) -> str:
+        reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        return (
+            f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
+            f"give a local copy with data='file or folder' (the hub's client said: {reason})."
+        )
 
     def _examples(self, split: Any, class_names: Sequence[str], name: str) -> Examples:
         origin = f"{self.dataset}{f' ({self.config})' if self.config else ''}, {name}"
