@@ -101,8 +101,10 @@ def check_unicode(text: str, where: str) -> None:
 
 def check_seed(seed: Any) -> None:
     """Raise InputError unless the generators of numpy and torch take it."""
-    if not isinstance(seed, Integral) or not 0 <= int(seed) <= _LARGEST:
-        raise InputError(f"A seed is {shorten(seed)}; take a whole number from 0 to {_LARGEST}.")
+    number = int(seed) if isinstance(seed, Integral) else None
+    if number is None or not 0 <= number <= _LARGEST:
+        written = "far too large" if number is not None and abs(number) >= 10**20 else shorten(seed)
+        raise InputError(f"A seed is {written}; take one from 0 to {_LARGEST}.")
 
 
 def check_count(what: str, value: Any, least: int = 1) -> None:
