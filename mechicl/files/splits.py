@@ -19,15 +19,15 @@ def split_files(folder: Path, split: str) -> list[Path]:
     Raises:
         InputError: The split is there in two ways, or some of its shards are missing.
     """
-    own = folder / split
-    if is_saved(own):
-        return [own]
+    named = folder / split
+    if is_saved(named):
+        return [named]
     ways: dict[tuple[Path, str, str], list[Path]] = defaultdict(list)
-    for place in (folder, folder / "data", own):
+    for place in (folder, folder / "data", named):
         for file in _readable(place):
             stem, suffix = _parts(file)
             match = re.fullmatch(rf"{re.escape(split)}(?:-\d+-of-(\d+))?", stem)
-            if match or place == own:
+            if match or place == named:
                 ways[place, suffix, (match and match[1]) or ""].append(file)
     if len(ways) > 1:
         there = " and ".join(str(files[0].relative_to(folder)) for files in ways.values())

@@ -209,11 +209,11 @@ def read_examples(
     """
     texts: list[str] = []
     classes: list[int | None] = []
-    found: tuple[Any, Any] | None = None
+    pair: tuple[Any, Any] | None = None
     for where, row in rows:
-        if found is None or not set(found) <= set(row):
-            found = find_columns(row, columns, where)
-        text, label = row[found[0]], row[found[1]]
+        if pair is None or not set(pair) <= set(row):
+            pair = find_columns(row, columns, where)
+        text, label = row[pair[0]], row[pair[1]]
         if not isinstance(text, str):
             raise InputError(f"{where}: the text is {shorten(text)}, expected a string; fill it in or remove the row.")
         check_unicode(text, f"{where}: the text")

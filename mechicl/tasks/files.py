@@ -59,8 +59,8 @@ class FileSource:
             )
         held_out = (split_files(self.path, split) for split in (query_split, *_HELD_OUT))
         queries = next(filter(None, held_out), None)
-        asked = self._read(queries, class_names, query_split) if queries else None
-        return Splits(self._read(train, class_names), asked)
+        queried = self._read(queries, class_names, query_split) if queries else None
+        return Splits(self._read(train, class_names), queried)
 
     def _read(self, files: Sequence[Path], class_names: Sequence[str], split: str = "train") -> Examples:
         lists = [path for path in (files[0].parent / "labels.json", self.path / "labels.json") if path.is_file()]
