@@ -188,7 +188,7 @@ def test_a_run_has_one_table_or_says_which() -> None:
         one[label_attention]
 
 
-@pytest.mark.parametrize("probe", catalogue.probes(), ids=repr)
+@pytest.mark.parametrize("probe", catalogue.probes(), ids=lambda probe: type(probe).__name__)
 def test_every_shipped_probe_reads_what_it_declares(probe: Probe) -> None:
     material = catalogue.material(probe)
     reading = run(tiny.model("gpt2"), material, [probe], batch_size=2)[probe]
