@@ -87,5 +87,5 @@ def test_entropy_neurons_of_the_study_are_those_of_the_function():
 
 
 def test_each_study_says_what_it_reads(corpus):
-    with pytest.raises(InputError, match="nothing but a model"):
+    with pytest.raises(InputError, match="weights alone"):
         NeuronsStudy().run(tiny.model("gpt2"), corpus)
