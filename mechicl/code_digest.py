@@ -32,7 +32,7 @@ from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
 # Parts of mechicl that show, check, or read files of which a digest is in every key.
-SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "errors", "explorer", "figures",
+SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "errors", "explorer", "figures",
                    "files.writing", "models.hub", "progress", "prompts.display", "renamed", "report", "results",
                    "shipped", "versions"))  # fmt: skip
 # Parts of mechicl of which only that counts which a study measures by.

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mechicl.doors import door
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import joined_runs, shared_demonstrations
 from mechicl.errors import InputError
@@ -30,6 +31,7 @@ PositionMode = Literal["original", "zero", "packed"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 
 
+@door
 def compress(
     model: Any, prompt: Prompt, *, kept: Kept = "label+template", positions: PositionMode = "original"
 ) -> Context:

@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.files.saved import fits, packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
+from mechicl.hooks.sequence import check_sequence
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -169,6 +171,7 @@ class Context:
 
     def queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
         """The prompts' queries as a batch: q counted from their first token, label words from the first key."""
+        check_sequence(prompts.label_tokens, "A context")
         tokens = [prompt.tokens[prompt.query_start :] for prompt in prompts]
         widest = max(map(len, tokens))
         labels = zip(self.anchors, self.anchor_classes, strict=True)
@@ -251,6 +254,7 @@ _TENSORS = ("keys", "values", "positions")
 _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words", "tokenizer_digest")
 
 
+@door
 def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> Context:
     """Read a prompt's demonstrations once, with patches that act inside them.
 

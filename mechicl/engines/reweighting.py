@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError, check_seed
@@ -49,6 +50,7 @@ class Variant:
     """What is left of each prompt's demonstrations, to learn on a compressed context."""
 
 
+@door
 def fit_reweighting(
     model: Any,
     prompts: PromptSet | Sequence[Prompt],

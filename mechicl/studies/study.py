@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
 from mechicl.figures import styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
@@ -133,7 +133,8 @@ class Study(ABC):
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: as given, or to begin with."""
-        return self.batch_size or 1 if batch_size is None else batch_size
+        check_count("batch_size", batch_size := self.batch_size or 1 if batch_size is None else batch_size)
+        return batch_size
 
     @abstractmethod
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
@@ -242,6 +243,10 @@ class Study(ABC):
             rows = next(made)
         except NumericalError as error:
             raise NumericalError(f"{where}: {error}") from error
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise InputError(OUT_OF_MEMORY) from error
+            raise
         numbers = rows.select_dtypes("number").drop(columns=list(self.may_lack), errors="ignore")
         for column in numbers:
             bad = ~np.isfinite(numbers[column].to_numpy(float))
@@ -261,6 +266,8 @@ class Study(ABC):
         material = [material] if isinstance(material, Prompt) else material
         given = _reads(material)
         sets = _prompt_sets(material) if given == "prompts" else []
+        if not all(map(len, sets)):
+            raise InputError(f"{self.name} is run on prompts, and a set of them is empty; give at least one prompt.")
         if given != self.reads or (given == "prompts" and not sets):
             known = sets or given != "prompts"
             what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
@@ -18,6 +19,7 @@ from mechicl.models.tokenizers import token_text
 from mechicl.studies.study import Protocol
 
 
+@door
 def find_neurons(
     model: Any,
     token_class: TokenClass = "-ing",
@@ -67,6 +69,7 @@ def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"
     return torch.stack([net.W_out(layer).float() @ direction for layer in range(net.sizes.n_layers)]).cpu()
 
 
+@door
 def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.DataFrame:
     """The tokens that a neuron promotes and demotes most: rank, top, top_cosine, bottom, bottom_cosine.
 
