@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, get_args
@@ -63,18 +63,34 @@ def anchors_of(context: Context, prompt: Prompt) -> Context:
     return keep(context, kept_positions(prompt), "original")
 
 
-def on_anchors(
-    model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), probes: Sequence[Probe] = (), *, batch_size: int = 16
-) -> Run:
-    """Prompts asked on their compressed contexts; patches and probes act at q."""
-    groups = shared_demonstrations(prompts)
-    parts = []
+def on_kept(
+    model: Any,
+    prompts: PromptSet,
+    kept_sets: Callable[[Prompt], Sequence[Sequence[int]]],
+    probes: Sequence[Probe] = (),
+    patches: Sequence[Patch] = (),
+    *,
+    positions: PositionMode = "original",
+    batch_size: int = 16,
+) -> list[Run]:
+    """Prompts asked on parts of their demonstrations, once for each kept set; patches and probes act at q.
+
+    `kept_sets` gives the sets of positions for all prompts with the same demonstrations, from the first of them.
+    """
+    groups, runs = shared_demonstrations(prompts), []
     for indices in groups:
-        first = prompts[indices[0]]
-        context = anchors_of(read_context(model, first), first)
-        asked = prompts.select(indices)
-        parts.append(context.ask(model, asked, probes, patches, batch_size=batch_size, progress=None))
-    return joined_runs(parts, groups, probes)
+        first, queries = prompts[indices[0]], prompts.select(indices)
+        context = read_context(model, first)
+        contexts = [keep(context, kept, positions) for kept in kept_sets(first)]
+        runs.append(
+            [one.ask(model, queries, probes, patches, batch_size=batch_size, progress=None) for one in contexts]
+        )
+    return [joined_runs(parts, groups, probes) for parts in zip(*runs, strict=False)]  # as many as every group has
+
+
+def on_anchors(model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), *, batch_size: int = 16) -> Run:
+    """Prompts asked on their compressed contexts; patches act at q."""
+    return on_kept(model, prompts, lambda prompt: [kept_positions(prompt)], patches=patches, batch_size=batch_size)[0]
 
 
 def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:

@@ -1,16 +1,11 @@
-"""Accuracy and macro-F1 by method, with intervals, and drawn."""
+"""Accuracy and macro-F1 of predictions, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from jaxtyping import Float
 
-from mechicl.figures import SKY
-from mechicl.studies.label_words.drawing import add_bars, add_marks
 from mechicl.studies.summary import mean_with_interval, spread
 
 
@@ -32,14 +27,14 @@ def is_right(table: pd.DataFrame) -> pd.Series[float]:
     return (table["predicted"] == table["gold"]).astype(float).where(table["gold"] >= 0)
 
 
-def beside_accuracy(table: pd.DataFrame, by: list[str], whole: pd.Series[bool]) -> pd.DataFrame:
-    """What accuracy must be read beside: macro-F1, and the majority_rate, what the commonest class alone would reach.
+def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool]) -> pd.DataFrame:
+    """What puts accuracy in context: macro-F1, and majority_rate, what always answering the commonest class reaches.
 
-    Of prompts whose gold class is known. The rate is that of the `whole` rows, as it is the same in all others.
+    Of prompts whose gold class is known. The rate is that of the `clean` rows; it is the same in all others.
     """
     known = table["gold"] >= 0
     commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
-    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & whole]
+    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & clean]
     if not known.any():
         return pd.DataFrame()
     rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
@@ -65,25 +60,3 @@ def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Gene
     f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.where(both > 0, both, 1)
     scores: np.ndarray = f1.sum(1) / (both > 0).sum(1)
     return scores
-
-
-def draw_accuracies(
-    figure: go.Figure, rows: pd.DataFrame, column: int, *, colours: Mapping[str, str], published: Mapping[str, float]
-) -> None:
-    """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
-    again = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
-    rows = rows.assign(method=rows["method"].where(~again, rows["method"] + ", " + rows["per_class"]))
-    bars = rows[rows["metric"] == "accuracy"][::-1]
-    more = bars["per_class"] != bars["shots"].astype(str)
-    add_bars(
-        figure, bars, bars["method"], [colours.get(method, SKY) for method in bars["method"]], column,
-        text=("with " + bars["per_class"] + " per class").where(more, ""), textposition="inside",
-        insidetextanchor="start",
-    )  # fmt: skip
-    f1 = rows[rows["metric"] == "macro_f1"]
-    paper = {method: value for method, value in published.items() if method in set(bars["method"])}
-    add_marks(figure, f1["method"], f1["mean"], "line-ns-open", "macro-F1", column, showlegend=column == 1)
-    add_marks(
-        figure, list(paper), list(paper.values()), "diamond-open", "paper: accuracy of GPT2-XL", column,
-        showlegend=column == 1,
-    )  # fmt: skip

@@ -25,7 +25,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 
 from mechicl.declared import Switch
@@ -34,13 +33,15 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import fit_reweighting
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels
+from mechicl.figures import BLUE, GREY, ORANGE, SKY
 from mechicl.models import blockwise, hooked
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
-from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
+from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.accuracy import accuracy_context, is_right
+from mechicl.studies.label_words.compression import PAPER_MODELS
+from mechicl.studies.label_words.predictions import PROMPT
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -81,12 +82,12 @@ class CompressionSpeed(Study):
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
         """A task's prompts, with `per_class` training items of every class for the re-weighted arms; 0: without."""
-        asked = task.prompts(tokenizer, **options)
+        prompts = task.prompts(tokenizer, **options)
         if not self.per_class or self.protocol == "paper":
-            return asked
+            return prompts
         common = {name: value for name, value in options.items() if name not in ("samples", "demonstrations", "rows")}
         training = task.auxiliary_prompts(tokenizer, per_class=self.per_class, **common)
-        return replace(asked, companions={"training": training})
+        return replace(prompts, companions={"training": training})
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         device = hooked(model).device
@@ -162,9 +163,8 @@ class CompressionSpeed(Study):
         accuracy, macro_f1, of everything recomputed majority_rate, and label_loyalty (the same answer as everything
         recomputed).
         """
-        by = ["model", "task", "seed", "shots", "prompt"]
-        full = table[table["arm"] == FULL][[*by, "seconds", "predicted"]]
-        rows = table.merge(full, on=by, suffixes=("", "_full"))
+        full = where(table, arm=FULL)[[*PROMPT, "seconds", "predicted"]]
+        rows = table.merge(full, on=PROMPT, suffixes=("", "_full"))
         rows = rows.assign(
             ms_per_query=1e3 * rows["seconds"],
             times_as_fast=rows["seconds_full"] / rows["seconds"],
@@ -174,17 +174,15 @@ class CompressionSpeed(Study):
             accuracy=is_right(rows),
             label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
         )
-        found = []
-        for (model, task, shots, arm), group in rows.groupby(["model", "task", "shots", "arm"], sort=False):
-            common = {"model": model, "task": task, "shots": shots, "arm": arm}
+        by, means = ["model", "task", "shots", "arm"], []
+        for key, group in rows.groupby(by, sort=False):
             counts = {"n": len(group), "seeds": group["seed"].nunique(dropna=False)}
             for metric in _METRICS:
                 if group[metric].notna().any():
-                    own = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
-                    numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(own)}
-                    found.append(common | {"metric": metric} | numbers)
-        beside = beside_accuracy(rows, ["model", "task", "shots", "arm"], rows["arm"] == FULL)
-        return pd.concat([pd.DataFrame(found), beside], ignore_index=True)
+                    of_seeds = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
+                    numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(of_seeds)}
+                    means.append(dict(zip(by, key, strict=True)) | {"metric": metric} | numbers)
+        return pd.concat([pd.DataFrame(means), accuracy_context(rows, by, rows["arm"] == FULL)], ignore_index=True)
 
     def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
         if metric in _TIMES and self.protocol == "corrected":
@@ -195,55 +193,47 @@ class CompressionSpeed(Study):
             mean = group["seconds_full"].mean() / group["seconds"].mean()
         return {"mean": float(mean), "low": np.nan, "high": np.nan}
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
+        """Bars by arm, with the paper's ratios as marks."""
         summary = result.summary()
-        tasks = list(dict.fromkeys(summary["task"]))
         arms = [arm for arm in ARMS if arm in set(summary["arm"])][::-1]
-        shown = [metric for metric in _TITLES if metric in set(summary["metric"])]
-        figure = panels([_TITLES[metric] for metric in shown])
-        for column, metric in enumerate(shown, start=1):
-            rows = summary[summary["metric"] == metric].groupby("arm")[["mean", "low", "high"]].mean().loc[arms]
-            add_bars(
-                figure, rows, list(rows.index), [_COLOURS[arm] for arm in rows.index], column,
-                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
-                hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
+        tasks = list(dict.fromkeys(summary["task"]))
+        published = [task for task in tasks if task in PUBLISHED]
+        panels = []
+        for metric, title in _TITLES.items():
+            rows = where(summary, metric=metric).groupby("arm")[["mean", "low", "high"]].mean()
+            if rows.empty:
+                continue
+            arm_bars = bars(
+                rows.loc[arms], arms, [_COLOURS[arm] for arm in arms],
+                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in arms],
+                hovertemplate="%{y}: %{x:.4g}<extra>" + title + "</extra>",
             )  # fmt: skip
-            if metric == "times_as_fast" and (known := [task for task in tasks if task in PUBLISHED]):
-                for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
-                    add_marks(
-                        figure, [ANCHORS] * len(known), [PUBLISHED[task][number] for task in known], symbol, name,
-                        column, text=known, hovertemplate="%{text}: %{x}", marker_size=10,
-                        marker_line_width=1,
-                    )  # fmt: skip
+            ratios = [
+                marks([ANCHORS] * len(published), [PUBLISHED[task][number] for task in published], symbol, name,
+                      text=published, hovertemplate="%{text}: %{x}", marker_size=10, marker_line_width=1)
+                for number, (name, symbol) in enumerate(PAPER_MODELS.items())
+            ]  # fmt: skip
+            items = [arm_bars, *(ratios if metric == "times_as_fast" and published else [])]
+            panels.append(Panel(title, items, {"rangemode": "tozero", "nticks": 5}))
         machine = result.provenance.get("surroundings", {})
-        where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
+        device = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
-        told = f"{', '.join(tasks)}; one query at a time on {where}; times: {times}"
-        figure.update_xaxes(rangemode="tozero", nticks=5)
-        return self.styled(figure, summary, told, x="", y="", height=34 * len(arms), hover="closest")
+        note = f"{', '.join(tasks)}; one query at a time on {device}; times: {times}"
+        return Drawing(summary, panels, x_title="", note=note, common=True, height=34 * len(arms), hover="closest")
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
-        time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
-        text = (
-            f"A query takes {time_of[FULL]:.3g} ms with everything recomputed and {time_of[ANCHORS]:.3g} ms on the "
-            f"cached anchors, the same query {fast[ANCHORS]:.1f} times as fast (medians), with "
-            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations"
+        fast, flops, kib = mean["times_as_fast"], mean["gflops"], mean["cache_kib"]
+        anchors = (
+            f"On the cached anchors a query is {fast[ANCHORS]:.1f} times as fast as with everything recomputed, with "
+            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations."
         )
-        if PREFIX not in time_of:
-            return text + "."
-        kib = mean["cache_kib"]
-        text += (
-            f". A cache of the whole context, which is exact, makes it {fast[PREFIX]:.1f} times as fast; the anchors' "
-            f"cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size"
-        )
-        if "accuracy" not in mean or ANCHORS_REWEIGHTED not in time_of:
-            return text + "."
-        right = mean["accuracy"]
-        return text + (
-            f". Accuracy: {right[FULL]:.0%}; on anchors {right[ANCHORS]:.0%}; re-weighted "
-            f"{right[PREFIX_REWEIGHTED]:.0%}; re-weighted on anchors {right[ANCHORS_REWEIGHTED]:.0%}, "
-            f"{fast[ANCHORS_REWEIGHTED]:.1f} times as fast."
+        if PREFIX not in fast:
+            return anchors
+        return (
+            f"{anchors} On a cache of the whole context, which is exact, it is {fast[PREFIX]:.1f} times as fast; the "
+            f"anchors' cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -26,17 +27,14 @@ def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
     """A symmetric matrix with diagonal 1 of values by pair."""
     names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
     matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    index: list[tuple[str, str]] = pairs.index.to_list()
-    for (a, b), value in zip(index, pairs, strict=True):
-        matrix.loc[a, b] = matrix.loc[b, a] = value
+    for pair, value in pairs.items():
+        matrix.loc[pair] = matrix.loc[pair[::-1]] = value  # type: ignore[index]
     return matrix
 
 
 def pair_name(pairs: pd.Series[float]) -> str:
     """The pair with the smallest value, in words."""
-    index: list[tuple[str, str]] = pairs.index.to_list()
-    a, b = index[int(pairs.argmin())]
-    return f"{a} and {b}"
+    return " and ".join(pairs.index[int(pairs.argmin())])
 
 
 def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:
@@ -50,28 +48,25 @@ def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[
     return np.array([np.corrcoef(row, target)[0, 1] for row in ranks])
 
 
-def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int) -> None:
-    """Draw real (column 1, from chance on) or predicted confusion, with its values."""
+def heat_map(matrix: pd.DataFrame, lowest: float) -> go.Heatmap:
+    """A confusion matrix with its values, in colours from `lowest` to 1."""
     values = matrix.to_numpy()
-    figure.add_heatmap(
-        z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)),
-        zmin=0 if column == 2 else 0.5, zmax=1, colorscale="Blues_r", showscale=False, text=np.round(values, 2),
-        texttemplate="%{text:.2f}", hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>", row=row, col=column,
+    return go.Heatmap(
+        z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)), zmin=lowest, zmax=1,
+        colorscale="Blues_r", showscale=False, text=np.round(values, 2), texttemplate="%{text:.2f}",
+        hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
     )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", row=row, col=column)
 
 
-def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components: int) -> None:
-    """Draw the rank correlation in every layer, a curve for each number of components, the chosen one with its band."""
-    colours = (SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY)
-    shown = rows[rows["components"] == components]
-    if shown["low"].notna().all():
-        figure.add_trace(band(shown, "layer", GREY), row=row, col=3)
-    for number, (m, of_m) in enumerate(rows.groupby("components")):
-        figure.add_scatter(
-            x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", legendgroup=str(m), showlegend=row == 1,
-            mode="lines+markers", row=row, col=3,
-            line={"color": colours[number % len(colours)], "width": 3 if m == components else 1.5},
-        )  # fmt: skip
-    figure.update_xaxes(title_text="layer", dtick=max(1, int(rows["layer"].max()) // 8), row=row, col=3)
-    figure.update_yaxes(title_text="Spearman", range=[-1.05, 1.05], row=row, col=3)
+def correlation_traces(rows: pd.DataFrame, components: int) -> list[go.Scatter]:
+    """Rank correlation by layer, a curve for each number of components, the chosen one with its band."""
+    colours = cycle((SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY))
+    curves = [
+        go.Scatter(
+            x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", mode="lines+markers",
+            line={"color": colour, "width": 3 if m == components else 1.5},
+        )
+        for (m, of_m), colour in zip(rows.groupby("components"), colours, strict=False)
+    ]  # fmt: skip
+    chosen = rows[rows["components"] == components]
+    return [band(chosen, "layer", GREY), *curves] if chosen["low"].notna().all() else curves

@@ -35,15 +35,15 @@ from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import GREY, LABEL_COLOUR, ORANGE
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, SKY
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
+from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.accuracy import is_right, macro_f1_rows
 from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.label_words.drawing import task_panels
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import INTERVALS, mean_with_interval
+from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
 from mechicl.tasks import Counts, Task
 
 VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
@@ -107,33 +107,35 @@ class Reweighting(Study):
         `options` are those of `task.prompts`. More shots are as many as fit the context with every query and as the
         data have, at most `more_shots`; as many of them are mislabelled. If they are fewer, a warning says why.
         """
-        asked = task.prompts(tokenizer, seed=seed, shots=shots, **options)
+        prompts = task.prompts(tokenizer, seed=seed, shots=shots, **options)
         shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
-        common = {name: options[name] for name in shared if name in options}
+        common = {"seed": seed, **{name: options[name] for name in shared if name in options}}
         companions = {
-            "training": task.auxiliary_prompts(tokenizer, seed=seed, shots=shots, per_class=self.per_class, **common),
-            "content_free": task.content_free_prompts(tokenizer, seed=seed, shots=shots, **common),
+            "training": task.auxiliary_prompts(tokenizer, shots=shots, per_class=self.per_class, **common),
+            "content_free": task.content_free_prompts(tokenizer, shots=shots, **common),
         }
-        rows = [prompt.ids.query for prompt in asked if prompt.ids.query is not None]
-        more, why = self._with_more_shots(task, tokenizer, shots, common | {"seed": seed, "rows": rows})
+        rows = [prompt.ids.query for prompt in prompts if prompt.ids.query is not None]
+        more, reason = self._with_more_shots(task, tokenizer, shots, common | {"rows": rows})
         if more is not None:
             companions["more_shots"] = more
-        if why:
-            warnings.warn(f"{task.name}, seed {seed}: {why}", stacklevel=2)
-        return replace(asked, companions=companions, origin={**asked.origin, **({"fewer_shots": why} if why else {})})
+        if reason:
+            warnings.warn(f"{task.name}, seed {seed}: {reason}", stacklevel=2)
+        origin = {**prompts.origin, **({"fewer_shots": reason} if reason else {})}
+        return replace(prompts, companions=companions, origin=origin)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """As `prompts`, with as many more shots as fit every seed."""
         sets = super().prompt_sets(task, tokenizer, seeds=seeds, **options)
-        fitting = [_number(one.companions.get("more_shots")) for one in sets]
+        fitting = [_per_class(prompts.companions.get("more_shots")) for prompts in sets]
+        fewest = min(fitting)
         if len(set(fitting)) == 1:
             return sets
-        told = f"{task.name}: {min(fitting)} per class fit every seed, so {MORE_SHOTS!r} has them in all."
-        warnings.warn(told if min(fitting) else f"{task.name}: there is no {MORE_SHOTS!r} in any seed.", stacklevel=2)
-        fewer = replace(self, more_shots=min(fitting))
+        all_have = f"{fewest} per class fit every seed, so {MORE_SHOTS!r} has them in all."
+        warnings.warn(f"{task.name}: {all_have if fewest else f'no seed has {MORE_SHOTS!r}.'}", stacklevel=2)
+        fewer = replace(self, more_shots=fewest)
         return [
-            one if fits == min(fitting) else fewer.prompts(task, tokenizer, seed=seed, **options)
-            for one, fits, seed in zip(sets, fitting, seeds, strict=True)
+            prompts if fits == fewest else fewer.prompts(task, tokenizer, seed=seed, **options)
+            for prompts, fits, seed in zip(sets, fitting, seeds, strict=True)
         ]
 
     def _with_more_shots(
@@ -145,15 +147,15 @@ class Reweighting(Study):
             most = min(most, _AUTHORS_SHOTS.get(task.name, most))
         if options.get("too_long") == "drop":  # the queries are those that were not dropped: none may go now
             options = {**options, "too_long": "refuse"}
-        why = ""
+        reason = ""
         for more in range(most, shots if isinstance(shots, int) else max(shots), -1):
             try:
-                found = task.prompts(tokenizer, shots=more, room_for=shots, **options)
+                prompts = task.prompts(tokenizer, shots=more, room_for=shots, **options)
             except DoesNotFit as error:
-                why = why or f"{MORE_SHOTS!r} cannot have {more} per class: {error.reason}."
+                reason = reason or f"{MORE_SHOTS!r} cannot have {more} per class: {error.reason}."
                 continue
-            return found, why and f"{why} It has {more}."
-        return None, why and f"{why} It is left out."
+            return prompts, reason and f"{reason} It has {more}."
+        return None, reason and f"{reason} It is left out."
 
     def passes(self, n_layers: int) -> float:
         return (2 + (len(_CONTROLS) if self.protocol == "corrected" else 0)) / 3  # demonstrations are read once
@@ -167,7 +169,7 @@ class Reweighting(Study):
         """All betas are fitted together, and each set of prompts is asked without a beta only once."""
         if "training" not in prompts.companions:
             raise InputError(
-                "Re-weighting learns from further items; make the prompts by Reweighting().prompts(task, ...)."
+                "Re-weighting needs training prompts; make the prompts by Reweighting().prompts(task, ...)."
             )
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
@@ -180,21 +182,22 @@ class Reweighting(Study):
             return run_shared(model, sets[name], batch_size=batch_size).label_logits
 
         for method in methods:
-            asked, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
+            queries, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
+            n = len(queries)
             logits = torch.zeros(0, len(prompts.label_ids))
-            if len(asked) and patch is None and method != COMPRESSED:
+            if n and patch is None and method != COMPRESSED:
                 logits = _without_beta(method, sets, plain)
-            elif len(asked):
-                logits = self._with_beta(model, asked, method, patch, batch_size)
+            elif n:
+                logits = self._with_beta(model, queries, method, patch, batch_size)
             yield pd.DataFrame(
                 {
-                    "prompt": np.arange(len(asked)),
-                    "gold": asked.gold.numpy(),
-                    "gold_name": [asked.class_names[c] for c in asked.gold],
+                    "prompt": np.arange(n),
+                    "gold": queries.gold.numpy(),
+                    "gold_name": [queries.class_names[c] for c in queries.gold],
                     "predicted": logits.argmax(-1).numpy(),
                     "label_logits": logits.double().tolist(),
-                    "per_class": str(asked.shots),
-                    "fit": pd.Series([patch and patch.to_json(), *[None] * len(asked)][: len(asked)], dtype=object),
+                    "per_class": str(queries.shots),
+                    "fit": pd.Series([patch and patch.to_json(), *[None] * n][:n], dtype=object),
                 }
             )
 
@@ -244,54 +247,66 @@ class Reweighting(Study):
         Columns: model, task, shots, metric, method, per_class (demonstrations that it is shown), mean, low, high, n,
         seeds.
         """
-        right = table.assign(value=(table["predicted"] == table["gold"]).astype(float))
+        rows = table.assign(value=is_right(table), metric="recall of " + table["gold_name"])
         by = ["model", "task", "shots", "method", "per_class"]
-        parts = [mean_with_interval(right, "value", by).assign(metric="accuracy"), macro_f1_rows(table, by)]
-        recall = right.assign(metric="recall of " + right["gold_name"])
-        parts.append(mean_with_interval(recall, "value", [*by, "metric"]))
-        return pd.concat(parts, ignore_index=True)
+        accuracy = mean_with_interval(rows, "value", by).assign(metric="accuracy")
+        recall = mean_with_interval(rows, "value", [*by, "metric"])
+        return pd.concat([accuracy, macro_f1_rows(table, by), recall], ignore_index=True)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
+        """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
         summary = result.summary()
-        figure, tasks = task_panels(summary)
-        for column, rows in enumerate(tasks, start=1):
-            task, shots = rows[["task", "shots"]].iloc[0]
-            known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if shots == 1}
-            paper = {method: by_task[task] / 100 for method, by_task in known.items() if by_task}
-            draw_accuracies(figure, rows, column, colours=_COLOURS, published=paper)
-        told = f"protocol {self.protocol}; {INTERVALS}"
-        figure.update_xaxes(range=[0, 1.02])
+        panels = [
+            Panel(title, _accuracies(where(summary, **task)), {"range": [0, 1.02]})
+            for title, task in by_task(summary).items()
+        ]
         height = 30 * summary["method"].nunique()
-        return self.styled(figure, summary, told, x="accuracy", y="", height=height, hover="closest")
+        return Drawing(
+            summary, panels, x_title="accuracy", note=INTERVALS, common=True, height=height, hover="closest"
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
-        accuracy = summary[summary["metric"] == "accuracy"].groupby("method")["mean"].mean()
-        text = f"Accuracy rises from {accuracy[VANILLA]:.0%} to {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
-        if round(accuracy[REWEIGHTED], 2) <= round(accuracy[VANILLA], 2):
-            text = f"Accuracy is {accuracy[VANILLA]:.0%}, and {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
-        if MORE_SHOTS in accuracy:
-            more = result.table[result.table["method"] == MORE_SHOTS]["per_class"].unique()
-            text += f"; {' or '.join(sorted(more))} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
-        if "label biases" in accuracy:
-            text += (
-                f"; biases fitted to the same items reach {accuracy['label biases']:.0%}, the majority class "
-                f"{accuracy['majority class']:.0%}; on a context of anchors alone it is {accuracy['compressed']:.0%}, "
-                f"re-weighted {accuracy['re-weighted, compressed']:.0%}"
-            )
-        return text + "."
+        accuracy = where(result.summary(), metric="accuracy").groupby("method")["mean"].mean()
+        shown = where(result.table, method=MORE_SHOTS)["per_class"].unique()
+        names = {VANILLA: "without re-weighting", REWEIGHTED: "with re-weighted anchors",
+                 MORE_SHOTS: f"with {' or '.join(sorted(shown))} demonstrations per class",
+                 "label biases": "with fitted label biases", "majority class": "of the majority class",
+                 COMPRESSED: "on anchors alone", REWEIGHTED_COMPRESSED: "on anchors alone, re-weighted"}  # fmt: skip
+        parts = [f"{accuracy[method]:.0%} {name}" for method, name in names.items() if method in accuracy]
+        return f"Accuracy: {', '.join(parts)}."
 
 
-def _number(prompts: PromptSet | None) -> int:
+def _per_class(prompts: PromptSet | None) -> int:
     """Demonstrations per class, the same of every class but for wrong labels; 0 without prompts."""
     return 0 if prompts is None else len(prompts[0].demonstrations) // len(prompts.label_ids)
 
 
-def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> dict[str, float]:
-    """Table 1's number by task, where as many demonstrations were shown as there."""
-    shown = set(rows[rows["method"] == method]["per_class"])
-    theirs = str(_AUTHORS_SHOTS.get(task, 5) if method == MORE_SHOTS else 1)
-    return {task: PUBLISHED[method][task]} if task in PUBLISHED[method] and shown == {theirs} else {}
+def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> float | None:
+    """Table 1's number in percent, where as many demonstrations were shown as there."""
+    shown = set(where(rows, method=method)["per_class"])
+    authors = str(_AUTHORS_SHOTS.get(task, 5) if method == MORE_SHOTS else 1)
+    return PUBLISHED[method].get(task) if shown == {authors} else None
+
+
+def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
+    """What the panel of a task shows."""
+    (task, *_), (shots, *_) = rows["task"], rows["shots"]
+    several = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
+    rows = rows.assign(name=rows["method"].where(~several, rows["method"] + ", " + rows["per_class"]))
+    accuracy, f1 = where(rows, metric="accuracy")[::-1], where(rows, metric="macro_f1")
+    more = accuracy["per_class"] != accuracy["shots"].astype(str)
+    accuracy_bars = bars(
+        accuracy, accuracy["name"], [_COLOURS.get(name, SKY) for name in accuracy["name"]],
+        text=("with " + accuracy["per_class"] + " per class").where(more, ""), textposition="inside",
+        insidetextanchor="start",
+    )  # fmt: skip
+    known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if method in set(accuracy["name"])}
+    published = {method: value / 100 for method, value in known.items() if value is not None and shots == 1}
+    return [
+        accuracy_bars,
+        marks(f1["name"], f1["mean"], "line-ns-open", "macro-F1"),
+        marks(published, published.values(), "diamond-open", "paper: accuracy of GPT2-XL"),
+    ]
 
 
 def _asking_the_same(prompts: PromptSet) -> PromptSet:
