@@ -22,16 +22,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.declared import Switch
-from mechicl.engines.compression import (
-    Kept,
-    PositionMode,
-    authors_random_set,
-    authors_top_sets,
-    kept_positions,
-    on_kept,
-    random_sets,
-    without_the_rest,
-)
+from mechicl.engines import compression as engine
+from mechicl.engines.compression import Kept, PositionMode, kept_positions
 from mechicl.engines.prefix import run_shared
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY
 from mechicl.hooks import Run
@@ -118,9 +110,9 @@ class Compression(PredictionStudy):
         if condition["method"] == "full context":
             return super().runs(model, prompts, condition, top, batch_size)
         if condition["method"] == "text anchor":
-            short = [without_the_rest(prompt, condition["kept"]) for prompt in prompts]
+            short = [engine.without_the_rest(prompt, condition["kept"]) for prompt in prompts]
             return [run_shared(model, short, [top], batch_size=batch_size)]
-        return on_kept(
+        return engine.on_kept(
             model, prompts, lambda prompt: self.kept_sets(prompt, condition), [top],
             positions=condition["positions"], batch_size=batch_size,
         )  # fmt: skip
@@ -130,10 +122,10 @@ class Compression(PredictionStudy):
         if condition["method"] == "hidden anchor":
             return [kept_positions(prompt, condition["kept"])]
         if self.protocol == "corrected":
-            return random_sets(prompt, self.n_sets, self.random_seed)
+            return engine.random_sets(prompt, self.n_sets, self.random_seed)
         if condition["method"] == "hidden random":
-            return [authors_random_set(prompt)]
-        return authors_top_sets(prompt, self.n_sets)
+            return [engine.authors_random_set(prompt)]
+        return engine.authors_top_sets(prompt, self.n_sets)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
         """All rows with their agreement with the full context and, where gold is known, whether they are right.

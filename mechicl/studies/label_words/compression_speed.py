@@ -18,7 +18,7 @@ Times belong to a machine and a moment. All arms of a task and seed are measured
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
@@ -29,19 +29,17 @@ import torch
 
 from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, without_the_rest
-from mechicl.engines.context import Context, read_context
+from mechicl.engines.context import read_context
 from mechicl.engines.prefix import shared_demonstrations
-from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.reweighting import Variant, fit_together
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
 from mechicl.figures import BLUE, GREY, ORANGE, SKY
 from mechicl.models import blockwise, hooked
-from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.accuracy import accuracy_context, is_right
 from mechicl.studies.label_words.compression import PAPER_MODELS
-from mechicl.studies.label_words.predictions import PROMPT
+from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, is_right
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -125,10 +123,12 @@ class CompressionSpeed(Study):
             short = replace(prompts, prompts=tuple(without_the_rest(prompt) for prompt in prompts))
             ways |= {PREFIX: Ready.on(net, whole, prompts), TEXT: Ready.whole(net, short)}
             if training is not None:
-                patches = (self._fit(model, training), self._fit(model, training, keep=anchors_of))
+                variants = [Variant(training), Variant(training, keep=anchors_of)]
+                seed = 42 if training.seed is None else training.seed
+                on_whole, on_anchors = fit_together(model, variants, lr=self.lr, seed=seed)
                 caches |= {PREFIX_REWEIGHTED: caches[PREFIX], ANCHORS_REWEIGHTED: caches[ANCHORS]}
-                ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, patches[:1])
-                ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, patches[1:])
+                ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, [on_whole.patch])
+                ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, [on_anchors.patch])
             seconds = in_turn(model, list(ways.values()), warm_up=self.warm_up, repeats=self.repeats)
         else:
             seconds = np.array([[whole_loop(model, way)] * len(prompts) for way in ways.values()])
@@ -146,12 +146,6 @@ class CompressionSpeed(Study):
                     "caching_seconds": caching,
                 }
             )
-
-    def _fit(
-        self, model: Any, training: PromptSet, keep: Callable[[Context, Prompt], Context] | None = None
-    ) -> ReweightAnchors:
-        seed = 42 if training.seed is None else training.seed
-        return fit_reweighting(model, training, lr=self.lr, seed=seed, keep=keep).patch
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the

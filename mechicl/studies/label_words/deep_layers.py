@@ -152,14 +152,12 @@ class DeepLayers(Study):
         curve = where(curve, task=AVERAGE) if AVERAGE in set(curve["task"]) else curve
         mean = curve.groupby("layer")["mean"].mean()
         target = "output" if metric == "AUCROC" else "gold label (a single class is predicted)"
-        if mean.max() < _NEAR_CHANCE:
-            text = f"Attention to the label words does not predict the {target}: AUCROC is {mean.max():.2f} at best"
-        else:
-            half = _half_gathered(mean.to_numpy())
+        text = f"Attention to the label words does not predict the {target}: AUCROC is {mean.max():.2f} at best"
+        if mean.max() >= _NEAR_CHANCE:
+            best = f"{mean.max():.2f} in layer {mean.idxmax()}, the best"
             text = (
-                f"Attention to the label words predicts the {target} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 "
-                f"and at best {mean.max():.2f}, in layer {mean.idxmax()}"
-            ) + ("" if half is None else f"; half of R is gathered by layer {half}")
+                f"Attention to the label words predicts the {target}: AUCROC is {mean.iloc[0]:.2f} in layer 0, {best}"
+            )
         single, missing = [], []
         for (task, seed), rows in result.table.groupby(["task", "seed"], sort=False, dropna=False):
             predicted, classes = rows["predicted"].nunique(), len(rows["attention"].iloc[0])
@@ -178,14 +176,6 @@ def _near_chance(rows: pd.DataFrame) -> bool:
     """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
     auroc = rows[rows["metric"] == "AUCROC"]["mean"]
     return not auroc.max() >= _NEAR_CHANCE or bool((auroc - 0.5).sum() <= 0)
-
-
-def _half_gathered(auroc: np.ndarray) -> int | None:
-    """The layer from which R stays above one half; None where the layers together are below chance."""
-    if (auroc - 0.5).sum() <= 0:
-        return None
-    below = (cumulative_contribution(torch.tensor(auroc)) < 0.5).nonzero()
-    return int(below.max()) + 1 if len(below) else 0
 
 
 @dataclass(frozen=True)

@@ -39,21 +39,11 @@ from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
-from mechicl.studies.label_words.pairs import (
-    PAIR,
-    correlation_traces,
-    heat_map,
-    pair_matrix,
-    pair_name,
-    pair_rows,
-    rank_correlations,
-)
+from mechicl.studies.label_words import pairs
+from mechicl.studies.label_words.pairs import PAIR, REAL, pair_matrix, real_matrix, seeds_by_classes
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
-from mechicl.tasks import Counts, Task
-
-REAL = -1
-"""Layer of the rows that hold the real confusion."""
+from mechicl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -85,10 +75,7 @@ class ErrorDiagnosis(Study):
         task: Task,
         tokenizer: Any,
         *,
-        seed: int = 42,
         samples: int | None = None,
-        shots: Counts = 1,
-        mislabelled: Counts = 0,
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
@@ -99,7 +86,6 @@ class ErrorDiagnosis(Study):
         """
         if demonstrations != "per_seed":
             raise InputError("Error diagnosis has contexts that many prompts share; use demonstrations='per_seed'.")
-        options = {**options, "seed": seed, "shots": shots, "mislabelled": mislabelled}
         prompts = task.prompts(tokenizer, samples=samples, order="class", **options)
         rows = sorted(prompt.ids.query for prompt in prompts if prompt.ids.query is not None)
         contexts = self.contexts
@@ -121,15 +107,15 @@ class ErrorDiagnosis(Study):
             )
         if not all(set(prompt.anchor_classes) == set(range(len(prompt.label_ids))) for prompt in behind):
             raise InputError("Error diagnosis needs a label word of every class in every context; use more shots.")
-        probe = TargetQuery()
-        reading = run_shared(model, behind, [probe], batch_size=batch_size)
-        judged = reading.label_logits, behind.gold
-        if self.protocol == "paper":
-            judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
-        groups = shared_demonstrations(behind)[: 1 if self.protocol == "paper" else None]
+        probe, paper = TargetQuery(), self.protocol == "paper"
+        run = run_shared(model, behind, [probe], batch_size=batch_size)
+        groups = shared_demonstrations(behind)[: 1 if paper else None]
         keys = torch.stack([anchor_keys(model, read_context(model, behind[indices[0]])) for indices in groups])
-        distances = self._distances(reading[probe].values, keys)
-        names, real = behind.class_names, real_confusion(*judged)
+        if paper:
+            real = real_confusion(run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold)
+        else:
+            real = real_confusion(run.label_logits, behind.gold)
+        names = behind.class_names
         between = real[~torch.eye(len(real), dtype=torch.bool)]
         known = between[between.isfinite()]
         if not len(known) or known.min() == known.max():
@@ -137,8 +123,8 @@ class ErrorDiagnosis(Study):
                 f"There is nothing to diagnose: this model confuses all pairs of {prompts.task}'s classes alike; take "
                 "more prompts, a model that makes errors, or wrong labels, which bias it (mislabelled)."
             )
-        rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
-        rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
+        rows = [pairs.pair_rows(real, names, context=0, layer=REAL, components=0)]
+        rows += [pairs.pair_rows(matrix, names, **place) for place, matrix in self._distances(run[probe].values, keys)]
         return pd.concat(rows, ignore_index=True)
 
     def _distances(
@@ -208,8 +194,8 @@ class ErrorDiagnosis(Study):
             whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
             for _, of_seed in table.groupby("seed", dropna=False):
                 rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
-                contexts.append(rank_correlations(rows, real_of_seed, "context"))
-                seeds.append(rank_correlations(rows.assign(context=0), real_of_seed, "context"))
+                contexts.append(pairs.rank_correlations(rows, real_of_seed, "context"))
+                seeds.append(pairs.rank_correlations(rows.assign(context=0), real_of_seed, "context"))
         each = np.concatenate(contexts)
         low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
         spearman, pearson = (float(np.mean([getattr(c, name) for c in whole])) for name in ("spearman", "pearson"))
@@ -229,17 +215,15 @@ class ErrorDiagnosis(Study):
             for of_some in seeds_by_classes(rows):
                 seeds = "" if len(of_some) == len(rows) else f", seed {', '.join(map(str, of_some['seed'].unique()))}"
                 correlations = where(summary, task=task, metric="spearman")
-                every = {"title_text": "layer", "dtick": max(1, int(correlations["layer"].max()) // 8)}
+                curves = pairs.correlation_traces(correlations, components)
+                layers = {"title_text": "layer", "dtick": max(1, int(correlations["layer"].max()) // 8)}
                 spearman = {"title_text": "Spearman", "range": [-1.05, 1.05]}
-                reversed_axis = {"autorange": "reversed"}
-                real, predicted = real_matrix(of_some), self.confusion(of_some, layer, components)
-                place = f"predicted, layer {layer}, M\u00a0=\u00a0{components}"
-                panels += [
-                    Panel(f"{task}{seeds}: real confusion", [heat_map(real, 0.5)], {}, reversed_axis),
-                    Panel(f"{task}{seeds}: {place}", [heat_map(predicted, 0)], {}, reversed_axis),
-                    Panel(f"{task}{seeds}: their rank correlation", correlation_traces(correlations, components), every,
-                          spearman),
-                ]  # fmt: skip
+                predicted = f"predicted, layer {layer}, M\u00a0=\u00a0{components}"
+                maps = {"real confusion": pairs.heat_map(real_matrix(of_some), 0.5),
+                        predicted: pairs.heat_map(self.confusion(of_some, layer, components), 0)}  # fmt: skip
+                for what, heat_map in maps.items():
+                    panels.append(Panel(f"{task}{seeds}: {what}", [heat_map], {}, {"autorange": "reversed"}))
+                panels.append(Panel(f"{task}{seeds}: their rank correlation", curves, layers, spearman))
         note = "1: never confused; band: 95 % of contexts"
         return Drawing(table, panels, x="", widths=(0.3, 0.3, 0.4), note=note, hover="closest")
 
@@ -259,21 +243,10 @@ class ErrorDiagnosis(Study):
                 real = where(of_some, layer=REAL).groupby(PAIR, sort=False)["value"].mean()
                 predicted = self.confusion(of_some, layer, components)
                 nearest = pd.Series([predicted.loc[pair] for pair in real.index], index=real.index)
-                sentences.append(f"Nearest anchors: {pair_name(nearest)}; most confused: {pair_name(real)}.")
+                sentences.append(
+                    f"Nearest anchors: {pairs.pair_name(nearest)}; most confused: {pairs.pair_name(real)}."
+                )
         return " ".join(sentences)
-
-
-def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
-    alike: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for _, of_seed in table.groupby("seed", sort=False, dropna=False):
-        alike.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
-    return [pd.concat(parts) for parts in alike.values()]
-
-
-def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Real confusion, the mean of the seeds."""
-    return pair_matrix(where(table, layer=REAL).groupby(PAIR, sort=False)["value"].mean())
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:

@@ -17,30 +17,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR, error_bars
+from mechicl.figures import GREY, LABEL_COLOUR
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
+from mechicl.patches import isolate
 from mechicl.patches.cut_edges import Mode
-from mechicl.patches.isolate import (
-    IsolateLabels,
-    IsolatePositions,
-    IsolateRandom,
-    Pool,
-    first_layers,
-    last_layers,
-    random_pool,
-)
+from mechicl.patches.isolate import random_pool
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Panel, where
+from mechicl.studies.drawing import Curve, Drawing, Panel, bars, where
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy
 from mechicl.studies.study import Condition
-from mechicl.studies.summary import BAND, by_metric, mean_over_tasks
+from mechicl.studies.summary import BAND, INTERVALS, by_metric, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 _STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
@@ -56,9 +48,10 @@ class Isolation(PredictionStudy):
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[
-        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+        Mode,
+        Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm."),
     ] = "presoftmax"
-    pool: Annotated[Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
+    pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name = "isolation"
@@ -93,45 +86,41 @@ class Isolation(PredictionStudy):
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         if condition["isolated"] == "nothing":
             return []
-        choose = first_layers if condition["where"] == "first" else last_layers
+        choose = isolate.first_layers if condition["where"] == "first" else isolate.last_layers
         layers = choose(condition["n_layers"], hooked(model).sizes.n_layers)
         if condition["isolated"] == "label words":
-            return [IsolateLabels(layers, mode=self.mode)]
+            return [isolate.IsolateLabels(layers, mode=self.mode)]
         if self.protocol == "paper":
-            return [IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
-        return [IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
+            return [isolate.IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
+        return [isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
 
     def drawing(self, result: Result) -> Drawing:
         rows = by_metric(self.loyalty(result.table), self.metrics, self.axes)
         means = mean_over_tasks(rows, "value", ["model", "metric", *self.axes])
-        several = len(self.n_layers) > 1
-        draw = self._curves if several else self._bars
+        agreement = "agreement with the clean run"
+        if len(self.n_layers) == 1:
+            panels = [self._bars(metric, means) for metric in self.metrics]
+            return Drawing(means, panels, x="", x_title=agreement, note=INTERVALS, common=True, hover="closest")
+        panels = [self._curves(metric) for metric in self.metrics]
         return Drawing(
-            means, [Panel(TITLES[metric], draw(metric, means)) for metric in self.metrics], x="n_layers",
-            x_title="isolated layers" if several else "", y_title="agreement with the clean run", note=BAND,
-            common=True, y_axis={"range": [0, 1.02]},
-        )  # fmt: skip
+            means, panels, x="n_layers", x_title="isolated layers", y_title=agreement, note=BAND, common=True
+        )
 
-    def _curves(self, metric: str, means: pd.DataFrame) -> list[Curve]:
+    def _curves(self, metric: str) -> Panel:
         """Agreement by the number of isolated layers."""
-        return [
+        curves = [
             Curve(metric, f"{isolated}, {end} layers", colour, dash, {"isolated": isolated, "where": end})
             for (isolated, end), (colour, dash) in _STYLES.items()
         ]
+        return Panel(TITLES[metric], curves, {}, {"range": [0, 1.02]})
 
-    def _bars(self, metric: str, means: pd.DataFrame) -> list[go.Bar]:
+    def _bars(self, metric: str, means: pd.DataFrame) -> Panel:
         """Agreement with a single number of isolated layers."""
-        bars = []
-        for (isolated, end), (colour, dash) in _STYLES.items():
-            row = where(means, metric=metric, isolated=isolated, where=end).iloc[:1]
-            bars.append(
-                go.Bar(
-                    x=[f"{isolated}, {end} {self.n_layers[0]}"], y=row["mean"], showlegend=False, marker_color=colour,
-                    marker_pattern_shape="/" if dash == "dot" else "", error_y=error_bars(row),
-                    hovertemplate="%{y:.4f}",
-                )
-            )  # fmt: skip
-        return bars
+        rows = where(means, metric=metric).set_index(["isolated", "where"]).loc[list(_STYLES)[::-1]]
+        names = [f"{isolated}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
+        colours, dashes = zip(*(_STYLES[place] for place in rows.index), strict=True)
+        patterns = ["/" if dash == "dot" else "" for dash in dashes]
+        return Panel(TITLES[metric], [bars(rows, names, colours, marker_pattern_shape=patterns)], {"range": [0, 1.02]})
 
     def finding(self, result: Result) -> str:
         n = max(self.n_layers)

@@ -12,8 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, plain
+from mechicl.studies.drawing import where
 
 PAIR = ["class_a", "class_b"]
+REAL = -1
+"""Layer of the rows that hold the real confusion."""
 
 
 def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **place: int) -> pd.DataFrame:
@@ -35,6 +38,19 @@ def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
 def pair_name(pairs: pd.Series[float]) -> str:
     """The pair with the smallest value, in words."""
     return " and ".join(pairs.index[int(pairs.argmin())])
+
+
+def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
+    alike: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for _, of_seed in table.groupby("seed", sort=False, dropna=False):
+        alike.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
+    return [pd.concat(parts) for parts in alike.values()]
+
+
+def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """Real confusion, the mean of the seeds."""
+    return pair_matrix(where(table, layer=REAL).groupby(PAIR, sort=False)["value"].mean())
 
 
 def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:

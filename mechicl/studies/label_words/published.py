@@ -19,7 +19,8 @@ from mechicl.studies.label_words.compression import Compression
 from mechicl.studies.label_words.compression_speed import ANCHORS, PUBLISHED_LENGTHS, CompressionSpeed
 from mechicl.studies.label_words.compression_speed import PUBLISHED as TABLE_3
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers
-from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, real_matrix
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
+from mechicl.studies.label_words.pairs import real_matrix
 from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
 from mechicl.studies.label_words.reweighting import Reweighting, published_accuracy
 

@@ -34,19 +34,20 @@ from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
-from mechicl.errors import DoesNotFit, InputError
+from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, SKY
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.accuracy import is_right, macro_f1_rows
-from mechicl.studies.label_words.controls import at_random_positions, fit_biases
+from mechicl.studies.label_words import controls
+from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
+from mechicl.studies.label_words.predictions import is_right, macro_f1_rows
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
-from mechicl.tasks import Counts, Task
+from mechicl.tasks import Task
 
-VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
+VANILLA, REWEIGHTED = "vanilla", "re-weighted"
 COMPRESSED, REWEIGHTED_COMPRESSED = "compressed", "re-weighted, compressed"
 _SHARED: dict[str, tuple[Shared, ...]] = {
     "beta shared over heads": ("heads",),
@@ -101,32 +102,20 @@ class Reweighting(Study):
         methods = (VANILLA, *((MORE_SHOTS,) if self.more_shots else ()), REWEIGHTED)
         return [{"method": method} for method in (*methods, *(_CONTROLS if self.protocol == "corrected" else ()))]
 
-    def prompts(self, task: Task, tokenizer: Any, *, seed: int = 42, shots: Counts = 1, **options: Any) -> PromptSet:
-        """A task's prompts with their companions: training items, more shots, content-free queries.
+    def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
+        """A task's prompts with their companions: training prompts, more shots, content-free queries.
 
-        `options` are those of `task.prompts`. More shots are as many as fit the context with every query and as the
-        data have, at most `more_shots`; as many of them are mislabelled. If they are fewer, a warning says why.
+        `options` are those of `task.prompts`.
         """
-        prompts = task.prompts(tokenizer, seed=seed, shots=shots, **options)
-        shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
-        common = {"seed": seed, **{name: options[name] for name in shared if name in options}}
-        companions = {
-            "training": task.auxiliary_prompts(tokenizer, shots=shots, per_class=self.per_class, **common),
-            "content_free": task.content_free_prompts(tokenizer, shots=shots, **common),
-        }
-        rows = [prompt.ids.query for prompt in prompts if prompt.ids.query is not None]
-        more, reason = self._with_more_shots(task, tokenizer, shots, common | {"rows": rows})
-        if more is not None:
-            companions["more_shots"] = more
-        if reason:
-            warnings.warn(f"{task.name}, seed {seed}: {reason}", stacklevel=2)
-        origin = {**prompts.origin, **({"fewer_shots": reason} if reason else {})}
-        return replace(prompts, companions=companions, origin=origin)
+        most = self.more_shots
+        if self.protocol == "paper":
+            most = min(most, _AUTHORS_SHOTS.get(task.name, most))
+        return controls.with_companions(task, tokenizer, self.per_class, most, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """As `prompts`, with as many more shots as fit every seed."""
         sets = super().prompt_sets(task, tokenizer, seeds=seeds, **options)
-        fitting = [_per_class(prompts.companions.get("more_shots")) for prompts in sets]
+        fitting = [controls.more_shots_of(prompts) for prompts in sets]
         fewest = min(fitting)
         if len(set(fitting)) == 1:
             return sets
@@ -137,25 +126,6 @@ class Reweighting(Study):
             prompts if fits == fewest else fewer.prompts(task, tokenizer, seed=seed, **options)
             for prompts, fits, seed in zip(sets, fitting, seeds, strict=True)
         ]
-
-    def _with_more_shots(
-        self, task: Task, tokenizer: Any, shots: Counts, options: Mapping[str, Any]
-    ) -> tuple[PromptSet | None, str]:
-        """The same queries behind as many demonstrations as fit, if any do, and why they are no more."""
-        most = self.more_shots
-        if self.protocol == "paper":
-            most = min(most, _AUTHORS_SHOTS.get(task.name, most))
-        if options.get("too_long") == "drop":  # the queries are those that were not dropped: none may go now
-            options = {**options, "too_long": "refuse"}
-        reason = ""
-        for more in range(most, shots if isinstance(shots, int) else max(shots), -1):
-            try:
-                prompts = task.prompts(tokenizer, shots=more, room_for=shots, **options)
-            except DoesNotFit as error:
-                reason = reason or f"{MORE_SHOTS!r} cannot have {more} per class: {error.reason}."
-                continue
-            return prompts, reason and f"{reason} It has {more}."
-        return None, reason and f"{reason} It is left out."
 
     def passes(self, n_layers: int) -> float:
         return (2 + (len(_CONTROLS) if self.protocol == "corrected" else 0)) / 3  # demonstrations are read once
@@ -175,20 +145,19 @@ class Reweighting(Study):
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
         methods = [condition["method"] for condition in conditions]
         patches = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
-        sets = {**prompts.companions, "": prompts, "more_shots": _asking_the_same(prompts)}
+        sets = {**prompts.companions, "": prompts, "more_shots": controls.asking_the_same(prompts)}
 
         @cache
-        def plain(name: str) -> Tensor:
+        def clean(name: str) -> Tensor:
             return run_shared(model, sets[name], batch_size=batch_size).label_logits
 
         for method in methods:
             queries, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
-            n = len(queries)
-            logits = torch.zeros(0, len(prompts.label_ids))
-            if n and patch is None and method != COMPRESSED:
-                logits = _without_beta(method, sets, plain)
+            n, logits = len(queries), torch.zeros(0, len(prompts.label_ids))
+            if n and (patch is not None or method == COMPRESSED):
+                logits = self._changed(model, queries, method, patch, batch_size)
             elif n:
-                logits = self._with_beta(model, queries, method, patch, batch_size)
+                logits = _control(method, sets, clean)
             yield pd.DataFrame(
                 {
                     "prompt": np.arange(n),
@@ -201,11 +170,11 @@ class Reweighting(Study):
                 }
             )
 
-    def _with_beta(
+    def _changed(
         self, model: Any, prompts: PromptSet, method: str, patch: ReweightAnchors | None, batch_size: int
     ) -> Float[Tensor, "prompt class"]:
         """Label logits with a fitted beta, and on compressed contexts with or without one."""
-        patches = [patch] if patch is not None else []
+        patches = [] if patch is None else [patch]
         if method in (COMPRESSED, REWEIGHTED_COMPRESSED):
             return on_anchors(model, prompts, patches, batch_size=batch_size).label_logits
         if method == _AT_RANDOM:
@@ -276,11 +245,6 @@ class Reweighting(Study):
         return f"Accuracy: {', '.join(parts)}."
 
 
-def _per_class(prompts: PromptSet | None) -> int:
-    """Demonstrations per class, the same of every class but for wrong labels; 0 without prompts."""
-    return 0 if prompts is None else len(prompts[0].demonstrations) // len(prompts.label_ids)
-
-
 def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> float | None:
     """Table 1's number in percent, where as many demonstrations were shown as there."""
     shown = set(where(rows, method=method)["per_class"])
@@ -309,26 +273,15 @@ def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
     ]
 
 
-def _asking_the_same(prompts: PromptSet) -> PromptSet:
-    """Of the prompts with more shots those that ask about the same rows; none where there are no others."""
-    others = prompts.companions.get("more_shots")
-    if others is None:
-        return prompts[:0]
-    rows = {prompt.ids.query for prompt in prompts}
-    return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
-
-
-def _without_beta(
-    method: str, sets: Mapping[str, PromptSet], plain: Callable[[str], Tensor]
+def _control(
+    method: str, sets: Mapping[str, PromptSet], clean: Callable[[str], Tensor]
 ) -> Float[Tensor, "prompt class"]:
-    """What a method answers that fits no beta, logits of the label words or scores in their place."""
-    if method == MORE_SHOTS:
-        return plain("more_shots")
+    """What a method answers that fits no beta: label logits, or scores in their place."""
     if method == "majority class":
         counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
         return counts.expand(len(sets[""]), -1)
     if method == "label biases":
-        return plain("") + fit_biases(plain("training"), sets["training"].gold)
+        return clean("") + controls.fit_biases(clean("training"), sets["training"].gold)
     if method == "contextual calibration":
-        return plain("").log_softmax(-1) - plain("content_free").softmax(-1).mean(0).log()
-    return plain("")
+        return clean("").log_softmax(-1) - clean("content_free").softmax(-1).mean(0).log()
+    return clean("more_shots" if method == MORE_SHOTS else "")
