@@ -100,15 +100,13 @@ class CompressionSpeed(Study):
         return 5 * (1 if self.protocol == "paper" else self.repeats + 1)  # one query at a time
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        parts = []
+        training, parts = prompts.companions.get("training"), []
         for indices in shared_demonstrations(prompts):
             members = prompts.select(indices)
-            common: dict[str, Any] = {
-                "prompt": list(indices), "gold": members.gold.numpy(),
-                "demonstration_words": [_words(prompt, prompt.w) for prompt in members],
-                "query_words": [_words(prompt, prompt.query_text) for prompt in members],
-            }  # fmt: skip
-            parts += [rows.assign(**common) for rows in self._arms(model, members, prompts.companions.get("training"))]
+            words = {"demonstration_words": [_words(prompt, prompt.w) for prompt in members],
+                     "query_words": [_words(prompt, prompt.query_text) for prompt in members]}  # fmt: skip
+            for rows in self._arms(model, members, training):
+                parts.append(rows.assign(prompt=list(indices), gold=members.gold.numpy(), **words))
         return pd.concat(parts, ignore_index=True)
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
@@ -134,18 +132,12 @@ class CompressionSpeed(Study):
             seconds = np.array([[whole_loop(model, way)] * len(prompts) for way in ways.values()])
         for (name, way), of_way in zip(ways.items(), seconds, strict=True):
             cache, caching = caches.get(name, (None, 0.0))
-            yield pd.DataFrame(
-                {
-                    "arm": name,
-                    "seconds": of_way,
-                    "predicted": way.predicted(net).numpy(),
-                    "tokens": [batch.tokens.shape[1] for batch in way.batches],
-                    "cached_tokens": 0 if cache is None else len(cache),
-                    "flops": way.flops(net),
-                    "cache_bytes": 0 if cache is None else cache.n_bytes,
-                    "caching_seconds": caching,
-                }
-            )
+            yield pd.DataFrame({
+                "arm": name, "seconds": of_way, "predicted": way.predicted(net).numpy(),
+                "tokens": [batch.tokens.shape[1] for batch in way.batches],
+                "cached_tokens": 0 if cache is None else len(cache), "flops": way.flops(net),
+                "cache_bytes": 0 if cache is None else cache.n_bytes, "caching_seconds": caching,
+            })  # fmt: skip
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the

@@ -79,15 +79,11 @@ class DeepLayers(Study):
         by_head = readings[probe].values
         attention = by_head.double().sum(2)  # over heads: [prompt layer class]
         n, layers, _ = attention.shape
-        return pd.DataFrame(
-            {
-                "prompt": np.repeat(np.arange(n), layers),
-                "gold": np.repeat(prompts.gold.numpy(), layers),
-                "predicted": np.repeat(readings.predicted.numpy(), layers),
-                "layer": np.tile(np.arange(layers), n),
-                "attention": attention.flatten(0, 1).tolist(),
-                "attention_by_head": list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
-            }
+        columns = {"prompt": np.arange(n), "gold": prompts.gold.numpy(), "predicted": readings.predicted.numpy()}
+        return pd.DataFrame({name: np.repeat(values, layers) for name, values in columns.items()}).assign(
+            layer=np.tile(np.arange(layers), n),
+            attention=attention.flatten(0, 1).tolist(),
+            attention_by_head=list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
         )
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

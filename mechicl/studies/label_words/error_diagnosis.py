@@ -172,39 +172,38 @@ class ErrorDiagnosis(Study):
         means = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
             alike = [(of_some, real_matrix(of_some)) for of_some in seeds_by_classes(rows)]
-            predicted = rows[rows["layer"] != REAL]
-            counts = {"n": predicted.groupby("seed", dropna=False)["context"].nunique().sum(),
-                      "seeds": rows["seed"].nunique(dropna=False)}  # fmt: skip
+            predicted, seeds = rows[rows["layer"] != REAL], rows["seed"].nunique(dropna=False)
+            n = predicted.groupby("seed", dropna=False)["context"].nunique().sum()
             for components, layer in sorted(set(zip(predicted["components"], predicted["layer"], strict=True))):
-                place = {"model": model, "task": task, "shots": shots, "components": components, "layer": layer}
-                for metric, numbers in self._correlation(alike, layer, components).items():
-                    means.append(place | {"metric": metric} | numbers | counts)
+                for metric, mean, low, high, seed_sd in self._correlation(alike, layer, components):
+                    place = (model, task, shots, metric, components, layer)
+                    means.append((*place, mean, low, high, n, seeds, seed_sd))
         columns = ["model", "task", "shots", "metric", "components", "layer", "mean", "low", "high", "n", "seeds"]
-        return pd.DataFrame(means)[[*columns, "seed_sd"]]
+        return pd.DataFrame(means, columns=[*columns, "seed_sd"])
 
     def _correlation(
         self, alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
-    ) -> dict[str, dict[str, float]]:
-        whole, contexts, seeds = [], [], []
+    ) -> list[tuple[str, float, float, float, float]]:
+        """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
+        correlations, contexts, seeds = [], [], []
         for table, real in alike:
             predicted = self.confusion(table, layer, components)
-            matrices = (
-                torch.tensor(matrix.to_numpy()) for matrix in (predicted, real.loc[predicted.index, predicted.index])
-            )
-            whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
+            matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
+            correlations.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
             for _, of_seed in table.groupby("seed", dropna=False):
                 rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
                 contexts.append(pairs.rank_correlations(rows, real_of_seed, "context"))
                 seeds.append(pairs.rank_correlations(rows.assign(context=0), real_of_seed, "context"))
-        each = np.concatenate(contexts)
-        low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
-        spearman, pearson = (float(np.mean([getattr(c, name) for c in whole])) for name in ("spearman", "pearson"))
-        none = {"low": np.nan, "high": np.nan, "seed_sd": np.nan}
-        return {
-            "spearman": {"mean": spearman, "low": low, "high": high, "seed_sd": spread(np.concatenate(seeds))},
-            "pearson": {"mean": pearson, **none},
-            "p_value": {"mean": combined_p_value(whole, generator=np.random.default_rng(0)), **none},
-        }
+        each, nan = np.concatenate(contexts), float("nan")
+        low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (nan, nan)
+        spearman, pearson = (
+            float(np.mean([getattr(c, name) for c in correlations])) for name in ("spearman", "pearson")
+        )
+        return [
+            ("spearman", spearman, low, high, spread(np.concatenate(seeds))),
+            ("pearson", pearson, nan, nan, nan),
+            ("p_value", combined_p_value(correlations, generator=np.random.default_rng(0)), nan, nan, nan),
+        ]
 
     def drawing(self, result: Result) -> Drawing:
         """Of each task real and predicted confusion, and their rank correlation in every layer."""

@@ -55,17 +55,12 @@ class PredictionStudy(Study):
         """A row per run and prompt: gold and predicted class, label probabilities, the ten most probable tokens."""
         top = TopTokens(min(10, hooked(model).sizes.d_vocab))
         tables = [
-            pd.DataFrame(
-                {
-                    "prompt": np.arange(len(prompts)),
-                    "gold": prompts.gold.numpy(),
-                    "predicted": run.predicted.numpy(),
-                    "label_probs": run.label_probs.tolist(),
-                    "top_tokens": run[top].values.tolist(),
-                }
-            )
+            pd.DataFrame({
+                "prompt": np.arange(len(prompts)), "gold": prompts.gold.numpy(), "predicted": run.predicted.numpy(),
+                "label_probs": run.label_probs.tolist(), "top_tokens": run[top].values.tolist(),
+            })
             for run in self.runs(model, prompts, condition, top, batch_size)
-        ]
+        ]  # fmt: skip
         return pd.concat(tables, ignore_index=True)
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:

@@ -88,11 +88,11 @@ def _table_2(result: Result) -> Iterator[_Row]:
     means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
     for method, (xl, j) in TABLE_2.items():
         for positions in ("", "original", "zero"):
-            where = f", query at {positions} positions" if positions else ""
+            placement = f", query at {positions} positions" if positions else ""
             for place, (metric, title) in enumerate(_METRICS.items()):
                 if (method, positions, metric) in means.index:
                     measured = _percent(means[method, positions, metric])
-                    yield _Row(f"{title}, {method}{where}", _MEAN, xl[place], j[place], measured)
+                    yield _Row(f"{title}, {method}{placement}", _MEAN, xl[place], j[place], measured)
 
 
 def _tables_3_and_6(result: Result) -> Iterator[_Row]:

@@ -158,17 +158,12 @@ class Reweighting(Study):
                 logits = self._changed(model, queries, method, patch, batch_size)
             elif n:
                 logits = _control(method, sets, clean)
-            yield pd.DataFrame(
-                {
-                    "prompt": np.arange(n),
-                    "gold": queries.gold.numpy(),
-                    "gold_name": [queries.class_names[c] for c in queries.gold],
-                    "predicted": logits.argmax(-1).numpy(),
-                    "label_logits": logits.double().tolist(),
-                    "per_class": str(queries.shots),
-                    "fit": pd.Series([patch and patch.to_json(), *[None] * n][:n], dtype=object),
-                }
-            )
+            yield pd.DataFrame({
+                "prompt": np.arange(n), "gold": queries.gold.numpy(),
+                "gold_name": [queries.class_names[c] for c in queries.gold], "predicted": logits.argmax(-1).numpy(),
+                "label_logits": logits.double().tolist(), "per_class": str(queries.shots),
+                "fit": pd.Series([patch and patch.to_json(), *[None] * n][:n], dtype=object),
+            })  # fmt: skip
 
     def _changed(
         self, model: Any, prompts: PromptSet, method: str, patch: ReweightAnchors | None, batch_size: int
