@@ -148,7 +148,8 @@ class Context:
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
             raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
-        for part in (*probes, *patches):
+        parts: list[Probe | Patch] = [*probes, *patches]
+        for part in parts:
             if part.place != "target" or (isinstance(part, Probe) and part.objective is not None):
                 raise InputError(
                     f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
