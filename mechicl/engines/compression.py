@@ -64,15 +64,10 @@ def anchors_of(context: Context, prompt: Prompt) -> Context:
 
 
 def on_kept(
-    model: Any,
-    prompts: PromptSet,
-    kept_sets: Callable[[Prompt], Sequence[Sequence[int]]],
-    probes: Sequence[Probe] = (),
-    patches: Sequence[Patch] = (),
-    *,
-    positions: PositionMode = "original",
+    model: Any, prompts: PromptSet, kept_sets: Callable[[Prompt], Sequence[Sequence[int]]],
+    probes: Sequence[Probe] = (), patches: Sequence[Patch] = (), *, positions: PositionMode = "original",
     batch_size: int = 16,
-) -> list[Run]:
+) -> list[Run]:  # fmt: skip
     """Prompts asked on parts of their demonstrations, once for each kept set; patches and probes act at q.
 
     `kept_sets` gives the sets of positions for all prompts with the same demonstrations, from the first of them.

@@ -172,15 +172,11 @@ class Context:
 
         lengths = tensor([len(row) for row in tokens])
         return PromptBatch(
-            tokens=tensor([[*row, *[0] * (widest - len(row))] for row in tokens]),
-            lengths=lengths,
-            target=lengths - 1,
+            tokens=tensor([[*row, *[0] * (widest - len(row))] for row in tokens]), lengths=lengths, target=lengths - 1,
             anchors=tensor([place for place, _ in kept]).expand(len(tokens), -1),
-            anchor_classes=tensor([c for _, c in kept]).expand(len(tokens), -1),
-            label_ids=tensor(self.label_ids),
-            gold=prompts.gold.to(device),
-            prompts=tuple(prompts),
-        )
+            anchor_classes=tensor([c for _, c in kept]).expand(len(tokens), -1), label_ids=tensor(self.label_ids),
+            gold=prompts.gold.to(device), prompts=tuple(prompts),
+        )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Context:
         """The same context on another device."""

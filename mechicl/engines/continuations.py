@@ -32,13 +32,9 @@ class Continuations(NamedTuple):
 
 
 def continuations(
-    model: Any,
-    requests: Sequence[tuple[str, str]],
-    lesions: Sequence[Patch] = (),
-    *,
-    prepend_bos: bool,
+    model: Any, requests: Sequence[tuple[str, str]], lesions: Sequence[Patch] = (), *, prepend_bos: bool,
     batch_size: int = 16,
-) -> Continuations:
+) -> Continuations:  # fmt: skip
     """Read (context, continuation) requests, whose log-probabilities are summed over the continuation's tokens.
 
     Both are encoded together and divided where the context's own encoding ends, as lm-evaluation-harness does; spaces

@@ -50,18 +50,10 @@ class Variant:
 
 
 def fit_reweighting(
-    model: Any,
-    prompts: PromptSet | Sequence[Prompt],
-    *,
-    lr: float = 0.01,
-    epochs: int = 10,
-    seed: int = 42,
-    shared: Sequence[Shared] = (),
-    placement: Placement = "postsoftmax",
-    order: Sequence[Sequence[int]] | None = None,
-    keep: Callable[[Context, Prompt], Context] | None = None,
-    observe: Callable[[Tensor, Tensor], None] | None = None,
-) -> Fit:
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, lr: float = 0.01, epochs: int = 10, seed: int = 42,
+    shared: Sequence[Shared] = (), placement: Placement = "postsoftmax", order: Sequence[Sequence[int]] | None = None,
+    keep: Callable[[Context, Prompt], Context] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Fit:  # fmt: skip
     """Learn beta by Adam on prompts whose label is known, one prompt a step, through the frozen model.
 
     Args:
@@ -86,15 +78,9 @@ def fit_reweighting(
 
 
 def fit_together(
-    model: Any,
-    variants: Sequence[Variant],
-    *,
-    lr: float = 0.01,
-    epochs: int = 10,
-    seed: int = 42,
-    order: Sequence[Sequence[int]] | None = None,
-    observe: Callable[[Tensor, Tensor], None] | None = None,
-) -> list[Fit]:
+    model: Any, variants: Sequence[Variant], *, lr: float = 0.01, epochs: int = 10, seed: int = 42,
+    order: Sequence[Sequence[int]] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> list[Fit]:  # fmt: skip
     """Fit several re-weightings, each as if it were alone, in lockstep where they learn from the same tokens.
 
     A step reads every weight for a single token, twice. Variants on the same keys are rows of one batch, for which the
@@ -164,13 +150,9 @@ class _Rows(Patch):
 
 
 def _descend(
-    model: Any,
-    group: Sequence[Variant],
-    betas: Sequence[Tensor],
-    lr: float,
-    order: Sequence[Sequence[int]],
+    model: Any, group: Sequence[Variant], betas: Sequence[Tensor], lr: float, order: Sequence[Sequence[int]],
     observe: Callable[[Tensor, Tensor], None] | None,
-) -> Float[Tensor, "variant step"]:
+) -> Float[Tensor, "variant step"]:  # fmt: skip
     first = group[0]
     prepared = [
         last.rows([variant.prompts[index] for variant in group])

@@ -45,13 +45,9 @@ def auroc_by_layer(
 
 
 def bootstrap_auroc(
-    attention: Float[Tensor, "batch layer class_"],
-    target: Int[Tensor, "batch"],
-    *,
-    generator: np.random.Generator,
-    protocol: Protocol = "corrected",
-    resamples: int = 500,
-) -> Float[Tensor, "resample layer"]:
+    attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
+    protocol: Protocol = "corrected", resamples: int = 500,
+) -> Float[Tensor, "resample layer"]:  # fmt: skip
     """AUCROC_l of resampled prompts; NaN in a resample without any prompt of some class."""
 
     def counts(n: int) -> Tensor:
@@ -63,7 +59,7 @@ def bootstrap_auroc(
 def _weighted_auroc(
     attention: Float[Tensor, "batch layer class_"],
     target: Int[Tensor, "batch"],
-    draw: Callable[[int], Float[Tensor, "resample batch"]],
+    draw: Callable[[int], Tensor],
     protocol: Protocol,
 ) -> tuple[Float[Tensor, "resample layer"], tuple[int, ...]]:
     """The AUROC by layer of prompts that count as often as a row of weights says, and the classes in the target.

@@ -33,20 +33,11 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words.predictions import TITLES, PredictionStudy
+from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_2
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import INTERVALS
 
 _PAPER_SET: Kept = "label+template"
-PAPER_MODELS = {"paper: GPT2-XL": "diamond-open", "paper: GPT-J": "circle-open"}
-"""The marks of the paper's numbers, in the order of its tables."""
-PUBLISHED = {
-    "full context": ((100.0, 100.0, 51.90), (100.0, 100.0, 56.82)),
-    "text anchor": ((51.05, 36.65, 38.77), (53.45, 43.85, 40.83)),
-    "hidden random": ((48.96, 5.59, 39.96), (49.03, 2.16, 31.51)),
-    "hidden random, best set": ((57.52, 4.49, 41.72), (71.10, 11.36, 52.34)),
-    "hidden anchor": ((79.47, 62.17, 45.04), (89.06, 75.04, 55.59)),
-}
-"""Table 2 in percent: label loyalty, word loyalty (k = 5) and accuracy of GPT2-XL and of GPT-J, mean of four tasks."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +171,11 @@ def _label(method: str, kept: str, positions: str) -> str:
 
 def _published(rows: pd.DataFrame, metric: str) -> list[go.Scatter]:
     """Table 2's numbers as marks on the bars of the paper's kept set."""
-    marked = rows[rows["method"].isin(list(PUBLISHED)) & rows["kept"].isin(["", _PAPER_SET])]
+    marked = rows[rows["method"].isin(list(TABLE_2)) & rows["kept"].isin(["", _PAPER_SET])]
     marked = marked[~marked["positions"].isin(["zero", "packed"])]
     place = ("label_loyalty", "word_loyalty_5", "accuracy").index(metric)
     return [
-        marks(marked["name"], [PUBLISHED[method][number][place] / 100 for method in marked["method"]], symbol, name,
+        marks(marked["name"], [TABLE_2[method][number][place] / 100 for method in marked["method"]], symbol, name,
               marker_size=10)
         for number, (name, symbol) in enumerate(PAPER_MODELS.items())
     ]  # fmt: skip

@@ -38,8 +38,8 @@ from mechicl.models import blockwise, hooked
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.compression import PAPER_MODELS
 from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, is_right
+from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_3
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -47,11 +47,6 @@ from mechicl.tasks import Task
 FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
 PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
 ARMS = (FULL, TEXT, PREFIX, ANCHORS, PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED)
-
-PUBLISHED = {"sst2": (1.1, 1.5), "trec": (1.5, 2.2), "agnews": (2.5, 2.9), "emo": (1.4, 1.9)}
-"""Table 3: times as fast as the whole prompt, GPT2-XL and GPT-J."""
-PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "emo": (53, 12)}
-"""Table 6: L_demo and L_x, as `demonstration_words` and the mean of `query_words` count them."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +179,7 @@ class CompressionSpeed(Study):
         summary = result.summary()
         arms = [arm for arm in ARMS if arm in set(summary["arm"])][::-1]
         tasks = list(dict.fromkeys(summary["task"]))
-        published = [task for task in tasks if task in PUBLISHED]
+        published = [task for task in tasks if task in TABLE_3]
         panels = []
         for metric, title in _TITLES.items():
             rows = where(summary, metric=metric).groupby("arm")[["mean", "low", "high"]].mean()
@@ -196,7 +191,7 @@ class CompressionSpeed(Study):
                 hovertemplate="%{y}: %{x:.4g}<extra>" + title + "</extra>",
             )  # fmt: skip
             ratios = [
-                marks([ANCHORS] * len(published), [PUBLISHED[task][number] for task in published], symbol, name,
+                marks([ANCHORS] * len(published), [TABLE_3[task][number] for task in published], symbol, name,
                       text=published, hovertemplate="%{text}: %{x}", marker_size=10, marker_line_width=1)
                 for number, (name, symbol) in enumerate(PAPER_MODELS.items())
             ]  # fmt: skip

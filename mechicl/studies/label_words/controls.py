@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -106,3 +106,17 @@ def _with_more_shots(
             continue
         return prompts, reason and f"{reason} It has {more}."
     return None, reason and f"{reason} It is left out."
+
+
+def without_beta(
+    method: str, sets: Mapping[str, PromptSet], clean: Callable[[str], Tensor]
+) -> Float[Tensor, "prompt class"]:
+    """What a method answers that fits no beta: label logits, or scores in their place."""
+    if method == "majority class":
+        counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
+        return counts.expand(len(sets[""]), -1)
+    if method == "label biases":
+        return clean("") + fit_biases(clean("training"), sets["training"].gold)
+    if method == "contextual calibration":
+        return clean("").log_softmax(-1) - clean("content_free").softmax(-1).mean(0).log()
+    return clean("more_shots" if method == MORE_SHOTS else "")

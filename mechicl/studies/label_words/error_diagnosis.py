@@ -19,11 +19,10 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -33,16 +32,15 @@ from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
+from mechicl.metrics import real_confusion, scaled_keys
 from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.label_words import pairs
-from mechicl.studies.label_words.pairs import PAIR, REAL, pair_matrix, real_matrix, seeds_by_classes
+from mechicl.studies.label_words.pairs import PAIR, REAL, real_matrix, seeds_by_classes
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import spread
 from mechicl.tasks import Task
 
 
@@ -154,11 +152,7 @@ class ErrorDiagnosis(Study):
 
     def confusion(self, table: pd.DataFrame, layer: int, components: int) -> pd.DataFrame:
         """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
-        rows = where(table, layer=layer, components=components)
-        of_seed = rows.groupby(["seed", *PAIR], sort=False, dropna=False)["value"].mean().reset_index()
-        largest = of_seed.groupby("seed", dropna=False)["value"].transform("max")
-        mean = (of_seed["value"] / largest).groupby([of_seed[name] for name in PAIR], sort=False).mean()
-        return pair_matrix(mean / mean.max())
+        return pairs.predicted_matrix(table, layer, components)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,
@@ -175,35 +169,11 @@ class ErrorDiagnosis(Study):
             predicted, seeds = rows[rows["layer"] != REAL], rows["seed"].nunique(dropna=False)
             n = predicted.groupby("seed", dropna=False)["context"].nunique().sum()
             for components, layer in sorted(set(zip(predicted["components"], predicted["layer"], strict=True))):
-                for metric, mean, low, high, seed_sd in self._correlation(alike, layer, components):
+                for metric, mean, low, high, seed_sd in pairs.correlations(alike, layer, components):
                     place = (model, task, shots, metric, components, layer)
                     means.append((*place, mean, low, high, n, seeds, seed_sd))
         columns = ["model", "task", "shots", "metric", "components", "layer", "mean", "low", "high", "n", "seeds"]
         return pd.DataFrame(means, columns=[*columns, "seed_sd"])
-
-    def _correlation(
-        self, alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
-    ) -> list[tuple[str, float, float, float, float]]:
-        """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
-        correlations, contexts, seeds = [], [], []
-        for table, real in alike:
-            predicted = self.confusion(table, layer, components)
-            matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
-            correlations.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
-            for _, of_seed in table.groupby("seed", dropna=False):
-                rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
-                contexts.append(pairs.rank_correlations(rows, real_of_seed, "context"))
-                seeds.append(pairs.rank_correlations(rows.assign(context=0), real_of_seed, "context"))
-        each, nan = np.concatenate(contexts), float("nan")
-        low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (nan, nan)
-        spearman, pearson = (
-            float(np.mean([getattr(c, name) for c in correlations])) for name in ("spearman", "pearson")
-        )
-        return [
-            ("spearman", spearman, low, high, spread(np.concatenate(seeds))),
-            ("pearson", pearson, nan, nan, nan),
-            ("p_value", combined_p_value(correlations, generator=np.random.default_rng(0)), nan, nan, nan),
-        ]
 
     def drawing(self, result: Result) -> Drawing:
         """Of each task real and predicted confusion, and their rank correlation in every layer."""

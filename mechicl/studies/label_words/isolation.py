@@ -48,8 +48,7 @@ class Isolation(PredictionStudy):
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[
-        Mode,
-        Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm."),
+        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
     ] = "presoftmax"
     pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0

@@ -8,11 +8,14 @@ from itertools import cycle
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, plain
+from mechicl.metrics import combined_p_value, confusion_correlation
 from mechicl.studies.drawing import where
+from mechicl.studies.summary import spread
 
 PAIR = ["class_a", "class_b"]
 REAL = -1
@@ -62,6 +65,38 @@ def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[
     known = ~np.isnan(truth)
     ranks, target = rankdata(grouped.to_numpy()[:, known], axis=1), rankdata(truth[known])
     return np.array([np.corrcoef(row, target)[0, 1] for row in ranks])
+
+
+def predicted_matrix(table: pd.DataFrame, layer: int, components: int) -> pd.DataFrame:
+    """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
+    rows = where(table, layer=layer, components=components)
+    of_seed = rows.groupby(["seed", *PAIR], sort=False, dropna=False)["value"].mean().reset_index()
+    largest = of_seed.groupby("seed", dropna=False)["value"].transform("max")
+    mean = (of_seed["value"] / largest).groupby([of_seed[name] for name in PAIR], sort=False).mean()
+    return pair_matrix(mean / mean.max())
+
+
+def correlations(
+    alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
+) -> list[tuple[str, float, float, float, float]]:
+    """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
+    tests, contexts, seeds = [], [], []
+    for table, real in alike:
+        predicted = predicted_matrix(table, layer, components)
+        matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
+        tests.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
+        for _, of_seed in table.groupby("seed", dropna=False):
+            rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
+            contexts.append(rank_correlations(rows, real_of_seed, "context"))
+            seeds.append(rank_correlations(rows.assign(context=0), real_of_seed, "context"))
+    each, nan = np.concatenate(contexts), float("nan")
+    low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (nan, nan)
+    spearman, pearson = (float(np.mean([getattr(c, name) for c in tests])) for name in ("spearman", "pearson"))
+    return [
+        ("spearman", spearman, low, high, spread(np.concatenate(seeds))),
+        ("pearson", pearson, nan, nan, nan),
+        ("p_value", combined_p_value(tests, generator=np.random.default_rng(0)), nan, nan, nan),
+    ]
 
 
 def heat_map(matrix: pd.DataFrame, lowest: float) -> go.Heatmap:

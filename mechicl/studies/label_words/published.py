@@ -14,15 +14,13 @@ import pandas as pd
 
 from mechicl.results import Result
 from mechicl.studies.drawing import where
-from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
 from mechicl.studies.label_words.compression import Compression
-from mechicl.studies.label_words.compression_speed import ANCHORS, PUBLISHED_LENGTHS, CompressionSpeed
-from mechicl.studies.label_words.compression_speed import PUBLISHED as TABLE_3
+from mechicl.studies.label_words.compression_speed import ANCHORS, CompressionSpeed
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.pairs import real_matrix
-from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
-from mechicl.studies.label_words.reweighting import Reweighting, published_accuracy
+from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.label_words.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_6, published_accuracy
 
 _METRICS = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5", "accuracy": "accuracy"}
 _MEAN = "mean of tasks"
@@ -106,7 +104,7 @@ def _tables_3_and_6(result: Result) -> Iterator[_Row]:
         xl, j = (sum(column) / len(TABLE_3) for column in zip(*TABLE_3.values(), strict=True))
         yield _Row("times as fast, anchor cache", _MEAN, f"{xl:.3f}", f"{j:.3f}", f"{fast[list(TABLE_3)].mean():.3f}")
     shown = _one_shot(result.table)
-    for task, (demonstrations, query) in PUBLISHED_LENGTHS.items():
+    for task, (demonstrations, query) in TABLE_6.items():
         rows = where(shown, task=task, arm=ANCHORS)
         for name, column, known in (("L_demo", "demonstration_words", demonstrations), ("L_x", "query_words", query)):
             if len(rows):

@@ -1,23 +1,22 @@
 """Anchor re-weighting (section 3.1, Table 1, appendices G and H).
 
 The attention from q to each class's label word is multiplied by exp(beta), one beta for every layer, head and class,
-learned on a few further items (4 per class; Adam, learning rate 0.01, 10 rounds, one prompt a step). The paper compares
+learned on training prompts (4 per class; Adam, learning rate 0.01, 10 rounds, one prompt a step). The paper compares
 with the same demonstrations without it, and with all those items as demonstrations (5 per class; 3 for AG News, whose
-texts are long). Where they do not fit it is as many as fit every seed of a task, so that seeds are alike.
+texts are long). Where they do not fit, all seeds of a task have as many as fit every seed.
 
-`protocol="paper"` measures these three. `"corrected"` adds what tells whether the gain is about anchors: biases of the
-labels' logits fitted to the optimum on the same items, contextual calibration (Zhao et al. 2021), the majority class,
-beta shared over heads, over layers or over both, beta on random text tokens instead of label words, and beta added
-before the softmax; and it gives AG News as many as fit, like every task. And it puts re-weighting and compression
-together, which the paper could not: beta learned and applied on a context of anchors alone. Accuracy stands beside
-macro-F1 and the recall of every class.
+`protocol="paper"` measures these three. `"corrected"` adds controls that show whether the gain is about anchors: fitted
+biases of the labels' logits, contextual calibration (Zhao et al. 2021), the majority class, beta shared over heads,
+layers or both, beta on random text tokens, and beta before the softmax; AG News has as many more shots as fit, like
+every task. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1 and the
+recall of every class.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -40,7 +39,7 @@ from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words import controls
+from mechicl.studies.label_words import controls, tables
 from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
 from mechicl.studies.label_words.predictions import is_right, macro_f1_rows
 from mechicl.studies.study import Condition, Study
@@ -61,14 +60,6 @@ _UNFITTED = ("label biases", "contextual calibration", "majority class", COMPRES
 _CONTROLS = (*_SHARED, _AT_RANDOM, _PRESOFTMAX, *_UNFITTED, REWEIGHTED_COMPRESSED)
 _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
 """Methods whose beta is kept, and what its name adds."""
-PUBLISHED = {
-    VANILLA: {"sst2": 61.28, "trec": 57.56, "agnews": 73.32, "emo": 15.44},
-    MORE_SHOTS: {"sst2": 64.75, "trec": 60.40, "agnews": 52.52, "emo": 9.80},
-    REWEIGHTED: {"sst2": 90.07, "trec": 60.92, "agnews": 81.94, "emo": 41.64},
-}
-"""Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
-_AUTHORS_SHOTS = {"agnews": 3}
-"""More shots in Table 1 where they are not 5."""
 _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
             COMPRESSED: ORANGE}  # fmt: skip
 
@@ -109,7 +100,7 @@ class Reweighting(Study):
         """
         most = self.more_shots
         if self.protocol == "paper":
-            most = min(most, _AUTHORS_SHOTS.get(task.name, most))
+            most = min(most, tables.MORE_SHOTS_PER_CLASS.get(task.name, most))
         return controls.with_companions(task, tokenizer, self.per_class, most, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
@@ -157,7 +148,7 @@ class Reweighting(Study):
             if n and (patch is not None or method == COMPRESSED):
                 logits = self._changed(model, queries, method, patch, batch_size)
             elif n:
-                logits = _control(method, sets, clean)
+                logits = controls.without_beta(method, sets, clean)
             yield pd.DataFrame({
                 "prompt": np.arange(n), "gold": queries.gold.numpy(),
                 "gold_name": [queries.class_names[c] for c in queries.gold], "predicted": logits.argmax(-1).numpy(),
@@ -240,13 +231,6 @@ class Reweighting(Study):
         return f"Accuracy: {', '.join(parts)}."
 
 
-def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> float | None:
-    """Table 1's number in percent, where as many demonstrations were shown as there."""
-    shown = set(where(rows, method=method)["per_class"])
-    authors = str(_AUTHORS_SHOTS.get(task, 5) if method == MORE_SHOTS else 1)
-    return PUBLISHED[method].get(task) if shown == {authors} else None
-
-
 def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
     """What the panel of a task shows."""
     (task, *_), (shots, *_) = rows["task"], rows["shots"]
@@ -259,24 +243,11 @@ def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
         text=("with " + accuracy["per_class"] + " per class").where(more, ""), textposition="inside",
         insidetextanchor="start",
     )  # fmt: skip
-    known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if method in set(accuracy["name"])}
-    published = {method: value / 100 for method, value in known.items() if value is not None and shots == 1}
+    shown = [method for method in tables.TABLE_1 if shots == 1 and method in set(accuracy["name"])]
+    known = {method: tables.published_accuracy(method, task, rows) for method in shown}
+    published = {method: value / 100 for method, value in known.items() if value is not None}
     return [
         accuracy_bars,
         marks(f1["name"], f1["mean"], "line-ns-open", "macro-F1"),
         marks(published, published.values(), "diamond-open", "paper: accuracy of GPT2-XL"),
     ]
-
-
-def _control(
-    method: str, sets: Mapping[str, PromptSet], clean: Callable[[str], Tensor]
-) -> Float[Tensor, "prompt class"]:
-    """What a method answers that fits no beta: label logits, or scores in their place."""
-    if method == "majority class":
-        counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
-        return counts.expand(len(sets[""]), -1)
-    if method == "label biases":
-        return clean("") + controls.fit_biases(clean("training"), sets["training"].gold)
-    if method == "contextual calibration":
-        return clean("").log_softmax(-1) - clean("content_free").softmax(-1).mean(0).log()
-    return clean("more_shots" if method == MORE_SHOTS else "")
