@@ -17,12 +17,12 @@ from mechicl.figures.colours import (
     VERMILION,
     faint,
 )
-from mechicl.figures.curves import add_curve, band, error_bars, panels
+from mechicl.figures.curves import add_curve, band, curve_traces, error_bars, panels
 from mechicl.figures.style import DARK, LIGHT, for_page, styled
 from mechicl.figures.text import plain, shortened
 
 __all__ = [
     "BLUE", "DARK", "FLOW_COLOURS", "GREEN", "GREY", "INK", "LABEL_COLOUR", "LIGHT", "NARROW", "ORANGE", "PURPLE",
     "SKY", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "VERMILION", "WIDE", "add_curve", "arrange", "band",
-    "error_bars", "faint", "for_page", "panels", "plain", "shortened", "styled",
+    "curve_traces", "error_bars", "faint", "for_page", "panels", "plain", "shortened", "styled",
 ]  # fmt: skip

@@ -47,19 +47,21 @@ def add_curve(
 ) -> None:
     """Draw the mean of `rows` with the band between its columns `low` and `high`."""
     grid = {"row": 1, "col": column} if figure._grid_ref is not None else {}
+    for trace in curve_traces(rows, x=x, name=name, colour=colour, dash=dash):
+        figure.add_trace(trace.update(showlegend=legend and not trace.fill), **grid)
+
+
+def curve_traces(rows: pd.DataFrame, *, x: str, name: str, colour: str, dash: str = "solid") -> list[go.Scatter]:
+    """The mean of `rows` by the column `x`, behind it the band between `low` and `high` where all rows have both."""
     name = plain(name)
     banded = len(rows) > 0 and bool(rows["low"].notna().all())
-    if banded:
-        figure.add_trace(band(rows, x, colour, legendgroup=name), **grid)
     interval = "  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]" if banded else ""
-    figure.add_trace(
-        go.Scatter(
-            x=rows[x], y=rows["mean"], name=name, legendgroup=name, showlegend=legend,
-            mode="lines+markers", line={"color": colour, "width": 2.5, "dash": dash}, marker={"size": 5},
-            customdata=rows[["low", "high"]], hovertemplate="%{y:.4f}" + interval,
-        ),
-        **grid,
+    mean = go.Scatter(
+        x=rows[x], y=rows["mean"], name=name, legendgroup=name, mode="lines+markers",
+        line={"color": colour, "width": 2.5, "dash": dash}, marker={"size": 5}, customdata=rows[["low", "high"]],
+        hovertemplate="%{y:.4f}" + interval,
     )  # fmt: skip
+    return [band(rows, x, colour, legendgroup=name), mean] if banded else [mean]
 
 
 def band(rows: pd.DataFrame, x: str, colour: str, **more: Any) -> go.Scatter:

@@ -21,11 +21,12 @@ from mechicl.code_digest import measured_by
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import InputError, NumericalError
-from mechicl.figures import styled
+from mechicl.figures import BLUE, styled
 from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
+from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.tasks import Task
 from mechicl.tasks.benchmarks import Benchmarks
@@ -153,9 +154,21 @@ class Study(ABC):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """The numbers of the figure: a row per point, with mean, low and high."""
 
-    @abstractmethod
+    def drawing(self, result: Result) -> Drawing:
+        """What its figure shows: by default a panel for each metric, by layer."""
+        summary = result.summary()
+        metrics = summary["metric"].unique()
+        return Drawing(summary, [Panel(metric, [Curve(metric, metric, BLUE)]) for metric in metrics])
+
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
+        drawing = self.drawing(result)
+        models = ", ".join(result.table["model"].unique())
+        protocol = "" if self.no_paper_protocol else f"protocol {self.protocol}"
+        return draw(
+            drawing, title=f"{self.title}{drawing.about}: {models}",
+            subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
+        )  # fmt: skip
 
     def heading(self, rows: pd.DataFrame, about: str = "") -> str:
         """The title of a figure: the study, what it is `about` here, and the models of the rows."""

@@ -16,15 +16,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
-from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, panels
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import run
 from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import Curve, add_curves, titled
+from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -66,25 +65,22 @@ class LocalAttentionStudy(Study):
             return weighted_summary(heads.assign(one=1.0), {"pooled": "one"}, ["model"], "layer")
         return weighted_summary(heads, LocalAttention(self.windows).terms, ["model"], "layer")
 
-    def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
-        names = ["attention to the previous k tokens", "to position 0, and to itself", "the authors' mean entry, k ≤ 5"]
-        figure = panels(names if self.protocol == "corrected" else names[2:], common=False)
-        column = 3 if self.protocol == "corrected" else 1
-        curves = [Curve("pooled", "authors' mean", GREY, column=column)]
-        if self.protocol == "corrected":
-            middle = self.windows[len(self.windows) // 2]
-            curves = [
-                *(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
-                Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot"),
-                Curve("sink", "position 0", INK, column=2),
-                Curve("self", "itself", VERMILION, "dash", column=2),
-                *curves,
-            ]
-        add_curves(figure, summary, "layer", curves)
-        figure.update_yaxes(rangemode="tozero")
-        told = f"{self.source}; protocol {self.protocol}; mean over heads; {TEXT_BAND}"
-        return titled(figure, self, summary, told, y="share of attention")
+    def drawing(self, result: Result) -> Drawing:
+        middle = self.windows[len(self.windows) // 2]
+        panels = [
+            Panel(
+                "attention to the previous k tokens",
+                [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
+                 Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")],
+            ),
+            Panel("to position 0, and to itself",
+                  [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
+            Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),
+        ]  # fmt: skip
+        return Drawing(
+            result.summary(), panels if self.protocol == "corrected" else panels[2:], y_title="share of attention",
+            note=f"mean over heads; {TEXT_BAND}", y_axis={"rangemode": "tozero"},
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()

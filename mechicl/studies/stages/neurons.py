@@ -21,15 +21,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 
 from mechicl.declared import Switch
-from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION, panels
+from mechicl.figures import BLUE, GREEN, PURPLE, VERMILION
 from mechicl.mlp_neurons import null_space_score, vocabulary_moments
 from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
+from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.study import Condition, Study
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
@@ -81,14 +80,16 @@ class NeuronsStudy(Study):
         summary = groups.agg(mean="mean", count="sum", n="size").reset_index()
         return summary.assign(low=np.nan, high=np.nan)
 
-    def figure(self, result: Result) -> go.Figure:
-        summary, figure = result.summary(), panels(["heavy tails", "others"], common=False)
-        places = zip(_KINDS, (BLUE, VERMILION, GREEN, PURPLE), (1, 1, 2, 2), strict=True)
-        curves = [Curve(kind, kind, colour, column=column) for kind, colour, column in places]
-        add_curves(figure, summary, "layer", curves)
-        figure.update_yaxes(rangemode="tozero")
-        told = f"{self.source}; kurtosis > {self.kurtosis:g}; exact, from weights"
-        return titled(figure, self, summary, told, y="share of the layer's neurons")
+    def drawing(self, result: Result) -> Drawing:
+        prediction, suppression, partition, entropy = (
+            Curve(kind, kind, colour) for kind, colour in zip(_KINDS, (BLUE, VERMILION, GREEN, PURPLE), strict=True)
+        )
+        return Drawing(
+            result.summary(),
+            [Panel("heavy tails", [prediction, suppression]), Panel("others", [partition, entropy])],
+            y_title="share of the layer's neurons", y_axis={"rangemode": "tozero"},
+            note=f"kurtosis > {self.kurtosis:g}; exact, from weights",
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         summary = result.summary()

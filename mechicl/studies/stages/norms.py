@@ -15,14 +15,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
-from mechicl.figures import BLUE, GREY, VERMILION, panels
+from mechicl.figures import BLUE, GREY, VERMILION
 from mechicl.hooks import run
 from mechicl.probes.norms import PARTS, Norms
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import Curve, add_curves, titled
+from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -59,25 +58,23 @@ class NormsStudy(Study):
         others = [f"{part}_{what}" for what in ("median", "at_0") for part in PARTS]
         return weighted_summary(rows, dict.fromkeys([*metrics, *others], "positions"), ["model"], "layer")
 
-    def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
+    def drawing(self, result: Result) -> Drawing:
         if self.protocol == "paper":
-            curves = [Curve("mlp", "MLP", BLUE), Curve("attn", "attention", VERMILION)]
-            figure = panels(["norm of the output"], common=False)
+            panels = [Panel("norm of the output", [Curve("mlp", "MLP", BLUE), Curve("attn", "attention", VERMILION)])]
         else:
-            curves = [
+            norms = [
                 Curve("mlp_norm", "MLP", BLUE),
                 Curve("attn_norm", "attention", VERMILION),
                 Curve("mlp_median", "MLP, median", BLUE, "dot"),
                 Curve("attn_median", "attention, median", VERMILION, "dot"),
-                Curve("mlp_ratio", "MLP", BLUE, column=2, legend=False),
-                Curve("attn_ratio", "attention", VERMILION, column=2, legend=False),
-                Curve("block_influence", "block influence", GREY, column=3),
             ]
-            figure = panels(["norm of the output", "over the residual's norm", "1 − cos(before, after)"], common=False)
-        add_curves(figure, summary, "layer", curves)
-        figure.update_yaxes(rangemode="tozero")
-        return titled(figure, self, summary, f"{self.source}; protocol {self.protocol}; {TEXT_BAND}")
+            ratios = [Curve("mlp_ratio", "MLP", BLUE), Curve("attn_ratio", "attention", VERMILION)]
+            panels = [
+                Panel("norm of the output", norms),
+                Panel("over the residual's norm", ratios),
+                Panel("1 − cos(before, after)", [Curve("block_influence", "block influence", GREY)]),
+            ]
+        return Drawing(result.summary(), panels, note=TEXT_BAND, y_axis={"rangemode": "tozero"})
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()

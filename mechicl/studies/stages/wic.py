@@ -19,18 +19,17 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.corpora import WordPairs
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, ORANGE, panels
+from mechicl.figures import BLUE, GREY, INK, ORANGE
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ensembles import BoolArray, FloatArray, linear_probe
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
@@ -110,14 +109,14 @@ class Wic(Study):
         majority["mean"] = np.maximum(majority["mean"], 1 - majority["mean"])
         return pd.concat([found, majority], ignore_index=True)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure = panels(["is it the same sense?"])
-        add_curves(figure, summary, "point", _CURVES)
         majority = where(summary, metric="majority")["mean"].iloc[0]
-        figure.add_hline(majority, line={"dash": "dash", "color": "#444"}, annotation_text="larger class alone")
-        told = f"{self.source}; {int(summary['n'].iloc[0])} dev pairs; band: 95 % bootstrap interval over pairs"
-        return titled(figure, self, summary, told, x="residual before layer", y="accuracy", counts="point")
+        return Drawing(
+            summary, [Panel("is it the same sense?", [*_CURVES, Level(majority, INK, "larger class alone", "dash")])],
+            x="point", x_title="residual before layer", y_title="accuracy",
+            note=f"{int(summary['n'].iloc[0])} dev pairs; band: 95 % bootstrap interval over pairs",
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         summary = result.summary().set_index(["metric", "point"])

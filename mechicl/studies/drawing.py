@@ -1,0 +1,133 @@
+"""A figure as data: panels of curves with their bands, levels, bars and marks, which `Study.figure` draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.basedatatypes import BaseTraceType
+
+from mechicl.figures import INK, curve_traces, error_bars, panels, styled
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Means with their band: the rows of a metric in which the columns of `where` hold these values."""
+
+    metric: str
+    name: str
+    colour: str
+    dash: str = "solid"
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Level(NamedTuple):
+    """A horizontal line across a panel."""
+
+    value: float
+    colour: str
+    text: str = ""
+    dash: str = "dot"
+
+
+class Panel(NamedTuple):
+    """One pair of axes, and what is drawn there, from back to front."""
+
+    title: str
+    content: Sequence[Curve | Level | BaseTraceType]
+    x_axis: Mapping[str, Any] = {}
+    """Settings of this panel's x axis, as plotly names them."""
+    y_axis: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: the table of means that curves are read from, and the panels."""
+
+    rows: pd.DataFrame
+    panels: Sequence[Panel]
+    x: str = "layer"
+    """Column on the x axis."""
+    x_title: str | None = None
+    """Title of the x axis, by default the column."""
+    y_title: str = ""
+    note: str = ""
+    """End of the subtitle."""
+    about: str = ""
+    """What follows the study's title."""
+    common: bool = False
+    """One y axis for all panels."""
+    y_axis: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of every y axis, as plotly names them."""
+    widths: Sequence[float] = ()
+    """Relative widths of columns; without them the page's width decides how many panels stand in a row."""
+    height: int = 300
+    """Of a panel, in pixels."""
+    hover: str = "x unified"
+
+
+def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
+    """The figure in the house style; each name has one entry in the legend."""
+    columns = len(drawing.widths) or len(drawing.panels)
+    figure = panels(
+        [panel.title for panel in drawing.panels], common=drawing.common, rows=len(drawing.panels) // columns,
+        widths=drawing.widths or None,
+    )  # fmt: skip
+    named: set[str] = set()
+    for place, panel in enumerate(drawing.panels):
+        grid = {"row": place // columns + 1, "col": place % columns + 1}
+        for item in panel.content:
+            if isinstance(item, Level):
+                _add_level(figure, item, grid)
+                continue
+            for trace in _traces(drawing, item) if isinstance(item, Curve) else (item,):
+                if trace.showlegend is None:
+                    trace.update(showlegend=bool(trace.name) and trace.name not in named, legendgroup=trace.name)
+                    named.add(trace.name)
+                figure.add_trace(trace, **grid)
+        whole = drawing.x in drawing.rows and pd.api.types.is_integer_dtype(drawing.rows[drawing.x])
+        ticks = {"tick0": 0, "dtick": max(1, -(-int(drawing.rows[drawing.x].max()) // 12))} if whole else {}
+        figure.update_xaxes({**ticks, **panel.x_axis}, **grid)
+        figure.update_yaxes({**drawing.y_axis, **panel.y_axis}, **grid)
+    x_title = drawing.x if drawing.x_title is None else drawing.x_title
+    styled(figure, title=title, subtitle=subtitle, x=x_title, y=drawing.y_title, height=drawing.height)
+    return figure.update_layout(hovermode=drawing.hover)
+
+
+def where(table: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """The rows in which these columns hold these values."""
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **more: Any) -> go.Bar:
+    """Horizontal bars: the mean of each row, with its interval where all have one; `more` is plotly's."""
+    style = {"hovertemplate": "%{y}: %{x:.4f}<extra></extra>", "showlegend": False, **more}
+    if rows["low"].notna().all():
+        style["error_x"] = error_bars(rows)
+    return go.Bar(y=list(names), x=rows["mean"], orientation="h", marker_color=colours, **style)
+
+
+def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str, **more: Any) -> go.Scatter:
+    """A mark at a value on each of the named bars; `more` is plotly's."""
+    marker = {"symbol": symbol, "size": 12, "color": INK, "line": {"width": 2}}
+    style = {"hovertemplate": "%{x:.4f}", "marker": marker, **more}
+    return go.Scatter(y=list(names), x=list(values), mode="markers", name=name, **style)
+
+
+def _traces(drawing: Drawing, item: Curve) -> list[go.Scatter]:
+    """Nothing where the table has no such rows."""
+    rows = where(drawing.rows, metric=item.metric, **item.where)
+    if rows.empty:
+        return []
+    return curve_traces(rows, x=drawing.x, name=item.name, colour=item.colour, dash=item.dash)
+
+
+def _add_level(figure: go.Figure, level: Level, grid: Mapping[str, int]) -> None:
+    line = {"color": level.colour, "dash": level.dash}
+    text = {"annotation_text": level.text, "annotation_position": "bottom right"} if level.text else {}
+    figure.add_hline(level.value, line=line, **text, **grid)
