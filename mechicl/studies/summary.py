@@ -63,3 +63,13 @@ def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.Da
     """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
     cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
     return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")
+
+
+def highest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
+    """Where a curve is highest, in words: "highest in layer 3 (0.45)"."""
+    return f"highest {place} {curve.idxmax()} ({curve.max():{spec}})"
+
+
+def lowest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
+    """Where a curve is lowest, in words."""
+    return f"lowest {place} {curve.idxmin()} ({curve.min():{spec}})"

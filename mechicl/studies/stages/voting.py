@@ -34,15 +34,15 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import one_sentence
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, error_bars, panels
+from mechicl.figures import BLUE, GREEN, GREY, INK, VERMILION, error_bars
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.models import hooked
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
-from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
 from mechicl.studies.stages.voters import effects, find_neurons
@@ -112,21 +112,21 @@ class Voting(Study):
             model, self.token_class, kurtosis=self.kurtosis, variance=self.variance, protocol=self.protocol
         )  # fmt: skip
         groups = self._groups(ranking, effects(model, self.token_class).numpy())
-        table = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
-        probe, own = LastNeurons(_pairs(table)), LastPrediction()
-        seen = run(model, contexts_of(corpus, cases, self.context), [probe, own], batch_size=batch_size)
+        neurons = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
+        probe, last = LastNeurons(_pairs(neurons)), LastPrediction()
+        readings = run(model, contexts_of(corpus, cases, self.context), [probe, last], batch_size=batch_size)
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
-        judged = self._judged(seen[probe].values.double().numpy(), cases)
+        judged = self._judged(readings[probe].values.double().numpy(), cases)
         test = cases[judged.test]
         rows = _Rows(test["sequence"].to_numpy())
-        rows.add((members[seen[own].values].numpy() == judged.label)[judged.test], what=_MODEL)
-        self._single(rows, judged, table)
-        place = {pair: i for i, pair in enumerate(_pairs(table))}
+        rows.add((members[readings[last].values].numpy() == judged.label)[judged.test], what=_MODEL)
+        self._single(rows, judged, neurons)
+        column = {pair: i for i, pair in enumerate(_pairs(neurons))}
         with progress("ensembles", len(groups)) as advance:
-            for group, neurons in groups.items():
-                columns = [place[pair] for pair in _pairs(neurons)]
+            for group, members_of_group in groups.items():
+                columns = [column[pair] for pair in _pairs(members_of_group)]
                 self._ensembles(rows, judged, group, columns)
-                votes = judged.activations[judged.test][:, columns] @ table["effect"].to_numpy()[columns]
+                votes = judged.activations[judged.test][:, columns] @ neurons["effect"].to_numpy()[columns]
                 rows.add((votes > 0) == judged.label[judged.test], what=_VOTES + _kind(group), k=len(columns))
                 advance(1)
         return rows.table().assign(matched_by=cases["matched_by"].iloc[0])
@@ -182,61 +182,50 @@ class Voting(Study):
         means = weighted_summary(table, {"accuracy": "contexts"}, by, "k")
         return means.drop(columns="metric").rename(columns={"what": "metric"})
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        orders = [order for order in _ORDERS if summary["metric"].str.endswith(f", {order}").any()]
-        figure = panels([f"ensembles, {_ORDERS[order]}" for order in orders] + ["single neurons"])
-        for column, order in enumerate(orders, start=1):
-            for group, colour in _COLOURS.items():
-                rows = where(summary, metric=f"{group}, {order}")
-                if len(rows):
-                    add_curve(figure, rows, x="k", name=group, colour=colour, legend=column == 1, column=column)
-        for kind in ("prediction", "suppression"):
-            rows = where(summary, metric=_SINGLE, kind=kind)
-            figure.add_trace(
-                go.Scatter(
-                    x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
-                    marker={"color": _COLOURS[kind], "size": 7},
-                    error_y=error_bars(rows, thickness=0.7, width=0),
-                    text=[f"{row.layer}.{row.neuron}" for row in rows.itertuples()],
-                    hovertemplate=kind + " neuron %{text}: %{y:.3f}",
-                ),
-                row=1, col=len(orders) + 1,
-            )  # fmt: skip
-        own = where(summary, metric=_MODEL)["mean"].iloc[0]
-        for column in range(1, len(orders) + 2):
-            figure.add_hline(
-                own, line={"dash": "dot", "color": "#000000"}, row=1, col=column,
-                annotation_text="the model itself" if column == len(orders) + 1 else "",
-                annotation_position="top right",
-            )  # fmt: skip
-            figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=column)
-        matched = f"matched by {result.table['matched_by'].iloc[0]}"
-        titled(
-            figure, self, summary, f"{self.source}; protocol {self.protocol}; {matched}; {TEXT_BAND}",
-            x="neurons", y="accuracy", counts=None, about=f" ({describe(self.token_class)})",
+        levels = [Level(where(summary, metric=_MODEL)["mean"].iloc[0], INK), Level(0.5, GREY)]
+        panels = []
+        for order, title in _ORDERS.items():
+            if summary["metric"].str.endswith(f", {order}").any():
+                curves = [Curve(f"{group}, {order}", group, colour) for group, colour in _COLOURS.items()]
+                panels.append(Panel(f"ensembles, {title}", [*curves, *levels]))
+        dots = [_dots(where(summary, metric=_SINGLE, kind=kind), kind) for kind in ("prediction", "suppression")]
+        axis = {"title_text": "effect on the class's logits", "dtick": None}
+        panels.append(Panel("single neurons", [*dots, *levels], x_axis=axis))
+        return Drawing(
+            summary, panels, x="k", x_title="neurons", y_title="accuracy", common=True,
+            about=f" ({describe(self.token_class)})",
+            note=f"matched by {result.table['matched_by'].iloc[0]}; dotted: the model itself, and chance; {TEXT_BAND}",
         )  # fmt: skip
-        figure.update_xaxes(title_text="effect on the class's logits", col=len(orders) + 1)
-        return figure.update_layout(height=540)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        mean = summary.groupby("metric")["mean"]
+        mean = summary.groupby("metric")["mean"].first()
         singles = where(summary, metric=_SINGLE)
-        single = singles.nlargest(1, "mean").iloc[0]
+        best = singles.nlargest(1, "mean").iloc[0]
         parts = [
-            f"The model itself tells the class {describe(self.token_class)} in {mean.first()[_MODEL]:.0%} of the "
-            f"contexts; the best of {len(singles)} single neurons is {single['kind']} neuron "
-            f"{single['layer']}.{single['neuron']} ({single['mean']:.0%})"
+            f"The model itself predicts the class {describe(self.token_class)} in {mean[_MODEL]:.0%} of the contexts; "
+            f"the best of {len(singles)} single neurons, {best['kind']} neuron {best['layer']}.{best['neuron']}, in "
+            f"{best['mean']:.0%}"
         ]
         for group in _COLOURS:
-            curve = where(summary, metric=f"{group}, ranked")
+            curve = where(summary, metric=f"{group}, ranked").set_index("k")
             if len(curve):
-                last = curve.nlargest(1, "k").iloc[0]
-                who = f"{last['k']} neurons of both kinds" if group == "both kinds" else f"{last['k']} {group} neurons"
-                text = f"{who} reach {last['mean']:.0%} [{last['low']:.0%}, {last['high']:.0%}]"
-                parts.append(f"{text}, their votes alone {mean.first()[_VOTES + group]:.0%}")
+                last = curve.loc[curve.index.max()]
+                interval = f"[{last['low']:.0%}, {last['high']:.0%}]"
+                parts.append(f"{curve.index.max()} neurons ({group}) in {last['mean']:.0%} {interval}")
         return "; ".join(parts) + "."
+
+
+def _dots(rows: pd.DataFrame, kind: str) -> go.Scatter:
+    """Single neurons by their effect."""
+    return go.Scatter(
+        x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
+        marker={"color": _COLOURS[kind], "size": 7}, error_y=error_bars(rows, thickness=0.7, width=0),
+        text=[f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy()],
+        hovertemplate=kind + " neuron %{text}: %{y:.3f}",
+    )  # fmt: skip
 
 
 class _Rows:

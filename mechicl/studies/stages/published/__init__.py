@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import where
+from mechicl.studies.drawing import where
+from mechicl.studies.stages.lesions import late_windows
 from mechicl.studies.stages.published import neurons
 from mechicl.studies.stages.published.rows import Row, Rows, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ATTENTION, ENTROPY, REPLICATED, SUB_JOINER
-from mechicl.studies.stages.repeats import late_windows
 from mechicl.studies.stages.word_merging import WordMerging
 
 
@@ -61,9 +61,8 @@ def _corrected_lens(result: Result) -> Rows:
 
 def _repeats(result: Result) -> Rows:
     """Windows in the latter half are said to lower entropy consistently."""
-    for found in late_windows(result.summary()):
-        quantity, measured = f"{found.kind}: windows that lower entropy", f"{found.lower} of {found.n}"
-        yield quantity, "latter half", "all", measured
+    for row in late_windows(result.summary()).itertuples():
+        yield f"{row.kind}: windows that lower entropy", "latter half", "all", f"{row.lower} of {row.n}"
 
 
 def _sub_joiner(result: Result) -> Rows:

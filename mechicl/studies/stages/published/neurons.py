@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import where
+from mechicl.studies.drawing import where
 from mechicl.studies.stages.neurons import NeuronsStudy, is_entropy_neuron
 from mechicl.studies.stages.published.rows import Rows, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ENTROPY_NEURONS, ING, PREDICTION, STANFORD_MEDIUM, SUPPRESSION
