@@ -114,7 +114,7 @@ class TokenLesions(Study):
         late = kl.iloc[:, len(kl.columns) // 2 :].mean(axis=1)
         parts = [f"{name} {kl.loc[name].iloc[0]:.2f}, {late[name]:.3f}" for name in WORDS if name in kl.index]
         return (
-            f"KL (nats) with layer {kl.columns[0]} ablated ({self.kind}), and mean over the later half of the layers, by "
+            f"KL (nats) with layer {kl.columns[0]} ablated ({self.kind}) and mean over the later half of layers, by "
             f"where the prediction is made: {'; '.join(parts)}."
         )
 
