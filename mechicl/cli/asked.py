@@ -19,7 +19,8 @@ from mechicl.errors import InputError
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
     from mechicl.results import Result
-    from mechicl.studies.study import Material, Study
+    from mechicl.studies.parts import Material
+    from mechicl.studies.study import Study
 
 
 def on(help: str, completes: Any = None, **limits: Any) -> Any:

@@ -32,11 +32,12 @@ from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 SIGNATURES = {
@@ -74,8 +75,8 @@ class Atlas(Study):
     batch_size = 4
     shared_options = {"processing": "fold"}
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        parts, origin = super()._parts(material)
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        parts, origin = super().parts(material)
         return [*parts, Part(None)], origin  # the last is measured on weights alone
 
     def passes(self, n_layers: int) -> float:

@@ -32,9 +32,10 @@ from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
+from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
 from mechicl.studies.stages.ensembles import FloatArray
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Study
 
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
@@ -65,8 +66,8 @@ class Cka(Study):
     def sequences_a_cell(self) -> int:
         return 128 if self.protocol == "paper" else self.minibatch
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        parts, origin = super()._parts(material)
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        parts, origin = super().parts(material)
         enough = [part for part in parts if isinstance(part.material, TokenCorpus) and len(part.material) >= _LEAST]
         if not enough:
             raise InputError(f"CKA needs at least {_LEAST} sequences; take more text, or shorter sequences.")
