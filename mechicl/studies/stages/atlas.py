@@ -180,7 +180,7 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
     tables = []
     for indices, batch in corpus.batches(batch_size):
         compared = lesion_sweep(model, batch.tokens, ablations, lengths=batch.lengths, top_k=0)
-        positions = {"weight": scored_positions(compared, "corrected")[0]}
+        positions = scored_positions(compared, "corrected")[0]
         last = compared.base_entropy[None]
         for signature, values in (
             ("drop KL", compared.kl[:n_layers]),
@@ -188,7 +188,7 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
             ("lens entropy", torch.cat([compared.entropy[n_layers:], last])),
         ):
             facts = pd.DataFrame({"signature": signature, "layer": range(len(values))})
-            tables.append(sequence_means(facts, indices, positions, {"value": ("weight", values)}))
+            tables.append(sequence_means(facts, indices, {"weight": (positions, {"value": values})}))
     return pd.concat(tables, ignore_index=True)
 
 

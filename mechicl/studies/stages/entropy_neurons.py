@@ -90,9 +90,9 @@ class EntropyNeurons(Study):
             predicting, with_target = scored_positions(compared, "corrected")
             of_predictions = {"kl": compared.kl, "agreement": compared.agreement, "entropy": compared.entropy,
                               "base_entropy": compared.base_entropy, "length": norm[1:] / norm[:1]}  # fmt: skip
-            values = {name: ("positions", value) for name, value in of_predictions.items()}
-            values |= {"loss": ("targets", compared.loss), "base_loss": ("targets", compared.base_loss)}
-            tables.append(sequence_means(facts, indices, {"positions": predicting, "targets": with_target}, values))
+            of_targets = {"loss": compared.loss, "base_loss": compared.base_loss}
+            measured = {"positions": (predicting, of_predictions), "targets": (with_target, of_targets)}
+            tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
 
     def chosen(self, model: Any) -> pd.DataFrame:

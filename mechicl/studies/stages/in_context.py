@@ -61,14 +61,9 @@ class LesionedLearning(Study):
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         patches = [] if condition["dropped"] == _INTACT else [Drop(condition["dropped"])]
         flow = run(model, prompts, [probe := SaliencyFlow()], patches, batch_size=batch_size)
-        return pd.DataFrame(
-            {
-                "prompt": np.arange(len(prompts)),
-                "gold": [-1 if prompt.gold is None else prompt.gold for prompt in prompts],
-                "predicted": flow.predicted.numpy(),
-                **{name: flow[probe][name].double().tolist() for name in FLOWS},
-            }
-        )
+        gold = [-1 if prompt.gold is None else prompt.gold for prompt in prompts]
+        flows = {name: flow[probe][name].double().tolist() for name in FLOWS}
+        return pd.DataFrame({"prompt": range(len(prompts)), "gold": gold, "predicted": flow.predicted, **flows})
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, task, shots, metric, layer, mean, low, high, n (prompts), seeds.

@@ -125,15 +125,10 @@ class LensStudy(Study):
         parts = []
         for lens, rows in where(summary, metric="entropy").groupby("lens", sort=False):
             entropy = rows.set_index("point")["mean"]
-            peak = highest(entropy, place="before layer")
-            parts.append(
-                f"{_STYLES[str(lens)][0]}: entropy {peak}, {entropy.iloc[0]:.2f} bits at the embedding and "
-                f"{entropy.iloc[-1]:.2f} at the end"
-            )
-        kl = where(summary, metric="kl").set_index(["lens", "point"])["mean"]
+            ends = f"{entropy.iloc[0]:.2f} bits at the embedding and {entropy.iloc[-1]:.2f} at the end"
+            parts.append(f"{_STYLES[str(lens)][0]}: entropy {highest(entropy, place='before layer')}, {ends}")
         if {"corrected", "tuned"} <= set(summary["lens"]):
-            plain, tuned = kl["corrected"].iloc[:-1], kl["tuned"].iloc[:-1]
-            parts.append(
-                f"the tuned lens takes KL(final ‖ lens) from {plain.mean():.2f} to {tuned.mean():.2f} nats on average"
-            )
+            kl = where(summary, metric="kl")
+            plain, tuned = (where(kl, lens=lens)["mean"].iloc[:-1].mean() for lens in ("corrected", "tuned"))
+            parts.append(f"the tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on average")
         return "; ".join(parts) + "."

@@ -108,21 +108,16 @@ class Lesions(Study):
         tables = []
         for indices, batch in corpus.batches(size):
             compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths)
-            tables.append(self._means(compared, facts, indices, corpus.tokenizer))
+            predicting, with_target = scored_positions(compared, self.protocol)
+            paper = self.protocol == "paper"
+            same = same_string(compared, corpus.tokenizer) if paper else compared.agreement
+            of_predictions = {"kl": compared.kl, "agreement": same, "entropy": compared.entropy,
+                              "top_10_overlap": compared.top_k_overlap, "base_entropy": compared.base_entropy}  # fmt: skip
+            of_targets = {"loss": compared.loss, "correct": compared.correct, "base_loss": compared.base_loss,
+                          "base_correct": compared.base_correct}  # fmt: skip
+            measured = {"positions": (predicting, of_predictions), "targets": (with_target, of_targets)}
+            tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
-
-    def _means(
-        self, compared: Compared, facts: pd.DataFrame, sequences: Sequence[int], tokenizer: Any
-    ) -> pd.DataFrame:  # fmt: skip
-        predicting, with_target = scored_positions(compared, self.protocol)
-        same = same_string(compared, tokenizer) if self.protocol == "paper" else compared.agreement
-        of_predictions = {"kl": compared.kl, "agreement": same, "entropy": compared.entropy,
-                          "top_10_overlap": compared.top_k_overlap, "base_entropy": compared.base_entropy}  # fmt: skip
-        of_targets = {"loss": compared.loss, "correct": compared.correct, "base_loss": compared.base_loss,
-                      "base_correct": compared.base_correct}  # fmt: skip
-        values = {name: ("positions", value) for name, value in of_predictions.items()}
-        values |= {name: ("targets", value) for name, value in of_targets.items()}
-        return sequence_means(facts, sequences, {"positions": predicting, "targets": with_target}, values)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean of each metric per ablation: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
@@ -165,8 +160,9 @@ class Lesions(Study):
         for kind, rows in where(summary, metric="agreement").groupby("kind", sort=False):
             n_layers = int(rows["layer"].max()) + _length(str(kind))
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
-            in_middle = "" if np.isnan(middle) else f", {middle:.0%} on average over the middle half"
-            parts.append(f"{kind} {rows[rows['layer'] == 0]['mean'].item():.0%} in layer 0{in_middle}")
+            parts.append(
+                f"{kind} {where(rows, layer=0)['mean'].item():.0%} in layer 0, {middle:.0%} in the middle half"
+            )
         windows = [
             f" Of {row.n} windows of {_length(str(row.kind))} in the latter half, repeated, {row.lower} lower the "
             f"entropy (that from layer {row.layer}: {row.difference:+.3f} bits)."

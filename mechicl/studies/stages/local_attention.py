@@ -68,11 +68,9 @@ class LocalAttentionStudy(Study):
     def drawing(self, result: Result) -> Drawing:
         middle = self.windows[len(self.windows) // 2]
         panels = [
-            Panel(
-                "attention to the previous k tokens",
-                [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
-                 Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")],
-            ),
+            Panel("attention to the previous k tokens",
+                  [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
+                   Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
             Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),

@@ -27,7 +27,7 @@ from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, VERMILION
 from mechicl.models import hooked
-from mechicl.patches.lesions import DropMany, Lesion, Reorder
+from mechicl.patches.lesions import DropMany, Reorder
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.lesions import WEIGHTS, Lesions, with_differences
@@ -64,7 +64,7 @@ class ManyLesions(Study):
     batch_size = 4
     renamed = {"seed": "draw_seed"}
 
-    def lesions(self, n_layers: int) -> list[tuple[str, int, float, Lesion]]:
+    def lesions(self, n_layers: int) -> list[tuple[str, int, float, DropMany | Reorder]]:
         """(kind, size, Kendall's tau, ablation) of every draw: size counts layers dropped, or swaps.
 
         Raises:
@@ -74,7 +74,7 @@ class ManyLesions(Study):
         if len(middle) < 2:
             raise InputError(f"This model has {n_layers} layers, too few for several at once between first and last.")
         generator = np.random.default_rng(self.draw_seed)
-        draws: list[tuple[str, int, float, Lesion]] = []
+        draws: list[tuple[str, int, float, DropMany | Reorder]] = []
         for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
             draws += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
         most = len(middle) * (len(middle) - 1) // 2
@@ -112,7 +112,7 @@ class ManyLesions(Study):
         chosen = self.lesions(hooked(model).sizes.n_layers)
         lesions = [lesion for *_, lesion in chosen]
         facts = pd.DataFrame([facts for *facts, _ in chosen], columns=["kind", "size", "tau"])
-        orders = [lesion.dropped if isinstance(lesion, DropMany) else lesion.layers(0) for lesion in lesions]
+        orders = [lesion.dropped if isinstance(lesion, DropMany) else lesion.to for lesion in lesions]
         facts["layers"] = [" ".join(map(str, layers)) for layers in orders]
         return Lesions().swept(model, corpus, lesions, facts, batch_size)
 

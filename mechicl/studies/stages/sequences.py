@@ -15,29 +15,29 @@ from mechicl.studies.summary import mean_with_interval
 
 
 def sequence_means(
-    facts: pd.DataFrame, sequences: Sequence[int], positions: Mapping[str, Bool[Tensor, "batch pos"]],
-    values: Mapping[str, tuple[str, Float[Tensor, "*fact batch pos"]]],
+    facts: pd.DataFrame, sequences: Sequence[int],
+    measured: Mapping[str, tuple[Bool[Tensor, "batch pos"], Mapping[str, Float[Tensor, "*fact batch pos"]]]],
 ) -> pd.DataFrame:  # fmt: skip
     """Means over positions of each sequence: a row for every row of `facts` and every sequence.
 
     Args:
         facts: What distinguishes the rows of the values.
         sequences: Index of each sequence of the batch.
-        positions: Sets of positions by name; the columns of these names count them.
-        values: What is averaged, by column: the name of its positions, and the values, without a first axis where all
-            facts share them.
+        measured: Positions, and what is averaged over them by column (without a first axis where all facts share it),
+            under the column that counts these positions.
 
     Raises:
         InputError: a sequence has none of these positions.
     """
-    if not all(chosen.any(-1).all() for chosen in positions.values()):
-        raise InputError("A sequence has no position to measure; leave out texts of one or two tokens.")
     table = facts.merge(pd.DataFrame({"sequence": sequences}), how="cross")
-    for name, (counted, value) in values.items():
-        mean = torch.where(positions[counted], value, 0).double().sum(-1) / positions[counted].sum(-1)
-        table[name] = mean.expand(len(facts), -1).flatten().numpy()
-    for name, chosen in positions.items():
-        table[name] = chosen.sum(-1).repeat(len(facts)).numpy()
+    for counted, (positions, values) in measured.items():
+        n = positions.sum(-1)
+        if not n.all():
+            raise InputError("A sequence has no position to measure; leave out texts of one or two tokens.")
+        for name, value in values.items():
+            mean = torch.where(positions, value, 0).double().sum(-1) / n
+            table[name] = mean.expand(len(facts), -1).flatten().numpy()
+        table[counted] = n.repeat(len(facts)).numpy()
     return table
 
 

@@ -143,9 +143,9 @@ def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, B
 def _means(compared: Compared, positions: Tensor, indices: Sequence[int], layers: pd.DataFrame) -> pd.DataFrame:
     """KL and agreement over some positions: a row per ablation and sequence that has any."""
     some = positions.any(1)
-    values = {name: ("positions", value[:, some]) for name, value in _measures(compared).items()}
-    sequences = [index for index, has in zip(indices, some.tolist(), strict=True) if has]
-    return sequence_means(layers, sequences, {"positions": positions[some]}, values)
+    values = {name: value[:, some] for name, value in _measures(compared).items()}
+    sequences = torch.tensor(indices)[some].tolist()
+    return sequence_means(layers, sequences, {"positions": (positions[some], values)})
 
 
 def _measures(compared: Compared) -> dict[str, Tensor]:

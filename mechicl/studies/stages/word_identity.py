@@ -179,12 +179,8 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
             ends[:, :back] = False
     row, position = (ends & context_ends(corpus, max(context, pieces))).nonzero(as_tuple=True)
     tokens = corpus.tokens[row[:, None], position[:, None] + torch.arange(1 - pieces, 1)]
-    return pd.DataFrame(
-        {
-            "sequence": row.numpy(), "position": position.numpy(), "ending": tokens[:, -1].numpy(),
-            "label": [" ".join(map(str, ids)) for ids in tokens.tolist()],
-        }
-    )  # fmt: skip
+    labels = [" ".join(map(str, ids)) for ids in tokens.tolist()]
+    return pd.DataFrame({"sequence": row, "position": position, "ending": tokens[:, -1], "label": labels})
 
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:

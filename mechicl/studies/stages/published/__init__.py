@@ -51,12 +51,12 @@ def _authors_lens(result: Result) -> Rows:
 
 
 def _corrected_lens(result: Result) -> Rows:
-    own = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
-    if model_of(result) == "gpt2-xl" and len(own):
+    lens = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
+    if model_of(result) == "gpt2-xl" and len(lens):
         quantity = "entropy of the corrected lens (bits)"
-        yield quantity, "point 0", "0.5 (one prompt)", f"{own['entropy', 0]:.3f}"
-        yield quantity, "largest", "3.5 (one prompt)", f"{own['entropy'].max():.3f}"
-        yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{own['kl', 0] / math.log(2):.3f}"
+        yield quantity, "point 0", "0.5 (one prompt)", f"{lens['entropy', 0]:.3f}"
+        yield quantity, "largest", "3.5 (one prompt)", f"{lens['entropy'].max():.3f}"
+        yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{lens['kl', 0] / math.log(2):.3f}"
 
 
 def _repeats(result: Result) -> Rows:
@@ -70,10 +70,10 @@ def _sub_joiner(result: Result) -> Rows:
     if model_of(result) not in SUB_JOINER:
         return
     assert isinstance(result.study, WordMerging)
-    own = where(result.study.heads(result.table), pieces=4).reset_index(drop=True)
+    heads = where(result.study.heads(result.table), pieces=4).reset_index(drop=True)
     layer, head = SUB_JOINER[model_of(result)]
-    for place, one in where(own, layer=layer, head=head).iterrows():
-        measured = f"rank {int(str(place)) + 1} of {len(own)}, AUROC {one['auroc']:.2f}"
+    for place, one in where(heads, layer=layer, head=head).iterrows():
+        measured = f"rank {int(str(place)) + 1} of {len(heads)}, AUROC {one['auroc']:.2f}"
         yield "sub-joiner head, words of 4 tokens", f"L{layer}.H{head}", "chosen by eye", measured
         bias = f"{one['first_bias']:+.2f}"
         yield "its attention to the first token less the others'", f"L{layer}.H{head}", "above 0", bias
@@ -85,14 +85,14 @@ def _largest_norm(result: Result) -> Rows:
 
 
 def _best_probe(result: Result) -> Rows:
-    yield "word in context is told best", "depth", "in the middle", peak(means(result, "probe", x="point"))
+    yield "word in context is classified best", "depth", "in the middle", peak(means(result, "probe", x="point"))
 
 
 def _best_window(result: Result) -> Rows:
-    own = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
-    repeats = own[own["kind"].str.startswith("repeat")]
+    scores = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
+    repeats = scores[scores["kind"].str.startswith("repeat")]
     if len(repeats):
-        last = max(1, int(where(own, kind="drop")["layer"].max()))
+        last = max(1, int(where(scores, kind="drop")["layer"].max()))
         best = repeats.sort_values("mean").iloc[-1]
         yield "the best window to repeat begins", "depth", "0.8-0.9", f"{best['layer'] / last:.2f}"
 
