@@ -109,12 +109,11 @@ class Lesions(Study):
         for indices, batch in corpus.batches(size):
             compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths)
             predicting, with_target = scored_positions(compared, self.protocol)
-            paper = self.protocol == "paper"
-            same = same_string(compared, corpus.tokenizer) if paper else compared.agreement
-            of_predictions = {"kl": compared.kl, "agreement": same, "entropy": compared.entropy,
-                              "top_10_overlap": compared.top_k_overlap, "base_entropy": compared.base_entropy}  # fmt: skip
-            of_targets = {"loss": compared.loss, "correct": compared.correct, "base_loss": compared.base_loss,
-                          "base_correct": compared.base_correct}  # fmt: skip
+            names = ("kl", "agreement", "entropy", "top_k_overlap", "base_entropy")
+            of_predictions = {name.replace("_k_", "_10_"): getattr(compared, name) for name in names}
+            if self.protocol == "paper":
+                of_predictions["agreement"] = same_string(compared, corpus.tokenizer)
+            of_targets = {name: getattr(compared, name) for name in ("loss", "correct", "base_loss", "base_correct")}
             measured = {"positions": (predicting, of_predictions), "targets": (with_target, of_targets)}
             tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
@@ -160,9 +159,8 @@ class Lesions(Study):
         for kind, rows in where(summary, metric="agreement").groupby("kind", sort=False):
             n_layers = int(rows["layer"].max()) + _length(str(kind))
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
-            parts.append(
-                f"{kind} {where(rows, layer=0)['mean'].item():.0%} in layer 0, {middle:.0%} in the middle half"
-            )
+            in_middle = "" if np.isnan(middle) else f", {middle:.0%} in the middle half"
+            parts.append(f"{kind} {where(rows, layer=0)['mean'].item():.0%} in layer 0{in_middle}")
         windows = [
             f" Of {row.n} windows of {_length(str(row.kind))} in the latter half, repeated, {row.lower} lower the "
             f"entropy (that from layer {row.layer}: {row.difference:+.3f} bits)."
