@@ -44,7 +44,8 @@ from transformer_lens import HookedTransformer
 
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
-from mechicl.patches import Drop, Lesion, Swap
+from mechicl.hooks import Patch
+from mechicl.patches import Drop, Swap
 
 ENOUGH = 4.0
 """GiB in which a sweep over 1,024 tokens of GPT-2 small's size has to run."""
@@ -58,8 +59,8 @@ def main() -> None:
     texts, clock = random_texts(asked), Clock(asked.device)
     rate = Rate(model, clock)
     n_layers = model.cfg.n_layers
-    drops: list[Lesion] = [Drop(layer) for layer in range(n_layers)]
-    swaps: list[Lesion] = [Swap(layer) for layer in range(n_layers - 1)]
+    drops: list[Patch] = [Drop(layer) for layer in range(n_layers)]
+    swaps: list[Patch] = [Swap(layer) for layer in range(n_layers - 1)]
     lesion_sweep(model, texts[:, :16], drops)  # warm up
     authors = Authors(model, clock)
     for _ in interleaved(authors.drop(texts), asked.repeats):
@@ -211,12 +212,13 @@ def assert_equal(ours: Compared, lesions: list[int], rows: dict[str, list[object
     assert (ours.agreement[lesions] - theirs("agreement", shape[1])).abs().mean() < 2e-3
 
 
-def operations(model: HookedTransformer, lesions: list[Lesion], texts: Tensor) -> float:
+def operations(model: HookedTransformer, lesions: list[Patch], texts: Tensor) -> float:
     """Products of one sweep: each pass shares the intact one's blocks as far as they agree."""
     n_layers = model.cfg.n_layers
     blocks = n_layers
     for lesion in lesions:
-        steps = [step.layer for step in lesion.program(n_layers)]
+        dropped = lesion.layers(n_layers) if isinstance(lesion, Drop) else ()
+        steps = [layer for layer in lesion.order(n_layers) or range(n_layers) if layer not in dropped]
         shared = next((at for at, layer in enumerate(steps) if layer != at), len(steps))
         blocks += len(steps) - shared
     per_token = blocks * block_operations(model, texts.shape[1]) + (1 + len(lesions)) * unembedding_operations(model)

@@ -5,8 +5,11 @@ Messages are written as they are read: whole sentences, names as they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
+from reprlib import repr as shorten
+from typing import Any
 
 _LARGEST = 2**32 - 1
 
@@ -96,16 +99,24 @@ def check_unicode(text: str, where: str) -> None:
         ) from None
 
 
-def check_seed(seed: int) -> None:
+def check_seed(seed: Any) -> None:
     """Raise InputError unless the generators of numpy and torch take it."""
-    if not 0 <= seed <= _LARGEST:
-        raise InputError(f"A seed is {seed if abs(seed) < 10**20 else 'far too large'}; take one from 0 to {_LARGEST}.")
+    number = int(seed) if isinstance(seed, Integral) else None
+    if number is None or not 0 <= number <= _LARGEST:
+        written = "far too large" if number is not None and abs(number) >= 10**20 else shorten(seed)
+        raise InputError(f"A seed is {written}; take one from 0 to {_LARGEST}.")
 
 
-def check_count(name: str, value: object) -> None:
-    """Raise InputError unless a number of things is a whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; give a whole number, at least 1.")
+def check_count(what: str, value: Any, least: int = 1) -> None:
+    """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise InputError(f"{what} is {shorten(value)}; give a whole number, at least {least}.")
+
+
+def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
+    """Raise InputError unless a value is one of the choices; ``what`` begins the message."""
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{what} is {shorten(value)}; it must be {' or '.join(map(repr, choices))}.")
 
 
 def _printable(message: str) -> str:

@@ -26,7 +26,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     if _display is None:
         console = Console(stderr=True)
         _display = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

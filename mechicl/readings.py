@@ -29,7 +29,7 @@ class Reading:
     """Each of shape [*axes]."""
     units: Mapping[str, str]
     terms: Mapping[str, str] = field(default_factory=dict)
-    """Of a quantity that is a mean: the name of the count in `counts` that says over how many terms it was taken."""
+    """Of a mean or a median: the name of the count in `counts` that says over how many terms it was taken."""
     counts: Mapping[str, Tensor] = field(default_factory=dict)
     """Each with a size for every axis, 1 where it is the same all along. A mean over no terms is NaN."""
     coordinates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Reading:
             count = self.counts.get(self.terms.get(name, ""), torch.ones((1,) * values.ndim))
             weight = count.double().expand(values.shape)
             total = torch.where(weight > 0, values.double() * weight, 0).sum(dims)
-            means[name] = (total / weight.sum(dims)).to(torch.float64)
+            means[name] = total / weight.sum(dims)
         coordinates = {axis: where for axis, where in self.coordinates.items() if axis not in axes}
         names = tuple(self.axes[dim] for dim in left)
         return replace(self, axes=names, quantities=means, counts=counts, coordinates=coordinates)
@@ -156,10 +156,10 @@ def reading_of(
     """A probe's result for a batch of `rows` prompts, on the CPU, held against what the probe declares.
 
     Raises:
-        InputError: names, axes or the number of rows are others than declared; says what was expected.
+        InputError: names, axes or sizes are others than declared; says what was expected.
     """
-    given = {next(iter(units)): result} if isinstance(result, Tensor) and len(units) == 1 else result
     expected = {*units, *terms.values()}
+    given = {next(iter(units)): result} if isinstance(result, Tensor) and len(expected) == 1 else result
     if not isinstance(given, Mapping) or set(given) != expected:
         what = sorted(given) if isinstance(given, Mapping) else f"a {type(given).__name__}"
         raise InputError(
@@ -167,20 +167,32 @@ def reading_of(
             "for each by name, or a single tensor where there is one."
         )
     values = {key: value.detach().cpu() if isinstance(value, Tensor) else value for key, value in given.items()}
-    for key in units:
+    sizes = (rows, *getattr(values[next(iter(units))], "shape", ())[1:])
+    for key in (*units, *terms.values()):
         value = values[key]
-        if not isinstance(value, Tensor) or value.ndim != len(axes) or value.shape[:1] != (rows,):
+        if not isinstance(value, Tensor) or not _is_over(value, sizes, len(axes), a_count=key not in units):
             got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             raise InputError(
-                f"{name} declares the axes {', '.join(axes)} and read {rows} {axes[0]}s, but its {key} is {got}; "
-                f"return a tensor [{' '.join(axes)}], or declare the axes that it has (axes = (...))."
+                f"{name} declares the axes {', '.join(axes)} and read {rows} {axes[0]}s, but its {key} is {got}; for "
+                f"every quantity return a tensor [{' '.join(axes)}], or declare the axes that it has (axes = (...))."
             )
-    counts = {key: _with_all_axes(values[key], len(axes)) for key in dict.fromkeys(terms.values())}
+    counts = {key: values[key].reshape(*values[key].shape, *(1,) * (len(axes) - values[key].ndim))
+              for key in dict.fromkeys(terms.values())}  # fmt: skip
+    of_axis = dict(zip(axes, sizes, strict=True))
+    for axis, entries in coordinates.items():
+        if of_axis.get(axis) != len(entries):
+            shape = ", ".join(f"{known} {size}" for known, size in of_axis.items())
+            raise InputError(f"{name} has {len(entries)} coordinates along {axis}, but its axes are {shape}.")
     return Reading(axes, {key: values[key] for key in units}, units, terms, counts, coordinates)
 
 
-def _with_all_axes(count: Tensor, n: int) -> Tensor:
-    return count.reshape(*count.shape, *(1,) * (n - count.ndim))
+def _is_over(value: Tensor, sizes: tuple[int, ...], n_axes: int, a_count: bool) -> bool:
+    """Whether a quantity has the sizes of all axes; a count may have 1 instead, or lack the last axes."""
+    shape = tuple(value.shape)
+    if not a_count:
+        return len(shape) == n_axes and shape == sizes
+    pairs = zip(shape[1:], sizes[1:], strict=False)
+    return len(shape) <= n_axes and shape[:1] == sizes[:1] and all(size in (1, all_) for size, all_ in pairs)
 
 
 def first_non_finite(reading: Reading) -> tuple[str, float, str] | None:

@@ -135,7 +135,7 @@ model = HookedTransformer(cfg)
 tokens = np.random.default_rng(0).integers(0, 50257, 1024).tolist()
 if sys.argv[1] == "saliency":
     seen = run(model, [Prompt.from_positions(tokens, [[100], [900]], [1, 2], 0)] * 2, [SaliencyFlow()], progress=None)
-    assert seen[SaliencyFlow()].shape == (2, 12, 3)
+    assert seen[SaliencyFlow()].shape == (2, 12)
 else:
     kl = lesion_sweep(model, torch.tensor([tokens]), [Drop(i) for i in range(12)]).kl
     assert kl.shape == (12, 1, 1024) and bool(kl.isfinite().all())

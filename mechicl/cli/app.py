@@ -15,6 +15,7 @@ from mechicl.cli.cache import cache
 from mechicl.cli.command import declarations, studies
 from mechicl.cli.demo import demo
 from mechicl.cli.doctor import doctor
+from mechicl.cli.finish import terminal
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
 from mechicl.errors import InputError, NumericalError
@@ -78,7 +79,6 @@ TyperOption.display_type_rich = _type_in_help  # type: ignore[method-assign]
 @app.command("list")
 def list_everything() -> None:
     """List the studies and the tasks."""
-    from rich.console import Console
     from rich.table import Table
 
     from mechicl.tasks import built_in_tasks
@@ -86,7 +86,7 @@ def list_everything() -> None:
     table = Table("study", "what it shows", "paper", title="mechicl run STUDY", title_justify="left")
     for name, study in declarations().items():
         table.add_row(name, study.shows or study.title, study.source)
-    console = Console()
+    console = terminal()
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))
     console.print("Models: tiny-icl, smollm2-135m-q4, and whatever else `mechicl run STUDY --help` names.")

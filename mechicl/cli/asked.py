@@ -130,20 +130,27 @@ class OnPrompts(Asked):
         str | None, on('Other label words, as "negative= A,positive= B"; the space before a word belongs to it.')
     ] = None
 
+    columns: Annotated[
+        str | None,
+        on('Columns of the data, as "text=body,label=stars"; default: the usual names (text, sentence, label).'),
+    ] = None
+
     def material(self, study: "Study", model: Any) -> "list[PromptSet]":
         """A prompt set for every task and seed."""
-        from mechicl.tasks import load_task
+        from mechicl.tasks import load_task, shipped_tasks
 
         seeds = integers("--seeds", self.seeds)
         shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
+        columns = None if self.columns is None else assignments("--columns", self.columns, "text=body,label=stars")
         tokenizer = self.tokenizer_of(model)
         data = _data_by_task(names("--task", self.task), self.data)
+        own = {name for name, where in data.items() if where is None and len(data) > 1} & set(shipped_tasks())
         return [
             one
             for name, where in data.items()
             for one in study.prompt_sets(
-                load_task(name, data=where, label_words=words),
+                load_task(name, data=where, label_words=words, columns=None if name in own else columns),
                 tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=self.demonstrations, n_ctx=model.cfg.n_ctx,
                 too_long=self.too_long,

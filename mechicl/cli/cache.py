@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mechicl.cli.finish import terminal
+
 
 def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is listed.")] = False) -> None:
     """List what mechicl keeps between runs (the real model, outcomes of comparisons), or clear it.
@@ -15,8 +17,6 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything
 
     Example: mechicl cache --clear
     """
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from mechicl import cache
@@ -24,8 +24,7 @@ def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything
     if clear:
         print(f"Cleared {cache.folder()}: {cache.clear() / 1e6:.1f} MB.")
         return
-    table = Table("kept", "MB", title=escape(str(cache.folder())), title_justify="left")
+    table = Table("kept", "MB", title=str(cache.folder()), title_justify="left")
     for entry in cache.entries():
         table.add_row(entry.name, f"{entry.n_bytes / 1e6:.1f}")
-    console = Console()
-    console.print(table if table.row_count else f"Nothing is kept in {escape(str(cache.folder()))}.", soft_wrap=True)
+    terminal().print(table if table.row_count else f"Nothing is kept in {cache.folder()}.", soft_wrap=True)

@@ -11,7 +11,7 @@ import typer
 from mechicl.cli import completion
 from mechicl.cli.asked import OnPrompts
 from mechicl.cli.asked_of_stages import OnText
-from mechicl.cli.finish import keep, page
+from mechicl.cli.finish import keep, page, terminal
 
 if TYPE_CHECKING:
     from mechicl.studies.study import Study
@@ -49,7 +49,7 @@ def demo(
 
     Example: mechicl demo --model smollm2-135m-q4 --out demo
     """
-    from rich.console import Console
+    from rich.text import Text
 
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -69,16 +69,15 @@ def demo(
             results.append(study.run(loaded, asked.material(study, loaded), batch_size=8, cells=cells))
             keep(results[-1], out)
             advance(1)
-    console = Console()
+    console = terminal()
     facts = results[0].provenance["model"]
     if "licence" in facts:
         console.print(
             f"{model} is {facts['original']} by {facts['author']} ({facts['licence']}), {facts['quantisation']}, from "
-            f"the package {facts['package']}.",
-            highlight=False,
+            f"the package {facts['package']}."
         )
     for result in results:
-        console.print(f"[bold]{result.study.title}.[/bold] {result.finding()}", highlight=False)
+        console.print(Text.assemble((f"{result.study.title}.", "bold"), f" {result.finding()}"))
     print(page(out).resolve())
 
 

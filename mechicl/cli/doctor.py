@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from mechicl.cli.finish import terminal
+
 
 def doctor(
     model: Annotated[str | None, typer.Option(help="Say whether this model fits: a name or a local folder.")] = None,
@@ -12,7 +14,6 @@ def doctor(
 
     Example: mechicl doctor --model gpt2-xl
     """
-    from rich.console import Console
     from rich.table import Table
 
     from mechicl.models import hub
@@ -27,10 +28,9 @@ def doctor(
     table.add_row("Hugging Face hub", "answers" if hub.reachable() else f"no answer within {hub.TIMEOUT:g} s")
     table.add_row("export of figures", _export())
     fits = None if model is None else _fits(model, memory)
-    console = Console()
-    console.print(table)
+    terminal().print(table)
     if fits is not None:
-        console.print(fits, highlight=False)
+        terminal().print(fits)
 
 
 def _memory() -> dict[str, int | None]:

@@ -90,12 +90,17 @@ def page(folder: Path) -> Path:
 
 def show(result: Result) -> None:
     """Print a short table and the finding."""
-    console = Console()
+    console = terminal()
     table, missing = fitting(result.name, result.summary(), console)
     console.print(table)
     if missing:
-        console.print(f"The page has {' and '.join(missing)}.", style="dim", highlight=False)
-    console.print(result.finding(), highlight=False)
+        console.print(f"The page has {' and '.join(missing)}.", style="dim")
+    console.print(result.finding())
+
+
+def terminal() -> Console:
+    """Standard output, where every text is shown as it is, also where a name in it looks like markup."""
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:

@@ -67,9 +67,9 @@ def names(option: str, text: str) -> tuple[str, ...]:
     return found
 
 
-def assignments(option: str, text: str) -> dict[str, str]:
-    """Words by name from a text such as "negative= A,positive= B"; spaces of the words are kept."""
+def assignments(option: str, text: str, example: str = "negative= A,positive= B") -> dict[str, str]:
+    """Texts by name, such as "negative= A,positive= B"; spaces after the = are kept."""
     pairs = [part.split("=") for part in text.split(",")]
     if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
-        raise InputError(f'{option} is {text!r}; give each class a word, as "negative= A,positive= B".')
+        raise InputError(f'{option} is {text!r}; give a text for each name, as "{example}".')
     return {name.strip(): word for name, word in pairs}

@@ -12,7 +12,7 @@ import typer
 from mechicl.cli.asked import Asked, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, keep, page, printed, run
+from mechicl.cli.finish import as_json, keep, page, printed, run, terminal
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -197,18 +197,14 @@ def _say_none(study: Study, part: str, error: InputError, asked: Asked) -> None:
 
 
 def _keep(result: Result, asked: Asked, part: str) -> None:
-    from rich.console import Console
-
     finding = result.finding()  # first: a result that cannot be told must not be saved
     keep(result, asked.out / part)
     if not asked.as_json:
-        Console().print(f"{result.name} ({part}): {finding}", highlight=False)
+        terminal().print(f"{result.name} ({part}): {finding}")
 
 
 def _close(table: pd.DataFrame, asked: Asked) -> None:
     """Print published against measured values, and the pages' paths last."""
-    from rich.console import Console
-
     folders = [asked.out / part for part in _PARTS if any((asked.out / part).glob("*.parquet"))]
     pages = [str(page(folder).resolve()) for folder in folders]
     if asked.as_json:
@@ -217,5 +213,5 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
         told = [as_json(result) | {"part": folder.name} for folder in folders for result in saved_results(folder)]
         print(json.dumps({"results": told, "published": table.to_dict("records"), "pages": pages}, default=str))
         return
-    Console().print(printed("published and measured", table, numbers=list(table.columns[2:]), widths=(18, 18)))
+    terminal().print(printed("published and measured", table, numbers=list(table.columns[2:]), widths=(18, 18)))
     print("\n".join(pages))

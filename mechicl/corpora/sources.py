@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mechicl.corpora import pydocs
-from mechicl.errors import InputError, check_unicode, first_line, one_sentence
-from mechicl.files.rows import READERS, read_rows
+from mechicl.errors import InputError, check_unicode, first_line, one_sentence, retold
+from mechicl.files.rows import READERS, file_kind, is_saved, open_text, read_rows
+from mechicl.files.splits import split_files
 from mechicl.models import hub
 
 DOCUMENT_END = "<|endoftext|>"
@@ -60,13 +61,13 @@ def open_source(
         return _shuffled(f"{len(source)} given texts", lambda: _given(source), shuffle_seed)
     path = Path(source).expanduser()
     if path.exists():
-        return _shuffled(str(source), lambda: _local(path, column), shuffle_seed)
+        return _shuffled(str(source), lambda: _local(path, column, split), shuffle_seed)
     if source == TINY_ICL:
         return Documents(TINY_ICL, lambda: _generated(words, shuffle_seed or 0), endless=True)
     if source == PYDOCS:
         texts = pydocs.documents()
         return replace(_shuffled(PYDOCS, lambda: iter(texts), shuffle_seed), origin=pydocs.origin(texts))
-    if isinstance(source, Path) or path.suffix in _SUFFIXES or source.startswith((".", "/", "~")):
+    if isinstance(source, Path) or file_kind(path) in _SUFFIXES or source.startswith((".", "/", "~")):
         raise InputError(f"There is no file or folder {source}; give the path of the text.")
     return Documents(f"{source} ({split})", lambda: _hub(source, column, split, shuffle_seed), endless=True)
 
@@ -88,16 +89,24 @@ def _given(texts: Sequence[str]) -> Iterator[str]:
         yield text
 
 
-def _local(path: Path, column: str) -> Iterator[str]:
-    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise InputError(f"The folder {path} has no text; expected files {', '.join(_SUFFIXES)}.")
-    for file in files:
-        if file.suffix.lower() == ".txt":
-            with one_sentence(file):
-                yield from file.read_text(encoding="utf-8-sig").split(DOCUMENT_END)
+def _local(path: Path, column: str, split: str) -> Iterator[str]:
+    for file in _files(path, split):
+        if file_kind(file) == ".txt":
+            with one_sentence(file), open_text(file) as opened:
+                yield from opened.read().split(DOCUMENT_END)
         else:
             yield from (_text(row, column, where) for where, row in read_rows(file))
+
+
+def _files(path: Path, split: str) -> list[Path]:
+    """The files with text; JSON in a folder may describe other files, so it counts where there is nothing else."""
+    if path.is_file() or is_saved(path):
+        return [path]
+    inside = sorted(file for file in path.iterdir() if file_kind(file) in _SUFFIXES)
+    files = [file for file in inside if file.suffix != ".json"] or split_files(path, split) or inside
+    if not files:
+        raise InputError(f"The folder {path} has no text; expected files {', '.join(_SUFFIXES)}.")
+    return files
 
 
 def _text(row: object, column: str, where: str) -> str:
@@ -120,18 +129,16 @@ def _generated(words: int, seed: int) -> Iterator[str]:
 def _hub(name: str, column: str, split: str, seed: int | None) -> Iterator[str]:
     from datasets import load_dataset
 
-    try:
-        with hub.at_hand():
-            rows = load_dataset(name, split=split, streaming=True)
-            if seed is not None:
-                rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-            for number, row in enumerate(rows):
-                yield _text(row, column, f"{name} ({split}), row {number}")
-    except InputError:
-        raise
-    # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
-    except Exception as error:
-        raise InputError(
+    def refusal(error: Exception) -> str:
+        return (
             f"The data set {name} could not be read from the Hugging Face hub ({first_line(error)}); check "
             'name and network, or give "pydocs" or the path of a local text, JSONL or parquet file.'
-        ) from error
+        )
+
+    # A closed network, a proxy, a wrong name: the libraries below raise unrelated types for one event.
+    with retold(refusal), hub.at_hand():
+        rows = load_dataset(name, split=split, streaming=True)
+        if seed is not None:
+            rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        for number, row in enumerate(rows):
+            yield _text(row, column, f"{name} ({split}), row {number}")

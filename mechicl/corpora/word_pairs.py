@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.errors import InputError, check_seed, check_unicode, one_sentence
-from mechicl.files.rows import READERS, Rows, read_rows
+from mechicl.files.rows import READERS, Rows, is_saved, read_rows
+from mechicl.files.splits import split_files
 from mechicl.models.tokenizers import bos_id, check_fast, describe_bos, encode_texts
 
 Split = Literal["train", "dev"]
@@ -110,26 +111,24 @@ def load_word_pairs(
 
 
 def _files(path: Path) -> list[tuple[Split, Path]]:
-    if path.is_file():
+    if path.is_file() or is_saved(path):
         return [("train", path)]
     if not path.is_dir():
         raise InputError(f"There is no file or folder {path}; give the path of Word-in-Context pairs.")
-    train = _split_file(path, ("train",))
-    dev = _split_file(path, _DEV_NAMES)
-    if train is None or dev is None:
-        missing = "train" if train is None else " or ".join(_DEV_NAMES)
+    train, dev = _split_files(path, ("train",)), _split_files(path, _DEV_NAMES)
+    if not train or not dev:
+        missing = " or ".join(_DEV_NAMES) if train else "train"
         raise InputError(f"The folder {path} has no {missing} file; expected .data.txt with .gold.txt, or "
                          f"{', '.join(READERS)}.")  # fmt: skip
-    return [("train", train), ("dev", dev)]
+    return [*(("train", file) for file in train), *(("dev", file) for file in dev)]
 
 
-def _split_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+def _split_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
     for name in names:
-        for place in (folder, folder / name):
-            for suffix in (".data.txt", *READERS):
-                if (file := place / (name + suffix)).is_file():
-                    return file
-    return None
+        official = [place / f"{name}.data.txt" for place in (folder, folder / name)]
+        if files := [file for file in official if file.is_file()][:1] or split_files(folder, name):
+            return files
+    return []
 
 
 def _rows(path: Path) -> Rows:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.files.saved import fits, packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
-from mechicl.hooks import Patch, Probe, Run, count_firings, sweep, target_pass
+from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
@@ -267,10 +267,10 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
             raise InputError(f"{type(patch).__name__} does not act inside the demonstrations alone; use run.")
     whole = PromptBatch.of([prompt], net.device)
     batch = replace(whole, tokens=whole.tokens[:, :n])
-    hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, batch)], [])
-    with torch.no_grad(), frozen(net), net.hooks(hooks):
+    installed = Pass(net, patches, batch)
+    with torch.no_grad(), frozen(net), net.hooks(installed.edits):
         _, layers = forward_on(net, batch.tokens, 0, ())
-    check()
+    installed.check()
     return Context(
         layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words,
         Reader(net.name, net.raw), prompt.tokenizer_digest,

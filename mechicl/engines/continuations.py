@@ -13,15 +13,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechicl.engines.wavefront import final_residuals
+from mechicl.corpora import TokenBatch
+from mechicl.engines.wavefront import residual_groups
 from mechicl.errors import InputError, NumericalError
+from mechicl.hooks import Patch
 from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.models.tokenizers import check_tokenizer, encode_texts
-from mechicl.patches.lesions import Lesion, check_halves
 from mechicl.progress import progress
-
-_MEMORY = 2**30
-"""Bytes of live residuals of one batch; more lesions are swept in several groups."""
 
 
 class Continuations(NamedTuple):
@@ -36,7 +34,7 @@ class Continuations(NamedTuple):
 def continuations(
     model: Any,
     requests: Sequence[tuple[str, str]],
-    lesions: Sequence[Lesion] = (),
+    lesions: Sequence[Patch] = (),
     *,
     prepend_bos: bool,
     batch_size: int = 16,
@@ -53,9 +51,6 @@ def continuations(
     if not requests:
         raise InputError("There is nothing to continue; give at least one context and continuation.")
     net = blockwise(model, "continuations")
-    programs = [lesion.program(net.sizes.n_layers) for lesion in lesions]
-    for program in programs:
-        check_halves(net, program)
     encoded = [_encode(net, context, continuation, prepend_bos) for context, continuation in requests]
     order = sorted(range(len(requests)), key=lambda i: -len(encoded[i][0]))
     log_prob = torch.empty(1 + len(lesions), len(requests))
@@ -63,7 +58,7 @@ def continuations(
     with frozen(net), torch.no_grad(), progress("requests", len(requests)) as advance:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            found = _batch(net, [encoded[i] for i in rows], programs)
+            found = _batch(net, [encoded[i] for i in rows], lesions)
             _refuse_non_finite(found.log_prob, [requests[i] for i in rows], lesions)
             log_prob[:, rows], greedy[:, rows] = found.log_prob, found.greedy
             advance(len(rows))
@@ -71,7 +66,7 @@ def continuations(
 
 
 def _refuse_non_finite(
-    log_prob: Float[Tensor, "lesion request"], requests: Sequence[tuple[str, str]], lesions: Sequence[Lesion]
+    log_prob: Float[Tensor, "lesion request"], requests: Sequence[tuple[str, str]], lesions: Sequence[Patch]
 ) -> None:
     bad = ~log_prob.isfinite()
     if bad.any():
@@ -111,7 +106,7 @@ def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) 
     return ids, n
 
 
-def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], programs: Sequence[Any]) -> Continuations:
+def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Sequence[Patch]) -> Continuations:
     tokens = torch.zeros(len(encoded), max(len(ids) for ids, _ in encoded), dtype=torch.long)
     asked = torch.zeros(tokens.shape, dtype=torch.bool)  # positions that predict a token of the continuation
     for row, (ids, n) in enumerate(encoded):
@@ -119,14 +114,13 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], programs: S
         asked[row, len(ids) - 1 - n : len(ids) - 1] = True
     rows, positions = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
     targets = tokens.to(net.device)[rows, positions + 1]
-    first = net.embed(tokens)
-    at_once = max(1, _MEMORY // first.nbytes - 1)
-    found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, max(1, len(programs)), at_once):
-        finals = final_residuals(net, first, programs[start : start + at_once])
-        for final in finals[bool(found) :]:  # the intact model is read once
-            found.append(_read(net, final[rows, positions], targets, rows, len(encoded)))
-    return Continuations(*(torch.stack(column).cpu() for column in zip(*found, strict=True)))
+    lengths = torch.tensor([len(ids) for ids, _ in encoded])
+    batch = TokenBatch(tokens, lengths).to(net.device)
+    sums: list[tuple[Tensor, Tensor]] = []
+    for finals in residual_groups(net, batch, lesions):
+        for final in finals[bool(sums) :]:  # the clean model is read once
+            sums.append(_read(net, final[rows, positions], targets, rows, len(encoded)))
+    return Continuations(*(torch.stack(column).cpu() for column in zip(*sums, strict=True)))
 
 
 def _read(net: Blockwise, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:

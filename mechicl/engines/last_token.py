@@ -17,7 +17,7 @@ from torch import Tensor
 from mechicl.engines.context import Context, forward_on, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.hooks import Patch, count_firings
+from mechicl.hooks import Pass, Patch
 from mechicl.hooks.doors import prompts_of
 from mechicl.models import Blockwise, KeyValues, blockwise, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -58,10 +58,10 @@ class LastToken:
         for patch in patches:
             if patch.place != "target":
                 raise InputError(f"{type(patch).__name__} acts before the target position; use run.")
-        hooks, check = count_firings([hook for patch in patches for hook in patch.hooks(net, self.batch)], [])
-        with net.hooks(hooks):
+        installed = Pass(net, patches, self.batch)
+        with net.hooks(installed.edits):
             final, _ = forward_on(net, self.batch.tokens, self.position, self.past)
-        check()
+        installed.check()
         return net.lens(final[:, 0], self.batch.label_ids)
 
 

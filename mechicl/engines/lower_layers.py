@@ -6,14 +6,13 @@ there they are read once, and each prompt adds its query. From that layer on pro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mechicl.engines.context import blocks_on
-from mechicl.hooks import Patch, Probe, Run, sweep, target_pass
+from mechicl.hooks import Pass, Patch, Probe, Run, layer_of, sweep, target_pass
 from mechicl.models import Adapter, Blockwise, frozen
 from mechicl.prompts import PromptSet
 from mechicl.readings import Reading
@@ -22,16 +21,17 @@ from mechicl.readings import Reading
 def first_layer(net: Adapter, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> int:
     """The lowest layer in which something is changed or read, by the names of the hooks."""
     batch = prompts[:1].batch(net.device)
-    hooks = [hook for patch in patches for hook in patch.hooks(net, batch)]
-    hooks += [hook for probe in probes for hook in probe.watch(net, batch).hooks]
+    installed = Pass(net, patches, batch)
+    hooks = installed.edits + [
+        hook for probe in probes for hook in installed.hooks(probe, probe.watch(net, batch).hooks)
+    ]
     return min((_layer(name, net.sizes.n_layers) for name, _ in hooks), default=net.sizes.n_layers)
 
 
 def _layer(name: str, n_layers: int) -> int:
     if name.startswith(("ln_final", "unembed")):
         return n_layers
-    found = re.match(r"blocks\.(\d+)\.", name)
-    return int(found[1]) if found else 0
+    return layer_of(name) or 0
 
 
 def run_above(

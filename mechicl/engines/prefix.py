@@ -33,13 +33,14 @@ def run_shared(
     """The same as `mechicl.run`, with every set of demonstrations read only once.
 
     Patches and probes that may act anywhere in the prompt, but only from some layer on, leave the layers below shared.
-    Where nothing can be (a probe that needs gradients, prompts without demonstrations in common, an architecture
-    without blocks of its own), it is `mechicl.run`.
+    Where nothing can be (a probe that needs gradients, blocks in another order, prompts without demonstrations in
+    common, an architecture without blocks of its own), it is `mechicl.run`.
     """
     prompts = prompts_of(prompts)
     check_parts(probes, patches)
     net, groups = hooked(model), shared_demonstrations(prompts)
-    whole = any(probe.objective is not None for probe in probes) or not runs_by_block(net)
+    reordered = any(patch.order(net.sizes.n_layers) is not None for patch in patches)
+    whole = reordered or any(probe.objective is not None for probe in probes) or not runs_by_block(net)
     divisible = not whole and _divisible(probes, patches)
     layer = 0 if whole or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
     if not runs_by_block(net) or not (divisible or layer) or len(prompts) < 2 * len(groups):

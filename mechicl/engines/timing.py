@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mechicl.engines.context import Context, forward_on
 from mechicl.engines.cost import forward_flops
-from mechicl.hooks import Patch
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, frozen
+from mechicl.patches import ReweightAnchors
 from mechicl.prompts import PromptBatch, PromptSet
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Ready:
     past: tuple[KeyValues, ...] = ()
     position: int = 0
     """Where a query's first token stands."""
-    patches: tuple[Patch, ...] = ()
+    patches: tuple[ReweightAnchors, ...] = ()
     """Patches that act at q."""
 
     @classmethod
@@ -39,7 +39,7 @@ class Ready:
         return cls(tuple(prompts.select([i]).batch(net.device) for i in range(len(prompts))))
 
     @classmethod
-    def on(cls, net: Adapter, context: Context, prompts: PromptSet, patches: Sequence[Patch] = ()) -> Ready:
+    def on(cls, net: Adapter, context: Context, prompts: PromptSet, patches: Sequence[ReweightAnchors] = ()) -> Ready:
         """The prompts' queries on top of a context."""
         batches = tuple(context.queries(prompts.select([i]), net.device) for i in range(len(prompts)))
         return cls(batches, context.layers, context.next_position, tuple(patches))

@@ -1,28 +1,31 @@
-"""Wavefront: every lesion of a model in one sweep through its blocks, equal to running each alone.
+"""Wavefront: many patches of a model in one sweep through its blocks, equal to running each alone.
 
-A lesioned pass is the intact one up to the lesion, so it starts as a copy of the intact residual there. From then on
-all passes that have reached the same block are stacked on the batch axis and run together: each block's weights are
-read once for all lesions. At the end each pass is compared with the intact one in chunks of tokens; logits are never
-kept.
+A patched pass is the clean one up to the first block that is changed, so it starts as a copy of the clean residual
+there. From then on all passes that have reached the same block are stacked on the batch axis and run together (a block
+that a patch hooks runs by itself): each block's weights are read once for all patches. At the end each pass is compared
+with the clean one in chunks of tokens; logits are never kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.corpora import TokenBatch
+from mechicl.display import shown
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
+from mechicl.hooks import Batch, Hook, Pass, Patch, layer_of
 from mechicl.models import Blockwise, blockwise, frozen
-from mechicl.patches.lesions import Lesion, Step, check_halves, zero_out
+from mechicl.patches.lesions import Drop, DropMany
 
 RESIDUAL_BYTES = 2**30
-"""Bytes of live residuals; more lesions than that are swept in several groups."""
+"""Bytes of live residuals; more passes than that are swept in several groups."""
 _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 """Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
 
@@ -30,76 +33,110 @@ _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 def lesion_sweep(
     model: Any,
     tokens: Int[Tensor, "batch pos"],
-    lesions: Sequence[Lesion],
+    lesions: Sequence[Patch],
     *,
     lengths: Int[Tensor, "batch"] | None = None,
     top_k: int = 10,
     max_streams: int | None = None,
 ) -> Compared:
-    """Run the intact model and every lesion on the same tokens, and compare them at every position.
+    """Run the clean model and every ablation on the same tokens, and compare them at every position.
 
     Args:
         model: a HookedTransformer; hooks that are installed on it act in every pass.
         tokens: padded on the right, where lengths differ.
-        lesions: any mixture, each in a pass of its own.
+        lesions: ablations of layers, or any patches that act inside blocks and need no prompts, each in a pass of its
+            own.
         lengths: real tokens of each sequence; default: all.
         top_k: size of the sets of most probable tokens whose overlap is taken; 0 leaves it out.
         max_streams: passes alive at the same time; default: as many as fit 1 GiB of residuals.
 
     Raises:
-        InputError: a lesion names a layer that the model does not have, there is none, or the model can only be run
-            whole.
+        InputError: a patch names a layer that the model does not have or acts outside the blocks, there is none, or the
+            model can only be run whole.
+        HookError: an edit never happened.
     """
     if not lesions:
         raise InputError("There is no lesion to sweep; give at least one.")
     net = blockwise(model, "lesion_sweep")
-    n_layers = net.sizes.n_layers
-    programs = [lesion.program(n_layers) for lesion in lesions]
-    for program in programs:
-        check_halves(net, program)
+    known = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths
+    batch = TokenBatch(tokens, known).to(net.device)
     with frozen(net), torch.no_grad():
-        first = net.embed(tokens)
-        at_once = max_streams or max(1, RESIDUAL_BYTES // first.nbytes - 1)
         comparison = Comparison(net, tokens, lengths, top_k)
-        for start in range(0, len(programs), at_once):
-            finals = final_residuals(net, first, programs[start : start + at_once])
-            comparison.add(finals[0], finals[1:])
+        for clean, *patched in residual_groups(net, batch, lesions, max_streams):
+            comparison.add(clean, patched)
         return comparison.finish(lesions)
 
 
+def residual_groups(
+    net: Blockwise, batch: Batch, patches: Sequence[Patch], max_streams: int | None = None
+) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
+    """The last residuals under as many patches at a time as fit 1 GiB, the clean model's before those of each group."""
+    first = net.embed(batch.tokens)
+    at_once = max_streams or max(1, RESIDUAL_BYTES // first.nbytes - 1)
+    for start in range(0, max(1, len(patches)), at_once):
+        yield final_residuals(net, first, batch, patches[start : start + at_once])
+
+
+class Step(NamedTuple):
+    """One block to be run, and the hooks of the patch in it."""
+
+    layer: int
+    hooks: tuple[Hook, ...] = ()
+
+
 def final_residuals(
-    net: Blockwise, first: Float[Tensor, "batch pos d_model"], programs: Sequence[tuple[Step, ...]]
+    net: Blockwise, first: Float[Tensor, "batch pos d_model"], batch: Batch, patches: Sequence[Patch]
 ) -> list[Float[Tensor, "batch pos d_model"]]:
-    """The last residual of the intact model, and of every program, in that order."""
+    """The last residual of the clean model, and under every patch alone, in that order; `first` is the embedding."""
     base = tuple(Step(layer) for layer in range(net.sizes.n_layers))
-    waiting = [_Stream(program, _agreement(program, base)) for program in programs]
-    intact = _Stream(base, 0, first)
-    streams = [intact, *waiting]
+    planned = [_program(net, patch, batch) for patch in patches]
+    waiting = [_Stream(program, _agreement(program, base)) for program, _ in planned]
+    clean = _Stream(base, 0, first)
+    streams = [clean, *waiting]
     while True:
         for stream in waiting:
-            if stream.resid is None and stream.at == intact.at:
-                stream.resid = intact.resid
-        running = [stream for stream in streams if stream.resid is not None and stream.at < len(stream.program)]
+            if stream.resid is None and stream.step == clean.step:
+                stream.resid = clean.resid
+        running = [stream for stream in streams if stream.resid is not None and stream.step < len(stream.program)]
         if not running:
-            return [stream.final() for stream in streams]
+            break
         _advance(net, running, min(running, key=_Stream.urgency).next)
+    for _, installed in planned:
+        installed.check()
+    return [stream.final() for stream in streams]
+
+
+def _program(net: Blockwise, patch: Patch, batch: Batch) -> tuple[tuple[Step, ...], Pass]:
+    """The steps under a patch; blocks that add nothing at any position are not run."""
+    skipped: tuple[int, ...] = ()
+    if isinstance(patch, Drop | DropMany) and patch.positions == "all":
+        skipped = patch.layers(net.sizes.n_layers)
+    installed = Pass(net, [] if skipped else [patch], batch)
+    hooks: dict[int, list[Hook]] = {}
+    for hook in installed.edits:
+        layer = layer_of(hook[0])
+        if layer is None:
+            raise InputError(f"{shown(patch)} acts at {hook[0]}, outside the blocks; use run.")
+        hooks.setdefault(layer, []).append(hook)
+    steps = (Step(layer, tuple(hooks.get(layer, ()))) for layer in installed.order if layer not in skipped)
+    return tuple(steps), installed
 
 
 @dataclass
 class _Stream:
-    """One pass: its program, how far it is, and the residual there (None before it parts from the intact pass)."""
+    """One pass: its program, how far it is, and the residual there (None before it parts from the clean pass)."""
 
     program: tuple[Step, ...]
-    at: int
+    step: int
     resid: Tensor | None = None
 
     @property
     def next(self) -> Step:
-        return self.program[self.at]
+        return self.program[self.step]
 
     def urgency(self) -> tuple[int, int, bool]:
         """Smallest first: who has shallow layers left to run must catch up before the others move on."""
-        return min(step.layer for step in self.program[self.at :]), self.next.layer, self.next.without is None
+        return min(step.layer for step in self.program[self.step :]), self.next.layer, not self.next.hooks
 
     def final(self) -> Tensor:
         assert self.resid is not None
@@ -107,9 +144,9 @@ class _Stream:
 
 
 def _agreement(program: tuple[Step, ...], base: tuple[Step, ...]) -> int:
-    """Steps that a program shares with the intact model before they part."""
+    """Steps that a program shares with the clean model before they part."""
     pairs = enumerate(zip(program, base, strict=False))
-    return next((at for at, (own, intact) in pairs if own != intact), min(len(program), len(base)))
+    return next((number for number, (step, clean) in pairs if step != clean), min(len(program), len(base)))
 
 
 def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
@@ -117,11 +154,10 @@ def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
     together = [stream for stream in running if stream.next == step]
     batch, pos, _ = together[0].final().shape
     size = max(1, _TOKENS_AT_ONCE.get(net.device.type, 16384) // (batch * pos))
-    left_out = [] if step.without is None else [(f"blocks.{step.layer}.hook_{step.without}_out", zero_out)]
-    with net.hooks(left_out):
+    with net.hooks(step.hooks):
         for start in range(0, len(together), size):
             group = together[start : start + size]
             stacked = torch.cat([stream.final() for stream in group])
             out = net.whole_block(step.layer, stacked)
             for stream, resid in zip(group, torch.split(out, batch), strict=True):
-                stream.resid, stream.at = resid, stream.at + 1
+                stream.resid, stream.step = resid, stream.step + 1

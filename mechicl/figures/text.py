@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+from html import escape, unescape
 
 _EM, _WIDE = 0.56, 0.68
 """Mean width of a lower-case and of another character of a sans-serif font, in units of its size."""
@@ -16,8 +17,8 @@ def shortened(text: object, longest: int = 160) -> str:
 
 
 def plain(text: object) -> str:
-    """A text that plotly shows as it is: its labels understand some HTML."""
-    return shortened(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """A text that plotly shows as it is: its labels understand some HTML, and TeX between two dollars."""
+    return escape(shortened(text), quote=False).replace("$", "&#36;")
 
 
 def wrapped(text: str, pixels: float, size: float) -> list[str]:
@@ -32,5 +33,5 @@ def wrapped_html(text: str, pixels: float, size: float) -> str:
 
 def width_of(text: str, size: float) -> float:
     """About how many pixels a line takes, rather too many than too few."""
-    shown = re.sub(r"<[^>]*>", "", text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    shown = unescape(re.sub(r"<[^>]*>", "", text))
     return sum(_EM if character.islower() else _WIDE for character in shown) * size

@@ -1,14 +1,15 @@
 """What is read from a forward pass and what is changed in it, and the loop that does both."""
 
+from mechicl.hooks.layers import as_layers, heads_by_layer, layer_of, neurons_by_layer, resolved_layers
 from mechicl.hooks.parts import (
     Batch,
+    HookByName,
     HookError,
+    Pass,
     Patch,
     Place,
     Probe,
     Watch,
-    count_firings,
-    neurons_by_layer,
     watch_layers,
     watch_points,
 )
@@ -16,6 +17,7 @@ from mechicl.hooks.running import Run, run, sweep, target_pass
 from mechicl.models import Hook
 
 __all__ = [
-    "Batch", "Hook", "HookError", "Patch", "Place", "Probe", "Run", "Watch", "count_firings",
-    "neurons_by_layer", "run", "sweep", "target_pass", "watch_layers", "watch_points",
+    "Batch", "Hook", "HookByName", "HookError", "Pass", "Patch", "Place", "Probe", "Run", "Watch", "as_layers",
+    "heads_by_layer", "layer_of", "neurons_by_layer", "resolved_layers", "run", "sweep", "target_pass", "watch_layers",
+    "watch_points",
 ]  # fmt: skip

@@ -8,25 +8,29 @@ passed to `model.run_with_hooks` by hand.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenBatch
-from mechicl.display import described
+from mechicl.display import described, shown
 from mechicl.errors import InputError
+from mechicl.hooks.layers import layer_of
 from mechicl.metrics.objective import Objective
-from mechicl.models import Adapter, Hook, hooked
+from mechicl.models import Adapter, Hook, blockwise, hooked
 from mechicl.prompts import PromptBatch
 from mechicl.readings import Reading, reading_of
 
 Batch = PromptBatch | TokenBatch
 """Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
+HookByName = tuple[str | Callable[[str], bool], Callable[..., Any]]
+"""A hook whose points are named, or chosen by a filter of names, as `run_with_hooks` takes it."""
 Place = Literal["anywhere", "demonstrations", "target"]
 """Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
 
@@ -43,12 +47,27 @@ class Patch(ABC):
         """Where the patch acts; "anywhere" promises nothing."""
         return "anywhere"
 
+    def order(self, n_layers: int) -> Sequence[int] | None:
+        """The blocks that are run instead of 0 to n_layers - 1, one after the other; None where hooks make the edit."""
+        return None
+
     @abstractmethod
-    def hooks(self, model: Any, batch: Any) -> list[Hook]:
+    def hooks(self, model: Any, batch: Any) -> Sequence[HookByName]:
         """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place.
 
         `batch` is a PromptBatch, or a TokenBatch where the edit makes sense in running text.
         """
+
+    @contextmanager
+    def on(self, model: Any, batch: Any = None) -> Iterator[None]:
+        """A context in which the model is patched; afterwards it is as it was, whatever happened inside.
+
+        `batch` is needed where the edit depends on the prompts or the text that the model will read.
+        """
+        net = hooked(model)
+        patched = Pass(net, [self], batch)
+        with patched.reordered(), net.hooks(patched.edits):
+            yield
 
     def _repr_html_(self) -> str:
         return described(self)
@@ -157,55 +176,121 @@ def watch_points(
     return Watch(hooks, result, coordinates=coordinates or {})
 
 
-def neurons_by_layer(net: Adapter, neurons: Sequence[tuple[int, int]]) -> dict[int, Int[Tensor, " neuron"]]:
-    """MLP neurons (layer, index) as the indices of each layer, both in order, on the model's device.
-
-    Raises:
-        InputError: there are none, or the model does not have one of them.
-    """
-    sizes = net.sizes
-    beyond = [n for n in neurons if not (0 <= n[0] < sizes.n_layers and 0 <= n[1] < sizes.d_mlp)]
-    if beyond or not neurons:
-        raise InputError(
-            f"There is no neuron {beyond[0] if beyond else 'given'}; {net.name} has layers 0-{sizes.n_layers - 1} with "
-            f"neurons 0-{sizes.d_mlp - 1} each."
-        )
-    chosen = sorted(neurons)
-    per_layer = Counter(layer for layer, _ in chosen)
-    index = torch.tensor([neuron for _, neuron in chosen], device=net.device)
-    return dict(zip(per_layer, torch.split(index, list(per_layer.values())), strict=True))
-
-
 class HookError(InputError):
     """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
 
 
-def count_firings(edits: Sequence[Hook], readings: Sequence[Hook]) -> tuple[list[Hook], Callable[[], None]]:
-    """Wrap hooks so that a silent one is noticed: returns them and a check that raises HookError if any never fired."""
-    hooks = [*edits, *readings]
-    fired = [0] * len(hooks)
-    busy = False  # a run that is started from inside a hook is another run: it neither sees nor feeds these hooks
+class Pass:
+    """What one pass installs on a model: the hooks of patches and probes, and the order of its blocks.
 
-    def counting(index: int, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(value: Tensor, hook: Any) -> Any:
-            nonlocal busy
-            if busy:
-                return None
-            fired[index] += 1
-            busy = True
+    Hook points that a part chooses by a filter are written out, what an edit returns is checked, and a hook that never
+    fires is noticed. A run that is started from inside a hook is another run: it neither sees nor feeds these hooks.
+
+    Raises:
+        InputError: a hook point that the model does not have, two patches that reorder blocks, or a part whose block
+            is left out; the message names the part.
+    """
+
+    def __init__(self, net: Adapter, patches: Sequence[Patch], batch: Any) -> None:
+        self._net, self._busy = net, False
+        self._waiting: list[tuple[Patch | Probe, Any, set[str]]] = []
+        n_layers = net.sizes.n_layers
+        orders = [(patch, order) for patch in patches if (order := patch.order(n_layers)) is not None]
+        if len(orders) > 1:
+            both = " and ".join(shown(patch) for patch, _ in orders[:2])
+            raise InputError(f"{both} both set the order of blocks; give one of them.")
+        self.order: Sequence[int] = orders[0][1] if orders else range(n_layers)
+        self._reordering = orders[0][0] if orders else None
+        edits = ((patch, patch.hooks(net, batch)) for patch in patches if patch is not self._reordering)
+        self.edits = [hook for patch, hooks in edits for hook in self.hooks(patch, hooks)]
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return self._net.hook_names()
+
+    def reordered(self) -> AbstractContextManager[None]:
+        """A context in which the blocks run in this pass's order."""
+        if self._reordering is None:
+            return nullcontext()
+        return blockwise(self._net, type(self._reordering).__name__).reordered(self.order)
+
+    def hooks(self, part: Patch | Probe, hooks: Iterable[HookByName]) -> list[Hook]:
+        """Hooks of one part, ready to be installed."""
+        ready: list[Hook] = []
+        for point, function in hooks:
+            names = sorted(filter(point, self._names)) if callable(point) else [point]
+            if not names:
+                raise InputError(
+                    f"{_name(part)} chooses hook points by a filter that matches none of {self._net.name}'s; "
+                    "hooked(model).hook_names() lists them."
+                )
+            fired: set[str] = set()  # of the points of a filter, one has to fire
+            self._waiting.append((part, point, fired))
+            for name in names:
+                self._check_name(part, name)
+                ready.append((name, self._watched(part, name, function, fired)))
+        return ready
+
+    def _check_name(self, part: Patch | Probe, name: str) -> None:
+        if name not in self._names:
             try:
-                return function(value, hook=hook)
+                with self._net.hooks([(name, lambda value, hook: None)]):
+                    pass
+            except InputError as error:
+                raise InputError(f"{_name(part)}: {error}") from None
+        layer, last = layer_of(name), self._net.sizes.n_layers - 1
+        if self._reordering is None or layer is None:
+            return
+        runs, reads = list(self.order).count(layer), isinstance(part, Probe)
+        order = shown(self._reordering)
+        if not runs or (reads and runs > 1):
+            how = f"runs {runs} times" if runs else "leaves out"
+            raise InputError(f"{_name(part)} acts on block {layer}, which {order} {how}; choose other layers.")
+        if reads and name == f"blocks.{last}.hook_resid_post" and self.order[-1] != last:
+            raise InputError(f"{_name(part)} reads the residual after block {last}, which {order} does not run last.")
+
+    def _watched(
+        self, part: Patch | Probe, name: str, function: Callable[..., Any], fired: set[str]
+    ) -> Callable[..., Any]:
+        def watched(value: Tensor, hook: Any) -> Any:
+            if self._busy:
+                return None
+            fired.add(name)
+            self._busy = True
+            try:
+                edited = function(value, hook=hook)
             finally:
-                busy = False
+                self._busy = False
+            return _checked(part, name, value, edited) if isinstance(part, Patch) else None
 
-        return counted
+        return watched
 
-    def check() -> None:
-        silent = [name for (name, _), count in zip(hooks, fired, strict=True) if not count]
-        if silent:
-            raise HookError(
-                f"Hook point {silent[0]!r} exists but never fired in this model, so what was asked of it did not "
-                f"happen; choose a hook point on this architecture's path."
-            )
+    def check(self) -> None:
+        """Raise HookError if a hook never fired."""
+        for part, point, fired in self._waiting:
+            if not fired:
+                where = "Every hook point that its filter matches" if callable(point) else f"Hook point {point!r}"
+                raise HookError(
+                    f"{where} exists but never fired in this model, so what {_name(part)} asks did not happen; choose "
+                    "a hook point on this architecture's path."
+                )
 
-    return [(name, counting(i, function)) for i, (name, function) in enumerate(hooks)], check
+
+def _name(part: Patch | Probe) -> str:
+    return type(part).__name__ if isinstance(part, Probe) else shown(part)
+
+
+def _checked(part: Patch, name: str, value: Tensor, edited: Any) -> Tensor:
+    """What an edit returned, once it is sure that it can stand where the value stood."""
+    if isinstance(edited, Tensor) and _kind(edited) == _kind(value):
+        return edited
+    shape, dtype, device = _kind(value)
+    returned = " ".join(map(str, _kind(edited))) if isinstance(edited, Tensor) else type(edited).__name__
+    raise InputError(
+        f"{shown(part)} returned {returned} at {name}; an edit returns a tensor like the value that it is given, "
+        f"{shape} {dtype} {device}."
+    )
+
+
+def _kind(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return value.shape, value.dtype, value.device

@@ -15,7 +15,7 @@ from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, shown
 from mechicl.errors import InputError, NumericalError, check_count
 from mechicl.hooks.doors import check_parts, material_of
-from mechicl.hooks.parts import Patch, Probe, count_firings
+from mechicl.hooks.parts import Pass, Patch, Probe
 from mechicl.limits import prompts_that_fit
 from mechicl.metrics.objective import Objective
 from mechicl.models import (
@@ -110,7 +110,8 @@ def run(
 ) -> Run:
     """Pass prompts, or running text, through the model with all patches applied and all probes reading, in one sweep.
 
-    Patches act in the order given, probes see the patched values. Prompts are batched by length with right padding;
+    Patches act in the order given, probes see the patched values; where a patch runs blocks in another order, layer i
+    of a reading is block i, wherever it runs. Prompts are batched by length with right padding;
     when memory runs out, the batch is halved and the work goes on. Gradients are computed only where a probe has an
     objective, and only for activations. What they keep is bounded: batches become smaller, and where a single prompt's
     activations are too many, blocks are recomputed in the backward pass (a hook of the user's own then fires twice).
@@ -209,22 +210,20 @@ def target_pass(
     readings: dict[Probe, Reading] = {}
     for objective, group in _by_objective(probes):
         watches = {probe: probe.watch(net, batch) for probe in group}
-        edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
+        installed = Pass(net, patches, batch)
         late = {probe: recomputed and probe.objective is not None for probe in group}
-        early = [hook for probe in group if not late[probe] for hook in watches[probe].hooks]
-        then = [hook for probe in group if late[probe] for hook in watches[probe].hooks]
-        counted, check = count_firings(edits, [*early, *then])
-        n_edits, n_early = len(edits), len(edits) + len(early)
+        early = [hook for probe in group if not late[probe] for hook in installed.hooks(probe, watches[probe].hooks)]
+        then = [hook for probe in group if late[probe] for hook in installed.hooks(probe, watches[probe].hooks)]
         leaf = [("hook_embed", _as_leaf)] if objective is not None else []
-        with torch.set_grad_enabled(objective is not None), net.hooks([*counted[:n_edits], *leaf]):
-            with net.hooks(counted[n_edits:n_early]):
+        with torch.set_grad_enabled(objective is not None), installed.reordered(), net.hooks([*installed.edits, *leaf]):
+            with net.hooks(early):
                 final = forward()[torch.arange(len(batch.target), device=batch.target.device), batch.target]
                 logits = net.read(final[:, None])[:, 0].float()
                 label_logits = logits[:, batch.label_ids]
             if objective is not None:
-                with net.hooks(counted[n_early:]):
+                with net.hooks(then):
                     torch.autograd.backward(objective(label_logits, batch.gold).sum())
-        check()
+        installed.check()
         for watch in watches.values():
             if watch.read_logits is not None:
                 watch.read_logits(logits.detach())
@@ -241,11 +240,11 @@ def text_pass(
     for probe, watch in watches.items():
         if probe.objective is not None or watch.read_logits is not None:
             raise InputError(f"{type(probe).__name__} reads what happens at a prompt's target; run it on prompts.")
-    edits = [hook for patch in patches for hook in patch.hooks(net, batch)]
-    counted, check = count_firings(edits, [h for watch in watches.values() for h in watch.hooks])
-    with torch.no_grad(), net.hooks(counted):
+    installed = Pass(net, patches, batch)
+    readings = [hook for probe, watch in watches.items() for hook in installed.hooks(probe, watch.hooks)]
+    with torch.no_grad(), installed.reordered(), net.hooks([*installed.edits, *readings]):
         final = net.forward(batch.tokens)
-    check()
+    installed.check()
     # Masks and softmaxes of TransformerLens turn NaN into 0 on the way to some probes; the residual keeps it.
     _refuse_non_finite("The last residual is", ("sequence", "position", "dimension"), final * batch.real[..., None])
     return final.new_zeros(len(final), 0), {probe: probe.reading(watch, batch) for probe, watch in watches.items()}

@@ -160,7 +160,7 @@ def blockwise(model: Any, work: str) -> Blockwise:
     if not _answers(net):
         raise InputError(
             f"{work} needs a model that can be run block by block and whose weights can be read; {net.name} "
-            f"({type(net).__name__}) can only be run whole. Use mi.run with probes and patches instead."
+            f"({type(net).__name__}) can only be run whole, where mi.run does with probes and other patches."
         )
     return net
 

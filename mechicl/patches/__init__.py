@@ -1,6 +1,9 @@
 """What can be changed in a pass; a file each."""
 
+from mechicl.patches.ablate_heads import AblateHeads, head_means
+from mechicl.patches.cut_edges import CutEdges, Mode
 from mechicl.patches.cut_words import CutWords
+from mechicl.patches.edit import Edit, Positions
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.patches.isolate import (
     IsolateLabels,
@@ -12,13 +15,15 @@ from mechicl.patches.isolate import (
     last_layers,
     random_pool,
 )
-from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Lesion, Reorder, Repeat, Replace, Step, Swap
+from mechicl.patches.lesions import Drop, DropAttention, DropMany, DropMLP, Reorder, Repeat, Replace, Swap
 from mechicl.patches.reweight import ReweightAnchors
+from mechicl.patches.steer import Steer
 
 __all__ = [
-    "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "FixNeurons", "IsolateLabels", "IsolatePositions",
-    "IsolateRandom", "IsolateTemplate", "Lesion", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Step", "Swap",
-    "first_layers", "isolation_mask", "last_layers", "random_pool",
+    "AblateHeads", "CutEdges", "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "Edit", "FixNeurons",
+    "IsolateLabels", "IsolatePositions", "IsolateRandom", "IsolateTemplate", "Mode", "Positions", "Reorder", "Repeat",
+    "Replace", "ReweightAnchors", "Steer", "Swap", "first_layers", "head_means", "isolation_mask", "last_layers",
+    "random_pool",
 ]  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,35 +11,22 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, pieces_of_ended_words
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch
-from mechicl.models import hooked
+from mechicl.patches.cut_edges import CutEdges
 
 
 @dataclass(frozen=True)
-class CutWords(Patch):
+class CutWords(CutEdges):
     """In some layers, the last piece of every word of several tokens no longer attends to certain tokens.
 
     `where="within"` cuts its attention to the word's own earlier pieces; `"before"`, the control, to as many tokens
-    just before the word. Cut scores become -inf, so attention to the rest still sums to one. Words so near the
-    beginning that the control has no room are left alone in both (`cut_words` says which are cut).
+    just before the word. Words so near the beginning that the control has no room are left alone in both (`cut_words`
+    says which are cut).
     """
 
-    layers: Sequence[int]
     where: Literal["within", "before"] = "within"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(self.layers))
-
-    def hooks(self, model: Any, batch: TokenBatch) -> list[Hook]:
-        n_layers = hooked(model).sizes.n_layers
-        if not self.layers or not set(self.layers) <= set(range(n_layers)):
-            raise InputError(f"CutWords got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
-        mask = self.mask(words_of(batch))[:, None]
-
-        def cut(scores: Tensor, hook: Any) -> Tensor:
-            return scores.masked_fill(mask, -torch.inf)
-
-        return [(f"blocks.{layer}.attn.hook_attn_scores", cut) for layer in self.layers]
+    def edges(self, batch: TokenBatch, layers: tuple[int, ...]) -> list[Bool[Tensor, "batch query key"]]:
+        return [self.mask(words_of(batch))] * len(layers)
 
     def mask(self, words: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch query key"]:
         """True where an edge is cut."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
-
-from mechicl.hooks import Hook, Patch, neurons_by_layer
-from mechicl.models import hooked
+from mechicl.hooks import neurons_by_layer
+from mechicl.models import Adapter
+from mechicl.patches.edit import Change, Edit, held, pairs
 
 
-@dataclass(frozen=True)
-class FixNeurons(Patch):
-    """MLP neurons (layer, index) have the same activation at every position; 0 leaves them out.
+@dataclass(frozen=True, repr=False)
+class FixNeurons(Edit):
+    """MLP neurons (layer, index) have the same activation at every position, or where `positions` says; 0 leaves them
+    out.
 
     The activation is what W_out multiplies (`mlp.hook_post`; in a gated MLP, the product).
     """
@@ -24,14 +21,8 @@ class FixNeurons(Patch):
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "neurons", tuple((int(layer), int(neuron)) for layer, neuron in self.neurons))
+        object.__setattr__(self, "neurons", pairs(self.neurons, "FixNeurons"))
 
-    def hooks(self, model: Any, batch: Any) -> list[Hook]:
-        chosen = neurons_by_layer(hooked(model), self.neurons)
-        return [(f"blocks.{layer}.mlp.hook_post", self._at(neurons)) for layer, neurons in chosen.items()]
-
-    def _at(self, columns: Int[Tensor, " neuron"]) -> Callable[..., Tensor]:
-        def fix(post: Tensor, hook: Any) -> Tensor:
-            return post.index_fill(-1, columns.to(post.device), self.value)
-
-        return fix
+    def changes(self, net: Adapter) -> list[tuple[str, Change]]:
+        chosen = neurons_by_layer(net, self.neurons)
+        return [(f"blocks.{layer}.mlp.hook_post", held(neurons, self.value)) for layer, neurons in chosen.items()]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch, Place
-from mechicl.models import hooked
+from mechicl.hooks import Place, as_layers
+from mechicl.patches.cut_edges import CutEdges
 from mechicl.prompts import Prompt, PromptBatch
 
-Mode = Literal["presoftmax", "postsoftmax_zero", "postsoftmax_renorm"]
 Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
 
@@ -36,41 +34,23 @@ def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "
 
 
 @dataclass(frozen=True)
-class Isolate(Patch):
-    """Common to all isolations: where they act in the model, and how.
-
-    `mode="presoftmax"` is the authors' code: cut scores become -inf, so an isolated row attends to itself alone with
-    weight one. `"postsoftmax_zero"` zeroes the weights after the softmax, as the paper's text says, which also shrinks
-    the head's output; `"postsoftmax_renorm"` divides by what is left.
-    """
-
-    layers: Sequence[int]
-    mode: Mode = field(default="presoftmax", kw_only=True)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(int(layer) for layer in self.layers))
-        if not self.layers:
-            raise InputError(f"{type(self).__name__} needs at least one layer; got none.")
+class Isolate(CutEdges):
+    """Common to all isolations: chosen tokens attend to themselves alone."""
 
     @abstractmethod
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         """Positions to isolate in this prompt and layer."""
 
-    def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
-        n_layers = hooked(model).sizes.n_layers
-        if not set(self.layers) <= set(range(n_layers)):
-            raise InputError(f"{type(self).__name__} got layers {self.layers}; this model has layers 0-{n_layers - 1}.")
-        site, edit = _EDITS[self.mode]
-        n_pos = batch.tokens.shape[1]
+    def edges(self, batch: PromptBatch, layers: tuple[int, ...]) -> Iterator[Bool[Tensor, "batch query key"]]:
+        if not isinstance(batch, PromptBatch):
+            raise InputError(f"{type(self).__name__} isolates tokens of a prompt; give it a batch of prompts.")
         masks: dict[tuple[tuple[int, ...], ...], Tensor] = {}  # layers that cut the same rows share a mask
-        hooks: list[Hook] = []
-        for layer in self.layers:
+        for layer in layers:
             rows = tuple(tuple(self.rows(prompt, layer)) for prompt in batch.prompts)
             if rows not in masks:
                 padded = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], True, padding_value=-1)
-                masks[rows] = isolation_mask(padded.to(batch.device), n_pos)[:, None]
-            hooks.append((f"blocks.{layer}.attn.{site}", partial(edit, masks[rows])))
-        return hooks
+                masks[rows] = isolation_mask(padded.to(batch.device), batch.tokens.shape[1])
+            yield masks[rows]
 
 
 @dataclass(frozen=True)
@@ -140,8 +120,8 @@ class IsolateRandom(Isolate):
         pool, n_draws = random_pool(prompt, self.pool), len(prompt.anchors)
         if len(pool) < n_draws:
             raise InputError(f"IsolateRandom: the pool {self.pool!r} has {len(pool)} tokens, {n_draws} are needed.")
-        seen = prompt.tokens[: prompt.query_start] if self.resample == "per_seed" else prompt.tokens
-        digest = hashlib.sha256(np.asarray(seen, dtype=np.int64).tobytes()).digest()
+        tokens = prompt.tokens[: prompt.query_start] if self.resample == "per_seed" else prompt.tokens
+        digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).digest()
         entropy = [self.seed, int.from_bytes(digest[:8], "little")]
         generator = np.random.default_rng([*entropy, layer] if self.resample == "per_layer" else entropy)
         return [int(position) for position in generator.choice(pool, n_draws, replace=False)]
@@ -156,7 +136,7 @@ class IsolatePositions(Isolate):
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if prompt not in self.positions:
             raise InputError("IsolatePositions has no positions for one of the prompts; give them for every prompt.")
-        return self.positions[prompt][self.layers.index(layer)]
+        return self.positions[prompt][as_layers(self.layers, "IsolatePositions").index(layer)]
 
 
 def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
@@ -172,39 +152,17 @@ def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     return [position for position in range(prompt.target - 1) if position not in anchors]
 
 
-def _cut_scores(mask: Tensor, scores: Tensor, hook: Any) -> Tensor:
-    return scores.masked_fill(mask, -torch.inf)
-
-
-def _zero_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
-    return pattern.masked_fill(mask, 0.0)
-
-
-def _renormalise_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
-    kept = pattern.masked_fill(mask, 0.0)
-    touched = mask.any(-1, keepdim=True)
-    return torch.where(touched, kept / kept.sum(-1, keepdim=True).clamp_min(torch.finfo(kept.dtype).tiny), kept)
-
-
-_EDITS: dict[Mode, tuple[str, Callable[..., Tensor]]] = {
-    "presoftmax": ("hook_attn_scores", _cut_scores),
-    "postsoftmax_zero": ("hook_pattern", _zero_weights),
-    "postsoftmax_renorm": ("hook_pattern", _renormalise_weights),
-}
-
-
 def first_layers(n: int, n_layers: int) -> tuple[int, ...]:
     """The first n of the model's layers."""
-    return _layers(range(n), n_layers)
+    return tuple(range(_counted(n, n_layers)))
 
 
 def last_layers(n: int, n_layers: int) -> tuple[int, ...]:
     """The last n of the model's layers."""
-    return _layers(range(n_layers - n, n_layers), n_layers)
+    return tuple(range(n_layers - _counted(n, n_layers), n_layers))
 
 
-def _layers(layers: Iterable[int], n_layers: int) -> tuple[int, ...]:
-    chosen = tuple(layers)
-    if not chosen or chosen[0] < 0 or chosen[-1] >= n_layers:
-        raise InputError(f"Asked for {len(chosen)} layers of a model with {n_layers}; choose 1 to {n_layers}.")
-    return chosen
+def _counted(n: int, n_layers: int) -> int:
+    if not 1 <= n <= n_layers:
+        raise InputError(f"Asked for {n} layers of a model with {n_layers}; choose 1 to {n_layers}.")
+    return n

@@ -94,5 +94,4 @@ def _previous(pattern: Float[Tensor, "batch head query key"], offset: int) -> Fl
 def uniform_mass(k: int, lengths: Int[Tensor, "sequence"]) -> Float[Tensor, "sequence"]:
     """The sum that `mass_k` would be, if every query attended to all its keys alike: sum over q > k of k / (q + 1)."""
     query = torch.arange(int(lengths.max()))
-    share = torch.where(query > k, k / (query + 1), 0).cumsum(0)
-    return share[lengths - 1]
+    return F.pad(torch.where(query > k, k / (query + 1), 0).cumsum(0), (1, 0))[lengths]

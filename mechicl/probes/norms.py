@@ -28,21 +28,20 @@ class Norms(Probe):
     """Each sequence's norms by layer, over d_model: reading [sequence layer] of `NORM_QUANTITIES`.
 
     Means and medians of |attention out|, |MLP out| (after their biases) and of the residual before and after the
-    layer, over all positions but 0, where norms are of another order; the values at position 0; means of the two
-    outputs' norms over the norm of the residual before the layer, and of the cosine between the residual before and
-    after it (1 - cosine is the block influence of ShortGPT). Norms depend on how the weights were processed.
+    layer, over all positions but 0, where norms are of another order (NaN where there is no other); the values at
+    position 0; means of the two outputs' norms over the norm of the residual before the layer, and of the cosine
+    between the residual before and after it (1 - cosine is the block influence of ShortGPT). Norms depend on how the
+    weights were processed.
     """
 
     axes = ("sequence", "layer")
     units = {name: _UNITS.get(name, "L2 norm over d_model") for name in NORM_QUANTITIES}
-    terms = {name: "positions" for name in NORM_QUANTITIES if not name.endswith(("median", "at_0"))}
+    terms = {name: "positions" for name in NORM_QUANTITIES if not name.endswith("at_0")}
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         net = hooked(model)
         if not net.sizes.d_mlp:
             raise InputError(f"{net.name} has no MLPs, whose norms are read beside those of attention.")
-        if int(batch.lengths.min()) < 2:
-            raise InputError("A sequence has no position after 0; leave out texts of one token.")
         real = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
 
         def norms(layer: int, *values: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ def _measure(values: dict[str, Float[Tensor, "batch pos d_model"]], real: Tensor
         *norms.values(), norms["attn"] / before, norms["mlp"] / before,
         torch.cosine_similarity(values["resid_pre"], values["resid_post"], dim=-1),
     ]  # fmt: skip
-    n = later.sum(1).clamp(min=1)
+    n = later.sum(1)
     means = [torch.where(later, value, 0).sum(1) / n for value in per_position]
     medians = [torch.where(later, norm, torch.nan).nanmedian(1).values for norm in norms.values()]
     at_0 = [norm[:, 0] for norm in norms.values()]

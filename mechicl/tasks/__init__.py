@@ -5,8 +5,8 @@ from mechicl.tasks.built_in import built_in_tasks, load_task, shipped_tasks
 from mechicl.tasks.examples import Examples, Source, Splits
 from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import HubSource
-from mechicl.tasks.rows import RowsSource
 from mechicl.tasks.sampling import Counts, all_permutations
+from mechicl.tasks.sources import RowsSource
 from mechicl.tasks.task import Task
 from mechicl.tasks.task_file import read_task
 

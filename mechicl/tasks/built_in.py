@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shorten
 
 from mechicl.errors import InputError
-from mechicl.files.rows import READERS
+from mechicl.files.rows import READERS, file_kind
+from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import PARQUET, HubSource
-from mechicl.tasks.shipped import ShippedSource
 from mechicl.tasks.sources import Data
 from mechicl.tasks.task import Task
 from mechicl.tasks.task_file import read_task
@@ -21,13 +22,13 @@ from mechicl.tasks.task_file import read_task
 _TASKS = (
     Task(
         "sst2", "Review: {text}\nSentiment:{label}", {"negative": " Negative", "positive": " Positive"},
-        HubSource("nyu-mll/glue", "sst2", text="sentence"), query_split="validation",
+        HubSource("nyu-mll/glue", "sst2"), query_split="validation",
     ),
     Task(
         "trec", "Question: {text}\nAnswer Type:{label}",
         {"ABBR": " Abbreviation", "ENTY": " Entity", "DESC": " Description", "HUM": " Person", "LOC": " Location",
          "NUM": " Number"},
-        HubSource("CogComp/trec", revision=PARQUET, label="coarse_label"),
+        HubSource("CogComp/trec", revision=PARQUET),
     ),
     Task(
         "agnews", "Article: {text}\nAnswer:{label}",
@@ -41,21 +42,27 @@ _TASKS = (
     ),
 )  # fmt: skip
 
+
+def _shipped(name: str) -> FileSource:
+    """Texts that were written for mechicl, so they need neither network nor data; the README there describes them."""
+    return FileSource(Path(__file__).parents[1] / "shipped" / "tasks" / name, origin=f"{name} (shipped with mechicl)")
+
+
 _SHIPPED = (
     Task(
         "reviews", "Review: {text}\nSentiment:{label}", {"negative": " negative", "positive": " positive"},
-        ShippedSource("reviews"),
+        _shipped("reviews"),
     ),
     Task(
         "headlines", "Headline: {text}\nCategory:{label}",
         {"world": " world", "sports": " sports", "business": " business", "technology": " technology"},
-        ShippedSource("headlines"),
+        _shipped("headlines"),
     ),
     Task(
         "questions", "Question: {text}\nAnswer Type:{label}",
         {"abbreviation": " Short", "entity": " Entity", "description": " Description", "person": " Person",
          "location": " Location", "number": " Number"},
-        ShippedSource("questions"),
+        _shipped("questions"),
     ),
 )  # fmt: skip
 
@@ -73,7 +80,12 @@ def shipped_tasks() -> tuple[str, ...]:
     return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
-def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[str, str] | None = None) -> Task:
+def load_task(
+    task: str | Path | Task,
+    data: Data | None = None,
+    label_words: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
+) -> Task:
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
     Args:
@@ -83,20 +95,28 @@ def load_task(task: str | Task, data: Data | None = None, label_words: Mapping[s
             the hub, or what ships with mechicl.
         label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
             task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
+        columns: The columns of its data, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
+            sentence, label, ...) need not be given.
 
     Raises:
-        InputError: No such task, or label words that do not name its classes.
+        InputError: No such task, or label words or columns that are not those of its classes or data.
     """
-    if isinstance(task, str):
-        task = _by_name(task)
-    if (data is not None or label_words is not None) and task.name in _TOPICS:
+    if isinstance(task, str | Path):
+        task = _by_name(str(task))
+    if not isinstance(task, Task):
+        raise InputError(f"The task is {shorten(task)}; expected a name, the path of a task file, or a Task.")
+    if task.name in _TOPICS and any(given is not None for given in (data, label_words, columns)):
         raise InputError(f"The task {task.name!r} draws its texts and label words by the seed; give it no others.")
     if data is not None:
-        task = replace(task, source=data)
+        task = replace(task, source=data, columns={})
+    if columns is not None:
+        task = replace(task, columns=columns)
     if label_words is not None:
+        if not isinstance(label_words, Mapping):
+            raise InputError(f"label_words is {shorten(label_words)}; expected a word for each class by its name.")
         if set(label_words) != set(task.label_words):
             raise InputError(
-                f"The label words are for the classes {', '.join(label_words)}, but the task {task.name!r} "
+                f"The label words are for the classes {', '.join(map(str, label_words))}, but the task {task.name!r} "
                 f"has {', '.join(task.label_words)}; give one word for each."
             )
         words = {name: label_words[name] for name in task.label_words}
@@ -114,7 +134,7 @@ def _by_name(name: str) -> Task:
     for task in (*_TASKS, *_SHIPPED):
         if task.name == name:
             return task
-    if Path(name).suffix in (".json", *READERS) or Path(name).name != name:
+    if file_kind(Path(name)) in READERS or Path(name).name != name:
         return read_task(Path(name).expanduser())
     raise InputError(
         f"There is no task {name!r}; there are {', '.join(built_in_tasks())}, or give the path of a task file (JSON)."

@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from reprlib import repr as shorten
+from typing import TYPE_CHECKING, Any, get_args
 
-from mechicl.errors import InputError
-from mechicl.models.tokenizers import describe_bos
+from mechicl.errors import InputError, check_choice, check_count
+from mechicl.models.tokenizers import check_fast, describe_bos
 from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import without_lone_spaces
@@ -32,6 +33,16 @@ class Form:
     too_long: TooLong
     texts: bool = True
 
+    def __post_init__(self) -> None:
+        check_fast(self.tokenizer)
+        check_choice("anchor", self.anchor, get_args(Anchor))
+        check_choice("too_long", self.too_long, get_args(TooLong))
+        for what, value in (("prepend_bos", self.prepend_bos), ("demonstration_text", self.texts)):
+            if not isinstance(value, bool):
+                raise InputError(f"{what} is {shorten(value)}; expected True or False.")
+        if self.n_ctx is not None:
+            check_count("n_ctx", self.n_ctx)
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -45,7 +56,7 @@ class Draft:
     order: Order
 
     @classmethod
-    def of(cls, task: Task, seed: int, form: Form, shots: Counts, mislabelled: Counts, order: Order) -> Draft:
+    def of(cls, task: Task, form: Form, seed: int, shots: Counts, mislabelled: Counts, order: Order) -> Draft:
         """Raises InputError for numbers that the task's classes cannot have."""
         task = task.for_seed(seed)
         counts = by_class(shots, task.class_names, "shots")
@@ -82,14 +93,13 @@ class Draft:
     def draw(self, policy: Policy, pool: Examples, n_prompts: int) -> Iterator[Sequence[int]]:
         """Indices of each prompt's demonstrations, in order of encounter."""
         names = self.task.class_names
+        check_choice("demonstrations", policy, get_args(Policy))
         if not any(self.counts):
             yield from [()] * n_prompts
         elif policy == "per_seed":
             yield from walk(pool, self.seed, (self.counts,), names) * n_prompts
-        elif policy == "per_prompt":
-            yield from fresh_draws(pool, self.seed, self.counts, n_prompts, names)
         else:
-            raise InputError(f"demonstrations={policy!r}; it must be 'per_seed' or 'per_prompt'.")
+            yield from fresh_draws(pool, self.seed, self.counts, n_prompts, names)
 
     def shown(self, pool: Examples, indices: Sequence[int]) -> list[Shot]:
         """The demonstrations at these indices, arranged and labelled."""

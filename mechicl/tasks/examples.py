@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from operator import index
 from reprlib import repr as shorten
 from typing import Any, Protocol
+
+import numpy as np
 
 from mechicl.errors import InputError, check_unicode
 
@@ -45,7 +49,10 @@ class Examples:
     def at_rows(self, rows: Iterable[int]) -> list[int]:
         """Indices of the examples that stand in these rows; InputError where there is none."""
         place = {row: i for i, row in enumerate(self.rows)}
-        wanted = list(rows)
+        try:
+            wanted = [index(row) for row in rows]
+        except TypeError:
+            raise InputError(f"rows is {shorten(rows)}; expected numbers of rows, counted from 0.") from None
         absent = [row for row in wanted if row not in place]
         if absent:
             raise InputError(f"Rows {absent[:5]} are not among the {len(self)} examples of {self.origin}.")
@@ -80,81 +87,119 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ClassReader:
-    """Turns labels as data writes them into class indices, by name and never by an unnamed number."""
+    """Turns labels as data writes them into class indices: by name, and never by a number that nothing names.
+
+    A label has the same class in every kind of file: ``True``, ``true`` and ``"True"`` are one label, and so are
+    ``1``, ``1.0`` and ``"1"``.
+    """
 
     class_names: Sequence[str]
-    id_names: Sequence[str] | None = None
+    id_names: Sequence[str] = ()
     """The class name behind each integer label, where the data has such a list."""
-    aliases: Mapping[str, str] | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names, such as long forms."""
 
     def read(self, label: Any, where: str) -> int | None:
-        """The class of a label; None for a missing label or -1, the mark of unlabelled data.
+        """The class of a label; None for a missing label: an empty one, or -1 unless a class has that name.
 
         Args:
             where: File and line, for the message.
 
         Raises:
-            InputError: The label is no class of the task, or a number that no list gives a name.
+            InputError: The label is no class of the task, a number that no list gives a name, or a number that is the
+                name of one class and in the list that of another.
         """
-        if label is None or label == -1 or label == "-1" or (isinstance(label, float) and label != label):
+        if label is None or (isinstance(label, float | np.floating) and label != label):
             return None
-        number = _as_integer(label)
-        if number is not None:
-            if self.id_names is None:
-                raise InputError(
-                    f"{where}: the label is the number {number}, and nothing says which class that is; write "
-                    f"class names ({self._known()}) or add a labels.json with the list of names in the order "
-                    "of the numbers."
-                )
-            if not 0 <= number < len(self.id_names):
-                raise InputError(
-                    f"{where}: the label is {number}, but the data names only {len(self.id_names)} classes: "
-                    f"{', '.join(self.id_names)}."
-                )
-            label = self.id_names[number]
-        found = self._find(label) if isinstance(label, str) else None
-        if found is None:
-            said = repr(label) if len(repr(label)) < _LONG else f"{repr(label)[:_LONG]} ..."
-            raise InputError(f"{where}: the label {said} is not a class of this task ({self._known()}).")
-        return found
+        text = str(label) if isinstance(label, str | int | float | np.generic) else None
+        by_name = None if text is None else self._find(text)
+        number = self._number(text or "", by_name)
+        by_number = self._find(self.id_names[number]) if number is not None and number < len(self.id_names) else None
+        if by_name is not None and by_number not in (None, by_name):
+            raise InputError(
+                f"{where}: the label {shorten(label)} is the name of a class, and labels.json makes it the number of "
+                f"the class {self.class_names[by_number or 0]!r}; remove labels.json, or write names."
+            )
+        if by_name is None and by_number is None and (text is None or _plain(text) not in ("", "-1")):
+            raise InputError(f"{where}: {self._unknown(label, number)}")
+        return by_number if by_name is None else by_name
+
+    def _number(self, text: str, by_name: int | None) -> int | None:
+        """The number that a label is: of true and false only where they are no names of classes."""
+        plain = _plain(text)
+        if by_name is None:
+            plain = {"false": "0", "true": "1"}.get(plain, plain)
+        return int(plain) if re.fullmatch(r"\d{1,9}", plain) else None
 
     def _find(self, name: str) -> int | None:
-        """By exact name, else by the one name that is equal but for case and surrounding space."""
+        """By exact name, else by the one name that is equal but for case, surrounding space and a number's zeros."""
         if name in self.class_names:
             return list(self.class_names).index(name)
         names = [*enumerate(self.class_names)]
-        for alias, meant in (self.aliases or {}).items():
-            names += [(i, alias) for i, own in enumerate(self.class_names) if own == meant]
-        alike = {i for i, own in names if own.strip().casefold() == name.strip().casefold()}
+        for alias, meant in self.aliases.items():
+            names += [(i, alias) for i, known in enumerate(self.class_names) if known == meant]
+        alike = {i for i, known in names if _plain(known) == _plain(name)}
         return alike.pop() if len(alike) == 1 else None
 
-    def _known(self) -> str:
-        return ", ".join(self.class_names)
+    def _unknown(self, label: Any, number: int | None) -> str:
+        known = ", ".join(self.class_names)
+        if number is not None and not self.id_names:
+            return (
+                f"the label is the number {number}, and nothing says which class that is; write class names ({known}) "
+                "or add a labels.json with the list of names in the order of the numbers."
+            )
+        if number is not None and number >= len(self.id_names):
+            names = ", ".join(self.id_names)
+            return f"the label is {number}, but the data names only {len(self.id_names)} classes: {names}."
+        written = repr(label if number is None else self.id_names[number])
+        written = written if len(written) < _LONG else f"{written[:_LONG]} ..."
+        return f"the label {written} is not a class of this task ({known})."
 
 
 _LONG = 80
 """Characters of a label that are shown."""
-_BEYOND = 10**9
-"""No data have so many classes: larger numbers are no numbers of classes, however many digits they have."""
 
 
-def _as_integer(label: Any) -> int | None:
-    if isinstance(label, bool):
-        return int(label)
-    if isinstance(label, int) or (isinstance(label, float) and label.is_integer()):
-        return int(label) if abs(label) < _BEYOND else None
-    digits = label.strip() if isinstance(label, str) else ""
-    return int(digits) if digits.isdecimal() and len(digits) < len(str(_BEYOND)) else None
+def _plain(name: str) -> str:
+    """A name without what kinds of files write differently: case, surrounding space, the zeros of a whole number."""
+    name = name.strip().casefold()
+    whole = re.fullmatch(r"([+-]?\d{1,9})(?:\.0*)?", name)
+    return str(int(whole[1])) if whole else name
+
+
+_USUAL = {
+    "text": ("text", "sentence", "content", "review", "question"),
+    "label": ("label", "labels", "label-coarse", "coarse_label", "sentiment", "category"),
+}
+"""Columns by what they hold, as data sets name them; the first is taken wherever it is."""
+
+
+def find_columns(row: Mapping[Any, Any], columns: Mapping[str, str], where: str) -> tuple[Any, Any]:
+    """The columns of text and label, as given in ``columns`` or, where it names none, by the usual names.
+
+    Raises:
+        InputError: There is no such column, or more than one.
+    """
+    chosen = []
+    for what, usual in _USUAL.items():
+        wanted = (columns[what],) if what in columns else usual[:1] if usual[0] in row else usual
+        fitting = [c for c in row if c in wanted] or [c for c in row if str(c).strip().casefold() in wanted]
+        if len(fitting) != 1:
+            wrong = (
+                f"both {fitting[0]!r} and {fitting[1]!r} may be the {what}"
+                if fitting
+                else f"there is no column {wanted[0]!r}"
+            )
+            raise InputError(
+                f"{where}: {wrong} (there are: {', '.join(map(str, row)) or 'none'}); name the columns: "
+                "columns={'text': ..., 'label': ...}, or --columns text=...,label=...."
+            )
+        chosen += fitting
+    return chosen[0], chosen[1]
 
 
 def read_examples(
-    rows: Iterable[tuple[str, Mapping[Any, Any]]],
-    reader: ClassReader,
-    origin: str,
-    *,
-    text: str = "text",
-    label: str = "label",
+    rows: Iterable[tuple[str, Mapping[Any, Any]]], reader: ClassReader, origin: str, columns: Mapping[str, str]
 ) -> Examples:
     """Examples from (place, row) pairs.
 
@@ -164,20 +209,16 @@ def read_examples(
     """
     texts: list[str] = []
     classes: list[int | None] = []
+    pair: tuple[Any, Any] | None = None
     for where, row in rows:
-        missing = [column for column in (text, label) if column not in row]
-        if missing:
-            raise InputError(
-                f"{where}: there is no column {' and no column '.join(map(repr, missing))} (there are: "
-                f"{', '.join(map(str, row)) or 'none'}); a task needs {text!r} and {label!r}."
-            )
-        if not isinstance(row[text], str):
-            raise InputError(
-                f"{where}: the text is {shorten(row[text])}, expected a string; fill it in or remove the row."
-            )
-        check_unicode(row[text], f"{where}: the text")
-        texts.append(row[text])
-        classes.append(reader.read(row[label], where))
+        if pair is None or not set(pair) <= set(row):
+            pair = find_columns(row, columns, where)
+        text, label = row[pair[0]], row[pair[1]]
+        if not isinstance(text, str):
+            raise InputError(f"{where}: the text is {shorten(text)}, expected a string; fill it in or remove the row.")
+        check_unicode(text, f"{where}: the text")
+        texts.append(text)
+        classes.append(reader.read(label, where))
     if not texts:
-        raise InputError(f"There are no examples in {origin}; expected rows with {text!r} and {label!r}.")
+        raise InputError(f"There are no examples in {origin}; expected rows with 'text' and 'label'.")
     return Examples(tuple(texts), tuple(classes), tuple(range(len(texts))), origin)

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from reprlib import repr as shorten
 
 from mechicl.errors import InputError
 from mechicl.files.json_files import read_json
-from mechicl.files.rows import READERS, read_rows
+from mechicl.files.rows import READERS, is_saved, read_rows
+from mechicl.files.splits import split_files
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
+
+_HELD_OUT = ("test", "validation", "val", "valid", "dev")
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """A JSONL, CSV, TSV or parquet file with the columns ``text`` and ``label``, or a folder of such files.
+    """A JSONL, JSON, CSV, TSV, Parquet or Arrow file, a folder of such files, or what `Dataset.save_to_disk` wrote.
 
-    Labels are class names, or numbers where a ``labels.json`` beside the file lists the names in their order.
-    In a folder, ``train`` gives the demonstrations and ``test`` or ``validation`` the queries; a single file
-    is divided by each seed.
+    Labels are class names, or numbers that the file itself names (`ClassLabel`) or a ``labels.json`` beside it, which
+    lists the names in their order. In a folder, ``train`` gives the demonstrations and ``test`` or ``validation`` the
+    queries (:func:`~mechicl.files.splits.split_files`); a single file is divided by each seed.
     """
 
     path: Path
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The columns of ``text`` and ``label``; the usual ones are known."""
+    origin: str = ""
+    """The data in words, where the path does not say it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.path, str | Path):
+            raise InputError(f"The path of a FileSource is {shorten(self.path)}; expected a file or a folder.")
+        object.__setattr__(self, "path", Path(self.path).expanduser())
 
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Read the file or folder.
@@ -34,38 +47,31 @@ class FileSource:
             InputError: A file is missing, not readable as what its name says, or not the data of this task;
                 the message names file and line.
         """
-        if self.path.is_file():
-            return Splits(_read(self.path, class_names))
+        if self.path.is_file() or is_saved(self.path):
+            return Splits(self._read([self.path], class_names))
         if not self.path.is_dir():
             raise InputError(f"There is no file or folder {self.path}; give the path of the task's data.")
-        files = {stem: _split_file(self.path, stem) for stem in ("train", "test", "validation", "dev")}
-        train = files["train"]
-        wanted = [query_split, "test", "validation", "dev"]
-        queries = next((files[stem] for stem in wanted if files.get(stem)), None)
-        if train is None:
+        train = split_files(self.path, "train")
+        if not train:
             raise InputError(
                 f"The folder {self.path} has no train file; expected train{' or train'.join(READERS)}, and "
                 "test or validation beside it."
             )
-        return Splits(_read(train, class_names), _read(queries, class_names) if queries else None)
+        held_out = (split_files(self.path, split) for split in (query_split, *_HELD_OUT))
+        queries = next(filter(None, held_out), None)
+        queried = self._read(queries, class_names, query_split) if queries else None
+        return Splits(self._read(train, class_names), queried)
+
+    def _read(self, files: Sequence[Path], class_names: Sequence[str], split: str = "train") -> Examples:
+        lists = [path for path in (files[0].parent / "labels.json", self.path / "labels.json") if path.is_file()]
+        reader = ClassReader(class_names, *_label_names(lists[0])) if lists else ClassReader(class_names)
+        origin = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        origin = f"{self.origin}, {split}" if self.origin else origin
+        return read_examples(chain.from_iterable(map(read_rows, files)), reader, origin, self.columns)
 
 
-def _split_file(folder: Path, stem: str) -> Path | None:
-    found = [folder / (stem + suffix) for suffix in READERS if (folder / (stem + suffix)).is_file()]
-    if len(found) > 1:
-        raise InputError(f"The folder {folder} has {' and '.join(f.name for f in found)}; keep one of them.")
-    return found[0] if found else None
-
-
-def _read(path: Path, class_names: Sequence[str]) -> Examples:
-    id_names, aliases = _label_names(path.parent / "labels.json")
-    return read_examples(read_rows(path), ClassReader(class_names, id_names, aliases), str(path))
-
-
-def _label_names(path: Path) -> tuple[list[str] | None, dict[str, str]]:
+def _label_names(path: Path) -> tuple[list[str], dict[str, str]]:
     """Class names in the order of their numbers (a list, or "names" in an object), and their long forms."""
-    if not path.is_file():
-        return None, {}
     content = read_json(path, "file of class names", remedy='expected a list, such as ["negative", "positive"]')
     lists = content if isinstance(content, dict) else {"names": content}
     names, long = lists.get("names"), lists.get("long", [])

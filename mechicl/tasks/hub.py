@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from textwrap import shorten
 from typing import Any
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, retold
+from mechicl.files.rows import dataset_rows
 from mechicl.models import hub
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
@@ -22,8 +23,8 @@ class HubSource:
     dataset: str
     config: str | None = None
     revision: str | None = None
-    text: str = "text"
-    label: str = "label"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """The columns of ``text`` and ``label``; the usual ones are known."""
 
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Fetch the train split and the split to ask about (from the local cache, if they are there).
@@ -42,27 +43,18 @@ class HubSource:
     def _fetch(self) -> Any:
         from datasets import load_dataset
 
-        try:
-            with hub.at_hand():
-                return load_dataset(self.dataset, self.config, revision=self.revision)
         # Whatever goes wrong between here and the hub (closed network, proxy, rate limit, cache) is one event
         # for the user, and its libraries raise many unrelated types for it.
-        except Exception as error:
-            reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
-            raise InputError(
-                f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
-                f"give a local copy with data='file or folder' (the hub's client said: {reason})."
-            ) from error
+        with retold(self._refusal), hub.at_hand():
+            return load_dataset(self.dataset, self.config, revision=self.revision)
+
+    def _refusal(self, error: Exception) -> str:
+        reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        return (
+            f"The data set {self.dataset} could not be fetched from the Hugging Face hub; check the network, or "
+            f"give a local copy with data='file or folder' (the hub's client said: {reason})."
+        )
 
     def _examples(self, split: Any, class_names: Sequence[str], name: str) -> Examples:
         origin = f"{self.dataset}{f' ({self.config})' if self.config else ''}, {name}"
-        names = getattr(split.features.get(self.label), "names", None)
-        columns = [column for column in (self.text, self.label) if column in split.features]
-        rows = zip(*(list(split[column]) for column in columns), strict=True)
-        return read_examples(
-            ((f"{origin}, row {i}", dict(zip(columns, row, strict=True))) for i, row in enumerate(rows)),
-            ClassReader(class_names, names),
-            origin,
-            text=self.text,
-            label=self.label,
-        )
+        return read_examples(dataset_rows(split, origin), ClassReader(class_names), origin, self.columns)

@@ -7,14 +7,15 @@ give the same rows here, from private generators.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import permutations
 from math import factorial
+from reprlib import repr as shorten
 from typing import Literal
 
 import numpy as np
 
-from mechicl.errors import DoesNotFit, InputError
+from mechicl.errors import DoesNotFit, InputError, check_count
 from mechicl.tasks.examples import Examples, Splits
 
 Order = Literal["encounter", "class", "reversed"] | Sequence[int]
@@ -29,11 +30,11 @@ def by_class(counts: Counts, class_names: Sequence[str], what: str) -> tuple[int
     Raises:
         InputError: One is negative, or there are not as many as classes.
     """
-    numbers = (counts,) * len(class_names) if isinstance(counts, int) else tuple(counts)
-    if len(numbers) != len(class_names) or min(numbers) < 0:
+    numbers = tuple(counts) if isinstance(counts, Iterable) else (counts,) * len(class_names)
+    if len(numbers) != len(class_names) or not all(isinstance(n, int | np.integer) and n >= 0 for n in numbers):
         raise InputError(
-            f"{what} is {counts}; give one number, 0 or more, or one for each of the {len(class_names)} classes: "
-            f"{', '.join(class_names)}."
+            f"{what} is {shorten(counts)}; give one number, 0 or more, or one for each of the {len(class_names)} "
+            f"classes: {', '.join(class_names)}."
         )
     return numbers
 
@@ -92,14 +93,11 @@ def arrange(classes: Sequence[int], order: Order) -> Sequence[int]:
         order: "encounter" as drawn, "class" by class, "reversed", or a permutation of their places.
     """
     places = list(range(len(classes)))
-    if isinstance(order, str):
-        named = {"encounter": places, "class": sorted(places, key=lambda k: (classes[k], k)), "reversed": places[::-1]}
-        chosen: Sequence[int] = named.get(order, [-1])
-    else:
-        chosen = order
-    if sorted(chosen) != places:
+    named = {"encounter": places, "class": sorted(places, key=lambda k: (classes[k], k)), "reversed": places[::-1]}
+    chosen = named.get(order) if isinstance(order, str) else list(order) if isinstance(order, Iterable) else None
+    if chosen is None or not all(isinstance(k, int | np.integer) for k in chosen) or sorted(chosen) != places:
         raise InputError(
-            f"The order is {order!r}; it must be 'encounter', 'class', 'reversed', or a permutation of 0 to "
+            f"The order is {shorten(order)}; it must be 'encounter', 'class', 'reversed', or a permutation of 0 to "
             f"{len(classes) - 1}, the places of the {len(classes)} demonstrations."
         )
     return chosen
@@ -119,11 +117,10 @@ def shown_classes(classes: Sequence[int], mislabelled: Sequence[int]) -> list[in
 
 def all_permutations(n_demonstrations: int) -> list[tuple[int, ...]]:
     """Every order of so many demonstrations, each a value for ``order=``; InputError above 7."""
-    if not 0 <= n_demonstrations <= 7:
-        raise InputError(
-            f"{n_demonstrations} demonstrations have {factorial(max(n_demonstrations, 0)):,} orders; "
-            "all_permutations lists them for up to 7."
-        )
+    check_count("The number of demonstrations", n_demonstrations, 0)
+    if n_demonstrations > 7:
+        orders = f"{factorial(n_demonstrations):,}" if n_demonstrations < 20 else "too many"
+        raise InputError(f"{n_demonstrations} demonstrations have {orders} orders; all_permutations lists up to 7.")
     return list(permutations(range(n_demonstrations)))
 
 

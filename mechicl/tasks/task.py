@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from reprlib import repr as shorten
 from typing import Any
 
-from mechicl.errors import InputError, check_seed, check_unicode
+from mechicl.errors import InputError, check_count, check_seed, check_unicode
 from mechicl.models.tokenizers import warn_if_spelled
 from mechicl.prompts import PromptSet, Query, Template
 from mechicl.prompts.building import Anchor
@@ -22,6 +22,9 @@ from mechicl.tasks.sources import Data, as_source
 
 _LOOKED_AT = 8
 """Prompts of which is asked whether their tokenizer spells; those of a task are alike."""
+
+_FEW = 5
+"""Prompts that may be of one class by chance."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Task:
     """The split to ask about, where the source has several; demonstrations come from "train"."""
     separator: str = "\n"
     """Between the blocks of a prompt."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Where the data have texts and labels, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
+    sentence, label, ...) need not be given."""
 
     def __post_init__(self) -> None:
         self._check_texts()
@@ -49,14 +55,26 @@ class Task:
             raise InputError(f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more.")
         check_words(tuple(self.label_words.values()), self.class_names)
         Template.parse(self.template, self.separator)
+        if self.source is not None:
+            as_source(self.source, self.name, self.columns)
 
     def _check_texts(self) -> None:
         """Raise InputError unless all that a tokenizer may see is text, without halves of characters."""
         if not isinstance(self.label_words, Mapping):
             raise InputError(f"label_words is {shorten(self.label_words)}; expected a word for each class by its name.")
+        if not isinstance(self.columns, Mapping) or not set(self.columns) <= {"text", "label"}:
+            raise InputError(f"columns is {shorten(self.columns)}; expected the columns of 'text' and 'label'.")
+        if len(set(map(str, self.columns.values()))) < len(self.columns):
+            raise InputError(f"columns is {shorten(self.columns)}; text and label need a column each.")
         texts: dict[str, Any] = {f"class name {name!r}": name for name in self.label_words}
         texts |= {f"label word of {name!r}": word for name, word in self.label_words.items()}
-        texts |= {"template": self.template, "separator": self.separator, "name": self.name}
+        texts |= {f"column of {what!r}": name for what, name in self.columns.items()}
+        texts |= {
+            "template": self.template,
+            "separator": self.separator,
+            "name": self.name,
+            "query split": self.query_split,
+        }
         for what, text in texts.items():
             if not isinstance(text, str):
                 raise InputError(f"The {what} of a task is {shorten(text)}; expected a text.")
@@ -75,7 +93,7 @@ class Task:
     @cached_property
     def splits(self) -> Splits:
         """The examples, read once; InputError where they cannot be."""
-        return as_source(self.source, self.name).load(self.class_names, self.query_split)
+        return as_source(self.source, self.name, self.columns).load(self.class_names, self.query_split)
 
     def prompts(
         self,
@@ -124,10 +142,10 @@ class Task:
             InputError: The data cannot be used, or the label words cannot tell the classes apart under this
                 tokenizer.
         """
-        if samples is not None and samples < 1:
-            raise InputError(f"samples={samples}: samples must be 1 or more; None takes all.")
+        if samples is not None:
+            check_count("samples", samples)
         form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long, demonstration_text)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        draft = Draft.of(self, form, seed, shots, mislabelled, order)
         room = draft.counts if room_for is None else by_class(room_for, draft.task.class_names, "room_for")
         pool, asked = draft.pools(room)
         chosen = asked.at_rows(rows) if rows is not None else query_order(len(asked), seed, samples)
@@ -141,6 +159,12 @@ class Task:
         )  # fmt: skip
         if rows is None and samples is not None and len(built) < samples:
             _warn_of_fewer(built, samples, len(asked), too_long)
+        if len(built) >= _FEW and len({prompt.gold for prompt in built}) == 1:
+            warnings.warn(
+                f"{built.task}, seed {built.seed}: all {len(built)} prompts ask about texts of one class, so accuracy "
+                "and confusion say nothing of the other classes.",
+                stacklevel=2,
+            )
         return built
 
     def auxiliary_prompts(
@@ -159,8 +183,8 @@ class Task:
     ) -> PromptSet:
         """Training prompts for re-weighting (section 3.1): the demonstrations of :meth:`prompts`, asked about
         the next ``per_class`` examples of every class in the same walk through the demonstration split."""
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        check_count("per_class", per_class)
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
         first, second = walk(pool, seed, (draft.counts, per_class), draft.task.class_names)
         demonstrations = draft.shown(pool, first)
@@ -182,8 +206,9 @@ class Task:
         too_long: TooLong = "refuse",
     ) -> PromptSet:
         """The demonstrations of :meth:`prompts`, asked about texts that say nothing (Zhao et al. 2021)."""
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, order)
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"texts is {shorten(texts)}; expected a list of texts.")
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, order)
         pool, _ = draft.pools(draft.counts)
         (drawn,) = walk(pool, seed, (draft.counts,), draft.task.class_names)
         contents = [(draft.shown(pool, drawn), Query(text)) for text in texts]
@@ -206,8 +231,8 @@ class Task:
         """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
         modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
         class order; context 0 is that of ``prompts(order="class")``."""
-        form = Form(tokenizer, anchor, prepend_bos, n_ctx, too_long)
-        draft = Draft.of(self, seed, form, shots, mislabelled, "class")
+        check_count("contexts", contexts)
+        draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, "class")
         pool, asked = draft.pools(draft.counts)
         (drawn,) = walk(pool, seed, ([contexts * n for n in draft.counts],), draft.task.class_names)
         members = [[i for i in drawn if pool.classes[i] == c] for c in range(len(draft.counts))]

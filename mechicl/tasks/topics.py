@@ -37,7 +37,7 @@ class TopicsSource:
         origin = f"the language of tiny-icl, {split}, seed {self.seed}"
         drawn = shipped.examples(split, self.topics, count, self.seed)
         rows = ((f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn))
-        return read_examples(rows, ClassReader(class_names), origin)
+        return read_examples(rows, ClassReader(class_names), origin, {})
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from mechicl.hooks import Patch, Probe, run
 from mechicl.metrics import kl_divergence
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
+    AblateHeads,
     CutWords,
     Drop,
     DropAttention,
@@ -45,11 +46,11 @@ from mechicl.patches import (
     IsolatePositions,
     IsolateRandom,
     IsolateTemplate,
-    Lesion,
     Reorder,
     Repeat,
     Replace,
     ReweightAnchors,
+    Steer,
     Swap,
 )
 from mechicl.probes import (
@@ -155,11 +156,16 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
         ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4), placement)  # type: ignore[arg-type]
         for placement in ("postsoftmax", "presoftmax")
     ],
-    Drop: lambda: [Drop(1)],
-    DropAttention: lambda: [DropAttention(0)],
-    DropMLP: lambda: [DropMLP(2)],
+    Drop: lambda: [Drop(1), Drop(1, positions="rest")],
+    DropAttention: lambda: [DropAttention(0), DropAttention(-2, positions="rest")],
+    DropMLP: lambda: [DropMLP(2), DropMLP(-1, positions=lambda batch: batch.tokens % 2 == 0)],
     DropMany: lambda: [DropMany((0, 2))],
     FixNeurons: lambda: [FixNeurons(((0, 1), (2, 3)), 1.5)],
+    AblateHeads: lambda: [AblateHeads(((0, 1), (-1, 3))), AblateHeads(((0, 2),), positions="rest")],
+    Steer: lambda: [
+        Steer(torch.linspace(-1, 1, tiny.D_MODEL), 1),
+        Steer(torch.arange(tiny.D_MODEL), 2, 0.1, point="mlp_out"),
+    ],
     Swap: lambda: [Swap(0)],
     Replace: lambda: [Replace(0, 2)],
     Reorder: lambda: [Reorder((2, 0, 1))],
@@ -182,8 +188,8 @@ def probes() -> list[Probe]:
 
 
 def patches() -> list[Any]:
-    """An instance or more of every patch and of every lesion."""
-    return [one for kind in _classes(mechicl.patches, Patch, Lesion) for one in _made(kind, _PATCHES)]
+    """An instance or more of every patch."""
+    return [one for kind in _classes(mechicl.patches, Patch) for one in _made(kind, _PATCHES)]
 
 
 def material(part: Any) -> PromptSet | TokenCorpus:
@@ -440,18 +446,17 @@ def jobs() -> list[Job]:
     """Every probe, patch, engine and study, each as something to do with a model."""
     found = [Job(_name(p), lambda model, p=p: run(model, material(p), [p])) for p in probes()]
     for patch in patches():
-        if isinstance(patch, Patch):
-            found.append(Job(_name(patch), lambda model, p=patch: run(model, material(p), patches=[p])))
-        if isinstance(patch, Lesion):
-            found.append(Job(f"{patch} on the model", lambda model, p=patch: _run_on(model, p)))
+        found.append(Job(_name(patch), lambda model, p=patch: run(model, material(p), patches=[p])))
+        found.append(Job(f"{patch} on the model", lambda model, p=patch: _run_on(model, p)))
     found += [Job(engine.__name__, ENGINES[engine]) for engine in engines()]
     found += [Job(study.name, lambda model, s=study: s.run(model, studied(s), batch_size=2)) for study in studies()]
     return found
 
 
-def _run_on(model: Any, lesion: Lesion) -> Any:
-    with lesion.on(model):
-        return run(model, prompts())
+def _run_on(model: Any, patch: Patch) -> Any:
+    batch = material(patch).batch(hooked(model).device)
+    with patch.on(model, batch):
+        return hooked(model).forward(batch.tokens)
 
 
 def _name(part: Any) -> str:

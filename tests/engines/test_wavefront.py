@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mechicl import metrics
+from mechicl.corpora import TokenBatch
 from mechicl.engines.wavefront import final_residuals, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.models import hooked
-from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Reorder, Repeat, Replace, Step, Swap
+from mechicl.patches import Drop, DropAttention, DropMany, DropMLP, Reorder, Repeat, Replace, Steer, Swap
 from tests import tiny
 
 FAMILIES = [*tiny.families, "gpt2-inverse"]
@@ -28,8 +29,17 @@ def lesions(n_layers):
         Repeat(0, n_layers, times=2),
         DropMany({0, n_layers - 1}),
         DropMany(each),
+        *(kind(layer, positions=where) for kind in (Drop, DropMLP) for layer in (0, -1) for where in ("bos", "rest")),
+        DropAttention(1, positions=lambda batch: batch.tokens % 2 == 0),
+        Steer(torch.arange(tiny.D_MODEL), -1, 0.1),
         Reorder(tuple(reversed(each))),
     ]
+
+
+def swept(net, tokens, patches):
+    """Last residuals of the clean model and under each patch."""
+    batch = TokenBatch(tokens, torch.full((len(tokens),), tokens.shape[1]))
+    return final_residuals(net, net.embed(tokens), batch, patches)
 
 
 def close(found, expected):
@@ -42,12 +52,11 @@ def test_sweep_is_each_lesion_alone(family):
     model, tokens = tiny.model(family), tiny.tokens(2, 9)
     net = hooked(model)
     asked = lesions(net.sizes.n_layers)
-    programs = [lesion.program(net.sizes.n_layers) for lesion in asked]
     with torch.no_grad():
-        intact, *finals = final_residuals(net, net.embed(tokens), programs)
+        intact, *finals = swept(net, tokens, asked)
         close(intact, net.forward(tokens))
         for lesion, final in zip(asked, finals, strict=True):
-            with lesion.on(model):
+            with lesion.on(model, TokenBatch(tokens, torch.tensor([9, 9]))):
                 expected = net.forward(tokens)
             close(final, expected)
 
@@ -59,7 +68,7 @@ def test_drop_and_swap_by_resuming(family):
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens)
         n_layers = net.sizes.n_layers
-        found = final_residuals(net, net.embed(tokens), [Drop(1).program(n_layers), Swap(0).program(n_layers)])
+        found = swept(net, tokens, [Drop(1), Swap(0)])
         for resid, pre, start in (
             (found[1], cache["blocks.1.hook_resid_pre"], 2),
             (found[2], model.blocks[0](model.blocks[1](cache["blocks.0.hook_resid_pre"])), 2),
@@ -73,11 +82,10 @@ def test_drop_is_both_halves_zeroed_and_swap_is_a_list_of_blocks_in_another_orde
     model, tokens = tiny.fresh(family), tiny.tokens(2, 9)
     net = hooked(model)
     n_layers = net.sizes.n_layers
-    dropped, swapped = ([lesion.program(n_layers)] for lesion in (Drop(1), Swap(0)))
     zero = [(f"blocks.1.hook_{half}_out", lambda value, hook: torch.zeros_like(value)) for half in ("attn", "mlp")]
     last = f"blocks.{n_layers - 1}.hook_resid_post"
     with torch.no_grad():
-        ours = [final_residuals(net, net.embed(tokens), program)[1] for program in (dropped, swapped)]
+        ours = swept(net, tokens, [Drop(1), Swap(0)])[1:]
         seen: list[torch.Tensor] = []
         keep = lambda value, hook: seen.append(value)  # noqa: E731
         model.run_with_hooks(tokens, fwd_hooks=[*zero, (last, keep)])
@@ -140,7 +148,7 @@ def test_blocks_are_shared_as_the_wavefront_promises():
         for layer in range(n)
     ]
     with net.hooks(seen), torch.no_grad():
-        final_residuals(net, net.embed(tokens), [Drop(layer).program(n) for layer in range(n)])
+        swept(net, tokens, [Drop(layer) for layer in range(n)])
     assert calls == [(layer, 1 + layer) for layer in range(n)]
 
 
@@ -151,20 +159,20 @@ def test_intact_prediction_is_uniform_at_most():
 
 
 @pytest.mark.parametrize(
-    "lesion", [Drop(3), Drop(-1), Swap(2), Repeat(2, 2), Repeat(0, 0), Replace(0, 9), DropMany([]), Reorder((0, 1))]
+    "lesion",
+    [Drop(3), Drop(-4), Swap(2), Swap(-1), Repeat(2, 2), Repeat(0, 0), Replace(0, 9), DropMany([3]), Reorder((0, 1))],
 )
 def test_layers_that_are_not_there_are_refused(lesion):
     with pytest.raises(InputError, match="layers 0-2"):
         lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [lesion])
 
 
-def test_programs():
-    assert Repeat(1, 2).program(4) == tuple(map(Step, (0, 1, 1, 2, 2, 3)))
-    assert Reorder((0, 2, 1, 3)).program(4) == Swap(1).program(4)
-    assert Swap(1).program(4) == tuple(map(Step, (0, 2, 1, 3)))
-    assert Replace(1, 3).program(4) == tuple(map(Step, (0, 3, 2, 3)))
-    assert DropMany([2, 0]).program(3) == (Step(1),)
-    assert DropMLP(1).program(2) == (Step(0), Step(1, "mlp"))
+def test_orders():
+    assert list(Repeat(1, 2).order(4)) == [0, 1, 1, 2, 2, 3]
+    assert list(Repeat(-2, 2).order(4)) == [0, 1, 2, 2, 3, 3]
+    assert list(Reorder((0, 2, 1, -1)).order(4)) == list(Swap(1).order(4)) == list(Swap(-3).order(4)) == [0, 2, 1, 3]
+    assert list(Replace(1, 3).order(4)) == list(Replace(-3, -1).order(4)) == [0, 3, 2, 3]
+    assert Drop(1).order(4) is None
 
 
 def test_a_model_comes_back_as_it_was():

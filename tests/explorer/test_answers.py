@@ -38,7 +38,7 @@ def test_a_view_holds_the_numbers_of_a_plain_run(
     out = mi.run(tiny_icl, [prompt], [saliency, flow], patches_of(switches, reweighting), progress=None)
     view = explorer.answer({"ask": "view", "switches": switches})
     assert view["probs"] == pytest.approx(out.label_probs[0].tolist(), rel=1e-3)
-    for layer, edges in enumerate(out[saliency][0].tril(-1)):
+    for layer, edges in enumerate(out[saliency].values[0].tril(-1)):
         drawn = view["edges"][layer]
         assert [value for *_, value in drawn] == pytest.approx([float(edges[q, k]) for q, k, _ in drawn], rel=1e-3)
         if not drawn:
@@ -49,8 +49,8 @@ def test_a_view_holds_the_numbers_of_a_plain_run(
         assert view["shown"][layer] == pytest.approx(sum(v for *_, v in drawn) / float(edges.sum()), rel=2e-3)
         assert view["shown"][layer] >= 0.95 or len(drawn) == 120
         assert sum(view["into"][layer]) == pytest.approx(1, rel=1e-3)
-        shares = out[flow][0, layer] / out[flow][0, layer].sum()
-        assert view["flow"][layer] == pytest.approx(shares.tolist(), rel=1e-3)
+        flows = torch.stack([of[0, layer] for of in out[flow].quantities.values()])
+        assert view["flow"][layer] == pytest.approx((flows / flows.sum()).tolist(), rel=1e-3)
 
 
 def test_heads_sum_to_the_saliency_of_the_layer(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
@@ -74,13 +74,14 @@ def test_head_saliency_sums_to_saliency_and_the_last_guess_is_the_models(family:
         mi.probes.LensTokens((2, prompts[0].target), k=4),
     )
     out = mi.run(model, prompts, [heads, edges, lens], progress=None)
-    assert torch.allclose(out[heads].sum(1).abs(), out[edges][:, 0], rtol=1e-5, atol=1e-5 * float(out[edges].max()))
+    of_layer = out[edges].values[:, 0]
+    assert torch.allclose(out[heads].values.sum(1).abs(), of_layer, rtol=1e-5, atol=1e-5 * float(of_layer.max()))
     logits = model(torch.tensor([prompts[0].tokens]), prepend_bos=False)[0].detach()
     for place, position in enumerate(lens.positions):
         best = logits[position].softmax(-1).topk(4)
         assert out[lens].shape[1] == n_layers + 1
-        assert out[lens][0, -1, place, :, 0].tolist() == best.indices.tolist()
-        assert torch.allclose(out[lens][0, -1, place, :, 1], best.values, rtol=1e-4)
+        assert out[lens]["token"][0, -1, place].tolist() == best.indices.tolist()
+        assert torch.allclose(out[lens]["probability"][0, -1, place], best.values, rtol=1e-4)
 
 
 def test_guesses_end_with_what_the_model_says(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
@@ -157,7 +158,14 @@ def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
     with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
         mi.explore(tiny_icl, [prompt])
     with pytest.raises(mi.InputError, match="not a patch"):
-        mi.explore(tiny_icl, prompt, patches={"swap": mi.patches.Swap(1)})
+        mi.explore(tiny_icl, prompt, patches={"lens": mi.probes.LogitLens()})
+
+
+def test_blocks_in_another_order_are_a_switch_like_any_other(tiny_icl: Any, prompt: Any) -> None:
+    swapped = mi.explore(tiny_icl, prompt, patches={"swap": mi.patches.Swap(1)})
+    view = swapped.answer({"ask": "view", "switches": OFF | {"own": ["swap"]}})
+    plain = mi.run(tiny_icl, [prompt], patches=[mi.patches.Swap(1)]).label_probs[0]
+    assert view["probs"] == pytest.approx(plain.tolist(), rel=1e-3)
 
 
 def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(tiny_icl: Any, prompt: Any) -> None:

@@ -167,7 +167,9 @@ def test_studies_give_the_numbers_of_the_model_inside(study, prompts):
 
 def test_the_logit_lens_reads_it():
     model, probe = tiny.model("gpt2"), LogitLens()
-    expected, found = (mi.run(one, catalogue.text(), [probe], progress=None)[probe] for one in (model, Wrapped(model)))
+    expected, found = (
+        mi.run(one, catalogue.text(), [probe], progress=None)[probe].quantities for one in (model, Wrapped(model))
+    )
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

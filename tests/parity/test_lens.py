@@ -33,10 +33,10 @@ def test_the_papers_protocol_is_the_notebook(stored):
 def test_the_corrected_lens_is_the_independent_computation(stored):
     fixture, model, corpus = stored
     probe = LogitLens(last=False)
-    sums = run(model, corpus, [probe])[probe]
-    means = (sums / probe.counts(corpus.lengths)[:, None]).mean(0)
+    reading = run(model, corpus, [probe])[probe]
     expected = fixture["independent_computation_corrected"]["mean"]
-    for name, column in (("entropy", 0), ("kl_final_lens", 1), ("kl_lens_final", 2)):
+    for name, quantity in (("entropy", "entropy"), ("kl_final_lens", "kl"), ("kl_lens_final", "kl_reverse")):
         # The stored entropies raise every probability to 1e-9 at least: up to 30 bits for each of d_vocab tokens.
         atol = 2e-4 + (30e-9 * model.cfg.d_vocab if name == "entropy" else 0)
-        np.testing.assert_allclose(means[:, column], expected[name], atol=atol, rtol=1e-4, err_msg=name)
+        means = reading[quantity].mean(0)
+        np.testing.assert_allclose(means, expected[name], atol=atol, rtol=1e-4, err_msg=name)

@@ -46,6 +46,7 @@ def test_folded_value_biases_would_be_noticed(path: Path, shared: Path) -> None:
     folder = shared / "models" / fixture["meta"]["model"]
     model = load_model(str(folder), processing="fold", fold_value_biases=True)
     probe = SaliencyFlow()
-    ours = run(model, stored_prompts(fixture), [probe])[probe]
+    reading = run(model, stored_prompts(fixture), [probe])[probe]
+    ours = torch.stack(list(reading.quantities.values()), -1)
     theirs = torch.tensor(fixture["S_raw"]).transpose(1, 2)
     assert (ours - theirs).abs().max() > 1e-2 * theirs.max()

@@ -17,8 +17,8 @@ def test_it_is_the_sum_over_a_classs_anchors(family: str) -> None:
     model = tiny.model(family)
     prompts = random_prompts(3, shots=2, n_classes=3)
     probe = LabelAttention()
-    reading = run(model, prompts, [probe])[probe]
-    for prompt, ours in zip(prompts, reading, strict=True):
+    attention = run(model, prompts, [probe])[probe].values
+    for prompt, ours in zip(prompts, attention, strict=True):
         _, cache = model.run_with_cache(torch.tensor([prompt.tokens]), prepend_bos=False)
         for layer in range(model.cfg.n_layers):
             row = cache["pattern", layer][0, :, prompt.target]
@@ -32,8 +32,8 @@ def test_norm_weighting_measures_what_each_weight_moves(family: str) -> None:
     model = tiny.model(family)
     prompts = random_prompts(3, shots=1, n_classes=2)
     probe = LabelAttention("norm")
-    reading = run(model, prompts, [probe])[probe]
-    for prompt, ours in zip(prompts, reading, strict=True):
+    attention = run(model, prompts, [probe])[probe].values
+    for prompt, ours in zip(prompts, attention, strict=True):
         _, cache = model.run_with_cache(torch.tensor([prompt.tokens]), prepend_bos=False)
         for layer, block in enumerate(model.blocks):
             values = cache["v", layer][0]

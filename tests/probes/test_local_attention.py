@@ -18,52 +18,51 @@ def corpus():
     return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
 
 
+def same(ours, expected):
+    torch.testing.assert_close(ours, expected.double(), atol=1e-6, rtol=1e-5, equal_nan=True)
+
+
 def patterns(model, corpus, row, layer):
     _, cache = model.run_with_cache(corpus.tokens[row : row + 1, : corpus.lengths[row]])
     return cache[f"blocks.{layer}.attn.hook_pattern"][0]
 
 
 @pytest.mark.parametrize("family", ["gpt2", "neo", "llama"])
-def test_masses_are_sums_of_single_entries(family, corpus):
+def test_masses_are_means_of_single_entries(family, corpus):
     model, probe = tiny.model(family), LocalAttention((1, 3, 5))
     reading = run(model, corpus, [probe], batch_size=2)[probe]
-    counts = probe.counts(corpus.lengths)
-    at = {name: i for i, name in enumerate(probe.quantities)}
     for row in range(len(corpus)):
         n = int(corpus.lengths[row])
         pattern = patterns(model, corpus, row, layer=1)
         for k in (1, 3, 5):
             queries = range(k + 1, n)
-            expected = sum(pattern[:, q, q - k : q].sum(-1) for q in queries) if queries else torch.zeros(4)
-            torch.testing.assert_close(reading[row, 1, :, at[f"mass_{k}"]], expected, atol=1e-5, rtol=1e-5)
-            assert counts[row, at[f"mass_{k}"]] == len(queries)
-        torch.testing.assert_close(reading[row, 1, :, at["sink"]], pattern[:, 1:, 0].sum(-1), atol=1e-5, rtol=1e-5)
+            sums = [pattern[:, q, q - k : q].sum(-1) for q in queries]
+            same(reading[f"mass_{k}"][row, 1], torch.stack(sums).mean(0) if sums else torch.full((4,), torch.nan))
+            assert reading.counts[f"queries_{k}"][row] == len(queries)
+        same(reading["sink"][row, 1], pattern[:, 1:, 0].mean(-1))
         entries = [pattern[:, q, q - i] for i in range(1, 6) for q in range(i, n)]
-        torch.testing.assert_close(reading[row, 1, :, at["pooled"]], sum(entries), atol=1e-5, rtol=1e-5)
-        assert counts[row, at["pooled"]] == len(entries)
+        same(reading["pooled"][row, 1], torch.stack(entries).mean(0))
+        assert reading.counts["entries"][row] == len(entries)
 
 
 def test_everything_a_query_attends_to_is_itself_position_0_or_before(corpus):
     n = int(corpus.lengths.max())
     probe = LocalAttention((n - 2,))
     reading = run(tiny.model("gpt2"), corpus, [probe])[probe]
-    at = {name: i for i, name in enumerate(probe.quantities)}
     longest = int(corpus.lengths.argmax())
     # The last query of the longest sequence alone has n - 2 tokens between position 0 and itself.
     pattern = patterns(tiny.model("gpt2"), corpus, longest, layer=0)
-    total = reading[longest, 0, :, at[f"mass_{n - 2}"]] + pattern[:, -1, 0] + pattern[:, -1, -1]
-    torch.testing.assert_close(total, torch.ones(4))
+    same(reading[f"mass_{n - 2}"][longest, 0], 1 - pattern[:, -1, 0] - pattern[:, -1, -1])
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_previous_five_itself_and_the_rest_are_all_attention(family, corpus):
     model, probe = tiny.model(family), LocalAttention((5,))
     reading = run(model, corpus, [probe])[probe]
-    at = {name: i for i, name in enumerate(probe.quantities)}
     for row, length in enumerate(corpus.lengths.tolist()):
         rest = patterns(model, corpus, row, layer=1).tril(-6).sum((-2, -1))
-        total = reading[row, 1, :, at["pooled"]] + reading[row, 1, :, at["self"]] + rest
-        torch.testing.assert_close(total, torch.full((tiny.N_HEADS,), length - 1.0), atol=1e-5, rtol=1e-5)
+        sums = [(reading[name] * reading.counts[reading.terms[name]])[row, 1] for name in ("pooled", "self")]
+        same(sum(sums), length - 1 - rest)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -73,19 +72,15 @@ def test_the_authors_pooled_mean_is_a_fifth_of_a_mass_and_what_its_first_queries
     """
     model, probe = tiny.model(family), LocalAttention((5,))
     reading = run(model, corpus, [probe])[probe]
-    means = reading / probe.counts(corpus.lengths).clamp(min=1)[:, None, None]
-    at = {name: i for i, name in enumerate(probe.quantities)}
     for row, length in enumerate(corpus.lengths.tolist()):
         if length <= 6:
             continue
         pattern = patterns(model, corpus, row, layer=1)
-        pooled = (5 * length - 15) * means[row, 1, :, at["pooled"]]
+        pooled = (5 * length - 15) * reading["pooled"][row, 1]
         five = torch.stack([pattern[:, q, max(0, q - 5) : q].sum(-1) for q in range(length)]).mean(0)
-        torch.testing.assert_close(pooled, length * five, atol=1e-5, rtol=1e-5)
+        same(pooled, length * five)
         first = sum(1 - pattern[:, q, q] for q in range(1, 6))
-        torch.testing.assert_close(
-            pooled, (length - 6) * means[row, 1, :, at["mass_5"]] + first, atol=1e-5, rtol=1e-5
-        )  # fmt: skip
+        same(pooled, (length - 6) * reading["mass_5"][row, 1] + first)
 
 
 def test_uniform_attention_is_the_null():

@@ -14,7 +14,7 @@ from mechicl.probes.logit_lens import QUANTITIES
 from tests import tiny
 from tests.random_prompts import random_prompts
 
-AT = {name: i for i, name in enumerate(QUANTITIES)}
+ATOL = 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -26,44 +26,47 @@ def corpus():
 @pytest.mark.parametrize("family", tiny.families)
 def test_the_last_point_is_the_model(family, corpus):
     model = tiny.model(family)
-    sums = run(model, corpus, [probe := LogitLens()])[probe]
-    counts = probe.counts(corpus.lengths)
+    reading = run(model, corpus, [probe := LogitLens()])[probe]
+    assert reading.counts["positions"].flatten().tolist() == (corpus.lengths - 1).tolist()
+    assert reading.counts["targets"].flatten().tolist() == (corpus.lengths - 2).tolist()
     for quantity in ("kl", "kl_reverse", "js_divergence"):
-        assert sums[:, -1, AT[quantity]].abs().max() < 1e-4
+        assert reading[quantity][:, -1].abs().max() < 5e-6
     for quantity in ("agreement", "reciprocal_rank", "top_k_overlap", "cosine"):
-        torch.testing.assert_close(sums[:, -1, AT[quantity]], counts[:, 0].float(), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(reading[quantity][:, -1], torch.ones(2).double(), atol=5e-6, rtol=1e-4)
     for row, length in enumerate(corpus.lengths):
         tokens = corpus.tokens[row : row + 1, :length]
         logits = model(tokens)[:, 1:]
-        entropy = metrics.entropy(logits, unit="bits").sum()
-        torch.testing.assert_close(sums[row, -1, AT["entropy"]], entropy, atol=1e-3, rtol=1e-4)
-        loss = metrics.cross_entropy(logits[:, :-1], tokens[:, 2:]).sum()
-        torch.testing.assert_close(sums[row, -1, AT["loss"]], loss, atol=1e-3, rtol=1e-4)
+        entropy = metrics.entropy(logits, unit="bits").double().mean()
+        torch.testing.assert_close(reading["entropy"][row, -1], entropy, atol=5e-5, rtol=1e-4)
+        loss = metrics.cross_entropy(logits[:, :-1], tokens[:, 2:]).double().mean()
+        torch.testing.assert_close(reading["loss"][row, -1], loss, atol=5e-5, rtol=1e-4)
 
 
 def test_points_are_residuals_under_the_final_norm(corpus):
     model = tiny.model("gpt2")
-    sums = run(model, corpus, [probe := LogitLens()])[probe]
+    kl = run(model, corpus, [probe := LogitLens(only=("kl",))])[probe].values
     tokens = corpus.tokens[1:]
     _, cache = model.run_with_cache(tokens)
     for layer in range(3):
         logits = hooked(model).lens(cache[f"blocks.{layer}.hook_resid_pre"][:, 1:])
-        expected = metrics.kl_divergence(model(tokens)[:, 1:], logits).sum()
-        torch.testing.assert_close(sums[1, layer, AT["kl"]], expected, atol=1e-3, rtol=1e-4)
+        expected = metrics.kl_divergence(model(tokens)[:, 1:], logits).double().mean()
+        torch.testing.assert_close(kl[1, layer], expected, atol=5e-5, rtol=1e-4)
 
 
 def test_the_authors_lens_is_another_at_the_last_point(corpus):
     model = tiny.fresh("gpt2", "fold")
-    sums = run(model, corpus, [probe := LogitLens("authors")])[probe]
-    assert (sums[:, -1, AT["kl"]] > 1e-3).all()  # b_U is missing
+    reading = run(model, corpus, [probe := LogitLens("authors")])[probe]
+    assert (reading.mean("sequence")["kl"][-1] > 1e-3).all()  # b_U is missing
 
 
 def test_in_prompts_the_lens_reads_q():
     model, prompts = tiny.model("gpt2"), random_prompts(3)
-    sums = run(model, prompts, [probe := LogitLens()])[probe]
-    assert sums.shape == (3, 4, len(QUANTITIES))
-    assert (sums[..., AT["loss"]] == 0).all()
-    assert (sums[:, -1, AT["agreement"]] == 1).all()
+    reading = run(model, prompts, [probe := LogitLens()])[probe]
+    assert reading.shape == (3, 4)
+    assert list(reading.quantities) == list(QUANTITIES)
+    assert not reading.counts["targets"].any()
+    assert reading["loss"].isnan().all()
+    assert (reading["agreement"][:, -1] == 1).all()
 
 
 @pytest.fixture
@@ -86,17 +89,16 @@ def test_all_quantities_are_those_of_whole_rows_in_float64(family, lens, corpus,
     monkeypatch.setattr(TunedLens, "check", lambda self, net: None)
     model = tiny.fresh(family).requires_grad_(False)
     probe = LogitLens(tuned(model.cfg.n_layers) if lens == "tuned" else lens, top_k=5)
-    sums = run(model, corpus, [probe], batch_size=1)[probe]
+    reading = run(model, corpus, [probe], batch_size=1)[probe]
     for row, length in enumerate(corpus.lengths):
         expected = whole_rows(model, probe, corpus.tokens[row : row + 1, :length])
         for name, values in expected.items():
-            torch.testing.assert_close(
-                sums[row, :, AT[name]].double(), values, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-            )
+            ours = reading[name][row]
+            torch.testing.assert_close(ours, values, rtol=1e-5, atol=ATOL, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def whole_rows(model, probe, tokens):
-    """Sums over positions of each quantity at each point, from whole rows of logits in float64."""
+    """Means over positions of each quantity at each point, from whole rows of logits in float64."""
     net, n_layers = hooked(model), model.cfg.n_layers
     _, cache = model.run_with_cache(tokens)
     points = [cache[f"blocks.{i}.hook_resid_pre"][0, 1:] for i in range(n_layers)]
@@ -124,7 +126,7 @@ def whole_rows(model, probe, tokens):
             "loss": metrics.cross_entropy(lens[:-1], tokens[0, 2:]),
         })  # fmt: skip
     assert rows[0].keys() == set(QUANTITIES)
-    return {name: torch.stack([one[name].double().sum() for one in rows]) for name in QUANTITIES}
+    return {name: torch.stack([one[name].double().mean() for one in rows]) for name in QUANTITIES}
 
 
 def test_an_unknown_lens_is_refused():

@@ -1,4 +1,4 @@
-"""Sub-joiner heads: what the probe adds up is what is seen in whole patterns, and a head that joins is found."""
+"""Sub-joiner heads: what the probe averages is what whole patterns hold, and a head that joins is found."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,12 @@ from mechicl.corpora import load_corpus, pieces_of_ended_words
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.probes import SubJoiner
+from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES
 from mechicl.probes.words import word_half
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
 from tests import tiny
 
+ATOL = 1e-6
 SINGLE = ["Review", "good", "film", "Person", "World", "Type", "a", "b", "c"]
 LONGER = ["cat", "and", "you", "was", "of", "unseen"]
 
@@ -25,12 +27,12 @@ def corpus():
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_sums_are_those_of_whole_patterns(corpus, family):
+def test_means_are_those_of_whole_patterns(corpus, family):
     model, probe = tiny.model(family), SubJoiner(3, near=20)
-    sums = run(model, corpus, [probe], batch_size=2)[probe]
+    reading = run(model, corpus, [probe], batch_size=2)[probe]
     ended, half = pieces_of_ended_words(corpus.words), word_half(corpus.tokens, corpus.words)
     _, cache = model.run_with_cache(corpus.tokens, prepend_bos=False)
-    expected, pairs = torch.zeros_like(sums), 0
+    sums, words, pairs = torch.zeros(*reading.shape, 4), torch.zeros(len(corpus), 1, 1, 2), 0
     for row in range(len(corpus)):
         for t in range(3, corpus.tokens.shape[1]):
             singles = [s for s in range(3, corpus.tokens.shape[1])
@@ -38,21 +40,25 @@ def test_sums_are_those_of_whole_patterns(corpus, family):
             if ended[row, t] != 3 or not singles:
                 continue
             pairs += len(singles)
+            words[row, ..., half[row, t]] += 1
             for layer in range(tiny.N_LAYERS):
                 a = cache["pattern", layer][row]  # [head query key]
                 mass = a[:, t, t - 1] + a[:, t, t - 2]
                 control = torch.stack([a[:, s, s - 1] + a[:, s, s - 2] for s in singles])
                 bias = a[:, t, t - 2] - (a[:, t, t - 1] + a[:, t, t]) / 2
                 auroc = (mass > control).float().mean(0)
-                values = torch.stack([mass, bias, control.mean(0), auroc, torch.ones(tiny.N_HEADS)], -1)
-                expected[row, layer, :, half[row, t]] += values
+                sums[row, layer, :, half[row, t]] += torch.stack([mass, bias, control.mean(0), auroc], -1)
     assert pairs > 10
-    torch.testing.assert_close(sums, expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(reading.counts["words"], words.long())
+    for name, summed in zip(SUB_JOINER_QUANTITIES, sums.double().unbind(-1), strict=True):
+        torch.testing.assert_close(reading[name], summed / words, atol=ATOL, rtol=1e-5, equal_nan=True)
 
 
-def test_text_without_such_words_gives_nothing(corpus):
+def test_text_without_such_words_gives_no_means(corpus):
     probe = SubJoiner(30)
-    assert not run(tiny.model("gpt2"), corpus, [probe])[probe].any()
+    reading = run(tiny.model("gpt2"), corpus, [probe])[probe]
+    assert not reading.counts["words"].any()
+    assert all(values.isnan().all() for values in reading.quantities.values())
 
 
 def test_a_head_that_joins_is_chosen_and_judged(corpus):

@@ -199,6 +199,36 @@ def text_pass(hf: Any, tokens: Sequence[int]) -> TextPass:
 
 
 @torch.no_grad()
+def logits_without(hf: Any, tokens: list[int], layer: int, positions: slice) -> Float[Tensor, "pos d_vocab"]:
+    """Logits of a model whose layer adds nothing to the residual stream at some positions."""
+
+    def undo(module: Any, args: Any, kwargs: Any, output: Any) -> Any:
+        before, after = (args[0] if args else kwargs["hidden_states"]), torch.as_tensor(output).clone()
+        after[:, positions] = before[:, positions]
+        return after
+
+    handle = hf.model.layers[layer].register_forward_hook(undo, with_kwargs=True)
+    logits = hf(torch.tensor([tokens]), use_cache=False).logits[0]
+    handle.remove()
+    return logits
+
+
+@torch.no_grad()
+def logits_without_head(hf: Any, tokens: list[int], layer: int, head: int) -> Float[Tensor, "pos d_vocab"]:
+    """Logits of a model in which a head's average of values is zero before the output projection reads it."""
+
+    def silence(module: Any, args: Any) -> Any:
+        heads = args[0].clone().unflatten(-1, (hf.config.num_attention_heads, -1))
+        heads[:, :, head] = 0
+        return (heads.flatten(-2),)
+
+    handle = hf.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(silence)
+    logits = hf(torch.tensor([tokens]), use_cache=False).logits[0]
+    handle.remove()
+    return logits
+
+
+@torch.no_grad()
 def logits_in_order(hf: Any, tokens: Sequence[int], order: Sequence[int]) -> Float[Tensor, "pos d_vocab"]:
     """Logits with the layers run in this order (section 4.1): a dropped layer is missing, swapped ones change places."""
     layers = hf.model.layers

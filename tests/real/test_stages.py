@@ -16,6 +16,7 @@ from torch import Tensor
 import mechicl as mi
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models.processing import Processing, process
+from mechicl.patches import AblateHeads, Drop
 from tests.real import reference
 from tests.real.conftest import Real
 
@@ -46,10 +47,36 @@ def test_dropped_and_swapped_layers(real: Real, agree: Callable[..., None]) -> N
         assert ours.agreement[:, text, positions].tolist() == same.float().tolist()
 
 
+def test_layers_dropped_at_position_0_alone_and_elsewhere_alone(real: Real, agree: Callable[..., None]) -> None:
+    """Layer 11 makes the attention sink: nearly all that its ablation costs is lost at position 0; layer 2 does not."""
+    places = {"bos": slice(0, 1), "rest": slice(1, None), "all": slice(None)}
+    lesions = [Drop(layer, positions=where) for layer in (2, 11) for where in places]
+    ours = mi.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths, top_k=0)
+    for text, (tokens, clean) in enumerate(zip(real.texts, real.text_passes, strict=True)):
+        changed = [reference.logits_without(real.hf, tokens, layer, at) for layer in (2, 11) for at in places.values()]
+        theirs = torch.stack([reference.kl(clean.logits, logits)[1:].mean() for logits in changed])
+        means = ours.kl[:, text, 1 : len(tokens)].double().mean(1)
+        agree(f"KL, text {text}", means, theirs, within=1e-5, mistaken=theirs.roll(1), relative=True)
+        in_2, in_11 = means.view(2, 3)
+        assert in_11[0] > 4 * in_11[1]
+        assert in_2[0] < in_2[1]
+
+
+def test_an_ablated_head(real: Real, agree: Callable[..., None]) -> None:
+    """Query heads 0-2 of a layer share keys and values; ablating one leaves the others."""
+    patches = [AblateHeads([(10, head)]) for head in range(3)]
+    ours = mi.lesion_sweep(real.model, real.corpus.tokens, patches, lengths=real.corpus.lengths, top_k=0)
+    tokens, clean = real.texts[1], real.text_passes[1]
+    changed = [reference.logits_without_head(real.hf, tokens, 10, head) for head in range(3)]
+    theirs = torch.stack([reference.kl(clean.logits, logits).mean() for logits in changed])
+    means = ours.kl[:, 1, : len(tokens)].double().mean(1)
+    agree("KL", means, theirs, within=1e-4, mistaken=theirs.roll(1), relative=True)
+
+
 def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None:
     probe = mi.probes.LogitLens(only=("entropy", "kl", "kl_reverse"))
     corpus, seen = real.corpus[1:], real.text_passes[1]
-    ours = mi.run(real.model, corpus, [probe])[probe][0] / probe.counts(corpus.lengths)[0]
+    ours = mi.run(real.model, corpus, [probe])[probe]
 
     def measured(point: int, normed: bool = True) -> Tensor:
         logits = reference.lens(real.hf, seen.residual[point, 1:], normed)
@@ -59,8 +86,8 @@ def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None
     mistaken = theirs.clone()
     mistaken[12] = measured(12, normed=False)
     bounds = {"entropy (bits)": 5e-6, "KL (nats)": 5e-5, "reverse KL (nats)": 2e-5}
-    for place, (name, bound) in enumerate(bounds.items()):
-        agree(f"lens, {name}", ours[:, place], theirs[:, place], within=bound, mistaken=mistaken[:, place])
+    for place, ((name, bound), values) in enumerate(zip(bounds.items(), ours.quantities.values(), strict=True)):
+        agree(f"lens, {name}", values[0], theirs[:, place], within=bound, mistaken=mistaken[:, place])
 
 
 def test_attention_to_the_previous_five(real: Real, agree: Callable[..., None]) -> None:

@@ -49,7 +49,7 @@ def test_heads_are_kept_and_add_up(tmp_path: Path) -> None:
     model, prompts = tiny.model("gpt2"), several()[0]
     result = deep_layers(model, prompts)
     probe = LabelAttention()
-    expected = run(model, prompts, [probe])[probe].flatten(0, 1)
+    expected = run(model, prompts, [probe])[probe].values.flatten(0, 1)
     np.testing.assert_allclose(attention_by_head(result.table), expected, rtol=1e-4, atol=1e-6)
     result.save(tmp_path)
     found = attention_by_head(load_result(tmp_path, "deep-layers").table)

@@ -66,7 +66,7 @@ def test_queries_and_keys_make_the_scores(family: str) -> None:
     """What the probe reads is what attention multiplies: scaled products with the keys are the scores at q."""
     model, prompts = tiny.model(family), random_prompts(2)
     probe = TargetQuery()
-    queries = run(model, prompts, [probe])[probe]
+    queries = run(model, prompts, [probe])[probe].values
     for prompt, of_prompt in zip(prompts, queries, strict=True):
         _, cache = model.run_with_cache(torch.tensor([prompt.tokens]), prepend_bos=False)
         for layer in range(model.cfg.n_layers):

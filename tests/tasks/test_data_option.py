@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +36,22 @@ def films(tmp_path: Path) -> Path:
 def test_a_shipped_task_named_alone_takes_the_data(films: Path) -> None:
     assert origins("reviews", films) == {"reviews": str(films / "train.jsonl")}
     assert origins("reviews", None) == {"reviews": "reviews (shipped with mechicl), train"}
+
+
+def test_columns_are_named_where_data_are_given(tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    path.write_text(
+        "idx,body,stars\n" + "".join(f"{i},film {i},{'negative' if i % 2 else 'positive'}\n" for i in range(8))
+    )
+    asked = OnPrompts(model="tiny-icl", out=Path("out"), task="sst2,reviews", data=path, samples=2, seeds="42",
+                      columns="text=body,label=stars")  # fmt: skip
+    films, reviews = asked.material(STUDIES["information-flow"](), MODEL)
+    assert "film" in films[0].string
+    assert reviews.origin["data"]["demonstrations"] == "reviews (shipped with mechicl), train"
+    with pytest.raises(
+        InputError, match="--columns is 'body'; give a text for each name, as \"text=body,label=stars\""
+    ):
+        replace(asked, columns="body").material(STUDIES["information-flow"](), MODEL)
 
 
 def test_among_several_tasks_shipped_ones_keep_their_own(films: Path) -> None:

@@ -31,6 +31,28 @@ def write_table(path: Path, content: list[dict[str, Any]], delimiter: str) -> Pa
     return path
 
 
+def write_tsv(path: Path, content: list[dict[str, Any]]) -> Path:
+    """Without quotes, which TSV does not have, so a text cannot hold an end of line."""
+    lines = [list(content[0]), *(row.values() for row in content)]
+    path.write_text("".join("\t".join(map(str, line)).replace("\n", " ") + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: list[dict[str, Any]]) -> Path:
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return path
+
+
+def write_arrow(path: Path, content: list[dict[str, Any]]) -> Path:
+    """A stream, as `datasets` keeps its data."""
+    import pyarrow as pa
+
+    table = pa.Table.from_pylist(content)
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    return path
+
+
 def write_parquet(path: Path, content: list[dict[str, Any]]) -> Path:
     import pyarrow as pa
     from pyarrow.parquet import write_table as write
@@ -42,8 +64,10 @@ def write_parquet(path: Path, content: list[dict[str, Any]]) -> Path:
 WRITERS = {
     "jsonl": write_jsonl,
     "csv": lambda path, content: write_table(path, content, ","),
-    "tsv": lambda path, content: write_table(path, content, "\t"),
+    "tsv": lambda path, content: write_tsv(path, content),
     "parquet": write_parquet,
+    "json": write_json,
+    "arrow": write_arrow,
 }
 
 
@@ -56,7 +80,8 @@ def test_every_kind_of_file_gives_the_same_examples(kind: str, tmp_path: Path) -
     content = [*ROWS, {"text": 'he said, "NA"\nnull', "label": "positive"}, {"text": "nan", "label": "negative"}]
     read = splits(WRITERS[kind](tmp_path / f"reviews.{kind}", content))
     assert read.queries is None
-    assert list(read.demonstrations.texts) == [row["text"] for row in content]
+    one_line = kind == "tsv"
+    assert [*read.demonstrations.texts] == [row["text"].replace("\n", " " if one_line else "\n") for row in content]
     assert [("negative", "positive")[c or 0] for c in read.demonstrations.classes] == [row["label"] for row in content]
     assert load_task("sst2", data=str(tmp_path / f"reviews.{kind}")).prompts(byte_level(" N", " P"))
 
@@ -110,8 +135,8 @@ def test_a_byte_order_mark_and_blank_lines_are_no_data(tmp_path: Path) -> None:
 GOOD = '{"text": "a", "label": "positive"}\n'
 BAD = {
     "no_column.jsonl": (
-        '{"sentence": "a", "label": "positive"}\n',
-        r"line 1: there is no column 'text' .there are: sentence, label.",
+        '{"words": "a", "label": "positive"}\n',
+        r"line 1: there is no column 'text' .there are: words, label.; name the columns",
     ),
     "no_label.csv": ("text,class\na,b\n", "line 2: there is no column 'label'"),
     "unknown.jsonl": (
@@ -127,14 +152,22 @@ BAD = {
     "nan.jsonl": ('{"text": NaN, "label": "positive"}\n', "line 1: the text is nan, expected a string"),
     "null.jsonl": ('{"text": null, "label": "positive"}\n', "line 1: the text is None, expected a string"),
     "nested.jsonl": ('{"text": "a", "label": ["positive"]}\n', r"line 1: the label \['positive'\] is not a class"),
+    "twice.csv": ("text,label,text\na,positive,b\n", "line 1: there are 2 columns 'text'; keep one of them"),
+    "two.csv": ("sentence,review,label\na,b,positive\n", "line 2: both 'sentence' and 'review' may be the text"),
+    "quoted.tsv": ('text\tlabel\n"a\nb"\tpositive\n', "line 2: the row does not have the 2 columns"),
+    "object.json": ('[{"text": "a", "label": "positive"}, 5]', "row 1 holds a number; expected one object"),
+    "half.json": ('[{"text": "a", ', "half.json is not JSON"),
+    "not.csv.gz": ("text,label\n", "not.csv.gz cannot be read"),
+    "not.zst": ("text", "not one of the kinds"),
+    "not.arrow": ("text", "not.arrow is no arrow file"),
     "flag.jsonl": ('{"text": "a", "label": true}\n', "line 1: the label is the number 1"),
     "short.csv": ("text,label\na,positive\nb\n", "line 3: the row does not have the 2 columns"),
     "long.csv": ("text,label\na, b,positive\n", "line 2: the row does not have the 2 columns"),
     "quote.csv": ('text,label\n"a"b,positive\n', "after line 1: not readable as a table"),
-    "not.parquet": ("text", "not a parquet file"),
+    "not.parquet": ("text", "not.parquet is no parquet file"),
     "latin.jsonl": ('{"text": "caf\udce9", "label": "positive"}\n', "is not UTF-8 text .byte 13"),
     "latin.csv": ("text,label\ncaf\udce9,positive\n", "is not UTF-8 text"),
-    "sheet.xlsx": ("", r"not one of the kinds that can be read: \.jsonl, \.csv, \.tsv, \.parquet"),
+    "sheet.xlsx": ("", r"not one of the kinds that can be read: \.jsonl, \.json, \.csv, \.tsv, \.parquet"),
 }
 
 
@@ -167,11 +200,11 @@ def test_a_number_beyond_the_names_is_refused(tmp_path: Path) -> None:
 def test_paths_that_hold_no_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file or folder .*nowhere"):
         splits(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"no train file; expected train\.jsonl or train\.csv"):
+    with pytest.raises(InputError, match=r"no train file; expected train\.jsonl or train\.json"):
         splits(tmp_path)
     for kind in ("csv", "jsonl"):
         WRITERS[kind](tmp_path / f"train.{kind}", ROWS)
-    with pytest.raises(InputError, match=r"has train\.jsonl and train\.csv; keep one"):
+    with pytest.raises(InputError, match=r"has train\.csv and train\.jsonl; keep one"):
         splits(tmp_path)
 
 
@@ -218,10 +251,10 @@ def test_a_task_file_is_the_task_that_it_describes(data: Any, where: str, tmp_pa
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds a list; expected an object with name, template"),
+        ("[]", "holds a list; expected an object; its fields are name, template"),
         (json.dumps({**TASK, "labelwords": 1}), "has 'labelwords'; its fields are"),
         (json.dumps({"template": "a"}), "lacks 'label_words'"),
-        (json.dumps({**TASK, "template": 3}), "template is 3; expected a text"),
+        (json.dumps({**TASK, "template": 3}), "template of a task is 3; expected a text"),
         (json.dumps({**TASK, "label_words": ["a", "b"]}), "expected a word for each class"),
         (json.dumps({**TASK, "data": 3}), "data is 3; expected a path or rows"),
     ],

@@ -148,7 +148,7 @@ def test_samples_and_rows_choose_the_queries(sst2: Task) -> None:
     assert [p.ids.query for p in sst2.prompts(TOKENIZER, rows=[3, 1])] == [3, 1]
     with pytest.raises(InputError, match=r"Rows \[99\]"):
         sst2.prompts(TOKENIZER, rows=[99])
-    with pytest.raises(InputError, match="samples must be 1 or more"):
+    with pytest.raises(InputError, match="samples is 0; give a whole number, at least 1"):
         sst2.prompts(TOKENIZER, samples=0)
 
 
@@ -160,6 +160,16 @@ def test_too_few_examples_of_a_class_are_refused_by_name() -> None:
     for policy in ("per_seed", "per_prompt"):
         with pytest.raises(InputError, match="'positive' has 0 examples"):
             load_task("sst2", data=one_class).prompts(TOKENIZER, demonstrations=policy)
+
+
+def test_samples_of_one_class_are_said(recwarn: pytest.WarningsRecorder) -> None:
+    one = [row for row in SST2["test"] if row["label"] == "positive"]
+    load_task("sst2", data={**SST2, "test": one}).prompts(TOKENIZER)
+    load_task("sst2", data=SST2).prompts(TOKENIZER)
+    assert [str(w.message) for w in recwarn if "of one class" in str(w.message)] == [
+        "sst2, seed 42: all 6 prompts ask about texts of one class, so accuracy and confusion say nothing of the other "
+        "classes."
+    ]
 
 
 def test_unlabelled_examples_are_asked_about_but_never_shown() -> None:

@@ -21,7 +21,8 @@ from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY, add_curve, panels
 from mechicl.hooks import Patch
 from mechicl.models import hooked
-from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate, Mode
+from mechicl.patches.cut_edges import Mode
+from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, top_tokens, with_loyalty

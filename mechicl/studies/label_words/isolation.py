@@ -26,11 +26,11 @@ from mechicl.figures import GREY, LABEL_COLOUR, add_curve, error_bars, panels
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
+from mechicl.patches.cut_edges import Mode
 from mechicl.patches.isolate import (
     IsolateLabels,
     IsolatePositions,
     IsolateRandom,
-    Mode,
     Pool,
     first_layers,
     last_layers,

@@ -29,9 +29,10 @@ from torch import Tensor
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared, Comparison
+from mechicl.engines.wavefront import residual_groups
 from mechicl.errors import InputError
 from mechicl.figures import GREY, PURPLE
-from mechicl.models import Blockwise, blockwise, frozen
+from mechicl.models import blockwise, frozen
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
@@ -47,8 +48,6 @@ _PANELS = {
     "agreement": "top-1 agreement",
     "length": "norm of the last residual, over the clean model's",
 }
-_TOGETHER = 8
-"""Patched passes whose predictions are read together."""
 _NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("norm-matched control neurons", GREY)}
 
 
@@ -168,33 +167,15 @@ class EntropyNeurons(Study):
 def _compared(
     model: Any, batch: TokenBatch, patches: Sequence[FixNeurons]
 ) -> tuple[Compared, Float[Tensor, "1+patch batch pos"]]:
-    """Predictions under each patch against the clean model's, and norms of all last residuals, the clean first.
-
-    Blocks below the lowest neuron run once.
-    """
+    """Predictions under each patch against the clean model's, and norms of all last residuals, the clean first."""
     net = blockwise(model, EntropyNeurons.name)
-    lowest = min(layer for patch in patches for layer, _ in patch.neurons)
+    norms: list[Tensor] = []
     with frozen(net), torch.no_grad():
-        tokens = batch.tokens.to(net.device)
-        below = _blocks(net, range(lowest), net.embed(tokens))
-        comparison = Comparison(net, tokens, batch.lengths, 0)
-        upper = range(lowest, net.sizes.n_layers)
-        clean = _blocks(net, upper, below)
-        norms = [clean.float().norm(dim=-1).cpu()]
-        for start in range(0, len(patches), _TOGETHER):
-            finals = []
-            for patch in patches[start : start + _TOGETHER]:
-                with net.hooks(patch.hooks(model, batch)):
-                    finals.append(_blocks(net, upper, below))
-            comparison.add(clean, finals)
-            norms += [final.float().norm(dim=-1).cpu() for final in finals]
+        comparison = Comparison(net, batch.tokens, batch.lengths, 0)
+        for finals in residual_groups(net, batch.to(net.device), patches):
+            comparison.add(finals[0], finals[1:])
+            norms += [final.float().norm(dim=-1).cpu() for final in finals[bool(norms) :]]
     return comparison.finish(patches), torch.stack(norms)
-
-
-def _blocks(net: Blockwise, layers: range, resid: Tensor) -> Tensor:
-    for layer in layers:
-        resid = net.whole_block(layer, resid)
-    return resid
 
 
 def _thin(rows: pd.DataFrame, colour: str) -> go.Scatter:

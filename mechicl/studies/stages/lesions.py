@@ -31,8 +31,9 @@ from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
+from mechicl.hooks import Patch
 from mechicl.models import hooked
-from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Lesion, Repeat, Replace, Swap
+from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
@@ -73,10 +74,10 @@ class Lesions(Study):
     reads = "text"
     batch_size = 4
 
-    def lesions(self, n_layers: int) -> list[tuple[str, int, Lesion]]:
+    def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
         """(kind, layer, ablation) of everything that is measured; a window's layer is its first."""
         each = range(n_layers)
-        by_kind: dict[str, list[tuple[str, int, Lesion]]] = {
+        by_kind: dict[str, list[tuple[str, int, Patch]]] = {
             "drop": [("drop", i, Drop(i)) for i in each],
             "swap": [("swap", i, Swap(i)) for i in each[:-1]],
             "attention": [("attention", i, DropAttention(i)) for i in each],
@@ -102,7 +103,7 @@ class Lesions(Study):
         return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
     def swept(
-        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Lesion], facts: pd.DataFrame, size: int
+        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: pd.DataFrame, size: int
     ) -> pd.DataFrame:  # fmt: skip
         """A row per ablation and sequence, with the row of `facts` that describes it; `size` sequences per pass."""
         tables = []

@@ -26,7 +26,7 @@ def corpus():
 @pytest.mark.parametrize("family", ["gpt2", "neox", "llama"])
 def test_last_residuals_are_the_models_own(corpus, family):
     model, probe = tiny.model(family), LastResidual()
-    found = run(model, corpus, [probe], batch_size=4)[probe]
+    found = run(model, corpus, [probe], batch_size=4)[probe].values
     assert found.shape == (21, tiny.N_LAYERS + 1, tiny.D_MODEL)
     for row in (0, 20):
         _, cache = model.run_with_cache(corpus.tokens[row : row + 1, : corpus.lengths[row]])
@@ -37,7 +37,7 @@ def test_last_residuals_are_the_models_own(corpus, family):
 
 def test_one_minibatch_is_the_cka_of_its_last_tokens(corpus):
     model, probe = tiny.model("gpt2"), LastResidual()
-    last = run(model, corpus, [probe])[probe].transpose(0, 1)
+    last = run(model, corpus, [probe])[probe].values.transpose(0, 1)
     for protocol in ("paper", "corrected"):
         result = cka(model, corpus, minibatch=21, protocol=protocol)
         found = result.summary()["mean"].to_numpy().reshape(4, 4)

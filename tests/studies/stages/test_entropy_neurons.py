@@ -37,9 +37,10 @@ def test_a_neuron_at_0_is_a_neuron_that_writes_nothing(family, corpus):
     for layer, neuron in ((0, 3), (2, 1)):
         silent.blocks[layer].mlp.W_out.data[neuron] = 0
     probe = LogitLens()
-    expected = run(silent, corpus, [probe])[probe]
+    expected = run(silent, corpus, [probe])[probe].quantities
     patch = FixNeurons(((0, 3), (2, 1)))
-    torch.testing.assert_close(run(tiny.model(family), corpus, [probe], [patch])[probe], expected, atol=1e-4, rtol=1e-4)
+    ours = run(tiny.model(family), corpus, [probe], [patch])[probe].quantities
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_measures_are_those_of_hooks_by_hand(model, corpus):

@@ -22,9 +22,10 @@ def test_each_layer_is_left_out_in_turn():
     intact, lesioned = run(model, prompts, [probe]), run(model, prompts, [probe], [Drop(1)])
     same = (intact.predicted == lesioned.predicted).float().mean()
     assert summary["loyalty", 1] == pytest.approx(float(same))
-    kept = lesioned[probe][..., 1].sum() / intact[probe][..., 1].sum()
+    kept = lesioned[probe]["S_pq"].sum() / intact[probe]["S_pq"].sum()
     assert summary["S_pq kept", 1] == pytest.approx(float(kept), rel=1e-4)
-    shares = intact[probe][:, 0, 0] / intact[probe][:, 0].sum(-1)
+    flows = intact[probe].frame().query("layer == 0").filter(like="S_")
+    shares = flows["S_wp"] / flows.sum(axis=1)
     assert summary["S_wp share", 0] == pytest.approx(float(shares.mean()), rel=1e-4)
     assert "Predictions change most" in result.finding()
     assert result.figure().data

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from mechicl.corpora import load_corpus
-from mechicl.errors import InputError
+from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, entropy_neurons, vocabulary_moments
 from mechicl.models import hooked
-from mechicl.probes.norms import NORM_QUANTITIES, Norms
+from mechicl.probes.norms import Norms
 from mechicl.studies import neurons, norms
 from mechicl.studies.stages.neurons import NeuronsStudy
 from tests import tiny
@@ -25,7 +25,6 @@ def corpus():
 def test_norms_are_those_of_the_activations(family, corpus):
     model = tiny.model(family)
     reading = run(model, corpus, [probe := Norms()])[probe]
-    at = {name: i for i, name in enumerate(NORM_QUANTITIES)}
     row = int(corpus.lengths.argmin())
     _, cache = model.run_with_cache(corpus.tokens[row : row + 1, : corpus.lengths[row]])
     mlp = cache["blocks.1.hook_mlp_out"][0].norm(dim=-1)
@@ -38,7 +37,19 @@ def test_norms_are_those_of_the_activations(family, corpus):
         "cosine": torch.cosine_similarity(before, after, dim=-1)[1:].mean(),
     }
     for name, value in expected.items():
-        torch.testing.assert_close(reading[row, 1, at[name]], value, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(reading[name][row, 1], value, atol=1e-5, rtol=1e-5)
+
+
+def test_a_text_of_one_token_has_no_mean_and_the_study_says_so(corpus):
+    short = load_corpus(tiny.tokenizer(), ["a", TEXTS[0]], n_ctx=40, packing="documents", prepend_bos=False)
+    table = run(tiny.model("gpt2"), short, [Norms()]).frame()
+    nothing = table["positions"] == 0
+    assert table.loc[nothing, "sequence"].unique().tolist() == [int(short.lengths.argmin())]
+    assert table["mlp_norm"].isna().equals(nothing)
+    assert table["mlp_median"].isna().equals(nothing)
+    assert table["mlp_at_0"].notna().all()
+    with pytest.raises(NumericalError, match=r"norm is nan at sequence 0.*leave that text out"):
+        norms(tiny.model("gpt2"), short)
 
 
 def test_the_studies(corpus):
@@ -76,5 +87,5 @@ def test_entropy_neurons_of_the_study_are_those_of_the_function():
 
 
 def test_each_study_says_what_it_reads(corpus):
-    with pytest.raises(InputError, match="nothing but a model"):
+    with pytest.raises(InputError, match="weights alone"):
         NeuronsStudy().run(tiny.model("gpt2"), corpus)

@@ -40,10 +40,10 @@ def test_last_position_is_the_last_real_one(corpus):
     seen = run(model, part, [residuals, neurons, predicted])
     for row, length in enumerate(part.lengths.tolist()):
         logits, cache = model.run_with_cache(part.tokens[row : row + 1, :length])
-        torch.testing.assert_close(seen[residuals][row, 1], cache["blocks.1.hook_resid_pre"][0, -1])
+        torch.testing.assert_close(seen[residuals].values[row, 1], cache["blocks.1.hook_resid_pre"][0, -1])
         post = [cache[f"blocks.{layer}.mlp.hook_post"][0, -1, n] for layer, n in neurons.neurons]
-        torch.testing.assert_close(seen[neurons][row], torch.stack(post))
-        assert seen[predicted][row] == logits[0, -1].argmax()
+        torch.testing.assert_close(seen[neurons].values[row], torch.stack(post))
+        assert seen[predicted].values[row] == logits[0, -1].argmax()
     with pytest.raises(InputError, match=r"no neuron \(3, 0\)"):
         run(model, part, [LastNeurons(((3, 0),))])
 
