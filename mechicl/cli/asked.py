@@ -20,7 +20,8 @@ from mechicl.limits import check_room_for_libraries
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
     from mechicl.results import Result
-    from mechicl.studies.study import Material, Study
+    from mechicl.studies.parts import Material
+    from mechicl.studies.study import Study
 
 
 def on(help: str, completes: Any = None, **limits: Any) -> Any:

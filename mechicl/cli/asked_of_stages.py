@@ -16,7 +16,8 @@ from mechicl.declared import Declaration
 if TYPE_CHECKING:
     from mechicl.corpora import TokenCorpus
     from mechicl.results import Result
-    from mechicl.studies.study import Material, Study
+    from mechicl.studies.parts import Material
+    from mechicl.studies.study import Study
 
 
 _benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from mechicl.cli.asked import Asked
     from mechicl.results import Cells, Result
-    from mechicl.studies.study import Material, Study
+    from mechicl.studies.parts import Material
+    from mechicl.studies.study import Study
 
 
 _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7

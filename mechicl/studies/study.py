@@ -7,8 +7,8 @@ import re
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,24 +18,21 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.code_digest import measured_by
-from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
 from mechicl.figures import BLUE, styled
-from mechicl.models import Adapter, check_same_tokenizer, hooked, provenance
+from mechicl.models import hooked, provenance
 from mechicl.progress import progress
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
+from mechicl.studies.parts import Material, Part, check_same_tokenizers, parts_of
 from mechicl.tasks import Task
-from mechicl.tasks.benchmarks import Benchmarks
 from mechicl.versions import computing, versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
-Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
-"""What a study is run on; nothing where it reads weights alone."""
 
 
 STUDIES: dict[str, type[Study]] = {}
@@ -126,8 +123,8 @@ class Study(ABC):
         batch_size = self._passed_at_once(batch_size)
         if (study := self.for_model(model)) is not self:
             return study.estimate(model, material, batch_size=batch_size)
-        net, (parts, _) = hooked(model), self._parts(material)
-        _check_same_tokenizers(net, parts)
+        net, (parts, _) = hooked(model), self.parts(material)
+        check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
         return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, gradients=self.gradients)
@@ -208,8 +205,8 @@ class Study(ABC):
         start, net = time.monotonic(), hooked(model)
         if (study := self.for_model(model)) is not self:
             return study.run(model, material, batch_size=batch_size, cells=cells)
-        parts, origin = self._parts(material)
-        _check_same_tokenizers(net, parts)
+        parts, origin = self.parts(material)
+        check_same_tokenizers(net, parts)
         longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
         memory_needed(net, longest, batch_size, gradients=self.gradients)
         model_facts, surroundings = provenance(model), self.surroundings(model)
@@ -226,12 +223,12 @@ class Study(ABC):
         with progress(self.name, len(parts) * len(conditions)) as advance:
             for part in parts:
                 keys = [self._key(code, model_facts, part, condition) | surroundings for condition in conditions]
-                found = [None if cells is None else cells.find(key) for key in keys]
-                missing = [condition for condition, rows in zip(conditions, found, strict=True) if rows is None]
-                made = self.measure_all(model, part.material, missing, batch_size=batch_size)
-                for condition, key, rows in zip(conditions, keys, found, strict=True):
+                stored = [None if cells is None else cells.find(key) for key in keys]
+                missing = [condition for condition, rows in zip(conditions, stored, strict=True) if rows is None]
+                measured = self.measure_all(model, part.material, missing, batch_size=batch_size)
+                for condition, key, rows in zip(conditions, keys, stored, strict=True):
                     if rows is None:
-                        rows = self._checked(made, part, condition)
+                        rows = self._checked(measured, part, condition)
                         rows = rows if cells is None else cells.keep(key, rows)
                     tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
@@ -248,12 +245,12 @@ class Study(ABC):
             },
         )
 
-    def _checked(self, made: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
-        """The next table, sequences in order. NumericalError names the study and cell of a number that is none."""
+    def _checked(self, tables: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
+        """The next table, sequences in order. NumericalError names the study and cell of a non-finite value."""
         facts = {name: value for name, value in {**part.labels, **condition}.items() if value not in (None, "")}
         where = ", ".join([self.name, *(f"{name} {value}" for name, value in facts.items())])
         try:
-            rows = next(made)
+            rows = next(tables)
         except NumericalError as error:
             raise NumericalError(f"{where}: {error}") from error
         except (MemoryError, RuntimeError) as error:
@@ -264,41 +261,22 @@ class Study(ABC):
         for column in numbers:
             bad = ~np.isfinite(numbers[column].to_numpy(float))
             if bad.any():
-                at = rows[bad].iloc[0]
-                place = {name: at[name] for name in ("prompt", "sequence", "layer", "head", "point") if name in at}
-                told = ", ".join(f"{name} {value}" for name, value in place.items())
+                row = rows[bad].iloc[0]
+                names = [name for name in ("prompt", "sequence", "layer", "head", "point") if name in row]
+                place = ", ".join(f"{name} {row[name]}" for name in names) or "its first row"
                 raise NumericalError(
-                    f"{where}: {column} is {at[column]} at {told or 'its first row'}; try dtype='float32', or leave "
-                    "that text out."
+                    f"{where}: {column} is {row[column]} at {place}; try dtype='float32', or leave that text out."
                 )
         # Batches go by length; rows do not, or a bootstrap's draws would depend on the size of the batches.
         return rows.sort_values("sequence", kind="stable", ignore_index=True) if "sequence" in rows else rows
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        """The material in the parts that cells are made of, and its provenance."""
-        material = [material] if isinstance(material, Prompt) else material
-        given = _reads(material)
-        sets = _prompt_sets(material) if given == "prompts" else []
-        if not all(map(len, sets)):
-            raise InputError(f"{self.name} is run on prompts, and a set of them is empty; give at least one prompt.")
-        if given != self.reads or (given == "prompts" and not sets):
-            known = sets or given != "prompts"
-            what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"
-            raise InputError(f"{self.name} is run on {INPUTS[self.reads]}; it was given {what}.")
-        if material is None:
-            return [Part(None)], {}
-        if isinstance(material, WordPairs | Benchmarks):
-            return [Part(material)], {given: material.provenance()}
-        if isinstance(material, TokenCorpus):
-            size = self.sequences_a_cell
-            parts = [Part(material[first : first + size], {}, first) for first in range(0, len(material), size)]
-            return parts, {"text": material.provenance()}
-        in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both
-        labels = [
-            {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots} for one in sets
-        ]
-        parts = [Part(one, label) for one, label in zip(sets, labels, strict=True)]
-        return parts, {"prompts": [one.provenance() for one in sets]}
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        """The material in the parts that cells are made of, and its provenance.
+
+        Raises:
+            InputError: the study reads another kind of material.
+        """
+        return parts_of(material, self.reads, name=self.name, sequences=self.sequences_a_cell)
 
     def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}
@@ -335,46 +313,3 @@ def _register(study: type[Study]) -> None:
     if there is not None and (there.__module__, there.__qualname__) != (study.__module__, study.__qualname__):
         raise InputError(f"There is a study {study.name!r} already, in {there.__module__}; give yours another name.")
     STUDIES[study.name] = study
-
-
-@dataclass(frozen=True)
-class Part:
-    """What one cell is measured on, and what its rows have in common."""
-
-    material: PromptSet | TokenCorpus | WordPairs | Benchmarks | None
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    first: int = 0
-    """Index of its first sequence in the corpus."""
-
-    def label(self, rows: pd.DataFrame, model: str, condition: Condition) -> pd.DataFrame:
-        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition."""
-        if "sequence" in rows:
-            rows["sequence"] += self.first
-        for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
-            rows.insert(place, column, value)
-        return rows
-
-
-def _reads(material: Material) -> Reads:
-    """Which of the inputs something is; prompts unless it is another."""
-    kind = type(material).__name__
-    return (
-        "weights" if material is None else next((reads for reads, one in INPUTS.items() if one.type == kind), "prompts")
-    )
-
-
-def _check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
-    """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
-    for part in parts:
-        if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
-            check_same_tokenizer(net, part.material)
-
-
-def _prompt_sets(given: Any) -> list[PromptSet]:
-    """One prompt set, several, or a list of prompts; nothing for anything else, a mixed list too."""
-    if isinstance(given, PromptSet):
-        return [given]
-    items = list(given) if isinstance(given, Iterable) else []
-    if all(isinstance(item, PromptSet) for item in items):
-        return items
-    return [PromptSet.of(items)] if all(isinstance(item, Prompt) for item in items) else []

@@ -33,8 +33,8 @@ def mean_with_interval(
         seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
         weights = weights / np.bincount(seed, weights=weights)[seed]
         alike[weights.tobytes()].append((len(rows), weights, group[value].to_numpy(float)))
-        own = np.bincount(seed, weights=weights * group[value].to_numpy(float))[seeds := np.unique(seed)]
-        counts = {"n": len(group), "seeds": len(seeds), "seed_sd": spread(own)}
+        of_seeds = np.bincount(seed, weights=weights * group[value].to_numpy(float))[seeds := np.unique(seed)]
+        counts = {"n": len(group), "seeds": len(seeds), "seed_sd": spread(of_seeds)}
         rows.append(dict(zip(by, key, strict=True)) | counts)
     summary = pd.DataFrame(rows)
     bounds = np.empty((len(rows), 3))
@@ -43,9 +43,9 @@ def mean_with_interval(
         values = np.stack(columns, 1)
         interval = bootstrap_mean(values, weights=weights, generator=np.random.default_rng(0), name=value)
         bounds[list(places)] = np.stack([interval.mean, interval.low, interval.high], 1)
-    found = pd.DataFrame(bounds, columns=["mean", "low", "high"])
+    intervals = pd.DataFrame(bounds, columns=["mean", "low", "high"])
     last = ["n", "seeds", *(["seed_sd"] if "seed" in table else [])]
-    return pd.concat([summary[list(by)], found, summary[last]], axis=1)
+    return pd.concat([summary[list(by)], intervals, summary[last]], axis=1)
 
 
 def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -61,7 +61,7 @@ def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] 
 
 
 def spread(of_seeds: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation of the seeds' own numbers; NaN of a single one."""
+    """Standard deviation over seeds; NaN of a single one."""
     return float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else float("nan")
 
 
@@ -69,3 +69,13 @@ def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.Da
     """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
     cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
     return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")
+
+
+def highest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
+    """Where a curve is highest, in words: "highest in layer 3 (0.45)"."""
+    return f"highest {place} {curve.idxmax()} ({curve.max():{spec}})"
+
+
+def lowest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
+    """Where a curve is lowest, in words."""
+    return f"lowest {place} {curve.idxmin()} ({curve.min():{spec}})"

@@ -1,14 +1,14 @@
 """The atlas: every signature of the four stages of one model on a common relative depth (Fig. 1, Table 1).
 
-The paper's first figure lays four curves over each other, each scaled to its own range: what a dropped layer costs
-(KL), attention to the previous five tokens, and the densities of prediction and suppression neurons. We add the
-logit lens (KL to the final prediction, entropy), the MLPs' norm and block influence. One pass over the text feeds
-attention, norms and block influence; one sweep runs all lesions and the lens, which is a lesion too: reading the
-residual before layer i as if it were the last leaves out all layers from i on. Neurons are read from weights.
+The paper's first figure overlays four curves, each scaled to its own range: what dropping a layer costs (KL), attention
+to the previous five tokens, and the densities of prediction and suppression neurons. We add the logit lens (KL to the
+final prediction, entropy), the MLPs' norm and block influence. One pass over the text gives attention, norms and block
+influence; one sweep runs all ablations and the lens, which is an ablation too: reading the residual before layer i as
+if it were the last drops all layers from i on. Neurons are read from weights.
 
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
-ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures. What in-context learning does at
-these depths can be drawn beside (`in_context_atlas.py`).
+ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures. `in_context_atlas.py` adds the
+curves of in-context learning.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -26,19 +25,20 @@ from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import GREY, INK, STAGE_COLOURS, panels
+from mechicl.figures import GREY, INK, STAGE_COLOURS
 from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
 from mechicl.results import Result
+from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
-from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
-from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.stages.sequences import sequence_means, weighted_summary
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 SIGNATURES = {
@@ -76,8 +76,8 @@ class Atlas(Study):
     batch_size = 4
     shared_options = {"processing": "fold"}
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        parts, origin = super()._parts(material)
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        parts, origin = super().parts(material)
         return [*parts, Part(None)], origin  # the last is measured on weights alone
 
     def passes(self, n_layers: int) -> float:
@@ -109,7 +109,7 @@ class Atlas(Study):
                 part = part[["model", "metric", "layer", "mean", "low", "high"]].assign(n=1, seeds=1)
             else:
                 named = rows.rename(columns={"value": str(signature)})
-                part = weighted_summary(named, {str(signature): "weight"}, ["model"], "layer")
+                part = weighted_summary(named, {str(signature): "weight"})
             last = part.groupby("model")["layer"].transform("max").clip(lower=1)
             parts.append(part.assign(depth=part["layer"] / last))
         return pd.concat(parts, ignore_index=True)
@@ -121,35 +121,38 @@ class Atlas(Study):
             ignore_index=True,
         )
 
-    def figure(self, result: Result) -> go.Figure:
-        summary, boundaries = result.summary(), self.boundaries(result.table)
-        models = list(summary["model"].unique())
-        shown = [(model, SIGNATURES, "") for model in models]
-        if set(IN_CONTEXT) & set(summary["metric"]):
-            shown = [(model, *kind) for model in models for kind in ((SIGNATURES, ""), (IN_CONTEXT, ", in context"))]
-        figure = panels([model + suffix for model, _, suffix in shown])
-        for column, (model, signatures, _) in enumerate(shown, start=1):
-            own = summary[(summary["model"] == model) & ~summary["metric"].isin(_too_few(result.table, model))]
-            last = int(where(own, metric="drop KL")["layer"].max())
-            for signature, style in signatures.items():
-                _add_scaled(figure, where(own, metric=signature), signature, style, column)
-            for row in where(boundaries, model=model).to_dict("records"):
-                if row["layer"] <= last:
-                    _add_boundary(figure, row, last, column)
-        figure.update_yaxes(range=[-0.02, 1.12])
-        return titled(
-            figure, self, summary, f"{self.source}; each curve scaled to its own range; dotted: proposed boundaries, "
-            f"shaded their {TEXT_BAND.removeprefix('band: ')}",
-            x="depth (0 first layer, 1 last)", y="scaled to 0..1", counts=None,
+    def drawing(self, result: Result) -> Drawing:
+        summary = result.summary()
+        kinds = {"": SIGNATURES} | ({", in context": IN_CONTEXT} if set(IN_CONTEXT) & set(summary["metric"]) else {})
+        panels = []
+        for model, rows in summary.groupby("model", sort=False):
+            rows = rows[~rows["metric"].isin(_too_few(result.table, str(model)))]
+            for suffix, styles in kinds.items():
+                curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
+                panels.append(Panel(f"{model}{suffix}", [curve for curve in curves if len(curve.x)]))
+        return Drawing(
+            summary, panels, x="depth", x_title="depth (0 first layer, 1 last)", y_title="scaled to 0..1", common=True,
+            y_axis={"range": [-0.02, 1.12]},
+            note=f"each curve scaled to its own range; dotted: proposed boundaries, shaded: their {TEXT_BAND[6:]}",
         )  # fmt: skip
+
+    def figure(self, result: Result) -> go.Figure:
+        figure, boundaries = super().figure(result), self.boundaries(result.table)
+        n_layers = where(result.table, signature="drop KL").groupby("model")["layer"].max() + 1
+        for column, title in enumerate(figure.layout.meta["panels"], start=1):
+            model = title.removesuffix(", in context")
+            for row in where(boundaries, model=model).to_dict("records"):
+                if row["layer"] < n_layers[model]:
+                    _add_boundary(figure, row, n_layers[model] - 1, column)
+        return figure
 
     def finding(self, result: Result) -> str:
         n_layers = where(result.table, signature="drop KL").groupby("model")["layer"].max() + 1
         summary, parts = result.summary(), []
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
-            own = where(summary, model=model)
-            parts.append(f"{model}: " + "; ".join(_told(row, n_layers[model]) for row in rows.to_dict("records")))
-            parts += gathered_and_read(own, rows.set_index("stage")["layer"].to_dict())
+            stages = [_boundary_in_words(row, n_layers[model]) for row in rows.to_dict("records")]
+            parts.append(f"{model}: {'; '.join(stages)}")
+            parts += gathered_and_read(where(summary, model=model), rows.set_index("stage")["layer"].to_dict())
         return "Proposed boundaries. " + ". ".join(parts) + "."
 
 
@@ -160,12 +163,11 @@ def _too_few(table: pd.DataFrame, model: str) -> list[str]:
     return [str(kind) for kind in counts[counts < FEW_NEURONS].index]
 
 
-def _told(row: Mapping[Hashable, Any], n_layers: int) -> str:
-    """One boundary in words."""
+def _boundary_in_words(row: Mapping[Hashable, Any], n_layers: int) -> str:
     if row["layer"] >= n_layers:
         return f"no {row['stage']}"
-    told = f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
-    return told + (f", not separable from {row['overlaps']}, which reaches beyond" if row["overlaps"] else "")
+    text = f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
+    return text + (f", not separable from {row['overlaps']}, which reaches beyond" if row["overlaps"] else "")
 
 
 def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
@@ -174,20 +176,20 @@ def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.Da
 
 def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
     n_layers = hooked(model).sizes.n_layers
-    points = [DropMany(range(i, n_layers)) for i in range(n_layers)]  # the last point is the intact model
-    lesions = [*(Drop(i) for i in range(n_layers)), *points]
+    points = [DropMany(range(i, n_layers)) for i in range(n_layers)]  # the last point is the clean model
+    ablations = [*(Drop(i) for i in range(n_layers)), *points]
     tables = []
     for indices, batch in corpus.batches(batch_size):
-        compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths, top_k=0)
+        compared = lesion_sweep(model, batch.tokens, ablations, lengths=batch.lengths, top_k=0)
+        positions = scored_positions(compared, "corrected")[0]
         last = compared.base_entropy[None]
         for signature, values in (
             ("drop KL", compared.kl[:n_layers]),
             ("lens KL", torch.cat([compared.kl[n_layers:], torch.zeros_like(last)])),
             ("lens entropy", torch.cat([compared.entropy[n_layers:], last])),
         ):
-            means = SequenceMeans()
-            means.add(scored_positions(compared, "corrected")[0], "weight", value=values)
-            tables += means.tables(indices, [{"signature": signature, "layer": i} for i in range(len(values))])
+            facts = pd.DataFrame({"signature": signature, "layer": range(len(values))})
+            tables.append(sequence_means(facts, indices, {"weight": (positions, {"value": values})}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -203,20 +205,14 @@ def _neurons(model: Any) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _add_scaled(figure: go.Figure, rows: pd.DataFrame, name: str, style: tuple[str, str], column: int) -> None:
-    if rows.empty:
-        return
-    colour, dash = style
-    low, spread = rows["mean"].min(), np.ptp(rows["mean"].to_numpy())
-    figure.add_trace(
-        go.Scatter(
-            x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, legendgroup=name,
-            showlegend=not any(trace.name == name for trace in figure.data), mode="lines+markers",
-            line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
-            customdata=rows[["mean", "low", "high"]],
-            hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
-        ),
-        row=1, col=column,
+def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
+    """A curve over its own range; the values themselves on hover."""
+    low, spread = rows["mean"].min(), rows["mean"].max() - rows["mean"].min()
+    return go.Scatter(
+        x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, mode="lines+markers",
+        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
+        customdata=rows[["mean", "low", "high"]],
+        hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
     )  # fmt: skip
 
 

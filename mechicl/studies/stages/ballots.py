@@ -22,19 +22,19 @@ def ballots(
 
     Where the class is a suffix and the tokenizer has other forms of the same stems, contexts before " going" are set
     against as many before " go" or " goes", stem by stem (`matched_by` "stem"). Otherwise, or where these are too few,
-    contexts end in the same token and go on in the class or out of it ("last token"). Fold 0 is to choose neurons and
-    to learn, fold 1 to judge; a sequence of the text is in one of them.
+    contexts end in the same token and continue inside or outside the class ("last token"). Fold 0 is for choosing and
+    fitting, fold 1 for testing; a sequence of the text is in one of them.
 
     Raises:
         InputError: fewer than 60 pairs of either sort.
     """
     generator = np.random.default_rng(seed)
     members = class_members(corpus.tokenizer, token_class, d_vocab)
-    found = _followed(corpus, members, context)
-    tables = {"last token": _balanced(found.assign(group=found["last"]), generator)}
+    candidates = _followed(corpus, members, context)
+    tables = {"last token": _balanced(candidates.assign(group=candidates["last"]), generator)}
     if isinstance(token_class, str) and token_class.startswith("-"):
-        stems = found["token"].map(other_forms(corpus.tokenizer, token_class, d_vocab))
-        tables["stem"] = _balanced(found.assign(group=stems)[stems.notna()], generator)
+        stems = candidates["token"].map(other_forms(corpus.tokenizer, token_class, d_vocab))
+        tables["stem"] = _balanced(candidates.assign(group=stems)[stems.notna()], generator)
     matched_by = "stem" if len(tables.get("stem", ())) >= 2 * LEAST else "last token"
     table = tables[matched_by]
     if len(table) < 2 * LEAST:
@@ -63,17 +63,17 @@ def _followed(corpus: TokenCorpus, members: torch.Tensor, context: int) -> pd.Da
     return pd.DataFrame({name: values.numpy() for name, values in columns.items()})
 
 
-def _balanced(found: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
+def _balanced(candidates: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
     """In each group, as many contexts of the class as others: pairs, at random."""
     parts: list[pd.DataFrame] = []
-    for _, rows in found.groupby("group"):
+    for _, rows in candidates.groupby("group"):
         inside, outside = rows[rows["label"]], rows[~rows["label"]]
         n = min(len(inside), len(outside))
         if n:
             first = sum(len(part) for part in parts)
             pair = np.arange(first, first + n)
             parts += [side.sample(n, random_state=generator).assign(pair=pair) for side in (inside, outside)]
-    return pd.concat(parts, ignore_index=True) if parts else found.iloc[:0].assign(pair=0)
+    return pd.concat(parts, ignore_index=True) if parts else candidates.iloc[:0].assign(pair=0)
 
 
 def contexts_of(corpus: TokenCorpus, table: pd.DataFrame, length: int) -> TokenCorpus:

@@ -1,34 +1,31 @@
-"""Benchmarks under lesions (section 4.1, Fig. 15, 16; layer repeat section 5.4, Fig. 24).
+"""Benchmarks under ablations (section 4.1, Fig. 15, 16; layer repeat section 5.4, Fig. 24).
 
 The paper scores models with a layer dropped or swapped on HellaSwag, ARC-Easy and LAMBADA, and with a window of layers
-repeated on HellaSwag; repeats at 80 to 90 % of depth are said to help. It names no harness and no settings, so there is
-no protocol "paper": ours is lm-evaluation-harness, its documents, requests and scores as they are, zero-shot.
+repeated on HellaSwag; it says that repeats at 80 to 90 % of depth help. It names no harness and no settings, so there
+is no protocol "paper": we use lm-evaluation-harness, its documents, requests and scores unchanged, zero-shot.
 
-The harness's requests are answered by the intact model and all lesions in one sweep.
+One sweep answers the harness's requests with the clean model and all ablations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.declared import Switch
 from mechicl.engines.continuations import continuations
-from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION, add_curve, panels
+from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION
 from mechicl.models import hooked
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import highest, lowest
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
-_COLOURS = {"drop": BLUE, "swap": VERMILION}
 _METRICS = ("acc", "acc_norm")
 _INTACT = -1
 _Kind = Literal["drop", "swap", "repeat"]
@@ -36,9 +33,9 @@ _Kind = Literal["drop", "swap", "repeat"]
 
 @dataclass(frozen=True)
 class LesionedBenchmarks(Study):
-    """Scores of every document, for the intact model and every lesion: a row per lesion and document.
+    """Scores of every document, for the clean model and every ablation: a row per ablation and document.
 
-    `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer -1 is the intact model.
+    `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer -1 is the clean model.
     """
 
     kinds: Annotated[tuple[_Kind, ...], Switch("What is done to each layer.")] = ("drop", "swap", "repeat")
@@ -58,74 +55,66 @@ class LesionedBenchmarks(Study):
     may_lack = ("acc_norm",)  # a task with one choice to judge has none
 
     def passes(self, n_layers: int) -> float:
-        return 1 + len(Lesions(kinds=self.kinds, windows=self.windows).lesions(n_layers))
+        return Lesions(kinds=self.kinds, windows=self.windows).passes(n_layers)
 
     def measure(self, model: Any, tasks: Benchmarks, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = Lesions(kinds=self.kinds, windows=self.windows).lesions(hooked(model).sizes.n_layers)
-        lesions = [lesion for *_, lesion in chosen]
-        found = continuations(model, tasks.requests, lesions, prepend_bos=self.prepend_bos, batch_size=batch_size)
-        place = {request: i for i, request in enumerate(tasks.requests)}
+        lesions, requests = [lesion for *_, lesion in chosen], tasks.requests
+        scores = continuations(model, requests, lesions, prepend_bos=self.prepend_bos, batch_size=batch_size)
         tables = []
         for row, (kind, layer) in enumerate([("intact", _INTACT), *((kind, layer) for kind, layer, _ in chosen)]):
-            answers = list(zip(found.log_prob[row].tolist(), found.greedy[row].tolist(), strict=True))
-
-            def answer(requests: Sequence[Request], answers: list[Answer] = answers) -> list[Answer]:
-                return [answers[place[one]] for one in requests]
-
-            tables.append(tasks.score(answer).assign(kind=kind, layer=layer))
+            pairs = zip(scores.log_prob[row].tolist(), scores.greedy[row].tolist(), strict=True)
+            answers: dict[Request, Answer] = dict(zip(requests, pairs, strict=True))
+            table = tasks.score(lambda some, answers=answers: [answers[one] for one in some])  # type: ignore[misc]
+            tables.append(table.assign(kind=kind, layer=layer))
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy: model, benchmark, kind, metric (acc, acc_norm), layer, mean, low, high, n (documents), seeds.
 
-        Layer -1 is the intact model; a window stands at its first layer.
+        Layer -1 is the clean model; a window stands at its first layer.
         """
-        counted = table.assign(**{f"has_{metric}": table[metric].notna().astype(float) for metric in _METRICS})
         weights = {metric: f"has_{metric}" for metric in _METRICS}
-        return weighted_summary(counted, weights, ["model", "benchmark", "kind"], "layer")
+        counted = table.assign(**{has: table[metric].notna().astype(float) for metric, has in weights.items()})
+        return weighted_summary(counted, weights, ["model", "benchmark", "kind"])
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        names = list(summary["benchmark"].unique())
         repeats = [kind for kind in summary["kind"].unique() if kind.startswith("repeat")]
-        colours = _COLOURS | {kind: (SKY, INK, GREEN)[place % 3] for place, kind in enumerate(repeats)}
-        figure = panels(names)
-        for column, benchmark in enumerate(names, start=1):
-            own = scores(summary, benchmark)
-            for kind, rows in own[own["layer"] != _INTACT].groupby("kind", sort=False):
-                name, colour = str(kind), colours[kind]
-                add_curve(figure, rows, x="layer", name=name, colour=colour, legend=column == 1, column=column)
-            intact = where(own, layer=_INTACT)["mean"].item()
-            figure.add_hline(intact, line={"dash": "dot", "color": GREY}, row=1, col=column)
-        figure.update_yaxes(range=[0, 1.02])
-        documents = "; ".join(f"{name}: {int(scores(summary, name)['n'].max())} documents" for name in names)
-        told = f"{documents}; dotted: intact; band: 95 % bootstrap interval over documents"
-        return titled(figure, self, summary, told, y="accuracy")
+        colours = {"drop": BLUE, "swap": VERMILION}
+        colours |= {kind: (SKY, INK, GREEN)[place % 3] for place, kind in enumerate(repeats)}
+        panels, documents = [], []
+        for benchmark in summary["benchmark"].unique():
+            rows = scores(summary, benchmark)
+            facts = {"benchmark": benchmark}
+            curves = [
+                Curve(rows["metric"].iloc[0], kind, colours[kind], where=facts | {"kind": kind})
+                for kind in rows["kind"].unique()
+                if kind != "intact"
+            ]
+            panels.append(Panel(benchmark, [*curves, Level(where(rows, kind="intact")["mean"].item(), GREY)]))
+            documents.append(f"{benchmark}: {int(rows['n'].max())} documents")
+        return Drawing(
+            summary, panels, y_title="accuracy", common=True, y_axis={"range": [0, 1.02]},
+            note=f"{'; '.join(documents)}; dotted: clean model; band: 95 % bootstrap interval over documents",
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         parts = []
         for name in summary["benchmark"].unique():
-            own = scores(summary, name)
-            intact = where(own, kind="intact").iloc[0]
-            told = [f"intact {intact['mean']:.1%}{_interval(intact)}"]
-            for kind, rows in own[own["kind"] != "intact"].groupby("kind", sort=False):
-                ordered = rows.sort_values("mean", kind="stable")
-                worst, best = ordered.iloc[0], ordered.iloc[-1]
-                told.append(
-                    f"{kind} from {worst['mean']:.1%} (layer {worst['layer']:.0f}) to {best['mean']:.1%} "
-                    f"(layer {best['layer']:.0f})"
-                )
-            parts.append(f"{name}: {', '.join(told)}")
-        return "; ".join(parts) + "."
+            rows = scores(summary, name)
+            curves = {
+                str(kind): of_kind.set_index("layer")["mean"] for kind, of_kind in rows.groupby("kind", sort=False)
+            }
+            clean = curves.pop("intact").item()
+            ranges = [f"{kind} {lowest(curve, '.1%')}, {highest(curve, '.1%')}" for kind, curve in curves.items()]
+            parts.append("; ".join([f"{name}: clean {clean:.1%}", *ranges]))
+        return ". ".join(parts) + "."
 
 
 def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     """One benchmark's accuracies: normalised by length where the harness does so (HellaSwag), else as they are."""
-    own = where(summary, benchmark=benchmark)
-    normalised = where(own, metric="acc_norm")
-    return normalised if len(normalised) and benchmark == "hellaswag" else where(own, metric="acc")
-
-
-def _interval(row: pd.Series[Any]) -> str:
-    return f" [{row['low']:.1%}, {row['high']:.1%}]" if np.isfinite(row["low"]) else ""
+    rows = where(summary, benchmark=benchmark)
+    normalised = where(rows, metric="acc_norm")
+    return normalised if len(normalised) and benchmark == "hellaswag" else where(rows, metric="acc")

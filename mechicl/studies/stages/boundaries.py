@@ -9,9 +9,9 @@
   neurons; in a model with hardly any, in the first layer from ensembling on whose MLP norm is above the half-way
   between median and largest.
 
-The three are found independently. Where a stage would begin before the one in front of it has, the two are not
-separable by these measures, and that is what `overlaps` says; nothing is moved to make an order. Intervals come from
-resampling sequences; what weights alone decide has none.
+The three are determined independently. Where a stage would begin before the previous one has, these measures cannot
+separate the two, and `overlaps` says so; nothing is moved to make an order. Intervals come from resampling sequences;
+what weights alone decide has none.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from mechicl.studies.stages.ensembles import BoolArray, FloatArray
 
 STAGES = ("detokenization", "feature engineering", "prediction ensembling", "calibration")
 FEW_NEURONS = 10
-"""Fewer in a whole model tell nothing of its stages."""
+"""Fewer in a model say nothing about its stages."""
 _RESAMPLES = 500
 
 
 def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
     """The first layer of each stage after the first, of one model's atlas: stage, layer, low, high, by, overlaps.
 
-    A boundary of L (the number of layers) means that the stage was not found. `overlaps` names the stage in front that
+    A boundary of L (the number of layers) means that there is no such stage. `overlaps` names the previous stage that
     had not ended (or not begun) there, or is empty.
     """
     curves = {name: _by_sequence(table, name) for name in ("local attention", "lens KL", "MLP norm")}
@@ -41,7 +41,7 @@ def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
     }
     n_neurons = float(neurons["weight"].max()) if len(neurons) else 0.0
     generator = np.random.default_rng(0)
-    found = _boundaries({name: _mean(rows, weights) for name, rows in curves.items()}, counts, n_neurons)
+    boundaries = _boundaries({name: _mean(rows, weights) for name, rows in curves.items()}, counts, n_neurons)
     draws = []
     for _ in range(_RESAMPLES):
         drawn = generator.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
@@ -49,9 +49,9 @@ def stage_boundaries(table: pd.DataFrame) -> pd.DataFrame:
         means = {name: _mean(rows, resampled) for name, rows in curves.items()}
         draws.append([layer for layer, _ in _boundaries(means, counts, n_neurons)])
     low, high = np.quantile(np.array(draws), [0.025, 0.975], axis=0)
-    layers = [layer for layer, _ in found]
+    layers = [layer for layer, _ in boundaries]
     return pd.DataFrame(
-        {"stage": STAGES[1:], "layer": layers, "low": low, "high": high, "by": [by for _, by in found],
+        {"stage": STAGES[1:], "layer": layers, "low": low, "high": high, "by": [by for _, by in boundaries],
          "overlaps": _overlaps(layers, curves["MLP norm"].shape[1])}
     )  # fmt: skip
 

@@ -1,16 +1,16 @@
 """Similarity of layers' representations: linear CKA (section 5, Fig. 4, 5 and 14).
 
-The residual stream at the last token of many sequences is compared between every two depths, with the unbiased
+We compare the residual stream at the last token of many sequences between every two depths, with the unbiased
 estimate of HSIC (`mechicl.metrics.similarity`). The paper reads blocks of similar layers off the matrix, and its
 stages off the blocks. It took last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
 
 Only last tokens are kept, a minibatch at a time. `protocol="paper"` takes minibatches of 128 and averages their CKA.
-`"corrected"` averages HSIC over minibatches, and divides once: a mean of ratios is biased. Its minibatches are smaller
-(of whatever size, the unbiased estimate has the same mean), so that there are enough of them to resample for an
-interval. A last minibatch of fewer than four sequences says nothing and is left out.
+`"corrected"` averages HSIC over minibatches and divides once: a mean of ratios is biased. Its minibatches are smaller
+(the unbiased estimate has the same mean at any size), so that there are enough of them to resample for an interval. A
+last minibatch of fewer than four sequences is left out.
 
-Similarity that only falls with distance looks blocky, too. The finding therefore holds the best division into blocks
-against the best in the same matrix with entries replaced by the mean at their distance (`blocks.py`).
+Similarity that only falls with distance looks blocky, too. So we compare the best division into blocks with the best
+division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ import torch
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, add_curve, panels, styled
+from mechicl.figures import BLUE, GREY
 from mechicl.hooks import run
 from mechicl.metrics import hsic_matrix
 from mechicl.probes import LastResidual
 from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Panel, where
+from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
 from mechicl.studies.stages.ensembles import FloatArray
-from mechicl.studies.study import Condition, Material, Part, Study
+from mechicl.studies.study import Condition, Study
 
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
@@ -64,8 +66,8 @@ class Cka(Study):
     def sequences_a_cell(self) -> int:
         return 128 if self.protocol == "paper" else self.minibatch
 
-    def _parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        parts, origin = super()._parts(material)
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        parts, origin = super().parts(material)
         enough = [part for part in parts if isinstance(part.material, TokenCorpus) and len(part.material) >= _LEAST]
         if not enough:
             raise InputError(f"CKA needs at least {_LEAST} sequences; take more text, or shorter sequences.")
@@ -122,89 +124,73 @@ class Cka(Study):
         similarity depends on distance alone), and low, high of the difference over resampled minibatches.
         """
         rows = []
-        for model, own in table.groupby("model", sort=False):
-            hsic, weights = _matrices(own)
+        for model, of_model in table.groupby("model", sort=False):
+            hsic, weights = _matrices(of_model)
             cka = self._cka(hsic, weights[None])
             n_blocks = min(_BLOCKS, cka.shape[-1] - 1)
-            found = best_blocks(cka[0], n_blocks)
-            smooth = best_blocks(by_distance(cka)[0], n_blocks)
+            best, smooth = (best_blocks(matrix[0], n_blocks) for matrix in (cka, by_distance(cka)))
             low = high = np.nan
             if len(weights) > 1:
                 draws, ways = self._draws(hsic, weights), divisions(cka.shape[-1], n_blocks)
-                more = [
+                differences = [
                     explained_by_blocks(one[None], ways).max() - explained_by_blocks(by_distance(one[None]), ways).max()
                     for one in draws[np.isfinite(draws).all((1, 2))]
                 ]
-                low, high = np.quantile(more, [0.025, 0.975])
-            rows.append({"model": model, "starts": found.starts, "explained": found.explained,
-                         "by_distance": smooth.explained, "low": low, "high": high})  # fmt: skip
-        return pd.DataFrame(rows)
+                low, high = np.quantile(differences, [0.025, 0.975])
+            rows.append((model, best.starts, best.explained, smooth.explained, low, high))
+        return pd.DataFrame(rows, columns=["model", "starts", "explained", "by_distance", "low", "high"])
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure = panels(["CKA of the residuals before two layers", "CKA at each distance"], common=False)
-        model = str(summary["model"].iloc[0])
         matrix, low, high = (_square(summary, column) for column in ("mean", "low", "high"))
         points = list(range(len(matrix)))
-        figure.add_trace(
-            go.Heatmap(
-                x=points, y=points, z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
-                customdata=np.stack([low, high], -1), colorbar={"x": 1.01, "thickness": 12},
-                hovertemplate="before %{y} and %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-                "<extra></extra>",
-            ),
-            row=1, col=1,
+        heat_map = go.Heatmap(
+            x=points, y=points, z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
+            showscale=True, customdata=np.stack([low, high], -1),
+            hovertemplate="before %{y} and %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
         )  # fmt: skip
-        blocks = self.block_structure(result.table).iloc[0]
-        for start, stop in zip(blocks["starts"], (*blocks["starts"][1:], len(points)), strict=True):
+        i, j = np.triu_indices(len(points), 1)
+        pairs = pd.DataFrame({"distance": j - i, "mean": matrix[i, j], "low": np.nan, "high": np.nan})
+        dots = go.Scatter(
+            x=pairs["distance"], y=pairs["mean"], mode="markers", marker={"color": GREY, "size": 5}, name="two depths",
+            customdata=np.stack([i, j], -1), hovertemplate="before %{customdata[0]} and %{customdata[1]}: %{y:.3f}",
+        )  # fmt: skip
+        panels = [
+            Panel("CKA at each distance", [dots, Curve("cka", "mean at that distance", BLUE)],
+                  x_axis={"title_text": "layers apart"},
+                  y_axis={"title_text": "CKA", "range": [min(0, float(matrix.min())) - 0.02, 1.05]}),
+            Panel("CKA of the residuals before two layers", [heat_map],
+                  y_axis={"autorange": "reversed", "dtick": max(1, -(-len(points) // 12))}),
+        ]  # fmt: skip
+        return Drawing(
+            pairs.groupby("distance", as_index=False).mean().assign(metric="cka"), panels, x="distance",
+            x_title="residual before layer", y_title="residual before layer", hover="closest",
+            note=f"{_counted(result.table)}; white: the best blocks",
+        )  # fmt: skip
+
+    def figure(self, result: Result) -> go.Figure:
+        figure = super().figure(result)
+        starts = self.block_structure(result.table).iloc[0]["starts"]
+        n_points = int(result.table["layer"].max()) + 1
+        for start, stop in zip(starts, (*starts[1:], n_points), strict=True):
             figure.add_shape(
                 type="rect", x0=start - 0.5, x1=stop - 0.5, y0=start - 0.5, y1=stop - 0.5,
-                line={"color": "white", "width": 2}, row=1, col=1,
+                line={"color": "white", "width": 2}, row=1, col=2,
             )  # fmt: skip
-        i, j = np.triu_indices(len(points), 1)
-        figure.add_trace(
-            go.Scatter(x=j - i, y=matrix[i, j], mode="markers", marker={"color": GREY, "size": 5}, name="two depths",
-                       customdata=np.stack([i, j], -1),
-                       hovertemplate="before %{customdata[0]} and %{customdata[1]}: %{y:.3f}"),
-            row=1, col=2,
-        )  # fmt: skip
-        distances = pd.DataFrame({"distance": j - i, "mean": matrix[i, j], "low": np.nan, "high": np.nan})
-        add_curve(figure, distances.groupby("distance", as_index=False).mean(), x="distance",
-                  name="mean at that distance", colour=BLUE, column=2)  # fmt: skip
-        styled(
-            figure, title=f"{self.title}: {model}",
-            subtitle=f"{self.source}; protocol {self.protocol}; {_counted(result.table)}; white: the best "
-            f"{len(blocks['starts'])} blocks",
-            x="residual before layer", y="residual before layer", counts=len(points) - 1,
-        )  # fmt: skip
-        figure.update_layout(hovermode="closest", margin={"r": 75})  # room for the colours' scale
-        figure.update_yaxes(autorange="reversed", dtick=max(1, -(-len(points) // 12)), col=1)
-        figure.update_yaxes(range=[min(0, float(matrix.min())) - 0.02, 1.05], title_text="CKA", col=2)
-        figure.update_xaxes(title_text="layers apart", col=2)
         return figure
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
         parts = []
         for row in self.block_structure(result.table).to_dict("records"):
-            matrix = _square(summary[summary["model"] == row["model"]], "mean")
-            stops = (*row["starts"][1:], len(matrix))
-            blocks = ", ".join(
-                f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(row["starts"], stops, strict=True)
-            )
-            more = row["explained"] - row["by_distance"]
-            verdict = "too few minibatches to tell blocks from similarity that falls with distance"
+            verdict = "too few minibatches for an interval"
             if np.isfinite(row["low"]):
-                verdict = (
-                    f"{more:+.0%} [{row['low']:+.0%}, {row['high']:+.0%}] against the best blocks where similarity "
-                    "only falls with distance" + ("" if row["low"] > 0 else ", which is no evidence of blocks")
-                )
+                verdict = f"difference [{row['low']:+.0%}, {row['high']:+.0%}]"
+            starts = ", ".join(map(str, row["starts"]))
             parts.append(
-                f"{row['model']}: neighbours {np.diagonal(matrix, 1).mean():.2f}, first to last {matrix[0, -1]:.2f}. "
-                f"The best {len(row['starts'])} blocks ({blocks}) explain {row['explained']:.0%} of "
-                f"its variance; {verdict}"
+                f"{row['model']}: the best blocks (from layers {starts}) explain {row['explained']:.0%} of the "
+                f"variance of CKA; where CKA depends on distance alone, {row['by_distance']:.0%} ({verdict})"
             )
-        return "CKA of " + ". ".join(parts) + f" ({_counted(result.table)})."
+        return ". ".join(parts) + f" ({_counted(result.table)})."
 
 
 def _matrices(rows: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
@@ -216,13 +202,14 @@ def _matrices(rows: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
 
 def _ratio(hsic: FloatArray) -> FloatArray:
     """HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of matrices [draw layer layer]."""
-    own = np.diagonal(hsic, axis1=1, axis2=2)
-    scale = np.sqrt(np.where(own > 0, own, np.nan))
+    diagonal = np.diagonal(hsic, axis1=1, axis2=2)
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, np.nan))
     return np.asarray(hsic / (scale[:, :, None] * scale[:, None, :]), dtype=np.float64)
 
 
 def _square(summary: pd.DataFrame, column: str) -> FloatArray:
-    first = summary[summary["model"] == summary["model"].iloc[0]]
+    """The first model's matrix [layer layer]."""
+    first = where(summary, model=summary["model"].iloc[0])
     n = int(first["layer"].max()) + 1
     return np.asarray(first[column].to_numpy(float).reshape(n, n), dtype=np.float64)
 

@@ -2,15 +2,15 @@
 
 Some neurons of the last layers have heavy weights that favour no token: what they write lies where the unembedding
 hardly reads. They act through the final norm, as Stolfo et al. (2024) found: the longer the residual, the smaller all
-logits, and the more open the prediction. So fixing one should move entropy, more than it moves the loss or the most
+logits, and the more uniform the prediction. So fixing one should move entropy more than it moves the loss or the most
 probable token. Candidates are the heavy ones of `neurons`, the most neutral first; small models have none within its
 bound of variance, and the finding says so.
 
-As in *Universal Neurons* one neuron at a time has the same activation at all positions, of a few values from 0 (left
-out) to 6; measured are entropy, loss and agreement against the intact model, and the length of the last residual. There
-the baseline is random ordinary neurons; here each entropy neuron has controls of the last two layers whose output
-weights are most nearly as long, so that they change the residual as much. *Stages of Inference* names these neurons
-without such a test, so there is no `protocol="paper"`.
+As in *Universal Neurons* one neuron at a time has the same activation at all positions, of a few values from 0
+(ablated) to 6. We measure entropy, loss and agreement against the clean model, and the norm of the last residual. There
+the baseline is random ordinary neurons; here each entropy neuron has norm-matched controls from the last two layers,
+which change the residual as much. *Stages of Inference* names these neurons without such a test, so there is no
+`protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.engines.wavefront import residual_groups
 from mechicl.errors import InputError
-from mechicl.figures import GREY, PURPLE, add_curve, panels
+from mechicl.figures import GREY, PURPLE
 from mechicl.models import blockwise, frozen
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.lesions import scored_positions, with_differences
 from mechicl.studies.stages.neurons import LAST_LAYERS, MOST_VARIANCE, NeuronsStudy, is_entropy_neuron, neuron_table
-from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
+from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _PANELS = {
-    "entropy_difference": "entropy, held − intact (bits)",
-    "loss_difference": "loss, held − intact (nats)",
-    "agreement": "same most probable token",
-    "length": "length of the last residual, over the intact",
+    "entropy_difference": "entropy, held − clean (bits)",
+    "loss_difference": "loss, held − clean (nats)",
+    "agreement": "top-1 agreement",
+    "length": "norm of the last residual, over the clean model's",
 }
-_NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("neurons as long", GREY)}
+_NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("norm-matched control neurons", GREY)}
 
 
 @dataclass(frozen=True)
 class EntropyNeurons(Study):
-    """Entropy neurons, and others whose output is as long, held at values: a row per neuron, value and sequence.
+    """Entropy neurons and norm-matched controls held at values: a row per neuron, value and sequence.
 
-    `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share, and the length of the last
-    residual over the intact model's.
+    `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share; `length` is the L2 norm of the
+    last residual over the clean model's.
     """
 
     neurons: Annotated[int, Switch("Entropy neurons, the most neutral first.", min=1)] = 4
@@ -80,13 +80,18 @@ class EntropyNeurons(Study):
         return 1 + self.neurons * (1 + self.controls) * len(self.values)
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        chosen = self.chosen(model)
-        fixed = chosen.merge(pd.DataFrame({"held": self.values}), how="cross").to_dict("records")
-        patches = [FixNeurons(((row["layer"], row["neuron"]),), row["held"]) for row in fixed]
+        facts = self.chosen(model).merge(pd.DataFrame({"held": self.values}), how="cross")
+        places = facts[["layer", "neuron", "held"]].itertuples(index=False)
+        patches = [FixNeurons(((layer, neuron),), held) for layer, neuron, held in places]
         tables = []
         for indices, batch in corpus.batches(batch_size):
-            compared, length = _compared(model, batch, patches)
-            tables += _means(compared, length).tables(indices, fixed)
+            compared, norm = _compared(model, batch, patches)
+            predicting, with_target = scored_positions(compared, "corrected")
+            of_predictions = {"kl": compared.kl, "agreement": compared.agreement, "entropy": compared.entropy,
+                              "base_entropy": compared.base_entropy, "length": norm[1:] / norm[:1]}  # fmt: skip
+            of_targets = {"loss": compared.loss, "base_loss": compared.base_loss}
+            measured = {"positions": (predicting, of_predictions), "targets": (with_target, of_targets)}
+            tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
 
     def chosen(self, model: Any) -> pd.DataFrame:
@@ -106,20 +111,20 @@ class EntropyNeurons(Study):
                 f"Every heavy neuron of the last {LAST_LAYERS} layers of {net.name} favours some tokens; there is none "
                 "to hold."
             )
-        found = table[entropy].nsmallest(self.neurons, "variance")
+        chosen = table[entropy].nsmallest(self.neurons, "variance")
         others = table[~entropy]
         controls: list[int] = []
-        for norm in found["norm"]:
+        for norm in chosen["norm"]:
             nearest = (others["norm"].drop(controls) - norm).abs().nsmallest(self.controls)
             controls += [int(index) for index in nearest.index]
-        both = pd.concat([found.assign(kind="entropy"), others.loc[controls].assign(kind="control")])
+        both = pd.concat([chosen.assign(kind="entropy"), others.loc[controls].assign(kind="control")])
         return both[["kind", "layer", "neuron", "norm", "variance"]].reset_index(drop=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, kind, layer, neuron, metric, held, mean, low, high, n (sequences), seeds.
 
         `kind` is entropy or control; layer and neuron are -1 for the mean over those of a kind. Entropies in bits,
-        losses in nats; `length` is that of the last residual over the intact model's.
+        losses in nats; `length` is the norm of the last residual over the clean model's.
         """
         measured = with_differences(table)
         weights = {name: "targets" if name == "loss_difference" else "positions" for name in (*_PANELS, "kl")}
@@ -128,71 +133,56 @@ class EntropyNeurons(Study):
         parts = [weighted_summary(rows, weights, by, "held") for rows in (kinds.assign(layer=-1, neuron=-1), measured)]
         return pd.concat(parts, ignore_index=True)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure = panels(list(_PANELS.values()), common=False)
-        for column, metric in enumerate(_PANELS, start=1):
+        panels = []
+        for metric, title in _PANELS.items():
+            content: list[Curve | go.Scatter] = []
             for kind, (name, colour) in _NAMES.items():
                 rows = where(summary, metric=metric, kind=kind)
-                for _, one in rows[rows["layer"] >= 0].groupby(["layer", "neuron"]):
-                    _add_thin(figure, one, colour, column)
-                mean = rows[rows["layer"] < 0]
-                add_curve(figure, mean, x="held", name=name, colour=colour, legend=column == 1, column=column)
-        told = f"{self.source}; thin: each neuron; {TEXT_BAND}"
-        return titled(figure, self, summary, told, x="activation at all positions", counts=None)
+                content += [_thin(one, colour) for _, one in rows[rows["layer"] >= 0].groupby(["layer", "neuron"])]
+                content.append(Curve(metric, name, colour, where={"kind": kind, "layer": -1}))
+            panels.append(Panel(title, content))
+        return Drawing(
+            summary, panels, x="held", x_title="activation at all positions", note=f"thin: each neuron; {TEXT_BAND}"
+        )
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
-        parts = []
+        held, parts = max(self.values), []
         for kind, (name, _) in _NAMES.items():
-            of_kind = where(summary, held=max(self.values), kind=kind, layer=-1).set_index("metric")
-            mean, low, high = (of_kind[bound] for bound in ("mean", "low", "high"))
-            between = f"[{low['entropy_difference']:+.3f}, {high['entropy_difference']:+.3f}]"
+            mean = where(result.summary(), held=held, kind=kind, layer=-1).set_index("metric")["mean"]
             parts.append(
-                f"{name} change entropy by {mean['entropy_difference']:+.3f} bits {between} and the loss by "
-                f"{mean['loss_difference']:+.3f} nats, {mean['agreement']:.0%} of the most probable tokens stay, and "
-                f"the last residual is {mean['length']:.2f} times as long"
+                f"{name} change entropy by {mean['entropy_difference']:+.3f} bits and the loss by "
+                f"{mean['loss_difference']:+.3f} nats"
             )
-        own = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
-        names = [f"{row.layer}.{row.neuron}" for row in own.itertuples()]
-        few = int((own["variance"] > MOST_VARIANCE).sum())
-        bound = f" ({few} of {len(own)} above the variance of {MOST_VARIANCE:g} that `neurons` allows, for wide models)"
-        return (
-            f"Held at {max(self.values):g}, one at a time, {'; '.join(parts)}. Entropy neurons: {', '.join(names)}"
-            f"{bound if few else ''}."
+        rows = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
+        names = ", ".join(f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy())
+        wide = int((rows["variance"] > MOST_VARIANCE).sum())
+        bound = (
+            f" ({wide} of {len(rows)} above the variance of {MOST_VARIANCE:g} that `neurons` allows)" if wide else ""
         )
+        return f"Held at {held:g}, one at a time, {', '.join(parts)}. Entropy neurons: {names}{bound}."
 
 
 def _compared(
     model: Any, batch: TokenBatch, patches: Sequence[FixNeurons]
 ) -> tuple[Compared, Float[Tensor, "1+patch batch pos"]]:
-    """Each patch alone against the clean model, and the lengths of all last residuals, the clean first."""
+    """Predictions under each patch against the clean model's, and norms of all last residuals, the clean first."""
     net = blockwise(model, EntropyNeurons.name)
-    lengths: list[Tensor] = []
+    norms: list[Tensor] = []
     with frozen(net), torch.no_grad():
         comparison = Comparison(net, batch.tokens, batch.lengths, 0)
         for finals in residual_groups(net, batch.to(net.device), patches):
             comparison.add(finals[0], finals[1:])
-            lengths += [final.float().norm(dim=-1).cpu() for final in finals[bool(lengths) :]]
-    return comparison.finish(patches), torch.stack(lengths)
+            norms += [final.float().norm(dim=-1).cpu() for final in finals[bool(norms) :]]
+    return comparison.finish(patches), torch.stack(norms)
 
 
-def _means(compared: Compared, length: Float[Tensor, "1+patch batch pos"]) -> SequenceMeans:
-    predicting, with_target = scored_positions(compared, "corrected")
-    means = SequenceMeans()
-    means.add(predicting, "positions", kl=compared.kl, agreement=compared.agreement, entropy=compared.entropy,
-              base_entropy=compared.base_entropy.expand_as(compared.kl), length=length[1:] / length[:1])  # fmt: skip
-    means.add(with_target, "targets", loss=compared.loss, base_loss=compared.base_loss.expand_as(compared.kl))
-    return means
-
-
-def _add_thin(figure: go.Figure, rows: pd.DataFrame, colour: str, column: int) -> None:
+def _thin(rows: pd.DataFrame, colour: str) -> go.Scatter:
+    """The curve of one neuron."""
     layer, neuron = rows[["layer", "neuron"]].iloc[0]
-    figure.add_trace(
-        go.Scatter(
-            x=rows["held"], y=rows["mean"], mode="lines", line={"color": colour, "width": 1}, opacity=0.45,
-            showlegend=False, customdata=np.stack([rows["low"], rows["high"]], -1),
-            name=f"{layer}.{neuron}", hovertemplate="%{y:.4f}  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]",
-        ),
-        row=1, col=column,
+    return go.Scatter(
+        x=rows["held"], y=rows["mean"], mode="lines", line={"color": colour, "width": 1}, opacity=0.45,
+        showlegend=False, customdata=rows[["low", "high"]], name=f"{layer}.{neuron}",
+        hovertemplate="%{y:.4f}  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]",
     )  # fmt: skip

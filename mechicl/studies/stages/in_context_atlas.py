@@ -3,7 +3,7 @@
 *Label Words are Anchors* finds by saliency that demonstrations' information flows into label words in shallow layers
 (S_wp) and from there to the target in deep ones (S_pq), and by attention that deep layers' AUCROC against the
 prediction is high, so that their share R of it grows late. *Stages of Inference* names what layers do. Here the first
-paper's curves stand on the second's depth axis, of the same model, and are added up by stage.
+paper's curves share the second's depth axis, for the same model, and are summed by stage.
 
 Each flow's curve is that layer's share of the flow within the layer (S_wp / (S_wp + S_pq + S_ww)), as the paper draws
 it. Saliency wants weights as they are: flows are measured with `processing="none"`, the atlas with folded norms; layers
@@ -26,7 +26,7 @@ IN_CONTEXT = {
     "AUCROC": (BLUE, "solid"),
     "R": (ORANGE, "dot"),
 }
-"""Information flow to label words and from them to the target, and how well attention to them tells the answer."""
+"""Information flow to label words and from them to the target, and how well attention to them predicts the output."""
 _FROM_PROMPTS = -2
 
 
@@ -67,14 +67,14 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
     early, late = wp[wp.index < start].sum() / wp.sum(), pq[pq.index >= start].sum() / pq.sum()
     n = len(wp)
     uniform = min(start, n) / n
-    told = [
+    sentences = [
         f"Before prediction ensembling ({uniform:.0%} of the layers) lie {early:.0%} of S_wp, the gathering in label "
         f"words, summed over layers (largest in layer {wp.idxmax()}), and {1 - late:.0%} of S_pq, their reading "
         f"(largest in layer {pq.idxmax()})"
     ]
     if "AUCROC" in there:  # it is not where every prompt was answered alike
         auc = curves["AUCROC"]
-        told.append(
-            f"Attention to label words tells the prediction best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})"
+        sentences.append(
+            f"Attention to label words predicts the output best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})"
         )
-    return told
+    return sentences

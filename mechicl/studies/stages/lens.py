@@ -7,11 +7,11 @@ The authors' curves come from a faulty lens: their library divided every residua
 the unembedding's bias was left out. Early residuals are short, so their logits nearly vanish and entropy starts
 near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook does: positions 1 to T - 2, every
 document the same. `"corrected"` norms each residual by itself and keeps the bias, so that the last point is the
-model's own prediction; it shows the authors' lens beside it. The direction of the paper's KL is not published: ours
-is KL(final || lens), the other direction and the Jensen-Shannon divergence are in the table.
+model's own prediction, and measures the authors' lens too. The direction of the paper's KL is not published: ours is
+KL(final || lens); the other direction and the Jensen-Shannon divergence are in the table.
 
-A tuned lens (Belrose et al. 2023) may stand beside them: an affine map of each residual, learned on other text, takes
-away what is only another basis. What is left of the KL is what the residual does not yet say about the prediction.
+A tuned lens (Belrose et al. 2023) can be added: an affine map of each residual, learned on other text, removes
+differences of basis. The KL that remains is what the residual does not yet say about the prediction.
 """
 
 from __future__ import annotations
@@ -21,26 +21,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION, add_curve, panels, styled
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from mechicl.hooks import run
 from mechicl.probes.logit_lens import Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.summary import TEXT_BAND, highest
 
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
     "authors": ("authors' lens", GREY, "dot"),
     "tuned": ("tuned lens", ORANGE, "dash"),
 }
-_COLUMNS = {"entropy": 1, "kl": 2, "kl_reverse": 2, "reciprocal_rank": 3, "top_k_overlap": 3}
 
 
 @dataclass(frozen=True)
@@ -100,51 +99,36 @@ class LensStudy(Study):
             weights = {name: "one" for name in weights if name != "loss"}
         return weighted_summary(table.assign(one=1.0), weights, ["model", "lens"], "point")
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure = panels(["entropy (bits)", "KL(final ‖ lens) (nats)", "1 / rank of the final token"], common=False)
-        for lens in summary["lens"].unique():
-            name, colour, dash = _STYLES[lens]
-            own = summary[summary["lens"] == lens]
-            curves = [(metric, name, colour) for metric in ("entropy", "kl", "reciprocal_rank")]
-            if lens == "corrected":
-                curves += [("kl_reverse", "KL(lens ‖ final)", VERMILION)]
-                curves += [("top_k_overlap", f"overlap of the top {self.top_k}", GREEN)]
-            for metric, label, shade in curves:
-                add_curve(
-                    figure, own[own["metric"] == metric], x="point", name=label, colour=shade, dash=dash,
-                    legend=label != name or metric == "entropy", column=_COLUMNS[metric],
-                )  # fmt: skip
-        figure.update_yaxes(rangemode="tozero")
-        return styled(
-            figure, title=f"{self.title}: {', '.join(summary['model'].unique())}",
-            subtitle=f"{self.source}; protocol {self.protocol}; {TEXT_BAND}",
-            x="residual before layer", y="", counts=int(summary["point"].max()),
-        )  # fmt: skip
+        lenses = [lens for lens in _STYLES if lens in set(summary["lens"])]
+
+        def curves(metric: str) -> list[Curve]:
+            return [Curve(metric, *_STYLES[lens], where={"lens": lens}) for lens in lenses]
+
+        of_kl, of_rank = curves("kl"), curves("reciprocal_rank")
+        if "corrected" in lenses:
+            corrected = {"lens": "corrected"}
+            of_kl.append(Curve("kl_reverse", "KL(lens ‖ final)", VERMILION, where=corrected))
+            of_rank.append(Curve("top_k_overlap", f"overlap of the top {self.top_k}", GREEN, where=corrected))
+        panels = [
+            Panel("entropy (bits)", curves("entropy")),
+            Panel("KL(final ‖ lens) (nats)", of_kl),
+            Panel("1 / rank of the final token", of_rank),
+        ]
+        return Drawing(
+            summary, panels, x="point", x_title="residual before layer", y_axis={"rangemode": "tozero"}, note=TEXT_BAND
+        )
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         parts = []
-        for lens, rows in summary.groupby("lens", sort=False):
-            entropy = rows[rows["metric"] == "entropy"].sort_values("point")["mean"].to_numpy()
-            falling = entropy[entropy.argmax() :]
-            rise = falling[-1] - falling.min()
-            end = f" after a rise by {rise:.2f}" if rise > 0.005 else ""
-            top, last = int(entropy.argmax()), len(entropy) - 1
-            way = [f"entropy {entropy[0]:.2f} bits at the embedding" + (", its highest" if top == 0 else "")]
-            way += [] if top in (0, last) else [f"highest {entropy[top]:.2f} before layer {top}"]
-            way += [f"{entropy[last]:.2f} at the end" + (", its highest" if top == last else end)]
-            parts.append(f"{_STYLES[str(lens)][0]}: {', '.join(way)}")
-        return "; ".join(parts) + "." + _gain(summary)
-
-
-def _gain(summary: pd.DataFrame) -> str:
-    """By how much the tuned lens is nearer to the final prediction, where there is one."""
-    kl = summary[summary["metric"] == "kl"].set_index(["lens", "point"])["mean"]
-    if not {"corrected", "tuned"} <= set(summary["lens"]):
-        return ""
-    plain, tuned = kl["corrected"].iloc[:-1], kl["tuned"].iloc[:-1]
-    return (
-        f" The tuned lens takes KL(final ‖ lens) from {plain.mean():.2f} to {tuned.mean():.2f} nats on average; it is "
-        f"lower at {int((tuned < plain).sum())} of {len(plain)} points before the last."
-    )
+        for lens, rows in where(summary, metric="entropy").groupby("lens", sort=False):
+            entropy = rows.set_index("point")["mean"]
+            ends = f"{entropy.iloc[0]:.2f} bits at the embedding and {entropy.iloc[-1]:.2f} at the end"
+            parts.append(f"{_STYLES[str(lens)][0]}: entropy {highest(entropy, place='before layer')}, {ends}")
+        if {"corrected", "tuned"} <= set(summary["lens"]):
+            kl = where(summary, metric="kl")
+            plain, tuned = (where(kl, lens=lens)["mean"].iloc[:-1].mean() for lens in ("corrected", "tuned"))
+            parts.append(f"the tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on average")
+        return "; ".join(parts) + "."

@@ -1,12 +1,12 @@
-"""Layer lesions (section 4.1, Fig. 2 and 3; layer repeat section 5.4, Fig. 11 and 22).
+"""Layer ablations: drop, swap, replace (section 4.1, Fig. 2 and 3) and repeat (section 5.4, Fig. 11 and 22).
 
 The paper leaves out each layer in turn (drop), or runs two neighbours in the other order (swap), and compares the
-predictions with the intact model's: KL(intact || lesioned), the share of positions with the same most probable token
-(its "relative accuracy"), and entropy. First and last layers matter, middle layers hardly. Beyond the paper's code we
-also leave out attention or MLPs alone, put a neighbour in a layer's place, and repeat windows of layers.
+predictions with the clean model's: KL(clean || ablated), the share of positions with the same most probable token (its
+"relative accuracy"), and entropy. First and last layers matter, middle layers hardly. Beyond the paper's code we also
+leave out attention or MLPs alone, put a neighbour in a layer's place, and repeat windows of layers.
 
-Positions are all but the prediction from position 0 (BOS); means weigh every token the same, and the band comes from
-resampling whole sequences, because tokens of a text are not independent.
+Positions are all but the prediction from position 0 (BOS). Means weigh every token the same; intervals resample whole
+sequences, because tokens of a text are not independent.
 
 The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the
 same string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and
@@ -15,13 +15,12 @@ compares token ids.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -31,14 +30,13 @@ from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, add_curve, panels
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import titled, where
-from mechicl.studies.stages.repeats import late_windows, told
-from mechicl.studies.stages.sequences import SequenceMeans, weighted_summary
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
+from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -49,16 +47,15 @@ WEIGHTS = {
     "base_entropy": "positions",
 }  # fmt: skip
 """What each metric's mean over sequences is weighted by."""
-_COLOURS = {"drop": BLUE, "swap": VERMILION, "attention": GREEN, "mlp": ORANGE, "replace": PURPLE}
-_NAMES = {"attention": "drop attention", "mlp": "drop MLP", "replace": "replace by the next layer"}
-_PANELS = {"kl": "KL to the intact model (nats)", "agreement": "same most probable token",
-           "entropy_difference": "entropy, lesioned − intact (bits)"}  # fmt: skip
-_WINDOWS = "entropy with a window of layers repeated (bits)"
+_STYLES: dict[str, tuple[str, str]] = {
+    "drop": ("drop", BLUE), "swap": ("swap", VERMILION), "attention": ("drop attention", GREEN),
+    "mlp": ("drop MLP", ORANGE), "replace": ("replace by the next layer", PURPLE),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Lesions(Study):
-    """Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
+    """Every layer dropped, swapped with the next, and so on: a row per ablation and sequence.
 
     KL and losses in nats, agreement as a share, entropies in bits.
     """
@@ -78,9 +75,9 @@ class Lesions(Study):
     batch_size = 4
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
-        """(kind, layer, lesion) for every lesion that is measured; a window's layer is its first."""
+        """(kind, layer, ablation) of everything that is measured; a window's layer is its first."""
         each = range(n_layers)
-        made: dict[str, list[tuple[str, int, Patch]]] = {
+        by_kind: dict[str, list[tuple[str, int, Patch]]] = {
             "drop": [("drop", i, Drop(i)) for i in each],
             "swap": [("swap", i, Swap(i)) for i in each[:-1]],
             "attention": [("attention", i, DropAttention(i)) for i in each],
@@ -92,7 +89,7 @@ class Lesions(Study):
                 for start in range(n_layers - length + 1)
             ],
         }
-        return [lesion for kind in self.kinds for lesion in made[kind]]
+        return [lesion for kind in self.kinds for lesion in by_kind[kind]]
 
     def passes(self, n_layers: int) -> float:
         return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
@@ -102,90 +99,101 @@ class Lesions(Study):
         chosen = self.lesions(net.sizes.n_layers)
         if not chosen:
             raise InputError(f"{net.name} has {net.sizes.n_layers} layers: too few for {', '.join(self.kinds)}.")
-        facts = [{"kind": kind, "layer": layer} for kind, layer, _ in chosen]
+        facts = pd.DataFrame([(kind, layer) for kind, layer, _ in chosen], columns=["kind", "layer"])
         return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
     def swept(
-        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: Sequence[Mapping[str, Any]], size: int
+        self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: pd.DataFrame, size: int
     ) -> pd.DataFrame:  # fmt: skip
-        """A row per lesion and sequence, with what is to be said of the lesion; `size` sequences per pass."""
+        """A row per ablation and sequence, with the row of `facts` that describes it; `size` sequences per pass."""
         tables = []
         for indices, batch in corpus.batches(size):
             compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths)
-            tables += self.means(compared, corpus.tokenizer).tables(indices, facts)
+            predicting, with_target = scored_positions(compared, self.protocol)
+            names = ("kl", "agreement", "entropy", "top_k_overlap", "base_entropy")
+            of_predictions = {name.replace("_k_", "_10_"): getattr(compared, name) for name in names}
+            if self.protocol == "paper":
+                of_predictions["agreement"] = same_string(compared, corpus.tokenizer)
+            of_targets = {name: getattr(compared, name) for name in ("loss", "correct", "base_loss", "base_correct")}
+            measured = {"positions": (predicting, of_predictions), "targets": (with_target, of_targets)}
+            tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
 
-    def means(self, compared: Compared, tokenizer: Any) -> SequenceMeans:
-        """Means over each sequence's positions, as the protocol takes them."""
-        predicting, with_target = scored_positions(compared, self.protocol)
-        same = same_string(compared, tokenizer) if self.protocol == "paper" else compared.agreement
-        names = ("base_entropy", "base_loss", "base_correct")
-        entropy, loss, correct = (getattr(compared, name).expand_as(compared.kl) for name in names)
-        means = SequenceMeans()
-        means.add(predicting, "positions", kl=compared.kl, agreement=same, entropy=compared.entropy,
-                  top_10_overlap=compared.top_k_overlap, base_entropy=entropy)  # fmt: skip
-        means.add(with_target, "targets", loss=compared.loss, correct=compared.correct, base_loss=loss,
-                  base_correct=correct)  # fmt: skip
-        return means
-
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Mean of each metric per lesion: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
+        """Mean of each metric per ablation: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
 
-        KL and losses in nats, entropies in bits; `accuracy_retained` is the lesioned model's accuracy on the true next
-        token over the intact model's.
+        KL and losses in nats, entropies in bits; `accuracy_retained` is the ablated model's accuracy on the true next
+        token over the clean model's.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            kept, hits = table["correct"] / table["base_correct"], table["base_correct"] * table["targets"]
-        measured = with_differences(table).assign(accuracy=table["correct"], accuracy_retained=kept, hits=hits)
-        return weighted_summary(measured, WEIGHTS, ["model", "kind"], "layer")
+            retained, hits = table["correct"] / table["base_correct"], table["base_correct"] * table["targets"]
+        measured = with_differences(table).assign(accuracy=table["correct"], accuracy_retained=retained, hits=hits)
+        return weighted_summary(measured, WEIGHTS, ["model", "kind"])
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
         kinds = list(dict.fromkeys(summary["kind"]))
         repeats = [kind for kind in kinds if kind.startswith("repeat")]
-        colours = _COLOURS | {kind: (GREY, SKY, INK)[place % 3] for place, kind in enumerate(repeats)}
-        shown = dict(_PANELS) | ({"entropy": _WINDOWS} if repeats else {})
-        if repeats == kinds:
-            del shown["entropy_difference"]
-        figure = panels(list(shown.values()), common=False)
-        for column, metric in enumerate(shown, start=1):
-            in_panel = {"entropy": repeats, "entropy_difference": [kind for kind in kinds if kind not in repeats]}
-            for kind in in_panel.get(metric, kinds):
-                add_curve(
-                    figure, where(summary, metric=metric, kind=kind), x="layer", name=_NAMES.get(kind, kind),
-                    colour=colours[kind], legend=column == 1, column=column,
-                )  # fmt: skip
+        styles = _STYLES | {kind: (kind, (GREY, SKY, INK)[place % 3]) for place, kind in enumerate(repeats)}
+
+        def curves(metric: str, kinds: Sequence[str]) -> list[Curve]:
+            return [Curve(metric, styles[kind][0], styles[kind][1], where={"kind": kind}) for kind in kinds]
+
+        panels = [
+            Panel("KL to the clean model (nats)", curves("kl", kinds)),
+            Panel("top-1 agreement", curves("agreement", kinds), y_axis={"range": [0, 1.02]}),
+        ]
+        if others := [kind for kind in kinds if kind not in repeats]:
+            panels.append(Panel("entropy, ablated − clean (bits)", curves("entropy_difference", others)))
         if repeats:
-            base = where(summary, metric="base_entropy", kind=repeats[0])
-            figure.add_hline(
-                base["mean"].iloc[0], line={"dash": "dot", "color": INK}, row=1, col=len(shown),
-                annotation_text="intact", annotation_position="bottom right",
+            base = where(summary, metric="base_entropy", kind=repeats[0])["mean"].iloc[0]
+            panels.append(
+                Panel("entropy with a window of layers repeated (bits)",
+                      [*curves("entropy", repeats), Level(base, INK, "clean")],
+                      x_axis={"title_text": "first layer of the window"})
             )  # fmt: skip
-            figure.update_xaxes(title_text="first layer of the window", col=len(shown))
-        figure.update_yaxes(range=[0, 1.02], col=2)
-        return titled(figure, self, summary, f"{self.source}; protocol {self.protocol}; {TEXT_BAND}")
+        return Drawing(summary, panels, note=TEXT_BAND)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         parts = []
         for kind, rows in where(summary, metric="agreement").groupby("kind", sort=False):
-            n_layers = int(rows["layer"].max()) + _reach(str(kind))
+            n_layers = int(rows["layer"].max()) + _length(str(kind))
             middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
-            first = rows[rows["layer"] == 0]["mean"].item()
-            parts.append(
-                f"{kind}: {first:.0%} in layer 0" + ("" if np.isnan(middle) else f", {middle:.0%} in the middle half")
-            )
-        return "Most probable tokens that stay: " + "; ".join(parts) + "." + "".join(map(told, late_windows(summary)))
+            in_middle = "" if np.isnan(middle) else f", {middle:.0%} in the middle half"
+            parts.append(f"{kind} {where(rows, layer=0)['mean'].item():.0%} in layer 0{in_middle}")
+        windows = [
+            f" Of {row.n} windows of {_length(str(row.kind))} in the latter half, repeated, {row.lower} lower the "
+            f"entropy (that from layer {row.layer}: {row.difference:+.3f} bits)."
+            for row in late_windows(summary).itertuples()
+        ]
+        return f"Top-1 agreement: {'; '.join(parts)}.{''.join(windows)}"
 
 
 def with_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of lesions with what they add to entropy (bits) and loss (nats)."""
+    """A table of ablations with what they add to entropy (bits) and loss (nats)."""
     entropy, loss = (table[name] - table[f"base_{name}"] for name in ("entropy", "loss"))
     return table.assign(entropy_difference=entropy, loss_difference=loss)
 
 
-def _reach(kind: str) -> int:
-    """Layers that a lesion takes up."""
+def late_windows(summary: pd.DataFrame) -> pd.DataFrame:
+    """What repeating windows in the latter half of the layers does to entropy, for each length of window.
+
+    Columns: kind, n (windows), lower (how many lower the mean entropy), layer (first layer of the window that lowers it
+    most), difference (that window's entropy less the clean model's, in bits).
+    """
+    repeats = summary[(summary["metric"] == "entropy_difference") & summary["kind"].str.startswith("repeat")]
+    rows = []
+    for kind, windows in repeats.groupby("kind", sort=False):
+        n_layers = windows["layer"].max() + _length(str(kind))
+        late = windows[windows["layer"] >= n_layers / 2].set_index("layer")["mean"]
+        if len(late):
+            rows.append((kind, len(late), int((late < 0).sum()), late.idxmin(), late.min()))
+    return pd.DataFrame(rows, columns=["kind", "n", "lower", "layer", "difference"])
+
+
+def _length(kind: str) -> int:
+    """How many layers an ablation spans."""
     return int(kind.split()[1]) if kind.startswith("repeat") else 2 if kind in ("swap", "replace") else 1
 
 

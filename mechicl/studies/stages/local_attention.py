@@ -6,8 +6,8 @@ together to words, and falling with depth. The authors' code takes the mean over
 every document the same (`protocol="paper"` gives that mean).
 
 `"corrected"` sums the attention to the previous k tokens, never counting position 0, and weighs every query the
-same. Two things are drawn beside it, because the fall with depth is partly theirs: attention parked on position 0
-(the sink), and what uniform attention would give.
+same. The figure also shows attention to position 0 (the sink) and what uniform attention would give: they explain part
+of the fall with depth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.summary import TEXT_BAND, highest
 
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 
@@ -62,17 +62,15 @@ class LocalAttentionStudy(Study):
         """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
         heads = table.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
         if self.protocol == "paper":
-            return weighted_summary(heads.assign(one=1.0), {"pooled": "one"}, ["model"], "layer")
-        return weighted_summary(heads, LocalAttention(self.windows).terms, ["model"], "layer")
+            return weighted_summary(heads.assign(one=1.0), {"pooled": "one"})
+        return weighted_summary(heads, LocalAttention(self.windows).terms)
 
     def drawing(self, result: Result) -> Drawing:
         middle = self.windows[len(self.windows) // 2]
         panels = [
-            Panel(
-                "attention to the previous k tokens",
-                [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
-                 Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")],
-            ),
+            Panel("attention to the previous k tokens",
+                  [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
+                   Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
             Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),
@@ -84,11 +82,10 @@ class LocalAttentionStudy(Study):
 
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
-        metric = "pooled" if self.protocol == "paper" else f"mass_{5 if 5 in self.windows else self.windows[0]}"
+        window = 5 if 5 in self.windows else self.windows[0]
+        metric, what = f"mass_{window}", f"Attention to the previous {window} tokens"
+        if self.protocol == "paper":
+            metric, what = "pooled", "Mean attention to one of the previous five tokens"
         curve = means[metric]
-        what = "The mean entry" if metric == "pooled" else f"Attention to the previous {metric[5:]} tokens"
-        end = f"; position 0 takes {means['sink'].iloc[-1]:.0%} there" if "sink" in means else ""
-        return (
-            f"{what} is highest in layer {curve.idxmax()} ({curve.max():.3f}), and "
-            f"{curve.iloc[-1]:.3f} in the last layer{end}."
-        )
+        sink = f"; position 0 receives {means['sink'].iloc[-1]:.0%} there" if "sink" in means else ""
+        return f"{what}: {highest(curve, '.3f')}, {curve.iloc[-1]:.3f} in the last layer{sink}."

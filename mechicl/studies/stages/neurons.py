@@ -30,6 +30,7 @@ from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import highest
 
 _KINDS = ("prediction", "suppression", "partition", "entropy")
 LAST_LAYERS = 2
@@ -93,16 +94,13 @@ class NeuronsStudy(Study):
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        last = max(int(summary["layer"].max()), 1)
         parts = []
-        for kind in ("prediction", "suppression"):
-            rows = where(summary, metric=kind)
+        for kind in _KINDS:
+            rows = where(summary, metric=kind).set_index("layer")
             total = int(rows["count"].sum())
-            peak = int(rows.nlargest(1, "mean")["layer"].iloc[0])
-            densest = f", densest in layer {peak} ({peak / last:.0%} of depth)" if total else ""
+            densest = f" (share {highest(rows['mean'], '.1%')})" if total and kind != "partition" else ""
             parts.append(f"{total} {kind} neurons{densest}")
-        entropy = int(where(summary, metric="entropy")["count"].sum())
-        return "; ".join(parts) + f"; {entropy} entropy neurons in the last {LAST_LAYERS} layers."
+        return "; ".join(parts) + "."
 
 
 @torch.no_grad()

@@ -3,8 +3,8 @@
 The paper reports that the norm of the MLPs' outputs grows with depth and peaks in the last layers, where predictions
 are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
 `"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows the
-median of each sequence beside the mean, and the outputs' norms relative to the residual they are added to. Block
-influence, 1 - cos(residual before, after), is a cheap forecast of what leaving the layer out will cost.
+median of each sequence and the outputs' norms relative to the residual that they are added to. Block influence,
+1 - cos(residual before, after), predicts cheaply what dropping the layer costs.
 
 Norms depend on how weights were processed: folding the final norm does not matter here, centring W_out does.
 """
@@ -24,7 +24,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.summary import TEXT_BAND, highest
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,10 @@ class NormsStudy(Study):
         if self.protocol == "paper":
             n = table["positions"]
             everywhere = {p: (table[f"{p}_norm"] * n + table[f"{p}_at_0"]) / (n + 1) for p in PARTS}
-            rows = table.assign(**everywhere, positions=n + 1)
-            return weighted_summary(rows, dict.fromkeys(PARTS, "positions"), ["model"], "layer")
-        rows = table.assign(block_influence=1 - table["cosine"])
+            return weighted_summary(table.assign(**everywhere, positions=n + 1), dict.fromkeys(PARTS, "positions"))
         metrics = ["mlp_norm", "attn_norm", "resid_pre_norm", "mlp_ratio", "attn_ratio", "block_influence"]
-        others = [f"{part}_{what}" for what in ("median", "at_0") for part in PARTS]
-        return weighted_summary(rows, dict.fromkeys([*metrics, *others], "positions"), ["model"], "layer")
+        metrics += [f"{part}_{what}" for what in ("median", "at_0") for part in PARTS]
+        return weighted_summary(table.assign(block_influence=1 - table["cosine"]), dict.fromkeys(metrics, "positions"))
 
     def drawing(self, result: Result) -> Drawing:
         if self.protocol == "paper":
@@ -79,8 +77,7 @@ class NormsStudy(Study):
     def finding(self, result: Result) -> str:
         means = result.summary().groupby(["metric", "layer"])["mean"].mean()
         curve = means["mlp" if self.protocol == "paper" else "mlp_norm"]
-        top, last = int(curve.idxmax()), int(curve.index[-1])
-        way = [f"{curve[0]:.2f} in layer 0" + (", its highest" if top == 0 else "")]
-        way += [] if top in (0, last) else [f"highest in layer {top} ({curve[top]:.2f})"]
-        way += [f"{curve[last]:.2f} in the last" + (", its highest" if top == last else "")]
-        return f"The norm of the MLPs' outputs is {', '.join(way)}."
+        return (
+            f"Norm of the MLPs' outputs: {highest(curve)}; {curve.iloc[0]:.2f} in layer 0 and {curve.iloc[-1]:.2f} in "
+            "the last."
+        )

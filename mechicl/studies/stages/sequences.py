@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,40 +14,45 @@ from mechicl.errors import InputError
 from mechicl.studies.summary import mean_with_interval
 
 
-class SequenceMeans:
-    """Means of several values over chosen positions of each sequence, with the number of positions beside them."""
+def sequence_means(
+    facts: pd.DataFrame, sequences: Sequence[int],
+    measured: Mapping[str, tuple[Bool[Tensor, "batch pos"], Mapping[str, Float[Tensor, "*fact batch pos"]]]],
+) -> pd.DataFrame:  # fmt: skip
+    """Means over positions of each sequence: a row for every row of `facts` and every sequence.
 
-    def __init__(self) -> None:
-        self._columns: dict[str, Tensor] = {}
+    Args:
+        facts: What distinguishes the rows of the values.
+        sequences: Index of each sequence of the batch.
+        measured: Positions, and what is averaged over them by column (without a first axis where all facts share it),
+            under the column that counts these positions.
 
-    def add(self, positions: Bool[Tensor, "batch pos"], counted: str, **values: Float[Tensor, "row batch pos"]) -> None:
-        """Average these values over these positions; the column `counted` says how many there are."""
+    Raises:
+        InputError: a sequence has none of these positions.
+    """
+    table = facts.merge(pd.DataFrame({"sequence": sequences}), how="cross")
+    for counted, (positions, values) in measured.items():
         n = positions.sum(-1)
-        if not bool(n.all()):
+        if not n.all():
             raise InputError("A sequence has no position to measure; leave out texts of one or two tokens.")
         for name, value in values.items():
-            self._columns[name] = torch.where(positions, value, 0).double().sum(-1) / n
-        rows = len(next(iter(values.values())))
-        self._columns[counted] = n.expand(rows, -1)
-
-    def tables(self, sequences: Sequence[int], facts: Sequence[Mapping[Any, Any]]) -> list[pd.DataFrame]:
-        """A table per row, with its facts, and with a row per sequence."""
-        return [
-            pd.DataFrame({**own, "sequence": sequences, **{name: of[i].tolist() for name, of in self._columns.items()}})
-            for i, own in enumerate(facts)
-        ]
+            mean = torch.where(positions, value, 0).double().sum(-1) / n
+            table[name] = mean.expand(len(facts), -1).flatten().numpy()
+        table[counted] = n.repeat(len(facts)).numpy()
+    return table
 
 
-def accuracy_by_sequence(sequences: np.ndarray, right: np.ndarray) -> pd.DataFrame:
-    """Per sequence the share of its contexts that were told right, and their number: sequence, accuracy, contexts."""
-    groups = pd.DataFrame({"sequence": sequences, "right": right.astype(float)}).groupby("sequence")["right"]
+def accuracy_by_sequence(sequences: np.ndarray, correct: np.ndarray) -> pd.DataFrame:
+    """Accuracy over the contexts of each sequence, and their number: sequence, accuracy, contexts."""
+    groups = pd.DataFrame({"sequence": sequences, "correct": correct.astype(float)}).groupby("sequence")["correct"]
     return groups.agg(accuracy="mean", contexts="size").reset_index()
 
 
-def weighted_summary(table: pd.DataFrame, weights: Mapping[str, str], by: Sequence[str], x: str) -> pd.DataFrame:
+def weighted_summary(
+    table: pd.DataFrame, weights: Mapping[str, str], by: Sequence[str] = ("model",), x: str = "layer"
+) -> pd.DataFrame:
     """Means of several columns, each weighted by a column of counts: `by`, metric, x, mean, low, high, n, seeds.
 
-    Rows of weight 0 (a sequence without a single case) tell nothing and are left out.
+    Rows of weight 0 (a sequence without a single case) are left out.
     """
     parts = []
     for metric, weight in weights.items():
@@ -57,3 +61,13 @@ def weighted_summary(table: pd.DataFrame, weights: Mapping[str, str], by: Sequen
         if len(rows):
             parts.append(mean_with_interval(rows, "value", [*by, "metric", x], weight="weight"))
     return pd.concat(parts, ignore_index=True)
+
+
+def weighted_means(table: pd.DataFrame, weights: Mapping[str, str], by: Sequence[str]) -> pd.DataFrame:
+    """Means of several columns within each group of `by`, each weighted by a column of counts: `by`, sums of the
+    counts, and the means.
+    """
+    products = {metric: table[metric] * table[weight] for metric, weight in weights.items()}
+    counts = table[[*by, *dict.fromkeys(weights.values())]]
+    sums = counts.assign(**products).groupby(list(by), sort=False, as_index=False).sum()
+    return sums.assign(**{metric: sums[metric] / sums[weight] for metric, weight in weights.items()})

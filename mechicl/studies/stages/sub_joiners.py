@@ -11,7 +11,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.hooks import run
 from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES, SubJoiner
 from mechicl.readings import Reading
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import weighted_means, weighted_summary
 
 HEAD = ["model", "pieces", "layer", "head"]
 
@@ -37,10 +37,8 @@ def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:
     Lengths of word that lack words in either half are left out.
     """
     weights = {**dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), "auroc_to_choose": "words_to_choose"}
-    sums = rows.assign(**{name: rows[name] * rows[weight] for name, weight in weights.items()})
-    heads = sums.groupby(HEAD, as_index=False)[[*weights, "words", "words_to_choose"]].sum()
-    heads = heads[heads["words"].gt(0) & heads["words_to_choose"].gt(0)]
-    means = heads.assign(**{name: heads[name] / heads[weight] for name, weight in weights.items()})
+    means = weighted_means(rows, weights, HEAD)
+    means = means[means["words"].gt(0) & means["words_to_choose"].gt(0)]
     ranked = means.assign(score=means["mass"] - means["control"])
     order = ["model", "pieces", "auroc_to_choose"]
     return ranked.sort_values(order, ascending=[True, True, False], kind="stable", ignore_index=True)
@@ -53,6 +51,5 @@ def best_of_layers(ranked: pd.DataFrame) -> pd.DataFrame:
 
 def judged(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     """Means of the chosen heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
-    own = rows.merge(chosen[HEAD], on=HEAD)
-    by = ["model", "pieces", "head"]
-    return weighted_summary(own, dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), by, "layer")
+    chosen_rows = rows.merge(chosen[HEAD], on=HEAD)
+    return weighted_summary(chosen_rows, dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), ["model", "pieces", "head"])

@@ -1,15 +1,15 @@
-"""Which predictions a lesion changes (section 4.1, token by token; an extension).
+"""Which predictions an ablation changes (section 4.1, token by token; an extension).
 
-The paper gives one mean per layer. Behind it stand predictions that a layer was needed for and many that it was not;
-here the KL to the intact model is told apart by the token at which the prediction is made:
+The paper gives one mean per layer. Some predictions need a layer, and many do not; here we separate the KL to the clean
+model by the token at which the prediction is made:
 
-- by *place in its word*: where early layers put words together, leaving one out should hurt most at the last token of a
-  word of several, and less where a word is a single token;
+- by *place in its word*: if early layers put words together, dropping one should hurt most at the last token of a word
+  of several, and less where a word is a single token;
 - by its *position* in the sequence: what needs a long context comes late;
-- by the intact model's own *entropy*: whether a layer is needed for what the model is sure of, or for the rest.
+- by the clean model's *entropy*: whether the model needs a layer for what it is sure of, or for the rest.
 
-The first tokens of the text are drawn one by one, layer by layer. There is no `protocol="paper"`: the authors
-write such rows, with loss and KL of different positions beside each other, and evaluate none.
+The figure shows the first tokens of the text one by one, layer by layer. There is no `protocol="paper"`: the authors
+write such rows, with loss and KL of different positions side by side, and evaluate none.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import panels, plain
+from mechicl.figures import plain
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import titled, where
+from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.stages.lesions import Lesions, scored_positions
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 
-SORTS = {"word": "where in a word", "position": "position", "entropy": "intact entropy"}
+SORTS = {"word": "where in a word", "position": "position", "entropy": "clean entropy"}
 WORDS = ("single-token word", "first token of a word", "inner token of a word", "last token of a word", "no word")
 _BITS = (0, 1, 2, 4, 8)
 _SHOWN = 24
@@ -52,8 +52,8 @@ WholeLesion = Literal["drop", "swap", "attention", "mlp", "replace"]
 class TokenLesions(Study):
     """KL and agreement, by the token at which a prediction is made: a row per layer, sequence and group of tokens.
 
-    KL(intact || lesioned) in nats and agreement as a share, means over a group's positions; and, of the first
-    sequence's first tokens, a row per layer and token (`by` is "token").
+    KL(clean || ablated) in nats and agreement as a share, means over a group's positions; and, of the first sequence's
+    first tokens, a row per layer and token (`by` is "token").
     """
 
     kind: Annotated[WholeLesion, Switch("What is done to each layer.")] = "drop"
@@ -74,99 +74,93 @@ class TokenLesions(Study):
         chosen = Lesions(kinds=(self.kind,)).lesions(hooked(model).sizes.n_layers)
         if not chosen:
             raise InputError(f"{hooked(model).name} has one layer: too few for {self.kind}.")
-        layers = [layer for _, layer, _ in chosen]
+        layers = pd.DataFrame({"layer": [layer for _, layer, _ in chosen]})
+        lesions = [lesion for *_, lesion in chosen]
         tables: list[pd.DataFrame] = []
         for indices, batch in corpus.batches(batch_size):
-            lesions = [lesion for *_, lesion in chosen]
             compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths, top_k=0)
             for by, groups in token_groups(compared, batch).items():
-                for name, at in groups.items():
-                    tables.append(_means(compared, at, indices, layers).assign(by=by, group=name))
+                for name, positions in groups.items():
+                    if positions.any():
+                        tables.append(_means(compared, positions, indices, layers).assign(by=by, group=name))
             if 0 in indices:
-                tables.append(_one_by_one(compared, indices.index(0), layers, corpus.tokenizer))
+                tables += _one_by_one(compared, indices.index(0), layers, corpus.tokenizer)
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means of each group: model, by, group, metric (kl in nats, agreement), layer, mean, low, high, n, seeds."""
         weights = dict.fromkeys(("kl", "agreement"), "positions")
-        return weighted_summary(table[table["by"] != "token"], weights, ["model", "by", "group"], "layer")
+        return weighted_summary(table[table["by"] != "token"], weights, ["model", "by", "group"])
 
-    def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
-        kl = where(summary, metric="kl")
-        figure = panels([*(f"by {name}" for name in SORTS.values()), "the first tokens"], common=False)
-        for column, by in enumerate(SORTS, start=1):
-            rows = where(kl, by=by)
-            _add_map(figure, rows, sorted(rows["group"].unique(), key=_order), kl["mean"], column)
+    def drawing(self, result: Result) -> Drawing:
+        kl = where(result.summary(), metric="kl")
+        maps = {f"by {name}": where(kl, by=by) for by, name in SORTS.items()}
         tokens = where(result.table, by="token", sequence=0)
-        rows = tokens.assign(mean=tokens["kl"], low=tokens["kl"], high=tokens["kl"])
-        _add_map(figure, rows, list(rows["group"].unique()), kl["mean"], len(SORTS) + 1)
-        told = f"{self.source}; colour: KL to the intact model (nats) at the tokens read; intervals on hover"
-        titled(figure, self, summary, told, about=f" ({self.kind})")
-        return figure.update_layout(hovermode="closest")
+        maps["the first tokens"] = tokens.assign(mean=tokens["kl"], low=tokens["kl"], high=tokens["kl"])
+        panels: list[Panel] = []
+        for title, rows in maps.items():
+            last = len(panels) == len(SORTS)
+            groups = list(rows["group"].unique()) if last else sorted(rows["group"].unique(), key=_order)
+            # names of tokens such as "1 '='" would be taken for numbers
+            axis = {"type": "category", "autorange": "reversed", "tickfont_size": 10}
+            panels.append(Panel(title, [_map(rows, groups, kl["mean"], scale=last)], y_axis=axis))
+        return Drawing(
+            kl, panels, about=f" ({self.kind})", hover="closest",
+            note="colour: KL to the clean model (nats) at the tokens read; intervals on hover",
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        kl = result.summary().query("metric == 'kl'").groupby(["by", "group", "layer"])["mean"].mean()
-        words = kl["word"].unstack("layer")
-        names = [name for name in WORDS if name in words.index]
-        half = words.columns[len(words.columns) // 2 :]
-        early = ", ".join(f"{name} {words.loc[name].iloc[0]:.2f}" for name in names)
-        late = ", ".join(f"{name} {words.loc[name, half].mean():.3f}" for name in names)
-        sure = kl["entropy"].unstack("layer")[half].mean(axis=1)
-        bits = ", ".join(f"{name} {sure[name]:.3f}" for name in sorted(sure.index, key=_order))
+        kl = where(result.summary(), metric="kl", by="word").groupby(["group", "layer"])["mean"].mean().unstack("layer")
+        late = kl.iloc[:, len(kl.columns) // 2 :].mean(axis=1)
+        parts = [f"{name} {kl.loc[name].iloc[0]:.2f}, {late[name]:.3f}" for name in WORDS if name in kl.index]
         return (
-            f"KL (nats) with layer {words.columns[0]} lesioned ({self.kind}), by where in a word the prediction is "
-            f"made: {early}; mean of the later half of the layers: {late}. By the intact model's entropy, later half: "
-            f"{bits}."
+            f"KL (nats) with layer {kl.columns[0]} ablated ({self.kind}) and mean over the later half of layers, by "
+            f"where the prediction is made: {'; '.join(parts)}."
         )
 
 
 def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, Bool[Tensor, "batch pos"]]]:
-    """Positions of each group, by place in the word (where words are known), by position and by intact entropy.
+    """Positions of each group, by place in the word (where words are known), by position and by clean entropy.
 
-    Of every sort each position whose prediction counts is in one group.
+    In every division each position whose prediction counts is in one group.
     """
     counted = scored_positions(compared, "corrected")[0]
-    found: dict[str, dict[str, Tensor]] = {}
+    groups: dict[str, dict[str, Tensor]] = {}
     if batch.words is not None:
         piece, ended = pieces_so_far(batch.words), pieces_of_ended_words(batch.words)
         places = (ended == 1, (piece == 1) & (ended == 0), (piece > 1) & (ended == 0), ended > 1, piece == 0)
-        found["word"] = dict(zip(WORDS, places, strict=True))
+        groups["word"] = dict(zip(WORDS, places, strict=True))
     position = torch.arange(compared.tokens.shape[1]).expand(counted.shape)
     edges = [4**power for power in range(8) if 4**power < counted.shape[1]]
-    found["position"] = {f"{low}-{high - 1}": (position >= low) & (position < high) for low, high in
-                         pairwise((*edges, 4 * edges[-1]))}  # fmt: skip
+    groups["position"] = {f"{low}-{high - 1}": (position >= low) & (position < high) for low, high in
+                          pairwise((*edges, 4 * edges[-1]))}  # fmt: skip
     entropy = compared.base_entropy
-    found["entropy"] = {f"{low}-{high} bits": (entropy >= low) & (entropy < high) for low, high in pairwise(_BITS)}
-    found["entropy"][f"{_BITS[-1]} bits or more"] = entropy >= _BITS[-1]
-    return {by: {name: at & counted for name, at in groups.items()} for by, groups in found.items()}
+    groups["entropy"] = {f"{low}-{high} bits": (entropy >= low) & (entropy < high) for low, high in pairwise(_BITS)}
+    groups["entropy"][f"{_BITS[-1]} bits or more"] = entropy >= _BITS[-1]
+    return {by: {name: group & counted for name, group in of_sort.items()} for by, of_sort in groups.items()}
 
 
-def _means(compared: Compared, at: Tensor, indices: Sequence[int], layers: Sequence[int]) -> pd.DataFrame:
-    """KL and agreement over some positions: a row per lesion and sequence that has any."""
-    n = at.sum(1)
-    means = {
-        name: (torch.where(at, values, 0).double().sum(-1) / n.clamp(min=1))[:, n > 0]
-        for name, values in (("kl", compared.kl), ("agreement", compared.agreement))
-    }
-    rows = torch.tensor(indices)[n > 0]
-    return pd.DataFrame(
-        {
-            "layer": torch.tensor(layers).repeat_interleave(len(rows)), "sequence": rows.repeat(len(layers)),
-            "positions": n[n > 0].repeat(len(layers)), **{name: value.flatten() for name, value in means.items()},
-        }
-    )  # fmt: skip
+def _means(compared: Compared, positions: Tensor, indices: Sequence[int], layers: pd.DataFrame) -> pd.DataFrame:
+    """KL and agreement over some positions: a row per ablation and sequence that has any."""
+    some = positions.any(1)
+    values = {name: value[:, some] for name, value in _measures(compared).items()}
+    sequences = torch.tensor(indices)[some].tolist()
+    return sequence_means(layers, sequences, {"positions": (positions[some], values)})
 
 
-def _one_by_one(compared: Compared, row: int, layers: Sequence[int], tokenizer: Any) -> pd.DataFrame:
-    """The first predictions of one sequence, a row per lesion and token, which `group` spells."""
+def _measures(compared: Compared) -> dict[str, Tensor]:
+    return {"kl": compared.kl, "agreement": compared.agreement}
+
+
+def _one_by_one(compared: Compared, row: int, layers: pd.DataFrame, tokenizer: Any) -> list[pd.DataFrame]:
+    """The first predictions of one sequence: a table per token, spelled in `group`, with a row per ablation."""
     tables = []
     for position in range(1, min(_SHOWN + 1, int(compared.lengths[row]))):
         text = token_text(tokenizer, int(compared.tokens[row, position]))
-        values = {"kl": compared.kl[:, row, position], "agreement": compared.agreement[:, row, position]}
-        facts = {"sequence": 0, "positions": 1, "by": "token", "group": f"{position} {text!r}"}
-        tables.append(pd.DataFrame({"layer": layers, **values, **facts}))
-    return pd.concat(tables)
+        values = {name: value[:, row, position].numpy() for name, value in _measures(compared).items()}
+        facts: dict[str, Any] = {"sequence": 0, "positions": 1, "by": "token", "group": f"{position} {text!r}"}
+        tables.append(layers.assign(**values, **facts))
+    return tables
 
 
 def _order(group: str) -> float:
@@ -174,24 +168,19 @@ def _order(group: str) -> float:
     return WORDS.index(group) if group in WORDS else float(group.split("-")[0].split()[0])
 
 
-def _add_map(figure: go.Figure, rows: pd.DataFrame, groups: list[str], scale: pd.Series[float], column: int) -> None:
+def _map(rows: pd.DataFrame, groups: list[str], means: pd.Series[float], *, scale: bool) -> go.Heatmap:
     """Layers across, groups down; colour is the logarithm of the mean, on one scale for all panels."""
     mean, low, high = (
         rows.pivot(index="group", columns="layer", values=name).loc[groups] for name in ("mean", "low", "high")
     )
-    bounds = [float(np.log10(max(edge, 1e-6))) for edge in (scale.min(), scale.max())]
+    bounds = [float(np.log10(max(edge, 1e-6))) for edge in (means.min(), means.max())]
     ticks = [step * 10.0**power for power in range(-6, 3) for step in (1, 2, 5)]
     ticks = [tick for tick in ticks if bounds[0] <= np.log10(tick) <= bounds[1]]
-    figure.add_trace(
-        go.Heatmap(
-            z=np.log10(mean.to_numpy().clip(1e-6)), x=mean.columns, y=[plain(name) for name in groups],
-            zmin=bounds[0], zmax=bounds[1], colorscale="Viridis", showscale=column > len(SORTS),
-            colorbar={"tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks]},
-            customdata=np.stack([mean, low, high], -1),
-            hovertemplate="%{y}, layer %{x}: %{customdata[0]:.4f} [%{customdata[1]:.4f}, %{customdata[2]:.4f}]"
-            "<extra></extra>",
-        ),
-        row=1, col=column,
+    return go.Heatmap(
+        z=np.log10(mean.to_numpy().clip(1e-6)), x=mean.columns, y=[plain(name) for name in groups],
+        zmin=bounds[0], zmax=bounds[1], colorscale="Viridis", showscale=scale,
+        colorbar={"tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks]},
+        customdata=np.stack([mean, low, high], -1),
+        hovertemplate="%{y}, layer %{x}: %{customdata[0]:.4f} [%{customdata[1]:.4f}, %{customdata[2]:.4f}]"
+        "<extra></extra>",
     )  # fmt: skip
-    # names of tokens such as "1 '='" would be taken for numbers
-    figure.update_yaxes(type="category", autorange="reversed", tickfont={"size": 10}, row=1, col=column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,22 @@ from mechicl.models import blockwise
 from mechicl.models.tokenizers import token_text
 from mechicl.studies.study import Protocol
 
+_DRAWS = 3
+"""Ensembles of random neurons."""
+
 
 @door
 def find_neurons(
-    model: Any,
-    token_class: TokenClass = "-ing",
-    *,
-    kurtosis: float = 10.0,
-    variance: float = 0.005,
+    model: Any, token_class: TokenClass = "-ing", *, kurtosis: float = 10.0, variance: float = 0.005,
     protocol: Protocol = "corrected",
-) -> pd.DataFrame:
-    """Neurons that tell a class of tokens from all others, most effective first.
+) -> pd.DataFrame:  # fmt: skip
+    """Neurons that separate a class of tokens from all others, most effective first.
 
     Candidates have kurtosis above 10 or variance above 0.005, of their cosines with the vocabulary. A neuron's effect
     is the mean over the class of what one unit of its activation adds to a logit, W_U' w_out, less the mean over all
     other tokens. In the corrected protocol a neuron is of the kind prediction where its effect is positive, and
     suppression where it is negative; the authors call prediction what has kurtosis above 10 and positive skewness, and
-    suppression all else, so a candidate by variance alone is filed wrong where it is positive (`protocol="paper"`).
+    suppression all else, so a candidate by variance alone is misfiled where it is positive (`protocol="paper"`).
 
     Returns:
         A row per candidate: layer, neuron, kind, effect, kurtosis, skewness, variance.
@@ -67,6 +67,49 @@ def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"
     members = class_members(net.tokenizer, token_class, net.sizes.d_vocab).to(net.device)
     direction = net.W_U[:, members].float().mean(1) - net.W_U[:, ~members].float().mean(1)
     return torch.stack([net.W_out(layer).float() @ direction for layer in range(net.sizes.n_layers)]).cpu()
+
+
+def neuron_groups(
+    ranking: pd.DataFrame, effect: Float[np.ndarray, "layer neuron"], n: int, protocol: Protocol, seed: int
+) -> dict[str, pd.DataFrame]:
+    """The `n` neurons of each ensemble: of both kinds, and, in the corrected protocol, of each and at random.
+
+    Random neurons (three draws) are of the same layers as the others, and none of them.
+    """
+    both = ranking.head(n)
+    if protocol == "paper":
+        return _by_kind(both) | {"both kinds": both}
+    groups = {kind: rows.head(n) for kind, rows in _by_kind(ranking).items()}
+    layers = pd.concat(groups.values())["layer"].to_numpy()
+    groups["both kinds"] = both
+    taken = {pair for rows in groups.values() for pair in pairs_of(rows)}
+    generator = np.random.default_rng(seed)
+    for draw in range(_DRAWS):
+        chosen = generator.choice(layers, min(n, len(layers)), replace=False)
+        groups[f"random {draw}"] = _random_neurons(chosen, effect, taken, generator)
+    return groups
+
+
+def pairs_of(neurons: pd.DataFrame) -> tuple[tuple[int, int], ...]:
+    """(layer, neuron) of each row."""
+    return tuple(zip(neurons["layer"].tolist(), neurons["neuron"].tolist(), strict=True))
+
+
+def _by_kind(ranking: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(kind): rows for kind, rows in ranking.groupby("kind")}
+
+
+def _random_neurons(
+    layers: Iterable[int], effect: np.ndarray, taken: set[tuple[int, int]], generator: np.random.Generator
+) -> pd.DataFrame:
+    """A random neuron for each of these layers, none twice and none of those taken."""
+    chosen: list[tuple[int, int]] = []
+    for layer in layers:
+        free = sorted(set(range(effect.shape[1])) - {neuron for other, neuron in (*taken, *chosen) if other == layer})
+        if free:
+            chosen.append((int(layer), int(generator.choice(free))))
+    effects_of = [effect[pair] for pair in chosen]
+    return pd.DataFrame(chosen, columns=["layer", "neuron"]).assign(kind="random", effect=effects_of)
 
 
 @door

@@ -4,7 +4,7 @@ The paper ranks prediction and suppression neurons of GPT-2 XL by how far they m
 trains linear probes on their activations before a verb, 24 tokens into a text: on single neurons, and on ensembles of 1
 to 32. Single suppression neurons are about as good as the model itself, ensembles of prediction neurons better.
 
-Neurons are read where the context ends, one token before the one that is to be told; nothing else is kept. Data are
+Neurons are read where the context ends, one token before the one to predict; nothing else is kept. Data are
 balanced: where the tokenizer has other forms of the same stems, contexts before " going" are set against as many before
 " go" or " goes"; otherwise contexts that end in the same token are set against each other (see `ballots.py`).
 
@@ -22,7 +22,7 @@ The class may be any: a suffix, words, or a test of a token's text. Effects assu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,33 +34,34 @@ import plotly.graph_objects as go
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import one_sentence
-from mechicl.figures import BLUE, GREEN, GREY, VERMILION, add_curve, error_bars, panels
+from mechicl.figures import BLUE, GREEN, GREY, INK, VERMILION, error_bars
 from mechicl.hooks import run
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
 from mechicl.models import hooked
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
 from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
-from mechicl.studies.stages.drawing import titled, where
-from mechicl.studies.stages.ensembles import Judged
+from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.voters import effects, find_neurons
+from mechicl.studies.stages.voters import effects, find_neurons, neuron_groups, pairs_of
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}
-_DRAWS = 3
+Answers = tuple[dict[str, Any], BoolArray]
+"""What is measured, and whether it is right in each test context."""
 _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "single vote", "votes of "
 
 
 @dataclass(frozen=True)
 class Voting(Study):
-    """Accuracy of probes on neurons, of votes, and of the model itself: a row per judged sequence and measure.
+    """Accuracy of linear probes on neurons, of votes, and of the model itself: a row per test sequence and measure.
 
-    The share of that sequence's contexts that are told right, between 0 and 1; by probes on single neurons and on
-    ensembles, by votes without training, and by the model itself.
+    Accuracy over that sequence's contexts, between 0 and 1: of probes on single neurons and on ensembles, of votes
+    without training, and of the model itself.
     """
 
     token_class: Annotated[
@@ -111,40 +112,27 @@ class Voting(Study):
         ranking = find_neurons(
             model, self.token_class, kurtosis=self.kurtosis, variance=self.variance, protocol=self.protocol
         )  # fmt: skip
-        groups = self._groups(ranking, effects(model, self.token_class).numpy())
-        table = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
-        probe, own = LastNeurons(_pairs(table)), LastPrediction()
-        seen = run(model, contexts_of(corpus, cases, self.context), [probe, own], batch_size=batch_size)
+        groups = neuron_groups(
+            ranking, effects(model, self.token_class).numpy(), self.neurons, self.protocol, self.draw_seed
+        )  # fmt: skip
+        neurons = pd.concat(groups.values()).drop_duplicates(["layer", "neuron"]).reset_index(drop=True)
+        probe, last = LastNeurons(pairs_of(neurons)), LastPrediction()
+        readings = run(model, contexts_of(corpus, cases, self.context), [probe, last], batch_size=batch_size)
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
-        judged = self._judged(seen[probe].values.double().numpy(), cases)
-        test = cases[judged.test]
-        rows = _Rows(test["sequence"].to_numpy())
-        rows.add((members[seen[own].values].numpy() == judged.label)[judged.test], what=_MODEL)
-        self._single(rows, judged, table)
-        place = {pair: i for i, pair in enumerate(_pairs(table))}
+        judged = self._judged(readings[probe].values.double().numpy(), cases)
+        by_model = members[readings[last].values].numpy() == judged.label
+        answers = [({"what": _MODEL}, by_model[judged.test]), *_singles(judged, neurons)]
+        column = {pair: i for i, pair in enumerate(pairs_of(neurons))}
         with progress("ensembles", len(groups)) as advance:
-            for group, neurons in groups.items():
-                columns = [place[pair] for pair in _pairs(neurons)]
-                self._ensembles(rows, judged, group, columns)
-                votes = judged.activations[judged.test][:, columns] @ table["effect"].to_numpy()[columns]
-                rows.add((votes > 0) == judged.label[judged.test], what=_VOTES + _kind(group), k=len(columns))
+            for group, chosen in groups.items():
+                columns = [column[pair] for pair in pairs_of(chosen)]
+                kind = "random" if group.startswith("random") else group
+                answers += self._ensembles(judged, kind, columns)
+                votes = judged.activations[judged.test][:, columns] @ neurons["effect"].to_numpy()[columns]
+                right = (votes > 0) == judged.label[judged.test]
+                answers.append(({"what": _VOTES + kind, "k": len(columns)}, right))
                 advance(1)
-        return rows.table().assign(matched_by=cases["matched_by"].iloc[0])
-
-    def _groups(self, ranking: pd.DataFrame, effect: np.ndarray) -> dict[str, pd.DataFrame]:
-        """Neurons of each ensemble: of both kinds, and, in the corrected protocol, of each and at random."""
-        if self.protocol == "paper":
-            first = ranking.head(self.neurons)
-            return _by_kind(first) | {"both kinds": first}
-        groups = {kind: rows.head(self.neurons) for kind, rows in _by_kind(ranking).items()}
-        groups["both kinds"] = ranking.head(self.neurons)
-        generator = np.random.default_rng(self.draw_seed)
-        layers = pd.concat([groups[kind] for kind in groups if kind != "both kinds"])["layer"].to_numpy()
-        taken = {pair for rows in groups.values() for pair in _pairs(rows)}
-        for draw in range(_DRAWS):
-            chosen = generator.choice(layers, min(self.neurons, len(layers)), replace=False)
-            groups[f"random {draw}"] = _random_neurons(chosen, effect, taken, generator)
-        return groups
+        return _means(cases["sequence"][judged.test], answers).assign(matched_by=cases["matched_by"].iloc[0])
 
     def _judged(self, activations: np.ndarray, cases: pd.DataFrame) -> Judged:
         """The folds, and the halves of the selection fold: a sequence of the text lies in one of them."""
@@ -153,23 +141,14 @@ class Voting(Study):
         learn = cases["sequence"].isin(sequences[::2]).to_numpy() & ~test
         return Judged(activations, cases["label"].to_numpy(), test, learn, ~test & ~learn)
 
-    def _single(self, rows: _Rows, judged: Judged, table: pd.DataFrame) -> None:
-        for i, neuron in enumerate(table.itertuples()):
-            if neuron.kind == "random":
-                continue
-            vote = judged.activations[judged.test, i] * neuron.effect > 0
-            facts = {name: getattr(neuron, name) for name in ("layer", "neuron", "kind", "effect")}
-            rows.add(judged.correct([i], ~judged.test, judged.test), what=_SINGLE, **facts)
-            rows.add(vote == judged.label[judged.test], what=_VOTE, **facts)
-
-    def _ensembles(self, rows: _Rows, judged: Judged, group: str, columns: list[int]) -> None:
+    def _ensembles(self, judged: Judged, kind: str, columns: list[int]) -> Iterator[Answers]:
         ranked = judged.ranked(columns, on_test=self.protocol == "paper")
         orders = {"ranked": ranked}
         if self.protocol == "corrected":
             orders["greedy"] = judged.greedy(ranked, self.neurons)
         for order, neurons in orders.items():
             for k, right in enumerate(judged.growing(neurons), start=1):
-                rows.add(right, what=f"{_kind(group)}, {order}", k=k)
+                yield {"what": f"{kind}, {order}", "k": k}, right
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracies: model, metric, k, layer, neuron, kind, effect, mean, low, high, n (sequences), seeds.
@@ -182,105 +161,64 @@ class Voting(Study):
         means = weighted_summary(table, {"accuracy": "contexts"}, by, "k")
         return means.drop(columns="metric").rename(columns={"what": "metric"})
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        orders = [order for order in _ORDERS if summary["metric"].str.endswith(f", {order}").any()]
-        figure = panels([f"ensembles, {_ORDERS[order]}" for order in orders] + ["single neurons"])
-        for column, order in enumerate(orders, start=1):
-            for group, colour in _COLOURS.items():
-                rows = where(summary, metric=f"{group}, {order}")
-                if len(rows):
-                    add_curve(figure, rows, x="k", name=group, colour=colour, legend=column == 1, column=column)
-        for kind in ("prediction", "suppression"):
-            rows = where(summary, metric=_SINGLE, kind=kind)
-            figure.add_trace(
-                go.Scatter(
-                    x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
-                    marker={"color": _COLOURS[kind], "size": 7},
-                    error_y=error_bars(rows, thickness=0.7, width=0),
-                    text=[f"{row.layer}.{row.neuron}" for row in rows.itertuples()],
-                    hovertemplate=kind + " neuron %{text}: %{y:.3f}",
-                ),
-                row=1, col=len(orders) + 1,
-            )  # fmt: skip
-        own = where(summary, metric=_MODEL)["mean"].iloc[0]
-        for column in range(1, len(orders) + 2):
-            figure.add_hline(
-                own, line={"dash": "dot", "color": "#000000"}, row=1, col=column,
-                annotation_text="the model itself" if column == len(orders) + 1 else "",
-                annotation_position="top right",
-            )  # fmt: skip
-            figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=column)
-        matched = f"matched by {result.table['matched_by'].iloc[0]}"
-        titled(
-            figure, self, summary, f"{self.source}; protocol {self.protocol}; {matched}; {TEXT_BAND}",
-            x="neurons", y="accuracy", counts=None, about=f" ({describe(self.token_class)})",
+        levels = [Level(where(summary, metric=_MODEL)["mean"].iloc[0], INK), Level(0.5, GREY)]
+        panels = []
+        for order, title in _ORDERS.items():
+            if summary["metric"].str.endswith(f", {order}").any():
+                curves = [Curve(f"{group}, {order}", group, colour) for group, colour in _COLOURS.items()]
+                panels.append(Panel(f"ensembles, {title}", [*curves, *levels]))
+        dots = [_dots(where(summary, metric=_SINGLE, kind=kind), kind) for kind in ("prediction", "suppression")]
+        axis = {"title_text": "effect on the class's logits", "dtick": None}
+        panels.append(Panel("single neurons", [*dots, *levels], x_axis=axis))
+        return Drawing(
+            summary, panels, x="k", x_title="neurons", y_title="accuracy", common=True,
+            about=f" ({describe(self.token_class)})",
+            note=f"matched by {result.table['matched_by'].iloc[0]}; dotted: the model itself, and chance; {TEXT_BAND}",
         )  # fmt: skip
-        figure.update_xaxes(title_text="effect on the class's logits", col=len(orders) + 1)
-        return figure.update_layout(height=540)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        mean = summary.groupby("metric")["mean"]
-        singles = where(summary, metric=_SINGLE)
-        single = singles.nlargest(1, "mean").iloc[0]
+        mean, singles = summary.groupby("metric")["mean"].first(), where(summary, metric=_SINGLE)
+        best = singles.nlargest(1, "mean").iloc[0]
         parts = [
-            f"The model itself tells the class {describe(self.token_class)} in {mean.first()[_MODEL]:.0%} of the "
-            f"contexts; the best of {len(singles)} single neurons is {single['kind']} neuron "
-            f"{single['layer']}.{single['neuron']} ({single['mean']:.0%})"
+            f"Accuracy for the class {describe(self.token_class)}: the model itself {mean[_MODEL]:.0%}; the best of "
+            f"{len(singles)} single neurons ({best['kind']}, {best['layer']}.{best['neuron']}) {best['mean']:.0%}"
         ]
         for group in _COLOURS:
-            curve = where(summary, metric=f"{group}, ranked")
-            if len(curve):
-                last = curve.nlargest(1, "k").iloc[0]
-                who = f"{last['k']} neurons of both kinds" if group == "both kinds" else f"{last['k']} {group} neurons"
-                text = f"{who} reach {last['mean']:.0%} [{last['low']:.0%}, {last['high']:.0%}]"
-                parts.append(f"{text}, their votes alone {mean.first()[_VOTES + group]:.0%}")
+            for last in where(summary, metric=f"{group}, ranked").nlargest(1, "k").itertuples():
+                parts.append(f"{last.k} neurons ({group}) {last.mean:.0%} [{last.low:.0%}, {last.high:.0%}]")
         return "; ".join(parts) + "."
 
 
-class _Rows:
-    """Means over the contexts of each sequence, a row per sequence and measure."""
-
-    def __init__(self, sequences: np.ndarray) -> None:
-        self._sequences = sequences
-        self._parts: list[pd.DataFrame] = []
-
-    def add(self, right: np.ndarray, **what: Any) -> None:
-        facts: dict[str, Any] = {"what": "", "k": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0} | what
-        self._parts.append(accuracy_by_sequence(self._sequences, right).assign(**facts))
-
-    def table(self) -> pd.DataFrame:
-        """All rows; what several random draws measured alike is averaged."""
-        table = pd.concat(self._parts, ignore_index=True)
-        keys = [name for name in table.columns if name != "accuracy"]
-        return table.groupby(keys, sort=False, as_index=False)[["accuracy"]].mean()
+def _dots(rows: pd.DataFrame, kind: str) -> go.Scatter:
+    """Single neurons by their effect."""
+    return go.Scatter(
+        x=rows["effect"], y=rows["mean"], mode="markers", showlegend=False,
+        marker={"color": _COLOURS[kind], "size": 7}, error_y=error_bars(rows, thickness=0.7, width=0),
+        text=[f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy()],
+        hovertemplate=kind + " neuron %{text}: %{y:.3f}",
+    )  # fmt: skip
 
 
-def _pairs(table: pd.DataFrame) -> tuple[tuple[int, int], ...]:
-    return tuple(zip(table["layer"].tolist(), table["neuron"].tolist(), strict=True))
+def _singles(judged: Judged, neurons: pd.DataFrame) -> Iterator[Answers]:
+    """Probes on single neurons, and the signs of their votes."""
+    for i, neuron in enumerate(neurons.itertuples()):
+        if neuron.kind != "random":
+            vote = judged.activations[judged.test, i] * neuron.effect > 0
+            facts = {name: getattr(neuron, name) for name in ("layer", "neuron", "kind", "effect")}
+            yield {"what": _SINGLE, **facts}, judged.correct([i], ~judged.test, judged.test)
+            yield {"what": _VOTE, **facts}, vote == judged.label[judged.test]
 
 
-def _by_kind(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    return {str(kind): rows for kind, rows in table.groupby("kind")}
-
-
-def _random_neurons(
-    layers: Iterable[int], effect: np.ndarray, taken: set[tuple[int, int]], generator: np.random.Generator
-) -> pd.DataFrame:
-    """A random neuron for each of these layers, none twice and none of those taken."""
-    chosen: list[tuple[int, int]] = []
-    for layer in layers:
-        free = sorted(set(range(effect.shape[1])) - {n for at, n in (*taken, *chosen) if at == layer})
-        if free:
-            chosen.append((int(layer), int(generator.choice(free))))
-    return pd.DataFrame(chosen, columns=["layer", "neuron"]).assign(
-        kind="random", effect=[effect[pair] for pair in chosen]
-    )
-
-
-def _kind(group: str) -> str:
-    return "random" if group.startswith("random") else group
+def _means(sequences: pd.Series[int], answers: Iterable[Answers]) -> pd.DataFrame:
+    """Accuracy over the contexts of each sequence, a row per sequence and measure; random draws are averaged."""
+    unknown: dict[str, Any] = {"what": "", "k": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0}
+    parts = [accuracy_by_sequence(sequences.to_numpy(), right).assign(**(unknown | facts)) for facts, right in answers]
+    table = pd.concat(parts, ignore_index=True)
+    keys = [name for name in table.columns if name != "accuracy"]
+    return table.groupby(keys, sort=False, as_index=False)[["accuracy"]].mean()
 
 
 def _named_class(token_class: TokenClass | Path) -> TokenClass:

@@ -1,4 +1,4 @@
-"""Word in Context (section 5.2, Fig. 7 and 18): at which depth does a word's representation tell its sense?
+"""Word in Context (section 5.2, Fig. 7 and 18): at which depth does a word's representation encode its sense?
 
 Two sentences share a word; is it used in the same sense? At every depth a linear probe answers from the residuals h1
 and h2 at the word's last token. The paper says that its accuracy rises, peaks in middle layers and falls in every
@@ -7,8 +7,8 @@ read, how the probe is regularised, or what data it is tested on. So there is no
 [h1, h2, |h1 - h2|, h1 * h2], standardised, L2 logistic regression with C chosen by cross-validation on the training
 pairs (a word never on both sides of a fold), tested on dev pairs.
 
-Beside it stand a probe that sees only cos(h1, h2), and a control: the same probe trained on shuffled labels, which must
-stay at chance. A causal model sees nothing behind the word, so in the first of its uses it often has little to go by.
+We add a probe that sees only cos(h1, h2), and a control: the same probe fitted to shuffled labels, which must stay at
+chance. A causal model sees nothing after the word, so in one of its uses it often has little context.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ensembles import BoolArray, FloatArray, linear_probe
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval
+from mechicl.studies.summary import highest, mean_with_interval
 
 _READ_AT_ONCE = 2**30
 """Bytes of residuals held at a time; a deep model is passed through several times, a few depths at once."""
@@ -47,7 +47,7 @@ _CURVES = (
 
 @dataclass(frozen=True)
 class Wic(Study):
-    """Whether each dev pair was told right: a row per dev pair, depth and probe."""
+    """Whether each dev pair is classified correctly: a row per dev pair, depth and linear probe."""
 
     seed: Annotated[int, Switch("Seed of the folds and of the control's labels.", min=0)] = 0
 
@@ -86,28 +86,27 @@ class Wic(Study):
         cosine = ((first * second).sum(1) / np.maximum(norms, 1e-30))[:, None]
         shuffled = np.random.default_rng(self.seed).permutation(labels[train])
         penalty = chosen_penalty(features[train], labels[train], words, self.seed)
-        told = {
-            "probe": _predicted(features, train, dev, labels[train], penalty),
-            "cosine": _predicted(cosine, train, dev, labels[train], 1.0),
-            "control": _predicted(features, train, dev, shuffled, penalty),
+        answers = {
+            "probe": (penalty, _predicted(features, train, dev, labels[train], penalty)),
+            "cosine": (1.0, _predicted(cosine, train, dev, labels[train], 1.0)),
+            "control": (penalty, _predicted(features, train, dev, shuffled, penalty)),
         }
+        same = labels[dev]
         tables = [
-            pd.DataFrame({"prompt": dev, "probe": name, "penalty": penalty if name != "cosine" else 1.0,
-                          "same": labels[dev], "correct": answers == labels[dev]})
-            for name, answers in told.items()
-        ]  # fmt: skip
+            pd.DataFrame({"prompt": dev, "probe": name, "penalty": c, "same": same, "correct": predicted == same})
+            for name, (c, predicted) in answers.items()
+        ]
         return pd.concat(tables)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy on dev pairs: model, metric (probe, cosine, control, majority), point, mean, low, high, n, seeds."""
         rows = table.assign(metric=table["probe"], value=table["correct"].astype(float))
-        found = mean_with_interval(rows, "value", ["model", "metric", "point"])
+        means = mean_with_interval(rows, "value", ["model", "metric", "point"])
         same = where(table, probe="probe").groupby(["model", "point"], as_index=False)["same"]
-        majority: pd.DataFrame = same.agg(mean="mean", n="size").assign(
-            metric="majority", low=np.nan, high=np.nan, seeds=1
-        )
-        majority["mean"] = np.maximum(majority["mean"], 1 - majority["mean"])
-        return pd.concat([found, majority], ignore_index=True)
+        shares: pd.DataFrame = same.agg(mean="mean", n="size")  # type: ignore[assignment]
+        larger = np.maximum(shares["mean"], 1 - shares["mean"])
+        majority = shares.assign(mean=larger, metric="majority", low=np.nan, high=np.nan, seeds=1)
+        return pd.concat([means, majority], ignore_index=True)
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
@@ -119,17 +118,11 @@ class Wic(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = result.summary().set_index(["metric", "point"])
-        probe, control = summary.loc["probe"], summary.loc["control"]["mean"]
-        best = int(probe["mean"].to_numpy().argmax())
-        majority = summary.loc["majority"]["mean"].iloc[0]
-        row = probe.iloc[best]
-        interval = f" [{row['low']:.0%}, {row['high']:.0%}]" if np.isfinite(row["low"]) else ""
-        told = "" if row["low"] > majority else "; its interval does not exclude that the probe knows nothing of senses"
+        mean = result.summary().set_index(["metric", "point"])["mean"]
         return (
-            f"The probe is best before layer {best} of {len(probe) - 1}: {row['mean']:.0%}{interval} of {row['n']:.0f} "
-            f"dev pairs (the larger class alone {majority:.0%}){told}. Cosine alone reaches "
-            f"{summary.loc['cosine']['mean'].max():.0%}; shuffled labels {control.mean():.0%} on average."
+            f"Accuracy of the linear probe on held-out pairs: {highest(mean['probe'], '.0%', 'before layer')}; the "
+            f"larger class alone {mean['majority'].iloc[0]:.0%}, cosine at best {mean['cosine'].max():.0%}, shuffled "
+            f"labels {mean['control'].mean():.0%} on average."
         )
 
 
@@ -140,12 +133,9 @@ def chosen_penalty(features: FloatArray, labels: BoolArray, groups: Sequence[str
     folds = min(_FOLDS, len(set(groups)))
     if folds < 2:
         raise InputError("The training pairs have a single word; choosing the probe's penalty needs at least 2.")
-    search = GridSearchCV(
-        linear_probe(max_iter=2000),
-        {"logisticregression__C": list(_PENALTIES)},
-        cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
-        refit=False,
-    )
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    choices = {"logisticregression__C": list(_PENALTIES)}
+    search = GridSearchCV(linear_probe(max_iter=2000), choices, cv=split, refit=False)
     search.fit(features, labels, groups=groups)
     return float(search.best_params_["logisticregression__C"])
 

@@ -1,17 +1,16 @@
 """Does a word's last token know the word? (section 5.1; the direct evidence that the paper does not give)
 
 If early layers put the tokens of a word together, its identity must be readable at its last token, and not only from
-that token. So words are compared that end in the same token, such as "could" and "would": a linear probe is to tell
-which of them was read, from the residual at the last token. At the embedding it can only guess among the words of one
-ending; contexts are all of the same length, so that position tells nothing either.
+that token. So we compare words that end in the same token, such as "could" and "would": a linear probe predicts which
+of them was read, from the residual at the last token. At the embedding it can only guess among the words of one ending;
+contexts have the same length, so that position says nothing either.
 
-Two words in a row are carried forward as well (previous-token heads), so the same is asked of phrases of as many words
-of one token each, such as "of the" and "in the", in equally many groups of the same sizes: what words have beyond
-phrases is what is special to them.
+Two words in a row are carried forward as well (previous-token heads), so we ask the same of phrases of as many words of
+one token each, such as "of the" and "in the", in equally many groups of the same sizes: what words have beyond phrases
+is special to them.
 
-Each word occurs equally often; probes (standardised logistic regression) learn on some contexts and are judged on
-others, of other sequences of the text, five times over until every context was judged once. All of it is ours: there is
-no `protocol="paper"`.
+Each word occurs equally often. Probes (standardised logistic regression) are fitted on some contexts and tested on
+others, of other sequences of the text, in five folds. All of it is ours: there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,17 +30,17 @@ from mechicl.corpora import TokenCorpus, pieces_of_ended_words
 from mechicl.corpora.contexts import context_ends
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, add_curve, panels
+from mechicl.figures import BLUE, GREY
 from mechicl.hooks import run
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import contexts_of
-from mechicl.studies.stages.drawing import titled, where
 from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.summary import TEXT_BAND, highest
 
 Span = Literal["word", "phrase"]
 _SPANS: tuple[Span, ...] = ("word", "phrase")
@@ -54,7 +52,7 @@ _FOLDS = 5
 class WordIdentity(Study):
     """Accuracy of a linear probe for which word ended: a row per sequence, point, length and kind of span.
 
-    The share of that sequence's contexts that are told right, between 0 and 1.
+    The share of that sequence's contexts that the probe predicts, between 0 and 1.
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens of a word; each number is a panel.", min=2)] = (2, 3)
@@ -80,9 +78,10 @@ class WordIdentity(Study):
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = [table for pieces in self.pieces if (table := self._cases(corpus, pieces)) is not None]
         if not chosen:
+            numbers = " or ".join(map(str, self.pieces))
             raise InputError(
-                f"{corpus.n_tokens} tokens of {corpus.source} hold no two words of {_or(self.pieces)} tokens that end "
-                f"in the same token and occur {self.occurrences} times each (and as many phrases); take more text."
+                f"{corpus.n_tokens} tokens of {corpus.source} hold no two words of {numbers} tokens that end in the "
+                f"same token and occur {self.occurrences} times each (and as many phrases); take more text."
             )
         cases = pd.concat(chosen, ignore_index=True)
         texts = contexts_of(corpus, cases, self.context)
@@ -92,36 +91,35 @@ class WordIdentity(Study):
         with progress("probes", len(groups) * residuals.shape[1]) as advance:
             for (pieces, span), rows in groups:
                 words = rows["label"].nunique()
+                chance = rows["ending"].nunique() / words
                 facts: dict[str, Any] = {"span": span, "pieces": pieces, "words": words}
                 for point in range(residuals.shape[1]):
-                    right = held_out_correct(residuals[rows.index.tolist(), point], rows, self.draw_seed)
-                    table = accuracy_by_sequence(rows["sequence"].to_numpy(), right)
-                    tables.append(table.assign(**facts, point=point, chance=rows["ending"].nunique() / words))
+                    correct = held_out_correct(residuals[rows.index.tolist(), point], rows, self.draw_seed)
+                    table = accuracy_by_sequence(rows["sequence"].to_numpy(), correct)
+                    tables.append(table.assign(**facts, point=point, chance=chance))
                     advance(1)
         return pd.concat(tables, ignore_index=True)
 
     def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
         """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
         generator = np.random.default_rng([self.draw_seed, pieces])
-        found = {span: self._groups(occurrences(corpus, pieces, span, self.context)) for span in _SPANS}
-        tables: dict[Span, list[pd.DataFrame]] = {span: [] for span in _SPANS}
+        groups = [self._groups(occurrences(corpus, pieces, span, self.context)) for span in _SPANS]
+        tables: list[pd.DataFrame] = []
         room = self.classes
-        for word_group, phrase_group in zip(found["word"], found["phrase"], strict=False):
-            size = min(len(word_group), len(phrase_group), room)
+        for pair in zip(*groups, strict=False):
+            size = min(*map(len, pair), room)
             if size < 2:
                 break
             room -= size
-            for into, group in ((tables["word"], word_group), (tables["phrase"], phrase_group)):
-                into += [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
-        if not tables["word"]:
-            return None
-        parts = [pd.concat(rows).assign(span=span, pieces=pieces) for span, rows in tables.items()]
-        return pd.concat(parts, ignore_index=True)
+            for span, group in zip(_SPANS, pair, strict=True):
+                samples = [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
+                tables += [rows.assign(span=span, pieces=pieces) for rows in samples]
+        return pd.concat(tables, ignore_index=True) if tables else None
 
-    def _groups(self, found: pd.DataFrame) -> list[list[pd.DataFrame]]:
+    def _groups(self, cases: pd.DataFrame) -> list[list[pd.DataFrame]]:
         """Per ending, the occurrences of each word that is frequent enough; the ending with most words first."""
         groups: dict[int, list[pd.DataFrame]] = defaultdict(list)
-        for _, rows in found.groupby("label"):
+        for _, rows in cases.groupby("label"):
             if len(rows) >= self.occurrences:
                 groups[int(rows["ending"].iloc[0])].append(rows)
         ordered = [sorted(group, key=len, reverse=True) for group in groups.values()]
@@ -133,49 +131,37 @@ class WordIdentity(Study):
         facts = table.groupby(by, as_index=False)[["chance", "words"]].first()
         return weighted_summary(table, {"accuracy": "contexts"}, by, "point").merge(facts, on=by)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        pieces = sorted(summary["pieces"].unique())
-        figure = panels([f"of {n} tokens ({_words(summary, n)} words)" for n in pieces])
-        for column, n in enumerate(pieces, start=1):
-            for span, (name, colour) in _NAMES.items():
-                rows = where(summary, pieces=n, span=span)
-                add_curve(figure, rows, x="point", name=name, colour=colour, legend=column == 1, column=column)
-            chance = where(summary, pieces=n)["chance"].iloc[0]
-            figure.add_hline(
-                chance, line={"dash": "dot", "color": GREY}, row=1, col=column,
-                annotation_text="from the last token alone", annotation_position="bottom right",
-            )  # fmt: skip
-        figure.update_yaxes(range=[0, 1.02])
-        told = [self.source, "linear probe at the last token, unseen contexts", TEXT_BAND]
-        told += [f"too few words of {n} tokens" for n in self._lacking(summary)]
-        return titled(
-            figure, self, summary, "; ".join(told), x="residual before layer", y="accuracy", counts="point"
+        panels = []
+        for n, rows in summary.groupby("pieces"):
+            curves = [
+                Curve("accuracy", name, colour, where={"pieces": n, "span": span})
+                for span, (name, colour) in _NAMES.items()
+            ]
+            chance = Level(rows["chance"].iloc[0], GREY, "from the last token alone")
+            panels.append(Panel(f"of {n} tokens ({rows['words'].iloc[0]} words)", [*curves, chance]))
+        return Drawing(
+            summary, panels, x="point", x_title="residual before layer", y_title="accuracy", common=True,
+            y_axis={"range": [0, 1.02]},
+            note="; ".join(["linear probe at the last token, held-out contexts", TEXT_BAND, *self._lacking(summary)]),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
         parts = []
         for n, rows in summary.groupby("pieces"):
-            curves = {span: own.set_index("point")["mean"] for span, own in rows.groupby("span")}
-            word, phrase = curves["word"].to_numpy(), curves["phrase"].to_numpy()
-            best = int(word.argmax())
+            words, phrases = (where(rows, span=span).set_index("point")["mean"] for span in _SPANS)
             parts.append(
-                f"Words of {n} tokens: {word[0]:.0%} from the last token's embedding (chance "
-                f"{rows['chance'].iloc[0]:.0%}), most before layer {best} ({word[best]:.0%}), "
-                f"{word[-1]:.0%} at the end; phrases {phrase[0]:.0%}, {phrase[best]:.0%} and {phrase[-1]:.0%} at the "
-                "same places"
+                f"Words of {n} tokens: {highest(words, '.0%', 'before layer')}, {words.iloc[0]:.0%} at the embedding "
+                f"(chance {rows['chance'].iloc[0]:.0%}); phrases {phrases[int(words.argmax())]:.0%} and "
+                f"{phrases.iloc[0]:.0%} at the same places"
             )
-        parts += [
-            f"The text has too few words of {n} tokens that end alike and occur {self.occurrences} times each (or too "
-            "few such phrases)"
-            for n in self._lacking(summary)
-        ]
-        return ". ".join(parts) + "."
+        return ". ".join([*parts, *self._lacking(summary)]) + "."
 
-    def _lacking(self, summary: pd.DataFrame) -> list[int]:
-        """Numbers of tokens that were asked for, and of which there are too few words."""
-        return sorted(set(self.pieces) - set(summary["pieces"]))
+    def _lacking(self, summary: pd.DataFrame) -> list[str]:
+        """Which lengths the text has too few words of, in words."""
+        return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(summary["pieces"]))]
 
 
 def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:
@@ -193,28 +179,16 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
             ends[:, :back] = False
     row, position = (ends & context_ends(corpus, max(context, pieces))).nonzero(as_tuple=True)
     tokens = corpus.tokens[row[:, None], position[:, None] + torch.arange(1 - pieces, 1)]
-    return pd.DataFrame(
-        {
-            "sequence": row.numpy(), "position": position.numpy(), "ending": tokens[:, -1].numpy(),
-            "label": [" ".join(map(str, ids)) for ids in tokens.tolist()],
-        }
-    )  # fmt: skip
+    labels = [" ".join(map(str, ids)) for ids in tokens.tolist()]
+    return pd.DataFrame({"sequence": row, "position": position, "ending": tokens[:, -1], "label": labels})
 
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """Whether each case's label was told by a probe that had learned from other sequences."""
+    """Whether a probe predicts each case's label when it is fitted on other sequences."""
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     probe = linear_probe(max_iter=2000)
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     label = cases["label"].to_numpy()
-    told = cross_val_predict(probe, activations.numpy(), label, groups=cases["sequence"].to_numpy(), cv=folds)
-    return np.asarray(told == label)
-
-
-def _words(summary: pd.DataFrame, pieces: int) -> int:
-    return int(where(summary, pieces=pieces)["words"].iloc[0])
-
-
-def _or(numbers: tuple[int, ...]) -> str:
-    return " or ".join(map(str, numbers))
+    predicted = cross_val_predict(probe, activations.numpy(), label, groups=cases["sequence"].to_numpy(), cv=folds)
+    return np.asarray(predicted == label)

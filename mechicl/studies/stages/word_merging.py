@@ -8,16 +8,16 @@ direct tests, all ours (there is no `protocol="paper"`: the authors compute no n
   word, and where the word is a single token and it is another. At equal distance, only the word differs.
 - *Sub-joiner heads*: attention of the last of 2, 3 or 4 tokens to the word's others (mass), against that of
   single-token words nearby to as many tokens before them (control), and the probability that the first is larger
-  (AUROC). Heads are ranked on one half of all words, and judged on the other half; the preference for the first token,
-  which the paper's figure shows, is measured as what that gets beyond the mean of the word's others (first bias).
-- *Causal*: cut the last token's attention to its own word in the first third of the layers, and take the loss on the
+  (AUROC). Heads are ranked on one half of all words, and tested on the other half. The preference for the first token,
+  which the paper's figure shows, is the attention that it gets beyond the mean of the word's others (first bias).
+- *Causal*: cut the last token's attention to its own word in the first third of the layers, and measure the loss on the
   token after the word. Two controls cut as many edges: to the tokens just before the word, and inside the word in the
   last third of the layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,14 +28,14 @@ import torch
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, add_curve, error_bars, panels
+from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, error_bars
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.patches.cut_words import CutWords, cut_words
 from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES
 from mechicl.probes.words import LossAt, WordAttention
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import Curve, add_curves, titled, where
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
 from mechicl.studies.study import Condition, Study
@@ -110,15 +110,15 @@ class WordMerging(Study):
             heads = rows.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
             renamed = heads.rename(columns={m: f"{m}_{distance}" for m in ("within", "across")})
             weights = {f"{m}_{distance}": f"n_{m}" for m in ("within", "across") if renamed[f"n_{m}"].gt(0).any()}
-            parts.append(weighted_summary(renamed, weights, ["model"], "layer"))
+            parts.append(weighted_summary(renamed, weights))
         parts.append(judged(_rows(table, "heads", "pieces"), best_of_layers(self.heads(table))))
         losses = table[~table["cut"].isin(["attention", "heads"])]
-        intact = where(losses, cut="nothing")[["model", "sequence", "loss"]]
-        paired = losses.merge(intact, on=["model", "sequence"], suffixes=("", "_intact"))
+        clean = where(losses, cut="nothing")[["model", "sequence", "loss"]]
+        paired = losses.merge(clean, on=["model", "sequence"], suffixes=("", "_clean"))
         for cut in _CUTS:
             rows = where(paired, cut=cut)
-            costs = rows.assign(**{f"cost, {cut}": rows["loss"] - rows["loss_intact"]}, layer=-1)
-            parts.append(weighted_summary(costs, {f"cost, {cut}": "words"}, ["model"], "layer"))
+            costs = rows.assign(**{f"cost, {cut}": rows["loss"] - rows["loss_clean"]}, layer=-1)
+            parts.append(weighted_summary(costs, {f"cost, {cut}": "words"}))
         summary = pd.concat(parts, ignore_index=True)
         return summary.fillna({"pieces": -1, "head": -1}).astype({"pieces": int, "head": int})
 
@@ -133,47 +133,47 @@ class WordMerging(Study):
             raise InputError("Too few words of several tokens to tell heads apart; take more text.")
         return ranked
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary, heads = result.summary(), self.heads(result.table)
-        names = ["attention one token back", "sub-joiner heads: AUROC, held-out words",
-                 "best head: attention to the word's other tokens", "what a cut adds to the loss (nats)"]  # fmt: skip
-        figure = panels(names, common=False)
-        beside = [Curve("within_1", "same word", BLUE), Curve("across_1", "another word", GREY)]
-        add_curves(figure, summary, "layer", beside)
+        aurocs: list[Any] = []
         for n, colour in zip(sorted(heads["pieces"].unique()), _COLOURS * len(self.pieces), strict=False):
-            rows = where(summary, metric="auroc", pieces=n)
-            add_curve(figure, rows, x="layer", name=f"words of {n} tokens", colour=colour, column=2)
-            _add_dots(figure, where(heads, pieces=n), colour)
-        figure.add_hline(0.5, line={"dash": "dot", "color": GREY}, row=1, col=2)
-        best = heads.drop_duplicates("pieces")
-        of_best = summary.merge(best[["pieces", "layer", "head"]])
-        shown = (("mass", "words of several tokens", VERMILION), ("control", "single-token words", GREY))
-        for metric, name, colour in shown:
-            rows = where(of_best, metric=metric).sort_values("pieces")
+            aurocs.append(Curve("auroc", f"words of {n} tokens", colour, where={"pieces": n}))
+            aurocs.append(_dots(where(heads, pieces=n), colour))
+        best = summary.merge(heads.drop_duplicates("pieces")[["pieces", "layer", "head"]])
+        of_best = []
+        for metric, name, colour in (("mass", "words of several tokens", VERMILION),
+                                     ("control", "single-token words", GREY)):  # fmt: skip
+            rows = where(best, metric=metric).sort_values("pieces")
             places = [f"{n}: L{layer}.H{head}" for n, layer, head in rows[["pieces", "layer", "head"]].to_numpy()]
-            _add_bars(figure, rows, places, colour, 3, name)
+            of_best.append(_bars(rows, places, colour, name=name))
         costs = summary[summary["metric"].str.startswith("cost")]
-        _add_bars(figure, costs, [cut.removeprefix("cost, ") for cut in costs["metric"]], [VERMILION, GREY, GREY], 4)
-        told = [self.source, "best heads are chosen on other words", TEXT_BAND, self._lacking(heads)]
-        titled(figure, self, summary, "; ".join(filter(None, told)))
-        figure.update_xaxes(title_text="tokens of a word: head", dtick=None, col=3)
-        figure.update_xaxes(title_text="edges cut", dtick=None, col=4)
-        return figure
+        cuts = _bars(costs, list(costs["metric"].str.removeprefix("cost, ")), [VERMILION, GREY, GREY])
+        panels = [
+            Panel("attention one token back",
+                  [Curve("within_1", "same word", BLUE), Curve("across_1", "another word", GREY)]),
+            Panel("sub-joiner heads: AUROC, held-out words", [*aurocs, Level(0.5, GREY)]),
+            Panel("best head: attention to the word's other tokens", of_best,
+                  x_axis={"title_text": "tokens of a word: head", "dtick": None}),
+            Panel("what a cut adds to the loss (nats)", [cuts], x_axis={"title_text": "edges cut", "dtick": None}),
+        ]  # fmt: skip
+        note = ["best heads are chosen on other words", TEXT_BAND, self._lacking(heads)]
+        return Drawing(summary, panels, note="; ".join(filter(None, note)))
 
     def finding(self, result: Result) -> str:
-        summary, heads = result.summary(), self.heads(result.table)
-        cost = summary.set_index("metric")["mean"]
-        best = [_told(row) for row in heads.drop_duplicates("pieces").to_dict("records")]
+        cost, heads = result.summary().set_index("metric")["mean"], self.heads(result.table)
+        best = "; ".join(
+            f"for words of {row.pieces} tokens L{row.layer}.H{row.head} (AUROC {row.auroc:.2f})"
+            for row in heads.drop_duplicates("pieces").itertuples()
+        )
         few = f" The text has {lacking}." if (lacking := self._lacking(heads)) else ""
+        costs = ", ".join(f"{cut} {cost[f'cost, {cut}']:+.3f}" for cut in _CUTS)
         return (
-            f"The best sub-joiner head, on held-out words: {'; '.join(best)}.{few} Cutting a word's last token off its "
-            f"word in early layers costs {cost['cost, within, early']:+.3f} nats on the next token; cutting as much "
-            f"before the word {cost['cost, before, early']:+.3f}, inside it in late layers "
-            f"{cost['cost, within, late']:+.3f}."
+            f"The best sub-joiner head, on held-out words: {best}.{few} What cutting attention adds to the loss on the "
+            f"next token (nats): {costs}."
         )
 
     def _lacking(self, heads: pd.DataFrame) -> str:
-        """Which numbers of tokens there are too few words of, in words."""
+        """Which lengths the text has too few words of, in words."""
         few = sorted(set(self.pieces) - set(heads["pieces"]))
         return f"too few words of {' and '.join(map(str, few))} tokens" if few else ""
 
@@ -186,34 +186,15 @@ def _rows(table: pd.DataFrame, cut: str, number: str) -> pd.DataFrame:
     return where(table, cut=cut).astype({"layer": int, "head": int, number: int})
 
 
-def _told(head: dict[Hashable, Any]) -> str:
-    """One head in words."""
-    return (
-        f"for words of {head['pieces']} tokens L{head['layer']}.H{head['head']} (AUROC {head['auroc']:.2f}; attention "
-        f"to the others {head['mass']:.2f}, in single-token words {head['control']:.2f}; to the first "
-        f"{head['first_bias']:+.2f} beyond the rest)"
-    )
-
-
-def _add_dots(figure: go.Figure, heads: pd.DataFrame, colour: str) -> None:
+def _dots(heads: pd.DataFrame, colour: str) -> go.Scatter:
     """Every head, faint."""
-    figure.add_trace(
-        go.Scatter(
-            x=heads["layer"], y=heads["auroc"], mode="markers", marker={"color": colour, "size": 4, "opacity": 0.3},
-            customdata=heads["head"], hovertemplate="H%{customdata}: %{y:.3f}", showlegend=False,
-        ),
-        row=1, col=2,
+    return go.Scatter(
+        x=heads["layer"], y=heads["auroc"], mode="markers", marker={"color": colour, "size": 4, "opacity": 0.3},
+        customdata=heads["head"], hovertemplate="H%{customdata}: %{y:.3f}", showlegend=False,
     )  # fmt: skip
 
 
-def _add_bars(
-    figure: go.Figure, rows: pd.DataFrame, places: Sequence[str], colour: str | list[str], column: int,
-    name: str | None = None,
-) -> None:  # fmt: skip
-    figure.add_trace(
-        go.Bar(
-            x=places, y=rows["mean"], marker_color=colour, name=name, showlegend=name is not None,
-            error_y=error_bars(rows), hovertemplate="%{y:.4f}",
-        ),
-        row=1, col=column,
-    )  # fmt: skip
+def _bars(rows: pd.DataFrame, places: Sequence[str], colour: str | list[str], name: str | None = None) -> go.Bar:
+    return go.Bar(
+        x=places, y=rows["mean"], marker_color=colour, name=name, error_y=error_bars(rows), hovertemplate="%{y:.4f}"
+    )

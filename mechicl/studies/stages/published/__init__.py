@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import where
+from mechicl.studies.drawing import where
+from mechicl.studies.stages.lesions import late_windows
 from mechicl.studies.stages.published import neurons
 from mechicl.studies.stages.published.rows import Row, Rows, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ATTENTION, ENTROPY, REPLICATED, SUB_JOINER
-from mechicl.studies.stages.repeats import late_windows
 from mechicl.studies.stages.word_merging import WordMerging
 
 
@@ -51,19 +51,18 @@ def _authors_lens(result: Result) -> Rows:
 
 
 def _corrected_lens(result: Result) -> Rows:
-    own = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
-    if model_of(result) == "gpt2-xl" and len(own):
+    lens = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
+    if model_of(result) == "gpt2-xl" and len(lens):
         quantity = "entropy of the corrected lens (bits)"
-        yield quantity, "point 0", "0.5 (one prompt)", f"{own['entropy', 0]:.3f}"
-        yield quantity, "largest", "3.5 (one prompt)", f"{own['entropy'].max():.3f}"
-        yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{own['kl', 0] / math.log(2):.3f}"
+        yield quantity, "point 0", "0.5 (one prompt)", f"{lens['entropy', 0]:.3f}"
+        yield quantity, "largest", "3.5 (one prompt)", f"{lens['entropy'].max():.3f}"
+        yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{lens['kl', 0] / math.log(2):.3f}"
 
 
 def _repeats(result: Result) -> Rows:
     """Windows in the latter half are said to lower entropy consistently."""
-    for found in late_windows(result.summary()):
-        quantity, measured = f"{found.kind}: windows that lower entropy", f"{found.lower} of {found.n}"
-        yield quantity, "latter half", "all", measured
+    for row in late_windows(result.summary()).itertuples():
+        yield f"{row.kind}: windows that lower entropy", "latter half", "all", f"{row.lower} of {row.n}"
 
 
 def _sub_joiner(result: Result) -> Rows:
@@ -71,10 +70,10 @@ def _sub_joiner(result: Result) -> Rows:
     if model_of(result) not in SUB_JOINER:
         return
     assert isinstance(result.study, WordMerging)
-    own = where(result.study.heads(result.table), pieces=4).reset_index(drop=True)
+    heads = where(result.study.heads(result.table), pieces=4).reset_index(drop=True)
     layer, head = SUB_JOINER[model_of(result)]
-    for place, one in where(own, layer=layer, head=head).iterrows():
-        measured = f"rank {int(str(place)) + 1} of {len(own)}, AUROC {one['auroc']:.2f}"
+    for place, one in where(heads, layer=layer, head=head).iterrows():
+        measured = f"rank {int(str(place)) + 1} of {len(heads)}, AUROC {one['auroc']:.2f}"
         yield "sub-joiner head, words of 4 tokens", f"L{layer}.H{head}", "chosen by eye", measured
         bias = f"{one['first_bias']:+.2f}"
         yield "its attention to the first token less the others'", f"L{layer}.H{head}", "above 0", bias
@@ -86,14 +85,14 @@ def _largest_norm(result: Result) -> Rows:
 
 
 def _best_probe(result: Result) -> Rows:
-    yield "word in context is told best", "depth", "in the middle", peak(means(result, "probe", x="point"))
+    yield "word in context is classified best", "depth", "in the middle", peak(means(result, "probe", x="point"))
 
 
 def _best_window(result: Result) -> Rows:
-    own = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
-    repeats = own[own["kind"].str.startswith("repeat")]
+    scores = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
+    repeats = scores[scores["kind"].str.startswith("repeat")]
     if len(repeats):
-        last = max(1, int(where(own, kind="drop")["layer"].max()))
+        last = max(1, int(where(scores, kind="drop")["layer"].max()))
         best = repeats.sort_values("mean").iloc[-1]
         yield "the best window to repeat begins", "depth", "0.8-0.9", f"{best['layer'] / last:.2f}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import where
+from mechicl.studies.drawing import where
 from mechicl.studies.stages.neurons import NeuronsStudy, is_entropy_neuron
 from mechicl.studies.stages.published.rows import Rows, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ENTROPY_NEURONS, ING, PREDICTION, STANFORD_MEDIUM, SUPPRESSION
@@ -55,20 +55,20 @@ def voters(result: Result) -> Rows:
     yield '"-ing" neurons in common', f"the first {len(expected)}", " ".join(expected[:5]) + " ...", common
     if model != "gpt2-xl" or settings.get("context") != 24:
         return
-    own = where(summary, metric="model's own prediction")["mean"].iloc[0]
+    accuracy = where(summary, metric="model's own prediction")["mean"].iloc[0]
     best = single.nlargest(1, "mean").iloc[0]
     named = f"{best['kind']} {best['layer']}.{best['neuron']}"
     yield "best single neuron", '"-ing"', "a suppression neuron", named
-    yield "best single probe less the model itself", '"-ing"', "about 0", f"{best['mean'] - own:+.3f}"
+    yield "best single probe less the model itself", '"-ing"', "about 0", f"{best['mean'] - accuracy:+.3f}"
     ensemble = where(summary, metric="prediction, ranked")
     if len(ensemble):
-        better = f"{ensemble['mean'].max() - own:+.3f}"
+        better = f"{ensemble['mean'].max() - accuracy:+.3f}"
         yield "best ensemble of prediction neurons less the model itself", '"-ing"', "above 0", better
 
 
 def entropy_neurons(result: Result) -> Rows:
     """Those that are shown in Universal Neurons, among ours; its bounds were chosen model by model."""
-    found = result.table[is_entropy_neuron(result.table, NeuronsStudy().kurtosis)]
-    ours = {f"{layer}.{neuron}" for layer, neuron in found[["layer", "neuron"]].to_numpy()}
+    rows = result.table[is_entropy_neuron(result.table, NeuronsStudy().kurtosis)]
+    ours = {f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy()}
     for expected in ENTROPY_NEURONS.get(model_of(result), ()):
         yield "entropy neuron", expected, "yes", "yes" if expected in ours else "no"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mechicl.results import Result
-from mechicl.studies.stages.drawing import where
+from mechicl.studies.drawing import where
 from mechicl.studies.stages.published.values import Curve
 
 Row = tuple[str, str, str, str]

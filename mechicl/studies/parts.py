@@ -1,0 +1,93 @@
+"""What a study is run on, in the parts that are measured, and kept on disk, together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from mechicl.corpora import TokenCorpus, WordPairs
+from mechicl.declared import INPUTS, Reads
+from mechicl.errors import InputError
+from mechicl.models import Adapter, check_same_tokenizer
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.tasks.benchmarks import Benchmarks
+
+Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
+"""What a study is run on; nothing where it reads weights alone."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one cell is measured on, and what its rows have in common."""
+
+    material: PromptSet | TokenCorpus | WordPairs | Benchmarks | None
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    first: int = 0
+    """Index of its first sequence in the corpus."""
+
+    def label(self, rows: pd.DataFrame, model: str, condition: Mapping[str, Any]) -> pd.DataFrame:
+        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition."""
+        if "sequence" in rows:
+            rows["sequence"] += self.first
+        for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
+            rows.insert(place, column, value)
+        return rows
+
+
+def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> tuple[list[Part], dict[str, Any]]:
+    """The material of the study `name` in parts, of running text so many sequences each, and its provenance.
+
+    Raises:
+        InputError: it is not what the study reads.
+    """
+    material = [material] if isinstance(material, Prompt) else material
+    given = _reads(material)
+    sets = _prompt_sets(material) if given == "prompts" else []
+    if not all(map(len, sets)):
+        raise InputError(f"{name} is run on prompts, and a set of them is empty; give at least one prompt.")
+    if given != reads or (given == "prompts" and not sets):
+        known = sets or given != "prompts"
+        what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"
+        raise InputError(f"{name} is run on {INPUTS[reads]}; it was given {what}.")
+    if material is None:
+        return [Part(None)], {}
+    if isinstance(material, WordPairs | Benchmarks):
+        return [Part(material)], {given: material.provenance()}
+    if isinstance(material, TokenCorpus):
+        starts = range(0, len(material), sequences)
+        parts = [Part(material[first : first + sequences], {}, first) for first in starts]
+        return parts, {"text": material.provenance()}
+    in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both
+    parts = [
+        Part(one, {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots})
+        for one in sets
+    ]
+    return parts, {"prompts": [one.provenance() for one in sets]}
+
+
+def _reads(material: Material) -> Reads:
+    """Which of the inputs something is; prompts unless it is another."""
+    if material is None:
+        return "weights"
+    kind = type(material).__name__
+    return next((reads for reads, one in INPUTS.items() if one.type == kind), "prompts")
+
+
+def check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
+    """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
+    for part in parts:
+        if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
+            check_same_tokenizer(net, part.material)
+
+
+def _prompt_sets(given: Any) -> list[PromptSet]:
+    """One prompt set, several, or a list of prompts; nothing for anything else, a mixed list too."""
+    if isinstance(given, PromptSet):
+        return [given]
+    items = list(given) if isinstance(given, Iterable) else []
+    if all(isinstance(item, PromptSet) for item in items):
+        return items
+    return [PromptSet.of(items)] if all(isinstance(item, Prompt) for item in items) else []
