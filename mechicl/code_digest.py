@@ -40,7 +40,7 @@ FOLLOWED = frozenset(("", "__init__", "studies"))
 # The methods of a study by which a cell is made.
 MEASURING = frozenset(("measure", "measure_all", "conditions", "settings", "surroundings", "_checked"))
 # Methods that make a class one of which only those members count that measuring mentions.
-SHOWING = frozenset(("summary", "figure", "finding"))
+SHOWING = frozenset(("summary", "figure", "drawing", "finding", "claims", "evidence", "verdicts"))
 
 # What classes and modules note of themselves, and what runs when a class is made.
 _NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
