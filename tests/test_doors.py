@@ -116,7 +116,7 @@ def test_wrong_arguments_are_refused_or_understood(name: str, argument: str) -> 
     "given", [5, None, "text", ["a"], [5], [None], {}, MODEL, b"x"], ids=lambda value: type(value).__name__
 )
 def test_what_is_no_prompts_is_refused_by_what_reads_prompts(given: Any) -> None:
-    for call in (PromptSet.of, lambda x: mi.information_flow(MODEL, x), lambda x: mi.fit_reweighting(MODEL, x)):
+    for call in (PromptSet.of, lambda x: mi.information_flow(MODEL, x), lambda x: mi.engines.fit_reweighting(MODEL, x)):
         with pytest.raises(InputError):
             call(given)
 

@@ -42,7 +42,8 @@ def test_scores_are_those_of_the_words_as_continuations(family: str) -> None:
     seen = run(model, asked, [probe := LabelAttention()], progress=None)
     torch.testing.assert_close(seen.label_logits, expected.log_prob[0].reshape(3, 3), rtol=1e-5, atol=1e-5)
     reading = run(model, prompts("first"), [probe], progress=None)[probe]
-    torch.testing.assert_close(seen[probe], reading, rtol=1e-5, atol=1e-6)
+    for name, values in reading.quantities.items():
+        torch.testing.assert_close(seen[probe].quantities[name], values, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PATCHES)
@@ -124,8 +125,8 @@ def test_what_needs_one_token_is_refused() -> None:
         lambda: run(model, asked, [SaliencyFlow()], progress=None),
         lambda: run(model, asked, patches=[patch], progress=None),
         lambda: mi.information_flow(model, asked),
-        lambda: mi.fit_reweighting(model, asked),
-        lambda: mi.read_context(model, asked[0]).ask(model, asked),
+        lambda: mi.engines.fit_reweighting(model, asked),
+        lambda: mi.engines.read_context(model, asked[0]).ask(model, asked),
     ):
         with pytest.raises(InputError, match="whole label words; build them with score='first'"):
             call()

@@ -104,7 +104,7 @@ def load_corpus(
     if found.name == PYDOCS:
         text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
         words = (tokenizer.decode([token]) for token in text)
-        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'")
+        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'", stacklevel=4)
     return corpus
 
 

@@ -121,11 +121,12 @@ _MOSTLY_SPELLED = 0.5
 it is less than a tenth."""
 
 
-def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str) -> None:
+def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str, *, stacklevel: int = 3) -> None:
     """Warn where most Latin letters are tokens of their own: the model was not trained on this language.
 
     Args:
         pieces: what each token of the text stands for.
+        stacklevel: frames up to the user's, for `warnings.warn`.
     """
     letters = [sum(c.isascii() and c.isalpha() for c in piece) for piece in pieces]
     share = letters.count(1) / max(sum(letters), 1)
@@ -133,7 +134,7 @@ def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: s
         warnings.warn(
             f"The tokenizer spells {share:.0%} of the letters of {source!r} one by one, so the model hardly knows "
             f"{language} and its numbers say little; {remedy}.",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 

@@ -124,7 +124,7 @@ class Draft:
                 f"This tokenizer splits the leading space off label words of {self.task.name!r}, which says "
                 "nothing about the class; they are written without it: "
                 f"{', '.join(map(repr, usable))}.",
-                stacklevel=5,
+                stacklevel=4,
             )
         return usable
 

@@ -263,5 +263,5 @@ def _warn_of_fewer(built: PromptSet, samples: int, in_data: int, too_long: TooLo
         reasons = [*(reasons if in_data < samples else []), f"{dropped} did not fit the context and were dropped"]
     warnings.warn(
         f"{built.task}, seed {built.seed}: {len(built)} prompts of the {samples} asked for; {', and '.join(reasons)}.",
-        stacklevel=4,
+        stacklevel=3,
     )
