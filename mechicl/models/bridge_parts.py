@@ -9,19 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mechicl.models.silent import has_hooks
-
-_KINDS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def installed_by_library(block: Any) -> frozenset[int]:
-    """The PyTorch hooks that TransformerLens puts on a block's norms for its own use, by their numbers."""
-    return frozenset(handle.id for handle in getattr(block, "_capture_hook_handles", ()))
-
-
-def has_own_hooks(module: Any, library: frozenset[int]) -> bool:
-    """Whether a hook is installed on a module that is not TransformerLens's own."""
-    return any(number not in library for kind in _KINDS for number in vars(module)[kind])
+from mechicl.models.silent import has_hooks, has_own_hooks, installed_by_library
 
 
 @dataclass(frozen=True)
@@ -115,6 +103,11 @@ class BlockParts:
         finally:
             for part in removed:
                 part.holder._modules[part.name] = part.module
+
+
+def joint_modules(block: Any) -> list[nn.Module]:
+    """Hugging Face's joint modules in a block, out of which TransformerLens cut those that it computes with."""
+    return [joint for wrapper in BlockParts.of(block).wrappers for _, joint in wrapper.split]
 
 
 def _split(wrapper: Any, original: nn.Module) -> Iterator[tuple[Any, Any]]:
