@@ -177,7 +177,7 @@ def _hook(family: str, processing: str) -> Any:
 
     original, backend = huggingface(family), "hooked"
     if is_bridge(family):  # which keeps the original's modules
-        original, backend = copy.deepcopy(original), "bridge"
+        original, backend = copy.deepcopy(original).requires_grad_(True), "bridge"
     name = f"tiny-{family.removesuffix('/bridge')}"
     hooked = convert(original, Processing.named(processing), name=name, backend=backend)
     give_tokenizer(hooked, tokenizer())

@@ -269,6 +269,7 @@ def test_gradients_of_weights_and_edited_weights(family):
     def weight(layer):
         attn = model.blocks[layer].attn
         return attn.q.original_component.weight if tiny.is_bridge(family) else attn.W_Q
+
     for batch in (tokens[:1, :5], tokens):  # both ways of projecting
         gradients = []
         for through in (partial(whole, seam), lambda tokens: run(seam, seam.embed(tokens))[0]):
