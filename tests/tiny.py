@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from mechicl.models.library import has_hooked_transformer
+from mechicl.library import has_hooked_transformer
 
 D_MODEL, N_LAYERS, N_HEADS, D_VOCAB, N_CTX = 32, 3, 4, 320, 512
 WINDOW = 4

@@ -261,7 +261,7 @@ def _pattern(scoring: Scoring, scores: Float[Tensor, "batch head query key"]) ->
     if scoring.edited:
         # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
         pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
-    return pattern if scoring.on_pattern is None else scoring.on_pattern(pattern)  # type: ignore[no-any-return]
+    return pattern if scoring.on_pattern is None else scoring.on_pattern(pattern)
 
 
 def _products(

@@ -129,7 +129,7 @@ class BridgeModel(RunsBridgeBlocks):
         raw, config = self.raw, self._config
         lists = [(raw, "blocks"), *self._lists()]
         before = [getattr(parent, name) for parent, name in lists]
-        settings = {"num_hidden_layers": len(order), "use_cache": False}
+        settings: dict[str, Any] = {"num_hidden_layers": len(order), "use_cache": False}
         for name in ("layer_types", "attention_layers"):
             if (kinds := getattr(config, name, None)) is not None:
                 settings[name] = [kinds[layer] for layer in order]

@@ -7,7 +7,6 @@ own forward pass, in silence, listened to, and on cached keys.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,9 +60,9 @@ def examine(net: Any) -> Findings:
     return Findings(reason, reads, frozenset(inside - fired[1]))
 
 
-def _in_a_row(net: Any, resid: Tensor, run: Callable[[int, Tensor], Tensor] | None = None) -> Tensor:
+def _in_a_row(net: Any, resid: Tensor) -> Tensor:
     for layer in range(len(net.raw.blocks)):
-        resid = net.whole_block(layer, resid) if run is None else run(layer, resid)
+        resid = net.whole_block(layer, resid)
     return resid
 
 
@@ -79,7 +78,7 @@ def _listen(net: Any, tokens: Tensor) -> tuple[Tensor, set[str]]:
 def _on_cache(net: Any, tokens: Tensor) -> Tensor:
     """The last residuals of the last tokens, on cached keys of those before."""
     resid, rest = net.embed(tokens[:, :_PAST]), torch.arange(_PAST, tokens.shape[1])
-    after = net.embed(tokens[:, _PAST:], rest)
+    after: Tensor = net.embed(tokens[:, _PAST:], rest)
     for layer in range(len(net.raw.blocks)):
         positions = torch.arange(resid.shape[1], device=resid.device)
         resid, past = net._run(layer, resid, positions, None)

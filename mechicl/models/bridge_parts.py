@@ -117,4 +117,8 @@ def _split(wrapper: Any, original: nn.Module) -> Iterator[tuple[Any, Any]]:
     cut = [part for part in children.values() if part is not None and id(part) not in own]
     joint = [module for module in original.children() if isinstance(getattr(module, "weight", None), nn.Parameter)]
     for part in cut:
-        yield part, max(joint, key=lambda module: module.weight.numel())
+        yield part, max(joint, key=_size)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mechicl.errors import InputError, first_line, retold
+from mechicl.library import Backend, bridge_config, build_bridge
 from mechicl.models.compare import check_same, check_windows, converted_log_probs, dropped, original_log_probs, samples
-from mechicl.models.library import Backend, bridge_config, build_bridge
 from mechicl.models.processing import Placement, Processing, load_state, process
 from mechicl.models.settings import corrections, known_settings
 
@@ -57,7 +57,8 @@ def convert(
         hf_model.set_attn_implementation("eager")  # others ignore the cap in some versions of transformers
     with retold(lambda error: f"TransformerLens cannot convert this {architecture} ({_reason(error)})."):
         if backend == "bridge":
-            cfg, make = bridge_config(hf_model, name), partial(_wrapped, hf_model, name)
+            cfg = bridge_config(hf_model, name)
+            make: Maker = partial(_wrapped, hf_model, name)
         else:
             cfg, make = _converted(hf_model, place, name, remote_code)
         context = cfg.n_ctx if n_ctx is None else n_ctx

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechicl.models.library import has_hooked_transformer
+from mechicl.library import has_hooked_transformer
 
 _LIBRARIES = ("torch", "transformer_lens", "builtins", "abc")
 """Packages whose code is known by its name; results name their versions."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from mechicl.errors import InputError, retold
+from mechicl.library import Backend, chosen
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import smollm2
 from mechicl.models.compare import comparison_key, remember_comparison, was_compared
 from mechicl.models.convert import check_finite, convert, set_context
 from mechicl.models.gguf import gguf_original
-from mechicl.models.library import Backend, chosen
 from mechicl.models.local import folder_original
 from mechicl.models.names import understood
 from mechicl.models.original import Original

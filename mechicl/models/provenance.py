@@ -84,7 +84,8 @@ def weight_digest(raw: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        for chunk in parameter.detach().reshape(-1).split(_CHUNK):
+        flat: Any = parameter.detach().reshape(-1)
+        for chunk in flat.split(_CHUNK):
             digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
     _digests[raw] = (state, digest.hexdigest())
     return digest.hexdigest()
@@ -100,7 +101,7 @@ def _parameters(raw: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
         yield from raw.named_parameters()
         return
     split = {id(p) for block in raw.blocks for joint in joint_modules(block) for p in joint.parameters()}
-    added = getattr(raw.unembed.original_component, "bias", None)
+    added: Any = getattr(raw.unembed.original_component, "bias", None)
     for name, parameter in raw.named_parameters():
-        if id(parameter) not in split and (parameter is not added or bool(parameter.any())):
+        if id(parameter) not in split and (parameter is not added or bool(added.any())):
             yield name.replace("_original_component.", ""), parameter

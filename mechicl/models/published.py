@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mechicl.errors import InputError, first_line, retold
+from mechicl.library import checkpoint_steps, has_hooked_transformer, official_names, special_names
 from mechicl.models import hub
-from mechicl.models.library import checkpoint_steps, has_hooked_transformer, official_names, special_names
 from mechicl.models.local import check_unquantised
 from mechicl.models.names import REAL, SHIPPED, n_parameters
 from mechicl.models.original import Original, loaded

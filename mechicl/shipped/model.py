@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mechicl.files.json_files import read_object
-from mechicl.models.library import Backend, build_bridge, chosen
+from mechicl.library import Backend, build_bridge, chosen
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -124,7 +124,7 @@ def to_neox(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> GPTNeoXF
             for name, parameter in module.named_parameters():
                 tensor = weights[f"{place}.{name}"]
                 if place.endswith(".qkv"):  # GPT-NeoX keeps a head's query, key and value together
-                    tensor = tensor.unflatten(0, (3, n_heads, -1)).transpose(0, 1).flatten(0, 2)
+                    tensor = tensor.view(3, n_heads, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
                 parameter.copy_(tensor)
     return model
 

@@ -15,7 +15,7 @@ from torch.nn import Module
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Probe, Run, run
-from mechicl.models import hooked
+from mechicl.models import frozen, hooked
 from mechicl.patches import IsolateLabels, Lesion, Reorder
 from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow, SubJoiner
 from mechicl.results import Result
@@ -87,9 +87,9 @@ def evaluating(model: Any) -> Iterator[None]:
 
 def twin(model: Any) -> Any:
     """The HookedTransformer of a Bridge whose attention shows a pattern only after using it, so that hooks by hand edit
-    nothing; without one, what mechicl runs.
+    nothing, or rotated queries and keys never; without one, what mechicl runs.
     """
-    if type(model.blocks[0].attn).__name__ != "AttentionBridge":
+    if type(model.blocks[0].attn).__name__ not in ("AttentionBridge", "JointQKVPositionEmbeddingsAttentionBridge"):
         return model
     return tiny.fresh(model.cfg.model_name.removeprefix("tiny-")) if tiny.HOOKED else Ours(model)
 
@@ -166,7 +166,7 @@ def effect(model: Any, material: Any, *patches: Patch) -> Tensor:
     net, batch, seen = hooked(model), material.batch(hooked(model).device), []
     hooks = [pair for patch in patches for pair in patch.hooks(net, batch)]
     last = (f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", lambda resid, hook: seen.append(net.lens(resid)))
-    with torch.no_grad(), net.hooks([*hooks, last]):
+    with torch.no_grad(), frozen(model), net.hooks([*hooks, last]):
         net.forward(batch.tokens)
     return seen[0]
 
