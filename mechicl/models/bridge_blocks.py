@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from contextlib import ExitStack
 from typing import Any
@@ -29,8 +30,6 @@ class RunsBridgeBlocks(TransformerLensModel):
         """Hugging Face's."""
         self._parts = [BlockParts.of(block) for block in raw.blocks]
         self._windows = windows(self._config)
-        self._angles: tuple[Any, Any, Any] = (lambda: None, None, None)
-        """The positions that were rotated for last, for which layers and dtype, and the rotation."""
 
     def block(
         self,
@@ -89,19 +88,24 @@ class RunsBridgeBlocks(TransformerLensModel):
             "layer_past": attention,
             "use_cache": True,
         }
-        takes = inspect.signature(block.original_component.forward).parameters
+        takes = _parameters(type(block.original_component).forward)
         return {name: value for name, value in given.items() if name in takes}
 
     def _rotation(self, number: int, resid: Tensor, ids: Tensor) -> Any:
-        """Cosines and sines for these positions, made once for all blocks that share them."""
+        """Cosines and sines for these positions."""
         rotary = getattr(self.raw, "rotary_emb", None)
         if rotary is None:
             return None
         kinds = getattr(self._config, "layer_types", None)
         module = rotary.original_component if hasattr(rotary, "original_component") else rotary
-        by_kind = "layer_type" in inspect.signature(module.forward).parameters
+        by_kind = "layer_type" in _parameters(type(module).forward)
         more = {"layer_type": kinds[number]} if by_kind and kinds is not None else {}
         return module(resid, position_ids=ids, **more)
+
+
+@functools.cache
+def _parameters(function: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def _mask(resid: Tensor, ids: Tensor, attention: Attention) -> Float[Tensor, "batch_or_one 1 query key"]:

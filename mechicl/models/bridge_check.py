@@ -41,6 +41,8 @@ def examine(net: Any) -> Findings:
     Raises `InputError` where the model's own forward pass fails on them.
     """
     raw = net.raw
+    if (reason := _beyond_a_few_tokens(net)) is not None:
+        return Findings(reason)
     tokens = (torch.arange(1, min(_TOKENS, raw.cfg.n_ctx) + 1) % raw.cfg.d_vocab)[None]
     with frozen(net), muted(raw, raw.original_model):
         try:
@@ -58,6 +60,19 @@ def examine(net: Any) -> Findings:
     reason = None if same else f"({type(raw.original_model).__name__}) is more than its blocks in a row"
     inside = {name for name in net._points() if name.startswith("blocks.")}
     return Findings(reason, reads, frozenset(inside - fired[1]))
+
+
+def _beyond_a_few_tokens(net: Any) -> str | None:
+    """What depends on more than explicit positions and cached keys, and shows on long sequences alone."""
+    config = net._config
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return "attends in chunks"
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        original = part.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", 0)
+        if part.get("rope_type") in ("dynamic", "longrope") and net.raw.cfg.n_ctx > original:
+            return "rotates by angles that depend on the length of the whole sequence"
+    return None
 
 
 def _in_a_row(net: Any, resid: Tensor) -> Tensor:
