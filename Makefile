@@ -1,4 +1,4 @@
-# make test | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean: each sets up .venv
+# make test | test-tl4 | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean: each sets up .venv
 # when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
@@ -6,10 +6,29 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: declare test coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+.PHONY: declare test test-tl4 test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
+
+# The same tests of models, architectures and the real model with TransformerLens 4, which has Bridges alone. A folder
+# with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
+TL4   := build/tl4
+TESTS4 = tests/models/test_block.py tests/models/test_seam.py tests/models/test_adapter.py tests/models/test_bridge.py \
+         tests/contract tests/real
+test-tl4: $(TL4)/.installed-$(TL)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(TL4) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(TESTS4)
+
+$(TL4)/.installed-$(TL): $(STAMP) constraints-tl4.txt
+	rm -rf $(TL4)
+	$(BIN)/python -m pip install -q --no-deps --target $(TL4) $(if $(TL),transformer-lens,-r constraints-tl4.txt)
+	touch $@
+
+# Every architecture as each model class, with both versions.
+test-matrix: export MECHICL_MATRIX = 1
+test-matrix: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(TESTS4)
+	$(MAKE) test-tl4
 
 # Branch coverage of mechicl/, with a floor of 90 %.
 coverage: $(STAMP)

@@ -49,7 +49,7 @@ def main() -> None:
     for name, (batch, pos, cached) in _SHAPES.items():
         past = KeyValues(heads(1, cached), heads(1, cached), torch.arange(cached, device=cfg.device))
         new = KeyValues(heads(batch, pos), heads(batch, pos), torch.arange(cached, cached + pos, device=cfg.device))
-        given = (attn, heads(batch, pos), new, past if cached else None)
+        given = (attention.Scoring.of(attn), heads(batch, pos), new, past if cached else None)
         ways: tuple[Way, Way] = (partial(attention.fused, *given), partial(attention.in_parts, *given))
         _turns(clock, f"{name} ({batch} x {pos}{f' on {cached}' if cached else ''})", ways, asked.repeats)
     print()

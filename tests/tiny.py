@@ -6,6 +6,8 @@ knows the words of the tasks.
 
     tiny.families                    names
     tiny.model("llama")              HookedTransformer (shared: leave its weights alone, or use tiny.fresh)
+    tiny.model("llama/bridge")       TransformerBridge, which tiny.model("llama") is with TransformerLens 4
+    tiny.cases                       names of all that every test of an architecture runs on
     tiny.pair("llama")               (Hugging Face model, HookedTransformer)
 """
 
@@ -13,10 +15,13 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from mechicl.library import has_hooked_transformer
 
 D_MODEL, N_LAYERS, N_HEADS, D_VOCAB, N_CTX = 32, 3, 4, 320, 512
 WINDOW = 4
@@ -111,6 +116,19 @@ _VARIANTS: dict[str, Callable[[], Any]] = {
 
 families: tuple[str, ...] = tuple(_CONFIGS)
 """Every family that runs block by block."""
+FIVE = ("gpt2", "gptj", "neox", "llama", "gemma2")
+"""Joint and separate projections, attention that Hugging Face computes, parallel blocks, grouped keys, soft caps."""
+HOOKED = has_hooked_transformer()
+"""Whether there are HookedTransformers besides Bridges."""
+
+
+def _cases() -> tuple[str, ...]:
+    """Both classes where there are both; Bridges of five families alone unless MECHICL_MATRIX asks for all."""
+    bridged = families if os.environ.get("MECHICL_MATRIX") else FIVE
+    return (*(families if HOOKED else ()), *(f"{family}/bridge" for family in bridged))
+
+
+cases = _cases()
 
 
 @functools.cache
@@ -118,7 +136,7 @@ def huggingface(family: str) -> Any:
     """The Hugging Face model of a family, in evaluation mode, with random weights of a fixed seed."""
     from transformers import AutoModelForCausalLM
 
-    config = {**_CONFIGS, **_VARIANTS}[family]()
+    config = {**_CONFIGS, **_VARIANTS}[family.removesuffix("/bridge")]()
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -147,12 +165,21 @@ def pair(family: str) -> tuple[Any, Any]:
     return huggingface(family), model(family)
 
 
+def is_bridge(family: str) -> bool:
+    """Whether the model of this name is a TransformerBridge."""
+    return family.endswith("/bridge") or not HOOKED
+
+
 def _hook(family: str, processing: str) -> Any:
     from mechicl.models.convert import convert
     from mechicl.models.processing import Processing
     from mechicl.models.tokenizers import give_tokenizer
 
-    hooked = convert(huggingface(family), Processing.named(processing), name=f"tiny-{family}")
+    original, backend = huggingface(family), "hooked"
+    if is_bridge(family):  # which keeps the original's modules
+        original, backend = copy.deepcopy(original).requires_grad_(True), "bridge"
+    name = f"tiny-{family.removesuffix('/bridge')}"
+    hooked = convert(original, Processing.named(processing), name=name, backend=backend)
     give_tokenizer(hooked, tokenizer())
     return hooked
 

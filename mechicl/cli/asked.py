@@ -55,6 +55,13 @@ class Asked(ABC):
         str | None,
         where("cpu, cuda, cuda:1, mps; default: the best there is.", completion.one_of("cpu", "cuda", "mps")),
     ] = None
+    backend: Annotated[
+        Literal["hooked", "bridge"] | None,
+        where(
+            "Model class of TransformerLens: HookedTransformer or TransformerBridge; default: the first where there "
+            "is one."
+        ),
+    ] = None
     n_ctx: Annotated[
         int | None, where("Longest sequence that the model takes, in tokens; default: as configured.", min=1)
     ] = None
@@ -69,10 +76,11 @@ class Asked(ABC):
     """Options of a run, for the help."""
 
     def load_model(self, **how: Any) -> Any:
-        """The HookedTransformer asked for."""
+        """The model asked for."""
         from mechicl.models import load_model
 
-        return load_model(self.model, dtype=self.dtype, device=self.device, n_ctx=self.n_ctx, **how)
+        how |= {"dtype": self.dtype, "device": self.device, "n_ctx": self.n_ctx, "backend": self.backend}
+        return load_model(self.model, **how)
 
     def tokenizer_of(self, model: Any) -> Any:
         """The tokenizer of the model asked for; InputError where its folder has none."""

@@ -36,7 +36,7 @@ class OnWeights(Asked):
     ] = "none"
 
     def load_model(self, **how: Any) -> Any:
-        """The HookedTransformer asked for; "fold" folds value biases too, as the authors did."""
+        """The model asked for; "fold" folds value biases too, as the authors did."""
         return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
 
     def material(self, study: "Study", model: Any) -> "Material":

@@ -1,7 +1,8 @@
 """The adapter: the little that probes, patches and `run` ask of a model, whatever class it is of.
 
-A HookedTransformer is wrapped in one (`hooked_transformer.py`); a class of your own that answers `Adapter` is one.
-Engines ask for more (`blockwise.py`), and work on a HookedTransformer, or whatever answers that too.
+A HookedTransformer is wrapped in one (`hooked_transformer.py`), and so is a TransformerBridge (`bridge.py`); a class of
+your own that answers `Adapter` is one. Engines ask for more (`blockwise.py`), and work on both of these, or whatever
+answers that too.
 """
 
 from __future__ import annotations
@@ -111,29 +112,31 @@ else:  # the import of TransformerLens is slow
 """What the functions of mechicl take as a model: a HookedTransformer, or an object that answers `Adapter`."""
 
 _ATTRIBUTE = "_mechicl_hooked"
+_CLASSES = (("HookedTransformer", "HookedTransformer"), ("model_bridge.bridge", "TransformerBridge"))
+"""TransformerLens's modules and model classes; version 4 has the second alone."""
 
 
 def hooked(model: Any) -> Adapter:
     """The adapter of a model; cheap, and the same object every time.
 
     Args:
-        model: a `HookedTransformer`, or what answers `Adapter`: an object of your own, or what this function returned.
+        model: a `HookedTransformer`, a `TransformerBridge`, or what answers `Adapter`: an object of your own, or what
+            this function returned.
 
     Raises `InputError` for anything else.
     """
-    # Whoever holds a HookedTransformer has imported TransformerLens, so the slow import is never made here.
-    library = sys.modules.get("transformer_lens.HookedTransformer")
-    if library is not None and isinstance(model, library.HookedTransformer):
-        known = model.__dict__.get(_ATTRIBUTE)
-        if known is None or known.raw is not model:
-            from mechicl.models.hooked_transformer import HookedTransformerModel
-
-            known = model.__dict__[_ATTRIBUTE] = HookedTransformerModel(model)
-        return known  # type: ignore[no-any-return]
+    # Whoever holds a model of TransformerLens's has imported its class, so the slow import is never made here.
+    for module, name in _CLASSES:
+        kind = getattr(sys.modules.get(f"transformer_lens.{module}"), name, None)
+        if kind is not None and isinstance(model, kind):
+            known = model.__dict__.get(_ATTRIBUTE)
+            if known is None or known.raw is not model:
+                known = model.__dict__[_ATTRIBUTE] = _adapter(name, model)
+            return known  # type: ignore[no-any-return]
     missing = lacking(model, Adapter)
     if isinstance(model, type) or len(missing) > 3:
         raise InputError(
-            f"Expected a HookedTransformer, got {type(model).__name__}; "
+            f"Expected a HookedTransformer or a TransformerBridge, got {type(model).__name__}; "
             "load one with mechicl.load_model(name or directory)."
         )
     if missing:
@@ -141,6 +144,16 @@ def hooked(model: Any) -> Adapter:
             f"{type(model).__name__} lacks {', '.join(missing)} of mechicl.models.Adapter; add what is missing."
         )
     return model  # type: ignore[no-any-return]
+
+
+def _adapter(kind: str, model: Any) -> Any:
+    if kind == "HookedTransformer":
+        from mechicl.models.hooked_transformer import HookedTransformerModel
+
+        return HookedTransformerModel(model)
+    from mechicl.models.bridge import BridgeModel
+
+    return BridgeModel(model)
 
 
 def lacking(model: Any, protocol: type) -> list[str]:
@@ -153,7 +166,9 @@ def lacking(model: Any, protocol: type) -> list[str]:
 def frozen(model: Any) -> Iterator[None]:
     """Hold a model in evaluation mode, its parameters without gradients; both are restored, come what may."""
     raw = hooked(model).raw
-    training = [(module, module.training) for module in raw.modules()]
+    # A Bridge does not hold the outermost of the modules that it wraps.
+    roots = [raw, *filter(None, [getattr(raw, "original_model", None)])]
+    training = [(module, module.training) for root in roots for module in root.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in raw.parameters()]
     try:
         raw.eval()

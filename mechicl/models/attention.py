@@ -8,6 +8,7 @@ call. Two of its steps have two ways of the same result, each measured in `bench
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def attend(
         q = attn.hook_rot_q(rotate(q, angles, adjacent=cfg.rotary_adjacent_pairs))
         k = attn.hook_rot_k(rotate(k, angles, adjacent=cfg.rotary_adjacent_pairs))
     new = KeyValues(k, v, positions)
-    z = attn.hook_z((in_parts if _needs_parts(attn, new, past) else fused)(attn, q, new, past))
+    scoring = Scoring.of(attn)
+    z = attn.hook_z((in_parts if scoring.needs_parts(new, past) else fused)(scoring, q, new, past))
     if heard and cfg.use_attn_result:
         out = attn.hook_result(torch.einsum("bphd,hdm->bphm", z, attn.W_O)).sum(2) + attn.b_O
     else:
@@ -73,9 +75,40 @@ def _norm_heads(attn: Any, norm: Any, x: Tensor) -> Tensor:
     return heard
 
 
-def window(attn: Any) -> int | None:
+@dataclass(frozen=True)
+class Scoring:
+    """How an attention comes from queries and keys to a pattern, and who listens on the way."""
+
+    scale: float
+    """What scores are divided by."""
+    cap: float | None
+    within: int | None
     """How far back this layer sees, itself included; None without limit."""
-    return int(attn.cfg.window_size) if attn.attn_type == "local" else None
+    on_scores: Any
+    """The hook points; None where nobody may listen."""
+    on_pattern: Any
+    sinks: Float[Tensor, " head"] | None = None
+    """Scores of one more key for each head, which takes its share of the softmax and holds nothing (GPT-OSS)."""
+
+    @classmethod
+    def of(cls, attn: Any) -> Scoring:
+        """That of a HookedTransformer's attention."""
+        cfg, local = attn.cfg, attn.attn_type == "local"
+        within = int(cfg.window_size) if local else None
+        return cls(attn.attn_scale, cfg.attn_scores_soft_cap, within, attn.hook_attn_scores, attn.hook_pattern)
+
+    @property
+    def edited(self) -> bool:
+        """Whether a hook is installed on the scores."""
+        return self.on_scores is not None and has_hooks(self.on_scores)
+
+    def needs_parts(self, new: KeyValues, past: KeyValues | None) -> bool:
+        """Whether somebody sees scores or pattern, or the kernel does not know this attention: sinks, soft-capped
+        scores, and a past that a batch shares.
+        """
+        capped = self.cap is not None and self.cap > 0
+        unknown = capped or self.sinks is not None or (past is not None and past.batch < new.batch)
+        return unknown or self.edited or (self.on_pattern is not None and has_hooks(self.on_pattern))
 
 
 def visible(
@@ -161,21 +194,12 @@ def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[
     return F.linear(z.flatten(2).to(W_O.dtype), W_O.T, attn.b_O)
 
 
-def _needs_parts(attn: Any, new: KeyValues, past: KeyValues | None) -> bool:
-    """Whether somebody sees scores or pattern, or the kernel does not know this attention: soft-capped scores, and a
-    past that a batch shares.
-    """
-    cap = attn.cfg.attn_scores_soft_cap
-    unknown = (cap is not None and cap > 0) or (past is not None and past.batch < new.batch)
-    return unknown or has_hooks(attn.hook_attn_scores) or has_hooks(attn.hook_pattern)
-
-
 def fused(
-    attn: Any, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
+    scoring: Scoring, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Attention in one kernel; a mask is built only where causality alone does not say it."""
     seen = new if past is None else past.then(new)
-    within, queries = window(attn), q.shape[1]
+    within, queries = scoring.within, q.shape[1]
     is_causal = past is None and within is None and queries > 1
     needs_mask = not is_causal and (queries > 1 or within is not None)
     mask = visible(new.positions, past, within) if needs_mask else None
@@ -185,7 +209,7 @@ def fused(
     q, keys, values = (x.transpose(1, 2) for x in (q, keys, values))
     shared = q.shape[1] != keys.shape[1]
     z = F.scaled_dot_product_attention(
-        q, keys, values, mask, is_causal=is_causal, scale=1 / attn.attn_scale, enable_gqa=shared
+        q, keys, values, mask, is_causal=is_causal, scale=1 / scoring.scale, enable_gqa=shared
     )
     return z.transpose(1, 2)
 
@@ -201,7 +225,7 @@ def repeats_keys(device: torch.device, dtype: torch.dtype, masked: bool) -> bool
 
 
 def in_parts(
-    attn: Any, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
+    scoring: Scoring, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
     """Scores of past and new keys computed apart and put under one softmax; hook points of both fire.
 
@@ -211,22 +235,33 @@ def in_parts(
     batch, queries, heads, d_head = q.shape
     groups = new.keys.shape[2]
     # Query heads of one group are extra rows of its keys: [batch, group, heads per group * query, d_head].
-    rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3) / attn.attn_scale
+    rows = q.reshape(batch, queries, groups, -1, d_head).permute(0, 2, 3, 1, 4).flatten(2, 3) / scoring.scale
     parts = [new] if past is None else [past, new]
     products = [_products(rows, part.keys.permute(0, 2, 3, 1)) for part in parts]
     scores = torch.cat(products, -1) if past else products[-1]
-    scores = soft_cap(scores, attn.cfg.attn_scores_soft_cap).view(batch, heads, queries, -1)
-    if queries > 1 or window(attn) is not None:
-        scores = scores.masked_fill(~visible(new.positions, past, window(attn)), -torch.inf)
-    pattern = attn.hook_attn_scores(scores).softmax(-1)
-    if has_hooks(attn.hook_attn_scores):
-        # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
-        pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
-    pattern = attn.hook_pattern(pattern).to(new.values.dtype).reshape(batch, groups, -1, scores.shape[-1])
+    scores = soft_cap(scores, scoring.cap).view(batch, heads, queries, -1)
+    if queries > 1 or scoring.within is not None:
+        scores = scores.masked_fill(~visible(new.positions, past, scoring.within), -torch.inf)
+    pattern = _pattern(scoring, scores).to(new.values.dtype).reshape(batch, groups, -1, scores.shape[-1])
     shares = torch.split(pattern, [len(part) for part in parts], -1)
     z = sum(_products(share, part.values.transpose(1, 2)) for share, part in zip(shares, parts, strict=True))
     assert isinstance(z, Tensor)
     return z.reshape(batch, heads, queries, d_head).transpose(1, 2)
+
+
+def _pattern(scoring: Scoring, scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
+    """The softmax of scores, with the hook points before and behind it."""
+    if scoring.on_scores is not None:
+        scores = scoring.on_scores(scores)
+    if scoring.sinks is None:
+        pattern = scores.softmax(-1)
+    else:
+        sink = scoring.sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        pattern = torch.cat([scores, sink], -1).softmax(-1)[..., :-1]
+    if scoring.edited:
+        # As in TransformerLens, a row that hooks have masked completely attends to nothing instead of being nan.
+        pattern = torch.where(pattern.isnan(), torch.zeros_like(pattern), pattern)
+    return pattern if scoring.on_pattern is None else scoring.on_pattern(pattern)
 
 
 def _products(

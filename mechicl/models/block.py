@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.models.attention import attend
 from mechicl.models.blockwise import KeyValues
+from mechicl.models.hook_points import Positions, TransformerLensModel
 from mechicl.models.own import Survey, survey
 from mechicl.models.rotary import grow_tables
 from mechicl.models.silent import mlp, normalise
 
 
-class Positions(NamedTuple):
-    """Position ids that were checked."""
-
-    ids: Int[Tensor, "*batch pos"]
-    longest: int
-    """One more than the largest: how many positions a table must know."""
-
-
-class RunsBlocks:
+class RunsBlocks(TransformerLensModel):
     """The part of a HookedTransformer's adapter that applies single blocks."""
-
-    def __init__(self, raw: Any) -> None:
-        self.raw = raw
-        self._last: tuple[Callable[[], Tensor | None], int, int] = (lambda: None, 0, 0)
-        """The positions that were checked last, their version then, and one more than the largest."""
 
     def block(
         self,
@@ -77,47 +62,6 @@ class RunsBlocks:
             resid = between = block.hook_resid_mid(between)
         mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
         return block.hook_resid_post(between + mlp_out), new
-
-    def _positions(
-        self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None, device: torch.device
-    ) -> Positions:
-        """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
-        from 0.
-
-        Looking at the values of a tensor on a GPU waits for the GPU, so a tensor that all blocks of a pass are given is
-        looked at once. Raises `InputError` for positions that do not fit, and for a past without positions.
-        """
-        if positions is None:
-            if past is not None:
-                raise InputError("A block on top of cached keys needs explicit positions; pass positions=[...].")
-            self._check_range(0, shape[1] - 1)
-            return Positions(torch.arange(shape[1], device=device), shape[1])
-        if positions.shape[-1] != shape[1] or (positions.ndim == 2 and positions.shape[0] not in (1, shape[0])):
-            raise InputError(
-                f"Positions have shape {list(positions.shape)}, the input is {shape[0]} x {shape[1]} tokens; "
-                f"pass [{shape[1]}] or [{shape[0]}, {shape[1]}]."
-            )
-        known, version, longest = self._last
-        if positions.is_inference() or known() is not positions or version != positions._version:
-            lowest, highest = least_and_most(positions)
-            self._check_range(lowest, highest)
-            longest = highest + 1
-            if not positions.is_inference():  # such a tensor has no version, so that nobody knows if it was edited
-                self._last = (weakref.ref(positions), positions._version, longest)
-        return Positions(positions, longest)
-
-    def _check_range(self, lowest: int, highest: int) -> None:
-        cfg = self.raw.cfg
-        if lowest < 0 or highest >= cfg.n_ctx:
-            raise InputError(f"Positions {lowest} to {highest} leave the context of {cfg.model_name} ({cfg.n_ctx}).")
-
-
-def least_and_most(numbers: Int[Tensor, "..."]) -> tuple[int, int]:
-    """The smallest and the largest number, in one transfer; 0 and -1 where there is none."""
-    if not numbers.numel():
-        return 0, -1
-    least, most = torch.stack(numbers.aminmax()).tolist()
-    return least, most
 
 
 def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:

@@ -46,6 +46,8 @@ _SMALL = 512
 """A context up to which a model is compared on all of it."""
 _READ = 64
 """Positions at the end of a long sequence whose logits are compared."""
+_LISTENED = 2048
+"""Tokens up to which a Bridge is listened to: TransformerLens keeps a layer's scores."""
 _AFFORDABLE, _ONCE = 4e11, 4e12
 """Operations of one pass: of the whole model, a few seconds on two cores; of its first layers, some more, where the
 whole would take too long."""
@@ -143,7 +145,8 @@ def _thresholds(hf_config: Any, n_ctx: int) -> set[int]:
 
 def _operations(cfg: Any, length: int, n_layers: int) -> float:
     d_mlp: int = cfg.d_mlp or 0
-    weights = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 3 * cfg.d_model * d_mlp * max(1, cfg.num_experts or 1)
+    experts = max(1, getattr(cfg, "num_experts", None) or 1)
+    weights = 4 * cfg.d_model * cfg.n_heads * cfg.d_head + 3 * cfg.d_model * d_mlp * experts
     attention = 2 * length * cfg.n_heads * cfg.d_head
     return float(2 * length * n_layers * (weights + attention) + 2 * min(length, _READ) * cfg.d_model * cfg.d_vocab)
 
@@ -161,16 +164,25 @@ def original_log_probs(hf_model: Any, sample: Sample) -> Float[Tensor, "1 pos d_
     return _log_probs(logits)
 
 
-def converted_log_probs(model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vocab"]:
+def converted_log_probs(model: Any, sample: Sample) -> Iterator[Float[Tensor, "1 pos d_vocab"]]:
     """The same of its conversion: through TransformerLens's own path, where a sample is long through ours, which keeps
-    no scores.
+    no scores. A Bridge goes ours twice, for other modules run where something listens.
     """
     net = blockwise(model, "The comparison")
     tokens = sample.tokens.to(net.device)
+    bridge = hasattr(model, "original_model")
     with torch.no_grad(), net.reordered(range(sample.n_layers)):
-        if tokens.shape[1] <= _SHORT or net.unsupported_reason is not None:
-            return _log_probs(model(tokens, prepend_bos=False))
-        return _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+        if not bridge and (tokens.shape[1] <= _SHORT or net.unsupported_reason is not None):
+            yield _log_probs(model(tokens, prepend_bos=False))
+            return
+        yield _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+        if bridge and tokens.shape[1] <= _LISTENED:
+            with net.hooks([(f"blocks.{layer}.hook_attn_out", _listen) for layer in range(sample.n_layers)]):
+                yield _log_probs(net.read(net.forward(tokens)[:, -_READ:]))
+
+
+def _listen(value: Tensor, hook: Any) -> None:
+    """Read a value and let it pass."""
 
 
 def _log_probs(logits: Tensor) -> Tensor:

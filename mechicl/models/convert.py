@@ -1,12 +1,13 @@
-"""From a Hugging Face model in memory to a HookedTransformer that gives the same logits."""
+"""From a Hugging Face model in memory to a HookedTransformer or a TransformerBridge that gives the same logits."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from mechicl.errors import InputError, first_line, retold
+from mechicl.library import Backend, bridge_config, build_bridge
 from mechicl.models.compare import check_same, check_windows, converted_log_probs, dropped, original_log_probs, samples
 from mechicl.models.processing import Placement, Processing, load_state, process
 from mechicl.models.settings import corrections, known_settings
+
+Maker = Callable[[], tuple[Any, dict[str, Tensor] | None]]
+"""Makes the model, and gives its weights under TransformerLens's names where these are others."""
 
 
 def convert(
@@ -28,54 +33,70 @@ def convert(
     n_ctx: int | None = None,
     compared: bool = False,
     remote_code: Path | None = None,
+    backend: Backend = "hooked",
 ) -> Any:
-    """Convert with TransformerLens's converters, then compare the two models, raw or processed as they are going to be
-    used.
+    """Convert with TransformerLens's converters or wrap in a Bridge, then compare the two models, raw or processed as
+    they are going to be used.
 
     Args:
-        hf_model: a causal language model in evaluation mode. The conversion is made and compared in its dtype.
+        hf_model: a causal language model in evaluation mode. The conversion is made and compared in its dtype. A Bridge
+            keeps its modules.
         place: where to, and in which dtype; by default where and how it is.
         name: for `cfg.model_name`.
         n_ctx: longest sequence in tokens; the configuration's by default.
         compared: the comparison was made before, on the same weights with the same versions: leave the checks out.
         remote_code: the folder whose Python files the configuration needs.
+        backend: the class of the model that is made.
 
     Raises `InputError` where TransformerLens cannot convert the architecture, or converts it wrongly.
     """
-    from transformer_lens import HookedTransformer
-
     architecture, place = type(hf_model).__name__, place or Placement(hf_model.dtype, hf_model.device)
+    if backend == "bridge" and place.n_devices > 1:
+        raise InputError(f"n_devices={place.n_devices} splits a HookedTransformer alone; use backend='hooked'.")
     if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
         hf_model.set_attn_implementation("eager")  # others ignore the cap in some versions of transformers
     with retold(lambda error: f"TransformerLens cannot convert this {architecture} ({_reason(error)})."):
-        cfg, state = _converted(hf_model, place, name, remote_code)
+        if backend == "bridge":
+            cfg = bridge_config(hf_model, name)
+            make: Maker = partial(_wrapped, hf_model, name)
+        else:
+            cfg, make = _converted(hf_model, place, name, remote_code)
         context = cfg.n_ctx if n_ctx is None else n_ctx
         check_context(cfg, context)
-        check_windows(hf_model, cfg, context)
+        if backend == "hooked":
+            check_windows(hf_model, cfg, context)
         with_original = [] if compared else samples(hf_model, cfg, context)
         expected = [original_log_probs(hf_model, sample) for sample in with_original]
-        model = HookedTransformer(cfg, move_to_device=False)
-        load_state(model, state)
+        model, state = make()
     set_context(model, context)
     process(model, how)
-    clear_unused(model)
+    if backend == "hooked":
+        clear_unused(model)
     if not compared:
         check_finite(model)
     for sample, theirs in zip(with_original, expected, strict=True):
         length = sample.tokens.shape[1]
-        check_same(converted_log_probs(model, sample), theirs, length, hf_model.dtype, lambda: _wrong(hf_model, state))
+        for ours in converted_log_probs(model, sample):
+            check_same(ours, theirs, length, hf_model.dtype, lambda: _wrong(hf_model, state))
     del hf_model, state
     if place.dtype != model.cfg.dtype:
         model.to(place.dtype, print_details=False)
         check_finite(model)
+    if backend == "bridge":
+        return model.to(torch.device(place.device), print_details=False).eval()
     model.cfg.device = str(place.device)
     model.move_model_modules_to_device()
     return model.eval()
 
 
-def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | None) -> tuple[Any, dict[str, Tensor]]:
-    """The configuration and the weights under TransformerLens's names."""
-    from transformer_lens import HookedTransformerConfig
+def _wrapped(hf_model: Any, name: str) -> tuple[Any, None]:
+    """A Bridge around the model; there are no weights under other names."""
+    return build_bridge(hf_model, name), None
+
+
+def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | None) -> tuple[Any, Maker]:
+    """The configuration, and what makes the HookedTransformer and returns it with its weights as they were loaded."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.loading_from_pretrained import convert_hf_model_config, get_pretrained_state_dict
 
     architecture = type(hf_model).__name__
@@ -92,7 +113,14 @@ def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | N
             "n_devices": place.n_devices,
         }
         cfg = HookedTransformerConfig.from_dict(settings)
-        return cfg, get_pretrained_state_dict(folder, cfg, hf_model, **trust)
+        state = get_pretrained_state_dict(folder, cfg, hf_model, **trust)
+
+    def make() -> tuple[Any, dict[str, Tensor]]:
+        model = HookedTransformer(cfg, move_to_device=False)
+        load_state(model, state)
+        return model, state
+
+    return cfg, make
 
 
 def _reason(error: Exception) -> str:
@@ -100,7 +128,9 @@ def _reason(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
 
 
-def _wrong(hf_model: Any, state: dict[str, Tensor]) -> str:
+def _wrong(hf_model: Any, state: dict[str, Tensor] | None) -> str:
+    if state is None:
+        return f"TransformerLens's Bridge of this {type(hf_model).__name__} computes something else than the original"
     lost = dropped(hf_model, state)
     more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
     why = f"it drops {lost[0]}{more}" if lost else "its configuration has a feature that the converter does not know"

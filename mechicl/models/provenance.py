@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
 from mechicl.models.adapter import hooked
+from mechicl.models.bridge_parts import joint_modules
 from mechicl.models.digests import fingerprints
-from mechicl.models.facts import attributes, described, module_facts
-from mechicl.models.silent import has_hooks
+from mechicl.models.facts import attributes, described, module_facts, settings
+from mechicl.models.silent import has_own_hooks, installed_by_library
 from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
@@ -34,7 +36,8 @@ def provenance(model: Any) -> dict[str, Any]:
     numbers measured under them are not the model's own.
     """
     net = hooked(model)
-    places = [name for name, module in net.raw.named_modules() if has_hooks(module, inside=False)]
+    library = frozenset().union(*(installed_by_library(block) for block in getattr(net.raw, "blocks", ())))
+    places = [name for name, module in net.raw.named_modules() if has_own_hooks(module, library)]
     origin = _origins.get(net.raw, {"source": "given by the user", "processing": "as given"})
     return {
         "name": net.name,
@@ -57,11 +60,10 @@ def config_digest(model: Any) -> str:
     """
     net = hooked(model)
     cfg = getattr(net.raw, "cfg", None)
-    settings = sorted((name, repr(value)) for name, value in vars(cfg).items() if name not in _ELSEWHERE) if cfg else []
-    facts = module_facts(net.raw)
+    fields, facts = settings(cfg, *_ELSEWHERE) if cfg else [], module_facts(net.raw)
     if not type(net).__module__.startswith("mechicl."):
         facts += [described(type(net)), *(f"{key} {text}" for key, text in attributes(net, root=False))]
-    return hashlib.sha256(repr([settings, facts]).encode(errors="surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(repr([fields, facts]).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def weight_digest(raw: Any) -> str:
@@ -69,8 +71,11 @@ def weight_digest(raw: Any) -> str:
 
     Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a parameter
     is replaced or edited, in place or through `parameter.data`: a fast fingerprint of all bits guards it.
+
+    A Bridge's parameters have Hugging Face's names and layouts, so its digest is that of the same Bridge with another
+    version of TransformerLens, and not that of a HookedTransformer with the same weights.
     """
-    parameters = sorted(raw.named_parameters())
+    parameters = sorted(_parameters(raw))
     facts = [(name, p.data_ptr(), p._version, p.dtype, tuple(p.shape), p.stride()) for name, p in parameters]
     state = (facts, fingerprints(parameter for _, parameter in parameters))
     known = _digests.get(raw)
@@ -79,7 +84,24 @@ def weight_digest(raw: Any) -> str:
     digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}\n".encode())
-        for chunk in parameter.detach().reshape(-1).split(_CHUNK):
+        flat: Any = parameter.detach().reshape(-1)
+        for chunk in flat.split(_CHUNK):
             digest.update(chunk.cpu().contiguous().view(torch.uint8).numpy())
     _digests[raw] = (state, digest.hexdigest())
     return digest.hexdigest()
+
+
+def _parameters(raw: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """A model's parameters by name; of a Bridge those that it computes with, by names without its wrappers'.
+
+    A Bridge computes with the parts of a joint weight, and leaves the joint one as it was. TransformerLens 3.9 gives
+    the unembedding a bias of zeros where there is none.
+    """
+    if not hasattr(raw, "original_model"):
+        yield from raw.named_parameters()
+        return
+    split = {id(p) for block in raw.blocks for joint in joint_modules(block) for p in joint.parameters()}
+    added: Any = getattr(raw.unembed.original_component, "bias", None)
+    for name, parameter in raw.named_parameters():
+        if id(parameter) not in split and (parameter is not added or bool(added.any())):
+            yield name.replace("_original_component.", ""), parameter

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mechicl.errors import InputError, first_line, retold
+from mechicl.library import checkpoint_steps, has_hooked_transformer, official_names, special_names
 from mechicl.models import hub
 from mechicl.models.local import check_unquantised
 from mechicl.models.names import REAL, SHIPPED, n_parameters
@@ -33,15 +34,15 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
         InputError: no such name, step, or revision; a pickle; code of its own; no hub.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
-    from transformer_lens.loading_from_pretrained import NEED_REMOTE_CODE_MODELS, NON_HF_HOSTED_MODEL_NAMES
     from transformers import AutoConfig
 
     official = name_on_hub(name)
     if official.startswith(_PICKLED):
         raise InputError(f"{official} is published as a pickle, which can run code; mechicl never opens one.")
-    if official in NON_HF_HOSTED_MODEL_NAMES:
+    with_code, elsewhere = special_names()
+    if official in elsewhere:
         raise InputError(f"{official} is not on the hub; give the folder that holds it.")
-    if official.startswith(NEED_REMOTE_CODE_MODELS) and not trust_remote_code:
+    if official.startswith(with_code) and not trust_remote_code:
         raise InputError(f"{official} brings its own Python code; pass trust_remote_code=True if you trust it.")
     branch = _branch(official, revision) if revision else None
     label = official.split("/")[-1]
@@ -66,10 +67,13 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
 
 
 def name_on_hub(name: str) -> str:
-    """The hub's name of a model that TransformerLens knows, such as EleutherAI/pythia-70m for pythia-70m."""
-    from transformer_lens.loading_from_pretrained import make_model_alias_map
+    """The hub's name of a model that TransformerLens knows, such as EleutherAI/pythia-70m for pythia-70m.
 
-    aliases = make_model_alias_map()
+    TransformerLens 4 wraps models that it has no list of: there every owner/name is one.
+    """
+    aliases = official_names()
+    if name.lower() not in aliases and not has_hooked_transformer() and name.count("/") == 1:
+        return name
     if name.lower() not in aliases:
         near = get_close_matches(name.lower(), [*aliases, SHIPPED, REAL], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}" if near else "TransformerLens's documentation lists the names"
@@ -79,13 +83,11 @@ def name_on_hub(name: str) -> str:
 
 def _branch(official: str, revision: str) -> str:
     """The hub's revision: of a model with training checkpoints, a step that it has, by its number or the hub's name."""
-    from transformer_lens.loading_from_pretrained import get_checkpoint_labels
-
     prefix = next((prefix for start, prefix in _STEPS.items() if official.startswith(start)), None)
     step = re.fullmatch(r"(?:step|checkpoint-)?(\d{1,7})", revision) if prefix is not None else None
     if step is None:
         return revision
-    labels, _ = get_checkpoint_labels(official)
+    labels = checkpoint_steps(official)
     number = int(step[1])
     if number not in labels:
         near = sorted(sorted(labels, key=lambda label: abs(label - number))[:2])

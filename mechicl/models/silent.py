@@ -26,6 +26,16 @@ def has_hooks(module: Any, inside: bool = True) -> bool:
     return inside and any(has_hooks(part) for part in own["_modules"].values() if part is not None)
 
 
+def installed_by_library(block: Any) -> frozenset[int]:
+    """The PyTorch hooks that TransformerLens puts on a block's norms for its own use, by their numbers."""
+    return frozenset(handle.id for handle in getattr(block, "_capture_hook_handles", ()))
+
+
+def has_own_hooks(module: Any, library: frozenset[int]) -> bool:
+    """Whether a hook is installed on a module that is not TransformerLens's own."""
+    return any(number not in library for kind in _HOOKS for number in vars(module)[kind])
+
+
 @contextmanager
 def muted(*modules: Any) -> Iterator[None]:
     """Run modules without the hooks that are installed on them or inside them."""

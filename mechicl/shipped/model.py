@@ -1,4 +1,4 @@
-"""The weights and the tokenizer of tiny-icl, from the package's own files to a HookedTransformer."""
+"""The weights and the tokenizer of tiny-icl, from the package's own files to a model of TransformerLens's."""
 
 from __future__ import annotations
 
@@ -10,20 +10,30 @@ import torch
 from torch import Tensor
 
 from mechicl.files.json_files import read_object
+from mechicl.library import Backend, build_bridge, chosen
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
-    from transformers import PreTrainedTokenizerFast
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 _FILES = files("mechicl.shipped") / "tiny_icl"
 
 
-def load_tiny_icl(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> HookedTransformer:
-    """The shipped model as a `HookedTransformer` with its tokenizer, which adds no BOS by itself.
+def load_tiny_icl(
+    device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32, backend: Backend | None = None
+) -> HookedTransformer | TransformerBridge:
+    """The shipped model as a `HookedTransformer` or, with TransformerLens 4, a `TransformerBridge`; see `load_model`.
+
+    Its tokenizer adds no BOS by itself.
 
     The file holds the weights in float16; they are exact in float32, in which the model was evaluated.
     """
-    model = to_hooked(*read_weights())
+    sizes, weights = read_weights()
+    if chosen(backend) == "bridge":
+        model: Any = build_bridge(to_neox(sizes, weights), "tiny-icl")
+    else:
+        model = to_hooked(sizes, weights)
     model.to(torch.device(device), print_details=False).to(dtype, print_details=False)
     # Not through set_tokenizer, which rebuilds the tokenizer so that it prepends BOS.
     model.tokenizer = load_tokenizer()
@@ -74,6 +84,49 @@ def to_hooked(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Hooked
         raise RuntimeError(f"The weights do not fit a HookedTransformer: {unset + missing.unexpected_keys}.")
     hooked.eval()
     return hooked
+
+
+def to_neox(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> GPTNeoXForCausalLM:
+    """A trained network as a GPT-NeoX with attention before the MLP, on the CPU in float32."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+    config = GPTNeoXConfig(
+        vocab_size=sizes["d_vocab"],
+        hidden_size=sizes["d_model"],
+        num_hidden_layers=sizes["n_layers"],
+        num_attention_heads=sizes["n_heads"],
+        intermediate_size=sizes["d_mlp"],
+        max_position_embeddings=sizes["n_ctx"],
+        hidden_act="gelu",
+        layer_norm_eps=sizes["eps"],
+        use_parallel_residual=False,
+        rope_parameters={"rope_type": "default", "rope_theta": sizes["rotary_base"], "partial_rotary_factor": 1.0},
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    model = GPTNeoXForCausalLM(config).eval()
+    model.set_output_embeddings(torch.nn.Linear(sizes["d_model"], sizes["d_vocab"]))  # with a bias, as in no GPT-NeoX
+    body, head = model.gpt_neox, model.get_output_embeddings()
+    modules = {"embed": body.embed_in, "ln_final": body.final_layer_norm, "unembed": head}
+    for number, layer in enumerate(body.layers):
+        parts = {
+            "ln1": layer.input_layernorm,
+            "ln2": layer.post_attention_layernorm,
+            "qkv": layer.attention.query_key_value,
+            "out": layer.attention.dense,
+            "mlp_in": layer.mlp.dense_h_to_4h,
+            "mlp_out": layer.mlp.dense_4h_to_h,
+        }
+        modules |= {f"blocks.{number}.{name}": module for name, module in parts.items()}
+    n_heads = sizes["n_heads"]
+    with torch.no_grad():
+        for place, module in modules.items():
+            for name, parameter in module.named_parameters():
+                tensor = weights[f"{place}.{name}"]
+                if place.endswith(".qkv"):  # GPT-NeoX keeps a head's query, key and value together
+                    tensor = tensor.view(3, n_heads, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
+                parameter.copy_(tensor)
+    return model
 
 
 def _hooked_weights(weights: Mapping[str, Tensor], n_layers: int, n_heads: int) -> dict[str, Tensor]:

@@ -1,0 +1,53 @@
+"""The real model as a TransformerBridge beside the HookedTransformer: the same tables; what either is, other tests ask.
+
+With TransformerLens 4 the Bridge is the model of all tests here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import mechicl as mi
+from mechicl.models import hooked, smollm2
+from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.stages.norms import NormsStudy
+from tests import tiny
+from tests.real.conftest import Real
+from tests.tables import assert_same_tables
+
+pytestmark = [
+    pytest.mark.xdist_group("real"),
+    pytest.mark.skipif(not tiny.HOOKED, reason="this TransformerLens has Bridges alone"),
+]
+
+
+@pytest.fixture(scope="module")
+def bridge(real: Real) -> Any:
+    return mi.load_model(smollm2.NAME, backend="bridge")
+
+
+STUDIES = {
+    "information-flow": lambda model, real: mi.information_flow(model, real.prompts[:2]),
+    "isolation": lambda model, real: mi.isolation(model, real.prompts[:2], n_layers=[5]),
+    "lesions": lambda model, real: Lesions(kinds=("drop",)).run(model, real.corpus[1:]),
+    "norms": lambda model, real: NormsStudy().run(model, real.corpus),
+}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_tables_are_those_of_the_hooked_transformer(real: Real, bridge: Any, study: str) -> None:
+    ours, theirs = (STUDIES[study](model, real).table for model in (bridge, real.model))
+    assert_same_tables(ours, theirs)
+
+
+def test_logits_are_the_originals_in_silence_and_listened_to(real: Real, bridge: Any) -> None:
+    net, tokens = hooked(bridge), torch.tensor(real.texts[1])[None]
+    with torch.no_grad():
+        expected = real.hf(tokens).logits.log_softmax(-1)
+        for names in ([], sorted(net.hook_names())):
+            with net.hooks([(name, lambda value, hook: None) for name in names]):
+                found = net.read(net.forward(tokens)).log_softmax(-1)
+            assert (found - expected).abs().max() < 2e-4

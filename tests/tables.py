@@ -1,0 +1,37 @@
+"""Whether two tables of a study hold the same numbers, up to rounding in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
+
+RELATIVE, OF_LARGEST = 1e-5, 1e-6
+"""What two ways of computing the same may differ by: of a number, or of the largest in its column."""
+
+
+def deviations(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
+    """The largest deviation in each column of numbers, as a multiple of what is allowed; other columns are equal."""
+    assert list(ours.columns) == list(theirs.columns)
+    assert len(ours) == len(theirs)
+    found = {}
+    for name in ours:
+        one, other = ours[name].to_numpy(), theirs[name].to_numpy()
+        if len(one) and isinstance(other[0], np.ndarray | list):
+            one, other = (np.concatenate([np.ravel(cell) for cell in column]) for column in (one, other))
+        elif not is_numeric_dtype(theirs[name]) or theirs[name].dtype == bool:
+            assert list(map(str, one)) == list(map(str, other)), f"column {name} differs"
+            continue
+        one, other = one.astype(float), other.astype(float)
+        assert (np.isfinite(one) == np.isfinite(other)).all(), name
+        held = np.isfinite(other)
+        if held.any():
+            allowed = np.maximum(RELATIVE * np.abs(other[held]), OF_LARGEST * np.abs(other[held]).max())
+            found[name] = float((np.abs(one[held] - other[held]) / np.maximum(allowed, 1e-300)).max())
+    return found
+
+
+def assert_same_tables(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
+    """Raise AssertionError for columns that differ by more than rounding."""
+    far = {name: factor for name, factor in deviations(ours, theirs).items() if factor > 1}
+    assert not far, f"times what is allowed: {far}"
