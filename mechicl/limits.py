@@ -145,4 +145,4 @@ def numbers_in(files: Sequence[Path]) -> int:
 
 def in_words(n_bytes: int) -> str:
     """Bytes as GiB, small amounts as MiB."""
-    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**29 else f"{max(1, round(n_bytes / 2**20))} MiB"
+    return f"{n_bytes / 2**30:.1f} GiB" if n_bytes >= 2**29 else f"{max(int(n_bytes > 0), round(n_bytes / 2**20))} MiB"
