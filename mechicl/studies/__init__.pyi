@@ -383,9 +383,9 @@ def benchmarks(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Scores of every document, for the intact model and every lesion: a row per lesion and
-        document. `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer
-        -1 is the intact model.
+        A result. Scores of every document, for the clean model and every ablation: a row per ablation
+        and document. `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte;
+        layer -1 is the clean model.
     """
 
 def layer_lesions(
@@ -414,8 +414,8 @@ def layer_lesions(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Every layer dropped, swapped with the next, and so on: a row per lesion and sequence.
-        KL and losses in nats, agreement as a share, entropies in bits.
+        A result. Every layer dropped, swapped with the next, and so on: a row per ablation and
+        sequence. KL and losses in nats, agreement as a share, entropies in bits.
     """
 
 def lesioned_icl(
@@ -438,8 +438,8 @@ def lesioned_icl(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions and information flow with each layer left out: a row per layer left out
-        and prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the intact
+        A result. Predictions and information flow with each layer dropped: a row per layer dropped and
+        prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the clean
         model.
     """
 
@@ -464,9 +464,9 @@ def token_lesions(
 
     Returns:
         A result. KL and agreement, by the token at which a prediction is made: a row per layer,
-        sequence and group of tokens. KL(intact || lesioned) in nats and agreement as a share, means
-        over a group's positions; and, of the first sequence's first tokens, a row per layer and token
-        (`by` is "token").
+        sequence and group of tokens. KL(clean || ablated) in nats and agreement as a share, means over
+        a group's positions; and, of the first sequence's first tokens, a row per layer and token (`by`
+        is "token").
     """
 
 def cka(
@@ -578,7 +578,7 @@ def word_identity(
 
     Returns:
         A result. Accuracy of a linear probe for which word ended: a row per sequence, point, length and
-        kind of span. The share of that sequence's contexts that are told right, between 0 and 1.
+        kind of span. The share of that sequence's contexts that the probe predicts, between 0 and 1.
     """
 
 def wic(
@@ -601,7 +601,8 @@ def wic(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Whether each dev pair was told right: a row per dev pair, depth and probe.
+        A result. Whether each dev pair is classified correctly: a row per dev pair, depth and linear
+        probe.
     """
 
 def logit_lens(
@@ -669,10 +670,9 @@ def voting(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Accuracy of probes on neurons, of votes, and of the model itself: a row per judged
-        sequence and measure. The share of that sequence's contexts that are told right, between 0 and
-        1; by probes on single neurons and on ensembles, by votes without training, and by the model
-        itself.
+        A result. Accuracy of linear probes on neurons, of votes, and of the model itself: a row per
+        test sequence and measure. Accuracy over that sequence's contexts, between 0 and 1: of probes on
+        single neurons and on ensembles, of votes without training, and of the model itself.
     """
 
 def neurons(
@@ -779,7 +779,7 @@ def entropy_neurons(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Entropy neurons, and others whose output is as long, held at values: a row per neuron,
-        value and sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as
-        a share, and the length of the last residual over the intact model's.
+        A result. Entropy neurons and norm-matched controls held at values: a row per neuron, value and
+        sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share;
+        `length` is the L2 norm of the last residual over the clean model's.
     """
