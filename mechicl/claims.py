@@ -6,15 +6,15 @@ follows from the interval of that difference alone; sentences, reports and `--js
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 from mechicl.display import card
-from mechicl.metrics.resampling import mean_over_sets
+from mechicl.metrics.resampling import SetInterval, mean_over_sets
 
 Outcome = Literal["supported", "contradicted", "undecided"]
 
@@ -49,6 +49,8 @@ class Evidence:
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
     unit_sampled: Literal["prompts", "documents"] = "prompts"
+    interval: SetInterval | None = None
+    """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
     """Of a maximum over layers or heads: its p, corrected for having looked at all of them."""
     undecided: str = ""
@@ -71,7 +73,7 @@ class Verdict:
     reason: str = ""
     """Of an undecided one: what would decide it."""
     about: Mapping[str, str] = field(default_factory=dict)
-    """Study, model, task and protocol."""
+    """Study, protocol, model, task and shots."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
@@ -114,20 +116,23 @@ class Verdicts(tuple[Verdict, ...]):
         return "\n".join(map(str, self)) or "no claims"
 
 
-def decide(claim: Claim, evidence: Evidence) -> Verdict:
-    """The verdict that the evidence supports."""
+def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
+    """The verdict that the evidence supports; `about` says on which model and task."""
+    about = about or {}
     if evidence.undecided or not len(evidence.values):
-        return Verdict(claim, "undecided", reason=evidence.undecided or "Nothing was measured for it.")
+        return Verdict(claim, "undecided", reason=evidence.undecided or "Nothing was measured for it.", about=about)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
         why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured beside it."
-        return Verdict(claim, "undecided", reason=why)
+        return Verdict(claim, "undecided", reason=why, about=about)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
-    found = mean_over_sets(evidence.values - null, evidence.sets, generator=np.random.default_rng(0))
+    effect = evidence.interval or mean_over_sets(
+        evidence.values - null, evidence.sets, generator=np.random.default_rng(0)
+    )
     documents = evidence.unit_sampled == "documents"
-    n = {"documents": found.sets} if documents else {"sets": found.sets, "prompts": found.n}
-    outcome, reason = _outcome(claim, found.mean, found.low, found.high, evidence.p, documents)
-    return Verdict(claim, outcome, found.mean, found.low, found.high, n, float(null.mean()), reason)
+    n = {"documents": effect.sets} if documents else {"sets": effect.sets, "prompts": effect.n}
+    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, documents)
+    return Verdict(claim, outcome, effect.mean, effect.low, effect.high, n, float(null.mean()), reason, about)
 
 
 def _outcome(
@@ -150,8 +155,3 @@ def _outcome(
 
 def _singular(name: str) -> str:
     return name.removesuffix("s")
-
-
-def about(verdicts: Sequence[Verdict], **facts: str) -> Verdicts:
-    """The same verdicts, saying of which study, model, task and protocol they are."""
-    return Verdicts(replace(one, about={**facts, **one.about}) for one in verdicts)

@@ -32,7 +32,7 @@ from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
 # Parts of mechicl that show, check, or read files of which a digest is in every key.
-SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "errors", "explorer", "figures",
+SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "errors", "explorer", "figures",
                    "files.writing", "models.hub", "progress", "prompts.display", "renamed", "report", "results",
                    "shipped", "versions"))  # fmt: skip
 # Parts of mechicl of which only that counts which a study measures by.
@@ -40,7 +40,7 @@ FOLLOWED = frozenset(("", "__init__", "studies"))
 # The methods of a study by which a cell is made.
 MEASURING = frozenset(("measure", "measure_all", "conditions", "settings", "surroundings", "_checked"))
 # Methods that make a class one of which only those members count that measuring mentions.
-SHOWING = frozenset(("summary", "figure", "finding"))
+SHOWING = frozenset(("summary", "figure", "drawing", "finding", "claims", "evidence", "verdicts"))
 
 # What classes and modules note of themselves, and what runs when a class is made.
 _NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",

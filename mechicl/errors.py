@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
+from pathlib import Path
 from reprlib import repr as shorten
 from typing import Any
 
@@ -60,11 +61,23 @@ def one_sentence(file: object) -> Iterator[None]:
         raise InputError(f"{str(file)!r} holds a null character, which no path does; give another path.")
     try:
         yield
+    except UnicodeEncodeError:
+        raise InputError(f"{file} holds half of a character, which no path does; give another path.") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text (byte {error.start}: {error.reason}); convert it.") from None
+        raise InputError(f"{file} is not UTF-8 text ({_place(file, error)}: {error.reason}); convert it.") from None
     except OSError as error:
         reason = error.strerror or first_line(error)
         raise InputError(f"{file} cannot be read: {reason}.") from None
+
+
+def _place(file: object, error: UnicodeDecodeError) -> str:
+    """Where a text file is not UTF-8; what reads in pieces does not know the line."""
+    if isinstance(file, Path) and file.suffix != ".parquet":
+        try:
+            file.read_bytes().decode()
+        except UnicodeDecodeError as whole:
+            return f"byte {whole.start} in line {whole.object[: whole.start].count(10) + 1}"
+    return f"byte {error.start}"
 
 
 @contextmanager
@@ -75,7 +88,27 @@ def retold(sentence: Callable[[Exception], str]) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        raise InputError(sentence(error)) from error
+        raise InputError(OUT_OF_MEMORY if out_of_memory(error) else sentence(error)) from error
+
+
+_NO_MEMORY = (
+    "allocate memory", "out of memory", "bad_alloc", "map segment", "start new thread", "ALLOC_FAILED",
+)  # fmt: skip
+"""What PyTorch, the system's loader, Python and CUDA's libraries say when they get no memory."""
+OUT_OF_MEMORY = (
+    "Memory ran out; use shorter prompts, a smaller batch size, a smaller model or a lower dtype, or allow more memory "
+    "(ulimit -v, the limit of the job)."
+)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or the one that it came from, says that memory ran out, in whichever way."""
+    if error is None:
+        return False
+    says = any(words.lower() in str(error).lower() for words in _NO_MEMORY)
+    by_a_library = isinstance(error, (RuntimeError, OSError, ImportError, SystemError)) and says
+    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # that of PyTorch
+    return by_name or by_a_library or out_of_memory(error.__cause__)
 
 
 def check_unicode(text: str, where: str) -> None:

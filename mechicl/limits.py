@@ -119,6 +119,20 @@ def _under_ulimit() -> int | None:
     return None if most == resource.RLIM_INFINITY else most - taken
 
 
+_LIBRARIES = 1_400_000_000
+"""Bytes of address space that a study's libraries and a page take, PyTorch above all; measured, with one thread."""
+
+
+def check_room_for_libraries() -> None:
+    """Raise InputError where `ulimit -v` leaves too little to import PyTorch and TransformerLens, which would crash."""
+    free = _under_ulimit()
+    if free is not None and free < _LIBRARIES:
+        raise InputError(
+            f"PyTorch and TransformerLens need about {in_words(_LIBRARIES)} of address space, and `ulimit -v` leaves "
+            f"{in_words(max(0, free))}; raise that limit."
+        )
+
+
 def numbers_in(files: Sequence[Path]) -> int:
     """How many numbers safetensors files hold, by their headers alone."""
     total = 0

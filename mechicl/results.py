@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pandas.api.types import is_numeric_dtype
 
+from mechicl.claims import Verdicts
 from mechicl.display import card
 from mechicl.errors import InputError, one_sentence
 from mechicl.figures.export import Format, Width, images
@@ -46,6 +47,7 @@ class Explains(Protocol):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
     def figure(self, result: Any) -> go.Figure: ...
     def finding(self, result: Any) -> str: ...
+    def verdicts(self, result: Any) -> Verdicts: ...
     def save_more(self, result: Any, folder: Path) -> None: ...
 
 
@@ -82,6 +84,11 @@ class Result:
             InputError: the summary has no row or lacks one of these columns, or mean, low or high are no numbers.
         """
         return self._summary.copy()
+
+    @cached_property
+    def claims(self) -> Verdicts:
+        """What was found of the paper's claims, on each model and task: supported, contradicted or undecided."""
+        return self.study.verdicts(self)
 
     def figure(self) -> go.Figure:
         """The paper's figure for these measurements."""

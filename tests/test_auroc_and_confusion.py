@@ -95,8 +95,6 @@ def test_what_has_no_auroc_is_refused() -> None:
                 measure(*wrong)
     with pytest.raises(InputError, match="'paper' or 'corrected'"):
         metrics.auroc_by_layer(attention, target, protocol="both")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="average is 'tasks'"):
-        metrics.cumulative_contribution(torch.ones(3), average="tasks")  # type: ignore[arg-type]
 
 
 def test_clipped_contributions_have_no_layer_below_chance() -> None:

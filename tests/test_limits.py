@@ -6,18 +6,22 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from mechicl.errors import InputError
+from mechicl.cli import main
+from mechicl.errors import OUT_OF_MEMORY, InputError, out_of_memory
 from mechicl.hooks import run
 from mechicl.limits import _in_control_groups, check_weights_fit, free_bytes, numbers_in, pass_bytes
 from mechicl.models import hooked, load_model
 from mechicl.models.names import parameters_of
 from mechicl.models.published import name_on_hub
 from mechicl.probes import LabelAttention
+from mechicl.studies.stages.lesions import Lesions
 from tests import tiny
+from tests.contract import catalogue
 from tests.random_prompts import random_prompts
 
 
@@ -87,6 +91,100 @@ def test_batches_shrink_to_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: one - 1)
     with pytest.raises(InputError, match="are free on cpu; use shorter prompts"):
         run(model, prompts)
+
+
+class OutOfMemoryError(RuntimeError):
+    """As PyTorch names the one of a GPU."""
+
+
+RAN_OUT: list[Exception] = [
+    MemoryError(),
+    OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("can't start new thread"),
+    RuntimeError("std::bad_alloc"),
+    ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    OSError(12, "Cannot allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", RAN_OUT, ids=str)
+def test_memory_that_runs_out_halves_the_batch_or_is_one_sentence(error: Exception) -> None:
+    assert out_of_memory(error)
+    model, prompts, sizes = tiny.model("gpt2"), random_prompts(4), []
+
+    def at_most(n: int) -> Any:
+        def hook(value: torch.Tensor, hook: Any) -> None:
+            sizes.append(len(value))
+            if len(value) > n:
+                raise error
+
+        return hooked(model).hooks([("hook_embed", hook)])
+
+    expected = run(model, prompts, progress=None)
+    if isinstance(error, (RuntimeError, MemoryError)):  # the others are those of imports
+        with at_most(1):
+            torch.testing.assert_close(run(model, prompts, progress=None).label_logits, expected.label_logits)
+        assert sizes.count(1) == len(prompts)
+        assert max(sizes) > 1
+        with at_most(0), pytest.raises(InputError, match="Memory ran out on a batch of a single prompt"):
+            run(model, prompts, progress=None)
+        with at_most(0), pytest.raises(InputError, match="Memory ran out"):
+            Lesions(kinds=("drop",)).run(model, catalogue.text())
+
+
+@pytest.mark.parametrize("error", RAN_OUT, ids=str)
+def test_the_command_ends_in_the_sentence(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mechicl.cli.app.app", fail)
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert (leaving.value.code, capsys.readouterr().err) == (2, f"mechicl: {OUT_OF_MEMORY}\n")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shape mismatch"), ImportError("no module named x"), SystemError("odd")]
+)
+def test_other_errors_are_ours(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    assert not out_of_memory(error)
+    monkeypatch.setattr("mechicl.cli.app.app", fail)
+    with pytest.raises(type(error)):
+        main()
+
+
+_RUN = "run norms --model tiny-icl --text tiny-icl --tokens 500 --length 32"
+
+
+def limited(kilobytes: int, out: Path) -> subprocess.CompletedProcess[str]:
+    command = f"from mechicl.cli import main; import sys; sys.argv[1:] = '{_RUN} --out {out}'.split(); main()"
+    shell = f'ulimit -v {kilobytes}; OMP_NUM_THREADS=1 exec {sys.executable} -c "{command}"'
+    return subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v is Linux's")
+@pytest.mark.parametrize("kilobytes", [300_000, 1_000_000, 1_300_000])
+def test_where_pytorch_cannot_be_imported_one_sentence_says_so(kilobytes: int, tmp_path: Path) -> None:
+    done = limited(kilobytes, tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "address space, and `ulimit -v` leaves" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ulimit -v is Linux's")
+@pytest.mark.parametrize("kilobytes", [1_420_000, 1_500_000, 2_200_000, 3_000_000])
+def test_a_limited_address_space_is_enough_or_one_sentence(kilobytes: int, tmp_path: Path) -> None:
+    done = limited(kilobytes, tmp_path / "out")
+    assert done.returncode in ((0,) if kilobytes > 1_450_000 else (0, 2)), done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_weights_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 import mechicl as mi
 from mechicl.studies.label_words.deep_layers import DeepLayers
-from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.label_words.pairs import REAL
 from mechicl.studies.label_words.reweighting import Reweighting
 
 

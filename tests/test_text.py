@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mechicl.cli import main
 from mechicl.corpora import load_corpus, load_word_pairs, word_spans
 from mechicl.engines.continuations import continuations
 from mechicl.errors import InputError
@@ -88,6 +89,46 @@ def test_half_a_character_is_one_sentence_that_says_where(door: str, tmp_path: P
     str(refusal.value).encode()  # it can be printed and saved
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl"])
+def test_a_file_that_is_not_utf_8_is_refused_by_its_line(name: str, tmp_path: Path) -> None:
+    """Beyond the first pieces in which files are read: half a character, encoded as if it were one."""
+    head = {"a.csv": "text,label\n", "a.tsv": "text\tlabel\n"}.get(name, "")
+    row = {"a.csv": "good,no", "a.tsv": "good\tno", "a.jsonl": '{"text": "good", "label": "no"}'}.get(name, "good")
+    content = head + f"{row}\n" * 3000 + row.replace("good", HALF) + "\n"
+    (tmp_path / name).write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(InputError, match=rf"{name} is not UTF-8 text \(byte \d+ in line {3001 + bool(head)}: "):
+        load_corpus(tiny.tokenizer(), tmp_path / name, prepend_bos=True, packing="documents")
+
+
+COMMANDS = {
+    "--text": "run norms --model tiny-icl --tokens 200 --length 16 --text {}",
+    "--task": "run isolation --model tiny-icl --task {}",
+    "--data": "run isolation --model tiny-icl --task reviews --data {}",
+    "--label-words": "run isolation --model tiny-icl --task reviews --label-words negative={},positive=B",
+    "--model": "run norms --model {} --text tiny-icl",
+    "--device": "run norms --model tiny-icl --text tiny-icl --device {}",
+    "a study": "run {}",
+    "a report": "report {}",
+}
+
+
+@pytest.mark.parametrize("option", COMMANDS)
+def test_half_a_character_on_the_command_line_is_one_sentence(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A terminal that is not UTF-8 writes bytes, of which Python makes halves of characters."""
+    arguments = COMMANDS[option].format("caf\udce9").split()
+    arguments += ["--out", str(tmp_path / "out")] if len(arguments) > 2 else []
+    monkeypatch.setattr("sys.argv", ["mechicl", *arguments])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    error = capsys.readouterr().err
+    assert leaving.value.code == 2
+    assert error.startswith("mechicl: ")
+    assert error.count("\n") == 1
+    assert "\\udce9" in error
+
+
 def test_a_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> None:
     content = [{**row, "author": HALF, "score": float("nan")} for row in rows("good")]
     assert len(asked(Task("t", FORM, WORDS, lines(tmp_path / "a.jsonl", content)))) == 2
@@ -107,7 +148,10 @@ def test_names_of_a_file_that_cannot_be_printed_are_written_out(tmp_path: Path) 
         (lambda: Task(None, FORM, WORDS), "name of a task is None; expected a text"),  # type: ignore[arg-type]
         (lambda: Task("t", FORM, [" A", " B"]), "label_words is .*expected a word for each class"),  # type: ignore[arg-type]
         (lambda: Task("t", FORM, {0: " A", 1: " B"}), "class name 0 of a task is 0; expected a text"),  # type: ignore[dict-item]
-        (lambda: load_corpus(tiny.tokenizer(), ["a", 5], prepend_bos=True), "Text 1 of the 2 given is 5"),  # type: ignore[list-item]
+        (
+            lambda: load_corpus(tiny.tokenizer(), ["a", 5], prepend_bos=True),
+            r"source\[1\] is 5; expected .* a list of texts",
+        ),  # type: ignore[list-item]
     ],
 )
 def test_what_is_no_text_is_refused_by_name(make: Callable[[], Any], message: str) -> None:

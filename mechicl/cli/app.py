@@ -18,7 +18,7 @@ from mechicl.cli.doctor import doctor
 from mechicl.cli.finish import terminal
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
@@ -102,6 +102,8 @@ def _tell(message: Warning | str, *where: object, **more: object) -> None:
 
 def main() -> None:
     """Run the command; what a user can put right ends in one sentence and exit code 2, an interruption in 130."""
+    # Arrow's own allocator reserves a GiB of address space at once, which `ulimit -v` may not leave.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell
@@ -111,7 +113,13 @@ def main() -> None:
     except (InputError, NumericalError) as error:
         print(f"mechicl: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:  # a path that the system will not have, a pipe that closed
+    except (MemoryError, RuntimeError, ImportError, OSError, SystemError) as error:
+        if out_of_memory(error):
+            print(f"mechicl: {OUT_OF_MEMORY}", file=sys.stderr)
+            sys.exit(2)
+        if not isinstance(error, OSError):
+            raise
+        # a path that the system will not have, a pipe that closed
         print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

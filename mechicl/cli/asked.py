@@ -15,6 +15,7 @@ from mechicl.cli import completion
 from mechicl.cli.finish import run
 from mechicl.cli.reading import assignments, integers, names, per_class
 from mechicl.errors import InputError
+from mechicl.limits import check_room_for_libraries
 
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
@@ -60,6 +61,9 @@ class Asked(ABC):
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
     ] = False
+
+    def __post_init__(self) -> None:
+        check_room_for_libraries()
 
     example: ClassVar[str] = "--model tiny-icl --out results"
     """Options of a run, for the help."""
@@ -134,6 +138,11 @@ class OnPrompts(Asked):
         str | None,
         on('Columns of the data, as "text=body,label=stars"; default: the usual names (text, sentence, label).'),
     ] = None
+    chat: Annotated[bool, on("Examples as turns of a conversation, in the tokenizer's own chat template.")] = False
+    score: Annotated[
+        Literal["first", "sequence"],
+        on("What scores a class: the first token of its label word, or sequence: the whole word, exactly."),
+    ] = "first"
 
     def material(self, study: "Study", model: Any) -> "list[PromptSet]":
         """A prompt set for every task and seed."""
@@ -150,7 +159,10 @@ class OnPrompts(Asked):
             one
             for name, where in data.items()
             for one in study.prompt_sets(
-                load_task(name, data=where, label_words=words, columns=None if name in own else columns),
+                load_task(
+                    name, data=where, label_words=words, columns=None if name in own else columns,
+                    chat=self.chat or None, score=self.score,
+                ),
                 tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=self.demonstrations, n_ctx=model.cfg.n_ctx,
                 too_long=self.too_long,

@@ -72,9 +72,9 @@ def _command(told: Declaration) -> Any:
     own = [switch for switch in told.switches if switch.name not in names]
 
     def run(**values: Any) -> None:
+        asked = kind(**{name: value for name, value in values.items() if name in names})
         from mechicl.studies.study import STUDIES
 
-        asked = kind(**{name: value for name, value in values.items() if name in names})
         given = {one.name: _value(one, values[one.name]) for one in told.switches if one.name in values}
         close(asked.result(STUDIES[told.name](**given)), asked)
 

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from mechicl.corpora.words import WordSpan, runs
-from mechicl.errors import InputError
+from mechicl.doors import door
+from mechicl.errors import InputError, check_count
 from mechicl.models import tokenizer_digest
 
 
@@ -44,6 +45,7 @@ class TokenBatch:
         return TokenBatch(self.tokens.to(device), self.lengths.to(device), words)
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class TokenCorpus:
     """Sequences of tokens of running text; made by `load_corpus`."""
@@ -72,6 +74,11 @@ class TokenCorpus:
     """What it is, and what to do where another tokenizer made it."""
 
     def __post_init__(self) -> None:
+        shape = tuple(self.tokens.shape)
+        if (*self.documents.shape, *self.words.shape, *self.lengths.shape) != (*shape, *shape, *shape[:1]):
+            raise InputError("Documents and words have a number for each token, lengths one for each sequence.")
+        if len(self.tokens) and not 0 < int(self.lengths.min()) <= int(self.lengths.max()) <= shape[1]:
+            raise InputError(f"A sequence has from 1 to {shape[1]} tokens; its length says something else.")
         if self.tokenizer_digest is None:
             object.__setattr__(self, "tokenizer_digest", tokenizer_digest(self.tokenizer))
 
@@ -89,20 +96,29 @@ class TokenCorpus:
         return int((self.documents >= 0).sum())
 
     def __getitem__(self, rows: slice) -> TokenCorpus:
+        if not isinstance(rows, slice):
+            raise InputError(
+                f"A corpus has no item {rows!r}; take sequences by a slice, such as corpus[:3], or select."
+            )
         return self.select(range(len(self))[rows])
 
+    @door
     def select(self, indices: Sequence[int]) -> TokenCorpus:
         """The sequences at these indices, in this order."""
         rows = torch.tensor(list(indices), dtype=torch.long)
+        if len(rows) and not -len(self) <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise InputError(f"There is no sequence {int(rows.max())}; this corpus has {len(self)}, counted from 0.")
         parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "documents", "words")}
         return replace(self, **parts, origin={**self.origin, "selected": len(rows)})
 
+    @door
     def apart(self, tokens: int) -> tuple[TokenCorpus, TokenCorpus]:
         """The first sequences, up to so many tokens of text, and those after them that share no document with them.
 
         Raises:
             InputError: one of the two would be empty.
         """
+        check_count("tokens", tokens)
         have = (self.documents >= 0).sum(1).cumsum(0)
         n = min(int((have < tokens).sum()) + 1, len(self))
         known = torch.unique(self.documents[:n])
@@ -116,14 +132,17 @@ class TokenCorpus:
 
     def batch(self, device: torch.device | str | None = None) -> TokenBatch:
         """All sequences in one batch, in order, no wider than the longest."""
+        if not len(self):
+            raise InputError("A batch needs at least one sequence; this corpus has none.")
         widest = int(self.lengths.max())
         batch = TokenBatch(self.tokens[:, :widest], self.lengths, self.words[:, :widest])
         return batch if device is None else batch.to(device)
 
+    @door
     def chunks(self, size: int) -> Iterator[tuple[int, ...]]:
         """Indices of at most `size` sequences at a time, longest first, so little is padded."""
-        if size < 1:
-            raise InputError(f"The batch size is {size}; it must be at least 1.")
+        check_count("batch_size", size)
+        size = int(min(size, max(1, len(self))))
         for rows in torch.split(self.lengths.argsort(descending=True, stable=True), size):
             yield tuple(rows.tolist())
 
@@ -138,15 +157,17 @@ class TokenCorpus:
         """The words of one sequence and the positions of their tokens; see `mechicl.corpora.word_spans`."""
         if "words_by" not in self.origin:
             raise InputError("Words are found by the characters of tokens, which only a fast tokenizer knows; use one.")
-        tokens = self.tokens[index].tolist()
+        one = self.select([index])
+        tokens = one.tokens[0].tolist()
         return [
             WordSpan(start, stop, self.tokenizer.decode(tokens[start:stop]).strip())
-            for start, stop, _ in runs(self.words[index].numpy())
+            for start, stop, _ in runs(one.words[0].numpy())
         ]
 
     def text(self, index: int) -> str:
         """One sequence as text, without its BOS."""
-        tokens = self.tokens[index, int(self.prepend_bos) : int(self.lengths[index])]
+        one = self.select([index])
+        tokens = one.tokens[0, int(self.prepend_bos) : int(one.lengths[0])]
         return str(self.tokenizer.decode(tokens.tolist()))
 
     def digest(self) -> str:

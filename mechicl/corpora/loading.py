@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from sys import maxsize
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 from mechicl.corpora.corpus import TokenCorpus
 from mechicl.corpora.sources import PYDOCS, Documents, open_source
 from mechicl.corpora.words import IntArray, word_numbers
-from mechicl.errors import InputError, check_seed
+from mechicl.doors import door
+from mechicl.errors import InputError, check_count, check_seed
 from mechicl.limits import free_bytes, in_words
 from mechicl.models.tokenizers import bos_id, check_tokenizer, describe_bos, encode_texts, warn_if_spelled
 
@@ -33,6 +35,7 @@ _TOKEN, _DOCUMENT, _WORD = range(3)
 """Rows of an encoded stretch of text, an integer array [3, n]."""
 
 
+@door
 def load_corpus(
     tokenizer: Any,
     source: str | Path | Sequence[str] = DEFAULT_SOURCE,
@@ -67,7 +70,10 @@ def load_corpus(
         InputError: The source cannot be read, is empty, or holds less than was asked for.
     """
     check_seed(seed)
-    _check(prepend_bos, n_ctx, tokens, documents, packing)
+    for name, count in (("tokens", tokens), ("documents", documents)):
+        if count is not None:
+            check_count(name, count)
+    _check(prepend_bos, n_ctx, tokens)
     check_tokenizer(tokenizer)
     begin = [bos_id(tokenizer)] if prepend_bos else []
     found = open_source(
@@ -98,7 +104,7 @@ def load_corpus(
     if found.name == PYDOCS:
         text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
         words = (tokenizer.decode([token]) for token in text)
-        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'")
+        warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'", stacklevel=4)
     return corpus
 
 
@@ -119,7 +125,7 @@ def _encode(tokenizer: Any, documents: Documents, at_a_time: int = 64) -> Iterat
 
 
 def _first(encoded: Iterator[IntArray], documents: int, name: str) -> list[IntArray]:
-    first = list(islice(encoded, documents))
+    first = list(islice(encoded, min(documents, maxsize)))
     if len(first) < documents:
         raise InputError(f"{name} holds {len(first)} documents, fewer than the {documents} asked for.")
     return first
@@ -185,14 +191,9 @@ def _assemble(
     return TokenCorpus(tokens, lengths, documents, words, tokenizer, bool(begin), source, origin)
 
 
-def _check(prepend_bos: bool, n_ctx: int, tokens: int | None, documents: int | None, packing: str) -> None:
-    if packing not in ("packed", "documents"):
-        raise InputError(f"packing is {packing!r}; it is 'packed' or 'documents'.")
+def _check(prepend_bos: bool, n_ctx: int, tokens: int | None) -> None:
     if n_ctx < 2 + prepend_bos:
         raise InputError(f"n_ctx is {n_ctx}; a sequence needs at least two tokens of text.")
-    for name, value in (("tokens", tokens), ("documents", documents)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; ask for at least 1, or leave it out.")
     if tokens is not None and (free := free_bytes("cpu")) is not None and tokens * _BYTES_A_TOKEN > free:
         raise InputError(
             f"tokens is {tokens:.3g}, more than fit into the {in_words(free)} that are free; ask for fewer."

@@ -60,6 +60,8 @@ def open_source(
     if not isinstance(source, str | Path):
         return _shuffled(f"{len(source)} given texts", lambda: _given(source), shuffle_seed)
     path = Path(source).expanduser()
+    if not str(source).strip():
+        raise InputError("The text has no name; give a file, a folder, a hub data set, 'pydocs' or 'tiny-icl'.")
     if path.exists():
         return _shuffled(str(source), lambda: _local(path, column, split), shuffle_seed)
     if source == TINY_ICL:

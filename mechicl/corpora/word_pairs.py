@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.corpora.corpus import TokenCorpus
+from mechicl.doors import door
 from mechicl.errors import InputError, check_seed, check_unicode, one_sentence
 from mechicl.files.rows import READERS, Rows, is_saved, read_rows
 from mechicl.files.splits import split_files
@@ -83,6 +85,7 @@ class WordPairs:
         }  # fmt: skip
 
 
+@door
 def load_word_pairs(
     tokenizer: Any, source: str | Path | Sequence[Mapping[str, Any]], *, prepend_bos: bool, n_ctx: int, seed: int = 0
 ) -> WordPairs:
@@ -137,6 +140,8 @@ def _rows(path: Path) -> Rows:
 
 def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
     for where, row in rows:
+        if not isinstance(row, Mapping):
+            raise InputError(f"{where} is {shorten(row)}; expected an object with named columns.")
         columns = ("word", "sentence1", "sentence2", "label")
         missing = [column for column in columns if row.get(column) in (None, "")]
         if missing:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.models.tokenizers import check_fast, encode_texts
 
 IntArray = npt.NDArray[np.int64]
@@ -28,6 +29,7 @@ class WordSpan(NamedTuple):
     word: str
 
 
+@door
 def word_spans(tokenizer: Any, text: str) -> list[WordSpan]:
     """Words of a text and the tokens of each, as positions in `tokenizer(text, add_special_tokens=False)`.
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from mechicl.doors import door
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import joined_runs, shared_demonstrations
 from mechicl.errors import InputError
@@ -30,6 +31,7 @@ PositionMode = Literal["original", "zero", "packed"]
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 
 
+@door
 def compress(
     model: Any, prompt: Prompt, *, kept: Kept = "label+template", positions: PositionMode = "original"
 ) -> Context:
@@ -63,18 +65,29 @@ def anchors_of(context: Context, prompt: Prompt) -> Context:
     return keep(context, kept_positions(prompt), "original")
 
 
-def on_anchors(
-    model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), probes: Sequence[Probe] = (), *, batch_size: int = 16
-) -> Run:
-    """Prompts asked on their compressed contexts; patches and probes act at q."""
-    groups = shared_demonstrations(prompts)
-    parts = []
+def on_kept(
+    model: Any, prompts: PromptSet, kept_sets: Callable[[Prompt], Sequence[Sequence[int]]],
+    probes: Sequence[Probe] = (), patches: Sequence[Patch] = (), *, positions: PositionMode = "original",
+    batch_size: int = 16,
+) -> list[Run]:  # fmt: skip
+    """Prompts asked on parts of their demonstrations, once for each kept set; patches and probes act at q.
+
+    `kept_sets` gives the sets of positions for all prompts with the same demonstrations, from the first of them.
+    """
+    groups, runs = shared_demonstrations(prompts), []
     for indices in groups:
-        first = prompts[indices[0]]
-        context = anchors_of(read_context(model, first), first)
-        asked = prompts.select(indices)
-        parts.append(context.ask(model, asked, probes, patches, batch_size=batch_size, progress=None))
-    return joined_runs(parts, groups, probes)
+        first, queries = prompts[indices[0]], prompts.select(indices)
+        context = read_context(model, first)
+        runs.append([
+            keep(context, kept, positions).ask(model, queries, probes, patches, batch_size=batch_size, progress=None)
+            for kept in kept_sets(first)
+        ])  # fmt: skip
+    return [joined_runs(parts, groups, probes) for parts in zip(*runs, strict=False)]  # as many as every group has
+
+
+def on_anchors(model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), *, batch_size: int = 16) -> Run:
+    """Prompts asked on their compressed contexts; patches act at q."""
+    return on_kept(model, prompts, lambda prompt: [kept_positions(prompt)], patches=patches, batch_size=batch_size)[0]
 
 
 def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:
@@ -101,33 +114,26 @@ def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, 
 
 def without_the_rest(prompt: Prompt, kept: Kept = "label+template") -> Prompt:
     """Text_anchor: the prompt with only the kept tokens of its demonstrations, read as a text of its own."""
-    places = (*kept_positions(prompt, kept), *range(prompt.query_start, len(prompt)))
-    at = {old: new for new, old in enumerate(places)}
+    kept_places = (*kept_positions(prompt, kept), *range(prompt.query_start, len(prompt)))
+    new = {old: place for place, old in enumerate(kept_places)}
 
-    def moved(positions: Sequence[int]) -> tuple[int, ...]:
-        return tuple(at[position] for position in positions if position in at)
+    def moved(positions: Iterable[int]) -> tuple[int, ...]:
+        return tuple(new[position] for position in positions if position in new)
 
     demonstrations = []
     for old in prompt.demonstrations:
         inside = moved(range(*old.span))
-        span = (inside[0], inside[-1] + 1)
-        label = moved(old.label)
         demonstrations.append(
             replace(
-                old, span=span, text=(), label=label, template=moved(old.template),
-                anchor=at.get(old.anchor, span[0]),
+                old, span=(inside[0], inside[-1] + 1), text=(), label=moved(old.label), template=moved(old.template),
+                anchor=new.get(old.anchor, inside[0]),
             )
         )  # fmt: skip
     return replace(
-        prompt,
-        tokens=tuple(prompt.tokens[place] for place in places),
-        string="",
-        offsets=(),
-        demonstrations=tuple(demonstrations),
-        query_start=at[prompt.query_start],
-        query_text=moved(prompt.query_text),
-        target=at[prompt.target],
-    )
+        prompt, tokens=tuple(prompt.tokens[place] for place in kept_places), string="", offsets=(),
+        demonstrations=tuple(demonstrations), query_start=new[prompt.query_start],
+        query_text=moved(prompt.query_text), target=new[prompt.target],
+    )  # fmt: skip
 
 
 def random_pools(prompt: Prompt) -> list[list[int]]:

@@ -15,11 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.doors import door
+from mechicl.engines.context_files import read_context_files, write_context
 from mechicl.errors import InputError
-from mechicl.files.saved import fits, packed, read_tensors
-from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
+from mechicl.hooks.sequence import check_sequence
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
 from mechicl.models.provenance import weight_digest
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -112,15 +113,9 @@ class Context:
         )
 
     def ask(
-        self,
-        model: Any,
-        prompts: PromptSet | Sequence[Prompt],
-        probes: Sequence[Probe] = (),
-        patches: Sequence[Patch] = (),
-        *,
-        batch_size: int = 16,
-        progress: str | None = "prompts",
-    ) -> Run:
+        self, model: Any, prompts: PromptSet | Sequence[Prompt], probes: Sequence[Probe] = (),
+        patches: Sequence[Patch] = (), *, batch_size: int = 16, progress: str | None = "prompts",
+    ) -> Run:  # fmt: skip
         """Run the queries of prompts on top of this context; their own demonstrations are not looked at.
 
         Probes and patches must be at home at the target position.
@@ -169,6 +164,7 @@ class Context:
 
     def queries(self, prompts: PromptSet, device: torch.device) -> PromptBatch:
         """The prompts' queries as a batch: q counted from their first token, label words from the first key."""
+        check_sequence(prompts.label_tokens, "A context")
         tokens = [prompt.tokens[prompt.query_start :] for prompt in prompts]
         widest = max(map(len, tokens))
         labels = zip(self.anchors, self.anchor_classes, strict=True)
@@ -179,15 +175,11 @@ class Context:
 
         lengths = tensor([len(row) for row in tokens])
         return PromptBatch(
-            tokens=tensor([[*row, *[0] * (widest - len(row))] for row in tokens]),
-            lengths=lengths,
-            target=lengths - 1,
+            tokens=tensor([[*row, *[0] * (widest - len(row))] for row in tokens]), lengths=lengths, target=lengths - 1,
             anchors=tensor([place for place, _ in kept]).expand(len(tokens), -1),
-            anchor_classes=tensor([c for _, c in kept]).expand(len(tokens), -1),
-            label_ids=tensor(self.label_ids),
-            gold=prompts.gold.to(device),
-            prompts=tuple(prompts),
-        )
+            anchor_classes=tensor([c for _, c in kept]).expand(len(tokens), -1), label_ids=tensor(self.label_ids),
+            gold=prompts.gold.to(device), prompts=tuple(prompts),
+        )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Context:
         """The same context on another device."""
@@ -196,61 +188,23 @@ class Context:
 
     def save(self, folder: str | Path) -> Path:
         """Write `context.safetensors` and `context.json`; returns the first's path."""
-        path = make_folder(folder) / "context.safetensors"
-        layers = enumerate(self.layers)  # which share positions
-        tensors = {f"{name}.{i}": getattr(layer, name).clone() for i, layer in layers for name in _TENSORS}
         reader = {"model": self.reader.name, "weight_digest": self.reader.weight_digest}
-        payload, facts = packed(tensors, reader | {name: getattr(self, name) for name in _FACTS})
-        write_atomically(path, payload)
-        write_atomically(path.with_suffix(".json"), facts)
-        return path
+        return write_context(folder, self.layers, reader | {name: getattr(self, name) for name in _FACTS})
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Context:
         """A context that was saved in a folder; InputError where there is none."""
-        tensors, facts = read_tensors(Path(folder) / "context.safetensors", "context", str(device))
         hints = get_type_hints(cls)
-        reader = Reader(facts.pop("model", ""), saved_digest=facts.pop("weight_digest", ""))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-        n = len(tensors) // 3
-        names = {f"{name}.{i}" for name in _TENSORS for i in range(n)}
-        known = all(isinstance(fact, str) and fact for fact in (reader.name, reader.saved_digest))
-        values.setdefault("tokenizer_digest", "")  # contexts of earlier versions have none
-        whole = known and set(values) == set(_FACTS)
-        if not whole or not all(fits(value, hints[name]) for name, value in values.items()):
-            raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
-        if not n or set(tensors) != names:
-            raise InputError(f"The context in {folder} lacks keys, values or positions of a layer; save it again.")
-        layers = tuple(KeyValues(*(tensors[f"{name}.{i}"] for name in _TENSORS)) for i in range(n))
-        context = cls(layers, **values, reader=reader)
-        if (reason := context._contradiction()) is not None:
-            raise InputError(f"The context in {folder} contradicts itself ({reason}); save it again.")
-        return context
-
-    def _contradiction(self) -> str | None:
-        """What about these keys, values and positions cannot be, in words; None for a context that was read."""
-        shape, dtype = self.layers[0].keys.shape, self.layers[0].keys.dtype
-        for layer in self.layers:
-            if layer.keys.shape != layer.values.shape or layer.keys.shape != shape or len(shape) != 4 or shape[0] != 1:
-                return "keys and values differ in shape"
-            if layer.keys.dtype != dtype or layer.values.dtype != dtype or not dtype.is_floating_point:
-                return "keys and values differ in dtype"
-            if layer.positions.dtype != torch.long or layer.positions.shape not in (shape[1:2], shape[:2]):
-                return "a key has no position"
-        if shape[1] != len(self.places) or list(self.places) != sorted(set(self.places)) or min(self.places) < 0:
-            return "there is not one place for each key"
-        if len(self.anchors) != len(self.anchor_classes) or self.next_position < 0:
-            return "label words without a class, or a position below zero"
-        n_classes = len(self.label_ids)
-        if n_classes != len(self.label_words) or not set(self.anchor_classes) <= set(range(n_classes)):
-            return "classes without a label word"
-        return None
+        kinds = {"model": str, "weight_digest": str, **{name: hints[name] for name in _FACTS}}
+        layers, facts = read_context_files(folder, device, kinds)
+        reader = Reader(facts["model"], saved_digest=facts["weight_digest"])
+        return cls(layers, **{name: facts[name] for name in _FACTS}, reader=reader)
 
 
-_TENSORS = ("keys", "values", "positions")
 _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words", "tokenizer_digest")
 
 
+@door
 def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> Context:
     """Read a prompt's demonstrations once, with patches that act inside them.
 

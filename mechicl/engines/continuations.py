@@ -1,4 +1,4 @@
-"""How probable continuations are, for the intact model and for many lesions of it in one sweep.
+"""How probable continuations are, for the clean model and for many ablations of it in one sweep.
 
 This is all that multiple-choice benchmarks ask of a model: sum log p(continuation | context), and whether greedy
 decoding would give the continuation.
@@ -23,7 +23,7 @@ from mechicl.progress import progress
 
 
 class Continuations(NamedTuple):
-    """Row 0 is the intact model's, the others the lesions' in their order."""
+    """Row 0 is the clean model's, the others the ablations' in their order."""
 
     log_prob: Float[Tensor, "lesion request"]
     """Sum over the continuation's tokens, in nats."""
@@ -32,13 +32,9 @@ class Continuations(NamedTuple):
 
 
 def continuations(
-    model: Any,
-    requests: Sequence[tuple[str, str]],
-    lesions: Sequence[Patch] = (),
-    *,
-    prepend_bos: bool,
+    model: Any, requests: Sequence[tuple[str, str]], lesions: Sequence[Patch] = (), *, prepend_bos: bool,
     batch_size: int = 16,
-) -> Continuations:
+) -> Continuations:  # fmt: skip
     """Read (context, continuation) requests, whose log-probabilities are summed over the continuation's tokens.
 
     Both are encoded together and divided where the context's own encoding ends, as lm-evaluation-harness does; spaces
@@ -58,9 +54,8 @@ def continuations(
     with frozen(net), torch.no_grad(), progress("requests", len(requests)) as advance:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            found = _batch(net, [encoded[i] for i in rows], lesions)
-            _refuse_non_finite(found.log_prob, [requests[i] for i in rows], lesions)
-            log_prob[:, rows], greedy[:, rows] = found.log_prob, found.greedy
+            log_prob[:, rows], greedy[:, rows] = _batch(net, [encoded[i] for i in rows], lesions)
+            _refuse_non_finite(log_prob[:, rows], [requests[i] for i in rows], lesions)
             advance(len(rows))
     return Continuations(log_prob, greedy)
 
@@ -72,7 +67,7 @@ def _refuse_non_finite(
     if bad.any():
         lesion, request = bad.nonzero()[0].tolist()
         context, continuation = requests[request]
-        who = "the intact model" if lesion == 0 else f"the model under {lesions[lesion - 1]}"
+        who = "the clean model" if lesion == 0 else f"the model under {lesions[lesion - 1]}"
         raise NumericalError(
             f"The log-probability of {continuation[:40]!r} after {context[-40:]!r} is "
             f"{log_prob[lesion, request].item()} in {who}: activations overflow there or the weights are not finite; "
@@ -88,14 +83,14 @@ def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) 
     spaces = len(context) - len(context.rstrip())
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
-    own, ids = encode_texts(tokenizer, [context, context + continuation])["input_ids"]
-    own = own if context else []  # some tokenizers make a space of nothing
-    n = len(ids) - len(own)
+    before, ids = encode_texts(tokenizer, [context, context + continuation])["input_ids"]
+    before = before if context else []  # some tokenizers make a space of nothing
+    n = len(ids) - len(before)
     if n < 1:
         raise InputError(f"The continuation {continuation!r} has no token of its own.")
-    if prepend_bos or not own:
+    if prepend_bos or not before:
         if bos is None:
-            needs = "prepend_bos=True" if own else "an empty context"
+            needs = "prepend_bos=True" if before else "an empty context"
             raise InputError(f"This tokenizer has no BOS token and no end-of-text token, and {needs} needs one.")
         ids = [bos, *ids]
     if len(ids) > net.sizes.n_ctx:
@@ -108,11 +103,11 @@ def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) 
 
 def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Sequence[Patch]) -> Continuations:
     tokens = torch.zeros(len(encoded), max(len(ids) for ids, _ in encoded), dtype=torch.long)
-    asked = torch.zeros(tokens.shape, dtype=torch.bool)  # positions that predict a token of the continuation
+    predicts = torch.zeros(tokens.shape, dtype=torch.bool)  # positions that predict a token of the continuation
     for row, (ids, n) in enumerate(encoded):
         tokens[row, : len(ids)] = torch.tensor(ids)
-        asked[row, len(ids) - 1 - n : len(ids) - 1] = True
-    rows, positions = (index.to(net.device) for index in asked.nonzero(as_tuple=True))
+        predicts[row, len(ids) - 1 - n : len(ids) - 1] = True
+    rows, positions = (index.to(net.device) for index in predicts.nonzero(as_tuple=True))
     targets = tokens.to(net.device)[rows, positions + 1]
     lengths = torch.tensor([len(ids) for ids, _ in encoded])
     batch = TokenBatch(tokens, lengths).to(net.device)
@@ -125,8 +120,8 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Se
 
 def _read(net: Blockwise, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     log_p = net.lens(final).log_softmax(-1)
-    own = log_p.gather(-1, targets[:, None])[:, 0]
+    of_target = log_p.gather(-1, targets[:, None])[:, 0]
     missed = (log_p.argmax(-1) != targets).float()
     # On CUDA index_put_ adds in a fixed order, which index_add_ does not promise.
-    sums = own.new_zeros(n_rows, 2).index_put_((row,), torch.stack([own, missed], -1), accumulate=True)
+    sums = of_target.new_zeros(n_rows, 2).index_put_((row,), torch.stack([of_target, missed], -1), accumulate=True)
     return sums[:, 0], sums[:, 1] == 0

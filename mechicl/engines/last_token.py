@@ -78,14 +78,13 @@ def last_tokens(
             block.
     """
     prompts = prompts_of(prompts)
-    net, found = blockwise(model, "last_tokens"), dict[int, LastToken]()
+    net, prepared = blockwise(model, "last_tokens"), dict[int, LastToken]()
     for indices in shared_demonstrations(prompts):
         first = prompts[indices[0]]
         context = read_context(model, first)
         context = context if keep is None else keep(context, first)
-        for index in indices:
-            found[index] = _read_up_to_target(net, prompts.select([index]), context)
-    return [found[index] for index in range(len(prompts))]
+        prepared |= {index: _read_up_to_target(net, prompts.select([index]), context) for index in indices}
+    return [prepared[index] for index in range(len(prompts))]
 
 
 def _read_up_to_target(net: Blockwise, one: PromptSet, context: Context) -> LastToken:
@@ -94,7 +93,7 @@ def _read_up_to_target(net: Blockwise, one: PromptSet, context: Context) -> Last
     if before:
         with torch.no_grad(), frozen(net):
             _, new = forward_on(net, batch.tokens[:, :-1], position, past)
-        past = tuple(old.then(own) for old, own in zip(past, new, strict=True))
+        past = tuple(old.then(more) for old, more in zip(past, new, strict=True))
     first = torch.zeros_like(batch.target)
     last = replace(batch, tokens=batch.tokens[:, -1:], lengths=first + 1, target=first)
     return LastToken(last, past, position + before, context.places)

@@ -40,10 +40,11 @@ def run_shared(
     check_parts(probes, patches)
     net, groups = hooked(model), shared_demonstrations(prompts)
     reordered = any(patch.order(net.sizes.n_layers) is not None for patch in patches)
-    whole = reordered or any(probe.objective is not None for probe in probes) or not runs_by_block(net)
+    whole = reordered or bool(prompts.label_tokens) or not runs_by_block(net)
+    whole = whole or any(probe.objective is not None for probe in probes)
     divisible = not whole and _divisible(probes, patches)
     layer = 0 if whole or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
-    if not runs_by_block(net) or not (divisible or layer) or len(prompts) < 2 * len(groups):
+    if not runs_by_block(net) or not (divisible or layer) or not groups or len(prompts) < 2 * len(groups):
         return run(model, prompts, probes, patches, batch_size=batch_size, progress=progress)
     inside = [patch for patch in patches if patch.place == "demonstrations"]
     at_target = [patch for patch in patches if patch.place == "target"]

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.hooks import Hook, Patch, Place
 from mechicl.hooks.doors import prompts_of
-from mechicl.models import frozen, hooked, provenance
+from mechicl.models import Adapter, frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -49,19 +50,12 @@ class Variant:
     """What is left of each prompt's demonstrations, to learn on a compressed context."""
 
 
+@door
 def fit_reweighting(
-    model: Any,
-    prompts: PromptSet | Sequence[Prompt],
-    *,
-    lr: float = 0.01,
-    epochs: int = 10,
-    seed: int = 42,
-    shared: Sequence[Shared] = (),
-    placement: Placement = "postsoftmax",
-    order: Sequence[Sequence[int]] | None = None,
-    keep: Callable[[Context, Prompt], Context] | None = None,
-    observe: Callable[[Tensor, Tensor], None] | None = None,
-) -> Fit:
+    model: Any, prompts: PromptSet | Sequence[Prompt], *, lr: float = 0.01, epochs: int = 10, seed: int = 42,
+    shared: Sequence[Shared] = (), placement: Placement = "postsoftmax", order: Sequence[Sequence[int]] | None = None,
+    keep: Callable[[Context, Prompt], Context] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Fit:  # fmt: skip
     """Learn beta by Adam on prompts whose label is known, one prompt a step, through the frozen model.
 
     Args:
@@ -86,15 +80,9 @@ def fit_reweighting(
 
 
 def fit_together(
-    model: Any,
-    variants: Sequence[Variant],
-    *,
-    lr: float = 0.01,
-    epochs: int = 10,
-    seed: int = 42,
-    order: Sequence[Sequence[int]] | None = None,
-    observe: Callable[[Tensor, Tensor], None] | None = None,
-) -> list[Fit]:
+    model: Any, variants: Sequence[Variant], *, lr: float = 0.01, epochs: int = 10, seed: int = 42,
+    order: Sequence[Sequence[int]] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> list[Fit]:  # fmt: skip
     """Fit several re-weightings, each as if it were alone, in lockstep where they learn from the same tokens.
 
     A step reads every weight for a single token, twice. Variants on the same keys are rows of one batch, for which the
@@ -106,26 +94,25 @@ def fit_together(
         if not len(variant.prompts) or int(variant.prompts.gold.min()) < 0:
             raise InputError("Re-weighting learns from prompts with known labels; give some, all with a gold class.")
     fits: dict[int, Fit] = {}
-    together: dict[Hashable, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for index, variant in enumerate(variants):
-        together.setdefault(_keys(variant), []).append(index)
-    for indices in together.values():
+        groups.setdefault(_keys(variant), []).append(index)
+    net, digest = hooked(model), provenance(model)["weight_digest"]
+    for indices in groups.values():
         group = [variants[index] for index in indices]
         orders = authors_orders(len(group[0].prompts), epochs, seed) if order is None else order
-        betas = [_zeros(model, variant) for variant in group]
+        betas = [_zeros(net, variant) for variant in group]
         losses = _descend(model, group, betas, lr, orders, observe)
         for index, variant, beta, loss in zip(indices, group, betas, losses, strict=True):
-            about = {**_about(model, variant.prompts), "lr": lr, "epochs": len(orders), "seed": seed}
+            prompts = variant.prompts
+            about = {
+                "model": net.name, "weight_digest": digest, "task": prompts.task,
+                "label_words": list(prompts.label_words), "class_names": list(prompts.class_names),
+                "prompts": prompts.digest(), "lr": lr, "epochs": len(orders), "seed": seed,
+            }  # fmt: skip
             patch = ReweightAnchors(beta.detach().cpu(), variant.placement, about)
             fits[index] = Fit(patch, loss, tuple(map(tuple, orders)))
     return [fits[index] for index in range(len(variants))]
-
-
-def _about(model: Any, prompts: PromptSet) -> dict[str, Any]:
-    return {
-        "model": hooked(model).name, "weight_digest": provenance(model)["weight_digest"], "task": prompts.task,
-        "label_words": list(prompts.label_words), "class_names": list(prompts.class_names), "prompts": prompts.digest(),
-    }  # fmt: skip
 
 
 def _keys(variant: Variant) -> Hashable:
@@ -136,11 +123,10 @@ def _keys(variant: Variant) -> Hashable:
     return tokens, tuple(prompts.gold.tolist()), prompts.label_ids, variant.keep, anchors
 
 
-def _zeros(model: Any, variant: Variant) -> Float[Tensor, "layer head class"]:
-    sizes, n_classes = hooked(model).sizes, len(variant.prompts.label_ids)
-    layers = 1 if "layers" in variant.shared else sizes.n_layers
-    heads = 1 if "heads" in variant.shared else sizes.n_heads
-    return torch.zeros(layers, heads, n_classes, device=hooked(model).device, requires_grad=True)
+def _zeros(net: Adapter, variant: Variant) -> Float[Tensor, "layer head class"]:
+    layers = 1 if "layers" in variant.shared else net.sizes.n_layers
+    heads = 1 if "heads" in variant.shared else net.sizes.n_heads
+    return torch.zeros(layers, heads, len(variant.prompts.label_ids), device=net.device, requires_grad=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,25 +143,18 @@ class _Rows(Patch):
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
         sizes = hooked(model).sizes
         shape = (sizes.n_layers, sizes.n_heads, len(batch.label_ids))
-        nothing = self.betas[0].new_zeros(shape)
-        found = []
+        zeros, rows = self.betas[0].new_zeros(shape), list(zip(self.betas, self.placements, strict=True))
+        hooks: list[Hook] = []
         for placement in dict.fromkeys(self.placements):
-            owned = [
-                beta.expand(shape) if own == placement else nothing
-                for beta, own in zip(self.betas, self.placements, strict=True)
-            ]
-            found += reweighted(torch.stack(owned), placement, batch)
-        return found
+            betas = torch.stack([beta.expand(shape) if of_row == placement else zeros for beta, of_row in rows])
+            hooks += reweighted(betas, placement, batch)
+        return hooks
 
 
 def _descend(
-    model: Any,
-    group: Sequence[Variant],
-    betas: Sequence[Tensor],
-    lr: float,
-    order: Sequence[Sequence[int]],
+    model: Any, group: Sequence[Variant], betas: Sequence[Tensor], lr: float, order: Sequence[Sequence[int]],
     observe: Callable[[Tensor, Tensor], None] | None,
-) -> Float[Tensor, "variant step"]:
+) -> Float[Tensor, "variant step"]:  # fmt: skip
     first = group[0]
     prepared = [
         last.rows([variant.prompts[index] for variant in group])
@@ -192,9 +171,8 @@ def _descend(
                 loss = torch.nn.functional.cross_entropy(logits, prepared[index].batch.gold, reduction="none")
             losses.append(loss.detach().cpu())
             if not losses[-1].isfinite().all():
-                raise NumericalError(
-                    f"Re-weighting: the loss is {losses[-1].tolist()}; try a lower lr, or dtype='float32'."
-                )
+                values = losses[-1].tolist()
+                raise NumericalError(f"Re-weighting: the loss is {values}; try a lower lr, or dtype='float32'.")
             optimiser.zero_grad()
             loss.sum().backward()  # type: ignore[no-untyped-call]
             if observe is not None:

@@ -69,9 +69,9 @@ def timed(net: Adapter, work: Callable[[], T]) -> tuple[T, float]:
     """What the work gives, and its seconds; the device has nothing else to do before and is done after it."""
     _wait(net.device)
     start = time.perf_counter()
-    found = work()
+    outcome = work()
     _wait(net.device)
-    return found, time.perf_counter() - start
+    return outcome, time.perf_counter() - start
 
 
 def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) -> Float[np.ndarray, "way query"]:

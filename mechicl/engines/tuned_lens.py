@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mechicl.corpora import TokenBatch, TokenCorpus
+from mechicl.doors import door
 from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.metrics import entropy_of_log_probs
@@ -27,6 +28,7 @@ _SHARE_FOR_WRITING = 0.05
 """Of the time, at most so much goes into writing checkpoints."""
 
 
+@door
 def fit_tuned_lens(
     model: Any,
     corpus: TokenCorpus,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch
 from mechicl.display import shown
+from mechicl.doors import door
 from mechicl.engines.comparison import Compared, Comparison
 from mechicl.errors import InputError
 from mechicl.hooks import Batch, Hook, Pass, Patch, layer_of
@@ -30,6 +31,7 @@ _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
 """Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
 
 
+@door
 def lesion_sweep(
     model: Any,
     tokens: Int[Tensor, "batch pos"],

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, shown
-from mechicl.errors import InputError, NumericalError, check_count
+from mechicl.errors import InputError, NumericalError, check_count, out_of_memory
 from mechicl.hooks.doors import check_parts, material_of
 from mechicl.hooks.parts import Pass, Patch, Probe
+from mechicl.hooks.sequence import check_sequence, sequence_log_probs
 from mechicl.limits import prompts_that_fit
 from mechicl.metrics.objective import Objective
 from mechicl.models import (
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 class Run:
     """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, `run.frame()` the table.
 
-    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order; running text has no
-    classes.
+    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order, or of prompts with
+    `score="sequence"` the log-probabilities of whole label words, in nats; running text has no classes.
     """
 
     label_logits: Float[Tensor, "prompt class"]
@@ -133,10 +134,14 @@ def run(
         return sweep(net, prompts, probes, text, batch_size=batch_size, progress=progress)
     at_once = batch_size
     if any(probe.objective is not None for probe in probes) and len(prompts):
+        check_sequence(prompts.label_tokens, "A probe with an objective")
         at_once = prompts_at_once(net, max(map(len, prompts)))
 
     def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:
         batch = part.batch(net.device)
+        if part.label_tokens:
+            _, readings = target_pass(net, batch, probes, patches, lambda: net.forward(batch.tokens))
+            return sequence_log_probs(net, batch, patches), readings
         if not at_once and runs_by_block(net):
             return target_pass(net, batch, probes, patches, lambda: forward_recomputed(net, batch.tokens), True)
         return target_pass(net, batch, probes, patches, lambda: net.forward(batch.tokens))
@@ -161,7 +166,7 @@ def sweep(
     if not len(prompts):
         raise InputError("There are no prompts to run; give at least one.")
     check_same_tokenizer(net, prompts)
-    longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(map(len, prompts))
+    longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(one.n_read for one in prompts)
     fit = prompts_that_fit(net.sizes, longest, net.dtype.itemsize, net.device)
     batch_size = batch_size if fit is None else min(batch_size, fit)
     collected = _Collected(len(prompts), probes)
@@ -175,8 +180,8 @@ def sweep(
             except NumericalError as error:
                 which = f"{', '.join(map(str, sorted(indices)[:8]))}{', ...' if len(indices) > 8 else ''}"
                 raise NumericalError(f"{error} It was in the batch of {which} (counted from 0).") from error
-            except RuntimeError as error:
-                if not _out_of_memory(error):
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
                     raise
                 todo.extendleft(reversed(_halves(indices, error)))
             else:
@@ -265,12 +270,7 @@ def _as_leaf(embedding: Tensor, hook: Any) -> Tensor:
     return embedding.detach().requires_grad_()
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    words = ("allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
-
-
-def _halves(indices: tuple[int, ...], error: RuntimeError) -> list[tuple[int, ...]]:
+def _halves(indices: tuple[int, ...], error: Exception) -> list[tuple[int, ...]]:
     if len(indices) == 1:
         raise InputError(
             "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower dtype."

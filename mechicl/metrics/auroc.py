@@ -1,7 +1,6 @@
-"""How well attention to the label words tells the label, layer by layer (*Label Words are Anchors*, section
-2.3).
-"""
+"""How well attention to the label words predicts the label, layer by layer (*Label Words are Anchors*, section 2.3)."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +11,6 @@ from torch import Tensor
 from mechicl.errors import InputError
 
 Protocol = Literal["paper", "corrected"]
-Average = Literal["none", "curves", "contributions"]
 
 
 class LayerAUROC(NamedTuple):
@@ -38,65 +36,57 @@ def auroc_by_layer(
     With two, `protocol="paper"` takes the raw attention of the second class, "corrected" its share. With one
     there is no AUROC: NaN and a reason.
     """
-    from sklearn.metrics import roc_auc_score
-
     if protocol not in ("paper", "corrected"):
         raise InputError(f"protocol is {protocol!r}; it is 'paper' or 'corrected'.")
-    _check(attention, target)
-    classes = tuple(sorted(set(target.tolist())))
-    n_layers, n = attention.shape[1], len(target)
-    if len(classes) < 2:
-        reason = f"all {n} targets are class {classes[0]}: an AUROC needs two classes"
-        return LayerAUROC(torch.full((n_layers,), torch.nan, dtype=torch.float64), classes, n, reason)
-    scores = _scores(attention, classes, protocol).numpy()
-    truth = target.cpu().numpy()
-    if len(classes) > 2:
-        values = [roc_auc_score(truth, scores[:, layer], multi_class="ovo") for layer in range(n_layers)]
-    else:
-        values = [roc_auc_score(truth == classes[1], scores[:, layer, 1]) for layer in range(n_layers)]
-    return LayerAUROC(torch.tensor(np.array(values), dtype=torch.float64), classes, n)
+    values, classes = _weighted_auroc(attention, target, lambda n: torch.ones(1, n), protocol)
+    n = len(target)
+    reason = None if len(classes) > 1 else f"all {n} targets are class {classes[0]}: an AUROC needs two classes"
+    return LayerAUROC(values[0], classes, n, reason)
 
 
 def bootstrap_auroc(
-    attention: Float[Tensor, "batch layer class_"],
-    target: Int[Tensor, "batch"],
-    *,
-    generator: np.random.Generator,
-    protocol: Protocol = "corrected",
-    resamples: int = 500,
-) -> Float[Tensor, "resample layer"]:
+    attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
+    protocol: Protocol = "corrected", resamples: int = 500,
+) -> Float[Tensor, "resample layer"]:  # fmt: skip
     """AUCROC_l of resampled prompts; NaN in a resample without any prompt of some class."""
-    _check(attention, target)
-    classes, n = tuple(sorted(set(target.tolist()))), len(target)
-    if len(classes) < 2:
-        return torch.full((resamples, attention.shape[1]), torch.nan, dtype=torch.float64)
-    scores = _scores(attention, classes, protocol)
-    weights = torch.tensor(generator.multinomial(n, np.full(n, 1 / n), size=resamples), dtype=torch.float64)
-    members = [(target.cpu() == c).nonzero().flatten() for c in classes]
 
-    def separated(a: int, b: int) -> Tensor:  # class a from class b by the score of a
-        return _weighted_auroc(scores[..., a], weights, members[a], members[b])
+    def counts(n: int) -> Tensor:
+        return torch.tensor(generator.multinomial(n, np.full(n, 1 / n), size=resamples))
 
-    if len(classes) == 2:
-        return separated(1, 0)
-    pairs = [(a, b) for a in range(len(classes)) for b in range(a)]
-    return torch.stack([(separated(a, b) + separated(b, a)) / 2 for a, b in pairs]).mean(0)
+    return _weighted_auroc(attention, target, counts, protocol)[0]
 
 
 def _weighted_auroc(
-    scores: Float[Tensor, "batch layer"],
-    weights: Float[Tensor, "resample batch"],
-    positive: Int[Tensor, "n_positive"],
-    negative: Int[Tensor, "n_negative"],
-) -> Float[Tensor, "resample layer"]:
-    """How often a positive prompt scores above a negative one, ties counting half, each prompt with its weight."""
-    up, down = weights[:, positive], weights[:, negative]
-    curves = []
-    for layer in range(scores.shape[1]):
-        difference = scores[positive, layer, None] - scores[negative, layer]
-        above = (difference > 0).double() + (difference == 0).double() / 2
-        curves.append(((up @ above) * down).sum(1) / (up.sum(1) * down.sum(1)))
-    return torch.stack(curves, 1)
+    attention: Float[Tensor, "batch layer class_"],
+    target: Int[Tensor, "batch"],
+    draw: Callable[[int], Tensor],
+    protocol: Protocol,
+) -> tuple[Float[Tensor, "resample layer"], tuple[int, ...]]:
+    """The AUROC by layer of prompts that count as often as a row of weights says, and the classes in the target.
+
+    Of a pair of classes, how often a prompt of one scores above a prompt of the other, ties counting half.
+    """
+    _check(attention, target)
+    classes = tuple(sorted(set(target.tolist())))
+    weights = draw(len(target)).double()
+    if len(classes) < 2:
+        return torch.full((len(weights), attention.shape[1]), torch.nan, dtype=torch.float64), classes
+    scores = _scores(attention, classes, protocol)
+    members = [(target.cpu() == c).nonzero().flatten() for c in classes]
+
+    def separated(a: int, b: int) -> Tensor:  # class a from class b by the score of a
+        up, down = weights[:, members[a]], weights[:, members[b]]
+        curves = []
+        for score in scores[..., a].T:
+            difference = score[members[a], None] - score[members[b]]
+            above = (difference > 0).double() + (difference == 0).double() / 2
+            curves.append(((up @ above) * down).sum(1) / (up.sum(1) * down.sum(1)))
+        return torch.stack(curves, 1)
+
+    if len(classes) == 2:
+        return separated(1, 0), classes
+    pairs = [(a, b) for a in range(len(classes)) for b in range(a)]
+    return torch.stack([(separated(a, b) + separated(b, a)) / 2 for a, b in pairs]).mean(0), classes
 
 
 def _scores(attention: Tensor, classes: tuple[int, ...], protocol: Protocol) -> Float[Tensor, "batch layer class_"]:
@@ -123,26 +113,15 @@ def _check(attention: Tensor, target: Tensor) -> None:
 
 
 def cumulative_contribution(
-    auroc: Float[Tensor, "*task layer"], *, average: Average = "none", clipped: bool = False
-) -> Float[Tensor, "*task layer"] | Float[Tensor, "layer"]:
+    auroc: Float[Tensor, "*task layer"], *, clipped: bool = False
+) -> Float[Tensor, "*task layer"]:
     """R_l = sum_{i<=l} (AUC_i - 1/2) / sum_{i<=L} (AUC_i - 1/2), the paper's equation 5; R_L = 1.
 
-    Leading axes (tasks, seeds) keep a curve each, or are averaged: `average="curves"` takes the mean AUROC
-    first, as the paper's figure does, "contributions" the mean of the R_l. `clipped` drops layers below
-    chance, which otherwise subtract: R_l may then leave [0, 1]. It is NaN where the total is 0. Averaging
-    refuses NaN curves.
+    Leading axes (tasks, seeds) keep a curve each; the paper's figure has the R of their mean, `auroc.mean(0)`.
+    `clipped` drops layers below chance, which otherwise subtract: R_l may then leave [0, 1]. It is NaN where the total
+    is 0.
     """
-    if average not in ("none", "curves", "contributions"):
-        raise InputError(f"average is {average!r}; it is 'none', 'curves' or 'contributions'.")
-    leading = tuple(range(auroc.ndim - 1))
-    if average != "none" and auroc.isnan().any():
-        raise InputError("Some AUROC curves are NaN (one class only); leave them out of the average and say so.")
-    curves = auroc.double()
-    if average == "curves" and leading:
-        curves = curves.mean(leading)
-    excess = curves - 0.5
-    if clipped:
-        excess = excess.clamp(min=0)
+    excess = auroc.double() - 0.5
+    excess = excess.clamp(min=0) if clipped else excess
     share = excess.cumsum(-1) / excess.sum(-1, keepdim=True)
-    share = torch.where(share.isinf(), torch.nan, share)
-    return share.mean(leading) if average == "contributions" and leading else share
+    return torch.where(share.isinf(), torch.nan, share)

@@ -138,9 +138,9 @@ def combined_p_value(
     """
     if len(correlations) == 1:
         return correlations[0].p_value
-    found = np.mean([one.spearman for one in correlations])
+    mean = np.mean([one.spearman for one in correlations])
     drawn = np.mean([generator.choice(one.relabelled, permutations) for one in correlations], axis=0)
-    return float((1 + (drawn >= found - 1e-12).sum()) / (1 + permutations))
+    return float((1 + (drawn >= mean - 1e-12).sum()) / (1 + permutations))
 
 
 def _known_classes(predicted: Tensor, real: Tensor) -> list[int]:

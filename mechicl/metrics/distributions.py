@@ -7,7 +7,6 @@ kernels).
 """
 
 import math
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -31,15 +30,15 @@ def log_probs(logits: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*pos vocab"
 
 
 def kl_divergence(
-    logits_p: Float[Tensor, "*pos vocab"], logits_q: Float[Tensor, "*pos vocab"], *, chunk: int | None = None
+    logits_p: Float[Tensor, "*pos vocab"], logits_q: Float[Tensor, "*pos vocab"]
 ) -> Float[Tensor, "*pos"]:
-    """KL(p || q) = sum p (log p - log q) in nats at each position; swap the arguments for the other
-    direction.
+    """KL(p || q) = sum p (log p - log q) in nats at each position; swap the arguments for the other direction.
 
-    A layer lesion is KL(base || lesioned) and the logit lens KL(final || lens). With `chunk`, so many
-    positions are normalised at a time. It is infinite where q excludes a token that p allows.
+    A layer ablation is KL(clean || ablated) and the logit lens KL(final || lens). It is infinite where q excludes a
+    token that p allows.
     """
-    return _by_chunk(lambda p, q: kl_of_log_probs(log_probs(p), log_probs(q)), chunk, logits_p, logits_q)
+    _check_same_positions(logits_p, logits_q)
+    return kl_of_log_probs(log_probs(logits_p), log_probs(logits_q))
 
 
 def kl_of_log_probs(log_p: Float[Tensor, "*pos vocab"], log_q: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*pos"]:
@@ -52,28 +51,23 @@ def kl_of_log_probs(log_p: Float[Tensor, "*pos vocab"], log_q: Float[Tensor, "*p
 
 
 def js_divergence(
-    logits_p: Float[Tensor, "*pos vocab"], logits_q: Float[Tensor, "*pos vocab"], *, chunk: int | None = None
+    logits_p: Float[Tensor, "*pos vocab"], logits_q: Float[Tensor, "*pos vocab"]
 ) -> Float[Tensor, "*pos"]:
     """Jensen-Shannon divergence in nats at each position: symmetric, between 0 and ln 2."""
-
-    def one(p: Tensor, q: Tensor) -> Tensor:
-        log_p, log_q = log_probs(p), log_probs(q)
-        log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-        return (kl_of_log_probs(log_p, log_m) + kl_of_log_probs(log_q, log_m)) / 2
-
-    return _by_chunk(one, chunk, logits_p, logits_q)
+    _check_same_positions(logits_p, logits_q)
+    log_p, log_q = log_probs(logits_p), log_probs(logits_q)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (kl_of_log_probs(log_p, log_m) + kl_of_log_probs(log_q, log_m)) / 2
 
 
-def entropy(
-    logits: Float[Tensor, "*pos vocab"], *, unit: Unit = "nats", chunk: int | None = None
-) -> Float[Tensor, "*pos"]:
+def entropy(logits: Float[Tensor, "*pos vocab"], *, unit: Unit = "nats") -> Float[Tensor, "*pos"]:
     """Entropy of the next-token distribution at each position, between 0 and log(vocab), in nats or bits.
 
     The authors of *Stages of Inference* give entropies in bits and everything else in nats.
     """
     if unit not in ("nats", "bits"):
         raise InputError(f"unit is {unit!r}; an entropy is in 'nats' or in 'bits'.")
-    nats = _by_chunk(lambda z: entropy_of_log_probs(log_probs(z)), chunk, logits)
+    nats = entropy_of_log_probs(log_probs(logits))
     return nats / math.log(2) if unit == "bits" else nats
 
 
@@ -90,38 +84,23 @@ def _may_hold_nan(sums: Float[Tensor, "*pos"]) -> bool:
     return sums.device.type != "cpu" or bool(sums.isnan().any())
 
 
-def cross_entropy(
-    logits: Float[Tensor, "*pos vocab"], targets: Int[Tensor, "*pos"], *, chunk: int | None = None
-) -> Float[Tensor, "*pos"]:
+def cross_entropy(logits: Float[Tensor, "*pos vocab"], targets: Int[Tensor, "*pos"]) -> Float[Tensor, "*pos"]:
     """-log p(target) in nats at each position.
 
     The caller aligns the two: next-token loss pairs the logits at a position with the token after it.
     """
-
-    def one(z: Tensor, target: Tensor) -> Tensor:
-        z = z.to(_accurate(z.dtype))
-        return z.logsumexp(-1) - z.gather(-1, target.long().unsqueeze(-1)).squeeze(-1)
-
-    return _by_chunk(one, chunk, logits, targets)
+    _check_same_positions(logits, targets[..., None])
+    z = logits.to(_accurate(logits.dtype))
+    return z.logsumexp(-1) - z.gather(-1, targets.long().unsqueeze(-1)).squeeze(-1)
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _by_chunk(function: Callable[..., Tensor], chunk: int | None, logits: Tensor, *others: Tensor) -> Tensor:
-    """Apply `function`, which reduces the vocabulary axis, to `chunk` positions at a time."""
-    leading = logits.shape[:-1]
-    for other in others:
-        if other.shape[: len(leading)] != leading:
-            raise InputError(
-                f"Logits of shape {tuple(logits.shape)} meet a tensor of shape {tuple(other.shape)}; "
-                f"both need the same positions {tuple(leading)}: align them first."
-            )
-    if chunk is None:
-        return function(logits, *others)
-    if chunk < 1:
-        raise InputError(f"chunk is {chunk}; it is a number of positions, at least 1.")
-    flat = [tensor.reshape(leading.numel(), *tensor.shape[len(leading) :]) for tensor in (logits, *others)]
-    parts = [function(*piece) for piece in zip(*(torch.split(tensor, chunk) for tensor in flat), strict=True)]
-    return torch.cat(parts).reshape(leading)
+def _check_same_positions(logits: Tensor, other: Tensor) -> None:
+    if logits.shape[:-1] != other.shape[:-1]:
+        raise InputError(
+            f"Logits have positions of shape {tuple(logits.shape[:-1])}, the other tensor {tuple(other.shape[:-1])}; "
+            "both need the same positions: align them first."
+        )

@@ -64,10 +64,10 @@ def read_out(
             if twice:
                 kept.keep(number, first, tile)
             sums.add(tile, peak)
-        found = sums.measures(target_logit.logit) | best.measures()
+        values = sums.measures(target_logit.logit) | best.measures()
         if twice:
-            found |= kept.measures(sums, best.token[:, 0])
-        measures.append({name: found[name].cpu() for name in only})
+            values |= kept.measures(sums, best.token[:, 0])
+        measures.append({name: values[name].cpu() for name in only})
     return {name: torch.cat([one[name] for one in measures]) for name in only}
 
 
@@ -93,7 +93,7 @@ class _Sums:
     peak: list[Tensor] = field(default_factory=list)
     mass: list[Tensor] = field(default_factory=list)
     """Sum of exp(z - peak)."""
-    own: list[Tensor] = field(default_factory=list)
+    self_term: list[Tensor] = field(default_factory=list)
     """Sum of q (z - peak)."""
     cross: list[Tensor] = field(default_factory=list)
     """Sum of p (z - peak)."""
@@ -112,29 +112,29 @@ class _Sums:
         self.peak.append(peak)
         self.mass.append(1 / share.amax(-1))  # the largest share is exp(0) / mass
         self.cross.append(torch.mul(share[:, :1], below, out=spare).sum(-1))
-        self.own.append(torch.mul(share, below, out=spare).sum(-1))
+        self.self_term.append(torch.mul(share, below, out=spare).sum(-1))
         if self.reverse:
             self.back.append(torch.mul(share, below[:, :1], out=spare).sum(-1))
 
     def measures(self, target_logit: Float[Tensor, "token stream 1"]) -> dict[str, Tensor]:
-        of_tiles = (self.peak, self.mass, self.own, self.cross)
-        peak, mass, own, cross = (_wide(torch.stack(part, -1)) for part in of_tiles)
+        of_tiles = (self.peak, self.mass, self.self_term, self.cross)
+        peak, mass, self_term, cross = (_wide(torch.stack(part, -1)) for part in of_tiles)
         log_mass = peak + mass.log()
         self.log_sum = log_sum = log_mass.logsumexp(-1)
         weight = (log_mass - log_sum[..., None]).exp()  # of each tile in the whole softmax
         # Tile by tile, so that nearly equal predictions are subtracted before they are summed.
-        apart = (weight[:, :1] * ((own + peak)[:, :1] - (cross + peak))).sum(-1)
-        self.nats = (weight * (log_sum[..., None] - peak - own)).sum(-1).clamp(min=0)
-        found = {
+        apart = (weight[:, :1] * ((self_term + peak)[:, :1] - (cross + peak))).sum(-1)
+        self.nats = (weight * (log_sum[..., None] - peak - self_term)).sum(-1).clamp(min=0)
+        values = {
             "kl": _divergence(apart - log_sum[:, :1] + log_sum),
             "entropy": self.nats / math.log(2),
             "loss": log_sum - _wide(target_logit[..., 0]),
         }
         if self.reverse:
             back = _wide(torch.stack(self.back, -1))
-            apart = (weight * ((own + peak) - (back + peak[:, :1]))).sum(-1)
-            found["kl_reverse"] = _divergence(apart - log_sum + log_sum[:, :1])
-        return {name: values.float() for name, values in found.items()}
+            apart = (weight * ((self_term + peak) - (back + peak[:, :1]))).sum(-1)
+            values["kl_reverse"] = _divergence(apart - log_sum + log_sum[:, :1])
+        return {name: value.float() for name, value in values.items()}
 
 
 class _Best:

@@ -37,8 +37,8 @@ def hsic_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tens
 
 def cka_of_hsic(hsic: Float[Tensor, "layer layer"]) -> Float[Tensor, "layer layer"]:
     """CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)); NaN for a layer whose representations do not vary."""
-    own = hsic.diagonal()
-    scale = torch.where(own > 0, own, torch.nan).sqrt()
+    diagonal = hsic.diagonal()
+    scale = torch.where(diagonal > 0, diagonal, torch.nan).sqrt()
     return hsic / scale.outer(scale)
 
 

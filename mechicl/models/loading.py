@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from mechicl.errors import InputError, retold
+from mechicl.doors import door
+from mechicl.errors import InputError, check_count, retold
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import smollm2
 from mechicl.models.compare import comparison_key, remember_comparison, was_compared
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HALF = (torch.float16, torch.bfloat16)
 
 
+@door
 def load_model(
     name: str | Path | HookedTransformer,
     *,
@@ -71,6 +73,7 @@ def load_model(
 
         hooked(name)  # refuses what is no model
         return name
+    check_count("n_devices", n_devices)
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
     place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():

@@ -99,7 +99,8 @@ def give_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
-    """Token ids (and what `options` ask for) of texts, without special tokens. All of mechicl tokenizes through here.
+    """Token ids (and what `options` ask for) of texts, without special tokens: where a text spells the name of one, it
+    stays text. All of mechicl tokenizes through here.
 
     Args:
         options: What more the tokenizer is asked for, such as `return_offsets_mapping=True`.
@@ -112,7 +113,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
         check_unicode(text, f"The text {shorten(text)}")
     remedy = "save it again, or use another"
     with retold(lambda error: f"This tokenizer cannot encode the texts ({first_line(error)}); {remedy}."):
-        return tokenizer(list(texts), add_special_tokens=False, verbose=False, **options)
+        return tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False, **options)
 
 
 _MOSTLY_SPELLED = 0.5
@@ -120,11 +121,12 @@ _MOSTLY_SPELLED = 0.5
 it is less than a tenth."""
 
 
-def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str) -> None:
+def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str, *, stacklevel: int = 3) -> None:
     """Warn where most Latin letters are tokens of their own: the model was not trained on this language.
 
     Args:
         pieces: what each token of the text stands for.
+        stacklevel: frames up to the user's, for `warnings.warn`.
     """
     letters = [sum(c.isascii() and c.isalpha() for c in piece) for piece in pieces]
     share = letters.count(1) / max(sum(letters), 1)
@@ -132,7 +134,7 @@ def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: s
         warnings.warn(
             f"The tokenizer spells {share:.0%} of the letters of {source!r} one by one, so the model hardly knows "
             f"{language} and its numbers say little; {remedy}.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
 

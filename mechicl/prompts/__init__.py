@@ -1,12 +1,12 @@
 """Prompts that know the positions of their own label words, target, texts and template."""
 
 from mechicl.prompts.building import Query, Shot, build_prompts
-from mechicl.prompts.labels import first_label_tokens
+from mechicl.prompts.labels import Score, scoring_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
 from mechicl.prompts.sets import PromptBatch, PromptSet
 from mechicl.prompts.template import Template
 
 __all__ = [
-    "Demonstration", "Prompt", "PromptBatch", "PromptSet", "Query", "Rows", "Shot", "Template", "build_prompts",
-    "first_label_tokens",
+    "Demonstration", "Prompt", "PromptBatch", "PromptSet", "Query", "Rows", "Score", "Shot", "Template",
+    "build_prompts", "scoring_tokens",
 ]  # fmt: skip

@@ -13,17 +13,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mechicl.doors import door
 from mechicl.errors import DoesNotFit, InputError
 from mechicl.models import tokenizer_digest
 from mechicl.models.tokenizers import bos_id
-from mechicl.prompts.labels import CHOOSE, encode, first_label_tokens
+from mechicl.prompts.chat import Layout, chat_layout, check_rendered
+from mechicl.prompts.labels import CHOOSE, Score, scoring_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, Rows
 from mechicl.prompts.template import Template
+from mechicl.prompts.written import Written, encode
 
 Anchor = Literal["first", "last"]
 _Offsets = Sequence[tuple[int, int]]
 
 
+@door
 @dataclass(frozen=True)
 class Shot:
     """A solved example; a text of None is left out together with the space before it."""
@@ -33,6 +37,7 @@ class Shot:
     row: int = -1
 
 
+@door
 @dataclass(frozen=True)
 class Query:
     """What is asked after the demonstrations."""
@@ -51,6 +56,7 @@ class _Block:
     label: tuple[int, int] | None
 
 
+@door
 def build_prompts(
     tokenizer: Any,
     template: Template,
@@ -62,6 +68,8 @@ def build_prompts(
     prepend_bos: bool = False,
     n_ctx: int | None = None,
     task: str = "",
+    chat: bool = False,
+    score: Score = "first",
 ) -> list[Prompt]:
     """Build one prompt for each (demonstrations, query).
 
@@ -73,32 +81,53 @@ def build_prompts(
         prepend_bos: Put the tokenizer's BOS token first.
         n_ctx: The model's context length in tokens, or None not to check it.
 
+        chat: Write every example as a turn of a conversation in the tokenizer's own chat template: a text with the
+            template around it is the user's, a label word without its leading space the answer.
+        score: "first" scores a class by the first token of its label word, as the paper does; "sequence" by the
+            log-probability of the whole word.
+
+    Special tokens that the template spells, such as "<|im_start|>", are these tokens; in texts and label words their
+    names are plain text.
+
     Raises:
-        InputError: The label words cannot tell the classes apart (:func:`first_label_tokens`); the tokenizer
-            is slow or has no BOS token to prepend; or a prompt is longer than the context. Prompts are never
-            cut.
+        InputError: The label words cannot tell the classes apart (:func:`scoring_tokens`); the tokenizer
+            is slow, or has no BOS token to prepend or no chat template; or a prompt is longer than the context.
+            Prompts are never cut.
     """
-    if anchor not in ("first", "last"):
-        raise InputError(f"anchor is {anchor!r}; it must be 'first' or 'last', the sub-token that stands for a label.")
-    label_ids = first_label_tokens(tokenizer, template, label_words, class_names)
-    bos = (bos_id(tokenizer),) if prepend_bos else ()
-    written = [_write(template, label_words, shots, query) for shots, query in contents]
-    encoded = encode(tokenizer, [string for string, _ in written])
+    layouts: dict[int, Layout] = {}
+    for shots, _ in contents:
+        n = len(shots)
+        layouts[n] = layouts.get(n) or (
+            chat_layout(tokenizer, template, label_words, n)
+            if chat
+            else Layout((template,) * (n + 1), tuple(label_words))
+        )
+    written = [_write(tokenizer, layouts[len(shots)], shots, query) for shots, query in contents]
+    scored = {
+        n: scoring_tokens(tokenizer, layout.templates[-1], layout.label_words, class_names, score)
+        for n, layout in layouts.items()
+    }
     digest = tokenizer_digest(tokenizer)
     prompts = []
-    for (shots, query), (string, blocks), tokens, offsets in zip(
-        contents, written, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    for (shots, query), (text, blocks), (tokens, offsets) in zip(
+        contents, written, encode(tokenizer, [text for text, _ in written]), strict=True
     ):
+        words, scoring = layouts[len(shots)].label_words, scored[len(shots)]
+        if chat:
+            answers = [words[shot.label_class] for shot in shots]
+            check_rendered(tokenizer, template, [*(shot.text for shot in shots), query.text], answers, text.string)
+        bos = (bos_id(tokenizer),) if prepend_bos else ()
+        bos = () if tuple(tokens[:1]) == bos else bos  # a template may begin with it
         demonstrations, query_start, query_text = _locate(blocks, shots, offsets, anchor, len(bos))
         prompt = Prompt(
-            tokens=(*bos, *tokens), string=string, demonstrations=demonstrations, query_start=query_start,
-            query_text=query_text, target=len(bos) + len(tokens) - 1, label_words=tuple(label_words),
-            label_ids=label_ids, class_names=tuple(class_names), gold=query.gold,
-            offsets=(*((0, 0) for _ in bos), *map(tuple, offsets)),
+            tokens=(*bos, *tokens), string=text.string, demonstrations=demonstrations, query_start=query_start,
+            query_text=query_text, target=len(bos) + len(tokens) - 1, label_words=words,
+            label_ids=tuple(first for first, *_ in scoring), label_tokens=scoring if score == "sequence" else (),
+            class_names=tuple(class_names), gold=query.gold, offsets=(*((0, 0) for _ in bos), *offsets),
             ids=Rows(tuple(shot.row for shot in shots), query.row), prepend_bos=prepend_bos, task=task,
             tokenizer_digest=digest,
         )  # fmt: skip
-        _check_labels(prompt)
+        _check_labels(prompt, scoring if score == "sequence" else tuple(one[:1] for one in scoring))
         prompts.append(prompt)
     if n_ctx is not None:
         check_length(prompts, n_ctx)
@@ -107,37 +136,40 @@ def build_prompts(
 
 def check_length(prompts: Sequence[Prompt], n_ctx: int) -> None:
     """Raise DoesNotFit, an InputError, if a prompt has more tokens than the context holds."""
-    longest = max(prompts, key=len, default=None)
-    if longest is not None and len(longest) > n_ctx:
-        over = sum(len(prompt) > n_ctx for prompt in prompts)
+    lengths = [prompt.n_read for prompt in prompts]
+    if max(lengths, default=0) > n_ctx:
+        over = sum(length > n_ctx for length in lengths)
         raise DoesNotFit(
             f"{over} of {len(prompts)} prompts are longer than the context of {n_ctx} tokens (the longest "
-            f"has {len(longest)})",
+            f"has {max(lengths)})",
             "use fewer shots, a model with a longer context, or too_long='drop' or 'shorter'",
         )
 
 
-def _write(
-    template: Template, label_words: Sequence[str], shots: Sequence[Shot], query: Query
-) -> tuple[str, list[_Block]]:
+def _write(tokenizer: Any, layout: Layout, shots: Sequence[Shot], query: Query) -> tuple[Written, list[_Block]]:
     """The prompt as a string, and the characters of its blocks, the query's last."""
-    string = ""
+    written = Written(tokenizer)
     blocks: list[_Block] = []
     examples: list[Shot | Query] = [*shots, query]
-    for example in examples:
-        start = len(string)
-        string += template.before.rstrip(" ")
-        text_start = len(string)
-        string += "" if example.text is None else template.before[text_start - start :] + example.text
-        text = (text_start, len(string)) if example.text else (text_start, text_start)
-        string += template.between
+    for template, example in zip(layout.templates, examples, strict=True):
+        start = len(written.string)
+        before = template.before.rstrip(" ")
+        text_start = len(written.template(before).string)
+        if example.text is not None:
+            written.template(template.before[len(before) :]).text(example.text)
+        text = (text_start, len(written.string)) if example.text else (text_start, text_start)
+        written.template(template.between)
         label = None
         if isinstance(example, Shot):
-            word = label_words[example.label_class]
-            label = (len(string), len(string) + len(word))
-            string += word + template.after + template.separator
+            if not 0 <= example.label_class < len(layout.label_words):
+                raise InputError(
+                    f"There is no class {example.label_class}; there are {len(layout.label_words)}, from 0."
+                )
+            word = layout.label_words[example.label_class]
+            label = (len(written.string), len(written.string) + len(word))
+            written.text(word).template(template.after).template(template.separator)
         blocks.append(_Block(start, text, label))
-    return string, blocks
+    return written, blocks
 
 
 def _locate(
@@ -172,14 +204,14 @@ def _locate(
     return tuple(demonstrations), edges[-2] + shift, tuple(t + shift for t in inside(blocks[-1].text))
 
 
-def _check_labels(prompt: Prompt) -> None:
-    """A label must stand in the prompt as the token by which its class is scored."""
+def _check_labels(prompt: Prompt, scoring: Sequence[tuple[int, ...]]) -> None:
+    """A label must stand in the prompt as the tokens by which its class is scored."""
     for demonstration in prompt.demonstrations:
         c = demonstration.label_class
-        found = prompt.tokens[demonstration.label[0]]
-        if found != prompt.label_ids[c]:
+        tokens = tuple(prompt.tokens[position] for position in demonstration.label[: len(scoring[c])])
+        if tokens != scoring[c]:
             raise InputError(
-                f"The label word {prompt.label_words[c]!r} begins with token {found} inside a demonstration "
-                f"but with token {prompt.label_ids[c]} elsewhere, so one token cannot score it; begin it "
+                f"The label word {prompt.label_words[c]!r} begins with the tokens {list(tokens)} inside a "
+                f"demonstration but with {list(scoring[c])} elsewhere, so they cannot score it; begin it "
                 f"with a space, or {CHOOSE}."
             )

@@ -1,81 +1,80 @@
-"""Label words: which token scores a class, and when that question has no answer."""
+"""Label words: which tokens score a class, and when that question has no answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mechicl.errors import InputError
-from mechicl.models.tokenizers import check_fast, encode_texts
 from mechicl.prompts.template import Template
+from mechicl.prompts.written import Encoded, Written, encode
 
+Score = Literal["first", "sequence"]
+"""What scores a class: the first token of its label word (the paper), or the label word's tokens together."""
 CHOOSE = 'choose other words with label_words={"class name": " Word", ...}'
+_REMEDY = f"{CHOOSE}, or score whole words with score='sequence' (--score sequence)"
 
 
-def first_label_tokens(
-    tokenizer: Any, template: Template, label_words: Sequence[str], class_names: Sequence[str]
-) -> tuple[int, ...]:
-    """The first sub-token of each label word as it is tokenized behind the template: the token that scores
-    its class.
+def scoring_tokens(
+    tokenizer: Any, template: Template, label_words: Sequence[str], class_names: Sequence[str], score: Score = "first"
+) -> tuple[tuple[int, ...], ...]:
+    """The tokens of each label word as it is tokenized behind the template, which score its class.
 
     Args:
         tokenizer: A fast tokenizer.
         label_words: One per class, usually with a leading space.
         class_names: For the messages.
+        score: With "first", the first token of each must tell the classes apart.
 
     Raises:
-        InputError: A word is empty or belongs to two classes; two words begin with the same token, so that
-            their scores would be equal; or the tokenizer joins a word to the end of the template, so that the
-            model could never answer with it after the template.
+        InputError: A word is empty or belongs to two classes; the tokenizer joins a word to the end of the template,
+            so that the model could never answer with it; two words have the same tokens, or one begins with those of
+            another; or with `score="first"`, a first token is no more than a space or part of a character.
     """
     check_words(label_words, class_names)
-    query = f"{template.before}a{template.between}"
-    after = template.after + template.separator
-    encoded = encode(tokenizer, [query, *(query + word + after for word in label_words)])
-    prefix = encoded["input_ids"][0]
-    first = []
-    for word, tokens in zip(label_words, encoded["input_ids"][1:], strict=True):
-        if tokens[: len(prefix)] != prefix or len(tokens) == len(prefix):
+    behind, encoded = _behind(tokenizer, template, label_words, template.after + template.separator)
+    tokens = []
+    for word, one in zip(label_words, encoded, strict=True):
+        if one is None:
             raise InputError(
                 f"This tokenizer joins the end of the template {template.between!r} and the label word "
                 f"{word!r} into one token, so the model cannot answer with the word; begin the word with a "
                 f"space, or {CHOOSE}."
             )
-        first.append(int(tokens[len(prefix)]))
-    clashes = shared_first_tokens(first, label_words, class_names)
-    if clashes:
+        if score == "first" and (reason := _says_nothing(one, word, behind)):
+            raise InputError(
+                f"The label word {word!r} begins with a token that is no more than {reason}, and classes are scored "
+                f"by their first token; {_REMEDY}."
+            )
+        tokens.append(tuple(t for t, (start, _) in zip(*one, strict=True) if start < behind + len(word)))
+    keys = [one[:1] if score == "first" else one for one in tokens]
+    if clash := _same_beginning(keys, label_words, class_names):
         raise InputError(
-            f"The label words {clashes} begin with the same token of this tokenizer "
-            f"({tokenizer.convert_ids_to_tokens(_repeated(first))!r}), and classes are scored by their first "
-            f"token; {CHOOSE}."
+            f"The label words {clash} begin with the same token of this tokenizer, and classes are scored by their "
+            f"first token; {_REMEDY}."
+            if score == "first"
+            else f"The label words {clash} cannot be told apart: the tokens of one begin with those of the other; "
+            f"{CHOOSE}."
         )
-    return tuple(first)
+    return tuple(tokens)
 
 
 def without_lone_spaces(tokenizer: Any, template: Template, label_words: Sequence[str]) -> tuple[str, ...]:
-    """The label words, all without their leading space where that space would be the first token of several.
+    """The label words, all without their leading space where that space would be the first token of one.
 
-    Small vocabularies split " Negative" into " " and "N...": behind the template every such word begins
-    alike, and no first token tells the classes apart. Written right behind the template, the words do.
+    Small vocabularies split " Negative" into " " and "N...": the first token says nothing about the class. Written
+    right behind the template, the words begin with a letter.
     """
-    query = f"{template.before}a{template.between}"
-    encoded = encode(tokenizer, [query, *(query + word for word in label_words)])
-    behind = len(encoded["input_ids"][0])
-    first = [
-        (tokens[behind], (query + word)[slice(*offsets[behind])])
-        for word, tokens, offsets in zip(
-            label_words, encoded["input_ids"][1:], encoded["offset_mapping"][1:], strict=True
-        )
-        if len(tokens) > behind
-    ]
-    lone = [token for token, covered in first if not covered.strip()]
-    if len(lone) == len(set(lone)):
-        return tuple(label_words)
-    return tuple(word.lstrip(" ") for word in label_words)
+    behind, encoded = _behind(tokenizer, template, label_words)
+    pairs = zip(encoded, label_words, strict=True)
+    lone = any(one is not None and _says_nothing(one, word, behind) == _SPACE for one, word in pairs)
+    return tuple(word.lstrip(" ") for word in label_words) if lone else tuple(label_words)
 
 
 def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
     """Raise InputError unless every class has a label word of its own that is more than a space."""
+    if len(label_words) != len(class_names):
+        raise InputError(f"There are {len(label_words)} label words for {len(class_names)} classes; give one for each.")
     owner: dict[str, str] = {}
     for word, name in zip(label_words, class_names, strict=True):
         if not isinstance(word, str) or not word.strip():
@@ -87,35 +86,40 @@ def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
         owner[word] = name
 
 
-def shared_first_tokens(first: Sequence[int], label_words: Sequence[str], class_names: Sequence[str]) -> str:
-    """The words whose first token another word has too, in words; empty where there are none."""
-    token = _repeated(first)
-    named = [f"{word!r} ({name})" for t, word, name in zip(first, label_words, class_names, strict=True) if t == token]
-    return " and ".join(named)
-
-
-def _repeated(first: Sequence[int]) -> int | None:
-    return next((token for token in first if list(first).count(token) > 1), None)
-
-
-def encode(tokenizer: Any, texts: Sequence[str]) -> dict[str, list[Any]]:
-    """Token ids and character offsets of whole strings, nothing added; a special token's name in a text is
-    plain text.
-
-    Raises:
-        InputError: There is no tokenizer, it is a slow one, which does not know which characters a token came from,
-            or it cannot encode a text.
+def _behind(
+    tokenizer: Any, template: Template, label_words: Sequence[str], after: str = ""
+) -> tuple[int, list[Encoded | None]]:
+    """Where label words stand behind the template, in characters, and their tokens with what is `after`; None for a
+    word that the tokenizer joins to the template.
     """
-    check_fast(tokenizer)
-    if not texts:
-        return {"input_ids": [], "offset_mapping": []}
-    encoded = encode_texts(
-        tokenizer,
-        texts,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        padding=False,
-        truncation=False,
-        split_special_tokens=True,
-    )
-    return {"input_ids": encoded["input_ids"], "offset_mapping": encoded["offset_mapping"]}
+
+    def query() -> Written:
+        return Written(tokenizer).template(template.before).text("a").template(template.between)
+
+    texts = [query(), *(query().text(word).template(after) for word in label_words)]
+    prefix, *whole = encode(tokenizer, texts)
+    n = len(prefix.tokens)
+    apart = [one.tokens[:n] == prefix.tokens and len(one.tokens) > n for one in whole]
+    return len(texts[0].string), [
+        Encoded(one.tokens[n:], one.offsets[n:]) if divided else None for one, divided in zip(whole, apart, strict=True)
+    ]
+
+
+_SPACE, _PART = "a space", "part of a character"
+
+
+def _says_nothing(encoded: Encoded, word: str, behind: int) -> str:
+    """Why the first token of a word has no meaning of its own; empty where it has one."""
+    (start, stop), *more = encoded.offsets
+    if more and more[0][0] < stop:  # two tokens of one character
+        return _PART
+    return "" if word[max(0, start - behind) : stop - behind].strip() else _SPACE
+
+
+def _same_beginning(tokens: Sequence[tuple[int, ...]], label_words: Sequence[str], class_names: Sequence[str]) -> str:
+    """The words whose tokens begin with those of another, in words; empty where there are none."""
+    for short in tokens:
+        alike = [i for i, long in enumerate(tokens) if long[: len(short)] == short]
+        if len(alike) > 1:
+            return " and ".join(f"{label_words[i]!r} ({class_names[i]})" for i in alike)
+    return ""

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from reprlib import repr as shorten
 from typing import NamedTuple
 
-from mechicl.errors import InputError
+from mechicl.doors import door
+from mechicl.errors import InputError, check_unicode
 from mechicl.prompts.display import marked_html
 
 
@@ -42,6 +44,7 @@ class Demonstration:
     """The one sub-token of the label that stands for it: the first, or the last when so asked."""
 
 
+@door
 @dataclass(frozen=True, repr=False)
 class Prompt:
     """Tokens of a prompt, and the positions of demonstrations, label words and target, known from
@@ -67,8 +70,22 @@ class Prompt:
     ids: Rows = field(default_factory=Rows)
     prepend_bos: bool = False
     task: str = ""
+    label_tokens: tuple[tuple[int, ...], ...] = ()
+    """All tokens of every label word, where these together score a class (`score="sequence"`); else empty."""
     tokenizer_digest: str = field(default="", compare=False)
     """Of the tokenizer that made it, see `mechicl.models.tokenizer_digest`; empty for a prompt made by hand."""
+
+    def __post_init__(self) -> None:
+        n = len(self.label_ids)
+        if not n == len(self.class_names) == len(self.label_words):
+            raise InputError("A prompt needs a scoring token, a name and a label word for each of its classes.")
+        wrong = [c for c in (self.gold, *self.anchor_classes) if c is not None and not 0 <= c < n]
+        if wrong:
+            raise InputError(f"The class {wrong[0]} is not one of the {n} classes (counted from 0).")
+        if not max((-1, *self.label_positions)) < self.target == len(self.tokens) - 1:
+            raise InputError("The target of a prompt is its last token, and its label words stand before.")
+        for text in (self.string, self.task, *self.class_names, *self.label_words):
+            check_unicode(text, f"The text {shorten(text)} of a prompt")
 
     @property
     def anchors(self) -> tuple[int, ...]:
@@ -110,6 +127,11 @@ class Prompt:
         text = set(self.query_text)
         return tuple(i for i in range(self.query_start, len(self.tokens)) if i not in text)
 
+    @property
+    def n_read(self) -> int:
+        """Tokens that a model reads to score the classes: the prompt's and, of a label word, all but the last."""
+        return len(self.tokens) + max((len(word) - 1 for word in self.label_tokens), default=0)
+
     def __len__(self) -> int:
         return len(self.tokens)
 
@@ -137,6 +159,7 @@ class Prompt:
         return roles
 
     @classmethod
+    @door
     def from_positions(
         cls,
         tokens: Sequence[int],
@@ -179,6 +202,10 @@ class Prompt:
         )  # fmt: skip
 
 
+_MOST = 2**31
+"""No vocabulary has so many tokens."""
+
+
 def _check_stored(
     tokens: Sequence[int],
     label_positions: Sequence[Sequence[int]],
@@ -187,14 +214,14 @@ def _check_stored(
     positions: Sequence[int],
     gold: int | None,
 ) -> None:
-    if not tokens:
+    if not len(tokens):
         raise InputError("A stored prompt needs at least one token; this one has none.")
     if not len(label_positions) == len(label_ids) == len(class_names):
         raise InputError(
             f"A stored prompt needs positions, a scoring token and a name for every class; it has "
             f"{len(label_positions)}, {len(label_ids)} and {len(class_names)}."
         )
-    if not label_ids or min(label_ids) < 0 or min(tokens) < 0:
+    if not len(label_ids) or not all(0 <= token < _MOST for token in (*label_ids, *tokens)):
         raise InputError("A stored prompt needs a class or more, and token ids of 0 or more for classes and text.")
     outside = [p for p in positions if not 0 <= p < len(tokens) - 1]
     if outside:

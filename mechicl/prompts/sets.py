@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mechicl.errors import InputError
+from mechicl.doors import door
+from mechicl.errors import InputError, check_count
 from mechicl.prompts.prompt import Prompt
 
 
@@ -108,6 +109,7 @@ class PromptSet(Sequence[Prompt]):
         _check_same_labels(self.prompts)
 
     @classmethod
+    @door
     def of(cls, prompts: Sequence[Prompt], seed: int | None = None) -> PromptSet:
         """A set of prompts made one by one.
 
@@ -140,6 +142,11 @@ class PromptSet(Sequence[Prompt]):
         return self.prompts[0].label_ids if self.prompts else ()
 
     @property
+    def label_tokens(self) -> tuple[tuple[int, ...], ...]:
+        """All tokens of each label word, where these together score a class; else empty."""
+        return self.prompts[0].label_tokens if self.prompts else ()
+
+    @property
     def label_words(self) -> tuple[str, ...]:
         """Label word of each class, as it stands in the prompts."""
         return self.prompts[0].label_words if self.prompts else ()
@@ -164,14 +171,14 @@ class PromptSet(Sequence[Prompt]):
         """All prompts in one batch, in order; InputError where numbers of demonstrations differ."""
         return PromptBatch.of(self.prompts, device)
 
+    @door
     def chunks(self, size: int) -> Iterator[tuple[int, ...]]:
         """Indices of at most ``size`` prompts at a time that fit one batch with little padding.
 
         Prompts with the same number of demonstrations, longest first, so that memory runs out early if at
         all.
         """
-        if size < 1:
-            raise InputError(f"The batch size is {size}; it must be at least 1.")
+        check_count("batch_size", size)
         order = sorted(range(len(self)), key=lambda i: (-len(self[i].anchors), -len(self[i]), i))
         for _, group in groupby(order, key=lambda i: len(self[i].anchors)):
             members = tuple(group)
@@ -190,7 +197,8 @@ class PromptSet(Sequence[Prompt]):
         digest = sha256()
         for prompt in self.prompts:
             demonstrations = [(d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations]
-            facts = (prompt.tokens, demonstrations, prompt.query_text, prompt.label_ids, prompt.gold)
+            facts: tuple[Any, ...] = (prompt.tokens, demonstrations, prompt.query_text, prompt.label_ids, prompt.gold)
+            facts += (prompt.label_tokens,) if prompt.label_tokens else ()
             digest.update(json.dumps(facts).encode() + b"\n")
         for name, companion in sorted(self.companions.items()):
             digest.update(f"{name} {companion.digest()}\n".encode())
@@ -225,7 +233,7 @@ def _shots_of(counts: set[tuple[int, ...]]) -> int | str | None:
 
 
 def _check_same_labels(prompts: Sequence[Prompt]) -> None:
-    if len({(prompt.label_ids, prompt.class_names) for prompt in prompts}) > 1:
+    if len({(prompt.label_ids, prompt.label_tokens, prompt.class_names) for prompt in prompts}) > 1:
         raise InputError(
             "These prompts differ in their classes or in the tokens that score them; keep the prompts of "
             "different tasks, label words or tokenizers in sets of their own."

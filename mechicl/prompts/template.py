@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from string import Formatter
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 
 
@@ -21,6 +22,7 @@ class Template:
     separator: str = "\n"
 
     @classmethod
+    @door
     def parse(cls, form: str, separator: str = "\n") -> Template:
         """Read a form such as ``"Review: {text}\\nSentiment:{label}"``; ``{{`` and ``}}`` write braces.
 

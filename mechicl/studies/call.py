@@ -9,7 +9,7 @@ from textwrap import dedent, fill
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from mechicl.declared import INPUTS, Declaration, claimant, declaration
-from mechicl.models import Model
+from mechicl.doors import bound
 from mechicl.results import Result
 from mechicl.studies.study import Study
 
@@ -19,17 +19,11 @@ def call_of(study: type[Study]) -> Callable[..., Result]:
     """The study as a function of a model and what it is run on, its switches as keywords."""
     declared = declaration(study)
 
-    def call(model: Model, *material: Any, **values: Any) -> Result:
-        expected = inspect.signature(call)
-        try:
-            given = expected.bind(model, *material, **values).arguments
-        except TypeError as error:
-            raise TypeError(
-                f"{call.__name__}(): {error}; its arguments are {', '.join(expected.parameters)}."
-            ) from None
+    def call(*arguments: Any, **values: Any) -> Result:
+        given = bound(inspect.signature(call), call.__name__, arguments, values)
         settings = {switch.name: given[switch.name] for switch in declared.switches if switch.name in given}
         size = {"batch_size": given["batch_size"]} if "batch_size" in given else {}
-        return study(**settings).run(model, given.get(INPUTS[declared.reads].argument), **size)
+        return study(**settings).run(given["model"], given.get(INPUTS[declared.reads].argument), **size)
 
     call.__name__ = call.__qualname__ = declared.name.replace("-", "_")
     call.__module__ = study.__module__

@@ -43,10 +43,10 @@ class Estimate:
         return next((name for size, name in units if self.seconds >= 2 * size), "seconds")
 
     def __str__(self) -> str:
-        free = "" if self.free is None else f", {in_words(self.free)} are free"
+        free = "" if self.free is None else f" ({in_words(self.free)} free)"
         return (
-            f"about {in_words(self.memory)} of memory beside the weights' {in_words(self.weights)}{free}; "
-            f"it will take {self.duration}"
+            f"about {in_words(self.memory)} of memory plus {in_words(self.weights)} of weights{free}; "
+            f"it will take {self.duration} (an order of magnitude)"
         )
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mechicl.declared import as_tuples, switches
+from mechicl.doors import door
 from mechicl.errors import InputError, first_line
 from mechicl.results import Result, load_table
 from mechicl.studies.study import STUDIES, Study
 
 
+@door
 def load_studies(path: str | Path) -> list[type[Study]]:
     """Run a Python file that defines studies, and return those that it adds; a file that is refused adds none.
 
@@ -60,6 +62,7 @@ def _added(path: Path, before: Mapping[str, type[Study]]) -> list[type[Study]]:
     return added
 
 
+@door
 def load_result(folder: str | Path, name: str | None = None) -> Result:
     """A result that was saved in a folder, with its study's switches as they were.
 

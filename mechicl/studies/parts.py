@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mechicl.corpora import TokenCorpus, WordPairs
@@ -17,6 +18,7 @@ from mechicl.tasks.benchmarks import Benchmarks
 
 Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
 """What a study is run on; nothing where it reads weights alone."""
+DEMONSTRATION_SET = "demonstration_set"
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,16 @@ class Part:
     """Index of its first sequence in the corpus."""
 
     def label(self, rows: pd.DataFrame, model: str, condition: Mapping[str, Any]) -> pd.DataFrame:
-        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition."""
+        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition.
+
+        Behind `prompt` stands the number of its demonstration set: prompts with the same demonstrations have the same.
+        """
         if "sequence" in rows:
             rows["sequence"] += self.first
+        if "prompt" in rows and isinstance(self.material, PromptSet):
+            known: dict[Any, int] = {}
+            of_prompt = [known.setdefault(one.tokens[: one.query_start], len(known)) for one in self.material]
+            rows.insert(list(rows).index("prompt") + 1, DEMONSTRATION_SET, np.take(of_prompt, rows["prompt"]))
         for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
             rows.insert(place, column, value)
         return rows
@@ -46,6 +55,8 @@ def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> 
     material = [material] if isinstance(material, Prompt) else material
     given = _reads(material)
     sets = _prompt_sets(material) if given == "prompts" else []
+    if not all(map(len, sets)):
+        raise InputError(f"{name} is run on prompts, and a set of them is empty; give at least one prompt.")
     if given != reads or (given == "prompts" and not sets):
         known = sets or given != "prompts"
         what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"
@@ -68,10 +79,10 @@ def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> 
 
 def _reads(material: Material) -> Reads:
     """Which of the inputs something is; prompts unless it is another."""
+    if material is None:
+        return "weights"
     kind = type(material).__name__
-    return (
-        "weights" if material is None else next((reads for reads, one in INPUTS.items() if one.type == kind), "prompts")
-    )
+    return next((reads for reads, one in INPUTS.items() if one.type == kind), "prompts")
 
 
 def check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:

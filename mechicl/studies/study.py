@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.claims import Claim, Evidence, Verdicts, decide
 from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
-from mechicl.errors import InputError, NumericalError
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
 from mechicl.figures import BLUE, styled
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
@@ -57,6 +58,8 @@ class Study(ABC):
     """Where in the paper."""
     claim: ClassVar[str]
     """What the paper says, in a sentence."""
+    claims: ClassVar[tuple[Claim, ...]] = ()
+    """What the paper says that can be decided: `evidence` says by which numbers."""
     reads: ClassVar[Reads] = "prompts"
     """What it is run on."""
     no_paper_protocol: ClassVar[str] = ""
@@ -131,7 +134,8 @@ class Study(ABC):
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: as given, or to begin with."""
-        return self.batch_size or 1 if batch_size is None else batch_size
+        check_count("batch_size", batch_size := self.batch_size or 1 if batch_size is None else batch_size)
+        return batch_size
 
     @abstractmethod
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
@@ -146,6 +150,19 @@ class Study(ABC):
         """The tables of several conditions, in their order; what conditions have in common may be done once."""
         for condition in conditions:
             yield self.measure(model, prompts, condition, batch_size=batch_size)
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """What was measured for one of its claims; `table` holds the rows of one model, task and number of shots."""
+        raise NotImplementedError(f"{self.name} declares the claim {claim.id}, and gives no evidence for it")
+
+    def verdicts(self, result: Result) -> Verdicts:
+        """What was found of each claim, on each model and task."""
+        by = [name for name in ("model", "task", "shots") if name in result.table]
+        verdicts = []
+        for values, rows in result.table.groupby(by, sort=False, dropna=False):
+            facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}
+            verdicts += [decide(claim, self.evidence(claim, rows), facts) for claim in self.claims]
+        return Verdicts(verdicts)
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -252,6 +269,10 @@ class Study(ABC):
             rows = next(tables)
         except NumericalError as error:
             raise NumericalError(f"{where}: {error}") from error
+        except (MemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise InputError(OUT_OF_MEMORY) from error
+            raise
         numbers = rows.select_dtypes("number").drop(columns=list(self.may_lack), errors="ignore")
         for column in numbers:
             bad = ~np.isfinite(numbers[column].to_numpy(float))

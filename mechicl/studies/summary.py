@@ -48,6 +48,12 @@ def mean_with_interval(
     return pd.concat([summary[list(by)], intervals, summary[last]], axis=1)
 
 
+def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """A title for each task and number of shots, and the values of these columns in its rows."""
+    pairs = table[["task", "shots"]].drop_duplicates().itertuples(index=False)
+    return {f"{task}, {shots} per class": {"task": task, "shots": shots} for task, shots in pairs}
+
+
 def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] = ()) -> pd.DataFrame:
     """A row for each of several columns: model, task, shots, seed, `place`, metric and value, where there is one."""
     rows = table.melt(["model", "task", "shots", "seed", *place], list(metrics), var_name="metric")

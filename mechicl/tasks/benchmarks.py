@@ -17,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechicl.doors import door
 from mechicl.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class _Answering:
     loglikelihood_rolling = generate_until
 
 
+@door
 def load_benchmarks(
     names: Sequence[str] = tuple(NAMES), *, include: str | Path | None = None, limit: int | None = None
 ) -> Benchmarks:

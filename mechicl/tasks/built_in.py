@@ -13,6 +13,7 @@ from reprlib import repr as shorten
 
 from mechicl.errors import InputError
 from mechicl.files.rows import READERS, file_kind
+from mechicl.prompts import Score
 from mechicl.tasks.files import FileSource
 from mechicl.tasks.hub import PARQUET, HubSource
 from mechicl.tasks.sources import Data
@@ -85,6 +86,9 @@ def load_task(
     data: Data | None = None,
     label_words: Mapping[str, str] | None = None,
     columns: Mapping[str, str] | None = None,
+    *,
+    chat: bool | None = None,
+    score: Score | None = None,
 ) -> Task:
     """A built-in task by name, or a task of one's own, with other data or other label words.
 
@@ -97,6 +101,8 @@ def load_task(
             task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
         columns: The columns of its data, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
             sentence, label, ...) need not be given.
+        chat: Whether examples are turns of a conversation, see :class:`~mechicl.tasks.Task`; None leaves it.
+        score: "first" or "sequence", what scores a class, see there; None leaves it. The name says both.
 
     Raises:
         InputError: No such task, or label words or columns that are not those of its classes or data.
@@ -123,6 +129,10 @@ def load_task(
         if words != task.label_words:
             named = ", ".join(str(word).strip() for word in words.values())
             task = replace(task, name=f"{task.name} ({named})", label_words=words)
+    if chat is not None and chat != task.chat:
+        task = replace(task, name=f"{task.name} (chat)" if chat else task.name, chat=chat)
+    if score is not None and score != task.score:
+        task = replace(task, name=f"{task.name} (whole words)" if score == "sequence" else task.name, score=score)
     return task
 
 

@@ -13,6 +13,7 @@ from mechicl.errors import InputError, check_choice, check_count
 from mechicl.models.tokenizers import check_fast, describe_bos
 from mechicl.prompts import Prompt, PromptSet, Query, Shot, Template, build_prompts
 from mechicl.prompts.building import Anchor
+from mechicl.prompts.chat import chat_layout
 from mechicl.prompts.labels import without_lone_spaces
 from mechicl.tasks.examples import Examples
 from mechicl.tasks.fitting import TooLong, drop_too_long, shorter_texts
@@ -88,7 +89,11 @@ class Draft:
         if self.form.n_ctx is None:
             raise InputError("too_long='shorter' needs n_ctx, the number of tokens that prompts must fit in.")
         room = (self.form.n_ctx - self.form.prepend_bos) // (sum(counts) + 1)
-        return shorter_texts(self.form.tokenizer, self.template, self._words(), room, pools)
+        template, words = self.template, self._words()
+        if self.task.chat:  # its first turn is the longest, as it follows what the system says
+            layout = chat_layout(self.form.tokenizer, template, words, 1)
+            template, words = layout.templates[0], layout.label_words
+        return shorter_texts(self.form.tokenizer, template, words, room, pools)
 
     def draw(self, policy: Policy, pool: Examples, n_prompts: int) -> Iterator[Sequence[int]]:
         """Indices of each prompt's demonstrations, in order of encounter."""
@@ -111,11 +116,13 @@ class Draft:
     def _words(self) -> tuple[str, ...]:
         """Label words as this tokenizer can tell them apart."""
         words = tuple(self.task.label_words.values())
+        if self.task.chat or self.task.score == "sequence":  # no space in front, or it counts with the rest
+            return words
         usable = without_lone_spaces(self.form.tokenizer, self.template, words)
         if usable != words:
             warnings.warn(
-                f"This tokenizer splits the leading space off label words of {self.task.name!r}, so that several "
-                "would begin with the same token; they are written without it: "
+                f"This tokenizer splits the leading space off label words of {self.task.name!r}, which says "
+                "nothing about the class; they are written without it: "
                 f"{', '.join(map(repr, usable))}.",
                 stacklevel=4,
             )
@@ -131,14 +138,15 @@ class Draft:
         prompts: Sequence[Prompt] = build_prompts(
             form.tokenizer, self.template, self._words(), contents, class_names=self.task.class_names,
             anchor=form.anchor, prepend_bos=form.prepend_bos, n_ctx=None if form.too_long == "drop" else form.n_ctx,
-            task=name,
+            task=name, chat=self.task.chat, score=self.task.score,
         )  # fmt: skip
         if form.too_long == "drop":
             prompts = drop_too_long(prompts, form.n_ctx)
         origin = {
             "template": self.task.template, **origin, "anchor": form.anchor, "prepend_bos": form.prepend_bos,
             "too_long": form.too_long, **({"bos": describe_bos(form.tokenizer)} if form.prepend_bos else {}),
-            "data": self._data(),
+            "data": self._data(), **({"chat": True} if self.task.chat else {}),
+            **({"score": self.task.score} if self.task.score != "first" else {}),
         }  # fmt: skip
         return PromptSet(tuple(prompts), name, self.seed, self.shots, origin)
 

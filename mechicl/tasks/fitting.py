@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mechicl.errors import DoesNotFit, InputError
 from mechicl.prompts import Prompt, Template
-from mechicl.prompts.labels import encode
+from mechicl.prompts.written import Written, encode
 from mechicl.tasks.examples import Examples
 
 TooLong = Literal["refuse", "drop", "shorter"]
@@ -21,12 +21,12 @@ def drop_too_long(prompts: Sequence[Prompt], n_ctx: int | None) -> list[Prompt]:
     """
     if n_ctx is None:
         raise InputError("too_long='drop' needs n_ctx, the number of tokens that prompts must fit in.")
-    kept = [prompt for prompt in prompts if len(prompt) <= n_ctx]
+    kept = [prompt for prompt in prompts if prompt.n_read <= n_ctx]
     if not kept:
         raise InputError(
             f"All {len(prompts)} prompts are longer than {n_ctx} tokens (the shortest has "
-            f"{min(map(len, prompts))}); use fewer shots, too_long='shorter', or a model with a longer "
-            "context."
+            f"{min(prompt.n_read for prompt in prompts)}); use fewer shots, too_long='shorter', or a model with a "
+            "longer context."
         )
     return kept
 
@@ -39,15 +39,20 @@ def shorter_texts(
     Raises:
         InputError: None of a pool is that short.
     """
-    tail = template.between + max(label_words, key=len) + template.after + template.separator
-    kept = []
+    longest, kept = max(label_words, key=len), []
     for pool in pools:
-        blocks = encode(tokenizer, [template.before + text + tail for text in pool.texts])["input_ids"]
-        short = [i for i, tokens in enumerate(blocks) if len(tokens) <= room]
+        heads = (Written(tokenizer).template(template.before).text(text) for text in pool.texts)
+        blocks = encode(
+            tokenizer,
+            (head.template(template.between).text(longest).template(template.after + template.separator)
+             for head in heads),
+        )  # fmt: skip
+        lengths = [len(block.tokens) for block in blocks]
+        short = [i for i, length in enumerate(lengths) if length <= room]
         if not short:
             raise DoesNotFit(
                 f"No text of {pool.origin} fits its share of the context, {room} tokens with the template "
-                f"(the shortest needs {min(map(len, blocks))})",
+                f"(the shortest needs {min(lengths)})",
                 "use fewer shots or a model with a longer context",
             )
         kept.append(pool.select(short))

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from reprlib import repr as shorten
-from typing import Any
+from typing import Any, get_args
 
 from mechicl.errors import InputError, check_count, check_seed, check_unicode
 from mechicl.models.tokenizers import warn_if_spelled
-from mechicl.prompts import PromptSet, Query, Template
+from mechicl.prompts import PromptSet, Query, Score, Template
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words
 from mechicl.tasks.drafts import Draft, Form, query_of
@@ -48,12 +48,23 @@ class Task:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Where the data have texts and labels, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
     sentence, label, ...) need not be given."""
+    chat: bool = False
+    """Write every example as a turn of a conversation, in the tokenizer's own chat template: a text with the template
+    around it is the user's, a label word without its leading space the answer."""
+    score: Score = "first"
+    """"first": the first token of its label word scores a class, as in the paper. "sequence": the log-probability of
+    the whole word does, which takes a pass more for each class whose word has several tokens."""
 
     def __post_init__(self) -> None:
         self._check_texts()
         if len(self.label_words) < 2:
             raise InputError(f"The task {self.name!r} has {len(self.label_words)} classes; it needs two or more.")
         check_words(tuple(self.label_words.values()), self.class_names)
+        if not isinstance(self.chat, bool) or self.score not in get_args(Score):
+            raise InputError(
+                f"chat is {shorten(self.chat)} and score is {shorten(self.score)}; chat is True or False, score "
+                "'first' or 'sequence'."
+            )
         Template.parse(self.template, self.separator)
         if self.source is not None:
             as_source(self.source, self.name, self.columns)

@@ -11,7 +11,7 @@ from mechicl.files.rows import READERS, file_kind
 from mechicl.tasks.task import Task
 
 _NEEDED = ("template", "label_words")
-_FIELDS = ("name", *_NEEDED, "data", "query_split", "separator", "columns")
+_FIELDS = ("name", *_NEEDED, "data", "query_split", "separator", "columns", "chat", "score")
 
 
 def read_task(path: Path) -> Task:

@@ -55,7 +55,8 @@ class TopicsTask(Task):
         label_words = {
             shipped.topic_name(topic): shipped.LABEL_WORDS[word] for topic, word in zip(topics, words, strict=True)
         }
-        return Task(self.name, self.template, label_words, TopicsSource(tuple(topics), seed))
+        source = TopicsSource(tuple(topics), seed)
+        return Task(self.name, self.template, label_words, source, chat=self.chat, score=self.score)
 
 
 def topics_task(name: str, n_topics: int) -> TopicsTask:

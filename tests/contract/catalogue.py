@@ -402,7 +402,9 @@ def benchmark() -> Benchmarks:
 
 def studies() -> list[Study]:
     """One of every registered study."""
-    subclasses = {kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.")}
+    subclasses = {
+        kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.") and "name" in vars(kind)
+    }
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
     return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items()]

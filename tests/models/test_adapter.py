@@ -197,7 +197,7 @@ def test_what_needs_blocks_says_so(prompts):
         "continuations": lambda: continuations(model, [("good", " film")], prepend_bos=False),
         "read_context": lambda: compress(model, prompts[0]),
         "last_tokens": lambda: last_tokens(model, prompts),
-        "Repeat": lambda: Repeat(0, 1).on(model),
+        "Repeat": lambda: Repeat(0, 1).on(model).__enter__(),
         "neurons": lambda: NeuronsStudy().run(model),
         "LabelAttention": lambda: mi.run(model, prompts, [LabelAttention("norm")], progress=None),
         "LogitLens": lambda: mi.run(model, catalogue.text(), [LogitLens("authors")], progress=None),

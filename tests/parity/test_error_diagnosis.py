@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
+from mechicl.studies.label_words.pairs import REAL
 from mechicl.tasks import load_task
 from tests.conftest import parity_files, read_json
 

@@ -119,7 +119,7 @@ def test_empty_and_left_out_texts(tokenizer: Any) -> None:
 def test_a_token_over_two_pieces_goes_to_the_label_then_to_the_template() -> None:
     tokenizer = byte_level("\n\n", " !!!")
     exclaim = Template.parse("{text}\n\nVerdict:{label}!!")
-    prompt = build(tokenizer, [Shot("film\n", 0)], template=exclaim, label_words=(" !", " ?"))
+    prompt = build(tokenizer, [Shot("film\n", 0)], template=exclaim, label_words=(" !", "?"))
     (demonstration,) = prompt.demonstrations
     assert covered(prompt, demonstration.label) == " !!!"
     assert covered(prompt, demonstration.text) == "film"
@@ -167,7 +167,7 @@ def test_a_slow_tokenizer_and_a_missing_bos_are_refused(tokenizer: Any) -> None:
 
     with pytest.raises(InputError, match=r"Slow is a slow tokenizer.* load a fast one"):
         build(Slow(), [Shot("film", 0)])
-    without = byte_level(" Negative")
+    without = byte_level(" Negative", " Positive")
     without.bos_token = None
     with pytest.raises(InputError, match="no BOS token"):
         build(without, [Shot("film", 0)], prepend_bos=True)

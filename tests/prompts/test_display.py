@@ -24,7 +24,7 @@ def shown(html: str) -> str:
 @pytest.mark.parametrize("make", [byte_level, metaspace])
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_whole_text_is_shown_and_nothing_in_it_is_markup(make: type, text: str) -> None:
-    prompt = build(make(), [Shot(text, 0), Shot("b", 1)], text, label_words=(" Negative", "Positive"), prepend_bos=True)
+    prompt = build(make(), [Shot(text, 0), Shot("b", 1)], text, label_words=("Negative", "Positive"), prepend_bos=True)
     html = prompt._repr_html_()
     assert shown(html) == prompt.string
     assert set(re.findall(r"<(\w+)", html)) <= {"div", "span", "pre", "bdi"}
@@ -45,7 +45,7 @@ def test_a_stored_prompt_without_text_shows_its_positions() -> None:
 
 
 def test_a_set_shows_its_first_prompt() -> None:
-    prompts = PromptSet.of([build(byte_level(), [Shot("fine <film>", 0)], label_words=(" N", "P"))])
+    prompts = PromptSet.of([build(byte_level(), [Shot("fine <film>", 0)], label_words=("N", "P"))])
     assert "1 prompts" in repr(prompts)
     assert "fine &lt;film&gt;" in prompts._repr_html_()
     assert "0 prompts" in PromptSet(())._repr_html_()

@@ -8,7 +8,8 @@ from sklearn.metrics import f1_score
 
 from mechicl.errors import InputError
 from mechicl.studies import compression
-from mechicl.studies.label_words.compression import PUBLISHED, Compression
+from mechicl.studies.label_words.compression import Compression
+from mechicl.studies.label_words.tables import TABLE_2
 from tests import tiny
 from tests.engines.test_compression import TASK, films
 
@@ -25,7 +26,7 @@ def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
         assert len(by_set) == 4
         assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set.mean())
         assert mean[("label_loyalty", "hidden random, best set", *random)] == pytest.approx(by_set.max())
-    assert set(result.summary()["method"]) == set(PUBLISHED)
+    assert set(result.summary()["method"]) == set(TABLE_2)
     assert "label+template" in result.finding()
     assert result.figure().data
 
@@ -35,7 +36,7 @@ def test_the_papers_protocol_follows_its_code() -> None:
     assert [c["positions"] for c in gpt2 if c["method"] == "hidden anchor"] == ["zero", "original"]
     assert [c["positions"] for c in gptj if c["method"] == "hidden anchor"] == ["original"]
     result = compression(tiny.model("gptj"), films(), n_sets=2, protocol="paper")
-    assert set(result.summary()["method"]) == set(PUBLISHED)
+    assert set(result.summary()["method"]) == set(TABLE_2)
 
 
 def test_unknown_labels_leave_accuracy_out() -> None:

@@ -102,7 +102,7 @@ def test_chance_is_told_as_chance() -> None:
     table = result.table.assign(predicted=result.table["prompt"] % 2)
     alike = replace(result, table=table.assign(attention=[[1.0, 1.0]] * len(table)))
     assert alike.summary().query("metric == 'AUCROC'")["mean"].eq(0.5).all()
-    assert "hardly tells the prediction: AUCROC is 0.50 at best" in alike.finding()
+    assert "does not predict the output: AUCROC is 0.50 at best" in alike.finding()
     names = {trace.name for trace in alike.figure().data}
     assert not any(name and name.startswith("R") for name in names), "a share of nothing is not drawn"
 

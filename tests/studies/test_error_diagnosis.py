@@ -14,8 +14,8 @@ from mechicl.hooks import run
 from mechicl.metrics import confusion_correlation
 from mechicl.probes.target_query import TargetQuery
 from mechicl.studies import error_diagnosis
-from mechicl.studies.label_words.error_diagnosis import REAL, ErrorDiagnosis, anchor_keys, seeds_by_classes
-from mechicl.studies.label_words.pairs import PAIR, pair_matrix
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, anchor_keys
+from mechicl.studies.label_words.pairs import PAIR, REAL, pair_matrix, seeds_by_classes
 from mechicl.tasks import Task
 from tests import tiny
 from tests.engines.test_compression import films

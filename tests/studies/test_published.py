@@ -9,11 +9,11 @@ import pytest
 
 from mechicl.results import Result
 from mechicl.studies import compression
-from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
 from mechicl.studies.label_words.compression_speed import CompressionSpeed
+from mechicl.studies.label_words.controls import MORE_SHOTS
 from mechicl.studies.label_words.published import against_published
-from mechicl.studies.label_words.reweighting import MORE_SHOTS, Reweighting
-from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
+from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.label_words.tables import TABLE_1, TABLE_2
 from tests import tiny
 from tests.engines.test_compression import films
 

@@ -17,8 +17,8 @@ from mechicl.hooks import run
 from mechicl.patches import ReweightAnchors
 from mechicl.results import Cells
 from mechicl.studies import load_result
-from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.label_words.reweighting import MORE_SHOTS, REWEIGHTED, Reweighting
+from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions, fit_biases
+from mechicl.studies.label_words.reweighting import REWEIGHTED, Reweighting
 from tests import tiny
 from tests.engines.test_compression import TASK, films
 

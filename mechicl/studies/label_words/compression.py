@@ -14,7 +14,7 @@ Hidden_random-top the best of them for each task, seed and placement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -22,46 +22,26 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.declared import Switch
-from mechicl.engines.compression import (
-    Kept,
-    PositionMode,
-    authors_random_set,
-    authors_top_sets,
-    keep,
-    kept_positions,
-    random_sets,
-    without_the_rest,
-)
-from mechicl.engines.context import read_context
-from mechicl.engines.prefix import joined_runs, run_shared, shared_demonstrations
-from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY, panels
+from mechicl.engines import compression as engine
+from mechicl.engines.compression import Kept, PositionMode, kept_positions
+from mechicl.engines.prefix import run_shared
+from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY
 from mechicl.hooks import Run
 from mechicl.models import blockwise
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
-from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
-from mechicl.studies.label_words.loyalty import TITLES, prediction_rows, top_tokens, with_loyalty
-from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import INTERVALS, by_metric, mean_with_interval
+from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.predictions import TITLES, PredictionStudy
+from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_2
+from mechicl.studies.study import Condition
+from mechicl.studies.summary import INTERVALS
 
-METRICS = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
-_CONDITION = ["method", "kept", "positions"]
 _PAPER_SET: Kept = "label+template"
-
-PUBLISHED = {
-    "full context": ((100.0, 100.0, 51.90), (100.0, 100.0, 56.82)),
-    "text anchor": ((51.05, 36.65, 38.77), (53.45, 43.85, 40.83)),
-    "hidden random": ((48.96, 5.59, 39.96), (49.03, 2.16, 31.51)),
-    "hidden random, best set": ((57.52, 4.49, 41.72), (71.10, 11.36, 52.34)),
-    "hidden anchor": ((79.47, 62.17, 45.04), (89.06, 75.04, 55.59)),
-}
-"""Table 2 in percent: label loyalty, word loyalty (k = 5) and accuracy of GPT2-XL and of GPT-J, mean of four tasks."""
 
 
 @dataclass(frozen=True)
-class Compression(Study):
+class Compression(PredictionStudy):
     """A row per prompt, condition and random set: the prediction on what is kept of the context.
 
     Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
@@ -83,6 +63,8 @@ class Compression(Study):
         "same words as text, or random tokens in place of the label words, do not."
     )
     shared_options = {"demonstrations": None}
+    axes = ("method", "kept", "positions")
+    metrics = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
 
     def conditions(self, model: Any) -> list[Condition]:
         def condition(method: str, kept: str = "", positions: str = "") -> Condition:
@@ -108,132 +90,103 @@ class Compression(Study):
         return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # of queries, behind demonstrations read before
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        top = top_tokens(model)
-        frames = []
-        for index, seen in enumerate(self._runs(model, prompts, condition, top, batch_size)):
-            frames.append(prediction_rows(prompts, seen, top).assign(set=index))
-        return pd.concat(frames, ignore_index=True).assign(context_tokens=_context_tokens(prompts, condition))
+        rows = super().measure(model, prompts, condition, batch_size=batch_size)
+        first, kept = prompts[0], condition["kept"]
+        tokens = len(kept_positions(first, kept)) if kept else first.query_start
+        return rows.assign(set=rows.groupby("prompt").cumcount(), context_tokens=tokens)
 
-    def _runs(
+    def runs(
         self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
-    ) -> Iterator[Run]:
-        """The prompts asked in one condition: once, or once for each random set."""
+    ) -> Sequence[Run]:
         if condition["method"] == "full context":
-            yield run_shared(model, prompts, [top], batch_size=batch_size)
-        elif condition["method"] == "text anchor":
-            short = [without_the_rest(prompt, condition["kept"]) for prompt in prompts]
-            yield run_shared(model, short, [top], batch_size=batch_size)
-        else:
-            groups = shared_demonstrations(prompts)
-            contexts = [read_context(model, prompts[indices[0]]) for indices in groups]
-            choices = [self.kept_sets(prompts[indices[0]], condition) for indices in groups]
-            for number in range(min(map(len, choices))):
-                parts = [
-                    keep(context, sets[number], condition["positions"]).ask(
-                        model, prompts.select(indices), [top], batch_size=batch_size, progress=None
-                    )
-                    for context, sets, indices in zip(contexts, choices, groups, strict=True)
-                ]
-                yield joined_runs(parts, groups, [top])
+            return super().runs(model, prompts, condition, top, batch_size)
+        if condition["method"] == "text anchor":
+            short = [engine.without_the_rest(prompt, condition["kept"]) for prompt in prompts]
+            return [run_shared(model, short, [top], batch_size=batch_size)]
+        return engine.on_kept(
+            model, prompts, lambda prompt: self.kept_sets(prompt, condition), [top],
+            positions=condition["positions"], batch_size=batch_size,
+        )  # fmt: skip
 
     def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
         """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""
         if condition["method"] == "hidden anchor":
             return [kept_positions(prompt, condition["kept"])]
         if self.protocol == "corrected":
-            return random_sets(prompt, self.n_sets, self.random_seed)
+            return engine.random_sets(prompt, self.n_sets, self.random_seed)
         if condition["method"] == "hidden random":
-            return [authors_random_set(prompt)]
-        return authors_top_sets(prompt, self.n_sets)
+            return [engine.authors_random_set(prompt)]
+        return engine.authors_top_sets(prompt, self.n_sets)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
         """All rows with their agreement with the full context and, where gold is known, whether they are right.
 
         Hidden_random-top keeps the rows of the set with the highest label loyalty of its task, seed and placement.
         """
-        rows = with_loyalty(table, table[table["method"] == "full context"])
-        rows["accuracy"] = is_right(rows)
-        draws = rows[rows["method"] == ("hidden random" if self.protocol == "corrected" else "hidden random, best set")]
-        best = _best_sets(draws).assign(method="hidden random, best set")
-        return pd.concat([rows[rows["method"] != "hidden random, best set"], best], ignore_index=True)
+        rows, best = super().loyalty(table), "hidden random, best set"
+        draws = where(rows, method="hidden random" if self.protocol == "corrected" else best)
+        by = ["model", "task", "seed", "shots", "positions"]
+        groups = draws.groupby(by, sort=False, dropna=False)
+        kept = [where(group, set=group.groupby("set")["label_loyalty"].mean().idxmax()) for _, group in groups]
+        return pd.concat([rows[rows["method"] != best], *(one.assign(method=best) for one in kept)], ignore_index=True)
 
-    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, task, shots, metric, method, kept, positions, mean, low, high, n, seeds, seed_sd.
-
-        Metrics: label_loyalty, word_loyalty_5 and _10; where gold is known accuracy, macro_f1 (of random sets the
-        mean of the sets') and, of the full context, majority_rate.
-        """
-        rows = self.loyalty(table)
-        long = by_metric(rows, METRICS, _CONDITION)
-        found = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *_CONDITION])
-        beside = beside_accuracy(rows, ["model", "task", "shots", *_CONDITION], rows["method"] == "full context")
-        return pd.concat([found, beside], ignore_index=True)
-
-    def figure(self, result: Result) -> go.Figure:
-        summary = result.summary()
-        shown = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
-        figure = panels([TITLES[metric] for metric in shown])
-        for column, metric in enumerate(shown, start=1):
-            rows = summary[summary["metric"] == metric].groupby(_CONDITION, sort=False)[["mean", "low", "high"]].mean()
-            rows = rows[::-1].reset_index()
-            names = list(rows.apply(_label, axis=1))
-            add_bars(figure, rows, names, [_COLOURS.get(method, SKY) for method in rows["method"]], column)
-            _published(figure, rows, shown.index(metric) if metric != "accuracy" else 2, column)
+    def drawing(self, result: Result) -> Drawing:
+        """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class with accuracy."""
+        summary, panels = result.summary(), []
+        metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
+        for metric in metrics:
+            means = where(summary, metric=metric).groupby(list(self.axes), sort=False)[["mean", "low", "high"]].mean()
+            rows = means[::-1].reset_index()
+            names = [_label(*row) for row in rows[list(self.axes)].itertuples(index=False)]
+            items = [bars(rows, names, [_COLOURS.get(method, SKY) for method in rows["method"]])]
+            items += _published(rows.assign(name=names), metric)
             if metric == "accuracy":
-                f1, majority = (summary[summary["metric"] == name] for name in ("macro_f1", "majority_rate"))
-                by_condition = f1.groupby(_CONDITION, sort=False)["mean"].mean()
-                marks = [by_condition[tuple(condition)] for condition in rows[_CONDITION].to_numpy()]
-                add_marks(figure, names, marks, "line-ns-open", "macro-F1", column)
-                figure.add_scatter(
-                    y=[names[0], names[-1]], x=[majority["mean"].mean()] * 2, mode="lines", name="majority class",
-                    line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}", row=1, col=column,
-                )  # fmt: skip
-        told = f"protocol {self.protocol}; mean of tasks, {INTERVALS}"
-        figure.update_xaxes(range=[0, 1.04]).update_layout(barmode="overlay")
-        return self.styled(figure, summary, told, x="share of prompts", y="", height=34 * len(rows), hover="closest")
+                items += _accuracy_context(summary, means[::-1].index, names)
+            panels.append(Panel(TITLES[metric], items, {"range": [0, 1.04]}))
+        return Drawing(
+            summary, panels, x_title="share of prompts", note=f"mean of tasks, {INTERVALS}", common=True,
+            height=34 * len(rows), hover="closest",
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
-        by = summary[summary["metric"] == "label_loyalty"].groupby(_CONDITION, sort=False)["mean"].mean()
-        anchors = by["hidden anchor"]
-        where = anchors.index[0]
-        kept = result.table.groupby(_CONDITION, sort=False)["context_tokens"].mean()
+        axes = list(self.axes)
+        by = where(result.summary(), metric="label_loyalty").groupby(axes, sort=False)["mean"].mean()
+        anchors = ("hidden anchor", *by["hidden anchor"].index[0])
+        tokens = result.table.groupby(axes, sort=False)["context_tokens"].mean()
         text, random, best = (by[name].iloc[0] for name in ("text anchor", "hidden random", "hidden random, best set"))
         return (
-            f"With {kept['hidden anchor'][where]:.0f} of {kept['full context'].iloc[0]:.0f} context tokens "
-            f"({where[0]}, query at {where[1]} positions) {anchors.iloc[0]:.0%} of the predictions stay as they are; "
-            f"{text:.0%} with the same tokens as text, {random:.0%} with random tokens in place of the label words, "
-            f"{best:.0%} with the best random set."
+            f"Keeping {tokens[anchors]:.0f} of {tokens['full context'].iloc[0]:.0f} context tokens ({anchors[1]}, "
+            f"{anchors[2]} positions) leaves {by[anchors]:.0%} of predicted labels unchanged. The same tokens as text "
+            f"leave {text:.0%}, random tokens in place of the label words {random:.0%} (best set: {best:.0%})."
         )
-
-
-def _context_tokens(prompts: PromptSet, condition: Condition) -> list[int] | int:
-    first = prompts[0]
-    return len(kept_positions(first, condition["kept"])) if condition["kept"] else first.query_start
-
-
-def _best_sets(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of the random sets of each model, task, seed, shots and placement, the one with the highest label loyalty."""
-    parts = []
-    for _, group in rows.groupby(["model", "task", "seed", "shots", "positions"], sort=False, dropna=False):
-        best = group.groupby("set")["label_loyalty"].mean().idxmax()
-        parts.append(group[group["set"] == best])
-    return pd.concat(parts)
 
 
 _COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR}
 
 
-def _label(row: Any) -> str:
-    details = ", ".join(part for part in (row["kept"], row["positions"] and f"{row['positions']} positions") if part)
-    return f"{row['method']} ({details})" if details else str(row["method"])
+def _label(method: str, kept: str, positions: str) -> str:
+    details = ", ".join(filter(None, (kept, positions and f"{positions} positions")))
+    return f"{method} ({details})" if details else method
 
 
-def _published(figure: go.Figure, rows: pd.DataFrame, place: int, column: int) -> None:
+def _published(rows: pd.DataFrame, metric: str) -> list[go.Scatter]:
     """Table 2's numbers as marks on the bars of the paper's kept set."""
-    marked = rows[rows["method"].isin(list(PUBLISHED)) & rows["kept"].isin(["", _PAPER_SET])]
+    marked = rows[rows["method"].isin(list(TABLE_2)) & rows["kept"].isin(["", _PAPER_SET])]
     marked = marked[~marked["positions"].isin(["zero", "packed"])]
-    for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
-        values = [PUBLISHED[method][number][place] / 100 for method in marked["method"]]
-        names = marked.apply(_label, axis=1)
-        add_marks(figure, names, values, symbol, name, column, marker_size=10, showlegend=column == 1)
+    place = ("label_loyalty", "word_loyalty_5", "accuracy").index(metric)
+    return [
+        marks(marked["name"], [TABLE_2[method][number][place] / 100 for method in marked["method"]], symbol, name,
+              marker_size=10)
+        for number, (name, symbol) in enumerate(PAPER_MODELS.items())
+    ]  # fmt: skip
+
+
+def _accuracy_context(summary: pd.DataFrame, conditions: pd.Index, names: Sequence[str]) -> list[go.Scatter]:
+    """Macro-F1 as marks, and the accuracy of always answering the majority class as a line."""
+    f1 = where(summary, metric="macro_f1").groupby(conditions.names, sort=False)["mean"].mean()
+    majority = where(summary, metric="majority_rate")["mean"].mean()
+    line = go.Scatter(
+        y=[names[0], names[-1]], x=[majority] * 2, mode="lines", name="majority class",
+        line={"color": INK, "width": 1.5, "dash": "dash"}, hovertemplate="%{x:.4f}",
+    )  # fmt: skip
+    return [marks(names, f1[conditions], "line-ns-open", "macro-F1"), line]

@@ -18,29 +18,28 @@ Times belong to a machine and a moment. All arms of a task and seed are measured
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 
 from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, without_the_rest
-from mechicl.engines.context import Context, read_context
+from mechicl.engines.context import read_context
 from mechicl.engines.prefix import shared_demonstrations
-from mechicl.engines.reweighting import fit_reweighting
+from mechicl.engines.reweighting import Variant, fit_together
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
-from mechicl.figures import BLUE, GREY, ORANGE, SKY, panels
+from mechicl.figures import BLUE, GREY, ORANGE, SKY
 from mechicl.models import blockwise, hooked
-from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import beside_accuracy, is_right
-from mechicl.studies.label_words.drawing import PAPER_MODELS, add_bars, add_marks
+from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, is_right
+from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_3
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import spread
 from mechicl.tasks import Task
@@ -48,11 +47,6 @@ from mechicl.tasks import Task
 FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
 PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
 ARMS = (FULL, TEXT, PREFIX, ANCHORS, PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED)
-
-PUBLISHED = {"sst2": (1.1, 1.5), "trec": (1.5, 2.2), "agnews": (2.5, 2.9), "emo": (1.4, 1.9)}
-"""Table 3: times as fast as the whole prompt, GPT2-XL and GPT-J."""
-PUBLISHED_LENGTHS = {"sst2": (18, 19), "trec": (61, 7), "agnews": (151, 37), "emo": (53, 12)}
-"""Table 6: L_demo and L_x, as `demonstration_words` and the mean of `query_words` count them."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +75,12 @@ class CompressionSpeed(Study):
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
         """A task's prompts, with `per_class` training items of every class for the re-weighted arms; 0: without."""
-        asked = task.prompts(tokenizer, **options)
+        prompts = task.prompts(tokenizer, **options)
         if not self.per_class or self.protocol == "paper":
-            return asked
+            return prompts
         common = {name: value for name, value in options.items() if name not in ("samples", "demonstrations", "rows")}
         training = task.auxiliary_prompts(tokenizer, per_class=self.per_class, **common)
-        return replace(asked, companions={"training": training})
+        return replace(prompts, companions={"training": training})
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         device = hooked(model).device
@@ -101,15 +95,13 @@ class CompressionSpeed(Study):
         return 5 * (1 if self.protocol == "paper" else self.repeats + 1)  # one query at a time
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        parts = []
+        training, parts = prompts.companions.get("training"), []
         for indices in shared_demonstrations(prompts):
             members = prompts.select(indices)
-            common: dict[str, Any] = {
-                "prompt": list(indices), "gold": members.gold.numpy(),
-                "demonstration_words": [_words(prompt, prompt.w) for prompt in members],
-                "query_words": [_words(prompt, prompt.query_text) for prompt in members],
-            }  # fmt: skip
-            parts += [rows.assign(**common) for rows in self._arms(model, members, prompts.companions.get("training"))]
+            words = {"demonstration_words": [_words(prompt, prompt.w) for prompt in members],
+                     "query_words": [_words(prompt, prompt.query_text) for prompt in members]}  # fmt: skip
+            for rows in self._arms(model, members, training):
+                parts.append(rows.assign(prompt=list(indices), gold=members.gold.numpy(), **words))
         return pd.concat(parts, ignore_index=True)
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
@@ -124,33 +116,23 @@ class CompressionSpeed(Study):
             short = replace(prompts, prompts=tuple(without_the_rest(prompt) for prompt in prompts))
             ways |= {PREFIX: Ready.on(net, whole, prompts), TEXT: Ready.whole(net, short)}
             if training is not None:
-                patches = (self._fit(model, training), self._fit(model, training, keep=anchors_of))
+                variants = [Variant(training), Variant(training, keep=anchors_of)]
+                seed = 42 if training.seed is None else training.seed
+                on_whole, on_anchors = fit_together(model, variants, lr=self.lr, seed=seed)
                 caches |= {PREFIX_REWEIGHTED: caches[PREFIX], ANCHORS_REWEIGHTED: caches[ANCHORS]}
-                ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, patches[:1])
-                ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, patches[1:])
+                ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, [on_whole.patch])
+                ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, [on_anchors.patch])
             seconds = in_turn(model, list(ways.values()), warm_up=self.warm_up, repeats=self.repeats)
         else:
             seconds = np.array([[whole_loop(model, way)] * len(prompts) for way in ways.values()])
         for (name, way), of_way in zip(ways.items(), seconds, strict=True):
             cache, caching = caches.get(name, (None, 0.0))
-            yield pd.DataFrame(
-                {
-                    "arm": name,
-                    "seconds": of_way,
-                    "predicted": way.predicted(net).numpy(),
-                    "tokens": [batch.tokens.shape[1] for batch in way.batches],
-                    "cached_tokens": 0 if cache is None else len(cache),
-                    "flops": way.flops(net),
-                    "cache_bytes": 0 if cache is None else cache.n_bytes,
-                    "caching_seconds": caching,
-                }
-            )
-
-    def _fit(
-        self, model: Any, training: PromptSet, keep: Callable[[Context, Prompt], Context] | None = None
-    ) -> ReweightAnchors:
-        seed = 42 if training.seed is None else training.seed
-        return fit_reweighting(model, training, lr=self.lr, seed=seed, keep=keep).patch
+            yield pd.DataFrame({
+                "arm": name, "seconds": of_way, "predicted": way.predicted(net).numpy(),
+                "tokens": [batch.tokens.shape[1] for batch in way.batches],
+                "cached_tokens": 0 if cache is None else len(cache), "flops": way.flops(net),
+                "cache_bytes": 0 if cache is None else cache.n_bytes, "caching_seconds": caching,
+            })  # fmt: skip
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the
@@ -162,9 +144,8 @@ class CompressionSpeed(Study):
         accuracy, macro_f1, of everything recomputed majority_rate, and label_loyalty (the same answer as everything
         recomputed).
         """
-        by = ["model", "task", "seed", "shots", "prompt"]
-        full = table[table["arm"] == FULL][[*by, "seconds", "predicted"]]
-        rows = table.merge(full, on=by, suffixes=("", "_full"))
+        full = where(table, arm=FULL)[[*PROMPT, "seconds", "predicted"]]
+        rows = table.merge(full, on=PROMPT, suffixes=("", "_full"))
         rows = rows.assign(
             ms_per_query=1e3 * rows["seconds"],
             times_as_fast=rows["seconds_full"] / rows["seconds"],
@@ -174,17 +155,15 @@ class CompressionSpeed(Study):
             accuracy=is_right(rows),
             label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
         )
-        found = []
-        for (model, task, shots, arm), group in rows.groupby(["model", "task", "shots", "arm"], sort=False):
-            common = {"model": model, "task": task, "shots": shots, "arm": arm}
+        by, means = ["model", "task", "shots", "arm"], []
+        for key, group in rows.groupby(by, sort=False):
             counts = {"n": len(group), "seeds": group["seed"].nunique(dropna=False)}
             for metric in _METRICS:
                 if group[metric].notna().any():
-                    own = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
-                    numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(own)}
-                    found.append(common | {"metric": metric} | numbers)
-        beside = beside_accuracy(rows, ["model", "task", "shots", "arm"], rows["arm"] == FULL)
-        return pd.concat([pd.DataFrame(found), beside], ignore_index=True)
+                    of_seeds = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
+                    numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(of_seeds)}
+                    means.append(dict(zip(by, key, strict=True)) | {"metric": metric} | numbers)
+        return pd.concat([pd.DataFrame(means), accuracy_context(rows, by, rows["arm"] == FULL)], ignore_index=True)
 
     def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
         if metric in _TIMES and self.protocol == "corrected":
@@ -195,55 +174,47 @@ class CompressionSpeed(Study):
             mean = group["seconds_full"].mean() / group["seconds"].mean()
         return {"mean": float(mean), "low": np.nan, "high": np.nan}
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
+        """Bars by arm, with the paper's ratios as marks."""
         summary = result.summary()
-        tasks = list(dict.fromkeys(summary["task"]))
         arms = [arm for arm in ARMS if arm in set(summary["arm"])][::-1]
-        shown = [metric for metric in _TITLES if metric in set(summary["metric"])]
-        figure = panels([_TITLES[metric] for metric in shown])
-        for column, metric in enumerate(shown, start=1):
-            rows = summary[summary["metric"] == metric].groupby("arm")[["mean", "low", "high"]].mean().loc[arms]
-            add_bars(
-                figure, rows, list(rows.index), [_COLOURS[arm] for arm in rows.index], column,
-                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in rows.index],
-                hovertemplate="%{y}: %{x:.4g}<extra>" + _TITLES[metric] + "</extra>",
+        tasks = list(dict.fromkeys(summary["task"]))
+        published = [task for task in tasks if task in TABLE_3]
+        panels = []
+        for metric, title in _TITLES.items():
+            rows = where(summary, metric=metric).groupby("arm")[["mean", "low", "high"]].mean()
+            if rows.empty:
+                continue
+            arm_bars = bars(
+                rows.loc[arms], arms, [_COLOURS[arm] for arm in arms],
+                marker_pattern_shape=["/" if "re-weighted" in arm else "" for arm in arms],
+                hovertemplate="%{y}: %{x:.4g}<extra>" + title + "</extra>",
             )  # fmt: skip
-            if metric == "times_as_fast" and (known := [task for task in tasks if task in PUBLISHED]):
-                for number, (name, symbol) in enumerate(PAPER_MODELS.items()):
-                    add_marks(
-                        figure, [ANCHORS] * len(known), [PUBLISHED[task][number] for task in known], symbol, name,
-                        column, text=known, hovertemplate="%{text}: %{x}", marker_size=10,
-                        marker_line_width=1,
-                    )  # fmt: skip
+            ratios = [
+                marks([ANCHORS] * len(published), [TABLE_3[task][number] for task in published], symbol, name,
+                      text=published, hovertemplate="%{text}: %{x}", marker_size=10, marker_line_width=1)
+                for number, (name, symbol) in enumerate(PAPER_MODELS.items())
+            ]  # fmt: skip
+            items = [arm_bars, *(ratios if metric == "times_as_fast" and published else [])]
+            panels.append(Panel(title, items, {"rangemode": "tozero", "nticks": 5}))
         machine = result.provenance.get("surroundings", {})
-        where = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
+        device = f"{machine.get('device', 'unknown device')}, threads: {machine.get('threads', '?')}"
         times = "median over queries, with quartiles" if self.protocol == "corrected" else "mean of the whole loop"
-        told = f"{', '.join(tasks)}; one query at a time on {where}; times: {times}"
-        figure.update_xaxes(rangemode="tozero", nticks=5)
-        return self.styled(figure, summary, told, x="", y="", height=34 * len(arms), hover="closest")
+        note = f"{', '.join(tasks)}; one query at a time on {device}; times: {times}"
+        return Drawing(summary, panels, x_title="", note=note, common=True, height=34 * len(arms), hover="closest")
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
-        time_of, fast, flops = mean["ms_per_query"], mean["times_as_fast"], mean["gflops"]
-        text = (
-            f"A query takes {time_of[FULL]:.3g} ms with everything recomputed and {time_of[ANCHORS]:.3g} ms on the "
-            f"cached anchors, the same query {fast[ANCHORS]:.1f} times as fast (medians), with "
-            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations"
+        fast, flops, kib = mean["times_as_fast"], mean["gflops"], mean["cache_kib"]
+        anchors = (
+            f"On the cached anchors a query is {fast[ANCHORS]:.1f} times as fast as with everything recomputed, with "
+            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations."
         )
-        if PREFIX not in time_of:
-            return text + "."
-        kib = mean["cache_kib"]
-        text += (
-            f". A cache of the whole context, which is exact, makes it {fast[PREFIX]:.1f} times as fast; the anchors' "
-            f"cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size"
-        )
-        if "accuracy" not in mean or ANCHORS_REWEIGHTED not in time_of:
-            return text + "."
-        right = mean["accuracy"]
-        return text + (
-            f". Accuracy: {right[FULL]:.0%}; on anchors {right[ANCHORS]:.0%}; re-weighted "
-            f"{right[PREFIX_REWEIGHTED]:.0%}; re-weighted on anchors {right[ANCHORS_REWEIGHTED]:.0%}, "
-            f"{fast[ANCHORS_REWEIGHTED]:.1f} times as fast."
+        if PREFIX not in fast:
+            return anchors
+        return (
+            f"{anchors} On a cache of the whole context, which is exact, it is {fast[PREFIX]:.1f} times as fast; the "
+            f"anchors' cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size."
         )
 
 

@@ -1,7 +1,7 @@
 """Deep layers read the prediction off the label words (section 2.3, Fig. 5; with two shots Fig. 11).
 
 The paper sums the attention from the target position q to each class's label words over heads, and takes it as a score
-for the class: AUCROC_l says how well layer l's attention tells which label the model will predict. R_l is the share of
+for the class: AUCROC_l says how well layer l's attention predicts the model's label. R_l is the share of
 all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle.
 
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
@@ -13,8 +13,9 @@ average of tasks has the R of the averaged curve, as in the paper's figure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,14 +28,14 @@ from torch import Tensor
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, add_curve
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.drawing import task_panels
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND
+from mechicl.studies.summary import BAND, by_task
 
 AVERAGE = "average of tasks"
 _TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
@@ -45,7 +46,7 @@ _CURVES = {
     "R_clipped": ("R without layers below one half", ORANGE, "dot"),
 }
 _NEAR_CHANCE = 0.6
-"""A best AUCROC below it is told as chance: a layer in many, with a few dozen prompts, is as high by luck."""
+"""We report a best AUCROC below it as chance: with a few dozen prompts one layer of many is as high by luck."""
 _PUBLISHED = 0.8
 """What AUCROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
 
@@ -74,19 +75,15 @@ class DeepLayers(Study):
         probe = LabelAttention(self.weight)
         if not all(len(set(prompt.anchor_classes)) == len(prompts.label_ids) for prompt in prompts):
             raise InputError("Every class needs a demonstration in every prompt; use shots=1 or more.")
-        seen = run_shared(model, prompts, [probe], batch_size=batch_size)
-        by_head = seen[probe].values
+        readings = run_shared(model, prompts, [probe], batch_size=batch_size)
+        by_head = readings[probe].values
         attention = by_head.double().sum(2)  # over heads: [prompt layer class]
         n, layers, _ = attention.shape
-        return pd.DataFrame(
-            {
-                "prompt": np.repeat(np.arange(n), layers),
-                "gold": np.repeat(prompts.gold.numpy(), layers),
-                "predicted": np.repeat(seen.predicted.numpy(), layers),
-                "layer": np.tile(np.arange(layers), n),
-                "attention": attention.flatten(0, 1).tolist(),
-                "attention_by_head": list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
-            }
+        columns = {"prompt": np.arange(n), "gold": prompts.gold.numpy(), "predicted": readings.predicted.numpy()}
+        return pd.DataFrame({name: np.repeat(values, layers) for name, values in columns.items()}).assign(
+            layer=np.tile(np.arange(layers), n),
+            attention=attention.flatten(0, 1).tolist(),
+            attention_by_head=list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
         )
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -98,105 +95,83 @@ class DeepLayers(Study):
         are near chance. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the standard deviation of their own.
         With several tasks, "average of tasks" is the mean of their curves, and has no seed_sd.
         """
-        rows: list[dict[str, Any]] = []
+        tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):
             for metric in _TARGETS:
                 tasks = {task: self._curve(of_task, metric) for task, of_task in group.groupby("task", sort=False)}
-                known = {task: curve for task, curve in tasks.items() if curve is not None}
-                if len(known) > 1:
-                    known[AVERAGE] = _Curve.mean(list(known.values()), min(curve.seeds for curve in known.values()))
-                for task, curve in known.items():
-                    common = {"model": model, "task": task, "shots": shots}
-                    rows.extend(common | row for row in curve.rows(metric))
-        if not rows:
+                curves = {task: curve for task, curve in tasks.items() if curve is not None}
+                if len(curves) > 1:
+                    curves[AVERAGE] = _Curve.mean(list(curves.values()), min(curve.seeds for curve in curves.values()))
+                for task, curve in curves.items():
+                    tables += curve.tables(metric, {"model": model, "task": task, "shots": shots})
+        if not tables:
             raise InputError(
                 "The model predicts one class for all prompts, and no gold labels of several classes are known, so no "
                 "AUCROC is defined; use more prompts or another task."
             )
-        return pd.DataFrame(rows)
+        return pd.concat(tables, ignore_index=True)
 
     def _curve(self, table: pd.DataFrame, metric: str) -> _Curve | None:
         """One task's curve, averaged over the seeds that have one; None where none has."""
         curves = []
         for _, of_seed in table.groupby("seed", sort=False, dropna=False):
             attention, target = attention_and_target(of_seed, _TARGETS[metric])
-            if len(target) == 0 or (found := auroc_by_layer(attention, target, protocol=self.protocol)).reason:
+            if len(target) == 0 or (auroc := auroc_by_layer(attention, target, protocol=self.protocol)).reason:
                 continue
             draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
-            curves.append(_Curve(found.values, draws, found.n, 1))
+            curves.append(_Curve(auroc.values, draws, auroc.n, 1))
         if not curves:
             return None
         return replace(_Curve.mean(curves, len(curves)), of_seeds=torch.stack([curve.values for curve in curves]))
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure, tasks = task_panels(summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable"))
-        named: set[str] = set()
-        for column, of_task in enumerate(tasks, start=1):
-            known = set(of_task["metric"]) - ({"R", "R_clipped"} if _near_chance(of_task) else set())
-            for metric, (name, colour, dash) in _CURVES.items():
-                if metric in known:
-                    add_curve(
-                        figure, of_task[of_task["metric"] == metric], x="layer", name=name, colour=colour, dash=dash,
-                        legend=name not in named, column=column,
-                    )  # fmt: skip
-                    named.add(name)
-            last = int(of_task["layer"].max())
-            figure.add_scatter(
+        summary = summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable", ignore_index=True)
+        panels = []
+        for title, task in by_task(summary).items():
+            rows = where(summary, **task)
+            metrics = [metric for metric in _CURVES if metric.startswith("AUCROC") or not _near_chance(rows)]
+            last = int(rows["layer"].max())
+            paper = go.Scatter(
                 x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
-                line={"color": INK, "width": 1.5, "dash": "dashdot"}, legendgroup="paper", showlegend=column == 1,
-                hovertemplate="%{y}", row=1, col=column,
+                line={"color": INK, "width": 1.5, "dash": "dashdot"}, hovertemplate="%{y}",
             )  # fmt: skip
-        figure.add_hline(y=0.5, line={"color": GREY, "width": 1, "dash": "dash"})
-        score = "attention" if self.weight == "attention" else "attention times length of value"
-        return self.styled(
-            figure, summary, f"score: {score}; protocol {self.protocol}; {BAND}",
-            x="layer", y="AUCROC, and R (shares)", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+            curves = [Curve(metric, *_CURVES[metric], where=task) for metric in metrics]
+            panels.append(Panel(title, [*curves, paper, Level(0.5, GREY, dash="dash")]))
+        score = "attention" if self.weight == "attention" else "attention times norm of value"
+        return Drawing(summary, panels, y_title="AUCROC, and R (shares)", note=f"score: {score}; {BAND}", common=True)
 
     def finding(self, result: Result) -> str:
         summary = result.summary()
-        metrics = list(dict.fromkeys(summary["metric"]))
-        curve = summary[summary["metric"] == metrics[0]]
-        if AVERAGE in set(curve["task"]):
-            curve = curve[curve["task"] == AVERAGE]
+        metric = summary["metric"].iloc[0]
+        curve = where(summary, metric=metric)
+        curve = where(curve, task=AVERAGE) if AVERAGE in set(curve["task"]) else curve
         mean = curve.groupby("layer")["mean"].mean()
-        half = _half_gathered(mean.to_numpy())
-        of = "the prediction" if metrics[0] == "AUCROC" else "the gold label (a single class is predicted)"
-        left_out, missing = [], []
+        target = "output" if metric == "AUCROC" else "gold label (a single class is predicted)"
+        text = f"Attention to the label words does not predict the {target}: AUCROC is {mean.max():.2f} at best"
+        if mean.max() >= _NEAR_CHANCE:
+            best = f"{mean.max():.2f} in layer {mean.idxmax()}, the best"
+            text = (
+                f"Attention to the label words predicts the {target}: AUCROC is {mean.iloc[0]:.2f} in layer 0, {best}"
+            )
+        single, missing = [], []
         for (task, seed), rows in result.table.groupby(["task", "seed"], sort=False, dropna=False):
             predicted, classes = rows["predicted"].nunique(), len(rows["attention"].iloc[0])
             if predicted == 1:
-                left_out.append(f"{task}, seed {seed}")
+                single.append(f"{task}, seed {seed}")
             elif predicted < classes:
                 missing.append(f"{classes - predicted} of {classes} in {task}, seed {seed}")
-        text = (
-            f"Attention to the label words tells {of} with an AUCROC of {mean.iloc[0]:.2f} in layer 0 and at best "
-            f"{mean.max():.2f}, in layer {mean.idxmax()}"
-        )
-        if mean.max() < _NEAR_CHANCE:
-            text = f"Attention to the label words hardly tells {of}: AUCROC is {mean.max():.2f} at best"
-        elif half is not None:
-            text += f"; half of R is gathered by layer {half}"
-        if left_out:
-            text += f". A single class is predicted, so there is none, for: {'; '.join(left_out)}"
+        if single:
+            text += f". No AUCROC, because a single class is predicted: {'; '.join(single)}"
         if missing:
             text += f". Classes never predicted are left out: {'; '.join(missing)}"
-        return text + "."
+        return f"{text}."
 
 
 def _near_chance(rows: pd.DataFrame) -> bool:
     """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
     auroc = rows[rows["metric"] == "AUCROC"]["mean"]
     return not auroc.max() >= _NEAR_CHANCE or bool((auroc - 0.5).sum() <= 0)
-
-
-def _half_gathered(auroc: np.ndarray) -> int | None:
-    """The layer from which R stays above one half; None where the layers together are below chance."""
-    if (auroc - 0.5).sum() <= 0:
-        return None
-    below = (cumulative_contribution(torch.tensor(auroc)) < 0.5).nonzero()
-    return int(below.max()) + 1 if len(below) else 0
 
 
 @dataclass(frozen=True)
@@ -207,33 +182,27 @@ class _Curve:
     draws: Tensor
     n: int
     seeds: int
-    of_seeds: Tensor | None = None
-    """The seeds' own, [seed layer]."""
+    of_seeds: Tensor = torch.empty(0)  # noqa: RUF009  # nobody writes to it
+    """Of a task the curves of its seeds, [seed layer]."""
 
     @classmethod
     def mean(cls, curves: Sequence[_Curve], seeds: int) -> _Curve:
-        return cls(
-            torch.stack([curve.values for curve in curves]).mean(0),
-            torch.stack([curve.draws for curve in curves]).mean(0),  # NaN where one has none: left out of the quantiles
-            sum(curve.n for curve in curves),
-            seeds,
-        )
+        values = torch.stack([curve.values for curve in curves]).mean(0)
+        draws = torch.stack([curve.draws for curve in curves]).mean(0)  # NaN where one has none: left out of quantiles
+        return cls(values, draws, sum(curve.n for curve in curves), seeds)
 
-    def rows(self, metric: str) -> Iterator[dict[str, Any]]:
-        name = metric.replace("AUCROC", "R")
-        measures: dict[str, Callable[[Tensor], Tensor]] = {
-            metric: lambda curves: curves,
-            name: cumulative_contribution,
-            f"{name}_clipped": lambda curves: cumulative_contribution(curves, clipped=True),
-        }
-        for name, measure in measures.items():
+    def tables(self, metric: str, labels: Mapping[str, Any]) -> Iterator[pd.DataFrame]:
+        """Rows by layer: of AUCROC, of R, and of R without layers below one half."""
+        share = metric.replace("AUCROC", "R")
+        clipped = partial(cumulative_contribution, clipped=True)
+        for name, measure in ((metric, Tensor.double), (share, cumulative_contribution), (f"{share}_clipped", clipped)):
             low, high = measure(self.draws).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
-            own = self.of_seeds
-            spread = measure(own).std(0) if own is not None and len(own) > 1 else torch.full_like(low, torch.nan)
-            for layer, numbers in enumerate(torch.stack([measure(self.values), low, high, spread], 1).tolist()):
-                mean, below, above, sd = numbers
-                counts = {"n": self.n, "seeds": self.seeds, "seed_sd": sd}
-                yield {"metric": name, "layer": layer, "mean": mean, "low": below, "high": above} | counts
+            spread = measure(self.of_seeds).std(0) if len(self.of_seeds) > 1 else torch.full_like(low, torch.nan)
+            columns = {"mean": measure(self.values), "low": low, "high": high}
+            yield pd.DataFrame(
+                {**labels, "metric": name, "layer": range(len(low)), **{k: v.numpy() for k, v in columns.items()},
+                 "n": self.n, "seeds": self.seeds, "seed_sd": spread.numpy()}
+            )  # fmt: skip
 
 
 def attention_and_target(table: pd.DataFrame, target: str) -> tuple[Tensor, Tensor]:

@@ -19,13 +19,11 @@ text beside a wrong label is of. So a model that hardly errs can be diagnosed, t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,27 +32,16 @@ from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import panels
-from mechicl.metrics import combined_p_value, confusion_correlation, real_confusion, scaled_keys
+from mechicl.metrics import real_confusion, scaled_keys
 from mechicl.models import hooked
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.pairs import (
-    PAIR,
-    add_correlations,
-    add_heat_map,
-    pair_matrix,
-    pair_name,
-    pair_rows,
-    rank_correlations,
-)
+from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.label_words import pairs
+from mechicl.studies.label_words.pairs import PAIR, REAL, real_matrix, seeds_by_classes
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import spread
-from mechicl.tasks import Counts, Task
-
-REAL = -1
-"""Layer of the rows that hold the real confusion."""
+from mechicl.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -86,10 +73,7 @@ class ErrorDiagnosis(Study):
         task: Task,
         tokenizer: Any,
         *,
-        seed: int = 42,
         samples: int | None = None,
-        shots: Counts = 1,
-        mislabelled: Counts = 0,
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
@@ -100,14 +84,13 @@ class ErrorDiagnosis(Study):
         """
         if demonstrations != "per_seed":
             raise InputError("Error diagnosis has contexts that many prompts share; use demonstrations='per_seed'.")
-        options = {**options, "seed": seed, "shots": shots, "mislabelled": mislabelled}
-        asked = task.prompts(tokenizer, samples=samples, order="class", **options)
-        rows = sorted(prompt.ids.query for prompt in asked if prompt.ids.query is not None)
+        prompts = task.prompts(tokenizer, samples=samples, order="class", **options)
+        rows = sorted(prompt.ids.query for prompt in prompts if prompt.ids.query is not None)
         contexts = self.contexts
         while True:
             try:
                 behind = task.context_prompts(tokenizer, contexts=contexts, rows=rows, **options)
-                return replace(asked, companions={"contexts": behind})
+                return replace(prompts, companions={"contexts": behind})
             except DoesNotFit:
                 if contexts == 1:
                     raise
@@ -122,15 +105,15 @@ class ErrorDiagnosis(Study):
             )
         if not all(set(prompt.anchor_classes) == set(range(len(prompt.label_ids))) for prompt in behind):
             raise InputError("Error diagnosis needs a label word of every class in every context; use more shots.")
-        probe = TargetQuery()
-        reading = run_shared(model, behind, [probe], batch_size=batch_size)
-        judged = reading.label_logits, behind.gold
-        if self.protocol == "paper":
-            judged = run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold
-        groups = shared_demonstrations(behind)[: 1 if self.protocol == "paper" else None]
+        probe, paper = TargetQuery(), self.protocol == "paper"
+        run = run_shared(model, behind, [probe], batch_size=batch_size)
+        groups = shared_demonstrations(behind)[: 1 if paper else None]
         keys = torch.stack([anchor_keys(model, read_context(model, behind[indices[0]])) for indices in groups])
-        distances = self._distances(reading[probe].values, keys)
-        names, real = behind.class_names, real_confusion(*judged)
+        if paper:
+            real = real_confusion(run_shared(model, prompts, batch_size=batch_size).label_logits, prompts.gold)
+        else:
+            real = real_confusion(run.label_logits, behind.gold)
+        names = behind.class_names
         between = real[~torch.eye(len(real), dtype=torch.bool)]
         known = between[between.isfinite()]
         if not len(known) or known.min() == known.max():
@@ -138,8 +121,8 @@ class ErrorDiagnosis(Study):
                 f"There is nothing to diagnose: this model confuses all pairs of {prompts.task}'s classes alike; take "
                 "more prompts, a model that makes errors, or wrong labels, which bias it (mislabelled)."
             )
-        rows = [pair_rows(real, names, context=0, layer=REAL, components=0)]
-        rows += [pair_rows(matrix, names, **place) for place, matrix in distances]
+        rows = [pairs.pair_rows(real, names, context=0, layer=REAL, components=0)]
+        rows += [pairs.pair_rows(matrix, names, **place) for place, matrix in self._distances(run[probe].values, keys)]
         return pd.concat(rows, ignore_index=True)
 
     def _distances(
@@ -169,11 +152,7 @@ class ErrorDiagnosis(Study):
 
     def confusion(self, table: pd.DataFrame, layer: int, components: int) -> pd.DataFrame:
         """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
-        rows = table[(table["layer"] == layer) & (table["components"] == components)]
-        of_seed = rows.groupby(["seed", *PAIR], sort=False, dropna=False)["value"].mean().reset_index()
-        largest = of_seed.groupby("seed", dropna=False)["value"].transform("max")
-        mean = (of_seed["value"] / largest).groupby([of_seed[name] for name in PAIR], sort=False).mean()
-        return pair_matrix(mean / mean.max())
+        return pairs.predicted_matrix(table, layer, components)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,
@@ -184,113 +163,59 @@ class ErrorDiagnosis(Study):
         tested together. `low` and `high` of spearman hold 95 % of the contexts' own values; `seed_sd` is the standard
         deviation of the seeds' own.
         """
-        found = []
+        means = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
             alike = [(of_some, real_matrix(of_some)) for of_some in seeds_by_classes(rows)]
-            predicted = rows[rows["layer"] != REAL]
-            counts = {"n": predicted.groupby("seed", dropna=False)["context"].nunique().sum(),
-                      "seeds": rows["seed"].nunique(dropna=False)}  # fmt: skip
+            predicted, seeds = rows[rows["layer"] != REAL], rows["seed"].nunique(dropna=False)
+            n = predicted.groupby("seed", dropna=False)["context"].nunique().sum()
             for components, layer in sorted(set(zip(predicted["components"], predicted["layer"], strict=True))):
-                place = {"model": model, "task": task, "shots": shots, "components": components, "layer": layer}
-                for metric, numbers in self._correlation(alike, layer, components).items():
-                    found.append(place | {"metric": metric} | numbers | counts)
+                for metric, mean, low, high, seed_sd in pairs.correlations(alike, layer, components):
+                    place = (model, task, shots, metric, components, layer)
+                    means.append((*place, mean, low, high, n, seeds, seed_sd))
         columns = ["model", "task", "shots", "metric", "components", "layer", "mean", "low", "high", "n", "seeds"]
-        return pd.DataFrame(found)[[*columns, "seed_sd"]]
+        return pd.DataFrame(means, columns=[*columns, "seed_sd"])
 
-    def _correlation(
-        self, alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
-    ) -> dict[str, dict[str, float]]:
-        whole, contexts, seeds = [], [], []
-        for table, real in alike:
-            predicted = self.confusion(table, layer, components)
-            matrices = (
-                torch.tensor(matrix.to_numpy()) for matrix in (predicted, real.loc[predicted.index, predicted.index])
-            )
-            whole.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
-            rows = table[(table["layer"] == layer) & (table["components"] == components)]
-            for seed, of_seed in rows.groupby("seed", dropna=False):
-                own = real_matrix(table[table["seed"].isna() if pd.isna(seed) else table["seed"] == seed])
-                contexts.append(rank_correlations(of_seed, own, "context"))
-                seeds.append(rank_correlations(of_seed.assign(context=0), own, "context"))
-        each = np.concatenate(contexts)
-        low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (np.nan, np.nan)
-        spearman, pearson = (float(np.mean([getattr(c, name) for c in whole])) for name in ("spearman", "pearson"))
-        none = {"low": np.nan, "high": np.nan, "seed_sd": np.nan}
-        return {
-            "spearman": {"mean": spearman, "low": low, "high": high, "seed_sd": spread(np.concatenate(seeds))},
-            "pearson": {"mean": pearson, **none},
-            "p_value": {"mean": combined_p_value(whole, generator=np.random.default_rng(0)), **none},
-        }
-
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
+        """Of each task real and predicted confusion, and their rank correlation in every layer."""
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        shown = [
-            (task, _said(str(task), of_some, rows), of_some)
-            for task, rows in table.groupby("task", sort=False)
-            for of_some in seeds_by_classes(rows)
-        ]
-        titles = ["real confusion", f"predicted, layer {layer}, M\u00a0=\u00a0{components}", "their rank correlation"]
-        names = [f"{name}: {title}" for _, name, _ in shown for title in titles]
-        figure = panels(names, common=False, rows=len(shown), widths=[0.3, 0.3, 0.4])
-        for row, (task, _, of_some) in enumerate(shown, start=1):
-            add_heat_map(figure, real_matrix(of_some), row, 1)
-            add_heat_map(figure, self.confusion(of_some, layer, components), row, 2)
-            add_correlations(
-                figure, summary[(summary["task"] == task) & (summary["metric"] == "spearman")], row, components
-            )
-        told = f"protocol {self.protocol}; 1: never confused; band: 95 % of contexts"
-        return self.styled(figure, table, told, x="", y="", hover="closest")
+        panels = []
+        for task, rows in table.groupby("task", sort=False):
+            for of_some in seeds_by_classes(rows):
+                seeds = "" if len(of_some) == len(rows) else f", seed {', '.join(map(str, of_some['seed'].unique()))}"
+                correlations = where(summary, task=task, metric="spearman")
+                curves = pairs.correlation_traces(correlations, components)
+                layers = {"title_text": "layer", "dtick": max(1, int(correlations["layer"].max()) // 8)}
+                spearman = {"title_text": "Spearman", "range": [-1.05, 1.05]}
+                predicted = f"predicted, layer {layer}, M\u00a0=\u00a0{components}"
+                maps = {"real confusion": pairs.heat_map(real_matrix(of_some), 0.5),
+                        predicted: pairs.heat_map(self.confusion(of_some, layer, components), 0)}  # fmt: skip
+                for what, heat_map in maps.items():
+                    panels.append(Panel(f"{task}{seeds}: {what}", [heat_map], {}, {"autorange": "reversed"}))
+                panels.append(Panel(f"{task}{seeds}: their rank correlation", curves, layers, spearman))
+        note = "1: never confused; band: 95 % of contexts"
+        return Drawing(table, panels, x="", widths=(0.3, 0.3, 0.4), note=note, hover="closest")
 
     def finding(self, result: Result) -> str:
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        tasks = table.groupby(["task", "shots"], sort=False)
-        said = []
-        for (task, shots), rows in tasks:
-            of_task = summary[(summary["task"] == task) & (summary["shots"] == shots)]
-            of_task = of_task[of_task["components"] == components]
-            curve = of_task[of_task["metric"] == "spearman"].set_index("layer")["mean"]
-            p_value = of_task[of_task["metric"] == "p_value"].set_index("layer")["mean"]
-            said.append(
-                (f"{task}: " if len(tasks) > 1 else "")
-                + f"In layer {layer} (M = {components}) anchor distances rank the pairs of classes as their real "
-                f"confusion with a Spearman correlation of {curve[layer]:.2f} (p = {p_value[layer]:.2g}); the best "
-                f"layer is {curve.idxmax()} ({curve.max():.2f}). {self._pairs(rows, layer, components)}"
+        sentences = []
+        for (task, shots), rows in table.groupby(["task", "shots"], sort=False):
+            numbers = where(summary, task=task, shots=shots, components=components, layer=layer).set_index("metric")[
+                "mean"
+            ]
+            sentences.append(
+                f"{task}: anchor distances in layer {layer} (M = {components}) rank the pairs of classes as their real "
+                f"confusion with a Spearman correlation of {numbers['spearman']:.2f} (p = {numbers['p_value']:.2g})."
             )
-        return " ".join(said)
-
-    def _pairs(self, table: pd.DataFrame, layer: int, components: int) -> str:
-        """Which classes are nearest and which most confused, in a sentence."""
-        pairs = []
-        for of_some in seeds_by_classes(table):
-            real = of_some[of_some["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean()
-            predicted = self.confusion(of_some, layer, components)
-            nearest = pd.Series([predicted.loc[a, b] for a, b in real.index], index=real.index)
-            pairs.append((pair_name(nearest), pair_name(real), real.min()))
-        if len(pairs) > 1:
-            same = sum(near == confused for near, confused, _ in pairs)
-            return f"The nearest anchors are those of the most confused classes in {same} of {len(pairs)} seeds."
-        ((near, confused, least),) = pairs
-        return f"Nearest anchors: {near}; most confused: {confused} ({least:.2f})."
-
-
-def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
-    found: dict[tuple[str, ...], list[pd.DataFrame]] = {}
-    for _, of_seed in table.groupby("seed", sort=False, dropna=False):
-        found.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
-    return [pd.concat(parts) for parts in found.values()]
-
-
-def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Real confusion, the mean of the seeds."""
-    return pair_matrix(table[table["layer"] == REAL].groupby(PAIR, sort=False)["value"].mean())
-
-
-def _said(task: str, some: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """The task, with the seeds where they are not all of it."""
-    return task if len(some) == len(rows) else f"{task}, seed {', '.join(map(str, some['seed'].unique()))}"
+            for of_some in seeds_by_classes(rows)[:1]:
+                real = where(of_some, layer=REAL).groupby(PAIR, sort=False)["value"].mean()
+                predicted = self.confusion(of_some, layer, components)
+                nearest = pd.Series([predicted.loc[pair] for pair in real.index], index=real.index)
+                sentences.append(
+                    f"Nearest anchors: {pairs.pair_name(nearest)}; most confused: {pairs.pair_name(real)}."
+                )
+        return " ".join(sentences)
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:

@@ -17,18 +17,17 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.declared import Switch
-from mechicl.figures import FLOW_COLOURS, add_curve
+from mechicl.figures import FLOW_COLOURS
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.probes.saliency import FLOWS, HeadReduce, SaliencyFlow
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.drawing import task_panels
+from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, mean_with_interval
+from mechicl.studies.summary import BAND, by_task, mean_with_interval
 
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
 
@@ -78,29 +77,23 @@ class InformationFlow(Study):
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
-        figure, tasks = task_panels(summary)
-        for column, of_task in enumerate(tasks, start=1):
-            for metric in FLOWS:
-                rows = of_task[of_task["metric"] == metric]
-                add_curve(
-                    figure, rows, x="layer", name=_NAMES[metric], colour=FLOW_COLOURS[metric],
-                    legend=column == 1, column=column,
-                )  # fmt: skip
-        figure.update_yaxes(range=[0, 1])
-        return self.styled(
-            figure, summary, f"protocol {self.protocol}; {BAND}",
-            x="layer", y="share of mean saliency per edge", counts=int(summary["layer"].max()),
-        )  # fmt: skip
+        panels = [
+            Panel(title, [Curve(flow, _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS])
+            for title, task in by_task(summary).items()
+        ]
+        return Drawing(
+            summary, panels, y_title="share of mean saliency per edge", note=BAND, common=True, y_axis={"range": [0, 1]}
+        )
 
     def finding(self, result: Result) -> str:
         share = result.summary().groupby(["layer", "metric"])["mean"].mean().unstack()
         into, out_of = share["S_wp"].to_numpy(), share["S_pq"].to_numpy()
-        behind = np.flatnonzero(out_of <= into)
-        overtakes = behind[-1] + 1 if len(behind) else 0
-        from_here = f"in every layer from {overtakes} on" if overtakes < len(into) else "not in the last layer"
+        lower = np.flatnonzero(out_of <= into)
+        first = lower[-1] + 1 if len(lower) else 0
+        larger = f"from layer {first} on" if first < len(into) else "in no layer to the end"
         return (
-            f"S_wp is largest in layer {into.argmax()}, with {into.max():.0%} of the saliency; S_pq exceeds it "
-            f"{from_here} and holds {out_of[-1]:.0%} in the last."
+            f"S_wp is largest in layer {into.argmax()} ({into.max():.0%} of the saliency). S_pq exceeds it {larger}; "
+            f"it holds {out_of[-1]:.0%} in the last layer."
         )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, plain
+from mechicl.metrics import combined_p_value, confusion_correlation
+from mechicl.studies.drawing import where
+from mechicl.studies.summary import spread
 
 PAIR = ["class_a", "class_b"]
+REAL = -1
+"""Layer of the rows that hold the real confusion."""
 
 
 def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **place: int) -> pd.DataFrame:
@@ -26,17 +33,27 @@ def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
     """A symmetric matrix with diagonal 1 of values by pair."""
     names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
     matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
-    index: list[tuple[str, str]] = pairs.index.to_list()
-    for (a, b), value in zip(index, pairs, strict=True):
-        matrix.loc[a, b] = matrix.loc[b, a] = value
+    for pair, value in pairs.items():
+        matrix.loc[pair] = matrix.loc[pair[::-1]] = value  # type: ignore[index]
     return matrix
 
 
 def pair_name(pairs: pd.Series[float]) -> str:
     """The pair with the smallest value, in words."""
-    index: list[tuple[str, str]] = pairs.index.to_list()
-    a, b = index[int(pairs.argmin())]
-    return f"{a} and {b}"
+    return " and ".join(pairs.index[int(pairs.argmin())])
+
+
+def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
+    alike: dict[tuple[str, ...], list[pd.DataFrame]] = {}
+    for _, of_seed in table.groupby("seed", sort=False, dropna=False):
+        alike.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
+    return [pd.concat(parts) for parts in alike.values()]
+
+
+def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """Real confusion, the mean of the seeds."""
+    return pair_matrix(where(table, layer=REAL).groupby(PAIR, sort=False)["value"].mean())
 
 
 def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:
@@ -50,28 +67,57 @@ def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[
     return np.array([np.corrcoef(row, target)[0, 1] for row in ranks])
 
 
-def add_heat_map(figure: go.Figure, matrix: pd.DataFrame, row: int, column: int) -> None:
-    """Draw real (column 1, from chance on) or predicted confusion, with its values."""
+def predicted_matrix(table: pd.DataFrame, layer: int, components: int) -> pd.DataFrame:
+    """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
+    rows = where(table, layer=layer, components=components)
+    of_seed = rows.groupby(["seed", *PAIR], sort=False, dropna=False)["value"].mean().reset_index()
+    largest = of_seed.groupby("seed", dropna=False)["value"].transform("max")
+    mean = (of_seed["value"] / largest).groupby([of_seed[name] for name in PAIR], sort=False).mean()
+    return pair_matrix(mean / mean.max())
+
+
+def correlations(
+    alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
+) -> list[tuple[str, float, float, float, float]]:
+    """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
+    tests, contexts, seeds = [], [], []
+    for table, real in alike:
+        predicted = predicted_matrix(table, layer, components)
+        matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
+        tests.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
+        for _, of_seed in table.groupby("seed", dropna=False):
+            rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
+            contexts.append(rank_correlations(rows, real_of_seed, "context"))
+            seeds.append(rank_correlations(rows.assign(context=0), real_of_seed, "context"))
+    each, nan = np.concatenate(contexts), float("nan")
+    low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (nan, nan)
+    spearman, pearson = (float(np.mean([getattr(c, name) for c in tests])) for name in ("spearman", "pearson"))
+    return [
+        ("spearman", spearman, low, high, spread(np.concatenate(seeds))),
+        ("pearson", pearson, nan, nan, nan),
+        ("p_value", combined_p_value(tests, generator=np.random.default_rng(0)), nan, nan, nan),
+    ]
+
+
+def heat_map(matrix: pd.DataFrame, lowest: float) -> go.Heatmap:
+    """A confusion matrix with its values, in colours from `lowest` to 1."""
     values = matrix.to_numpy()
-    figure.add_heatmap(
-        z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)),
-        zmin=0 if column == 2 else 0.5, zmax=1, colorscale="Blues_r", showscale=False, text=np.round(values, 2),
-        texttemplate="%{text:.2f}", hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>", row=row, col=column,
+    return go.Heatmap(
+        z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)), zmin=lowest, zmax=1,
+        colorscale="Blues_r", showscale=False, text=np.round(values, 2), texttemplate="%{text:.2f}",
+        hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
     )  # fmt: skip
-    figure.update_yaxes(autorange="reversed", row=row, col=column)
 
 
-def add_correlations(figure: go.Figure, rows: pd.DataFrame, row: int, components: int) -> None:
-    """Draw the rank correlation in every layer, a curve for each number of components, the chosen one with its band."""
-    colours = (SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY)
-    shown = rows[rows["components"] == components]
-    if shown["low"].notna().all():
-        figure.add_trace(band(shown, "layer", GREY), row=row, col=3)
-    for number, (m, of_m) in enumerate(rows.groupby("components")):
-        figure.add_scatter(
-            x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", legendgroup=str(m), showlegend=row == 1,
-            mode="lines+markers", row=row, col=3,
-            line={"color": colours[number % len(colours)], "width": 3 if m == components else 1.5},
-        )  # fmt: skip
-    figure.update_xaxes(title_text="layer", dtick=max(1, int(rows["layer"].max()) // 8), row=row, col=3)
-    figure.update_yaxes(title_text="Spearman", range=[-1.05, 1.05], row=row, col=3)
+def correlation_traces(rows: pd.DataFrame, components: int) -> list[go.Scatter]:
+    """Rank correlation by layer, a curve for each number of components, the chosen one with its band."""
+    colours = cycle((SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY))
+    curves = [
+        go.Scatter(
+            x=of_m["layer"], y=of_m["mean"], name=f"M = {m}", mode="lines+markers",
+            line={"color": colour, "width": 3 if m == components else 1.5},
+        )
+        for (m, of_m), colour in zip(rows.groupby("components"), colours, strict=False)
+    ]  # fmt: skip
+    chosen = rows[rows["components"] == components]
+    return [band(chosen, "layer", GREY), *curves] if chosen["low"].notna().all() else curves

@@ -13,14 +13,14 @@ from typing import NamedTuple
 import pandas as pd
 
 from mechicl.results import Result
-from mechicl.studies.label_words.compression import PUBLISHED as TABLE_2
+from mechicl.studies.drawing import where
 from mechicl.studies.label_words.compression import Compression
-from mechicl.studies.label_words.compression_speed import ANCHORS, PUBLISHED_LENGTHS, CompressionSpeed
-from mechicl.studies.label_words.compression_speed import PUBLISHED as TABLE_3
+from mechicl.studies.label_words.compression_speed import ANCHORS, CompressionSpeed
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers
-from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis, real_matrix
-from mechicl.studies.label_words.reweighting import PUBLISHED as TABLE_1
-from mechicl.studies.label_words.reweighting import Reweighting, published_accuracy
+from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
+from mechicl.studies.label_words.pairs import real_matrix
+from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.label_words.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_6, published_accuracy
 
 _METRICS = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5", "accuracy": "accuracy"}
 _MEAN = "mean of tasks"
@@ -48,13 +48,13 @@ def against_published(results: Sequence[Result]) -> pd.DataFrame:
         Reweighting.name: _table_1, Compression.name: _table_2, CompressionSpeed.name: _tables_3_and_6,
         DeepLayers.name: _deep_layers, ErrorDiagnosis.name: _figure_6,
     }  # fmt: skip
-    found: dict[tuple[object, ...], dict[str, str]] = {}
+    measured: dict[tuple[object, ...], dict[str, str]] = {}
     protocols = dict.fromkeys(result.study.protocol for result in results)
     for result in results:
         for row in compare[result.name](result) if result.name in compare else ():
-            found.setdefault(row[:4], dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
+            measured.setdefault(row[:4], dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
     columns = [f"measured, {protocol}" for protocol in protocols]
-    rows = [[*place, *measured.values()] for place, measured in found.items()]
+    rows = [[*quantity, *values.values()] for quantity, values in measured.items()]
     return pd.DataFrame(rows, columns=["quantity", "task", "GPT2-XL", "GPT-J", *columns])
 
 
@@ -64,18 +64,18 @@ def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
 
 def _table_1(result: Result) -> Iterator[_Row]:
     """Accuracy of each task and their mean, where the tasks are the paper's four."""
-    summary = _one_shot(result.summary())
-    accuracy = summary[(summary["metric"] == "accuracy") & summary["method"].isin(list(TABLE_1))]
-    for method, of_method in accuracy.groupby("method", sort=False):
+    accuracy = where(_one_shot(result.summary()), metric="accuracy")
+    for method, values in TABLE_1.items():
         known = dict[str, float]()
-        for task, row in of_method.set_index("task").iterrows():
-            theirs = published_accuracy(str(method), str(task), of_method[of_method["task"] == task])
-            known |= theirs
+        for _, row in where(accuracy, method=method).iterrows():
+            task, shots = row["task"], "" if row["per_class"] == "1" else f" ({row['per_class']})"
+            published = published_accuracy(method, task, where(accuracy, task=task))
+            if published is not None:
+                known[task] = published
             measured = _percent(row["mean"], row["low"], row["high"])
-            shots = "" if row["per_class"] == "1" else f" ({row['per_class']})"
-            yield _Row(f"accuracy, {method}{shots}", str(task), theirs.get(str(task), ""), "", measured)
-        if set(known) == set(TABLE_1[str(method)]):
-            mean = of_method.set_index("task")["mean"][list(known)].mean()
+            yield _Row(f"accuracy, {method}{shots}", task, known.get(task, ""), "", measured)
+        if set(known) == set(values):
+            mean = where(accuracy, method=method).set_index("task")["mean"][list(known)].mean()
             yield _Row(f"accuracy, {method}", _MEAN, f"{sum(known.values()) / len(known):.2f}", "", _percent(mean))
 
 
@@ -86,17 +86,17 @@ def _table_2(result: Result) -> Iterator[_Row]:
     means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
     for method, (xl, j) in TABLE_2.items():
         for positions in ("", "original", "zero"):
-            where = f", query at {positions} positions" if positions else ""
+            placement = f", query at {positions} positions" if positions else ""
             for place, (metric, title) in enumerate(_METRICS.items()):
                 if (method, positions, metric) in means.index:
                     measured = _percent(means[method, positions, metric])
-                    yield _Row(f"{title}, {method}{where}", _MEAN, xl[place], j[place], measured)
+                    yield _Row(f"{title}, {method}{placement}", _MEAN, xl[place], j[place], measured)
 
 
 def _tables_3_and_6(result: Result) -> Iterator[_Row]:
     """Times as fast (the paper's machine is not stated), and the lengths that make it so; neither in percent."""
     summary = _one_shot(result.summary())
-    fast = summary[(summary["metric"] == "times_as_fast") & (summary["arm"] == ANCHORS)].set_index("task")["mean"]
+    fast = where(summary, metric="times_as_fast", arm=ANCHORS).set_index("task")["mean"]
     for task, times in fast.items():
         of_xl, of_j = TABLE_3.get(str(task), ("", ""))
         yield _Row("times as fast, anchor cache", str(task), of_xl, of_j, f"{times:.2f}")
@@ -104,8 +104,8 @@ def _tables_3_and_6(result: Result) -> Iterator[_Row]:
         xl, j = (sum(column) / len(TABLE_3) for column in zip(*TABLE_3.values(), strict=True))
         yield _Row("times as fast, anchor cache", _MEAN, f"{xl:.3f}", f"{j:.3f}", f"{fast[list(TABLE_3)].mean():.3f}")
     shown = _one_shot(result.table)
-    for task, (demonstrations, query) in PUBLISHED_LENGTHS.items():
-        rows = shown[(shown["task"] == task) & (shown["arm"] == ANCHORS)]
+    for task, (demonstrations, query) in TABLE_6.items():
+        rows = where(shown, task=task, arm=ANCHORS)
         for name, column, known in (("L_demo", "demonstration_words", demonstrations), ("L_x", "query_words", query)):
             if len(rows):
                 yield _Row(f"words of text, {name}", task, known, known, f"{rows[column].mean():.1f}")
@@ -124,14 +124,14 @@ def _deep_layers(result: Result) -> Iterator[_Row]:
     deep = summary[(summary["metric"] == "AUCROC") & (summary["layer"] > summary["layer"].max() // 2)]
     tasks = [AVERAGE] if AVERAGE in set(deep["task"]) else list(dict.fromkeys(deep["task"]))
     for task in tasks:
-        best = deep[deep["task"] == task].nlargest(1, "mean").iloc[0]
+        best = where(deep, task=task).nlargest(1, "mean").iloc[0]
         measured = _percent(best["mean"], best["low"], best["high"])
         yield _Row("best AUCROC of deep layers", task, "about 80", "about 80", measured)
 
 
 def _figure_6(result: Result) -> Iterator[_Row]:
     """Two pairs of TREC's classes, with the layer and the number of components that the heat map shows."""
-    table = _one_shot(result.table[result.table["task"] == "trec"])
+    table = _one_shot(where(result.table, task="trec"))
     if not len(table):
         return
     study = result.study

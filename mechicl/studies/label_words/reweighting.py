@@ -1,23 +1,22 @@
 """Anchor re-weighting (section 3.1, Table 1, appendices G and H).
 
 The attention from q to each class's label word is multiplied by exp(beta), one beta for every layer, head and class,
-learned on a few further items (4 per class; Adam, learning rate 0.01, 10 rounds, one prompt a step). The paper compares
+learned on training prompts (4 per class; Adam, learning rate 0.01, 10 rounds, one prompt a step). The paper compares
 with the same demonstrations without it, and with all those items as demonstrations (5 per class; 3 for AG News, whose
-texts are long). Where they do not fit it is as many as fit every seed of a task, so that seeds are alike.
+texts are long). Where they do not fit, all seeds of a task have as many as fit every seed.
 
-`protocol="paper"` measures these three. `"corrected"` adds what tells whether the gain is about anchors: biases of the
-labels' logits fitted to the optimum on the same items, contextual calibration (Zhao et al. 2021), the majority class,
-beta shared over heads, over layers or over both, beta on random text tokens instead of label words, and beta added
-before the softmax; and it gives AG News as many as fit, like every task. And it puts re-weighting and compression
-together, which the paper could not: beta learned and applied on a context of anchors alone. Accuracy stands beside
-macro-F1 and the recall of every class.
+`protocol="paper"` measures these three. `"corrected"` adds controls that show whether the gain is about anchors: fitted
+biases of the labels' logits, contextual calibration (Zhao et al. 2021), the majority class, beta shared over heads,
+layers or both, beta on random text tokens, and beta before the softmax; AG News has as many more shots as fit, like
+every task. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1 and the
+recall of every class.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,19 +33,20 @@ from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Shared, Variant, fit_together
-from mechicl.errors import DoesNotFit, InputError
-from mechicl.figures import GREY, LABEL_COLOUR, ORANGE
+from mechicl.errors import InputError
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, SKY
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.label_words.accuracy import draw_accuracies, macro_f1_rows
-from mechicl.studies.label_words.controls import at_random_positions, fit_biases
-from mechicl.studies.label_words.drawing import task_panels
+from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words import controls, tables
+from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
+from mechicl.studies.label_words.predictions import is_right, macro_f1_rows
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import INTERVALS, mean_with_interval
-from mechicl.tasks import Counts, Task
+from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
+from mechicl.tasks import Task
 
-VANILLA, MORE_SHOTS, REWEIGHTED = "vanilla", "vanilla, more shots", "re-weighted"
+VANILLA, REWEIGHTED = "vanilla", "re-weighted"
 COMPRESSED, REWEIGHTED_COMPRESSED = "compressed", "re-weighted, compressed"
 _SHARED: dict[str, tuple[Shared, ...]] = {
     "beta shared over heads": ("heads",),
@@ -60,14 +60,6 @@ _UNFITTED = ("label biases", "contextual calibration", "majority class", COMPRES
 _CONTROLS = (*_SHARED, _AT_RANDOM, _PRESOFTMAX, *_UNFITTED, REWEIGHTED_COMPRESSED)
 _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
 """Methods whose beta is kept, and what its name adds."""
-PUBLISHED = {
-    VANILLA: {"sst2": 61.28, "trec": 57.56, "agnews": 73.32, "emo": 15.44},
-    MORE_SHOTS: {"sst2": 64.75, "trec": 60.40, "agnews": 52.52, "emo": 9.80},
-    REWEIGHTED: {"sst2": 90.07, "trec": 60.92, "agnews": 81.94, "emo": 41.64},
-}
-"""Table 1: accuracy in percent of GPT2-XL, mean of five seeds."""
-_AUTHORS_SHOTS = {"agnews": 3}
-"""More shots in Table 1 where they are not 5."""
 _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
             COMPRESSED: ORANGE}  # fmt: skip
 
@@ -101,59 +93,30 @@ class Reweighting(Study):
         methods = (VANILLA, *((MORE_SHOTS,) if self.more_shots else ()), REWEIGHTED)
         return [{"method": method} for method in (*methods, *(_CONTROLS if self.protocol == "corrected" else ()))]
 
-    def prompts(self, task: Task, tokenizer: Any, *, seed: int = 42, shots: Counts = 1, **options: Any) -> PromptSet:
-        """A task's prompts with their companions: training items, more shots, content-free queries.
+    def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
+        """A task's prompts with their companions: training prompts, more shots, content-free queries.
 
-        `options` are those of `task.prompts`. More shots are as many as fit the context with every query and as the
-        data have, at most `more_shots`; as many of them are mislabelled. If they are fewer, a warning says why.
+        `options` are those of `task.prompts`.
         """
-        asked = task.prompts(tokenizer, seed=seed, shots=shots, **options)
-        shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
-        common = {name: options[name] for name in shared if name in options}
-        companions = {
-            "training": task.auxiliary_prompts(tokenizer, seed=seed, shots=shots, per_class=self.per_class, **common),
-            "content_free": task.content_free_prompts(tokenizer, seed=seed, shots=shots, **common),
-        }
-        rows = [prompt.ids.query for prompt in asked if prompt.ids.query is not None]
-        more, why = self._with_more_shots(task, tokenizer, shots, common | {"seed": seed, "rows": rows})
-        if more is not None:
-            companions["more_shots"] = more
-        if why:
-            warnings.warn(f"{task.name}, seed {seed}: {why}", stacklevel=2)
-        return replace(asked, companions=companions, origin={**asked.origin, **({"fewer_shots": why} if why else {})})
+        most = self.more_shots
+        if self.protocol == "paper":
+            most = min(most, tables.MORE_SHOTS_PER_CLASS.get(task.name, most))
+        return controls.with_companions(task, tokenizer, self.per_class, most, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """As `prompts`, with as many more shots as fit every seed."""
         sets = super().prompt_sets(task, tokenizer, seeds=seeds, **options)
-        fitting = [_number(one.companions.get("more_shots")) for one in sets]
+        fitting = [controls.more_shots_of(prompts) for prompts in sets]
+        fewest = min(fitting)
         if len(set(fitting)) == 1:
             return sets
-        told = f"{task.name}: {min(fitting)} per class fit every seed, so {MORE_SHOTS!r} has them in all."
-        warnings.warn(told if min(fitting) else f"{task.name}: there is no {MORE_SHOTS!r} in any seed.", stacklevel=2)
-        fewer = replace(self, more_shots=min(fitting))
+        all_have = f"{fewest} per class fit every seed, so {MORE_SHOTS!r} has them in all."
+        warnings.warn(f"{task.name}: {all_have if fewest else f'no seed has {MORE_SHOTS!r}.'}", stacklevel=2)
+        fewer = replace(self, more_shots=fewest)
         return [
-            one if fits == min(fitting) else fewer.prompts(task, tokenizer, seed=seed, **options)
-            for one, fits, seed in zip(sets, fitting, seeds, strict=True)
+            prompts if fits == fewest else fewer.prompts(task, tokenizer, seed=seed, **options)
+            for prompts, fits, seed in zip(sets, fitting, seeds, strict=True)
         ]
-
-    def _with_more_shots(
-        self, task: Task, tokenizer: Any, shots: Counts, options: Mapping[str, Any]
-    ) -> tuple[PromptSet | None, str]:
-        """The same queries behind as many demonstrations as fit, if any do, and why they are no more."""
-        most = self.more_shots
-        if self.protocol == "paper":
-            most = min(most, _AUTHORS_SHOTS.get(task.name, most))
-        if options.get("too_long") == "drop":  # the queries are those that were not dropped: none may go now
-            options = {**options, "too_long": "refuse"}
-        why = ""
-        for more in range(most, shots if isinstance(shots, int) else max(shots), -1):
-            try:
-                found = task.prompts(tokenizer, shots=more, room_for=shots, **options)
-            except DoesNotFit as error:
-                why = why or f"{MORE_SHOTS!r} cannot have {more} per class: {error.reason}."
-                continue
-            return found, why and f"{why} It has {more}."
-        return None, why and f"{why} It is left out."
 
     def passes(self, n_layers: int) -> float:
         return (2 + (len(_CONTROLS) if self.protocol == "corrected" else 0)) / 3  # demonstrations are read once
@@ -167,42 +130,37 @@ class Reweighting(Study):
         """All betas are fitted together, and each set of prompts is asked without a beta only once."""
         if "training" not in prompts.companions:
             raise InputError(
-                "Re-weighting learns from further items; make the prompts by Reweighting().prompts(task, ...)."
+                "Re-weighting needs training prompts; make the prompts by Reweighting().prompts(task, ...)."
             )
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
         methods = [condition["method"] for condition in conditions]
         patches = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
-        sets = {**prompts.companions, "": prompts, "more_shots": _asking_the_same(prompts)}
+        sets = {**prompts.companions, "": prompts, "more_shots": controls.asking_the_same(prompts)}
 
         @cache
-        def plain(name: str) -> Tensor:
+        def clean(name: str) -> Tensor:
             return run_shared(model, sets[name], batch_size=batch_size).label_logits
 
         for method in methods:
-            asked, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
-            logits = torch.zeros(0, len(prompts.label_ids))
-            if len(asked) and patch is None and method != COMPRESSED:
-                logits = _without_beta(method, sets, plain)
-            elif len(asked):
-                logits = self._with_beta(model, asked, method, patch, batch_size)
-            yield pd.DataFrame(
-                {
-                    "prompt": np.arange(len(asked)),
-                    "gold": asked.gold.numpy(),
-                    "gold_name": [asked.class_names[c] for c in asked.gold],
-                    "predicted": logits.argmax(-1).numpy(),
-                    "label_logits": logits.double().tolist(),
-                    "per_class": str(asked.shots),
-                    "fit": pd.Series([patch and patch.to_json(), *[None] * len(asked)][: len(asked)], dtype=object),
-                }
-            )
+            queries, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
+            n, logits = len(queries), torch.zeros(0, len(prompts.label_ids))
+            if n and (patch is not None or method == COMPRESSED):
+                logits = self._changed(model, queries, method, patch, batch_size)
+            elif n:
+                logits = controls.without_beta(method, sets, clean)
+            yield pd.DataFrame({
+                "prompt": np.arange(n), "gold": queries.gold.numpy(),
+                "gold_name": [queries.class_names[c] for c in queries.gold], "predicted": logits.argmax(-1).numpy(),
+                "label_logits": logits.double().tolist(), "per_class": str(queries.shots),
+                "fit": pd.Series([patch and patch.to_json(), *[None] * n][:n], dtype=object),
+            })  # fmt: skip
 
-    def _with_beta(
+    def _changed(
         self, model: Any, prompts: PromptSet, method: str, patch: ReweightAnchors | None, batch_size: int
     ) -> Float[Tensor, "prompt class"]:
         """Label logits with a fitted beta, and on compressed contexts with or without one."""
-        patches = [patch] if patch is not None else []
+        patches = [] if patch is None else [patch]
         if method in (COMPRESSED, REWEIGHTED_COMPRESSED):
             return on_anchors(model, prompts, patches, batch_size=batch_size).label_logits
         if method == _AT_RANDOM:
@@ -244,76 +202,52 @@ class Reweighting(Study):
         Columns: model, task, shots, metric, method, per_class (demonstrations that it is shown), mean, low, high, n,
         seeds.
         """
-        right = table.assign(value=(table["predicted"] == table["gold"]).astype(float))
+        rows = table.assign(value=is_right(table), metric="recall of " + table["gold_name"])
         by = ["model", "task", "shots", "method", "per_class"]
-        parts = [mean_with_interval(right, "value", by).assign(metric="accuracy"), macro_f1_rows(table, by)]
-        recall = right.assign(metric="recall of " + right["gold_name"])
-        parts.append(mean_with_interval(recall, "value", [*by, "metric"]))
-        return pd.concat(parts, ignore_index=True)
+        accuracy = mean_with_interval(rows, "value", by).assign(metric="accuracy")
+        recall = mean_with_interval(rows, "value", [*by, "metric"])
+        return pd.concat([accuracy, macro_f1_rows(table, by), recall], ignore_index=True)
 
-    def figure(self, result: Result) -> go.Figure:
+    def drawing(self, result: Result) -> Drawing:
+        """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
         summary = result.summary()
-        figure, tasks = task_panels(summary)
-        for column, rows in enumerate(tasks, start=1):
-            task, shots = rows[["task", "shots"]].iloc[0]
-            known = {method: published_accuracy(method, task, rows) for method in PUBLISHED if shots == 1}
-            paper = {method: by_task[task] / 100 for method, by_task in known.items() if by_task}
-            draw_accuracies(figure, rows, column, colours=_COLOURS, published=paper)
-        told = f"protocol {self.protocol}; {INTERVALS}"
-        figure.update_xaxes(range=[0, 1.02])
+        panels = [
+            Panel(title, _accuracies(where(summary, **task)), {"range": [0, 1.02]})
+            for title, task in by_task(summary).items()
+        ]
         height = 30 * summary["method"].nunique()
-        return self.styled(figure, summary, told, x="accuracy", y="", height=height, hover="closest")
+        return Drawing(
+            summary, panels, x_title="accuracy", note=INTERVALS, common=True, height=height, hover="closest"
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
-        accuracy = summary[summary["metric"] == "accuracy"].groupby("method")["mean"].mean()
-        text = f"Accuracy rises from {accuracy[VANILLA]:.0%} to {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
-        if round(accuracy[REWEIGHTED], 2) <= round(accuracy[VANILLA], 2):
-            text = f"Accuracy is {accuracy[VANILLA]:.0%}, and {accuracy[REWEIGHTED]:.0%} with re-weighted anchors"
-        if MORE_SHOTS in accuracy:
-            more = result.table[result.table["method"] == MORE_SHOTS]["per_class"].unique()
-            text += f"; {' or '.join(sorted(more))} demonstrations per class reach {accuracy[MORE_SHOTS]:.0%}"
-        if "label biases" in accuracy:
-            text += (
-                f"; biases fitted to the same items reach {accuracy['label biases']:.0%}, the majority class "
-                f"{accuracy['majority class']:.0%}; on a context of anchors alone it is {accuracy['compressed']:.0%}, "
-                f"re-weighted {accuracy['re-weighted, compressed']:.0%}"
-            )
-        return text + "."
+        accuracy = where(result.summary(), metric="accuracy").groupby("method")["mean"].mean()
+        shown = where(result.table, method=MORE_SHOTS)["per_class"].unique()
+        names = {VANILLA: "without re-weighting", REWEIGHTED: "with re-weighted anchors",
+                 MORE_SHOTS: f"with {' or '.join(sorted(shown))} demonstrations per class",
+                 "label biases": "with fitted label biases", "majority class": "of the majority class",
+                 COMPRESSED: "on anchors alone", REWEIGHTED_COMPRESSED: "on anchors alone, re-weighted"}  # fmt: skip
+        parts = [f"{accuracy[method]:.0%} {name}" for method, name in names.items() if method in accuracy]
+        return f"Accuracy: {', '.join(parts)}."
 
 
-def _number(prompts: PromptSet | None) -> int:
-    """Demonstrations per class, the same of every class but for wrong labels; 0 without prompts."""
-    return 0 if prompts is None else len(prompts[0].demonstrations) // len(prompts.label_ids)
-
-
-def published_accuracy(method: str, task: str, rows: pd.DataFrame) -> dict[str, float]:
-    """Table 1's number by task, where as many demonstrations were shown as there."""
-    shown = set(rows[rows["method"] == method]["per_class"])
-    theirs = str(_AUTHORS_SHOTS.get(task, 5) if method == MORE_SHOTS else 1)
-    return {task: PUBLISHED[method][task]} if task in PUBLISHED[method] and shown == {theirs} else {}
-
-
-def _asking_the_same(prompts: PromptSet) -> PromptSet:
-    """Of the prompts with more shots those that ask about the same rows; none where there are no others."""
-    others = prompts.companions.get("more_shots")
-    if others is None:
-        return prompts[:0]
-    rows = {prompt.ids.query for prompt in prompts}
-    return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
-
-
-def _without_beta(
-    method: str, sets: Mapping[str, PromptSet], plain: Callable[[str], Tensor]
-) -> Float[Tensor, "prompt class"]:
-    """What a method answers that fits no beta, logits of the label words or scores in their place."""
-    if method == MORE_SHOTS:
-        return plain("more_shots")
-    if method == "majority class":
-        counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
-        return counts.expand(len(sets[""]), -1)
-    if method == "label biases":
-        return plain("") + fit_biases(plain("training"), sets["training"].gold)
-    if method == "contextual calibration":
-        return plain("").log_softmax(-1) - plain("content_free").softmax(-1).mean(0).log()
-    return plain("")
+def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
+    """What the panel of a task shows."""
+    (task, *_), (shots, *_) = rows["task"], rows["shots"]
+    several = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
+    rows = rows.assign(name=rows["method"].where(~several, rows["method"] + ", " + rows["per_class"]))
+    accuracy, f1 = where(rows, metric="accuracy")[::-1], where(rows, metric="macro_f1")
+    more = accuracy["per_class"] != accuracy["shots"].astype(str)
+    accuracy_bars = bars(
+        accuracy, accuracy["name"], [_COLOURS.get(name, SKY) for name in accuracy["name"]],
+        text=("with " + accuracy["per_class"] + " per class").where(more, ""), textposition="inside",
+        insidetextanchor="start",
+    )  # fmt: skip
+    shown = [method for method in tables.TABLE_1 if shots == 1 and method in set(accuracy["name"])]
+    known = {method: tables.published_accuracy(method, task, rows) for method in shown}
+    published = {method: value / 100 for method, value in known.items() if value is not None}
+    return [
+        accuracy_bars,
+        marks(f1["name"], f1["mean"], "line-ns-open", "macro-F1"),
+        marks(published, published.values(), "diamond-open", "paper: accuracy of GPT2-XL"),
+    ]

@@ -22,6 +22,7 @@ import plotly.graph_objects as go
 import torch
 
 from mechicl.corpora import TokenCorpus
+from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import GREY, INK, STAGE_COLOURS
@@ -231,6 +232,7 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, col
     )  # fmt: skip
 
 
+@door
 def compare_atlases(results: Sequence[Result]) -> Result:
     """Atlases of several models as one result, with a panel each in one figure."""
     if not results or not all(isinstance(result.study, Atlas) for result in results):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
@@ -22,6 +23,7 @@ _DRAWS = 3
 """Ensembles of random neurons."""
 
 
+@door
 def find_neurons(
     model: Any, token_class: TokenClass = "-ing", *, kurtosis: float = 10.0, variance: float = 0.005,
     protocol: Protocol = "corrected",
@@ -110,6 +112,7 @@ def _random_neurons(
     return pd.DataFrame(chosen, columns=["layer", "neuron"]).assign(kind="random", effect=effects_of)
 
 
+@door
 def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.DataFrame:
     """The tokens that a neuron promotes and demotes most: rank, top, top_cosine, bottom, bottom_cosine.
 

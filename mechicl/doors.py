@@ -1,0 +1,161 @@
+"""Arguments are compared with the annotations of a function before it begins: a wrong one is named in one sentence."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from inspect import Parameter, Signature, signature
+from reprlib import repr as shorten
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+from mechicl.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_WORDS: dict[Any, tuple[str, str]] = {
+    int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), str: ("a text", "texts"),
+    bool: ("True or False", "truth values"), NoneType: ("None", "None"),
+}  # fmt: skip
+"""One of a kind, and several."""
+
+
+def door(function: F) -> F:
+    """The function, or the class made by its fields, which refuses what its annotations do not allow.
+
+    Raises:
+        InputError: when it is called with an argument of another kind, one too many, or one too few.
+    """
+    if isinstance(function, type):
+        function.__init__ = door(function.__init__)  # type: ignore[misc]
+        return function
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = bound(signature_of(function), function.__qualname__.removesuffix(".__init__"), args, kwargs)
+        for name, value in given.items():
+            hint = _hint(function, name)
+            if not _accepts(value, hint):
+                raise InputError(f"{_said(name, value, hint)}; expected {_in_words(hint)}.")
+        return function(*args, **kwargs)
+
+    return checked  # type: ignore[return-value]
+
+
+def bound(expected: Signature, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by their names; InputError where there is one too many or too few."""
+    try:
+        return expected.bind(*args, **kwargs).arguments
+    except TypeError as error:
+        known = ", ".join(one for one in expected.parameters if one not in ("self", "cls"))
+        raise InputError(f"{name}(): {error}; its arguments are {known}.") from None
+
+
+@cache
+def signature_of(function: Callable[..., Any]) -> Signature:
+    """Kept, because `inspect` takes its time."""
+    return signature(function)
+
+
+@cache
+def _hint(function: Callable[..., Any], name: str) -> Any:
+    """What an argument is annotated with; Any where that is not known, as of a type that is imported for mypy alone."""
+    parameter = signature_of(function).parameters[name]
+    written = parameter.annotation
+    if written is Parameter.empty or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+        return Any
+    try:
+        return eval(written, function.__globals__) if isinstance(written, str) else written
+    except NameError:
+        return Any
+
+
+def _accepts(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind; what is not understood here passes."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _accepts(value, inside[0])
+    if origin in (Union, UnionType):
+        return any(_accepts(value, one) for one in inside)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inside)
+    if hint in (bool, int, float):
+        return _ACCEPTS[hint](value)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping)
+    if isinstance(origin, type) and issubclass(origin, Iterable):
+        return _holds(value, origin, inside)
+    kind = NoneType if hint is None else origin or hint
+    try:
+        return not isinstance(kind, type) or isinstance(value, hint if origin is None else kind)
+    except TypeError:  # a protocol
+        return True
+
+
+def _holds(value: Any, origin: type, inside: Sequence[Any]) -> bool:
+    """Whether a value has many values of the kind; arrays and tensors are lists, a text is no list of texts."""
+    if isinstance(value, (str, bytes, Mapping)):
+        return False
+    if not issubclass(origin, Collection):
+        return isinstance(value, Iterable) or hasattr(value, "__getitem__")
+    if not (isinstance(value, origin) if origin is tuple else hasattr(value, "__len__") and hasattr(value, "__iter__")):
+        return False
+    if issubclass(origin, Sequence) and not hasattr(value, "__getitem__"):
+        return False
+    if origin is tuple and inside[-1:] != (...,):
+        return len(value) == len(inside) and all(map(_accepts, value, inside))
+    try:
+        return not inside or set(map(type, value)) <= {inside[0]} or all(_accepts(one, inside[0]) for one in value)
+    except TypeError:  # a tensor of a single number
+        return False
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+_ACCEPTS: dict[Any, Callable[[Any], bool]] = {
+    bool: lambda value: isinstance(value, bool) or type(value).__name__ == "bool_",
+    int: _is_whole,
+    float: lambda value: _is_whole(value) or isinstance(value, float) or type(value).__module__ == "numpy",
+}
+
+
+def _said(name: str, value: Any, hint: Any) -> str:
+    """What an argument is; of a list of the wrong things, the first of them."""
+    for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
+        origin, inside = get_origin(kind), get_args(kind)[:1]
+        if inside and isinstance(value, list | tuple) and isinstance(origin, type) and issubclass(origin, Sequence):
+            wrong = next((i for i, one in enumerate(value) if not _accepts(one, inside[0])), None)
+            if wrong is not None:
+                return f"{name}[{wrong}] is {shorten(value[wrong])}"
+    return f"{name} is {shorten(value)}"
+
+
+def _in_words(hint: Any, number: int = 0) -> str:
+    """The kind in words, of one value (0) or several (1)."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _in_words(inside[0], number)
+    if origin in (Union, UnionType):
+        literals = [f"{one!r}" for kind in inside if get_origin(kind) is Literal for one in get_args(kind)]
+        return _either([*literals, *(_in_words(kind, number) for kind in inside if get_origin(kind) is not Literal)])
+    if origin is Literal:
+        return _either(map(repr, inside))
+    if hint in (*_WORDS, None):
+        return _WORDS[NoneType if hint is None else hint][number]
+    if isinstance(origin, type) and issubclass(origin, Iterable) and not issubclass(origin, Mapping):
+        kinds = [one for one in inside if one is not ...]
+        return f"{'lists' if number else 'a list'} of {_either([_in_words(one, 1) for one in kinds])}"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _either(words: Iterable[str]) -> str:
+    *most, last = dict.fromkeys(words)  # each once
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,0 +1,147 @@
+"""Predictions under several conditions, and how far they agree with the clean run (section 2.2).
+
+Label loyalty is 1 where the same class is predicted; word loyalty is the Jaccard similarity of the most probable next
+words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from mechicl.engines.prefix import run_shared
+from mechicl.hooks import Patch, Run
+from mechicl.metrics import jaccard
+from mechicl.models import hooked
+from mechicl.probes import TopTokens
+from mechicl.prompts import PromptSet
+from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import by_metric, mean_with_interval, spread
+
+TITLES = {
+    "label_loyalty": "label loyalty",
+    "word_loyalty_5": "word loyalty, k = 5",
+    "word_loyalty_10": "word loyalty, k = 10",
+    "accuracy": "accuracy",
+}
+PROMPT = ["model", "task", "seed", "shots", "prompt"]
+_CLEAN = ("nothing", "full context")
+
+
+class PredictionStudy(Study):
+    """A study that predicts under conditions; in the clean run's the first of `axes` is "nothing" or "full context"."""
+
+    axes: ClassVar[tuple[str, ...]]
+    """Columns that name a condition."""
+    metrics: ClassVar[tuple[str, ...]] = ("label_loyalty", "word_loyalty_5")
+    """Columns of `loyalty` that are averaged; with accuracy the clean run is summarised, too."""
+
+    def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
+        """What is changed in a condition."""
+        return []
+
+    def runs(
+        self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
+    ) -> Sequence[Run]:
+        """The prompts in one condition: once, or once for each of several random draws."""
+        return [run_shared(model, prompts, [top], self.patches(model, prompts, condition), batch_size=batch_size)]
+
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        """A row per run and prompt: gold and predicted class, label probabilities, the ten most probable tokens."""
+        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        tables = [
+            pd.DataFrame({
+                "prompt": np.arange(len(prompts)), "gold": prompts.gold.numpy(), "predicted": run.predicted.numpy(),
+                "label_probs": run.label_probs.tolist(), "top_tokens": run[top].values.tolist(),
+            })
+            for run in self.runs(model, prompts, condition, top, batch_size)
+        ]  # fmt: skip
+        return pd.concat(tables, ignore_index=True)
+
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """Which rows are the clean run's."""
+        return table[self.axes[0]].isin(_CLEAN)
+
+    def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows with their agreement with the clean run, between 0 and 1, and whether they are right."""
+        clean = self.is_clean(table)
+        reference = table[clean][[*PROMPT, "predicted", "top_tokens"]]
+        rows = table[~clean | ("accuracy" in self.metrics)].merge(reference, on=PROMPT, suffixes=("", "_clean"))
+        ids, clean_ids = (torch.tensor(np.stack(rows[f"top_tokens{name}"].to_list())) for name in ("", "_clean"))
+        return rows.assign(
+            label_loyalty=(rows["predicted"] == rows["predicted_clean"]).astype(float),
+            **{f"word_loyalty_{k}": jaccard(ids[:, :k], clean_ids[:, :k]).numpy() for k in (5, 10)},
+            accuracy=is_right(rows),
+        )
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means of `metrics`: model, task, shots, metric, the condition's columns, mean, low, high, n, seeds, seed_sd.
+
+        With accuracy, where gold classes are known: also macro_f1 (of random sets the mean of the sets') and, of the
+        clean run, majority_rate.
+        """
+        rows = self.loyalty(table)
+        long = by_metric(rows, self.metrics, self.axes)
+        means = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *self.axes])
+        if "accuracy" not in self.metrics:
+            return means
+        context = accuracy_context(rows, ["model", "task", "shots", *self.axes], self.is_clean(rows))
+        return pd.concat([means, context], ignore_index=True)
+
+
+def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean over seeds of macro-F1, with an interval over resampled prompts; rows of one seed may be of several sets."""
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        seeds = [part for _, part in group.groupby("seed", sort=False, dropna=False)]
+        values = np.stack([_of_sets(part, index) for index, part in enumerate(seeds)])
+        low, high = np.quantile(values[:, 1:].mean(0), [0.025, 0.975])
+        numbers = {"mean": values[:, 0].mean(), "low": low, "high": high, "n": len(group), "seeds": len(seeds),
+                   "seed_sd": spread(values[:, 0])}  # fmt: skip
+        rows.append(dict(zip(by, key, strict=True)) | numbers | {"metric": "macro_f1"})
+    return pd.DataFrame(rows)
+
+
+def is_right(table: pd.DataFrame) -> pd.Series[float]:
+    """1 where the predicted class is the gold one, else 0; NaN where that is not known."""
+    return (table["predicted"] == table["gold"]).astype(float).where(table["gold"] >= 0)
+
+
+def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool]) -> pd.DataFrame:
+    """What puts accuracy in context: macro-F1, and majority_rate, what always answering the commonest class reaches.
+
+    Of prompts whose gold class is known. The rate is that of the `clean` rows; it is the same in all others.
+    """
+    known = table["gold"] >= 0
+    commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
+    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & clean]
+    if not known.any():
+        return pd.DataFrame()
+    rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
+    return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
+
+
+def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:
+    """Macro-F1 of one seed, the mean of its sets where there are several, which share the resampled prompts."""
+    sets = [part for _, part in rows.groupby("set")] if "set" in rows else [rows]
+    scores = [_macro_f1(part["gold"].to_numpy(), part["predicted"].to_numpy(), np.random.default_rng(seed))
+              for part in sets]  # fmt: skip
+    mean: np.ndarray = np.mean(scores, axis=0)
+    return mean
+
+
+def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Generator) -> Float[np.ndarray, "draw"]:
+    """Mean F1 of the classes that are in the gold labels or predicted; first of all prompts, then of 500 resamples."""
+    n, classes = len(gold), int(max(gold.max(), predicted.max())) + 1
+    weights = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), size=500)])
+    cells = np.eye(classes * classes)[gold * classes + predicted]
+    confusion = (weights @ cells).reshape(-1, classes, classes)  # [draw gold predicted]
+    both = confusion.sum(1) + confusion.sum(2)
+    f1 = 2 * np.diagonal(confusion, axis1=1, axis2=2) / np.where(both > 0, both, 1)
+    scores: np.ndarray = f1.sum(1) / (both > 0).sum(1)
+    return scores
