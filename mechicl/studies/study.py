@@ -21,7 +21,7 @@ from mechicl.claims import Claim, Evidence, Verdicts, decide
 from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
-from mechicl.figures import BLUE, styled
+from mechicl.figures import BLUE
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import PromptSet
@@ -183,17 +183,6 @@ class Study(ABC):
             drawing, title=f"{self.title}{drawing.about}: {models}",
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
-
-    def heading(self, rows: pd.DataFrame, about: str = "") -> str:
-        """The title of a figure: the study, what it is `about` here, and the models of the rows."""
-        return f"{self.title}{about}: {', '.join(rows['model'].unique())}"
-
-    def styled(
-        self, figure: go.Figure, rows: pd.DataFrame, subtitle: str, *, hover: str = "x unified", **style: Any
-    ) -> go.Figure:
-        """A figure of `rows` in the house style, titled by study and models; `style` is that of `figures.styled`."""
-        figure = styled(figure, title=self.heading(rows), subtitle=f"{self.source}; {subtitle}", **style)
-        return figure.update_layout(hovermode=hover)
 
     @abstractmethod
     def finding(self, result: Result) -> str:
