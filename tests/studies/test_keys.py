@@ -156,7 +156,7 @@ _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions",
 @pytest.mark.parametrize(
     ("places", "edit", "changed"),
     [
-        ("studies/label_words/isolation.py", also("measure"), {"isolation"}),
+        ("studies/label_words/isolation.py", also("patches"), {"isolation"}),
         ("studies/label_words/isolation.py", also("authors_draws"), {"isolation"}),
         ("studies/stages/lesions.py", also("scored_positions"), _OF_LESIONS),
         ("studies/stages/ensembles.py", also("greedy"), {"voting"}),
@@ -186,7 +186,7 @@ def test_measuring_leads_to_nothing_that_draws() -> None:
     assert "mechicl.studies.stages.lesions.scored_positions" in followed, "the control"
     assert {place(name.partition("<")[0].rpartition(".")[0]) for name in followed if "." in name} == {"followed"}
     members = {text.split()[0] for reach in reached for text in reach.texts}
-    assert f"{Isolation.__module__}.Isolation.measure" in members, "the control"
+    assert f"{Isolation.__module__}.Isolation.patches" in members, "the control"
     assert [name for name in members if name.rpartition(".")[2] in SHOWING] == []
 
 
@@ -253,7 +253,7 @@ MEASURES = [
     ("factor=FACTOR", "factor=FACTOR + 1"),
     ("return helpers_of_mine.double(table)", "return helpers_of_mine.double(table[::-1])"),
     ("    return table", "    return table * 2"),
-    ("    def finding", "    def patch(self, model, prompts, condition):\n        return None\n\n    def finding"),
+    ("    def finding", "    def patches(self, model, prompts, condition):\n        return []\n\n    def finding"),
 ]
 
 
