@@ -1,20 +1,17 @@
 """Old names: each works until mechicl 0.3, with a DeprecationWarning that says the new one.
 
 To rename a name of a module, add it to `RENAMED` under the place where it used to be; the module needs
-`def __getattr__(name): return renamed.look_up(__name__, name)`. To rename an argument of a function, put
-`@renamed.arguments(old="new")` on it.
+`def __getattr__(name): return renamed.look_up(__name__, name)`. A base class takes over members that a subclass still
+has under an old name by `member`.
 """
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
-F = TypeVar("F", bound=Callable[..., Any])
 _LEFT_THE_TOP = {
     "mechicl.corpora": "load_word_pairs",
     "mechicl.engines": "Context compress fit_reweighting fit_tuned_lens lesion_sweep read_context run_shared",
@@ -59,21 +56,11 @@ def look_up(module: str, name: str) -> Any:
     return getattr(import_module(home), attribute)
 
 
-def arguments(**renamed: str) -> Callable[[F], F]:
-    """Let a function take keywords by their old names: `@arguments(old="new")`."""
-
-    def decorate(function: F) -> F:
-        @functools.wraps(function)
-        def call(*positional: Any, **keywords: Any) -> Any:
-            for old, new in renamed.items():
-                if old in keywords and new not in keywords:
-                    _warn(f"The argument {old} of {function.__qualname__}", new, 2)
-                    keywords[new] = keywords.pop(old)
-            return function(*positional, **keywords)
-
-        return call  # type: ignore[return-value]
-
-    return decorate
+def member(kind: type, old: str, new: str) -> None:
+    """Take over what a user's class says of itself under an old name."""
+    if old in vars(kind) and new not in vars(kind):
+        _warn(f"{kind.__name__}.{old}", new, 4)  # through __init_subclass__ and the metaclass
+        setattr(kind, new, vars(kind)[old])
 
 
 def _warn(old: str, new: str, depth: int) -> None:

@@ -67,16 +67,17 @@ def test_a_name_that_never_was_is_no_old_name() -> None:
         mi.LabelAttentoin  # noqa: B018
 
 
-def test_an_old_argument_works_and_says_the_new_one() -> None:
-    @renamed.arguments(layer="layers")
-    def drop(layers: int) -> int:
-        return layers
+def test_a_member_under_its_old_name_counts_and_says_the_new_one() -> None:
+    with pytest.warns(DeprecationWarning, match="Reads.place is now scope") as caught:
 
-    with pytest.warns(DeprecationWarning, match="The argument layer of .*drop is now layers") as caught:
-        assert drop(layer=3) == 3
+        class Reads(mi.Probe):
+            place = "target"
+
+            def watch(self, model: Any, batch: Any) -> mi.Watch:
+                raise NotImplementedError
+
+    assert Reads().scope == "target"
     assert caught[0].filename == __file__
-    with pytest.raises(TypeError), pytest.warns(DeprecationWarning, match="layer"):
-        drop(3, layer=3)
 
 
 def test_every_study_is_a_function_of_the_namespace() -> None:

@@ -152,7 +152,7 @@ class Context:
             raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
         parts: list[Probe | Patch] = [*probes, *patches]
         for part in parts:
-            if part.place != "target" or (isinstance(part, Probe) and part.objective is not None):
+            if part.scope != "target" or (isinstance(part, Probe) and part.objective is not None):
                 raise InputError(
                     f"{type(part).__name__} needs the whole prompt, and a context holds keys and values alone; use run."
                 )
@@ -217,7 +217,7 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
     if not n:
         raise InputError("This prompt has no demonstrations, so there is no context to read; use shots=1 or more.")
     for patch in patches:
-        if patch.place != "demonstrations":
+        if patch.scope != "demonstrations":
             raise InputError(f"{type(patch).__name__} does not act inside the demonstrations alone; use run.")
     whole = PromptBatch.of([prompt], net.device)
     batch = replace(whole, tokens=whole.tokens[:, :n])

@@ -56,7 +56,7 @@ class LastToken:
         """
         net = blockwise(model, "LastToken")
         for patch in patches:
-            if patch.place != "target":
+            if patch.scope != "target":
                 raise InputError(f"{type(patch).__name__} acts before the target position; use run.")
         installed = Pass(net, patches, self.batch)
         with net.hooks(installed.edits):

@@ -46,8 +46,8 @@ def run_shared(
     layer = 0 if whole or divisible or not len(prompts) else first_layer(net, prompts, probes, patches)
     if not runs_by_block(net) or not (divisible or layer) or not groups or len(prompts) < 2 * len(groups):
         return run(model, prompts, probes, patches, batch_size=batch_size, progress=progress)
-    inside = [patch for patch in patches if patch.place == "demonstrations"]
-    at_target = [patch for patch in patches if patch.place == "target"]
+    inside = [patch for patch in patches if patch.scope == "demonstrations"]
+    at_target = [patch for patch in patches if patch.scope == "target"]
     parts = []
     with progress_bar(progress or "", len(prompts)) as advance:
         for indices in groups:
@@ -84,4 +84,4 @@ def shared_demonstrations(prompts: PromptSet) -> list[tuple[int, ...]]:
 
 def _divisible(probes: Sequence[Probe], patches: Sequence[Patch]) -> bool:
     """Whether everything acts within the demonstrations, or at the target."""
-    return all(probe.place == "target" for probe in probes) and all(patch.place != "anywhere" for patch in patches)
+    return all(probe.scope == "target" for probe in probes) and all(patch.scope != "anywhere" for patch in patches)

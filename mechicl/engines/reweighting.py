@@ -15,7 +15,7 @@ from mechicl.doors import door
 from mechicl.engines.context import Context
 from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError, check_seed
-from mechicl.hooks import Hook, Patch, Place
+from mechicl.hooks import Hook, Patch, Scope
 from mechicl.hooks.doors import prompts_of
 from mechicl.models import Adapter, frozen, hooked, provenance
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
@@ -137,7 +137,7 @@ class _Rows(Patch):
     placements: Sequence[Placement]
 
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         return "target"
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:

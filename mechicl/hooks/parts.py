@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl import renamed
 from mechicl.corpora import TokenBatch
 from mechicl.display import described, shown
 from mechicl.errors import InputError
@@ -31,7 +32,7 @@ Batch = PromptBatch | TokenBatch
 """Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
 HookByName = tuple[str | Callable[[str], bool], Callable[..., Any]]
 """A hook whose points are named, or chosen by a filter of names, as `run_with_hooks` takes it."""
-Place = Literal["anywhere", "demonstrations", "target"]
+Scope = Literal["anywhere", "demonstrations", "target"]
 """Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
 
 What is at "target" touches row q alone. It finds q at `batch.target` on every axis of queries, and label words at
@@ -42,8 +43,12 @@ What is at "target" touches row q alone. It finds q at `batch.target` on every a
 class Patch(ABC):
     """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        renamed.member(cls, "place", "scope")
+
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         """Where the patch acts; "anywhere" promises nothing."""
         return "anywhere"
 
@@ -99,8 +104,12 @@ class Probe(ABC):
     terms: Mapping[str, str] = {}
     """Of each quantity that is a mean: the name of the count that the result holds beside it."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        renamed.member(cls, "place", "scope")
+
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         """Where the probe reads; "anywhere" promises nothing."""
         return "anywhere"
 

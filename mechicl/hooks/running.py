@@ -149,14 +149,14 @@ def run(
     return sweep(net, prompts, probes, whole, batch_size=min(batch_size, max(1, at_once)), progress=progress)
 
 
-Material = TypeVar("Material", PromptSet, TokenCorpus)
+Inputs = TypeVar("Inputs", PromptSet, TokenCorpus)
 
 
 def sweep(
     net: Adapter,
-    prompts: Material,
+    prompts: Inputs,
     probes: Sequence[Probe],
-    one_pass: Callable[[Material], tuple[Tensor, dict[Probe, Reading]]],
+    one_pass: Callable[[Inputs], tuple[Tensor, dict[Probe, Reading]]],
     *,
     batch_size: int,
     progress: str | None,

@@ -35,7 +35,7 @@ def sequence_log_probs(net: Adapter, batch: PromptBatch, patches: Sequence[Patch
         InputError: a patch acts at q alone, so it is unknown what it would do at the tokens of a word.
     """
     for patch in patches:
-        if patch.place == "target":
+        if patch.scope == "target":
             check_sequence(batch.prompts[0].label_tokens, type(patch).__name__)
     words = batch.prompts[0].label_tokens
     scores = torch.empty(len(batch), len(words), device=batch.device)

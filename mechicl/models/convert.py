@@ -17,7 +17,7 @@ from torch import Tensor
 from mechicl.errors import InputError, first_line, retold
 from mechicl.library import Backend, bridge_config, build_bridge
 from mechicl.models.compare import check_same, check_windows, converted_log_probs, dropped, original_log_probs, samples
-from mechicl.models.processing import Placement, Processing, load_state, process
+from mechicl.models.processing import DevicePlacement, Processing, load_state, process
 from mechicl.models.settings import corrections, known_settings
 
 Maker = Callable[[], tuple[Any, dict[str, Tensor] | None]]
@@ -27,7 +27,7 @@ Maker = Callable[[], tuple[Any, dict[str, Tensor] | None]]
 def convert(
     hf_model: Any,
     how: Processing,
-    place: Placement | None = None,
+    place: DevicePlacement | None = None,
     *,
     name: str,
     n_ctx: int | None = None,
@@ -50,7 +50,7 @@ def convert(
 
     Raises `InputError` where TransformerLens cannot convert the architecture, or converts it wrongly.
     """
-    architecture, place = type(hf_model).__name__, place or Placement(hf_model.dtype, hf_model.device)
+    architecture, place = type(hf_model).__name__, place or DevicePlacement(hf_model.dtype, hf_model.device)
     if backend == "bridge" and place.n_devices > 1:
         raise InputError(f"n_devices={place.n_devices} splits a HookedTransformer alone; use backend='hooked'.")
     if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
@@ -94,7 +94,7 @@ def _wrapped(hf_model: Any, name: str) -> tuple[Any, None]:
     return build_bridge(hf_model, name), None
 
 
-def _converted(hf_model: Any, place: Placement, name: str, remote_code: Path | None) -> tuple[Any, Maker]:
+def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Path | None) -> tuple[Any, Maker]:
     """The configuration, and what makes the HookedTransformer and returns it with its weights as they were loaded."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.loading_from_pretrained import convert_hf_model_config, get_pretrained_state_dict

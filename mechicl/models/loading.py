@@ -22,7 +22,7 @@ from mechicl.models.gguf import gguf_original
 from mechicl.models.local import folder_original
 from mechicl.models.names import understood
 from mechicl.models.original import Original
-from mechicl.models.processing import Placement, Processing, process
+from mechicl.models.processing import DevicePlacement, Processing, process
 from mechicl.models.provenance import remember
 from mechicl.models.tokenizers import give_tokenizer
 
@@ -81,7 +81,7 @@ def load_model(
     check_count("n_devices", n_devices)
     backend = chosen(backend)
     how = Processing.named(processing, fold_value_biases=fold_value_biases)
-    place = Placement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
+    place = DevicePlacement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
         if understood(name).kind == "shipped":
             model, facts = _load_shipped(how, place, n_ctx, backend), {}
@@ -110,7 +110,7 @@ def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Origi
     return hub_original(named.hub, named.revision, trust_remote_code=trust_remote_code)
 
 
-def _load_shipped(how: Processing, place: Placement, n_ctx: int | None, backend: Backend) -> Any:
+def _load_shipped(how: Processing, place: DevicePlacement, n_ctx: int | None, backend: Backend) -> Any:
     from mechicl.shipped import load_tiny_icl
 
     model = process(load_tiny_icl(place.device, place.dtype, backend), how)
@@ -119,7 +119,7 @@ def _load_shipped(how: Processing, place: Placement, n_ctx: int | None, backend:
     return model
 
 
-def _load(original: Original, how: Processing, place: Placement, n_ctx: int | None, backend: Backend) -> Any:
+def _load(original: Original, how: Processing, place: DevicePlacement, n_ctx: int | None, backend: Backend) -> Any:
     if original.parameters is not None:  # before anything is read, or fetched
         check_weights_fit(original.name, original.parameters, place.dtype.itemsize, "cpu")
     dtype = place.dtype

@@ -13,7 +13,7 @@ from mechicl.errors import InputError
 
 
 @dataclass(frozen=True)
-class Placement:
+class DevicePlacement:
     """In which dtype and where a model's weights are to lie."""
 
     dtype: torch.dtype = torch.float32

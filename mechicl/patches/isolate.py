@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mechicl.errors import InputError
-from mechicl.hooks import Place, as_layers
+from mechicl.hooks import Scope, as_layers
 from mechicl.patches.cut_edges import CutEdges
 from mechicl.prompts import Prompt, PromptBatch
 
@@ -58,7 +58,7 @@ class IsolateLabels(Isolate):
     """Isolate the label words: their anchor sub-token (the paper), or all their sub-tokens with `span="label"`."""
 
     span: Literal["anchor", "label"] = "anchor"
-    place = "demonstrations"
+    scope = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         return prompt.anchors if self.span == "anchor" else prompt.label_positions
@@ -73,7 +73,7 @@ class IsolateTemplate(Isolate):
     """
 
     which: Literal["all", "separators", "words", "before_label", "after_label"] = "all"
-    place = "demonstrations"
+    scope = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if self.which == "all":
@@ -113,7 +113,7 @@ class IsolateRandom(Isolate):
             raise InputError('IsolateRandom: resample="per_seed" needs a pool within the demonstrations.')
 
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         return "demonstrations" if self.resample == "per_seed" else "anywhere"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:

@@ -37,7 +37,7 @@ class ReweightAnchors(Patch):
     placement: Placement = "postsoftmax"
     about: Mapping[str, Any] = field(default_factory=dict)
     """Where it was fitted: model, task, label words, settings; plain values."""
-    place = "target"
+    scope = "target"
     _met: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False)
     """Models that were compared with the one it was fitted to."""
 

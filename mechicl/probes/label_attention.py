@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.hooks import Place, Probe, Watch, watch_layers
+from mechicl.hooks import Probe, Scope, Watch, watch_layers
 from mechicl.models import blockwise, hooked
 from mechicl.prompts import PromptBatch
 
@@ -39,7 +39,7 @@ class LabelAttention(Probe):
             raise InputError(f"LabelAttention: weight is {self.weight!r}; it is 'attention' or 'norm'.")
 
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         return "target" if self.weight == "attention" else "anywhere"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:

@@ -22,7 +22,7 @@ class TargetQuery(Probe):
 
     axes = ("prompt", "layer", "dimension")
     units = {"query": "activation"}
-    place = "target"
+    scope = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         net = hooked(model)

@@ -22,7 +22,7 @@ class TopTokens(Probe):
     k: int = 10
     axes = ("prompt", "rank")
     units = {"token": "token id"}
-    place = "target"
+    scope = "target"
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         top: list[Tensor] = []

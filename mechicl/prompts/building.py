@@ -19,7 +19,7 @@ from mechicl.models import tokenizer_digest
 from mechicl.models.tokenizers import bos_id
 from mechicl.prompts.chat import Layout, chat_layout, check_rendered
 from mechicl.prompts.labels import CHOOSE, Score, scoring_tokens
-from mechicl.prompts.prompt import Demonstration, Prompt, Rows
+from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows
 from mechicl.prompts.template import Template
 from mechicl.prompts.written import Written, encode
 
@@ -124,7 +124,7 @@ def build_prompts(
             query_text=query_text, target=len(bos) + len(tokens) - 1, label_words=words,
             label_ids=tuple(first for first, *_ in scoring), label_tokens=scoring if score == "sequence" else (),
             class_names=tuple(class_names), gold=query.gold, offsets=(*((0, 0) for _ in bos), *offsets),
-            ids=Rows(tuple(shot.row for shot in shots), query.row), prepend_bos=prepend_bos, task=task,
+            ids=PromptRows(tuple(shot.row for shot in shots), query.row), prepend_bos=prepend_bos, task=task,
             tokenizer_digest=digest,
         )  # fmt: skip
         _check_labels(prompt, scoring if score == "sequence" else tuple(one[:1] for one in scoring))

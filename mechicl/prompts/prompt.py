@@ -18,7 +18,7 @@ from mechicl.errors import InputError, check_unicode
 from mechicl.prompts.display import marked_html
 
 
-class Rows(NamedTuple):
+class PromptRows(NamedTuple):
     """Which rows of the data a prompt was made of."""
 
     demonstrations: tuple[int, ...] = ()
@@ -67,7 +67,7 @@ class Prompt:
     gold: int | None = None
     offsets: tuple[tuple[int, int], ...] = ()
     """Characters of :attr:`string` that each token covers; (0, 0) for the BOS token."""
-    ids: Rows = field(default_factory=Rows)
+    ids: PromptRows = field(default_factory=PromptRows)
     prepend_bos: bool = False
     task: str = ""
     label_tokens: tuple[tuple[int, ...], ...] = ()
@@ -170,7 +170,7 @@ class Prompt:
         string: str = "",
         class_names: Sequence[str] | None = None,
         label_words: Sequence[str] | None = None,
-        ids: Rows | None = None,
+        ids: PromptRows | None = None,
         task: str = "",
     ) -> Prompt:
         """A prompt whose tokens and label positions are stored rather than built; its texts are not known (w
@@ -197,7 +197,7 @@ class Prompt:
                 for start, (p, c) in zip(starts, placed, strict=False)
             ),
             query_start=starts[-1], query_text=(), target=len(tokens) - 1, label_words=tuple(label_words or names),
-            label_ids=tuple(int(token) for token in label_ids), class_names=names, gold=gold, ids=ids or Rows(),
+            label_ids=tuple(int(token) for token in label_ids), class_names=names, gold=gold, ids=ids or PromptRows(),
             task=task,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from mechicl.engines.context import Context, read_context
 from mechicl.engines.last_token import last_tokens
 from mechicl.engines.prefix import run_shared, shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch, Place, Probe, Watch, run
+from mechicl.hooks import Hook, Patch, Probe, Scope, Watch, run
 from mechicl.models import hooked
 from mechicl.patches import IsolateLabels, IsolateRandom
 from mechicl.probes import LabelAttention, SaliencyFlow, TopTokens
@@ -37,10 +37,10 @@ def shared_prompts(n: int = 6, *, n_demonstrations: int = 20, seeds: tuple[int, 
 
 @dataclass(frozen=True)
 class DoubleAtTarget(Patch):
-    """Doubles what q attends to at the label words: acts at the target, by the axes of `Place`."""
+    """Doubles what q attends to at the label words: acts at the target, by the axes of `Scope`."""
 
     @property
-    def place(self) -> Place:
+    def scope(self) -> Scope:
         return "target"
 
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:

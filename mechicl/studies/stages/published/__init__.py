@@ -17,7 +17,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import where
 from mechicl.studies.stages.lesions import late_windows
 from mechicl.studies.stages.published import neurons
-from mechicl.studies.stages.published.rows import Row, Rows, curve, means, model_of, peak
+from mechicl.studies.stages.published.rows import Comparisons, Row, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ATTENTION, ENTROPY, REPLICATED, SUB_JOINER
 from mechicl.studies.stages.word_merging import WordMerging
 
@@ -42,15 +42,15 @@ def _has_paper(results: Sequence[Result], name: str) -> bool:
     return any(one.name == name and one.study.protocol == "paper" for one in results)
 
 
-def _attention(result: Result) -> Rows:
+def _attention(result: Result) -> Comparisons:
     return curve("mean attention to one of the previous five tokens", result, ATTENTION, "pooled")
 
 
-def _authors_lens(result: Result) -> Rows:
+def _authors_lens(result: Result) -> Comparisons:
     return curve("entropy of the authors' lens (bits)", result, ENTROPY, "entropy", x="point", lens="authors")
 
 
-def _corrected_lens(result: Result) -> Rows:
+def _corrected_lens(result: Result) -> Comparisons:
     lens = where(result.summary(), lens="corrected").set_index(["metric", "point"])["mean"].sort_index()
     if model_of(result) == "gpt2-xl" and len(lens):
         quantity = "entropy of the corrected lens (bits)"
@@ -59,13 +59,13 @@ def _corrected_lens(result: Result) -> Rows:
         yield "KL(final || corrected lens) (bits)", "point 0", "about 20", f"{lens['kl', 0] / math.log(2):.3f}"
 
 
-def _repeats(result: Result) -> Rows:
+def _repeats(result: Result) -> Comparisons:
     """Windows in the latter half are said to lower entropy consistently."""
     for row in late_windows(result.summary()).itertuples():
         yield f"{row.kind}: windows that lower entropy", "latter half", "all", f"{row.lower} of {row.n}"
 
 
-def _sub_joiner(result: Result) -> Rows:
+def _sub_joiner(result: Result) -> Comparisons:
     """The authors chose one head by eye; no head has a score. Where it stands among all heads is ours."""
     if model_of(result) not in SUB_JOINER:
         return
@@ -79,16 +79,16 @@ def _sub_joiner(result: Result) -> Rows:
         yield "its attention to the first token less the others'", f"L{layer}.H{head}", "above 0", bias
 
 
-def _largest_norm(result: Result) -> Rows:
+def _largest_norm(result: Result) -> Comparisons:
     norm = means(result, "mlp" if result.study.protocol == "paper" else "mlp_norm")
     yield "norm of the MLPs' output is largest", "depth", "in the last layers", peak(norm)
 
 
-def _best_probe(result: Result) -> Rows:
+def _best_probe(result: Result) -> Comparisons:
     yield "word in context is classified best", "depth", "in the middle", peak(means(result, "probe", x="point"))
 
 
-def _best_window(result: Result) -> Rows:
+def _best_window(result: Result) -> Comparisons:
     scores = where(result.summary(), benchmark="hellaswag", metric="acc_norm")
     repeats = scores[scores["kind"].str.startswith("repeat")]
     if len(repeats):
@@ -97,8 +97,8 @@ def _best_window(result: Result) -> Rows:
         yield "the best window to repeat begins", "depth", "0.8-0.9", f"{best['layer'] / last:.2f}"
 
 
-def _seconds(published: str) -> Callable[[Result], Rows]:
-    def compare(result: Result) -> Rows:
+def _seconds(published: str) -> Callable[[Result], Comparisons]:
+    def compare(result: Result) -> Comparisons:
         seconds, text = result.provenance.get("seconds"), result.provenance.get("text", {})
         if seconds is not None:
             measured = f"{seconds:.0f} s for {text.get('tokens', 0)} tokens (finished parts are read, not run)"
@@ -107,7 +107,7 @@ def _seconds(published: str) -> Callable[[Result], Rows]:
     return compare
 
 
-def _agreement(result: Result) -> Rows:
+def _agreement(result: Result) -> Comparisons:
     """Top-1 agreement over the middle half of the layers, and over the first and last eighth where it is published."""
     middle_published, edges_published = REPLICATED.get(model_of(result), (None, None))
     for kind in ("drop", "swap"):
@@ -126,7 +126,7 @@ def _agreement(result: Result) -> Rows:
             yield quantity, "first and last eighth", f"{edges_published} (a replication)", f"{edges:.3f}"
 
 
-_QUANTITIES: tuple[tuple[str, bool, Callable[[Result], Rows]], ...] = (
+_QUANTITIES: tuple[tuple[str, bool, Callable[[Result], Comparisons]], ...] = (
     ("local-attention", True, _attention),
     ("local-attention", True, _seconds("for 100 documents, one GPU: 8-33 s (GPT-2), 1-5.5 min (Pythia, Phi)")),
     ("word-merging", False, _sub_joiner),

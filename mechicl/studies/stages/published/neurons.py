@@ -5,11 +5,11 @@ from __future__ import annotations
 from mechicl.results import Result
 from mechicl.studies.drawing import where
 from mechicl.studies.stages.neurons import NeuronsStudy, is_entropy_neuron
-from mechicl.studies.stages.published.rows import Rows, curve, means, model_of, peak
+from mechicl.studies.stages.published.rows import Comparisons, curve, means, model_of, peak
 from mechicl.studies.stages.published.values import ENTROPY_NEURONS, ING, PREDICTION, STANFORD_MEDIUM, SUPPRESSION
 
 
-def counts(result: Result) -> Rows:
+def counts(result: Result) -> Comparisons:
     """Exact from weights: the same numbers are expected."""
     summary, model = result.summary(), model_of(result)
     for kind, published in (("prediction", PREDICTION), ("suppression", SUPPRESSION)):
@@ -26,7 +26,7 @@ def counts(result: Result) -> Rows:
             yield "partition neurons", "all layers", "at most 100, from layer 15", measured
 
 
-def densities(result: Result) -> Rows:
+def densities(result: Result) -> Comparisons:
     """Where along the depth the two kinds lie."""
     prediction, suppression = (means(result, kind) for kind in ("prediction", "suppression"))
     if not prediction.max() > 0:
@@ -42,7 +42,7 @@ def densities(result: Result) -> Rows:
         yield "largest density, suppression", "all layers", "up to 0.25 (Phi)", f"{suppression.max():.3f}"
 
 
-def voters(result: Result) -> Rows:
+def voters(result: Result) -> Comparisons:
     """The "-ing" study: which neurons, and what the paper says of their probes; of the paper's model alone."""
     summary, model = result.summary(), model_of(result)
     settings = result.provenance.get("settings", {})
@@ -66,7 +66,7 @@ def voters(result: Result) -> Rows:
         yield "best ensemble of prediction neurons less the model itself", '"-ing"', "above 0", better
 
 
-def entropy_neurons(result: Result) -> Rows:
+def entropy_neurons(result: Result) -> Comparisons:
     """Those that are shown in Universal Neurons, among ours; its bounds were chosen model by model."""
     rows = result.table[is_entropy_neuron(result.table, NeuronsStudy().kurtosis)]
     ours = {f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy()}

@@ -13,13 +13,13 @@ from mechicl.studies.stages.published.values import Curve
 
 Row = tuple[str, str, str, str]
 """Quantity, place, published, measured."""
-Rows = Iterator[Row]
+Comparisons = Iterator[Row]
 
 
 def curve(
     quantity: str, result: Result, published: Mapping[str, Curve], metric: str, *, x: str = "layer",
     value: str = "mean", **more: Any,
-) -> Rows:  # fmt: skip
+) -> Comparisons:  # fmt: skip
     """A row for every layer or point at which this very model's value is published."""
     measured = means(result, metric, x=x, value=value, **more)
     for place, old in published.get(model_of(result), {}).items():
