@@ -24,7 +24,7 @@ RESERVED = frozenset(
     ("model", "tasks", "batch_size", "task", "data", "samples", "seeds", "shots", "mislabelled", "demonstrations",
      "too_long", "label_words", "columns", "chat", "score", "text", "tokens", "length", "packing", "column", "split",
      "processing",
-     "out", "dtype", "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
+     "out", "backend", "dtype", "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
 )  # fmt: skip
 """Arguments and options that studies share: no switch can have such a name."""
 Kind = Literal["choice", "int", "float", "bool", "text"]

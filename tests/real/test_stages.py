@@ -51,7 +51,7 @@ def test_layers_dropped_at_position_0_alone_and_elsewhere_alone(real: Real, agre
     """Layer 11 makes the attention sink: nearly all that its ablation costs is lost at position 0; layer 2 does not."""
     places = {"bos": slice(0, 1), "rest": slice(1, None), "all": slice(None)}
     lesions = [Drop(layer, positions=where) for layer in (2, 11) for where in places]
-    ours = mi.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths, top_k=0)
+    ours = mi.engines.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths, top_k=0)
     for text, (tokens, clean) in enumerate(zip(real.texts, real.text_passes, strict=True)):
         changed = [reference.logits_without(real.hf, tokens, layer, at) for layer in (2, 11) for at in places.values()]
         theirs = torch.stack([reference.kl(clean.logits, logits)[1:].mean() for logits in changed])
@@ -65,7 +65,7 @@ def test_layers_dropped_at_position_0_alone_and_elsewhere_alone(real: Real, agre
 def test_an_ablated_head(real: Real, agree: Callable[..., None]) -> None:
     """Query heads 0-2 of a layer share keys and values; ablating one leaves the others."""
     patches = [AblateHeads([(10, head)]) for head in range(3)]
-    ours = mi.lesion_sweep(real.model, real.corpus.tokens, patches, lengths=real.corpus.lengths, top_k=0)
+    ours = mi.engines.lesion_sweep(real.model, real.corpus.tokens, patches, lengths=real.corpus.lengths, top_k=0)
     tokens, clean = real.texts[1], real.text_passes[1]
     changed = [reference.logits_without_head(real.hf, tokens, 10, head) for head in range(3)]
     theirs = torch.stack([reference.kl(clean.logits, logits).mean() for logits in changed])

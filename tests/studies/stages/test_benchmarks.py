@@ -108,7 +108,7 @@ def test_groups_of_lesions_change_nothing(monkeypatch):
     model, lesions = tiny.model("gpt2"), [Drop(0), Drop(1), Drop(2)]
     requests = [("a good", " film"), ("a bad", " film and a match"), ("", "a"), ("the World ", "is")]
     whole = continuations(model, requests, lesions, prepend_bos=True)
-    monkeypatch.setattr(sys.modules["mechicl.engines.continuations"], "_MEMORY", 1)
+    monkeypatch.setattr(sys.modules["mechicl.engines.wavefront"], "RESIDUAL_BYTES", 1)
     parts = continuations(model, requests, lesions, prepend_bos=True, batch_size=1)
     torch.testing.assert_close(parts.log_prob, whole.log_prob, atol=1e-5, rtol=1e-5)
     assert torch.equal(parts.greedy, whole.greedy)

@@ -80,7 +80,7 @@ def test_a_result_is_saved_and_goes_on_from_its_cells(corpus, tmp_path):
 def test_what_does_not_fit_is_refused(corpus):
     with pytest.raises(InputError, match=r"kinds is .*; choose among"):
         Lesions(kinds=("shuffle",))
-    with pytest.raises(InputError, match="TokenCorpus"):
+    with pytest.raises(InputError, match="running text"):
         Lesions().run(tiny.model("gpt2"), None)
     with pytest.raises(InputError, match="too few"):
         layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(9,))

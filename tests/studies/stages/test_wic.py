@@ -144,7 +144,7 @@ def test_depths_in_several_passes_are_the_same(monkeypatch):
 
 
 def test_what_it_is_not_run_on():
-    with pytest.raises(InputError, match="WordPairs"):
+    with pytest.raises(InputError, match="pairs of sentences"):
         wic(tiny.model("gpt2"), None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="does not say"):
         Wic("paper")
