@@ -78,6 +78,25 @@ def tried(name: str, backend: Any) -> dict[str, Any]:
     return row
 
 
+def table() -> str:
+    """The outcome as Markdown: a row per architecture, and for each class how it went."""
+    known = json.loads(PAGE.read_text())
+    by_name = {kind: {row["architecture"]: row for row in rows} for kind, rows in known.items()}
+    names = dict.fromkeys(name for rows in by_name.values() for name in rows)
+    lines = ["| architecture | " + " | ".join(by_name) + " |", "|---" * (len(by_name) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(_cell(rows.get(name)) for rows in by_name.values()) + " |" for name in names]
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "not tried"
+    if not row["loads"]:
+        return "refused"
+    parts = ["by block" if row["by block"] else "whole", "folds" if row["folded"] else "does not fold"]
+    return f"{', '.join(parts)}, {row['deviation']:.0e}"
+
+
 def main() -> None:
     """Try all, and write the outcome beside that of the other version."""
     known = json.loads(PAGE.read_text()) if PAGE.is_file() else {}
