@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import drift  # noqa: E402
+import models  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
@@ -46,6 +47,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put measured numbers where the pages of defects and of half precision name them."""
     if page.file.src_uri == "precision.md":
         return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
+    if page.file.src_uri == "models.md":
+        return markdown.format(table=models.table())
     if page.file.src_uri != "defects.md":
         return markdown
     return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))

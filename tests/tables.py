@@ -31,7 +31,7 @@ def deviations(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
     return found
 
 
-def assert_same_tables(ours: pd.DataFrame, theirs: pd.DataFrame) -> None:
-    """Raise AssertionError for columns that differ by more than rounding."""
-    far = {name: factor for name, factor in deviations(ours, theirs).items() if factor > 1}
+def assert_same_tables(ours: pd.DataFrame, theirs: pd.DataFrame, times: float = 1.0) -> None:
+    """Raise AssertionError for columns that differ by more than rounding, or `times` as much."""
+    far = {name: factor for name, factor in deviations(ours, theirs).items() if factor > times}
     assert not far, f"times what is allowed: {far}"

@@ -214,8 +214,10 @@ class BridgeModel(RunsBridgeBlocks):
 
     def _cap(self, logits: Tensor) -> Tensor:
         config = self._config
-        # Cohere and Granite scale their logits.
-        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        # Cohere, whose model holds the scale until it is folded, and Granite scale their logits.
+        scale = getattr(self.raw.original_model, "logit_scale", None) or 1 / (
+            getattr(config, "logits_scaling", None) or 1
+        )
         return soft_cap(logits if scale == 1 else logits * scale, getattr(config, "final_logit_softcapping", None))
 
     def embed(

@@ -108,7 +108,11 @@ class Wrapped:
         return self.raw.hooks(fwd_hooks=list(fwd))
 
     def forward(self, tokens):
-        return self.raw(tokens, stop_at_layer=self.sizes.n_layers, prepend_bos=False, padding_side="right")
+        last = []
+        end = f"blocks.{self.sizes.n_layers - 1}.hook_resid_post"
+        with self.raw.hooks(fwd_hooks=[(end, lambda value, hook: last.append(value))]):
+            self.raw(tokens, prepend_bos=False, padding_side="right")
+        return last[0]
 
     def read(self, resid):
         return self.raw.unembed(self.raw.ln_final(resid))

@@ -90,21 +90,25 @@ def test_rows_that_hooks_mask_entirely_attend_to_nothing(net):
 
 
 def test_modules_of_the_users_own_run(net):
-    """A wrapper that was replaced, and a function put on one, act in the forward pass."""
+    """A function put on one of Hugging Face's modules, and a module in the place of a wrapper, act in both paths."""
     tokens, before = tiny.tokens(), net.forward(tiny.tokens())
-    mlp = net.raw.blocks[1].mlp
-    mlp.forward = lambda *args, **kwargs: type(mlp).forward(mlp, *args, **kwargs) * 2
-    changed = net.forward(tokens)
-    assert (changed - before).abs().max() > 1e-3
-    del mlp.forward
-    same(net.forward(tokens), before)
+    inner = net.raw.blocks[1].attn.o.original_component
+    inner.forward = lambda x: type(inner).forward(inner, x) * torch.linspace(1, 2, net.sizes.d_model)
+    assert (net.forward(tokens) - before).abs().max() > 1e-3
+    same(net.forward(tokens), net.whole(tokens))
+    del inner.forward
+    layer = net.raw.blocks[1].original_component
+    name = next(name for name, part in layer.named_children() if part is net.raw.blocks[1].mlp)
+    setattr(layer, name, torch.nn.Identity())
+    assert (net.forward(tokens) - before).abs().max() > 1e-3
+    same(net.forward(tokens), net.whole(tokens))
 
 
 def test_edited_weights_act_at_once_though_projections_are_joint(net):
     tokens = tiny.tokens()
     before = net.forward(tokens)
     with torch.no_grad():
-        net.raw.blocks[0].attn.v.original_component.weight.mul_(2)
+        net.raw.blocks[0].attn.v.original_component.weight[::2].mul_(2)
     same(net.forward(tokens), net.whole(tokens))
     assert (net.forward(tokens) - before).abs().max() > 1e-3
 
