@@ -20,10 +20,8 @@ def has_hooked_transformer() -> bool:
 def chosen(backend: str | None) -> Backend:
     """The backend that is asked for, a HookedTransformer by default where there is one.
 
-    Raises `InputError` for a backend that this TransformerLens has not.
+    Raises `InputError` for a HookedTransformer where this TransformerLens has none.
     """
-    if backend not in (None, "hooked", "bridge"):
-        raise InputError(f"Backend {backend!r} does not exist; use 'hooked' or 'bridge'.")
     if backend == "hooked" and not has_hooked_transformer():
         raise InputError(
             f"TransformerLens {versions()['transformer-lens']} has no HookedTransformer; leave backend out, or install "
