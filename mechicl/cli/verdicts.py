@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mechicl.claims import Verdicts
 
-_WIDTHS = {"verdict": 12, "effect": 20, "n": 11}
+_WIDTHS = {"verdict": 14, "effect": 20, "n": 11}
 _NARROWEST, _GAP = 24, 2  # the gap is the padding and the box's blank
 
 
@@ -41,8 +41,7 @@ def _aligned(*columns: Sequence[str]) -> tuple[str, ...]:
     """Verdict, effect and n of one verdict, each in as many lines as the longest needs."""
     widths = _WIDTHS.values()
     wrapped = [
-        [line for text in texts for line in wrap(text, width, break_on_hyphens=False)]
-        for texts, width in zip(columns, widths, strict=True)
+        [line for text in texts for line in wrap(text, width)] for texts, width in zip(columns, widths, strict=True)
     ]
     longest = max(map(len, wrapped))
     return tuple("\n".join(lines + [""] * (longest - len(lines))) for lines in wrapped)
