@@ -88,14 +88,14 @@ class Verdict:
         """Effect, interval, what it was compared with, and n, in one sentence."""
         if np.isnan(self.effect):
             return self.reason
-        return f"Effect {self.size()} against {self.claim.null}, n = {self.counts()}. {self.reason}".strip()
+        return f"Effect {self.size()} {self.claim.unit} against {self.claim.null}, n = {self.counts()}. {self.reason}".strip()
 
     def size(self) -> str:
-        """Effect, interval and unit; a dash where nothing was measured."""
+        """Effect and interval; a dash where nothing was measured."""
         if np.isnan(self.effect):
             return "–"
         interval = f"[{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else "(no interval)"
-        return f"{self.effect:+.3g} {interval} {self.claim.unit}"
+        return f"{self.effect:+.3g} {interval}"
 
     def counts(self) -> str:
         """How many of each were sampled: "4 sets, 64 prompts"."""
@@ -139,7 +139,7 @@ class Verdicts(tuple[Verdict, ...]):
             on = ", ".join(text + " shots" * (name == "shots") for name, text in about.items() if text)
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
-            effect = one.reason if np.isnan(one.effect) else f"{one.size()}{null} {one.reason}".strip()
+            effect = one.reason if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} {one.reason}".strip()
             rows.append(
                 {**study, **({"on": on} if about else {}), "claim": sentence}
                 | {"verdict": one.outcome, "effect": effect, "n": one.counts()}

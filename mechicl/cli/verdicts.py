@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mechicl.claims import Verdicts
 
-_WIDTHS = {"verdict": 14, "effect": 20, "n": 11}
+_WIDTHS = {"verdict": 15, "effect": 22, "n": 11}
 _NARROWEST, _GAP = 24, 2  # the gap is the padding and the box's blank
 
 
@@ -26,7 +26,8 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     cells: dict[str, list[tuple[str, ...]]] = {}
     for verdict, row in zip(verdicts, verdicts.rows(), strict=True):
         place = [f"({row['on']})"] if row.get("on") else []
-        lines = [verdict.outcome, *place], [verdict.size()], verdict.counts().split(", ")
+        unit = [] if verdict.size() == "–" else [verdict.claim.unit]
+        lines = [verdict.outcome, *place], [verdict.size(), *unit], verdict.counts().split(", ")
         cells.setdefault(row["claim"], []).append(_aligned(*lines))
     table = Table("claim", *_WIDTHS, box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for claim, rows in cells.items():
