@@ -88,7 +88,8 @@ class Verdict:
         """Effect, interval, what it was compared with, and n, in one sentence."""
         if np.isnan(self.effect):
             return self.reason
-        return f"Effect {self.size()} {self.claim.unit} against {self.claim.null}, n = {self.counts()}. {self.reason}".strip()
+        effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
+        return f"{effect}, n = {self.counts()}. {self.reason}".strip()
 
     def size(self) -> str:
         """Effect and interval; a dash where nothing was measured."""
