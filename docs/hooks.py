@@ -68,11 +68,20 @@ def study_page(study: Any) -> str:
             told,
             f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
+            *_claims(study),
             *_shown(study),
             f"## From Python\n\n::: mechicl.studies.{call}\n    options: {{heading_level: 3}}",
             f"### Switches\n\n{_switches(shipped()[study.name])}",
         ]
     )
+
+
+def _claims(study: Any) -> list[str]:
+    """The claims that a study decides."""
+    rows = [f"| {c.sentence} | {c.quantity} | {c.null} | {c.least:g} {c.unit} |" for c in study.claims]
+    head = ["| claim | quantity | compared with | smallest effect that matters |", "|---|---|---|---|"]
+    rule = "[Claims and verdicts](../claims.md) says when a claim is supported or contradicted."
+    return ["## What it decides\n\n" + "\n".join([*head, *rows]), rule] if rows else []
 
 
 def _shown(study: Any) -> list[str]:

@@ -6,9 +6,10 @@ follows from the interval of that difference alone; sentences, reports and `--js
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -17,6 +18,8 @@ from mechicl.display import card
 from mechicl.metrics.resampling import SetInterval, mean_over_sets
 
 Outcome = Literal["supported", "contradicted", "undecided"]
+_ABOUT = ("study", "part", "model", "task", "shots")
+"""What may differ between verdicts that stand in one table; a part is one of a reproduction."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Claim:
     """What the quantity is compared with, in words."""
     least: float
     """The smallest effect that matters, in the unit; the sign of the claim is plus."""
+    published: str = ""
+    """The size that the paper reports, where it prints one."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +88,29 @@ class Verdict:
         """Effect, interval, what it was compared with, and n, in one sentence."""
         if np.isnan(self.effect):
             return self.reason
-        told = f"Effect {self.effect:+.3g} {self.claim.unit}"
-        told += f" [{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else ", without an interval"
-        counted = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
-        told += f" against {self.claim.null}, n = {counted}."
-        return told + (f" {self.reason}" if self.reason else "")
+        effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
+        return f"{effect}, n = {self.counts()}. {self.reason}".strip()
+
+    def size(self) -> str:
+        """Effect and interval; a dash where nothing was measured."""
+        if np.isnan(self.effect):
+            return "–"
+        interval = f"[{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else "(no interval)"
+        return f"{self.effect:+.3g} {interval}"
+
+    def counts(self) -> str:
+        """How many of each were sampled: "4 sets, 64 prompts"."""
+        return ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
 
     def facts(self) -> dict[str, Any]:
         """Plain values, for `--json`; numbers that do not exist are None."""
-        number = {name: None if np.isnan(value) else float(value) for name, value in
-                  (("effect", self.effect), ("low", self.low), ("high", self.high))}  # fmt: skip
-        null = None if self.null is None else {"name": self.claim.null, "value": self.null}
+        numbers = {"effect": self.effect, "low": self.low, "high": self.high, "value": self.null}
+        plain = {name: float(one) if one is not None and np.isfinite(one) else None for name, one in numbers.items()}
+        value = plain.pop("value")
+        null = None if value is None else {"name": self.claim.null, "value": value}
         return {
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
-            "verdict": self.outcome, **number, "unit": self.claim.unit, "n": dict(self.n), "null": null,
+            "verdict": self.outcome, **plain, "unit": self.claim.unit, "n": dict(self.n), "null": null,
             "reason": self.reason,
         }  # fmt: skip
 
@@ -106,11 +120,36 @@ class Verdict:
 
 
 class Verdicts(tuple[Verdict, ...]):
-    """Verdicts of a result; shows itself as a table in a notebook."""
+    """Verdicts of one or more results; shows itself as a table in a notebook."""
+
+    def outcomes(self) -> str:
+        """How many there are of each: "2 supported, 1 undecided"; empty without a claim."""
+        counts = Counter(one.outcome for one in self)
+        return ", ".join(f"{counts[outcome]} {outcome}" for outcome in get_args(Outcome) if counts[outcome])
+
+    def rows(self) -> list[dict[str, str]]:
+        """A row of texts for each verdict: study and what it is on (where these differ), claim, verdict, effect, n.
+
+        The effect stands beside the null's value; an undecided one says what would decide it.
+        """
+        differing = [name for name in _ABOUT if len({one.about.get(name) for one in self}) > 1]
+        rows = []
+        for one in self:
+            about = {name: one.about.get(name, "") for name in differing}
+            study = {"study": about.pop("study")} if "study" in about else {}
+            on = ", ".join(text + " shots" * (name == "shots") for name, text in about.items() if text)
+            null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
+            sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
+            effect = one.reason if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} {one.reason}".strip()
+            rows.append(
+                {**study, **({"on": on} if about else {}), "claim": sentence}
+                | {"verdict": one.outcome, "effect": effect, "n": one.counts()}
+            )
+        return rows
 
     def _repr_html_(self) -> str:
-        rows = [(one.about.get("task", ""), one.claim.sentence, one.outcome, one.numbers()) for one in self]
-        return card("Claims", "", rows, ("task", "claim", "verdict", "effect"))
+        rows = self.rows()
+        return card("Claims", self.outcomes(), (list(row.values()) for row in rows), list(rows[0]) if rows else ())
 
     def __repr__(self) -> str:
         return "\n".join(map(str, self)) or "no claims"

@@ -133,6 +133,8 @@ class Declaration:
     shared: Mapping[str, Any] = field(default_factory=dict)
     """Shared options of its command that begin with another value; None: it has no such option."""
     switches: tuple[DeclaredSwitch, ...] = ()
+    claims: tuple[Mapping[str, Any], ...] = ()
+    """The fields of each `Claim`."""
 
 
 def declaration(study: Any) -> Declaration:
@@ -141,7 +143,7 @@ def declaration(study: Any) -> Declaration:
     own.sort(key=lambda switch: switch.name == "protocol")  # it is a field of every study, and so comes first there
     return Declaration(
         study.name, study.title, study.source, study.claim, study.shows, study.reads, study.batch_size,
-        study.shared_options, tuple(own),
+        study.shared_options, tuple(own), tuple(map(asdict, study.claims)),
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def written(declarations: Collection[Declaration]) -> str:
 
 def _read(facts: Mapping[str, Any]) -> Declaration:
     read = [DeclaredSwitch(**{name: as_tuples(value) for name, value in one.items()}) for one in facts["switches"]]
-    return Declaration(**{**facts, "switches": tuple(read)})
+    return Declaration(**{**facts, "switches": tuple(read), "claims": tuple(facts["claims"])})
 
 
 def as_tuples(value: Any) -> Any:

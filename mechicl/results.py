@@ -99,16 +99,18 @@ class Result:
         return self.study.finding(self)
 
     def __repr__(self) -> str:
-        return f"<Result {self.name}: {len(self.table)} rows. {self.finding()}>"
+        outcomes = f" Claims: {self.claims.outcomes()}." if self.claims else ""
+        return f"<Result {self.name}: {len(self.table)} rows.{outcomes} {self.finding()}>"
 
     def _repr_html_(self) -> str:
         numbers = self.summary()
         rows = [[_short(value) for value in row] for row in numbers.head(_SHOWN).itertuples(index=False)]
         more = f" The first {_SHOWN} of {len(numbers)} points; summary() has all." if len(numbers) > _SHOWN else ""
-        return card(self.name, self.finding() + more, rows, [str(name) for name in numbers.columns])
+        verdicts = self.claims._repr_html_() if self.claims else ""
+        return verdicts + card(self.name, self.finding() + more, rows, [str(name) for name in numbers.columns])
 
     def _ipython_display_(self) -> None:
-        """In a notebook: the finding, and the figure as plotly shows it there; in a terminal, one line."""
+        """In a notebook the verdicts, the finding, and the figure as plotly shows it; in a terminal one line."""
         from IPython import get_ipython
         from IPython.display import display
 

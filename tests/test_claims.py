@@ -1,11 +1,15 @@
 """Verdicts: planted effects are found, absent ones are not, and intervals cover."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mechicl.claims import Claim, Evidence, decide
 from mechicl.errors import InputError
 from mechicl.metrics.resampling import max_statistic_p, mean_over_sets, proportion
+from tests import claiming
 
 CLAIM = Claim("gather", "Label words gather.", "section 1", "enrichment", "times an average key", "random text", 0.5)
 
@@ -83,3 +87,23 @@ def test_a_maximum_is_held_against_maxima():
     assert alone < 0.05 < max_statistic_p(observed, null)[observed.argmax()]
     observed[3] = 8
     assert max_statistic_p(observed, null)[3] == pytest.approx(1 / 501)
+
+
+def test_a_result_answers_every_claim_on_every_task():
+    verdicts = claiming.result_of(("sst2", "trec")).claims
+    assert [(one.about["task"], one.outcome) for one in verdicts] == [
+        (task, outcome) for task in ("sst2", "trec") for outcome in ("supported", "contradicted", "undecided")
+    ]
+    rows = verdicts.rows()
+    assert list(rows[0]) == ["on", "claim", "verdict", "effect", "n"], "one model, one study: neither is named"
+    assert rows[0]["effect"] == "+1.5 [1.29, 1.71] times an average key against random text tokens (0.25)."
+    assert "was not measured" in rows[2]["effect"]
+    assert json.dumps([one.facts() for one in verdicts], allow_nan=False)
+
+
+def test_a_table_without_demonstration_sets_decides_nothing():
+    """As 0.1.0 saved it: its prompts may share demonstrations or not, and nobody can say."""
+    result = claiming.result_of()
+    old = replace(result, table=result.table.drop(columns="demonstration_set"))
+    assert {one.outcome for one in old.claims} == {"undecided"}
+    assert "run the study again" in old.claims[0].reason

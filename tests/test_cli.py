@@ -7,16 +7,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 from rich.console import Console
 
-from mechicl.cli import main
-from mechicl.cli.finish import fitting, overview
-from mechicl.studies import load_result
-from tests import tiny
+from mechicl.claims import Verdicts
+from mechicl.cli import main, reproduce
+from mechicl.cli.finish import as_json, fitting, overview, terminal
+from mechicl.cli.verdicts import print_verdicts
+from mechicl.studies import STUDIES, load_result
+from tests import claiming, tiny
 
 WORDS = ["a", "good", "bad", "film", "match", "is", "was", "the"]
 
@@ -273,8 +276,6 @@ def test_list_names_studies_and_tasks(mechicl: Mechicl) -> None:
 
 
 def test_the_readme_names_every_study() -> None:
-    from mechicl.studies import STUDIES
-
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert [name for name in STUDIES if f"`{name}`" not in readme] == []
 
@@ -330,6 +331,49 @@ def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_
         assert load_result(out / "paper", study).study.protocol == "paper"
 
 
+@pytest.mark.parametrize("columns", [80, 132])
+def test_verdicts_fit_the_terminal_without_breaking_words(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts = claiming.result_of(("sst2", "trec")).claims
+    monkeypatch.setenv("COLUMNS", str(columns))
+    console = terminal()
+    with console.capture() as captured:
+        print_verdicts(verdicts, console)
+    text = captured.get()
+    assert max(map(len, text.splitlines())) <= columns
+    sentences = " ".join(verdict.claim.sentence for verdict in verdicts)
+    assert set(sentences.split()) <= {word for line in text.splitlines() for word in line.split()}
+    assert [text.count(outcome) for outcome in ("supported", "contradicted", "undecided")] == [2, 2, 2]
+    assert text.count("Undecided: ") == 1, "the same reason once"
+    with console.capture() as captured:
+        print_verdicts(Verdicts(), console)
+    assert captured.get() == ""
+
+
+def test_a_reproduction_ends_with_every_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(STUDIES, "claiming", claiming.Claiming)
+    result = claiming.result_of()
+    for part in ("corrected", "two-per-class"):
+        result.save(tmp_path / part)
+    table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
+    asked = SimpleNamespace(out=tmp_path, as_json=False)
+    reproduce._close(table, asked)  # type: ignore[arg-type]
+    printed = capsys.readouterr().out
+    assert printed.index("published and measured") < printed.index("(two-per-") < printed.index("report.html")
+    asked.as_json = True
+    reproduce._close(table, asked)  # type: ignore[arg-type]
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["part"], one["id"]) for one in told["claims"]] == [
+        (part, one.id) for part in ("corrected", "two-per-class") for one in claiming.CLAIMS
+    ]
+    facts = as_json(result)["claims"][0]
+    keys = "id claim source study model task protocol verdict effect unit low high n null reason"
+    assert set(keys.split()) <= facts.keys()
+    assert facts["n"] == {"sets": 4, "prompts": 32}
+    assert facts["null"] == {"name": "random text tokens", "value": 0.25}
+
+
 def test_json_is_one_object_for_programs(
     mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -340,6 +384,7 @@ def test_json_is_one_object_for_programs(
     assert (told["study"], told["protocol"]) == ("information-flow", "corrected")
     summary = load_result(tmp_path, "information-flow").summary()
     assert [row["mean"] for row in told["summary"]] == pytest.approx(summary["mean"].tolist())
+    assert [one["id"] for one in told["claims"]] == [one.id for one in STUDIES["information-flow"].claims]
     assert Path(told["page"]).exists()
     assert "12 prompts of the 99 asked for" in err
 

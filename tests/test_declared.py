@@ -84,6 +84,13 @@ def test_list_and_page_have_what_the_class_declares(
         switches = re.findall(r"^\| `(\w+)` \| (.*?) \| `(.*?)` \| (.*?) \|$", page, re.MULTILINE)
         said = [(switch.name, repr(switch.default), switch.help) for switch in declaration(study).switches]
         assert [(one, default, help) for one, _, default, help in switches] == said
+    list_everything(claims=True)
+    listed = capsys.readouterr().out
+    for name in SHIPPED:
+        for claim in STUDIES[name].claims:
+            for fact in (claim.sentence, claim.quantity, claim.null, f"{claim.least:g} {claim.unit}"):
+                assert fact in study_page(STUDIES[name])
+                assert fact in listed
 
 
 @pytest.mark.parametrize("name", SHIPPED)

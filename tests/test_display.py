@@ -11,8 +11,9 @@ import plotly.graph_objects as go
 import torch
 
 import mechicl as mi
+from mechicl.claims import Verdicts
 from mechicl.results import Result
-from tests import tiny
+from tests import claiming, tiny
 from tests.random_prompts import random_prompts
 
 HOSTILE = "<script>alert(1)</script>\"'&" + "x" * 10_000
@@ -58,6 +59,9 @@ class Told:
     def finding(self, result: Result) -> str:
         return HOSTILE[:40]
 
+    def verdicts(self, result: Result) -> Verdicts:
+        return Verdicts()
+
 
 def test_a_result_shows_its_finding_and_first_numbers() -> None:
     table = pd.DataFrame(
@@ -67,3 +71,13 @@ def test_a_result_shows_its_finding_and_first_numbers() -> None:
     assert tags(shown) <= {"div", "b", "table", "tr", "th", "td", "bdi"}
     assert shown.count("0.1235") == 8
     assert "8 of 20" in shown
+
+
+def test_a_result_shows_its_verdicts_first() -> None:
+    result = claiming.result_of(("sst2", "trec"))
+    shown, claims = result._repr_html_(), result.claims._repr_html_()
+    assert shown.startswith(claims)
+    assert tags(shown) <= {"div", "b", "table", "tr", "th", "td", "bdi"}, "the script of a claim is text"
+    assert [claims.count(f">{outcome}<") for outcome in ("supported", "contradicted", "undecided")] == [2, 2, 2]
+    assert "Claims: 2 supported, 2 contradicted, 2 undecided." in repr(result)
+    assert "Claims" not in repr(Result(Told(), result.table, {}))  # type: ignore[arg-type]

@@ -77,6 +77,19 @@ def test_a_study_of_ones_own_runs_in_python(study_file: Path, tmp_path: Path) ->
     page = write_report([again], tmp_path / "out").read_text(encoding="utf-8")
     assert "The residual stream at the target" in page
     assert "grows from layer to layer" in page
+    (verdict,) = again.claims
+    assert verdict.outcome == "undecided", "of a single demonstration set"
+    assert "take more seeds" in page
+
+
+def test_a_study_of_ones_own_answers_its_claim(study_file: Path) -> None:
+    load_studies(study_file)
+    model = mi.load_model("tiny-icl")
+    prompts = [mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=4, seed=seed) for seed in range(4)]
+    (verdict,) = mi.studies.target_norm(model, prompts).claims
+    assert verdict.outcome == "supported"
+    assert verdict.low > 0
+    assert dict(verdict.n) == {"sets": 4, "prompts": 16}
 
 
 def test_a_study_of_ones_own_is_a_command(study_file: Path, tmp_path: Path, mechicl: Run) -> None:

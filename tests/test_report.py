@@ -18,6 +18,7 @@ from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
 from mechicl.tasks import load_task
+from tests import claiming
 from tests.browser import Browser
 
 HOSTILE = [
@@ -218,3 +219,27 @@ def test_a_table_of_another_version_is_told_and_left_out(results: list[Result], 
         load_result(tmp_path, "isolation")
     with pytest.warns(UserWarning, match="another version"):
         assert [result.name for result in saved_results(tmp_path)] == ["information-flow"]
+
+
+def test_the_page_opens_with_all_verdicts_and_each_leads_to_its_study(
+    results: list[Result], browser: Browser, tmp_path: Path
+) -> None:
+    claimed = [claiming.result_of(("sst2", "trec")), results[2], claiming.result_of(model="l" * 10_000)]
+    for width in (1280, 390):
+        tab = browser.open(write_report(claimed, tmp_path), width=width)
+        assert (tab.errors, tab.requests, tab.fits()) == ([], [], True)
+        first = tab.page.locator("section").first
+        assert first.locator("h2").text_content() == "Claims"
+        ours = first.locator("tbody tr", has=tab.page.locator("a", has_text="A study with claims"))
+        outcomes = ["supported", "contradicted", "undecided"]
+        assert ours.locator("td[data-name=verdict]").all_text_contents() == outcomes * 3
+        target = ours.last.locator("a").get_attribute("href")
+        section = tab.page.locator(f"section:has({target})")
+        assert section.locator(".verdicts tbody tr").count() == 3, "of the last study"
+        above = section.evaluate(
+            "(s) => s.querySelector('.verdicts').compareDocumentPosition(s.querySelector('figure'))"
+        )
+        assert above & 4, "above the figure"
+        assert tab.page.evaluate("window.hurt") is None
+    single = browser.open(write_report(claimed[:1], tmp_path)).page
+    assert single.locator("table.verdicts").count() == 1

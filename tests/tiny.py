@@ -151,6 +151,16 @@ def huggingface(family: str) -> Any:
     return model.requires_grad_(False)
 
 
+def initialised(family: str, seed: int) -> Any:
+    """A Hugging Face model of a family as its own initialisation leaves it: untrained."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(_CONFIGS[family](), attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
 @functools.cache
 def model(family: str) -> Any:
     """The HookedTransformer of a family (weights as they are, float32); one object per process."""

@@ -77,8 +77,12 @@ TyperOption.display_type_rich = _type_in_help  # type: ignore[method-assign]
 
 
 @app.command("list")
-def list_everything() -> None:
-    """List the studies and the tasks."""
+def list_everything(
+    claims: Annotated[bool, typer.Option("--claims", help="List the claims that studies decide instead.")] = False,
+) -> None:
+    """List the studies and the tasks, or the claims that studies decide."""
+    if claims:
+        return _list_claims()
     from rich.table import Table
 
     from mechicl.tasks import built_in_tasks
@@ -90,6 +94,16 @@ def list_everything() -> None:
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))
     console.print("Models: tiny-icl, smollm2-135m-q4, and whatever else `mechicl run STUDY --help` names.")
+
+
+def _list_claims() -> None:
+    """Print each claim with its quantity, its null and the smallest effect that matters."""
+    for name, study in declarations().items():
+        for one in study.claims:
+            terminal().print(
+                f"{name}: {one['sentence']} ({one['source']})\n  {one['quantity']}, against {one['null']}; "
+                f"smallest effect that matters: {one['least']:g} {one['unit']}"
+            )
 
 
 _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from here."

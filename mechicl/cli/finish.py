@@ -19,6 +19,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from mechicl.cli.verdicts import print_verdicts
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -54,9 +56,14 @@ def close(result: Result, asked: Asked) -> None:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """What was found, for programs: study, protocol, finding, and the rows of the summary (NaN is null)."""
-    rows = json.loads(result.summary().to_json(orient="records", double_precision=15))
-    return {"study": result.name, "protocol": result.study.protocol, "finding": result.finding(), "summary": rows}
+    """A result for programs: study, protocol, verdicts, finding, and the rows of the summary (NaN is null)."""
+    return {
+        "study": result.name,
+        "protocol": result.study.protocol,
+        "claims": [verdict.facts() for verdict in result.claims],
+        "finding": result.finding(),
+        "summary": json.loads(result.summary().to_json(orient="records", double_precision=15)),
+    }
 
 
 def keep(result: Result, out: Path) -> None:
@@ -89,13 +96,14 @@ def page(folder: Path) -> Path:
 
 
 def show(result: Result) -> None:
-    """Print a short table and the finding."""
+    """Print a short table, the finding and the verdicts."""
     console = terminal()
     table, missing = fitting(result.name, result.summary(), console)
     console.print(table)
     if missing:
         console.print(f"The page has {' and '.join(missing)}.", style="dim")
     console.print(result.finding())
+    print_verdicts(result.claims, console)
 
 
 def terminal() -> Console:

@@ -13,6 +13,7 @@ from mechicl.cli.asked import Asked, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, keep, page, printed, run, terminal
+from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
 
 if TYPE_CHECKING:
@@ -204,14 +205,25 @@ def _keep(result: Result, asked: Asked, part: str) -> None:
 
 
 def _close(table: pd.DataFrame, asked: Asked) -> None:
-    """Print published against measured values, and the pages' paths last."""
+    """Print published against measured values, then every claim's verdict; the pages' paths come last."""
+    from mechicl.claims import Verdicts
+    from mechicl.studies import saved_results
+
     folders = [asked.out / part for part in _PARTS if any((asked.out / part).glob("*.parquet"))]
     pages = [str(page(folder).resolve()) for folder in folders]
+    results = [(folder.name, result) for folder in folders for result in saved_results(folder)]
+    verdicts = Verdicts(
+        replace(verdict, about={"part": part, **verdict.about}) for part, result in results for verdict in result.claims
+    )
     if asked.as_json:
-        from mechicl.studies import saved_results
-
-        told = [as_json(result) | {"part": folder.name} for folder in folders for result in saved_results(folder)]
-        print(json.dumps({"results": told, "published": table.to_dict("records"), "pages": pages}, default=str))
+        shown = {
+            "claims": [verdict.facts() for verdict in verdicts],
+            "results": [as_json(result) | {"part": part} for part, result in results],
+            "published": table.to_dict("records"),
+            "pages": pages,
+        }
+        print(json.dumps(shown, default=str))
         return
     terminal().print(printed("published and measured", table, numbers=list(table.columns[2:]), widths=(18, 18)))
+    print_verdicts(verdicts, terminal())
     print("\n".join(pages))

@@ -1,4 +1,4 @@
-"""The page: what was asked, and for each result claim, finding, figure, numbers, and where they come from."""
+"""The page: every verdict, what was asked, and for each result verdicts, finding, figure, numbers and provenance."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pandas as pd
 import plotly.io
 from plotly.offline import get_plotlyjs
 
+from mechicl.claims import Verdicts
 from mechicl.declared import claimant
 from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
-from mechicl.report.tables import table_html
+from mechicl.report.tables import table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
 from mechicl.studies.stages import published as stages
@@ -65,7 +66,7 @@ def _page(results: Sequence[Result], title: str) -> str:
         f'<body><a class="skip" href="#results">Skip to the results</a>'
         f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(titles)}"
         f'<main id="results" tabindex="-1"><noscript><p>Figures need JavaScript; all numbers are in the tables.</p>'
-        f"</noscript>{''.join(sections)}{_again(results)}</main>"
+        f"</noscript>{_verdicts(results, titles)}{''.join(sections)}{_again(results)}</main>"
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
         f'<p id="status" class="unseen" role="status"></p>'
         f'<script type="application/json" id="style">{_script_json(style)}</script>'
@@ -83,6 +84,20 @@ def _contents(titles: Sequence[str]) -> str:
     return f'<nav aria-label="Results"><ol>{"".join(entries)}</ol></nav>'
 
 
+def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
+    """The verdicts of all results in one table, each linked to its result; a single result shows its own."""
+    verdicts = Verdicts(verdict for result in results for verdict in result.claims)
+    if len(results) < 2 or not verdicts:
+        return ""
+    numbers = [number for number, result in enumerate(results, start=1) for _ in result.claims]
+    rows = [
+        {"study": ""} | row | {"study": titles[number - 1]}
+        for number, row in zip(numbers, verdicts.rows(), strict=True)
+    ]
+    table = verdicts_html(rows, verdicts.outcomes(), [f"#result-{number}" for number in numbers])
+    return f'<section aria-labelledby="claims"><h2 id="claims">Claims</h2>{table}</section>'
+
+
 def _section(result: Result, heading: str, own: Mapping[str, str], number: int) -> str:
     study, figure = result.study, result.figure()
     finding = escape(result.finding())
@@ -94,6 +109,7 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
         f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
+        f"{verdicts_html(result.claims.rows(), result.claims.outcomes()) if result.claims else ''}"
         f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
         f"<figcaption>{caption}</figcaption>"

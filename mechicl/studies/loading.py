@@ -91,12 +91,12 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
     table, provenance = load_table(folder, name)
     result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
     try:
-        result.summary(), result.finding()
+        result.summary(), result.finding(), result.claims
     except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
         if not STUDIES[name].__module__.startswith("mechicl."):
             raise InputError(
                 f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); mend "
-                "its summary or finding, or run it again."
+                "its summary, finding or evidence, or run it again."
             ) from error
         raise InputError(
             f"The table of {name} in {folder} is not one of this version of mechicl: another version wrote it; run the "

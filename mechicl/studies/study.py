@@ -28,13 +28,13 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
-from mechicl.studies.parts import Material, Part, check_same_tokenizers, parts_of
+from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
 from mechicl.tasks import Task
 from mechicl.versions import computing, versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
-
+_NO_SETS = "An earlier version saved the table without demonstration sets; run the study again."
 
 STUDIES: dict[str, type[Study]] = {}
 """Every study by its name, a user's own included, as soon as its class is made."""
@@ -157,6 +157,11 @@ class Study(ABC):
 
     def verdicts(self, result: Result) -> Verdicts:
         """What was found of each claim, on each model and task."""
+        if self.reads == "prompts" and DEMONSTRATION_SET not in result.table:
+            old = Evidence(np.array([]), None, np.array([]), undecided=_NO_SETS)
+            return Verdicts(
+                decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
+            )
         by = [name for name in ("model", "task", "shots") if name in result.table]
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):

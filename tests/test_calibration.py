@@ -1,0 +1,87 @@
+"""Untrained models know nothing: whatever a study finds supported on them is a false alarm, and these must be rare."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+
+from mechicl.studies import STUDIES, Study
+from tests import claiming, tiny
+from tests.contract.catalogue import TASK
+
+FAMILIES = ("gpt2", "neox", "llama", "qwen2", "opt")
+MODEL_SEEDS = (0, 1, 2)
+SETS, PROMPTS = (42, 43, 44, 45), {"deep-layers": 16, "isolation": 4}
+"""Demonstration sets, and prompts of each: 2, but more where they cost little."""
+SWITCHES: Mapping[str, Mapping[str, Any]] = {
+    "isolation": {"n_layers": (1,)},
+    "reweighting": {"epochs": 1, "per_class": 1, "more_shots": 0},
+    "compression": {"positions": ("original",), "n_sets": 2},
+    "anchor-sweep": {"windows": (1,)},
+}
+"""What makes a study small; a full grid has the defaults."""
+pytestmark = pytest.mark.filterwarnings("ignore:The tokenizer spells")
+Pair = tuple[str, str, int]
+"""Claim, family and seed of the model."""
+
+
+def studies(small: bool) -> list[Study]:
+    """Every study that answers claims on prompts."""
+    answering = [study for study in STUDIES.values() if study.claims and study.reads == "prompts"]
+    return [study(**(SWITCHES.get(study.name, {}) if small else {})) for study in answering]
+
+
+@cache
+def untrained(family: str, seed: int) -> Any:
+    """A tiny model at its own initialisation."""
+    from mechicl.models.convert import convert
+    from mechicl.models.processing import Processing
+    from mechicl.models.tokenizers import give_tokenizer
+
+    model = convert(tiny.initialised(family, seed), Processing.named("none"), name=f"untrained-{family}-{seed}")
+    give_tokenizer(model, tiny.tokenizer())
+    return model
+
+
+def outcomes(studies: Sequence[Study], prompts: Mapping[str, int]) -> dict[Pair, list[str]]:
+    """The verdict of every claim on every untrained model; `prompts` are those of a set, by study."""
+    found: dict[Pair, list[str]] = {}
+    for study in studies:
+        sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=SETS, samples=prompts.get(study.name, 2), shots=1)
+        for family in FAMILIES:
+            for seed in MODEL_SEEDS:
+                for verdict in study.run(untrained(family, seed), sets).claims:
+                    found.setdefault((verdict.claim.id, family, seed), []).append(verdict.outcome)
+    return found
+
+
+def false_alarms(found: Mapping[Pair, Sequence[str]]) -> str:
+    """Why verdicts on untrained models are too often "supported"; nothing where they are rare."""
+    supported = [pair for pair, verdicts in found.items() if "supported" in verdicts]
+    twice = [pair for pair, n in Counter((claim, family) for claim, family, _ in supported).items() if n > 1]
+    if twice:
+        return f"supported on two seeds of one architecture: {twice}"
+    rare = len(supported) <= 0.05 * len(found)
+    return "" if rare else f"{len(supported)} of {len(found)} pairs are supported: {supported}"
+
+
+def test_untrained_models_support_next_to_nothing() -> None:
+    assert false_alarms(outcomes(studies(small=True), PROMPTS)) == ""
+
+
+@pytest.mark.slow
+def test_untrained_models_support_next_to_nothing_in_the_full_grid() -> None:
+    assert false_alarms(outcomes(studies(small=False), dict.fromkeys(STUDIES, 16))) == ""
+
+
+def test_claims_that_are_always_supported_are_noticed() -> None:
+    """The control: one claim of three rests on numbers that no model has any part in."""
+    assert "two seeds of one architecture" in false_alarms(outcomes([claiming.Claiming()], PROMPTS))
+    once = {("a", family, 0): ["supported"] for family in FAMILIES} | {
+        ("b", "gpt2", n): ["undecided"] for n in range(9)
+    }
+    assert false_alarms(once).startswith("5 of 14 pairs")
