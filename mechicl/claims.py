@@ -108,6 +108,21 @@ class Verdict:
 class Verdicts(tuple[Verdict, ...]):
     """Verdicts of a result; shows itself as a table in a notebook."""
 
+    def in_words(self) -> str:
+        """Each claim: its outcome and numbers or, on several tasks or models, the outcomes on each."""
+        sentences = []
+        for claim in dict.fromkeys(one.claim for one in self):
+            verdicts = [one for one in self if one.claim == claim]
+            if len(verdicts) == 1:
+                sentences.append(str(verdicts[0]))
+                continue
+            fields = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
+            places = {outcome: [" ".join(one.about[name] for name in fields) for one in verdicts if one.outcome == outcome]
+                      for outcome in dict.fromkeys(one.outcome for one in verdicts)}  # fmt: skip
+            where = "; ".join(f"{outcome} on {', '.join(names)}" for outcome, names in places.items())
+            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}")
+        return " ".join(sentences)
+
     def _repr_html_(self) -> str:
         rows = [(one.about.get("task", ""), one.claim.sentence, one.outcome, one.numbers()) for one in self]
         return card("Claims", "", rows, ("task", "claim", "verdict", "effect"))
