@@ -2,20 +2,11 @@
 
 from mechicl.prompts.building import Query, Shot, build_prompts
 from mechicl.prompts.labels import Score, scoring_tokens
-from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows
+from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows, generator_of
 from mechicl.prompts.sets import PromptBatch, PromptSet
 from mechicl.prompts.template import Template
 
 __all__ = [
-    "Demonstration",
-    "Prompt",
-    "PromptBatch",
-    "PromptRows",
-    "PromptSet",
-    "Query",
-    "Score",
-    "Shot",
-    "Template",
-    "build_prompts",
-    "scoring_tokens",
+    "Demonstration", "Prompt", "PromptBatch", "PromptRows", "PromptSet", "Query", "Score", "Shot", "Template",
+    "build_prompts", "generator_of", "scoring_tokens",
 ]  # fmt: skip
