@@ -48,13 +48,16 @@ class Evidence:
     """Measured on the same prompts, or a number; None where it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents"] = "prompts"
+    unit_sampled: Literal["prompts", "documents", "sets"] = "prompts"
+    """What a row is; "sets" where a row is a whole demonstration set."""
     interval: SetInterval | None = None
     """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
     """Of a maximum over layers or heads: its p, corrected for having looked at all of them."""
     undecided: str = ""
     """Why nothing can be said, where that is so: a constant prediction, no errors."""
+    note: str = ""
+    """What the numbers rest on, and a reader should know, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Verdict:
     """Of an undecided one: what would decide it."""
     about: Mapping[str, str] = field(default_factory=dict)
     """Study, protocol, model, task and shots."""
+    note: str = ""
+    """What the numbers rest on."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
@@ -82,12 +87,12 @@ class Verdict:
     def numbers(self) -> str:
         """Effect, interval, what it was compared with, and n, in one sentence."""
         if np.isnan(self.effect):
-            return self.reason
+            return " ".join(filter(None, (self.reason, self.note)))
         told = f"Effect {self.effect:+.3g} {self.claim.unit}"
         told += f" [{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else ", without an interval"
         counted = ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
         told += f" against {self.claim.null}, n = {counted}."
-        return told + (f" {self.reason}" if self.reason else "")
+        return " ".join(filter(None, (told, self.reason, self.note)))
 
     def facts(self) -> dict[str, Any]:
         """Plain values, for `--json`; numbers that do not exist are None."""
@@ -97,7 +102,7 @@ class Verdict:
         return {
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, **number, "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason,
+            "reason": self.reason, "note": self.note,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -120,19 +125,21 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     """The verdict that the evidence supports; `about` says on which model and task."""
     about = about or {}
     if evidence.undecided or not len(evidence.values):
-        return Verdict(claim, "undecided", reason=evidence.undecided or "Nothing was measured for it.", about=about)
+        why = evidence.undecided or "Nothing was measured for it."
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
         why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured beside it."
-        return Verdict(claim, "undecided", reason=why, about=about)
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
     effect = evidence.interval or mean_over_sets(
         evidence.values - null, evidence.sets, generator=np.random.default_rng(0)
     )
-    documents = evidence.unit_sampled == "documents"
-    n = {"documents": effect.sets} if documents else {"sets": effect.sets, "prompts": effect.n}
-    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, documents)
-    return Verdict(claim, outcome, effect.mean, effect.low, effect.high, n, float(null.mean()), reason, about)
+    unit = evidence.unit_sampled
+    n = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
+    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
+    numbers = (effect.mean, effect.low, effect.high, n, float(null.mean()))
+    return Verdict(claim, outcome, *numbers, reason, about, evidence.note)
 
 
 def _outcome(

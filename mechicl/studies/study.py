@@ -184,9 +184,9 @@ class Study(ABC):
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
 
-    @abstractmethod
     def finding(self, result: Result) -> str:
-        """What was measured, in a sentence."""
+        """What was measured, in a sentence: the verdict on each of its claims, unless a study says more."""
+        return " ".join(map(str, result.claims))
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """What else the numbers depend on, such as the machine, where time is measured; plain values."""
