@@ -136,10 +136,10 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         evidence.values - null, evidence.sets, generator=np.random.default_rng(0)
     )
     unit = evidence.unit_sampled
-    n = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
+    n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
-    numbers = (effect.mean, effect.low, effect.high, n, float(null.mean()))
-    return Verdict(claim, outcome, *numbers, reason, about, evidence.note)
+    mean, low, high, *_ = effect
+    return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
 
 
 def _outcome(

@@ -51,9 +51,9 @@ _CHANGES = ("isolated", "kept alone", "left out")
 
 def _claim(kind: str, null: str) -> Claim:
     return Claim(
-        f"anchor-kinds-{kind.split()[-1]}", f"Isolating the label words changes predictions more than isolating {null}.",
-        "beyond Label Words are Anchors, section 2.2", "share of the most probable words (k = 5) that isolation changes",
-        "of the most probable words", null, 0.1,
+        f"anchor-kinds-{kind.split()[-1]}", f"Isolating label words changes predictions more than isolating {null}.",
+        "beyond Label Words are Anchors, section 2.2", "word loyalty (k = 5) lost to isolation", "word loyalty", null,
+        0.1,
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ _CLAIM = Claim(
     "anchor-sweep", "Label words gather the demonstrations' information in shallow layers.",
     "beyond Label Words are Anchors, section 2.2",
     "word loyalty (k = 5) lost to isolation in the first third of the layers, less that in the last third",
-    "of the most probable words", "as many random text tokens", 0.05,
+    "word loyalty", "as many random text tokens", 0.05,
 )  # fmt: skip
 
 
@@ -101,8 +101,9 @@ class AnchorSweep(PredictionStudy):
         third = max(1, rows["layer"].nunique() // 3)
 
         def more_in_shallow(kind: str) -> pd.Series[float]:
-            by_layer = loyalty[kind].sort_index(axis=1)
-            return by_layer.iloc[:, -third:].mean(axis=1) - by_layer.iloc[:, :third].mean(axis=1)
+            by_layer = pd.DataFrame(loyalty[kind]).sort_index(axis=1)
+            shallow, deep = by_layer.iloc[:, :third].mean(axis=1), by_layer.iloc[:, -third:].mean(axis=1)
+            return deep - shallow
 
         return paired(claim, more_in_shallow("label words"), more_in_shallow("random text"))
 

@@ -42,7 +42,7 @@ from mechicl.studies.summary import INTERVALS
 _PAPER_SET: Kept = "label+template"
 _CLAIM = Claim(
     "compression", "The hidden states of label words and template alone keep the predictions of the full context.",
-    "Label Words are Anchors, section 3.2, Table 2", "label loyalty", "of predicted labels", "the best control", 0.1,
+    "Label Words are Anchors, section 3.2, Table 2", "label loyalty", "label loyalty", "the best control", 0.1,
 )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ class Compression(PredictionStudy):
         return pd.concat([rows[rows["method"] != best], *(one.assign(method=best) for one in kept)], ignore_index=True)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Paired by prompt with the best of three controls: random tokens, the same words as text, a constant answer."""
+        """Paired by prompt with the best of random tokens, the same words as text, and a constant answer."""
         rows = self.loyalty(table)
         anchors = where(rows, method="hidden anchor", kept=_PAPER_SET)
         if anchors.empty:

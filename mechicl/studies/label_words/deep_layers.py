@@ -2,8 +2,8 @@
 
 The paper sums the attention from the target position q to each class's label words over heads, and takes it as a score
 for the class: AUCROC_l says how well layer l's attention predicts the model's label. R_l is the share of
-all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle. The claim is
-held against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
+all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle. We hold
+the claim against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
 
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
 share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
@@ -102,16 +102,17 @@ class DeepLayers(Study):
         if not seeds:
             why = "The model predicts a single class, so no AUROC is defined; take more prompts or another task."
             return Evidence(np.array([]), 0.5, np.array([]), undecided=why)
-        deep, generator, options = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0), {}
-        options = {"generator": generator, "protocol": self.protocol}
+        deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
+        options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
         curves = torch.stack([auroc_by_layer(*one, protocol=self.protocol).values for _, *one in seeds])
         null = torch.stack([permuted_auroc(*one, **options) for _, *one in seeds]).mean(0)
         values, p = curves[:, deep].mean(1).numpy(), max_statistic_p(curves.mean(0).numpy(), null.numpy())
         interval = mean_over_sets(values - 0.5, np.arange(len(values)), generator=generator)
         sets = [where(rows, layer=0).sort_values("prompt")[DEMONSTRATION_SET].factorize()[0] for rows, *_ in seeds]
         if min(of_seed.max() + 1 for of_seed in sets) >= FEW_SETS:
-            draws = [bootstrap_auroc(*one, **options, sets=number) for (_, *one), number in zip(seeds, sets)]
-            low, high = torch.stack(draws)[..., deep].mean(2).mean(0).sub(0.5).nanquantile(_BOUNDS)
+            pairs = zip(seeds, sets, strict=True)
+            draws = torch.stack([bootstrap_auroc(*one, **options, sets=of_seed) for (_, *one), of_seed in pairs])
+            low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
             interval = interval._replace(low=float(low), high=float(high))
         counted = interval._replace(sets=sum(one.max() + 1 for one in sets), n=sum(map(len, sets)))
         return Evidence(values, 0.5, np.arange(len(values)), interval=counted, p=float(p[deep].min()), note=note)
@@ -122,8 +123,9 @@ class DeepLayers(Study):
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
         Intervals are over prompts: those of R hold the R of resampled curves; where the interval of its denominator
-        holds 0, R is undetermined and they are NaN. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the standard deviation of their own.
-        With several tasks, "average of tasks" is the mean of their curves, and has no seed_sd.
+        holds 0, R is undetermined and they are NaN. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the
+        standard deviation of their own. With several tasks, "average of tasks" is the mean of their curves, and has no
+        seed_sd.
         """
         tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):

@@ -108,7 +108,7 @@ def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None
     if null is not None:
         both = pd.concat([values, null], axis=1).dropna()
         values, null = both.iloc[:, 0], both.iloc[:, 1]
-    sets = values.index.droplevel("prompt").factorize()[0]
+    sets = values.reset_index().groupby(["seed", DEMONSTRATION_SET]).ngroup().to_numpy()
     undecided = ""
     if null is not None and 1 - null.mean() < claim.least:
         undecided = f"With {claim.null} the {claim.quantity} is {null.mean():.2f}, which leaves no room for an effect."

@@ -67,7 +67,7 @@ _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTE
 
 def _claim(id: str, sentence: str, null: str) -> Claim:
     source = "Label Words are Anchors, section 3.1, Table 1"
-    return Claim(id, sentence, source, "accuracy", "accuracy", null, 0.05)
+    return Claim(id, sentence, source, "accuracy", "of prompts", null, 0.05)
 
 
 _CLAIMS = {
@@ -75,7 +75,7 @@ _CLAIMS = {
         (REWEIGHTED, VANILLA),
     _claim("reweighting-shots", "Re-weighting the anchors beats more demonstrations.", "more demonstrations"):
         (REWEIGHTED, MORE_SHOTS),
-    _claim("reweighting-biases", "Re-weighting the anchors beats biases of the label words.", "trained label biases"):
+    _claim("reweighting-biases", "Re-weighting the anchors beats a bias for each class.", "a trained bias for each"):
         (REWEIGHTED, "label biases"),
     _claim("reweighting-compressed", "Re-weighted anchors alone are more accurate than the whole context.",
            "the whole context"): (REWEIGHTED_COMPRESSED, VANILLA),
@@ -226,8 +226,8 @@ class Reweighting(Study):
         errors = 1 - right[VANILLA].mean() if VANILLA in right else 1.0
         if errors >= claim.least:
             return evidence
-        few = f"The model errs on {errors:.0%} of prompts, so re-weighting can only raise confidence; give it wrong labels"
-        return replace(evidence, undecided=f"{few} (mislabelled), or a harder task.")
+        few = f"The model errs on {errors:.0%} of prompts, so re-weighting can only raise confidence; "
+        return replace(evidence, undecided=f"{few}give it wrong labels (mislabelled), or a harder task.")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy, macro_f1, recall of each class.
