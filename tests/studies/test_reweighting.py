@@ -58,7 +58,7 @@ def test_seeds_that_are_averaged_have_as_many_more_shots() -> None:
 def test_different_numbers_of_shots_are_not_averaged() -> None:
     sets = [replace(STUDY, more_shots=n, protocol="paper").prompts(TASK, tiny.tokenizer(), seed=n) for n in (2, 3)]
     result = replace(STUDY, protocol="paper").run(tiny.model("gpt2"), sets)
-    more = result.summary().query("method == @MORE_SHOTS and metric == 'accuracy'")
+    more = result.summary().query(f"method == {MORE_SHOTS!r} and metric == 'accuracy'")
     assert dict(zip(more["per_class"], more["seeds"], strict=True)) == {"2": 1, "3": 1}
     bars = result.figure().data[0]
     assert len(set(bars.y)) == len(bars.y)
