@@ -92,7 +92,7 @@ def test_reweighting_undoes_the_bias_of_wrong_labels(model: Any) -> None:
 
 def test_the_claim_about_reweighting_needs_errors(model: Any) -> None:
     """The model makes none; three wrong labels of four for two classes make some, and re-weighting mends them."""
-    study, task = Reweighting("paper", lr=0.1, epochs=8, more_shots=0), mi.load_task("tiny-topics-4")
+    study, task = Reweighting("paper", lr=0.1, epochs=8, per_class=2, more_shots=0), mi.load_task("tiny-topics-4")
     right = study.run(model, study.prompts(task, model.tokenizer, samples=12))
     assert {verdict.outcome for verdict in right.claims} == {"undecided"}
     assert "errs on 0% of prompts" in right.finding()

@@ -122,11 +122,11 @@ def deep_layers(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """How well attention to the label words tells the prediction, by layer.
+    """How well attention to the label words predicts the output, by layer.
 
     Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
 
-    The paper: In deep layers the attention to the label words tells the prediction: AUCROC approaches
+    The paper: In deep layers the attention to the label words predicts the output: AUCROC approaches
     0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:
@@ -253,7 +253,7 @@ def error_diagnosis(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Whether distances between anchors foretell which classes are confused.
+    """Whether distances between anchors predict which classes are confused.
 
     Near anchors, confused classes (Label Words are Anchors, section 3.3, Fig. 6 and 14).
 
