@@ -53,13 +53,16 @@ class Evidence:
     """Measured on the same prompts, or a number; None where it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents"] = "prompts"
+    unit_sampled: Literal["prompts", "documents", "sets"] = "prompts"
+    """What a row is; "sets" where a row is a whole demonstration set."""
     interval: SetInterval | None = None
     """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
     """Of a maximum over layers or heads: its p, corrected for having looked at all of them."""
     undecided: str = ""
     """Why nothing can be said, where that is so: a constant prediction, no errors."""
+    note: str = ""
+    """What the numbers rest on, and a reader should know, in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class Verdict:
     """Of an undecided one: what would decide it."""
     about: Mapping[str, str] = field(default_factory=dict)
     """Study, protocol, model, task and shots."""
+    note: str = ""
+    """What the numbers rest on."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
@@ -87,9 +92,13 @@ class Verdict:
     def numbers(self) -> str:
         """Effect, interval, what it was compared with, and n, in one sentence."""
         if np.isnan(self.effect):
-            return self.reason
+            return self.remarks()
         effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
-        return f"{effect}, n = {self.counts()}. {self.reason}".strip()
+        return f"{effect}, n = {self.counts()}. {self.remarks()}".strip()
+
+    def remarks(self) -> str:
+        """Why it is undecided, and what else should be known."""
+        return " ".join(filter(None, (self.reason, self.note)))
 
     def size(self) -> str:
         """Effect and interval; a dash where nothing was measured."""
@@ -117,7 +126,7 @@ class Verdict:
         return {
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, **plain, "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason,
+            "reason": self.reason, "note": self.note,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -146,7 +155,8 @@ class Verdicts(tuple[Verdict, ...]):
             on = ", ".join(text + " shots" * (name == "shots") for name, text in about.items() if text)
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
-            effect = one.reason if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} {one.reason}".strip()
+            numbers = "" if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} "
+            effect = (numbers + one.remarks()).strip()
             rows.append(
                 {**study, **({"on": on} if about else {}), "claim": sentence}
                 | {"verdict": one.outcome, "effect": effect, "n": one.counts()}
@@ -179,19 +189,21 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     """The verdict that the evidence supports; `about` says on which model and task."""
     about = about or {}
     if evidence.undecided or not len(evidence.values):
-        return Verdict(claim, "undecided", reason=evidence.undecided or "Nothing was measured for it.", about=about)
+        why = evidence.undecided or "Nothing was measured for it."
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
         why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured beside it."
-        return Verdict(claim, "undecided", reason=why, about=about)
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
     effect = evidence.interval or mean_over_sets(
         evidence.values - null, evidence.sets, generator=np.random.default_rng(0)
     )
-    documents = evidence.unit_sampled == "documents"
-    n = {"documents": effect.sets} if documents else {"sets": effect.sets, "prompts": effect.n}
-    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, documents)
-    return Verdict(claim, outcome, effect.mean, effect.low, effect.high, n, float(null.mean()), reason, about)
+    unit = evidence.unit_sampled
+    n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
+    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
+    mean, low, high, *_ = effect
+    return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
 
 
 def _outcome(

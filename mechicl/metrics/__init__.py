@@ -1,6 +1,6 @@
 """What the studies measure: pure functions of tensors, in nats unless bits are asked for."""
 
-from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, bootstrap_auroc, cumulative_contribution
+from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, bootstrap_auroc, cumulative_contribution, permuted_auroc
 from mechicl.metrics.confusion import (
     Correlation,
     combined_p_value,
@@ -35,10 +35,11 @@ from mechicl.metrics.similarity import cka_matrix, cka_of_hsic, hsic_matrix
 
 __all__ = [
     "ClassificationScores", "Correlation", "Interval", "LayerAUROC", "Objective", "auroc_by_layer", "bootstrap_auroc",
-    "bootstrap_mean", "cka_matrix", "cka_of_hsic", "classification_scores", "combined_p_value", "confusion_correlation",
-    "cross_entropy", "cumulative_contribution", "entropy", "entropy_of_log_probs", "hsic_matrix", "jaccard",
-    "js_divergence", "kl_divergence", "kl_of_log_probs", "label_loyalty", "log_probs", "predicted_confusion",
-    "real_confusion", "scaled_keys", "token_rank", "top_1_agreement", "top_k_ids", "top_k_overlap", "word_loyalty",
+    "bootstrap_mean", "cka_matrix", "cka_of_hsic", "classification_scores", "combined_p_value",
+    "confusion_correlation", "cross_entropy", "cumulative_contribution", "entropy", "entropy_of_log_probs",
+    "hsic_matrix", "jaccard", "js_divergence", "kl_divergence", "kl_of_log_probs", "label_loyalty", "log_probs",
+    "permuted_auroc", "predicted_confusion", "real_confusion", "scaled_keys", "token_rank", "top_1_agreement",
+    "top_k_ids", "top_k_overlap", "word_loyalty",
 ]  # fmt: skip
 
 

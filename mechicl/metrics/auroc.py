@@ -38,7 +38,7 @@ def auroc_by_layer(
     """
     if protocol not in ("paper", "corrected"):
         raise InputError(f"protocol is {protocol!r}; it is 'paper' or 'corrected'.")
-    values, classes = _weighted_auroc(attention, target, lambda n: torch.ones(1, n), protocol)
+    values, classes = _weighted_auroc(attention, target, target[None], lambda n: torch.ones(1, n), protocol)
     n = len(target)
     reason = None if len(classes) > 1 else f"all {n} targets are class {classes[0]}: an AUROC needs two classes"
     return LayerAUROC(values[0], classes, n, reason)
@@ -46,36 +46,55 @@ def auroc_by_layer(
 
 def bootstrap_auroc(
     attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
-    protocol: Protocol = "corrected", resamples: int = 500,
+    protocol: Protocol = "corrected", resamples: int = 500, sets: Int[np.ndarray, "batch"] | None = None,
 ) -> Float[Tensor, "resample layer"]:  # fmt: skip
-    """AUCROC_l of resampled prompts; NaN in a resample without any prompt of some class."""
+    """AUCROC_l of resampled prompts, or whole demonstration `sets` (their numbers from 0 on) of them.
+
+    NaN in a resample without any prompt of some class.
+    """
 
     def counts(n: int) -> Tensor:
-        return torch.tensor(generator.multinomial(n, np.full(n, 1 / n), size=resamples))
+        unit = np.arange(n) if sets is None else sets
+        units = int(unit.max()) + 1
+        return torch.tensor(generator.multinomial(units, np.full(units, 1 / units), size=resamples)[:, unit])
 
-    return _weighted_auroc(attention, target, counts, protocol)[0]
+    return _weighted_auroc(attention, target, target[None], counts, protocol)[0]
+
+
+def permuted_auroc(
+    attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
+    protocol: Protocol = "corrected", permutations: int = 500,
+) -> Float[Tensor, "permutation layer"]:  # fmt: skip
+    """AUCROC_l of targets dealt to the prompts at random: what attention without a relation to the target reaches."""
+    orders = generator.permuted(np.tile(np.arange(len(target)), (permutations, 1)), axis=1)
+    dealt = target.cpu()[torch.tensor(orders)]
+    return _weighted_auroc(attention, target, dealt, lambda n: torch.ones(1, n), protocol)[0]
 
 
 def _weighted_auroc(
     attention: Float[Tensor, "batch layer class_"],
     target: Int[Tensor, "batch"],
+    dealt: Int[Tensor, "deal batch"],
     draw: Callable[[int], Tensor],
     protocol: Protocol,
 ) -> tuple[Float[Tensor, "resample layer"], tuple[int, ...]]:
     """The AUROC by layer of prompts that count as often as a row of weights says, and the classes in the target.
 
-    Of a pair of classes, how often a prompt of one scores above a prompt of the other, ties counting half.
+    Of a pair of classes, how often a prompt of one scores above a prompt of the other, ties counting half. The classes
+    of prompts are those of `dealt`: the target, or several permutations of it.
     """
     _check(attention, target)
     classes = tuple(sorted(set(target.tolist())))
     weights = draw(len(target)).double()
     if len(classes) < 2:
-        return torch.full((len(weights), attention.shape[1]), torch.nan, dtype=torch.float64), classes
+        rows = max(len(weights), len(dealt))
+        return torch.full((rows, attention.shape[1]), torch.nan, dtype=torch.float64), classes
     scores = _scores(attention, classes, protocol)
-    members = [(target.cpu() == c).nonzero().flatten() for c in classes]
+    of_class = [weights * (dealt.cpu() == c) for c in classes]
+    members = [weight.any(0).nonzero().flatten() for weight in of_class]
 
     def separated(a: int, b: int) -> Tensor:  # class a from class b by the score of a
-        up, down = weights[:, members[a]], weights[:, members[b]]
+        up, down = of_class[a][:, members[a]], of_class[b][:, members[b]]
         curves = []
         for score in scores[..., a].T:
             difference = score[members[a], None] - score[members[b]]

@@ -157,7 +157,7 @@ class Study(ABC):
 
     def verdicts(self, result: Result) -> Verdicts:
         """What was found of each claim, on each model and task."""
-        if self.reads == "prompts" and DEMONSTRATION_SET not in result.table:
+        if "prompt" in result.table and DEMONSTRATION_SET not in result.table:
             old = Evidence(np.array([]), None, np.array([]), undecided=_NO_SETS)
             return Verdicts(
                 decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
@@ -189,9 +189,9 @@ class Study(ABC):
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
 
-    @abstractmethod
     def finding(self, result: Result) -> str:
-        """What was measured, in a sentence."""
+        """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
+        return result.claims.in_words()
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """What else the numbers depend on, such as the machine, where time is measured; plain values."""

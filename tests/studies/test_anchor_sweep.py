@@ -25,7 +25,7 @@ def test_a_window_from_the_first_layer_is_the_papers_isolation() -> None:
     assert set(summary[summary["window"] == 2]["layer"]) == {0, 1}
     last = summary.query("window == 1 and layer == 2")["mean"]
     np.testing.assert_allclose(last, 1)  # nothing after the last layer reads what its rows have gathered
-    assert "single layers" in swept.finding()
+    assert "shallow layers" in swept.finding()
     assert swept.figure().data
 
 

@@ -16,6 +16,7 @@ from mechicl.hooks import run
 from mechicl.metrics import auroc_by_layer, bootstrap_auroc
 from mechicl.probes import LabelAttention
 from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
 from mechicl.studies import deep_layers, load_result
 from mechicl.studies.label_words.deep_layers import AVERAGE, DeepLayers, attention_by_head
 from tests import tiny
@@ -41,7 +42,7 @@ def test_curves_average_over_seeds_and_then_tasks(shots: int) -> None:
     assert mean.loc[(AVERAGE, "R")].iloc[-1] == pytest.approx(1)
     excess = mean.loc[(AVERAGE, "AUCROC")] - 0.5
     np.testing.assert_allclose(mean.loc[(AVERAGE, "R")], excess.cumsum() / excess.sum())
-    assert "AUCROC" in result.finding()
+    assert [verdict.about["task"] for verdict in result.claims] == ["one", "two"]
     assert result.figure().data
 
 
@@ -61,12 +62,28 @@ def test_heads_are_kept_and_add_up(tmp_path: Path) -> None:
         attention_by_head(old.table)
 
 
-def test_r_has_the_interval_of_resampled_curves() -> None:
-    summary = deep_layers(tiny.model("gpt2"), several()).summary()
-    of_r = summary[summary["metric"].isin(["R", "R_clipped", "R_gold"])]
-    assert (of_r["low"] <= of_r["high"]).all()
-    last = of_r[of_r["layer"] == of_r["layer"].max()]
-    np.testing.assert_allclose(last[["mean", "low", "high"]], 1)
+def planted(result: Result, sign: float) -> Result:
+    """Attention in every layer goes to the class that is predicted (+), or to the other (-), with noise."""
+    noise = np.random.default_rng(0).normal(0, 0.3, len(result.table))
+    predicted = (result.table["prompt"] + result.table["seed"]) % 2
+    second = 0.5 + sign * 0.3 * (2 * predicted - 1) + noise
+    return replace(
+        result, table=result.table.assign(predicted=predicted, attention=np.stack([1 - second, second], 1).tolist())
+    )
+
+
+def test_r_has_the_interval_of_resampled_curves_and_none_where_its_denominator_may_be_zero() -> None:
+    result = deep_layers(tiny.model("gpt2"), several())
+    for known, one in ((True, planted(result, 1)), (False, planted(result, 0)), (False, planted(result, -1))):
+        summary = one.summary()
+        of_r = summary[summary["metric"].isin(["R", "R_clipped"])]
+        assert of_r["low"].notna().all() == of_r["low"].notna().any() == known
+        assert not known or (of_r["low"] <= of_r["high"]).all()
+        of_r = of_r[of_r["metric"] == "R"]
+        np.testing.assert_allclose(of_r[of_r["layer"] == of_r["layer"].max()]["mean"], 1)
+        names = {trace.name or "" for trace in one.figure().data}
+        assert any(name.startswith("R, share") for name in names) == known
+    summary = result.summary()
     of_auroc = summary[summary["metric"] == "AUCROC"]
     assert (of_auroc["seed_sd"].notna() == (of_auroc["task"] != AVERAGE)).all()
 
@@ -83,10 +100,11 @@ def test_a_class_never_predicted_is_named_not_averaged() -> None:
     nothing = table.assign(predicted=1, gold=-1)
     with pytest.raises(InputError, match="no AUCROC is defined"):
         DeepLayers().summary(nothing)
+    assert all(verdict.outcome == "undecided" for verdict in replace(result, table=table.assign(predicted=1)).claims)
     only_gold = replace(result, table=table.assign(predicted=1))
     assert set(only_gold.summary()["metric"]) == {"AUCROC_gold", "R_gold", "R_gold_clipped"}
     assert only_gold.figure().data
-    assert "gold" in only_gold.finding()
+    assert "a single class" in only_gold.finding()
 
 
 def test_some_classes_never_predicted_are_counted() -> None:
@@ -97,12 +115,29 @@ def test_some_classes_never_predicted_are_counted() -> None:
     assert "never predicted" not in replace(result, table=table.assign(predicted=table["prompt"] % 3)).finding()
 
 
+@pytest.mark.parametrize("demonstrations", ["per_seed", "per_prompt"])
+def test_a_planted_relation_is_supported_its_reverse_contradicted_and_none_undecided(demonstrations: str) -> None:
+    sets = [replace(random_prompts(24, seed=seed), task="one", seed=seed) for seed in range(4)]
+    result = deep_layers(tiny.model("gpt2"), sets)
+    if demonstrations == "per_seed":  # as if all prompts of a seed had the same demonstrations
+        result = replace(result, table=result.table.assign(demonstration_set=0))
+    outcomes = {}
+    for sign in (1, 0, -1):
+        (verdict,) = planted(result, sign).claims
+        outcomes[sign] = verdict.outcome
+        assert verdict.n == {"sets": 4 if demonstrations == "per_seed" else 96, "prompts": 96}
+        assert verdict.low < verdict.effect < verdict.high
+    assert (outcomes[1], outcomes[-1]) == ("supported", "contradicted")
+    assert outcomes[0] != "supported"
+    assert "12 prompts in every seed" in verdict.note
+
+
 def test_chance_is_told_as_chance() -> None:
     result = deep_layers(tiny.model("gpt2"), replace(random_prompts(12), task="one", seed=0))
     table = result.table.assign(predicted=result.table["prompt"] % 2)
     alike = replace(result, table=table.assign(attention=[[1.0, 1.0]] * len(table)))
     assert alike.summary().query("metric == 'AUCROC'")["mean"].eq(0.5).all()
-    assert "does not predict the output: AUCROC is 0.50 at best" in alike.finding()
+    assert alike.claims[0].effect == 0
     names = {trace.name for trace in alike.figure().data}
     assert not any(name and name.startswith("R") for name in names), "a share of nothing is not drawn"
 

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, kept_positions, on_kept
 from mechicl.figures import GREEN, GREY, LABEL_COLOUR, ORANGE, PURPLE, SKY
@@ -30,7 +31,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.predictions import TITLES, PredictionStudy
+from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import INTERVALS
 
@@ -48,6 +49,19 @@ _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY), st
 _CHANGES = ("isolated", "kept alone", "left out")
 
 
+def _claim(kind: str, null: str) -> Claim:
+    return Claim(
+        f"anchor-kinds-{kind.split()[-1]}", f"Isolating label words changes predictions more than isolating {null}.",
+        "beyond Label Words are Anchors, section 2.2", "word loyalty (k = 5) lost to isolation", "word loyalty", null,
+        0.1,
+    )  # fmt: skip
+
+
+_CLAIMS = {_claim(kind, null): kind
+           for kind, null in ((RANDOM, "as many random text tokens"), ("separators", "the separators"))}  # fmt: skip
+"""Each claim, and the kind that it compares label words with."""
+
+
 @dataclass(frozen=True)
 class AnchorKinds(PredictionStudy):
     """A row per prompt, change (isolated, kept alone or left out) and kind of token: the prediction.
@@ -62,6 +76,7 @@ class AnchorKinds(PredictionStudy):
     shows = "Label words, separators, template words and random text: isolated, kept alone, left out."
     source = "beyond Label Words are Anchors, sections 2.2 and 3.2"
     claim = "Label words are the anchors; with label words alone, without the template, compression fails (footnote 6)."
+    claims = tuple(_CLAIMS)
     no_paper_protocol = "the paper has no such comparison"
     shared_options = {"demonstrations": None}
     axes = ("change", "kind")
@@ -117,6 +132,11 @@ class AnchorKinds(PredictionStudy):
     def _random(self, layers: Sequence[int]) -> IsolateRandom:
         return IsolateRandom(layers, seed=self.random_seed, pool="demo_text", resample="per_seed")
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Paired by prompt."""
+        changed = 1 - by_prompt(where(self.loyalty(table), change="isolated"), "word_loyalty_5", "kind")
+        return paired(claim, changed["label words"], changed[_CLAIMS[claim]])
+
     def drawing(self, result: Result) -> Drawing:
         """Bars of label loyalty for each change, with word loyalty as marks."""
         summary = result.summary()
@@ -137,11 +157,3 @@ class AnchorKinds(PredictionStudy):
         return Drawing(
             summary, panels, x_title="label loyalty", note=note, common=True, height=36 * len(kinds), hover="closest",
         )  # fmt: skip
-
-    def finding(self, result: Result) -> str:
-        loyalty = where(result.summary(), metric="label_loyalty").groupby(["kind", "change"])["mean"].mean()
-        parts = [
-            f"{kind} {', '.join(f'{loyalty[kind, change]:.0%}' for change in _CHANGES)}"
-            for kind in ("label words", "separators", "template words", RANDOM)
-        ]
-        return f"Label loyalty with tokens {', '.join(_CHANGES)}: {'; '.join(parts)}."

@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import pandas as pd
+
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY
@@ -22,12 +25,18 @@ from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplat
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
-from mechicl.studies.label_words.predictions import TITLES, PredictionStudy
+from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import BAND
 
 _COLOURS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the label": SKY, "random text": GREY}
 """Kinds of tokens."""
+_CLAIM = Claim(
+    "anchor-sweep", "Label words gather the demonstrations' information in shallow layers.",
+    "beyond Label Words are Anchors, section 2.2",
+    "word loyalty (k = 5) lost to isolation in the first third of the layers, less that in the last third",
+    "word loyalty", "as many random text tokens", 0.05,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class AnchorSweep(PredictionStudy):
     shows = "Isolation of label words and of other tokens, in every layer or window of layers."
     source = "beyond Label Words are Anchors, section 2.2"
     claim = "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
+    claims = (_CLAIM,)
     no_paper_protocol = "the paper has no such sweep"
     shared_options = {"demonstrations": None}
     axes = ("isolated", "window", "layer")
@@ -81,6 +91,22 @@ class AnchorSweep(PredictionStudy):
         before = kind == "before the label"
         return [IsolateTemplate(layers, mode=self.mode, which="before_label" if before else "after_label")]
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Paired by prompt, of the first width of windows.
+
+        The last layers are held against random tokens, too: isolation there can change less by construction.
+        """
+        rows = where(self.loyalty(table), window=self.windows[0])
+        loyalty = by_prompt(rows, "word_loyalty_5", ["isolated", "layer"])
+        third = max(1, rows["layer"].nunique() // 3)
+
+        def more_in_shallow(kind: str) -> pd.Series[float]:
+            by_layer = pd.DataFrame(loyalty[kind]).sort_index(axis=1)
+            shallow, deep = by_layer.iloc[:, :third].mean(axis=1), by_layer.iloc[:, -third:].mean(axis=1)
+            return deep - shallow
+
+        return paired(claim, more_in_shallow("label words"), more_in_shallow("random text"))
+
     def drawing(self, result: Result) -> Drawing:
         """A panel for each width of windows and loyalty; `layer` is the first isolated one."""
         by = ["model", "metric", "window", "isolated", "layer"]
@@ -97,12 +123,6 @@ class AnchorSweep(PredictionStudy):
             means, panels, x_title="first isolated layer", y_title="agreement with the clean run",
             note=f"mean of tasks; {BAND}", common=True, y_axis={"range": [0, 1.02]},
         )  # fmt: skip
-
-    def finding(self, result: Result) -> str:
-        rows = where(result.summary(), metric="word_loyalty_5", window=self.windows[0])
-        mean = rows.groupby(["isolated", "layer"])["mean"].mean()
-        parts = [f"{kind} {mean[kind].min():.0%} (layer {mean[kind].idxmin()})" for kind in _COLOURS]
-        return f"Lowest word loyalty (k = 5) with {_layers(self.windows[0])} isolated: {', '.join(parts)}."
 
 
 def _layers(width: int) -> str:

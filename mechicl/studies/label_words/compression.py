@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines import compression as engine
 from mechicl.engines.compression import Kept, PositionMode, kept_positions
@@ -32,12 +34,16 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.predictions import TITLES, PredictionStudy
+from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_2
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import INTERVALS
 
 _PAPER_SET: Kept = "label+template"
+_CLAIM = Claim(
+    "compression", "The hidden states of label words and template alone keep the predictions of the full context.",
+    "Label Words are Anchors, section 3.2, Table 2", "label loyalty", "label loyalty", "the best control", 0.1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,7 @@ class Compression(PredictionStudy):
         "The hidden states of label words and template alone keep most of the predictions of the full context; the "
         "same words as text, or random tokens in place of the label words, do not."
     )
+    claims = (_CLAIM,)
     shared_options = {"demonstrations": None}
     axes = ("method", "kept", "positions")
     metrics = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "accuracy")
@@ -130,6 +137,24 @@ class Compression(PredictionStudy):
         kept = [where(group, set=group.groupby("set")["label_loyalty"].mean().idxmax()) for _, group in groups]
         return pd.concat([rows[rows["method"] != best], *(one.assign(method=best) for one in kept)], ignore_index=True)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Paired by prompt with the best of random tokens, the same words as text, and a constant answer."""
+        rows = self.loyalty(table)
+        anchors = where(rows, method="hidden anchor", kept=_PAPER_SET)
+        if anchors.empty:
+            return Evidence(np.array([]), None, np.array([]))
+        place = anchors["positions"].iloc[0]
+        anchors, commonest = where(anchors, positions=place), anchors["predicted_clean"].mode().iloc[0]
+        controls = {
+            "random tokens in place of the label words": where(rows, method="hidden random", positions=place),
+            "the same words as text": where(rows, method="text anchor"),
+            "a constant answer": anchors.assign(label_loyalty=(anchors["predicted_clean"] == commonest).astype(float)),
+        }
+        loyalty = {name: by_prompt(one, "label_loyalty", "method").iloc[:, 0] for name, one in controls.items()}
+        best = max(loyalty, key=lambda name: loyalty[name].mean())
+        of_anchors = by_prompt(anchors, "label_loyalty", "method").iloc[:, 0]
+        return paired(claim, of_anchors, loyalty[best], f"The best control is {best}.")
+
     def drawing(self, result: Result) -> Drawing:
         """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class with accuracy."""
         summary, panels = result.summary(), []
@@ -147,18 +172,6 @@ class Compression(PredictionStudy):
             summary, panels, x_title="share of prompts", note=f"mean of tasks, {INTERVALS}", common=True,
             height=34 * len(rows), hover="closest",
         )  # fmt: skip
-
-    def finding(self, result: Result) -> str:
-        axes = list(self.axes)
-        by = where(result.summary(), metric="label_loyalty").groupby(axes, sort=False)["mean"].mean()
-        anchors = ("hidden anchor", *by["hidden anchor"].index[0])
-        tokens = result.table.groupby(axes, sort=False)["context_tokens"].mean()
-        text, random, best = (by[name].iloc[0] for name in ("text anchor", "hidden random", "hidden random, best set"))
-        return (
-            f"Keeping {tokens[anchors]:.0f} of {tokens['full context'].iloc[0]:.0f} context tokens ({anchors[1]}, "
-            f"{anchors[2]} positions) leaves {by[anchors]:.0%} of predicted labels unchanged. The same tokens as text "
-            f"leave {text:.0%}, random tokens in place of the label words {random:.0%} (best set: {best:.0%})."
-        )
 
 
 _COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR}

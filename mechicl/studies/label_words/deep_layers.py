@@ -2,13 +2,14 @@
 
 The paper sums the attention from the target position q to each class's label words over heads, and takes it as a score
 for the class: AUCROC_l says how well layer l's attention predicts the model's label. R_l is the share of
-all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle.
+all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle. We hold
+the claim against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
 
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
 share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
 there is no AUCROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
-subtracts (`R_clipped` leaves such layers out), and where the layers together are near chance R is not drawn. The
-average of tasks has the R of the averaged curve, as in the paper's figure.
+subtracts (`R_clipped` leaves such layers out). Where the interval of its denominator holds 0, R is undetermined: it has
+no interval and is not drawn. The average of tasks has the R of the averaged curve, as in the paper's figure.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY
-from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution
+from mechicl.metrics import auroc_by_layer, bootstrap_auroc, cumulative_contribution, permuted_auroc
+from mechicl.metrics.resampling import FEW_SETS, max_statistic_p, mean_over_sets
 from mechicl.probes.label_attention import LabelAttention, Weight
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.parts import DEMONSTRATION_SET
+from mechicl.studies.study import Condition, Protocol, Study
 from mechicl.studies.summary import BAND, by_task
 
 AVERAGE = "average of tasks"
@@ -45,8 +49,12 @@ _CURVES = {
     "R": ("R, share gathered up to here", ORANGE, "solid"),
     "R_clipped": ("R without layers below one half", ORANGE, "dot"),
 }
-_NEAR_CHANCE = 0.6
-"""We report a best AUCROC below it as chance: with a few dozen prompts one layer of many is as high by luck."""
+_CLAIM = Claim(
+    "deep-layers", "In deep layers, attention to the label words predicts the model's output.",
+    "Label Words are Anchors, section 2.3, Fig. 5", "mean AUROC of the last third of the layers", "AUROC",
+    "permuted predictions", 0.1,
+)  # fmt: skip
+_BOUNDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _PUBLISHED = 0.8
 """What AUCROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
 
@@ -64,12 +72,13 @@ class DeepLayers(Study):
 
     name = "deep-layers"
     title = "Deep layers read the label words"
-    shows = "How well attention to the label words tells the prediction, by layer."
+    shows = "How well attention to the label words predicts the output, by layer."
     source = "Label Words are Anchors, section 2.3, Fig. 5"
     claim = (
-        "In deep layers the attention to the label words tells the prediction: AUCROC approaches 0.8, and nearly all "
+        "In deep layers the attention to the label words predicts the output: AUCROC approaches 0.8, and nearly all "
         "of R is gathered in middle and deep layers."
     )
+    claims = (_CLAIM,)
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         probe = LabelAttention(self.weight)
@@ -86,14 +95,37 @@ class DeepLayers(Study):
             attention_by_head=list(by_head.flatten(2).flatten(0, 1).numpy()),  # one row each: [head * class]
         )
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Over demonstration sets; within a seed whole sets are resampled where it has several."""
+        seeds = list(_scores(table, "predicted", self.protocol))
+        note = _predictions(table)
+        if not seeds:
+            why = "The model predicts a single class, so no AUROC is defined; take more prompts or another task."
+            return Evidence(np.array([]), 0.5, np.array([]), undecided=why)
+        deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
+        options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
+        curves = torch.stack([auroc_by_layer(*one, protocol=self.protocol).values for _, *one in seeds])
+        null = torch.stack([permuted_auroc(*one, **options) for _, *one in seeds]).mean(0)
+        values, p = curves[:, deep].mean(1).numpy(), max_statistic_p(curves.mean(0).numpy(), null.numpy())
+        interval = mean_over_sets(values - 0.5, np.arange(len(values)), generator=generator)
+        sets = [where(rows, layer=0).sort_values("prompt")[DEMONSTRATION_SET].factorize()[0] for rows, *_ in seeds]
+        if min(of_seed.max() + 1 for of_seed in sets) >= FEW_SETS:
+            pairs = zip(seeds, sets, strict=True)
+            draws = torch.stack([bootstrap_auroc(*one, **options, sets=of_seed) for (_, *one), of_seed in pairs])
+            low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
+            interval = interval._replace(low=float(low), high=float(high))
+        counted = interval._replace(sets=sum(one.max() + 1 for one in sets), n=sum(map(len, sets)))
+        return Evidence(values, 0.5, np.arange(len(values)), interval=counted, p=float(p[deep].min()), note=note)
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.
 
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
-        Intervals are over prompts: those of R hold the R of resampled curves, and are wide where the layers together
-        are near chance. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the standard deviation of their own.
-        With several tasks, "average of tasks" is the mean of their curves, and has no seed_sd.
+        Intervals are over prompts: those of R hold the R of resampled curves; where the interval of its denominator
+        holds 0, R is undetermined and they are NaN. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the
+        standard deviation of their own. With several tasks, "average of tasks" is the mean of their curves, and has no
+        seed_sd.
         """
         tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):
@@ -114,10 +146,8 @@ class DeepLayers(Study):
     def _curve(self, table: pd.DataFrame, metric: str) -> _Curve | None:
         """One task's curve, averaged over the seeds that have one; None where none has."""
         curves = []
-        for _, of_seed in table.groupby("seed", sort=False, dropna=False):
-            attention, target = attention_and_target(of_seed, _TARGETS[metric])
-            if len(target) == 0 or (auroc := auroc_by_layer(attention, target, protocol=self.protocol)).reason:
-                continue
+        for _, attention, target in _scores(table, _TARGETS[metric], self.protocol):
+            auroc = auroc_by_layer(attention, target, protocol=self.protocol)
             draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
             curves.append(_Curve(auroc.values, draws, auroc.n, 1))
         if not curves:
@@ -125,53 +155,55 @@ class DeepLayers(Study):
         return replace(_Curve.mean(curves, len(curves)), of_seeds=torch.stack([curve.values for curve in curves]))
 
     def drawing(self, result: Result) -> Drawing:
+        """Of each task the AUROC of every layer and, where its denominator is above 0, R."""
         summary = result.summary()
         summary = summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable", ignore_index=True)
-        panels = []
+        panels, undetermined = [], []
         for title, task in by_task(summary).items():
-            rows = where(summary, **task)
-            metrics = [metric for metric in _CURVES if metric.startswith("AUCROC") or not _near_chance(rows)]
-            last = int(rows["layer"].max())
+            rows, last = where(summary, **task), int(summary["layer"].max())
             paper = go.Scatter(
                 x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
                 line={"color": INK, "width": 1.5, "dash": "dashdot"}, hovertemplate="%{y}",
             )  # fmt: skip
-            curves = [Curve(metric, *_CURVES[metric], where=task) for metric in metrics]
-            panels.append(Panel(title, [*curves, paper, Level(0.5, GREY, dash="dash")]))
-        score = "attention" if self.weight == "attention" else "attention times norm of value"
-        return Drawing(summary, panels, y_title="AUCROC, and R (shares)", note=f"score: {score}; {BAND}", common=True)
-
-    def finding(self, result: Result) -> str:
-        summary = result.summary()
-        metric = summary["metric"].iloc[0]
-        curve = where(summary, metric=metric)
-        curve = where(curve, task=AVERAGE) if AVERAGE in set(curve["task"]) else curve
-        mean = curve.groupby("layer")["mean"].mean()
-        target = "output" if metric == "AUCROC" else "gold label (a single class is predicted)"
-        text = f"Attention to the label words does not predict the {target}: AUCROC is {mean.max():.2f} at best"
-        if mean.max() >= _NEAR_CHANCE:
-            best = f"{mean.max():.2f} in layer {mean.idxmax()}, the best"
-            text = (
-                f"Attention to the label words predicts the {target}: AUCROC is {mean.iloc[0]:.2f} in layer 0, {best}"
+            curves, shares = (
+                [Curve(metric, *style, where=task) for metric, style in _CURVES.items() if metric.startswith(start)]
+                for start in ("AUCROC", "R")
             )
-        single, missing = [], []
-        for (task, seed), rows in result.table.groupby(["task", "seed"], sort=False, dropna=False):
-            predicted, classes = rows["predicted"].nunique(), len(rows["attention"].iloc[0])
-            if predicted == 1:
-                single.append(f"{task}, seed {seed}")
-            elif predicted < classes:
-                missing.append(f"{classes - predicted} of {classes} in {task}, seed {seed}")
-        if single:
-            text += f". No AUCROC, because a single class is predicted: {'; '.join(single)}"
-        if missing:
-            text += f". Classes never predicted are left out: {'; '.join(missing)}"
-        return f"{text}."
+            panels.append(Panel(title, [*curves, paper, Level(0.5, GREY, dash="dash")], {}, {"title_text": "AUROC"}))
+            if where(rows, metric="R")["low"].notna().any():
+                panels.append(Panel(f"{title}: R", shares, {}, {"title_text": "R"}))
+            else:
+                undetermined.append(title)
+        score = "attention" if self.weight == "attention" else "attention times norm of value"
+        note = f"score: {score}; {BAND}"
+        if undetermined:
+            note += f"; R undetermined ({'; '.join(undetermined)}): the layers together may be at chance"
+        return Drawing(summary, panels, note=note)
 
 
-def _near_chance(rows: pd.DataFrame) -> bool:
-    """R is a share only where layers gather something: around chance its sum is near zero, and it may be anything."""
-    auroc = rows[rows["metric"] == "AUCROC"]["mean"]
-    return not auroc.max() >= _NEAR_CHANCE or bool((auroc - 0.5).sum() <= 0)
+def _scores(table: pd.DataFrame, target: str, protocol: Protocol) -> Iterator[tuple[pd.DataFrame, Tensor, Tensor]]:
+    """Rows, attention and target of each seed that has an AUROC."""
+    for _, rows in table.groupby("seed", sort=False, dropna=False):
+        attention, classes = attention_and_target(rows, target)
+        if len(classes) and not auroc_by_layer(attention, classes, protocol=protocol).reason:
+            yield rows, attention, classes
+
+
+def _predictions(table: pd.DataFrame) -> str:
+    """How many predictions the rarest class has, and which seeds predict few classes."""
+    single, missing, rarest = [], [], len(table)
+    for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
+        counts, classes = where(rows, layer=0)["predicted"].value_counts(), len(rows["attention"].iloc[0])
+        if len(counts) == 1:
+            single.append(f"{task}, seed {seed}")
+            continue
+        rarest = min(rarest, counts.min())
+        if len(counts) < classes:
+            missing.append(f"{classes - len(counts)} of {classes} in {task}, seed {seed}")
+    parts = [f"The smallest class has at least {rarest} prompts in every seed"] if rarest < len(table) else []
+    parts += [f"No AUROC, because a single class is predicted: {'; '.join(single)}"] if single else []
+    parts += [f"Classes never predicted are left out: {'; '.join(missing)}"] if missing else []
+    return " ".join(f"{part}." for part in parts)
 
 
 @dataclass(frozen=True)
@@ -195,8 +227,11 @@ class _Curve:
         """Rows by layer: of AUCROC, of R, and of R without layers below one half."""
         share = metric.replace("AUCROC", "R")
         clipped = partial(cumulative_contribution, clipped=True)
+        undetermined = (self.draws - 0.5).sum(1).nanquantile(_BOUNDS[0]) <= 0
         for name, measure in ((metric, Tensor.double), (share, cumulative_contribution), (f"{share}_clipped", clipped)):
-            low, high = measure(self.draws).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64), 0)
+            low, high = measure(self.draws).nanquantile(_BOUNDS, 0)
+            if undetermined and name != metric:
+                low = high = torch.full_like(low, torch.nan)
             spread = measure(self.of_seeds).std(0) if len(self.of_seeds) > 1 else torch.full_like(low, torch.nan)
             columns = {"mean": measure(self.values), "low": low, "high": high}
             yield pd.DataFrame(

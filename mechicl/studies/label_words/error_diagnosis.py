@@ -11,7 +11,7 @@ context (`protocol="paper"`; here the layer at two thirds of the depth unless on
 distances over all contexts and takes the scores behind those contexts. The paper shows two heat maps; here their rank
 correlation over pairs of classes is measured in every layer, with a test that permutes the classes: one test for each
 task, on the seeds' mean matrices. Where every seed draws classes of its own, the classes of each are permuted apart.
-The summary's interval is the spread over contexts.
+The summary's interval is the spread over contexts. Where the model confuses all pairs alike, there is no correlation.
 
 With several demonstrations of a class, its anchor key is the mean of the keys of its label words, whatever class the
 text beside a wrong label is of. So a model that hardly errs can be diagnosed, too: wrong labels make it err.
@@ -23,11 +23,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import run_shared, shared_demonstrations
@@ -39,9 +41,19 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.label_words import pairs
-from mechicl.studies.label_words.pairs import PAIR, REAL, real_matrix, seeds_by_classes
+from mechicl.studies.label_words.pairs import REAL, real_matrix, seeds_by_classes
 from mechicl.studies.study import Condition, Study
 from mechicl.tasks import Task
+
+_CLAIM = Claim(
+    "error-diagnosis", "Classes whose label words have keys close together are the ones that the model confuses.",
+    "Label Words are Anchors, section 3.3, Fig. 6", "rank correlation of predicted and real confusion",
+    "Spearman correlation", "permuted classes", 0.2,
+)  # fmt: skip
+_NOTHING = (
+    "The model confuses all pairs of classes alike; take more prompts, a model that makes errors, or wrong labels, "
+    "which bias it (mislabelled)."
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,9 @@ class ErrorDiagnosis(Study):
 
     name = "error-diagnosis"
     title = "Near anchors, confused classes"
-    shows = "Whether distances between anchors foretell which classes are confused."
+    shows = "Whether distances between anchors predict which classes are confused."
     source = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
+    claims = (_CLAIM,)
     may_lack = ("value",)  # the confusion with a class that no item has
     claim = (
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
@@ -116,10 +129,10 @@ class ErrorDiagnosis(Study):
         names = behind.class_names
         between = real[~torch.eye(len(real), dtype=torch.bool)]
         known = between[between.isfinite()]
-        if not len(known) or known.min() == known.max():
+        if not len(known):
             raise InputError(
-                f"There is nothing to diagnose: this model confuses all pairs of {prompts.task}'s classes alike; take "
-                "more prompts, a model that makes errors, or wrong labels, which bias it (mislabelled)."
+                f"There is nothing to diagnose: no two classes of {prompts.task} have prompts; take more prompts, of "
+                "known classes."
             )
         rows = [pairs.pair_rows(real, names, context=0, layer=REAL, components=0)]
         rows += [pairs.pair_rows(matrix, names, **place) for place, matrix in self._distances(run[probe].values, keys)]
@@ -154,6 +167,20 @@ class ErrorDiagnosis(Study):
         """Predicted confusion of every pair: distances averaged over contexts, divided by each seed's largest."""
         return pairs.predicted_matrix(table, layer, components)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Over contexts, in the layer of the heat map; its p, of permuted classes, is corrected for all layers."""
+        layer, components = self.shown(table)
+        alike = pairs.with_differences(table)
+        if not alike:
+            return Evidence(np.array([]), 0.0, np.array([]), undecided=_NOTHING)
+        by_context = pairs.by_context(alike, layer, components)
+        p = pairs.corrected_p(alike, sorted(set(table["layer"]) - {REAL}), components)[layer]
+        first, real = alike[0]
+        predicted = self.confusion(first, layer, components)
+        nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
+        note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
+        return Evidence(by_context, 0.0, np.arange(len(by_context)), "sets", p=p, note=note)
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,
         n (contexts), seeds, seed_sd.
@@ -161,11 +188,11 @@ class ErrorDiagnosis(Study):
         Metrics: spearman and pearson over pairs of classes, of the seeds' mean matrices, and spearman's one-sided
         p_value, one for each task. Where seeds draw classes of their own, the correlations of these are averaged, and
         tested together. `low` and `high` of spearman hold 95 % of the contexts' own values; `seed_sd` is the standard
-        deviation of the seeds' own.
+        deviation of the seeds' own. All are NaN where the model confuses all pairs of classes alike.
         """
         means = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
-            alike = [(of_some, real_matrix(of_some)) for of_some in seeds_by_classes(rows)]
+            alike = pairs.with_differences(rows)
             predicted, seeds = rows[rows["layer"] != REAL], rows["seed"].nunique(dropna=False)
             n = predicted.groupby("seed", dropna=False)["context"].nunique().sum()
             for components, layer in sorted(set(zip(predicted["components"], predicted["layer"], strict=True))):
@@ -195,27 +222,6 @@ class ErrorDiagnosis(Study):
                 panels.append(Panel(f"{task}{seeds}: their rank correlation", curves, layers, spearman))
         note = "1: never confused; band: 95 % of contexts"
         return Drawing(table, panels, x="", widths=(0.3, 0.3, 0.4), note=note, hover="closest")
-
-    def finding(self, result: Result) -> str:
-        table, summary = result.table, result.summary()
-        layer, components = self.shown(table)
-        sentences = []
-        for (task, shots), rows in table.groupby(["task", "shots"], sort=False):
-            numbers = where(summary, task=task, shots=shots, components=components, layer=layer).set_index("metric")[
-                "mean"
-            ]
-            sentences.append(
-                f"{task}: anchor distances in layer {layer} (M = {components}) rank the pairs of classes as their real "
-                f"confusion with a Spearman correlation of {numbers['spearman']:.2f} (p = {numbers['p_value']:.2g})."
-            )
-            for of_some in seeds_by_classes(rows)[:1]:
-                real = where(of_some, layer=REAL).groupby(PAIR, sort=False)["value"].mean()
-                predicted = self.confusion(of_some, layer, components)
-                nearest = pd.Series([predicted.loc[pair] for pair in real.index], index=real.index)
-                sentences.append(
-                    f"Nearest anchors: {pairs.pair_name(nearest)}; most confused: {pairs.pair_name(real)}."
-                )
-        return " ".join(sentences)
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:

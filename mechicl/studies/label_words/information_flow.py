@@ -157,7 +157,7 @@ class InformationFlow(Study):
 
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
-        columns = [name for name in table if str(name).startswith(tuple(_KINDS.values()))]
+        columns = [str(name) for name in table if str(name).startswith(tuple(_KINDS.values()))]
         table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
         rows = by_metric(table, columns, ("weights", "layer"))
         return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])

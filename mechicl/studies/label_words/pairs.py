@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, band, plain
-from mechicl.metrics import combined_p_value, confusion_correlation
+from mechicl.metrics import Correlation, combined_p_value, confusion_correlation
+from mechicl.metrics.resampling import max_statistic_p
 from mechicl.studies.drawing import where
 from mechicl.studies.summary import spread
 
@@ -38,9 +39,11 @@ def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
     return matrix
 
 
-def pair_name(pairs: pd.Series[float]) -> str:
-    """The pair with the smallest value, in words."""
-    return " and ".join(pairs.index[int(pairs.argmin())])
+def smallest(matrix: pd.DataFrame) -> tuple[str, str]:
+    """The pair of classes with the smallest value."""
+    a, b = np.triu_indices(len(matrix), 1)
+    place = int(np.nanargmin(matrix.to_numpy()[a, b]))
+    return matrix.index[a[place]], matrix.index[b[place]]
 
 
 def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
@@ -56,6 +59,18 @@ def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
     return pair_matrix(where(table, layer=REAL).groupby(PAIR, sort=False)["value"].mean())
 
 
+def with_differences(table: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The rows of the seeds that have the same classes, with their real confusion, where that differs between pairs."""
+    alike = [(rows, real_matrix(rows)) for rows in seeds_by_classes(table)]
+    return [(rows, real) for rows, real in alike if _differs(real)]
+
+
+def _differs(real: pd.DataFrame) -> bool:
+    values = real.to_numpy()[np.triu_indices(len(real), 1)]
+    known = values[np.isfinite(values)]
+    return len(known) > 2 and np.ptp(known) > 0
+
+
 def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:
     """Spearman's correlation with the real confusion, of each group of rows (each context)."""
     from scipy.stats import rankdata
@@ -64,6 +79,8 @@ def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[
     truth = np.array([real.loc[pair[0], pair[1]] for pair in grouped.columns])
     known = ~np.isnan(truth)
     ranks, target = rankdata(grouped.to_numpy()[:, known], axis=1), rankdata(truth[known])
+    if not _differs(real):
+        return np.full(len(ranks), np.nan)
     return np.array([np.corrcoef(row, target)[0, 1] for row in ranks])
 
 
@@ -80,31 +97,64 @@ def correlations(
     alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
 ) -> list[tuple[str, float, float, float, float]]:
     """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
-    tests, contexts, seeds = [], [], []
-    for table, real in alike:
-        predicted = predicted_matrix(table, layer, components)
-        matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
-        tests.append(confusion_correlation(*matrices, generator=np.random.default_rng(0)))
-        for _, of_seed in table.groupby("seed", dropna=False):
-            rows, real_of_seed = where(of_seed, layer=layer, components=components), real_matrix(of_seed)
-            contexts.append(rank_correlations(rows, real_of_seed, "context"))
-            seeds.append(rank_correlations(rows.assign(context=0), real_of_seed, "context"))
-    each, nan = np.concatenate(contexts), float("nan")
+    nan = float("nan")
+    if not alike:
+        return [(metric, nan, nan, nan, nan) for metric in ("spearman", "pearson", "p_value")]
+    tests = [_test(table, real, layer, components) for table, real in alike]
+    each, seeds = by_context(alike, layer, components), by_context(alike, layer, components, mean=True)
     low, high = np.quantile(each, [0.025, 0.975]) if len(each) > len(seeds) else (nan, nan)
     spearman, pearson = (float(np.mean([getattr(c, name) for c in tests])) for name in ("spearman", "pearson"))
     return [
-        ("spearman", spearman, low, high, spread(np.concatenate(seeds))),
+        ("spearman", spearman, low, high, spread(seeds)),
         ("pearson", pearson, nan, nan, nan),
         ("p_value", combined_p_value(tests, generator=np.random.default_rng(0)), nan, nan, nan),
     ]
 
 
+def _test(table: pd.DataFrame, real: pd.DataFrame, layer: int, components: int) -> Correlation:
+    """Correlation of mean matrices; with the same classes the permutations are the same in every layer."""
+    predicted = predicted_matrix(table, layer, components)
+    matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
+    return confusion_correlation(*matrices, generator=np.random.default_rng(0))
+
+
+def by_context(
+    alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int, *, mean: bool = False
+) -> Float[np.ndarray, "context"]:
+    """Spearman's correlation of each seed's contexts, or of their mean; seeds that confuse nothing have none."""
+    parts = []
+    for table, _ in alike:
+        for _, of_seed in table.groupby("seed", dropna=False):
+            rows = where(of_seed, layer=layer, components=components)
+            rows = rows.assign(context=0) if mean else rows
+            parts.append(rank_correlations(rows, real_matrix(of_seed), "context"))
+    values: np.ndarray = np.concatenate(parts)
+    known: np.ndarray = values[np.isfinite(values)]
+    return known
+
+
+def corrected_p(
+    alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layers: Sequence[int], components: int
+) -> dict[int, float]:
+    """One-sided p of each layer's correlation, corrected for having looked at all: permuted classes' largest."""
+    curves, draws, generator = [], [], np.random.default_rng(0)
+    for table, real in alike:
+        tests = [_test(table, real, layer, components) for layer in layers]
+        null = np.stack([test.relabelled for test in tests], 1)
+        null = null[1:] if tests[0].exact else null  # of all permutations the first changes nothing
+        curves.append([test.spearman for test in tests])
+        draws.append(null if len(alike) == 1 else generator.choice(null, 10_000))
+    p = max_statistic_p(np.mean(curves, axis=0) - 1e-12, np.mean(draws, axis=0))
+    return dict(zip(layers, p.tolist(), strict=True))
+
+
 def heat_map(matrix: pd.DataFrame, lowest: float) -> go.Heatmap:
-    """A confusion matrix with its values, in colours from `lowest` to 1."""
+    """A confusion matrix with its values, in colours from `lowest` to 1; unknown ones are empty."""
     values = matrix.to_numpy()
+    shown = [["" if np.isnan(value) else f"{value:.2f}" for value in row] for row in values]
     return go.Heatmap(
         z=values, x=list(map(plain, matrix.columns)), y=list(map(plain, matrix.index)), zmin=lowest, zmax=1,
-        colorscale="Blues_r", showscale=False, text=np.round(values, 2), texttemplate="%{text:.2f}",
+        colorscale="Blues_r", showscale=False, text=shown, texttemplate="%{text}", hoverongaps=False,
         hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
     )  # fmt: skip
 

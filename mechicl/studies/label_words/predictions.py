@@ -14,12 +14,14 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from mechicl.claims import Claim, Evidence
 from mechicl.engines.prefix import run_shared
 from mechicl.hooks import Patch, Run
 from mechicl.metrics import jaccard
 from mechicl.models import hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
+from mechicl.studies.parts import DEMONSTRATION_SET
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import by_metric, mean_with_interval, spread
 
@@ -92,6 +94,25 @@ class PredictionStudy(Study):
             return means
         context = accuracy_context(rows, ["model", "task", "shots", *self.axes], self.is_clean(rows))
         return pd.concat([means, context], ignore_index=True)
+
+
+def by_prompt(rows: pd.DataFrame, value: str, condition: str | list[str]) -> pd.DataFrame:
+    """A row per prompt (seed, demonstration set, prompt) and a column per condition, which is the mean of its draws."""
+    index = ["seed", DEMONSTRATION_SET, "prompt"]
+    rows = rows.assign(seed=rows["seed"].map(str))  # None of prompts without a seed
+    return rows.pivot_table(index=index, columns=condition, values=value, sort=False)
+
+
+def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None, note: str = "") -> Evidence:
+    """Evidence of two columns of `by_prompt` between 0 and 1; undecided where the null leaves no room for an effect."""
+    if null is not None:
+        both = pd.concat([values, null], axis=1).dropna()
+        values, null = both.iloc[:, 0], both.iloc[:, 1]
+    sets = values.reset_index().groupby(["seed", DEMONSTRATION_SET]).ngroup().to_numpy()
+    undecided = ""
+    if null is not None and 1 - null.mean() < claim.least:
+        undecided = f"With {claim.null} the {claim.quantity} is {null.mean():.2f}, which leaves no room for an effect."
+    return Evidence(values.to_numpy(), None if null is None else null.to_numpy(), sets, undecided=undecided, note=note)
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:

@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
@@ -41,7 +42,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words import controls, tables
 from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
-from mechicl.studies.label_words.predictions import is_right, macro_f1_rows
+from mechicl.studies.label_words.predictions import by_prompt, is_right, macro_f1_rows, paired
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
 from mechicl.tasks import Task
@@ -62,6 +63,24 @@ _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
 """Methods whose beta is kept, and what its name adds."""
 _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
             COMPRESSED: ORANGE}  # fmt: skip
+
+
+def _claim(id: str, sentence: str, null: str) -> Claim:
+    source = "Label Words are Anchors, section 3.1, Table 1"
+    return Claim(id, sentence, source, "accuracy", "of prompts", null, 0.05)
+
+
+_CLAIMS = {
+    _claim("reweighting", "Re-weighting the anchors raises accuracy.", "the same demonstrations without it"):
+        (REWEIGHTED, VANILLA),
+    _claim("reweighting-shots", "Re-weighting the anchors beats more demonstrations.", "more demonstrations"):
+        (REWEIGHTED, MORE_SHOTS),
+    _claim("reweighting-biases", "Re-weighting the anchors beats a bias for each class.", "a trained bias for each"):
+        (REWEIGHTED, "label biases"),
+    _claim("reweighting-compressed", "Re-weighted anchors alone are more accurate than the whole context.",
+           "the whole context"): (REWEIGHTED_COMPRESSED, VANILLA),
+}  # fmt: skip
+"""Each claim, and the methods that it compares."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,7 @@ class Reweighting(Study):
         "Learning how strongly the target attends to each class's label word raises accuracy far above that of the "
         "same demonstrations, and above that of more demonstrations."
     )
+    claims = tuple(_CLAIMS)
     shared_options = {"demonstrations": None}
 
     def conditions(self, model: Any) -> list[Condition]:
@@ -196,6 +216,19 @@ class Reweighting(Study):
         for name, patch in self.fitted(result).items():
             patch.save(folder / self.name / "-".join(re.findall(r"[\w.]+", name)))
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Paired by prompt."""
+        right = by_prompt(table.assign(right=is_right(table)), "right", "method")
+        method, baseline = _CLAIMS[claim]
+        if method not in right:
+            return Evidence(np.array([]), None, np.array([]))
+        evidence = paired(claim, right[method], right.get(baseline))
+        errors = 1 - right[VANILLA].mean() if VANILLA in right else 1.0
+        if errors >= claim.least:
+            return evidence
+        few = f"The model errs on {errors:.0%} of prompts, so re-weighting can only raise confidence; "
+        return replace(evidence, undecided=f"{few}give it wrong labels (mislabelled), or a harder task.")
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy, macro_f1, recall of each class.
 
@@ -219,16 +252,6 @@ class Reweighting(Study):
         return Drawing(
             summary, panels, x_title="accuracy", note=INTERVALS, common=True, height=height, hover="closest"
         )  # fmt: skip
-
-    def finding(self, result: Result) -> str:
-        accuracy = where(result.summary(), metric="accuracy").groupby("method")["mean"].mean()
-        shown = where(result.table, method=MORE_SHOTS)["per_class"].unique()
-        names = {VANILLA: "without re-weighting", REWEIGHTED: "with re-weighted anchors",
-                 MORE_SHOTS: f"with {' or '.join(sorted(shown))} demonstrations per class",
-                 "label biases": "with fitted label biases", "majority class": "of the majority class",
-                 COMPRESSED: "on anchors alone", REWEIGHTED_COMPRESSED: "on anchors alone, re-weighted"}  # fmt: skip
-        parts = [f"{accuracy[method]:.0%} {name}" for method, name in names.items() if method in accuracy]
-        return f"Accuracy: {', '.join(parts)}."
 
 
 def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
