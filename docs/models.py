@@ -32,7 +32,8 @@ _GROUPED = {"num_key_value_heads": 2}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 CONFIGS: dict[str, dict[str, Any]] = {
     "GPT2Config": {}, "GPTJConfig": {"rotary_dim": 4}, "GPTNeoXConfig": {},
-    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]], "window_size": 8, "num_layers": 2, "intermediate_size": 128},
+    "GPTNeoConfig": {"attention_types": [[["global", "local"], 1]], "window_size": 8, "num_layers": 2,
+                     "intermediate_size": 128},
     "OPTConfig": {"ffn_dim": 48, "word_embed_proj_dim": 32}, "BloomConfig": {}, "PhiConfig": {},
     "Phi3Config": _GROUPED, "LlamaConfig": _GROUPED, "MistralConfig": _GROUPED | {"sliding_window": 8},
     "MixtralConfig": _GROUPED | {"num_local_experts": 4}, "Qwen2Config": _GROUPED,
