@@ -147,6 +147,21 @@ class Verdicts(tuple[Verdict, ...]):
             )
         return rows
 
+    def in_words(self) -> str:
+        """Each claim: its outcome and numbers or, on several tasks or models, the outcomes on each."""
+        sentences = []
+        for claim in dict.fromkeys(one.claim for one in self):
+            verdicts = [one for one in self if one.claim == claim]
+            if len(verdicts) == 1:
+                sentences.append(str(verdicts[0]))
+                continue
+            fields = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
+            places = {outcome: [" ".join(one.about[name] for name in fields) for one in verdicts if one.outcome == outcome]
+                      for outcome in dict.fromkeys(one.outcome for one in verdicts)}  # fmt: skip
+            where = "; ".join(f"{outcome} on {', '.join(names)}" for outcome, names in places.items())
+            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}")
+        return " ".join(sentences)
+
     def _repr_html_(self) -> str:
         rows = self.rows()
         return card("Claims", self.outcomes(), (list(row.values()) for row in rows), list(rows[0]) if rows else ())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -17,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mechicl.errors import InputError
 from mechicl.hooks import Scope, as_layers
 from mechicl.patches.cut_edges import CutEdges
-from mechicl.prompts import Prompt, PromptBatch
+from mechicl.prompts import Prompt, PromptBatch, generator_of
 
 Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
@@ -121,9 +119,7 @@ class IsolateRandom(Isolate):
         if len(pool) < n_draws:
             raise InputError(f"IsolateRandom: the pool {self.pool!r} has {len(pool)} tokens, {n_draws} are needed.")
         tokens = prompt.tokens[: prompt.query_start] if self.resample == "per_seed" else prompt.tokens
-        digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).digest()
-        entropy = [self.seed, int.from_bytes(digest[:8], "little")]
-        generator = np.random.default_rng([*entropy, layer] if self.resample == "per_layer" else entropy)
+        generator = generator_of(tokens, self.seed, *([layer] if self.resample == "per_layer" else []))
         return [int(position) for position in generator.choice(pool, n_draws, replace=False)]
 
 

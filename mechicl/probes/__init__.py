@@ -1,5 +1,6 @@
 """What can be read from a pass; a file each."""
 
+from mechicl.probes.enrichment import Enrichment
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.last_residual import LastResidual
@@ -14,8 +15,8 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms",
-    "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
+    "Enrichment", "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt",
+    "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

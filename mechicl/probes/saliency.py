@@ -77,7 +77,7 @@ class SaliencyFlow(Probe):
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
         nothing = torch.zeros(len(batch), 3, device=batch.device)
-        hooks, result = _saliency(layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target))
+        hooks, result = saliency_hooks(layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target))
         return Watch(hooks, lambda: by_name(result(), FLOWS))
 
 
@@ -100,11 +100,11 @@ class SaliencyMap(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], device=batch.device)
-        hooks, result = _saliency(self.layers, self.head_reduce, nothing, lambda edges: edges)
+        hooks, result = saliency_hooks(self.layers, self.head_reduce, nothing, lambda edges: edges)
         return Watch(hooks, result, coordinates={"layer": self.layers})
 
 
-def _saliency(
+def saliency_hooks(
     layers: Sequence[int], head_reduce: HeadReduce, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
 ) -> tuple[list[Hook], Callable[[], Float[Tensor, "batch layer *reduced"]]]:
     """Wait for each pattern's gradient and reduce its saliency; nothing else is kept in between.

@@ -2,7 +2,7 @@
 
 from mechicl.prompts.building import Query, Shot, build_prompts
 from mechicl.prompts.labels import Score, scoring_tokens
-from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows
+from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows, generator_of
 from mechicl.prompts.sets import PromptBatch, PromptSet
 from mechicl.prompts.template import Template
 
@@ -17,5 +17,6 @@ __all__ = [
     "Shot",
     "Template",
     "build_prompts",
+    "generator_of",
     "scoring_tokens",
 ]  # fmt: skip

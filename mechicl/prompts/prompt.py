@@ -7,15 +7,24 @@ model answers.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from reprlib import repr as shorten
 from typing import NamedTuple
 
+import numpy as np
+
 from mechicl.doors import door
 from mechicl.errors import InputError, check_unicode
 from mechicl.prompts.display import marked_html
+
+
+def generator_of(tokens: Sequence[int], *seeds: int) -> np.random.Generator:
+    """A generator for draws from a prompt: it depends on the seeds and the tokens alone, not on batches or order."""
+    digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).digest()
+    return np.random.default_rng([seeds[0], int.from_bytes(digest[:8], "little"), *seeds[1:]])
 
 
 class PromptRows(NamedTuple):

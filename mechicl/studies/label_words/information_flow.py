@@ -8,33 +8,59 @@ the demonstrations' information, and the prediction reads it there.
 The authors average the raw values over prompts and then divide by the sum of the three in each layer, so uncertain
 prompts, whose gradients are large, dominate (`protocol="paper"`). `"corrected"` takes each prompt's shares first, so
 that every prompt counts the same. The table keeps the raw values.
+
+A share has no null: in an untrained model, too, S_pq holds most of the deep layers. The claims are therefore decided by
+enrichment (`probes/enrichment.py`): how much more saliency goes into label words (gathering) and from them to the
+target (reading) than for text tokens at matched positions, and than the same in untrained twins of the model. Each twin
+reads its part of the prompts, so that all twins together cost one more pass over them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
-from mechicl.figures import FLOW_COLOURS
+from mechicl.figures import FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
-from mechicl.probes.saliency import FLOWS, HeadReduce, SaliencyFlow
+from mechicl.models import has_twin, untrained
+from mechicl.probes import Enrichment, SaliencyFlow
+from mechicl.probes.saliency import FLOWS, HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Panel
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel
+from mechicl.studies.parts import DEMONSTRATION_SET
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, by_task, mean_with_interval
+from mechicl.studies.summary import BAND, by_metric, by_task, mean_with_interval
 
+_SOURCE = "Label Words are Anchors, section 2.1, Fig. 3"
+_GIVEN, _UNTRAINED = "as given", "untrained"
+_AVERAGE = "times an average token"
+GATHERING = Claim(
+    "flow-gathering", "In shallow layers, information gathers in the label words.", _SOURCE,
+    "gathering of label words less that of random text, in the first half of the layers", _AVERAGE,
+    "the same in untrained models", 0.5,
+)  # fmt: skip
+READING = Claim(
+    "flow-reading", "In deep layers, the prediction reads information from the label words.", _SOURCE,
+    "reading of label words less that of random text, in the last half of the layers but the last", _AVERAGE,
+    "the same in untrained models", 1.0,
+)  # fmt: skip
+_KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
 
 
 @dataclass(frozen=True)
 class InformationFlow(Study):
-    """A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge."""
+    """A row per prompt and layer, of the model and of its untrained twins: raw S_wp, S_pq and S_ww, in units of the loss
+    per edge; reading and gathering of label words, random text, colons and line breaks, over an average token's.
+    """
 
     head_reduce: Annotated[
         HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")
@@ -46,54 +72,124 @@ class InformationFlow(Study):
     target: Annotated[
         Literal["gold", "predicted"], Switch("The class whose loss is taken: gold (the paper), or predicted.")
     ] = "gold"
+    untrained: Annotated[
+        int, Switch("Untrained twins of the model, which share the prompts; without (0) no claim is decided.", min=0)
+    ] = 2
 
     name = "information-flow"
     title = "Information flow through label words"
     shows = "Saliency flow into and out of label words, by layer."
-    source = "Label Words are Anchors, section 2.1, Fig. 3"
+    source = _SOURCE
     claim = (
         "In shallow layers information flows from the demonstrations' text into the label words (S_wp); "
         "in deep layers it flows from the label words to the target position (S_pq)."
     )
+    claims = (GATHERING, READING)
     gradients = True
     shared_options = {"demonstrations": "per_prompt"}
 
+    def conditions(self, model: Any) -> list[Condition]:
+        twins = [_UNTRAINED] if self.untrained and has_twin(model) else []
+        return [{"weights": weights} for weights in (_GIVEN, *twins)]
+
     def passes(self, n_layers: int) -> float:
-        return 3
+        return 6 if self.untrained else 3
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        probe = SaliencyFlow(self.head_reduce, Objective(self.loss, self.target))
-        return run(model, prompts, [probe], batch_size=batch_size).frame()
+        if condition["weights"] == _GIVEN:
+            return self._read(model, prompts, batch_size)
+        tables = []
+        for seed in range(min(self.untrained, len(prompts))):
+            share = range(seed, len(prompts), self.untrained)
+            rows = self._read(untrained(model, seed), prompts.select(share), batch_size)
+            tables.append(rows.assign(prompt=np.take(share, rows["prompt"])))
+        return pd.concat(tables).sort_values("prompt", kind="stable", ignore_index=True)
+
+    def _read(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
+        loss = Objective(self.loss, self.target)
+        flow, enrichment = SaliencyFlow(self.head_reduce, loss), Enrichment(self.head_reduce, loss)
+        readings = run(model, prompts, [flow, enrichment], batch_size=batch_size)
+        table = readings[flow].frame()
+        for kind in _KINDS.values():
+            for place, name in enumerate(readings[enrichment].along("set")):
+                table[_column(kind, name)] = readings[enrichment][kind][:, :, place].flatten().double().numpy()
+        return table
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        kind, n_layers = _KINDS[claim.id], int(table["layer"].max()) + 1
+        layers = range(n_layers // 2) if claim is GATHERING else range(n_layers // 2, n_layers - 1)
+        if not layers or _column(kind, "label words") not in table:
+            why = "It needs a model of three layers or more." if not layers else "The result was saved without enrichment."
+            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+        rows = table[table["layer"].isin(layers)]
+        excess = rows[_column(kind, "label words")] - rows[_column(kind, "random text")]
+        by = ["weights", "seed", DEMONSTRATION_SET, "prompt"]
+        means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
+        sets = np.array([" ".join(place[:2]) for place in means.index])
+        null = means[_UNTRAINED].to_numpy() if _UNTRAINED in means else None
+        return Evidence(means[_GIVEN].to_numpy(), null, sets)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
 
-        Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no shares and are left out;
-        `n` says how many remain.
+        Of the model as given. Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no
+        shares and are left out; `n` says how many remain.
         """
+        table = _given(table)
         total = table[list(FLOWS)].sum(axis=1)
         shares = table.assign(total=total, **{m: table[m] / total for m in FLOWS})[total > 0]
         long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(FLOWS), var_name="metric")
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
+    def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
+        columns = [name for name in table if str(name).startswith(tuple(_KINDS.values()))]
+        rows = [by_metric(part, columns, ("layer",)).assign(weights=w) for w, part in table.groupby("weights")]
+        return mean_with_interval(pd.concat(rows), "value", ["model", "task", "shots", "weights", "metric", "layer"])
+
     def drawing(self, result: Result) -> Drawing:
-        summary = result.summary()
+        summary, enrichment = result.summary().assign(weights=_GIVEN), pd.DataFrame()
+        tasks = by_task(summary)
         panels = [
-            Panel(title, [Curve(flow, _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS])
-            for title, task in by_task(summary).items()
-        ]
+            Panel(title, [Curve(flow, _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS],
+                  y_axis={"range": [0, 1]})
+            for title, task in tasks.items()
+        ]  # fmt: skip
+        if "weights" in result.table:
+            enrichment = self.enrichment(result.table)
+            bounds = enrichment[["mean", "low", "high"]]
+            enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
+            panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
         return Drawing(
-            summary, panels, y_title="share of mean saliency per edge", note=BAND, common=True, y_axis={"range": [0, 1]}
-        )
+            pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=BAND,
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        share = result.summary().groupby(["layer", "metric"])["mean"].mean().unstack()
-        into, out_of = share["S_wp"].to_numpy(), share["S_pq"].to_numpy()
-        lower = np.flatnonzero(out_of <= into)
-        first = lower[-1] + 1 if len(lower) else 0
-        larger = f"from layer {first} on" if first < len(into) else "in no layer to the end"
-        return (
-            f"S_wp is largest in layer {into.argmax()} ({into.max():.0%} of the saliency). S_pq exceeds it {larger}; "
-            f"it holds {out_of[-1]:.0%} in the last layer."
-        )
+        return result.claims.in_words()
+
+
+_LEAST_DRAWN = 0.01
+_LOG = {"type": "log", "title": f"{_AVERAGE} (log; least {_LEAST_DRAWN})"}
+
+
+def _column(kind: str, tokens: str) -> str:
+    return f"{kind}_{tokens.replace(' ', '_')}"
+
+
+def _given(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the model as given; results of 0.1 hold no others."""
+    return table[table["weights"] == _GIVEN] if "weights" in table else table
+
+
+def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
+    """Gathering and reading of label words, of random text, and of label words in untrained twins."""
+    curves: list[Curve | Level] = [Level(1, GREY)]
+    for kind, flow in (("gathering", "S_wp"), ("reading", "S_pq")):
+        for tokens, weights, dash in (
+            ("label words", _GIVEN, "solid"), ("random text", _GIVEN, "dash"), ("label words", _UNTRAINED, "dot"),
+        ):  # fmt: skip
+            name = f"{kind}, {tokens}" + (f", {weights}" if weights == _UNTRAINED else "")
+            where = {**task, "weights": weights}
+            curves.append(Curve(_column(kind, tokens), name, FLOW_COLOURS[flow], dash, where))
+    return curves

@@ -1,0 +1,76 @@
+"""A model's untrained twin: the same architecture with random weights, a null for whatever training put there."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+from mechicl.errors import InputError, check_seed
+from mechicl.models.adapter import Adapter, Model, hooked
+from mechicl.models.convert import clear_unused
+from mechicl.models.provenance import remember
+
+
+def has_twin(model: Model) -> bool:
+    """Whether `untrained` can make a twin: of TransformerLens's own classes, not of a class of the user's own."""
+    return _class(hooked(model)) is not None
+
+
+def untrained(model: Model, seed: int) -> Any:
+    """A new model of the same configuration, at its own initialisation; the given model is left alone.
+
+    Dtype, device, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
+    normal weights of the configuration's `initializer_range`, biases 0, gains 1, so that folded norms have nothing to
+    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, from a generator of
+    their own, so that a seed gives the same twin on every device, and PyTorch's generator stays where it was. Modules
+    that the user replaced, and hooks, are not in it.
+
+    Raises:
+        InputError: the model is of a class of the user's own.
+    """
+    check_seed(seed)
+    net = hooked(model)
+    make = {"HookedTransformer": _hooked_transformer, "TransformerBridge": _bridge}.get(_class(net) or "")
+    if make is None:
+        raise InputError(
+            f"{net.name} ({type(model).__name__}) has no untrained twin: mechicl knows the initialisation of a "
+            "HookedTransformer or a TransformerBridge alone; leave the twins out (untrained=0)."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        twin = make(net.raw)
+    twin.tokenizer = net.tokenizer
+    twin.cfg.model_name = f"{net.name}, untrained, seed {seed}"
+    remember(twin, source=twin.cfg.model_name, processing="none")
+    return twin.to(net.device, print_details=False).eval()
+
+
+def _class(net: Adapter) -> str | None:
+    """The name of the TransformerLens class that mechicl's own adapter wraps; None for an adapter of the user's own."""
+    if not type(net).__module__.startswith("mechicl."):
+        return None
+    return next((kind.__name__ for kind in type(net.raw).__mro__ if kind.__module__.startswith("transformer_lens")), "")
+
+
+def _hooked_transformer(raw: Any) -> Any:
+    from transformer_lens import HookedTransformer
+
+    cfg = copy.deepcopy(raw.cfg)
+    cfg.device, cfg.n_devices, cfg.seed, cfg.tokenizer_name, cfg.init_weights = "cpu", 1, None, None, True
+    twin = HookedTransformer(cfg, move_to_device=False)
+    clear_unused(twin)
+    return twin
+
+
+def _bridge(raw: Any) -> Any:
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    original, name = raw.original_model, type(raw.original_model).__name__
+    config = copy.deepcopy(original.config)
+    fresh = type(original)._from_config(config, dtype=raw.cfg.dtype).eval()
+    twin = build_bridge_from_module(fresh, name, hf_config=config, model_name=raw.cfg.model_name)
+    twin.cfg.default_prepend_bos = raw.cfg.default_prepend_bos
+    twin.cfg.tokenizer_prepends_bos = raw.cfg.tokenizer_prepends_bos
+    return twin

@@ -1,0 +1,108 @@
+"""Enrichment: saliency that label words get, over what average tokens of the same prompt get.
+
+A share of saliency (S_wp, S_pq) has no null of its own: in an untrained model, too, most of it may lie on few edges.
+Enrichment has one built in: where saliency is spread evenly it is 1, whatever the prompt's length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.hooks import Probe, Watch
+from mechicl.metrics.objective import Objective
+from mechicl.models import hooked
+from mechicl.probes.saliency import HeadReduce, saliency_hooks
+from mechicl.prompts import Prompt, PromptBatch, generator_of
+from mechicl.readings import by_name
+
+TOKEN_SETS = ("label words", "random text", "colon", "line break")
+"""The label words; as many text tokens of the demonstrations; the token before each label word; the one after it."""
+_NEAREST = 8
+"""Text tokens among which the match of a label word is drawn."""
+
+
+def token_sets(prompt: Prompt, seed: int = 0) -> list[list[int]]:
+    """Positions of each of `TOKEN_SETS` in a prompt.
+
+    Random text is matched in position, as an early token has fewer edges, each with more attention: for each label
+    word one of the eight text tokens of the demonstrations that stand nearest to it, none twice while there are others.
+    The draw depends on the seed and the prompt's tokens alone. A prompt whose text is not marked (`from_positions`)
+    counts every other token of its demonstrations but the first as text.
+    """
+    generator = generator_of(prompt.tokens, seed)
+    unmarked = set(range(1, prompt.query_start)) - set(prompt.label_positions)
+    text, matched = sorted(prompt.w or unmarked), list[int]()
+    for anchor in prompt.anchors:
+        free = sorted(set(text) - set(matched)) or text
+        nearest = sorted(free, key=lambda position: abs(position - anchor))[:_NEAREST]
+        matched += [int(generator.choice(nearest))] if nearest else []
+    before = [one.label[0] - 1 for one in prompt.demonstrations if one.label[0]]
+    return [list(prompt.anchors), matched, before, [one.label[-1] + 1 for one in prompt.demonstrations]]
+
+
+def enrichment(
+    saliency: Float[Tensor, "batch query key"],
+    sets: Int[Tensor, "batch set member"],
+    target: Int[Tensor, "batch"],
+    query_start: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch set metric"]:
+    """Reading and gathering of each set of positions (-1 fills up sets of fewer members).
+
+    Reading: saliency of the edges from the set to q, over that of as many average edges to q. Gathering: saliency per
+    edge into the set's tokens, over its mean over all tokens of the demonstrations but position 0, which no edge
+    enters. Both are 1 where saliency is uniform, and 0 where a set is empty or there is no saliency to share (in the
+    last layer nothing flows into the demonstrations).
+    """
+    below = saliency.tril(-1)
+    position = torch.arange(saliency.shape[1], device=saliency.device)
+    to_target = below[torch.arange(len(target), device=saliency.device), target]
+    per_edge = below.sum(-1) / position.clamp(min=1)
+    demonstrations = (position[None] < query_start[:, None]).float() * (position > 0)
+    present = (sets >= 0).float()
+
+    def over_average(values: Tensor, total: Tensor, n: Tensor) -> Tensor:
+        of_set = (values[:, None].expand(-1, sets.shape[1], -1).gather(2, sets.clamp(min=0)) * present).sum(2)
+        average = total[:, None] / n[:, None].clamp(min=1)
+        return torch.where(average > 0, of_set / present.sum(2).clamp(min=1) / average, 0)
+
+    reading = over_average(to_target, to_target.sum(1), target)
+    gathering = over_average(per_edge, (per_edge * demonstrations).sum(1), demonstrations.sum(1))
+    return torch.stack([reading, gathering], -1)
+
+
+@dataclass(frozen=True)
+class Enrichment(Probe):
+    """How much more saliency flows out of label words into q (reading), and into label words (gathering), than average.
+
+    Reading [prompt layer set], for each of `TOKEN_SETS`; reduced inside the backward pass, which it shares with a
+    `SaliencyFlow` of the same objective.
+    """
+
+    head_reduce: HeadReduce = "abs_of_sum"
+    loss: Objective = field(default=Objective())
+    seed: int = 0
+    """Of the random text."""
+    axes = ("prompt", "layer", "set")
+    units = dict.fromkeys(("reading", "gathering"), "times an average token")
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        layers = range(hooked(model).sizes.n_layers)
+        sets = [token_sets(prompt, self.seed) for prompt in batch.prompts]
+        most = max((len(members) for of_prompt in sets for members in of_prompt), default=0)
+        filled = [[[*members, *[-1] * (most - len(members))] for members in of_prompt] for of_prompt in sets]
+        places = torch.tensor(filled, dtype=torch.long, device=batch.device)
+        starts = torch.tensor([prompt.query_start for prompt in batch.prompts], device=batch.device)
+        nothing = torch.zeros(len(batch), len(TOKEN_SETS), 2, device=batch.device)
+        hooks, result = saliency_hooks(
+            layers, self.head_reduce, nothing, lambda edges: enrichment(edges, places, batch.target, starts)
+        )
+        return Watch(hooks, lambda: by_name(result(), tuple(self.units)), coordinates={"set": TOKEN_SETS})
