@@ -155,9 +155,10 @@ class Verdicts(tuple[Verdict, ...]):
             if len(verdicts) == 1:
                 sentences.append(str(verdicts[0]))
                 continue
-            fields = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
-            places = {outcome: [" ".join(one.about[name] for name in fields) for one in verdicts if one.outcome == outcome]
-                      for outcome in dict.fromkeys(one.outcome for one in verdicts)}  # fmt: skip
+            varying = [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
+            places: dict[str, list[str]] = {}
+            for one in verdicts:
+                places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
             where = "; ".join(f"{outcome} on {', '.join(names)}" for outcome, names in places.items())
             sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}")
         return " ".join(sentences)

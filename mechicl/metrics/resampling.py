@@ -64,6 +64,18 @@ def mean_over_sets(
     return SetInterval(mean, float(low), float(high), len(names), len(values))
 
 
+def against_few(effect: SetInterval, nulls: Float[np.ndarray, " draw"], level: float = 0.95) -> SetInterval:
+    """An effect over the mean of a few draws of its null, such as untrained twins, with an interval for both.
+
+    The interval holds what another draw might have given instead of the model: Student's t of the draws' spread is
+    added, in squares, to the interval's own halves. Wants two draws or more.
+    """
+    quantile = stats.t.ppf((1 + level) / 2, len(nulls) - 1)
+    spread = quantile * np.std(nulls, ddof=1) * np.sqrt(1 + 1 / len(nulls))
+    below, above = (float(np.hypot(half, spread)) for half in (effect.mean - effect.low, effect.high - effect.mean))
+    return effect._replace(low=effect.mean - below, high=effect.mean + above)
+
+
 def _draws(
     values: np.ndarray, weights: np.ndarray, rows: list[np.ndarray], weighted: bool, generator: np.random.Generator
 ) -> Float[np.ndarray, " draw"]:

@@ -15,8 +15,8 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt",
-    "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
+    "Enrichment", "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens",
+    "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

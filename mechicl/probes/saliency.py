@@ -77,7 +77,9 @@ class SaliencyFlow(Probe):
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
         nothing = torch.zeros(len(batch), 3, device=batch.device)
-        hooks, result = saliency_hooks(layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target))
+        hooks, result = saliency_hooks(
+            layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target)
+        )
         return Watch(hooks, lambda: by_name(result(), FLOWS))
 
 

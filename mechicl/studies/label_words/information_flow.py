@@ -12,7 +12,8 @@ that every prompt counts the same. The table keeps the raw values.
 A share has no null: in an untrained model, too, S_pq holds most of the deep layers. The claims are therefore decided by
 enrichment (`probes/enrichment.py`): how much more saliency goes into label words (gathering) and from them to the
 target (reading) than for text tokens at matched positions, and than the same in untrained twins of the model. Each twin
-reads its part of the prompts, so that all twins together cost one more pass over them.
+reads its part of the prompts, so that all twins together cost one more pass over them; how far twins differ among
+themselves is part of the interval.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
+from mechicl.metrics.resampling import against_few, mean_over_sets
 from mechicl.models import has_twin, untrained
 from mechicl.probes import Enrichment, SaliencyFlow
 from mechicl.probes.saliency import FLOWS, HeadReduce
@@ -58,8 +60,10 @@ _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → t
 
 @dataclass(frozen=True)
 class InformationFlow(Study):
-    """A row per prompt and layer, of the model and of its untrained twins: raw S_wp, S_pq and S_ww, in units of the loss
-    per edge; reading and gathering of label words, random text, colons and line breaks, over an average token's.
+    """A row per prompt and layer, of the model and of its untrained twins.
+
+    Raw S_wp, S_pq and S_ww, in units of the loss per edge; reading and gathering of label words, random text, colons
+    and line breaks, over an average token's.
     """
 
     head_reduce: Annotated[
@@ -74,7 +78,7 @@ class InformationFlow(Study):
     ] = "gold"
     untrained: Annotated[
         int, Switch("Untrained twins of the model, which share the prompts; without (0) no claim is decided.", min=0)
-    ] = 2
+    ] = 4
 
     name = "information-flow"
     title = "Information flow through label words"
@@ -89,8 +93,8 @@ class InformationFlow(Study):
     shared_options = {"demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
-        twins = [_UNTRAINED] if self.untrained and has_twin(model) else []
-        return [{"weights": weights} for weights in (_GIVEN, *twins)]
+        seeds = range(self.untrained if has_twin(model) else 0)
+        return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
 
     def passes(self, n_layers: int) -> float:
         return 6 if self.untrained else 3
@@ -98,12 +102,10 @@ class InformationFlow(Study):
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if condition["weights"] == _GIVEN:
             return self._read(model, prompts, batch_size)
-        tables = []
-        for seed in range(min(self.untrained, len(prompts))):
-            share = range(seed, len(prompts), self.untrained)
-            rows = self._read(untrained(model, seed), prompts.select(share), batch_size)
-            tables.append(rows.assign(prompt=np.take(share, rows["prompt"])))
-        return pd.concat(tables).sort_values("prompt", kind="stable", ignore_index=True)
+        seed = int(condition["weights"].removeprefix(_UNTRAINED))
+        share = range(seed % len(prompts), len(prompts), self.untrained)
+        rows = self._read(untrained(model, seed), prompts.select(share), batch_size)
+        return rows.assign(prompt=np.take(share, rows["prompt"]))
 
     def _read(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
         loss = Objective(self.loss, self.target)
@@ -119,15 +121,26 @@ class InformationFlow(Study):
         kind, n_layers = _KINDS[claim.id], int(table["layer"].max()) + 1
         layers = range(n_layers // 2) if claim is GATHERING else range(n_layers // 2, n_layers - 1)
         if not layers or _column(kind, "label words") not in table:
-            why = "It needs a model of three layers or more." if not layers else "The result was saved without enrichment."
+            why = (
+                "It needs a model of three layers or more."
+                if not layers
+                else "The result was saved without enrichment."
+            )
             return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         rows = table[table["layer"].isin(layers)]
         excess = rows[_column(kind, "label words")] - rows[_column(kind, "random text")]
         by = ["weights", "seed", DEMONSTRATION_SET, "prompt"]
         means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
+        values, twins = means.pop(_GIVEN).to_numpy(), means
         sets = np.array([" ".join(place[:2]) for place in means.index])
-        null = means[_UNTRAINED].to_numpy() if _UNTRAINED in means else None
-        return Evidence(means[_GIVEN].to_numpy(), null, sets)
+        if twins.shape[1] < 2:
+            why = (
+                "A single untrained twin does not show how far twins differ; take two or more." if len(twins.T) else ""
+            )
+            return Evidence(values, None, sets, undecided=why)
+        null = twins.mean(axis=1).to_numpy()
+        sampled = mean_over_sets(values - null, sets, generator=np.random.default_rng(0))
+        return Evidence(values, null, sets, interval=against_few(sampled, twins.mean().to_numpy()))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
@@ -145,8 +158,9 @@ class InformationFlow(Study):
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
         columns = [name for name in table if str(name).startswith(tuple(_KINDS.values()))]
-        rows = [by_metric(part, columns, ("layer",)).assign(weights=w) for w, part in table.groupby("weights")]
-        return mean_with_interval(pd.concat(rows), "value", ["model", "task", "shots", "weights", "metric", "layer"])
+        table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
+        rows = by_metric(table, columns, ("weights", "layer"))
+        return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])
 
     def drawing(self, result: Result) -> Drawing:
         summary, enrichment = result.summary().assign(weights=_GIVEN), pd.DataFrame()

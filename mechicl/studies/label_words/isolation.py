@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence, Verdicts
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR
+from mechicl.figures import GREY, INK, LABEL_COLOUR
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
@@ -29,14 +31,33 @@ from mechicl.patches.cut_edges import Mode
 from mechicl.patches.isolate import random_pool
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Panel, bars, where
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, bars, marks, where
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy
+from mechicl.studies.parts import DEMONSTRATION_SET
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import BAND, INTERVALS, by_metric, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 _STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
            ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
+_SOURCE = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
+_BY_RANDOM, _BY_LAST = ("random tokens", "first"), ("label words", "last")
+_MEASURED = {
+    Claim(
+        f"isolation-{kind}{suffix}", f"Isolating label words in the first layers changes {what} more than {control}.",
+        _SOURCE, "change", f"of {what}", control, 0.1,
+    ): (metric, condition)
+    for kind, metric, what in (
+        ("labels", "label_loyalty", "predicted labels"), ("words", "word_loyalty_5", "the five most probable words"),
+    )
+    for suffix, control, condition in (
+        ("", "isolating as many random tokens there", _BY_RANDOM), ("-depth", "isolating them in the last layers", _BY_LAST),
+    )
+}  # fmt: skip
+"""Each claim with its metric, and the condition that is its null."""
+_CONSTANT = "constant answer"
+_CLAIMED = 5
+"""Numbers of first and of last layers that the paper speaks of."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +77,12 @@ class Isolation(PredictionStudy):
     name = "isolation"
     title = "Isolating label words"
     shows = "Predictions with label words cut off from what precedes them."
-    source = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
+    source = _SOURCE
     claim = (
         "Isolating the label words in the first layers changes the prediction; isolating them in the last layers, or "
         "isolating as many random tokens, hardly does."
     )
+    claims = tuple(_MEASURED)
 
     axes = ("isolated", "where", "n_layers")
     metrics = ("label_loyalty", "word_loyalty_5", "word_loyalty_10")
@@ -93,44 +115,62 @@ class Isolation(PredictionStudy):
             return [isolate.IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
         return [isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        metric, control = _MEASURED[claim]
+        rows = where(self.loyalty(table), n_layers=self._claimed)
+        names = ["seed", DEMONSTRATION_SET, "prompt"] if DEMONSTRATION_SET in rows else ["seed", "prompt"]
+        change = 1 - rows.groupby([rows[name].map(str) for name in names] + ["isolated", "where"])[metric].mean()
+        changes = change.unstack(["isolated", "where"])
+        sets = np.array([" ".join(place[:-1]) for place in changes.index])
+        return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)
+
+    def verdicts(self, result: Result) -> Verdicts:
+        return Verdicts(replace(one, about={**one.about, "mode": self.mode}) for one in super().verdicts(result))
+
+    @property
+    def _claimed(self) -> int:
+        return _CLAIMED if _CLAIMED in self.n_layers else max(self.n_layers)
+
+    def floor(self, table: pd.DataFrame) -> float:
+        """Label loyalty of always giving the clean run's commonest answer, mean over tasks and seeds."""
+        clean = table[self.is_clean(table)].groupby(["model", "task", "seed", "shots"], dropna=False)["predicted"]
+        return float(clean.agg(lambda predicted: predicted.value_counts(normalize=True).iloc[0]).mean())
+
     def drawing(self, result: Result) -> Drawing:
         rows = by_metric(self.loyalty(result.table), self.metrics, self.axes)
         means = mean_over_tasks(rows, "value", ["model", "metric", *self.axes])
-        agreement = "agreement with the clean run"
+        floors, agreement = {"label_loyalty": self.floor(result.table)}, "agreement with the clean run"
         if len(self.n_layers) == 1:
-            panels = [self._bars(metric, means) for metric in self.metrics]
+            panels = [self._bars(metric, means, floors.get(metric)) for metric in self.metrics]
             return Drawing(means, panels, x="", x_title=agreement, note=INTERVALS, common=True, hover="closest")
-        panels = [self._curves(metric) for metric in self.metrics]
+        panels = [self._curves(metric, floors.get(metric)) for metric in self.metrics]
         return Drawing(
             means, panels, x="n_layers", x_title="isolated layers", y_title=agreement, note=BAND, common=True
         )
 
-    def _curves(self, metric: str) -> Panel:
+    def _curves(self, metric: str, floor: float | None) -> Panel:
         """Agreement by the number of isolated layers."""
+        levels = [] if floor is None else [Level(floor, INK, _CONSTANT)]
         curves = [
             Curve(metric, f"{isolated}, {end} layers", colour, dash, {"isolated": isolated, "where": end})
             for (isolated, end), (colour, dash) in _STYLES.items()
         ]
-        return Panel(TITLES[metric], curves, {}, {"range": [0, 1.02]})
+        return Panel(TITLES[metric], [*levels, *curves], {}, {"range": [0, 1.02]})
 
-    def _bars(self, metric: str, means: pd.DataFrame) -> Panel:
+    def _bars(self, metric: str, means: pd.DataFrame, floor: float | None) -> Panel:
         """Agreement with a single number of isolated layers."""
         rows = where(means, metric=metric).set_index(["isolated", "where"]).loc[list(_STYLES)[::-1]]
         names = [f"{isolated}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
         colours, dashes = zip(*(_STYLES[place] for place in rows.index), strict=True)
         patterns = ["/" if dash == "dot" else "" for dash in dashes]
-        return Panel(TITLES[metric], [bars(rows, names, colours, marker_pattern_shape=patterns)], {"range": [0, 1.02]})
+        levels = [] if floor is None else [marks(names, [floor] * len(names), "line-ns-open", _CONSTANT)]
+        content = [bars(rows, names, colours, marker_pattern_shape=patterns), *levels]
+        return Panel(TITLES[metric], content, {"range": [0, 1.02]})
 
     def finding(self, result: Result) -> str:
-        n = max(self.n_layers)
-        loyalty = (
-            where(result.summary(), metric="label_loyalty", n_layers=n).groupby(["isolated", "where"])["mean"].mean()
-        )
-        label, random = loyalty["label words"], loyalty["random tokens"]
         return (
-            f"Isolating label words in the first {n} layers leaves {label['first']:.0%} of predicted labels unchanged, "
-            f"in the last {n} layers {label['last']:.0%}; isolating random tokens {random['first']:.0%} and "
-            f"{random['last']:.0%}."
+            f"{result.claims.in_words()} The first {self._claimed} layers were isolated, mode {self.mode}; always giving "
+            f"the commonest answer keeps {self.floor(result.table):.0%} of the labels."
         )
 
 
