@@ -102,6 +102,12 @@ class Verdict:
         """How many of each were sampled: "4 sets, 64 prompts"."""
         return ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
 
+    def short(self) -> str:
+        """Effect and interval, or why there is none."""
+        if not np.isfinite(self.low):
+            return self.reason
+        return f"({self.effect:+.3g} {self.claim.unit} [{self.low:.3g}, {self.high:.3g}])"
+
     def facts(self) -> dict[str, Any]:
         """Plain values, for `--json`; numbers that do not exist are None."""
         numbers = {"effect": self.effect, "low": self.low, "high": self.high, "value": self.null}
@@ -148,19 +154,17 @@ class Verdicts(tuple[Verdict, ...]):
         return rows
 
     def in_words(self) -> str:
-        """Each claim: its outcome and numbers or, on several tasks or models, the outcomes on each."""
+        """Each claim with its outcome and, on a single model and task, effect and interval, for a study's finding."""
         sentences = []
         for claim in dict.fromkeys(one.claim for one in self):
             verdicts = [one for one in self if one.claim == claim]
-            if len(verdicts) == 1:
-                sentences.append(str(verdicts[0]))
-                continue
             varying = [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
             places: dict[str, list[str]] = {}
             for one in verdicts:
                 places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
-            where = "; ".join(f"{outcome} on {', '.join(names)}" for outcome, names in places.items())
-            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}")
+            where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
+            numbers = "" if varying else f" {verdicts[0].short()}"
+            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{numbers}")
         return " ".join(sentences)
 
     def _repr_html_(self) -> str:

@@ -51,7 +51,8 @@ _MEASURED = {
         ("labels", "label_loyalty", "predicted labels"), ("words", "word_loyalty_5", "the five most probable words"),
     )
     for suffix, control, condition in (
-        ("", "isolating as many random tokens there", _BY_RANDOM), ("-depth", "isolating them in the last layers", _BY_LAST),
+        ("", "isolating as many random tokens there", _BY_RANDOM),
+        ("-depth", "isolating them in the last layers", _BY_LAST),
     )
 }  # fmt: skip
 """Each claim with its metric, and the condition that is its null."""
@@ -169,8 +170,8 @@ class Isolation(PredictionStudy):
 
     def finding(self, result: Result) -> str:
         return (
-            f"{result.claims.in_words()} The first {self._claimed} layers were isolated, mode {self.mode}; always giving "
-            f"the commonest answer keeps {self.floor(result.table):.0%} of the labels."
+            f"{result.claims.in_words()} Isolated layers: {self._claimed}, mode {self.mode}. A constant answer agrees with "
+            f"{self.floor(result.table):.0%} of predicted labels."
         )
 
 
