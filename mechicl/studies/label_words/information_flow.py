@@ -52,7 +52,7 @@ GATHERING = Claim(
 READING = Claim(
     "flow-reading", "In deep layers, the prediction reads information from the label words.", _SOURCE,
     "reading of label words less that of random text, in the last half of the layers but the last", _AVERAGE,
-    "the same in untrained models", 1.0,
+    "the same in untrained models", 2.0,
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}

@@ -170,7 +170,7 @@ class Isolation(PredictionStudy):
 
     def finding(self, result: Result) -> str:
         return (
-            f"{result.claims.in_words()} Isolated layers: {self._claimed}, mode {self.mode}. A constant answer agrees with "
+            f"{result.claims.in_words()} Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
             f"{self.floor(result.table):.0%} of predicted labels."
         )
 
