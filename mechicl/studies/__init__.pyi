@@ -57,6 +57,7 @@ def information_flow(
     head_reduce: Literal['abs_of_sum', 'sum_of_abs'] = 'abs_of_sum',
     loss: Literal['cross_entropy', 'logit_difference'] = 'cross_entropy',
     target: Literal['gold', 'predicted'] = 'gold',
+    untrained: int = 4,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
@@ -73,11 +74,15 @@ def information_flow(
         head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
         target: The class whose loss is taken: gold (the paper), or predicted.
+        untrained: Untrained twins of the model, which share the prompts; without (0) no claim is
+            decided.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per prompt and layer: raw S_wp, S_pq and S_ww, in units of the loss per edge.
+        A result. A row per prompt and layer, of the model and of its untrained twins. Raw S_wp, S_pq
+        and S_ww, in units of the loss per edge; reading and gathering of label words, random text,
+        colons and line breaks, over an average token's.
     """
 
 def isolation(

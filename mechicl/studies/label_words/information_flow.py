@@ -46,12 +46,12 @@ _GIVEN, _UNTRAINED = "as given", "untrained"
 _AVERAGE = "times an average token"
 GATHERING = Claim(
     "flow-gathering", "In shallow layers, information gathers in the label words.", _SOURCE,
-    "gathering of label words less that of random text, in the first half of the layers", _AVERAGE,
+    "excess gathering of label words over random text in the first half of the layers", _AVERAGE,
     "the same in untrained models", 0.5,
 )  # fmt: skip
 READING = Claim(
     "flow-reading", "In deep layers, the prediction reads information from the label words.", _SOURCE,
-    "reading of label words less that of random text, in the last half of the layers but the last", _AVERAGE,
+    "excess reading of label words over random text in the second half of the layers, the last left out", _AVERAGE,
     "the same in untrained models", 2.0,
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
@@ -157,7 +157,7 @@ class InformationFlow(Study):
 
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
-        columns = [name for name in table if str(name).startswith(tuple(_KINDS.values()))]
+        columns = [str(name) for name in table if str(name).startswith(tuple(_KINDS.values()))]
         table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
         rows = by_metric(table, columns, ("weights", "layer"))
         return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])
