@@ -35,6 +35,13 @@ def test_intervals_cover_what_was_sampled(n_sets, per_set):
     assert per_set == 1 or naive < 0.85 * 200
 
 
+def test_sets_that_agree_by_accident_leave_an_interval():
+    """Each of four sets has one change in six prompts: the means are equal, and nothing is that certain."""
+    values, sets = np.tile([1.0, 0, 0, 0, 0, 0], 4), np.repeat(np.arange(4), 6)
+    interval = mean_over_sets(values, sets, generator=np.random.default_rng(0))
+    assert interval.high - interval.low > 0.2
+
+
 def test_planted_effects_are_found_and_reversed_ones_contradicted():
     outcomes = {1.0: [], -1.0: [], 0.0: []}
     for seed in range(50):

@@ -125,7 +125,9 @@ class OnTextAndPrompts(OnText):
         atlas = super().result(study)
         if self.task is None:
             return atlas
-        return in_context_atlas(atlas, *(self.prompts().result(one) for one in (InformationFlow(), DeepLayers())))
+        return in_context_atlas(
+            atlas, *(self.prompts().result(one) for one in (InformationFlow(untrained=0), DeepLayers()))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -180,7 +180,7 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
     model = prompts.load_model()
     results = [
         run(study, model, prompts.material(study, model), prompts, cells)
-        for study in (InformationFlow(), DeepLayers(), LesionedLearning())
+        for study in (InformationFlow(untrained=0), DeepLayers(), LesionedLearning())
     ]
     flow, deep, lesioned = results
     atlas = next(result for result in done if result.name == "stages-atlas")

@@ -37,7 +37,8 @@ def mean_over_sets(
 ) -> SetInterval:
     """The mean of the sets' means, every set counting the same, with an interval for other sets and other prompts.
 
-    With fewer than 6 sets it is Student's t over the sets' means. With more, sets are resampled, and in each set that
+    With fewer than 6 sets it is Student's t over the sets' means, whose spread counts at least as much as that of the
+    prompts within sets makes it: four sets of six prompts may agree by accident. With more, sets are resampled, and in each set that
     is drawn its rows (2,000 draws, percentiles). `weights` weigh the rows of a set (positions of a document, say), and
     the sets by their sums.
 
@@ -57,7 +58,9 @@ def mean_over_sets(
     if len(names) == 1:
         return SetInterval(mean, np.nan, np.nan, 1, len(values))
     if len(names) < FEW_SETS and not weighted:
-        half = float(stats.t.ppf((1 + level) / 2, len(names) - 1) * np.std(means, ddof=1) / np.sqrt(len(names)))
+        within = np.bincount(index, weights=(values - means[index]) ** 2) / totals**2
+        error = max(np.std(means, ddof=1), np.sqrt(within.mean())) / np.sqrt(len(names))
+        half = float(stats.t.ppf((1 + level) / 2, len(names) - 1) * error)
         return SetInterval(mean, mean - half, mean + half, len(names), len(values))
     draws = _draws(values, weights, [np.flatnonzero(index == i) for i in range(len(names))], weighted, generator)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

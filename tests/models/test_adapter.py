@@ -153,7 +153,7 @@ def test_a_probe_with_gradients_reads_it(prompts):
 
 
 STUDIES = {
-    "information-flow": lambda model, prompts: mi.information_flow(model, prompts),
+    "information-flow": lambda model, prompts: mi.information_flow(model, prompts, untrained=0),
     "isolation": lambda model, prompts: mi.isolation(model, prompts, n_layers=(1, 2)),
     "deep-layers": lambda model, prompts: mi.studies.deep_layers(model, prompts),
     "norms": lambda model, prompts: NormsStudy().run(model, catalogue.text()),

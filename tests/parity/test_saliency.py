@@ -20,7 +20,7 @@ from tests.parity.stored import stored_prompts
 def test_flow_equals_the_authors(path: Path, load_shared_model: Any) -> None:
     fixture = read_json(path)
     model, prompts = load_shared_model(fixture["meta"]["model"]), stored_prompts(fixture)
-    result = InformationFlow("paper").run(model, prompts, batch_size=4)
+    result = InformationFlow("paper", untrained=0).run(model, prompts, batch_size=4)
     raw = np.array(fixture["S_raw"])  # [prompt metric layer]
     ours = result.table[["S_wp", "S_pq", "S_ww"]].to_numpy().reshape(len(prompts), -1, 3).transpose(0, 2, 1)
     np.testing.assert_allclose(ours, raw, rtol=1e-3, atol=1e-4 * raw.max())

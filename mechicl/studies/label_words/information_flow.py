@@ -46,12 +46,12 @@ _GIVEN, _UNTRAINED = "as given", "untrained"
 _AVERAGE = "times an average token"
 GATHERING = Claim(
     "flow-gathering", "In shallow layers, information gathers in the label words.", _SOURCE,
-    "gathering of label words less that of random text, in the first half of the layers", _AVERAGE,
+    "excess gathering of label words over random text in the first half of the layers", _AVERAGE,
     "the same in untrained models", 0.5,
 )  # fmt: skip
 READING = Claim(
     "flow-reading", "In deep layers, the prediction reads information from the label words.", _SOURCE,
-    "reading of label words less that of random text, in the last half of the layers but the last", _AVERAGE,
+    "excess reading of label words over random text in the second half of the layers, the last left out", _AVERAGE,
     "the same in untrained models", 2.0,
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
