@@ -38,9 +38,9 @@ def mean_over_sets(
     """The mean of the sets' means, every set counting the same, with an interval for other sets and other prompts.
 
     With fewer than 6 sets it is Student's t over the sets' means, whose spread counts at least as much as that of the
-    prompts within sets makes it: four sets of six prompts may agree by accident. With more, sets are resampled, and in each set that
-    is drawn its rows (2,000 draws, percentiles). `weights` weigh the rows of a set (positions of a document, say), and
-    the sets by their sums.
+    prompts within sets makes it: four sets of six prompts may agree by accident. With more, sets are resampled, and in
+    each set that is drawn its rows (2,000 draws, percentiles). `weights` weigh the rows of a set (positions of a
+    document, say), and the sets by their sums.
 
     Raises:
         InputError: no values, or values or weights that are not finite.
