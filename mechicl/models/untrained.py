@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mechicl.errors import InputError, check_seed
+from mechicl.library import build_bridge
 from mechicl.models.adapter import Adapter, Model, hooked
 from mechicl.models.convert import clear_unused
 from mechicl.models.provenance import remember
@@ -65,12 +66,9 @@ def _hooked_transformer(raw: Any) -> Any:
 
 
 def _bridge(raw: Any) -> Any:
-    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
-
-    original, name = raw.original_model, type(raw.original_model).__name__
-    config = copy.deepcopy(original.config)
-    fresh = type(original)._from_config(config, dtype=raw.cfg.dtype).eval()
-    twin = build_bridge_from_module(fresh, name, hf_config=config, model_name=raw.cfg.model_name)
+    original = raw.original_model
+    fresh = type(original)._from_config(copy.deepcopy(original.config), dtype=raw.embed.W_E.dtype)
+    twin = build_bridge(fresh.eval(), raw.cfg.model_name)
     twin.cfg.default_prepend_bos = raw.cfg.default_prepend_bos
     twin.cfg.tokenizer_prepends_bos = raw.cfg.tokenizer_prepends_bos
     return twin

@@ -7,13 +7,13 @@ import torch
 
 import mechicl as mi
 from mechicl.errors import InputError
-from mechicl.models import has_twin, provenance, untrained
+from mechicl.models import has_twin, hooked, provenance, untrained
 from mechicl.models.provenance import weight_digest
 from tests import tiny
 from tests.models.test_adapter import Plain, Wrapped
 
 
-@pytest.mark.parametrize("family", tiny.families)
+@pytest.mark.parametrize("family", [*tiny.families, "gpt2/bridge", "llama/bridge"])
 def test_a_twin_has_the_same_shape_and_other_weights(family: str) -> None:
     model = tiny.model(family)
     before, state = weight_digest(model), torch.random.get_rng_state()
@@ -28,7 +28,7 @@ def test_a_twin_has_the_same_shape_and_other_weights(family: str) -> None:
     assert logits.isfinite().all()
     assert not torch.allclose(logits, other(tiny.tokens()))
     assert twin.tokenizer is model.tokenizer
-    assert provenance(twin)["source"] == f"tiny-{family}, untrained, seed 0"
+    assert provenance(twin)["source"] == f"{hooked(model).name}, untrained, seed 0"
 
 
 def test_folding_leaves_nothing_to_fold() -> None:

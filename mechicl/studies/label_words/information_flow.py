@@ -172,6 +172,7 @@ class InformationFlow(Study):
         ]  # fmt: skip
         if "weights" in result.table:
             enrichment = self.enrichment(result.table)
+            enrichment = enrichment[enrichment["mean"] > 0].copy()  # nothing gathers in the last layer
             bounds = enrichment[["mean", "low", "high"]]
             enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
