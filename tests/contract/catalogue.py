@@ -22,7 +22,7 @@ import mechicl.engines
 import mechicl.patches
 import mechicl.probes
 from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
-from mechicl.engines.compression import compress, kept_positions, on_anchors
+from mechicl.engines.compression import compress, kept_positions, on_anchors, on_kept
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.continuations import continuations
 from mechicl.engines.last_token import last_tokens
@@ -254,6 +254,12 @@ def _last(model: Any) -> Pair:
     return ours, run(model, prompts(), patches=[patch]).label_logits
 
 
+def _on_all_kept(model: Any) -> Pair:
+    """A context of which all is kept is the prompt."""
+    ours = on_kept(model, prompts(), lambda prompt: [range(prompt.query_start)], batch_size=2)[0]
+    return ours.label_logits, run(model, prompts()).label_logits
+
+
 def _fitted(model: Any) -> Pair:
     """The first loss is that of the whole pass."""
     asked = prompts()
@@ -335,6 +341,7 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     compress: _compressed,
     last_tokens: _last,
     on_anchors: _on_anchors,
+    on_kept: _on_all_kept,
     fit_reweighting: _fitted,
     fit_together: _fitted_together,
     in_turn: lambda model: _timed(model, lambda m, ways: in_turn(m, ways, warm_up=1, repeats=1)),
