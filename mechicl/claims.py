@@ -193,7 +193,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
-        why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured beside it."
+        why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
     effect = evidence.interval or mean_over_sets(
@@ -203,6 +203,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
     mean, low, high, *_ = effect
+    n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
 
 

@@ -36,6 +36,11 @@ _LEFT_THE_TOP = {
 RENAMED: dict[str, str] = {
     f"mechicl.{name}": f"{module}.{name}" for module, names in _LEFT_THE_TOP.items() for name in names.split()
 }
+RENAMED |= {
+    "mechicl.hooks.Place": "mechicl.hooks.Scope",
+    "mechicl.patches.Lesion": "mechicl.hooks.Patch",
+    "mechicl.prompts.Rows": "mechicl.prompts.PromptRows",
+}
 """The old place of a name, module included, and the new one."""
 
 

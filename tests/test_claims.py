@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from mechicl.claims import Claim, Evidence, decide
-from mechicl.errors import InputError
-from mechicl.metrics.resampling import max_statistic_p, mean_over_sets, proportion
+from mechicl.metrics.resampling import max_statistic_p, mean_over_sets
 from tests import claiming
 
 CLAIM = Claim("gather", "Label words gather.", "section 1", "enrichment", "times an average key", "random text", 0.5)
@@ -77,13 +76,14 @@ def test_a_verdict_says_what_it_rests_on():
     assert "n = 8 sets, 64 prompts" in verdict.numbers()
 
 
-def test_proportions_have_width_at_their_bounds():
-    share, low, high = proportion(6, 6)
-    assert share == 1
-    assert low < 0.7
-    assert high == 1
-    with pytest.raises(InputError):
-        proportion(0, 0)
+@pytest.mark.parametrize("sets", [[0, 0, 0, 1, 1, 1], list(range(6)), [0] * 3 + [1] * 3])
+def test_what_is_right_or_wrong_has_width_where_all_are_alike(sets):
+    """Six prompts of which none changes exclude little: the Wilson bound of 0 in 6 is .39."""
+    nothing = decide(CLAIM, Evidence(np.zeros(6), 0.0, np.array(sets)))
+    assert nothing.high == pytest.approx(0.39, abs=0.05)
+    many = mean_over_sets(np.zeros(400), np.arange(400), generator=np.random.default_rng(0))
+    assert many.high < 0.02
+    assert decide(replace(CLAIM, least=0.1), Evidence(np.zeros(6), 0.0, np.array(sets))).outcome == "undecided"
 
 
 def test_a_maximum_is_held_against_maxima():

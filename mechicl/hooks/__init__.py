@@ -1,5 +1,8 @@
 """What is read from a forward pass and what is changed in it, and the loop that does both."""
 
+from typing import Any
+
+from mechicl import renamed
 from mechicl.hooks.layers import as_layers, heads_by_layer, layer_of, neurons_by_layer, resolved_layers
 from mechicl.hooks.parts import (
     Batch,
@@ -38,3 +41,7 @@ __all__ = [
     "watch_layers",
     "watch_points",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    return renamed.look_up(__name__, name)

@@ -108,6 +108,12 @@ class Probe(ABC):
         super().__init_subclass__()
         renamed.member(cls, "place", "scope")
 
+    def __post_init__(self) -> None:
+        """Lists become tuples: a reading is looked up by its probe."""
+        for name, value in vars(self).items():
+            if isinstance(value, list | range):
+                object.__setattr__(self, name, tuple(value))
+
     @property
     def scope(self) -> Scope:
         """Where the probe reads; "anywhere" promises nothing."""

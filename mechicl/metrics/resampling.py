@@ -10,7 +10,7 @@ from scipy import stats
 
 from mechicl.errors import InputError
 
-FEW_SETS = 6
+FEW_SETS = 20
 """With fewer sets than this, resampling sets undercovers, and Student's t over the sets' means is used."""
 _RESAMPLES = 2000
 
@@ -32,39 +32,46 @@ def mean_over_sets(
     sets: Shaped[np.ndarray, " row"],
     *,
     generator: np.random.Generator,
-    weights: Float[np.ndarray, " row"] | None = None,
     level: float = 0.95,
 ) -> SetInterval:
     """The mean of the sets' means, every set counting the same, with an interval for other sets and other prompts.
 
-    With fewer than 6 sets it is Student's t over the sets' means, whose spread counts at least as much as that of the
+    With fewer than 20 sets it is Student's t over the sets' means, whose spread counts at least as much as that of the
     prompts within sets makes it: four sets of six prompts may agree by accident. With more, sets are resampled, and in
-    each set that is drawn its rows (2,000 draws, percentiles). `weights` weigh the rows of a set (positions of a
-    document, say), and the sets by their sums.
+    each set that is drawn its rows (2,000 draws, percentiles). Where values are only -1, 0 and 1, as differences of
+    what is right or wrong, the interval has some width also where all are alike.
 
     Raises:
-        InputError: no values, or values or weights that are not finite.
+        InputError: no values, or values that are not finite.
     """
-    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
     values = np.asarray(values, dtype=float)
-    if not len(values) or len(sets) != len(values) or not (np.isfinite(values) & np.isfinite(weights)).all():
+    if not len(values) or len(sets) != len(values) or not np.isfinite(values).all():
         raise InputError("A mean over sets needs one finite value and one set for each row, and at least one row.")
     names, index = np.unique(sets, return_inverse=True)
-    weighted = len(np.unique(weights)) > 1
-    totals = np.bincount(index, weights=weights)
-    means = np.bincount(index, weights=values * weights) / totals
-    of_set = totals if weighted else np.ones(len(names))
-    mean = float(np.average(means, weights=of_set))
+    sizes = np.bincount(index)
+    means = np.bincount(index, weights=values) / sizes
+    mean = float(means.mean())
     if len(names) == 1:
         return SetInterval(mean, np.nan, np.nan, 1, len(values))
-    if len(names) < FEW_SETS and not weighted:
-        within = np.bincount(index, weights=(values - means[index]) ** 2) / totals**2
+    if len(names) < FEW_SETS:
+        squares = np.bincount(index, weights=(values - means[index]) ** 2)
+        within = squares / np.maximum(sizes * (sizes - 1), 1)
         error = max(np.std(means, ddof=1), np.sqrt(within.mean())) / np.sqrt(len(names))
         half = float(stats.t.ppf((1 + level) / 2, len(names) - 1) * error)
-        return SetInterval(mean, mean - half, mean + half, len(names), len(values))
-    draws = _draws(values, weights, [np.flatnonzero(index == i) for i in range(len(names))], weighted, generator)
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return SetInterval(mean, float(low), float(high), len(names), len(values))
+        low, high = mean - half, mean + half
+    else:
+        draws = _draws(values, [np.flatnonzero(index == i) for i in range(len(names))], generator)
+        low, high = map(float, np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
+    if set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
+        least = _least_half_width(values, level)
+        low, high = max(-1.0, min(low, mean - least)), min(1.0, max(high, mean + least))
+    return SetInterval(mean, low, high, len(names), len(values))
+
+
+def _least_half_width(values: Float[np.ndarray, " row"], level: float) -> float:
+    """Half an interval's width with a case of 1 and one of -1 added, as Agresti and Coull do for shares."""
+    more = np.append(values, [1.0, -1.0])
+    return float(stats.norm.ppf((1 + level) / 2) * np.std(more, ddof=1) / np.sqrt(len(more)))
 
 
 def against_few(effect: SetInterval, nulls: Float[np.ndarray, " draw"], level: float = 0.95) -> SetInterval:
@@ -79,29 +86,15 @@ def against_few(effect: SetInterval, nulls: Float[np.ndarray, " draw"], level: f
     return effect._replace(low=effect.mean - below, high=effect.mean + above)
 
 
-def _draws(
-    values: np.ndarray, weights: np.ndarray, rows: list[np.ndarray], weighted: bool, generator: np.random.Generator
-) -> Float[np.ndarray, " draw"]:
+def _draws(values: np.ndarray, rows: list[np.ndarray], generator: np.random.Generator) -> Float[np.ndarray, " draw"]:
     """Means of resampled sets of resampled rows."""
     chosen = generator.integers(len(rows), size=(_RESAMPLES, len(rows)))
-    sums, totals = np.zeros(_RESAMPLES), np.zeros(_RESAMPLES)
+    sums = np.zeros(_RESAMPLES)
     for number, of_set in enumerate(rows):
         draw, _ = np.nonzero(chosen == number)
         picked = of_set[generator.integers(len(of_set), size=(len(draw), len(of_set)))]
-        weight = weights[picked].sum(1)
-        mean = (values[picked] * weights[picked]).sum(1) / weight
-        size = weight if weighted else np.ones(len(draw))
-        np.add.at(sums, draw, mean * size)
-        np.add.at(totals, draw, size)
-    return sums / totals
-
-
-def proportion(successes: int, n: int, level: float = 0.95) -> tuple[float, float, float]:
-    """A share of independent cases and its Wilson interval, which has some width at 0 and at 1 too."""
-    if not 0 <= successes <= n or not n:
-        raise InputError(f"A share of {n} cases with {successes} counted has no interval; give at least one case.")
-    interval = stats.binomtest(successes, n).proportion_ci(level, method="wilson")
-    return successes / n, float(interval.low), float(interval.high)
+        np.add.at(sums, draw, values[picked].mean(1))
+    return sums / len(rows)
 
 
 def max_statistic_p(
@@ -114,8 +107,3 @@ def max_statistic_p(
     """
     largest = np.max(null, axis=1)
     return np.asarray((1 + (largest[:, None] >= observed).sum(0)) / (1 + len(largest)))
-
-
-def permuted_p(observed: float, null: Float[np.ndarray, " draw"]) -> float:
-    """One-sided p of a number against draws of its null."""
-    return float((1 + (null >= observed).sum()) / (1 + len(null)))

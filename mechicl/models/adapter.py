@@ -105,11 +105,12 @@ class Adapter(Protocol):
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
 
-    Model: TypeAlias = HookedTransformer | Adapter
+    Model: TypeAlias = HookedTransformer | TransformerBridge | Adapter
 else:  # the import of TransformerLens is slow
     Model = Any
-"""What the functions of mechicl take as a model: a HookedTransformer, or an object that answers `Adapter`."""
+"""What the functions of mechicl take as a model: one of TransformerLens, or an object that answers `Adapter`."""
 
 _ATTRIBUTE = "_mechicl_hooked"
 _CLASSES = (("HookedTransformer", "HookedTransformer"), ("model_bridge.bridge", "TransformerBridge"))

@@ -97,10 +97,15 @@ class BridgeModel(RunsBridgeBlocks):
 
     @contextmanager
     def hooks(self, fwd: Sequence[Hook]) -> Iterator[None]:
-        with super().hooks([self._between(hook) for hook in fwd]):
-            yield
+        handles: list[Any] = []
+        try:
+            with super().hooks([self._between(hook, handles) for hook in fwd]):
+                yield
+        finally:
+            for handle in handles:  # of a pass that broke off between the two hook points
+                handle.remove()
 
-    def _between(self, hook: Hook) -> Hook:
+    def _between(self, hook: Hook, handles: list[Any]) -> Hook:
         """An edit between attention and MLP acts on the residual too, as in a HookedTransformer.
 
         The hook point is the input of the norm before the MLP, past which Hugging Face's block carries the residual.
@@ -119,6 +124,7 @@ class BridgeModel(RunsBridgeBlocks):
                     return out + (new - value)
 
                 handle = end.register_forward_hook(carry, prepend=True)
+                handles.append(handle)
             return new
 
         return name, edit

@@ -30,6 +30,7 @@ class RunsBridgeBlocks(TransformerLensModel):
         """Hugging Face's."""
         self._parts = [BlockParts.of(block) for block in raw.blocks]
         self._windows = windows(self._config)
+        self._layer_types = getattr(self._config, "layer_types", None)
 
     def block(
         self,
@@ -96,7 +97,7 @@ class RunsBridgeBlocks(TransformerLensModel):
         rotary = getattr(self.raw, "rotary_emb", None)
         if rotary is None:
             return None
-        kinds = getattr(self._config, "layer_types", None)
+        kinds = self._layer_types  # of the blocks by their own numbers, also while they are reordered
         module = rotary.original_component if hasattr(rotary, "original_component") else rotary
         by_kind = "layer_type" in _parameters(type(module).forward)
         more = {"layer_type": kinds[number]} if by_kind and kinds is not None else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from mechicl.models.provenance import remember
 
 def has_twin(model: Model) -> bool:
     """Whether `untrained` can make a twin: of TransformerLens's own classes, not of a class of the user's own."""
-    return _class(hooked(model)) is not None
+    return _class(hooked(model)) in _MAKERS
 
 
 def untrained(model: Model, seed: int) -> Any:
@@ -24,23 +25,23 @@ def untrained(model: Model, seed: int) -> Any:
 
     Dtype, device, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
     normal weights of the configuration's `initializer_range`, biases 0, gains 1, so that folded norms have nothing to
-    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, from a generator of
-    their own, so that a seed gives the same twin on every device, and PyTorch's generator stays where it was. Modules
-    that the user replaced, and hooks, are not in it.
+    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, so that a seed gives
+    the same twin on every device, and PyTorch's generators are left as they were. Modules that the user replaced, and
+    hooks, are not in it.
 
     Raises:
         InputError: the model is of a class of the user's own.
     """
     check_seed(seed)
     net = hooked(model)
-    make = {"HookedTransformer": _hooked_transformer, "TransformerBridge": _bridge}.get(_class(net) or "")
+    make = _MAKERS.get(_class(net) or "")
     if make is None:
         raise InputError(
             f"{net.name} ({type(model).__name__}) has no untrained twin: mechicl knows the initialisation of a "
             "HookedTransformer or a TransformerBridge alone; leave the twins out (untrained=0)."
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every device
         twin = make(net.raw)
     twin.tokenizer = net.tokenizer
     twin.cfg.model_name = f"{net.name}, untrained, seed {seed}"
@@ -69,6 +70,13 @@ def _bridge(raw: Any) -> Any:
     original = raw.original_model
     fresh = type(original)._from_config(copy.deepcopy(original.config), dtype=raw.embed.W_E.dtype)
     twin = build_bridge(fresh.eval(), raw.cfg.model_name)
+    twin.cfg.n_ctx = raw.cfg.n_ctx
     twin.cfg.default_prepend_bos = raw.cfg.default_prepend_bos
     twin.cfg.tokenizer_prepends_bos = raw.cfg.tokenizer_prepends_bos
     return twin
+
+
+_MAKERS: dict[str | None, Callable[[Any], Any]] = {
+    "HookedTransformer": _hooked_transformer,
+    "TransformerBridge": _bridge,
+}

@@ -1,5 +1,8 @@
 """What can be changed in a pass; a file each."""
 
+from typing import Any
+
+from mechicl import renamed
 from mechicl.patches.ablate_heads import AblateHeads, head_means
 from mechicl.patches.cut_edges import CutEdges, Mode
 from mechicl.patches.cut_words import CutWords
@@ -29,3 +32,7 @@ __all__ = [
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    return renamed.look_up(__name__, name)

@@ -36,7 +36,7 @@ def token_sets(prompt: Prompt, seed: int = 0) -> list[list[int]]:
     """
     generator = generator_of(prompt.tokens, seed)
     unmarked = set(range(1, prompt.query_start)) - set(prompt.label_positions)
-    text, matched = sorted(prompt.w or unmarked), list[int]()
+    text, matched = sorted(set(prompt.w) - {0} or unmarked), list[int]()
     for anchor in prompt.anchors:
         free = sorted(set(text) - set(matched)) or text
         nearest = sorted(free, key=lambda position: abs(position - anchor))[:_NEAREST]

@@ -26,16 +26,21 @@ class LastNeurons(Probe):
     units = {"activation": "as W_out takes it"}
 
     def watch(self, model: Any, batch: Any) -> Watch:
-        chosen = neurons_by_layer(hooked(model), self.neurons)
-        order = torch.tensor(sorted(range(len(self.neurons)), key=lambda i: self.neurons[i]))
-        activations: list[Tensor] = []  # in the order of the layers, in which blocks are run
+        n_layers = hooked(model).sizes.n_layers
+        neurons = [(layer % n_layers if -n_layers <= layer < n_layers else layer, i) for layer, i in self.neurons]
+        chosen = neurons_by_layer(hooked(model), neurons)
+        order = torch.tensor(sorted(range(len(neurons)), key=lambda i: neurons[i]))
+        activations: dict[int, Tensor] = {}
 
         def see(layer: int) -> Callable[..., None]:
-            return lambda value, hook: activations.append(_at_end(value, batch)[:, chosen[layer]].float())
+            def keep(value: Tensor, hook: Any) -> None:
+                activations[layer] = _at_end(value, batch)[:, chosen[layer]].float()
+
+            return keep
 
         return Watch(
             [(f"blocks.{layer}.mlp.hook_post", see(layer)) for layer in chosen],
-            lambda: torch.cat(activations, 1).cpu()[:, order.argsort()],
+            lambda: torch.cat([activations[layer] for layer in chosen], 1).cpu()[:, order.argsort()],
             coordinates={"neuron": [f"L{layer}.N{index}" for layer, index in self.neurons]},
         )
 

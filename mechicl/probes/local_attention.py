@@ -33,6 +33,7 @@ class LocalAttention(Probe):
     axes = ("sequence", "layer", "head")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.windows or min(self.windows) < 1:
             raise InputError(f"windows is {self.windows}; give numbers of previous tokens, at least 1.")
 

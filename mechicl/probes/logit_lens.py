@@ -52,6 +52,7 @@ class LogitLens(Probe):
     axes = ("sequence", "point")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.lens not in ("corrected", "authors") and not isinstance(self.lens, TunedLens):
             raise InputError(f"lens is {self.lens!r}; it is 'corrected', 'authors', or a TunedLens.")
         if not self.only or not set(self.only) <= set(QUANTITIES):

@@ -41,7 +41,7 @@ class Norms(Probe):
     def watch(self, model: Any, batch: Batch) -> Watch:
         net = hooked(model)
         if not net.sizes.d_mlp:
-            raise InputError(f"{net.name} has no MLPs, whose norms are read beside those of attention.")
+            raise InputError(f"{net.name} has no MLPs, and Norms reads their outputs.")
         real = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) < batch.lengths[:, None]
 
         def norms(layer: int, *values: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """Prompts that know the positions of their own label words, target, texts and template."""
 
+from typing import Any
+
+from mechicl import renamed
 from mechicl.prompts.building import Query, Shot, build_prompts
 from mechicl.prompts.labels import Score, scoring_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows, generator_of
@@ -10,3 +13,7 @@ __all__ = [
     "Demonstration", "Prompt", "PromptBatch", "PromptRows", "PromptSet", "Query", "Score", "Shot", "Template",
     "build_prompts", "generator_of", "scoring_tokens",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    return renamed.look_up(__name__, name)

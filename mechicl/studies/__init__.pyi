@@ -69,7 +69,7 @@ def information_flow(
     (S_wp); in deep layers it flows from the label words to the target position (S_pq).
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
@@ -104,7 +104,7 @@ def isolation(
     the last layers, or isolating as many random tokens, hardly does.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         n_layers: Numbers of first and of last layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
@@ -135,7 +135,7 @@ def deep_layers(
     0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         weight: attention (the paper), or norm: times the length of the value that is moved.
         protocol: corrected, or paper: what the authors' code did.
@@ -167,7 +167,7 @@ def reweighting(
     above that of the same demonstrations, and above that of more demonstrations.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         lr: Learning rate of Adam.
         epochs: Rounds through the training items.
@@ -201,7 +201,7 @@ def compression(
     full context; the same words as text, or random tokens in place of the label words, do not.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         kept: What is kept of the context.
         positions: Where queries stand: original, zero or packed.
@@ -234,7 +234,7 @@ def compression_speed(
     whole prompts, the more so the longer the demonstrations.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         warm_up: Queries that are asked before the clock runs.
         repeats: Times that every query is timed; the median counts.
@@ -266,7 +266,7 @@ def error_diagnosis(
     on TREC, Description and Entity most of all.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         components: Numbers of principal components.
         layer: Layer of the heat map; default: two thirds deep.
@@ -297,7 +297,7 @@ def anchor_sweep(
     shallow layers.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         windows: Numbers of neighbouring layers isolated together.
         mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
@@ -325,7 +325,7 @@ def anchor_kinds(
     fails (footnote 6).
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         random_seed: Seed of the random text tokens.
         batch_size: prompts or sequences per pass.
@@ -352,7 +352,7 @@ def stages_atlas(
     calibration (suppression neurons, large MLP norms).
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -380,7 +380,7 @@ def benchmarks(
     80-90 % of depth adds some.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         tasks: benchmarks of lm-evaluation-harness, from `mi.tasks.load_benchmarks`.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
@@ -411,7 +411,7 @@ def layer_lesions(
     dropping.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
@@ -438,7 +438,7 @@ def lesioned_icl(
     words, late layers the reading by the target.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         batch_size: prompts or sequences per pass.
 
@@ -462,7 +462,7 @@ def token_lesions(
     The paper: Early layers put tokens together to words, and middle layers can be left out.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kind: What is done to each layer.
         batch_size: prompts or sequences per pass.
@@ -489,7 +489,7 @@ def cka(
     The paper: Layers form blocks whose representations are alike, which agree with the stages.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
@@ -516,7 +516,7 @@ def local_attention(
     words; with depth it becomes less and less so.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
         protocol: corrected, or paper: what the authors' code did.
@@ -542,7 +542,7 @@ def word_merging(
     tokens: there tokens become words.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens of words; for each number, heads are ranked.
         batch_size: prompts or sequences per pass.
@@ -572,7 +572,7 @@ def word_identity(
     The paper: In the first layers the tokens of a word are put together into one representation.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens of a word; each number is a panel.
         occurrences: Contexts of each word, one for each fold or more.
@@ -600,7 +600,7 @@ def wic(
     The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         pairs: pairs of sentences that share a word, from `mi.corpora.load_word_pairs`.
         seed: Seed of the folds and of the control's labels.
         batch_size: prompts or sequences per pass.
@@ -627,7 +627,7 @@ def logit_lens(
     prediction and its entropy fall, and in some models entropy rises again in the last layers.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         top_k: Size of the sets of most probable tokens that are compared.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
@@ -661,7 +661,7 @@ def voting(
     in -ing about as well as the model; ensembles of prediction neurons do better than both.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         token_class: A suffix (-ing), words (with commas), a file with a word on each line, token ids,
             or a test of words.
@@ -695,7 +695,7 @@ def neurons(
     depth; suppression neurons take over in the last layers.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         kurtosis: Above it a neuron promotes or suppresses (a Gaussian has 3).
         variance: Above it a neuron splits the vocabulary in two.
         protocol: corrected, or paper: what the authors' code did.
@@ -723,7 +723,7 @@ def many_lesions(
     of order, the more predictions change, without a sudden break.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         draws: Random sets or orders of each size.
         draw_seed: Seed of these draws.
@@ -749,7 +749,7 @@ def norms(
     The paper: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -776,7 +776,7 @@ def entropy_neurons(
     is: fixing their activation moves its entropy, through the scale of the final norm.
 
     Args:
-        model: a HookedTransformer, or a class of your own that answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         neurons: Entropy neurons, the most neutral first.
         controls: Other neurons of like length for each of them.

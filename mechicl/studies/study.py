@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.claims import Claim, Evidence, Verdicts, decide
+from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
 from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
@@ -166,8 +166,14 @@ class Study(ABC):
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
             facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}
-            verdicts += [decide(claim, self.evidence(claim, rows), facts) for claim in self.claims]
+            verdicts += [self._verdict(claim, rows, facts) for claim in self.claims]
         return Verdicts(verdicts)
+
+    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str]) -> Verdict:
+        try:
+            return decide(claim, self.evidence(claim, rows), facts)
+        except InputError as error:  # a number that these rows do not have
+            return Verdict(claim, "undecided", reason=str(error), about=facts)
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

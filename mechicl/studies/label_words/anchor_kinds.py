@@ -134,7 +134,12 @@ class AnchorKinds(PredictionStudy):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         """Paired by prompt."""
-        changed = 1 - by_prompt(where(self.loyalty(table), change="isolated"), "word_loyalty_5", "kind")
+        rows = where(self.loyalty(table), change="isolated")
+        tokens = rows.groupby("kind")["kind_tokens"].mean()
+        if _CLAIMS[claim] == RANDOM and tokens["label words"] > tokens[RANDOM]:
+            why = "Label words are isolated whole, random text a token for each; take label words of one token."
+            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+        changed = 1 - by_prompt(rows, "word_loyalty_5", "kind")
         return paired(claim, changed["label words"], changed[_CLAIMS[claim]])
 
     def drawing(self, result: Result) -> Drawing:

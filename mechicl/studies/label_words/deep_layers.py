@@ -114,7 +114,7 @@ class DeepLayers(Study):
             draws = torch.stack([bootstrap_auroc(*one, **options, sets=of_seed) for (_, *one), of_seed in pairs])
             low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
             interval = interval._replace(low=float(low), high=float(high))
-        counted = interval._replace(sets=sum(one.max() + 1 for one in sets), n=sum(map(len, sets)))
+        counted = interval._replace(sets=int(sum(one.max() + 1 for one in sets)), n=sum(map(len, sets)))
         return Evidence(values, 0.5, np.arange(len(values)), interval=counted, p=float(p[deep].min()), note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

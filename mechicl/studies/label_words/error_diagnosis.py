@@ -168,18 +168,26 @@ class ErrorDiagnosis(Study):
         return pairs.predicted_matrix(table, layer, components)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Over contexts, in the layer of the heat map; its p, of permuted classes, is corrected for all layers."""
+        """Over seeds, in the layer of the heat map; its p, of permuted classes, is corrected for all layers."""
         layer, components = self.shown(table)
         alike = pairs.with_differences(table)
         if not alike:
             return Evidence(np.array([]), 0.0, np.array([]), undecided=_NOTHING)
-        by_context = pairs.by_context(alike, layer, components)
+        if len(self.confusion(alike[0][0], layer, components)) < 4:
+            why = "Three pairs of classes cannot decide a correlation; take a task of four classes or more."
+            return Evidence(np.array([]), 0.0, np.array([]), undecided=why)
+        of_seeds = [
+            pairs.by_context([(rows, real)], layer, components)
+            for table, real in alike
+            for _, rows in table.groupby("seed", dropna=False)
+        ]
+        by_context, seeds = np.concatenate(of_seeds), np.repeat(range(len(of_seeds)), list(map(len, of_seeds)))
         p = pairs.corrected_p(alike, sorted(set(table["layer"]) - {REAL}), components)[layer]
         first, real = alike[0]
         predicted = self.confusion(first, layer, components)
         nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
         note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
-        return Evidence(by_context, 0.0, np.arange(len(by_context)), "sets", p=p, note=note)
+        return Evidence(by_context, 0.0, seeds, "sets", p=p, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,

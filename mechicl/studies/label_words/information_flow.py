@@ -128,9 +128,11 @@ class InformationFlow(Study):
             )
             return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         rows = table[table["layer"].isin(layers)]
-        excess = rows[_column(kind, "label words")] - rows[_column(kind, "random text")]
+        labels, text = rows[_column(kind, "label words")], rows[_column(kind, "random text")]
+        excess = (labels - text)[(labels > 0) | (text > 0)]  # where the loss has no gradient, nothing was seen
         by = ["weights", "seed", DEMONSTRATION_SET, "prompt"]
         means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
+        means = means[means[_GIVEN].notna()]
         values, twins = means.pop(_GIVEN).to_numpy(), means
         sets = np.array([" ".join(place[:2]) for place in means.index])
         if twins.shape[1] < 2:

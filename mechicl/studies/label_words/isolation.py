@@ -45,14 +45,14 @@ _BY_RANDOM, _BY_LAST = ("random tokens", "first"), ("label words", "last")
 _MEASURED = {
     Claim(
         f"isolation-{kind}{suffix}", f"Isolating label words in the first layers changes {what} more than {control}.",
-        _SOURCE, "change", f"of {what}", control, 0.1,
+        _SOURCE, f"change{over}", f"of {what}", control, 0.1,
     ): (metric, condition)
     for kind, metric, what in (
         ("labels", "label_loyalty", "predicted labels"), ("words", "word_loyalty_5", "the five most probable words"),
     )
-    for suffix, control, condition in (
-        ("", "isolating as many random tokens there", _BY_RANDOM),
-        ("-depth", "isolating them in the last layers", _BY_LAST),
+    for suffix, control, condition, over in (
+        ("", "isolating as many random tokens there", _BY_RANDOM, ""),
+        ("-depth", "isolating them in the last layers", _BY_LAST, " over that of random tokens"),
     )
 }  # fmt: skip
 """Each claim with its metric, and the condition that is its null."""
@@ -123,7 +123,14 @@ class Isolation(PredictionStudy):
         change = 1 - rows.groupby([rows[name].map(str) for name in names] + ["isolated", "where"])[metric].mean()
         changes = change.unstack(["isolated", "where"])
         sets = np.array([" ".join(place[:-1]) for place in changes.index])
-        return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)
+        if metric == "label_loyalty" and 1 - (floor := self.floor(table)) < claim.least:
+            why = f"{floor:.0%} of the clean model's answers are the same, so that hardly one could change."
+            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+        if control == _BY_RANDOM:
+            return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)
+        # What is cut in the last layers can change less by construction, which random tokens show, too.
+        excess = {end: changes["label words", end] - changes["random tokens", end] for end in ("first", "last")}
+        return Evidence(excess["first"].to_numpy(), excess["last"].to_numpy(), sets)
 
     def verdicts(self, result: Result) -> Verdicts:
         return Verdicts(replace(one, about={**one.about, "mode": self.mode}) for one in super().verdicts(result))
