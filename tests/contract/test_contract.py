@@ -102,7 +102,10 @@ def twin(model: Any) -> Any:
     """The HookedTransformer of a Bridge whose attention shows a pattern only after using it, so that hooks by hand edit
     nothing, or rotated queries and keys never; without one, what mechicl runs.
     """
-    if type(model.blocks[0].attn).__name__ not in ("AttentionBridge", "JointQKVPositionEmbeddingsAttentionBridge"):
+    if isinstance(model, Ours) or type(model.blocks[0].attn).__name__ not in (
+        "AttentionBridge",
+        "JointQKVPositionEmbeddingsAttentionBridge",
+    ):
         return model
     return tiny.fresh(model.cfg.model_name.removeprefix("tiny-")) if tiny.HOOKED else Ours(model)
 
