@@ -36,8 +36,6 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     console.print(table)
     for reason in dict.fromkeys(one.reason for one in verdicts if one.reason):
         console.print(f"Undecided: {reason}")
-    for note in dict.fromkeys(one.note for one in verdicts if one.note):
-        console.print(note)
 
 
 def _aligned(*columns: Sequence[str]) -> tuple[str, ...]:

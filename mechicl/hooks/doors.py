@@ -11,7 +11,7 @@ from mechicl.hooks.parts import Patch, Probe
 from mechicl.prompts import Prompt, PromptSet
 
 _EXPECTED = (
-    "Expected prompts (task.prompts(model.tokenizer, ...)) or running text (mi.load_corpus(..., model.tokenizer))"
+    "Expected prompts (task.prompts(model.tokenizer, ...)) or running text (mi.load_corpus(model.tokenizer, ...))"
 )
 
 

@@ -233,11 +233,11 @@ class Pass:
         """Hooks of one part, ready to be installed."""
         ready: list[Hook] = []
         for point, function in hooks:
-            names = sorted(filter(point, self._names)) if callable(point) else [point]
+            names = self._matching(point) if callable(point) else [point]
             if not names:
                 raise InputError(
                     f"{_name(part)} chooses hook points by a filter that matches none of {self._net.name}'s; "
-                    "hooked(model).hook_names() lists them."
+                    "mi.models.hooked(model).hook_names() lists them."
                 )
             fired: set[str] = set()  # of the points of a filter, one has to fire
             self._waiting.append((part, point, fired))
@@ -245,6 +245,12 @@ class Pass:
                 self._check_name(part, name)
                 ready.append((name, self._watched(part, name, function, fired)))
         return ready
+
+    def _matching(self, point: Callable[[str], bool]) -> list[str]:
+        """One name of every hook point that a filter matches; a TransformerBridge has several names for some."""
+        names = sorted(filter(point, self._names))
+        distinct = getattr(self._net, "distinct", list)
+        return list(distinct(names))
 
     def _check_name(self, part: Patch | Probe, name: str) -> None:
         if name not in self._names:

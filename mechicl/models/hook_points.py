@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -93,6 +93,11 @@ class TransformerLensModel(ABC):
 
     def hook_names(self) -> frozenset[str]:
         return frozenset(name for name, point in self._points().items() if self._closed(name, point) is None)
+
+    def distinct(self, names: Iterable[str]) -> list[str]:
+        """One name of each hook point among these; a TransformerBridge has several names for some."""
+        points = self._points()
+        return sorted({id(points[name]): name for name in sorted(names, reverse=True)}.values())
 
     @contextmanager
     def hooks(self, fwd: Sequence[Hook]) -> Iterator[None]:

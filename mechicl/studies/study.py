@@ -197,7 +197,8 @@ class Study(ABC):
 
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
-        return result.claims.in_words()
+        notes = dict.fromkeys(one.note for one in result.claims if one.note)
+        return " ".join([result.claims.in_words(), *notes])
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """What else the numbers depend on, such as the machine, where time is measured; plain values."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -152,3 +153,24 @@ def test_the_shipped_model_loads_as_a_bridge(processing):
         with torch.no_grad():
             ours, theirs = (net.read(net.forward(tiny.tokens())).log_softmax(-1) for net in nets)
         same(ours, theirs)
+
+
+def test_a_filter_edits_every_point_once_whatever_its_names(net):
+    """A Bridge has several names for one hook point; TransformerLens hooks it once."""
+
+    @dataclass(frozen=True)
+    class Halve(mi.Patch):
+        points: object
+
+        def hooks(self, model, batch):
+            return [(self.points, lambda value, hook: value * 0.5)]
+
+    def out_of_mlp(name):
+        return name.startswith("blocks.1.") and name.endswith(("hook_mlp_out", "mlp.hook_out"))
+
+    assert sum(map(out_of_mlp, net.hook_names())) > 1, "the control"
+    by_filter, by_name = (
+        mi.run(net, catalogue.prompts(), patches=[Halve(points)], progress=None).label_logits
+        for points in (out_of_mlp, "blocks.1.hook_mlp_out")
+    )
+    torch.testing.assert_close(by_filter, by_name)

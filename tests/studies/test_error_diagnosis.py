@@ -114,7 +114,7 @@ def test_seeds_are_tested_once_and_tasks_apart() -> None:
     whole = confusion_correlation(mean, real, generator=np.random.default_rng(0))
     assert at.loc[("questions", "p_value"), "mean"] == pytest.approx(whole.p_value)
     assert at.loc[("questions", "spearman"), "mean"] == pytest.approx(whole.spearman)
-    assert result.finding().count("Nearest anchors") == 2
+    assert result.finding().count("Nearest anchors") == 1
     renamed = table["class_a"].str.upper(), table["class_b"].str.upper()
     own = table.assign(class_a=renamed[0], class_b=renamed[1]).where(table["seed"] == 1, table)
     assert [len(part["seed"].unique()) for part in seeds_by_classes(own)] == [1, 1]
@@ -135,5 +135,6 @@ def test_refusals_say_what_to_do() -> None:
     with pytest.raises(InputError, match=r"components is .*; give whole numbers from 1 on"):
         ErrorDiagnosis(components=())
     result = replace(STUDY, layer=9).run(model, STUDY.prompts(TASK, tiny.tokenizer(), seed=0))
+    assert "layers 0-2" in str(result.claims)
     with pytest.raises(InputError, match="layers 0-2"):
-        result.finding()
+        result.figure()

@@ -89,6 +89,7 @@ def test_anchor_sweep(shallow: float, deep: float, random: float, outcome: str) 
 @pytest.mark.parametrize(("label", "other", "outcome"), [(0.7, 0.2, "supported"), (0.2, 0.7, "contradicted")])
 def test_anchor_kinds(label: float, other: float, outcome: str) -> None:
     table = predictions(AnchorKinds(), lambda condition: label if condition["kind"] == "label words" else other)
+    table = table.assign(kind_tokens=1)
     assert outcomes(AnchorKinds(), table) == {"anchor-kinds-text": outcome, "anchor-kinds-separators": outcome}
 
 
@@ -111,7 +112,7 @@ def test_reweighting(fitted: float, others: float, outcome: str) -> None:
     assert outcomes(study, few)["reweighting-biases"] == "undecided"
 
 
-def distances(sign: float, confused: bool = True) -> pd.DataFrame:
+def distances(sign: float, confused: bool = True, seeds: int = 3) -> pd.DataFrame:
     """Six classes in 8 contexts of 2 layers, whose distances in layer 1 go with real confusion, against it, or not."""
     generator, names = np.random.default_rng(0), list("abcdef")
     pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
@@ -123,7 +124,8 @@ def distances(sign: float, confused: bool = True) -> pd.DataFrame:
             values = 2 + (sign * layer) * real + noise
             rows += [(context, layer, 10, *pair, value) for pair, value in zip(pairs, values, strict=True)]
     columns = ["context", "layer", "components", "class_a", "class_b", "value"]
-    return pd.DataFrame(rows, columns=columns).assign(model="m", task="t", seed=0, shots=1)
+    table = pd.DataFrame(rows, columns=columns).assign(model="m", task="t", shots=1)
+    return pd.concat([table.assign(seed=seed, value=table["value"] * (1 + seed / 100)) for seed in range(seeds)])
 
 
 def test_error_diagnosis() -> None:
@@ -132,6 +134,7 @@ def test_error_diagnosis() -> None:
     assert outcomes(study, distances(-1)) == {"error-diagnosis": "contradicted"}
     assert outcomes(study, distances(0)) != {"error-diagnosis": "supported"}
     assert outcomes(study, distances(1, confused=False)) == {"error-diagnosis": "undecided"}
+    assert outcomes(study, distances(1, seeds=1)) == {"error-diagnosis": "undecided"}, "contexts share their prompts"
     in_shallow = replace(study, layer=0)
     assert outcomes(in_shallow, distances(1)) != {"error-diagnosis": "supported"}
 

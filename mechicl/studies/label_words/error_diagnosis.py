@@ -173,9 +173,13 @@ class ErrorDiagnosis(Study):
         alike = pairs.with_differences(table)
         if not alike:
             return Evidence(np.array([]), 0.0, np.array([]), undecided=_NOTHING)
-        if len(self.confusion(alike[0][0], layer, components)) < 4:
+        first, real = alike[0]
+        predicted = self.confusion(first, layer, components)
+        nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
+        note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
+        if len(predicted) < 4:
             why = "Three pairs of classes cannot decide a correlation; take a task of four classes or more."
-            return Evidence(np.array([]), 0.0, np.array([]), undecided=why)
+            return Evidence(np.array([]), 0.0, np.array([]), undecided=why, note=note)
         of_seeds = [
             pairs.by_context([(rows, real)], layer, components)
             for table, real in alike
@@ -183,10 +187,6 @@ class ErrorDiagnosis(Study):
         ]
         by_context, seeds = np.concatenate(of_seeds), np.repeat(range(len(of_seeds)), list(map(len, of_seeds)))
         p = pairs.corrected_p(alike, sorted(set(table["layer"]) - {REAL}), components)[layer]
-        first, real = alike[0]
-        predicted = self.confusion(first, layer, components)
-        nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
-        note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
         return Evidence(by_context, 0.0, seeds, "sets", p=p, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

@@ -116,9 +116,20 @@ class Isolation(PredictionStudy):
             return [isolate.IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
         return [isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
 
+    def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        rows = super().measure(model, prompts, condition, batch_size=batch_size)
+        return rows.assign(model_layers=hooked(model).sizes.n_layers)
+
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         metric, control = _MEASURED[claim]
-        rows = where(self.loyalty(table), n_layers=self._claimed)
+        n_layers = self._claimed
+        if control == _BY_LAST and "model_layers" in table:
+            half = int(table["model_layers"].iloc[0]) // 2
+            n_layers = max((n for n in self.n_layers if n <= min(half, n_layers)), default=0)
+            if not n_layers:
+                why = f"The first and the last layers overlap; isolate at most {half} (n_layers)."
+                return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+        rows = where(self.loyalty(table), n_layers=n_layers)
         names = ["seed", DEMONSTRATION_SET, "prompt"] if DEMONSTRATION_SET in rows else ["seed", "prompt"]
         change = 1 - rows.groupby([rows[name].map(str) for name in names] + ["isolated", "where"])[metric].mean()
         changes = change.unstack(["isolated", "where"])
