@@ -167,10 +167,10 @@ def test_a_file_named_as_a_library_is_followed_all_the_same(study_file: Path) ->
 
 
 def test_a_study_that_lacks_methods_is_refused_by_their_names(study_file: Path) -> None:
-    text = study_file.read_text().replace("    def finding(", "    def found(")
+    text = study_file.read_text().replace("    def summary(", "    def summed(")
     study_file.write_text(text)
     before = dict(STUDIES)
-    with pytest.raises(InputError, match=r"target-norm in .* lacks finding"):
+    with pytest.raises(InputError, match=r"target-norm in .* lacks summary"):
         load_studies(study_file)
     assert before == STUDIES, "a file that is refused adds nothing"
     assert not hasattr(mi.studies, "target_norm")
@@ -179,8 +179,8 @@ def test_a_study_that_lacks_methods_is_refused_by_their_names(study_file: Path) 
 def test_a_file_that_is_refused_leaves_the_study_as_it_was_read_before(study_file: Path) -> None:
     text = study_file.read_text()
     (study,) = load_studies(study_file)
-    study_file.write_text(text.replace("    def finding(", "    def found("))
-    with pytest.raises(InputError, match="lacks finding"):
+    study_file.write_text(text.replace("    def summary(", "    def summed("))
+    with pytest.raises(InputError, match="lacks summary"):
         load_studies(study_file)
     assert STUDIES["target-norm"] is study
     assert "relative" in inspect.signature(mi.studies.target_norm).parameters, "its module is still there"

@@ -21,7 +21,7 @@ from mechicl.tasks import Task
 from tests import tiny
 
 NAMES = ["[red]x[/red]", "[/nothing]", ":fire:", "<b>x</b>", "<a href='y'>x</a>", "$x$", "a_b*c", "&lt;"]
-WORDS = [" Positive", " Negative", " Neutral"]
+WORDS = [" Positive", " Negative", " World"]
 
 
 def drawn(figure: go.Figure) -> Iterator[str]:
