@@ -152,7 +152,7 @@ def test_a_model_that_fails_is_reported_and_left_clean(prompt: Any) -> None:
 
 
 def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
-    long = replace(prompt, tokens=prompt.tokens * 10)
+    long = replace(prompt, tokens=prompt.tokens * 10, target=10 * len(prompt) - 1)
     with pytest.raises(mi.InputError, match=r"has \d+ tokens.*saliency_map"):
         mi.explore(tiny_icl, long)
     with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
