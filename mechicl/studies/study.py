@@ -197,8 +197,9 @@ class Study(ABC):
 
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
-        notes = dict.fromkeys(one.note for one in result.claims if one.note)
-        return " ".join([result.claims.in_words(), *notes])
+        words = result.claims.in_words()
+        remarks = dict.fromkeys(text for one in result.claims for text in (one.reason, one.note) if text)
+        return " ".join([words, *(text for text in remarks if text not in words)])
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """What else the numbers depend on, such as the machine, where time is measured; plain values."""
