@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from inspect import Parameter, Signature, signature
 from reprlib import repr as shorten
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from types import NoneType, SimpleNamespace, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from mechicl.errors import InputError
 
@@ -64,8 +64,9 @@ def _hint(function: Callable[..., Any], name: str) -> Any:
     written = parameter.annotation
     if written is Parameter.empty or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
         return Any
+    alone = SimpleNamespace(__annotations__={name: written})  # an unknown type of another argument does not matter
     try:
-        return eval(written, function.__globals__) if isinstance(written, str) else written
+        return get_type_hints(alone, function.__globals__, include_extras=True)[name]
     except NameError:
         return Any
 

@@ -22,6 +22,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "reweighting": {"epochs": 1, "per_class": 1, "more_shots": 0},
     "compression": {"positions": ("original",), "n_sets": 2},
     "anchor-sweep": {"windows": (1,)},
+    "error-diagnosis": {"components": (1,), "contexts": 4},
 }
 """What makes a study small; a full grid has the defaults."""
 pytestmark = pytest.mark.filterwarnings("ignore:The tokenizer spells")
