@@ -158,7 +158,7 @@ def test_a_damaged_directory_is_one_sentence(directory, message):
         ("/no/such/place", "There is no folder"),
         ("NeelNanda/GELU_2L512W_C4_Code", "pickle"),
         ("microsoft/phi-2", "trust_remote_code=True"),
-        (42, "Expected a HookedTransformer, got int"),
+        (42, "Expected a HookedTransformer or a TransformerBridge, got int"),
     ],
 )
 def test_what_is_no_model(name, message):
