@@ -36,7 +36,7 @@ def door(function: F) -> F:
         for name, value in given.items():
             hint = _hint(function, name)
             if not _accepts(value, hint):
-                raise InputError(f"{_said(name, value, hint)}; expected {_in_words(hint)}.")
+                raise InputError(f"{_said(name, value, hint)}; give {_in_words(hint)}.")
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]

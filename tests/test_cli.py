@@ -85,7 +85,12 @@ def test_a_study_leaves_results_and_a_page(
     assert page == (tmp_path / "report.html").resolve()
     result = load_result(tmp_path, "information-flow")
     assert (result.table["weights"] == "as given").sum() == 2 * 6 * tiny.N_LAYERS
-    assert {"model", "task", "seed", "shots", "prompt", "layer", "S_wp", "S_pq", "S_ww"} <= set(result.table.columns)
+    enriched = {
+        f"{kind}_{tokens}" for kind in ("reading", "gathering")
+        for tokens in ("label_words", "random_text", "colon", "line_break")
+    }  # fmt: skip
+    measured = {"model", "task", "seed", "shots", "prompt", "layer", "S_wp", "S_pq", "S_ww"}
+    assert measured | {"weights", "demonstration_set"} | enriched == set(result.table.columns)
     for fact in ("settings", "model", "prompts", "versions", "seconds"):
         assert fact in result.provenance
     assert result.provenance["model"]["weight_digest"]

@@ -37,12 +37,12 @@ def test_what_annotations_allow_passes() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: made(2.5), "n is 2.5; expected a whole number."),  # type: ignore[arg-type]
-        (lambda: made(True), "n is True; expected a whole number."),
-        (lambda: made(1, "c"), "how is 'c'; expected 'a' or 'b'."),  # type: ignore[arg-type]
-        (lambda: made(1, texts="xy"), "texts is 'xy'; expected a list of texts."),
-        (lambda: made(1, texts=["x", 5]), "texts[1] is 5; expected a list of texts."),  # type: ignore[list-item]
-        (lambda: made(1, share="x"), "share is 'x'; expected a number or None."),  # type: ignore[arg-type]
+        (lambda: made(2.5), "n is 2.5; give a whole number."),  # type: ignore[arg-type]
+        (lambda: made(True), "n is True; give a whole number."),
+        (lambda: made(1, "c"), "how is 'c'; give 'a' or 'b'."),  # type: ignore[arg-type]
+        (lambda: made(1, texts="xy"), "texts is 'xy'; give a list of texts."),
+        (lambda: made(1, texts=["x", 5]), "texts[1] is 5; give a list of texts."),  # type: ignore[list-item]
+        (lambda: made(1, share="x"), "share is 'x'; give a number or None."),  # type: ignore[arg-type]
         (lambda: made(), "made(): missing a required argument: 'n'; its arguments are n, how, texts, share."),  # type: ignore[call-arg]
         (lambda: made(1, x=2), "made(): got an unexpected keyword argument 'x'; its arguments are n, how, texts, share."),  # type: ignore[call-arg]
     ],

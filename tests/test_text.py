@@ -150,7 +150,7 @@ def test_names_of_a_file_that_cannot_be_printed_are_written_out(tmp_path: Path) 
         (lambda: Task("t", FORM, {0: " A", 1: " B"}), "class name 0 of a task is 0; expected a text"),  # type: ignore[dict-item]
         (
             lambda: load_corpus(tiny.tokenizer(), ["a", 5], prepend_bos=True),
-            r"source\[1\] is 5; expected .* a list of texts",
+            r"source\[1\] is 5; give .* a list of texts",
         ),  # type: ignore[list-item]
     ],
 )

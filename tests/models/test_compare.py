@@ -248,7 +248,7 @@ def test_the_context_is_the_configurations(config: Callable[[], Any], n_ctx: int
     else:
         assert load_model(path, n_ctx=n_ctx + 1).cfg.n_ctx == n_ctx + 1
     for wrong in (0, 1.5, "10", True):
-        with pytest.raises(InputError, match=r"n_ctx is .*; (give|expected) a whole number"):
+        with pytest.raises(InputError, match=r"n_ctx is .*; give a whole number"):
             load_model(path, n_ctx=wrong)
 
 

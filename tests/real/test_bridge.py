@@ -37,15 +37,18 @@ STUDIES = {
 }
 
 
-GRADIENTS = {"information-flow": 8.0}
-"""Gradients through 30 layers round more than activations: 1.8 times what is allowed was measured of flows, and 4.7 of
-enrichments, which divide small numbers."""
+GRADIENTS = {"information-flow": 3.0}
+"""Gradients through 30 layers round more than activations: 1.8 times what is allowed was measured."""
+RATIOS = 8.0
+"""Enrichments divide one small number by another: 4.7 times was measured."""
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_tables_are_those_of_the_hooked_transformer(real: Real, bridge: Any, study: str) -> None:
     ours, theirs = (STUDIES[study](model, real).table for model in (bridge, real.model))
-    assert_same_tables(ours, theirs, GRADIENTS.get(study, 1.0))
+    ratios = [name for name in ours if name.startswith(("reading_", "gathering_"))]
+    assert_same_tables(ours[ratios], theirs[ratios], RATIOS)
+    assert_same_tables(ours.drop(columns=ratios), theirs.drop(columns=ratios), GRADIENTS.get(study, 1.0))
 
 
 def test_logits_are_the_originals_in_silence_and_listened_to(real: Real, bridge: Any) -> None:
