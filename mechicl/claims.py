@@ -119,13 +119,12 @@ class Verdict:
 
     def facts(self) -> dict[str, Any]:
         """Plain values, for `--json`; numbers that do not exist are None."""
-        numbers = {"effect": self.effect, "low": self.low, "high": self.high, "value": self.null}
-        plain = {name: float(one) if one is not None and np.isfinite(one) else None for name, one in numbers.items()}
-        value = plain.pop("value")
+        value = _plain(self.null)
         null = None if value is None else {"name": self.claim.null, "value": value}
         return {
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
-            "verdict": self.outcome, **plain, "unit": self.claim.unit, "n": dict(self.n), "null": null,
+            "verdict": self.outcome, "effect": _plain(self.effect), "low": _plain(self.low), "high": _plain(self.high),
+            "unit": self.claim.unit, "n": dict(self.n), "null": null,
             "reason": self.reason, "note": self.note,
         }  # fmt: skip
 
@@ -223,6 +222,11 @@ def _outcome(
     if effect < claim.least:
         return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
     return "supported", ""
+
+
+def _plain(number: float | None) -> float | None:
+    """A number as JSON has it: None where there is none."""
+    return float(number) if number is not None and np.isfinite(number) else None
 
 
 def _singular(name: str) -> str:

@@ -251,7 +251,8 @@ def text_pass(
         final = net.forward(batch.tokens)
     installed.check()
     # Masks and softmaxes of TransformerLens turn NaN into 0 on the way to some probes; the residual keeps it.
-    _refuse_non_finite("The last residual is", ("sequence", "position", "dimension"), final * batch.real[..., None])
+    residual = {"last residual": final * batch.real[..., None]}
+    _refuse_non_finite("The {} is", Reading(("sequence", "position", "dimension"), residual, {}))
     return final.new_zeros(len(final), 0), {probe: probe.reading(watch, batch) for probe, watch in watches.items()}
 
 
@@ -291,11 +292,9 @@ class _Collected:
 
     def add(self, indices: tuple[int, ...], label_logits: Tensor, readings: Mapping[Probe, Reading]) -> None:
         label_logits = label_logits.cpu()
-        _refuse_non_finite("The label logits are", ("prompt", "class"), label_logits)
+        _refuse_non_finite("The {} are", Reading(("prompt", "class"), {"label logits": label_logits}, {}))
         for probe, reading in readings.items():
-            if bad := first_non_finite(reading):
-                name, value, place = bad
-                raise _non_finite(f"The {name} of {type(probe).__name__} is", value, place)
+            _refuse_non_finite(f"The {{}} of {type(probe).__name__} is", reading)
             self.readings.setdefault(probe, []).append(reading)
         self.label_logits.append(label_logits)
         self.indices.extend(indices)
@@ -306,16 +305,11 @@ class _Collected:
         return Run(torch.cat(self.label_logits)[order], readings, classes)
 
 
-def _refuse_non_finite(what: str, axes: Sequence[str], values: Tensor) -> None:
-    bad = ~values.isfinite()
-    if bool(bad.any()):
-        where = bad.nonzero()[0].tolist()
-        place = ", ".join(f"{axis} {index}" for axis, index in zip(axes[1:], where[1:], strict=True))
-        raise _non_finite(what, float(values[tuple(where)]), place)
-
-
-def _non_finite(what: str, value: float, place: str) -> NumericalError:
-    return NumericalError(
-        f"{what} {value} at {place or 'the first prompt of the batch'}: the model's activations overflow there or its "
-        f"weights are not finite; try dtype='float32' or 'bfloat16'."
-    )
+def _refuse_non_finite(said: str, reading: Reading) -> None:
+    """Raise NumericalError for the first value that is NaN or infinite; `said` names the quantity and where it is."""
+    if bad := first_non_finite(reading):
+        name, value, place = bad
+        raise NumericalError(
+            f"{said.format(name)} {value} at {place or 'the first prompt of the batch'}: the model's activations "
+            f"overflow there or its weights are not finite; try dtype='float32' or 'bfloat16'."
+        )

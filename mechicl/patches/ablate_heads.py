@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
-from mechicl.hooks import heads_by_layer
-from mechicl.hooks.doors import material_of
-from mechicl.models import Adapter, check_same_tokenizer, frozen, hooked
+from mechicl.hooks import Probe, Watch, heads_by_layer, run, watch_layers
+from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
 from mechicl.prompts import Prompt, PromptSet
+from mechicl.readings import mean_of
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,36 +49,33 @@ class AblateHeads(EqualByValue, Edit):
         return [(f"blocks.{layer}.attn.hook_z", held(heads, values[layer])) for layer, heads in chosen.items()]
 
 
+@dataclass(frozen=True)
+class _HeadOutputs(Probe):
+    """Each head's mean z over the tokens after position 0, where a head can attend to nothing but itself."""
+
+    axes = ("sequence", "layer", "head", "d_head")
+    units = {"z": "activation"}
+    terms = {"z": "tokens"}
+
+    def watch(self, model: Any, batch: Any) -> Watch:
+        position = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+        counted = (position > 0) & (position < batch.lengths[:, None])
+        n = counted.sum(1)
+        return watch_layers(
+            model, "attn.hook_z", reduce=lambda _, z: (z.float() * counted[..., None, None]).sum(1),
+            collect=lambda sums: {"z": mean_of(sums, n), "tokens": n},
+        )  # fmt: skip
+
+
 def head_means(
     model: Any, prompts: PromptSet | Sequence[Prompt] | TokenCorpus, *, batch_size: int = 16
 ) -> Float[Tensor, "layer head d_head"]:
-    """Every head's mean output z over the tokens of prompts or text, for mean ablation.
-
-    Position 0 is left out: there a head can attend to nothing but the first token.
+    """Every head's mean output z over the tokens of prompts or text after position 0, for mean ablation.
 
     Raises:
         InputError: no token is left, or the tokenizer is not the model's.
     """
-    net = hooked(model)
-    material = material_of(prompts)
-    check_same_tokenizer(net, material)
-    sizes = net.sizes
-    sums, n_tokens = torch.zeros(sizes.n_layers, sizes.n_heads, sizes.d_head), 0
-    for _, batch in material.batches(batch_size, net.device):
-        position = torch.arange(batch.tokens.shape[1], device=net.device)
-        counted = ((position > 0) & (position < batch.lengths[:, None]))[..., None, None]
-        z: dict[int, Tensor] = {}
-        hooks = [
-            (f"blocks.{layer}.attn.hook_z", partial(_keep_sum, z, layer, counted)) for layer in range(sizes.n_layers)
-        ]
-        with torch.no_grad(), frozen(net), net.hooks(hooks):
-            net.forward(batch.tokens)
-        sums += torch.stack([z[layer] for layer in range(sizes.n_layers)])
-        n_tokens += int(counted.sum())
-    if not n_tokens:
+    reading = run(model, prompts, [probe := _HeadOutputs()], batch_size=batch_size, progress=None)[probe]
+    if not reading.counts["tokens"].any():
         raise InputError("There is no token after position 0 to take means over; give longer prompts or more text.")
-    return sums / n_tokens
-
-
-def _keep_sum(sums: dict[int, Tensor], layer: int, counted: Tensor, z: Tensor, hook: Any) -> None:
-    sums[layer] = (z.float() * counted).sum((0, 1)).cpu()
+    return reading.mean("sequence").values.float()

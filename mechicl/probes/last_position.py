@@ -26,9 +26,9 @@ class LastNeurons(Probe):
     units = {"activation": "as W_out takes it"}
 
     def watch(self, model: Any, batch: Any) -> Watch:
-        n_layers = hooked(model).sizes.n_layers
-        neurons = [(layer % n_layers if -n_layers <= layer < n_layers else layer, i) for layer, i in self.neurons]
-        chosen = neurons_by_layer(hooked(model), neurons)
+        net = hooked(model)
+        chosen = neurons_by_layer(net, self.neurons)  # refuses layers that there are not
+        neurons = [(layer % net.sizes.n_layers, index) for layer, index in self.neurons]
         order = torch.tensor(sorted(range(len(neurons)), key=lambda i: neurons[i]))
         activations: dict[int, Tensor] = {}
 

@@ -21,6 +21,11 @@ Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | Wo
 DEMONSTRATION_SET = "demonstration_set"
 
 
+def set_names(rows: pd.Index) -> np.ndarray:
+    """The demonstration set of each row whose index begins with seed and demonstration set, both as texts."""
+    return np.array([" ".join(place[:2]) for place in rows])
+
+
 @dataclass(frozen=True)
 class Part:
     """What one cell is measured on, and what its rows have in common."""

@@ -37,7 +37,7 @@ from mechicl.probes.saliency import FLOWS, HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel
-from mechicl.studies.parts import DEMONSTRATION_SET
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import BAND, by_metric, by_task, mean_with_interval
 
@@ -134,7 +134,7 @@ class InformationFlow(Study):
         means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
         means = means[means[_GIVEN].notna()]
         values, twins = means.pop(_GIVEN).to_numpy(), means
-        sets = np.array([" ".join(place[:2]) for place in means.index])
+        sets = set_names(means.index)
         if twins.shape[1] < 2:
             why = (
                 "A single untrained twin does not show how far twins differ; take two or more." if len(twins.T) else ""

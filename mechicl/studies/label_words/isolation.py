@@ -33,7 +33,7 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, bars, marks, where
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy
-from mechicl.studies.parts import DEMONSTRATION_SET
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import BAND, INTERVALS, by_metric, mean_over_tasks
 
@@ -130,10 +130,10 @@ class Isolation(PredictionStudy):
                 why = f"The first and the last layers overlap; isolate at most {half} (n_layers)."
                 return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         rows = where(self.loyalty(table), n_layers=n_layers)
-        names = ["seed", DEMONSTRATION_SET, "prompt"] if DEMONSTRATION_SET in rows else ["seed", "prompt"]
+        names = ["seed", DEMONSTRATION_SET, "prompt"]
         change = 1 - rows.groupby([rows[name].map(str) for name in names] + ["isolated", "where"])[metric].mean()
         changes = change.unstack(["isolated", "where"])
-        sets = np.array([" ".join(place[:-1]) for place in changes.index])
+        sets = set_names(changes.index)
         if metric == "label_loyalty" and 1 - (floor := self.floor(table)) < claim.least:
             why = f"{floor:.0%} of the clean model's answers are the same, so that hardly one could change."
             return Evidence(np.empty(0), None, np.empty(0), undecided=why)
