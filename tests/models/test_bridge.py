@@ -132,7 +132,7 @@ def test_the_digest_is_of_the_weights_that_compute():
 
 
 def test_a_backend_that_is_not_there_is_refused():
-    with pytest.raises(InputError, match="backend is 'fast'; expected 'hooked', 'bridge'"):
+    with pytest.raises(InputError, match="backend is 'fast'; give 'hooked', 'bridge'"):
         mi.load_model("tiny-icl", backend="fast")
     if tiny.HOOKED:
         assert (chosen(None), chosen("bridge")) == ("hooked", "bridge")
