@@ -1,15 +1,17 @@
-# make test | test-tl4 | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean: each sets up .venv
-# when it is missing or out of date.
+# make test | test-tl4 | test-lm-eval | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean:
+# each sets up .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: declare test test-tl4 test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+.PHONY: declare test test-tl4 test-lm-eval test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
+CORE   = $(PYTEST) -m "not lm_eval"
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
+	$(CORE)
 
 # The same tests of models, architectures and the real model with TransformerLens 4, which has Bridges alone. A folder
 # with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
@@ -17,22 +19,32 @@ TL4   := build/tl4
 TESTS4 = tests/models/test_block.py tests/models/test_seam.py tests/models/test_adapter.py tests/models/test_bridge.py \
          tests/contract tests/real
 test-tl4: $(TL4)/.installed-$(TL)
-	OMP_NUM_THREADS=1 PYTHONPATH=$(TL4) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(TESTS4)
+	PYTHONPATH=$(TL4) $(PYTEST) $(TESTS4)
 
 $(TL4)/.installed-$(TL): $(STAMP) constraints-tl4.txt
 	rm -rf $(TL4)
 	$(BIN)/python -m pip install -q --no-deps --target $(TL4) $(if $(TL),transformer-lens,-r constraints-tl4.txt)
 	touch $@
 
+# The tests that need lm-evaluation-harness, in a folder of its own beside the first environment.
+LM_EVAL := build/lm-eval
+test-lm-eval: $(LM_EVAL)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(LM_EVAL) $(BIN)/python -m pytest -q -m lm_eval
+
+$(LM_EVAL)/.installed: $(STAMP) constraints-lm-eval.txt
+	rm -rf $(LM_EVAL)
+	$(BIN)/python -m pip install -q --no-deps --target $(LM_EVAL) -r constraints-lm-eval.txt
+	touch $@
+
 # Every architecture as each model class, with both versions.
 test-matrix: export MECHICL_MATRIX = 1
 test-matrix: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q $(TESTS4)
+	$(PYTEST) $(TESTS4)
 	$(MAKE) test-tl4
 
 # Branch coverage of mechicl/, with a floor of 90 %.
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q --cov=mechicl --cov-branch \
+	$(CORE) --cov=mechicl --cov-branch \
 	    --cov-report=term-missing:skip-covered --cov-fail-under=90
 
 # Known weaknesses of the pinned dependencies: information, never a failure; --strict says what could not be looked up.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,40 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes long; run with --slow"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With --dist loadgroup a module's tests run in one process, so that what they share is made once."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByModule(LoadGroupScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return str(super()._split_scope(nodeid)).partition("::")[0]
+
+    return ByModule(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+_NO_PACKAGE = re.compile(r"Skipped: (could not import|\S+ is not installed)")
+
+
+def without_missing_packages(report: Any) -> Any:
+    """With CI=true, what skips because a package is not there fails: the step that runs a test has what it needs."""
+    reason = report.longrepr[2] if report.skipped and isinstance(report.longrepr, tuple) else ""
+    if os.environ.get("CI") == "true" and _NO_PACKAGE.match(reason):
+        report.outcome = "failed"
+        report.longrepr = f"With CI=true no test is skipped for want of a package. {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, Any]:
+    return without_missing_packages((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, Any, Any]:
+    return without_missing_packages((yield))
 
 
 @pytest.fixture(scope="session")
