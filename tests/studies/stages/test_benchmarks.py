@@ -128,7 +128,7 @@ def test_what_is_wrong_is_said(folder, monkeypatch):
         load_benchmarks(["own_choice"], include=folder / "nowhere")
     with pytest.raises(InputError, match="cannot be loaded"):  # the hub is not reached in the tests
         load_benchmarks(["hellaswag"])
-    with pytest.raises(InputError, match="kinds is .*choose among"):
+    with pytest.raises(InputError, match="kinds is"):
         LesionedBenchmarks(kinds=("shuffle",))
     with pytest.raises(InputError, match="nothing is cut"):
         continuations(tiny.model("gpt2"), [("film " * 600, "film")], prepend_bos=False)
