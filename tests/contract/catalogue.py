@@ -6,6 +6,7 @@ Classes and functions are enumerated from the package. What cannot be made witho
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -94,17 +95,20 @@ TASK = Task(
 )  # fmt: skip
 
 
+@functools.cache
 def prompts() -> PromptSet:
     """Four classes, a template, prompts of different lengths behind the same demonstrations."""
     return TASK.prompts(tiny.tokenizer(), seed=0, samples=3)
 
 
+@functools.cache
 def text() -> TokenCorpus:
     """Running text with words of one and of several tokens; sequences of different lengths."""
     documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(4)]
     return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=24, packing="documents")
 
 
+@functools.cache
 def word_pairs() -> WordPairs:
     """Four words, each in the same sense and in another."""
     rows = [
@@ -377,12 +381,13 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
-    "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=2, pairs=20, context=6, kurtosis=0.0, variance=0.0),
+    "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),
     "word-identity": lambda: WordIdentity(pieces=(2,), occurrences=5, classes=2, context=6),
 }
 """Studies with less to do than by default; the others are taken as they are."""
 
 
+@functools.cache
 def more_text() -> TokenCorpus:
     """Words of a class and others behind the same tokens, and words of two tokens that end alike."""
     draw = np.random.default_rng(0)

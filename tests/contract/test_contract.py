@@ -21,6 +21,7 @@ from mechicl.patches import IsolateLabels, Reorder
 from mechicl.probes import LabelAttention, LogitLens, SaliencyFlow
 from mechicl.readings import Reading
 from mechicl.results import Result
+from mechicl.studies.stages import wic
 from mechicl.studies.study import Study
 from tests import tiny
 from tests.contract import catalogue
@@ -42,6 +43,12 @@ def model(request: pytest.FixtureRequest) -> Any:
     """A model of every family, in an unusual state: training, some gradients on, and a hook of the user's."""
     family, device = request.param
     return unusual(tiny.fresh(family).to(device, print_details=False))
+
+
+@pytest.fixture(autouse=True)
+def _one_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a probe's penalty is chosen knows no architecture."""
+    monkeypatch.setattr(wic, "_PENALTIES", (0.01,))
 
 
 def unusual(model: Any) -> Any:

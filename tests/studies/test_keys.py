@@ -71,19 +71,20 @@ def before(plain: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def edited(plain: Path, tmp_path: Path) -> Callable[[str, Edit], Path]:
-    """The copy, with some of its files edited."""
+def edited(plain: Path, tmp_path: Path) -> Callable[..., Path]:
+    """The copy, with some of its files edited: pairs of files and what is done to them."""
 
-    def write(places: str, edit: Edit) -> Path:
+    def write(*edits: tuple[str, Edit]) -> Path:
         package = tmp_path / "mechicl"
         shutil.copytree(plain, package)
-        chosen = list(package.glob(places))
-        assert chosen
-        for path in chosen:
-            tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
-                edit(node)
-            path.write_text(ast.unparse(tree))
+        for places, edit in edits:
+            chosen = list(package.glob(places))
+            assert chosen
+            for path in chosen:
+                tree = ast.parse(path.read_text())
+                for node in ast.walk(tree):
+                    edit(node)
+                path.write_text(ast.unparse(tree))
         return package
 
     return write
@@ -115,14 +116,14 @@ def also(*names: str) -> Edit:
     return edit
 
 
-def test_words_are_in_no_key(edited: Any, before: dict[str, str]) -> None:
-    """Docstrings, titles and claims."""
-
-    def other_words(node: ast.AST) -> None:
-        for edit in (other_docstring, other_description):
-            edit(node)
-
-    assert keys(edited("**/*.py", other_words)) == before
+def test_words_and_what_draws_are_in_no_key(edited: Any, before: dict[str, str]) -> None:
+    """Docstrings, titles, claims and help; figures and sentences of studies, cli, explorer, figures, report."""
+    words = [("**/*.py", other_docstring), ("**/*.py", other_description), ("studies/*/*.py", other_help)]
+    draws = [
+        ("studies/*/*.py", also("figure", "finding", "summary", "_bars", "_curves")),
+        *((f"{room}/*.py", also()) for room in ("cli", "explorer", "figures", "report")),
+    ]
+    assert keys(edited(*words, *draws)) == before
 
 
 def test_comments_are_in_no_key(tmp_path: Path) -> None:
@@ -133,21 +134,6 @@ def test_comments_are_in_no_key(tmp_path: Path) -> None:
             re.sub(r"^( *)(def|class|return|for) ", r"\n\1# a comment\n\1\2 ", path.read_text(), flags=re.M)
         )
     assert keys(package) == {name: measured_by(study) for name, study in STUDIES.items()}
-
-
-def test_help_is_in_no_key(edited: Any, before: dict[str, str]) -> None:
-    assert keys(edited("studies/*/*.py", other_help)) == before
-
-
-@pytest.mark.parametrize(
-    ("places", "edit"),
-    [
-        ("studies/*/*.py", also("figure", "finding", "summary", "_bars", "_curves")),
-        ("[cefr][eilx][gip]*/*.py", also()),  # cli, explorer, figures, report
-    ],
-)
-def test_what_draws_is_in_no_key(places: str, edit: Edit, edited: Any, before: dict[str, str]) -> None:
-    assert keys(edited(places, edit)) == before
 
 
 _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions", "stages-atlas", "token-lesions"}
@@ -167,7 +153,7 @@ _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions",
 def test_what_measures_is_in_the_key_of_those_that_it_measures_for(
     places: str, edit: Edit, changed: set[str], edited: Any, before: dict[str, str]
 ) -> None:
-    after = keys(edited(places, edit))
+    after = keys(edited((places, edit)))
     assert {name for name, key in after.items() if key != before[name]} == changed
 
 
@@ -176,7 +162,7 @@ def test_a_constant_that_measuring_reads_is_in_the_key(edited: Any, before: dict
         if isinstance(node, ast.Assign) and ast.unparse(node) == "_AUTHORS_SEED = 42":
             node.value = ast.Constant(43)
 
-    after = keys(edited("studies/label_words/isolation.py", other_seed))
+    after = keys(edited(("studies/label_words/isolation.py", other_seed)))
     assert {name for name, key in after.items() if key != before[name]} == {"isolation"}
 
 
