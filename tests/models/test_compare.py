@@ -227,7 +227,12 @@ def test_a_refusal_is_not_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "n_ctx"),
     [
-        (lambda: transformers.MistralConfig(**{**SIZES, "max_position_embeddings": 8192}, num_key_value_heads=2), 8192),
+        (
+            lambda: transformers.MistralConfig(
+                **{**SIZES, "max_position_embeddings": 8192}, num_key_value_heads=2, sliding_window=64
+            ),
+            8192,
+        ),
         (
             lambda: transformers.Qwen3Config(
                 **{**SIZES, "max_position_embeddings": 8192}, head_dim=8, num_key_value_heads=2

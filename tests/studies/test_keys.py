@@ -77,14 +77,18 @@ def edited(plain: Path, tmp_path: Path) -> Callable[..., Path]:
     def write(*edits: tuple[str, Edit]) -> Path:
         package = tmp_path / "mechicl"
         shutil.copytree(plain, package)
+        chosen: dict[Path, list[Edit]] = {}
         for places, edit in edits:
-            chosen = list(package.glob(places))
-            assert chosen
-            for path in chosen:
-                tree = ast.parse(path.read_text())
-                for node in ast.walk(tree):
+            found = list(package.glob(places))
+            assert found
+            for path in found:
+                chosen.setdefault(path, []).append(edit)
+        for path, all_of_it in chosen.items():
+            tree = ast.parse(path.read_text())
+            for node in ast.walk(tree):
+                for edit in all_of_it:
                     edit(node)
-                path.write_text(ast.unparse(tree))
+            path.write_text(ast.unparse(tree))
         return package
 
     return write
