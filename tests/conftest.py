@@ -30,7 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MECHICL_CASES"] = "500" if config.getoption("--slow") else "40"
 
 
+_LONGEST = ("tests/contract", "tests/real", *(f"tests/test_{it}.py" for it in ("calibration", "cli", "notebooks", "docs")))
+"""What begins first, so that no process works alone at the end."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONGEST))
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -46,6 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return str(super()._split_scope(nodeid)).partition("::")[0]
 
+    config.option.loadscopereorder = False  # the order is that of _LONGEST, not of how many tests a module has
     return ByModule(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
