@@ -30,7 +30,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["MECHICL_CASES"] = "500" if config.getoption("--slow") else "40"
 
 
-_LONGEST = ("tests/contract", "tests/real", *(f"tests/test_{it}.py" for it in ("calibration", "cli", "notebooks", "docs")))
+_LONGEST = tuple(
+    f"tests/{it}" for it in ("contract/", "real/", "test_calibration", "test_cli", "test_notebooks", "test_docs")
+)
 """What begins first, so that no process works alone at the end."""
 
 
