@@ -229,7 +229,7 @@ def test_a_refusal_is_not_kept(tmp_path: Path) -> None:
     [
         (
             lambda: transformers.MistralConfig(
-                **{**SIZES, "max_position_embeddings": 8192}, num_key_value_heads=2, sliding_window=64
+                **{**SIZES, "max_position_embeddings": 8192}, num_key_value_heads=2, sliding_window=None
             ),
             8192,
         ),
