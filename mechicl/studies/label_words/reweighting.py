@@ -44,7 +44,7 @@ from mechicl.studies.label_words import controls, tables
 from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
 from mechicl.studies.label_words.predictions import by_prompt, is_right, macro_f1_rows, paired
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
+from mechicl.studies.summary import intervals, by_task, mean_with_interval
 from mechicl.tasks import Task
 
 VANILLA, REWEIGHTED = "vanilla", "re-weighted"
@@ -250,7 +250,7 @@ class Reweighting(Study):
         ]
         height = 30 * summary["method"].nunique()
         return Drawing(
-            summary, panels, x_title="accuracy", note=INTERVALS, common=True, height=height, hover="closest"
+            summary, panels, x_title="accuracy", note=intervals(summary), common=True, height=height, hover="closest"
         )  # fmt: skip
 
 
