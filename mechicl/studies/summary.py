@@ -91,7 +91,7 @@ def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each of several columns: model, task, shots, seed, set, `place`, metric and value, where there is one."""
+    """A row for each of several columns: about its prompt, `place`, metric and value, where there is one."""
     about = [name for name in ("model", "task", "shots", "seed", DEMONSTRATION_SET) if name in table]
     rows = table.melt([*about, *place], list(metrics), var_name="metric")
     return rows[rows["value"].notna()]

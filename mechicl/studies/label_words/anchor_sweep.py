@@ -122,9 +122,10 @@ class AnchorSweep(PredictionStudy):
             )
             for width in self.windows for metric in self.metrics
         ]  # fmt: skip
+        note = f"mean of tasks; isolated tokens lose position 0, too; {bands(result.summary())}"
         return Drawing(
-            means, panels, x_title="first isolated layer", y_title="agreement with the clean run",
-            note=f"mean of tasks; isolated tokens lose position 0, too; {bands(result.summary())}", common=True, y_axis={"range": [0, 1.02]},
+            means, panels, x_title="first isolated layer", y_title="agreement with the clean run", note=note,
+            common=True, y_axis={"range": [0, 1.02]},
         )  # fmt: skip
 
 

@@ -123,11 +123,11 @@ class DeepLayers(Study):
 
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
-        Intervals are over seeds, which draw other demonstrations, then prompts; of a single seed over its prompts. Those
-        of R hold the R of resampled curves; where the interval of its denominator holds 0, R is undetermined and they
-        are NaN. `smallest_class` counts the prompts of the rarest target in any seed, `sets` and `seeds` count the seeds that have an AUCROC, `seed_sd` is the
-        standard deviation of their own. With several tasks, "average of tasks" is the mean of their curves, and has no
-        seed_sd.
+        Intervals are over seeds, each of which draws other demonstrations, then prompts; of a single seed over its
+        prompts. Those of R hold the R of resampled curves; where the interval of its denominator holds 0, R is
+        undetermined and they are NaN. `smallest_class` counts the prompts of the rarest target in any seed, `sets` and
+        `seeds` the seeds that have an AUCROC; `seed_sd` is the standard deviation of their own. With several tasks,
+        "average of tasks" is the mean of their curves, and has no seed_sd.
         """
         tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):

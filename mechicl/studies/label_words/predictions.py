@@ -146,10 +146,10 @@ def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool])
     """
     known = table["gold"] >= 0
     commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
-    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & clean]
+    of_all = table.assign(value=(table["gold"] == commonest).astype(float), metric="majority_rate")
     if not known.any():
         return pd.DataFrame()
-    rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
+    rates = mean_with_interval(of_all[known & clean], "value", [*by, "metric"])
     return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
 
 

@@ -246,8 +246,9 @@ class Reweighting(Study):
         """
         rows = table.assign(value=is_right(table), metric="recall of " + table["gold_name"])
         by = ["model", "task", "shots", "method", "per_class"]
-        accuracy = mean_with_interval(rows, "value", by).assign(metric="accuracy")
-        recall = mean_with_interval(rows, "value", [*by, "metric"])
+        accuracy, recall = (
+            mean_with_interval(one, "value", [*by, "metric"]) for one in (rows.assign(metric="accuracy"), rows)
+        )
         return pd.concat([accuracy, macro_f1_rows(table, by), recall, _gains(rows, by)], ignore_index=True)
 
     def learning_curves(self, table: pd.DataFrame) -> pd.DataFrame:
