@@ -111,7 +111,7 @@ def fit_together(
         orders = authors_orders(len(group[0].prompts), epochs, seed) if order is None else order
         betas = [_zeros(net, variant) for variant in group]
         losses, right = _descend(model, group, betas, lr, orders, observe)
-        for index, variant, beta, *curves in zip(indices, group, betas, losses, right, strict=True):
+        for index, variant, beta, loss, hit in zip(indices, group, betas, losses, right, strict=True):
             prompts = variant.prompts
             about = {
                 "model": net.name, "weight_digest": digest, "task": prompts.task,
@@ -119,7 +119,7 @@ def fit_together(
                 "prompts": prompts.digest(), "lr": lr, "epochs": len(orders), "seed": seed,
             }  # fmt: skip
             patch = ReweightAnchors(beta.detach().cpu(), variant.placement, about)
-            fits[index] = Fit(patch, *curves, tuple(map(tuple, orders)))
+            fits[index] = Fit(patch, loss, hit, tuple(map(tuple, orders)))
     return [fits[index] for index in range(len(variants))]
 
 

@@ -136,7 +136,7 @@ def _drawn_weights(
         rows = np.flatnonzero(sets == number)
         counts = generator.multinomial(chosen[:, number] * len(rows), np.full(len(rows), 1 / len(rows)))
         weights[:, rows] = counts * shares[rows]
-    return weights / weights.sum(1, keepdims=True)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def max_statistic_p(

@@ -173,15 +173,20 @@ class CompressionSpeed(Study):
             return Evidence(np.array([]), None, np.array([]), undecided=why)
         faster = _over_sets(speed[arm] - speed[rival])
         if claim != _OF_BOTH:
-            times = SetInterval(*np.expm1(faster[:3]), *faster[3:])
-            ratios = np.exp(speed[arm] - speed[rival]).to_numpy()
+            mean, low, high = map(float, np.expm1(faster[:3]))
+            ratios, times = (
+                np.exp((speed[arm] - speed[rival]).to_numpy()),
+                faster._replace(mean=mean, low=low, high=high),
+            )
             return Evidence(ratios, 1.0, set_names(speed.index), interval=times, note=_SIZES)
         right = by_prompt(rows, "right", "arm")
         if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
             why = "The whole prompt is answered rightly, or nobody knows the answers: accuracy has no room to rise."
             return Evidence(np.array([]), None, np.array([]), undecided=why)
         better = _over_sets(right[arm] - right[FULL])
-        gain = np.min([np.divide(faster[:3], np.log1p(_LEAST_FASTER)), np.divide(better[:3], _LEAST_BETTER)], axis=0)
+        in_speed, in_accuracy = np.array(faster[:3]) / np.log1p(_LEAST_FASTER), np.array(better[:3]) / _LEAST_BETTER
+        mean, low, high = map(float, np.minimum(in_speed, in_accuracy))
+        both = better._replace(mean=mean, low=low, high=high)
         values = (right[arm] - right[FULL]).to_numpy()
         note = f"{np.exp(faster.mean):.2f} times as fast, accuracy {better.mean:+.1%} {_bounds(better)}."
         if PREFIX_REWEIGHTED in speed:  # the rival has both as well
@@ -190,7 +195,7 @@ class CompressionSpeed(Study):
                 f" Against the exact cache of the whole context, re-weighted: {np.exp(exact.mean()):.2f} times as fast,"
                 f" accuracy {of_exact.mean():+.1%} {_bounds(_over_sets(of_exact))}."
             )
-        return Evidence(values, 0.0, set_names(right.index), interval=SetInterval(*gain, *better[3:]), note=note)
+        return Evidence(values, 0.0, set_names(right.index), interval=both, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the

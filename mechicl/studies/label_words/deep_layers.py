@@ -151,7 +151,7 @@ class DeepLayers(Study):
         for _, attention, target in _scores(table, _TARGETS[metric], self.protocol):
             auroc = auroc_by_layer(attention, target, protocol=self.protocol)
             draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
-            curves.append(_Curve(auroc.values, draws, auroc.n, 1, int(target.unique(return_counts=True)[1].min())))
+            curves.append(_Curve(auroc.values, draws, auroc.n, 1, int(np.unique(target, return_counts=True)[1].min())))
         if not curves:
             return None
         of_seeds, draws = (torch.stack([getattr(one, name) for one in curves]) for name in ("values", "draws"))
