@@ -79,7 +79,7 @@ def _shares_have_width(summary: pd.DataFrame) -> pd.DataFrame:
     share = metric.isin(_SHARES) | metric.str.startswith("recall")
     bounds = ["low", "high"]
     summary.loc[share, bounds] = summary.loc[share, bounds].clip(0, 1)
-    for row in summary.index[share & summary["mean"].isin([0.0, 1.0])]:
+    for row in summary.index[share & summary["mean"].round(9).isin([0.0, 1.0])]:
         summary.loc[row, bounds] = wilson(summary.loc[row, "mean"], int(summary.loc[row, "n"]))
     return summary
 

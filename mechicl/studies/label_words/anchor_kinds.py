@@ -54,7 +54,8 @@ _KINDS: dict[str, Kept | None] = {
 _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY, INK, LABEL_COLOUR), strict=True))
 _NO_CHANGE = {("isolated", SINK), ("isolated", _LABELS_AND_SINK), ("left out", _LABELS_AND_SINK)}
 """Not measured: position 0 sees nothing before it anyway, and label words are left out without it already."""
-_CHANGES = ("isolated", "kept alone", "left out")
+_CHANGES = ("kept alone", "left out", "isolated")
+"""In the order of the panels: the first has every kind, and so names the bars."""
 
 
 def _claim(kind: str, null: str) -> Claim:

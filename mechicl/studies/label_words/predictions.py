@@ -91,6 +91,9 @@ class PredictionStudy(Study):
         rows = self.loyalty(table)
         long = by_metric(rows, self.metrics, self.axes)
         means = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *self.axes])
+        means.loc[self.is_clean(means) & means["metric"].str.contains("loyalty"), ["low", "high"]] = (
+            1.0  # by definition
+        )
         if "accuracy" not in self.metrics:
             return means
         context = accuracy_context(rows, ["model", "task", "shots", *self.axes], self.is_clean(rows))
