@@ -47,9 +47,8 @@ class Part:
             known: dict[Any, int] = {}
             of_prompt = [known.setdefault(one.tokens[: one.query_start], len(known)) for one in self.material]
             rows.insert(list(rows).index("prompt") + 1, DEMONSTRATION_SET, np.take(of_prompt, rows["prompt"]))
-        for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
-            rows.insert(place, column, value)
-        return rows
+        facts = pd.DataFrame({"model": model, **self.labels, **condition}, index=rows.index)
+        return pd.concat([facts, rows], axis=1)
 
 
 def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> tuple[list[Part], dict[str, Any]]:

@@ -14,7 +14,9 @@ from mechicl.metrics.resampling import weighted_over_sets, wilson
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
 TEXT_BAND = "band: 95 % bootstrap interval over sequences"
-_SHARES = ("accuracy", "label_loyalty", "loyalty", "majority_rate", "word_loyalty_5", "word_loyalty_10")
+_SHARES = (
+    "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
+)  # fmt: skip
 """Metrics between 0 and 1, whose interval has some width also where all prompts are alike."""
 
 

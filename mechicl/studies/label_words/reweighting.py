@@ -263,7 +263,8 @@ class Reweighting(Study):
         rows = table[table["training_loss"].notna()].explode(list(_LEARNING))
         rows = rows.assign(epoch=rows.groupby([*PROMPT, "method"], dropna=False).cumcount() + 1)
         long = pd.concat([rows.assign(metric=name, value=rows[name].astype(float)) for name in _LEARNING])
-        return mean_with_interval(long, "value", by)
+        curves = mean_with_interval(long, "value", by)
+        return curves.assign(low=curves["low"].clip(lower=0))
 
     def drawing(self, result: Result) -> Drawing:
         """Of each task bars of accuracy by method, with macro-F1 and published accuracies; gains; learning curves."""
