@@ -301,6 +301,8 @@ def _learning(rows: pd.DataFrame) -> list[go.Scatter]:
 
 def _gains(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean difference in accuracy between re-weighted anchors and each other method, query by query."""
+    if DEMONSTRATION_SET not in rows:  # saved by 0.1
+        return pd.DataFrame()
     place = [*PROMPT, DEMONSTRATION_SET]
     others = rows[rows["method"] != REWEIGHTED]
     both = others.merge(where(rows, method=REWEIGHTED)[[*place, "value"]], on=place, suffixes=("", "_own"))
