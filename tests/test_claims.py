@@ -4,10 +4,12 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mechicl.claims import Claim, Evidence, decide
 from mechicl.metrics.resampling import max_statistic_p, mean_over_sets
+from mechicl.studies.summary import mean_with_interval
 from tests import claiming
 
 CLAIM = Claim("gather", "Label words gather.", "section 1", "enrichment", "times an average key", "random text", 0.5)
@@ -114,3 +116,29 @@ def test_a_table_without_demonstration_sets_decides_nothing():
     old = replace(result, table=result.table.drop(columns="demonstration_set"))
     assert {one.outcome for one in old.claims} == {"undecided"}
     assert "run the study again" in old.claims[0].reason
+
+
+@pytest.mark.parametrize("n_sets", [4, 25])
+def test_a_summary_has_the_interval_of_its_claim(n_sets):
+    """One effect has one interval, whether a figure or a verdict shows it; sets that weigh alike."""
+    values, sets = drawn(np.random.default_rng(0), 1.0, n_sets, 6)
+    rows = pd.DataFrame({"metric": "loss", "seed": sets, "demonstration_set": 0, "value": values})
+    (shown,) = mean_with_interval(rows, "value", ["metric"]).itertuples()
+    claimed = mean_over_sets(values, sets, generator=np.random.default_rng(0))
+    assert (shown.mean, shown.low, shown.high) == pytest.approx(claimed[:3], rel=1e-9)
+    assert (shown.sets, shown.n) == (claimed.sets, claimed.n)
+    alone = mean_with_interval(rows.query("seed == 0"), "value", ["metric"]).iloc[0]
+    assert alone["low"] < alone["mean"] < alone["high"], "of a single set the interval is over its prompts"
+    assert alone["sets"] == 1
+
+
+def test_a_share_of_all_or_nothing_has_width():
+    """Six right answers of six do not make an accuracy of 1 certain: Wilson's bound is .61; losses of 0 are exact."""
+    rows = pd.DataFrame({"seed": [0, 0, 0, 1, 1, 1], "demonstration_set": 0, "value": 1.0})
+    of = {
+        name: mean_with_interval(rows.assign(metric=name), "value", ["metric"]).iloc[0] for name in ("accuracy", "kl")
+    }
+    assert (of["accuracy"]["low"], of["accuracy"]["high"]) == pytest.approx((0.61, 1), abs=0.005)
+    assert of["kl"]["low"] == of["kl"]["high"] == 1
+    mostly = rows.assign(value=[1, 1, 1, 1, 0, 0], metric="accuracy")
+    assert mean_with_interval(mostly, "value", ["metric"])["high"].iloc[0] == 1, "no share is above 1"

@@ -162,7 +162,7 @@ def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _M
     index = [
         column
         for column in summary.columns
-        if column not in ("metric", "mean", "low", "high", "n", "seeds", "seed_sd", "count", "depth")
+        if column not in ("metric", "mean", "low", "high", "n", "sets", "seeds", "seed_sd", "count", "depth")
         and summary[column].nunique() > 1
     ] or ["model"]
     shown = list(dict.fromkeys(summary["metric"]))

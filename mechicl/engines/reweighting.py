@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechicl.doors import door
@@ -32,8 +32,16 @@ class Fit:
     patch: ReweightAnchors
     losses: Float[Tensor, "step"]
     """Cross-entropy over the label words, in nats, of each step's prompt before the step."""
+    right: Bool[Tensor, "step"]
+    """Whether each step's prompt was answered rightly before the step."""
     order: tuple[tuple[int, ...], ...]
     """Prompts by index, one step each, epoch by epoch."""
+
+    def by_epoch(self) -> tuple[list[float], list[float]]:
+        """Mean loss in nats and accuracy on the training prompts, in each epoch."""
+        numbers = (one.double().reshape(len(self.order), -1).mean(1).tolist() for one in (self.losses, self.right))
+        losses, right = numbers
+        return losses, right
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +110,8 @@ def fit_together(
         group = [variants[index] for index in indices]
         orders = authors_orders(len(group[0].prompts), epochs, seed) if order is None else order
         betas = [_zeros(net, variant) for variant in group]
-        losses = _descend(model, group, betas, lr, orders, observe)
-        for index, variant, beta, loss in zip(indices, group, betas, losses, strict=True):
+        losses, right = _descend(model, group, betas, lr, orders, observe)
+        for index, variant, beta, loss, hit in zip(indices, group, betas, losses, right, strict=True):
             prompts = variant.prompts
             about = {
                 "model": net.name, "weight_digest": digest, "task": prompts.task,
@@ -111,7 +119,7 @@ def fit_together(
                 "prompts": prompts.digest(), "lr": lr, "epochs": len(orders), "seed": seed,
             }  # fmt: skip
             patch = ReweightAnchors(beta.detach().cpu(), variant.placement, about)
-            fits[index] = Fit(patch, loss, tuple(map(tuple, orders)))
+            fits[index] = Fit(patch, loss, hit, tuple(map(tuple, orders)))
     return [fits[index] for index in range(len(variants))]
 
 
@@ -154,7 +162,7 @@ class _Rows(Patch):
 def _descend(
     model: Any, group: Sequence[Variant], betas: Sequence[Tensor], lr: float, order: Sequence[Sequence[int]],
     observe: Callable[[Tensor, Tensor], None] | None,
-) -> Float[Tensor, "variant step"]:  # fmt: skip
+) -> tuple[Float[Tensor, "variant step"], Bool[Tensor, "variant step"]]:  # fmt: skip
     first = group[0]
     prepared = [
         last.rows([variant.prompts[index] for variant in group])
@@ -163,13 +171,14 @@ def _descend(
     patch = _Rows(betas, [variant.placement for variant in group])
     optimiser = torch.optim.Adam(betas, lr=lr)
     steps = [index for epoch in order for index in epoch]
-    losses = []
+    losses, right = [], []
     with frozen(model), progress("re-weighting", len(steps)) as advance:
         for index in steps:
             with torch.enable_grad():
                 logits = prepared[index].label_logits(model, [patch])
                 loss = torch.nn.functional.cross_entropy(logits, prepared[index].batch.gold, reduction="none")
             losses.append(loss.detach().cpu())
+            right.append((logits.argmax(-1) == prepared[index].batch.gold).cpu())
             if not losses[-1].isfinite().all():
                 values = losses[-1].tolist()
                 raise NumericalError(f"Re-weighting: the loss is {values}; try a lower lr, or dtype='float32'.")
@@ -181,7 +190,7 @@ def _descend(
                     observe(beta.detach().clone(), beta.grad.clone())
             optimiser.step()
             advance(1)
-    return torch.stack(losses, 1)
+    return torch.stack(losses, 1), torch.stack(right, 1)
 
 
 def authors_orders(n: int, epochs: int, seed: int) -> list[list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from mechicl.errors import InputError
@@ -13,6 +13,8 @@ from mechicl.errors import InputError
 FEW_SETS = 20
 """With fewer sets than this, resampling sets undercovers, and Student's t over the sets' means is used."""
 _RESAMPLES = 2000
+_BLOCK = 1 << 23
+"""Weights of draws held at a time (float64: 64 MiB)."""
 
 
 class SetInterval(NamedTuple):
@@ -47,25 +49,61 @@ def mean_over_sets(
     values = np.asarray(values, dtype=float)
     if not len(values) or len(sets) != len(values) or not np.isfinite(values).all():
         raise InputError("A mean over sets needs one finite value and one set for each row, and at least one row.")
-    names, index = np.unique(sets, return_inverse=True)
-    sizes = np.bincount(index)
-    means = np.bincount(index, weights=values) / sizes
-    mean = float(means.mean())
-    if len(names) == 1:
-        return SetInterval(mean, np.nan, np.nan, 1, len(values))
-    if len(names) < FEW_SETS:
-        squares = np.bincount(index, weights=(values - means[index]) ** 2)
-        within = squares / np.maximum(sizes * (sizes - 1), 1)
-        error = max(np.std(means, ddof=1), np.sqrt(within.mean())) / np.sqrt(len(names))
-        half = float(stats.t.ppf((1 + level) / 2, len(names) - 1) * error)
-        low, high = mean - half, mean + half
-    else:
-        draws = _draws(values, [np.flatnonzero(index == i) for i in range(len(names))], generator)
-        low, high = map(float, np.quantile(draws, [(1 - level) / 2, (1 + level) / 2]))
-    if set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
+    _, index, sizes = np.unique(sets, return_inverse=True, return_counts=True)
+    found = weighted_over_sets(values[:, None], 1 / sizes[index], index, generator=generator, level=level)
+    mean, low, high = (float(numbers[0]) for numbers in found)
+    if len(sizes) > 1 and set(np.unique(values)) <= {-1.0, 0.0, 1.0}:
         least = _least_half_width(values, level)
         low, high = max(-1.0, min(low, mean - least)), min(1.0, max(high, mean + least))
-    return SetInterval(mean, low, high, len(names), len(values))
+    return SetInterval(mean, low, high, len(sizes), len(values))
+
+
+def weighted_over_sets(
+    values: Float[np.ndarray, "row column"], weights: Float[np.ndarray, " row"], sets: Int[np.ndarray, " row"], *,
+    generator: np.random.Generator, level: float = 0.95,
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:  # fmt: skip
+    """Weighted mean, low and high of each column, as `mean_over_sets`; a set counts as much as its rows weigh.
+
+    `sets` are numbers from 0 on. The bounds of a single set are NaN.
+    """
+    n, shares = int(sets.max()) + 1, weights / weights.sum()
+    mean = shares @ values
+    if n == 1:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    of_set = np.bincount(sets, weights=shares)
+    if n >= FEW_SETS:
+        step = max(1, _BLOCK // len(values))
+        blocks = [min(step, _RESAMPLES - start) for start in range(0, _RESAMPLES, step)]
+        draws = [_drawn_weights(shares, sets, of_set, generator, size) @ values for size in blocks]
+        low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2], axis=0)
+        return mean, low, high
+    sizes, members = np.bincount(sets), (sets == np.arange(n)[:, None]) * shares
+    means = members @ values / of_set[:, None]
+    squares = members @ (values - means[sets]) ** 2 / of_set[:, None]  # 0 of a set of one row
+    errors = np.sqrt(squares / np.maximum(sizes - 1, 1)[:, None])
+    return mean, *over_few_sets(means, errors, of_set, level=level)
+
+
+def over_few_sets(
+    estimates: Float[np.ndarray, "set column"], errors: Float[np.ndarray, "set column"],
+    weights: Float[np.ndarray, " set"] | None = None, *, level: float = 0.95,
+) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:  # fmt: skip
+    """Low and high of the mean of a few sets' estimates by Student's t; `errors` are their standard errors within sets.
+
+    The spread over sets counts at least as much as the errors make it.
+    """
+    n = len(estimates)
+    shares = np.full((n, 1), 1 / n) if weights is None else (weights / weights.sum())[:, None]
+    mean = (shares * estimates).sum(0)
+    between = (shares**2 * (estimates - mean) ** 2).sum(0) * n / (n - 1)
+    half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(np.maximum(between, (shares**2 * errors**2).sum(0)))
+    return mean - half, mean + half
+
+
+def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of n cases, which has width also where the share is 0 or 1."""
+    interval = stats.binomtest(round(share * n), n).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _least_half_width(values: Float[np.ndarray, " row"], level: float) -> float:
@@ -86,15 +124,19 @@ def against_few(effect: SetInterval, nulls: Float[np.ndarray, " draw"], level: f
     return effect._replace(low=effect.mean - below, high=effect.mean + above)
 
 
-def _draws(values: np.ndarray, rows: list[np.ndarray], generator: np.random.Generator) -> Float[np.ndarray, " draw"]:
-    """Means of resampled sets of resampled rows."""
-    chosen = generator.integers(len(rows), size=(_RESAMPLES, len(rows)))
-    sums = np.zeros(_RESAMPLES)
-    for number, of_set in enumerate(rows):
-        draw, _ = np.nonzero(chosen == number)
-        picked = of_set[generator.integers(len(of_set), size=(len(draw), len(of_set)))]
-        np.add.at(sums, draw, values[picked].mean(1))
-    return sums / len(rows)
+def _drawn_weights(
+    shares: Float[np.ndarray, " row"], sets: Int[np.ndarray, " row"], of_set: Float[np.ndarray, " set"],
+    generator: np.random.Generator, size: int,
+) -> Float[np.ndarray, "draw row"]:  # fmt: skip
+    """How much each row counts when sets are resampled, and in each set as often as it is drawn its rows."""
+    n = len(of_set)
+    chosen = generator.multinomial(n, np.full(n, 1 / n), size=size)
+    weights = np.empty((size, len(shares)))
+    for number in range(n):
+        rows = np.flatnonzero(sets == number)
+        counts = generator.multinomial(chosen[:, number] * len(rows), np.full(len(rows), 1 / len(rows)))
+        weights[:, rows] = counts * shares[rows]
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def max_statistic_p(

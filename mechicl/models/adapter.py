@@ -169,14 +169,16 @@ def frozen(model: Any) -> Iterator[None]:
     raw = hooked(model).raw
     # A Bridge does not hold the outermost of the modules that it wraps.
     roots = [raw, *filter(None, [getattr(raw, "original_model", None)])]
-    training = [(module, module.training) for root in roots for module in root.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in raw.parameters()]
+    training = [module for root in roots for module in root.modules() if module.training]
+    gradients = [parameter for parameter in raw.parameters() if parameter.requires_grad]
     try:
-        raw.eval()
-        raw.requires_grad_(False)
+        for module in training:
+            module.training = False
+        for parameter in gradients:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for module, was_training in training:
-            module.training = was_training
-        for parameter, needed_gradient in gradients:
-            parameter.requires_grad_(needed_gradient)
+        for module in training:
+            module.training = True
+        for parameter in gradients:
+            parameter.requires_grad_(True)

@@ -179,7 +179,8 @@ def reweighting(
 
     Returns:
         A result. A row per prompt and method, with re-weighted anchors or without: the prediction. Gold
-        and predicted class, and the scores of the label words.
+        and predicted class, and the scores of the label words. In the first row of a method that learns
+        a beta also the beta, and loss and accuracy on the training prompts by epoch.
     """
 
 def compression(

@@ -21,9 +21,10 @@ Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | Wo
 DEMONSTRATION_SET = "demonstration_set"
 
 
-def set_names(rows: pd.Index) -> np.ndarray:
-    """The demonstration set of each row whose index begins with seed and demonstration set, both as texts."""
-    return np.array([" ".join(place[:2]) for place in rows])
+def set_names(rows: pd.DataFrame | pd.Index) -> np.ndarray:
+    """The demonstration set of each row: of a table, or of an index that begins with seed and demonstration set."""
+    places = rows if isinstance(rows, pd.Index) else zip(rows["seed"], rows[DEMONSTRATION_SET], strict=True)
+    return np.array([f"{seed} {number}" for seed, number, *_ in places])
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class Part:
             known: dict[Any, int] = {}
             of_prompt = [known.setdefault(one.tokens[: one.query_start], len(known)) for one in self.material]
             rows.insert(list(rows).index("prompt") + 1, DEMONSTRATION_SET, np.take(of_prompt, rows["prompt"]))
-        for place, (column, value) in enumerate({"model": model, **self.labels, **condition}.items()):
-            rows.insert(place, column, value)
-        return rows
+        facts = pd.DataFrame({"model": model, **self.labels, **condition}, index=rows.index)
+        return pd.concat([facts, rows], axis=1)
 
 
 def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> tuple[list[Part], dict[str, Any]]:

@@ -10,42 +10,80 @@ import numpy as np
 import pandas as pd
 
 from mechicl.metrics import bootstrap_mean
+from mechicl.metrics.resampling import weighted_over_sets, wilson
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
-INTERVALS = "95 % bootstrap intervals over prompts"
-BAND = "band: 95 % bootstrap interval over prompts"
 TEXT_BAND = "band: 95 % bootstrap interval over sequences"
+_SHARES = (
+    "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
+)  # fmt: skip
+"""Metrics between 0 and 1, whose interval has some width also where all prompts are alike."""
+
+
+def intervals(summary: pd.DataFrame) -> str:
+    """Of what the intervals of a summary are, for the note below a figure's title."""
+    return f"95 % intervals over {'demonstration sets' if summary['sets'].max() > 1 else _ONE_SET}"
+
+
+def bands(summary: pd.DataFrame) -> str:
+    """As `intervals`, of curves."""
+    return f"band: {intervals(summary).replace('intervals', 'interval')}"
+
+
+_ONE_SET = "the prompts of a single demonstration set"
 
 
 def mean_with_interval(
     table: pd.DataFrame, value: str, by: Sequence[str], *, weight: str | None = None
 ) -> pd.DataFrame:
-    """Mean of a column within each group of `by`, with its bootstrap interval over rows.
+    """Mean of a column within each group of `by`, with an interval over demonstration sets, then prompts.
+
+    Intervals are those of claims (`metrics.resampling`); of a single set, and of running text, they are bootstrap
+    intervals over rows. Where a share (accuracy, loyalty) is 0 or 1 in all rows, its interval is Wilson's.
 
     Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Columns: `by`, mean,
-    low, high, n (rows), seeds, and seed_sd, the standard deviation of the seeds' own means (NaN of a single seed).
-    Running text has no seed, and so no seed_sd.
+    low, high, n (rows), sets, seeds, and seed_sd, the standard deviation of the seeds' own means (NaN of a single
+    seed). Running text has no sets and no seed, and so no seed_sd.
     """
     rows: list[dict[str, Any]] = []
-    alike: dict[bytes, list[tuple[int, np.ndarray, np.ndarray]]] = defaultdict(list)
+    named = DEMONSTRATION_SET in table and "seed" in table
+    table = table.assign(_set=set_names(table) if named else 0)
+    alike: dict[bytes, list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
     for key, group in table.groupby(list(by), sort=False, observed=True):
         weights = np.ones(len(group)) if weight is None else group[weight].to_numpy(float)
         # 0 for prompts without a seed
         seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
         weights = weights / np.bincount(seed, weights=weights)[seed]
-        alike[weights.tobytes()].append((len(rows), weights, group[value].to_numpy(float)))
+        sets = pd.factorize(group["_set"])[0]
+        alike[weights.tobytes() + sets.tobytes()].append((len(rows), weights, sets, group[value].to_numpy(float)))
         of_seeds = np.bincount(seed, weights=weights * group[value].to_numpy(float))[seeds := np.unique(seed)]
-        counts = {"n": len(group), "seeds": len(seeds), "seed_sd": spread(of_seeds)}
+        counts = {"n": len(group), "sets": sets.max() + 1, "seeds": len(seeds), "seed_sd": spread(of_seeds)}
         rows.append(dict(zip(by, key, strict=True)) | counts)
     summary = pd.DataFrame(rows)
     bounds = np.empty((len(rows), 3))
-    for groups in alike.values():  # groups with the same weights share their draws, and so are drawn once
-        places, (weights, *_), columns = zip(*groups, strict=True)
-        values = np.stack(columns, 1)
-        interval = bootstrap_mean(values, weights=weights, generator=np.random.default_rng(0), name=value)
-        bounds[list(places)] = np.stack([interval.mean, interval.low, interval.high], 1)
-    intervals = pd.DataFrame(bounds, columns=["mean", "low", "high"])
-    last = ["n", "seeds", *(["seed_sd"] if "seed" in table else [])]
-    return pd.concat([summary[list(by)], intervals, summary[last]], axis=1)
+    for groups in alike.values():  # groups with the same weights and sets share their draws, and so are drawn once
+        places, (weights, *_), (sets, *_), columns = zip(*groups, strict=True)
+        values, generator = np.stack(columns, 1), np.random.default_rng(0)
+        found = (
+            weighted_over_sets(values, weights, sets, generator=generator)
+            if sets.max()
+            else bootstrap_mean(values, weights=weights, generator=generator, name=value)[:3]
+        )
+        bounds[list(places)] = np.stack(found, 1)
+    numbers = pd.DataFrame(bounds, columns=["mean", "low", "high"])
+    last = ["n", "sets", "seeds", *(["seed_sd"] if "seed" in table else [])]
+    return _shares_have_width(pd.concat([summary[list(by)], numbers, summary[last]], axis=1))
+
+
+def _shares_have_width(summary: pd.DataFrame) -> pd.DataFrame:
+    """Intervals of shares within 0 and 1, and of some width where all rows are alike."""
+    metric = summary["metric"] if "metric" in summary else pd.Series("", summary.index)
+    share = metric.isin(_SHARES) | metric.str.startswith("recall")
+    bounds = ["low", "high"]
+    summary.loc[share, bounds] = summary.loc[share, bounds].clip(0, 1)
+    for row in summary.index[share & summary["mean"].round(9).isin([0.0, 1.0])]:
+        summary.loc[row, bounds] = wilson(summary.loc[row, "mean"], int(summary.loc[row, "n"]))
+    return summary
 
 
 def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -55,8 +93,9 @@ def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
 
 
 def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each of several columns: model, task, shots, seed, `place`, metric and value, where there is one."""
-    rows = table.melt(["model", "task", "shots", "seed", *place], list(metrics), var_name="metric")
+    """A row for each of several columns: about its prompt, `place`, metric and value, where there is one."""
+    about = [name for name in ("model", "task", "shots", "seed", DEMONSTRATION_SET) if name in table]
+    rows = table.melt([*about, *place], list(metrics), var_name="metric")
     return rows[rows["value"].notna()]
 
 

@@ -40,7 +40,7 @@ def test_each_change_is_what_it_says() -> None:
     model, prompts = tiny.model("gpt2"), films()
     table = anchor_kinds(model, prompts).table
     predicted = {place: rows["predicted"].tolist() for place, rows in table.groupby(["change", "kind"])}
-    assert len(predicted) == len(STUDY.conditions(model)) == 19
+    assert len(predicted) == len(STUDY.conditions(model)) == 22
     layers, first = range(model.cfg.n_layers), prompts[0]
     patches = [IsolateLabels(layers, span="label"), IsolateTemplate(layers, which="separators")]
     assert predicted["isolated", "label words, separators"] == run(model, prompts, patches=patches).predicted.tolist()

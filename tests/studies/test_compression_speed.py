@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import hooked
-from mechicl.results import Cells
+from mechicl.results import Cells, Result
 from mechicl.studies import compression_speed
 from mechicl.studies.label_words.compression_speed import (
     ANCHORS,
@@ -114,3 +115,39 @@ def test_the_papers_scheme_and_numbers(result: Any) -> None:
 def test_refusals_say_what_to_do() -> None:
     with pytest.raises(InputError, match="repeats is 0; give a whole number from 1 on"):
         CompressionSpeed(repeats=0)
+
+
+def planted(faster: float, right: float, rival: float = 1.0) -> pd.DataFrame:
+    """Six sets of eight queries, in which re-weighted anchors are so many times as fast and so often right."""
+    generator, n = np.random.default_rng(0), 48
+    seconds = {FULL: 1.0, PREFIX: 1 / rival, ANCHORS: 1 / faster, PREFIX_REWEIGHTED: 1 / rival,
+               ANCHORS_REWEIGHTED: 1 / faster}  # fmt: skip
+    shares = dict.fromkeys(seconds, 0.5) | {ANCHORS_REWEIGHTED: right}
+    return pd.concat([
+        pd.DataFrame({
+            "model": "m", "task": "t", "seed": np.arange(n) // 8, "shots": 1, "demonstration_set": 0,
+            "prompt": np.arange(n) % 8, "arm": arm, "seconds": of_arm * generator.lognormal(0, 0.05, n), "gold": 1,
+            "predicted": (np.arange(n) % 8 < 8 * shares[arm]).astype(int),
+        })
+        for arm, of_arm in seconds.items()
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(("faster", "right", "rival", "outcomes"), [
+    (2.0, 0.75, 1.0, ("supported", "supported", "supported")),
+    (2.0, 0.75, 2.0, ("supported", "contradicted", "supported")),  # the exact cache is as fast
+    (0.5, 0.75, 1.0, ("contradicted", "contradicted", "contradicted")),  # better, but slower
+    (2.0, 0.25, 1.0, ("supported", "supported", "contradicted")),  # faster, but worse
+])  # fmt: skip
+def test_speed_is_held_against_each_rival_and_both_corners_must_rise(
+    faster: float, right: float, rival: float, outcomes: tuple[str, ...]
+) -> None:
+    verdicts = Result(CompressionSpeed(), planted(faster, right, rival), {}).claims
+    assert tuple(one.outcome for one in verdicts) == outcomes
+    assert verdicts[0].effect == pytest.approx(faster - 1, rel=0.1)
+    assert verdicts[0].n == {"sets": 6, "prompts": 48}
+    assert f"{faster / rival:.1f}" in verdicts[2].note.split("re-weighted:")[1]
+
+
+def test_of_one_set_nothing_is_decided(result: Any) -> None:
+    assert {one.outcome for one in result.claims} == {"undecided"}

@@ -36,7 +36,7 @@ def rows_of(condition: Mapping[str, Any], right: np.ndarray, gold: np.ndarray) -
     return pd.DataFrame({
         "model": "m", "task": "t", "seed": index // PROMPTS, "shots": 1, **condition, "prompt": index % PROMPTS,
         "demonstration_set": 0, "gold": gold, "predicted": np.where(right, gold, 1 - gold),
-        "top_tokens": [list(range(10) if one else range(10, 20)) for one in right], "set": 0,
+        "top_tokens": [list(range(10) if one else range(10, 20)) for one in right], "set": 0, "context_tokens": 10,
     })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score
 
 from mechicl import reweighting
 from mechicl.engines.compression import on_anchors
+from mechicl.engines.reweighting import fit_reweighting
 from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.patches import ReweightAnchors
@@ -85,6 +86,36 @@ def test_all_methods_are_measured() -> None:
     assert mean["accuracy", "majority class"] == np.bincount(films().gold).max() / len(films())
     assert len(result.claims) == 4
     assert result.figure().data
+
+
+def test_queries_are_paired_by_what_they_ask() -> None:
+    """More shots may ask in another order, and lack a query; a gain is that on the same queries all the same."""
+    model, prompts = tiny.model("gpt2"), STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
+    more = prompts.companions["more_shots"]
+    other = replace(prompts, companions={**prompts.companions, "more_shots": more.select(range(len(more) - 2, -1, -1))})
+    straight, turned = (STUDY.measure(model, one, {"method": MORE_SHOTS}, batch_size=16) for one in (prompts, other))
+    both = turned.merge(straight, on="prompt")
+    assert len(both) == len(more) - 1
+    assert list(both["gold_x"]) == list(both["gold_y"])
+    assert list(both["label_logits_x"].map(np.argmax)) == list(both["label_logits_y"].map(np.argmax))
+
+
+def test_gains_are_paired_and_learning_is_kept() -> None:
+    model = tiny.model("gpt2")
+    result = STUDY.run(model, [STUDY.prompts(TASK, tiny.tokenizer(), seed=seed) for seed in (0, 1)])
+    gain = result.summary().query("metric == 'gain'").set_index("method")
+    right = (result.table["gold"] == result.table["predicted"]).groupby(result.table["method"]).mean()
+    for method in gain.index:
+        assert gain.loc[method, "mean"] == pytest.approx(right[REWEIGHTED] - right[method])
+    assert REWEIGHTED not in gain.index
+    verdict = next(one for one in result.claims if one.claim.id == "reweighting-biases")
+    assert gain.loc["label biases", ["mean", "low", "high"]].tolist() == [verdict.effect, verdict.low, verdict.high]
+    curves = STUDY.learning_curves(result.table)
+    assert set(curves["epoch"]) == {1, 2}
+    training = [STUDY.prompts(TASK, tiny.tokenizer(), seed=seed).companions["training"] for seed in (0, 1)]
+    fits = [fit_reweighting(model, one, lr=STUDY.lr, epochs=2, seed=one.seed) for one in training]
+    losses = curves.query(f"method == {REWEIGHTED!r} and metric == 'training_loss'")["mean"]
+    np.testing.assert_allclose(losses, np.mean([fit.by_epoch()[0] for fit in fits], axis=0), rtol=1e-4)
 
 
 def test_what_was_fitted_is_kept_and_applied_again(tmp_path: Path) -> None:

@@ -10,6 +10,10 @@ compared with the whole context:
 - *left out*: all are left but theirs, as Bai et al. ablate them.
 
 A kind that is an anchor hurts when isolated or left out, and suffices when kept alone.
+
+Position 0 is among the template's words where there is no BOS token. It is no anchor but a sink: attention goes there
+that has nowhere else to go. So it is also left out and kept by itself, and kept together with the label words. A BOS
+token stays with every kind.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import pandas as pd
 from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.compression import Kept, kept_positions, on_kept
-from mechicl.figures import GREEN, GREY, LABEL_COLOUR, ORANGE, PURPLE, SKY
+from mechicl.figures import GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY
 from mechicl.hooks import Patch, Run
 from mechicl.models import hooked
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
@@ -33,9 +37,9 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.study import Condition
-from mechicl.studies.summary import INTERVALS
+from mechicl.studies.summary import intervals
 
-RANDOM = "random text"
+RANDOM, SINK, _LABELS_AND_SINK = "random text", "position 0", "label words, position 0"
 _KINDS: dict[str, Kept | None] = {
     "label words": "label",
     "separators": "separators",
@@ -43,10 +47,15 @@ _KINDS: dict[str, Kept | None] = {
     "label words, separators": "label+separators",
     "label words, template": "label+template",
     RANDOM: None,
+    SINK: None,
+    _LABELS_AND_SINK: "label",
 }
 """Kinds of tokens: the kept set that they are."""
-_COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY), strict=True))
-_CHANGES = ("isolated", "kept alone", "left out")
+_COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY, INK, LABEL_COLOUR), strict=True))
+_NO_CHANGE = {("isolated", SINK), ("isolated", _LABELS_AND_SINK), ("left out", _LABELS_AND_SINK)}
+"""Not measured: position 0 sees nothing before it anyway, and label words are left out without it already."""
+_CHANGES = ("kept alone", "left out", "isolated")
+"""In the order of the panels: the first has every kind, and so names the bars."""
 
 
 def _claim(kind: str, null: str) -> Claim:
@@ -83,7 +92,8 @@ class AnchorKinds(PredictionStudy):
     metrics = ("label_loyalty", "word_loyalty_5", "accuracy", "kind_tokens")
 
     def conditions(self, model: Any) -> list[Condition]:
-        changed = [{"change": change, "kind": kind} for change in _CHANGES for kind in _KINDS]
+        pairs = [(change, kind) for change in _CHANGES for kind in _KINDS if (change, kind) not in _NO_CHANGE]
+        changed = [{"change": change, "kind": kind} for change, kind in pairs]
         return [{"change": "nothing", "kind": ""}, *changed]
 
     def passes(self, n_layers: int) -> float:
@@ -125,9 +135,11 @@ class AnchorKinds(PredictionStudy):
     def positions(self, prompt: Prompt, kind: str) -> tuple[int, ...]:
         """The tokens of a kind in a prompt's demonstrations."""
         kept = _KINDS[kind]
-        if kept is None:
+        if kind == RANDOM:
             return tuple(sorted(self._random([0]).rows(prompt, 0)))
-        return tuple(p for p in kept_positions(prompt, kept) if p >= prompt.demonstrations[0].span[0])
+        sink = (0,) if kind in (SINK, _LABELS_AND_SINK) else ()
+        positions = () if kept is None else kept_positions(prompt, kept)
+        return (*sink, *(p for p in positions if p >= prompt.demonstrations[0].span[0]))
 
     def _random(self, layers: Sequence[int]) -> IsolateRandom:
         return IsolateRandom(layers, seed=self.random_seed, pool="demo_text", resample="per_seed")
@@ -146,10 +158,10 @@ class AnchorKinds(PredictionStudy):
         """Bars of label loyalty for each change, with word loyalty as marks."""
         summary = result.summary()
         tokens = where(summary, metric="kind_tokens").groupby("kind")["mean"].mean()
-        kinds = list(_KINDS)[::-1]
-        names = [f"{kind} ({tokens[kind]:.0f})" for kind in kinds]
         panels = []
         for change in _CHANGES:
+            kinds = [kind for kind in reversed(_KINDS) if (change, kind) not in _NO_CHANGE]
+            names = [f"{kind} ({tokens[kind]:.0f})" for kind in kinds]
             label, words = (
                 where(summary, change=change, metric=metric).groupby("kind")[["mean", "low", "high"]].mean().loc[kinds]
                 for metric in ("label_loyalty", "word_loyalty_5")
@@ -158,7 +170,7 @@ class AnchorKinds(PredictionStudy):
             label_bars = bars(label, names, [_COLOURS[kind] for kind in kinds], hovertemplate=hover)
             word_marks = marks(names, words["mean"], "line-ns-open", TITLES["word_loyalty_5"])
             panels.append(Panel(change, [label_bars, word_marks], {"range": [0, 1.02]}))
-        note = f"in brackets how many of {tokens['']:.0f} context tokens; mean of tasks; {INTERVALS}"
+        note = f"in brackets how many of {tokens['']:.0f} context tokens; mean of tasks; {intervals(summary)}"
         return Drawing(
-            summary, panels, x_title="label loyalty", note=note, common=True, height=36 * len(kinds), hover="closest",
+            summary, panels, x_title="label loyalty", note=note, common=True, height=36 * len(_KINDS), hover="closest",
         )  # fmt: skip

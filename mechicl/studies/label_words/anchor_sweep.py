@@ -5,6 +5,9 @@ of layers, on its own; and not only label words, but as many tokens of other kin
 each label word (":" in the paper's templates), the one right behind it (the line break), and a random token of each
 demonstration's text. Where a kind of token gathers what the prediction needs, isolating it there changes the
 prediction. Loyalty is agreement with the clean run, as in section 2.2.
+
+Position 0 is no anchor but a sink: attention goes there that has nowhere else to go. An isolated token loses it like
+every other key, whatever its kind. So the claim compares label words with random text, which loses it, too.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.study import Condition
-from mechicl.studies.summary import BAND
+from mechicl.studies.summary import bands
 
 _COLOURS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the label": SKY, "random text": GREY}
 """Kinds of tokens."""
@@ -119,9 +122,10 @@ class AnchorSweep(PredictionStudy):
             )
             for width in self.windows for metric in self.metrics
         ]  # fmt: skip
+        note = f"mean of tasks; isolated tokens lose position 0, too; {bands(result.summary())}"
         return Drawing(
-            means, panels, x_title="first isolated layer", y_title="agreement with the clean run",
-            note=f"mean of tasks; {BAND}", common=True, y_axis={"range": [0, 1.02]},
+            means, panels, x_title="first isolated layer", y_title="agreement with the clean run", note=note,
+            common=True, y_axis={"range": [0, 1.02]},
         )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
 from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_2
 from mechicl.studies.study import Condition
-from mechicl.studies.summary import INTERVALS
+from mechicl.studies.summary import intervals
 
 _PAPER_SET: Kept = "label+template"
 _CLAIM = Claim(
@@ -153,7 +153,13 @@ class Compression(PredictionStudy):
         loyalty = {name: by_prompt(one, "label_loyalty", "method").iloc[:, 0] for name, one in controls.items()}
         best = max(loyalty, key=lambda name: loyalty[name].mean())
         of_anchors = by_prompt(anchors, "label_loyalty", "method").iloc[:, 0]
-        return paired(claim, of_anchors, loyalty[best], f"The best control is {best}.")
+        kept, whole = (where(rows, method=one)["context_tokens"].mean() for one in ("text anchor", "full context"))
+        note = (
+            f"The best control is {best}; controls: {', '.join(f'{k} {v.mean():.2f}' for k, v in loyalty.items())}. The"
+            f" rival is the exact cache of the whole context, which keeps every prediction with {whole:.0f} tokens"
+            f" instead of {kept:.0f}."
+        )
+        return paired(claim, of_anchors, loyalty[best], note)
 
     def drawing(self, result: Result) -> Drawing:
         """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class with accuracy."""
@@ -169,7 +175,7 @@ class Compression(PredictionStudy):
                 items += _accuracy_context(summary, means[::-1].index, names)
             panels.append(Panel(TITLES[metric], items, {"range": [0, 1.04]}))
         return Drawing(
-            summary, panels, x_title="share of prompts", note=f"mean of tasks, {INTERVALS}", common=True,
+            summary, panels, x_title="share of prompts", note=f"mean of tasks, {intervals(summary)}", common=True,
             height=34 * len(rows), hover="closest",
         )  # fmt: skip
 

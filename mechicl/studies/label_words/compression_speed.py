@@ -6,6 +6,10 @@ is exact, and saves the demonstrations just as well. So there are four arms here
 cached, its anchors alone cached, and the anchors' tokens read as text. Two more join compression with re-weighting,
 which the paper could not: with accuracy beside the time, they show whether both rise at once.
 
+Times follow from sizes and from the machine, not from what a model has learned: untrained weights are as fast. So the
+claims about speed alone say what compression saves, against the whole prompt and against its rival, the exact cache;
+the claim about speed and accuracy holds where both rise, and is decided by the weaker of the two.
+
 `protocol="paper"` times a loop over the queries as a whole, without warm-up, of the paper's two arms.
 `"corrected"` reads a few queries first, waits for the device before and after every pass, takes the arms in turn for
 each query so that all see the same machine, and reports the median over queries with the quartiles. Both read one query
@@ -27,6 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, without_the_rest
 from mechicl.engines.context import read_context
@@ -34,19 +39,42 @@ from mechicl.engines.prefix import shared_demonstrations
 from mechicl.engines.reweighting import Variant, fit_together
 from mechicl.engines.timing import Ready, in_turn, timed, whole_loop
 from mechicl.figures import BLUE, GREY, ORANGE, SKY
+from mechicl.metrics.resampling import SetInterval, mean_over_sets
 from mechicl.models import blockwise, hooked
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, is_right
+from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, by_prompt, is_right
 from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_3
+from mechicl.studies.parts import set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import spread
+from mechicl.studies.summary import mean_with_interval, spread
 from mechicl.tasks import Task
 
 FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
 PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
 ARMS = (FULL, TEXT, PREFIX, ANCHORS, PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED)
+_LEAST_FASTER, _LEAST_BETTER = 0.1, 0.05
+"""The smallest gains that matter: in speed that of the paper's slowest task, in accuracy that of re-weighting."""
+
+
+def _claim(id: str, sentence: str, null: str, published: str = "") -> Claim:
+    source, unit = "Label Words are Anchors, section 3.2, Table 3", "times as fast"
+    return Claim(id, sentence, source, "speed of a query on the cached anchors", unit, null, _LEAST_FASTER, published)
+
+
+_OF_SPEED = {
+    _claim("compression-speed", "Queries on the cached anchors are faster than whole prompts.", "the whole prompt",
+           "1.1 to 2.9 times as fast"): FULL,
+    _claim("compression-speed-prefix", "Queries on the cached anchors are faster than on an exact cache of the whole "
+           "context.", "the exact cache of the whole context"): PREFIX,
+}  # fmt: skip
+"""Each claim about speed, and the arm that it compares the cached anchors with."""
+_OF_BOTH = Claim(
+    "compression-speed-accuracy", "Re-weighted anchors alone are faster and more accurate than the whole prompt.",
+    "beyond Label Words are Anchors, section 3", "gain in speed or in accuracy, whichever matters less",
+    f"times the smallest that matters (speed {_LEAST_FASTER:.0%}, accuracy {_LEAST_BETTER:.0%})", "the whole prompt", 1,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,6 +98,7 @@ class CompressionSpeed(Study):
         "Queries on the hidden states of label words and template are 1.1 to 2.9 times as fast as whole prompts, the "
         "more so the longer the demonstrations."
     )
+    claims = (*_OF_SPEED, _OF_BOTH)
     batch_size = None
     shared_options = {"demonstrations": None}
 
@@ -134,15 +163,49 @@ class CompressionSpeed(Study):
                 "cache_bytes": 0 if cache is None else cache.n_bytes, "caching_seconds": caching,
             })  # fmt: skip
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        """Paired by query; speeds are compared by their ratio."""
+        rows = table.assign(speed=-np.log(table["seconds"]), right=is_right(table))
+        speed, arm = by_prompt(rows, "speed", "arm"), ANCHORS_REWEIGHTED if claim == _OF_BOTH else ANCHORS
+        rival = _OF_SPEED.get(claim, FULL)
+        if not {arm, rival} <= set(speed):
+            why = "Protocol paper does not measure it, nor do prompts without training items (per_class)."
+            return Evidence(np.array([]), None, np.array([]), undecided=why)
+        faster = _over_sets(speed[arm] - speed[rival])
+        if claim != _OF_BOTH:
+            mean, low, high = map(float, np.expm1(faster[:3]))
+            ratios, times = (
+                np.exp((speed[arm] - speed[rival]).to_numpy()),
+                faster._replace(mean=mean, low=low, high=high),
+            )
+            return Evidence(ratios, 1.0, set_names(speed.index), interval=times, note=_SIZES)
+        right = by_prompt(rows, "right", "arm")
+        if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
+            why = "The whole prompt is answered rightly, or nobody knows the answers: accuracy has no room to rise."
+            return Evidence(np.array([]), None, np.array([]), undecided=why)
+        better = _over_sets(right[arm] - right[FULL])
+        in_speed, in_accuracy = np.array(faster[:3]) / np.log1p(_LEAST_FASTER), np.array(better[:3]) / _LEAST_BETTER
+        mean, low, high = map(float, np.minimum(in_speed, in_accuracy))
+        both = better._replace(mean=mean, low=low, high=high)
+        values = (right[arm] - right[FULL]).to_numpy()
+        note = f"{np.exp(faster.mean):.2f} times as fast, accuracy {better.mean:+.1%} {_bounds(better)}."
+        if PREFIX_REWEIGHTED in speed:  # the rival has both as well
+            exact, of_exact = (by[arm] - by[PREFIX_REWEIGHTED] for by in (speed, right))
+            note += (
+                f" Against the exact cache of the whole context, re-weighted: {np.exp(exact.mean()):.2f} times as fast,"
+                f" accuracy {of_exact.mean():+.1%} {_bounds(_over_sets(of_exact))}."
+            )
+        return Evidence(values, 0.0, set_names(right.index), interval=both, note=note)
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the
         seeds' own.
 
         Of ms_per_query and times_as_fast (as everything recomputed, the same query) `mean` is the median over queries,
         `low` and `high` are the quartiles; under the paper's protocol the ratio of mean times, without quartiles. The
-        other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that reads the context),
-        accuracy, macro_f1, of everything recomputed majority_rate, and label_loyalty (the same answer as everything
-        recomputed).
+        other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that reads the context); and
+        with intervals, as in every summary, accuracy, macro_f1, of everything recomputed majority_rate, and
+        label_loyalty (the same answer as everything recomputed).
         """
         full = where(table, arm=FULL)[[*PROMPT, "seconds", "predicted"]]
         rows = table.merge(full, on=PROMPT, suffixes=("", "_full"))
@@ -163,7 +226,12 @@ class CompressionSpeed(Study):
                     of_seeds = [self._numbers(part, metric)["mean"] for _, part in group.groupby("seed", dropna=False)]
                     numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(of_seeds)}
                     means.append(dict(zip(by, key, strict=True)) | {"metric": metric} | numbers)
-        return pd.concat([pd.DataFrame(means), accuracy_context(rows, by, rows["arm"] == FULL)], ignore_index=True)
+        shares = [
+            mean_with_interval(rows[rows[metric].notna()].assign(metric=metric), metric, [*by, "metric"])
+            for metric in ("accuracy", "label_loyalty") if rows[metric].notna().any()
+        ]  # fmt: skip
+        context = accuracy_context(rows, by, rows["arm"] == FULL)
+        return pd.concat([pd.DataFrame(means), *shares, context], ignore_index=True)
 
     def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
         if metric in _TIMES and self.protocol == "corrected":
@@ -205,22 +273,18 @@ class CompressionSpeed(Study):
 
     def finding(self, result: Result) -> str:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
-        fast, flops, kib = mean["times_as_fast"], mean["gflops"], mean["cache_kib"]
-        anchors = (
-            f"On the cached anchors a query is {fast[ANCHORS]:.1f} times as fast as with everything recomputed, with "
-            f"{flops[ANCHORS] / flops[FULL]:.0%} of the operations."
-        )
-        if PREFIX not in fast:
-            return anchors
+        flops, kib = mean["gflops"], mean["cache_kib"]
+        size = f", in a cache of {kib[ANCHORS] / kib[PREFIX]:.0%} of the exact one's size" if PREFIX in kib else ""
         return (
-            f"{anchors} On a cache of the whole context, which is exact, it is {fast[PREFIX]:.1f} times as fast; the "
-            f"anchors' cache has {kib[ANCHORS] / kib[PREFIX]:.0%} of its size."
+            f"{result.claims.in_words()} A query on the cached anchors takes {flops[ANCHORS] / flops[FULL]:.0%} of the "
+            f"operations of a whole prompt{size}."
         )
 
 
 _TIMES = {"ms_per_query": "ms per query", "times_as_fast": "times as fast as full recompute"}
 _TITLES = _TIMES | {"gflops": "GFLOP per query", "cache_kib": "cache, KiB", "accuracy": "accuracy"}
-_METRICS = (*_TITLES, "tokens", "cached_tokens", "caching_ms", "label_loyalty")
+_METRICS = (*_TIMES, "gflops", "cache_kib", "tokens", "cached_tokens", "caching_ms")
+_SIZES = "Times are of one machine, and follow from sizes, not from what the model has learned."
 _COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGHTED: SKY, ANCHORS_REWEIGHTED: BLUE}
 
 
@@ -231,3 +295,12 @@ def _words(prompt: Prompt, positions: Sequence[int]) -> int:
         start, end = prompt.offsets[position] if prompt.offsets else (0, 0)
         text += ("" if position == before + 1 else " ") + prompt.string[start:end]
     return len(text.split())
+
+
+def _over_sets(gain: pd.Series[float]) -> SetInterval:
+    """Mean gain over demonstration sets, of a column of `by_prompt`."""
+    return mean_over_sets(gain.to_numpy(), set_names(gain.index), generator=np.random.default_rng(0))
+
+
+def _bounds(of: SetInterval) -> str:
+    return "(no interval)" if np.isnan(of.low) else f"[{of.low:+.1%}, {of.high:+.1%}]"

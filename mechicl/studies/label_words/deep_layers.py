@@ -24,6 +24,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 from mechicl.claims import Claim, Evidence
@@ -39,7 +40,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.parts import DEMONSTRATION_SET
 from mechicl.studies.study import Condition, Protocol, Study
-from mechicl.studies.summary import BAND, by_task
+from mechicl.studies.summary import bands, by_task
 
 AVERAGE = "average of tasks"
 _TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
@@ -122,10 +123,11 @@ class DeepLayers(Study):
 
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
 
-        Intervals are over prompts: those of R hold the R of resampled curves; where the interval of its denominator
-        holds 0, R is undetermined and they are NaN. `seeds` counts the seeds that have an AUCROC, `seed_sd` is the
-        standard deviation of their own. With several tasks, "average of tasks" is the mean of their curves, and has no
-        seed_sd.
+        Intervals are over seeds, each of which draws other demonstrations, then prompts; of a single seed over its
+        prompts. Those of R hold the R of resampled curves; where the interval of its denominator holds 0, R is
+        undetermined and they are NaN. `smallest_class` counts the prompts of the rarest target in any seed, `sets` and
+        `seeds` the seeds that have an AUCROC; `seed_sd` is the standard deviation of their own. With several tasks,
+        "average of tasks" is the mean of their curves, and has no seed_sd.
         """
         tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):
@@ -149,10 +151,11 @@ class DeepLayers(Study):
         for _, attention, target in _scores(table, _TARGETS[metric], self.protocol):
             auroc = auroc_by_layer(attention, target, protocol=self.protocol)
             draws = bootstrap_auroc(attention, target, generator=np.random.default_rng(0), protocol=self.protocol)
-            curves.append(_Curve(auroc.values, draws, auroc.n, 1))
+            curves.append(_Curve(auroc.values, draws, auroc.n, 1, int(np.unique(target, return_counts=True)[1].min())))
         if not curves:
             return None
-        return replace(_Curve.mean(curves, len(curves)), of_seeds=torch.stack([curve.values for curve in curves]))
+        of_seeds, draws = (torch.stack([getattr(one, name) for one in curves]) for name in ("values", "draws"))
+        return replace(_Curve.mean(curves, len(curves)), of_seeds=of_seeds, draws=_over_seeds(draws))
 
     def drawing(self, result: Result) -> Drawing:
         """Of each task the AUROC of every layer and, where its denominator is above 0, R."""
@@ -175,7 +178,7 @@ class DeepLayers(Study):
             else:
                 undetermined.append(title)
         score = "attention" if self.weight == "attention" else "attention times norm of value"
-        note = f"score: {score}; {BAND}"
+        note = f"score: {score}; smallest class: at least {summary['smallest_class'].min()} prompts; {bands(summary)}"
         if undetermined:
             note += f"; R undetermined ({'; '.join(undetermined)}): the layers together may be at chance"
         return Drawing(summary, panels, note=note)
@@ -214,6 +217,8 @@ class _Curve:
     draws: Tensor
     n: int
     seeds: int
+    smallest_class: int
+    """Prompts of the rarest class in any seed: what an AUROC stands on."""
     of_seeds: Tensor = torch.empty(0)  # noqa: RUF009  # nobody writes to it
     """Of a task the curves of its seeds, [seed layer]."""
 
@@ -221,7 +226,7 @@ class _Curve:
     def mean(cls, curves: Sequence[_Curve], seeds: int) -> _Curve:
         values = torch.stack([curve.values for curve in curves]).mean(0)
         draws = torch.stack([curve.draws for curve in curves]).mean(0)  # NaN where one has none: left out of quantiles
-        return cls(values, draws, sum(curve.n for curve in curves), seeds)
+        return cls(values, draws, sum(curve.n for curve in curves), seeds, min(one.smallest_class for one in curves))
 
     def tables(self, metric: str, labels: Mapping[str, Any]) -> Iterator[pd.DataFrame]:
         """Rows by layer: of AUCROC, of R, and of R without layers below one half."""
@@ -230,14 +235,25 @@ class _Curve:
         undetermined = (self.draws - 0.5).sum(1).nanquantile(_BOUNDS[0]) <= 0
         for name, measure in ((metric, Tensor.double), (share, cumulative_contribution), (f"{share}_clipped", clipped)):
             low, high = measure(self.draws).nanquantile(_BOUNDS, 0)
+            if name == metric and self.seeds > 1:  # as wide as Student's t makes so few seeds
+                wider = stats.t.ppf(0.975, self.seeds - 1) / stats.norm.ppf(0.975) * (1 - 1 / self.seeds) ** -0.5
+                low, high = ((self.values + wider * (one - self.values)).clamp(0, 1) for one in (low, high))
             if undetermined and name != metric:
                 low = high = torch.full_like(low, torch.nan)
             spread = measure(self.of_seeds).std(0) if len(self.of_seeds) > 1 else torch.full_like(low, torch.nan)
             columns = {"mean": measure(self.values), "low": low, "high": high}
             yield pd.DataFrame(
                 {**labels, "metric": name, "layer": range(len(low)), **{k: v.numpy() for k, v in columns.items()},
-                 "n": self.n, "seeds": self.seeds, "seed_sd": spread.numpy()}
+                 "n": self.n, "sets": self.seeds, "seeds": self.seeds, "seed_sd": spread.numpy(),
+                 "smallest_class": self.smallest_class}
             )  # fmt: skip
+
+
+def _over_seeds(draws: Float[Tensor, "seed draw layer"]) -> Float[Tensor, "draw layer"]:
+    """Mean curves of resampled seeds, each with resampled prompts."""
+    n, count, _ = draws.shape
+    chosen = torch.tensor(np.random.default_rng(0).integers(n, size=(n, count)))
+    return draws[chosen, torch.arange(count)].nanmean(0)
 
 
 def attention_and_target(table: pd.DataFrame, target: str) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, by_metric, by_task, mean_with_interval
+from mechicl.studies.summary import bands, by_metric, by_task, mean_with_interval
 
 _SOURCE = "Label Words are Anchors, section 2.1, Fig. 3"
 _GIVEN, _UNTRAINED = "as given", "untrained"
@@ -153,7 +153,7 @@ class InformationFlow(Study):
         table = _given(table)
         total = table[list(FLOWS)].sum(axis=1)
         shares = table.assign(total=total, **{m: table[m] / total for m in FLOWS})[total > 0]
-        long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(FLOWS), var_name="metric")
+        long = by_metric(shares, FLOWS, ("layer", "total"))
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
@@ -179,7 +179,7 @@ class InformationFlow(Study):
             enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
         return Drawing(
-            pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=BAND,
+            pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=bands(summary),
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

@@ -35,7 +35,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, bars, marks, w
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition
-from mechicl.studies.summary import BAND, INTERVALS, by_metric, mean_over_tasks
+from mechicl.studies.summary import bands, by_metric, intervals, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 _STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
@@ -161,10 +161,10 @@ class Isolation(PredictionStudy):
         floors, agreement = {"label_loyalty": self.floor(result.table)}, "agreement with the clean run"
         if len(self.n_layers) == 1:
             panels = [self._bars(metric, means, floors.get(metric)) for metric in self.metrics]
-            return Drawing(means, panels, x="", x_title=agreement, note=INTERVALS, common=True, hover="closest")
+            return Drawing(means, panels, x="", x_title=agreement, note=intervals(means), common=True, hover="closest")
         panels = [self._curves(metric, floors.get(metric)) for metric in self.metrics]
         return Drawing(
-            means, panels, x="n_layers", x_title="isolated layers", y_title=agreement, note=BAND, common=True
+            means, panels, x="n_layers", x_title="isolated layers", y_title=agreement, note=bands(means), common=True
         )
 
     def _curves(self, metric: str, floor: float | None) -> Panel:

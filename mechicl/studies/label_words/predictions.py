@@ -18,10 +18,11 @@ from mechicl.claims import Claim, Evidence
 from mechicl.engines.prefix import run_shared
 from mechicl.hooks import Patch, Run
 from mechicl.metrics import jaccard
+from mechicl.metrics.resampling import over_few_sets
 from mechicl.models import hooked
 from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
-from mechicl.studies.parts import DEMONSTRATION_SET
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import by_metric, mean_with_interval, spread
 
@@ -90,6 +91,9 @@ class PredictionStudy(Study):
         rows = self.loyalty(table)
         long = by_metric(rows, self.metrics, self.axes)
         means = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *self.axes])
+        means.loc[self.is_clean(means) & means["metric"].str.contains("loyalty"), ["low", "high"]] = (
+            1.0  # by definition
+        )
         if "accuracy" not in self.metrics:
             return means
         context = accuracy_context(rows, ["model", "task", "shots", *self.axes], self.is_clean(rows))
@@ -108,7 +112,7 @@ def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None
     if null is not None:
         both = pd.concat([values, null], axis=1).dropna()
         values, null = both.iloc[:, 0], both.iloc[:, 1]
-    sets = values.reset_index().groupby(["seed", DEMONSTRATION_SET]).ngroup().to_numpy()
+    sets = set_names(values.index)
     undecided = ""
     if null is not None and 1 - null.mean() < claim.least:
         undecided = f"With {claim.null} the {claim.quantity} is {null.mean():.2f}, which leaves no room for an effect."
@@ -116,14 +120,19 @@ def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over seeds of macro-F1, with an interval over resampled prompts; rows of one seed may be of several sets."""
+    """Mean over seeds of macro-F1, with an interval over seeds, or of a single seed over resampled prompts.
+
+    Rows of one seed may be of several random sets.
+    """
     rows = []
     for key, group in table.groupby(by, sort=False):
         seeds = [part for _, part in group.groupby("seed", sort=False, dropna=False)]
         values = np.stack([_of_sets(part, index) for index, part in enumerate(seeds)])
-        low, high = np.quantile(values[:, 1:].mean(0), [0.025, 0.975])
-        numbers = {"mean": values[:, 0].mean(), "low": low, "high": high, "n": len(group), "seeds": len(seeds),
-                   "seed_sd": spread(values[:, 0])}  # fmt: skip
+        bounds = np.quantile(values[:, 1:].mean(0), [0.025, 0.975])
+        if len(seeds) > 1:
+            bounds = np.clip(over_few_sets(values[:, :1], values[:, 1:].std(1, keepdims=True)), 0, 1)[:, 0]
+        numbers = {"mean": values[:, 0].mean(), "low": bounds[0], "high": bounds[1], "n": len(group),
+                   "sets": len(seeds), "seeds": len(seeds), "seed_sd": spread(values[:, 0])}  # fmt: skip
         rows.append(dict(zip(by, key, strict=True)) | numbers | {"metric": "macro_f1"})
     return pd.DataFrame(rows)
 
@@ -140,10 +149,10 @@ def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool])
     """
     known = table["gold"] >= 0
     commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
-    majority = table.assign(value=(table["gold"] == commonest).astype(float))[known & clean]
+    of_all = table.assign(value=(table["gold"] == commonest).astype(float), metric="majority_rate")
     if not known.any():
         return pd.DataFrame()
-    rates = mean_with_interval(majority, "value", by).assign(metric="majority_rate")
+    rates = mean_with_interval(of_all[known & clean], "value", [*by, "metric"])
     return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
 
 

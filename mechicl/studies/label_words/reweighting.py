@@ -8,8 +8,8 @@ texts are long). Where they do not fit, all seeds of a task have as many as fit 
 `protocol="paper"` measures these three. `"corrected"` adds controls that show whether the gain is about anchors: fitted
 biases of the labels' logits, contextual calibration (Zhao et al. 2021), the majority class, beta shared over heads,
 layers or both, beta on random text tokens, and beta before the softmax; AG News has as many more shots as fit, like
-every task. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1 and the
-recall of every class.
+every task. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1, the recall
+of every class, the gain over every other method on the same queries, and how each beta learned, epoch by epoch.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.compression import anchors_of, on_anchors
 from mechicl.engines.prefix import run_shared
-from mechicl.engines.reweighting import Shared, Variant, fit_together
+from mechicl.engines.reweighting import Fit, Shared, Variant, fit_together
 from mechicl.errors import InputError
-from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, SKY
+from mechicl.figures import GREY, LABEL_COLOUR, ORANGE, SKY, curve_traces
+from mechicl.metrics.resampling import mean_over_sets
 from mechicl.patches.reweight import ReweightAnchors
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words import controls, tables
 from mechicl.studies.label_words.controls import MORE_SHOTS, at_random_positions
-from mechicl.studies.label_words.predictions import by_prompt, is_right, macro_f1_rows, paired
+from mechicl.studies.label_words.predictions import PROMPT, by_prompt, is_right, macro_f1_rows, paired
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import INTERVALS, by_task, mean_with_interval
+from mechicl.studies.summary import by_task, intervals, mean_with_interval
 from mechicl.tasks import Task
 
 VANILLA, REWEIGHTED = "vanilla", "re-weighted"
@@ -87,7 +89,8 @@ _CLAIMS = {
 class Reweighting(Study):
     """A row per prompt and method, with re-weighted anchors or without: the prediction.
 
-    Gold and predicted class, and the scores of the label words.
+    Gold and predicted class, and the scores of the label words. In the first row of a method that learns a beta also
+    the beta, and loss and accuracy on the training prompts by epoch.
     """
 
     lr: Annotated[float, Switch("Learning rate of Adam.", above=0)] = 0.01
@@ -155,7 +158,8 @@ class Reweighting(Study):
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
         methods = [condition["method"] for condition in conditions]
-        patches = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
+        fits = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
+        places = {prompt.ids.query: place for place, prompt in enumerate(prompts)}
         sets = {**prompts.companions, "": prompts, "more_shots": controls.asking_the_same(prompts)}
 
         @cache
@@ -163,17 +167,22 @@ class Reweighting(Study):
             return run_shared(model, sets[name], batch_size=batch_size).label_logits
 
         for method in methods:
-            queries, patch = sets["more_shots" if method == MORE_SHOTS else ""], patches.get(method)
+            queries, fit = sets["more_shots" if method == MORE_SHOTS else ""], fits.get(method)
+            patch = None if fit is None else fit.patch
             n, logits = len(queries), torch.zeros(0, len(prompts.label_ids))
             if n and (patch is not None or method == COMPRESSED):
                 logits = self._changed(model, queries, method, patch, batch_size)
             elif n:
                 logits = controls.without_beta(method, sets, clean)
+            same = [places[query.ids.query] for query in queries] if method == MORE_SHOTS else range(n)
+            facts = [None] * 3 if fit is None else [fit.patch.to_json(), *fit.by_epoch()]
+            first = {name: pd.Series([fact, *[None] * n][:n], dtype=object)
+                     for name, fact in zip(("fit", *_LEARNING), facts, strict=True)}  # fmt: skip
             yield pd.DataFrame({
-                "prompt": np.arange(n), "gold": queries.gold.numpy(),
+                "prompt": np.array(same, dtype=int), "gold": queries.gold.numpy(),
                 "gold_name": [queries.class_names[c] for c in queries.gold], "predicted": logits.argmax(-1).numpy(),
                 "label_logits": logits.double().tolist(), "per_class": str(queries.shots),
-                "fit": pd.Series([patch and patch.to_json(), *[None] * n][:n], dtype=object),
+                **first,
             })  # fmt: skip
 
     def _changed(
@@ -187,7 +196,7 @@ class Reweighting(Study):
             prompts = at_random_positions(prompts, self.random_seed)
         return run_shared(model, prompts, patches=patches, batch_size=batch_size).label_logits
 
-    def _fits(self, model: Any, training: PromptSet, methods: Sequence[str]) -> dict[str, ReweightAnchors]:
+    def _fits(self, model: Any, training: PromptSet, methods: Sequence[str]) -> dict[str, Fit]:
         """Beta as each method learns it, all in lockstep."""
         variants = [
             Variant(
@@ -200,7 +209,7 @@ class Reweighting(Study):
         ]
         seed = 42 if training.seed is None else training.seed
         fits = fit_together(model, variants, lr=self.lr, epochs=self.epochs, seed=seed)
-        return {method: fit.patch for method, fit in zip(methods, fits, strict=True)}
+        return dict(zip(methods, fits, strict=True))
 
     def fitted(self, result: Result) -> dict[str, ReweightAnchors]:
         """The re-weightings that were fitted, by task, shots and seed; those of a compressed context are named so."""
@@ -217,7 +226,7 @@ class Reweighting(Study):
             patch.save(folder / self.name / "-".join(re.findall(r"[\w.]+", name)))
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Paired by prompt."""
+        """Paired by query, also where another context is before it."""
         right = by_prompt(table.assign(right=is_right(table)), "right", "method")
         method, baseline = _CLAIMS[claim]
         if method not in right:
@@ -230,35 +239,85 @@ class Reweighting(Study):
         return replace(evidence, undecided=f"{few}give it wrong labels (mislabelled), or a harder task.")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Accuracy, macro_f1, recall of each class.
+        """Accuracy, macro_f1, recall of each class, and gain: how much more accurate re-weighted anchors are.
 
-        Columns: model, task, shots, metric, method, per_class (demonstrations that it is shown), mean, low, high, n,
-        seeds.
+        The gain is that over each other method on the same queries. Columns: model, task, shots, metric, method,
+        per_class (demonstrations that it is shown), mean, low, high, n, sets, seeds.
         """
         rows = table.assign(value=is_right(table), metric="recall of " + table["gold_name"])
         by = ["model", "task", "shots", "method", "per_class"]
-        accuracy = mean_with_interval(rows, "value", by).assign(metric="accuracy")
-        recall = mean_with_interval(rows, "value", [*by, "metric"])
-        return pd.concat([accuracy, macro_f1_rows(table, by), recall], ignore_index=True)
+        accuracy, recall = (
+            mean_with_interval(one, "value", [*by, "metric"]) for one in (rows.assign(metric="accuracy"), rows)
+        )
+        return pd.concat([accuracy, macro_f1_rows(table, by), recall, _gains(rows, by)], ignore_index=True)
+
+    def learning_curves(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means over seeds of loss in nats and accuracy on the training prompts, in each epoch before its steps.
+
+        Columns: model, task, shots, method, metric (training_loss, training_accuracy), epoch, mean, low, high, n,
+        sets, seeds, seed_sd. Empty where the result was saved without them.
+        """
+        if "training_loss" not in table or table["training_loss"].isna().all():
+            return pd.DataFrame()
+        by = ["model", "task", "shots", "method", "metric", "epoch"]
+        rows = table[table["training_loss"].notna()].explode(list(_LEARNING))
+        rows = rows.assign(epoch=rows.groupby([*PROMPT, "method"], dropna=False).cumcount() + 1)
+        long = pd.concat([rows.assign(metric=name, value=rows[name].astype(float)) for name in _LEARNING])
+        curves = mean_with_interval(long, "value", by)
+        return curves.assign(low=curves["low"].clip(lower=0))
 
     def drawing(self, result: Result) -> Drawing:
-        """Bars of accuracy by method, with macro-F1 and the published accuracies as marks."""
-        summary = result.summary()
-        panels = [
-            Panel(title, _accuracies(where(summary, **task)), {"range": [0, 1.02]})
-            for title, task in by_task(summary).items()
-        ]
-        height = 30 * summary["method"].nunique()
+        """Of each task bars of accuracy by method, with macro-F1 and published accuracies; gains; learning curves."""
+        summary, learned, panels = result.summary(), self.learning_curves(result.table), []
+        for title, task in by_task(summary).items():
+            rows = where(summary, **task)
+            panels.append(Panel(title, _accuracies(rows), {"range": [0, 1.02], "title_text": "accuracy"}))
+            gains = _named(where(rows, metric="gain"))[::-1]
+            less = bars(gains, gains["name"], [_COLOURS.get(name, SKY) for name in gains["method"]])
+            panels.append(Panel("Re-weighted less each, same queries", [less], {"title_text": "gain in accuracy"}))
+            if len(learned):
+                panels.append(Panel("Learning", _learning(where(learned, **task)), {"title_text": "epoch"}, _LOSS))
         return Drawing(
-            summary, panels, x_title="accuracy", note=INTERVALS, common=True, height=height, hover="closest"
+            summary, panels, x_title="", note=intervals(summary), height=30 * summary["method"].nunique(),
+            widths=(4, 4, 3)[: 3 if len(learned) else 2], hover="closest",
         )  # fmt: skip
+
+
+_LEARNING = ("training_loss", "training_accuracy")
+_LOSS = {"title_text": "loss on training prompts, nats", "rangemode": "tozero"}
+_DRAWN = {REWEIGHTED: LABEL_COLOUR, _AT_RANDOM: SKY, REWEIGHTED_COMPRESSED: ORANGE}
+"""Methods whose learning is drawn; `learning_curves` has all."""
+
+
+def _learning(rows: pd.DataFrame) -> list[go.Scatter]:
+    """Training loss by epoch."""
+    curves = where(rows, metric="training_loss")
+    return [
+        trace
+        for method, colour in _DRAWN.items()
+        for trace in curve_traces(where(curves, method=method), x="epoch", name=method, colour=colour)
+    ]
+
+
+def _gains(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean difference in accuracy between re-weighted anchors and each other method, query by query."""
+    if DEMONSTRATION_SET not in rows:  # saved by 0.1
+        return pd.DataFrame()
+    place = [*PROMPT, DEMONSTRATION_SET]
+    others = rows[rows["method"] != REWEIGHTED]
+    both = others.merge(where(rows, method=REWEIGHTED)[[*place, "value"]], on=place, suffixes=("", "_own"))
+    gains = []
+    for key, group in both.groupby(by, sort=False):
+        gain = (group["value_own"] - group["value"]).to_numpy()
+        interval = mean_over_sets(gain, set_names(group), generator=np.random.default_rng(0))
+        seeds = group["seed"].nunique(dropna=False)
+        gains.append(dict(zip(by, key, strict=True)) | interval._asdict() | {"metric": "gain", "seeds": seeds})
+    return pd.DataFrame(gains)
 
 
 def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
     """What the panel of a task shows."""
-    (task, *_), (shots, *_) = rows["task"], rows["shots"]
-    several = rows.duplicated(["metric", "method"], keep=False)  # with several numbers of shots: a bar each
-    rows = rows.assign(name=rows["method"].where(~several, rows["method"] + ", " + rows["per_class"]))
+    (task, *_), (shots, *_), rows = rows["task"], rows["shots"], _named(rows)
     accuracy, f1 = where(rows, metric="accuracy")[::-1], where(rows, metric="macro_f1")
     more = accuracy["per_class"] != accuracy["shots"].astype(str)
     accuracy_bars = bars(
@@ -274,3 +333,9 @@ def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
         marks(f1["name"], f1["mean"], "line-ns-open", "macro-F1"),
         marks(published, published.values(), "diamond-open", "paper: accuracy of GPT2-XL"),
     ]
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the name of their bar; with several numbers of shots a method has a bar for each."""
+    several = rows.duplicated(["metric", "method"], keep=False)
+    return rows.assign(name=rows["method"].where(~several, rows["method"] + ", " + rows["per_class"]))

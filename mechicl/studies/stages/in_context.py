@@ -27,7 +27,7 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import BAND, lowest, mean_with_interval
+from mechicl.studies.summary import bands, lowest, mean_with_interval
 
 _PROMPT = ["model", "task", "seed", "shots", "prompt"]
 _INTACT = -1
@@ -107,7 +107,7 @@ class LesionedLearning(Study):
         ]  # fmt: skip
         return Drawing(
             pooled[pooled["layer"] >= 0], panels, y_title="share", y_axis={"rangemode": "tozero"},
-            note=f"{', '.join(summary['task'].unique())}; dotted: the clean model; {BAND}",
+            note=f"{', '.join(summary['task'].unique())}; dotted: the clean model; {bands(summary)}",
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
