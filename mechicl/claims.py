@@ -53,7 +53,7 @@ class Evidence:
     """Measured on the same prompts, or a number; None where it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents", "sets"] = "prompts"
+    unit_sampled: Literal["prompts", "documents", "sets", "words"] = "prompts"
     """What a row is; "sets" where a row is a whole demonstration set."""
     interval: SetInterval | None = None
     """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""

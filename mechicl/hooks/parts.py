@@ -292,8 +292,8 @@ class Pass:
             if not fired:
                 where = "Every hook point that its filter matches" if callable(point) else f"Hook point {point!r}"
                 raise HookError(
-                    f"{where} exists but never fired in {self._net.name}, so what {_name(part)} asks did not happen; choose "
-                    "a hook point on this architecture's path."
+                    f"{where} exists but never fired in {self._net.name}, so what {_name(part)} asks did not happen; "
+                    "choose a hook point on this architecture's path."
                 )
 
 

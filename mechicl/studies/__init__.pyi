@@ -49,6 +49,7 @@ from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
 from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
 from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
+from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
 
 def information_flow(
     model: Model,
@@ -788,4 +789,38 @@ def entropy_neurons(
         A result. Entropy neurons and norm-matched controls held at values: a row per neuron, value and
         sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share;
         `length` is the L2 norm of the last residual over the clean model's.
+    """
+
+def inner_lexicon(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3),
+    words: int = 150,
+    context: int = 8,
+    draw_seed: int = 0,
+    batch_size: int = 50,
+) -> Result:
+    """Words spelt in several tokens become the word's own token, layer by layer; phrases and meanings.
+
+    The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
+    5.1).
+
+    The claim: In the first layers the tokens of a word are put together into the representation of the
+    word.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens in which words are spelt.
+        words: Words to tell apart, at most.
+        context: Tokens before each word.
+        draw_seed: Seed of what is drawn.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per word (or pair, or token), kind, quantity and point: `value` is a share, a
+        cosine, or nats. Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut
+        (retrieval before the middle layer), patch (kl), meaning (cosine), identity (accuracy). Point i
+        is the residual before layer i; of a cut, layer i.
     """
