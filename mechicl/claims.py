@@ -18,6 +18,8 @@ from mechicl.display import card
 from mechicl.metrics.resampling import SetInterval, mean_over_sets
 
 Outcome = Literal["supported", "contradicted", "undecided"]
+FEWEST = 5
+"""Prompts on which anything can be decided."""
 _ABOUT = ("study", "part", "model", "task", "shots")
 """What may differ between verdicts that stand in one table; a part is one of a reproduction."""
 
@@ -201,6 +203,8 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
+    if unit == "prompts" and effect.n < FEWEST:
+        outcome, reason = "undecided", f"Fewer than {FEWEST} prompts decide nothing; take more, and several seeds."
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)

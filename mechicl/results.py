@@ -47,6 +47,7 @@ class Explains(Protocol):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
     def figure(self, result: Any) -> go.Figure: ...
     def finding(self, result: Any) -> str: ...
+    def remarks(self, result: Any, rows: pd.DataFrame) -> list[str]: ...
     def verdicts(self, result: Any) -> Verdicts: ...
     def save_more(self, result: Any, folder: Path) -> None: ...
 
@@ -95,8 +96,9 @@ class Result:
         return self.study.figure(self)
 
     def finding(self) -> str:
-        """What was measured, in a sentence."""
-        return self.study.finding(self)
+        """What was measured, in a sentence, and what must be known of the sample: few prompts, a single class."""
+        said = self.study.finding(self)
+        return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 
     def __repr__(self) -> str:
         outcomes = f" Claims: {self.claims.outcomes()}." if self.claims else ""

@@ -46,6 +46,7 @@ def provenance(model: Any) -> dict[str, Any]:
         "config_digest": config_digest(net),
         "dtype": str(net.dtype).removeprefix("torch."),
         "device": str(net.device),
+        "n_layers": net.sizes.n_layers,
         "versions": versions(),
         **({"hooked": places} if places else {}),
     }

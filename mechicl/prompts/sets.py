@@ -209,6 +209,7 @@ class PromptSet(Sequence[Prompt]):
         return {
             "task": self.task, "seed": self.seed, "shots": self.shots, "prompts": len(self),
             "class_names": list(self.class_names), "label_words": list(self.label_words), "digest": self.digest(),
+            "gold": [int((self.gold == c).sum()) for c in range(len(self.class_names))],
             **self.origin, **{name: companion.provenance() for name, companion in self.companions.items()},
         }  # fmt: skip
 

@@ -8,7 +8,7 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,6 +29,7 @@ from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
+from mechicl.studies.sampled import check_demonstrations, remarks_on
 from mechicl.tasks import Task
 from mechicl.versions import computing, versions
 
@@ -70,6 +71,8 @@ class Study(ABC):
     """Prompts or sequences per pass, to begin with; None where it makes no batches."""
     shared_options: ClassVar[Mapping[str, Any]] = {}
     """Other defaults of shared options, in this study's command; None: its command has no such option."""
+    zero_shot: ClassVar[bool] = False
+    """Whether prompts without demonstrations say anything to it."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -166,8 +169,19 @@ class Study(ABC):
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
             facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}
-            verdicts += [self._verdict(claim, rows, facts) for claim in self.claims]
+            remarks = self.remarks(result, rows) if self.claims else []
+            found = [self._verdict(claim, rows, facts) for claim in self.claims]
+            verdicts += [replace(one, note=" ".join(filter(None, (one.note, *remarks)))) for one in found]
         return Verdicts(verdicts)
+
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        """What a reader must know of the sample (rows of the table) before a finding means much, a sentence each."""
+        sets = [one for one in result.provenance.get("prompts", ()) if "task" in rows and one["task"] in set(rows["task"])]
+        return remarks_on(sets, result.provenance.get("model"), rows[self.is_clean(rows)])
+
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """Which rows hold predictions of the clean model."""
+        return pd.Series(False, table.index)
 
     def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str]) -> Verdict:
         try:
@@ -294,7 +308,10 @@ class Study(ABC):
         Raises:
             InputError: the study reads another kind of material.
         """
-        return parts_of(material, self.reads, name=self.name, sequences=self.sequences_a_cell)
+        parts, origin = parts_of(material, self.reads, name=self.name, sequences=self.sequences_a_cell)
+        if not self.zero_shot:
+            check_demonstrations(self.name, [part.material for part in parts])
+        return parts, origin
 
     def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}

@@ -67,7 +67,6 @@ class PredictionStudy(Study):
         return pd.concat(tables, ignore_index=True)
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
-        """Which rows are the clean run's."""
         return table[self.axes[0]].isin(_CLEAN)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:

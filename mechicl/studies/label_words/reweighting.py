@@ -141,6 +141,9 @@ class Reweighting(Study):
             for prompts, fits, seed in zip(sets, fitting, seeds, strict=True)
         ]
 
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        return table["method"] == VANILLA
+
     def passes(self, n_layers: int) -> float:
         return (2 + (len(_CONTROLS) if self.protocol == "corrected" else 0)) / 3  # demonstrations are read once
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mechicl.errors import InputError
 from mechicl.figures import BLUE, FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.models import hooked
@@ -53,7 +54,12 @@ class LesionedLearning(Study):
     shared_options = {"samples": 32, "demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
-        return [{"dropped": layer} for layer in (_INTACT, *range(hooked(model).sizes.n_layers))]
+        if (n_layers := hooked(model).sizes.n_layers) == 1:
+            raise InputError("lesioned-icl drops a layer, and this model has a single one; take a deeper model.")
+        return [{"dropped": layer} for layer in (_INTACT, *range(n_layers))]
+
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        return table["dropped"] == _INTACT
 
     def passes(self, n_layers: int) -> float:
         return 3 * (n_layers + 1)
