@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +16,10 @@ from mechicl.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_POSITIONS = ("position", "pos", "query", "key")
+"""Axes along which a prompt has as many entries as tokens."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -67,7 +72,10 @@ class Reading:
         return self.coordinates.get(axis, range(self.shape[self.axes.index(self._known(axis))]))
 
     def frame(self) -> pd.DataFrame:
-        """A row per entry: a column for each axis, each quantity and each count; units in `frame.attrs["units"]`."""
+        """A row per entry that is no padding, with a column for each axis, quantity and count.
+
+        Units are in `frame.attrs["units"]`.
+        """
         import pandas as pd
 
         index = pd.MultiIndex.from_product([self.along(axis) for axis in self.axes], names=list(self.axes))
@@ -77,11 +85,16 @@ class Reading:
             for name, part in parts.items()
         }
         table = pd.DataFrame(columns, index=index).reset_index()
+        padded = [name for name, part in self.quantities.items() if name not in self.terms and part.is_floating_point()]
+        table = table.dropna(subset=padded, how="all", ignore_index=True) if padded else table
         table.attrs["units"] = dict(self.units)
         return table
 
     def mean(self, *axes: str) -> Reading:
-        """The mean over some axes: of means, weighted by their numbers of terms, so that every term counts the same."""
+        """The mean over some axes: of means, weighted by their numbers of terms, so that every term counts the same.
+
+        Padding, which is NaN, counts as nothing.
+        """
         dims = [self.axes.index(self._known(axis)) for axis in axes]
         left = [dim for dim in range(len(self.axes)) if dim not in dims]
         if not axes or not left:
@@ -93,7 +106,7 @@ class Reading:
         means, counts = {}, {name: kept(count.sum(dims, keepdim=True)) for name, count in self.counts.items()}
         for name, values in self.quantities.items():
             count = self.counts.get(self.terms.get(name, ""), torch.ones((1,) * values.ndim))
-            weight = count.double().expand(values.shape)
+            weight = count.double().expand(values.shape) * ~values.isnan()
             total = torch.where(weight > 0, values.double() * weight, 0).sum(dims)
             means[name] = total / weight.sum(dims)
         coordinates = {axis: where for axis, where in self.coordinates.items() if axis not in axes}
@@ -128,14 +141,28 @@ def joined(parts: Sequence[Reading], order: Int[Tensor, " row"]) -> Reading:
 
 
 def _as_wide(parts: list[Tensor]) -> list[Tensor]:
-    """Readings with axes of positions, filled up with zeros from their batch's longest prompt to the longest of all."""
+    """Readings with axes of positions, filled up from their batch's longest prompt to the longest of all."""
     widest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     if all(list(part.shape[1:]) == widest for part in parts):
         return parts
-    filled = [part.new_zeros(len(part), *widest) for part in parts]
+    filled = [part.new_full((len(part), *widest), nan if part.is_floating_point() else 0) for part in parts]
     for whole, part in zip(filled, parts, strict=True):
         whole[tuple(slice(size) for size in part.shape)] = part
     return filled
+
+
+def without_padding(reading: Reading, lengths: Int[Tensor, " row"]) -> Reading:
+    """The reading with NaN where positions lie behind a row's last token; `lengths` are in tokens."""
+    beyond = torch.zeros(reading.shape, dtype=torch.bool)
+    for dim, axis in enumerate(reading.axes):
+        if axis in _POSITIONS and axis not in reading.coordinates:
+            place = torch.arange(reading.shape[dim]) >= lengths[:, None]
+            beyond |= place.reshape(len(lengths), *(-1 if other == dim else 1 for other in range(1, len(reading.axes))))
+    if not beyond.any():
+        return reading
+    masked = {name: values.masked_fill(beyond, nan) if values.is_floating_point() else values
+              for name, values in reading.quantities.items()}  # fmt: skip
+    return replace(reading, quantities=masked)
 
 
 def by_name(values: Float[Tensor, "*axes quantity"], names: Sequence[str]) -> dict[str, Float[Tensor, "*axes"]]:

@@ -59,6 +59,9 @@ class Told:
     def finding(self, result: Result) -> str:
         return HOSTILE[:40]
 
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        return []
+
     def verdicts(self, result: Result) -> Verdicts:
         return Verdicts()
 

@@ -53,7 +53,10 @@ class Patch(ABC):
         return "anywhere"
 
     def order(self, n_layers: int) -> Sequence[int] | None:
-        """The blocks that are run instead of 0 to n_layers - 1, one after the other; None where hooks make the edit."""
+        """The blocks that are run instead of 0 to n_layers - 1, one after the other; None where hooks make the edit.
+
+        Hooks of a patch with an order act on the blocks wherever these run.
+        """
         return None
 
     @abstractmethod
@@ -138,7 +141,9 @@ class Probe(ABC):
             InputError: the result is not what the probe declares.
         """
         rows, name = len(batch.tokens), type(self).__name__
-        return reading_of(name, self.axes, self.units, self.terms, watch.result(), watch.coordinates, rows)
+        first = "sequence" if isinstance(batch, TokenBatch) else "prompt"
+        axes = tuple(first if axis in ("prompt", "sequence") else axis for axis in self.axes)
+        return reading_of(name, axes, self.units, self.terms, watch.result(), watch.coordinates, rows)
 
     def _repr_html_(self) -> str:
         return described(self)
@@ -191,6 +196,10 @@ def watch_points(
     return Watch(hooks, result, coordinates=coordinates or {})
 
 
+class OrderAlone(InputError):
+    """A patch that only runs blocks in another order was asked for hooks, which cannot do that."""
+
+
 class HookError(InputError):
     """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
 
@@ -216,8 +225,14 @@ class Pass:
             raise InputError(f"{both} both set the order of blocks; give one of them.")
         self.order: Sequence[int] = orders[0][1] if orders else range(n_layers)
         self._reordering = orders[0][0] if orders else None
-        edits = ((patch, patch.hooks(net, batch)) for patch in patches if patch is not self._reordering)
-        self.edits = [hook for patch, hooks in edits for hook in self.hooks(patch, hooks)]
+        self.edits = [hook for patch in patches for hook in self.hooks(patch, self._edits(patch, batch))]
+
+    def _edits(self, patch: Patch, batch: Any) -> Sequence[HookByName]:
+        """A patch's hooks, none where its order of blocks is all that it changes."""
+        try:
+            return patch.hooks(self._net, batch)
+        except OrderAlone:
+            return ()
 
     @cached_property
     def _names(self) -> frozenset[str]:

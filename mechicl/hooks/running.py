@@ -31,7 +31,7 @@ from mechicl.models import (
 )
 from mechicl.progress import progress as progress_bar
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
-from mechicl.readings import Reading, first_non_finite, joined
+from mechicl.readings import Reading, first_non_finite, joined, without_padding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -169,7 +169,8 @@ def sweep(
     longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(one.n_read for one in prompts)
     fit = prompts_that_fit(net.sizes, longest, net.dtype.itemsize, net.device)
     batch_size = batch_size if fit is None else min(batch_size, fit)
-    collected = _Collected(len(prompts), probes)
+    lengths = prompts.lengths if isinstance(prompts, TokenCorpus) else torch.tensor(list(map(len, prompts)))
+    collected = _Collected(lengths, probes)
     # a caller's inference mode would leave no gradients to ask for
     with torch.inference_mode(False), frozen(net), progress_bar(progress or "", len(prompts)) as advance:
         todo = deque(prompts.chunks(batch_size))
@@ -284,7 +285,7 @@ def _halves(indices: tuple[int, ...], error: Exception) -> list[tuple[int, ...]]
 class _Collected:
     """Readings on their way back into the order of the prompts."""
 
-    n_prompts: int
+    lengths: Int[Tensor, "prompt"]
     probes: Sequence[Probe]
     label_logits: list[Tensor] = field(default_factory=list)
     readings: dict[Probe, list[Reading]] = field(default_factory=dict)
@@ -295,7 +296,7 @@ class _Collected:
         _refuse_non_finite("The {} are", Reading(("prompt", "class"), {"label logits": label_logits}, {}))
         for probe, reading in readings.items():
             _refuse_non_finite(f"The {{}} of {type(probe).__name__} is", reading)
-            self.readings.setdefault(probe, []).append(reading)
+            self.readings.setdefault(probe, []).append(without_padding(reading, self.lengths[list(indices)]))
         self.label_logits.append(label_logits)
         self.indices.extend(indices)
 

@@ -78,4 +78,4 @@ def head_means(
     reading = run(model, prompts, [probe := _HeadOutputs()], batch_size=batch_size, progress=None)[probe]
     if not reading.counts["tokens"].any():
         raise InputError("There is no token after position 0 to take means over; give longer prompts or more text.")
-    return reading.mean("sequence").values.float()
+    return reading.mean(reading.axes[0]).values.float()

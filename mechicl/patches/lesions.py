@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 
 from mechicl.errors import InputError
-from mechicl.hooks import Hook, Patch, as_layers, resolved_layers
+from mechicl.hooks import Hook, OrderAlone, Patch, as_layers, resolved_layers
 from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit
 
@@ -94,7 +94,7 @@ class Reordering(Patch):
         """
 
     def hooks(self, model: Any, batch: Any = None) -> list[Hook]:
-        raise InputError(
+        raise OrderAlone(
             f"{self} runs blocks in another order, which hooks cannot do; use run(model, prompts, patches=[...]) or "
             "`with patch.on(model)`."
         )

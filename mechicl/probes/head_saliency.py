@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mechicl.hooks import Probe, Watch
+from mechicl.hooks import Probe, Watch, resolved_layers
 from mechicl.metrics.objective import Objective
+from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
 
 
@@ -30,6 +31,7 @@ class HeadSaliency(Probe):
         return self.loss
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        (layer,) = resolved_layers(self.layer, hooked(model).sizes.n_layers, "HeadSaliency")
         edges: list[Tensor] = []
 
         def see(pattern: Tensor, hook: Any) -> None:
@@ -37,4 +39,4 @@ class HeadSaliency(Probe):
             edges.append(value.new_zeros(value.shape))  # where the loss does not depend on the layer, no gradient comes
             pattern.register_hook(lambda gradient: edges.append(value * gradient.float()))  # type: ignore[no-untyped-call]
 
-        return Watch([(f"blocks.{self.layer}.attn.hook_pattern", see)], lambda: edges[-1])
+        return Watch([(f"blocks.{layer}.attn.hook_pattern", see)], lambda: edges[-1])

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.hooks import Hook, Probe, Watch
+from mechicl.hooks import Hook, Probe, Watch, resolved_layers
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
 from mechicl.prompts import PromptBatch
@@ -102,8 +102,9 @@ class SaliencyMap(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         nothing = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], device=batch.device)
-        hooks, result = saliency_hooks(self.layers, self.head_reduce, nothing, lambda edges: edges)
-        return Watch(hooks, result, coordinates={"layer": self.layers})
+        layers = resolved_layers(self.layers, hooked(model).sizes.n_layers, "SaliencyMap")
+        hooks, result = saliency_hooks(layers, self.head_reduce, nothing, lambda edges: edges)
+        return Watch(hooks, result, coordinates={"layer": layers})
 
 
 def saliency_hooks(

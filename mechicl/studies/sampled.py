@@ -35,7 +35,7 @@ def remarks_on(sets: Sequence[Mapping[str, Any]], model: Any, clean: pd.DataFram
     said = []
     for task in dict.fromkeys(one["task"] for one in sets):
         of_task = [one for one in sets if one["task"] == task]
-        names, n = of_task[0]["class_names"], sum(one["prompts"] for one in of_task)
+        names, n = of_task[0].get("class_names", ()), sum(one.get("prompts", FEWEST) for one in of_task)
         if n < FEWEST:
             said.append(f"It rests on {n} prompt{'s' * (n > 1)} of {task}; take {FEWEST} or more.")
             continue
