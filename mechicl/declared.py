@@ -162,7 +162,7 @@ def check_values(study: Any) -> None:
     for switch in switches(type(study)):
         value = getattr(study, switch.name)
         if switch.several and isinstance(value, Collection) and not isinstance(value, str | tuple):
-            value = tuple(one.item() if hasattr(one, "item") else one for one in value)
+            value = tuple(one.item() if getattr(one, "shape", None) == () else one for one in value)
             object.__setattr__(study, switch.name, value)
         if switch.name.endswith("seed") and isinstance(value, int):
             check_seed(value)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import operator
+from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, isabstract, signature
 from reprlib import repr as shorten
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from jaxtyping import jaxtyped
 
 from mechicl.errors import InputError
 
@@ -20,26 +23,56 @@ _WORDS: dict[Any, tuple[str, str]] = {
 """One of a kind, and several."""
 
 
-def door(function: F) -> F:
+def door(function: F, *, kinds: bool = True) -> F:
     """The function, or the class made by its fields, which refuses what its annotations do not allow.
+
+    Without `kinds` it refuses an argument too many or too few alone, and checks the others itself.
 
     Raises:
         InputError: when it is called with an argument of another kind, one too many, or one too few.
     """
     if isinstance(function, type):
-        function.__init__ = door(function.__init__)  # type: ignore[misc]
+        function.__init__ = door(function.__init__, kinds=kinds)  # type: ignore[misc]
         return function
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = bound(signature_of(function), function.__qualname__.removesuffix(".__init__"), args, kwargs)
-        for name, value in given.items():
-            hint = _hint(function, name)
-            if not _accepts(value, hint):
-                raise InputError(f"{_said(name, value, hint)}; give {_in_words(hint)}.")
+        _check(function, args, kwargs, kinds)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+class Parts(ABCMeta):
+    """The kind of probes and patches: mechicl's own refuse arguments that their fields do not allow; lists are tuples.
+
+    Raises:
+        InputError: when one is made with an argument of another kind, one too many, or one too few.
+    """
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if cls.__module__.startswith("mechicl.") and not isabstract(cls):
+            _check(cls.__init__, (None, *map(_as_tuples, args)), {name: _as_tuples(kwargs[name]) for name in kwargs})
+        return super().__call__(*args, **kwargs)
+
+
+def _as_tuples(value: Any) -> Any:
+    """Lists, ranges and arrays as the tuples that parts make of them."""
+    value = value.tolist() if isinstance(getattr(value, "shape", None), tuple) and len(value.shape) else value
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | range) else value
+
+
+def _check(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], kinds: bool = True) -> None:
+    """Raise InputError where a function, which may be an `__init__`, does not allow its arguments.
+
+    Axes of the same name in the shapes of several arguments are as long as each other.
+    """
+    given = bound(signature_of(function), function.__qualname__.removesuffix(".__init__"), args, kwargs)
+    with jaxtyped("context"):
+        for name, value in given.items() if kinds else ():
+            hint = _hint(function, name)
+            if not _accepts(value, hint):
+                raise InputError(f"{_said(name, value, hint)}; give {_in_words(hint)}.")
 
 
 def bound(expected: Signature, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,12 +169,15 @@ def _said(name: str, value: Any, hint: Any) -> str:
             wrong = next((i for i, one in enumerate(value) if not _accepts(one, inside[0])), None)
             if wrong is not None:
                 return f"{name}[{wrong}] is {shorten(value[wrong])}"
-    return f"{name} is {shorten(value)}"
+    shape = getattr(value, "shape", None)
+    return f"{name} is {shorten(value) if shape is None else f'of shape {list(shape)} ({value.dtype})'}"
 
 
 def _in_words(hint: Any, number: int = 0) -> str:
     """The kind in words, of one value (0) or several (1)."""
     origin, inside = get_origin(hint), get_args(hint)
+    if hasattr(hint, "dim_str"):
+        return f"{'arrays' if number else f'a {hint.array_type.__name__}'} [{hint.dim_str}] of {hint.dtype.__name__}"
     if origin is Annotated:
         return _in_words(inside[0], number)
     if origin in (Union, UnionType):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from mechicl.code_digest import measuring_code
 
@@ -18,7 +20,7 @@ def versions() -> dict[str, str]:
     A version number stays while code is edited, so what was measured by other code is told by the code's digest.
     """
     found = {"python": platform.python_version()}
-    for package in ("mechicl", *_COMPUTE, "datasets"):
+    for package in ("mechicl", *_COMPUTE, "datasets", "safetensors", "gguf"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
@@ -29,3 +31,20 @@ def versions() -> dict[str, str]:
 def computing() -> dict[str, str]:
     """Versions of what computes: of these alone numbers depend."""
     return {name: versions()[name] for name in ("python", *_COMPUTE)}
+
+
+def machine() -> dict[str, Any]:
+    """What moves the last digits of numbers while versions stay: processor, BLAS, threads, GPU, precision, system."""
+    import torch
+
+    gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if torch.cuda.is_available() else "none"
+    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "BLAS": blas[1] if blas else "unknown",
+        "threads": torch.get_num_threads(),
+        "GPU": gpu,
+        "float32 matmul": torch.get_float32_matmul_precision(),
+        "system": platform.platform(),
+    }

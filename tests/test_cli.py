@@ -91,7 +91,7 @@ def test_a_study_leaves_results_and_a_page(
     }  # fmt: skip
     measured = {"model", "task", "seed", "shots", "prompt", "layer", "S_wp", "S_pq", "S_ww"}
     assert measured | {"weights", "demonstration_set"} | enriched == set(result.table.columns)
-    for fact in ("settings", "model", "prompts", "versions", "seconds"):
+    for fact in ("settings", "model", "prompts", "versions", "machine", "seconds"):
         assert fact in result.provenance
     assert result.provenance["model"]["weight_digest"]
 
@@ -408,7 +408,10 @@ def test_a_report_needs_results(folder: str, mechicl: Mechicl, tmp_path: Path) -
 def test_the_doctor_says_what_there_is(mechicl: Mechicl) -> None:
     code, out, _ = mechicl("doctor", "--model", "tiny-icl")
     assert code == 0
-    for fact in ("torch", "free memory, cpu", "Hugging Face hub", "export of figures", "fits"):
+    for fact in (
+        "torch", "tokenizers", "datasets", "BLAS", "threads", "GPU", "free memory, cpu", "Hugging Face hub",
+        "export of figures", "known vulnerabilities", "fits",
+    ):  # fmt: skip
         assert fact in out
 
 

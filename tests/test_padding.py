@@ -39,7 +39,7 @@ class DoubledLast(Reordering):
 def prompts() -> mi.PromptSet:
     tokenizer = tiny.tokenizer()
     task = mi.load_task("reviews")
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="spells"):
         made = task.prompts(tokenizer, samples=6)
     assert len({len(prompt) for prompt in made}) > 1
     return made
@@ -69,9 +69,7 @@ def test_layers_count_from_the_end_in_saliency(prompts: mi.PromptSet) -> None:
     model = tiny.model("gpt2")
     last = model.cfg.n_layers - 2
     for of_layer in (mi.probes.HeadSaliency, lambda layer: mi.probes.SaliencyMap((layer,))):
-        readings = [
-            mi.run(model, prompts[0], [probe := of_layer(layer)], progress=None)[probe] for layer in (-2, last)
-        ]
+        readings = [mi.run(model, prompts[0], [probe := of_layer(layer)], progress=None)[probe] for layer in (-2, last)]
         assert torch.equal(readings[0].values, readings[1].values)
     with pytest.raises(mi.InputError, match="HeadSaliency names layer 9"):
         mi.run(model, prompts[0], [mi.probes.HeadSaliency(9)], progress=None)

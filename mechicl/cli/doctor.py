@@ -10,23 +10,26 @@ from mechicl.cli.finish import terminal
 def doctor(
     model: Annotated[str | None, typer.Option(help="Say whether this model fits: a name or a local folder.")] = None,
 ) -> None:
-    """Say what mechicl finds here: versions, devices, memory, the hub, a browser for exports.
+    """Say what mechicl finds here: versions, machine, memory, the hub, a browser for exports, vulnerabilities.
+
+    Packages are checked for known vulnerabilities where pip-audit is installed and has a network.
 
     Example: mechicl doctor --model gpt2-xl
     """
     from rich.table import Table
 
     from mechicl.models import hub
-    from mechicl.versions import versions
+    from mechicl.versions import machine, versions
 
     table = Table(show_header=False, title="mechicl doctor", title_justify="left")
-    for name, found in versions().items():
-        table.add_row(name, found)
+    for name, found in (versions() | machine()).items():
+        table.add_row(name, str(found))
     memory = _memory()
     for device, size in memory.items():
         table.add_row(f"free memory, {device}", "unknown" if size is None else f"{size / 1e9:.1f} GB")
     table.add_row("Hugging Face hub", "answers" if hub.reachable() else f"no answer within {hub.TIMEOUT:g} s")
     table.add_row("export of figures", _export())
+    table.add_row("known vulnerabilities", _vulnerabilities())
     fits = None if model is None else _fits(model, memory)
     terminal().print(table)
     if fits is not None:
@@ -54,6 +57,25 @@ def _export() -> str:
     browsers = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     found = next(filter(None, map(which, browsers)), None)
     return f"kaleido with {found}" if found else "kaleido; no Chrome or Chromium found (plotly_get_chrome gets one)"
+
+
+def _vulnerabilities() -> str:
+    """What pip-audit, where it is installed, knows of the installed packages."""
+    import json
+    import subprocess
+    import sys
+    from importlib.util import find_spec
+
+    if find_spec("pip_audit") is None:
+        return "not checked: pip install pip-audit"
+    command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        packages = json.loads(done.stdout)["dependencies"]
+    except (subprocess.TimeoutExpired, ValueError):  # no network, or no JSON
+        return "not checked: pip-audit got no answer"
+    known = [f"{one['name']} {one['version']}: {one['vulns'][0]['id']}" for one in packages if one.get("vulns")]
+    return ", ".join(known) or "none that pip-audit knows"
 
 
 def _fits(model: str, memory: dict[str, int | None]) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import mechicl.figures as figures
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.explorer.page import iframe, page
 from mechicl.explorer.tokens import tokens
@@ -142,6 +143,7 @@ class Explorer:
         return path
 
 
+@partial(door, kinds=False)
 def explore(model: Model, prompt: Prompt, *, patches: Mapping[str, Patch] | None = None) -> Explorer:
     """Look at one prompt: who attends to whom with what effect, layer by layer, and what patches change.
 
@@ -159,6 +161,8 @@ def explore(model: Model, prompt: Prompt, *, patches: Mapping[str, Patch] | None
     Raises:
         InputError: a prompt too long to be read as a picture or of another tokenizer, or something that is not a patch.
     """
+    if not isinstance(patches, Mapping | None):
+        raise InputError(f"patches is a {type(patches).__name__}; give each patch a name: patches={{'name': patch}}.")
     return Explorer(model, prompt, patches or {})
 
 

@@ -7,7 +7,7 @@ passed to `model.run_with_hooks` by hand.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -21,6 +21,7 @@ from torch import Tensor
 from mechicl import renamed
 from mechicl.corpora import TokenBatch
 from mechicl.display import described, shown
+from mechicl.doors import Parts
 from mechicl.errors import InputError
 from mechicl.hooks.layers import layer_of
 from mechicl.metrics.objective import Objective
@@ -40,7 +41,7 @@ What is at "target" touches row q alone. It finds q at `batch.target` on every a
 """
 
 
-class Patch(ABC):
+class Patch(metaclass=Parts):
     """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
 
     def __init_subclass__(cls) -> None:
@@ -97,7 +98,7 @@ class Watch:
     coordinates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
-class Probe(ABC):
+class Probe(metaclass=Parts):
     """Something that can be read from a pass. It declares the axes of its reading, and the units of its quantities."""
 
     axes: tuple[str, ...] = ("prompt",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.display import card, shown
+from mechicl.doors import door
 from mechicl.errors import InputError, NumericalError, check_count, out_of_memory
 from mechicl.hooks.doors import check_parts, material_of
 from mechicl.hooks.parts import Pass, Patch, Probe
@@ -100,6 +102,7 @@ class Run:
         return card("Run", sentence, rows, ("probe", "quantity", "unit", "axes", "shape, smallest to largest value"))
 
 
+@partial(door, kinds=False)
 def run(
     model: Model,
     prompts: PromptSet | Prompt | Sequence[Prompt] | TokenCorpus,
@@ -125,6 +128,7 @@ def run(
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
     net, prompts = hooked(model), material_of(prompts)
+    check_count("batch_size", batch_size)
     check_parts(probes, patches)
     if isinstance(prompts, TokenCorpus):
 

@@ -1,5 +1,8 @@
 """What the studies measure: pure functions of tensors, in nats unless bits are asked for."""
 
+from inspect import isfunction
+
+from mechicl.doors import door
 from mechicl.metrics.auroc import LayerAUROC, auroc_by_layer, bootstrap_auroc, cumulative_contribution, permuted_auroc
 from mechicl.metrics.confusion import (
     Correlation,
@@ -41,6 +44,9 @@ __all__ = [
     "permuted_auroc", "predicted_confusion", "real_confusion", "scaled_keys", "token_rank", "top_1_agreement",
     "top_k_ids", "top_k_overlap", "word_loyalty",
 ]  # fmt: skip
+
+for _function in filter(isfunction, [globals()[name] for name in __all__]):
+    globals()[_function.__name__] = door(_function)
 
 
 def __dir__() -> list[str]:

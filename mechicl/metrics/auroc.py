@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechicl.errors import InputError
+from mechicl.errors import InputError, check_count
 
 Protocol = Literal["paper", "corrected"]
 
@@ -53,6 +53,8 @@ def bootstrap_auroc(
     NaN in a resample without any prompt of some class.
     """
 
+    check_count("resamples", resamples)
+
     def counts(n: int) -> Tensor:
         unit = np.arange(n) if sets is None else sets
         units = int(unit.max()) + 1
@@ -66,6 +68,7 @@ def permuted_auroc(
     protocol: Protocol = "corrected", permutations: int = 500,
 ) -> Float[Tensor, "permutation layer"]:  # fmt: skip
     """AUCROC_l of targets dealt to the prompts at random: what attention without a relation to the target reaches."""
+    check_count("permutations", permutations)
     orders = generator.permuted(np.tile(np.arange(len(target)), (permutations, 1)), axis=1)
     dealt = target.cpu()[torch.tensor(orders)]
     return _weighted_auroc(attention, target, dealt, lambda n: torch.ones(1, n), protocol)[0]

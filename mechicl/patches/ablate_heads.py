@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, heads_by_layer, run, watch_layers
 from mechicl.models import Adapter
@@ -67,6 +68,7 @@ class _HeadOutputs(Probe):
         )  # fmt: skip
 
 
+@door
 def head_means(
     model: Any, prompts: PromptSet | Sequence[Prompt] | TokenCorpus, *, batch_size: int = 16
 ) -> Float[Tensor, "layer head d_head"]:

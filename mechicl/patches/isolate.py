@@ -12,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.hooks import Scope, as_layers
 from mechicl.patches.cut_edges import CutEdges
@@ -21,6 +22,7 @@ Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
 
 
+@door
 def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
     """True where an edge is cut: from a position in `rows` to every position before it. Negative rows are ignored.
 
@@ -135,6 +137,7 @@ class IsolatePositions(Isolate):
         return self.positions[prompt][as_layers(self.layers, "IsolatePositions").index(layer)]
 
 
+@door
 def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     """Positions that the random control may draw, in order; never a label word's anchor.
 
@@ -148,11 +151,13 @@ def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     return [position for position in range(prompt.target - 1) if position not in anchors]
 
 
+@door
 def first_layers(n: int, n_layers: int) -> tuple[int, ...]:
     """The first n of the model's layers."""
     return tuple(range(_counted(n, n_layers)))
 
 
+@door
 def last_layers(n: int, n_layers: int) -> tuple[int, ...]:
     """The last n of the model's layers."""
     return tuple(range(n_layers - _counted(n, n_layers), n_layers))

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.files.saved import packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
@@ -21,6 +22,7 @@ from mechicl.models import hooked, provenance
 _FILE = "tuned_lens.safetensors"
 
 
+@door
 @dataclass(frozen=True, eq=False)
 class TunedLens:
     """Translators h + A h + b, one per residual before a layer; the residual after the last is read as it is.
@@ -97,6 +99,7 @@ class TunedLens:
         return (Path(folder) / _FILE).with_suffix(".json").is_file()
 
     @classmethod
+    @door
     def load(cls, folder: str | Path) -> TunedLens:
         """The lens that was saved in a folder.
 

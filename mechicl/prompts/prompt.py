@@ -17,12 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from mechicl.doors import door
-from mechicl.errors import InputError, check_unicode
+from mechicl.errors import InputError, check_seed, check_unicode
 from mechicl.prompts.display import marked_html
 
 
 def generator_of(tokens: Sequence[int], *seeds: int) -> np.random.Generator:
     """A generator for draws from a prompt: it depends on the seeds and the tokens alone, not on batches or order."""
+    for seed in seeds:
+        check_seed(seed)
     digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).digest()
     return np.random.default_rng([seeds[0], int.from_bytes(digest[:8], "little"), *seeds[1:]])
 

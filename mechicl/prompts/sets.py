@@ -88,6 +88,7 @@ class PromptBatch:
         )
 
 
+@door
 @dataclass(frozen=True, eq=False, repr=False)
 class PromptSet(Sequence[Prompt]):
     """The prompts of one task and seed, in the order in which their queries were drawn."""

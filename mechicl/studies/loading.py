@@ -13,7 +13,7 @@ from typing import Any
 
 from mechicl.declared import as_tuples, switches
 from mechicl.doors import door
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, first_line, one_sentence
 from mechicl.results import Result, load_table
 from mechicl.studies.study import STUDIES, Study
 
@@ -25,7 +25,8 @@ def load_studies(path: str | Path) -> list[type[Study]]:
     Raises:
         InputError: the file cannot be read, it fails, it defines no study, or a study lacks a method.
     """
-    path = Path(path).resolve()
+    with one_sentence(path):
+        path = Path(path).resolve()
     name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # a name that no library has
     spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:

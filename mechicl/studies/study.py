@@ -31,7 +31,7 @@ from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
 from mechicl.studies.sampled import check_demonstrations, remarks_on
 from mechicl.tasks import Task
-from mechicl.versions import computing, versions
+from mechicl.versions import computing, machine, versions
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
@@ -176,7 +176,8 @@ class Study(ABC):
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
         """What a reader must know of the sample (rows of the table) before a finding means much, a sentence each."""
-        sets = [one for one in result.provenance.get("prompts", ()) if "task" in rows and one["task"] in set(rows["task"])]
+        tasks = set(rows["task"]) if "task" in rows else set()
+        sets = [one for one in result.provenance.get("prompts", ()) if one["task"] in tasks]
         return remarks_on(sets, result.provenance.get("model"), rows[self.is_clean(rows)])
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
@@ -273,6 +274,7 @@ class Study(ABC):
                 **({"surroundings": surroundings} if surroundings else {}),
                 **origin,
                 "versions": versions(),
+                "machine": machine(),
                 "seconds": round(time.monotonic() - start, 2),
             },
         )

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from reprlib import repr as shorten
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.files.rows import READERS, file_kind
 from mechicl.prompts import Score
@@ -81,6 +83,7 @@ def shipped_tasks() -> tuple[str, ...]:
     return (*(task.name for task in _SHIPPED), *_TOPICS)
 
 
+@partial(door, kinds=False)
 def load_task(
     task: str | Path | Task,
     data: Data | None = None,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from reprlib import repr as shorten
 from typing import Any, get_args
 
+from mechicl.doors import door
 from mechicl.errors import InputError, check_count, check_seed, check_unicode
 from mechicl.models.tokenizers import warn_if_spelled
 from mechicl.prompts import PromptSet, Query, Score, Template
@@ -27,6 +28,7 @@ _FEW = 5
 """Prompts that may be of one class by chance."""
 
 
+@partial(door, kinds=False)
 @dataclass(frozen=True)
 class Task:
     """What is asked: a template, a label word for each class, and where the examples come from.

@@ -20,7 +20,7 @@ CLAIM = Claim("c", "It is so.", "here", "effect", "of it", "nothing", 0.1)
 
 
 def prompts(shots: int = 1, **options: Any) -> PromptSet:
-    with pytest.warns(UserWarning):  # the tiny tokenizer spells most words
+    with pytest.warns(UserWarning, match="spells"):
         return mi.load_task("reviews").prompts(tiny.tokenizer(), shots=shots, **{"samples": 6, **options})
 
 

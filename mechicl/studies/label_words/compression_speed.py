@@ -21,7 +21,6 @@ Times belong to a machine and a moment. All arms of a task and seed are measured
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -50,6 +49,7 @@ from mechicl.studies.parts import set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval, spread
 from mechicl.tasks import Task
+from mechicl.versions import machine
 
 FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cache", "text anchor"
 PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
@@ -113,12 +113,7 @@ class CompressionSpeed(Study):
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         device = hooked(model).device
-        return {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-            "processor": platform.processor() or platform.machine(),
-            "system": platform.platform(),
-            "threads": torch.get_num_threads(),
-        }
+        return {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device), **machine()}
 
     def passes(self, n_layers: int) -> float:
         return 5 * (1 if self.protocol == "paper" else self.repeats + 1)  # one query at a time
