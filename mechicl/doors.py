@@ -113,6 +113,8 @@ def _accepts(value: Any, hint: Any) -> bool:
         return any(_accepts(value, one) for one in inside)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inside)
+    if hasattr(hint, "dim_str"):  # of a table of numbers, a row is not empty
+        return isinstance(value, hint) and (" " not in hint.dim_str or value.shape[-1] > 0)
     if hint in (bool, int, float):
         return _ACCEPTS[hint](value)
     if isinstance(origin, type) and issubclass(origin, Mapping):

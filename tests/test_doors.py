@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,3 +148,26 @@ def test_chunks_of_no_size_are_refused() -> None:
         for size in (0, -1, 2.5, "x", None):
             with pytest.raises(InputError):
                 list(part.chunks(size))
+
+
+PUBLIC = {f"{room.__name__}.{name}": getattr(room, name)
+          for room in (mi.metrics, mi.probes, mi.patches) for name in room.__all__}  # fmt: skip
+ABSTRACT = ("CutEdges", "Edit", "Mode", "Positions")
+RETURNED = ("ClassificationScores", "Correlation", "Interval", "LayerAUROC")
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if not name.endswith((*ABSTRACT, *RETURNED))])
+def test_wrong_arguments_of_metrics_probes_and_patches_end_in_a_sentence(name: str) -> None:
+    """With each argument in turn missing, or of a wrong kind: a result, or an InputError; nothing of Python's."""
+    call = PUBLIC[name]
+    names = [one for one in inspect.signature(call).parameters if one != "self"]
+    tries = [{}, *(dict.fromkeys(names, wrong) for wrong in (None, -1, "x", [], {}, math.nan, torch.ones(0)))]
+    tries += [{one: wrong} for one in names for wrong in (None, -1, "x", {}, np.ones((2, 2)))]
+    for arguments in tries:
+        with suppress(InputError):
+            call(**arguments)
+
+
+def test_shapes_that_do_not_fit_each_other_are_named() -> None:
+    with pytest.raises(InputError, match=r"logits_q is of shape \[2, 6\]"):
+        mi.metrics.kl_divergence(torch.rand(2, 5), torch.rand(2, 6))

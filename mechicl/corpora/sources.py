@@ -58,7 +58,7 @@ def open_source(
             wrong inside.
     """
     if not isinstance(source, str | Path):
-        return _shuffled(f"{len(source)} given texts", lambda: _given(source), shuffle_seed)
+        return _shuffled(f"{len(source)} given text{'s' * (len(source) > 1)}", lambda: _given(source), shuffle_seed)
     path = Path(source).expanduser()
     if not str(source).strip():
         raise InputError("The text has no name; give a file, a folder, a hub data set, 'pydocs' or 'tiny-icl'.")

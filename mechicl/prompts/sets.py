@@ -131,6 +131,7 @@ class PromptSet(Sequence[Prompt]):
     def __getitem__(self, index: int | slice) -> Prompt | PromptSet:
         if isinstance(index, slice):
             return replace(self, prompts=self.prompts[index])
+        check_count("The index of a prompt", index, -len(self))
         return self.prompts[index]
 
     def select(self, indices: Sequence[int]) -> PromptSet:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import mechicl as mi
 from mechicl.claims import Claim, Evidence, decide
 from mechicl.prompts import PromptSet
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds
+from mechicl.studies.sampled import remarks_on
 from mechicl.studies.stages.in_context import LesionedLearning
 from mechicl.studies.study import STUDIES
 from tests import tiny
@@ -43,14 +44,23 @@ def test_fewer_than_five_prompts_decide_nothing(n: int, outcome: str) -> None:
     assert decide(CLAIM, Evidence(values, 0.0, np.arange(n))).outcome == outcome
 
 
-@pytest.mark.parametrize(("chosen", "said"), [
-    (lambda whole: whole.select(range(3)), "rests on 3 prompts of reviews"),
-    (lambda whole: whole.select([i for i, one in enumerate(whole) if one.gold == 0]), "All prompts of reviews ask about"),
-    (lambda whole: whole, "The model never predicts"),
+@pytest.mark.parametrize(("gold", "predicted", "n_layers", "said"), [
+    ([2, 2], [0, 1, 0], 6, "rests on 4 prompts of t;"),
+    ([8, 0], [0, 1, 0], 6, "All prompts of t ask about the class a;"),
+    ([4, 4], [1, 1, 1], 6, "The model never predicts a on t."),
+    ([4, 4], [0, 1, 0], 1, "The model has a single layer"),
+    ([4, 4], [0, 1, 0], 6, ""),
+    ([0, 0], [0, 1, 0], 6, ""),
 ])  # fmt: skip
-def test_what_a_reader_must_know_is_in_the_finding_and_in_every_verdict(
-    chosen: Callable[[PromptSet], PromptSet], said: str
-) -> None:
-    result = AnchorKinds().run(tiny.model("gpt2"), chosen(prompts(samples=12)))
-    assert result.finding().count(said) == 1
-    assert all(said in one.note for one in result.claims)
+def test_what_a_reader_must_know(gold: list[int], predicted: list[int], n_layers: int, said: str) -> None:
+    halves = [{"task": "t", "class_names": ["a", "b"], "prompts": max(sum(gold), 8 * (not any(gold))) // 2,
+               "gold": [count // 2 for count in gold]}] * 2  # fmt: skip
+    remarks = remarks_on(halves, {"n_layers": n_layers}, pd.DataFrame({"task": "t", "predicted": predicted}))
+    assert len(remarks) == bool(said)
+    assert said in "".join(remarks)
+
+
+def test_what_a_reader_must_know_is_in_the_finding_and_in_every_verdict() -> None:
+    result = AnchorKinds().run(tiny.model("gpt2"), prompts(samples=3))
+    assert result.finding().count("rests on 3 prompts of reviews") == 1
+    assert all("rests on 3 prompts of reviews" in one.note for one in result.claims)
