@@ -52,7 +52,8 @@ class Parts(ABCMeta):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         if cls.__module__.startswith("mechicl.") and not isabstract(cls):
-            _check(cls.__init__, (None, *map(_as_tuples, args)), {name: _as_tuples(kwargs[name]) for name in kwargs})
+            given = {name: _as_tuples(value) for name, value in kwargs.items()}
+            _check(cls.__init__, (None, *map(_as_tuples, args)), given)  # type: ignore[misc]
         return super().__call__(*args, **kwargs)
 
 

@@ -60,8 +60,10 @@ def sequence_lengths(material: Any) -> list[int]:
     return corpus.lengths.tolist() if isinstance(corpus, TokenCorpus) else []
 
 
-def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: bool) -> int:
-    """Bytes that a batch takes beside the weights, batches as small as they are going to be made.
+def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: bool, twins: int = 0) -> int:
+    """Bytes that a batch, and so many other models of this size, take beside the weights.
+
+    Batches are as small as they are going to be made.
 
     Raises:
         InputError: not even one sequence fits into what is free.
@@ -74,17 +76,22 @@ def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: boo
         kept, at_once = graph_bytes(net.sizes, longest, itemsize), prompts_at_once(net, longest)
         one += kept if at_once else kept // net.sizes.n_layers  # else block by block, computed again
         batch = min(batch, max(1, at_once))
-    free = free_bytes(net.device)
-    if free is not None and one > free:
+    others, free = twins * _weights(net), free_bytes(net.device)
+    if free is not None and one + others > free:
         raise InputError(
-            f"A sequence of {longest} tokens needs about {in_words(one)} in this study and model, and {in_words(free)} "
-            f"are free on {net.device}; use shorter ones, a smaller model, or a lower dtype."
+            f"A sequence of {longest} tokens needs about {in_words(one + others)} in this study and model, and "
+            f"{in_words(free)} are free on {net.device}; use shorter ones, a smaller model, or a lower dtype."
         )
-    return batch * one
+    return batch * one + others
+
+
+def _weights(net: Adapter) -> int:
+    """Bytes of a model's weights."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
 
 
 def estimate(
-    net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False
+    net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False, twins: int = 0
 ) -> Estimate:
     """What so many passes of sequences of these lengths take; a short one is timed.
 
@@ -92,10 +99,9 @@ def estimate(
         InputError: not even one sequence fits into what is free.
     """
     longest = max(lengths, default=1)
-    memory = memory_needed(net, longest, batch_size, gradients=gradients)
+    memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins)
     seconds = sum(lengths) * passes * _seconds_a_token(net, longest, batch_size) if lengths else 0.0
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
-    return Estimate(weights, memory, free_bytes(net.device), seconds)
+    return Estimate(_weights(net), memory, free_bytes(net.device), seconds)
 
 
 @torch.no_grad()

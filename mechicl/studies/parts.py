@@ -51,11 +51,13 @@ class Part:
         return pd.concat([facts, rows], axis=1)
 
 
-def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> tuple[list[Part], dict[str, Any]]:
+def parts_of(
+    material: Material, reads: Reads, *, name: str, sequences: int, zero_shot: bool = True
+) -> tuple[list[Part], dict[str, Any]]:
     """The material of the study `name` in parts, of running text so many sequences each, and its provenance.
 
     Raises:
-        InputError: it is not what the study reads.
+        InputError: it is not what the study reads, or, without `zero_shot`, a prompt has no demonstrations.
     """
     material = [material] if isinstance(material, Prompt) else material
     given = _reads(material)
@@ -66,6 +68,10 @@ def parts_of(material: Material, reads: Reads, *, name: str, sequences: int) -> 
         known = sets or given != "prompts"
         what = str(INPUTS[given]) if known else f"{type(material).__name__} {str(material)[:40]!r}"
         raise InputError(f"{name} is run on {INPUTS[reads]}; it was given {what}.")
+    if not zero_shot and not all(prompt.demonstrations for one in sets for prompt in one):
+        raise InputError(
+            f"{name} reads the demonstrations of its prompts, and these prompts have none; use shots=1 or more."
+        )
     if material is None:
         return [Part(None)], {}
     if isinstance(material, WordPairs | Benchmarks):

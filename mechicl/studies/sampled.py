@@ -1,38 +1,29 @@
-"""What was sampled, held against what a study can say of it: no demonstrations, few prompts, a single class."""
+"""What was sampled, held against what a study can say of it: few prompts, a single class, a single layer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from mechicl.claims import FEWEST
-from mechicl.errors import InputError
-from mechicl.prompts import PromptSet
 
 
-def check_demonstrations(name: str, materials: Iterable[object]) -> None:
-    """Raise InputError where a prompt has no demonstrations; `name` is that of the study."""
-    prompts = [prompt for one in materials if isinstance(one, PromptSet) for prompt in one]
-    if not all(prompt.demonstrations for prompt in prompts):
-        raise InputError(
-            f"{name} reads the demonstrations of its prompts, and these prompts have none; use shots=1 or more."
-        )
-
-
-def remarks_on(sets: Sequence[Mapping[str, Any]], model: Any, clean: pd.DataFrame) -> list[str]:
+def remarks_on(provenance: Mapping[str, Any], rows: pd.DataFrame, clean: pd.DataFrame) -> list[str]:
     """What a reader must know of the sample before a finding means much: few prompts, one class, one layer.
 
     Args:
-        sets: the provenance of each prompt set.
-        model: the provenance of the model.
-        clean: rows with a task and the class that the clean model predicts.
+        provenance: a result's, of which prompts and model are read.
+        rows: those of its table that are spoken of.
+        clean: of these the clean model's predictions, with a task and a class each.
 
     Returns:
         A sentence for each.
     """
-    said = []
+    said, model = [], provenance.get("model")
+    tasks = set(rows["task"]) if "task" in rows else set()
+    sets = [one for one in provenance.get("prompts", ()) if one["task"] in tasks]
     for task in dict.fromkeys(one["task"] for one in sets):
         of_task = [one for one in sets if one["task"] == task]
         names, n = of_task[0].get("class_names", ()), sum(one.get("prompts", FEWEST) for one in of_task)

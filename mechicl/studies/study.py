@@ -29,7 +29,7 @@ from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
-from mechicl.studies.sampled import check_demonstrations, remarks_on
+from mechicl.studies.sampled import remarks_on
 from mechicl.tasks import Task
 from mechicl.versions import computing, machine, versions
 
@@ -73,6 +73,8 @@ class Study(ABC):
     """Other defaults of shared options, in this study's command; None: its command has no such option."""
     zero_shot: ClassVar[bool] = False
     """Whether prompts without demonstrations say anything to it."""
+    twins_at_once: ClassVar[int] = 0
+    """Untrained twins that are at most in memory beside the model, at a time."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -133,7 +135,8 @@ class Study(ABC):
         check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
-        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, gradients=self.gradients)
+        passes, twins = self.passes(net.sizes.n_layers), self.twins_at_once
+        return estimate(net, lengths, passes, batch_size, gradients=self.gradients, twins=twins)
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: as given, or to begin with."""
@@ -169,26 +172,23 @@ class Study(ABC):
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
             facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}
-            remarks = self.remarks(result, rows) if self.claims else []
-            found = [self._verdict(claim, rows, facts) for claim in self.claims]
-            verdicts += [replace(one, note=" ".join(filter(None, (one.note, *remarks)))) for one in found]
+            verdicts += [self._verdict(claim, rows, facts, self.remarks(result, rows)) for claim in self.claims]
         return Verdicts(verdicts)
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
         """What a reader must know of the sample (rows of the table) before a finding means much, a sentence each."""
-        tasks = set(rows["task"]) if "task" in rows else set()
-        sets = [one for one in result.provenance.get("prompts", ()) if one["task"] in tasks]
-        return remarks_on(sets, result.provenance.get("model"), rows[self.is_clean(rows)])
+        return remarks_on(result.provenance, rows, rows[self.is_clean(rows)])
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
         """Which rows hold predictions of the clean model."""
         return pd.Series(False, table.index)
 
-    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str]) -> Verdict:
+    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str], remarks: Sequence[str]) -> Verdict:
         try:
-            return decide(claim, self.evidence(claim, rows), facts)
+            evidence = self.evidence(claim, rows)
         except InputError as error:  # a number that these rows do not have
-            return Verdict(claim, "undecided", reason=str(error), about=facts)
+            evidence = Evidence(np.empty(0), None, np.empty(0), undecided=str(error))
+        return decide(claim, replace(evidence, note=" ".join(filter(None, (evidence.note, *remarks)))), facts)
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -241,7 +241,7 @@ class Study(ABC):
         parts, origin = self.parts(material)
         check_same_tokenizers(net, parts)
         longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
-        memory_needed(net, longest, batch_size, gradients=self.gradients)
+        memory_needed(net, longest, batch_size, gradients=self.gradients, twins=self.twins_at_once)
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         code = ""
@@ -310,10 +310,8 @@ class Study(ABC):
         Raises:
             InputError: the study reads another kind of material.
         """
-        parts, origin = parts_of(material, self.reads, name=self.name, sequences=self.sequences_a_cell)
-        if not self.zero_shot:
-            check_demonstrations(self.name, [part.material for part in parts])
-        return parts, origin
+        sequences, zero_shot = self.sequences_a_cell, self.zero_shot
+        return parts_of(material, self.reads, name=self.name, sequences=sequences, zero_shot=zero_shot)
 
     def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}

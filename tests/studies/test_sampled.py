@@ -55,7 +55,8 @@ def test_fewer_than_five_prompts_decide_nothing(n: int, outcome: str) -> None:
 def test_what_a_reader_must_know(gold: list[int], predicted: list[int], n_layers: int, said: str) -> None:
     halves = [{"task": "t", "class_names": ["a", "b"], "prompts": max(sum(gold), 8 * (not any(gold))) // 2,
                "gold": [count // 2 for count in gold]}] * 2  # fmt: skip
-    remarks = remarks_on(halves, {"n_layers": n_layers}, pd.DataFrame({"task": "t", "predicted": predicted}))
+    clean = pd.DataFrame({"task": "t", "predicted": predicted})
+    remarks = remarks_on({"prompts": halves, "model": {"n_layers": n_layers}}, clean, clean)
     assert len(remarks) == bool(said)
     assert said in "".join(remarks)
 

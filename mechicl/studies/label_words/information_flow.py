@@ -90,6 +90,7 @@ class InformationFlow(Study):
     )
     claims = (GATHERING, READING)
     gradients = True
+    twins_at_once = 1
     shared_options = {"demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
