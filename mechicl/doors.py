@@ -72,7 +72,8 @@ def _check(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[st
     with jaxtyped("context"):
         for name, value in given.items() if kinds else ():
             hint = _hint(function, name)
-            if not _accepts(value, hint):
+            numbers = isinstance(value, tuple) and hasattr(hint, "dim_str")  # which a part makes a tensor of
+            if not numbers and not _accepts(value, hint):
                 raise InputError(f"{_said(name, value, hint)}; give {_in_words(hint)}.")
 
 

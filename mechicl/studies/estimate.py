@@ -35,6 +35,8 @@ class Estimate:
     """Bytes that are free; None where this is unknown."""
     seconds: float
     """An order of magnitude."""
+    twins: int = 0
+    """Bytes of an untrained twin's weights."""
 
     @property
     def duration(self) -> str:
@@ -45,7 +47,8 @@ class Estimate:
     def __str__(self) -> str:
         free = "" if self.free is None else f" ({in_words(self.free)} free)"
         return (
-            f"about {in_words(self.memory)} of memory plus {in_words(self.weights)} of weights{free}; "
+            f"about {in_words(self.memory)} of memory plus {in_words(self.weights + self.twins)} of weights"
+            f"{', those of an untrained twin among them' * (self.twins > 0)}{free}; "
             f"it will take {self.duration} (an order of magnitude)"
         )
 
@@ -61,9 +64,9 @@ def sequence_lengths(material: Any) -> list[int]:
 
 
 def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: bool, twins: int = 0) -> int:
-    """Bytes that a batch, and so many other models of this size, take beside the weights.
+    """Bytes that a batch takes beside the weights, batches as small as they are going to be made.
 
-    Batches are as small as they are going to be made.
+    So many other models of this size must fit beside it.
 
     Raises:
         InputError: not even one sequence fits into what is free.
@@ -82,7 +85,7 @@ def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: boo
             f"A sequence of {longest} tokens needs about {in_words(one + others)} in this study and model, and "
             f"{in_words(free)} are free on {net.device}; use shorter ones, a smaller model, or a lower dtype."
         )
-    return batch * one + others
+    return batch * one
 
 
 def _weights(net: Adapter) -> int:
@@ -101,7 +104,7 @@ def estimate(
     longest = max(lengths, default=1)
     memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins)
     seconds = sum(lengths) * passes * _seconds_a_token(net, longest, batch_size) if lengths else 0.0
-    return Estimate(_weights(net), memory, free_bytes(net.device), seconds)
+    return Estimate(_weights(net), memory, free_bytes(net.device), seconds, twins * _weights(net))
 
 
 @torch.no_grad()

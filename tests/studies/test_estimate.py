@@ -56,6 +56,8 @@ def test_memory_follows_the_batch_and_the_gradients() -> None:
     assert gradients.memory > plain.memory
     half = InformationFlow().estimate(model, prompts, batch_size=2)
     assert half.memory == pytest.approx(gradients.memory / 2, rel=0.01)
+    assert (plain.twins, gradients.twins) == (0, gradients.weights)
+    assert "those of an untrained twin among them" in str(gradients)
 
 
 def test_companions_count() -> None:
