@@ -18,7 +18,7 @@ from mechicl.cli.doctor import doctor
 from mechicl.cli.finish import terminal
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
-from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory, printable
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
@@ -111,7 +111,7 @@ _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
     """A warning as a sentence, without the line of code that it came from."""
-    print(f"mechicl: {message}", file=sys.stderr)
+    print(f"mechicl: {printable(str(message))}", file=sys.stderr)
 
 
 def main() -> None:
