@@ -63,7 +63,9 @@ def check_positions(case: Case, row: Any, tokenizer: Any, *, gold: bool = True) 
     for position, (start, stop) in enumerate(zip(row.start, row.stop, strict=True)):
         assert start < stop, "every token covers something"
         assert row.part[position] == part_of_token(parts, start, stop), (position, string[start:stop])
-    assert sorted({c for start, stop in zip(row.start, row.stop, strict=True) for c in range(start, stop)}) == list(range(len(string)))
+    assert sorted({c for start, stop in zip(row.start, row.stop, strict=True) for c in range(start, stop)}) == list(
+        range(len(string))
+    )
     for number, anchor in enumerate(row.anchors):
         assert anchor == list(row.part).index(f"label {number}")
     names = list(case.words)

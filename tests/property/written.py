@@ -12,7 +12,8 @@ from typing import Any
 
 from mechicl.files.rows import open_text
 from tests.property.cases import Case
-from tests.tasks.test_labels import KINDS as ONE_FILE, zstandard
+from tests.tasks.test_labels import KINDS as ONE_FILE
+from tests.tasks.test_labels import zstandard
 
 Rows = list[dict[str, Any]]
 
@@ -181,7 +182,7 @@ def break_columns(written: Written, kind: str, damage: str) -> None:
         content = file.read()
     if kind in ("csv", "csv.gz", "tsv", "folder"):
         mark = "\t" if kind == "tsv" else ","
-        head, _, rows = content.partition("\n")
+        rows = content.partition("\n")[2]
         content = mark.join([_in_csv(text), _in_csv(new)]) + "\n" + rows
     else:
         content = content.replace(f"{json.dumps(label)}: ", f"{json.dumps(new)}: ")
