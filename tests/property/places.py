@@ -20,7 +20,7 @@ def expected(case: Case, texts: Sequence[str], words: Sequence[str]) -> tuple[st
         string += piece
         parts.extend([part] * len(piece))
 
-    head = case.before.rstrip(" ") if any(texts) or case.before else case.before
+    head = case.before.rstrip(" ")
     for number, text in enumerate(texts):
         query = number == len(words)
         in_text = "text" if query else f"text {number}"

@@ -298,3 +298,11 @@ def test_rows_in_a_task_file_are_named_with_the_file(data: Any, which: str, tmp_
     path.write_text(json.dumps({**TASK, "data": data}), encoding="utf-8")
     with pytest.raises(InputError, match=rf"Row 0 of the {which} in the task file .*films\.json"):
         _ = load_task(str(path)).splits
+
+
+@pytest.mark.parametrize("too_long", ["refuse", "drop", "shorter"])
+def test_data_that_leave_nothing_to_ask_about_are_named(too_long: Any, tmp_path: Path) -> None:
+    """One example of each class is a demonstration."""
+    path = write_jsonl(tmp_path / "few.jsonl", [{"text": name, "label": name} for name in ("negative", "positive")])
+    with pytest.raises(InputError, match=r"no examples left to ask about in .*few\.jsonl; give more data"):
+        load_task("sst2", data=path).prompts(byte_level(" N", " P"), n_ctx=512, too_long=too_long)
