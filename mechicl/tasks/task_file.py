@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as shorten
+from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.files.json_files import read_object
@@ -46,7 +47,7 @@ def read_task(path: Path) -> Task:
         source = path.parent / Path(source).expanduser()
     try:
         if isinstance(source, list | dict):
-            rows = as_source(source, path.stem, {})
+            rows: Any = as_source(source, path.stem, {})
             source = replace(rows, place=f"the task file {path}")
         return Task(**{"name": path.stem, "source": source, **facts})
     except InputError as error:
