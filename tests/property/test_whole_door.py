@@ -208,3 +208,23 @@ def one(kind: str, case: Case, damage: str, chance: int, model: Any, folder: Pat
         assert name in sentence or "longer than" in sentence, sentence
         if damage in ROW_DAMAGE and (damage != "half a character" or "json" in kind or kind == "task file"):
             assert re.search(rf"{written.line(row)}\b", sentence), (written.line(row), sentence)
+
+
+def test_what_is_written_elsewhere_is_noticed(model: Any) -> None:
+    """The control: positions, texts, classes and anchors that are off by one fail the check."""
+    words = {"no": " Negative", "yes": " Positive"}
+    rows = [{"text": f" film {i}", "label": name} for i in range(4) for name in words]
+    asked = {"shots": 1, "samples": 2, "seed": 0, "too_long": "refuse"}
+    case = Case("t", "<|endoftext|>", "\nA:", "", "\n", words, rows, [], {}, asked=asked)
+    table = in_python(case, model, "t")
+    assert isinstance(table, pd.DataFrame)
+    row = next(table.itertuples())
+    check_positions(case, row, model.tokenizer)
+    anchor = row.anchors[0]
+    for change in (
+        {"part": [*row.part[1:], row.part[0]]}, {"string": row.string + " "}, {"anchors": [anchor + 1, *row.anchors[1:]]},
+        {"part": [*row.part[:anchor], "template 0", *row.part[anchor + 1 :]]}, {"tokens": [*row.tokens[:-1], 0]},
+        {"shown": row.shown[::-1]}, {"gold": 1 - row.gold}, {"target": row.target - 1},
+    ):  # fmt: skip
+        with pytest.raises(AssertionError):
+            check_positions(case, row._replace(**change), model.tokenizer)
