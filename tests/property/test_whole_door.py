@@ -203,7 +203,7 @@ def one(kind: str, case: Case, damage: str, chance: int, model: Any, folder: Pat
     if damage == "none":
         assert isinstance(sound, str), (sentence, "Python takes the same data")
     elif not isinstance(sound, str):
-        name = {"saved": written.file.parent.name}.get(kind, written.file.name)
+        name = {"saved": written.file.parent.name, "snapshot": "train-0000"}.get(kind, written.file.name)
         name = str(folder) if damage in ("absent", "directory") and kind in ("folder", "snapshot") else name
         assert name in sentence or "longer than" in sentence, sentence
         if damage in ROW_DAMAGE and (damage != "half a character" or "json" in kind or kind == "task file"):

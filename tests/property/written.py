@@ -41,12 +41,14 @@ def write(case: Case, kind: str, folder: Path) -> Written:
         where = r"(Row {0} of the train rows in the task file|data\.train\[{0}\])"
         return Written(case, given, file, lambda k: where.format(k))
     if kind == "snapshot":
-        half = len(case.train) // 2
+        half = -(-len(case.train) // 2)
         for name, rows in {"train-00000-of-00002": case.train[:half], "train-00001-of-00002": case.train[half:],
                            "test-00000-of-00001": case.test}.items():  # fmt: skip
             (folder / "data").mkdir(exist_ok=True)
             ONE_FILE["parquet"](folder / "data" / f"{name}.parquet", _one_type(rows, case.train + case.test))
-        return Written(case, str(folder), folder / "data" / "train-00000-of-00002.parquet", lambda k: f"row {k}")
+        file = folder / "data" / "train-00000-of-00002.parquet"
+        where = r"train-0000{}-of-00002\.parquet, row {}"
+        return Written(case, str(folder), file, lambda k: where.format(k // half, k % half))
     if kind == "folder":
         ONE_FILE["csv"](folder / "train.csv", _as_strings(case.train))
         ONE_FILE["jsonl"](folder / "test.jsonl", case.test)
