@@ -5,6 +5,7 @@ Messages are written as they are read: whole sentences, names as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
@@ -22,7 +23,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(message))
+        super().__init__(printable(message))
 
 
 class DoesNotFit(InputError):
@@ -42,7 +43,7 @@ class NumericalError(ArithmeticError):
     """A result is NaN or infinite; the message names where it arose."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_printable(message))
+        super().__init__(printable(message))
 
 
 def first_line(error: BaseException) -> str:
@@ -67,7 +68,7 @@ def one_sentence(file: object) -> Iterator[None]:
         raise InputError(f"{file} is not UTF-8 text ({_place(file, error)}: {error.reason}); convert it.") from None
     except OSError as error:
         reason = error.strerror or first_line(error)
-        raise InputError(f"{file} cannot be read: {reason}.") from None
+        raise InputError(f"{file} cannot be read: {reason.rstrip('.')}.") from None
 
 
 def _place(file: object, error: UnicodeDecodeError) -> str:
@@ -152,6 +153,11 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
         raise InputError(f"{what} is {shorten(value)}; it must be {' or '.join(map(repr, choices))}.")
 
 
-def _printable(message: str) -> str:
-    """The message with halves of characters written out ("\\ud83d"), so that it can be printed and saved."""
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What ends a line, or commands a terminal, where a name holds it."""
+
+
+def printable(message: str) -> str:
+    """The message in one line that can be printed and saved: unseen characters and halves of some are written out."""
+    message = _UNSEEN.sub(lambda found: repr(found[0])[1:-1], message)
     return message.encode("utf-8", "backslashreplace").decode()

@@ -18,7 +18,7 @@ from mechicl.cli.doctor import doctor
 from mechicl.cli.finish import terminal
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
-from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory, printable
 
 app = typer.Typer(
     help="Look inside language models while they learn in context.",
@@ -110,8 +110,8 @@ _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from
 
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
-    """A warning as a sentence, without the line of code that it came from."""
-    print(f"mechicl: {message}", file=sys.stderr)
+    """A warning or an error as one line, without the line of code that it came from."""
+    print(f"mechicl: {printable(str(message))}", file=sys.stderr)
 
 
 def main() -> None:
@@ -125,16 +125,16 @@ def main() -> None:
     except _UsageError as error:
         _refuse(error)
     except (InputError, NumericalError) as error:
-        print(f"mechicl: {error}", file=sys.stderr)
+        _tell(str(error))
         sys.exit(2)
     except (MemoryError, RuntimeError, ImportError, OSError, SystemError) as error:
         if out_of_memory(error):
-            print(f"mechicl: {OUT_OF_MEMORY}", file=sys.stderr)
+            _tell(OUT_OF_MEMORY)
             sys.exit(2)
         if not isinstance(error, OSError):
             raise
         # a path that the system will not have, a pipe that closed
-        print(f"mechicl: {error.filename or 'a file'} cannot be used: {error.strerror or error}.", file=sys.stderr)
+        _tell(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}.")
         sys.exit(2)
     except KeyboardInterrupt:
         _leave()
@@ -163,7 +163,7 @@ def _refuse(error: Any) -> NoReturn:
     for theirs, ours in _INVALID:
         said = re.sub(theirs, ours, said)
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
-    print(f"mechicl: {said.rstrip('.')}.{where}", file=sys.stderr)
+    _tell(f"{said.rstrip('.')}.{where}")
     sys.exit(2)
 
 

@@ -132,7 +132,8 @@ class Draft:
         """The prompts with these demonstrations and queries; `origin` says how they were drawn."""
         form, name = self.form, self.task.name
         if not contents:
-            raise InputError(f"The task {name!r} has no examples left to ask about; give more data.")
+            where = self.task.splits.demonstrations.origin
+            raise InputError(f"The task {name!r} has no examples left to ask about in {where}; give more data.")
         if not form.texts:
             contents = [([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents]
         prompts: Sequence[Prompt] = build_prompts(

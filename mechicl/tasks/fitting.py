@@ -49,7 +49,7 @@ def shorter_texts(
         )  # fmt: skip
         lengths = [len(block.tokens) for block in blocks]
         short = [i for i, length in enumerate(lengths) if length <= room]
-        if not short:
+        if lengths and not short:
             raise DoesNotFit(
                 f"No text of {pool.origin} fits its share of the context, {room} tokens with the template "
                 f"(the shortest needs {min(lengths)})",

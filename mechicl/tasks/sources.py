@@ -29,6 +29,8 @@ class RowsSource:
     queries: Sequence[Row] | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of ``text`` and ``label``; the usual ones are known."""
+    place: str = ""
+    """What the rows stand in, for messages: "the task file jokes.json"."""
 
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Read the rows; InputError where one is not a mapping with a text and a class name."""
@@ -38,6 +40,7 @@ class RowsSource:
         return Splits(train, self._read(self.queries, class_names, "the test rows"))
 
     def _read(self, rows: Sequence[Row], class_names: Sequence[str], origin: str) -> Examples:
+        origin = f"{origin} in {self.place}" if self.place else origin
         if not isinstance(rows, list | tuple):
             raise InputError(f"Where {origin} should be, there is {shorten(rows)}; expected a list of rows.")
         for i, row in enumerate(rows):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from reprlib import repr as shorten
+from typing import Any
 
 from mechicl.errors import InputError
 from mechicl.files.json_files import read_object
 from mechicl.files.rows import READERS, file_kind
+from mechicl.tasks.sources import as_source
 from mechicl.tasks.task import Task
 
 _NEEDED = ("template", "label_words")
@@ -43,6 +46,9 @@ def read_task(path: Path) -> Task:
     if isinstance(source, str):
         source = path.parent / Path(source).expanduser()
     try:
+        if isinstance(source, list | dict):
+            rows: Any = as_source(source, path.stem, {})
+            source = replace(rows, place=f"the task file {path}")
         return Task(**{"name": path.stem, "source": source, **facts})
     except InputError as error:
         raise InputError(f"In the task file {path}: {error}") from None

@@ -181,6 +181,23 @@ def test_bad_data_is_one_sentence_with_file_and_line(name: str, tmp_path: Path) 
     assert "\n" not in str(refusal.value)
 
 
+def test_a_refusal_stays_one_line_whatever_names_hold(tmp_path: Path) -> None:
+    """Names may hold ends of lines and what commands a terminal; a sentence shows them written out."""
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "a", "label": "x\u2028\x1b[2J"}])
+    words = {"two\nlines": " A", "bell\a": " B"}
+    with pytest.raises(InputError) as refusal:
+        _ = Task("t", "{text}\nA:{label}", words, path).splits
+    assert "class of this task (two\\nlines, bell\\x07)" in str(refusal.value)
+    assert str(refusal.value).isprintable()
+
+
+def test_a_refusal_ends_in_one_full_stop(tmp_path: Path) -> None:
+    path = write_arrow(tmp_path / "a.arrow", ROWS)
+    path.write_bytes(path.read_bytes()[:8] + b"\xff" * 30)
+    with pytest.raises(InputError, match=r"a\.arrow .*[^.]\.$"):
+        splits(path)
+
+
 @pytest.mark.parametrize(
     "content", ["{", "5", '"negative"', '{"negative": 0}', "[1, 2]", '{"names": "negative"}', "null"]
 )
@@ -273,3 +290,19 @@ def test_fewer_prompts_than_asked_for_are_said(tmp_path: Path) -> None:
     task = Task("films", TASK["template"], TASK["label_words"], {"train": ROWS, "test": ROWS[:3]})  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="films, seed 3: 3 prompts of the 9 asked for; the data have 3"):
         task.prompts(byte_level(), samples=9, seed=3)
+
+
+@pytest.mark.parametrize(("data", "which"), [([{"text": 5}], "rows given"), ({"train": [5], "test": []}, "train rows")])
+def test_rows_in_a_task_file_are_named_with_the_file(data: Any, which: str, tmp_path: Path) -> None:
+    path = tmp_path / "films.json"
+    path.write_text(json.dumps({**TASK, "data": data}), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"Row 0 of the {which} in the task file .*films\.json"):
+        _ = load_task(str(path)).splits
+
+
+@pytest.mark.parametrize("too_long", ["refuse", "drop", "shorter"])
+def test_data_that_leave_nothing_to_ask_about_are_named(too_long: Any, tmp_path: Path) -> None:
+    """One example of each class is a demonstration."""
+    path = write_jsonl(tmp_path / "few.jsonl", [{"text": name, "label": name} for name in ("negative", "positive")])
+    with pytest.raises(InputError, match=r"no examples left to ask about in .*few\.jsonl; give more data"):
+        load_task("sst2", data=path).prompts(byte_level(" N", " P"), n_ctx=512, too_long=too_long)
