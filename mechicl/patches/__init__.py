@@ -7,8 +7,10 @@ from mechicl.patches.ablate_heads import AblateHeads, head_means
 from mechicl.patches.cut_edges import CutEdges, Mode
 from mechicl.patches.cut_words import CutWords
 from mechicl.patches.edit import Edit, Positions
+from mechicl.patches.exchange import Exchange, exchange
 from mechicl.patches.fix_neurons import FixNeurons
 from mechicl.patches.isolate import (
+    CutRandomEdges,
     IsolateLabels,
     IsolatePositions,
     IsolateRandom,
@@ -23,10 +25,10 @@ from mechicl.patches.reweight import ReweightAnchors
 from mechicl.patches.steer import Steer
 
 __all__ = [
-    "AblateHeads", "CutEdges", "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "Edit", "FixNeurons",
-    "IsolateLabels", "IsolatePositions", "IsolateRandom", "IsolateTemplate", "Mode", "Positions", "Reorder", "Repeat",
-    "Replace", "ReweightAnchors", "Steer", "Swap", "first_layers", "head_means", "isolation_mask", "last_layers",
-    "random_pool",
+    "AblateHeads", "CutEdges", "CutRandomEdges", "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "Edit",
+    "Exchange", "FixNeurons", "IsolateLabels", "IsolatePositions", "IsolateRandom", "IsolateTemplate", "Mode",
+    "Positions", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Steer", "Swap", "exchange", "first_layers",
+    "head_means", "isolation_mask", "last_layers", "random_pool",
 ]  # fmt: skip
 
 

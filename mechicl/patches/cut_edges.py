@@ -16,7 +16,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, as_layers, resolved_layers
 from mechicl.models import hooked
 
-Mode = Literal["presoftmax", "postsoftmax_zero", "postsoftmax_renorm"]
+Mode = Literal["presoftmax", "presoftmax_keep_0", "postsoftmax_zero", "postsoftmax_renorm"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class CutEdges(Patch):
     """Common to all patches that cut attention edges: in which layers, and how.
 
     `mode="presoftmax"` is the code of *Label Words*: cut scores become -inf, so attention to the rest still sums to
-    one. `"postsoftmax_zero"` zeroes the weights after the softmax, as that paper's text says, which also shrinks the
-    head's output; `"postsoftmax_renorm"` divides by what is left. One layer may be given alone; negative layers count
-    from the end.
+    one. `"presoftmax_keep_0"` keeps the edge to position 0: heads rest on that attention sink, and a token without it
+    may become a sink itself. `"postsoftmax_zero"` zeroes the weights after the softmax, as that paper's text says,
+    which also shrinks the head's output; `"postsoftmax_renorm"` divides by what is left, which equals `"presoftmax"`
+    but for rounding. One layer may be given alone; negative layers count from the end.
     """
 
     layers: int | Iterable[int]
@@ -55,6 +56,10 @@ def _cut_scores(mask: Tensor, scores: Tensor, hook: Any) -> Tensor:
     return scores.masked_fill(mask, -torch.inf)
 
 
+def _cut_scores_but_first(mask: Tensor, scores: Tensor, hook: Any) -> Tensor:
+    return _cut_scores(mask & (torch.arange(mask.shape[-1], device=mask.device) > 0), scores, hook)
+
+
 def _zero_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
     return pattern.masked_fill(mask, 0.0)
 
@@ -67,6 +72,7 @@ def _renormalise_weights(mask: Tensor, pattern: Tensor, hook: Any) -> Tensor:
 
 _EDITS: dict[str, tuple[str, Callable[..., Tensor]]] = {
     "presoftmax": ("hook_attn_scores", _cut_scores),
+    "presoftmax_keep_0": ("hook_attn_scores", _cut_scores_but_first),
     "postsoftmax_zero": ("hook_pattern", _zero_weights),
     "postsoftmax_renorm": ("hook_pattern", _renormalise_weights),
 }

@@ -137,6 +137,29 @@ class IsolatePositions(Isolate):
         return self.positions[prompt][as_layers(self.layers, "IsolatePositions").index(layer)]
 
 
+@dataclass(frozen=True)
+class CutRandomEdges(CutEdges):
+    """The control by edges: as many as the isolation of label words cuts, among those of the other demonstration rows.
+
+    Drawn by the seed and the demonstrations alone, the same in every layer. An edge leads from a token to one before
+    it; where there are fewer than are wanted, all are cut.
+    """
+
+    seed: int = 0
+    scope = "demonstrations"
+
+    def edges(self, batch: PromptBatch, layers: tuple[int, ...]) -> list[Bool[Tensor, "batch query key"]]:
+        mask = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], dtype=torch.bool)
+        for of_prompt, prompt in zip(mask, batch.prompts, strict=True):
+            rows = sorted(set(range(prompt.query_start)) - set(prompt.anchors))
+            edges = [(row, before) for row in rows for before in range(row)]
+            generator = generator_of(prompt.tokens[: prompt.query_start], self.seed)
+            drawn = generator.choice(len(edges), min(sum(prompt.anchors), len(edges)), replace=False)
+            for place in drawn:
+                of_prompt[edges[place]] = True
+        return [mask.to(batch.device)] * len(layers)
+
+
 @door
 def random_pool(prompt: Prompt, pool: Pool = "all") -> list[int]:
     """Positions that the random control may draw, in order; never a label word's anchor.

@@ -3,6 +3,7 @@
 from mechicl.probes.enrichment import Enrichment
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
+from mechicl.probes.label_words import LabelMass, LabelNorms
 from mechicl.probes.last_residual import LastResidual
 from mechicl.probes.lens_tokens import LensTokens
 from mechicl.probes.local_attention import LocalAttention
@@ -15,8 +16,9 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadSaliency", "LabelAttention", "LastResidual", "LensTokens", "LocalAttention", "LogitLens",
-    "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
+    "Enrichment", "HeadSaliency", "LabelAttention", "LabelMass", "LabelNorms", "LastResidual", "LensTokens",
+    "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens",
+    "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

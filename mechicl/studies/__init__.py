@@ -29,7 +29,7 @@ def _import_all() -> None:
 
 _import_all()
 
-from mechicl.studies.label_words.isolation import isolation_examples  # noqa: E402
+from mechicl.studies.label_words.isolation_examples import isolation_examples  # noqa: E402
 from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map  # noqa: E402
 from mechicl.studies.stages.atlas import compare_atlases  # noqa: E402
 from mechicl.studies.stages.in_context_atlas import in_context_atlas  # noqa: E402

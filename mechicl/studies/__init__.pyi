@@ -17,7 +17,7 @@ from mechicl.studies.study import Study as Study
 from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
 from mechicl.studies.stages.voters import find_neurons as find_neurons
 from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
-from mechicl.studies.label_words.isolation import isolation_examples as isolation_examples
+from mechicl.studies.label_words.isolation_examples import isolation_examples as isolation_examples
 from mechicl.studies.loading import load_result as load_result
 from mechicl.studies.loading import load_studies as load_studies
 from mechicl.studies.stages.voters import neuron_tokens as neuron_tokens
@@ -91,7 +91,8 @@ def isolation(
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
     *,
     n_layers: Sequence[int] = (1, 3, 5),
-    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    mode: Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    modes: Sequence[Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm', 'exchange']] = ('presoftmax_keep_0', 'postsoftmax_zero', 'exchange'),
     pool: Literal['all', 'demo_text', 'demo_template'] = 'all',
     random_seed: int = 0,
     protocol: Literal['paper', 'corrected'] = 'corrected',
@@ -108,8 +109,11 @@ def isolation(
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         n_layers: Numbers of first and of last layers to isolate.
-        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
-            postsoftmax_renorm.
+        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
+            position 0 stays), postsoftmax_zero or postsoftmax_renorm.
+        modes: Further modes in which a verdict must have the same sign, with protocol corrected; the
+            same as mode for none. exchange gives label words what those of another demonstration set
+            gather (the control: text tokens what its text tokens do), and needs two sets.
         pool: Where random tokens may lie: all, demo_text or demo_template.
         random_seed: Seed of the random control.
         protocol: corrected, or paper: what the authors' code did.
@@ -117,7 +121,9 @@ def isolation(
 
     Returns:
         A result. A row per prompt and condition (label words or random tokens isolated in the first or
-        last n layers). Gold and predicted class, label probabilities, and top-10 token ids.
+        last n layers). Gold and predicted class, label probabilities, probability of all label words
+        over the vocabulary, and top-10 token ids. At the claimed number of layers also norms of the
+        residual after them, at label words and at position 0.
     """
 
 def deep_layers(
@@ -287,7 +293,7 @@ def anchor_sweep(
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
     *,
     windows: Sequence[int] = (1,),
-    mode: Literal['presoftmax', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    mode: Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
     random_seed: int = 0,
     batch_size: int = 16,
 ) -> Result:
@@ -302,8 +308,8 @@ def anchor_sweep(
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         windows: Numbers of neighbouring layers isolated together.
-        mode: How attention is cut: presoftmax (the authors' code), postsoftmax_zero or
-            postsoftmax_renorm.
+        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
+            position 0 stays), postsoftmax_zero or postsoftmax_renorm.
         random_seed: Seed of the random text tokens.
         batch_size: prompts or sequences per pass.
 

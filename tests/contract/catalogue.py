@@ -37,11 +37,13 @@ from mechicl.metrics import kl_divergence
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
     AblateHeads,
+    CutRandomEdges,
     CutWords,
     Drop,
     DropAttention,
     DropMany,
     DropMLP,
+    Exchange,
     FixNeurons,
     IsolateLabels,
     IsolatePositions,
@@ -155,6 +157,14 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     IsolateLabels: lambda: [IsolateLabels((0, 1), mode=mode) for mode in ("presoftmax", "postsoftmax_renorm")],  # type: ignore[arg-type]
     IsolateTemplate: lambda: [IsolateTemplate((0, 1, 2))],
     IsolateRandom: lambda: [IsolateRandom((0, 2)), IsolateRandom((0,), pool="demo_text", resample="per_seed")],
+    CutRandomEdges: lambda: [CutRandomEdges((0, 1))],
+    Exchange: lambda: [
+        Exchange(
+            IsolateLabels((0, 1)),
+            {prompt: prompt for prompt in prompts()},
+            {prompt: torch.linspace(-1, 1, 2 * 4 * tiny.D_MODEL).reshape(2, 4, -1) for prompt in prompts()},
+        )
+    ],
     IsolatePositions: lambda: [IsolatePositions((0,), positions={prompt: [[3, 4]] for prompt in prompts()})],
     ReweightAnchors: lambda: [
         ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4), placement)  # type: ignore[arg-type]

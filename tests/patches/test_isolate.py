@@ -9,7 +9,7 @@ import torch
 
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.patches import IsolateLabels, IsolatePositions, IsolateRandom, isolation_mask, random_pool
+from mechicl.patches import CutRandomEdges, IsolateLabels, IsolatePositions, IsolateRandom, isolation_mask, random_pool
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -68,6 +68,19 @@ def test_variants_after_the_softmax(mode: Any) -> None:
     torch.testing.assert_close(cut[0][:, p, p], expected)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_keeping_the_edge_to_position_0(family: str) -> None:
+    """By hand: the scores of position 0 and of the token itself share the softmax, so their ratio stays."""
+    model = tiny.model(family)
+    (prompt,) = random_prompts(1)
+    _, plain = patterns(model, prompt, None)
+    _, cut = patterns(model, prompt, IsolateLabels([0], mode="presoftmax_keep_0"))
+    for p in prompt.anchors:
+        kept = plain[0][:, p].clone()
+        kept[:, 1:p] = 0
+        torch.testing.assert_close(cut[0][:, p], kept / kept.sum(-1, keepdim=True))
+
+
 def test_renormalising_equals_cutting_before_the_softmax() -> None:
     model, prompts = tiny.model("gpt2"), random_prompts(4)
     before, after = (
@@ -75,6 +88,20 @@ def test_renormalising_equals_cutting_before_the_softmax() -> None:
         for mode in ("presoftmax", "postsoftmax_renorm")
     )
     torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_random_edges_are_as_many_and_none_of_a_label_words() -> None:
+    prompts = random_prompts(6, longest=40)
+    (mask, same), (other, _) = (list(CutRandomEdges([0, 1], seed=s).edges(prompts.batch(), (0, 1))) for s in (0, 1))
+    assert torch.equal(mask, same), "the same edges in every layer"
+    assert not torch.equal(mask, other)
+    query, key = torch.arange(mask.shape[1])[:, None], torch.arange(mask.shape[1])
+    assert not mask[:, query <= key].any(), "from a token to one before it"
+    for cut, prompt in zip(mask, prompts, strict=True):
+        others = len(range(prompt.query_start)) * (prompt.query_start - 1) // 2 - sum(prompt.anchors)
+        assert cut.sum() == min(sum(prompt.anchors), others)
+        assert not cut[list(prompt.anchors)].any()
+        assert not cut[prompt.query_start :].any()
 
 
 def test_given_positions() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 import mechicl as mi
 from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.label_words.isolation_modes import sinks
+from mechicl.studies.label_words.predictions import constant_answer
 from tests import tiny
+from tests.engines.test_compression import TASK
 from tests.random_prompts import random_prompts
 
 
@@ -39,3 +43,45 @@ def test_examples_show_words_with_and_without_isolation() -> None:
 def test_numbers_of_layers_that_the_model_does_not_have(n_layers: tuple[int, ...]) -> None:
     with pytest.raises(mi.InputError, match=r"choose among 1 to 3|from 1 on"):
         mi.isolation(tiny.model("gpt2"), random_prompts(2), n_layers=n_layers)
+
+
+def test_exchange_with_the_same_demonstrations_changes_nothing() -> None:
+    """And with others it does: the control."""
+    model, study = tiny.model("llama"), Isolation(n_layers=(2,), modes=("exchange",))
+    one, same, other = (TASK.prompts(tiny.tokenizer(), seed=seed, samples=4) for seed in (0, 0, 1))
+    for material, alike in (([one, same], True), ([one, other], False)):
+        table = study.run(model, material).table
+        probabilities = table[table["isolated"].isin(["nothing", "label words (exchange)"])].groupby("isolated")
+        clean, first = (rows[rows["where"] != "last"]["label_mass"].to_numpy() for _, rows in list(probabilities)[::-1])
+        assert (abs(clean - first).max() < 1e-6) == alike
+
+
+def test_a_single_set_has_nothing_to_exchange_with() -> None:
+    study, prompts = Isolation(n_layers=(1,)), TASK.prompts(tiny.tokenizer(), seed=0, samples=2)
+    table = study.run(tiny.model("gpt2"), prompts).table
+    assert "random edges" in set(table["isolated"])
+    assert not table["isolated"].str.contains("exchange").any()
+
+
+def test_what_a_constant_answer_keeps() -> None:
+    words = [list(range(10)), list(range(10)), list(range(5, 15))]
+    clean = pd.DataFrame({
+        "model": "m", "task": "t", "seed": [0, 0, 0], "shots": 1, "prompt": [0, 1, 2], "predicted": [1, 1, 0],
+        "top_tokens": words,
+    })  # fmt: skip
+    kept = constant_answer(clean)
+    assert kept["label_loyalty"].tolist() == [1, 1, 0]
+    assert kept["word_loyalty_5"].tolist() == pytest.approx([1, 1, 0])
+    assert kept["word_loyalty_10"].tolist() == pytest.approx([1, 1, 5 / 15])
+    of_seeds = constant_answer(clean.assign(seed=[0, 0, 1]))
+    assert (of_seeds[["label_loyalty", "word_loyalty_10"]] == 1).all(axis=None), "an answer for each seed"
+
+
+def test_a_warning_where_isolation_makes_attention_sinks() -> None:
+    """The norms of smollm2-135m-q4 on SST-2: 91 in the clean run and 784 at position 0."""
+    modes = {"cut": "presoftmax", "kept": "presoftmax_keep_0", "zeroed": "postsoftmax_zero"}
+    norms = pd.DataFrame({"label_norm": [91.0, 816, 294, 87]}, index=["nothing", *modes]).assign(first_norm=784.0)
+    warning = sinks(norms, modes, 5)
+    assert "816 (presoftmax), 294 (presoftmax_keep_0)" in warning
+    assert "postsoftmax_zero" not in warning
+    assert sinks(norms.assign(first_norm=95.0), modes, 5) == "", "without a sink there is none to become"

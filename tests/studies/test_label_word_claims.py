@@ -15,6 +15,7 @@ from mechicl.studies.label_words.anchor_kinds import AnchorKinds
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.compression import Compression
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
+from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.pairs import REAL, heat_map, pair_matrix
 from mechicl.studies.label_words.predictions import PredictionStudy
 from mechicl.studies.label_words.reweighting import Reweighting
@@ -48,6 +49,43 @@ def predictions(study: PredictionStudy, lost: Lost, classes: int = 2) -> pd.Data
         share = 0.0 if number == 0 else lost(condition)
         parts.append(rows_of(condition, generator.random(len(gold)) >= share, gold))
     return pd.concat(parts, ignore_index=True)
+
+
+def isolated(first: float, of_others: Mapping[str, float] | None = None) -> Lost:
+    """Label words isolated in the first layers lose so much, in some modes another share; the controls lose 0.1."""
+
+    def lost(condition: Mapping[str, Any]) -> float:
+        tokens, _, mode = condition["isolated"].partition(" (")
+        shares = {"random edges": 0.1, **(of_others or {})}
+        if tokens != "label words" or condition["where"] == "last":
+            return shares.get(tokens, 0.1)
+        return shares.get(mode.rstrip(")"), first)
+
+    return lost
+
+
+@pytest.mark.parametrize(("first", "of_others", "outcome", "reason"), [
+    (0.6, {}, "supported", ""),
+    (0.6, {"postsoftmax_zero": 0.4}, "supported", ""),
+    (0.6, {"exchange": 0.02}, "undecided", "Modes disagree: supported in presoftmax, contradicted in exchange."),
+    (0.6, {"exchange": 0.15}, "undecided", "not certain in every mode (exchange); take more seeds"),
+    (0.6, {"random edges": 0.7}, "undecided", "contradicted in presoftmax against random edges"),
+    (0.02, {"exchange": 0.6}, "undecided", "contradicted in presoftmax, supported in exchange"),
+    (0.02, {}, "contradicted", ""),
+])  # fmt: skip
+def test_isolation_has_one_verdict_over_its_modes(
+    first: float, of_others: Mapping[str, float], outcome: str, reason: str
+) -> None:
+    """A control that isolates in a single mode would find the effect in the third and fourth line, too."""
+    study = Isolation(n_layers=(1,))
+    table = predictions(study, isolated(first, of_others)).assign(model_layers=3)
+    found = [one for one in Result(study, table, {}).claims if not one.claim.id.endswith("-depth")]
+    assert {one.outcome for one in found} == {outcome}
+    assert all(reason in one.reason for one in found)
+    assert all("By mode: presoftmax " in one.note for one in found)
+    alone = Isolation(n_layers=(1,), modes=("presoftmax",))
+    if "exchange" in of_others and first > 0.1:
+        assert set(outcomes(alone, table).values()) == {"supported"}, "the control"
 
 
 def compressed(anchors: float, controls: float) -> Lost:

@@ -51,7 +51,11 @@ class AnchorSweep(PredictionStudy):
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of neighbouring layers isolated together.", min=1)] = (1,)
     mode: Annotated[
-        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+        Mode,
+        Switch(
+            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to position 0 "
+            "stays), postsoftmax_zero or postsoftmax_renorm."
+        ),
     ] = "presoftmax"
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 

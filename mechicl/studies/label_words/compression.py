@@ -34,7 +34,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, bars, marks, where
-from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
+from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, constant_answer, paired
 from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_2
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import intervals
@@ -144,11 +144,11 @@ class Compression(PredictionStudy):
         if anchors.empty:
             return Evidence(np.array([]), None, np.array([]))
         place = anchors["positions"].iloc[0]
-        anchors, commonest = where(anchors, positions=place), anchors["predicted_clean"].mode().iloc[0]
+        anchors = where(anchors, positions=place)
         controls = {
             "random tokens in place of the label words": where(rows, method="hidden random", positions=place),
             "the same words as text": where(rows, method="text anchor"),
-            "a constant answer": anchors.assign(label_loyalty=(anchors["predicted_clean"] == commonest).astype(float)),
+            "a constant answer": constant_answer(table[self.is_clean(table)]),
         }
         loyalty = {name: by_prompt(one, "label_loyalty", "method").iloc[:, 0] for name, one in controls.items()}
         best = max(loyalty, key=lambda name: loyalty[name].mean())

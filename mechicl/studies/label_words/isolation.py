@@ -6,40 +6,52 @@ Cutting in the first layers should hurt, cutting in the last layers or cutting a
 
 The authors draw the random tokens afresh in every layer from all positions up to the query, so no random token is
 isolated throughout (`protocol="paper"`, with their very draws). `"corrected"` draws once per prompt. Both report word
-loyalty at k = 5 (the paper) and k = 10 (the authors' notebook).
+loyalty at k = 5 (the paper) and k = 10 (the authors' notebook), and the probability of the label words.
+
+How attention is cut matters: without the edge to position 0 a label word may become an attention sink itself. So
+`"corrected"` also isolates in further modes (`modes`), and cuts as many random edges as a second control. A claim is
+supported only where its sign is the same in all. Loyalty stands beside what a constant answer reaches.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
-from mechicl.claims import Claim, Evidence, Verdicts
+from mechicl.claims import Claim, Evidence, Verdict, Verdicts
 from mechicl.declared import Switch
+from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.figures import GREY, INK, LABEL_COLOUR
-from mechicl.hooks import Patch
+from mechicl.figures import BLUE, GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars
+from mechicl.hooks import Patch, run
 from mechicl.models import hooked
-from mechicl.models.tokenizers import token_text
 from mechicl.patches import isolate
 from mechicl.patches.cut_edges import Mode
+from mechicl.patches.exchange import exchange
 from mechicl.patches.isolate import random_pool
+from mechicl.probes import LabelMass, LabelNorms
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Level, Panel, bars, marks, where
-from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy
-from mechicl.studies.parts import DEMONSTRATION_SET, set_names
+from mechicl.results import Cells, Result
+from mechicl.studies.drawing import Curve, Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.isolation_modes import donors, in_every, sinks, with_other_sets
+from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy, constant_answer
+from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import bands, by_metric, intervals, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 _STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
            ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
+_LABELS, _RANDOM, _EDGES = "label words", "random tokens", "random edges"
+_FURTHER = (ORANGE, PURPLE, GREEN, SKY, BLUE)
+"""Colours of further modes."""
+Variant = Literal["presoftmax", "presoftmax_keep_0", "postsoftmax_zero", "postsoftmax_renorm", "exchange"]
 _SOURCE = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
 _BY_RANDOM, _BY_LAST = ("random tokens", "first"), ("label words", "last")
 _MEASURED = {
@@ -56,6 +68,10 @@ _MEASURED = {
     )
 }  # fmt: skip
 """Each claim with its metric, and the condition that is its null."""
+_LEVELS = {"label_mass": "clean run"}
+"""What the level in a panel is, if not that of a constant answer."""
+_SETS_FOR_NORMS = 8
+"""Of so many demonstration sets the norms are taken."""
 _CONSTANT = "constant answer"
 _CLAIMED = 5
 """Numbers of first and of last layers that the paper speaks of."""
@@ -65,13 +81,26 @@ _CLAIMED = 5
 class Isolation(PredictionStudy):
     """A row per prompt and condition (label words or random tokens isolated in the first or last n layers).
 
-    Gold and predicted class, label probabilities, and top-10 token ids.
+    Gold and predicted class, label probabilities, probability of all label words over the vocabulary, and top-10 token
+    ids. At the claimed number of layers also norms of the residual after them, at label words and at position 0.
     """
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[
-        Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
+        Mode,
+        Switch(
+            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to position 0 "
+            "stays), postsoftmax_zero or postsoftmax_renorm."
+        ),
     ] = "presoftmax"
+    modes: Annotated[
+        tuple[Variant, ...],
+        Switch(
+            "Further modes in which a verdict must have the same sign, with protocol corrected; the same as mode for "
+            "none. exchange gives label words what those of another demonstration set gather (the control: text tokens "
+            "what its text tokens do), and needs two sets."
+        ),
+    ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
     pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
@@ -86,48 +115,121 @@ class Isolation(PredictionStudy):
     claims = tuple(_MEASURED)
 
     axes = ("isolated", "where", "n_layers")
-    metrics = ("label_loyalty", "word_loyalty_5", "word_loyalty_10")
+    metrics = ("label_loyalty", "word_loyalty_5", "word_loyalty_10", "label_mass")
+    more = {"label_mass": LabelMass()}
+    may_lack = ("label_norm", "first_norm")
 
     def conditions(self, model: Any) -> list[Condition]:
-        total = hooked(model).sizes.n_layers
+        total, arms = hooked(model).sizes.n_layers, list(self._arms)
         if max(self.n_layers) > total:
             raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose among 1 to {total}.")
         return [
             {"isolated": "nothing", "where": "", "n_layers": 0},
             *(
                 {"isolated": isolated, "where": where, "n_layers": n}
-                for n in self.n_layers
+                for chosen, numbers in ((arms[:2], self.n_layers), (arms[2:], self._of_verdicts(total)))
+                for n in numbers
                 for where in ("first", "last")
-                for isolated in ("label words", "random tokens")
+                for isolated in chosen
+                if where == "first" or isolated == _RANDOM or self._arms[isolated][0] == _LABELS
             ),
         ]
 
+    @property
+    def _arms(self) -> dict[str, tuple[str, Variant]]:
+        """What is isolated, and in which mode, by its name in the table.
+
+        The first two have every number of layers. Random tokens in the last layers, which change next to nothing, are
+        isolated in `mode` alone.
+        """
+        arms: dict[str, tuple[str, Variant]] = {tokens: (tokens, self.mode) for tokens in (_LABELS, _RANDOM)}
+        if self.protocol == "corrected":
+            arms[_EDGES] = (_EDGES, self.mode)
+            further = [mode for mode in self.modes if mode != self.mode]
+            arms |= {f"{tokens} ({mode})": (tokens, mode) for mode in further for tokens in (_LABELS, _RANDOM)}
+        return arms
+
+    def _of_verdicts(self, total: int) -> list[int]:
+        """Numbers of isolated layers that verdicts rest on, in a model with so many layers."""
+        return sorted({self._claimed, self._apart(total) or self._claimed})
+
+    def _apart(self, total: int) -> int:
+        """The largest of them with which the first and the last layers do not overlap; 0 where there is none."""
+        return max((n for n in self.n_layers if n <= min(total // 2, self._claimed)), default=0)
+
     def passes(self, n_layers: int) -> float:
-        return 1 + 1.5 * len(self.n_layers)
+        further = (len(self._arms) - 2) * len(self._of_verdicts(n_layers))
+        return 1 + 1.5 * len(self.n_layers) + 0.6 * further
+
+    def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
+        """Sets of prompts with the same demonstrations get a prompt of the set before; the first, of the second."""
+        parts, origin = super().parts(material)
+        if all(mode != "exchange" for _, mode in self._arms.values()):
+            return parts, origin
+        return with_other_sets(parts), origin
+
+    def run(
+        self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None
+    ) -> Result:
+        """Without the exchange where there is a single demonstration set, which decides nothing anyway."""
+        sets = [part.material for part in self.parts(material)[0] if isinstance(part.material, PromptSet)]
+        if "exchange" in self.modes and not all(map(donors, sets)):
+            study = replace(self, modes=tuple(mode for mode in self.modes if mode != "exchange") or (self.mode,))
+            return study.run(model, material, batch_size=batch_size, cells=cells)
+        return super().run(model, material, batch_size=batch_size, cells=cells)
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         if condition["isolated"] == "nothing":
             return []
         choose = isolate.first_layers if condition["where"] == "first" else isolate.last_layers
         layers = choose(condition["n_layers"], hooked(model).sizes.n_layers)
-        if condition["isolated"] == "label words":
-            return [isolate.IsolateLabels(layers, mode=self.mode)]
-        if self.protocol == "paper":
-            return [isolate.IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
-        return [isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
+        tokens, mode = self._arms[condition["isolated"]]
+        cut: Mode = self.mode if mode == "exchange" else mode
+        if tokens == _EDGES:
+            return [isolate.CutRandomEdges(layers, mode=cut, seed=self.random_seed)]
+        if tokens == _RANDOM and self.protocol == "paper":
+            return [isolate.IsolatePositions(layers, mode=cut, positions=authors_draws(prompts, len(layers)))]
+        drawn: dict[str, Any] = {"pool": self.pool}
+        if mode == "exchange":  # text with text, as label words with label words
+            drawn = {"pool": "demo_text", "resample": "per_seed"}
+        isolation = (
+            isolate.IsolateLabels(layers, mode=cut) if tokens == _LABELS
+            else isolate.IsolateRandom(layers, mode=cut, seed=self.random_seed, **drawn)
+        )  # fmt: skip
+        return [exchange(model, isolation, donors(prompts)) if mode == "exchange" else isolation]
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
-        return rows.assign(model_layers=hooked(model).sizes.n_layers)
+        return rows.assign(model_layers=hooked(model).sizes.n_layers, **self._norms(model, prompts, condition))
+
+    def _norms(self, model: Any, prompts: PromptSet, condition: Condition) -> dict[str, float]:
+        """Norms after the claimed number of layers, without isolation and with that of label words there.
+
+        They depend on demonstrations alone: one prompt of each set is enough.
+        """
+        n, arm = condition["n_layers"], condition["isolated"]
+        measured = arm == "nothing" or (
+            self._arms[arm][0] == _LABELS and condition["where"] == "first" and n == self._claimed
+        )
+        sets = [group[0] for group in shared_demonstrations(prompts) if prompts[group[0]].anchors][:_SETS_FOR_NORMS]
+        if not measured or not sets or self.protocol == "paper":
+            return dict.fromkeys(self.may_lack, np.nan)
+        chosen, probe = prompts.select(sets), LabelNorms()
+        reading = run(model, chosen, [probe], self.patches(model, chosen, condition), progress=None)[probe]
+        return {name: float(reading.quantities[name][:, self._claimed - 1].mean()) for name in self.may_lack}
+
+    def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Rows with their agreement with the clean run; tables of earlier versions have no probability."""
+        rows = super().loyalty(table)
+        return rows if "label_mass" in rows else rows.assign(label_mass=np.nan)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         metric, control = _MEASURED[claim]
         n_layers = self._claimed
         if control == _BY_LAST and "model_layers" in table:
-            half = int(table["model_layers"].iloc[0]) // 2
-            n_layers = max((n for n in self.n_layers if n <= min(half, n_layers)), default=0)
+            n_layers = self._apart(total := int(table["model_layers"].iloc[0]))
             if not n_layers:
-                why = f"The first and the last layers overlap; isolate at most {half} (n_layers)."
+                why = f"The first and the last layers overlap; isolate at most {total // 2} (n_layers)."
                 return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         rows = where(self.loyalty(table), n_layers=n_layers)
         names = ["seed", DEMONSTRATION_SET, "prompt"]
@@ -143,6 +245,24 @@ class Isolation(PredictionStudy):
         excess = {end: changes["label words", end] - changes["random tokens", end] for end in ("first", "last")}
         return Evidence(excess["first"].to_numpy(), excess["last"].to_numpy(), sets)
 
+    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str]) -> Verdict:
+        """In `mode`, held against the other modes and against random edges."""
+        measured, found = set(rows["isolated"]), dict[str, Verdict]()
+        comparisons = {
+            mode: {arm: tokens for arm, (tokens, one) in self._arms.items() if one == mode and tokens != _EDGES}
+            for mode in dict.fromkeys(mode for _, mode in self._arms.values())
+        } | {f"{self.mode} against random edges": {_LABELS: _LABELS, _EDGES: _RANDOM}}
+        for name, arms in comparisons.items():
+            if measured.issuperset(arms):
+                common = self.is_clean(rows) | ((rows["isolated"] == _RANDOM) & (rows["where"] == "last"))
+                chosen = rows[common | rows["isolated"].isin(arms)]
+                of_mode = chosen.assign(isolated=chosen["isolated"].replace(arms))
+                found[name] = super()._verdict(claim, of_mode, facts)
+        norms = rows[rows["label_norm"].notna()] if "label_norm" in rows else rows[:0]
+        means = norms.groupby("isolated", sort=False)[list(self.may_lack)].mean() if len(norms) else None
+        modes = {arm: mode for arm, (_, mode) in self._arms.items()}
+        return in_every(found, "" if means is None else sinks(means, modes, self._claimed))
+
     def verdicts(self, result: Result) -> Verdicts:
         return Verdicts(replace(one, about={**one.about, "mode": self.mode}) for one in super().verdicts(result))
 
@@ -150,47 +270,69 @@ class Isolation(PredictionStudy):
     def _claimed(self) -> int:
         return _CLAIMED if _CLAIMED in self.n_layers else max(self.n_layers)
 
-    def floor(self, table: pd.DataFrame) -> float:
-        """Label loyalty of always giving the clean run's commonest answer, mean over tasks and seeds."""
-        clean = table[self.is_clean(table)].groupby(["model", "task", "seed", "shots"], dropna=False)["predicted"]
-        return float(clean.agg(lambda predicted: predicted.value_counts(normalize=True).iloc[0]).mean())
+    def floor(self, table: pd.DataFrame, metric: str = "label_loyalty") -> float:
+        """Loyalty of always giving one answer, mean over tasks and seeds; of `label_mass` the clean run's."""
+        clean = constant_answer(table[self.is_clean(table)])
+        return float(clean.groupby(PROMPT[:-1], dropna=False)[metric].mean().mean()) if metric in clean else np.nan
 
     def drawing(self, result: Result) -> Drawing:
         rows = by_metric(self.loyalty(result.table), self.metrics, self.axes)
         means = mean_over_tasks(rows, "value", ["model", "metric", *self.axes])
-        floors, agreement = {"label_loyalty": self.floor(result.table)}, "agreement with the clean run"
+        metrics = [metric for metric in self.metrics if metric in set(means["metric"])]
+        floors, what = {metric: self.floor(result.table, metric) for metric in metrics}, "agreement or probability"
         if len(self.n_layers) == 1:
-            panels = [self._bars(metric, means, floors.get(metric)) for metric in self.metrics]
-            return Drawing(means, panels, x="", x_title=agreement, note=intervals(means), common=True, hover="closest")
-        panels = [self._curves(metric, floors.get(metric)) for metric in self.metrics]
+            panels = [self._bars(metric, means, floors[metric]) for metric in metrics]
+            return Drawing(means, panels, x="", x_title=what, note=intervals(means), common=True, hover="closest")
+        panels = [self._curves(metric, means, floors[metric]) for metric in metrics]
         return Drawing(
-            means, panels, x="n_layers", x_title="isolated layers", y_title=agreement, note=bands(means), common=True
+            means, panels, x="n_layers", x_title="isolated layers", y_title=what, note=bands(means), common=True
         )
 
-    def _curves(self, metric: str, floor: float | None) -> Panel:
-        """Agreement by the number of isolated layers."""
-        levels = [] if floor is None else [Level(floor, INK, _CONSTANT)]
+    def _curves(self, metric: str, means: pd.DataFrame, floor: float) -> Panel:
+        """By the number of isolated layers; marks where label words are isolated in further modes."""
+        level = go.Scatter(
+            x=[min(self.n_layers), max(self.n_layers) + 0.5], y=[floor] * 2, mode="lines",
+            name=_LEVELS.get(metric, _CONSTANT), line={"color": INK, "dash": "dash", "width": 1.5},
+        )  # fmt: skip
         curves = [
             Curve(metric, f"{isolated}, {end} layers", colour, dash, {"isolated": isolated, "where": end})
             for (isolated, end), (colour, dash) in _STYLES.items()
         ]
-        return Panel(TITLES[metric], [*levels, *curves], {}, {"range": [0, 1.02]})
+        further = [
+            arm for arm, (tokens, _) in self._arms.items() if arm not in (_LABELS, _RANDOM) and tokens != _RANDOM
+        ]
+        points = [
+            go.Scatter(
+                x=rows["n_layers"] + 0.12 * (number + 1), y=rows["mean"], error_y=error_bars(rows), mode="markers",
+                name=f"{arm}, first layers", marker={"color": colour, "symbol": "diamond", "size": 9},
+            )
+            for number, (arm, colour) in enumerate(zip(further, (GREY, *_FURTHER), strict=False))
+            if len(rows := where(means, metric=metric, isolated=arm, where="first", n_layers=self._claimed))
+        ]  # fmt: skip
+        return Panel(TITLES[metric], [*curves, *points, level], {}, {"range": [0, 1.02]})
 
-    def _bars(self, metric: str, means: pd.DataFrame, floor: float | None) -> Panel:
-        """Agreement with a single number of isolated layers."""
-        rows = where(means, metric=metric).set_index(["isolated", "where"]).loc[list(_STYLES)[::-1]]
+    def _bars(self, metric: str, means: pd.DataFrame, floor: float) -> Panel:
+        """With a single number of isolated layers."""
+        rows = where(means, metric=metric).set_index(["isolated", "where"])
+        styles = _STYLES | {
+            (arm, "first"): (LABEL_COLOUR if tokens == _LABELS else GREY, "solid")
+            for arm, (tokens, _) in self._arms.items() if (arm, "first") in rows.index
+        }  # fmt: skip
+        rows = rows.loc[list(styles)[::-1]]
         names = [f"{isolated}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
-        colours, dashes = zip(*(_STYLES[place] for place in rows.index), strict=True)
+        colours, dashes = zip(*(styles[place] for place in rows.index), strict=True)
         patterns = ["/" if dash == "dot" else "" for dash in dashes]
-        levels = [] if floor is None else [marks(names, [floor] * len(names), "line-ns-open", _CONSTANT)]
-        content = [bars(rows, names, colours, marker_pattern_shape=patterns), *levels]
+        level = marks(names, [floor] * len(names), "line-ns-open", _LEVELS.get(metric, _CONSTANT))
+        content = [bars(rows, names, colours, marker_pattern_shape=patterns), level]
         return Panel(TITLES[metric], content, {"range": [0, 1.02]})
 
     def finding(self, result: Result) -> str:
-        return (
-            f"{result.claims.in_words()} Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
-            f"{self.floor(result.table):.0%} of predicted labels."
-        )
+        words = result.claims.in_words()
+        reasons = dict.fromkeys(one.reason for one in result.claims if one.reason not in words)
+        return " ".join([
+            words, *reasons, f"Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
+            f"{self.floor(result.table):.0%} of predicted labels.",
+        ])  # fmt: skip
 
 
 def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list[list[int]]]:
@@ -203,25 +345,3 @@ def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list
     return {
         prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)] for prompt in prompts
     }
-
-
-def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:
-    """Prompts whose most probable words change most when label words are isolated in the first layers (App. C).
-
-    Columns: prompt, predicted class index with and without isolation, and the k most probable words of each.
-    """
-    if not isinstance(result.study, Isolation):
-        raise InputError(f"isolation_examples reads results of the study isolation, not of {result.name}.")
-    rows = where(result.study.loyalty(result.table), isolated="label words", where="first")
-    rows = rows[rows["n_layers"] == rows["n_layers"].max()].nsmallest(n, "word_loyalty_5", keep="first")
-
-    def words(ids: Sequence[int]) -> list[str]:
-        return [token_text(tokenizer, int(token)) for token in ids[:k]]
-
-    table: pd.DataFrame = rows[[*PROMPT, "n_layers", "gold"]].assign(
-        predicted_whole=rows["predicted_clean"],
-        predicted_isolated=rows["predicted"],
-        words_whole=rows["top_tokens_clean"].map(words),
-        words_isolated=rows["top_tokens"].map(words),
-    )
-    return table

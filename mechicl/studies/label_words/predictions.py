@@ -6,7 +6,7 @@ words.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Float
 
 from mechicl.claims import Claim, Evidence
 from mechicl.engines.prefix import run_shared
-from mechicl.hooks import Patch, Run
+from mechicl.hooks import Patch, Probe, Run
 from mechicl.metrics import jaccard
 from mechicl.metrics.resampling import over_few_sets
 from mechicl.models import hooked
@@ -31,6 +31,7 @@ TITLES = {
     "word_loyalty_5": "word loyalty, k = 5",
     "word_loyalty_10": "word loyalty, k = 10",
     "accuracy": "accuracy",
+    "label_mass": "mass on the label words",
 }
 PROMPT = ["model", "task", "seed", "shots", "prompt"]
 _CLEAN = ("nothing", "full context")
@@ -43,6 +44,8 @@ class PredictionStudy(Study):
     """Columns that name a condition."""
     metrics: ClassVar[tuple[str, ...]] = ("label_loyalty", "word_loyalty_5")
     """Columns of `loyalty` that are averaged; with accuracy the clean run is summarised, too."""
+    more: ClassVar[Mapping[str, Probe]] = {}
+    """What is read in the same passes besides, a value for each prompt: the column and its probe."""
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         """What is changed in a condition."""
@@ -52,7 +55,8 @@ class PredictionStudy(Study):
         self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
     ) -> Sequence[Run]:
         """The prompts in one condition: once, or once for each of several random draws."""
-        return [run_shared(model, prompts, [top], self.patches(model, prompts, condition), batch_size=batch_size)]
+        patches = self.patches(model, prompts, condition)
+        return [run_shared(model, prompts, [top, *self.more.values()], patches, batch_size=batch_size)]
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         """A row per run and prompt: gold and predicted class, label probabilities, the ten most probable tokens."""
@@ -61,6 +65,7 @@ class PredictionStudy(Study):
             pd.DataFrame({
                 "prompt": np.arange(len(prompts)), "gold": prompts.gold.numpy(), "predicted": run.predicted.numpy(),
                 "label_probs": run.label_probs.tolist(), "top_tokens": run[top].values.tolist(),
+                **{column: run[probe].values.tolist() for column, probe in self.more.items()},
             })
             for run in self.runs(model, prompts, condition, top, batch_size)
         ]  # fmt: skip
@@ -116,6 +121,23 @@ def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None
     if null is not None and 1 - null.mean() < claim.least:
         undecided = f"With {claim.null} the {claim.quantity} is {null.mean():.2f}, which leaves no room for an effect."
     return Evidence(values.to_numpy(), None if null is None else null.to_numpy(), sets, undecided=undecided, note=note)
+
+
+def constant_answer(clean: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the clean run with what one answer for all prompts of a seed keeps of them: the floor of loyalty.
+
+    Of labels it is the seed's commonest, of words the k that are most often among the k most probable.
+    """
+
+    def of_seed(rows: pd.DataFrame) -> pd.DataFrame:
+        ids, floors = torch.tensor(np.stack(rows["top_tokens"].to_list())), {}
+        for k in (5, 10):
+            commonest = ids[:, :k].flatten().bincount().argsort(descending=True, stable=True)[: ids[:, :k].shape[1]]
+            floors[f"word_loyalty_{k}"] = jaccard(ids[:, :k], commonest.expand_as(ids[:, :k])).numpy()
+        label = rows["predicted"].mode().iloc[0]
+        return rows.assign(label_loyalty=(rows["predicted"] == label).astype(float), **floors)
+
+    return pd.concat([of_seed(rows) for _, rows in clean.groupby(PROMPT[:-1], sort=False, dropna=False)])
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:

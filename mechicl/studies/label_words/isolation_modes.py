@@ -1,0 +1,88 @@
+"""Isolation in several modes: other demonstrations to exchange with, and one verdict over all modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechicl.claims import Verdict
+from mechicl.engines.prefix import shared_demonstrations
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.studies.parts import Part
+
+_OTHERS = "other_demonstrations"
+"""The companion of a prompt set: a prompt of the same task with other demonstrations."""
+
+
+def with_other_sets(parts: Sequence[Part]) -> list[Part]:
+    """Prompt sets with a prompt of the set before them, of the same task and shots; the first has one of the second."""
+    tasks: dict[tuple[Any, ...], list[Part]] = {}
+    for part in parts:
+        tasks.setdefault((part.labels["task"], part.labels["shots"]), []).append(part)
+    given = []
+    for part in parts:
+        same = tasks[part.labels["task"], part.labels["shots"]]
+        number, own = next(i for i, one in enumerate(same) if one is part), part.material
+        other = same[number - 1 if number else min(1, len(same) - 1)].material
+        assert isinstance(own, PromptSet)
+        assert isinstance(other, PromptSet)
+        if other is not own:
+            companion = replace(other.select([0]), companions={})
+            own = replace(own, companions={**own.companions, _OTHERS: companion})
+        given.append(replace(part, material=own))
+    return given
+
+
+def donors(prompts: PromptSet) -> dict[Prompt, Prompt]:
+    """For each prompt another with other demonstrations: of the set before among the prompts', or a companion.
+
+    Empty where there is none, or too few tokens are known to be text: like is exchanged with like.
+    """
+    groups = shared_demonstrations(prompts)
+    others = [prompts[group[0]] for group in groups]
+    if len(groups) == 1:
+        others = list(prompts.companions.get(_OTHERS, ()))
+    if not all(0 < len(prompt.anchors) <= len(prompt.w) for prompt in (*prompts, *others)):
+        return {}
+    return {prompts[i]: others[number - 1] for number, group in enumerate(groups) for i in group if others}
+
+
+def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
+    """The first verdict, where the others agree: a claim is supported only if its sign is the same in all.
+
+    And contradicted only if none of the others supports it.
+    """
+    (mode, verdict), *others = found.items()
+    if not others or np.isnan(verdict.effect):
+        return verdict
+    sizes = "; ".join(f"{name} {one.size()}" for name, one in found.items())
+    verdict = replace(verdict, note=" ".join(filter(None, (verdict.note, f"By mode: {sizes}.", warning))))
+    opposite = {"supported": "contradicted", "contradicted": "supported"}.get(verdict.outcome)
+    contrary = [name for name, one in others if one.outcome == opposite]
+    unsure = [name for name, one in others if not one.low > 0] if verdict.outcome == "supported" else []
+    if contrary:
+        why = f"Modes disagree: {verdict.outcome} in {mode}, {opposite} in {', '.join(contrary)}."
+    elif unsure:
+        why = f"The sign is not certain in every mode ({', '.join(unsure)}); take more seeds."
+    return replace(verdict, outcome="undecided", reason=why) if contrary or unsure else verdict
+
+
+def sinks(norms: pd.DataFrame, modes: Mapping[str, str], n_layers: int) -> str:
+    """A warning where the cut brings the norm of label words nearer to that of position 0 than to their own.
+
+    `norms` has label_norm and first_norm of each arm, "nothing" among them; `modes` says the mode of each.
+    """
+    clean, first = norms.loc["nothing", ["label_norm", "first_norm"]].to_numpy(float)
+    cut = {str(arm): float(norm) for arm, norm in norms["label_norm"].drop("nothing").items()}
+    jumps = [f"{norm:.0f} ({modes[arm]})" for arm, norm in cut.items() if norm**2 > clean * first > 2 * clean**2]
+    if not jumps:
+        return ""
+    return (
+        f"After {n_layers} isolated layers label words have the norm {', '.join(jumps)}; in the clean run it is "
+        f"{clean:.0f}, and {first:.0f} at position 0. Such a cut makes attention sinks, and part of its effect may be "
+        "theirs."
+    )
