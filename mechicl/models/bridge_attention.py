@@ -76,13 +76,16 @@ class Attention:
     @contextmanager
     def computing(self, config: Any) -> Iterator[None]:
         """Compute in the place of this block's attention module, or help TransformerLens's to what it lacks."""
-        bridge, module = vars(self.bridge), self.bridge.original_component
-        before, implementation = bridge.get("compatibility_mode"), config._attn_implementation
+        bridge, module = vars(self.bridge), vars(self.bridge.original_component)
+        implementation = config._attn_implementation
+        # A hook of this block may start another run, which computes here before this one does.
+        places = [(module, _HELD), (module, "_attn"), (bridge, "_apply_rotary_pos_emb"), (bridge, "compatibility_mode")]
+        before = [(attributes, name, attributes[name]) for attributes, name in places if name in attributes]
         try:
             if self.delegated:
-                vars(module)[_HELD] = self
-                if hasattr(type(module), "_attn"):
-                    vars(module)["_attn"] = self._instead_of_method
+                module[_HELD] = self
+                if hasattr(type(self.bridge.original_component), "_attn"):
+                    module["_attn"] = self._instead_of_method
                 config._attn_implementation = _NAME
             else:
                 # A row that hooks have masked entirely attends to nothing, as in a HookedTransformer.
@@ -93,12 +96,10 @@ class Attention:
             yield
         finally:
             config._attn_implementation = implementation
-            for name in (_HELD, "_attn"):
-                vars(module).pop(name, None)
-            bridge.pop("_apply_rotary_pos_emb", None)
-            bridge.pop("compatibility_mode", None)
-            if before is not None:
-                bridge["compatibility_mode"] = before
+            for attributes, name in places:
+                attributes.pop(name, None)
+            for attributes, name, value in before:
+                attributes[name] = value
             # TransformerLens keeps the last pattern with its autograd graph.
             bridge["_pattern"] = bridge["_attn_scores"] = None
 
