@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseTraceType
@@ -110,6 +111,18 @@ def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **mor
     if rows["low"].notna().all():
         style["error_x"] = error_bars(rows)
     return go.Bar(y=list(names), x=rows["mean"], orientation="h", marker_color=colours, **style)
+
+
+def head_grid(title: str, values: np.ndarray, unit: str, *, logarithm: bool = False, **more: Any) -> Panel:
+    """A panel with a value for each head [layer head]; `more` is plotly's."""
+    shown = np.log10(np.maximum(values, 0.1)) if logarithm else values
+    ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "100"]}
+    grid = go.Heatmap(
+        z=shown, x=list(range(values.shape[1])), y=list(range(len(values))), customdata=values, name="",
+        colorscale="Viridis", colorbar={"title": unit.replace(" ", "<br>", 1), **(ticks if logarithm else {})},
+        hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **more,
+    )  # fmt: skip
+    return Panel(title, [grid], {"title_text": "head", "dtick": max(1, values.shape[1] // 8)}, {"title_text": "layer"})
 
 
 def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str, **more: Any) -> go.Scatter:

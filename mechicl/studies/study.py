@@ -70,6 +70,8 @@ class Study(ABC):
     """Prompts or sequences per pass, to begin with; None where it makes no batches."""
     shared_options: ClassVar[Mapping[str, Any]] = {}
     """Other defaults of shared options, in this study's command; None: its command has no such option."""
+    not_measured: ClassVar[tuple[str, ...]] = ()
+    """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -91,8 +93,9 @@ class Study(ABC):
         return 32
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
-        """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
-        return task.prompts(tokenizer, **options)
+        """The prompts it is run on: `task.prompts`, with the demonstrations that its command draws by default."""
+        drawn = self.shared_options.get("demonstrations") or "per_seed"
+        return task.prompts(tokenizer, **{"demonstrations": drawn} | options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """The prompts of several seeds, which are averaged: alike in all that should not differ between seeds."""
@@ -298,9 +301,10 @@ class Study(ABC):
 
     def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}
+        alike = vars(type(self)).get("not_measured", ())
         return {
             "study": self.name,
-            "settings": self.settings(),
+            "settings": {name: value for name, value in self.settings().items() if name not in alike},
             "condition": dict(condition),
             "model": model,
             "prompts": part.material.digest() if part.material is not None else None,
