@@ -125,7 +125,7 @@ class Verdict:
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, "effect": _plain(self.effect), "low": _plain(self.low), "high": _plain(self.high),
             "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason, "note": self.note,
+            "reason": self.reason, "note": self.note, "published": self.claim.published,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -113,16 +113,22 @@ def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **mor
     return go.Bar(y=list(names), x=rows["mean"], orientation="h", marker_color=colours, **style)
 
 
-def head_grid(title: str, values: np.ndarray, unit: str, *, logarithm: bool = False, **more: Any) -> Panel:
-    """A panel with a value for each head [layer head]; `more` is plotly's."""
-    shown = np.log10(np.maximum(values, 0.1)) if logarithm else values
-    ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "100"]}
-    grid = go.Heatmap(
-        z=shown, x=list(range(values.shape[1])), y=list(range(len(values))), customdata=values, name="",
-        colorscale="Viridis", colorbar={"title": unit.replace(" ", "<br>", 1), **(ticks if logarithm else {})},
-        hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **more,
-    )  # fmt: skip
-    return Panel(title, [grid], {"title_text": "head", "dtick": max(1, values.shape[1] // 8)}, {"title_text": "layer"})
+def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = False, **more: Any) -> list[Panel]:
+    """Panels with a value for each head [layer head], by title; the last shows the scale. `more` is plotly's."""
+    ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "≥ 100"]}
+    style = {"colorscale": "Viridis", "zmin": -1, "zmax": 2} if logarithm else {"colorscale": "RdBu_r"}
+    panels = []
+    for title, values in grids.items():
+        n_layers, n_heads = values.shape
+        grid = go.Heatmap(
+            z=np.log10(np.maximum(values, 0.1)) if logarithm else values, customdata=values,
+            x=list(range(n_heads)), y=list(range(n_layers)), showscale=len(panels) == len(grids) - 1,
+            colorbar={"title": {"text": unit, "side": "right"}, **(ticks if logarithm else {})},
+            hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **style | more,
+        )  # fmt: skip
+        axes = ({"title_text": name, "dtick": max(1, n // 8)} for name, n in (("head", n_heads), ("layer", n_layers)))
+        panels.append(Panel(title, [grid], *axes))
+    return panels
 
 
 def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str, **more: Any) -> go.Scatter:

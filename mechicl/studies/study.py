@@ -198,6 +198,10 @@ class Study(ABC):
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
 
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        """Further tables of its page, by caption."""
+        return {}
+
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
         words = result.claims.in_words()

@@ -43,7 +43,7 @@ from mechicl.probes.enrichment import TOKEN_SETS
 from mechicl.probes.saliency import FLOWS, HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Level, Panel, head_grid, where
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, head_grids, where
 from mechicl.studies.label_words.handover import handover
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
@@ -225,7 +225,10 @@ class InformationFlow(Study):
             enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
         if self.by_head:
-            panels += [panel for title, task in tasks.items() for panel in _heads(title, where(result.table, **task))]
+            heads = [_heads(title, where(result.table, **task)) for title, task in tasks.items()]
+            panels += head_grids(
+                {name: grid for of_task in heads for name, grid in of_task.items()}, _AVERAGE, logarithm=True
+            )
         return Drawing(
             pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=BAND,
         )  # fmt: skip
@@ -257,16 +260,15 @@ def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
     return curves
 
 
-def _heads(title: str, table: pd.DataFrame) -> list[Panel]:
-    """Mean gathering and reading of every head, in the colours of a logarithm, and the largest of an untrained one."""
-    panels = []
-    for kind in ("gathering", "reading"):
-        of_weights = {
-            weights: np.stack([np.stack(list(rows)).mean(0) for _, rows in of_each.groupby("layer")["values"]])
-            for weights, of_each in table.assign(values=table[_column(kind, "by head")]).groupby("weights", sort=False)
-        }
-        given, twins = of_weights.pop(_GIVEN), [*of_weights.values()]
-        beyond = f"; largest of an untrained model's: {max(map(np.max, twins)):.2g}" if twins else ""
-        drawn = {"zmin": -1, "zmax": 2, "showscale": kind == "reading"}
-        panels.append(head_grid(f"{title}: {kind} by head{beyond}", given, _AVERAGE, logarithm=True, **drawn))
-    return panels
+def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Mean gathering and reading of every head [layer head], by a title that has an untrained model's largest."""
+    grids = {}
+    for kind in _KINDS.values():
+        values = table.assign(values=table[_column(kind, "by head")]).groupby(["weights", "layer"], sort=False)[
+            "values"
+        ]
+        means = values.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
+        twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
+        beyond = f"; largest of an untrained model's: {max(twins):.2g}" if twins else ""
+        grids[f"{title}: {kind} by head{beyond}"] = np.stack(list(means.loc[_GIVEN]))
+    return grids

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,13 @@ class Isolation(PredictionStudy):
         Mode, Switch("How attention is cut: presoftmax (the authors' code), postsoftmax_zero or postsoftmax_renorm.")
     ] = "presoftmax"
     pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
+    resample: Annotated[
+        isolate.Resample,
+        Switch("When random tokens are drawn afresh: per_prompt, per_layer (the authors) or per_seed."),
+    ] = "per_prompt"
+    span: Annotated[
+        Literal["anchor", "label"], Switch("What is isolated of a label word: its anchor sub-token, or all (label).")
+    ] = "anchor"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name = "isolation"
@@ -111,14 +118,19 @@ class Isolation(PredictionStudy):
         choose = isolate.first_layers if condition["where"] == "first" else isolate.last_layers
         layers = choose(condition["n_layers"], hooked(model).sizes.n_layers)
         if condition["isolated"] == "label words":
-            return [isolate.IsolateLabels(layers, mode=self.mode)]
+            return [isolate.IsolateLabels(layers, span=self.span, mode=self.mode)]
         if self.protocol == "paper":
             return [isolate.IsolatePositions(layers, mode=self.mode, positions=authors_draws(prompts, len(layers)))]
-        return [isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool)]
+        return [
+            isolate.IsolateRandom(layers, mode=self.mode, seed=self.random_seed, pool=self.pool, resample=self.resample)
+        ]
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
-        return rows.assign(model_layers=hooked(model).sizes.n_layers)
+        tokenizer = hooked(model).tokenizer
+        words = [[] if tokenizer is None else [token_text(tokenizer, token) for token in ids[:5]]
+                 for ids in rows["top_tokens"]]  # fmt: skip
+        return rows.assign(model_layers=hooked(model).sizes.n_layers, top_words=words)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         metric, control = _MEASURED[claim]
@@ -186,6 +198,11 @@ class Isolation(PredictionStudy):
         content = [bars(rows, names, colours, marker_pattern_shape=patterns), *levels]
         return Panel(TITLES[metric], content, {"range": [0, 1.02]})
 
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        if "top_words" not in result.table or not all(map(len, result.table["top_words"])):
+            return {}  # saved by an earlier version, or a model without a tokenizer
+        return {"Where isolation changes the most probable words most (Table 5)": isolation_examples(result)}
+
     def finding(self, result: Result) -> str:
         return (
             f"{result.claims.in_words()} Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
@@ -205,18 +222,26 @@ def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list
     }
 
 
-def isolation_examples(result: Result, tokenizer: Any, *, n: int = 5, k: int = 5) -> pd.DataFrame:
-    """Prompts whose most probable words change most when label words are isolated in the first layers (App. C).
+def isolation_examples(result: Result, tokenizer: Any = None, *, n: int = 5, k: int = 5) -> pd.DataFrame:
+    """Prompts whose most probable words change most with label words isolated in the first layers (App. C, Table 5).
 
-    Columns: prompt, predicted class index with and without isolation, and the k most probable words of each.
+    Columns: prompt, predicted class index with and without isolation, and the k most probable words of each. Without a
+    tokenizer these are the five that the result holds.
     """
     if not isinstance(result.study, Isolation):
         raise InputError(f"isolation_examples reads results of the study isolation, not of {result.name}.")
     rows = where(result.study.loyalty(result.table), isolated="label words", where="first")
     rows = rows[rows["n_layers"] == rows["n_layers"].max()].nsmallest(n, "word_loyalty_5", keep="first")
 
+    stored = dict[int, str]()
+    if tokenizer is None:
+        if "top_words" not in result.table or not all(map(len, result.table["top_words"])):
+            raise InputError("This result holds no words; give isolation_examples the model's tokenizer.")
+        for ids, texts in zip(result.table["top_tokens"], result.table["top_words"], strict=True):
+            stored |= zip(map(int, ids), texts, strict=False)
+
     def words(ids: Sequence[int]) -> list[str]:
-        return [token_text(tokenizer, int(token)) for token in ids[:k]]
+        return [stored.get(int(token)) or token_text(tokenizer, int(token)) for token in ids[:k]]
 
     table: pd.DataFrame = rows[[*PROMPT, "n_layers", "gold"]].assign(
         predicted_whole=rows["predicted_clean"],
