@@ -24,7 +24,7 @@ The same pass gives what the paper mentions beside its figure: shares of the sum
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -178,24 +178,24 @@ class InformationFlow(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
 
-        Of the model as given: S_wp, S_pq and S_ww; S_wp_text, in the place of S_wp; and the three by the other way of
-        joining heads. Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no
+        Of the model as given. Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no
         shares and are left out; `n` says how many remain.
         """
-        table = _given(table)
+        return self._shares(table, FLOWS, FLOWS)
+
+    def other_shares(self, table: pd.DataFrame) -> pd.DataFrame:
+        """As `summary`: S_wp_text in the place of S_wp, and all three by the other way of joining heads."""
         others = tuple(f"{name}_{_OTHER[self.head_reduce]}" for name in FLOWS)
-        triples = {FLOWS: FLOWS, (_TEXT, *FLOWS[1:]): (_TEXT,), others: others}
-        weight, parts = "total" if self.protocol == "paper" else None, []
-        for of, metrics in triples.items():
-            if not set(of) <= set(table):  # saved by an earlier version
-                continue
-            total = table[list(of)].sum(axis=1)
-            shares = table.assign(total=total, **{name: table[name] / total for name in metrics})[total > 0]
-            long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(metrics), var_name="metric")
-            parts.append(
-                mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
-            )
-        return pd.concat(parts, ignore_index=True)
+        pairs = {(_TEXT, *FLOWS[1:]): (_TEXT,), others: others}
+        return pd.concat([self._shares(table, of, metrics) for of, metrics in pairs.items()], ignore_index=True)
+
+    def _shares(self, table: pd.DataFrame, of: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
+        table = _given(table)
+        total = table[list(of)].sum(axis=1)
+        shares = table.assign(total=total, **{name: table[name] / total for name in metrics})[total > 0]
+        long = shares.melt(["model", "task", "shots", "seed", "layer", "total"], list(metrics), var_name="metric")
+        weight = "total" if self.protocol == "paper" else None
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
@@ -205,33 +205,30 @@ class InformationFlow(Study):
         return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])
 
     def drawing(self, result: Result) -> Drawing:
-        summary, enrichment = result.summary().assign(weights=_GIVEN), pd.DataFrame()
-        tasks = by_task(summary)
-        other = _OTHER[self.head_reduce]
+        table, summary = result.table, result.summary().assign(weights=_GIVEN)
+        tasks, rows = by_task(summary), [summary]
         text = (_TEXT, "S_wp from text alone, without position 0", FLOW_COLOURS["S_wp"], "dot")
-        panels = [
-            Panel(name, [*(Curve(f"{flow}{which}", _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS),
-                         *more], y_axis={"range": [0, 1]})
-            for title, task in tasks.items()
-            for name, which, more in (
-                (title, "", [Curve(*text, where=task)]), (f"{title}: {_IN_WORDS[other]}", f"_{other}", []),
-            )
-            if f"S_wp{which}" in set(summary["metric"])
-        ]  # fmt: skip
-        if "weights" in result.table:
-            enrichment = self.enrichment(result.table)
+        panels = [_flows(title, task, Curve(*text, where=task)) for title, task in tasks.items()]
+        if _TEXT in table:
+            rows.append(self.other_shares(table))
+            other = _OTHER[self.head_reduce]
+            panels += [_flows(f"{title}: {_IN_WORDS[other]}", task, which=f"_{other}") for title, task in tasks.items()]
+        if "weights" in table:
+            enrichment = self.enrichment(table)
             enrichment = enrichment[enrichment["mean"] > 0].copy()  # nothing gathers in the last layer
             bounds = enrichment[["mean", "low", "high"]]
             enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
+            rows.append(enrichment)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
         if self.by_head:
-            heads = [_heads(title, where(result.table, **task)) for title, task in tasks.items()]
-            panels += head_grids(
-                {name: grid for of_task in heads for name, grid in of_task.items()}, _AVERAGE, logarithm=True
-            )
-        return Drawing(
-            pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=BAND,
-        )  # fmt: skip
+            heads = [_heads(title, where(table, **task)) for title, task in tasks.items()]
+            panels += head_grids({name: grid for one in heads for name, grid in one.items()}, _AVERAGE, logarithm=True)
+        return Drawing(pd.concat(rows), panels, y_title="share of mean saliency per edge", note=BAND)
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        if _TEXT not in result.table:  # saved by an earlier version
+            return {}
+        return {"Enrichment": self.enrichment(result.table), "Other shares": self.other_shares(result.table)}
 
 
 _LEAST_DRAWN = 0.01
@@ -245,6 +242,12 @@ def _column(kind: str, tokens: str) -> str:
 def _given(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the model as given; results of 0.1 hold no others."""
     return table[table["weights"] == _GIVEN] if "weights" in table else table
+
+
+def _flows(title: str, task: Mapping[str, Any], *more: Curve, which: str = "") -> Panel:
+    """The three shares of a task."""
+    curves = [Curve(f"{flow}{which}", _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS]
+    return Panel(title, [*curves, *more], y_axis={"range": [0, 1]})
 
 
 def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
@@ -264,10 +267,8 @@ def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
     """Mean gathering and reading of every head [layer head], by a title that has an untrained model's largest."""
     grids = {}
     for kind in _KINDS.values():
-        values = table.assign(values=table[_column(kind, "by head")]).groupby(["weights", "layer"], sort=False)[
-            "values"
-        ]
-        means = values.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
+        by_layer = table.groupby(["weights", "layer"], sort=False)[_column(kind, "by head")]
+        means = by_layer.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
         twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
         beyond = f"; largest of an untrained model's: {max(twins):.2g}" if twins else ""
         grids[f"{title}: {kind} by head{beyond}"] = np.stack(list(means.loc[_GIVEN]))
