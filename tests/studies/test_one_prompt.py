@@ -18,7 +18,8 @@ def test_the_drawn_edges_are_the_maps_and_outlive_saving(tmp_path) -> None:  # t
     for one in (result, load_result(tmp_path, "one-prompt")):
         figure = one.figure()
         for heat, edges in zip(figure.data, maps, strict=True):
-            np.testing.assert_allclose(heat.z, edges / edges.max(), rtol=1e-5, atol=1e-9)
+            np.testing.assert_allclose(heat.customdata, edges, rtol=1e-5, atol=1e-9)
+            assert np.argmax(heat.z) == np.argmax(edges)
         marked = [text for text in figure.layout.xaxis.ticktext if "D55E00" in text]
         assert len(marked) == len(prompts[1].label_positions)
         assert (one.summary().groupby("layer").size() == 10).all()

@@ -69,14 +69,14 @@ def texts_and_roles(prompt: Prompt) -> tuple[list[str], list[str]]:
 
 
 def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterable[str]) -> Panel:
-    """The edges of one layer [query key], as shares of the largest; each token's text in the colour of its role."""
+    """The edges of one layer [query key] beside the largest; each token's text in the colour of its role."""
     colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": "#6E6E6E"}
     labels = [
         f'<span style="color:{colours[role]}">{plain(text.replace(chr(10), "⏎"))}</span>'
         for text, role in zip(texts, roles, strict=True)
     ]
     heat = go.Heatmap(
-        z=edges / max(edges.max(), 1e-30), zmin=0, zmax=1, colorscale="Blues", showscale=False, customdata=edges,
+        z=np.sqrt(edges / max(edges.max(), 1e-30)), zmin=0, zmax=1, colorscale="Blues", showscale=False, customdata=edges,
         hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
     size = 9 if len(labels) < 100 else 7
@@ -85,4 +85,4 @@ def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterab
     return Panel(title, [heat], {**ticks, "tickangle": -90, "title_text": "read token"}, y)
 
 
-LEGEND = "share of the layer's largest edge; blue: w, demonstration text; red: p, label words; green: q, target"
+LEGEND = "square root of the share of the layer's largest edge; blue: w, demonstration text; red: p, label words; green: q, target"
