@@ -76,8 +76,8 @@ def one_prompt(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per layer and edge between two tokens of the prompt, with both texts and roles:
-        w, p, q or none.
+        A result. A row per layer and token of the prompt: its text, its role (w, p, q or none), and the
+        saliency of its edges. These are as many as there are tokens, 0 from its own place on.
     """
 
 def information_flow(

@@ -19,17 +19,21 @@ from mechicl.models import hooked
 from mechicl.probes.saliency import HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Drawing, where
+from mechicl.studies.drawing import Drawing
 from mechicl.studies.label_words.saliency_map import LEGEND, map_panel, saliency_map, texts_and_roles
 from mechicl.studies.study import Condition, Study
 
 _SHOWN = 10
 """Edges of a layer that are listed, the strongest first."""
+_MAP = ["model", "task", "seed", "layer"]
 
 
 @dataclass(frozen=True)
 class OnePrompt(Study):
-    """A row per layer and edge between two tokens of the prompt, with both texts and roles: w, p, q or none."""
+    """A row per layer and token of the prompt: its text, its role (w, p, q or none), and the saliency of its edges.
+
+    These are as many as there are tokens, 0 from its own place on.
+    """
 
     prompt: Annotated[int, Switch("Which of the prompts, counted from 0.", min=0)] = 0
     layers: Annotated[
@@ -56,52 +60,46 @@ class OnePrompt(Study):
         if self.prompt >= len(prompts):
             raise InputError(f"prompt is {self.prompt}; there are prompts 0 to {len(prompts) - 1}.")
         prompt, layers = prompts[self.prompt], self.layers or tuple(dict.fromkeys((n_layers // 4, 3 * n_layers // 4)))
-        maps = saliency_map(model, prompt, layers, head_reduce=self.head_reduce).numpy()
-        query, key = np.tril_indices(len(prompt), -1)
-        edges = {"reader": query, "read": key}
-        named = {f"{end}_{what}": np.array(of)[at] for end, at in edges.items()
-                 for what, of in zip(("text", "role"), texts_and_roles(prompt), strict=True)}  # fmt: skip
-        rows = [{"prompt": self.prompt, "layer": layer, **edges, **named, "saliency": edges_of[query, key]}
-                for layer, edges_of in zip(layers, maps, strict=True)]  # fmt: skip
-        return pd.concat(map(pd.DataFrame, rows), ignore_index=True)
+        maps = saliency_map(model, prompt, layers, head_reduce=self.head_reduce).tril(-1).double().numpy()
+        texts, roles = texts_and_roles(prompt)
+        tokens = pd.DataFrame({"prompt": self.prompt, "token": range(len(prompt)), "text": texts, "role": roles})
+        rows = [tokens.assign(layer=layer, saliency=list(edges)) for layer, edges in zip(layers, maps, strict=True)]
+        return pd.concat(rows, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The ten strongest edges of each layer: task, seed, layer, both tokens, metric, mean, low, high and n.
+        """The ten strongest edges of each layer: model, task, seed, layer, both tokens and roles, metric, mean, n.
 
-        `mean` is the edge's saliency as a share of the layer's largest; of a single prompt there is no interval.
+        `mean` is the edge's saliency as a share of the layer's largest; of a single prompt `low` and `high` are NaN.
         """
         parts = []
-        for _, rows in table.groupby(["model", "task", "seed", "layer"], sort=False, dropna=False):
-            top = rows.nlargest(_SHOWN, "saliency")
-            parts.append(top.assign(metric="saliency", mean=top["saliency"] / max(top["saliency"].max(), 1e-30)))
-        columns = ["model", "task", "seed", "layer", "reader_text", "reader_role", "read_text", "read_role", "metric"]
-        return pd.concat(parts, ignore_index=True)[[*columns, "mean"]].assign(low=np.nan, high=np.nan, n=1)
+        for _, rows in table.groupby(_MAP, sort=False, dropna=False):
+            edges = np.stack(rows["saliency"].to_list())
+            top = np.argsort(-edges, axis=None)[:_SHOWN]
+            ends = dict(zip(("reader", "read"), np.unravel_index(top, edges.shape), strict=True))
+            named = {
+                f"{end}_{what}": rows[what].to_numpy()[at] for end, at in ends.items() for what in ("text", "role")
+            }
+            shares = edges.flat[top] / max(edges.max(), 1e-30)
+            parts.append(pd.DataFrame({**rows.iloc[0][_MAP], **named, "metric": "saliency", "mean": shares}))
+        return pd.concat(parts, ignore_index=True).assign(low=np.nan, high=np.nan, n=1)
 
     def finding(self, result: Result) -> str:
-        """How many of the strongest edges the label words take part in, beside their share of all edges."""
-        told = []
-        for (task, layer), rows in result.table.groupby(["task", "layer"], sort=False):
-            into = rows["reader_role"] == "p"
-            out = (rows["read_role"] == "p") & (rows["reader_role"] == "q")
-            top = rows.groupby("seed", dropna=False)["saliency"].nlargest(_SHOWN).index.get_level_values(-1)
-            sets = {"lead into label words": into, "from them to the target": out}
-            counts = [
-                f"{which[top].mean():.0%} {name} (of all edges {which.mean():.1%})" for name, which in sets.items()
-            ]
-            told.append(f"Of the {_SHOWN} strongest edges in layer {layer} ({task}) {', '.join(counts)}.")
+        """In how many of the strongest edges label words take part."""
+        top, told = result.summary(), []
+        read = top["reader_role"].where(top["reader_role"] != "q", top["read_role"] + " to q")
+        for (task, layer), of_layer in read.groupby([top["task"], top["layer"]], sort=False):
+            into, out = ((of_layer == which).sum() for which in ("p", "p to q"))
+            told.append(
+                f"Of the {len(of_layer)} strongest edges in layer {layer} ({task}), {into} lead into label words and "
+                f"{out} from them to the target."
+            )
         return " ".join([*told, "This is one prompt, an illustration."])
 
     def drawing(self, result: Result) -> Drawing:
-        panels = []
-        for (task, seed, layer), rows in result.table.groupby(["task", "seed", "layer"], sort=False, dropna=False):
-            n = int(rows["reader"].max()) + 1
-            edges = np.zeros((n, n))
-            edges[rows["reader"], rows["read"]] = rows["saliency"]
-            ends = pd.concat([
-                rows[[end, f"{end}_text", f"{end}_role"]].set_axis(["at", "text", "role"], axis=1)
-                for end in ("reader", "read")
-            ]).drop_duplicates("at").sort_values("at")  # fmt: skip
-            panels.append(map_panel(f"{task}, seed {seed}: layer {layer}", edges, ends["text"], ends["role"]))
-        return Drawing(
-            where(result.table, layer=-1), panels, x="", widths=(1, 1), note=LEGEND, height=700, hover="closest"
-        )
+        panels = [
+            map_panel(
+                f"{task}, seed {seed}: layer {layer}", np.stack(rows["saliency"].to_list()), rows["text"], rows["role"]
+            )
+            for (_, task, seed, layer), rows in result.table.groupby(_MAP, sort=False, dropna=False)
+        ]
+        return Drawing(result.table[:0], panels, x="", note=LEGEND, height=700, hover="closest")

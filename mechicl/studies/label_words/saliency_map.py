@@ -76,8 +76,8 @@ def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterab
         for text, role in zip(texts, roles, strict=True)
     ]
     heat = go.Heatmap(
-        z=np.sqrt(edges / max(edges.max(), 1e-30)), zmin=0, zmax=1, colorscale="Blues", showscale=False, customdata=edges,
-        hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
+        z=np.sqrt(edges / max(edges.max(), 1e-30)), zmin=0, zmax=1, colorscale="Blues", showscale=False,
+        customdata=edges,        hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
     size = 9 if len(labels) < 100 else 7
     ticks = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": labels, "tickfont": {"size": size}}
@@ -85,4 +85,7 @@ def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterab
     return Panel(title, [heat], {**ticks, "tickangle": -90, "title_text": "read token"}, y)
 
 
-LEGEND = "square root of the share of the layer's largest edge; blue: w, demonstration text; red: p, label words; green: q, target"
+LEGEND = (
+    "square root of the share of the layer's largest edge; blue: w, demonstration text; red: p, label words; green: q, "
+    "target"
+)
