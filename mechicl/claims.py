@@ -165,7 +165,7 @@ class Verdicts(tuple[Verdict, ...]):
 
     def in_words(self) -> str:
         """Each claim with its outcome and, on a single model and task, effect and interval, for a study's finding."""
-        sentences = []
+        sentences = list[str]()
         for claim in dict.fromkeys(one.claim for one in self):
             verdicts = [one for one in self if one.claim == claim]
             varying = [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]

@@ -56,7 +56,7 @@ def one_prompt(
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
     *,
     prompt: int = 0,
-    layers: Sequence[tuple[int, ...]] = None,
+    layers: Sequence[int] | None = None,
     head_reduce: Literal['abs_of_sum', 'sum_of_abs'] = 'abs_of_sum',
     batch_size: int = 16,
 ) -> Result:

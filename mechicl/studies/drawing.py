@@ -117,7 +117,7 @@ def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = 
     """Panels with a value for each head [layer head], by title; the last shows the scale. `more` is plotly's."""
     ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "≥ 100"]}
     style = {"colorscale": "Viridis", "zmin": -1, "zmax": 2} if logarithm else {"colorscale": "RdBu_r"}
-    panels = []
+    panels = list[Panel]()
     for title, values in grids.items():
         n_layers, n_heads = values.shape
         grid = go.Heatmap(

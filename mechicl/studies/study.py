@@ -94,8 +94,8 @@ class Study(ABC):
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
         """The prompts it is run on: `task.prompts`, with the demonstrations that its command draws by default."""
-        drawn = self.shared_options.get("demonstrations") or "per_seed"
-        return task.prompts(tokenizer, **{"demonstrations": drawn} | options)
+        options.setdefault("demonstrations", self.shared_options.get("demonstrations") or "per_seed")
+        return task.prompts(tokenizer, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """The prompts of several seeds, which are averaged: alike in all that should not differ between seeds."""

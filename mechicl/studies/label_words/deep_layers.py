@@ -159,7 +159,7 @@ class DeepLayers(Study):
         """Of each task the AUROC of every layer and, where its denominator is above 0, R; and AUROC by head."""
         summary = result.summary()
         summary = summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable", ignore_index=True)
-        panels, undetermined, grids = [], [], {}
+        panels, undetermined, grids = [], [], dict[str, np.ndarray]()
         for title, task in by_task(summary).items():
             rows, last = where(summary, **task), int(summary["layer"].max())
             paper = go.Scatter(

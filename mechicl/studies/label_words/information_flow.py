@@ -271,5 +271,5 @@ def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
         means = by_layer.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
         twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
         beyond = f"; largest of an untrained model's: {max(twins):.2g}" if twins else ""
-        grids[f"{title}: {kind} by head{beyond}"] = np.stack(list(means.loc[_GIVEN]))
+        grids[f"{title}: {kind} by head{beyond}"] = np.stack(means.T[_GIVEN].to_list())
     return grids

@@ -128,9 +128,9 @@ class Isolation(PredictionStudy):
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
         tokenizer = hooked(model).tokenizer
-        words = [[] if tokenizer is None else [token_text(tokenizer, token) for token in ids[:5]]
-                 for ids in rows["top_tokens"]]  # fmt: skip
-        return rows.assign(model_layers=hooked(model).sizes.n_layers, top_words=words)
+        words = [[token_text(tokenizer, token) for token in ids[:5]] if tokenizer else [] for ids in rows["top_tokens"]]
+        shown = pd.Series(words, index=rows.index, dtype=object)
+        return rows.assign(model_layers=hooked(model).sizes.n_layers, top_words=shown)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         metric, control = _MEASURED[claim]
