@@ -26,7 +26,7 @@ def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
         assert len(by_set) == 4
         assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set.mean())
         assert mean[("label_loyalty", "hidden random, best set", *random)] == pytest.approx(by_set.max())
-    assert set(result.summary()["method"]) == set(TABLE_2)
+    assert set(result.summary()["method"]) == {*TABLE_2, "hidden anchor, read apart"}
     assert "The best control is" in result.finding()
     assert result.figure().data
 
@@ -36,7 +36,7 @@ def test_the_papers_protocol_follows_its_code() -> None:
     assert [c["positions"] for c in gpt2 if c["method"] == "hidden anchor"] == ["zero", "original"]
     assert [c["positions"] for c in gptj if c["method"] == "hidden anchor"] == ["original"]
     result = compression(tiny.model("gptj"), films(), n_sets=2, protocol="paper")
-    assert set(result.summary()["method"]) == set(TABLE_2)
+    assert set(result.summary()["method"]) == {*TABLE_2, "hidden anchor, read apart"}
 
 
 def test_unknown_labels_leave_accuracy_out() -> None:

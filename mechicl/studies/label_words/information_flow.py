@@ -66,7 +66,6 @@ _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _TEXT = "S_wp_text"
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
 _OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs": "abs_of_sum"}
-_IN_WORDS = {"abs_of_sum": "absolute value of the sum over heads", "sum_of_abs": "sum of absolute values over heads"}
 
 
 @dataclass(frozen=True)
@@ -207,12 +206,9 @@ class InformationFlow(Study):
     def drawing(self, result: Result) -> Drawing:
         table, summary = result.table, result.summary().assign(weights=_GIVEN)
         tasks, rows = by_task(summary), [summary]
-        text = (_TEXT, "S_wp from text alone, without position 0", FLOW_COLOURS["S_wp"], "dot")
-        panels = [_flows(title, task, Curve(*text, where=task)) for title, task in tasks.items()]
+        panels = [Panel(title, self._curves(task), y_axis={"range": [0, 1]}) for title, task in tasks.items()]
         if _TEXT in table:
             rows.append(self.other_shares(table))
-            other = _OTHER[self.head_reduce]
-            panels += [_flows(f"{title}: {_IN_WORDS[other]}", task, which=f"_{other}") for title, task in tasks.items()]
         if "weights" in table:
             enrichment = self.enrichment(table)
             enrichment = enrichment[enrichment["mean"] > 0].copy()  # nothing gathers in the last layer
@@ -224,6 +220,14 @@ class InformationFlow(Study):
             heads = [_heads(title, where(table, **task)) for title, task in tasks.items()]
             panels += head_grids({name: grid for one in heads for name, grid in one.items()}, _AVERAGE, logarithm=True)
         return Drawing(pd.concat(rows), panels, y_title="share of mean saliency per edge", note=BAND)
+
+    def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
+        """The three shares of a task; by the other way of joining heads dotted, S_wp from text alone dashed."""
+        other = _OTHER[self.head_reduce]
+        ways = {"": ("", "solid"), f"_{other}": (f", {other}", "dot")}
+        curves = [Curve(f"{flow}{way}", _NAMES[flow] + name, FLOW_COLOURS[flow], dash, task)
+                  for way, (name, dash) in ways.items() for flow in FLOWS]  # fmt: skip
+        return [*curves, Curve(_TEXT, "S_wp, text alone (no position 0)", FLOW_COLOURS["S_wp"], "dash", task)]
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         if _TEXT not in result.table:  # saved by an earlier version
@@ -242,12 +246,6 @@ def _column(kind: str, tokens: str) -> str:
 def _given(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the model as given; results of 0.1 hold no others."""
     return table[table["weights"] == _GIVEN] if "weights" in table else table
-
-
-def _flows(title: str, task: Mapping[str, Any], *more: Curve, which: str = "") -> Panel:
-    """The three shares of a task."""
-    curves = [Curve(f"{flow}{which}", _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS]
-    return Panel(title, [*curves, *more], y_axis={"range": [0, 1]})
 
 
 def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
