@@ -20,6 +20,7 @@ EXAMPLES = {
     "information-flow": _ICL,
     "isolation": f"{_ICL} --n-layers 1,2,3",
     "deep-layers": _ICL,
+    "one-prompt": "--task tiny-topics-4",
     "compression": _ICL,
     "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
     "reweighting": _ICL,

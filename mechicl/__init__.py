@@ -3,7 +3,8 @@
     import mechicl as mi
 
     model = mi.load_model("tiny-icl")  # or "smollm2-135m-q4", "gpt2-xl", a folder, a GGUF file
-    prompts = mi.load_task("tiny-topics-4").prompts(model.tokenizer, shots=1, samples=64, seed=42)
+    task = mi.load_task("tiny-topics-4")
+    prompts = task.prompts(model.tokenizer, shots=1, samples=64, seed=42, demonstrations="per_prompt")
 
     mi.information_flow(model, prompts)  # a study: table, figure, provenance
     mi.run(model, prompts, probes=[mi.probes.LabelAttention()], patches=[mi.patches.Drop(3)])

@@ -127,7 +127,7 @@ class Verdict:
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, "effect": _plain(self.effect), "low": _plain(self.low), "high": _plain(self.high),
             "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason, "note": self.note,
+            "reason": self.reason, "note": self.note, "published": self.claim.published,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -153,7 +153,8 @@ class Verdicts(tuple[Verdict, ...]):
         for one in self:
             about = {name: one.about.get(name, "") for name in differing}
             study = {"study": about.pop("study")} if "study" in about else {}
-            on = ", ".join(text + " shots" * (name == "shots") for name, text in about.items() if text)
+            about |= {"shots": f"{about['shots']} per class"} if about.get("shots") else {}
+            on = ", ".join(filter(None, about.values()))
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
             numbers = "" if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} "
@@ -166,7 +167,7 @@ class Verdicts(tuple[Verdict, ...]):
 
     def in_words(self) -> str:
         """Each claim with its outcome and, on a single model and task, effect and interval, for a study's finding."""
-        sentences = []
+        sentences = list[str]()
         for claim in dict.fromkeys(one.claim for one in self):
             verdicts = [one for one in self if one.claim == claim]
             varying = [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
@@ -174,8 +175,9 @@ class Verdicts(tuple[Verdict, ...]):
             for one in verdicts:
                 places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
             where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
-            numbers = "" if varying else f" {verdicts[0].short()}"
-            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{numbers}")
+            numbers = "" if varying else verdicts[0].short()
+            said = "" if any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # a reason once
+            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
         return " ".join(sentences)
 
     def _repr_html_(self) -> str:

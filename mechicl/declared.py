@@ -22,7 +22,8 @@ DECLARED = Path(__file__).parent / "studies" / "declared.json"
 Reads = Literal["prompts", "text", "pairs", "benchmarks", "weights"]
 RESERVED = frozenset(
     ("model", "tasks", "batch_size", "task", "data", "samples", "seeds", "shots", "mislabelled", "demonstrations",
-     "too_long", "label_words", "columns", "chat", "score", "text", "tokens", "length", "packing", "column", "split",
+     "too_long", "order", "anchor", "label_words", "columns", "chat", "score",
+     "text", "tokens", "length", "packing", "column", "split",
      "processing",
      "out", "backend", "dtype", "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
 )  # fmt: skip

@@ -58,8 +58,9 @@ class Parts(ABCMeta):
 
 
 def _as_tuples(value: Any) -> Any:
-    """Lists, ranges and arrays as the tuples that parts make of them."""
-    value = value.tolist() if isinstance(getattr(value, "shape", None), tuple) and len(value.shape) else value
+    """Lists, ranges and rows of whole numbers as the tuples that parts make of them."""
+    if getattr(value, "ndim", 0) == 1 and "int" in str(getattr(value, "dtype", "")):
+        value = value.tolist()
     return tuple(map(_as_tuples, value)) if isinstance(value, list | range) else value
 
 

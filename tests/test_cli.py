@@ -16,8 +16,10 @@ from rich.console import Console
 
 from mechicl.claims import Verdicts
 from mechicl.cli import main, reproduce
+from mechicl.cli.asked import OnPrompts
 from mechicl.cli.finish import as_json, fitting, overview, terminal
 from mechicl.cli.verdicts import print_verdicts
+from mechicl.errors import InputError
 from mechicl.studies import STUDIES, load_result
 from tests import claiming, tiny
 
@@ -301,15 +303,41 @@ def test_reproduce_runs_every_study_of_the_first_paper(
     assert code == 0
     assert all("splits the leading space off label words of 'sst2 (A, B)'" in line for line in complaints(err))
     assert "published and measured" in out
-    parts = ("corrected", "paper", "two-per-class", "norm-weighted", "unrelated-labels")
-    assert out.strip().splitlines()[-5:] == [str((tmp_path / part / "report.html").resolve()) for part in parts]
+    parts = ("corrected", "paper", "two-per-class", "two-per-class-paper", "norm-weighted", "unrelated-labels")
+    assert out.strip().splitlines()[-6:] == [str((tmp_path / part / "report.html").resolve()) for part in parts]
     assert "deep-layers (unrelated-labels) is tried with 4 demonstrations per class: Class 'negative' has 6" in out
     assert set(load_result(tmp_path / "two-per-class", "deep-layers").table["shots"].astype(str)) == {"2"}
+    assert load_result(tmp_path / "two-per-class-paper", "deep-layers").study.protocol == "paper"
     assert load_result(tmp_path / "norm-weighted", "deep-layers").study.weight == "norm"
+    assert len(load_result(tmp_path / "corrected", "one-prompt").summary()) == 20
+    assert "Where isolation changes the most probable words most (Table 5)" in (
+        tmp_path / "corrected" / "report.html"
+    ).read_text(encoding="utf-8")
+    assert "Published: +0.167" in " ".join(out.split())
     for study in ("information-flow", "isolation", "compression", "compression-speed", "reweighting"):
         assert load_result(tmp_path / "paper", study).study.protocol == "paper"
     # two classes have a single pair, which cannot be ranked
     assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()
+
+
+def test_order_and_anchor_make_other_prompts(tmp_path: Path) -> None:
+    """Words of two pieces have two anchors; orders are names or places."""
+    model = SimpleNamespace(tokenizer=tiny.tokenizer(), cfg=SimpleNamespace(n_ctx=512))
+
+    def prompt(**options: Any) -> Any:
+        asked = OnPrompts(model="m", out=tmp_path, task="reviews", samples=1, seeds="42", **options)
+        return asked.material(STUDIES["isolation"](), model)[0][0]
+
+    first, last = prompt(), prompt(anchor="last")
+    assert first.tokens == last.tokens
+    assert first.anchors != last.anchors
+    shown = first.ids.demonstrations
+    assert prompt(order="reversed").ids.demonstrations == shown[::-1]
+    assert prompt(order="1,0").ids.demonstrations == shown[::-1]
+    assert prompt(shots="0").ids.demonstrations == ()
+    for wrong in ("sideways", "0,2", ""):
+        with pytest.raises(InputError, match="order"):
+            prompt(order=wrong)
 
 
 def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_folder: Path, tmp_path: Path) -> None:

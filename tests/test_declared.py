@@ -43,7 +43,8 @@ def test_call_and_command_have_the_switches_of_the_class(name: str) -> None:
             continue
         offered = command[switch].default
         declared = next(one for one in shipped()[name].switches if one.name == switch)
-        assert (several(declared, offered) if declared.several else offered) == default
+        given = several(declared, offered) if declared.several and offered is not None else offered
+        assert given == default
         assert declared.help, f"{switch} says what it is"
     rest = ["model", *filter(None, [INPUTS[study.reads].argument]), *fields]
     assert sorted(called) == sorted([*rest, *(["batch_size"] if study.batch_size else [])]), "nothing else"

@@ -13,7 +13,7 @@ import typer
 
 from mechicl.cli import completion
 from mechicl.cli.finish import run
-from mechicl.cli.reading import assignments, integers, names, per_class
+from mechicl.cli.reading import assignments, integers, names, order_of, per_class
 from mechicl.errors import InputError
 from mechicl.limits import check_room_for_libraries
 
@@ -123,7 +123,7 @@ class OnPrompts(Asked):
     ] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 64
     seeds: Annotated[str, on("Seeds of the demonstrations, with commas.")] = "42,43,44,45,46"
-    shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1.")] = "1"
+    shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1; 0: none.")] = "1"
     mislabelled: Annotated[
         str, on("How many of them carry the next class's label word, as 3,0: towards the second class.")
     ] = "0"
@@ -131,6 +131,12 @@ class OnPrompts(Asked):
         Literal["per_seed", "per_prompt"],
         on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each."),
     ] = "per_seed"
+    order: Annotated[
+        str, on("Of the demonstrations: encounter (as drawn), class, reversed, or their places, as 2,0,1.")
+    ] = "encounter"
+    anchor: Annotated[Literal["first", "last"], on("Which sub-token of a label word counts as the label word.")] = (
+        "first"
+    )
     too_long: Annotated[
         Literal["refuse", "drop", "shorter"],
         on(
@@ -157,10 +163,11 @@ class OnPrompts(Asked):
         from mechicl.tasks import load_task, shipped_tasks
 
         seeds = integers("--seeds", self.seeds)
-        shots, mislabelled = per_class("--shots", self.shots, 1), per_class("--mislabelled", self.mislabelled, 0)
+        shots, mislabelled = per_class("--shots", self.shots, 0), per_class("--mislabelled", self.mislabelled, 0)
         words = None if self.label_words is None else assignments("--label-words", self.label_words)
         columns = None if self.columns is None else assignments("--columns", self.columns, "text=body,label=stars")
         tokenizer = self.tokenizer_of(model)
+        order = {} if self.order == "encounter" else {"order": order_of(self.order)}
         data = _data_by_task(names("--task", self.task), self.data)
         own = {name for name, where in data.items() if where is None and len(data) > 1} & set(shipped_tasks())
         return [
@@ -173,7 +180,7 @@ class OnPrompts(Asked):
                 ),
                 tokenizer, shots=shots, mislabelled=mislabelled, samples=self.samples, seeds=seeds,
                 demonstrations=self.demonstrations, n_ctx=model.cfg.n_ctx,
-                too_long=self.too_long,
+                too_long=self.too_long, anchor=self.anchor, **order,
             )
         ]  # fmt: skip
 

@@ -51,6 +51,15 @@ def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
+def order_of(text: str) -> str | tuple[int, ...]:
+    """An order of demonstrations: by name, or their places, such as 2,0,1."""
+    if text in ("encounter", "class", "reversed"):
+        return text
+    if not (places := _whole_numbers(text)):
+        raise InputError(f"--order is {text!r}; give encounter, class, reversed, or places such as 2,0,1.")
+    return places
+
+
 def _whole_numbers(text: str) -> tuple[int, ...]:
     """Numbers with commas between them; none where the text holds anything else."""
     try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 _UNRELATED, _TWO_SHOTS, _NORM = "unrelated-labels", "two-per-class", "norm-weighted"
-_PARTS = ("corrected", "paper", _TWO_SHOTS, _NORM, _UNRELATED)
+_PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED)
 
 papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 
@@ -35,9 +35,9 @@ papers = typer.Typer(help="Run every experiment of a paper on one model.", no_ar
 def label_words(asked: OnPrompts) -> None:
     """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected.
 
-    Beside them a page each with two demonstrations per class (OUT/two-per-class), with attention weighted by the length
-    of what it moves (OUT/norm-weighted), and, with sst2 among the tasks, with the unrelated labels A and B
-    (OUT/unrelated-labels).
+    Beside them a page each with two demonstrations per class (OUT/two-per-class, OUT/two-per-class-paper), with
+    attention weighted by the length of what it moves (OUT/norm-weighted), and, with sst2 among the tasks, with the
+    unrelated labels A and B (OUT/unrelated-labels).
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -83,24 +83,26 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
         return [(w.Isolation(n_layers=layers), own), (w.DeepLayers(), own)] if of_sst2 else []
     if part == _NORM:
         return [(w.DeepLayers(weight="norm"), asked)]
-    if part == _TWO_SHOTS:
+    if part.startswith(_TWO_SHOTS):
         asked = replace(asked, shots="2")
-    protocol: Protocol = "paper" if part == "paper" else "corrected"
+    protocol: Protocol = "paper" if part.endswith("paper") else "corrected"
     studies: list[tuple[Study, OnPrompts]] = [
-        (w.InformationFlow(protocol), replace(asked, demonstrations="per_prompt")),
+        (w.InformationFlow(protocol, by_head=True), replace(asked, demonstrations="per_prompt")),
         (w.Isolation(protocol, n_layers=layers), asked),
         (w.DeepLayers(protocol), asked),
     ]
-    if part == _TWO_SHOTS:
+    if part.startswith(_TWO_SHOTS):
         return studies
     studies += [
         (w.Compression(protocol), asked),
         (w.CompressionSpeed(protocol), asked),
         (w.Reweighting(protocol), asked),
-        (w.ErrorDiagnosis(protocol), replace(asked, shots="1")),
+        (w.ErrorDiagnosis(protocol), replace(asked, shots="1", order="encounter")),
     ]
-    beyond: list[tuple[Study, OnPrompts]] = [(w.AnchorKinds(), asked), (w.AnchorSweep(windows=layers), asked)]
-    return studies if protocol == "paper" else [*studies, *beyond]
+    if protocol == "paper":
+        return studies
+    one = replace(asked, seeds=asked.seeds.split(",")[0], samples=1)
+    return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked), (w.AnchorSweep(windows=layers), asked)]
 
 
 def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:

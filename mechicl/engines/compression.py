@@ -68,16 +68,18 @@ def anchors_of(context: Context, prompt: Prompt) -> Context:
 def on_kept(
     model: Any, prompts: PromptSet, kept_sets: Callable[[Prompt], Sequence[Sequence[int]]],
     probes: Sequence[Probe] = (), patches: Sequence[Patch] = (), *, positions: PositionMode = "original",
-    batch_size: int = 16,
+    reading: Sequence[Patch] = (), batch_size: int = 16,
 ) -> list[Run]:  # fmt: skip
     """Prompts asked on parts of their demonstrations, once for each kept set; patches and probes act at q.
+
+    Patches of `reading` act inside the demonstrations while these are read.
 
     `kept_sets` gives the sets of positions for all prompts with the same demonstrations, from the first of them.
     """
     groups, runs = shared_demonstrations(prompts), []
     for indices in groups:
         first, queries = prompts[indices[0]], prompts.select(indices)
-        context = read_context(model, first)
+        context = read_context(model, first, reading)
         runs.append([
             keep(context, kept, positions).ask(model, queries, probes, patches, batch_size=batch_size, progress=None)
             for kept in kept_sets(first)

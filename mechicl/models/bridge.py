@@ -215,7 +215,10 @@ class BridgeModel(RunsBridgeBlocks):
         yield from self._tiles(resid, width)
 
     def _normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-        out: Tensor = self.raw.ln_final.original_component(resid)
+        norm = self.raw.ln_final.original_component
+        weight = getattr(norm, "weight", None)
+        # Tuned lenses give float32, which PyTorch's norms refuse beside weights of half precision.
+        out: Tensor = norm(resid if weight is None else resid.to(weight.dtype))
         return out
 
     def _cap(self, logits: Tensor) -> Tensor:

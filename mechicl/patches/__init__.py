@@ -4,6 +4,7 @@ from typing import Any
 
 from mechicl import renamed
 from mechicl.patches.ablate_heads import AblateHeads, head_means
+from mechicl.patches.apart import CutDemonstrations
 from mechicl.patches.cut_edges import CutEdges, Mode
 from mechicl.patches.cut_words import CutWords
 from mechicl.patches.edit import Edit, Positions
@@ -25,10 +26,10 @@ from mechicl.patches.reweight import ReweightAnchors
 from mechicl.patches.steer import Steer
 
 __all__ = [
-    "AblateHeads", "CutEdges", "CutRandomEdges", "CutWords", "Drop", "DropAttention", "DropMLP", "DropMany", "Edit",
-    "Exchange", "FixNeurons", "IsolateLabels", "IsolatePositions", "IsolateRandom", "IsolateTemplate", "Mode",
-    "Positions", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Steer", "Swap", "exchange", "first_layers",
-    "head_means", "isolation_mask", "last_layers", "random_pool",
+    "AblateHeads", "CutDemonstrations", "CutEdges", "CutRandomEdges", "CutWords", "Drop", "DropAttention", "DropMLP",
+    "DropMany", "Edit", "Exchange", "FixNeurons", "IsolateLabels", "IsolatePositions", "IsolateRandom",
+    "IsolateTemplate", "Mode", "Positions", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Steer", "Swap",
+    "exchange", "first_layers", "head_means", "isolation_mask", "last_layers", "random_pool",
 ]  # fmt: skip
 
 

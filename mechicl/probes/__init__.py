@@ -1,6 +1,6 @@
 """What can be read from a pass; a file each."""
 
-from mechicl.probes.enrichment import Enrichment
+from mechicl.probes.enrichment import Enrichment, HeadEnrichment
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.label_words import LabelMass, LabelNorms
@@ -16,9 +16,9 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadSaliency", "LabelAttention", "LabelMass", "LabelNorms", "LastResidual", "LensTokens",
-    "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TopTokens",
-    "TunedLens", "WordAttention",
+    "Enrichment", "HeadEnrichment", "HeadSaliency", "LabelAttention", "LabelMass", "LabelNorms", "LastResidual",
+    "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner",
+    "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

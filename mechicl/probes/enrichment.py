@@ -106,3 +106,29 @@ class Enrichment(Probe):
             layers, self.head_reduce, nothing, lambda edges: enrichment(edges, places, batch.target, starts)
         )
         return Watch(hooks, lambda: by_name(result(), tuple(self.units)), coordinates={"set": TOKEN_SETS})
+
+
+@dataclass(frozen=True)
+class HeadEnrichment(Probe):
+    """Reading and gathering of the label words in every head: reading [prompt layer head], of its own |A * dL/dA|."""
+
+    loss: Objective = field(default=Objective())
+    axes = ("prompt", "layer", "head")
+    units = Enrichment.units
+
+    @property
+    def objective(self) -> Objective:
+        return self.loss
+
+    def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        n_heads = hooked(model).sizes.n_heads
+        places = batch.anchors[:, None].repeat_interleave(n_heads, 0)
+        starts = torch.tensor([prompt.query_start for prompt in batch.prompts], device=batch.device)
+        target, starts = (each.repeat_interleave(n_heads) for each in (batch.target, starts))
+
+        def of_heads(edges: Tensor) -> Tensor:
+            return enrichment(edges.flatten(0, 1), places, target, starts).view(len(batch), n_heads, 2)
+
+        nothing = torch.zeros(len(batch), n_heads, 2, device=batch.device)
+        hooks, result = saliency_hooks(range(hooked(model).sizes.n_layers), None, nothing, of_heads)
+        return Watch(hooks, lambda: by_name(result(), tuple(self.units)))

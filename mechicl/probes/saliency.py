@@ -23,25 +23,29 @@ FLOWS = ("S_wp", "S_pq", "S_ww")
 def edge_saliency(
     pattern: Float[Tensor, "batch head query key"],
     gradient: Float[Tensor, "batch head query key"],
-    head_reduce: HeadReduce = "abs_of_sum",
-) -> Float[Tensor, "batch query key"]:
-    """I = |sum over heads of A * dL/dA| (Eq. 1), or the sum of absolute values (footnote 3); float32.
+    head_reduce: HeadReduce | None = "abs_of_sum",
+) -> Float[Tensor, "batch *head query key"]:
+    """I = |sum over heads of A * dL/dA| (Eq. 1), or the sum of absolute values (footnote 3); None: each head's own.
 
     The first-order estimate of how much the loss changes when the edge from key to query is deleted, in nats where L
-    is a cross-entropy.
+    is a cross-entropy; float32.
     """
     edges = pattern.float() * gradient.float()
+    if head_reduce is None:
+        return edges.abs()
     return edges.sum(1).abs() if head_reduce == "abs_of_sum" else edges.abs().sum(1)
 
 
 def flow(
-    saliency: Float[Tensor, "batch query key"], anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"]
-) -> Float[Tensor, "batch metric"]:
+    saliency: Float[Tensor, "batch query key"], anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"],
+    *, text_only: bool = False,
+) -> Float[Tensor, "batch metric"]:  # fmt: skip
     """S_wp, S_pq and S_ww of each prompt: mean saliency per edge of three sets of edges (Eq. 2-4).
 
     S_wp: from every earlier token into the label words p; S_pq: from the label words into the target position q;
     S_ww: all other edges among the tokens up to q. Edges of a token with itself belong to none. Rows after q are
-    expected to be zero (the loss at q cannot depend on them).
+    expected to be zero (the loss at q cannot depend on them). With `text_only`, S_wp leaves out edges from position 0,
+    where attention sinks stand, and from other label words; they belong to no set then.
     """
     batch = torch.arange(len(target), device=saliency.device)
     below = saliency.tril(-1)
@@ -49,7 +53,15 @@ def flow(
     wp = into.gather(1, anchors).sum(-1)
     pq = below[batch[:, None], target[:, None], anchors].sum(-1)
     n_wp, n_pq, n_ww = edge_counts(anchors, target)
-    return torch.stack([wp / n_wp, pq / n_pq, (into.sum(-1) - wp - pq) / n_ww], -1)
+    ww = into.sum(-1) - wp - pq
+    if text_only:
+        left_out = torch.zeros_like(into, dtype=torch.bool).scatter(1, anchors, True)
+        left_out[:, 0] = True
+        before = left_out.cumsum(1) - left_out.long()  # how many of them stand before each position
+        kept = below.masked_fill(left_out[:, None], 0)
+        wp = kept.sum(-1).gather(1, anchors).sum(-1)
+        n_wp = (n_wp - before.gather(1, anchors).sum(-1)).clamp(min=1)
+    return torch.stack([wp / n_wp, pq / n_pq, ww / n_ww], -1)
 
 
 def edge_counts(
@@ -67,6 +79,8 @@ class SaliencyFlow(Probe):
 
     head_reduce: HeadReduce = "abs_of_sum"
     loss: Objective = field(default=Objective())
+    text_only: bool = False
+    """S_wp without the edges from position 0 and from other label words."""
     axes = ("prompt", "layer")
     units = dict.fromkeys(FLOWS, "loss per edge")
 
@@ -78,7 +92,10 @@ class SaliencyFlow(Probe):
         layers = range(hooked(model).sizes.n_layers)
         nothing = torch.zeros(len(batch), 3, device=batch.device)
         hooks, result = saliency_hooks(
-            layers, self.head_reduce, nothing, lambda s: flow(s, batch.anchors, batch.target)
+            layers,
+            self.head_reduce,
+            nothing,
+            lambda edges: flow(edges, batch.anchors, batch.target, text_only=self.text_only),
         )
         return Watch(hooks, lambda: by_name(result(), FLOWS))
 
@@ -108,7 +125,7 @@ class SaliencyMap(Probe):
 
 
 def saliency_hooks(
-    layers: Sequence[int], head_reduce: HeadReduce, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
+    layers: Sequence[int], head_reduce: HeadReduce | None, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
 ) -> tuple[list[Hook], Callable[[], Float[Tensor, "batch layer *reduced"]]]:
     """Wait for each pattern's gradient and reduce its saliency; nothing else is kept in between.
 

@@ -104,6 +104,7 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
     shown = {"wide": for_page(figure, width=WIDE), "narrow": for_page(figure, width=NARROW)}
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
+    further = "".join(table_html(table, caption) for caption, table in study.tables(result).items())
     origin = escape(json.dumps(dict(result.provenance), indent=2, default=str, ensure_ascii=False))
     return (
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
@@ -115,7 +116,7 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
         f"<figcaption>{caption}</figcaption>"
         f'<script type="application/json">{_script_json(shown)}</script></figure>'
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
-        f"{table_html(result.summary(), 'The numbers of the figure')}"
+        f"{table_html(result.summary(), 'The numbers of the figure')}{further}"
         f'<details><summary>Where they come from</summary><pre tabindex="0">{origin}</pre></details></section>'
     )
 

@@ -24,6 +24,7 @@ from mechicl.studies.stages.voters import neuron_tokens as neuron_tokens
 from mechicl.studies.label_words.saliency_map import saliency_figure as saliency_figure
 from mechicl.studies.label_words.saliency_map import saliency_map as saliency_map
 from mechicl.studies.loading import saved_results as saved_results
+from mechicl.studies.label_words.one_prompt import OnePrompt as OnePrompt
 from mechicl.studies.label_words.information_flow import InformationFlow as InformationFlow
 from mechicl.studies.label_words.isolation import Isolation as Isolation
 from mechicl.studies.label_words.deep_layers import DeepLayers as DeepLayers
@@ -51,6 +52,35 @@ from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
 
+def one_prompt(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    prompt: int = 0,
+    layers: Sequence[int] | None = None,
+    head_reduce: Literal['abs_of_sum', 'sum_of_abs'] = 'abs_of_sum',
+    batch_size: int = 16,
+) -> Result:
+    """The strongest edges of one prompt in a shallow and in a deep layer.
+
+    Information flow in one prompt (Label Words are Anchors, section 1, Fig. 1).
+
+    The paper: Label words gather the demonstrations' information in shallow layers, and the target
+    position reads it from them in deep layers (an illustration).
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        prompt: Which of the prompts, counted from 0.
+        layers: Layers to draw; default: one quarter and three quarters deep.
+        head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per layer and token of the prompt: its text, its role (w, p, q or none), and the
+        saliency of its edges. These are as many as there are tokens, 0 from its own place on.
+    """
+
 def information_flow(
     model: Model,
     prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
@@ -59,6 +89,7 @@ def information_flow(
     loss: Literal['cross_entropy', 'logit_difference'] = 'cross_entropy',
     target: Literal['gold', 'predicted'] = 'gold',
     untrained: int = 4,
+    by_head: bool = False,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
@@ -77,13 +108,15 @@ def information_flow(
         target: The class whose loss is taken: gold (the paper), or predicted.
         untrained: Untrained twins of the model, which share the prompts; without (0) no claim is
             decided.
+        by_head: Reading and gathering of every head too.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. A row per prompt and layer, of the model and of its untrained twins. Raw S_wp, S_pq
-        and S_ww, in units of the loss per edge; reading and gathering of label words, random text,
-        colons and line breaks, over an average token's.
+        and S_ww, in units of the loss per edge, by both ways of joining heads, and S_wp_text, which
+        counts text alone; reading and gathering of label words, random text, colons and line breaks,
+        over an average token's.
     """
 
 def isolation(
@@ -94,6 +127,8 @@ def isolation(
     mode: Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
     modes: Sequence[Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm', 'exchange']] = ('presoftmax_keep_0', 'postsoftmax_zero', 'exchange'),
     pool: Literal['all', 'demo_text', 'demo_template'] = 'all',
+    resample: Literal['per_layer', 'per_prompt', 'per_seed'] = 'per_prompt',
+    span: Literal['anchor', 'label'] = 'anchor',
     random_seed: int = 0,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
@@ -115,6 +150,8 @@ def isolation(
             same as mode for none. exchange gives label words what those of another demonstration set
             gather (the control: text tokens what its text tokens do), and needs two sets.
         pool: Where random tokens may lie: all, demo_text or demo_template.
+        resample: When random tokens are drawn afresh: per_prompt, per_layer (the authors) or per_seed.
+        span: What is isolated of a label word: its anchor sub-token, or all (label).
         random_seed: Seed of the random control.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.

@@ -43,7 +43,11 @@ def signature(study: type[Study], declared: Declaration) -> inspect.Signature:
     for switch in declared.switches:
         hint = hints[switch.name]
         plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-        inside = Sequence[get_args(plain)[0]] if switch.several else plain  # type: ignore[misc]
+        several = next((one for one in (plain, *get_args(plain)) if get_origin(one) is tuple), None)
+        inside: Any = plain
+        if switch.several:
+            inside = Sequence[get_args(several)[0]]  # type: ignore[misc]
+            inside = inside | None if switch.optional else inside
         parameters.append(inspect.Parameter(switch.name, keyword, default=switch.default, annotation=inside))
     if declared.batch_size is not None:
         parameters.append(inspect.Parameter("batch_size", keyword, default=declared.batch_size, annotation=int))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseTraceType
@@ -110,6 +111,24 @@ def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **mor
     if rows["low"].notna().all():
         style["error_x"] = error_bars(rows)
     return go.Bar(y=list(names), x=rows["mean"], orientation="h", marker_color=colours, **style)
+
+
+def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = False, **more: Any) -> list[Panel]:
+    """Panels with a value for each head [layer head], by title; the last shows the scale. `more` is plotly's."""
+    ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "≥ 100"]}
+    style = {"colorscale": "Viridis", "zmin": -1, "zmax": 2} if logarithm else {"colorscale": "RdBu_r"}
+    panels = list[Panel]()
+    for title, values in grids.items():
+        n_layers, n_heads = values.shape
+        grid = go.Heatmap(
+            z=np.log10(np.maximum(values, 0.1)) if logarithm else values, customdata=values,
+            x=list(range(n_heads)), y=list(range(n_layers)), showscale=len(panels) == len(grids) - 1,
+            colorbar={"title": {"text": unit, "side": "right"}, **(ticks if logarithm else {})},
+            hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **style | more,
+        )  # fmt: skip
+        axes = ({"title_text": name, "dtick": max(1, n // 8)} for name, n in (("head", n_heads), ("layer", n_layers)))
+        panels.append(Panel(title, [grid], *axes))
+    return panels
 
 
 def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str, **more: Any) -> go.Scatter:

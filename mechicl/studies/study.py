@@ -75,6 +75,8 @@ class Study(ABC):
     """Whether prompts without demonstrations say anything to it."""
     twins_at_once: ClassVar[int] = 0
     """Untrained twins that are at most in memory beside the model, at a time."""
+    not_measured: ClassVar[tuple[str, ...]] = ()
+    """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -96,7 +98,8 @@ class Study(ABC):
         return 32
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
-        """The prompts it is run on: `task.prompts`, and what more the study needs of the task."""
+        """The prompts it is run on: `task.prompts`, with the demonstrations that its command draws by default."""
+        options.setdefault("demonstrations", self.shared_options.get("demonstrations") or "per_seed")
         return task.prompts(tokenizer, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
@@ -210,6 +213,10 @@ class Study(ABC):
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
 
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        """Further tables of its page, by caption."""
+        return {}
+
     def finding(self, result: Result) -> str:
         """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
         words = result.claims.in_words()
@@ -315,9 +322,10 @@ class Study(ABC):
 
     def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
         model = {name: model_facts[name] for name in ("weight_digest", "config_digest", "processing", "dtype")}
+        alike = vars(type(self)).get("not_measured", ())
         return {
             "study": self.name,
-            "settings": self.settings(),
+            "settings": {name: value for name, value in self.settings().items() if name not in alike},
             "condition": dict(condition),
             "model": model,
             "prompts": part.material.digest() if part.material is not None else None,

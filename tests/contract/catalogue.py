@@ -37,6 +37,7 @@ from mechicl.metrics import kl_divergence
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
     AblateHeads,
+    CutDemonstrations,
     CutRandomEdges,
     CutWords,
     Drop,
@@ -153,6 +154,7 @@ _NEEDS_WORDS = (LossAt, SubJoiner, WordAttention, CutWords)
 _ONLY_TEXT = (*_NEEDS_WORDS, LocalAttention)
 
 _PATCHES: dict[type, Callable[[], list[Any]]] = {
+    CutDemonstrations: lambda: [CutDemonstrations((0, 1))],
     CutWords: lambda: [CutWords((0, 1)), CutWords((0,), "before")],
     IsolateLabels: lambda: [IsolateLabels((0, 1), mode=mode) for mode in ("presoftmax", "postsoftmax_renorm")],  # type: ignore[arg-type]
     IsolateTemplate: lambda: [IsolateTemplate((0, 1, 2))],

@@ -7,9 +7,18 @@ from typing import Any
 import pytest
 import torch
 
+from mechicl.engines.context import read_context
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.patches import CutRandomEdges, IsolateLabels, IsolatePositions, IsolateRandom, isolation_mask, random_pool
+from mechicl.patches import (
+    CutDemonstrations,
+    CutRandomEdges,
+    IsolateLabels,
+    IsolatePositions,
+    IsolateRandom,
+    isolation_mask,
+    random_pool,
+)
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -128,3 +137,18 @@ def test_random_control() -> None:
         IsolateRandom([0], resample="per_seed")
     with pytest.raises(InputError, match="are needed"):
         IsolateRandom([0], pool="demo_text").rows(prompts[0], 0)
+
+
+def test_demonstrations_read_apart_are_what_reading_each_alone_gives() -> None:
+    """Values in every layer, of a model whose positions are relative; together they differ."""
+    model, (prompt,) = tiny.model("llama"), random_prompts(1)
+    apart = read_context(model, prompt, [CutDemonstrations(range(model.cfg.n_layers))])
+    together = read_context(model, prompt)
+    for number, one in enumerate(prompt.demonstrations):
+        tokens = torch.tensor([prompt.tokens[slice(*one.span)]])
+        _, cache = model.run_with_cache(tokens, prepend_bos=False)
+        for layer, kept in enumerate(apart.layers):
+            alone = cache[f"blocks.{layer}.attn.hook_v"]
+            torch.testing.assert_close(kept.values[:, slice(*one.span)], alone, rtol=1e-4, atol=1e-5)
+        last = together.layers[-1].values[:, slice(*one.span)]
+        assert torch.allclose(last, alone, atol=1e-4) == (number == 0)

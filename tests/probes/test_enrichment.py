@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mechicl as mi
-from mechicl.probes import Enrichment
+from mechicl.probes import Enrichment, HeadEnrichment, HeadSaliency
 from mechicl.probes.enrichment import TOKEN_SETS, enrichment, token_sets
 from mechicl.studies.label_words.saliency_map import saliency_map
 from tests import tiny
@@ -71,3 +71,16 @@ def test_random_text_is_text_near_the_label_words() -> None:
         assert sum(abs(other - label) < abs(match - label) for other in prompt.w) < 10
     assert token_sets(prompt)[1] == text
     assert any(token_sets(prompt, seed)[1] != text for seed in range(1, 5))
+
+
+def test_a_heads_enrichment_is_that_of_its_own_edges() -> None:
+    model, prompts = tiny.model("gpt2"), random_prompts(3)
+    found = mi.run(model, prompts, [probe := HeadEnrichment()], progress=None)[probe]
+    for layer in range(model.cfg.n_layers):
+        edges = mi.run(model, prompts, [one := HeadSaliency(layer)], progress=None)[one].values.abs()
+        for number, prompt in enumerate(prompts):
+            q, start = torch.tensor([prompt.target]), torch.tensor([prompt.query_start])
+            for head, of_head in enumerate(edges[number]):
+                expected = enrichment(of_head[None], as_tensor([list(prompt.anchors)]), q, start)[0, 0]
+                ours = torch.stack([found[kind][number, layer, head] for kind in ("reading", "gathering")])
+                torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)

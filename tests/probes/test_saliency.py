@@ -141,6 +141,14 @@ def test_shares_sum_to_one_in_every_layer(protocol: Any) -> None:
     assert (summary["mean"] <= summary["high"] + 1e-9).all()
 
 
+def test_text_alone_leaves_out_position_0_and_other_label_words() -> None:
+    saliency, anchors, q = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0)), [3, 6, 8], 11
+    kept = [(p, key) for p in anchors for key in range(1, p) if key not in anchors]
+    found = flow(saliency, torch.tensor([anchors]), torch.tensor([q]), text_only=True)[0]
+    assert found[0].item() == pytest.approx(sum(saliency[0, p, key].item() for p, key in kept) / len(kept))
+    torch.testing.assert_close(found[1:], flow(saliency, torch.tensor([anchors]), torch.tensor([q]))[0, 1:])
+
+
 def test_head_reductions() -> None:
     pattern, gradient = torch.rand(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     assert (edge_saliency(pattern, gradient) <= edge_saliency(pattern, gradient, "sum_of_abs") + 1e-6).all()

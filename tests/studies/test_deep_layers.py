@@ -62,6 +62,18 @@ def test_heads_are_kept_and_add_up(tmp_path: Path) -> None:
         attention_by_head(old.table)
 
 
+def test_the_head_that_reads_the_prediction_is_seen() -> None:
+    result = deep_layers(tiny.model("gpt2"), replace(random_prompts(12), task="one", seed=0))
+    table = result.table.assign(predicted=result.table["prompt"] % 2)
+    by_head = np.random.default_rng(0).random((len(table), 4, 2)).astype(np.float32)
+    by_head[table["layer"] == 1, 2] = np.eye(2)[table.loc[table["layer"] == 1, "predicted"]]
+    table["attention_by_head"] = list(by_head.reshape(len(table), -1))
+    grid = next(trace for trace in replace(result, table=table).figure().data if trace.type == "heatmap")
+    assert np.asarray(grid.z).shape == (3, 4)
+    assert grid.z[1][2] == 1
+    assert (np.asarray(grid.z) == 1).sum() == 1
+
+
 def planted(result: Result, sign: float) -> Result:
     """Attention in every layer goes to the class that is predicted (+), or to the other (-), with noise."""
     noise = np.random.default_rng(0).normal(0, 0.3, len(result.table))

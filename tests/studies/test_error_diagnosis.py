@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -58,7 +59,15 @@ def test_distances_are_normalised_and_correlated_in_every_layer(family: str, pro
     assert spearman["mean"].between(-1, 1).all()
     assert spearman["low"].isna().all() == (protocol == "paper")
     assert "Nearest anchors" in result.finding()
-    assert result.figure().data
+    panels = result.figure().layout.meta["panels"]
+    assert [sum(f"M\u00a0=\u00a0{m}" in name for name in panels) for m in (3, 10)] == [1, 1]
+
+
+def test_a_pair_that_was_not_measured_is_empty() -> None:
+    matrix = pair_matrix(pd.Series({("a", "b"): 0.5, ("b", "c"): 0.7}))
+    assert np.isnan(matrix.loc["a", "c"])
+    assert matrix.loc["b", "a"] == 0.5
+    assert np.diag(matrix).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("family", tiny.families)

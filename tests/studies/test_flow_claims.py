@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 import mechicl as mi
+from mechicl.cli.asked import OnPrompts
 from mechicl.metrics.resampling import SetInterval, against_few
 from mechicl.models import untrained
+from mechicl.results import Cells
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
+from mechicl.studies.study import Protocol
 from tests import tiny
 
 
@@ -37,6 +41,35 @@ def test_flow_is_found_where_it_is(model: Any, flow: Any) -> None:
     assert len(flow.table) == 2 * 12 * model.cfg.n_layers
     assert set(flow.summary()["n"]) == {12}  # shares are of the model as given
     assert len(flow.figure().layout.annotations) >= 2
+
+
+def test_reading_takes_over_where_both_are_found(flow: Any) -> None:
+    assert "Reading takes over from gathering in layer 1 [1, 1]." in flow.finding()
+    one_set = type(flow)(flow.study, flow.table.assign(demonstration_set=0), {})
+    assert "takes over" not in one_set.finding()
+
+
+def test_python_and_the_command_line_draw_the_same_prompts(model: Any) -> None:
+    """Fresh demonstrations for every prompt, as the authors; and the place of the study says so."""
+    task, study = mi.load_task("tiny-topics-4"), InformationFlow()
+    asked = OnPrompts(
+        model="tiny-icl", out=Path(), task=task.name, samples=4, seeds="42", **study.shared_options
+    ).material(study, model)
+    ours = study.prompts(task, model.tokenizer, samples=4, seed=42, n_ctx=model.cfg.n_ctx)
+    assert [one.digest() for one in asked] == [ours.digest()]
+    assert ours.origin["demonstrations"] == "per_prompt"
+    assert Isolation().prompts(task, model.tokenizer, samples=4).origin["demonstrations"] == "per_seed"
+
+
+def test_both_protocols_measure_the_same_cells_and_conclude_each_its_way(model: Any, tmp_path: Path) -> None:
+    prompts = mi.load_task("tiny-topics-4").prompts(model.tokenizer, samples=4, demonstrations="per_prompt")
+    cells = Cells(tmp_path)
+    results = [
+        InformationFlow(protocol, untrained=0).run(model, prompts, cells=cells) for protocol in get_args(Protocol)
+    ]
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+    one, other = (result.summary()["mean"].to_numpy() for result in results)
+    assert np.abs(one - other).max() > 1e-6
 
 
 def test_without_twins_nothing_is_decided(flow: Any) -> None:

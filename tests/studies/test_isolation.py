@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 import mechicl as mi
+from mechicl.prompts import PromptSet
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.isolation_modes import sinks
 from mechicl.studies.label_words.predictions import constant_answer
@@ -26,6 +29,25 @@ def test_loyalty_to_itself_is_one_and_jaccard_takes_its_seven_values() -> None:
     possible = {0, 1 / 9, 1 / 4, 3 / 7, 2 / 3, 1}
     assert all(min(abs(value - p) for p in possible) < 1e-6 for value in rows["word_loyalty_5"])
     assert rows["label_loyalty"].isin([0, 1]).all()
+
+
+def test_a_result_shows_the_words_that_it_holds() -> None:
+    """Table 5 needs no tokenizer; a result that holds none has no such table."""
+    model = mi.load_model("tiny-icl")
+    result = mi.isolation(model, mi.load_task("tiny-topics-4").prompts(model.tokenizer, samples=4), n_layers=[3])
+    (shown,) = result.study.tables(result).values()
+    expected = mi.studies.isolation_examples(result, model.tokenizer)
+    assert shown["words_isolated"].tolist() == expected["words_isolated"].tolist()
+    assert shown["words_whole"].tolist() == expected["words_whole"].tolist()
+    without = replace(result, table=result.table.drop(columns="top_words"))
+    assert without.study.tables(without) == {}
+
+
+def test_all_pieces_of_a_label_word_are_isolated_with_span() -> None:
+    patches = [Isolation(span=span).patches(  # type: ignore[arg-type]
+        tiny.model("gpt2"), PromptSet(()), {"isolated": "label words", "where": "first", "n_layers": 1}
+    )[0] for span in ("anchor", "label")]  # fmt: skip
+    assert [patch.span for patch in patches] == ["anchor", "label"]  # type: ignore[attr-defined]
 
 
 def test_examples_show_words_with_and_without_isolation() -> None:

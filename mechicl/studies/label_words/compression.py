@@ -9,7 +9,8 @@ The authors' code puts the query at position 0 for GPT-2 but behind the original
 run, and its 20 random sets are unions of all sets before them (`protocol="paper"`, with their very draws; both
 placements are reported). `"corrected"` measures every kept set and every random set with every placement; its random
 sets are independent and equal in size, and the same in every placement; Hidden_random is their mean, and
-Hidden_random-top the best of them for each task, seed and placement.
+Hidden_random-top the best of them for each task, seed and placement. The authors' code reads all demonstrations
+together; `"corrected"` also reads each apart from the others, as the paper's text may be understood.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from mechicl.engines.compression import Kept, PositionMode, kept_positions
 from mechicl.engines.prefix import run_shared
 from mechicl.figures import GREY, INK, LABEL_COLOUR, ORANGE, SKY
 from mechicl.hooks import Run
-from mechicl.models import blockwise
+from mechicl.models import blockwise, hooked
+from mechicl.patches import CutDemonstrations
 from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
@@ -40,9 +42,11 @@ from mechicl.studies.study import Condition
 from mechicl.studies.summary import intervals
 
 _PAPER_SET: Kept = "label+template"
+_APART = "hidden anchor, read apart"
 _CLAIM = Claim(
     "compression", "The hidden states of label words and template alone keep the predictions of the full context.",
     "Label Words are Anchors, section 3.2, Table 2", "label loyalty", "label loyalty", "the best control", 0.1,
+    "79.5 % of predicted labels against 57.5 % (GPT2-XL), 89.1 % against 71.1 % (GPT-J)",
 )  # fmt: skip
 
 
@@ -89,6 +93,7 @@ class Compression(PredictionStudy):
         return [
             *common,
             *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
+            condition(_APART, _PAPER_SET, self.positions[0]),
             *(condition("hidden random", _PAPER_SET, where) for where in self.positions),
         ]
 
@@ -113,11 +118,12 @@ class Compression(PredictionStudy):
         return engine.on_kept(
             model, prompts, lambda prompt: self.kept_sets(prompt, condition), [top],
             positions=condition["positions"], batch_size=batch_size,
+            reading=[CutDemonstrations(range(hooked(model).sizes.n_layers))] if condition["method"] == _APART else [],
         )  # fmt: skip
 
     def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
         """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""
-        if condition["method"] == "hidden anchor":
+        if condition["method"] in ("hidden anchor", _APART):
             return [kept_positions(prompt, condition["kept"])]
         if self.protocol == "corrected":
             return engine.random_sets(prompt, self.n_sets, self.random_seed)
@@ -180,7 +186,7 @@ class Compression(PredictionStudy):
         )  # fmt: skip
 
 
-_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR}
+_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR, _APART: LABEL_COLOUR}
 
 
 def _label(method: str, kept: str, positions: str) -> str:

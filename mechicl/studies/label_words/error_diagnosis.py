@@ -56,6 +56,10 @@ _NOTHING = (
 )
 
 
+_HIDDEN = {"visible": False}
+"""Axes of a panel that fills up a row."""
+
+
 @dataclass(frozen=True)
 class ErrorDiagnosis(Study):
     """A row per pair of classes: real confusion, and the distance between their scaled anchor keys.
@@ -74,12 +78,13 @@ class ErrorDiagnosis(Study):
     shows = "Whether distances between anchors predict which classes are confused."
     source = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
     claims = (_CLAIM,)
+    not_measured = ("layer",)
     may_lack = ("value",)  # the confusion with a class that no item has
     claim = (
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
         "and Entity most of all."
     )
-    shared_options = {"demonstrations": None, "samples": 500, "seeds": "42"}
+    shared_options = {"demonstrations": None, "order": None, "samples": 500, "seeds": "42"}
 
     def prompts(
         self,
@@ -211,10 +216,10 @@ class ErrorDiagnosis(Study):
         return pd.DataFrame(means, columns=[*columns, "seed_sd"])
 
     def drawing(self, result: Result) -> Drawing:
-        """Of each task real and predicted confusion, and their rank correlation in every layer."""
+        """Of each task real and predicted confusion, their rank correlation in every layer, and Fig. 14: every M."""
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
-        panels = []
+        numbers, panels = sorted(set(table["components"]) - {0}), list[Panel]()
         for task, rows in table.groupby("task", sort=False):
             for of_some in seeds_by_classes(rows):
                 seeds = "" if len(of_some) == len(rows) else f", seed {', '.join(map(str, of_some['seed'].unique()))}"
@@ -222,12 +227,14 @@ class ErrorDiagnosis(Study):
                 curves = pairs.correlation_traces(correlations, components)
                 layers = {"title_text": "layer", "dtick": max(1, int(correlations["layer"].max()) // 8)}
                 spearman = {"title_text": "Spearman", "range": [-1.05, 1.05]}
-                predicted = f"predicted, layer {layer}, M\u00a0=\u00a0{components}"
-                maps = {"real confusion": pairs.heat_map(real_matrix(of_some), 0.5),
-                        predicted: pairs.heat_map(self.confusion(of_some, layer, components), 0)}  # fmt: skip
-                for what, heat_map in maps.items():
-                    panels.append(Panel(f"{task}{seeds}: {what}", [heat_map], {}, {"autorange": "reversed"}))
-                panels.append(Panel(f"{task}{seeds}: their rank correlation", curves, layers, spearman))
+                maps = {"real confusion": pairs.heat_map(real_matrix(of_some), 0.5)}
+                for m in (components, *(n for n in numbers if n != components)):
+                    predicted = pairs.heat_map(self.confusion(of_some, layer, m), 0)
+                    maps[f"predicted, layer {layer}, M\u00a0=\u00a0{m}"] = predicted
+                shown = [Panel(f"{task}{seeds}: {what}", [heat_map], {}, {"autorange": "reversed"})
+                         for what, heat_map in maps.items()]  # fmt: skip
+                shown.insert(2, Panel(f"{task}{seeds}: their rank correlation", curves, layers, spearman))
+                panels += [*shown, *[Panel("", [], _HIDDEN, _HIDDEN)] * (-len(shown) % 3)]
         note = "1: never confused; band: 95 % of contexts"
         return Drawing(table, panels, x="", widths=(0.3, 0.3, 0.4), note=note, hover="closest")
 

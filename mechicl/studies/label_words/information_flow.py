@@ -14,29 +14,37 @@ enrichment (`probes/enrichment.py`): how much more saliency goes into label word
 target (reading) than for text tokens at matched positions, and than the same in untrained twins of the model. Each twin
 reads its part of the prompts, so that all twins together cost one more pass over them; how far twins differ among
 themselves is part of the interval.
+
+The authors draw demonstrations afresh for every prompt; so do the command and `InformationFlow().prompts(task, ...)`.
+With `task.prompts(...)` all prompts of a seed share theirs unless `demonstrations="per_prompt"` is given.
+
+The same pass gives what the paper mentions beside its figure: shares of the sum of absolute values over heads
+(footnote 3), and S_wp from text alone, without the edges from position 0 and from other label words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from mechicl.claims import Claim, Evidence
+from mechicl.claims import Claim, Evidence, decide
 from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.metrics.resampling import against_few, mean_over_sets
 from mechicl.models import has_twin, untrained
-from mechicl.probes import Enrichment, SaliencyFlow
+from mechicl.probes import Enrichment, HeadEnrichment, SaliencyFlow
+from mechicl.probes.enrichment import TOKEN_SETS
 from mechicl.probes.saliency import FLOWS, HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Level, Panel
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, head_grids, where
+from mechicl.studies.label_words.handover import handover
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import bands, by_metric, by_task, mean_with_interval
@@ -55,15 +63,17 @@ READING = Claim(
     "the same in untrained models", 2.0,
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
+_TEXT = "S_wp_text"
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
+_OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs": "abs_of_sum"}
 
 
 @dataclass(frozen=True)
 class InformationFlow(Study):
     """A row per prompt and layer, of the model and of its untrained twins.
 
-    Raw S_wp, S_pq and S_ww, in units of the loss per edge; reading and gathering of label words, random text, colons
-    and line breaks, over an average token's.
+    Raw S_wp, S_pq and S_ww, in units of the loss per edge, by both ways of joining heads, and S_wp_text, which counts
+    text alone; reading and gathering of label words, random text, colons and line breaks, over an average token's.
     """
 
     head_reduce: Annotated[
@@ -79,6 +89,7 @@ class InformationFlow(Study):
     untrained: Annotated[
         int, Switch("Untrained twins of the model, which share the prompts; without (0) no claim is decided.", min=0)
     ] = 4
+    by_head: Annotated[bool, Switch("Reading and gathering of every head too.")] = False
 
     name = "information-flow"
     title = "Information flow through label words"
@@ -91,6 +102,7 @@ class InformationFlow(Study):
     claims = (GATHERING, READING)
     gradients = True
     twins_at_once = 1
+    not_measured = ("protocol",)
     shared_options = {"demonstrations": "per_prompt"}
 
     def conditions(self, model: Any) -> list[Condition]:
@@ -109,13 +121,20 @@ class InformationFlow(Study):
         return rows.assign(prompt=np.take(share, rows["prompt"]))
 
     def _read(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
-        loss = Objective(self.loss, self.target)
+        loss, other = Objective(self.loss, self.target), _OTHER[self.head_reduce]
         flow, enrichment = SaliencyFlow(self.head_reduce, loss), Enrichment(self.head_reduce, loss)
-        readings = run(model, prompts, [flow, enrichment], batch_size=batch_size)
+        text, others, heads = replace(flow, text_only=True), replace(flow, head_reduce=other), HeadEnrichment(loss)
+        probes = [flow, enrichment, text, others, *([heads] if self.by_head else [])]
+        readings = run(model, prompts, probes, batch_size=batch_size)
         table = readings[flow].frame()
+        table[_TEXT] = readings[text]["S_wp"].flatten().double().numpy()
+        for name in FLOWS:
+            table[f"{name}_{other}"] = readings[others][name].flatten().double().numpy()
         for kind in _KINDS.values():
             for place, name in enumerate(readings[enrichment].along("set")):
                 table[_column(kind, name)] = readings[enrichment][kind][:, :, place].flatten().double().numpy()
+            if self.by_head:
+                table[_column(kind, "by head")] = list(readings[heads][kind].flatten(0, 1).numpy())
         return table
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
@@ -143,7 +162,18 @@ class InformationFlow(Study):
             return Evidence(values, None, sets, undecided=why)
         null = twins.mean(axis=1).to_numpy()
         sampled = mean_over_sets(values - null, sets, generator=np.random.default_rng(0))
-        return Evidence(values, null, sets, interval=against_few(sampled, twins.mean().to_numpy()))
+        note = self._handover(table) if claim is READING else ""
+        return Evidence(values, null, sets, interval=against_few(sampled, twins.mean().to_numpy()), note=note)
+
+    def _handover(self, table: pd.DataFrame) -> str:
+        """Where reading takes over from gathering, in a sentence; empty where too little gathers."""
+        if decide(GATHERING, self.evidence(GATHERING, table)).outcome != "supported":
+            return ""
+        rows = table[(table["weights"] == _GIVEN) & (table["layer"] < table["layer"].max())]
+        kinds = [_column(kind, "label words") for kind in ("gathering", "reading")]
+        means = rows.groupby([rows[name].map(str) for name in ("seed", DEMONSTRATION_SET)] + ["layer"])[kinds].mean()
+        taken_over = handover(*(means[kind].unstack("layer").to_numpy() for kind in kinds))
+        return f"Reading takes over from gathering in {taken_over or 'a layer that is not determined'}."
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
@@ -151,40 +181,59 @@ class InformationFlow(Study):
         Of the model as given. Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no
         shares and are left out; `n` says how many remain.
         """
+        return self._shares(table, FLOWS, FLOWS)
+
+    def other_shares(self, table: pd.DataFrame) -> pd.DataFrame:
+        """As `summary`: S_wp_text in the place of S_wp, and all three by the other way of joining heads."""
+        others = tuple(f"{name}_{_OTHER[self.head_reduce]}" for name in FLOWS)
+        pairs = {(_TEXT, *FLOWS[1:]): (_TEXT,), others: others}
+        return pd.concat([self._shares(table, of, metrics) for of, metrics in pairs.items()], ignore_index=True)
+
+    def _shares(self, table: pd.DataFrame, of: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
         table = _given(table)
-        total = table[list(FLOWS)].sum(axis=1)
-        shares = table.assign(total=total, **{m: table[m] / total for m in FLOWS})[total > 0]
-        long = by_metric(shares, FLOWS, ("layer", "total"))
+        total = table[list(of)].sum(axis=1)
+        shares = table.assign(total=total, **{name: table[name] / total for name in metrics})[total > 0]
+        long = by_metric(shares, metrics, ("layer", "total"))
         weight = "total" if self.protocol == "paper" else None
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
-        columns = [str(name) for name in table if str(name).startswith(tuple(_KINDS.values()))]
+        columns = [_column(kind, tokens) for kind in _KINDS.values() for tokens in TOKEN_SETS]
         table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
         rows = by_metric(table, columns, ("weights", "layer"))
         return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])
 
     def drawing(self, result: Result) -> Drawing:
-        summary, enrichment = result.summary().assign(weights=_GIVEN), pd.DataFrame()
-        tasks = by_task(summary)
-        panels = [
-            Panel(title, [Curve(flow, _NAMES[flow], FLOW_COLOURS[flow], where=task) for flow in FLOWS],
-                  y_axis={"range": [0, 1]})
-            for title, task in tasks.items()
-        ]  # fmt: skip
-        if "weights" in result.table:
-            enrichment = self.enrichment(result.table)
+        table, summary = result.table, result.summary().assign(weights=_GIVEN)
+        tasks, rows = by_task(summary), [summary]
+        panels = [Panel(title, self._curves(task), y_axis={"range": [0, 1]}) for title, task in tasks.items()]
+        if _TEXT in table:
+            rows.append(self.other_shares(table))
+        if "weights" in table:
+            enrichment = self.enrichment(table)
             enrichment = enrichment[enrichment["mean"] > 0].copy()  # nothing gathers in the last layer
             bounds = enrichment[["mean", "low", "high"]]
             enrichment[bounds.columns] = bounds.clip(lower=_LEAST_DRAWN)
+            rows.append(enrichment)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
-        return Drawing(
-            pd.concat([summary, enrichment]), panels, y_title="share of mean saliency per edge", note=bands(summary),
-        )  # fmt: skip
+        if self.by_head:
+            heads = [_heads(title, where(table, **task)) for title, task in tasks.items()]
+            panels += head_grids({name: grid for one in heads for name, grid in one.items()}, _AVERAGE, logarithm=True)
+        return Drawing(pd.concat(rows), panels, y_title="share of mean saliency per edge", note=bands(summary))
 
-    def finding(self, result: Result) -> str:
-        return result.claims.in_words()
+    def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
+        """The three shares of a task; by the other way of joining heads dotted, S_wp from text alone dashed."""
+        other = _OTHER[self.head_reduce]
+        ways = {"": ("", "solid"), f"_{other}": (f", {other}", "dot")}
+        curves = [Curve(f"{flow}{way}", _NAMES[flow] + name, FLOW_COLOURS[flow], dash, task)
+                  for way, (name, dash) in ways.items() for flow in FLOWS]  # fmt: skip
+        return [*curves, Curve(_TEXT, "S_wp, text alone (no position 0)", FLOW_COLOURS["S_wp"], "dash", task)]
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        if _TEXT not in result.table:  # saved by an earlier version
+            return {}
+        return {"Enrichment": self.enrichment(result.table), "Other shares": self.other_shares(result.table)}
 
 
 _LEAST_DRAWN = 0.01
@@ -211,3 +260,15 @@ def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
             where = {**task, "weights": weights}
             curves.append(Curve(_column(kind, tokens), name, FLOW_COLOURS[flow], dash, where))
     return curves
+
+
+def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Mean gathering and reading of every head [layer head], by a title that has an untrained model's largest."""
+    grids = {}
+    for kind in _KINDS.values():
+        by_layer = table.groupby(["weights", "layer"], sort=False)[_column(kind, "by head")]
+        means = by_layer.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
+        twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
+        beyond = f"; largest of an untrained model's: {max(twins):.2g}" if twins else ""
+        grids[f"{title}: {kind} by head{beyond}"] = np.stack(means.T[_GIVEN].to_list())
+    return grids

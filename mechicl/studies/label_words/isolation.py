@@ -31,6 +31,7 @@ from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars
 from mechicl.hooks import Patch, run
 from mechicl.models import hooked
+from mechicl.models.tokenizers import token_text
 from mechicl.patches import isolate
 from mechicl.patches.cut_edges import Mode
 from mechicl.patches.exchange import exchange
@@ -39,6 +40,7 @@ from mechicl.probes import LabelMass, LabelNorms
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, bars, marks, where
+from mechicl.studies.label_words.isolation_examples import isolation_examples
 from mechicl.studies.label_words.isolation_modes import donors, in_every, sinks, with_other_sets
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
@@ -102,6 +104,13 @@ class Isolation(PredictionStudy):
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
     pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
+    resample: Annotated[
+        isolate.Resample,
+        Switch("When random tokens are drawn afresh: per_prompt, per_layer (the authors) or per_seed."),
+    ] = "per_prompt"
+    span: Annotated[
+        Literal["anchor", "label"], Switch("What is isolated of a label word: its anchor sub-token, or all (label).")
+    ] = "anchor"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name = "isolation"
@@ -189,18 +198,23 @@ class Isolation(PredictionStudy):
             return [isolate.CutRandomEdges(layers, mode=cut, seed=self.random_seed)]
         if tokens == _RANDOM and self.protocol == "paper":
             return [isolate.IsolatePositions(layers, mode=cut, positions=authors_draws(prompts, len(layers)))]
-        drawn: dict[str, Any] = {"pool": self.pool}
+        drawn: dict[str, Any] = {"pool": self.pool, "resample": self.resample}
         if mode == "exchange":  # text with text, as label words with label words
             drawn = {"pool": "demo_text", "resample": "per_seed"}
         isolation = (
-            isolate.IsolateLabels(layers, mode=cut) if tokens == _LABELS
+            isolate.IsolateLabels(layers, span=self.span, mode=cut) if tokens == _LABELS
             else isolate.IsolateRandom(layers, mode=cut, seed=self.random_seed, **drawn)
         )  # fmt: skip
         return [exchange(model, isolation, donors(prompts)) if mode == "exchange" else isolation]
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
-        return rows.assign(model_layers=hooked(model).sizes.n_layers, **self._norms(model, prompts, condition))
+        tokenizer = hooked(model).tokenizer
+        words = [[token_text(tokenizer, token) for token in ids[:5]] if tokenizer else [] for ids in rows["top_tokens"]]
+        return rows.assign(
+            model_layers=hooked(model).sizes.n_layers, top_words=pd.Series(words, index=rows.index, dtype=object),
+            **self._norms(model, prompts, condition),
+        )  # fmt: skip
 
     def _norms(self, model: Any, prompts: PromptSet, condition: Condition) -> dict[str, float]:
         """Norms after the claimed number of layers, without isolation and with that of label words there.
@@ -245,7 +259,7 @@ class Isolation(PredictionStudy):
         excess = {end: changes["label words", end] - changes["random tokens", end] for end in ("first", "last")}
         return Evidence(excess["first"].to_numpy(), excess["last"].to_numpy(), sets)
 
-    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str]) -> Verdict:
+    def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str], remarks: Sequence[str]) -> Verdict:
         """In `mode`, held against the other modes and against random edges."""
         measured, found = set(rows["isolated"]), dict[str, Verdict]()
         comparisons = {
@@ -257,7 +271,7 @@ class Isolation(PredictionStudy):
                 common = self.is_clean(rows) | ((rows["isolated"] == _RANDOM) & (rows["where"] == "last"))
                 chosen = rows[common | rows["isolated"].isin(arms)]
                 of_mode = chosen.assign(isolated=chosen["isolated"].replace(arms))
-                found[name] = super()._verdict(claim, of_mode, facts)
+                found[name] = super()._verdict(claim, of_mode, facts, remarks)
         norms = rows[rows["label_norm"].notna()] if "label_norm" in rows else rows[:0]
         means = norms.groupby("isolated", sort=False)[list(self.may_lack)].mean() if len(norms) else None
         modes = {arm: mode for arm, (_, mode) in self._arms.items()}
@@ -325,6 +339,11 @@ class Isolation(PredictionStudy):
         level = marks(names, [floor] * len(names), "line-ns-open", _LEVELS.get(metric, _CONSTANT))
         content = [bars(rows, names, colours, marker_pattern_shape=patterns), level]
         return Panel(TITLES[metric], content, {"range": [0, 1.02]})
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        if "top_words" not in result.table or not all(map(len, result.table["top_words"])):
+            return {}  # saved by an earlier version, or a model without a tokenizer
+        return {"Where isolation changes the most probable words most (Table 5)": isolation_examples(result)}
 
     def finding(self, result: Result) -> str:
         words = result.claims.in_words()

@@ -33,7 +33,8 @@ def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **pl
 def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
     """A symmetric matrix with diagonal 1 of values by pair."""
     names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
-    matrix = pd.DataFrame(np.eye(len(names)), index=names, columns=names)
+    empty = np.where(np.eye(len(names)), 1, np.nan)  # a pair that was not measured has no value
+    matrix = pd.DataFrame(empty, index=names, columns=names)
     for pair, value in pairs.items():
         matrix.loc[pair] = matrix.loc[pair[::-1]] = value  # type: ignore[index]
     return matrix

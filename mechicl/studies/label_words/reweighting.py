@@ -67,16 +67,16 @@ _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTE
             COMPRESSED: ORANGE}  # fmt: skip
 
 
-def _claim(id: str, sentence: str, null: str) -> Claim:
+def _claim(id: str, sentence: str, null: str, published: str = "") -> Claim:
     source = "Label Words are Anchors, section 3.1, Table 1"
-    return Claim(id, sentence, source, "accuracy", "of prompts", null, 0.05)
+    return Claim(id, sentence, source, "accuracy", "of prompts", null, 0.05, published)
 
 
 _CLAIMS = {
-    _claim("reweighting", "Re-weighting the anchors raises accuracy.", "the same demonstrations without it"):
-        (REWEIGHTED, VANILLA),
-    _claim("reweighting-shots", "Re-weighting the anchors beats more demonstrations.", "more demonstrations"):
-        (REWEIGHTED, MORE_SHOTS),
+    _claim("reweighting", "Re-weighting the anchors raises accuracy.", "the same demonstrations without it",
+           "+0.167, from 51.9 to 68.6 % (GPT2-XL)"): (REWEIGHTED, VANILLA),
+    _claim("reweighting-shots", "Re-weighting the anchors beats more demonstrations.", "more demonstrations",
+           "+0.218, from 46.9 to 68.6 % (GPT2-XL)"): (REWEIGHTED, MORE_SHOTS),
     _claim("reweighting-biases", "Re-weighting the anchors beats a bias for each class.", "a trained bias for each"):
         (REWEIGHTED, "label biases"),
     _claim("reweighting-compressed", "Re-weighted anchors alone are more accurate than the whole context.",

@@ -6,20 +6,23 @@ which the first token's sink would dominate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, panels, plain, styled
+from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, plain
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
 from mechicl.probes.saliency import HeadReduce, SaliencyMap
 from mechicl.prompts import Prompt
+from mechicl.studies.drawing import Drawing, Panel, draw
 
 
 def saliency_map(
@@ -52,32 +55,37 @@ def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], 
             f"saliency_figure got {len(saliency)} maps of {saliency.shape[1]} tokens for {len(layers)} layers and a "
             f"prompt of {len(prompt)} tokens; give the map of this prompt and its layers."
         )
-    figure = panels([f"layer {layer}" for layer in layers])
-    for column, edges in enumerate(saliency, start=1):
-        below = edges.tril(-1)
-        figure.add_heatmap(
-            z=(below / below.max().clamp_min(1e-30)).tolist(), zmin=0, zmax=1, colorscale="Blues",
-            colorbar={"title": "share of the<br>largest edge"}, showscale=column == len(layers),
-            customdata=below.tolist(), row=1, col=column,
-            hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
-        )  # fmt: skip
-    places = list(range(len(prompt)))
-    ticks = {"tickmode": "array", "tickvals": places, "ticktext": _labels(prompt), "tickfont": {"size": 9}}
-    figure.update_xaxes(tickangle=-90, **ticks)
-    figure.update_yaxes(autorange="reversed", **ticks)
-    return styled(
-        figure, title="Saliency of attention edges", x="read token", y="reading token", subtitle=_LEGEND,
-        height=max(300, 11 * len(prompt)),
-    ).update_layout(hovermode="closest")  # fmt: skip
+    maps = zip(layers, saliency.tril(-1).numpy(), strict=True)
+    panels = [map_panel(f"layer {layer}", edges, *texts_and_roles(prompt)) for layer, edges in maps]
+    drawing = Drawing(pd.DataFrame(), panels, x="", height=max(300, 11 * len(prompt)), hover="closest")
+    return draw(drawing, title="Saliency of attention edges", subtitle=LEGEND)
 
 
-_LEGEND = "blue: w, demonstration text; red: p, label words; green: q, target"
-
-
-def _labels(prompt: Prompt) -> list[str]:
-    """Each token's text in the colour of its role; its position where the text is not known."""
-    colours = dict.fromkeys(prompt.w, TEXT_COLOUR) | dict.fromkeys(prompt.label_positions, LABEL_COLOUR)
-    colours[prompt.target] = TARGET_COLOUR
+def texts_and_roles(prompt: Prompt) -> tuple[list[str], list[str]]:
+    """Each token's text, its position where that is not known, and its role: w, p, q or none."""
     texts = [prompt.string[start:end] for start, end in prompt.offsets] or [str(i) for i in range(len(prompt))]
-    shown = [plain(text.replace("\n", "⏎")) for text in texts]
-    return [f'<span style="color:{colours.get(i, "#6E6E6E")}">{text}</span>' for i, text in enumerate(shown)]
+    roles = dict.fromkeys(prompt.w, "w") | dict.fromkeys(prompt.label_positions, "p") | {prompt.target: "q"}
+    return texts, [roles.get(i, "") for i in range(len(prompt))]
+
+
+def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterable[str]) -> Panel:
+    """The edges of one layer [query key] beside the largest; each token's text in the colour of its role."""
+    colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": "#6E6E6E"}
+    labels = [
+        f'<span style="color:{colours[role]}">{plain(text.replace(chr(10), "⏎"))}</span>'
+        for text, role in zip(texts, roles, strict=True)
+    ]
+    heat = go.Heatmap(
+        z=np.sqrt(edges / max(edges.max(), 1e-30)), zmin=0, zmax=1, colorscale="Blues", showscale=False,
+        customdata=edges,        hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
+    )  # fmt: skip
+    size = 9 if len(labels) < 100 else 7
+    ticks = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": labels, "tickfont": {"size": size}}
+    y = {**ticks, "autorange": "reversed", "title_text": "reading token"}
+    return Panel(title, [heat], {**ticks, "tickangle": -90, "title_text": "read token"}, y)
+
+
+LEGEND = (
+    "square root of the share of the layer's largest edge; blue: w, demonstration text; red: p, label words; green: q, "
+    "target"
+)

@@ -86,7 +86,7 @@ class Bench:
     def divergence(self, p: Float[Tensor, "word d_model"], q: Float[Tensor, "word d_model"]) -> Float[Tensor, " word"]:
         """KL of the next token in nats, from last residuals."""
         net, parts = hooked(self.model), []
-        for rows in torch.arange(len(p)).split(self.batch_size):
+        for rows in torch.split(torch.arange(len(p)), self.batch_size):
             logits = (net.lens(side[rows].to(net.device, net.dtype)) for side in (p, q))
             parts.append(kl_divergence(*logits).cpu())
         return torch.cat(parts)
@@ -104,7 +104,7 @@ class Bench:
         """A row per word (or whatever has these names) and point."""
         words = [spelling.word for spelling in self.spellings] if names is None else list(names)
         columns = {"word": np.repeat(words, len(points)), "point": np.tile(points, len(words))}
-        facts = {"kind": kind, "pieces": pieces, "quantity": quantity}
+        facts: dict[str, Any] = {"kind": kind, "pieces": pieces, "quantity": quantity}
         return pd.DataFrame({**columns, "value": values.flatten().double().numpy()}).assign(**facts)
 
     def meanings(self, least: int) -> tuple[list[str], dict[str, Float[Tensor, "pair point"]]]:
@@ -145,7 +145,7 @@ class Bench:
         counts = torch.bincount(self.corpus.tokens.flatten(), minlength=max(tokens) + 1)[tokens].float()
         apart = (counts[:, None] - counts).abs()
         apart.fill_diagonal_(torch.inf)
-        return apart.argsort(1, stable=True)[:, :_AS_FREQUENT]
+        return apart.argsort(dim=1, stable=True)[:, :_AS_FREQUENT]
 
 
 @dataclass(frozen=True, eq=False)
