@@ -141,7 +141,7 @@ def _zeros(net: Adapter, variant: Variant) -> Float[Tensor, "layer head class"]:
 class _Rows(Patch):
     """Each row of the batch re-weighted by a beta of its own."""
 
-    betas: Sequence[Float[Tensor, "layer head _"]]
+    betas: Sequence[Float[Tensor, "#layer #head #class"]]
     placements: Sequence[Placement]
 
     @property

@@ -424,14 +424,18 @@ def benchmark() -> Benchmarks:
     return found
 
 
+_WANTS_WORDS = "inner-lexicon"
+"""Needs a hundred words with a token of their own, which the tiny vocabulary has not: see its own tests."""
+
+
 def studies() -> list[Study]:
-    """One of every registered study."""
+    """One of every registered study but one."""
     subclasses = {
         kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.") and "name" in vars(kind)
     }
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
-    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items()]
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name != _WANTS_WORDS]
 
 
 def _subclasses(kind: type) -> Iterator[type]:
