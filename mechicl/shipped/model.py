@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mechicl.files.json_files import read_object
 from mechicl.library import Backend, build_bridge, chosen
+from mechicl.models.digests import files_digest
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -48,6 +49,12 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
 
     with as_file(_FILES) as folder:
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+def weights_digest() -> str:
+    """SHA-256 of the files that hold the weights and their sizes."""
+    with as_file(_FILES) as folder:
+        return files_digest([folder / "config.json", folder / "model.safetensors"])
 
 
 def read_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
