@@ -1,6 +1,6 @@
 """Every study with as little to do as it can, on a model that every class has: its table, to be compared.
 
-    python -m tests.contract.alike tiny-icl FOLDER [--backend bridge] [STUDY ...]
+    python -m tests.contract.alike tiny-icl FOLDER [--backend bridge] [--studies STUDY ...]
 
 writes FOLDER/STUDY.parquet: another version of TransformerLens needs a process of its own.
 """
@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=TASKS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("studies", nargs="*")
+    parser.add_argument("--studies", nargs="*")
     parser.add_argument("--backend", choices=["hooked", "bridge"])
     parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()

@@ -64,7 +64,7 @@ def of_3_9(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     folder: Path = tmp_path_factory.mktemp("tables")
     wanted = {item.callspec.params["name"] for item in request.session.items if hasattr(item, "callspec")
               and item.path == request.path and not item.get_closest_marker("skip")}  # fmt: skip
-    command = [sys.executable, "-m", "tests.contract.alike", "tiny-icl", str(folder), *sorted(wanted)]
+    command = [sys.executable, "-m", "tests.contract.alike", "tiny-icl", str(folder), "--studies", *sorted(wanted)]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([*command, "--backend", "hooked"], env=environment, capture_output=True, text=True)
     if "has no HookedTransformer" in done.stderr:
