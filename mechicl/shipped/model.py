@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from mechicl.files.json_files import read_object
 from mechicl.library import Backend, build_bridge, chosen
-from mechicl.models.digests import files_digest
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -52,9 +52,9 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def weights_digest() -> str:
-    """SHA-256 of the files that hold the weights and their sizes."""
-    with as_file(_FILES) as folder:
-        return files_digest([folder / "config.json", folder / "model.safetensors"])
+    """SHA-256 of the files that hold the sizes and the weights."""
+    files_together = (_FILES / "config.json").read_bytes() + (_FILES / "model.safetensors").read_bytes()
+    return hashlib.sha256(files_together).hexdigest()
 
 
 def read_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
