@@ -8,7 +8,7 @@ there is no column for HookedTransformer. Measured are:
 - forward: logits at q. Hugging Face's attention is its fused one.
 - patterns: every layer's attention pattern is seen. Hugging Face's attention is eager, with output_attentions.
 - saliency: |sum over heads of A dL/dA| of every layer, as its three mean flows.
-- ablations: KL(clean || without a layer) at every position of two texts of 64 tokens, layer after layer.
+- ablations: KL(clean || without a layer) at every position of a text of 64 tokens, layer after layer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     models = {kind: mi.load_model(asked.model, backend=kind) for kind in kinds}  # type: ignore[arg-type]
     tokenizer, (task, text) = models["bridge"].tokenizer, TASKS[asked.model]
     prompts = mi.load_task(task).prompts(tokenizer, samples=asked.samples, seed=42)
-    texts = mi.load_corpus(tokenizer, text, prepend_bos=True, n_ctx=64, tokens=126).tokens
+    texts = mi.load_corpus(tokenizer, text, prepend_bos=True, n_ctx=64, tokens=63).tokens
     ways = {kind: ours(model, prompts, texts) for kind, model in models.items()}
     ways["plain"] = plain(original(asked.model), prompts, texts)
     clock, found = Clock("cpu"), {}
