@@ -17,7 +17,7 @@ test: $(STAMP)
 # with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
 TL4   := build/tl4
 TESTS4 = tests/models/test_block.py tests/models/test_seam.py tests/models/test_adapter.py tests/models/test_bridge.py \
-         tests/contract tests/real
+         tests/models/test_travel.py tests/contract tests/real
 test-tl4: $(TL4)/.installed-$(TL)
 	PYTHONPATH=$(TL4) $(PYTEST) $(TESTS4)
 
@@ -88,6 +88,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/neurons.py
 	$(BIN)/python benchmarks/atlas.py
 	$(BIN)/python benchmarks/forward.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/classes.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/classes.py --model tiny-icl
 
 # At most seven minutes on a machine with a GPU; PYTHON=python3 takes that machine's own libraries and makes no
 # environment. GPU_ARGS names parts, or rehearses: GPU_ARGS="--device cpu --size tiny".

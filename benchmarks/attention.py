@@ -34,7 +34,7 @@ _SHAPES = {
 @torch.no_grad()
 def main() -> None:
     asked = arguments(__doc__, tokens=0, length=0).parse_args()
-    asked.layers = 1
+    asked.n_layers = 1
     model, clock = random_model(asked), Clock(asked.device)
     attn, cfg = model.blocks[0].attn, model.cfg
 

@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
 
 SIZES = {"gpt2": (12, 768), "gpt2-xl": (48, 1600)}
 """Layers and width."""
@@ -44,9 +46,11 @@ def arguments(description: str | None, tokens: int, length: int) -> argparse.Arg
 
 def random_model(asked: argparse.Namespace) -> HookedTransformer:
     """A GPT-2 of the size asked for with random weights, frozen."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig  # which TransformerLens 4 has not
+
     layers, width = SIZES[asked.size]
     cfg = HookedTransformerConfig(
-        n_layers=asked.layers or layers, d_model=width, d_head=64, n_heads=width // 64, d_mlp=4 * width, n_ctx=1024,
+        n_layers=asked.n_layers or layers, d_model=width, d_head=64, n_heads=width // 64, d_mlp=4 * width, n_ctx=1024,
         d_vocab=VOCABULARY, act_fn="gelu_new", normalization_type="LN", seed=0, device=asked.device,
         dtype=getattr(torch, asked.dtype),
     )  # fmt: skip

@@ -110,7 +110,7 @@ def main() -> None:
         return measure(asked.case, asked.tokens, asked)
     print("| one prompt | tokens | above the resting process, MiB | whole process, MiB |\n|---|---|---|---|")
     given = ["--device", asked.device, "--dtype", asked.dtype, "--size", asked.size]
-    given += ["--n-layers", str(asked.layers)] if asked.layers else []
+    given += ["--n-layers", str(asked.n_layers)] if asked.n_layers else []
     for tokens in (asked.tokens, asked.long):
         for case in asked.only:
             command = [sys.executable, __file__, "--case", case, "--tokens", str(tokens), *given]

@@ -55,7 +55,7 @@ def main() -> None:
     row(n_neurons, f"{authors:.1f}", f"{seconds:.1f}", f"{authors / seconds:.1f}", f"{product:.1f}",
         f"{product / seconds:.0%}")  # fmt: skip
     options = ["--size", asked.size, "--device", asked.device, "--dtype", asked.dtype]
-    print(in_own_process([*options, *(["--n-layers", str(asked.layers)] if asked.layers else [])]))
+    print(in_own_process([*options, *(["--n-layers", str(asked.n_layers)] if asked.n_layers else [])]))
 
 
 def ours(model: HookedTransformer) -> VocabularyMoments:

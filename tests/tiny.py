@@ -116,8 +116,22 @@ _VARIANTS: dict[str, Callable[[], Any]] = {
     ),
 }
 
+_IDS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+_LOCAL = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+_NEW: dict[str, Callable[[], Any]] = {
+    "gemma3": _config("Gemma3TextConfig", num_key_value_heads=2, head_dim=8, **_LOCAL, **_IDS),
+    "olmo2": _config("Olmo2Config", **_IDS),
+    "smollm3": _config("SmolLM3Config", num_key_value_heads=2, no_rope_layer_interval=2, **_IDS),
+    "qwen3moe": _config("Qwen3MoeConfig", num_key_value_heads=2, head_dim=8, num_experts=4, num_experts_per_tok=2,
+                        moe_intermediate_size=16, **_IDS),
+    "gptoss": _config("GptOssConfig", num_key_value_heads=2, head_dim=8, num_local_experts=4, **_LOCAL, **_IDS),
+}  # fmt: skip
+"""Architectures that HookedTransformers do not run block by block, or not at all."""
+
 families: tuple[str, ...] = tuple(_CONFIGS)
 """Every family that runs block by block."""
+new: tuple[str, ...] = tuple(_NEW)
+"""Families of which there are Bridges alone."""
 FIVE = ("gpt2", "gptj", "neox", "llama", "gemma2")
 """Joint and separate projections, attention that Hugging Face computes, parallel blocks, grouped keys, soft caps."""
 HOOKED = has_hooked_transformer()
@@ -138,7 +152,7 @@ def huggingface(family: str) -> Any:
     """The Hugging Face model of a family, in evaluation mode, with random weights of a fixed seed."""
     from transformers import AutoModelForCausalLM
 
-    config = {**_CONFIGS, **_VARIANTS}[family.removesuffix("/bridge")]()
+    config = {**_CONFIGS, **_VARIANTS, **_NEW}[family.removesuffix("/bridge")]()
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

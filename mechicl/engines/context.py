@@ -6,8 +6,8 @@ kept and the rest dropped: that is the paper's anchor-only context (section 3.2)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -22,7 +22,7 @@ from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
 from mechicl.hooks.sequence import check_sequence
 from mechicl.models import Adapter, Blockwise, KeyValues, blockwise, check_same_tokenizer, frozen
-from mechicl.models.provenance import weight_digest
+from mechicl.models.provenance import identity, is_same_model
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.readings import Reading
 
@@ -31,22 +31,23 @@ from mechicl.readings import Reading
 class Reader:
     """Which model read a context, whose keys and values mean nothing to another one, however alike in size.
 
-    Itself while it is in memory, the digest of its weights once the context was saved.
+    Itself while it is in memory, what its weights are known by once the context was saved.
     """
 
     name: str
     raw: Any = None
     """The model; None where the context comes from a file."""
-    saved_digest: str = ""
+    saved: Mapping[str, str] = field(default_factory=dict)
+    """Its `identity`."""
 
     @property
-    def weight_digest(self) -> str:
-        """SHA-256 of its parameters; taken only when asked for, since it reads them all."""
-        return self.saved_digest or weight_digest(self.raw)
+    def identity(self) -> Mapping[str, str]:
+        """What its weights are known by; taken only when asked for, since it reads them all."""
+        return self.saved or identity(self.raw)
 
     def check(self, net: Adapter) -> None:
         """Refuse a model of other weights, or of the same in another processing or dtype, by InputError."""
-        if net.raw is not self.raw and weight_digest(net.raw) != self.weight_digest:
+        if net.raw is not self.raw and not is_same_model(net.raw, self.identity):
             raise InputError(
                 f"This context was read by another model than {net.name}: by {self.name} with other weights, "
                 "processing or dtype. Load that model in the same way, or read the context again."
@@ -188,19 +189,20 @@ class Context:
 
     def save(self, folder: str | Path) -> Path:
         """Write `context.safetensors` and `context.json`; returns the first's path."""
-        reader = {"model": self.reader.name, "weight_digest": self.reader.weight_digest}
+        reader = {"model": self.reader.name, **self.reader.identity}
         return write_context(folder, self.layers, reader | {name: getattr(self, name) for name in _FACTS})
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Context:
         """A context that was saved in a folder; InputError where there is none."""
         hints = get_type_hints(cls)
-        kinds = {"model": str, "weight_digest": str, **{name: hints[name] for name in _FACTS}}
+        kinds = {"model": str, **dict.fromkeys(_IDENTITY, str), **{name: hints[name] for name in _FACTS}}
         layers, facts = read_context_files(folder, device, kinds)
-        reader = Reader(facts["model"], saved_digest=facts["weight_digest"])
+        reader = Reader(facts["model"], saved={name: facts[name] for name in _IDENTITY})
         return cls(layers, **{name: facts[name] for name in _FACTS}, reader=reader)
 
 
+_IDENTITY = ("weight_digest", "origin_digest")
 _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "label_words", "tokenizer_digest")
 
 

@@ -31,7 +31,8 @@ def read_context_files(
 ) -> tuple[tuple[KeyValues, ...], dict[str, Any]]:
     """Layers and facts as they were written, with a type in `kinds` for each fact; InputError for anything else."""
     tensors, raw = read_tensors(Path(folder) / "context.safetensors", "context", str(device))
-    facts = {"tokenizer_digest": ""} | {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    facts: dict[str, Any] = {"tokenizer_digest": "", "origin_digest": ""}
+    facts |= {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     named = all(isinstance(facts.get(name), str) and facts[name] for name in ("model", "weight_digest"))
     if not named or facts.keys() != kinds.keys() or not all(fits(facts[name], kind) for name, kind in kinds.items()):
         raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")

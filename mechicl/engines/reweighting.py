@@ -17,7 +17,8 @@ from mechicl.engines.last_token import last_tokens
 from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.hooks import Hook, Patch, Scope
 from mechicl.hooks.doors import prompts_of
-from mechicl.models import Adapter, frozen, hooked, provenance
+from mechicl.models import Adapter, frozen, hooked
+from mechicl.models.provenance import identity
 from mechicl.patches.reweight import Placement, ReweightAnchors, reweighted
 from mechicl.progress import progress
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
@@ -105,7 +106,8 @@ def fit_together(
     groups: dict[Hashable, list[int]] = {}
     for index, variant in enumerate(variants):
         groups.setdefault(_keys(variant), []).append(index)
-    net, digest = hooked(model), provenance(model)["weight_digest"]
+    net = hooked(model)
+    known = identity(net.raw)
     for indices in groups.values():
         group = [variants[index] for index in indices]
         orders = authors_orders(len(group[0].prompts), epochs, seed) if order is None else order
@@ -114,7 +116,7 @@ def fit_together(
         for index, variant, beta, loss, hit in zip(indices, group, betas, losses, right, strict=True):
             prompts = variant.prompts
             about = {
-                "model": net.name, "weight_digest": digest, "task": prompts.task,
+                "model": net.name, **known, "task": prompts.task,
                 "label_words": list(prompts.label_words), "class_names": list(prompts.class_names),
                 "prompts": prompts.digest(), "lr": lr, "epochs": len(orders), "seed": seed,
             }  # fmt: skip

@@ -20,6 +20,7 @@ from mechicl.errors import InputError, NumericalError, check_seed
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.metrics import entropy_of_log_probs
 from mechicl.models import Adapter, check_same_tokenizer, frozen, hooked, provenance
+from mechicl.models.provenance import identity
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.progress import progress
 
@@ -90,8 +91,10 @@ def fit_tuned_lens(
 
 def _about(model: Any, corpus: TokenCorpus) -> dict[str, Any]:
     facts = provenance(model)
-    named = {"model": facts["name"]} | {name: facts[name] for name in ("processing", "dtype", "weight_digest")}
-    return named | {"text": corpus.provenance(), "sequences": corpus.sequence_digests()}
+    return {
+        "model": facts["name"], "processing": facts["processing"], "dtype": facts["dtype"],
+        **identity(hooked(model).raw), "text": corpus.provenance(), "sequences": corpus.sequence_digests(),
+    }  # fmt: skip
 
 
 def _finished(folder: str | Path, about: dict[str, Any]) -> TunedLens | None:

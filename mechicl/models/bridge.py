@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import InputError
@@ -202,17 +202,6 @@ class BridgeModel(RunsBridgeBlocks):
             raise InputError(f"{self.name} {self.findings.reads}.")
         logits: Tensor = self._cap(self.raw.unembed(self.raw.ln_final(resid)))
         return logits
-
-    def lens(
-        self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
-    ) -> Float32[Tensor, "*any token"]:
-        return self._logits(resid, tokens)
-
-    @torch.no_grad()
-    def lens_tiles(
-        self, resid: Float[Tensor, "row d_model"], width: int
-    ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
-        yield from self._tiles(resid, width)
 
     def _normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         norm = self.raw.ln_final.original_component

@@ -187,15 +187,19 @@ class TransformerLensModel(ABC):
         W_U = self.W_U
         return F.linear(normalised.to(W_U.device, W_U.dtype), W_U.T, self.b_U)
 
-    def _logits(self, resid: Tensor, tokens: Tensor | None) -> Float32[Tensor, "*any token"]:
-        """In silence: of the whole vocabulary, or of these tokens."""
+    def lens(
+        self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
+    ) -> Float32[Tensor, "*any token"]:
         normalised = self._normalised(resid)
         if tokens is None:
             return self._cap(self._unembed(normalised)).float()
         W_U, b_U = self.W_U[:, tokens], self.b_U[tokens]
         return self._cap(normalised.to(W_U.device, W_U.dtype) @ W_U + b_U).float()
 
-    def _tiles(self, resid: Tensor, width: int) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
+    @torch.no_grad()
+    def lens_tiles(
+        self, resid: Float[Tensor, "row d_model"], width: int
+    ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
         W_U, b_U = self.W_U, self.b_U
         rows = self._normalised(resid).to(W_U.device, W_U.dtype)
         memory = rows.new_empty(len(rows) * min(width, W_U.shape[1]))

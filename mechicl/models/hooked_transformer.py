@@ -96,7 +96,7 @@ class HookedTransformerModel(RunsBlocks):
     ) -> Float32[Tensor, "*any token"]:
         if (logits := self._read_itself(resid)) is not None:
             return logits if tokens is None else logits[..., tokens]
-        return self._logits(resid, tokens)
+        return super().lens(resid, tokens)
 
     @torch.no_grad()
     def lens_tiles(
@@ -105,7 +105,7 @@ class HookedTransformerModel(RunsBlocks):
         if (logits := self._read_itself(resid)) is not None:
             yield from ((start, logits[:, start : start + width]) for start in range(0, logits.shape[1], width))
             return
-        yield from self._tiles(resid, width)
+        yield from super().lens_tiles(resid, width)
 
     def _read_itself(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"] | None:
         """Logits through the modules, which are given [1 row d_model], without their hooks.

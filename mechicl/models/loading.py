@@ -84,7 +84,7 @@ def load_model(
     place = DevicePlacement(parse_dtype(dtype), parse_device(device, n_devices), n_devices)
     with _quiet():
         if understood(name).kind == "shipped":
-            model, facts = _load_shipped(how, place, n_ctx, backend), {}
+            model, facts = _load_shipped(how, place, n_ctx, backend)
         else:
             original = find_original(name, trust_remote_code=trust_remote_code)
             model = _load(original, how, place, n_ctx, backend)
@@ -110,13 +110,15 @@ def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Origi
     return hub_original(named.hub, named.revision, trust_remote_code=trust_remote_code)
 
 
-def _load_shipped(how: Processing, place: DevicePlacement, n_ctx: int | None, backend: Backend) -> Any:
-    from mechicl.shipped import load_tiny_icl
+def _load_shipped(
+    how: Processing, place: DevicePlacement, n_ctx: int | None, backend: Backend
+) -> tuple[Any, dict[str, str]]:
+    from mechicl.shipped.model import load_tiny_icl, weights_digest
 
     model = process(load_tiny_icl(place.device, place.dtype, backend), how)
     check_finite(model)
     set_context(model, model.cfg.n_ctx if n_ctx is None else n_ctx)
-    return model
+    return model, {"files_sha256": weights_digest()}
 
 
 def _load(original: Original, how: Processing, place: DevicePlacement, n_ctx: int | None, backend: Backend) -> Any:
@@ -189,6 +191,7 @@ def _quiet() -> Iterator[None]:
 
     bar = transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        # TransformerLens 3.9 announces 4, with which mechicl works as well.
         warnings.filterwarnings("ignore", message="HookedTransformer.*deprecated")
         transformers_logging.disable_progress_bar()
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,14 +18,17 @@ from mechicl.versions import versions
 
 _origins: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
 _digests: WeakKeyDictionary[Any, tuple[Any, str]] = WeakKeyDictionary()
+_loaded: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
+"""Fingerprints of the weights as they were loaded."""
 
 _CHUNK = 1 << 24
 """Elements copied to the host at a time while hashing (at most 64 MiB in float32)."""
 
 
 def remember(model: Any, **origin: Any) -> None:
-    """Note where a loaded model came from (`source`, `processing`), for `provenance`."""
+    """Note where a loaded model came from (`source`, `processing`), and its weights as they are now."""
     _origins[model] = origin
+    _loaded[model] = _fingerprints(model)
 
 
 def provenance(model: Any) -> dict[str, Any]:
@@ -52,6 +55,30 @@ def provenance(model: Any) -> dict[str, Any]:
     }
 
 
+def identity(raw: Any) -> dict[str, str]:
+    """What a saved file keeps to know its model again: `weight_digest`, and `origin_digest`.
+
+    The latter is the SHA-256 of the files that the weights came from, of processing and dtype, and so the same for
+    either class; it is empty where weights were edited since, or did not come from files.
+    """
+    return {"weight_digest": weight_digest(raw), "origin_digest": _origin_digest(raw)}
+
+
+def is_same_model(raw: Any, known: Mapping[str, Any]) -> bool:
+    """Whether a model is the one of `identity`, or the other class's from the same files, loaded in the same way."""
+    origin = known.get("origin_digest")
+    return weight_digest(raw) == known.get("weight_digest") or bool(origin and origin == _origin_digest(raw))
+
+
+def _origin_digest(raw: Any) -> str:
+    origin = _origins.get(raw, {})
+    if "files_sha256" not in origin or _loaded.get(raw) != _fingerprints(raw):
+        return ""
+    dtypes = sorted({str(parameter.dtype) for _, parameter in _parameters(raw)})
+    facts = [origin["files_sha256"], origin["processing"], dtypes]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
 _ELSEWHERE = {"device", "n_devices", "dtype", "model_name", "tokenizer_name", "tokenizer_prepends_bos", "seed"}
 
 
@@ -74,11 +101,11 @@ def weight_digest(raw: Any) -> str:
     is replaced or edited, in place or through `parameter.data`: a fast fingerprint of all bits guards it.
 
     A Bridge's parameters have Hugging Face's names and layouts, so its digest is that of the same Bridge with another
-    version of TransformerLens, and not that of a HookedTransformer with the same weights.
+    version of TransformerLens, and not that of a HookedTransformer with the same weights; `identity` knows these, too.
     """
-    parameters = sorted(_parameters(raw))
+    parameters = _parameters(raw)
     facts = [(name, p.data_ptr(), p._version, p.dtype, tuple(p.shape), p.stride()) for name, p in parameters]
-    state = (facts, fingerprints(parameter for _, parameter in parameters))
+    state = (facts, _fingerprints(raw))
     known = _digests.get(raw)
     if known is not None and known[0] == state:
         return known[1]
@@ -92,7 +119,15 @@ def weight_digest(raw: Any) -> str:
     return digest.hexdigest()
 
 
-def _parameters(raw: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _fingerprints(raw: Any) -> list[int]:
+    return fingerprints(parameter for _, parameter in _parameters(raw))
+
+
+def _parameters(raw: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    return sorted(_named(raw))
+
+
+def _named(raw: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     """A model's parameters by name; of a Bridge those that it computes with, by names without its wrappers'.
 
     A Bridge computes with the parts of a joint weight, and leaves the joint one as it was. TransformerLens 3.9 gives

@@ -19,7 +19,8 @@ from mechicl.files.json_files import parse_json
 from mechicl.files.saved import packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Hook, Patch
-from mechicl.models import hooked, provenance
+from mechicl.models import hooked
+from mechicl.models.provenance import is_same_model
 from mechicl.prompts import PromptBatch
 
 Placement = Literal["postsoftmax", "presoftmax"]
@@ -80,7 +81,7 @@ class ReweightAnchors(Patch):
         if fitted is None or raw in self._met:
             return
         self._met.add(raw)
-        if provenance(model)["weight_digest"] != fitted:
+        if not is_same_model(raw, self.about):
             warnings.warn(
                 f"This re-weighting was fitted to {self.about.get('model', 'another model')} with other weights, "
                 f"processing or dtype than {hooked(model).name} has; fit it to this model unless that is meant.",

@@ -18,6 +18,7 @@ from mechicl.errors import InputError
 from mechicl.files.saved import packed, read_tensors
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.models import hooked, provenance
+from mechicl.models.provenance import is_same_model
 
 _FILE = "tuned_lens.safetensors"
 
@@ -66,8 +67,8 @@ class TunedLens:
 
     def check(self, model: Any) -> None:
         """Refuse another model than it was fitted to: other weights, or the same in another processing or dtype."""
-        facts = provenance(model)
-        if self.about.get("weight_digest") != facts["weight_digest"]:
+        if not is_same_model(hooked(model).raw, self.about):
+            facts = provenance(model)
             raise InputError(
                 f"This tuned lens was fitted to {self.about.get('model', 'an unknown model')} "
                 f"(processing {self.about.get('processing')}, {self.about.get('dtype')}), not to {hooked(model).name} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,12 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
 
     with as_file(_FILES) as folder:
         return PreTrainedTokenizerFast.from_pretrained(str(folder))
+
+
+def weights_digest() -> str:
+    """SHA-256 of the files that hold the sizes and the weights."""
+    files_together = (_FILES / "config.json").read_bytes() + (_FILES / "model.safetensors").read_bytes()
+    return hashlib.sha256(files_together).hexdigest()
 
 
 def read_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
