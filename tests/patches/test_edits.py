@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,24 +111,24 @@ def test_patches_print_what_was_given_and_are_compared_by_value() -> None:
 
 
 @pytest.mark.parametrize(
-    ("patch", "words"),
+    ("make", "words"),
     [
-        (Drop(3), "layers 0-2"),
-        (Drop(1.0), "give one integer"),
-        (Drop(-4), "-3 to -1 count from the end"),
-        (IsolateLabels(5), "layers 0-2"),
-        (AblateHeads([(0, 4)]), "heads 0-3"),
-        (AblateHeads([(0, 1)], torch.zeros(2, 4, 8)), r"\[3, 4, 8\]"),
-        (FixNeurons([(0, 999)]), "neurons 0-"),
-        (Steer(torch.ones(5), 0), r"\[32\]"),
-        (Steer(torch.ones(32), 7), "layers 0-2"),
-        (Drop(0, positions="first"), "'all', 'bos' or 'rest'"),  # type: ignore[arg-type]
-        (Drop(0, positions=lambda batch: batch.tokens), "boolean tensor"),
+        (lambda: Drop(3), "layers 0-2"),
+        (lambda: Drop(1.0), "layer is 1.0; give a whole number"),
+        (lambda: Drop(-4), "-3 to -1 count from the end"),
+        (lambda: IsolateLabels(5), "layers 0-2"),
+        (lambda: AblateHeads([(0, 4)]), "heads 0-3"),
+        (lambda: AblateHeads([(0, 1)], torch.zeros(2, 4, 8)), r"\[3, 4, 8\]"),
+        (lambda: FixNeurons([(0, 999)]), "neurons 0-"),
+        (lambda: Steer(torch.ones(5), 0), r"\[32\]"),
+        (lambda: Steer(torch.ones(32), 7), "layers 0-2"),
+        (lambda: Drop(0, positions="first"), "give 'all', 'bos', 'rest'"),  # type: ignore[arg-type]
+        (lambda: Drop(0, positions=lambda batch: batch.tokens), "boolean tensor"),
     ],
 )
-def test_what_the_model_does_not_have_is_refused_in_one_sentence(patch: Patch, words: str) -> None:
+def test_what_the_model_does_not_have_is_refused_in_one_sentence(make: Callable[[], Patch], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        run(tiny.model("gpt2"), random_prompts(1), patches=[patch])
+        run(tiny.model("gpt2"), random_prompts(1), patches=[make()])
 
 
 def test_layers_may_be_one_and_count_from_the_end() -> None:
