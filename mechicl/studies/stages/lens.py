@@ -42,7 +42,8 @@ from mechicl.studies.summary import TEXT_BAND
 _SOURCE = "Stages of Inference, section 5.2, Fig. 8 and 19"
 LATE = Claim(
     "lens-late", "The prediction forms in the second half of the layers.", _SOURCE,
-    "fall of KL(final ‖ lens) in the second half, less that in the first", "nats", TWINS, 1.0,
+    "fall of KL(final ‖ lens) in the second half, less that in the first, layer 0 left out", "of KL after layer 0",
+    TWINS, 0.1,
 )  # fmt: skip
 TURNS_UP = Claim(
     "entropy-turns-up", "Entropy rises again in the last layers.", _SOURCE,
@@ -117,13 +118,16 @@ class LensStudy(AgainstTwins):
             return nothing("The authors' lens is faulty; run the protocol 'corrected'.")
         n_layers = int(rows["point"].max())
         before = n_layers - max(1, n_layers // 10)
+        if n_layers < 3:
+            return nothing("It needs a model of three layers or more.")
 
         def contrast(rows: pd.DataFrame) -> pd.Series:
             if claim is TURNS_UP:
                 entropy = by_layer(rows, "entropy", "point")
                 return entropy[n_layers] - entropy[before]
             kl = by_layer(rows, "kl", "point")
-            return 2 * kl[n_layers // 2] - kl[0] - kl[n_layers]
+            middle = kl[(n_layers + 1) // 2]  # at the embedding a tied unembedding is sure of the wrong token
+            return (2 * middle - kl[1] - kl[n_layers]) / kl[1].clip(lower=1e-12)
 
         return against_twins(contrast, rows)
 

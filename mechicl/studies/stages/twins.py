@@ -74,10 +74,13 @@ def given(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evidence:
-    """A contrast of the model against that of its untrained twins; `more` is of `Evidence`."""
+    """A contrast of the model against that of its untrained twins; `more` is of `Evidence`.
+
+    Twins of the opposite sign count as 0: what random weights do can speak against a claim, never for it.
+    """
     values = contrast(given(table))
     weights = table["weights"] if "weights" in table else pd.Series(_GIVEN, table.index)
-    twins = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != _GIVEN]
+    twins = [max(0.0, contrast(rows).mean()) for name, rows in table.groupby(weights, sort=False) if name != _GIVEN]
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
