@@ -39,9 +39,9 @@ Pair = tuple[str, str, int]
 def studies(small: bool, reads: Sequence[str] = ("prompts",)) -> list[Study]:
     """Every study that answers claims on what it reads; small without the timing (re-weighting has its accuracies).
 
-    Voting and the inner lexicon need more words than tiny vocabularies have.
+    Voting, word identity and the inner lexicon need more words than tiny vocabularies and short texts have.
     """
-    left_out = ("voting", "inner-lexicon", *(("compression-speed",) if small else ()))
+    left_out = ("voting", "inner-lexicon", "word-identity", *(("compression-speed",) if small else ()))
     answering = [one for one in STUDIES.values() if one.claims and one.reads in reads and one.name not in left_out]
     return [study(**(SWITCHES.get(study.name, {}) if small else {})) for study in answering]
 
