@@ -20,6 +20,15 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
 """Prompts on which anything can be decided."""
+_OF_SETS = ("demonstration set", "take more seeds, each of which draws other demonstrations")
+_MORE = {
+    "prompts": _OF_SETS, "sets": _OF_SETS, "documents": ("document", "take more text, or packing='documents'"),
+    "words": ("word", "take more words"), "neurons": ("neuron", "take a larger model"),
+    "pairs": ("pair", "take more pairs"),
+    "minibatches": ("minibatch", "take more text"),
+    "models": ("model", "take more models"),
+}  # fmt: skip
+"""Of what is sampled: one of it, and how to have more."""
 _ABOUT = ("study", "part", "model", "task", "shots")
 """What may differ between verdicts that stand in one table; a part is one of a reproduction."""
 
@@ -55,7 +64,9 @@ class Evidence:
     """Measured on the same prompts, or a number; None where it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents", "sets", "words"] = "prompts"
+    unit_sampled: Literal["prompts", "documents", "sets", "words", "neurons", "pairs", "minibatches", "models"] = (
+        "prompts"
+    )
     """What a row is; "sets" where a row is a whole demonstration set."""
     interval: SetInterval | None = None
     """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""
@@ -204,7 +215,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     )
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
-    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit == "documents")
+    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit)
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"Fewer than {FEWEST} prompts decide nothing; take more, and several seeds."
     mean, low, high, *_ = effect
@@ -212,13 +223,11 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
 
 
-def _outcome(
-    claim: Claim, effect: float, low: float, high: float, p: float | None, documents: bool
-) -> tuple[Outcome, str]:
+def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | None, unit: str) -> tuple[Outcome, str]:
     """What follows from an effect and its interval; of an undecided one, why, and what would decide it."""
-    more = "take more text" if documents else "take more seeds, each of which draws other demonstrations"
+    single, more = _MORE[unit]
     if np.isnan(low):
-        return "undecided", f"There is a single {'document' if documents else 'demonstration set'}; {more}."
+        return "undecided", f"There is a single {single}; {more}."
     if high < claim.least:
         return "contradicted", ""
     if low <= 0:
@@ -236,4 +245,4 @@ def _plain(number: float | None) -> float | None:
 
 
 def _singular(name: str) -> str:
-    return name.removesuffix("s")
+    return name.removesuffix("es" if name == "minibatches" else "s")

@@ -95,6 +95,11 @@ class TokenCorpus:
         """Tokens of text: no BOS, no padding."""
         return int((self.documents >= 0).sum())
 
+    @property
+    def document_of(self) -> Int[Tensor, "sequence"]:
+        """The document that most tokens of each sequence come from: sequences of one document are not independent."""
+        return torch.stack([row[row >= 0].mode().values if (row >= 0).any() else row[0] for row in self.documents])
+
     def __getitem__(self, rows: slice) -> TokenCorpus:
         if not isinstance(rows, slice):
             raise InputError(

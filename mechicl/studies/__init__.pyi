@@ -442,8 +442,10 @@ def layer_lesions(
     model: Model,
     corpus: TokenCorpus,
     *,
+    untrained: int = 4,
     kinds: Sequence[Literal['drop', 'swap', 'attention', 'mlp', 'replace', 'repeat']] = ('drop', 'swap'),
     windows: Sequence[int] = (3, 5),
+    positions: Sequence[Literal['all', 'bos', 'rest']] = ('all', 'bos', 'rest'),
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
 ) -> Result:
@@ -458,14 +460,17 @@ def layer_lesions(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
+        positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. Every layer dropped, swapped with the next, and so on: a row per ablation and
-        sequence. KL and losses in nats, agreement as a share, entropies in bits.
+        sequence. The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere
+        else. KL and losses in nats, agreement as a share, entropies in bits.
     """
 
 def lesioned_icl(
@@ -523,6 +528,7 @@ def cka(
     model: Model,
     corpus: TokenCorpus,
     *,
+    untrained: int = 4,
     minibatch: int = 16,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
@@ -536,13 +542,15 @@ def cka(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. HSIC between every two depths of the residual: a row per minibatch and pair of depths.
-        `result.study.block_structure(result.table)` gives the blocks.
+        A result. HSIC between every two depths of the residual: a row per minibatch, kind of residuals
+        and pair of depths. `leverage` is the largest share of one sequence in a depth's similarities,
+        where both depths are the same. `result.study.block_structure(result.table)` gives the blocks.
     """
 
 def local_attention(
@@ -595,8 +603,8 @@ def word_merging(
     Returns:
         A result. Attention inside and between words, and what cutting it costs: a row per sequence and
         head, or per cut. Attention (shares between 0 and 1) by sequence, layer, head and distance or
-        number of tokens; losses in nats by sequence and cut. `result.study.heads(result.table)` ranks
-        all heads.
+        number of tokens; losses in nats by sequence, cut and layer. `result.study.heads(result.table)`
+        ranks all heads.
     """
 
 def word_identity(
@@ -628,7 +636,8 @@ def word_identity(
 
     Returns:
         A result. Accuracy of a linear probe for which word ended: a row per sequence, point, length and
-        kind of span. The share of that sequence's contexts that the probe predicts, between 0 and 1.
+        kind of span. The share of that sequence's contexts that the probe predicts, between 0 and 1;
+        `one_shot`: that the nearest single example does.
     """
 
 def wic(
@@ -659,6 +668,7 @@ def logit_lens(
     model: Model,
     corpus: TokenCorpus,
     *,
+    untrained: int = 4,
     top_k: int = 10,
     tuned: TunedLens | str | Path | None = None,
     protocol: Literal['paper', 'corrected'] = 'corrected',
@@ -674,6 +684,7 @@ def logit_lens(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         top_k: Size of the sets of most probable tokens that are compared.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
             text.
@@ -681,7 +692,8 @@ def logit_lens(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Measures of the lens at L + 1 points of every sequence.
+        A result. Measures of the lens at L + 1 points of every sequence; of untrained twins, entropy
+        and KL alone.
     """
 
 def voting(

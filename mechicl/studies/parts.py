@@ -19,6 +19,7 @@ from mechicl.tasks.benchmarks import Benchmarks
 Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
 """What a study is run on; nothing where it reads weights alone."""
 DEMONSTRATION_SET = "demonstration_set"
+DOCUMENT = "document"
 
 
 def set_names(rows: pd.DataFrame | pd.Index) -> np.ndarray:
@@ -39,9 +40,13 @@ class Part:
     def label(self, rows: pd.DataFrame, model: str, condition: Mapping[str, Any]) -> pd.DataFrame:
         """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition.
 
-        Behind `prompt` stands the number of its demonstration set: prompts with the same demonstrations have the same.
+        Behind `prompt` stands the number of its demonstration set: prompts with the same demonstrations have the same;
+        behind `sequence` the document that most of its tokens come from.
         """
         if "sequence" in rows:
+            if isinstance(self.material, TokenCorpus):
+                documents = np.take(self.material.document_of.numpy(), rows["sequence"])
+                rows.insert(list(rows).index("sequence") + 1, DOCUMENT, documents)
             rows["sequence"] += self.first
         if "prompt" in rows and isinstance(self.material, PromptSet):
             known: dict[Any, int] = {}

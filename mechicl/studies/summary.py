@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mechicl.metrics import bootstrap_mean
-from mechicl.metrics.resampling import weighted_over_sets, wilson
+from mechicl.metrics.resampling import plateau, weighted_over_sets, wilson
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
 TEXT_BAND = "band: 95 % bootstrap interval over sequences"
@@ -108,6 +108,12 @@ def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.Da
     """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
     cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
     return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")
+
+
+def plateau_in_words(values: np.ndarray, names: Sequence[int]) -> str:
+    """Where the mean of rows [row place] may be highest, corrected for all: "on a plateau, before layers 3-7"."""
+    best = np.asarray(names)[plateau(values, generator=np.random.default_rng(0))]
+    return f"highest before layer {best[0]}" if len(best) == 1 else f"on a plateau, before layers {best[0]}-{best[-1]}"
 
 
 def highest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:

@@ -77,7 +77,9 @@ from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
+from mechicl.studies.stages.cka import Cka
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons
+from mechicl.studies.stages.lens import LensStudy
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.many_lesions import ManyLesions
 from mechicl.studies.stages.voting import Voting
@@ -390,7 +392,9 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "error-diagnosis": lambda: ErrorDiagnosis(components=(2,), contexts=1),
     "anchor-sweep": lambda: AnchorSweep(windows=(2,)),
     "entropy-neurons": lambda: EntropyNeurons(neurons=1, controls=1, values=(1.0,)),
-    "layer-lesions": lambda: Lesions(kinds=("drop", "swap")),
+    "layer-lesions": lambda: Lesions(kinds=("drop", "swap"), untrained=0),
+    "logit-lens": lambda: LensStudy(untrained=0),
+    "cka": lambda: Cka(untrained=0),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
     "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),

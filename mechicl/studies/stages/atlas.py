@@ -6,6 +6,9 @@ final prediction, entropy), the MLPs' norm and block influence. One pass over th
 influence; one sweep runs all ablations and the lens, which is an ablation too: reading the residual before layer i as
 if it were the last drops all layers from i on. Neurons are read from weights.
 
+Position 0 has two curves of its own, where a layer makes an attention sink there: its residual's norm over the median
+of all others, and the attention that it receives.
+
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
 ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures. `in_context_atlas.py` adds the
 curves of in-context learning.
@@ -17,16 +20,19 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from mechicl.claims import Claim, Evidence, Verdicts, decide
 from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import GREY, INK, STAGE_COLOURS
+from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS
 from mechicl.hooks import run
+from mechicl.metrics.resampling import SetInterval
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
@@ -36,8 +42,11 @@ from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
+from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
+from mechicl.studies.stages.norms import SINK
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
+from mechicl.studies.stages.twins import by_layer, nothing
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -50,9 +59,27 @@ SIGNATURES = {
     "suppression neurons": (STAGE_COLOURS["calibration"], "dot"),
     "MLP norm": (STAGE_COLOURS["calibration"], "solid"),
     "lens entropy": (GREY, "solid"),
+    "norm at position 0": (SKY, "dot"),
+    "attention to position 0": (SKY, "solid"),
 }
 """Each in the colour of the stage that it marks."""
 _WINDOW = 5
+_RESAMPLES = 500
+_FEW_LAYERS = 20
+"""With fewer, one shift in 20 is the original itself."""
+DENSER = Claim(
+    "denser-as-lens-falls", "Prediction neurons are densest where the lens's KL to the final prediction is low.",
+    "Stages of Inference, section 5.3, Fig. 8", "Spearman correlation of density and −KL over layers", "correlation",
+    "the densities shifted along the layers", 0.3,
+)  # fmt: skip
+
+DEEPER = Claim(
+    "deeper-robust", "Deeper models are more robust to dropping a middle layer.",
+    "Stages of Inference, section 4.1 and abstract",
+    "Spearman correlation, over models, of their layers and −KL with a middle layer dropped", "correlation",
+    "no correlation", 0.3,
+)  # fmt: skip
+_FEW_MODELS = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +99,7 @@ class Atlas(Study):
         "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
         "large MLP norms)."
     )
+    claims = (DENSER, DEEPER)
     reads = "text"
     batch_size = 4
     shared_options = {"processing": "fold"}
@@ -93,6 +121,8 @@ class Atlas(Study):
             _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"]),
             _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"]),
             _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"]),
+            _signature("norm at position 0", sizes, sizes["resid_post_at_0"] / sizes["resid_post_median"], 1.0),
+            _signature("attention to position 0", local, local["sink"], local["queries"]),
             _drops_and_lens(model, corpus, batch_size),
         ]
         return pd.concat(parts, ignore_index=True)
@@ -113,6 +143,24 @@ class Atlas(Study):
             last = part.groupby("model")["layer"].transform("max").clip(lower=1)
             parts.append(part.assign(depth=part["layer"] / last))
         return pd.concat(parts, ignore_index=True)
+
+    def verdicts(self, result: Result) -> Verdicts:
+        """Of each model, and of all of them together."""
+        facts = {"study": self.name, "protocol": self.protocol}
+        own = [one for one in super().verdicts(result) if one.claim is not DEEPER]
+        return Verdicts([*own, decide(DEEPER, _deeper(result.table), facts)])
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        if claim is DEEPER:
+            return _deeper(table)
+        neurons = where(table, signature="prediction neurons").sort_values("layer")["value"].to_numpy(float)
+        lens = where(table, signature="lens KL")
+        if lens.empty or neurons.sum() * where(table, signature="prediction neurons")["weight"].max() < FEW_NEURONS:
+            return nothing(f"The model has fewer than {FEW_NEURONS} prediction neurons.")
+        if len(neurons) < _FEW_LAYERS:
+            return nothing(f"The model has too few layers, {len(neurons)}, to tell a common trend from a coincidence.")
+        kl = -by_layer(lens, "value").loc[:, 1:]  # point i + 1 is the residual after layer i
+        return _correlated(neurons, kl)
 
     def boundaries(self, table: pd.DataFrame) -> pd.DataFrame:
         """The proposed first layer of each later stage, for every model: model, stage, layer, low, high, by."""
@@ -153,7 +201,66 @@ class Atlas(Study):
             stages = [_boundary_in_words(row, n_layers[model]) for row in rows.to_dict("records")]
             parts.append(f"{model}: {'; '.join(stages)}")
             parts += gathered_and_read(where(summary, model=model), rows.set_index("stage")["layer"].to_dict())
-        return "Proposed boundaries. " + ". ".join(parts) + "."
+            parts += _sink_in_words(where(summary, model=model))
+        return " ".join(["Proposed boundaries. " + ". ".join(parts) + ".", super().finding(result)])
+
+
+def _sink_in_words(summary: pd.DataFrame) -> list[str]:
+    """The layer that makes position 0 an attention sink; nothing without one."""
+    norm, attention = (
+        where(summary, metric=name).set_index("layer")["mean"]
+        for name in ("norm at position 0", "attention to position 0")
+    )
+    if norm.empty or norm.max() < SINK:
+        return []
+    layer = int((norm / norm.shift(fill_value=1.0)).to_numpy().argmax())
+    after = attention[attention.index > layer]
+    return [
+        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {norm[layer]:.3g} times the "
+        f"median of all others, and it receives {after.mean():.0%} of attention in later layers "
+        f"({attention[attention.index <= layer].mean():.0%} until then)"
+    ]
+
+
+def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
+    """Rank correlation of a curve of layers with the mean of curves of sequences.
+
+    Neighbouring layers are alike, so permuted layers would be too easy a null: it is all shifts along the layers,
+    around their end. The interval resamples documents.
+    """
+    from scipy.stats import rankdata
+
+    def correlation(curves: np.ndarray, of: np.ndarray) -> np.ndarray:
+        ranks = rankdata(curves, axis=-1), rankdata(of, axis=-1)
+        first, second = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
+        norms = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
+        return np.asarray((first * second).sum(-1) / np.maximum(norms, 1e-12))
+
+    means = kl.groupby(level=0).mean().to_numpy()
+    n, found = len(means), float(correlation(means.mean(0), density))
+    low = high = np.nan
+    if n > 1:
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
+        low, high = np.quantile(correlation(drawn @ means, density), [0.025, 0.975])
+    shifted = correlation(means.mean(0), np.stack([np.roll(density, shift) for shift in range(len(density))]))
+    interval = SetInterval(found, float(low), float(high), n, len(kl))
+    p = float((shifted >= found - 1e-12).mean())
+    return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p)
+
+
+def _deeper(table: pd.DataFrame) -> Evidence:
+    """Models are what is sampled; the interval of their rank correlation is Fisher's."""
+    drops = where(table, signature="drop KL")
+    n_layers = drops.groupby("model")["layer"].max() + 1
+    if len(n_layers) < _FEW_MODELS:
+        return nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
+    of_middle = [rows[rows["layer"].isin(middle(int(n_layers[model])))] for model, rows in drops.groupby("model")]
+    kl = np.array([np.average(rows["value"], weights=rows["weight"]) for rows in of_middle])
+    found = float(pd.Series(n_layers.to_numpy()).corr(pd.Series(-kl), method="spearman"))
+    half = 1.96 / np.sqrt(len(kl) - 3)
+    low, high = np.tanh(np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-half, half]))
+    interval = SetInterval(found, float(low), float(high), len(kl), len(kl))
+    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval)
 
 
 def _too_few(table: pd.DataFrame, model: str) -> list[str]:

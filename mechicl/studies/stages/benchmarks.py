@@ -55,10 +55,14 @@ class LesionedBenchmarks(Study):
     may_lack = ("acc_norm",)  # a task with one choice to judge has none
 
     def passes(self, n_layers: int) -> float:
-        return Lesions(kinds=self.kinds, windows=self.windows).passes(n_layers)
+        return self._ablations.passes(n_layers)
+
+    @property
+    def _ablations(self) -> Lesions:
+        return Lesions(kinds=self.kinds, windows=self.windows, positions=("all",))
 
     def measure(self, model: Any, tasks: Benchmarks, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        chosen = Lesions(kinds=self.kinds, windows=self.windows).lesions(hooked(model).sizes.n_layers)
+        chosen = self._ablations.lesions(hooked(model).sizes.n_layers)
         lesions, requests = [lesion for *_, lesion in chosen], tasks.requests
         scores = continuations(model, requests, lesions, prepend_bos=self.prepend_bos, batch_size=batch_size)
         tables = []

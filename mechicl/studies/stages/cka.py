@@ -4,13 +4,19 @@ We compare the residual stream at the last token of many sequences between every
 estimate of HSIC (`mechicl.metrics.similarity`). The paper reads blocks of similar layers off the matrix, and its
 stages off the blocks. It took last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
 
+A few residuals of great length decide HSIC alone: two sequences of 97 can make or unmake all blocks. So
+`"corrected"` divides each residual by its norm, and takes the raw ones beside. The leverage of a sequence is its share
+in the sum of a layer's squared similarities, 1 / n where all weigh the same, 1/2 where two decide; the largest is in
+the table, and a share above a third is warned about.
+
 Only last tokens are kept, a minibatch at a time. `protocol="paper"` takes minibatches of 128 and averages their CKA.
 `"corrected"` averages HSIC over minibatches and divides once: a mean of ratios is biased. Its minibatches are smaller
 (the unbiased estimate has the same mean at any size), so that there are enough of them to resample for an interval. A
 last minibatch of fewer than four sequences is left out.
 
 Similarity that only falls with distance looks blocky, too. So we compare the best division into blocks with the best
-division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`).
+division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`). Early layers
+change a short residual much, which makes blocks with random weights, too: the claim is held against untrained twins.
 """
 
 from __future__ import annotations
@@ -22,21 +28,33 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY
 from mechicl.hooks import run
 from mechicl.metrics import hsic_matrix
+from mechicl.metrics.resampling import SetInterval, against_few
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
 from mechicl.studies.stages.ensembles import FloatArray
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, given
 
+BLOCKS = Claim(
+    "layer-blocks", "Layers form blocks of similar representations.",
+    "Stages of Inference, section 5, Fig. 4, 5 and 14",
+    "share of the variance of CKA that blocks explain beyond what distance alone does", "of the variance", TWINS, 0.05,
+)  # fmt: skip
+UNIT, RAW = "unit norm", "raw"
+MOST_LEVERAGE = 1 / 3
+"""Of a single sequence; more is warned about, and in small minibatches more than three times an equal share."""
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
 _BLOCKS = 4
@@ -45,8 +63,10 @@ _RESAMPLES = 500
 
 
 @dataclass(frozen=True)
-class Cka(Study):
-    """HSIC between every two depths of the residual: a row per minibatch and pair of depths.
+class Cka(AgainstTwins):
+    """HSIC between every two depths of the residual: a row per minibatch, kind of residuals and pair of depths.
+
+    `leverage` is the largest share of one sequence in a depth's similarities, where both depths are the same.
 
     `result.study.block_structure(result.table)` gives the blocks.
     """
@@ -58,6 +78,9 @@ class Cka(Study):
     shows = "Similarity of all layers' representations at last tokens: linear CKA and its blocks."
     source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
     claim = "Layers form blocks whose representations are alike, which agree with the stages."
+    claims = (BLOCKS,)
+    may_lack = ("leverage",)  # between two depths
+    each_twin_reads = None
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
@@ -73,22 +96,63 @@ class Cka(Study):
             raise InputError(f"CKA needs at least {_LEAST} sequences; take more text, or shorter sequences.")
         return enough, origin
 
-    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        last = run(model, corpus, [probe := LastResidual()], batch_size=batch_size)[probe].values
-        hsic = hsic_matrix(last.transpose(0, 1))
-        layer, other = torch.meshgrid(torch.arange(len(hsic)), torch.arange(len(hsic)), indexing="ij")
-        return pd.DataFrame(
-            {"sequence": 0, "sequences": len(corpus), "layer": layer.flatten(), "other": other.flatten(),
-             "hsic": hsic.flatten().numpy()}
-        )  # fmt: skip
+    @property
+    def residuals(self) -> tuple[str, ...]:
+        """Kinds of residuals; the figure and the claim are of the first."""
+        return (RAW,) if self.protocol == "paper" else (UNIT, RAW)
+
+    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        last = run(model, corpus, [probe := LastResidual()], batch_size=batch_size)[probe].values.transpose(0, 1)
+        n = len(last)
+        layer, other = (place.flatten() for place in np.indices((n, n)))
+        tables = []
+        for kind in self.residuals:
+            vectors = last if kind == RAW else torch.nn.functional.normalize(last.double(), dim=-1)
+            leverage = np.where(layer == other, largest_leverage(vectors).numpy()[layer], np.nan)
+            hsic = hsic_matrix(vectors).flatten().numpy()
+            facts = {"sequence": 0, "sequences": len(corpus), "residuals": kind, "layer": layer, "other": other}
+            tables.append(pd.DataFrame({**facts, "hsic": hsic, "leverage": leverage}))
+        return pd.concat(tables, ignore_index=True)
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        (row,) = self.block_structure(given(table)).to_dict("records")
+        twins = table.loc[table["weights"] != table["weights"].iloc[0], ["weights"]].drop_duplicates()["weights"]
+        gains = []
+        for one in twins:
+            (twin,) = self.block_structure(where(table, weights=one), interval=False).to_dict("records")
+            gains.append(twin["explained"] - twin["by_distance"])
+        gain, minibatches = row["explained"] - row["by_distance"], given(table)["sequence"].nunique()
+        values, note = np.array([gain]), self._told(given(table), row["starts"])
+        if len(gains) < 2:
+            return Evidence(values, None, np.zeros(1), note=note)
+        found = SetInterval(gain, row["low"], row["high"], minibatches, minibatches)
+        null = float(np.mean(gains))
+        shifted = found._replace(mean=gain - null, low=found.low - null, high=found.high - null)
+        interval = against_few(shifted, np.array(gains))
+        return Evidence(values, null, np.zeros(1), "minibatches", interval=interval, note=note)
+
+    def _told(self, table: pd.DataFrame, starts: tuple[int, ...]) -> str:
+        """The best blocks, those of raw residuals, and whether single sequences decide either."""
+        texts = [f"Blocks start before layers {', '.join(map(str, starts))}"]
+        if len(self.residuals) > 1:
+            (raw,) = self.block_structure(table, RAW, interval=False).to_dict("records")
+            texts[0] += f" (raw residuals: {', '.join(map(str, raw['starts']))})"
+        for kind, rows in table.groupby("residuals", sort=False):
+            worst = rows.nlargest(1, "leverage").iloc[0]
+            if worst["leverage"] > max(MOST_LEVERAGE, 3 / worst["sequences"]):
+                texts.append(
+                    f"{worst['leverage']:.0%} of the similarities of {kind} residuals before layer {worst['layer']} "
+                    f"are those of one sequence in {worst['sequences']}"
+                )
+        return f"{'. '.join(texts)} ({_counted(table)})."
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """CKA of every two depths: model, metric ("with point j"), layer, mean, low, high, n (minibatches), seeds.
+        """CKA of every two depths: model, residuals, metric ("with point j"), layer, mean, low, high, n, seeds.
 
-        Point i is the residual before layer i, point L that after the last.
+        Point i is the residual before layer i, point L that after the last; n counts minibatches.
         """
         parts = []
-        for model, rows in table.groupby("model", sort=False):
+        for (model, kind), rows in given(table).groupby(["model", "residuals"], sort=False):
             matrices, weights = _matrices(rows)
             mean, (low, high) = self._cka(matrices, weights[None])[0], self._interval(matrices, weights)
             if not np.isfinite(mean).all():
@@ -98,7 +162,7 @@ class Cka(Study):
                 )
             for other in range(len(mean)):
                 column = {"mean": mean[:, other], "low": low[:, other], "high": high[:, other]}
-                facts = {"model": model, "metric": f"with point {other}", "layer": range(len(mean))}
+                facts = {"model": model, "residuals": kind, "metric": f"with point {other}", "layer": range(len(mean))}
                 parts.append(pd.DataFrame({**facts, **column, "n": len(weights), "seeds": 1}))
         return pd.concat(parts, ignore_index=True)
 
@@ -119,18 +183,23 @@ class Cka(Study):
             return np.full((2, *hsic.shape[1:]), np.nan)
         return np.asarray(np.nanquantile(self._draws(hsic, weights), [0.025, 0.975], axis=0))
 
-    def block_structure(self, table: pd.DataFrame) -> pd.DataFrame:
+    def block_structure(
+        self, table: pd.DataFrame, residuals: str | None = None, *, interval: bool = True
+    ) -> pd.DataFrame:  # fmt: skip
         """The best blocks of every model: model, starts, explained, by_distance (what the best blocks explain where
         similarity depends on distance alone), and low, high of the difference over resampled minibatches.
         """
         rows = []
+        if "residuals" not in table:
+            raise InputError("An earlier version saved this table without unit-norm residuals; run cka again.")
+        table = where(table, residuals=residuals or self.residuals[0])
         for model, of_model in table.groupby("model", sort=False):
             hsic, weights = _matrices(of_model)
             cka = self._cka(hsic, weights[None])
             n_blocks = min(_BLOCKS, cka.shape[-1] - 1)
             best, smooth = (best_blocks(matrix[0], n_blocks) for matrix in (cka, by_distance(cka)))
             low = high = np.nan
-            if len(weights) > 1:
+            if interval and len(weights) > 1:
                 draws, ways = self._draws(hsic, weights), divisions(cka.shape[-1], n_blocks)
                 differences = [
                     explained_by_blocks(one[None], ways).max() - explained_by_blocks(by_distance(one[None]), ways).max()
@@ -141,15 +210,10 @@ class Cka(Study):
         return pd.DataFrame(rows, columns=["model", "starts", "explained", "by_distance", "low", "high"])
 
     def drawing(self, result: Result) -> Drawing:
-        summary = result.summary()
+        summary = where(result.summary(), residuals=self.residuals[0])
         matrix, low, high = (_square(summary, column) for column in ("mean", "low", "high"))
-        points = list(range(len(matrix)))
-        heat_map = go.Heatmap(
-            x=points, y=points, z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
-            showscale=True, customdata=np.stack([low, high], -1),
-            hovertemplate="before %{y} and %{x}: %{z:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]<extra></extra>",
-        )  # fmt: skip
-        i, j = np.triu_indices(len(points), 1)
+        heat_map = _heat_map(matrix, low, high)
+        i, j = np.triu_indices(len(matrix), 1)
         pairs = pd.DataFrame({"distance": j - i, "mean": matrix[i, j], "low": np.nan, "high": np.nan})
         dots = go.Scatter(
             x=pairs["distance"], y=pairs["mean"], mode="markers", marker={"color": GREY, "size": 5}, name="two depths",
@@ -159,9 +223,11 @@ class Cka(Study):
             Panel("CKA at each distance", [dots, Curve("cka", "mean at that distance", BLUE)],
                   x_axis={"title_text": "layers apart"},
                   y_axis={"title_text": "CKA", "range": [min(0, float(matrix.min())) - 0.02, 1.05]}),
-            Panel("CKA of the residuals before two layers", [heat_map],
-                  y_axis={"autorange": "reversed", "dtick": max(1, -(-len(points) // 12))}),
+            Panel(f"CKA of {self.residuals[0]} residuals before two layers", [heat_map], y_axis=_DOWN),
         ]  # fmt: skip
+        if RAW in self.residuals[1:]:
+            raw = _square(where(result.summary(), residuals=RAW), "mean")
+            panels.append(Panel("CKA of raw residuals", [_heat_map(raw)], y_axis=_DOWN))
         return Drawing(
             pairs.groupby("distance", as_index=False).mean().assign(metric="cka"), panels, x="distance",
             x_title="residual before layer", y_title="residual before layer", hover="closest",
@@ -170,7 +236,7 @@ class Cka(Study):
 
     def figure(self, result: Result) -> go.Figure:
         figure = super().figure(result)
-        starts = self.block_structure(result.table).iloc[0]["starts"]
+        starts = self.block_structure(given(result.table), interval=False).iloc[0]["starts"]
         n_points = int(result.table["layer"].max()) + 1
         for start, stop in zip(starts, (*starts[1:], n_points), strict=True):
             figure.add_shape(
@@ -179,18 +245,25 @@ class Cka(Study):
             )  # fmt: skip
         return figure
 
-    def finding(self, result: Result) -> str:
-        parts = []
-        for row in self.block_structure(result.table).to_dict("records"):
-            verdict = "too few minibatches for an interval"
-            if np.isfinite(row["low"]):
-                verdict = f"difference [{row['low']:+.0%}, {row['high']:+.0%}]"
-            starts = ", ".join(map(str, row["starts"]))
-            parts.append(
-                f"{row['model']}: the best blocks (from layers {starts}) explain {row['explained']:.0%} of the "
-                f"variance of CKA; where CKA depends on distance alone, {row['by_distance']:.0%} ({verdict})"
-            )
-        return ". ".join(parts) + f" ({_counted(result.table)})."
+
+_DOWN = {"autorange": "reversed"}
+
+
+def _heat_map(matrix: FloatArray, low: FloatArray | None = None, high: FloatArray | None = None) -> go.Heatmap:
+    bounds = (matrix, matrix) if low is None or high is None else (low, high)
+    interval = "" if low is None else " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+    return go.Heatmap(
+        z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1, showscale=low is not None,
+        customdata=np.stack(bounds, -1), hovertemplate=f"before %{{y}} and %{{x}}: %{{z:.3f}}{interval}<extra></extra>",
+    )  # fmt: skip
+
+
+def largest_leverage(vectors: Float[Tensor, "layer sequence d"]) -> Float[Tensor, " layer"]:
+    """Of each layer, the largest share that one sequence has in the squared similarities of different sequences."""
+    centred = vectors.double() - vectors.double().mean(1, keepdim=True)
+    squares = (centred @ centred.transpose(1, 2)) ** 2
+    squares.diagonal(dim1=1, dim2=2).zero_()
+    return squares.sum(2).max(1).values / squares.sum((1, 2)).clamp(min=1e-300)
 
 
 def _matrices(rows: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
@@ -215,5 +288,6 @@ def _square(summary: pd.DataFrame, column: str) -> FloatArray:
 
 
 def _counted(table: pd.DataFrame) -> str:
-    minibatches = table.drop_duplicates(["model", "sequence"])
-    return f"{int(minibatches['sequences'].sum())} sequences in {len(minibatches)} minibatches"
+    minibatches = given(table).drop_duplicates(["model", "sequence"])
+    n = len(minibatches)
+    return f"{int(minibatches['sequences'].sum())} sequences in {n} minibatch{'es' * (n > 1)}"

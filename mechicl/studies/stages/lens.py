@@ -12,6 +12,9 @@ KL(final || lens); the other direction and the Jensen-Shannon divergence are in 
 
 A tuned lens (Belrose et al. 2023) can be added: an affine map of each residual, learned on other text, removes
 differences of basis. The KL that remains is what the residual does not yet say about the prediction.
+
+Random weights have such curves, too: a tied unembedding begins sure of the token that was read, and each layer makes
+it less so. The claims are therefore held against untrained twins.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
@@ -32,9 +36,20 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND, highest
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given, nothing
+from mechicl.studies.summary import TEXT_BAND
 
+_SOURCE = "Stages of Inference, section 5.2, Fig. 8 and 19"
+LATE = Claim(
+    "lens-late", "The prediction forms in the second half of the layers.", _SOURCE,
+    "fall of KL(final ‖ lens) in the second half, less that in the first, layer 0 left out", "of KL after layer 0",
+    TWINS, 0.1,
+)  # fmt: skip
+TURNS_UP = Claim(
+    "entropy-turns-up", "Entropy rises again in the last layers.", _SOURCE,
+    "entropy of the prediction, less that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
+    "in some models",
+)  # fmt: skip
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
     "authors": ("authors' lens", GREY, "dot"),
@@ -43,8 +58,8 @@ _STYLES: dict[str, tuple[str, str, str]] = {
 
 
 @dataclass(frozen=True)
-class LensStudy(Study):
-    """Measures of the lens at L + 1 points of every sequence."""
+class LensStudy(AgainstTwins):
+    """Measures of the lens at L + 1 points of every sequence; of untrained twins, entropy and KL alone."""
 
     top_k: Annotated[int, Switch("Size of the sets of most probable tokens that are compared.", min=1)] = 10
     tuned: Annotated[
@@ -61,6 +76,7 @@ class LensStudy(Study):
         "In the first half the prediction makes little progress; then its distance to the final prediction and its "
         "entropy fall, and in some models entropy rises again in the last layers."
     )
+    claims = (LATE, TURNS_UP)
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
@@ -72,7 +88,7 @@ class LensStudy(Study):
 
     def settings(self) -> dict[str, Any]:
         tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned and str(self.tuned)
-        return {"protocol": self.protocol, "top_k": self.top_k, "tuned": tuned}
+        return {"protocol": self.protocol, "top_k": self.top_k, "tuned": tuned, "untrained": self.untrained}
 
     def lenses(self) -> tuple[Lens | TunedLens, ...]:
         """The lenses that the protocol asks for, and the tuned one."""
@@ -84,7 +100,11 @@ class LensStudy(Study):
     def passes(self, n_layers: int) -> float:
         return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
 
-    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+    def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        probe = LogitLens("corrected", only=("entropy", "kl"))
+        return run(model, corpus, [probe], batch_size=batch_size)[probe].frame().assign(lens="corrected")
+
+    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         if isinstance(self.tuned, TunedLens):
             self.tuned.check_apart(corpus)
         probes = [LogitLens(lens, self.top_k, last=self.protocol == "corrected") for lens in self.lenses()]
@@ -92,12 +112,31 @@ class LensStudy(Study):
         tables = [readings[probe].frame().assign(lens=probe.name) for probe in probes]
         return pd.concat(tables, ignore_index=True)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        rows = where(table, lens="corrected")
+        if rows.empty:
+            return nothing("The authors' lens is faulty; run the protocol 'corrected'.")
+        n_layers = int(rows["point"].max())
+        before = n_layers - max(1, n_layers // 10)
+        if n_layers < 3:
+            return nothing("It needs a model of three layers or more.")
+
+        def contrast(rows: pd.DataFrame) -> pd.Series:
+            if claim is TURNS_UP:
+                entropy = by_layer(rows, "entropy", "point")
+                return entropy[n_layers] - entropy[before]
+            kl = by_layer(rows, "kl", "point")
+            middle = kl[(n_layers + 1) // 2]  # at the embedding a tied unembedding is sure of the wrong token
+            return (2 * middle - kl[1] - kl[n_layers]) / kl[1].clip(lower=1e-12)
+
+        return against_twins(contrast, rows)
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per point: model, lens, metric, point, mean, low, high, n (sequences), seeds; `loss` in nats."""
         weights: dict[str, str] = LogitLens().terms
         if self.protocol == "paper":
             weights = {name: "one" for name in weights if name != "loss"}
-        return weighted_summary(table.assign(one=1.0), weights, ["model", "lens"], "point")
+        return weighted_summary(given(table).assign(one=1.0), weights, ["model", "lens"], "point")
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
@@ -121,14 +160,11 @@ class LensStudy(Study):
         )
 
     def finding(self, result: Result) -> str:
-        summary = result.summary()
-        parts = []
-        for lens, rows in where(summary, metric="entropy").groupby("lens", sort=False):
-            entropy = rows.set_index("point")["mean"]
-            ends = f"{entropy.iloc[0]:.2f} bits at the embedding and {entropy.iloc[-1]:.2f} at the end"
-            parts.append(f"{_STYLES[str(lens)][0]}: entropy {highest(entropy, place='before layer')}, {ends}")
-        if {"corrected", "tuned"} <= set(summary["lens"]):
-            kl = where(summary, metric="kl")
-            plain, tuned = (where(kl, lens=lens)["mean"].iloc[:-1].mean() for lens in ("corrected", "tuned"))
-            parts.append(f"the tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on average")
-        return "; ".join(parts) + "."
+        kl = where(result.summary(), metric="kl")
+        if not {"corrected", "tuned"} <= set(kl["lens"]):
+            return super().finding(result)
+        plain, tuned = (where(kl, lens=lens)["mean"].iloc[:-1].mean() for lens in ("corrected", "tuned"))
+        return (
+            f"{super().finding(result)} The tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on "
+            "average."
+        )

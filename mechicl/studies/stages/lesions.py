@@ -8,6 +8,10 @@ leave out attention or MLPs alone, put a neighbour in a layer's place, and repea
 Positions are all but the prediction from position 0 (BOS). Means weigh every token the same; intervals resample whole
 sequences, because tokens of a text are not independent.
 
+A layer may matter for what it writes at position 0 alone, where many models make an attention sink that all later
+tokens rely on: dropping it then costs much, without any part in processing the text. So layers are also dropped at
+position 0 alone (`bos`), and everywhere else (`rest`); the authors' protocol does not tell them apart.
+
 The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the
 same string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and
 compares token ids.
@@ -16,7 +20,7 @@ compares token ids.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -25,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
@@ -36,32 +41,44 @@ from mechicl.models import hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
+from mechicl.studies.stages.lesion_claims import CLAIMS, length, lesion_evidence
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.study import Condition, Protocol, Study
+from mechicl.studies.stages.twins import AgainstTwins, given
+from mechicl.studies.study import Protocol
 from mechicl.studies.summary import TEXT_BAND
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
+Where = Literal["all", "bos", "rest"]
 WEIGHTS = {
     "kl": "positions", "agreement": "positions", "entropy_difference": "positions", "loss_difference": "targets",
     "accuracy": "targets", "accuracy_retained": "hits", "top_10_overlap": "positions", "entropy": "positions",
     "base_entropy": "positions",
 }  # fmt: skip
 """What each metric's mean over sequences is weighted by."""
+_LEAST = 1e-3
+_LOG = {"type": "log", "title_text": f"log; least {_LEAST:g}"}
+"""KL spans many orders; below this nothing changes."""
 _STYLES: dict[str, tuple[str, str]] = {
     "drop": ("drop", BLUE), "swap": ("swap", VERMILION), "attention": ("drop attention", GREEN),
     "mlp": ("drop MLP", ORANGE), "replace": ("replace by the next layer", PURPLE),
+    "drop, bos": ("at position 0 alone", ORANGE), "drop, rest": ("everywhere else", GREEN),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Lesions(Study):
+class Lesions(AgainstTwins):
     """Every layer dropped, swapped with the next, and so on: a row per ablation and sequence.
+
+    The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere else.
 
     KL and losses in nats, agreement as a share, entropies in bits.
     """
 
     kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
+    positions: Annotated[
+        tuple[Where, ...], Switch("Where layers are dropped: at all positions, at position 0 alone, everywhere else.")
+    ] = ("all", "bos", "rest")
 
     name = "layer-lesions"
     title = "Layer lesions"
@@ -71,6 +88,7 @@ class Lesions(Study):
         "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
+    claims = CLAIMS
     reads = "text"
     batch_size = 4
 
@@ -78,7 +96,11 @@ class Lesions(Study):
         """(kind, layer, ablation) of everything that is measured; a window's layer is its first."""
         each = range(n_layers)
         by_kind: dict[str, list[tuple[str, int, Patch]]] = {
-            "drop": [("drop", i, Drop(i)) for i in each],
+            "drop": [
+                ("drop" if where == "all" else f"drop, {where}", i, Drop(i, positions=where))
+                for where in (self.positions if self.protocol == "corrected" else ("all",))
+                for i in each
+            ],
             "swap": [("swap", i, Swap(i)) for i in each[:-1]],
             "attention": [("attention", i, DropAttention(i)) for i in each],
             "mlp": [("mlp", i, DropMLP(i)) for i in each],
@@ -94,13 +116,16 @@ class Lesions(Study):
     def passes(self, n_layers: int) -> float:
         return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
 
-    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
         chosen = self.lesions(net.sizes.n_layers)
         if not chosen:
             raise InputError(f"{net.name} has {net.sizes.n_layers} layers: too few for {', '.join(self.kinds)}.")
         facts = pd.DataFrame([(kind, layer) for kind, layer, _ in chosen], columns=["kind", "layer"])
         return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
+
+    def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        return replace(self, positions=("all",)).read(model, corpus, batch_size)
 
     def swept(
         self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: pd.DataFrame, size: int
@@ -119,31 +144,39 @@ class Lesions(Study):
             tables.append(sequence_means(facts, indices, measured))
         return pd.concat(tables, ignore_index=True)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        return lesion_evidence(claim, with_differences(table))
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean of each metric per ablation: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
 
         KL and losses in nats, entropies in bits; `accuracy_retained` is the ablated model's accuracy on the true next
         token over the clean model's.
         """
+        table = given(table)
         with np.errstate(invalid="ignore", divide="ignore"):
             retained, hits = table["correct"] / table["base_correct"], table["base_correct"] * table["targets"]
         measured = with_differences(table).assign(accuracy=table["correct"], accuracy_retained=retained, hits=hits)
         return weighted_summary(measured, WEIGHTS, ["model", "kind"])
 
     def drawing(self, result: Result) -> Drawing:
-        summary = result.summary()
+        summary = result.summary().copy()
+        of_kl, bounds = summary["metric"] == "kl", ["mean", "low", "high"]
+        summary.loc[of_kl, bounds] = summary.loc[of_kl, bounds].clip(lower=_LEAST)
         kinds = list(dict.fromkeys(summary["kind"]))
         repeats = [kind for kind in kinds if kind.startswith("repeat")]
+        apart = [kind for kind in kinds if ", " in kind]
         styles = _STYLES | {kind: (kind, (GREY, SKY, INK)[place % 3]) for place, kind in enumerate(repeats)}
 
         def curves(metric: str, kinds: Sequence[str]) -> list[Curve]:
             return [Curve(metric, styles[kind][0], styles[kind][1], where={"kind": kind}) for kind in kinds]
 
+        everywhere = [kind for kind in kinds if kind not in apart]
         panels = [
-            Panel("KL to the clean model (nats)", curves("kl", kinds)),
-            Panel("top-1 agreement", curves("agreement", kinds), y_axis={"range": [0, 1.02]}),
+            Panel("KL to the clean model (nats)", curves("kl", everywhere), y_axis=_LOG),
+            Panel("top-1 agreement", curves("agreement", everywhere), y_axis={"range": [0, 1.02]}),
         ]
-        if others := [kind for kind in kinds if kind not in repeats]:
+        if others := [kind for kind in everywhere if kind not in repeats]:
             panels.append(Panel("entropy, ablated − clean (bits)", curves("entropy_difference", others)))
         if repeats:
             base = where(summary, metric="base_entropy", kind=repeats[0])["mean"].iloc[0]
@@ -152,22 +185,10 @@ class Lesions(Study):
                       [*curves("entropy", repeats), Level(base, INK, "clean")],
                       x_axis={"title_text": "first layer of the window"})
             )  # fmt: skip
+        if apart:
+            dropped = [kind for kind in kinds if kind == "drop"]
+            panels.append(Panel("KL, dropped at some positions (nats)", curves("kl", [*dropped, *apart]), y_axis=_LOG))
         return Drawing(summary, panels, note=TEXT_BAND)
-
-    def finding(self, result: Result) -> str:
-        summary = result.summary()
-        parts = []
-        for kind, rows in where(summary, metric="agreement").groupby("kind", sort=False):
-            n_layers = int(rows["layer"].max()) + _length(str(kind))
-            middle = rows[rows["layer"].between(n_layers // 4, n_layers - 1 - n_layers // 4)]["mean"].mean()
-            in_middle = "" if np.isnan(middle) else f", {middle:.0%} in the middle half"
-            parts.append(f"{kind} {where(rows, layer=0)['mean'].item():.0%} in layer 0{in_middle}")
-        windows = [
-            f" Of {row.n} windows of {_length(str(row.kind))} in the latter half, repeated, {row.lower} lower the "
-            f"entropy (that from layer {row.layer}: {row.difference:+.3f} bits)."
-            for row in late_windows(summary).itertuples()
-        ]
-        return f"Top-1 agreement: {'; '.join(parts)}.{''.join(windows)}"
 
 
 def with_differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -185,16 +206,11 @@ def late_windows(summary: pd.DataFrame) -> pd.DataFrame:
     repeats = summary[(summary["metric"] == "entropy_difference") & summary["kind"].str.startswith("repeat")]
     rows = []
     for kind, windows in repeats.groupby("kind", sort=False):
-        n_layers = windows["layer"].max() + _length(str(kind))
+        n_layers = windows["layer"].max() + length(str(kind))
         late = windows[windows["layer"] >= n_layers / 2].set_index("layer")["mean"]
         if len(late):
             rows.append((kind, len(late), int((late < 0).sum()), late.idxmin(), late.min()))
     return pd.DataFrame(rows, columns=["kind", "n", "lower", "layer", "difference"])
-
-
-def _length(kind: str) -> int:
-    """How many layers an ablation spans."""
-    return int(kind.split()[1]) if kind.startswith("repeat") else 2 if kind in ("swap", "replace") else 1
 
 
 def scored_positions(

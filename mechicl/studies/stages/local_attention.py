@@ -6,8 +6,8 @@ together to words, and falling with depth. The authors' code takes the mean over
 every document the same (`protocol="paper"` gives that mean).
 
 `"corrected"` sums the attention to the previous k tokens, never counting position 0, and weighs every query the
-same. The figure also shows attention to position 0 (the sink) and what uniform attention would give: they explain part
-of the fall with depth.
+same, as a share of all attention and of what position 0 leaves: a growing sink alone makes attention to all others
+fall with depth. The figure also shows attention to position 0 (the sink) and what uniform attention would give.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
@@ -25,9 +27,20 @@ from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.twins import by_layer, nothing, of_documents, slope
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND, highest
+from mechicl.studies.summary import TEXT_BAND
 
+_SOURCE = "Stages of Inference, section 5.1, Fig. 6a"
+_LEVEL = "the same in all layers"
+FALLS = Claim(
+    "locality-falls", "Attention to the previous five tokens falls with depth.", _SOURCE,
+    "fall from the first layer to the last, by a line through all layers", "of attention", _LEVEL, 0.05,
+)  # fmt: skip
+FREE = Claim(
+    "locality-falls-beside-sink", "Attention to the previous five tokens falls with depth beside the sink, too.",
+    _SOURCE, FALLS.quantity, "of attention not paid to position 0", _LEVEL, 0.05,
+)  # fmt: skip
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 
 
@@ -48,6 +61,7 @@ class LocalAttentionStudy(Study):
         "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "
         "it becomes less and less so."
     )
+    claims = (FALLS, FREE)
     reads = "text"
     batch_size = 8
 
@@ -57,6 +71,18 @@ class LocalAttentionStudy(Study):
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         return run(model, corpus, [LocalAttention(self.windows)], batch_size=batch_size).frame()
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        share = "mass_5" if claim is FALLS else "free_5"
+        if share not in table:
+            return nothing("It needs a window of 5 tokens.")
+        sink = table.groupby("layer")["sink"].mean()
+        least, most = (int(place(sink.to_numpy())) for place in (np.argmin, np.argmax))
+        note = (
+            f"Position 0 receives {sink[least]:.0%} of attention in layer {least} (least), {sink[most]:.0%} in layer "
+            f"{most} (most)."
+        )
+        return of_documents(-slope(by_layer(table, share).dropna()), note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
@@ -71,21 +97,13 @@ class LocalAttentionStudy(Study):
             Panel("attention to the previous k tokens",
                   [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
                    Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
+            Panel("of what position 0 leaves",
+                  [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)]),
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
             Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),
         ]  # fmt: skip
         return Drawing(
-            result.summary(), panels if self.protocol == "corrected" else panels[2:], y_title="share of attention",
+            result.summary(), panels if self.protocol == "corrected" else panels[3:], y_title="share of attention",
             note=f"mean over heads; {TEXT_BAND}", y_axis={"rangemode": "tozero"},
         )  # fmt: skip
-
-    def finding(self, result: Result) -> str:
-        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
-        window = 5 if 5 in self.windows else self.windows[0]
-        metric, what = f"mass_{window}", f"Attention to the previous {window} tokens"
-        if self.protocol == "paper":
-            metric, what = "pooled", "Mean attention to one of the previous five tokens"
-        curve = means[metric]
-        sink = f"; position 0 receives {means['sink'].iloc[-1]:.0%} there" if "sink" in means else ""
-        return f"{what}: {highest(curve, '.3f')}, {curve.iloc[-1]:.3f} in the last layer{sink}."

@@ -3,7 +3,8 @@
 The paper reports that the norm of the MLPs' outputs grows with depth and peaks in the last layers, where predictions
 are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
 `"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows the
-median of each sequence and the outputs' norms relative to the residual that they are added to. Block influence,
+median of each sequence and the outputs' norms relative to the residual that they are added to. Norms at position 0
+stand apart, and the layer that makes an attention sink there is named (`sink_maker`). Block influence,
 1 - cos(residual before, after), predicts cheaply what dropping the layer costs.
 
 Norms depend on how weights were processed: folding the final norm does not matter here, centring W_out does.
@@ -14,17 +15,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
-from mechicl.figures import BLUE, GREY, VERMILION
+from mechicl.figures import BLUE, GREY, INK, VERMILION
 from mechicl.hooks import run
 from mechicl.probes.norms import PARTS, Norms
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.twins import by_layer, of_documents, slope
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND, highest
+from mechicl.studies.summary import TEXT_BAND
+
+GROW = Claim(
+    "mlp-norms-grow", "The norm of the MLPs' outputs grows with depth.",
+    "Stages of Inference, section 5.4, Fig. 10, 12b and 20",
+    "rise of the median norm from the first layer to the last, by a line through all layers", "doublings",
+    "the same norm in all layers", 0.5,
+)  # fmt: skip
+SINK = 10.0
+"""Position 0 is a sink where its residual is so many times longer than the median of the others."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +52,22 @@ class NormsStudy(Study):
     shows = "Norms of what attention and MLPs add, and how far each layer turns the residual."
     source = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
     claim = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
+    claims = (GROW,)
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         return run(model, corpus, [Norms()], batch_size=batch_size).frame()
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        norms = by_layer(table, "mlp_median").clip(lower=1e-12)
+        ends = norms.mean().iloc[[0, -1]]
+        notes = [
+            f"The median norm is {ends.iloc[0]:.3g} in layer 0 and {ends.iloc[1]:.3g} in the last",
+            sink_maker(table),
+        ]
+        return of_documents(slope(norms.apply(np.log2)), note=". ".join(filter(None, notes)) + ".")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over tokens per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
@@ -67,17 +90,38 @@ class NormsStudy(Study):
                 Curve("attn_median", "attention, median", VERMILION, "dot"),
             ]
             ratios = [Curve("mlp_ratio", "MLP", BLUE), Curve("attn_ratio", "attention", VERMILION)]
+            at_0 = [
+                Curve("mlp_at_0", "MLP", BLUE),
+                Curve("attn_at_0", "attention", VERMILION),
+                Curve("resid_post_at_0", "residual after the layer", INK),
+                Curve("resid_post_median", "residual, median elsewhere", INK, "dot"),
+            ]
             panels = [
-                Panel("norm of the output", norms),
-                Panel("over the residual's norm", ratios),
+                Panel("norm of the output, position 0 left out", norms),
+                Panel("norms at position 0", at_0, y_axis=_LOG),
+                Panel("over the residual's norm", ratios, y_axis=_LOG),
                 Panel("1 − cos(before, after)", [Curve("block_influence", "block influence", GREY)]),
             ]
         return Drawing(result.summary(), panels, note=TEXT_BAND, y_axis={"rangemode": "tozero"})
 
-    def finding(self, result: Result) -> str:
-        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
-        curve = means["mlp" if self.protocol == "paper" else "mlp_norm"]
-        return (
-            f"Norm of the MLPs' outputs: {highest(curve)}; {curve.iloc[0]:.2f} in layer 0 and {curve.iloc[-1]:.2f} in "
-            "the last."
-        )
+
+_LOG = {"type": "log", "rangemode": "normal"}
+
+
+def sink_maker(norms: pd.DataFrame) -> str | None:
+    """The layer that makes position 0 an attention sink, in words; None where position 0 is like the others.
+
+    It is the layer in which the residual at position 0 grows most over the median of all others. `norms` is the table
+    of the study, of one model.
+    """
+    means = norms.groupby("layer").mean(numeric_only=True)
+    before, after = (means[f"{site}_at_0"] / means[f"{site}_median"] for site in ("resid_pre", "resid_post"))
+    if after.max() < SINK:
+        return None
+    layer = means.index[int((after / before).to_numpy().argmax())]
+    at_0, elsewhere = (means.loc[layer, f"resid_post_{what}"] for what in ("at_0", "median"))
+    mlp = means.loc[layer, "mlp_at_0"]
+    return (
+        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {at_0:.3g} after it, the "
+        f"median elsewhere {elsewhere:.3g}; its MLP writes a norm of {mlp:.3g}"
+    )

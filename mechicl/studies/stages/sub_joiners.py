@@ -14,6 +14,8 @@ from mechicl.readings import Reading
 from mechicl.studies.stages.sequences import weighted_means, weighted_summary
 
 HEAD = ["model", "pieces", "layer", "head"]
+LEAST_WORDS = 20
+"""Of a length, to choose heads by, and as many to judge them by."""
 
 
 def measure_heads(model: Any, corpus: TokenCorpus, pieces: Sequence[int], batch_size: int) -> pd.DataFrame:
@@ -27,20 +29,22 @@ def _table(reading: Reading) -> pd.DataFrame:
     table = reading.frame()
     choose, judge = (table[table["half"] == half].reset_index(drop=True) for half in (0, 1))
     chosen = judge[["sequence", "layer", "head", *SUB_JOINER_QUANTITIES]]
-    return chosen.assign(auroc_to_choose=choose["auroc"], words_to_choose=choose["words"], words=judge["words"])
+    score = choose["mass"] - choose["control"]
+    return chosen.assign(score_to_choose=score, words_to_choose=choose["words"], words=judge["words"])
 
 
-def ranked_heads(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every head: model, pieces, layer, head, auroc_to_choose, and on held-out words auroc, mass, control, first_bias,
-    score (mass - control) and words; for each length of word those that do best on the other half first.
+def ranked_heads(rows: pd.DataFrame, least: int = 1) -> pd.DataFrame:
+    """Every head: model, pieces, layer, head, score_to_choose, and on held-out words auroc, mass, control, first_bias,
+    score (mass - control) and words; for each length of word those of the largest score on the other half first.
 
-    Lengths of word that lack words in either half are left out.
+    A head with hardly any mass may still have a large AUROC. Lengths with fewer than `least` words in either half are
+    left out.
     """
-    weights = {**dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), "auroc_to_choose": "words_to_choose"}
+    weights = {**dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), "score_to_choose": "words_to_choose"}
     means = weighted_means(rows, weights, HEAD)
-    means = means[means["words"].gt(0) & means["words_to_choose"].gt(0)]
+    means = means[means["words"].ge(least) & means["words_to_choose"].ge(least)]
     ranked = means.assign(score=means["mass"] - means["control"])
-    order = ["model", "pieces", "auroc_to_choose"]
+    order = ["model", "pieces", "score_to_choose"]
     return ranked.sort_values(order, ascending=[True, True, False], kind="stable", ignore_index=True)
 
 

@@ -71,7 +71,7 @@ class TokenLesions(Study):
         return 1 + n_layers
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        chosen = Lesions(kinds=(self.kind,)).lesions(hooked(model).sizes.n_layers)
+        chosen = Lesions(kinds=(self.kind,), positions=("all",)).lesions(hooked(model).sizes.n_layers)
         if not chosen:
             raise InputError(f"{hooked(model).name} has one layer: too few for {self.kind}.")
         layers = pd.DataFrame({"layer": [layer for _, layer, _ in chosen]})

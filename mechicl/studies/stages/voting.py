@@ -31,6 +31,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import one_sentence
@@ -45,10 +46,20 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
+from mechicl.studies.stages.twins import by_layer, nothing, of_documents
 from mechicl.studies.stages.voters import effects, find_neurons, neuron_groups, pairs_of
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
+_SOURCE, _QUANTITY = "Stages of Inference, section 5.3 and appendix I", "accuracy of the ensemble of most neurons"
+VOTES = Claim(
+    "neurons-vote", "Ensembles of prediction neurons tell the class better than ensembles of random neurons.", _SOURCE,
+    _QUANTITY, "of contexts", "as many random neurons of the same layers", 0.05,
+)  # fmt: skip
+BEYOND = Claim(
+    "neurons-beat-the-model", "Ensembles of prediction neurons tell the class better than the model itself.", _SOURCE,
+    _QUANTITY, "of contexts", "the model's own prediction", 0.02,
+)  # fmt: skip
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}
 Answers = tuple[dict[str, Any], BoolArray]
@@ -83,6 +94,7 @@ class Voting(Study):
         "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
         "well as the model; ensembles of prediction neurons do better than both."
     )
+    claims = (VOTES, BEYOND)
     reads = "text"
     batch_size = 32
     renamed = {"seed": "draw_seed"}
@@ -149,6 +161,19 @@ class Voting(Study):
         for order, neurons in orders.items():
             for k, right in enumerate(judged.growing(neurons), start=1):
                 yield {"what": f"{kind}, {order}", "k": k}, right
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        ensembles = where(table, what="prediction, ranked")
+        others = where(table, what="random, ranked" if claim is VOTES else _MODEL)
+        if ensembles.empty or others.empty:
+            return nothing("It needs prediction neurons, and those of the same layers to compare them with.")
+        if claim is VOTES:  # of as many neurons
+            k = min(int(ensembles["k"].max()), int(others["k"].max()))
+            ensembles, others = where(ensembles, k=k), where(others, k=k)
+        else:
+            ensembles = where(ensembles, k=ensembles["k"].max())
+        both = [by_layer(rows, "accuracy", "what").iloc[:, 0] for rows in (ensembles, others)]
+        return of_documents(both[0], both[1].to_numpy(), note=f"The ensemble has {int(ensembles['k'].max())} neurons.")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracies: model, metric, k, layer, neuron, kind, effect, mean, low, high, n (sequences), seeds.

@@ -20,11 +20,13 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.corpora import WordPairs
 from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE
 from mechicl.hooks import run
+from mechicl.metrics.resampling import mean_of_many
 from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
@@ -32,8 +34,18 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ensembles import BoolArray, FloatArray, linear_probe
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import highest, mean_with_interval
+from mechicl.studies.summary import mean_with_interval, plateau_in_words
 
+_SOURCE, _NULL = "Stages of Inference, section 5.2, Fig. 7 and 18", "the same with shuffled labels"
+_QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"
+RISES = Claim(
+    "sense-rises", "A word's sense is easier to read in middle layers than in the first.", _SOURCE,
+    _QUANTITY.format("first"), "of pairs", _NULL, 0.02,
+)  # fmt: skip
+DECLINES = Claim(
+    "sense-declines", "A word's sense is easier to read in middle layers than in the last.", _SOURCE,
+    _QUANTITY.format("last"), "of pairs", _NULL, 0.02,
+)  # fmt: skip
 _READ_AT_ONCE = 2**30
 """Bytes of residuals held at a time; a deep model is passed through several times, a few depths at once."""
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -56,6 +68,7 @@ class Wic(Study):
     shows = "At which depth a probe tells whether a word has the same sense in two sentences."
     source = "Stages of Inference, section 5.2, Fig. 7 and 18"
     claim = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
+    claims = (RISES, DECLINES)
     reads = "pairs"
     no_paper_protocol = "the paper does not say how it probed"
     batch_size = 32
@@ -98,6 +111,17 @@ class Wic(Study):
         ]
         return pd.concat(tables)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        probe, control = (_by_point(where(table, probe=name)) for name in ("probe", "control"))
+        n, quarter = probe.shape[1], max(1, probe.shape[1] // 4)
+        if n < 3:
+            return Evidence(np.empty(0), None, np.empty(0), undecided="It needs a model of two layers or more.")
+        ends = slice(quarter) if claim is RISES else slice(n - quarter, n)
+        contrasts = [one[:, quarter : n - quarter].mean(1) - one[:, ends].mean(1) for one in (probe, control)]
+        effect = mean_of_many(contrasts[0] - contrasts[1])
+        note = f"Accuracy is {plateau_in_words(probe, range(n))} ({probe.mean(0).max():.0%})."
+        return Evidence(contrasts[0], contrasts[1], np.arange(len(probe)), "pairs", interval=effect, note=note)
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy on dev pairs: model, metric (probe, cosine, control, majority), point, mean, low, high, n, seeds."""
         rows = table.assign(metric=table["probe"], value=table["correct"].astype(float))
@@ -120,10 +144,15 @@ class Wic(Study):
     def finding(self, result: Result) -> str:
         mean = result.summary().set_index(["metric", "point"])["mean"]
         return (
-            f"Accuracy of the linear probe on held-out pairs: {highest(mean['probe'], '.0%', 'before layer')}; the "
-            f"larger class alone {mean['majority'].iloc[0]:.0%}, cosine at best {mean['cosine'].max():.0%}, shuffled "
-            f"labels {mean['control'].mean():.0%} on average."
+            f"{super().finding(result)} On average over depths: linear probe {mean['probe'].mean():.0%}, cosine "
+            f"{mean['cosine'].mean():.0%}, shuffled labels {mean['control'].mean():.0%}; larger class alone "
+            f"{mean['majority'].iloc[0]:.0%}."
         )
+
+
+def _by_point(rows: pd.DataFrame) -> FloatArray:
+    """Whether each dev pair is right at each depth, [pair point]."""
+    return rows.pivot(index="prompt", columns="point", values="correct").to_numpy(float)
 
 
 def chosen_penalty(features: FloatArray, labels: BoolArray, groups: Sequence[str], seed: int) -> float:

@@ -8,11 +8,11 @@ direct tests, all ours (there is no `protocol="paper"`: the authors compute no n
   word, and where the word is a single token and it is another. At equal distance, only the word differs.
 - *Sub-joiner heads*: attention of the last of 2, 3 or 4 tokens to the word's others (mass), against that of
   single-token words nearby to as many tokens before them (control), and the probability that the first is larger
-  (AUROC). Heads are ranked on one half of all words, and tested on the other half. The preference for the first token,
-  which the paper's figure shows, is the attention that it gets beyond the mean of the word's others (first bias).
-- *Causal*: cut the last token's attention to its own word in the first third of the layers, and measure the loss on the
-  token after the word. Two controls cut as many edges: to the tokens just before the word, and inside the word in the
-  last third of the layers.
+  (AUROC). Heads are ranked by mass less control on one half of all words, and tested on the other half. The preference
+  for the first token, which the paper's figure shows, is the attention that it gets beyond the mean of the word's
+  others (first bias).
+- *Causal*: cut the last token's attention to its own word in one layer, each in turn, and measure the loss on the token
+  after the word. The control cuts as many edges to the tokens just before the word.
 """
 
 from __future__ import annotations
@@ -25,24 +25,39 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
-from mechicl.corpora import TokenCorpus
+from mechicl.claims import Claim, Evidence
+from mechicl.corpora import TokenBatch, TokenCorpus
 from mechicl.declared import Switch
+from mechicl.engines.comparison import Compared, Comparison
+from mechicl.engines.wavefront import residual_groups
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, error_bars
-from mechicl.hooks import run
-from mechicl.models import hooked
+from mechicl.hooks import Patch, run
+from mechicl.models import blockwise, frozen
 from mechicl.patches.cut_words import CutWords, cut_words
 from mechicl.probes.sub_joiner import SUB_JOINER_QUANTITIES
-from mechicl.probes.words import LossAt, WordAttention
+from mechicl.probes.words import WordAttention, followed
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
-from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.sub_joiners import best_of_layers, judged, measure_heads, ranked_heads
+from mechicl.studies.stages.sequences import weighted_means, weighted_summary
+from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, best_of_layers, judged, measure_heads, ranked_heads
+from mechicl.studies.stages.twins import by_layer, nothing, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
+_SOURCE = "Stages of Inference, section 5.1, Fig. 6b"
+JOINERS = Claim(
+    "sub-joiner-heads", "Early layers have heads that look from a word's last token back to its other tokens.", _SOURCE,
+    "mass on the word's other tokens, of heads of the first third of the layers that were chosen on other words",
+    "of attention", "single-token words nearby, as many tokens back", 0.1,
+)  # fmt: skip
+NEEDED = Claim(
+    "merging-is-needed", "Predictions after a word need this attention in early layers.", _SOURCE,
+    "loss that cuts inside the word add in the first third of the layers, one layer at a time, summed", "nats",
+    "cuts of as many edges before the word", 0.05,
+)  # fmt: skip
 DISTANCES = (1, 2, 3)
-_CUTS = ("within, early", "before, early", "within, late")
+_CUTS = ("within", "before")
 _COLOURS = [GREEN, ORANGE, PURPLE, SKY]
 
 
@@ -51,7 +66,7 @@ class WordMerging(Study):
     """Attention inside and between words, and what cutting it costs: a row per sequence and head, or per cut.
 
     Attention (shares between 0 and 1) by sequence, layer, head and distance or number of tokens; losses in nats by
-    sequence and cut. `result.study.heads(result.table)` ranks all heads.
+    sequence, cut and layer. `result.study.heads(result.table)` ranks all heads.
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens of words; for each number, heads are ranked.", min=2)] = (2, 3, 4)
@@ -64,32 +79,34 @@ class WordMerging(Study):
         "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
         "tokens become words."
     )
+    claims = (JOINERS, NEEDED)
     reads = "text"
-    may_lack = ("loss", "within", "across", "auroc_to_choose", *SUB_JOINER_QUANTITIES)  # where there is no such word
+    may_lack = ("cost", "within", "across", "score_to_choose", *SUB_JOINER_QUANTITIES)  # where there is no such word
     no_paper_protocol = "the authors compute no number to reproduce"
     batch_size = 8
 
     def conditions(self, model: Any) -> list[Condition]:
-        return [{"cut": cut} for cut in ("attention", "heads", "nothing", *_CUTS)]
+        return [{"cut": cut} for cut in ("attention", "heads", *_CUTS)]
 
     def passes(self, n_layers: int) -> float:
-        return 3 + len(_CUTS)
+        return 2 + len(_CUTS) * n_layers / 2
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if condition["cut"] == "attention":
             return self._attention(model, corpus, batch_size)
         if condition["cut"] == "heads":
             return measure_heads(model, corpus, self.pieces, batch_size)
-        n_layers = hooked(model).sizes.n_layers
-        third = max(1, n_layers // 3)
-        patches = {
-            "within, early": CutWords(range(third)),
-            "before, early": CutWords(range(third), "before"),
-            "within, late": CutWords(range(n_layers - third, n_layers)),
-        }
-        chosen = [patches[condition["cut"]]] if condition["cut"] in patches else []
-        table = run(model, corpus, [LossAt(_is_cut)], chosen, batch_size=batch_size).frame()
-        return table.rename(columns={"tokens": "words"})
+        patches = [CutWords([layer], condition["cut"]) for layer in range(blockwise(model, self.name).sizes.n_layers)]
+        tables = []
+        for indices, batch in corpus.batches(batch_size):
+            assert batch.words is not None
+            compared, chosen = _compared(model, batch, patches), cut_words(batch.words) > 0
+            chosen &= followed(batch.lengths, batch.tokens.shape[1])
+            costs = torch.where(chosen, compared.loss - compared.base_loss, 0).double().sum(-1) / (n := chosen.sum(-1))
+            facts = pd.MultiIndex.from_product([range(len(patches)), indices], names=["layer", "sequence"]).to_frame()
+            words = n.repeat(len(patches)).numpy()
+            tables.append(facts.assign(cost=costs.flatten().numpy(), words=words))
+        return pd.concat(tables, ignore_index=True)
 
     def _attention(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         probes = [WordAttention(distance) for distance in DISTANCES]
@@ -97,12 +114,27 @@ class WordMerging(Study):
         tables = [readings[probe].frame().assign(distance=probe.distance) for probe in probes]
         return pd.concat(tables, ignore_index=True)
 
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        early = max(1, (int(table["layer"].max()) + 1) // 3)
+        if claim is NEEDED:
+            costs = [by_layer(where(table, cut=cut), "cost").dropna().loc[:, : early - 1].sum(axis=1) for cut in _CUTS]
+            words = int(table[(table["cut"] == "within") & (table["layer"] == 0)]["words"].sum())
+            if words < LEAST_WORDS:
+                return nothing(f"The text has {words} words of several tokens to cut; take more text.")
+            return of_documents(costs[0], costs[1].to_numpy(), note=f"The text has {words} such words.")
+        best = self._best(self.heads(table[table["layer"] < early]))
+        rows = _rows(table, "heads", "pieces").merge(best[HEAD], on=HEAD)
+        by = [name for name in ("document", "sequence") if name in rows]
+        means = weighted_means(rows, {"mass": "words", "control": "words"}, by)
+        means = means[means["words"] > 0].assign(document=lambda one: one[by[0]]).set_index(["document", "sequence"])
+        return of_documents(means["mass"], means["control"].to_numpy(), note=_told(best))
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, metric, layer (or -1), pieces and head (or -1), mean, low, high, n (sequences), seeds.
+        """Means: model, metric, layer, pieces and head (or -1), mean, low, high, n (sequences), seeds.
 
         `within_d`, `across_d`: shares of attention, mean over heads; of each layer's head that does best on the other
         half of the words, for words of so many `pieces`, on held-out words: `auroc`, `mass`, `control`, `first_bias`;
-        `cost, ...`: what a cut adds to the loss after words of several tokens, in nats.
+        `cost, ...`: what a cut in that layer adds to the loss after words of several tokens, in nats.
         """
         attention = _rows(table, "attention", "distance")
         parts = []
@@ -112,12 +144,8 @@ class WordMerging(Study):
             weights = {f"{m}_{distance}": f"n_{m}" for m in ("within", "across") if renamed[f"n_{m}"].gt(0).any()}
             parts.append(weighted_summary(renamed, weights))
         parts.append(judged(_rows(table, "heads", "pieces"), best_of_layers(self.heads(table))))
-        losses = table[~table["cut"].isin(["attention", "heads"])]
-        clean = where(losses, cut="nothing")[["model", "sequence", "loss"]]
-        paired = losses.merge(clean, on=["model", "sequence"], suffixes=("", "_clean"))
         for cut in _CUTS:
-            rows = where(paired, cut=cut)
-            costs = rows.assign(**{f"cost, {cut}": rows["loss"] - rows["loss_clean"]}, layer=-1)
+            costs = where(table, cut=cut).rename(columns={"cost": f"cost, {cut}"})
             parts.append(weighted_summary(costs, {f"cost, {cut}": "words"}))
         summary = pd.concat(parts, ignore_index=True)
         return summary.fillna({"pieces": -1, "head": -1}).astype({"pieces": int, "head": int})
@@ -126,12 +154,20 @@ class WordMerging(Study):
         """Every head as a sub-joiner, for words of each number of tokens, the best first: see `ranked_heads`.
 
         Raises:
-            InputError: no number of tokens has words in both halves.
+            InputError: no number of tokens has 20 words in both halves.
         """
-        ranked = ranked_heads(_rows(table, "heads", "pieces"))
+        if "score_to_choose" not in table:
+            raise InputError("An earlier version saved this table without what heads are chosen by; run it again.")
+        ranked = ranked_heads(_rows(table, "heads", "pieces"), LEAST_WORDS)
         if ranked.empty:
-            raise InputError("Too few words of several tokens to tell heads apart; take more text.")
+            raise InputError(
+                f"Too few words of several tokens to tell heads apart: fewer than {LEAST_WORDS} in either half; take "
+                "more text."
+            )
         return ranked
+
+    def _best(self, heads: pd.DataFrame) -> pd.DataFrame:
+        return heads.drop_duplicates(["model", "pieces"])
 
     def drawing(self, result: Result) -> Drawing:
         summary, heads = result.summary(), self.heads(result.table)
@@ -139,38 +175,29 @@ class WordMerging(Study):
         for n, colour in zip(sorted(heads["pieces"].unique()), _COLOURS * len(self.pieces), strict=False):
             aurocs.append(Curve("auroc", f"words of {n} tokens", colour, where={"pieces": n}))
             aurocs.append(_dots(where(heads, pieces=n), colour))
-        best = summary.merge(heads.drop_duplicates("pieces")[["pieces", "layer", "head"]])
+        best = summary.merge(self._best(heads)[["pieces", "layer", "head"]])
         of_best = []
         for metric, name, colour in (("mass", "words of several tokens", VERMILION),
                                      ("control", "single-token words", GREY)):  # fmt: skip
             rows = where(best, metric=metric).sort_values("pieces")
             places = [f"{n}: L{layer}.H{head}" for n, layer, head in rows[["pieces", "layer", "head"]].to_numpy()]
             of_best.append(_bars(rows, places, colour, name=name))
-        costs = summary[summary["metric"].str.startswith("cost")]
-        cuts = _bars(costs, list(costs["metric"].str.removeprefix("cost, ")), [VERMILION, GREY, GREY])
         panels = [
             Panel("attention one token back",
                   [Curve("within_1", "same word", BLUE), Curve("across_1", "another word", GREY)]),
             Panel("sub-joiner heads: AUROC, held-out words", [*aurocs, Level(0.5, GREY)]),
             Panel("best head: attention to the word's other tokens", of_best,
                   x_axis={"title_text": "tokens of a word: head", "dtick": None}),
-            Panel("what a cut adds to the loss (nats)", [cuts], x_axis={"title_text": "edges cut", "dtick": None}),
+            Panel("what a cut in one layer adds to the loss (nats)",
+                  [Curve("cost, within", "edges inside the word", VERMILION),
+                   Curve("cost, before", "edges before the word", GREY)]),
         ]  # fmt: skip
         note = ["best heads are chosen on other words", TEXT_BAND, self._lacking(heads)]
         return Drawing(summary, panels, note="; ".join(filter(None, note)))
 
     def finding(self, result: Result) -> str:
-        cost, heads = result.summary().set_index("metric")["mean"], self.heads(result.table)
-        best = "; ".join(
-            f"for words of {row.pieces} tokens L{row.layer}.H{row.head} (AUROC {row.auroc:.2f})"
-            for row in heads.drop_duplicates("pieces").itertuples()
-        )
-        few = f" The text has {lacking}." if (lacking := self._lacking(heads)) else ""
-        costs = ", ".join(f"{cut} {cost[f'cost, {cut}']:+.3f}" for cut in _CUTS)
-        return (
-            f"The best sub-joiner head, on held-out words: {best}.{few} What cutting attention adds to the loss on the "
-            f"next token (nats): {costs}."
-        )
+        few = f" The text has {lacking}." if (lacking := self._lacking(self.heads(result.table))) else ""
+        return super().finding(result) + few
 
     def _lacking(self, heads: pd.DataFrame) -> str:
         """Which lengths the text has too few words of, in words."""
@@ -178,8 +205,24 @@ class WordMerging(Study):
         return f"too few words of {' and '.join(map(str, few))} tokens" if few else ""
 
 
-def _is_cut(words: torch.Tensor) -> torch.Tensor:
-    return cut_words(words) > 0
+def _told(best: pd.DataFrame) -> str:
+    """The best head for each length of word, on held-out words."""
+    parts = [
+        f"for words of {row.pieces} tokens L{row.layer}.H{row.head} (mass {row.mass:.2f} against {row.control:.2f}, "
+        f"AUROC {row.auroc:.2f}, n = {row.words:.0f} held-out words)"
+        for row in best.itertuples()
+    ]
+    return f"The heads are {'; '.join(parts)}."
+
+
+def _compared(model: Any, batch: TokenBatch, patches: Sequence[Patch]) -> Compared:
+    """Losses under each patch and of the clean model; patches read the batch's words."""
+    net = blockwise(model, WordMerging.name)
+    with frozen(net), torch.no_grad():
+        comparison = Comparison(net, batch.tokens, batch.lengths, 0)
+        for clean, *patched in residual_groups(net, batch.to(net.device), patches):
+            comparison.add(clean, patched)
+        return comparison.finish(patches)
 
 
 def _rows(table: pd.DataFrame, cut: str, number: str) -> pd.DataFrame:
@@ -194,7 +237,7 @@ def _dots(heads: pd.DataFrame, colour: str) -> go.Scatter:
     )  # fmt: skip
 
 
-def _bars(rows: pd.DataFrame, places: Sequence[str], colour: str | list[str], name: str | None = None) -> go.Bar:
+def _bars(rows: pd.DataFrame, places: list[str], colour: str, name: str) -> go.Bar:
     return go.Bar(
         x=places, y=rows["mean"], marker_color=colour, name=name, error_y=error_bars(rows), hovertemplate="%{y:.4f}"
     )

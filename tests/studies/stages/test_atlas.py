@@ -27,11 +27,13 @@ def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
     model = tiny.fresh("gpt2", "fold")
     result = Atlas().run(model, corpus, cells=Cells(tmp_path))
     summary = result.summary().set_index(["metric", "layer"])["mean"]
+    drops = layer_lesions(model, corpus, kinds=("drop",), positions=("all",), untrained=0).summary()
+    lens = logit_lens(model, corpus, untrained=0).summary()
     alone = {
-        "drop KL": layer_lesions(model, corpus, kinds=("drop",)).summary().query("metric == 'kl'"),
+        "drop KL": drops.query("metric == 'kl'"),
         "local attention": local_attention(model, corpus).summary().query("metric == 'mass_5'"),
-        "lens KL": logit_lens(model, corpus).summary().query("metric == 'kl' and lens == 'corrected'"),
-        "lens entropy": logit_lens(model, corpus).summary().query("metric == 'entropy' and lens == 'corrected'"),
+        "lens KL": lens.query("metric == 'kl' and lens == 'corrected'"),
+        "lens entropy": lens.query("metric == 'entropy' and lens == 'corrected'"),
         "MLP norm": norms(model, corpus).summary().query("metric == 'mlp_norm'"),
     }
     for signature, expected in alone.items():

@@ -10,8 +10,9 @@ from mechicl.hooks import run
 from mechicl.metrics import cka_matrix
 from mechicl.probes import LastResidual
 from mechicl.studies import cka
+from mechicl.studies.drawing import where
 from mechicl.studies.stages.blocks import best_blocks, by_distance
-from mechicl.studies.stages.cka import Cka
+from mechicl.studies.stages.cka import Cka, largest_leverage
 from tests import tiny
 
 
@@ -39,17 +40,19 @@ def test_one_minibatch_is_the_cka_of_its_last_tokens(corpus):
     model, probe = tiny.model("gpt2"), LastResidual()
     last = run(model, corpus, [probe])[probe].values.transpose(0, 1)
     for protocol in ("paper", "corrected"):
-        result = cka(model, corpus, minibatch=21, protocol=protocol)
-        found = result.summary()["mean"].to_numpy().reshape(4, 4)
-        np.testing.assert_allclose(found, cka_matrix(last).numpy(), atol=1e-6)
-        np.testing.assert_allclose(np.diagonal(found), 1)
-        assert "too few minibatches" in result.finding()
+        result = cka(model, corpus, minibatch=21, protocol=protocol, untrained=2)
+        unit = torch.nn.functional.normalize(last.double(), dim=-1)
+        for kind, vectors in {"unit norm": unit, "raw": last}.items() if protocol == "corrected" else [("raw", last)]:
+            found = where(result.summary(), residuals=kind)["mean"].to_numpy().reshape(4, 4)
+            np.testing.assert_allclose(found, cka_matrix(vectors).numpy(), atol=1e-6)
+            np.testing.assert_allclose(np.diagonal(found), 1)
+        assert "21 sequences in 1 minibatch)" in result.finding()
 
 
 def test_hsic_is_averaged_before_it_is_divided(corpus):
-    result = cka(tiny.model("gpt2"), corpus, minibatch=7)
-    hsic = result.table["hsic"].to_numpy().reshape(3, 4, 4).mean(0)
-    found = result.summary()
+    result = cka(tiny.model("gpt2"), corpus, minibatch=7, untrained=0)
+    hsic = where(result.table, residuals="raw")["hsic"].to_numpy().reshape(3, 4, 4).mean(0)
+    found = where(result.summary(), residuals="raw")
     assert found["mean"].to_numpy().reshape(4, 4)[0, 3] == pytest.approx(hsic[0, 3] / np.sqrt(hsic[0, 0] * hsic[3, 3]))
     assert set(found["n"]) == {3}
     assert (found["low"] <= found["mean"] + 1e-12).all()
@@ -59,7 +62,10 @@ def test_hsic_is_averaged_before_it_is_divided(corpus):
 
 
 def test_too_few_sequences_are_refused_or_left_out(corpus):
-    assert set(cka(tiny.model("gpt2"), corpus, minibatch=10).table["sequence"]) == {0, 10}  # the last is alone
+    assert set(cka(tiny.model("gpt2"), corpus, minibatch=10, untrained=0).table["sequence"]) == {
+        0,
+        10,
+    }  # the last is alone
     with pytest.raises(InputError, match="4 sequences"):
         cka(tiny.model("gpt2"), corpus[:3])
     with pytest.raises(InputError, match="minibatch is"):
@@ -81,4 +87,11 @@ def test_ends_that_are_all_alike_are_refused():
         tiny.tokenizer(), [f"film {i}{'x' * 12}" for i in range(8)], n_ctx=8, packing="documents", prepend_bos=True
     )
     with pytest.raises(InputError, match="before layer 0"):
-        cka(tiny.model("llama"), corpus).summary()
+        cka(tiny.model("llama"), corpus, untrained=0).summary()
+
+
+def test_two_long_sequences_decide_raw_similarities_and_no_others():
+    vectors = torch.randn(1, 40, 8, generator=torch.Generator().manual_seed(0)).double()
+    vectors[0, :2] = 30 * vectors[0, :1]
+    assert largest_leverage(vectors).item() > 0.45  # of at most one half
+    assert largest_leverage(torch.nn.functional.normalize(vectors, dim=-1)).item() < 0.1

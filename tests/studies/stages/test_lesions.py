@@ -23,7 +23,9 @@ def corpus():
 
 def test_every_lesion_of_every_sequence_is_a_row(corpus):
     kinds = ("drop", "swap", "attention", "mlp", "replace", "repeat")
-    result = layer_lesions(tiny.model("gpt2"), corpus, kinds=kinds, windows=(2,), batch_size=2)
+    result = layer_lesions(
+        tiny.model("gpt2"), corpus, kinds=kinds, windows=(2,), positions=("all",), untrained=0, batch_size=2
+    )
     n = {kind: 3 if kind in ("drop", "attention", "mlp") else 2 for kind in (*kinds[:-1], "repeat 2")}
     assert result.table.groupby("kind", sort=False)["layer"].nunique().to_dict() == n
     assert len(result.table) == len(TEXTS) * sum(n.values())
@@ -32,7 +34,9 @@ def test_every_lesion_of_every_sequence_is_a_row(corpus):
 
 
 def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
-    result = layer_lesions(tiny.model("gpt2"), corpus, kinds=("drop", "repeat"), windows=(1, 2))
+    result = layer_lesions(
+        tiny.model("gpt2"), corpus, kinds=("drop", "repeat"), windows=(1, 2), positions=("all",), untrained=0
+    )
     figure, summary = result.figure(), result.summary().set_index(["kind", "metric", "layer"])["mean"].sort_index()
     assert len(figure.layout.meta["panels"]) == 4
     shown = {(trace.name, trace.xaxis): list(trace.y) for trace in figure.data if trace.name}
@@ -40,14 +44,15 @@ def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
     assert ("repeat 1", "x3") not in shown
     assert figure.layout.shapes[0].y0 == summary["repeat 1", "base_entropy", 0]
     lower = summary["repeat 1", "entropy_difference", 2] < 0
-    assert f"Of 1 windows of 1 in the latter half, repeated, {int(lower)} lower" in result.finding()
-    alone = layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(2,))
+    assert f"The mean entropy is lower with {int(lower)} of 1 windows (repeat 1)" in result.finding()
+    alone = layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(2,), untrained=0)
     assert len(alone.figure().layout.meta["panels"]) == 3
 
 
 def test_means_weigh_tokens_not_sequences(corpus):
     model = tiny.model("gpt2")
-    summary = layer_lesions(model, corpus, kinds=("drop",)).summary().set_index(["metric", "layer"])["mean"]
+    result = layer_lesions(model, corpus, kinds=("drop",), positions=("all",), untrained=0)
+    summary = result.summary().set_index(["metric", "layer"])["mean"]
     compared = lesion_sweep(model, corpus.tokens, [Drop(1)], lengths=corpus.lengths)
     assert summary["kl", 1] == pytest.approx(np.nanmean(compared.kl[0, :, 1:]), rel=1e-4)
     assert summary["accuracy", 1] == pytest.approx(np.nanmean(compared.correct[0, :, 1:]), rel=1e-6)
@@ -58,7 +63,10 @@ def test_means_weigh_tokens_not_sequences(corpus):
 
 def test_protocols_differ_where_the_authors_do(corpus):
     model = tiny.model("gpt2")
-    tables = [layer_lesions(model, corpus, protocol=protocol).table for protocol in ("paper", "corrected")]
+    tables = [
+        layer_lesions(model, corpus, protocol=protocol, positions=("all",), untrained=0).table
+        for protocol in ("paper", "corrected")
+    ]
     paper, corrected = (table.sort_values(["kind", "layer", "sequence"]) for table in tables)
     np.testing.assert_allclose(paper["kl"], corrected["kl"])
     assert (paper["targets"] == corrected["targets"] + 1).all()  # the loss of the prediction from BOS
@@ -66,7 +74,7 @@ def test_protocols_differ_where_the_authors_do(corpus):
 
 
 def test_a_result_is_saved_and_goes_on_from_its_cells(corpus, tmp_path):
-    study = Lesions(kinds=("drop",))
+    study = Lesions(kinds=("drop",), untrained=1)
     model = tiny.model("gpt2")
     result = study.run(model, corpus, cells=Cells(tmp_path))
     result.save(tmp_path)

@@ -18,7 +18,7 @@ def test_layers_heads_and_windows():
     assert summary.loc[("mass_8", 0), "n"] < summary.loc[("mass_1", 0), "n"]  # "abc" has no 8 previous tokens
     longer = np.array([summary.loc[(f"mass_{k}", 0), "mean"] for k in (1, 2)])
     assert longer[0] < longer[1]
-    assert "highest in layer" in result.finding()
+    assert "Position 0 receives" in result.finding()
     assert len(result.figure().data) > 8
     paper = local_attention(tiny.model("gpt2"), corpus, protocol="paper")
     assert set(paper.summary()["metric"]) == {"pooled"}

@@ -60,7 +60,7 @@ def test_the_studies(corpus):
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
     assert "neurons" in result.finding()
-    assert len(result.figure().data) == 4
+    assert len(result.figure().data) == 6  # each kind, and prediction and suppression with W_U rotated
     net = hooked(tiny.fresh("llama", "fold"))
     moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])
     frame = classify(moments, kurtosis=2.5).frame()

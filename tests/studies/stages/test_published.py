@@ -97,8 +97,8 @@ def test_ing_neurons_stand_beside_those_of_the_papers_model_alone():
 
 def test_the_authors_sub_joiner_head_has_a_rank_among_all():
     heads = pd.DataFrame({"layer": [1, 1, 0], "head": [6, 2, 3], "auroc": [0.8, 0.9, 0.7], "first_bias": 0.3})
-    rest = {"mass": 0.5, "control": 0.1, "words": 5, "words_to_choose": 5, "sequence": 0, "pieces": 4, "cut": "heads"}
-    table = heads.assign(auroc_to_choose=heads["auroc"], **rest)
+    rest = {"mass": 0.5, "control": 0.1, "words": 25, "words_to_choose": 25, "sequence": 0, "pieces": 4, "cut": "heads"}
+    table = heads.assign(score_to_choose=heads["auroc"], **rest)
     rows = against_published([Result(WordMerging(), table.assign(model="pythia-2.8b-deduped"), {})])
     assert rows["measured"].tolist() == ["rank 2 of 3, AUROC 0.80", "+0.30"]
     assert against_published([Result(WordMerging(), table.assign(model="gpt2"), {})]).empty

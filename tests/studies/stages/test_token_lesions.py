@@ -29,7 +29,8 @@ def corpus():
 def test_groups_add_up_to_the_mean_of_all_tokens(corpus, family):
     model = tiny.model(family)
     table = token_lesions(model, corpus, batch_size=2).table
-    whole = layer_lesions(model, corpus, kinds=("drop",)).summary().set_index(["metric", "layer"])["mean"]
+    drops = layer_lesions(model, corpus, kinds=("drop",), positions=("all",), untrained=0)
+    whole = drops.summary().set_index(["metric", "layer"])["mean"]
     for by in SORTS:
         rows = table[table["by"] == by]
         for metric in ("kl", "agreement"):

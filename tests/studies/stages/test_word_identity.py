@@ -11,7 +11,7 @@ from mechicl.hooks import run
 from mechicl.probes import LastResidual
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.studies import word_identity
-from mechicl.studies.stages.word_identity import held_out_correct, occurrences
+from mechicl.studies.stages.word_identity import held_out_correct, nearest_correct, occurrences
 from tests import tiny
 
 
@@ -68,6 +68,8 @@ def test_a_probe_judged_on_other_sequences_tells_signal_from_noise(corpus):
     noise = torch.randn(len(cases), 2, generator=torch.Generator().manual_seed(0))
     assert held_out_correct(signal, cases, 0).mean() > 0.95
     assert held_out_correct(noise, cases, 0).mean() < 0.4
+    assert nearest_correct(signal, cases, 0).mean() > 0.95
+    assert nearest_correct(noise, cases, 0).mean() < 0.4
 
 
 def test_a_length_that_is_left_out_is_named():

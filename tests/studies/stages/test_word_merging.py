@@ -78,12 +78,12 @@ def test_the_same_word_is_always_in_the_same_half(corpus):
 
 def test_the_study():
     longer = [f"{TEXTS[0]} a b c Type of", f"{TEXTS[1]} and so a b c on World was it and cat you"]
-    corpus = load_corpus(tiny.tokenizer(), longer * 2, n_ctx=60, packing="documents", prepend_bos=True)
+    corpus = load_corpus(tiny.tokenizer(), longer * 12, n_ctx=60, packing="documents", prepend_bos=True)
     result = word_merging(tiny.model("llama"), corpus)
     metrics = set(result.summary()["metric"])
-    assert metrics >= {"within_1", "across_1", "auroc", "mass", "control", "cost, within, early", "cost, before, early"}
+    assert metrics >= {"within_1", "across_1", "auroc", "mass", "control", "cost, within", "cost, before"}
     assert "for words of 3 tokens L" in result.finding()
-    assert "too few words of 4 tokens" in result.finding()
+    assert "too few words of 2 and 4 tokens" in result.finding()
     assert result.figure().data
     with pytest.raises(InputError, match="Too few words"):
         word_merging(tiny.model("llama"), corpus, pieces=[30]).finding()

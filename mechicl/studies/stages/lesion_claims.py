@@ -1,0 +1,144 @@
+"""What *Stages of Inference* says of ablated layers, and by which contrasts between layers it is decided.
+
+All contrasts are held against untrained twins. Middle layers are those of the middle half, the first and the last never
+among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from mechicl.claims import Claim, Evidence
+from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given, nothing
+
+_SOURCE = "Stages of Inference, section 4.1, Fig. 2 and 3"
+ROBUST = Claim(
+    "robust-middle", "Dropping a middle layer changes fewer predictions than dropping layer 0.", _SOURCE,
+    "top-1 agreement with a middle layer dropped, less that with layer 0 dropped", "of predictions", TWINS, 0.1,
+    "72-95 % of predictions stay when a layer is dropped or swapped",
+)  # fmt: skip
+FIRST = Claim(
+    "first-layer-entropy", "Dropping layer 0 makes predictions of high entropy.", _SOURCE,
+    "entropy with layer 0 dropped, less that with a middle layer dropped", "bits", TWINS, 1.0,
+)  # fmt: skip
+SWAP = Claim(
+    "swap-less-than-drop", "Swapping a middle layer with the next hurts less than dropping it.", _SOURCE,
+    "KL with a middle layer dropped, less that with it swapped", "nats", TWINS, 0.02,
+)  # fmt: skip
+FINAL = Claim(
+    "final-swap", "Swapping the last two layers changes more predictions than swapping middle layers.", _SOURCE,
+    "top-1 agreement with middle layers swapped, less that with the last two swapped", "of predictions", TWINS, 0.1,
+)  # fmt: skip
+REPEATS = Claim(
+    "late-repeats", "Repeating windows of layers in the latter half lowers the entropy of predictions.",
+    "Stages of Inference, section 5.4, Fig. 11 and 22", "clean entropy less that with a late window repeated", "bits",
+    TWINS, 0.05,
+)  # fmt: skip
+CLAIMS = (ROBUST, FIRST, SWAP, FINAL, REPEATS)
+
+
+def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
+    """The contrast of a claim, from rows with `entropy_difference`; undecided where a kind was not measured."""
+    kinds, contrast = _CONTRASTS[claim.id]
+    n_layers = 1 + int(max(table["layer"] + table["kind"].map(length) - 1))
+    missing = [kind for kind in kinds if not table["kind"].str.startswith(kind).any()]
+    if missing:
+        return nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
+    if n_layers < 3:
+        return nothing("It needs a model of three layers or more.")
+    told = _NOTES.get(claim.id)
+    note = told(given(table), n_layers) if told else ""
+    return against_twins(lambda rows: contrast(rows, n_layers), table, note=note)
+
+
+def length(kind: str) -> int:
+    """How many layers an ablation spans."""
+    return int(kind.split()[1]) if kind.startswith("repeat") else 2 if kind in ("swap", "replace") else 1
+
+
+def middle(n_layers: int) -> range:
+    """The middle half of the layers, without the first and the last."""
+    return range(max(1, n_layers // 4), max(2, min(n_layers - 1, n_layers - n_layers // 4)))
+
+
+def _curves(rows: pd.DataFrame, kind: str, value: str) -> pd.DataFrame:
+    return by_layer(rows[rows["kind"] == kind], value)
+
+
+def _in_middle(curves: pd.DataFrame, n_layers: int) -> pd.Series:
+    return curves[[layer for layer in middle(n_layers) if layer in curves]].mean(axis=1)
+
+
+def _robust(rows: pd.DataFrame, n_layers: int) -> pd.Series:
+    curves = _curves(rows, "drop", "agreement")
+    return _in_middle(curves, n_layers) - curves[0]
+
+
+def _first(rows: pd.DataFrame, n_layers: int) -> pd.Series:
+    curves = _curves(rows, "drop", "entropy")
+    return curves[0] - _in_middle(curves, n_layers)
+
+
+def _swap(rows: pd.DataFrame, n_layers: int) -> pd.Series:
+    dropped, swapped = (_curves(rows, kind, "kl") for kind in ("drop", "swap"))
+    return _in_middle(dropped[swapped.columns] - swapped, n_layers)
+
+
+def _final(rows: pd.DataFrame, n_layers: int) -> pd.Series:
+    curves = _curves(rows, "swap", "agreement")
+    return _in_middle(curves.drop(columns=n_layers - 2), n_layers) - curves[n_layers - 2]
+
+
+def _late(rows: pd.DataFrame, n_layers: int) -> pd.DataFrame:
+    return rows[rows["kind"].str.startswith("repeat") & (rows["layer"] >= n_layers / 2)]
+
+
+def _repeats(rows: pd.DataFrame, n_layers: int) -> pd.Series:
+    return -by_layer(_late(rows, n_layers), "entropy_difference").mean(axis=1)
+
+
+_CONTRASTS: Mapping[str, tuple[tuple[str, ...], Callable[[pd.DataFrame, int], pd.Series]]] = {
+    ROBUST.id: (("drop",), _robust), FIRST.id: (("drop",), _first), SWAP.id: (("drop", "swap"), _swap),
+    FINAL.id: (("swap",), _final), REPEATS.id: (("repeat",), _repeats),
+}  # fmt: skip
+
+
+def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:
+    """Agreement in the first, middle and last layers of one kind of ablation, and in the worst of the middle."""
+    curve = _curves(rows, kind, "agreement").mean()
+    of_middle = curve[[layer for layer in middle(n_layers) if layer in curve]]
+    ends = " and ".join(f"{curve[layer]:.0%} (layer {layer})" for layer in curve.index[-2:])
+    return (
+        f"{curve.iloc[0]:.0%} (layer 0), {of_middle.mean():.0%} (mean of the middle half), {of_middle.min():.0%} "
+        f"(worst middle layer, {of_middle.idxmin()}), {ends}."
+    )
+
+
+def _told_agreement(rows: pd.DataFrame, n_layers: int) -> str:
+    apart = [kind for kind in ("drop", "drop, bos", "drop, rest") if (rows["kind"] == kind).any()]
+    text = f"Top-1 agreement after dropping a layer: {_told(rows, n_layers, 'drop')}"
+    if len(apart) < 3:
+        return text
+    kl = {kind: _curves(rows, kind, "kl").mean() for kind in apart}
+    worst = max((layer for layer in range(1, n_layers)), key=lambda layer: kl["drop, bos"][layer])
+    return text + (
+        f" Position 0 matters most in layer {worst}: KL {kl['drop, bos'][worst]:.3g} nats dropped there alone, "
+        f"{kl['drop, rest'][worst]:.3g} everywhere else, {kl['drop'][worst]:.3g} at all positions."
+    )
+
+
+def _told_swaps(rows: pd.DataFrame, n_layers: int) -> str:
+    return f"Top-1 agreement after swapping a layer with the next: {_told(rows, n_layers, 'swap')}"
+
+
+def _told_windows(rows: pd.DataFrame, n_layers: int) -> str:
+    windows = _late(rows, n_layers).groupby(["kind", "layer"])["entropy_difference"].mean()
+    counts = [f"{(one < 0).sum()} of {len(one)} windows ({kind})" for kind, one in windows.groupby("kind")]
+    return f"The mean entropy is lower with {' and '.join(counts)}."
+
+
+_NOTES: Mapping[str, Callable[[pd.DataFrame, int], str]] = {
+    ROBUST.id: _told_agreement, FINAL.id: _told_swaps, REPEATS.id: _told_windows,
+}  # fmt: skip

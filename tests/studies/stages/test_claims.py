@@ -1,0 +1,123 @@
+"""What decides claims on text: planted contrasts are supported, and those that random weights share are not."""
+
+import numpy as np
+import pandas as pd
+
+from mechicl.claims import decide
+from mechicl.metrics.resampling import plateau
+from mechicl.studies import neurons
+from mechicl.studies.stages.atlas import DENSER, Atlas
+from mechicl.studies.stages.lesion_claims import ROBUST, SWAP
+from mechicl.studies.stages.lesions import Lesions
+from mechicl.studies.stages.norms import sink_maker
+from mechicl.studies.stages.twins import by_layer, of_documents
+from tests import tiny
+
+N_LAYERS, N_SEQUENCES = 8, 12
+
+
+def lesions(middle, twins, documents=N_SEQUENCES):
+    """Drops and swaps of a model, and of four twins, that keep so many predictions in the middle, and .2 at the ends."""
+    draw, tables = np.random.default_rng(0), []
+    for weights in ("as given", *(f"untrained {seed}" for seed in range(4))):
+        agreement = np.full(N_LAYERS, 0.2)
+        agreement[1:-1] = middle if weights == "as given" else twins
+        for kind, kept in (("drop", agreement), ("swap", agreement[:-1] + 0.05)):
+            place = pd.MultiIndex.from_product([range(len(kept)), range(N_SEQUENCES)], names=["layer", "sequence"])
+            rows = place.to_frame(index=False).assign(model="m", weights=weights, kind=kind)
+            rows["agreement"] = kept[rows["layer"]] + draw.normal(0, 0.02, len(rows))
+            tables.append(rows.assign(kl=1 - rows["agreement"], entropy=1.0, base_entropy=1.0, loss=1.0, base_loss=1.0))
+    return pd.concat(tables, ignore_index=True).assign(document=lambda rows: rows["sequence"] % documents)
+
+
+def verdict(claim, table, study=Lesions()):  # noqa: B008  # frozen
+    return decide(claim, study.evidence(claim, table))
+
+
+def test_what_random_weights_show_as_well_is_no_finding():
+    assert verdict(ROBUST, lesions(0.8, 0.2)).outcome == "supported"
+    assert verdict(ROBUST, lesions(0.2, 0.2)).outcome == "contradicted"
+    alike = verdict(ROBUST, lesions(0.8, 0.8))
+    assert alike.outcome == "undecided"
+    assert "Random weights may show the same" in alike.reason
+    assert verdict(SWAP, lesions(0.8, 0.2)).outcome == "undecided"  # twins are swapped as cheaply
+
+
+def test_documents_are_what_is_sampled():
+    table = lesions(0.8, 0.2, documents=4)
+    found = verdict(ROBUST, table)
+    assert found.n == {"documents": 4}
+    assert verdict(ROBUST, table.assign(document=0)).outcome == "undecided"
+    assert verdict(ROBUST, table.drop(columns="document")).n == {"documents": N_SEQUENCES}  # of an earlier version
+
+
+def test_without_twins_or_the_right_ablations_nothing_is_decided():
+    table = lesions(0.8, 0.2)
+    assert "was not measured" in verdict(ROBUST, table[table["weights"] == "as given"]).reason
+    assert "swap was not measured" in verdict(SWAP, table[table["kind"] == "drop"]).reason
+
+
+def test_the_worst_middle_layer_and_the_last_are_told():
+    table = lesions(0.8, 0.2)
+    table.loc[(table["kind"] == "drop") & (table["layer"] == 4), "agreement"] = 0.4
+    assert "40% (worst middle layer, 4)" in verdict(ROBUST, table).note
+    assert "80% (layer 6) and 21% (layer 7)" in verdict(ROBUST, table).note
+
+
+def atlas(density):
+    """Lens KL that falls in the second half, and a density of neurons."""
+    n_layers = len(density)
+    kl = np.concatenate([np.full(n_layers // 2, 10.0), np.linspace(9, 0, n_layers // 2 + 1)])
+    draw = np.random.default_rng(1)
+    lens = [
+        (point, sequence, kl[point] + draw.normal(0, 0.3)) for point in range(n_layers + 1) for sequence in range(6)
+    ]
+    rows = pd.DataFrame(lens, columns=["layer", "sequence", "value"]).assign(signature="lens KL", weight=10.0)
+    of_weights = pd.DataFrame({"layer": range(n_layers), "sequence": -1, "value": density, "weight": 1000.0})
+    both = pd.concat([rows, of_weights.assign(signature="prediction neurons")], ignore_index=True)
+    return both.assign(model="m", document=both["sequence"])
+
+
+def test_density_that_rises_as_the_lens_falls_is_noticed_and_any_other_is_not():
+    rising = np.concatenate([np.linspace(0, 0.001, 12), np.linspace(0.01, 0.1, 12)])
+    assert verdict(DENSER, atlas(rising), Atlas()).outcome == "supported"
+    assert verdict(DENSER, atlas(rising[::-1]), Atlas()).outcome == "contradicted"
+    assert verdict(DENSER, atlas(np.tile([0.01, 0.1], 12)), Atlas()).outcome != "supported"
+    assert "too few layers" in verdict(DENSER, atlas(rising[12:]), Atlas()).reason
+    assert "fewer than" in verdict(DENSER, atlas(np.zeros(24)), Atlas()).reason
+
+
+def test_a_plateau_holds_the_best_place_and_no_more_than_it_must():
+    draw = np.random.default_rng(2)
+    peaked = draw.random((400, 9)) < np.array([0.5] * 4 + [0.9] + [0.5] * 4)
+    assert plateau(peaked.astype(float), generator=draw).tolist() == [place == 4 for place in range(9)]
+    flat = draw.random((400, 9)) < 0.5
+    assert plateau(flat.astype(float), generator=draw).sum() >= 7
+
+
+def test_neurons_that_write_tokens_late_are_told_from_those_that_write_anything():
+    model = tiny.fresh("gpt2", "fold")
+    planted, random = (model if late else tiny.fresh("gpt2", "fold") for late in (True, False))
+    planted.blocks[2].mlp.W_out.data[:96] = planted.unembed.W_U.data.T[:96]
+    late = {one.claim.id: one for one in neurons(planted, kurtosis=5).claims}
+    assert late["prediction-late"].outcome == "supported"
+    assert late["suppression-overtakes"].outcome == "contradicted"
+    planted.blocks[2].mlp.W_out.data[:96] *= -1
+    assert {one.claim.id: one.outcome for one in neurons(planted, kurtosis=5).claims}[
+        "suppression-overtakes"
+    ] == "supported"
+    assert all(one.outcome != "supported" for one in neurons(random, kurtosis=5).claims)
+
+
+def test_the_layer_that_makes_a_sink_is_named():
+    rows = pd.DataFrame({"sequence": 0, "layer": range(4), "mlp_at_0": [1.0, 2.0, 900.0, 1.0]})
+    at_0 = [5.0, 6.0, 7.0, 900.0, 910.0]
+    rows = rows.assign(resid_pre_at_0=at_0[:-1], resid_post_at_0=at_0[1:], resid_pre_median=5.0, resid_post_median=5.0)
+    assert str(sink_maker(rows)).startswith("Layer 2 makes position 0 an attention sink")
+    assert sink_maker(rows.assign(resid_post_at_0=6.0)) is None
+
+
+def test_layers_without_a_number_are_left_out():
+    rows = pd.DataFrame({"document": 0, "sequence": [0, 0, 1, 1], "layer": [0, 1, 0, 1], "x": [1.0, 2.0, np.nan, 3.0]})
+    curves = by_layer(rows, "x").dropna()
+    assert of_documents(curves[1] - curves[0]).values.tolist() == [1.0]
