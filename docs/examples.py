@@ -46,6 +46,7 @@ ELSEWHERE = {
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",
+    "inner-lexicon": "--model smollm2-135m-q4 --text pydocs --tokens 60000",
 }
 """Studies of what the shipped model does not speak: a command and no figure."""
 _PAGES = Path(__file__).parent / "pages" / "studies"

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Probe, Scope, Watch, resolved_layers, run, watch_points
 from mechicl.models import hooked
@@ -53,6 +54,7 @@ class Exchange(Patch):
         return hooks
 
 
+@door
 def exchange(model: Any, isolation: Isolate, donors: Mapping[Prompt, Prompt], *, batch_size: int = 16) -> Exchange:
     """Read what attention writes to the tokens that `isolation` names in each donor, and give it to the prompts'.
 

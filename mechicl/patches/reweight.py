@@ -99,8 +99,8 @@ class ReweightAnchors(Patch):
         facts = parse_json(text, "The JSON of the re-weighting", remedy="fit and save it again", lenient=True)
         try:
             return cls(torch.tensor(facts.pop("beta")), **facts)
-        except InputError:
-            raise
+        except InputError as error:
+            raise InputError(f"This JSON is not a re-weighting: {error} Fit and save it again.") from error
         except (TypeError, AttributeError, KeyError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"This JSON is not a re-weighting ({type(error).__name__}); fit and save it again."

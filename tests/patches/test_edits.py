@@ -122,7 +122,7 @@ def test_patches_print_what_was_given_and_are_compared_by_value() -> None:
         (lambda: FixNeurons([(0, 999)]), "neurons 0-"),
         (lambda: Steer(torch.ones(5), 0), r"\[32\]"),
         (lambda: Steer(torch.ones(32), 7), "layers 0-2"),
-        (lambda: Drop(0, positions="first"), "give 'all', 'bos', 'rest'"),  # type: ignore[arg-type]
+        (lambda: Drop(0, positions="first"), "'all', 'bos' or 'rest'"),  # type: ignore[arg-type]
         (lambda: Drop(0, positions=lambda batch: batch.tokens), "boolean tensor"),
     ],
 )

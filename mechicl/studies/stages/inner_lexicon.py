@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -219,7 +219,7 @@ class InnerLexicon(Study):
             if of_kind.empty:
                 why = f"Fewer than {_LEAST_PAIRS} of the shipped phrases have a word of one token in this vocabulary."
                 return Evidence(np.empty(0), None, np.empty(0), undecided=why)
-            return _evidence(of_kind["same meaning"], of_kind["as frequent"])
+            return replace(_evidence(of_kind["same meaning"], of_kind["as frequent"]), unit_sampled="pairs")
         return self._erasure(table, first)
 
     def _erasure(self, table: pd.DataFrame, first: int) -> Evidence:

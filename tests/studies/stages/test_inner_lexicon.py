@@ -36,7 +36,9 @@ def untrained(corpus):
     cfg = HookedTransformerConfig(
         n_layers=4, d_model=32, n_ctx=64, d_head=16, n_heads=2, d_vocab=len(corpus.tokenizer), act_fn="gelu", seed=0
     )  # fmt: skip
-    return HookedTransformer(cfg, tokenizer=corpus.tokenizer)
+    model = HookedTransformer(cfg)
+    model.tokenizer = corpus.tokenizer
+    return model
 
 
 def test_the_most_even_division_is_taken():
