@@ -454,7 +454,7 @@ def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | Benchmarks | 
         return word_pairs()
     if study.reads == "benchmarks":
         return benchmark()
-    if study.name in ("voting", "word-identity"):
+    if study.name in ("voting", "word-identity", "word-merging"):
         return more_text()
     if study.reads != "prompts":
         return text() if study.reads == "text" else None
