@@ -39,10 +39,7 @@ class RunsBridgeBlocks(TransformerLensModel):
         positions: Int[Tensor, "..."] | None = None,
         past: KeyValues | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
-        if (reason := self.unsupported_reason) is not None:  # type: ignore[attr-defined]
-            raise InputError(
-                f"{self.name} {reason}, which mechicl cannot run block by block; use whole forward passes."
-            )
+        self._check_supported()
         ids = self._positions(positions, resid.shape, past, resid.device).ids
         out, new = self._run(layer, resid, ids, past)
         if new is None:
@@ -54,8 +51,15 @@ class RunsBridgeBlocks(TransformerLensModel):
 
     def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         """One block on whole sequences."""
+        self._check_supported()
         ids = self._positions(None, resid.shape, None, resid.device).ids
         return self._run(layer, resid, ids, None)[0]
+
+    def _check_supported(self) -> None:
+        if (reason := self.unsupported_reason) is not None:  # type: ignore[attr-defined]
+            raise InputError(
+                f"{self.name} {reason}, which mechicl cannot run block by block; use whole forward passes."
+            )
 
     def _run(self, layer: int, resid: Tensor, ids: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues | None]:
         """A block's output and new keys: by Hugging Face's own modules in silence, by TransformerLens's otherwise."""
