@@ -91,7 +91,9 @@ def test_a_study_leaves_results_and_a_page(
         f"{kind}_{tokens}" for kind in ("reading", "gathering")
         for tokens in ("label_words", "random_text", "colon", "line_break")
     }  # fmt: skip
-    measured = {"model", "task", "seed", "shots", "prompt", "layer", "S_wp", "S_pq", "S_ww"}
+    flows = {"S_wp", "S_pq", "S_ww"}
+    measured = {"model", "task", "seed", "shots", "prompt", "layer", "S_wp_text"}
+    measured |= flows | {f"{flow}_sum_of_abs" for flow in flows}
     assert measured | {"weights", "demonstration_set"} | enriched == set(result.table.columns)
     for fact in ("settings", "model", "prompts", "versions", "machine", "seconds"):
         assert fact in result.provenance
