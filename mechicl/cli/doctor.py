@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from mechicl.cli.finish import terminal
+from mechicl.errors import InputError
 
 
 def doctor(
@@ -61,18 +62,19 @@ def _export() -> str:
 
 def _vulnerabilities() -> str:
     """What pip-audit, where it is installed, knows of the installed packages."""
-    import json
     import subprocess
     import sys
     from importlib.util import find_spec
+
+    from mechicl.files.json_files import parse_json
 
     if find_spec("pip_audit") is None:
         return "not checked: pip install pip-audit"
     command = [sys.executable, "-m", "pip_audit", "--format", "json", "--progress-spinner", "off"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        packages = json.loads(done.stdout)["dependencies"]
-    except (subprocess.TimeoutExpired, ValueError):  # no network, or no JSON
+        packages = parse_json(done.stdout, "pip-audit's answer", lenient=True)["dependencies"]
+    except (subprocess.TimeoutExpired, InputError):  # no network, or no JSON
         return "not checked: pip-audit got no answer"
     known = [f"{one['name']} {one['version']}: {one['vulns'][0]['id']}" for one in packages if one.get("vulns")]
     return ", ".join(known) or "none that pip-audit knows"

@@ -48,7 +48,7 @@ def material(name: str, tokenizer: Any, study: Study) -> Any:
     if study.reads == "weights":
         return None
     source: str | Sequence[str] = TEXTS[name]
-    if study.name in ("voting", "word-identity"):
+    if study.name in ("voting", "word-identity", "word-merging"):
         draw = np.random.default_rng(0)
         source = [" " + " ".join(draw.choice(WORDS, 40)) for _ in range(12)]
         return mi.load_corpus(tokenizer, source, prepend_bos=True, n_ctx=80, packing="documents")

@@ -142,7 +142,7 @@ def test_text_and_word_pairs_of_another_tokenizer_are_refused(other, monkeypatch
             refused()
     assert text.tokenizer_digests == text[:2].tokenizer_digests == text.apart(6)[1].tokenizer_digests
     monkeypatch.setattr(tiny, "tokenizer", lambda: other)
-    pairs = catalogue.word_pairs()
+    pairs = catalogue.word_pairs.__wrapped__()
     with pytest.raises(InputError, match="These word pairs were tokenized with another tokenizer"):
         Wic().run(model, pairs)
 

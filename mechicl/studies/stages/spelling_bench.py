@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +122,7 @@ class Bench:
 
     def _pairs(self) -> tuple[list[str], list[list[int]], list[list[int]]]:
         """Shipped phrases of several tokens whose word is one token: their names, and the ids of both."""
-        given = json.loads((Path(shipped.__file__).parent / "phrases.json").read_text())
+        given = pd.read_csv(Path(shipped.__file__).parent / "phrases.csv").to_numpy().tolist()
         phrases, words = (
             encode_texts(self.corpus.tokenizer, [" " + pair[i] for pair in given])["input_ids"] for i in (0, 1)
         )
