@@ -77,7 +77,7 @@ def test_a_heads_enrichment_is_that_of_its_own_edges() -> None:
     model, prompts = tiny.model("gpt2"), random_prompts(3)
     found = mi.run(model, prompts, [probe := HeadEnrichment()], progress=None)[probe]
     for layer in range(model.cfg.n_layers):
-        edges = mi.run(model, prompts, [one := HeadSaliency(layer)], progress=None)[one].values.abs()
+        edges = mi.run(model, prompts, [one := HeadSaliency(layer)], progress=None)[one].values.nan_to_num().abs()
         for number, prompt in enumerate(prompts):
             q, start = torch.tensor([prompt.target]), torch.tensor([prompt.query_start])
             for head, of_head in enumerate(edges[number]):
