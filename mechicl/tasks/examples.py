@@ -204,8 +204,8 @@ def read_examples(
     """Examples from (place, row) pairs.
 
     Raises:
-        InputError: There are no rows, a row lacks a column, a text is not a text or holds half of a character, or a
-            label is unknown.
+        InputError: There are no rows, every text is empty, a row lacks a column, a text is not a text or holds half of
+            a character, or a label is unknown.
     """
     texts: list[str] = []
     classes: list[int | None] = []
@@ -221,4 +221,6 @@ def read_examples(
         classes.append(reader.read(label, where))
     if not texts:
         raise InputError(f"There are no examples in {origin}; expected rows with 'text' and 'label'.")
+    if not any(map(str.strip, texts)):
+        raise InputError(f"Every text in {origin} is empty; fill them in, or name the column that holds the texts.")
     return Examples(tuple(texts), tuple(classes), tuple(range(len(texts))), origin)

@@ -145,6 +145,7 @@ BAD = {
     ),
     "empty.jsonl": ("", "There are no examples in"),
     "header.csv": ("text,label\n", "There are no examples in"),
+    "blank.csv": ('text,label\n" ",negative\n"",positive\n', "Every text in"),
     "empty.csv": ("", "There are no examples in"),
     "not_json.jsonl": (GOOD + "text: a\n", "line 2 is not JSON"),
     "list.jsonl": (GOOD + "[1, 2]\n", "line 2 holds a list; expected one object"),
