@@ -50,6 +50,8 @@ TURNS_UP = Claim(
     "entropy of the prediction, less that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
     "in some models",
 )  # fmt: skip
+_LEAST = 0.01
+"""Nats: the smallest KL that is drawn, as 0 has no place on a log axis."""
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
     "authors": ("authors' lens", GREY, "dot"),
@@ -150,9 +152,12 @@ class LensStudy(AgainstTwins):
             corrected = {"lens": "corrected"}
             of_kl.append(Curve("kl_reverse", "KL(lens ‖ final)", VERMILION, where=corrected))
             of_rank.append(Curve("top_k_overlap", f"overlap of the top {self.top_k}", GREEN, where=corrected))
+        bounds = summary.loc[summary["metric"].isin(("kl", "kl_reverse")), ["mean", "low", "high"]]
+        summary.loc[bounds.index, bounds.columns] = bounds.clip(lower=_LEAST)
         panels = [
             Panel("entropy (bits)", curves("entropy")),
-            Panel("KL(final ‖ lens) (nats)", of_kl),
+            # The authors' lens is hundreds of nats away from the model, where the corrected one is ten.
+            Panel("KL(final ‖ lens) (nats)", of_kl, {}, {"type": "log", "title_text": f"log; least {_LEAST:g}"}),
             Panel("1 / rank of the final token", of_rank),
         ]
         return Drawing(
