@@ -108,7 +108,9 @@ def test_a_study_leaves_results_and_a_page(
     assert " src=" not in html.split("</script>")[-1], "nothing is fetched"
 
     again = load_result(tmp_path, "isolation")
-    assert len(overview(again.summary())) == 8
+    shown = overview(again.summary())["isolated"]
+    assert shown.isin(("label words", "random tokens")).sum() == 8
+    assert {"random edges", "label words (exchange)"} < set(shown), "the further modes of the verdict"
 
     _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1,2")
     assert "took the place" not in err, "the same command again"
