@@ -85,8 +85,8 @@ def test_what_has_no_auroc_is_refused() -> None:
     attention, target = attention_of(6, 2)
     generator = np.random.default_rng(0)
     for wrong, sentence in (
-        ((attention, target[:5]), "one target per prompt"),
-        ((attention[:0], target[:0]), "one target per prompt"),
+        ((attention, target[:5]), "target is of shape|one target per prompt"),
+        ((attention[:0], target[:0]), "target is of shape|one target per prompt"),
         ((attention, target + 1), "for 2 classes"),
         ((attention * torch.nan, target), "finite score"),
     ):

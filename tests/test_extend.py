@@ -65,7 +65,7 @@ def test_the_examples_are_short(heading: str, most: int) -> None:
 def test_a_study_of_ones_own_runs_in_python(study_file: Path, tmp_path: Path) -> None:
     (study,) = load_studies(study_file)
     model = mi.load_model("tiny-icl")
-    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=4, seed=42)
+    prompts = mi.load_task("tiny-topics-2").prompts(model.tokenizer, samples=6, seed=42)
     result = mi.studies.target_norm(model, prompts, relative=True)
     first = result.table[result.table["layer"] == 0]
     assert (first["norm"] == 1).all(), "relative to the first layer"

@@ -66,7 +66,7 @@ def test_entropy_of_a_uniform_distribution_is_log_vocab_in_either_unit() -> None
     flat = torch.zeros(2, 64)
     torch.testing.assert_close(metrics.entropy(flat, unit="bits"), torch.full((2,), 6.0))
     torch.testing.assert_close(metrics.entropy(flat), torch.full((2,), math.log(64)))
-    with pytest.raises(InputError, match="'nats' or in 'bits'"):
+    with pytest.raises(InputError, match="give 'nats' or 'bits'"):
         metrics.entropy(flat, unit="decibel")  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ def test_cross_entropy_is_torchs() -> None:
     z, target = logits(3, 5, 40), torch.randint(40, (3, 5), generator=torch.Generator().manual_seed(0))
     expected = torch.nn.functional.cross_entropy(z.flatten(0, 1), target.flatten(), reduction="none").view(3, 5)
     torch.testing.assert_close(metrics.cross_entropy(z, target), expected)
-    with pytest.raises(InputError, match="align them"):
+    with pytest.raises(InputError, match="targets is of shape"):
         metrics.cross_entropy(z, target[:, 1:])
 
 
@@ -162,7 +162,7 @@ def test_scores_of_a_class_that_is_only_predicted_or_never_are_scikit_learns() -
     assert scores.macro_f1 == pytest.approx((1 / 2 + 0 + 4 / 5) / 3)  # and one that was only predicted
     assert scores.majority_rate == pytest.approx(3 / 5)
     for wrong in (gold[:0], gold[:4]):
-        with pytest.raises(InputError, match="give one of each per prompt"):
+        with pytest.raises(InputError, match="is of shape|give one of each per prompt"):
             metrics.classification_scores(wrong, gold if len(wrong) else wrong)
 
 
@@ -224,7 +224,7 @@ def test_biased_hsic_is_the_formula() -> None:
     centre = torch.eye(9, dtype=torch.float64) - 1 / 9
     expected = (x @ x.T @ centre @ y @ y.T @ centre).trace() / 8**2
     torch.testing.assert_close(metrics.hsic_matrix([x, y], unbiased=False)[0, 1], expected)
-    with pytest.raises(InputError, match="the same samples"):
+    with pytest.raises(InputError, match=r"the same samples|of arrays .sample _."):
         metrics.hsic_matrix([x, y[:8]])
 
 
@@ -340,7 +340,7 @@ def test_intervals_refuse_what_has_no_mean() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InputError, match=r"kl hold NaN .* 1 of 3 samples \(first: sample 1\)"):
         metrics.bootstrap_mean(torch.tensor([1.0, torch.nan, 2.0]), generator=rng, name="kl")
-    with pytest.raises(InputError, match="no values to average"):
+    with pytest.raises(InputError, match=r"no values to average|values is of shape .0."):
         metrics.bootstrap_mean(torch.zeros(0), generator=rng)
     with pytest.raises(InputError, match="one positive number"):
         metrics.bootstrap_mean(torch.ones(2), weights=torch.tensor([1.0, 0.0]), generator=rng)
@@ -382,7 +382,7 @@ def test_clusters_are_resampled_whole_with_their_weights() -> None:
         x, weights=weights, clusters=np.array(list("aabbb")), generator=np.random.default_rng(0)
     )
     assert named == found
-    with pytest.raises(InputError, match="one cluster per sample"):
+    with pytest.raises(InputError, match="clusters is of shape"):
         metrics.bootstrap_mean(x, clusters=np.arange(4), generator=np.random.default_rng(0))
 
 

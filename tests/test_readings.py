@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import Probe, Watch, run
 from mechicl.probes import LabelAttention, LastResidual, LocalAttention, SaliencyFlow
@@ -82,7 +83,7 @@ def test_coordinates_say_what_stands_along_an_axis() -> None:
     reading = run(model, prompts, [probe := LastResidual((0, 3))])[probe]
     assert list(reading.along("point")) == [0, 3]
     assert sorted(reading.frame()["point"].unique()) == [0, 3]
-    assert list(reading.along("sequence")) == [0, 1, 2]
+    assert list(reading.along("prompt")) == [0, 1, 2]
 
 
 def test_a_sequence_too_short_for_a_window_has_no_mean_and_is_no_error() -> None:
@@ -196,11 +197,17 @@ def test_every_shipped_probe_reads_what_it_declares(probe: Probe) -> None:
     assert all(unit.strip() for unit in reading.units.values())
     assert set(reading.counts) == set(probe.terms.values())
     assert set(probe.terms) <= set(probe.units)
-    assert reading.axes == probe.axes
+    rows = "sequence" if isinstance(material, TokenCorpus) else "prompt"
+    assert reading.axes == (rows, *probe.axes[1:])
     assert reading.shape[0] == len(material)
     table = reading.frame()
-    assert list(table) == [*probe.axes, *probe.units, *reading.counts]
-    assert len(table) == prod(reading.shape)
+    assert list(table) == [*reading.axes, *probe.units, *reading.counts]
+    padding = (
+        max(int(reading[name].isnan().sum()) for name in probe.units if name not in probe.terms)
+        if (set(probe.units) - set(probe.terms))
+        else 0
+    )
+    assert len(table) == prod(reading.shape) - padding
     for name in probe.units:
         counted = table[probe.terms[name]] > 0 if name in probe.terms else True
         assert (table[name].notna() == counted).all()
