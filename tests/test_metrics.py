@@ -162,7 +162,7 @@ def test_scores_of_a_class_that_is_only_predicted_or_never_are_scikit_learns() -
     assert scores.macro_f1 == pytest.approx((1 / 2 + 0 + 4 / 5) / 3)  # and one that was only predicted
     assert scores.majority_rate == pytest.approx(3 / 5)
     for wrong in (gold[:0], gold[:4]):
-        with pytest.raises(InputError, match="is of shape|give one of each per prompt"):
+        with pytest.raises(InputError, match=r"is of shape|give one of each per prompt"):
             metrics.classification_scores(wrong, gold if len(wrong) else wrong)
 
 
