@@ -68,8 +68,8 @@ _CUT = Claim(
     "cutting as many edges to the tokens before the word", 0.1,
 )  # fmt: skip
 _MEANS = Claim(
-    "inner-lexicon-meaning", "At the end of a phrase, the residual is like that of a word of the same meaning.",
-    _SOURCE, "cosine to that word, mean over the middle third of the layers", "cosine",
+    "inner-lexicon-meaning", "At the end of a phrase, the residual becomes like that of a word of the same meaning.",
+    _SOURCE, "cosine to that word, mean over the middle third of the layers less that of the embeddings", "cosine",
     "words of other pairs that are as frequent", 0.05,
 )  # fmt: skip
 _ERASED = Claim(
@@ -215,11 +215,14 @@ class InnerLexicon(Study):
             lost = {where: of_kind["nothing"] - of_kind[f"{where}, early"] for where in ("within", "before")}
             return _evidence(lost["within"], lost["before"], f"Read before layer {_middle(n_layers)}.")
         if claim == _MEANS:
-            of_kind = _by_word(table, "meaning", "cosine", range(first, 2 * first + 1), 0)
+            of_kind, last_tokens = (
+                _by_word(table, "meaning", "cosine", points, 0) for points in (range(first, 2 * first + 1), [0])
+            )
             if of_kind.empty:
                 why = f"Fewer than {_LEAST_PAIRS} of the shipped phrases have a word of one token in this vocabulary."
                 return Evidence(np.empty(0), None, np.empty(0), undecided=why)
-            return replace(_evidence(of_kind["same meaning"], of_kind["as frequent"]), unit_sampled="pairs")
+            rise = of_kind - last_tokens  # the last tokens alone are alike in meaning already
+            return replace(_evidence(rise["same meaning"], rise["as frequent"]), unit_sampled="pairs")
         return self._erasure(table, first)
 
     def _erasure(self, table: pd.DataFrame, first: int) -> Evidence:
@@ -271,11 +274,11 @@ class InnerLexicon(Study):
         return Drawing(shown, panels, x="point", x_title="residual before layer", note=note)
 
     def _levels(self, summary: pd.DataFrame) -> list[Level]:
-        """Retrieval with nothing cut, and with the first third of the layers cut."""
+        """Retrieval with the first third of the layers cut: inside the word, and just before it."""
         pieces = min(self.pieces)
         return [
             level
-            for kind, colour in (("nothing", INK), ("within, early", VERMILION), ("before, early", GREY))
+            for kind, colour in (("within, early", VERMILION), ("before, early", GREY))
             for level in _level(summary, "cut", "retrieval", kind, pieces, colour)
         ]
 
