@@ -79,6 +79,18 @@ _ERASED = Claim(
 )  # fmt: skip
 _LEAST_WORDS, _LEAST_PAIRS = 100, 60
 _CLASSES, _OCCURRENCES = 20, 10
+_NO_ROWS = {
+    name: pd.Series(dtype=kind)
+    for name, kind in {
+        "word": object,
+        "point": int,
+        "value": float,
+        "kind": object,
+        "pieces": int,
+        "quantity": object,
+    }.items()
+}
+"""Of an arm that the vocabulary or the text is too small for."""
 _PATCHED = 10
 """Layers, at most, before which residuals are replaced."""
 
@@ -122,13 +134,12 @@ class InnerLexicon(Study):
             "identity": self._identity,
         }  # fmt: skip
         bench = Bench(model, corpus, self._spellings(corpus), self.context, batch_size)
-        return pd.concat(arms[condition["arm"]](bench), ignore_index=True)
+        tables = list(arms[condition["arm"]](bench))
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(_NO_ROWS)
 
     def _spellings(self, corpus: TokenCorpus) -> list[Spelling]:
         generator = np.random.default_rng(self.draw_seed)
-        spellings = spelt_words(
-            corpus, self.pieces, context=self.context, most=self.words, generator=generator
-        )  # fmt: skip
+        spellings = spelt_words(corpus, self.pieces, context=self.context, most=self.words, generator=generator)
         if len(spellings) < _LEAST_WORDS:
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold {len(spellings)} words that have a token of their "
@@ -153,7 +164,7 @@ class InnerLexicon(Study):
         """Retrieval before the middle layer, with attention cut in each layer alone, and in the first third of them."""
         middle, third = _middle(bench.n_layers), range(_third(bench.n_layers))
         prototypes = bench.residuals(bench.whole(1), point=middle)
-        pieces = self.pieces[0]
+        pieces = min(self.pieces)
         spelling = bench.spelt(pieces, np.random.default_rng(self.draw_seed))["spelling"]
         cuts: list[tuple[str, int, list[Patch]]] = [("nothing", -1, [])]
         cuts += [(f"{where}, early", -1, [CutWords(third, where)]) for where in ("within", "before")]
@@ -167,7 +178,7 @@ class InnerLexicon(Study):
     def _patch(self, bench: Bench) -> Iterator[pd.DataFrame]:
         """KL of the next token, the last piece's residual replaced by the whole word's before some ten layers."""
         whole = bench.residuals(bench.whole(0))
-        pieces = self.pieces[0]
+        pieces = min(self.pieces)
         spelling = bench.spelt(pieces, np.random.default_rng(self.draw_seed))["spelling"]
         given = {"the word's own": whole, "another word's": whole.roll(1, 0)}
         points = range(0, bench.n_layers, -(-bench.n_layers // _PATCHED))
@@ -233,7 +244,9 @@ class InnerLexicon(Study):
             return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]
-        return _evidence(fall["last pieces"].sort_values(), fall["words of one token"].sort_values().mean())
+        falls = (fall[kind].to_numpy() for kind in ("last pieces", "words of one token"))
+        # As many of either, paired as they come: both were sampled, and the interval holds the spread of both.
+        return Evidence(*falls, np.arange(_CLASSES), unit_sampled="words")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over words: model, arm, metric, kind, pieces, point, mean, low, high, n, seeds."""
@@ -306,10 +319,11 @@ def _by_word(table: pd.DataFrame, arm: str, quantity: str, points: Any, pieces: 
     return rows.pivot_table(index="word", columns="kind", values="value")
 
 
-def _evidence(values: pd.Series[float], null: pd.Series[float] | float, note: str = "") -> Evidence:
+def _evidence(values: pd.Series[float], null: pd.Series[float], note: str = "") -> Evidence:
     """Words are what was sampled."""
-    paired = null.loc[values.index].to_numpy() if isinstance(null, pd.Series) else float(null)
-    return Evidence(values.to_numpy(), paired, np.arange(len(values)), unit_sampled="words", note=note)
+    return Evidence(
+        values.to_numpy(), null.loc[values.index].to_numpy(), np.arange(len(values)), unit_sampled="words", note=note
+    )
 
 
 def _level(summary: pd.DataFrame, arm: str, metric: str, kind: str, pieces: int, colour: str = ORANGE) -> list[Level]:

@@ -99,6 +99,16 @@ def test_an_untrained_model_supports_no_claim(corpus, untrained):
     assert result.figure().data
 
 
+def test_a_vocabulary_without_the_phrases_leaves_their_claim_undecided(corpus, untrained, monkeypatch):
+    monkeypatch.setattr("mechicl.studies.stages.inner_lexicon._LEAST_PAIRS", 1000)
+    result = mi.studies.inner_lexicon(untrained, corpus, pieces=(2,), words=110)
+    assert not (result.table["arm"] == "meaning").any()
+    (meaning,) = [one for one in result.claims if one.claim.id == "inner-lexicon-meaning"]
+    assert (meaning.outcome, meaning.reason[:10]) == ("undecided", "Fewer than")
+    assert result.table["point"].dtype == int
+    assert result.figure().data
+
+
 def test_words_without_a_token_of_their_own_are_refused_in_one_sentence():
     model = mi.load_model("tiny-icl")
     text = mi.load_corpus(model.tokenizer, "tiny-icl", tokens=600, prepend_bos=True)
