@@ -175,7 +175,8 @@ class Study(ABC):
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
             facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}
-            verdicts += [self._verdict(claim, rows, facts, self.remarks(result, rows)) for claim in self.claims]
+            remarks = self.remarks(result, rows)
+            verdicts += [self._verdict(claim, rows, facts, remarks) for claim in self.claims]
         return Verdicts(verdicts)
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:

@@ -244,9 +244,9 @@ class InnerLexicon(Study):
             return Evidence(np.empty(0), None, np.empty(0), undecided=why)
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]
-        falls = (fall[kind].to_numpy() for kind in ("last pieces", "words of one token"))
         # As many of either, paired as they come: both were sampled, and the interval holds the spread of both.
-        return Evidence(*falls, np.arange(_CLASSES), unit_sampled="words")
+        pieces, words = (fall[kind].to_numpy() for kind in ("last pieces", "words of one token"))
+        return Evidence(pieces, words, np.arange(_CLASSES), unit_sampled="words")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means over words: model, arm, metric, kind, pieces, point, mean, low, high, n, seeds."""
