@@ -77,6 +77,11 @@ class Evidence:
     note: str = ""
     """What the numbers rest on, and a reader should know, in a sentence."""
 
+    @classmethod
+    def nothing(cls, why: str = "", note: str = "") -> Evidence:
+        """Where a claim cannot be decided at all, and why."""
+        return cls(np.empty(0), None, np.empty(0), undecided=why, note=note)
+
 
 @dataclass(frozen=True)
 class Verdict:

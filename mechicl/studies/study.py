@@ -167,7 +167,7 @@ class Study(ABC):
     def verdicts(self, result: Result) -> Verdicts:
         """What was found of each claim, on each model and task."""
         if "prompt" in result.table and DEMONSTRATION_SET not in result.table:
-            old = Evidence(np.array([]), None, np.array([]), undecided=_NO_SETS)
+            old = Evidence.nothing(_NO_SETS)
             return Verdicts(
                 decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
             )
@@ -191,7 +191,7 @@ class Study(ABC):
         try:
             evidence = self.evidence(claim, rows)
         except InputError as error:  # a number that these rows do not have
-            evidence = Evidence(np.empty(0), None, np.empty(0), undecided=str(error))
+            evidence = Evidence.nothing(str(error))
         return decide(claim, replace(evidence, note=" ".join(filter(None, (evidence.note, *remarks)))), facts)
 
     @abstractmethod

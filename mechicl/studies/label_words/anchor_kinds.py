@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 
 from mechicl.claims import Claim, Evidence
@@ -151,7 +150,7 @@ class AnchorKinds(PredictionStudy):
         tokens = rows.groupby("kind")["kind_tokens"].mean()
         if _CLAIMS[claim] == RANDOM and tokens["label words"] > tokens[RANDOM]:
             why = "Label words are isolated whole, random text a token for each; take label words of one token."
-            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+            return Evidence.nothing(why)
         changed = 1 - by_prompt(rows, "word_loyalty_5", "kind")
         return paired(claim, changed["label words"], changed[_CLAIMS[claim]])
 

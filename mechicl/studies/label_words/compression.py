@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
@@ -148,7 +147,7 @@ class Compression(PredictionStudy):
         rows = self.loyalty(table)
         anchors = where(rows, method="hidden anchor", kept=_PAPER_SET)
         if anchors.empty:
-            return Evidence(np.array([]), None, np.array([]))
+            return Evidence.nothing()
         place = anchors["positions"].iloc[0]
         anchors = where(anchors, positions=place)
         controls = {

@@ -165,7 +165,7 @@ class CompressionSpeed(Study):
         rival = _OF_SPEED.get(claim, FULL)
         if not {arm, rival} <= set(speed):
             why = "Protocol paper does not measure it, nor do prompts without training items (per_class)."
-            return Evidence(np.array([]), None, np.array([]), undecided=why)
+            return Evidence.nothing(why)
         faster = _over_sets(speed[arm] - speed[rival])
         if claim != _OF_BOTH:
             mean, low, high = map(float, np.expm1(faster[:3]))
@@ -177,7 +177,7 @@ class CompressionSpeed(Study):
         right = by_prompt(rows, "right", "arm")
         if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
             why = "The whole prompt is answered rightly, or nobody knows the answers: accuracy has no room to rise."
-            return Evidence(np.array([]), None, np.array([]), undecided=why)
+            return Evidence.nothing(why)
         better = _over_sets(right[arm] - right[FULL])
         in_speed, in_accuracy = np.array(faster[:3]) / np.log1p(_LEAST_FASTER), np.array(better[:3]) / _LEAST_BETTER
         mean, low, high = map(float, np.minimum(in_speed, in_accuracy))

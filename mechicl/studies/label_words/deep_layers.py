@@ -103,7 +103,7 @@ class DeepLayers(Study):
         note = _predictions(table)
         if not seeds:
             why = "The model predicts a single class, so no AUROC is defined; take more prompts or another task."
-            return Evidence(np.array([]), 0.5, np.array([]), undecided=why)
+            return Evidence.nothing(why)
         deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
         options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
         curves = torch.stack([auroc_by_layer(*one, protocol=self.protocol).values for _, *one in seeds])

@@ -177,14 +177,14 @@ class ErrorDiagnosis(Study):
         layer, components = self.shown(table)
         alike = pairs.with_differences(table)
         if not alike:
-            return Evidence(np.array([]), 0.0, np.array([]), undecided=_NOTHING)
+            return Evidence.nothing(_NOTHING)
         first, real = alike[0]
         predicted = self.confusion(first, layer, components)
         nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
         note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
         if len(predicted) < 4:
             why = "Three pairs of classes cannot decide a correlation; take a task of four classes or more."
-            return Evidence(np.array([]), 0.0, np.array([]), undecided=why, note=note)
+            return Evidence.nothing(why, note=note)
         of_seeds = [
             pairs.by_context([(rows, real)], layer, components)
             for table, real in alike

@@ -146,7 +146,7 @@ class InformationFlow(Study):
                 if not layers
                 else "The result was saved without enrichment."
             )
-            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+            return Evidence.nothing(why)
         rows = table[table["layer"].isin(layers)]
         labels, text = rows[_column(kind, "label words")], rows[_column(kind, "random text")]
         excess = (labels - text)[(labels > 0) | (text > 0)]  # where the loss has no gradient, nothing was seen

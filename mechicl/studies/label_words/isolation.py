@@ -244,7 +244,7 @@ class Isolation(PredictionStudy):
             n_layers = self._apart(total := int(table["model_layers"].iloc[0]))
             if not n_layers:
                 why = f"The first and the last layers overlap; isolate at most {total // 2} (n_layers)."
-                return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+                return Evidence.nothing(why)
         rows = where(self.loyalty(table), n_layers=n_layers)
         names = ["seed", DEMONSTRATION_SET, "prompt"]
         change = 1 - rows.groupby([rows[name].map(str) for name in names] + ["isolated", "where"])[metric].mean()
@@ -252,7 +252,7 @@ class Isolation(PredictionStudy):
         sets = set_names(changes.index)
         if metric == "label_loyalty" and 1 - (floor := self.floor(table)) < claim.least:
             why = f"{floor:.0%} of the clean model's answers are the same, so that hardly one could change."
-            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+            return Evidence.nothing(why)
         if control == _BY_RANDOM:
             return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)
         # What is cut in the last layers can change less by construction, which random tokens show, too.

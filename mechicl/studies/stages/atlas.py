@@ -46,7 +46,7 @@ from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.norms import SINK
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.stages.twins import by_layer, nothing
+from mechicl.studies.stages.twins import by_layer
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -156,9 +156,11 @@ class Atlas(Study):
         neurons = where(table, signature="prediction neurons").sort_values("layer")["value"].to_numpy(float)
         lens = where(table, signature="lens KL")
         if lens.empty or neurons.sum() * where(table, signature="prediction neurons")["weight"].max() < FEW_NEURONS:
-            return nothing(f"The model has fewer than {FEW_NEURONS} prediction neurons.")
+            return Evidence.nothing(f"The model has fewer than {FEW_NEURONS} prediction neurons.")
         if len(neurons) < _FEW_LAYERS:
-            return nothing(f"The model has too few layers, {len(neurons)}, to tell a common trend from a coincidence.")
+            return Evidence.nothing(
+                f"The model has too few layers, {len(neurons)}, to tell a common trend from a coincidence."
+            )
         kl = -by_layer(lens, "value").loc[:, 1:]  # point i + 1 is the residual after layer i
         return _correlated(neurons, kl)
 
@@ -253,7 +255,7 @@ def _deeper(table: pd.DataFrame) -> Evidence:
     drops = where(table, signature="drop KL")
     n_layers = drops.groupby("model")["layer"].max() + 1
     if len(n_layers) < _FEW_MODELS:
-        return nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
+        return Evidence.nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
     of_middle = [rows[rows["layer"].isin(middle(int(n_layers[model])))] for model, rows in drops.groupby("model")]
     kl = np.array([np.average(rows["value"], weights=rows["weight"]) for rows in of_middle])
     found = float(pd.Series(n_layers.to_numpy()).corr(pd.Series(-kl), method="spearman"))

@@ -231,7 +231,7 @@ class InnerLexicon(Study):
             )
             if of_kind.empty:
                 why = f"Fewer than {_LEAST_PAIRS} of the shipped phrases have a word of one token in this vocabulary."
-                return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+                return Evidence.nothing(why)
             rise = of_kind - last_tokens  # the last tokens alone are alike in meaning already
             return replace(_evidence(rise["same meaning"], rise["as frequent"]), unit_sampled="pairs")
         return self._erasure(table, first)
@@ -241,7 +241,7 @@ class InnerLexicon(Study):
         rows = where(table, arm="identity")
         if rows["kind"].nunique() < 2:
             why = f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times; take more text."
-            return Evidence(np.empty(0), None, np.empty(0), undecided=why)
+            return Evidence.nothing(why)
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]
         # As many of either, paired as they come: both were sampled, and the interval holds the spread of both.

@@ -36,7 +36,7 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given, nothing
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 from mechicl.studies.summary import TEXT_BAND
 
 _SOURCE = "Stages of Inference, section 5.2, Fig. 8 and 19"
@@ -117,11 +117,11 @@ class LensStudy(AgainstTwins):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         rows = where(table, lens="corrected")
         if rows.empty:
-            return nothing("The authors' lens is faulty; run the protocol 'corrected'.")
+            return Evidence.nothing("The authors' lens is faulty; run the protocol 'corrected'.")
         n_layers = int(rows["point"].max())
         before = n_layers - max(1, n_layers // 10)
         if n_layers < 3:
-            return nothing("It needs a model of three layers or more.")
+            return Evidence.nothing("It needs a model of three layers or more.")
 
         def contrast(rows: pd.DataFrame) -> pd.Series:
             if claim is TURNS_UP:

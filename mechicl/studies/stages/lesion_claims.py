@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from mechicl.claims import Claim, Evidence
-from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given, nothing
+from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 4.1, Fig. 2 and 3"
 ROBUST = Claim(
@@ -45,9 +45,9 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     n_layers = 1 + int(max(table["layer"] + table["kind"].map(length) - 1))
     missing = [kind for kind in kinds if not table["kind"].str.startswith(kind).any()]
     if missing:
-        return nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
+        return Evidence.nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
     if n_layers < 3:
-        return nothing("It needs a model of three layers or more.")
+        return Evidence.nothing("It needs a model of three layers or more.")
     told = _NOTES.get(claim.id)
     note = told(given(table), n_layers) if told else ""
     return against_twins(lambda rows: contrast(rows, n_layers), table, note=note)

@@ -27,7 +27,7 @@ from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import by_layer, nothing, of_documents, slope
+from mechicl.studies.stages.twins import by_layer, of_documents, slope
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -75,7 +75,7 @@ class LocalAttentionStudy(Study):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         share = "mass_5" if claim is FALLS else "free_5"
         if share not in table:
-            return nothing("It needs a window of 5 tokens.")
+            return Evidence.nothing("It needs a window of 5 tokens.")
         sink = table.groupby("layer")["sink"].mean()
         least, most = (int(place(sink.to_numpy())) for place in (np.argmin, np.argmax))
         note = (

@@ -102,7 +102,7 @@ class NeuronsStudy(Study):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         n_layers = int(table["layer"].max()) + 1
         if n_layers < 2 or "unembedding" not in table:
-            return Evidence(np.empty(0), None, np.empty(0), undecided="It needs two layers, and W_U rotated.")
+            return Evidence.nothing("It needs two layers, and W_U rotated.")
         first_late = n_layers // 2 if claim is LATE else n_layers - max(1, n_layers // 10)
 
         def contrast(rows: pd.DataFrame) -> np.ndarray:

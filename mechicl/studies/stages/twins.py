@@ -100,11 +100,6 @@ def of_documents(values: pd.Series, null: Any = 0.0, **more: Any) -> Evidence:
     return Evidence(values.to_numpy(float), null, documents, "documents", **more)
 
 
-def nothing(why: str) -> Evidence:
-    """Where a claim cannot be decided at all."""
-    return Evidence(np.empty(0), None, np.empty(0), undecided=why)
-
-
 def by_layer(rows: pd.DataFrame, value: str, x: str = "layer") -> pd.DataFrame:
     """A row for each document and sequence, a column for each layer; heads and the like are averaged."""
     if DOCUMENT not in rows:  # an earlier version did not save them

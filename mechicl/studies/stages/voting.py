@@ -46,7 +46,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.twins import by_layer, nothing, of_documents
+from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.stages.voters import effects, find_neurons, neuron_groups, pairs_of
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -166,7 +166,7 @@ class Voting(Study):
         ensembles = where(table, what="prediction, ranked")
         others = where(table, what="random, ranked" if claim is VOTES else _MODEL)
         if ensembles.empty or others.empty:
-            return nothing("It needs prediction neurons, and those of the same layers to compare them with.")
+            return Evidence.nothing("It needs prediction neurons, and those of the same layers to compare them with.")
         if claim is VOTES:  # of as many neurons
             k = min(int(ensembles["k"].max()), int(others["k"].max()))
             ensembles, others = where(ensembles, k=k), where(others, k=k)

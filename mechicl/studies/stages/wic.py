@@ -115,7 +115,7 @@ class Wic(Study):
         probe, control = (_by_point(where(table, probe=name)) for name in ("probe", "control"))
         n, quarter = probe.shape[1], max(1, probe.shape[1] // 4)
         if n < 3:
-            return Evidence(np.empty(0), None, np.empty(0), undecided="It needs a model of two layers or more.")
+            return Evidence.nothing("It needs a model of two layers or more.")
         ends = slice(quarter) if claim is RISES else slice(n - quarter, n)
         contrasts = [one[:, quarter : n - quarter].mean(1) - one[:, ends].mean(1) for one in (probe, control)]
         effect = mean_of_many(contrasts[0] - contrasts[1])

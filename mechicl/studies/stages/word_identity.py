@@ -44,7 +44,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.twins import by_layer, nothing, of_documents
+from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -144,7 +144,7 @@ class WordIdentity(Study):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if "one_shot" not in table:
-            return nothing("An earlier version saved the table without single examples; run the study again.")
+            return Evidence.nothing("An earlier version saved the table without single examples; run the study again.")
         early = table[table["point"].between(1, max(1, int(table["point"].max()) // 2))]
         shares = by_layer(early, "one_shot", "span").dropna()
         return of_documents(shares["word"], shares["phrase"].to_numpy())

@@ -41,7 +41,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.sequences import weighted_means, weighted_summary
 from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, best_of_layers, judged, measure_heads, ranked_heads
-from mechicl.studies.stages.twins import by_layer, nothing, of_documents
+from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -120,7 +120,7 @@ class WordMerging(Study):
             costs = [by_layer(where(table, cut=cut), "cost").dropna().loc[:, : early - 1].sum(axis=1) for cut in _CUTS]
             words = int(table[(table["cut"] == "within") & (table["layer"] == 0)]["words"].sum())
             if words < LEAST_WORDS:
-                return nothing(f"The text has {words} words of several tokens to cut; take more text.")
+                return Evidence.nothing(f"The text has {words} words of several tokens to cut; take more text.")
             return of_documents(costs[0], costs[1].to_numpy(), note=f"The text has {words} such words.")
         best = self._best(self.heads(table[table["layer"] < early]))
         rows = _rows(table, "heads", "pieces").merge(best[HEAD], on=HEAD)
