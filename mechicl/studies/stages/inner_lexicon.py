@@ -79,18 +79,10 @@ _ERASED = Claim(
 )  # fmt: skip
 _LEAST_WORDS, _LEAST_PAIRS = 100, 60
 _CLASSES, _OCCURRENCES = 20, 10
-_NO_ROWS = {
-    name: pd.Series(dtype=kind)
-    for name, kind in {
-        "word": object,
-        "point": int,
-        "value": float,
-        "kind": object,
-        "pieces": int,
-        "quantity": object,
-    }.items()
-}
-"""Of an arm that the vocabulary or the text is too small for."""
+_COLUMNS = {
+    "word": "object", "point": "int64", "value": "float64", "kind": "object", "pieces": "int64", "quantity": "object",
+}  # fmt: skip
+"""Of a table without rows: the vocabulary or the text is too small for an arm."""
 _PATCHED = 10
 """Layers, at most, before which residuals are replaced."""
 
@@ -135,7 +127,7 @@ class InnerLexicon(Study):
         }  # fmt: skip
         bench = Bench(model, corpus, self._spellings(corpus), self.context, batch_size)
         tables = list(arms[condition["arm"]](bench))
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(_NO_ROWS)
+        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(_COLUMNS)).astype(_COLUMNS)
 
     def _spellings(self, corpus: TokenCorpus) -> list[Spelling]:
         generator = np.random.default_rng(self.draw_seed)
