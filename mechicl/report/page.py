@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import plotly.io
-from plotly.offline import get_plotlyjs
 
 from mechicl.claims import Verdicts
 from mechicl.declared import claimant
@@ -19,6 +18,7 @@ from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
+from mechicl.report.drawing_script import drawing_script
 from mechicl.report.tables import table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
@@ -70,7 +70,8 @@ def _page(results: Sequence[Result], title: str) -> str:
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
         f'<p id="status" class="unseen" role="status"></p>'
         f'<script type="application/json" id="style">{_script_json(style)}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{_asset('page.js')}</script></body></html>"
+        f'<script type="text/plain" id="plotly">{drawing_script([result.figure() for result in results])}</script>'
+        f"<script>{_asset('page.js')}</script></body></html>"
     )
 
 
