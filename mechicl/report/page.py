@@ -86,14 +86,14 @@ def _contents(titles: Sequence[str]) -> str:
 
 
 def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
-    """The verdicts of all results in one table, each linked to its result; a single result shows its own."""
+    """The verdicts of all results in one table, each linked to its result, which has the notes, too."""
     verdicts = Verdicts(verdict for result in results for verdict in result.claims)
     if len(results) < 2 or not verdicts:
         return ""
     numbers = [number for number, result in enumerate(results, start=1) for _ in result.claims]
     rows = [
         {"study": ""} | row | {"study": titles[number - 1]}
-        for number, row in zip(numbers, verdicts.rows(), strict=True)
+        for number, row in zip(numbers, verdicts.rows(notes=False), strict=True)
     ]
     table = verdicts_html(rows, verdicts.outcomes(), [f"#result-{number}" for number in numbers])
     return f'<section aria-labelledby="claims"><h2 id="claims">Claims</h2>{table}</section>'
