@@ -117,8 +117,8 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
         f"<figcaption>{caption}</figcaption>"
         f'<script type="application/json">{_script_json(shown)}</script></figure>'
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
-        f"{table_html(result.summary(), 'The numbers of the figure')}{further}"
-        f'<details><summary>Where they come from</summary><pre tabindex="0">{origin}</pre></details></section>'
+        f"{table_html(result.summary(), 'Figure data')}{further}"
+        f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'
     )
 
 
@@ -129,7 +129,7 @@ def _published(result: Result) -> pd.DataFrame:
 
 
 def _again(results: Sequence[Result]) -> str:
-    """The commands that make the results again."""
+    """The commands that reproduce the results."""
     commands = list(dict.fromkeys(str(result.provenance.get("command", "")) for result in results))
     known = "\n".join(command for command in commands if command)
     unknown = "" if all(commands) else "<p>Results without a command were made in Python.</p>"
@@ -138,7 +138,7 @@ def _again(results: Sequence[Result]) -> str:
         f'<pre id="commands" tabindex="0">{escape(known)}</pre>'
     )
     return (
-        f'<section aria-labelledby="again"><h2 id="again">To make them again</h2>'
+        f'<section aria-labelledby="again"><h2 id="again">Reproduce</h2>'
         f"{shown if known else ''}{unknown}</section>"
     )
 
