@@ -37,6 +37,7 @@ from mechicl.metrics import kl_divergence
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
     AblateHeads,
+    AblateParts,
     CutDemonstrations,
     CutRandomEdges,
     CutWords,
@@ -179,6 +180,7 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     DropMLP: lambda: [DropMLP(2), DropMLP(-1, positions=lambda batch: batch.tokens % 2 == 0)],
     DropMany: lambda: [DropMany((0, 2))],
     FixNeurons: lambda: [FixNeurons(((0, 1), (2, 3)), 1.5)],
+    AblateParts: lambda: [AblateParts("attn", (0, 2)), AblateParts("mlp", (-1,), positions="rest")],
     AblateHeads: lambda: [AblateHeads(((0, 1), (-1, 3))), AblateHeads(((0, 2),), positions="rest")],
     Steer: lambda: [
         Steer(torch.linspace(-1, 1, tiny.D_MODEL), 1),
