@@ -48,7 +48,8 @@ def tagged_words(corpus: TokenCorpus) -> pd.DataFrame:
             for (text, position), kind in zip(pieces, tags, strict=True)
             if position >= 0 and kind[:2] in _TAGS
         ]
-    return pd.DataFrame(rows, columns=["sequence", "position", "word", "tag"])
+    table = pd.DataFrame(rows, columns=["sequence", "position", "word", "tag"])
+    return table.astype({"sequence": int, "position": int})
 
 
 def _pieces(corpus: TokenCorpus, tokens: list[int], words: torch.Tensor) -> list[tuple[str, int]]:

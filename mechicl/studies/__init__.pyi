@@ -45,11 +45,14 @@ from mechicl.studies.stages.word_merging import WordMerging as WordMerging
 from mechicl.studies.stages.word_identity import WordIdentity as WordIdentity
 from mechicl.studies.stages.wic import Wic as Wic
 from mechicl.studies.stages.lens import LensStudy as LensStudy
+from mechicl.studies.stages.part_of_speech import PartOfSpeech as PartOfSpeech
+from mechicl.studies.stages.causal_stages import CausalStages as CausalStages
 from mechicl.studies.stages.voting import Voting as Voting
 from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
 from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
 from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
+from mechicl.studies.stages.right_then_wrong import RightThenWrong as RightThenWrong
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
 
 def one_prompt(
@@ -696,6 +699,67 @@ def logit_lens(
         and KL alone.
     """
 
+def part_of_speech(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    words: int = 1000,
+    context: int = 24,
+    draw_seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """At which depth a probe tells a word's part of speech, against a control task.
+
+    Part of speech (Stages of Inference, section 5.2; a test of our own).
+
+    The paper: Features of words are made in the first half of the model: probing accuracy rises, peaks
+    and declines.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        words: Words of the text, at most, drawn at random.
+        context: Tokens that each is read in, its own included.
+        draw_seed: Seed of the words, the folds and the control task.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Shares of each sequence's words whose part of speech is predicted: a row per sequence
+        and point. `probe`, `control` (the control task), `by_word` (its most frequent part of speech in
+        the training text) and `majority` (the most frequent one of all) are shares of `words` words.
+    """
+
+def causal_stages(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    bands: int = 4,
+    draws: int = 4,
+    draw_seed: int = 0,
+    batch_size: int = 4,
+) -> Result:
+    """Prediction and suppression neurons, attention and MLPs of a band of depth silenced.
+
+    Stages by intervention (Stages of Inference, section 5.3 and 5.4; a test of our own).
+
+    The paper: Prediction neurons make the prediction in the second half of the model; suppression
+    neurons of the last layers sharpen it.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        bands: Bands of depth, of as many layers each.
+        draws: Draws of norm-matched control neurons.
+        draw_seed: Seed of these draws.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with a part of a band of layers ablated: a row per ablation and sequence.
+        `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part
+        itself, and numbers its controls; `how` is zero or mean; `neurons` counts what is ablated. KL
+        and losses in nats, entropies in bits.
+    """
+
 def voting(
     model: Model,
     corpus: TokenCorpus,
@@ -844,6 +908,32 @@ def entropy_neurons(
         A result. Entropy neurons and norm-matched controls held at values: a row per neuron, value and
         sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share;
         `length` is the L2 norm of the last residual over the clean model's.
+    """
+
+def right_then_wrong(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    untrained: int = 4,
+    batch_size: int = 4,
+) -> Result:
+    """Tokens that the lens predicts correctly in the middle and the model at the end does not, and the reverse.
+
+    Right, then wrong (Stages of Inference, section 5.4; a test of our own).
+
+    The paper: The last layers calibrate the prediction; they may spoil correct ones.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Shares of each sequence's tokens, by the entropy of the clean prediction: a row per
+        quantity and place. `arm` is lens (at the residual before `layer`), any (over all layers), or
+        drop (with `layer` dropped). `value` is a share of `tokens` tokens; of `restored`, these are the
+        tokens that were spoilt.
     """
 
 def inner_lexicon(

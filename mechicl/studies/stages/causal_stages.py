@@ -169,7 +169,7 @@ class CausalStages(Study):
         layers = _span(int(rows["layer"].iloc[0]), int(rows["last"].iloc[0]))
         note = (
             f"{n} {kind} neurons of {layers} at their means: {own.mean():.3g} {claim.unit}, controls "
-            f"{drawn.mean(axis=None):.3g}; at zero {zero[-1]:.3g} and {zero.drop(-1).mean():.3g}."
+            f"{float(drawn.to_numpy().mean()):.3g}; at zero {float(zero[-1]):.3g} and {zero.drop(-1).mean():.3g}."
         )
         return Evidence(
             own.to_numpy(), drawn.mean(axis=1).to_numpy(), documents, "documents", interval=effect, note=note

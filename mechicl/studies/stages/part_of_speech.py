@@ -46,11 +46,13 @@ from mechicl.studies.summary import TEXT_BAND
 _SOURCE, _NULL = "Stages of Inference, section 5.2; a test of our own", "the same of the control task"
 _QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"
 RISES = Claim(
-    "part-of-speech-rises", "A word's part of speech is easier to read in middle layers than in the first.", _SOURCE,
+    "part-of-speech-rises",
+    "Middle layers say a word's part of speech, beyond the word itself, more than the first do.", _SOURCE,
     _QUANTITY.format("first"), "of words", _NULL, 0.02,
 )  # fmt: skip
 DECLINES = Claim(
-    "part-of-speech-declines", "A word's part of speech is easier to read in middle layers than in the last.", _SOURCE,
+    "part-of-speech-declines",
+    "Middle layers say a word's part of speech, beyond the word itself, more than the last do.", _SOURCE,
     _QUANTITY.format("last"), "of words", _NULL, 0.02,
 )  # fmt: skip
 _LEAST = 100
@@ -58,7 +60,7 @@ _LEAST = 100
 _FOLDS = 3
 _STRENGTH = 0.01
 """Inverse of the L2 penalty: strong, as a probe that is free to learn words by heart is not selective."""
-_ANSWERS = ("probe", "control", "by word", "majority")
+_ANSWERS = ("probe", "control", "by_word", "majority")
 
 
 @dataclass(frozen=True)
