@@ -105,7 +105,7 @@ def folded_value_biases(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def faulty_lens(model: Any, sets: list[Any], text: Any) -> str:
-    rows = mi.logit_lens(_folded(), text).summary()
+    rows = mi.logit_lens(_folded(), text, authors_lens=True).summary()
     rows = rows[rows["metric"] == "entropy"]
     found = (_curve(rows[rows["lens"] == lens], "point", 2) for lens in ("authors", "corrected"))
     return "entropy in bits by point: {} with their lens, {} with the corrected one".format(*found)

@@ -11,7 +11,7 @@ from tests import tiny
 
 N_TOKENS, N_STREAMS, K = 5, 4, 6
 MEASURES = (
-    "entropy", "kl", "kl_reverse", "js_divergence", "loss", "top_token", "agreement", "reciprocal_rank", "top_k_overlap",
+    "entropy", "clamped_entropy", "kl", "kl_reverse", "js_divergence", "loss", "top_token", "agreement", "reciprocal_rank", "top_k_overlap",
 )  # fmt: skip
 ATOL = 2e-6
 """In nats or bits: what float32 leaves of predictions that are nearly equal."""
@@ -47,8 +47,11 @@ def test_tiles_change_nothing(family, scale):
     torch.testing.assert_close(logits, net.lens(resid).detach().double(), atol=1e-4, rtol=1e-5)
     base = logits[:, :1].expand_as(logits)
     base_of_all = base.argmax(-1)
+    raised = logits.softmax(-1).clamp(min=1e-9)
+    assert (raised == 1e-9).any() == (family != "gemma2"), "whose soft cap leaves no token so improbable"
     plain = {
         "entropy": metrics.entropy(logits, unit="bits"),
+        "clamped_entropy": -(raised * raised.log2()).sum(-1),
         "kl": metrics.kl_divergence(base, logits),
         "kl_reverse": metrics.kl_divergence(logits, base),
         "js_divergence": metrics.js_divergence(base, logits),

@@ -388,7 +388,6 @@ def stages_atlas(
     model: Model,
     corpus: TokenCorpus,
     *,
-    protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
 ) -> Result:
     """All signatures of the four stages on relative depth, with proposed boundaries.
@@ -402,7 +401,6 @@ def stages_atlas(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -673,11 +671,12 @@ def logit_lens(
     *,
     untrained: int = 4,
     top_k: int = 10,
+    authors_lens: bool = False,
     tuned: TunedLens | str | Path | None = None,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens.
+    """Every layer's residual read as a prediction: the corrected lens, the authors' and a tuned one beside it.
 
     Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
@@ -689,6 +688,7 @@ def logit_lens(
         corpus: running text, from `mi.load_corpus`.
         untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         top_k: Size of the sets of most probable tokens that are compared.
+        authors_lens: Draw the authors' faulty lens beside the corrected one.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
             text.
         protocol: corrected, or paper: what the authors' code did.

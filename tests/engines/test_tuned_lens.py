@@ -106,7 +106,7 @@ def test_saved_and_loaded_it_knows_its_model_and_its_text(tmp_path: Path) -> Non
         tiny.tokenizer(), ["a film of Sports and Business"], prepend_bos=True, n_ctx=30, packing="documents"
     )
     result = LensStudy(tuned=loaded).run(model, other)
-    assert set(result.table["lens"]) == {"corrected", "authors", "tuned"}
+    assert set(result.table["lens"]) == {"corrected", "tuned"}
     assert result.provenance["settings"]["tuned"] == lens.digest
     assert "tuned lens takes KL" in result.finding()
     (tmp_path / "tuned_lens.json").write_text('{"sha256": "other", "about": {}}')
