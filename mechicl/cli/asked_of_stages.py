@@ -12,6 +12,7 @@ from mechicl.cli import completion
 from mechicl.cli.asked import Asked, OnPrompts, on
 from mechicl.cli.reading import names
 from mechicl.declared import Declaration
+from mechicl.errors import InputError
 
 if TYPE_CHECKING:
     from mechicl.corpora import TokenCorpus
@@ -173,7 +174,22 @@ class OnAllOfStages(OnTextAndPrompts):
         if study.reads == "benchmarks" and self.benchmarks is not None:
             tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
             return tasks.material(study, model)
+        if study.protocol == "paper" and study.name in _AUTHORS_CUTS:
+            return self._as_the_authors_cut(study, model)
         return super().material(study, model)
+
+    def _as_the_authors_cut(self, study: "Study", model: Any) -> "TokenCorpus":
+        """A sequence per document, up to the budget of tokens, or all documents where they are fewer."""
+        length, characters = _AUTHORS_CUTS[study.name]
+        architecture = getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", "")
+        if length is None or "gpt2" not in str(architecture).lower():
+            length = _AUTHORS_CONTEXT  # of other models they cut no document shorter
+        asked = replace(self, packing="documents", length=length)
+        tokenizer = self.tokenizer_of(model)
+        try:
+            return _corpus(asked, tokenizer, model.cfg.n_ctx, characters)
+        except InputError:
+            return _corpus(replace(asked, tokens=None), tokenizer, model.cfg.n_ctx, characters)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +211,22 @@ class OnBenchmarks(Asked):
 
 
 @lru_cache(maxsize=1)
-def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> "TokenCorpus":
+def _corpus(asked: OnText, tokenizer: Any, n_ctx: int, characters: int | None = None) -> "TokenCorpus":
     """One corpus serves all the studies of a paper."""
     from mechicl.corpora import load_corpus
 
     return load_corpus(
         tokenizer, asked.text, prepend_bos=asked.prepend_bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
-        packing=asked.packing, seed=asked.seed, column=asked.column,
-        split=asked.split,
+        packing=asked.packing, characters=characters, seed=asked.seed, column=asked.column, split=asked.split,
     )  # fmt: skip
 
 
+_AUTHORS_CUTS: dict[str, tuple[int | None, int | None]] = {
+    "layer-lesions": (None, None), "local-attention": (500, None), "logit-lens": (None, 500),
+}  # fmt: skip
+"""Tokens (of GPT-2 models) and characters at which the authors cut documents, where that is not the model's n_ctx."""
+_AUTHORS_CONTEXT = 2048
+"""Positions of their models, at most."""
 _KINDS: dict[str, type[Asked]] = {
     "prompts": OnPrompts, "text": OnText, "pairs": OnWordPairs, "benchmarks": OnBenchmarks, "weights": OnWeights,
 }  # fmt: skip
