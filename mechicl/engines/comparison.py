@@ -85,7 +85,10 @@ class Comparison:
         rows = self.real.flatten().nonzero()[:, 0].to(intact.device)  # found on the host: a GPU would be waited for
         streams = [resid.flatten(0, 1)[rows] for resid in (intact, *lesioned)]
         measures = [self.entropy if name == "entropy" else name for name in _MEASURES]
-        joined = read_out(self.net.lens_tiles, streams, self.targets.to(intact.device), measures, self.top_k)
+        joined = read_out(
+            self.net.lens_tiles, streams, self.targets.to(intact.device), measures, self.top_k,
+            d_vocab=self.net.sizes.d_vocab,
+        )  # fmt: skip
         joined["entropy"] = joined.pop(self.entropy)
         self.base = {name: values[:, 0] for name, values in joined.items()}
         self.lesioned += [{name: values[:, i + 1] for name, values in joined.items()} for i in range(len(lesioned))]

@@ -27,6 +27,8 @@ _TILE = {"cpu": (384, 1024), "gpu": (1024, 2**16)}
 """Residuals and tokens of the vocabulary that are multiplied at a time: enough to fill the machine; on a CPU few enough
 that the logits stay in its cache.
 """
+_KEPT_BYTES = 2**27
+"""Of logits that are kept for a second look, unless one token's streams alone take more."""
 _LOWEST, _EXCLUDED = -1e37, 1e9
 """A logit that stands for -inf, whose product with its probability, 0, would be NaN; nats that only it can give."""
 _SECOND_LOOK = frozenset({"js_divergence", "reciprocal_rank", "clamped_entropy"})
@@ -41,6 +43,8 @@ def read_out(
     targets: Int[Tensor, " token"],
     only: Collection[str],
     top_k: int = 0,
+    *,
+    d_vocab: int,
 ) -> dict[str, Tensor]:
     """The measures named in `only`, each [token stream] on the CPU; we compare every stream with stream 0, the base.
 
@@ -50,9 +54,9 @@ def read_out(
     probable token (of equal ones the lowest), `agreement` 1 where it is the base's, `reciprocal_rank` 1 / rank of the
     base's. `top_k_overlap` is the Jaccard similarity with the base's `top_k` tokens, NaN where `top_k` is 0.
     """
-    rows, width = _TILE["cpu" if streams[0].device.type == "cpu" else "gpu"]
-    at_once = max(1, rows // len(streams))
+    width = _TILE[_kind(streams[0].device)][1]
     kept, twice = _Kept(), not _SECOND_LOOK.isdisjoint(only)
+    at_once = _tokens_at_once(len(streams), d_vocab, streams[0].device, twice=twice)
     measures: list[dict[str, Tensor]] = []
     for start in range(0, len(targets), at_once):
         part = slice(start, start + at_once)
@@ -72,6 +76,22 @@ def read_out(
             values |= kept.measures(sums, best.token[:, 0], clamped="clamped_entropy" in only)
         measures.append({name: values[name].cpu() for name in only})
     return {name: torch.cat([one[name] for one in measures]) for name in only}
+
+
+def kept_bytes(n_streams: int, d_vocab: int, device: torch.device) -> int:
+    """Bytes that the tiles take which are kept for a second look."""
+    return 4 * d_vocab * n_streams * _tokens_at_once(n_streams, d_vocab, device, twice=True)
+
+
+def _tokens_at_once(n_streams: int, d_vocab: int, device: torch.device, *, twice: bool) -> int:
+    rows = _TILE[_kind(device)][0]
+    if twice:
+        rows = min(rows, _KEPT_BYTES // (4 * d_vocab))
+    return max(1, rows // n_streams)
+
+
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "gpu"
 
 
 class _At:

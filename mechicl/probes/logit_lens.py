@@ -132,7 +132,8 @@ class LogitLens(Probe):
             tiles, others = _tiles(net), points[:-1]
         entropy = "clamped_entropy" if self.lens == "authors" else "entropy"
         only = [entropy if name == "entropy" else name for name in self.units if name != "cosine"]
-        read = read_out(tiles, [points[-1], *others], targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
+        d_vocab, streams = net.sizes.d_vocab, [points[-1], *others]
+        read = read_out(tiles, streams, targets, only, min(self.top_k, d_vocab), d_vocab=d_vocab) if only else {}
         # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
         values = {name: of[:, 1:] if self.lens == "authors" else of.roll(-1, 1) for name, of in read.items()}
         if entropy in values:

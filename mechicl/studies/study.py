@@ -9,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,7 +23,7 @@ from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
 from mechicl.figures import BLUE
-from mechicl.models import hooked, provenance
+from mechicl.models import Adapter, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
@@ -138,8 +139,15 @@ class Study(ABC):
         check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
-        passes, twins = self.passes(net.sizes.n_layers), self.twins_at_once
-        return estimate(net, lengths, passes, batch_size, gradients=self.gradients, twins=twins)
+        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self._memory(net))
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Bytes that it holds of a batch of so many tokens, beside what a pass takes."""
+        return 0
+
+    def _memory(self, net: Adapter) -> dict[str, Any]:
+        """What its memory follows from, beside the batch."""
+        return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: as given, or to begin with."""
@@ -249,7 +257,7 @@ class Study(ABC):
         parts, origin = self.parts(material)
         check_same_tokenizers(net, parts)
         longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
-        memory_needed(net, longest, batch_size, gradients=self.gradients, twins=self.twins_at_once)
+        memory_needed(net, longest, batch_size, **self._memory(net))
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         code = ""

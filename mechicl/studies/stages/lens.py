@@ -32,7 +32,8 @@ from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from mechicl.hooks import run
-from mechicl.models import hooked
+from mechicl.metrics.readout import kept_bytes
+from mechicl.models import Adapter, hooked
 from mechicl.probes.logit_lens import Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
@@ -118,6 +119,12 @@ class LensStudy(AgainstTwins):
 
     def passes(self, n_layers: int) -> float:
         return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Every point's residuals, as they come and by position, and tiles of the vocabulary."""
+        n_points = net.sizes.n_layers + 1
+        residuals = 2 * tokens * n_points * net.sizes.d_model * net.dtype.itemsize * len(self.lenses())
+        return residuals + kept_bytes(1 + n_points, net.sizes.d_vocab, net.device)
 
     def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         probe = LogitLens("corrected", only=("entropy", "kl"))

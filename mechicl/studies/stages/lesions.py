@@ -35,11 +35,12 @@ from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.swap_weights import SwapWeights
-from mechicl.engines.wavefront import lesion_sweep
+from mechicl.engines.wavefront import RESIDUAL_BYTES, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import Patch
-from mechicl.models import hooked
+from mechicl.metrics.readout import kept_bytes
+from mechicl.models import Adapter, hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
@@ -117,6 +118,13 @@ class Lesions(AgainstTwins):
 
     def passes(self, n_layers: int) -> float:
         return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Residuals of all passes of a sweep, twice; in the authors' protocol also tiles of the vocabulary."""
+        n_streams = 1 + len(self.lesions(net.sizes.n_layers))
+        residuals = 2 * min(RESIDUAL_BYTES, n_streams * tokens * net.sizes.d_model * net.dtype.itemsize)
+        clamped = self.protocol == "paper"
+        return residuals + clamped * kept_bytes(n_streams, net.sizes.d_vocab, net.device)
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

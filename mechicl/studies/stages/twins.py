@@ -45,6 +45,10 @@ class AgainstTwins(Study):
     each_twin_reads: ClassVar[int | None] = 2
     """Sequences of every part of the text: twins differ more than texts. None: all of them."""
 
+    @property
+    def twins_at_once(self) -> int:  # type: ignore[override]
+        return int(self.untrained > 0 and self.protocol == "corrected")
+
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
         return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
