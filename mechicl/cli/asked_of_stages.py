@@ -3,6 +3,7 @@
 Annotations are no strings here, as in `mechicl.cli.asked`.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -80,17 +81,21 @@ class OnLens(OnText):
         Path | None, on("Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
     ] = None
     tuned_tokens: Annotated[int, on("Tokens that it learns from: the text after --tokens.", min=1)] = 100_000
-    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 500
+    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 200
 
     def prepared(self, study: "Study", model: Any) -> "Study":
         """With the lens in the folder; where there is none, with one that learns from what follows the text."""
-        from mechicl.engines.tuned_lens import fit_tuned_lens
+        from mechicl.engines.tuned_lens import fit_tuned_lens, tuned_lens_seconds
+        from mechicl.limits import duration
         from mechicl.probes.tuned_lens import TunedLens
 
         if self.tuned is not None and not TunedLens.is_in(self.tuned):
             more = replace(self, tokens=self.tokens + self.tuned_tokens)
             _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
-            fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
+            seconds = tuned_lens_seconds(apart, model, steps=self.tuned_steps)
+            told = f"{self.tuned_steps} steps will take {duration(seconds)} (an order of magnitude)"
+            print(f"mechicl: a tuned lens is fitted first, on text of its own: {told}.", file=sys.stderr)
+            fit_tuned_lens(model, apart, steps=self.tuned_steps, out=self.tuned)
         lens = None if self.tuned is None else TunedLens.load(self.tuned)
         return replace(study, tuned=lens)  # type: ignore[call-arg]
 

@@ -12,7 +12,7 @@ import torch
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
-from mechicl.limits import free_bytes, in_words, pass_bytes, prompts_that_fit
+from mechicl.limits import duration, free_bytes, in_words, pass_bytes, prompts_that_fit
 from mechicl.models import Adapter, frozen, graph_bytes, prompts_at_once
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
@@ -41,8 +41,7 @@ class Estimate:
     @property
     def duration(self) -> str:
         """The time in a word: seconds, minutes, hours or days."""
-        units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
-        return next((name for size, name in units if self.seconds >= 2 * size), "seconds")
+        return duration(self.seconds)
 
     def __str__(self) -> str:
         free = "" if self.free is None else f" ({in_words(self.free)} free)"
