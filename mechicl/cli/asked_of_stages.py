@@ -41,6 +41,15 @@ class OnWeights(Asked):
         """The model asked for; "fold" folds value biases too, as the authors did."""
         return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
 
+    def result(self, study: "Study") -> "Result":
+        """Of every model that --model names, laid over each other where they are several."""
+        from mechicl.studies.overlay import compare
+
+        models = names("--model", self.model)
+        if len(models) == 1 or not study.overlaid:
+            return super().result(study)
+        return compare([replace(self, model=name).result(study) for name in models])
+
     def material(self, study: "Study", model: Any) -> "Material":
         return None
 
@@ -67,6 +76,16 @@ class OnText(OnWeights):
     ] = "packed"
     column: Annotated[str, on("Column of a table that holds the text.")] = "text"
     split: Annotated[str, on("Split of a hub data set.")] = "train"
+
+    def result(self, study: "Study") -> "Result":
+        """Of every text that --text names, too: each is named beside the model."""
+        from mechicl.studies.overlay import compare
+
+        texts = names("--text", self.text)
+        if len(texts) == 1 or not study.overlaid:
+            return super().result(study)
+        parts = [(text, replace(self, text=text).result(study)) for text in texts]
+        return compare([_on_text(part, text) for text, part in parts])
 
     def material(self, study: "Study", model: Any) -> "Material":
         """The text, as sequences; nothing for a study that reads weights alone."""
@@ -213,6 +232,12 @@ class OnBenchmarks(Asked):
 
         self.tokenizer_of(model)
         return load_benchmarks(names("--tasks", self.tasks), include=self.include, limit=self.limit)
+
+
+def _on_text(result: "Result", text: str) -> "Result":
+    """The result with the text's name beside the model's."""
+    named = result.table["model"] + f" on {Path(text).name}"
+    return replace(result, table=result.table.assign(model=named))
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from mechicl.tasks import Benchmarks
 
 from mechicl.studies.study import STUDIES as STUDIES
 from mechicl.studies.study import Study as Study
+from mechicl.studies.overlay import compare as compare
 from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
 from mechicl.studies.stages.voters import find_neurons as find_neurons
 from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas

@@ -66,6 +66,7 @@ class LocalAttentionStudy(Study):
         "it becomes less and less so."
     )
     claims = (FALLS, FREE)
+    overlaid = ("mass_5", "free_5", "pooled")
     reads = "text"
     batch_size = 8
 
