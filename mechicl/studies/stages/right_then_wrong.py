@@ -4,9 +4,13 @@
 correctly by the logit lens in the middle of the model and wrongly at its end. We count them, and the reverse: tokens
 that no layer before the last predicts correctly. Both by the entropy of the clean prediction.
 
-A token has as many chances to be right as there are layers, and frequent tokens are often right by accident. *By
-chance* is the same count with another token's target: of all tokens of the sequence that end up wrong, how often is one
-of a token's predictions on the way the right one of another? What is beyond chance is held against untrained twins.
+Whether the end does more harm than good is seen at one place: before the last quarter of the layers, how many tokens
+are right that end up wrong, and how many the other way round?
+
+That a token is right somewhere is less. It has as many chances to be right as there are layers, and frequent tokens are
+often right by accident. *By chance* is the same count with another token's target: of all tokens of the sequence that
+end up wrong, how often is one of a token's predictions on the way the right one of another? What is beyond chance is
+held against untrained twins.
 
 Then the intervention: each of some late layers is dropped, and each of as many middle layers. How many of the spoilt
 tokens come back, and what becomes of all others? The last layer is left out here: dropping it is reading the lens
@@ -45,9 +49,14 @@ from mechicl.studies.summary import TEXT_BAND, mean_with_interval
 
 _SOURCE = "Stages of Inference, section 5.4; a test of our own"
 SPOILT = Claim(
-    "right-then-wrong", "Late layers turn correct predictions into wrong ones.", _SOURCE,
+    "right-then-wrong", "Some tokens are predicted correctly on the way and wrongly at the end.", _SOURCE,
     "tokens predicted correctly after some layer and wrongly at the end, less those that are so by chance",
     "of tokens", TWINS, 0.02,
+)  # fmt: skip
+SPOIL_MORE = Claim(
+    "late-layers-spoil", "Late layers spoil more predictions than they repair.", _SOURCE,
+    "tokens that the lens predicts correctly before the last quarter of the layers and the model at the end does not, "
+    "less those of which the reverse is true", "of tokens", TWINS, 0.02,
 )  # fmt: skip
 RESTORED = Claim(
     "late-drops-restore", "Dropping a late layer restores predictions that late layers turn wrong.", _SOURCE,
@@ -58,6 +67,7 @@ _BITS = (0, 1, 2, 4, 8)
 _ALL = "all tokens"
 _GROUPS = (*(f"{low}-{high} bits" for low, high in pairwise(_BITS)), f"{_BITS[-1]} bits or more")
 _COLOURS = {_ALL: INK, **dict(zip(_GROUPS, (BLUE, SKY, GREEN, ORANGE, VERMILION), strict=True))}
+_EITHER = ("right, then wrong", "wrong, then right")
 _FEW = 20
 """Spoilt tokens on which nothing can be said of what restores them."""
 
@@ -75,7 +85,7 @@ class RightThenWrong(AgainstTwins):
     shows = "Tokens that the lens predicts correctly in the middle and the model at the end does not, and the reverse."
     source = _SOURCE
     claim = "The last layers calibrate the prediction; they may spoil correct ones."
-    claims = (SPOILT, RESTORED)
+    claims = (SPOILT, SPOIL_MORE, RESTORED)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
     batch_size = 4
@@ -107,6 +117,11 @@ class RightThenWrong(AgainstTwins):
             return Evidence.nothing("It needs a model of four layers or more.")
         if claim is SPOILT:
             return against_twins(_beyond_chance, where(table, arm="any", entropy=_ALL), note=_told(rows))
+        if claim is SPOIL_MORE:
+            at = where(table, arm="lens", entropy=_ALL, layer=late(n_layers)[0])
+            lost, gained = (_mean(where(given(at), quantity=name)) for name in _EITHER)
+            note = f"From layer {late(n_layers)[0]} on, {lost:.1%} of tokens are spoilt and {gained:.1%} repaired."
+            return against_twins(_lost_less_gained, at, note=note)
         restored = where(rows, arm="drop", quantity="restored", layer=late(n_layers)[0])
         if (n := int(restored["tokens"].sum())) < _FEW:
             return Evidence.nothing(f"Late layers spoil {n} predictions of this text; take more text.")
@@ -234,6 +249,11 @@ class _Sequence:
 def _beyond_chance(rows: pd.DataFrame) -> pd.Series[float]:
     shares = by_layer(rows, "value", "quantity")
     return shares["right, then wrong"] - shares["by chance"]
+
+
+def _lost_less_gained(rows: pd.DataFrame) -> pd.Series[float]:
+    shares = by_layer(rows, "value", "quantity")
+    return shares[_EITHER[0]] - shares[_EITHER[1]]
 
 
 def _late_less_middle(rows: pd.DataFrame, n_layers: int) -> pd.Series[float]:

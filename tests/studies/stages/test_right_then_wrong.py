@@ -8,7 +8,15 @@ import torch
 from mechicl.claims import decide
 from mechicl.corpora import load_corpus
 from mechicl.studies import right_then_wrong
-from mechicl.studies.stages.right_then_wrong import RESTORED, SPOILT, RightThenWrong, _Sequence, late, some_of_middle
+from mechicl.studies.stages.right_then_wrong import (
+    RESTORED,
+    SPOIL_MORE,
+    SPOILT,
+    RightThenWrong,
+    _Sequence,
+    late,
+    some_of_middle,
+)
 from tests import tiny
 
 TEXTS = ["good film bad film good film World Sports good", "Sports World film bad bad good Question Answer Type"]
@@ -66,7 +74,7 @@ def test_each_group_of_entropy_has_its_own_share(corpus):
         assert np.average(by_group["value"], weights=by_group["tokens"]) == pytest.approx(whole["value"])
 
 
-def planted(spoilt, twins, restored=0.5):
+def planted(spoilt, twins, restored=0.5, repaired=0.2):
     """Documents of which so many tokens are spoilt beyond .02 by chance, in the model and in four twins."""
     draw, rows = np.random.default_rng(0), []
     for weights in ("as given", *(f"untrained {seed}" for seed in range(4))):
@@ -99,6 +107,12 @@ def planted(spoilt, twins, restored=0.5):
             rows.append(
                 {**about, "arm": "lens", "layer": 3, "quantity": "right, then wrong", "value": 0.01, "tokens": 100}
             )
+            at = {**about, "arm": "lens", "layer": late(N_LAYERS)[0], "tokens": 100}
+            for quantity, value in (
+                ("right, then wrong", 0.1),
+                ("wrong, then right", repaired if weights == "as given" else 0.1),
+            ):
+                rows.append({**at, "quantity": quantity, "value": value + draw.normal(0, 0.004)})
             for layer in (*late(N_LAYERS), *some_of_middle(N_LAYERS)):
                 back = restored if layer in late(N_LAYERS) and weights == "as given" else 0.1
                 for quantity, value in (("restored", back + draw.normal(0, 0.02)), ("accuracy", 0.3)):
@@ -118,6 +132,9 @@ def test_what_chance_and_random_weights_give_is_no_finding():
     assert outcome(SPOILT, planted(0.08, 0.08)) != "supported"
     assert outcome(RESTORED, planted(0.08, 0.0)) == "supported"
     assert outcome(RESTORED, planted(0.08, 0.0, restored=0.1)) == "contradicted"
+    assert outcome(SPOIL_MORE, planted(0.08, 0.0)) == "contradicted"
+    assert outcome(SPOIL_MORE, planted(0.08, 0.0, repaired=0.1)) == "contradicted"
+    assert outcome(SPOIL_MORE, planted(0.08, 0.0, repaired=0.03)) == "supported"
     few = planted(0.08, 0.0)
     assert outcome(RESTORED, few.assign(tokens=1)) == "undecided"
 
