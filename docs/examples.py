@@ -32,6 +32,7 @@ EXAMPLES = {
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
     "word-merging": _TEXT,
+    "joiner-ablation": "--text tiny-icl --tokens 8000",
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
     "neurons": "",

@@ -42,6 +42,7 @@ from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearni
 from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
 from mechicl.studies.stages.cka import Cka as Cka
 from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
+from mechicl.studies.stages.joiner_ablation import JoinerAblation as JoinerAblation
 from mechicl.studies.stages.word_merging import WordMerging as WordMerging
 from mechicl.studies.stages.word_identity import WordIdentity as WordIdentity
 from mechicl.studies.stages.wic import Wic as Wic
@@ -580,6 +581,37 @@ def local_attention(
     Returns:
         A result. Attention to the previous k tokens, to position 0 and to itself: a row per sequence,
         layer and head. Shares of attention, between 0 and 1.
+    """
+
+def joiner_ablation(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3),
+    heads: int = 4,
+    draws: int = 8,
+    draw_seed: int = 0,
+    batch_size: int = 4,
+) -> Result:
+    """The loss after words of several tokens without sub-joiner heads, against random heads.
+
+    Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
+
+    The paper: Early heads put the tokens of a word together.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of words by which heads are chosen.
+        heads: Sub-joiner heads, the best first.
+        draws: Draws of random heads of the same layers.
+        draw_seed: Seed of these draws.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Loss after words with heads ablated: a row per set of heads, sequence and kind of
+        word. `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss
+        added, in nats, mean over `words` words; `after` says after which.
     """
 
 def word_merging(

@@ -81,6 +81,7 @@ from mechicl.studies.stages.benchmarks import LesionedBenchmarks
 from mechicl.studies.stages.causal_stages import CausalStages
 from mechicl.studies.stages.cka import Cka
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons
+from mechicl.studies.stages.joiner_ablation import JoinerAblation
 from mechicl.studies.stages.lens import LensStudy
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.many_lesions import ManyLesions
@@ -399,6 +400,7 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap"), untrained=0),
     "logit-lens": lambda: LensStudy(untrained=0),
     "cka": lambda: Cka(untrained=0),
+    "joiner-ablation": lambda: JoinerAblation(pieces=(2,), heads=2, draws=2),
     "right-then-wrong": lambda: RightThenWrong(untrained=0),
     "causal-stages": lambda: CausalStages(bands=2, draws=2),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
@@ -460,7 +462,7 @@ def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | Benchmarks | 
         return word_pairs()
     if study.reads == "benchmarks":
         return benchmark()
-    if study.name in ("voting", "word-identity", "word-merging"):
+    if study.name in ("voting", "word-identity", "word-merging", "joiner-ablation"):
         return more_text()
     if study.reads != "prompts":
         return text() if study.reads == "text" else None

@@ -31,7 +31,6 @@ from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, ORANGE, VERMILION
 from mechicl.hooks import Patch
-from mechicl.metrics.resampling import against_few, mean_over_sets
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models import Blockwise, blockwise
 from mechicl.patches.ablate_parts import AblateParts, part_means
@@ -39,10 +38,9 @@ from mechicl.patches.fix_neurons import FixNeurons, neuron_means
 from mechicl.patches.means import site_means
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
-from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.stages.lesions import Lesions, with_differences
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import by_layer
+from mechicl.studies.stages.twins import against_draws, by_layer
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
@@ -161,19 +159,13 @@ class CausalStages(Study):
         quantity = "kl" if claim is PREDICT else "entropy_difference"
         curves = by_layer(rows, quantity, "draw")
         own, drawn = curves[-1], curves.drop(columns=-1)
-        beyond = (own - drawn.mean(axis=1)).to_numpy()
-        documents = own.index.get_level_values(DOCUMENT).to_numpy()
-        effect = mean_over_sets(beyond, documents, generator=np.random.default_rng(0))
-        effect = against_few(effect, drawn.mean().to_numpy())
         zero = by_layer(where(with_differences(table), kind=kind, how="zero", band=band), quantity, "draw").mean()
         layers = _span(int(rows["layer"].iloc[0]), int(rows["last"].iloc[0]))
         note = (
             f"{n} {kind} neurons of {layers} at their means: {own.mean():.3g} {claim.unit}, controls "
             f"{float(drawn.to_numpy().mean()):.3g}; at zero {float(zero[-1]):.3g} and {zero.drop(-1).mean():.3g}."
         )
-        return Evidence(
-            own.to_numpy(), drawn.mean(axis=1).to_numpy(), documents, "documents", interval=effect, note=note
-        )  # fmt: skip
+        return against_draws(curves, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, kind, of (itself or control), how, neurons, metric, band, mean, low, high, n, seeds.

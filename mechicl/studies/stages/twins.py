@@ -98,6 +98,20 @@ def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evide
     return of_documents(values, null, interval=effect, **more)
 
 
+def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
+    """What was ablated (column -1) against draws of a control (the other columns), of each sequence.
+
+    The interval is over documents, and holds what another draw of the control might have given.
+    """
+    own, drawn = curves[-1], curves.drop(columns=-1)
+    documents = own.index.get_level_values(DOCUMENT).to_numpy()
+    beyond = (own - drawn.mean(axis=1)).to_numpy()
+    effect = mean_over_sets(beyond, documents, generator=np.random.default_rng(0))
+    return of_documents(
+        own, drawn.mean(axis=1).to_numpy(), interval=against_few(effect, drawn.mean().to_numpy()), **more
+    )
+
+
 def of_documents(values: pd.Series, null: Any = 0.0, **more: Any) -> Evidence:
     """A contrast of each sequence against a number, or a number of each."""
     documents = values.index.get_level_values(DOCUMENT).to_numpy()
