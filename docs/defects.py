@@ -1,11 +1,12 @@
 """Measure on the shipped model what the defects of the papers' code do; the page `defects.md` shows these numbers.
 
-python docs/defects.py        (make docs-figures)
+python docs/defects.py [NAME ...]        (make docs-figures)
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 
 import mechicl as mi
 from mechicl.metrics import auroc_by_layer
+from mechicl.models import untrained
+from mechicl.studies.stages.lesions import same_string
 
 SEEDS = (42, 43, 44, 45, 46)
 MEASURES: dict[str, Callable[..., str]] = {}
@@ -105,7 +108,7 @@ def folded_value_biases(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def faulty_lens(model: Any, sets: list[Any], text: Any) -> str:
-    rows = mi.logit_lens(_folded(), text).summary()
+    rows = mi.logit_lens(_folded(), text, authors_lens=True).summary()
     rows = rows[rows["metric"] == "entropy"]
     found = (_curve(rows[rows["lens"] == lens], "point", 2) for lens in ("authors", "corrected"))
     return "entropy in bits by point: {} with their lens, {} with the corrected one".format(*found)
@@ -124,6 +127,63 @@ def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
     loss = compared.loss[0] - compared.base_loss
     found = (_correlation(compared.kl[0, :, start:-1], loss[:, : -1 - start]) for start in (0, 1))
     return "correlation of a token's KL with its loss, layer 2 dropped: {:.2f} aligned, {:.2f} as stored".format(*found)
+
+
+@measure
+def clamped(model: Any, sets: list[Any], text: Any) -> str:
+    def bits(folded: Any, corpus: Any) -> str:
+        lesions = [mi.patches.Drop(1)]
+        with_clamp, without = (
+            mi.engines.lesion_sweep(folded, corpus.tokens, lesions, lengths=corpus.lengths, clamped=clamped)
+            for clamped in (True, False)
+        )
+        added = (with_clamp.base_entropy - without.base_entropy)[:, 1:]
+        return f"{added[~added.isnan()].mean():.1e}"
+
+    return f"added to the clean model's entropy, in bits: {_three(bits)}"
+
+
+@measure
+def same_strings(model: Any, sets: list[Any], text: Any) -> str:
+    def share(folded: Any, corpus: Any) -> str:
+        compared = mi.engines.lesion_sweep(folded, corpus.tokens, [mi.patches.Drop(1)], lengths=corpus.lengths)
+        both = (same_string(compared, corpus.tokenizer), compared.agreement)
+        real = ~compared.agreement[0, :, 1:].isnan()
+        by_string, by_id = (one[0, :, 1:][real].mean() for one in both)
+        return f"{by_string:.3f} instead of {by_id:.3f}"
+
+    return f"top-1 agreement, layer 1 dropped: {_three(share)}"
+
+
+@measure
+def first_lens_point(model: Any, sets: list[Any], text: Any) -> str:
+    def bits(folded: Any, corpus: Any) -> str:
+        probes = [mi.probes.LogitLens(lens, only=("entropy",)) for lens in ("authors", "corrected")]
+        out = mi.run(folded, corpus, probes, progress=None)
+        return " instead of ".join(f"{out[probe]['entropy'][:, 0].mean():.2f}" for probe in probes)
+
+    return f"entropy at the embedding, in bits: {_three(bits)}"
+
+
+@measure
+def position_0_as_key(model: Any, sets: list[Any], text: Any) -> str:
+    def share(folded: Any, corpus: Any) -> str:
+        rows = mi.studies.local_attention(folded, corpus).table
+        layers = rows.groupby("layer")[["pooled", "mass_5"]].mean()
+        return f"{layers['pooled'].iloc[-1]:.3f} instead of {layers['mass_5'].iloc[-1]:.3f}"
+
+    return f"in the last layer: {_three(share)}"
+
+
+def _three(found: Callable[[Any, Any], str]) -> str:
+    """On the shipped model, a real one, and that one untrained."""
+    texts = (("tiny-icl", "tiny-icl"), ("smollm2-135m-q4", "pydocs"))
+    models = [(mi.load_model(name, processing="fold", fold_value_biases=True), text) for name, text in texts]
+    models.append((untrained(models[1][0], 0), "pydocs"))
+    values = [
+        found(one, mi.load_corpus(one.tokenizer, text, prepend_bos=True, n_ctx=64, tokens=300)) for one, text in models
+    ]
+    return "{} (tiny-icl), {} (smollm2-135m-q4), {} (the same untrained)".format(*values)
 
 
 def _folded() -> Any:
@@ -151,13 +211,14 @@ def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def main() -> None:
-    """Measure all, and keep the sentences for the page."""
+    """Measure all, or what is named, and keep the sentences for the page."""
     model = mi.load_model("tiny-icl")
     sets = [mi.load_task(task).prompts(model.tokenizer, samples=64, seed=seed)
             for task in ("tiny-topics-2", "tiny-topics-4") for seed in SEEDS]  # fmt: skip
     text = mi.load_corpus(model.tokenizer, "tiny-icl", prepend_bos=True, n_ctx=256, tokens=8000)
-    found = {name: function(model, sets, text) for name, function in MEASURES.items()}
     path = Path(__file__).parent / "pages" / "defects.json"
+    found = json.loads(path.read_text()) if sys.argv[1:] else {}
+    found |= {name: MEASURES[name](model, sets, text) for name in sys.argv[1:] or MEASURES}
     path.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -32,12 +32,15 @@ EXAMPLES = {
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
     "word-merging": _TEXT,
+    "joiner-ablation": "--text tiny-icl --tokens 8000",
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
     "neurons": "",
     "entropy-neurons": _TEXT,
     "norms": _TEXT,
     "cka": _TEXT,
+    "right-then-wrong": "--text tiny-icl --tokens 4000",
+    "causal-stages": "--text tiny-icl --tokens 2000 --length 64",
     "stages-atlas": _TEXT,
     "lesioned-icl": _ICL,
 }
@@ -46,6 +49,7 @@ ELSEWHERE = {
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",
+    "part-of-speech": "--model smollm2-135m-q4 --text pydocs --tokens 8000 --length 128",
     "inner-lexicon": "--model smollm2-135m-q4 --text pydocs --tokens 60000",
 }
 """Studies of what the shipped model does not speak: a command and no figure."""

@@ -20,6 +20,12 @@ COPIES = 2
 """A model is converted beside its original: its weights are there twice for a moment."""
 
 
+def duration(seconds: float) -> str:
+    """A time in a word: seconds, minutes, hours or days."""
+    units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+    return next((name for size, name in units if seconds >= 2 * size), "seconds")
+
+
 def pass_bytes(sizes: Any, length: int, itemsize: int) -> int:
     """Bytes that one prompt of this length takes in a forward pass: one block at work, and every layer's residual.
 

@@ -7,7 +7,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -98,6 +98,9 @@ class Result:
 
     def finding(self) -> str:
         """What was measured, in a sentence, and what must be known of the sample: few prompts, a single class."""
+        if getattr(self.study, "overlaid", ()) and self.table["model"].nunique() > 1:
+            parts = {model: replace(self, table=rows) for model, rows in self.table.groupby("model", sort=False)}
+            return " ".join(f"{model}: {part.finding()}" for model, part in parts.items())
         said = self.study.finding(self)
         return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 

@@ -27,6 +27,7 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "error-diagnosis": {"components": (1,), "contexts": 4},
     "layer-lesions": {"kinds": ("drop", "swap", "repeat"), "windows": (1,), "positions": ("all",)},
     "cka": {"minibatch": 8},
+    "causal-stages": {"bands": 2, "draws": 2},
 }
 """What makes a study small; a full grid has the defaults."""
 OF_TIME = ("compression-speed", "compression-speed-prefix")
@@ -39,9 +40,15 @@ Pair = tuple[str, str, int]
 def studies(small: bool, reads: Sequence[str] = ("prompts",)) -> list[Study]:
     """Every study that answers claims on what it reads; small without the timing (re-weighting has its accuracies).
 
-    Voting, word identity and the inner lexicon need more words than tiny vocabularies and short texts have.
+    Voting, word identity, parts of speech and the inner lexicon need more words than tiny vocabularies and texts have.
     """
-    left_out = ("voting", "inner-lexicon", "word-identity", *(("compression-speed",) if small else ()))
+    left_out = (
+        "voting",
+        "inner-lexicon",
+        "word-identity",
+        "part-of-speech",
+        *(("compression-speed",) if small else ()),
+    )
     answering = [one for one in STUDIES.values() if one.claims and one.reads in reads and one.name not in left_out]
     return [study(**(SWITCHES.get(study.name, {}) if small else {})) for study in answering]
 

@@ -78,6 +78,16 @@ def test_documents_are_cut_and_padded_as_the_authors_do(tokenizer: Any) -> None:
     assert torch.equal(without.tokens[:3, :19], corpus.tokens[:, 1:])
 
 
+def test_documents_are_read_up_to_so_many_characters(tokenizer: Any) -> None:
+    texts = ["a good film and so on", "fine", " " * 9 + "late"]
+    corpus = load_corpus(tokenizer, texts, prepend_bos=True, n_ctx=30, packing="documents", characters=6)
+    cut = load_corpus(tokenizer, [text[:6] for text in texts[:2]], prepend_bos=True, n_ctx=30, packing="documents")
+    assert torch.equal(corpus.tokens, cut.tokens), "of the third nothing is left"
+    assert corpus.provenance()["characters"] == 6
+    with pytest.raises(InputError, match="characters is 0"):
+        load_corpus(tokenizer, texts, prepend_bos=True, characters=0)
+
+
 def test_batches_hold_every_sequence_once_longest_first(tokenizer: Any) -> None:
     corpus = load_corpus(tokenizer, TEXTS, n_ctx=200, packing="documents", prepend_bos=True)
     seen = []

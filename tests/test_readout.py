@@ -11,7 +11,7 @@ from tests import tiny
 
 N_TOKENS, N_STREAMS, K = 5, 4, 6
 MEASURES = (
-    "entropy", "kl", "kl_reverse", "js_divergence", "loss", "top_token", "agreement", "reciprocal_rank", "top_k_overlap",
+    "entropy", "clamped_entropy", "kl", "kl_reverse", "js_divergence", "loss", "top_token", "agreement", "reciprocal_rank", "top_k_overlap",
 )  # fmt: skip
 ATOL = 2e-6
 """In nats or bits: what float32 leaves of predictions that are nearly equal."""
@@ -42,13 +42,16 @@ def test_tiles_change_nothing(family, scale):
     resid = residuals(net, scale)
     targets = torch.arange(N_TOKENS) * 3
     tiles, logits = recorded(net.lens_tiles)
-    found = read_out(tiles, resid.unbind(1), targets, MEASURES, K)
+    found = read_out(tiles, resid.unbind(1), targets, MEASURES, K, d_vocab=net.sizes.d_vocab)
     logits = logits().view(N_TOKENS, N_STREAMS, -1).double()  # the very same: a product's rounding is not judged here
     torch.testing.assert_close(logits, net.lens(resid).detach().double(), atol=1e-4, rtol=1e-5)
     base = logits[:, :1].expand_as(logits)
     base_of_all = base.argmax(-1)
+    raised = logits.softmax(-1).clamp(min=1e-9)
+    assert (raised == 1e-9).any() == (family != "gemma2"), "whose soft cap leaves no token so improbable"
     plain = {
         "entropy": metrics.entropy(logits, unit="bits"),
+        "clamped_entropy": -(raised * raised.log2()).sum(-1),
         "kl": metrics.kl_divergence(base, logits),
         "kl_reverse": metrics.kl_divergence(logits, base),
         "js_divergence": metrics.js_divergence(base, logits),
@@ -74,7 +77,7 @@ def test_of_equal_logits_the_lower_id_is_taken():
         model.unembed.b_U[[3, 12, 20, 40]] = 1.0
     net = hooked(model)
     targets = torch.zeros(N_TOKENS, dtype=torch.long)
-    found = read_out(net.lens_tiles, residuals(net).unbind(1), targets, MEASURES, 2)
+    found = read_out(net.lens_tiles, residuals(net).unbind(1), targets, MEASURES, 2, d_vocab=net.sizes.d_vocab)
     assert (found["top_token"] == 3).all()
     assert (found["top_k_overlap"] == 1).all()
     assert (found["reciprocal_rank"] == 1).all()
@@ -84,7 +87,9 @@ def test_of_equal_logits_the_lower_id_is_taken():
 def test_of_equal_logits_the_lower_id_ranks_first():
     base, other = torch.zeros(2, 40), torch.zeros(2, 40)
     base[0, 0] = base[1, 30] = 1.0
-    found = read_out(rows_of(base, other), ids(2), torch.zeros(2, dtype=torch.long), MEASURES, 2)
+    found = read_out(
+        rows_of(base, other), ids(2), torch.zeros(2, dtype=torch.long), MEASURES, 2, d_vocab=base.shape[-1]
+    )
     assert found["reciprocal_rank"][:, 1].tolist() == pytest.approx([1, 1 / 31])
 
 
@@ -94,7 +99,7 @@ def test_a_token_that_both_exclude_changes_nothing_and_one_alone_makes_kl_infini
     logits[..., 5:20] = -torch.inf
     logits[1, :, 30] = -torch.inf
     base, other = logits
-    found = read_out(rows_of(base, other), ids(3), torch.tensor([0, 6, 30]), MEASURES, K)
+    found = read_out(rows_of(base, other), ids(3), torch.tensor([0, 6, 30]), MEASURES, K, d_vocab=base.shape[-1])
     both = torch.stack([base, other], 1).double()
     assert found["kl"][:, 1].isinf().all()
     for name, first, second in (("kl", base, base), ("kl_reverse", other, base), ("js_divergence", base, other)):
@@ -109,7 +114,9 @@ def test_a_token_that_both_exclude_changes_nothing_and_one_alone_makes_kl_infini
 
 def test_only_what_is_asked_for_is_measured():
     base = torch.randn(3, 40)
-    found = read_out(rows_of(base, base), ids(3), torch.zeros(3, dtype=torch.long), ("kl", "top_k_overlap"))
+    found = read_out(
+        rows_of(base, base), ids(3), torch.zeros(3, dtype=torch.long), ("kl", "top_k_overlap"), d_vocab=base.shape[-1]
+    )
     assert set(found) == {"kl", "top_k_overlap"}
     assert found["top_k_overlap"].isnan().all()  # of no tokens
 
@@ -141,3 +148,15 @@ def rows_of(*streams):
         yield from ((first, logits[:, first : first + width]) for first in range(0, rows.shape[-1], width))
 
     return tiles
+
+
+def test_what_is_kept_for_a_second_look_is_bounded(monkeypatch):
+    """Fewer tokens at a time where the vocabulary is large; the measures are the same."""
+    net = hooked(tiny.model("gpt2"))
+    targets = torch.arange(N_TOKENS)
+    whole = read_out(net.lens_tiles, residuals(net).unbind(1), targets, MEASURES, 2, d_vocab=net.sizes.d_vocab)
+    monkeypatch.setattr(readout, "_KEPT_BYTES", 4 * N_STREAMS * net.sizes.d_vocab)
+    assert readout.kept_bytes(N_STREAMS, net.sizes.d_vocab, net.device) == readout._KEPT_BYTES
+    one_by_one = read_out(net.lens_tiles, residuals(net).unbind(1), targets, MEASURES, 2, d_vocab=net.sizes.d_vocab)
+    for name, values in whole.items():
+        torch.testing.assert_close(one_by_one[name], values, atol=ATOL, rtol=1e-5)

@@ -3,6 +3,7 @@
 Annotations are no strings here, as in `mechicl.cli.asked`.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from mechicl.cli import completion
 from mechicl.cli.asked import Asked, OnPrompts, on
 from mechicl.cli.reading import names
 from mechicl.declared import Declaration
+from mechicl.errors import InputError
 
 if TYPE_CHECKING:
     from mechicl.corpora import TokenCorpus
@@ -38,6 +40,15 @@ class OnWeights(Asked):
     def load_model(self, **how: Any) -> Any:
         """The model asked for; "fold" folds value biases too, as the authors did."""
         return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
+
+    def result(self, study: "Study") -> "Result":
+        """Of every model that --model names, laid over each other where they are several."""
+        from mechicl.studies.overlay import compare
+
+        models = names("--model", self.model)
+        if len(models) == 1 or not study.overlaid:
+            return super().result(study)
+        return compare([replace(self, model=name).result(study) for name in models])
 
     def material(self, study: "Study", model: Any) -> "Material":
         return None
@@ -66,6 +77,16 @@ class OnText(OnWeights):
     column: Annotated[str, on("Column of a table that holds the text.")] = "text"
     split: Annotated[str, on("Split of a hub data set.")] = "train"
 
+    def result(self, study: "Study") -> "Result":
+        """Of every text that --text names, too: each is named beside the model."""
+        from mechicl.studies.overlay import compare
+
+        texts = names("--text", self.text)
+        if len(texts) == 1 or not study.overlaid:
+            return super().result(study)
+        parts = [(text, replace(self, text=text).result(study)) for text in texts]
+        return compare([_on_text(part, text) for text, part in parts])
+
     def material(self, study: "Study", model: Any) -> "Material":
         """The text, as sequences; nothing for a study that reads weights alone."""
         return _corpus(self, self.tokenizer_of(model), model.cfg.n_ctx) if study.reads == "text" else None
@@ -79,17 +100,21 @@ class OnLens(OnText):
         Path | None, on("Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
     ] = None
     tuned_tokens: Annotated[int, on("Tokens that it learns from: the text after --tokens.", min=1)] = 100_000
-    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 500
+    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 200
 
     def prepared(self, study: "Study", model: Any) -> "Study":
         """With the lens in the folder; where there is none, with one that learns from what follows the text."""
-        from mechicl.engines.tuned_lens import fit_tuned_lens
+        from mechicl.engines.tuned_lens import fit_tuned_lens, tuned_lens_seconds
+        from mechicl.limits import duration
         from mechicl.probes.tuned_lens import TunedLens
 
         if self.tuned is not None and not TunedLens.is_in(self.tuned):
             more = replace(self, tokens=self.tokens + self.tuned_tokens)
             _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
-            fit_tuned_lens(model, apart, steps=self.tuned_steps, batch_size=self.batch_size, out=self.tuned)
+            seconds = tuned_lens_seconds(apart, model, steps=self.tuned_steps)
+            told = f"{self.tuned_steps} steps will take {duration(seconds)} (an order of magnitude)"
+            print(f"mechicl: a tuned lens is fitted first, on text of its own: {told}.", file=sys.stderr)
+            fit_tuned_lens(model, apart, steps=self.tuned_steps, out=self.tuned)
         lens = None if self.tuned is None else TunedLens.load(self.tuned)
         return replace(study, tuned=lens)  # type: ignore[call-arg]
 
@@ -173,7 +198,22 @@ class OnAllOfStages(OnTextAndPrompts):
         if study.reads == "benchmarks" and self.benchmarks is not None:
             tasks = OnBenchmarks(model=self.model, out=self.out, tasks=self.benchmarks, limit=self.limit)
             return tasks.material(study, model)
+        if study.protocol == "paper" and study.name in _AUTHORS_CUTS:
+            return self._as_the_authors_cut(study, model)
         return super().material(study, model)
+
+    def _as_the_authors_cut(self, study: "Study", model: Any) -> "TokenCorpus":
+        """A sequence per document, up to the budget of tokens, or all documents where they are fewer."""
+        length, characters = _AUTHORS_CUTS[study.name]
+        architecture = getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", "")
+        if length is None or "gpt2" not in str(architecture).lower():
+            length = _AUTHORS_CONTEXT  # of other models they cut no document shorter
+        asked = replace(self, packing="documents", length=length)
+        tokenizer = self.tokenizer_of(model)
+        try:
+            return _corpus(asked, tokenizer, model.cfg.n_ctx, characters)
+        except InputError:
+            return _corpus(replace(asked, tokens=None), tokenizer, model.cfg.n_ctx, characters)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,18 +234,29 @@ class OnBenchmarks(Asked):
         return load_benchmarks(names("--tasks", self.tasks), include=self.include, limit=self.limit)
 
 
+def _on_text(result: "Result", text: str) -> "Result":
+    """The result with the text's name beside the model's."""
+    named = result.table["model"] + f" on {Path(text).name}"
+    return replace(result, table=result.table.assign(model=named))
+
+
 @lru_cache(maxsize=1)
-def _corpus(asked: OnText, tokenizer: Any, n_ctx: int) -> "TokenCorpus":
+def _corpus(asked: OnText, tokenizer: Any, n_ctx: int, characters: int | None = None) -> "TokenCorpus":
     """One corpus serves all the studies of a paper."""
     from mechicl.corpora import load_corpus
 
     return load_corpus(
         tokenizer, asked.text, prepend_bos=asked.prepend_bos, n_ctx=min(asked.length, n_ctx), tokens=asked.tokens,
-        packing=asked.packing, seed=asked.seed, column=asked.column,
-        split=asked.split,
+        packing=asked.packing, characters=characters, seed=asked.seed, column=asked.column, split=asked.split,
     )  # fmt: skip
 
 
+_AUTHORS_CUTS: dict[str, tuple[int | None, int | None]] = {
+    "layer-lesions": (None, None), "local-attention": (500, None), "logit-lens": (None, 500),
+}  # fmt: skip
+"""Tokens (of GPT-2 models) and characters at which the authors cut documents, where that is not the model's n_ctx."""
+_AUTHORS_CONTEXT = 2048
+"""Positions of their models, at most."""
 _KINDS: dict[str, type[Asked]] = {
     "prompts": OnPrompts, "text": OnText, "pairs": OnWordPairs, "benchmarks": OnBenchmarks, "weights": OnWeights,
 }  # fmt: skip

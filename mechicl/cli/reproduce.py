@@ -166,6 +166,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
     kinds = ("drop", "swap", "attention", "mlp", "replace", *(("repeat",) if windows else ()))
     studies = [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), s.TokenLesions(), s.ManyLesions(), *both]
     studies += [s.NeuronsStudy(), s.EntropyNeurons(), s.WordMerging(), s.WordIdentity()]
+    studies += [s.JoinerAblation(), s.RightThenWrong(), s.CausalStages(), s.PartOfSpeech()]
     if asked.word_pairs is not None:
         studies.append(s.Wic())
     if asked.benchmarks is not None:

@@ -45,6 +45,7 @@ def load_corpus(
     tokens: int | None = None,
     documents: int | None = None,
     packing: Packing = "packed",
+    characters: int | None = None,
     seed: int = 0,
     column: str = "text",
     split: str = "train",
@@ -63,6 +64,7 @@ def load_corpus(
             shipped model.
         tokens: Tokens of text wanted, BOS not counted; whole sequences are taken until they are reached.
         documents: Read so many documents (that are not empty) and no more.
+        characters: Of each document, read so many characters and no more.
         column: The column of a table with the text.
         split: The split of a hub data set.
 
@@ -70,7 +72,7 @@ def load_corpus(
         InputError: The source cannot be read, is empty, or holds less than was asked for.
     """
     check_seed(seed)
-    for name, count in (("tokens", tokens), ("documents", documents)):
+    for name, count in (("tokens", tokens), ("documents", documents), ("characters", characters)):
         if count is not None:
             check_count(name, count)
     _check(prepend_bos, n_ctx, tokens)
@@ -82,7 +84,7 @@ def load_corpus(
     if found.endless and tokens is None and documents is None:
         raise InputError(f"{found.name} is a long stream; say how many tokens (or documents) of it to take.")
     body = n_ctx - len(begin)
-    encoded = _encode(tokenizer, found)
+    encoded = _encode(tokenizer, found, characters)
     if documents is not None:
         encoded = iter(_first(encoded, documents, found.name))
     if packing == "packed":
@@ -96,6 +98,7 @@ def load_corpus(
         "packing": packing, "n_ctx": n_ctx, "seed": seed if packing == "packed" else None,
         "tokens_asked": tokens, "documents_asked": documents,
         "documents_used": len({int(d) for piece in pieces for d in np.unique(piece[_DOCUMENT]) if d >= 0}),
+        **({} if characters is None else {"characters": characters}),
         **({"words_by": "letters"} if getattr(tokenizer, "is_fast", False) else {}),
         **found.origin,
         **({"bos": describe_bos(tokenizer)} if prepend_bos else {}),
@@ -108,9 +111,11 @@ def load_corpus(
     return corpus
 
 
-def _encode(tokenizer: Any, documents: Documents, at_a_time: int = 64) -> Iterator[IntArray]:
+def _encode(
+    tokenizer: Any, documents: Documents, characters: int | None, at_a_time: int = 64
+) -> Iterator[IntArray]:  # fmt: skip
     """Encode documents that are not empty; numbers of documents and words run through all of them."""
-    texts = (text for text in documents.read() if text.strip())
+    texts = (text[:characters] for text in documents.read() if text[:characters].strip())
     fast = getattr(tokenizer, "is_fast", False)
     n_documents = n_words = 0
     while block := list(islice(texts, at_a_time)):

@@ -27,7 +27,7 @@ class Compared:
     kl: Float[Tensor, "lesion batch pos"]
     """KL(intact || lesioned) in nats."""
     entropy: Float[Tensor, "lesion batch pos"]
-    """Of the lesioned model, in bits."""
+    """Of the lesioned model, in bits; the authors' where it was asked for."""
     loss: Float[Tensor, "lesion batch pos"]
     """Of the lesioned model on the next token, in nats."""
     top_k_overlap: Float[Tensor, "lesion batch pos"]
@@ -66,9 +66,11 @@ class Comparison:
     """Collects the measures of many passes on the same tokens; only real positions are computed."""
 
     def __init__(
-        self, net: Blockwise, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, "batch"] | None, top_k: int
-    ) -> None:
+        self, net: Blockwise, tokens: Int[Tensor, "batch pos"], lengths: Int[Tensor, "batch"] | None, top_k: int, *,
+        clamped: bool = False,
+    ) -> None:  # fmt: skip
         self.net, self.top_k = net, min(top_k, net.sizes.d_vocab)
+        self.entropy = "clamped_entropy" if clamped else "entropy"
         self.tokens = tokens.cpu()
         self.lengths = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths.cpu()
         self.real = torch.arange(tokens.shape[1]) < self.lengths[:, None]
@@ -82,7 +84,12 @@ class Comparison:
         """Compare further passes with the intact one."""
         rows = self.real.flatten().nonzero()[:, 0].to(intact.device)  # found on the host: a GPU would be waited for
         streams = [resid.flatten(0, 1)[rows] for resid in (intact, *lesioned)]
-        joined = read_out(self.net.lens_tiles, streams, self.targets.to(intact.device), _MEASURES, self.top_k)
+        measures = [self.entropy if name == "entropy" else name for name in _MEASURES]
+        joined = read_out(
+            self.net.lens_tiles, streams, self.targets.to(intact.device), measures, self.top_k,
+            d_vocab=self.net.sizes.d_vocab,
+        )  # fmt: skip
+        joined["entropy"] = joined.pop(self.entropy)
         self.base = {name: values[:, 0] for name, values in joined.items()}
         self.lesioned += [{name: values[:, i + 1] for name, values in joined.items()} for i in range(len(lesioned))]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -34,16 +34,18 @@ def fit_tuned_lens(
     model: Any,
     corpus: TokenCorpus,
     *,
-    steps: int = 500,
+    steps: int = 200,
     lr: float = 2e-3,
-    batch_size: int = 8,
+    batch_size: int = 2,
+    positions: int = 64,
     seed: int = 0,
     out: str | Path | None = None,
 ) -> TunedLens:
     """Learn a translator for each residual before a layer by Adam on KL(final || lens), from the identity.
 
-    Each step takes `batch_size` sequences: one pass gives all residuals, each of which is read at every position but
-    the first. The learning rate falls linearly to 0. Logits are made, and left, a few hundred positions at a time.
+    Each step takes `batch_size` sequences: one pass gives all residuals, each of which is read at `positions` random
+    positions, never the first. The learning rate falls linearly to 0. Logits are made, and left, a few hundred
+    positions at a time. `tuned_lens_seconds` says beforehand how long it takes.
 
     Args:
         model: a HookedTransformer; its weights are not changed.
@@ -51,7 +53,8 @@ def fit_tuned_lens(
         steps: batches; the text is gone through as often as it takes, in a new order each time.
         lr: learning rate of the first step.
         batch_size: sequences per step.
-        seed: seed of the orders.
+        positions: positions per step, or all that its sequences have.
+        seed: seed of the orders, and of the positions.
         out: folder in which the lens is saved, with checkpoints on the way: what was broken off goes on from there, and
             a lens that is there and was fitted to the same model, text and settings is not fitted again.
 
@@ -61,13 +64,15 @@ def fit_tuned_lens(
     """
     if not len(corpus) or int(corpus.lengths.min()) < 2:
         raise InputError("A tuned lens learns from running text; give sequences of at least two tokens.")
-    if steps < 1 or lr <= 0 or batch_size < 1:
+    if min(steps, batch_size, positions) < 1 or lr <= 0:
         raise InputError(
-            f"A tuned lens needs steps and batch_size from 1, lr above 0; got {steps}, {batch_size}, {lr}."
+            f"A tuned lens needs steps, batch_size and positions from 1, lr above 0; got {steps}, {batch_size}, "
+            f"{positions}, {lr}."
         )
     check_seed(seed)
     check_same_tokenizer(hooked(model), corpus)
-    about = _about(model, corpus) | {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
+    settings = {"steps": steps, "lr": lr, "batch_size": batch_size, "positions": positions, "seed": seed}
+    about = _about(model, corpus) | settings
     if out is not None and (done := _finished(out, about)) is not None:
         return done
     net = hooked(model)
@@ -78,7 +83,8 @@ def fit_tuned_lens(
         advance(first)
         for step in range(first, steps):
             rows = _rows(step, len(corpus), batch_size, seed)
-            training.step(net, corpus.select(rows).batch(net.device), step)
+            batch = corpus.select(rows).batch(net.device)
+            training.step(net, batch, step, _positions(batch, positions, [seed, step]))
             advance(1)
             if checkpoint is not None:
                 checkpoint.keep(training, step + 1)
@@ -87,6 +93,25 @@ def fit_tuned_lens(
         lens.save(checkpoint.folder)
         checkpoint.path.unlink(missing_ok=True)
     return lens
+
+
+def tuned_lens_seconds(
+    corpus: TokenCorpus, model: Any, *, steps: int = 200, batch_size: int = 2, positions: int = 64
+) -> float:
+    """Seconds that `fit_tuned_lens` takes with these settings, an order of magnitude: a smaller step is timed."""
+    net, few = hooked(model), min(4, positions)
+    rows = _rows(0, len(corpus), batch_size, 0)
+    batch = corpus.select(rows).batch(net.device)
+    training = _Training(net.sizes.n_layers, net.sizes.d_model, 1, 1e-9, net.device)
+    chosen = _positions(batch, few, [0, 0])
+    with frozen(net):
+        start = time.perf_counter()
+        points = _residuals(net, batch, chosen)
+        read = time.perf_counter()
+        training.gradients(net, points)
+        learned = time.perf_counter() - read
+    n = min(positions, int((batch.lengths - 1).sum()))
+    return steps * (read - start + learned * n / points.shape[1])
 
 
 def _about(model: Any, corpus: TokenCorpus) -> dict[str, Any]:
@@ -122,9 +147,9 @@ class _Training:
         self.lr = lr
         self.optimiser = torch.optim.Adam([self.A, self.b], lr=lr)
 
-    def step(self, net: Adapter, batch: TokenBatch, step: int) -> None:
+    def step(self, net: Adapter, batch: TokenBatch, step: int, chosen: Bool[Tensor, "batch pos"]) -> None:
         self.optimiser.zero_grad()
-        self.kl[step] = self._gradients(net, batch)
+        self.kl[step] = self.gradients(net, _residuals(net, batch, chosen))
         if not self.kl[step].isfinite().all():
             layer = int((~self.kl[step].isfinite()).nonzero()[0])
             raise NumericalError(
@@ -135,9 +160,8 @@ class _Training:
             group["lr"] = self.lr * (1 - step / len(self.kl))
         self.optimiser.step()
 
-    def _gradients(self, net: Adapter, batch: TokenBatch) -> Float[Tensor, "layer"]:
-        """Add up the gradients of the mean KL of every layer over the batch's positions; returns these means."""
-        points = _residuals(net, batch)
+    def gradients(self, net: Adapter, points: Float[Tensor, "point position d_model"]) -> Float[Tensor, "layer"]:
+        """Add up the gradients of the mean KL of every layer over these positions; returns these means."""
         n = points.shape[1]
         total = torch.zeros(len(self.A), device=points.device)
         lens = TunedLens(self.A, self.b)
@@ -172,12 +196,24 @@ class _Training:
         self.kl = tensors["kl"]
 
 
+def _positions(batch: TokenBatch, most: int, seed: list[int]) -> Bool[Tensor, "batch pos"]:
+    """So many random real positions, none of them a sequence's first; all where there are fewer."""
+    real = batch.real.cpu() & (torch.arange(batch.tokens.shape[1]) > 0)
+    places = real.flatten().nonzero()[:, 0].numpy()
+    if len(places) > most:
+        places = np.random.default_rng(seed).permutation(places)[:most]
+    chosen = torch.zeros(real.numel(), dtype=torch.bool)
+    chosen[torch.from_numpy(places)] = True
+    return chosen.view(real.shape).to(batch.device)
+
+
 @torch.no_grad()
-def _residuals(net: Adapter, batch: TokenBatch) -> Float[Tensor, "point position d_model"]:
-    """Residuals before each layer and after the last, at every real position but each sequence's first."""
+def _residuals(
+    net: Adapter, batch: TokenBatch, chosen: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, "point position d_model"]:
+    """Residuals before each layer and after the last, at the chosen positions."""
     n_layers = net.sizes.n_layers
     names = [*(f"blocks.{i}.hook_resid_pre" for i in range(n_layers)), f"blocks.{n_layers - 1}.hook_resid_post"]
-    chosen = batch.real & (torch.arange(batch.tokens.shape[1], device=batch.device) > 0)
     found: list[Tensor] = []
     with net.hooks([(name, lambda resid, hook: found.append(resid[chosen])) for name in names]):
         net.forward(batch.tokens)

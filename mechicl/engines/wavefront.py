@@ -20,6 +20,7 @@ from mechicl.corpora import TokenBatch
 from mechicl.display import shown
 from mechicl.doors import door
 from mechicl.engines.comparison import Compared, Comparison
+from mechicl.engines.swap_weights import SwapWeights, exchanged
 from mechicl.errors import InputError
 from mechicl.hooks import Batch, Hook, Pass, Patch, layer_of
 from mechicl.models import Blockwise, blockwise, frozen
@@ -40,6 +41,7 @@ def lesion_sweep(
     lengths: Int[Tensor, "batch"] | None = None,
     top_k: int = 10,
     max_streams: int | None = None,
+    clamped: bool = False,
 ) -> Compared:
     """Run the clean model and every ablation on the same tokens, and compare them at every position.
 
@@ -51,6 +53,7 @@ def lesion_sweep(
         lengths: real tokens of each sequence; default: all.
         top_k: size of the sets of most probable tokens whose overlap is taken; 0 leaves it out.
         max_streams: passes alive at the same time; default: as many as fit 1 GiB of residuals.
+        clamped: entropies as the authors of *Stages of Inference* take them, of probabilities raised to 1e-9.
 
     Raises:
         InputError: a patch names a layer that the model does not have or acts outside the blocks, there is none, or the
@@ -63,7 +66,7 @@ def lesion_sweep(
     known = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths
     batch = TokenBatch(tokens, known).to(net.device)
     with frozen(net), torch.no_grad():
-        comparison = Comparison(net, tokens, lengths, top_k)
+        comparison = Comparison(net, tokens, lengths, top_k, clamped=clamped)
         for clean, *patched in residual_groups(net, batch, lesions, max_streams):
             comparison.add(clean, patched)
         return comparison.finish(lesions)
@@ -80,10 +83,11 @@ def residual_groups(
 
 
 class Step(NamedTuple):
-    """One block to be run, and the hooks of the patch in it."""
+    """One block to be run, the hooks of the patch in it, and whose weights it has where these are not its own."""
 
     layer: int
     hooks: tuple[Hook, ...] = ()
+    weights: int | None = None
 
 
 def final_residuals(
@@ -121,6 +125,9 @@ def _program(net: Blockwise, patch: Patch, batch: Batch) -> tuple[tuple[Step, ..
             raise InputError(f"{shown(patch)} acts at {hook[0]}, outside the blocks; use run.")
         hooks.setdefault(layer, []).append(hook)
     steps = (Step(layer, tuple(hooks.get(layer, ()))) for layer in installed.order if layer not in skipped)
+    if isinstance(patch, SwapWeights):
+        whose = patch.weights(net.sizes.n_layers)
+        steps = (Step(layer, (), None if whose[layer] == layer else whose[layer]) for layer in installed.order)
     return tuple(steps), installed
 
 
@@ -156,7 +163,7 @@ def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
     together = [stream for stream in running if stream.next == step]
     batch, pos, _ = together[0].final().shape
     size = max(1, _TOKENS_AT_ONCE.get(net.device.type, 16384) // (batch * pos))
-    with net.hooks(step.hooks):
+    with net.hooks(step.hooks), exchanged(net, step.layer, step.layer if step.weights is None else step.weights):
         for start in range(0, len(together), size):
             group = together[start : start + size]
             stacked = torch.cat([stream.final() for stream in group])

@@ -27,9 +27,13 @@ _TILE = {"cpu": (384, 1024), "gpu": (1024, 2**16)}
 """Residuals and tokens of the vocabulary that are multiplied at a time: enough to fill the machine; on a CPU few enough
 that the logits stay in its cache.
 """
+_KEPT_BYTES = 2**27
+"""Of logits that are kept for a second look, unless one token's streams alone take more."""
 _LOWEST, _EXCLUDED = -1e37, 1e9
 """A logit that stands for -inf, whose product with its probability, 0, would be NaN; nats that only it can give."""
-_SECOND_LOOK = frozenset({"js_divergence", "reciprocal_rank"})
+_SECOND_LOOK = frozenset({"js_divergence", "reciprocal_rank", "clamped_entropy"})
+_LEAST_PROBABILITY = 1e-9
+"""To which the authors of *Stages of Inference* raise every probability before they take entropies."""
 
 
 @torch.no_grad()
@@ -39,17 +43,20 @@ def read_out(
     targets: Int[Tensor, " token"],
     only: Collection[str],
     top_k: int = 0,
+    *,
+    d_vocab: int,
 ) -> dict[str, Tensor]:
     """The measures named in `only`, each [token stream] on the CPU; we compare every stream with stream 0, the base.
 
-    `entropy` is in bits; `kl`, KL(base || stream), `kl_reverse`, KL(stream || base), the Jensen-Shannon divergence
-    `js_divergence` and `loss`, -log p(target), are in nats. `top_token` is the id of the most probable token (of equal
-    ones the lowest), `agreement` 1 where it is the base's, `reciprocal_rank` 1 / rank of the base's. `top_k_overlap` is
-    the Jaccard similarity with the base's `top_k` tokens, NaN where `top_k` is 0.
+    `entropy` is in bits; `clamped_entropy` is the authors', with every probability raised to 1e-9 at least (up to 3e-8
+    bits for each token of the vocabulary). `kl`, KL(base || stream), `kl_reverse`, KL(stream || base), the
+    Jensen-Shannon divergence `js_divergence` and `loss`, -log p(target), are in nats. `top_token` is the id of the most
+    probable token (of equal ones the lowest), `agreement` 1 where it is the base's, `reciprocal_rank` 1 / rank of the
+    base's. `top_k_overlap` is the Jaccard similarity with the base's `top_k` tokens, NaN where `top_k` is 0.
     """
-    rows, width = _TILE["cpu" if streams[0].device.type == "cpu" else "gpu"]
-    at_once = max(1, rows // len(streams))
+    width = _TILE[_kind(streams[0].device)][1]
     kept, twice = _Kept(), not _SECOND_LOOK.isdisjoint(only)
+    at_once = _tokens_at_once(len(streams), d_vocab, streams[0].device, twice=twice)
     measures: list[dict[str, Tensor]] = []
     for start in range(0, len(targets), at_once):
         part = slice(start, start + at_once)
@@ -66,9 +73,25 @@ def read_out(
             sums.add(tile, peak)
         values = sums.measures(target_logit.logit) | best.measures()
         if twice:
-            values |= kept.measures(sums, best.token[:, 0])
+            values |= kept.measures(sums, best.token[:, 0], clamped="clamped_entropy" in only)
         measures.append({name: values[name].cpu() for name in only})
     return {name: torch.cat([one[name] for one in measures]) for name in only}
+
+
+def kept_bytes(n_streams: int, d_vocab: int, device: torch.device) -> int:
+    """Bytes that the tiles take which are kept for a second look."""
+    return 4 * d_vocab * n_streams * _tokens_at_once(n_streams, d_vocab, device, twice=True)
+
+
+def _tokens_at_once(n_streams: int, d_vocab: int, device: torch.device, *, twice: bool) -> int:
+    rows = _TILE[_kind(device)][0]
+    if twice:
+        rows = min(rows, _KEPT_BYTES // (4 * d_vocab))
+    return max(1, rows // n_streams)
+
+
+def _kind(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else "gpu"
 
 
 class _At:
@@ -193,13 +216,13 @@ class _Kept:
         else:
             self.memory[number][: self.n_tokens] = tile
 
-    def measures(self, sums: _Sums, top: Int[Tensor, " token"]) -> dict[str, Tensor]:
+    def measures(self, sums: _Sums, top: Int[Tensor, " token"], *, clamped: bool) -> dict[str, Tensor]:
         """Ranks of the base's most probable tokens, then divergences; the tiles are overwritten."""
         tiles = [tile[: self.n_tokens] for tile in self.memory]
         top_logit = _At(top)
         for first, tile in zip(self.first, tiles, strict=True):
             top_logit.look(tile, first)
-        rank, mixed, spare = torch.ones_like(sums.peak[0]), [], None
+        rank, mixed, raised, spare = torch.ones_like(sums.peak[0]), list[Tensor](), list[Tensor](), None
         # The peak first, then the rest: near the peak, where it counts, the first subtraction is exact.
         rests = _wide(torch.stack(sums.peak, -1)) - sums.log_sum[..., None]
         rest = rests.float().to(tiles[0].device).unbind(-1)
@@ -208,9 +231,12 @@ class _Kept:
             rank += torch.gt(tile, top_logit.logit, out=spare).sum(-1)
             earlier = torch.arange(first, first + tile.shape[-1], device=tile.device) < top[:, None, None]
             rank += torch.eq(tile, top_logit.logit, out=spare).mul_(earlier).sum(-1)
+            if clamped:
+                raised.append(_raised(tile, peak, beyond, spare))
             mixed.append(_mixture(tile, peak, beyond, spare))
+        entropies = {"clamped_entropy": _wide(torch.stack(raised, -1)).sum(-1).float()} if clamped else {}
         js = math.log(2) - _wide(torch.stack(mixed, -1)).sum(-1) / 2 - (sums.nats + sums.nats[:, :1]) / 2
-        return {"reciprocal_rank": 1 / rank, "js_divergence": js.clamp(min=0).float()}
+        return {"reciprocal_rank": 1 / rank, "js_divergence": js.clamp(min=0).float(), **entropies}
 
 
 def _mixture(
@@ -220,6 +246,15 @@ def _mixture(
     probabilities = tile.sub_(peak[..., None]).add_(rest[..., None]).exp_()
     both = probabilities.add_(probabilities[:, :1].clone()).clamp_(min=torch.finfo(tile.dtype).tiny)
     return both.mul_(torch.log(both, out=spare)).sum(-1)
+
+
+def _raised(
+    tile: Float[Tensor, "token stream tile"], peak: Tensor, rest: Tensor, spare: Tensor
+) -> Float[Tensor, "token stream"]:
+    """Sum of -p log2 p over a tile, of probabilities of 1e-9 at least."""
+    probabilities = torch.sub(tile, peak[..., None], out=spare).add_(rest[..., None]).exp_()
+    probabilities = probabilities.clamp_(min=_LEAST_PROBABILITY)
+    return -(probabilities * probabilities.log2()).sum(-1)
 
 
 def _wide(values: Tensor) -> Tensor:

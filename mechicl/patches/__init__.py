@@ -4,12 +4,13 @@ from typing import Any
 
 from mechicl import renamed
 from mechicl.patches.ablate_heads import AblateHeads, head_means
+from mechicl.patches.ablate_parts import AblateParts, part_means
 from mechicl.patches.apart import CutDemonstrations
 from mechicl.patches.cut_edges import CutEdges, Mode
 from mechicl.patches.cut_words import CutWords
 from mechicl.patches.edit import Edit, Positions
 from mechicl.patches.exchange import Exchange, exchange
-from mechicl.patches.fix_neurons import FixNeurons
+from mechicl.patches.fix_neurons import FixNeurons, neuron_means
 from mechicl.patches.isolate import (
     CutRandomEdges,
     IsolateLabels,
@@ -26,10 +27,11 @@ from mechicl.patches.reweight import ReweightAnchors
 from mechicl.patches.steer import Steer
 
 __all__ = [
-    "AblateHeads", "CutDemonstrations", "CutEdges", "CutRandomEdges", "CutWords", "Drop", "DropAttention", "DropMLP",
-    "DropMany", "Edit", "Exchange", "FixNeurons", "IsolateLabels", "IsolatePositions", "IsolateRandom",
-    "IsolateTemplate", "Mode", "Positions", "Reorder", "Repeat", "Replace", "ReweightAnchors", "Steer", "Swap",
-    "exchange", "first_layers", "head_means", "isolation_mask", "last_layers", "random_pool",
+    "AblateHeads", "AblateParts", "CutDemonstrations", "CutEdges", "CutRandomEdges", "CutWords", "Drop",
+    "DropAttention", "DropMLP", "DropMany", "Edit", "Exchange", "FixNeurons", "IsolateLabels", "IsolatePositions",
+    "IsolateRandom", "IsolateTemplate", "Mode", "Positions", "Reorder", "Repeat", "Replace", "ReweightAnchors",
+    "Steer", "Swap", "exchange", "first_layers", "head_means", "isolation_mask", "last_layers", "neuron_means",
+    "part_means", "random_pool",
 ]  # fmt: skip
 
 

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
 from mechicl.errors import InputError
-from mechicl.hooks import Probe, Watch, heads_by_layer, run, watch_layers
+from mechicl.hooks import heads_by_layer
 from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
+from mechicl.patches.means import site_means
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.readings import mean_of
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -50,24 +49,6 @@ class AblateHeads(EqualByValue, Edit):
         return [(f"blocks.{layer}.attn.hook_z", held(heads, values[layer])) for layer, heads in chosen.items()]
 
 
-@dataclass(frozen=True)
-class _HeadOutputs(Probe):
-    """Each head's mean z over the tokens after position 0, where a head can attend to nothing but itself."""
-
-    axes = ("sequence", "layer", "head", "d_head")
-    units = {"z": "activation"}
-    terms = {"z": "tokens"}
-
-    def watch(self, model: Any, batch: Any) -> Watch:
-        position = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-        counted = (position > 0) & (position < batch.lengths[:, None])
-        n = counted.sum(1)
-        return watch_layers(
-            model, "attn.hook_z", reduce=lambda _, z: (z.float() * counted[..., None, None]).sum(1),
-            collect=lambda sums: {"z": mean_of(sums, n), "tokens": n},
-        )  # fmt: skip
-
-
 @door
 def head_means(
     model: Any, prompts: PromptSet | Sequence[Prompt] | TokenCorpus, *, batch_size: int = 16
@@ -77,7 +58,4 @@ def head_means(
     Raises:
         InputError: no token is left, or the tokenizer is not the model's.
     """
-    reading = run(model, prompts, [probe := _HeadOutputs()], batch_size=batch_size, progress=None)[probe]
-    if not reading.counts["tokens"].any():
-        raise InputError("There is no token after position 0 to take means over; give longer prompts or more text.")
-    return reading.mean(reading.axes[0]).values.float()
+    return site_means(model, prompts, "attn.hook_z", "head", "d_head", batch_size=batch_size)

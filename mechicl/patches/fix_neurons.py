@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
+
+from mechicl.corpora import TokenCorpus
+from mechicl.doors import door
+from mechicl.errors import InputError
 from mechicl.hooks import neurons_by_layer
 from mechicl.models import Adapter
-from mechicl.patches.edit import Change, Edit, held, pairs
+from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
+from mechicl.patches.means import site_means
+from mechicl.prompts import Prompt, PromptSet
 
 
-@dataclass(frozen=True, repr=False)
-class FixNeurons(Edit):
+@dataclass(frozen=True, repr=False, eq=False)
+class FixNeurons(EqualByValue, Edit):
     """MLP neurons (layer, index) have the same activation at every position, or where `positions` says; 0 leaves them
     out.
 
@@ -19,10 +29,35 @@ class FixNeurons(Edit):
 
     neurons: tuple[tuple[int, int], ...]
     value: float = 0.0
+    means: Float[Tensor, "layer neuron"] | None = field(default=None, repr=False, kw_only=True)
+    """Mean ablation: each neuron is held at its own mean of `neuron_means`, and `value` does not count."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "neurons", pairs(self.neurons, "FixNeurons"))
 
     def changes(self, net: Adapter) -> list[tuple[str, Change]]:
-        chosen = neurons_by_layer(net, self.neurons)
-        return [(f"blocks.{layer}.mlp.hook_post", held(neurons, self.value)) for layer, neurons in chosen.items()]
+        chosen, shape = neurons_by_layer(net, self.neurons), (net.sizes.n_layers, net.sizes.d_mlp)
+        if self.means is not None and self.means.shape != shape:
+            raise InputError(
+                f"The means have shape {list(self.means.shape)}; {net.name} needs [layer neuron], {list(shape)}: take "
+                "them with neuron_means(model, text)."
+            )
+
+        def value(layer: int, neurons: Tensor) -> float | Tensor:
+            return self.value if self.means is None else self.means[layer, neurons.to(self.means.device)]
+
+        return [
+            (f"blocks.{layer}.mlp.hook_post", held(neurons, value(layer, neurons))) for layer, neurons in chosen.items()
+        ]
+
+
+@door
+def neuron_means(
+    model: Any, prompts: PromptSet | Sequence[Prompt] | TokenCorpus, *, batch_size: int = 16
+) -> Float[Tensor, "layer neuron"]:
+    """Every neuron's mean activation over the tokens of prompts or text after position 0, for mean ablation.
+
+    Raises:
+        InputError: no token is left, or the tokenizer is not the model's.
+    """
+    return site_means(model, prompts, "mlp.hook_post", "neuron", batch_size=batch_size)

@@ -39,9 +39,10 @@ class LogitLens(Probe):
     `last=False`, but the last); in prompts it is q alone, and there is no loss.
 
     `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point
-    the lens is the model. `"authors"` is what the authors' library did: every residual is centred and divided by the
-    scale of the *last* residual (in a model with RMS norm: nothing is done), and b_U is left out. It assumes folded
-    norms. A `TunedLens` translates each residual first and then does as the corrected one.
+    the lens is the model. `"authors"` is what the authors' notebook did: every residual is centred and divided by the
+    scale of the *last* residual (in a model with RMS norm: nothing is done), b_U is left out, and entropies are of
+    probabilities raised to 1e-9. It assumes folded norms. A `TunedLens` translates each residual first and then does as
+    the corrected one.
     """
 
     lens: Lens | TunedLens = "corrected"
@@ -129,10 +130,14 @@ class LogitLens(Probe):
             tiles, others = _authors_tiles(self._weights_of(net), len(points)), _authors_points(net, points)
         else:
             tiles, others = _tiles(net), points[:-1]
-        only = [name for name in self.units if name != "cosine"]
-        read = read_out(tiles, [points[-1], *others], targets, only, min(self.top_k, net.sizes.d_vocab)) if only else {}
+        entropy = "clamped_entropy" if self.lens == "authors" else "entropy"
+        only = [entropy if name == "entropy" else name for name in self.units if name != "cosine"]
+        d_vocab, streams = net.sizes.d_vocab, [points[-1], *others]
+        read = read_out(tiles, streams, targets, only, min(self.top_k, d_vocab), d_vocab=d_vocab) if only else {}
         # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
         values = {name: of[:, 1:] if self.lens == "authors" else of.roll(-1, 1) for name, of in read.items()}
+        if entropy in values:
+            values["entropy"] = values.pop(entropy)
         if "cosine" in self.units:
             last = points[-1].float()
             cosines = [torch.cosine_similarity(point.float(), last, dim=-1) for point in points]

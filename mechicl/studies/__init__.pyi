@@ -14,6 +14,7 @@ from mechicl.tasks import Benchmarks
 
 from mechicl.studies.study import STUDIES as STUDIES
 from mechicl.studies.study import Study as Study
+from mechicl.studies.overlay import compare as compare
 from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
 from mechicl.studies.stages.voters import find_neurons as find_neurons
 from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
@@ -41,15 +42,19 @@ from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearni
 from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
 from mechicl.studies.stages.cka import Cka as Cka
 from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
+from mechicl.studies.stages.joiner_ablation import JoinerAblation as JoinerAblation
 from mechicl.studies.stages.word_merging import WordMerging as WordMerging
 from mechicl.studies.stages.word_identity import WordIdentity as WordIdentity
 from mechicl.studies.stages.wic import Wic as Wic
 from mechicl.studies.stages.lens import LensStudy as LensStudy
+from mechicl.studies.stages.part_of_speech import PartOfSpeech as PartOfSpeech
+from mechicl.studies.stages.causal_stages import CausalStages as CausalStages
 from mechicl.studies.stages.voting import Voting as Voting
 from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
 from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
 from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
+from mechicl.studies.stages.right_then_wrong import RightThenWrong as RightThenWrong
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
 
 def one_prompt(
@@ -385,7 +390,6 @@ def stages_atlas(
     model: Model,
     corpus: TokenCorpus,
     *,
-    protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
 ) -> Result:
     """All signatures of the four stages on relative depth, with proposed boundaries.
@@ -399,7 +403,6 @@ def stages_atlas(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -580,6 +583,37 @@ def local_attention(
         layer and head. Shares of attention, between 0 and 1.
     """
 
+def joiner_ablation(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    pieces: Sequence[int] = (2, 3),
+    heads: int = 4,
+    draws: int = 8,
+    draw_seed: int = 0,
+    batch_size: int = 4,
+) -> Result:
+    """The loss after words of several tokens without sub-joiner heads, against random heads.
+
+    Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
+
+    The paper: Early heads put the tokens of a word together.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        pieces: Tokens of words by which heads are chosen.
+        heads: Sub-joiner heads, the best first.
+        draws: Draws of random heads of the same layers.
+        draw_seed: Seed of these draws.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Loss after words with heads ablated: a row per set of heads, sequence and kind of
+        word. `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss
+        added, in nats, mean over `words` words; `after` says after which.
+    """
+
 def word_merging(
     model: Model,
     corpus: TokenCorpus,
@@ -670,11 +704,12 @@ def logit_lens(
     *,
     untrained: int = 4,
     top_k: int = 10,
+    authors_lens: bool = False,
     tuned: TunedLens | str | Path | None = None,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens.
+    """Every layer's residual read as a prediction: the corrected lens, the authors' and a tuned one beside it.
 
     Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
@@ -686,6 +721,7 @@ def logit_lens(
         corpus: running text, from `mi.load_corpus`.
         untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         top_k: Size of the sets of most probable tokens that are compared.
+        authors_lens: Draw the authors' faulty lens beside the corrected one.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
             text.
         protocol: corrected, or paper: what the authors' code did.
@@ -694,6 +730,67 @@ def logit_lens(
     Returns:
         A result. Measures of the lens at L + 1 points of every sequence; of untrained twins, entropy
         and KL alone.
+    """
+
+def part_of_speech(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    words: int = 1000,
+    context: int = 24,
+    draw_seed: int = 0,
+    batch_size: int = 32,
+) -> Result:
+    """At which depth a probe tells a word's part of speech, against a control task.
+
+    Part of speech (Stages of Inference, section 5.2; a test of our own).
+
+    The paper: Features of words are made in the first half of the model: probing accuracy rises, peaks
+    and declines.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        words: Words of the text, at most, drawn at random.
+        context: Tokens that each is read in, its own included.
+        draw_seed: Seed of the words, the folds and the control task.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Shares of each sequence's words whose part of speech is predicted: a row per sequence
+        and point. `probe`, `control` (the control task), `by_word` (its most frequent part of speech in
+        the training text) and `majority` (the most frequent one of all) are shares of `words` words.
+    """
+
+def causal_stages(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    bands: int = 4,
+    draws: int = 4,
+    draw_seed: int = 0,
+    batch_size: int = 4,
+) -> Result:
+    """Prediction and suppression neurons, attention and MLPs of a band of depth silenced.
+
+    Stages by intervention (Stages of Inference, section 5.3 and 5.4; a test of our own).
+
+    The paper: Prediction neurons make the prediction in the second half of the model; suppression
+    neurons of the last layers sharpen it.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        bands: Bands of depth, of as many layers each.
+        draws: Draws of norm-matched control neurons.
+        draw_seed: Seed of these draws.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions with a part of a band of layers ablated: a row per ablation and sequence.
+        `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part
+        itself, and numbers its controls; `how` is zero or mean; `neurons` counts what is ablated. KL
+        and losses in nats, entropies in bits.
     """
 
 def voting(
@@ -844,6 +941,32 @@ def entropy_neurons(
         A result. Entropy neurons and norm-matched controls held at values: a row per neuron, value and
         sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share;
         `length` is the L2 norm of the last residual over the clean model's.
+    """
+
+def right_then_wrong(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    untrained: int = 4,
+    batch_size: int = 4,
+) -> Result:
+    """Tokens that the lens predicts correctly in the middle and the model at the end does not, and the reverse.
+
+    Right, then wrong (Stages of Inference, section 5.4; a test of our own).
+
+    The paper: The last layers calibrate the prediction; they may spoil correct ones.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Shares of each sequence's tokens, by the entropy of the clean prediction: a row per
+        quantity and place. `arm` is lens (at the residual before `layer`), any (over all layers), or
+        drop (with `layer` dropped). `value` is a share of `tokens` tokens; of `restored`, these are the
+        tokens that were spoilt.
     """
 
 def inner_lexicon(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.engines.cost import forward_flops
 from mechicl.errors import InputError
-from mechicl.limits import free_bytes, in_words, pass_bytes, prompts_that_fit
+from mechicl.limits import duration, free_bytes, in_words, pass_bytes, prompts_that_fit
 from mechicl.models import Adapter, frozen, graph_bytes, prompts_at_once
 from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
@@ -41,8 +41,7 @@ class Estimate:
     @property
     def duration(self) -> str:
         """The time in a word: seconds, minutes, hours or days."""
-        units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
-        return next((name for size, name in units if self.seconds >= 2 * size), "seconds")
+        return duration(self.seconds)
 
     def __str__(self) -> str:
         free = "" if self.free is None else f" ({in_words(self.free)} free)"
@@ -63,10 +62,13 @@ def sequence_lengths(material: Any) -> list[int]:
     return corpus.lengths.tolist() if isinstance(corpus, TokenCorpus) else []
 
 
-def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: bool, twins: int = 0) -> int:
+def memory_needed(
+    net: Adapter, longest: int, batch_size: int, *, gradients: bool, twins: int = 0,
+    held: Callable[[int], int] = lambda tokens: 0,
+) -> int:  # fmt: skip
     """Bytes that a batch takes beside the weights, batches as small as they are going to be made.
 
-    So many other models of this size must fit beside it.
+    So many other models of this size must fit beside it, and what a study holds of a batch of so many tokens.
 
     Raises:
         InputError: not even one sequence fits into what is free.
@@ -79,13 +81,13 @@ def memory_needed(net: Adapter, longest: int, batch_size: int, *, gradients: boo
         kept, at_once = graph_bytes(net.sizes, longest, itemsize), prompts_at_once(net, longest)
         one += kept if at_once else kept // net.sizes.n_layers  # else block by block, computed again
         batch = min(batch, max(1, at_once))
-    others, free = twins * _weights(net), free_bytes(net.device)
+    others, free = twins * _weights(net) + held(longest), free_bytes(net.device)
     if free is not None and one + others > free:
         raise InputError(
             f"A sequence of {longest} tokens needs about {in_words(one + others)} in this study and model, and "
             f"{in_words(free)} are free on {net.device}; use shorter ones, a smaller model, or a lower dtype."
         )
-    return batch * one
+    return batch * one + held(batch * longest)
 
 
 def _weights(net: Adapter) -> int:
@@ -94,15 +96,16 @@ def _weights(net: Adapter) -> int:
 
 
 def estimate(
-    net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False, twins: int = 0
-) -> Estimate:
+    net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False, twins: int = 0,
+    held: Callable[[int], int] = lambda tokens: 0,
+) -> Estimate:  # fmt: skip
     """What so many passes of sequences of these lengths take; a short one is timed.
 
     Raises:
         InputError: not even one sequence fits into what is free.
     """
     longest = max(lengths, default=1)
-    memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins)
+    memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins, held=held)
     seconds = sum(lengths) * passes * _seconds_a_token(net, longest, batch_size) if lengths else 0.0
     return Estimate(_weights(net), memory, free_bytes(net.device), seconds, twins * _weights(net))
 

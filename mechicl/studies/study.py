@@ -9,26 +9,28 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
 from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
-from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
+from mechicl.errors import InputError, check_count
 from mechicl.figures import BLUE
 from mechicl.limits import return_freed_memory
-from mechicl.models import hooked, provenance
+from mechicl.models import Adapter, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
+from mechicl.studies.checking import next_checked
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
+from mechicl.studies.overlay import overlaid
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
 from mechicl.studies.sampled import remarks_on
 from mechicl.tasks import Task
@@ -80,6 +82,8 @@ class Study(ABC):
     """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
+    overlaid: ClassVar[tuple[str, ...]] = ()
+    """Metrics whose curves by layer are laid over each other where there are several models; each has a panel."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Switches that saved results know by another name: old name, new name."""
 
@@ -139,8 +143,15 @@ class Study(ABC):
         check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
-        passes, twins = self.passes(net.sizes.n_layers), self.twins_at_once
-        return estimate(net, lengths, passes, batch_size, gradients=self.gradients, twins=twins)
+        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self._memory(net))
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Bytes that it holds of a batch of so many tokens, beside what a pass takes."""
+        return 0
+
+    def _memory(self, net: Adapter) -> dict[str, Any]:
+        """What its memory follows from, beside the batch."""
+        return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: as given, or to begin with."""
@@ -207,7 +218,8 @@ class Study(ABC):
 
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
-        drawing = self.drawing(result)
+        several = bool(self.overlaid) and result.table["model"].nunique() > 1
+        drawing = overlaid(self, result) if several else self.drawing(result)
         models = ", ".join(result.table["model"].unique())
         protocol = "" if self.no_paper_protocol else f"protocol {self.protocol}"
         return draw(
@@ -250,7 +262,7 @@ class Study(ABC):
         parts, origin = self.parts(material)
         check_same_tokenizers(net, parts)
         longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
-        memory_needed(net, longest, batch_size, gradients=self.gradients, twins=self.twins_at_once)
+        memory_needed(net, longest, batch_size, **self._memory(net))
         model_facts, surroundings = provenance(model), self.surroundings(model)
         cells = None if "hooked" in model_facts else cells
         code = ""
@@ -270,7 +282,7 @@ class Study(ABC):
                 measured = self.measure_all(model, part.material, missing, batch_size=batch_size)
                 for condition, key, rows in zip(conditions, keys, stored, strict=True):
                     if rows is None:
-                        rows = self._checked(measured, part, condition)
+                        rows = next_checked(measured, self.name, {**part.labels, **condition}, self.may_lack)
                         rows = rows if cells is None else cells.keep(key, rows)
                         return_freed_memory()
                     tables.append(part.label(rows, hooked(model).name, condition))
@@ -288,31 +300,6 @@ class Study(ABC):
                 "seconds": round(time.monotonic() - start, 2),
             },
         )
-
-    def _checked(self, tables: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
-        """The next table, sequences in order. NumericalError names the study and cell of a non-finite value."""
-        facts = {name: value for name, value in {**part.labels, **condition}.items() if value not in (None, "")}
-        where = ", ".join([self.name, *(f"{name} {value}" for name, value in facts.items())])
-        try:
-            rows = next(tables)
-        except NumericalError as error:
-            raise NumericalError(f"{where}: {error}") from error
-        except (MemoryError, RuntimeError) as error:
-            if out_of_memory(error):
-                raise InputError(OUT_OF_MEMORY) from error
-            raise
-        numbers = rows.select_dtypes("number").drop(columns=list(self.may_lack), errors="ignore")
-        for column in numbers:
-            bad = ~np.isfinite(numbers[column].to_numpy(float))
-            if bad.any():
-                row = rows[bad].iloc[0]
-                names = [name for name in ("prompt", "sequence", "layer", "head", "point") if name in row]
-                place = ", ".join(f"{name} {row[name]}" for name in names) or "its first row"
-                raise NumericalError(
-                    f"{where}: {column} is {row[column]} at {place}; try dtype='float32', or leave that text out."
-                )
-        # Batches go by length; rows do not, or a bootstrap's draws would depend on the size of the batches.
-        return rows.sort_values("sequence", kind="stable", ignore_index=True) if "sequence" in rows else rows
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance.

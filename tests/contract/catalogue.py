@@ -37,6 +37,7 @@ from mechicl.metrics import kl_divergence
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
     AblateHeads,
+    AblateParts,
     CutDemonstrations,
     CutRandomEdges,
     CutWords,
@@ -77,11 +78,14 @@ from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
+from mechicl.studies.stages.causal_stages import CausalStages
 from mechicl.studies.stages.cka import Cka
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons
+from mechicl.studies.stages.joiner_ablation import JoinerAblation
 from mechicl.studies.stages.lens import LensStudy
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.many_lesions import ManyLesions
+from mechicl.studies.stages.right_then_wrong import RightThenWrong
 from mechicl.studies.stages.voting import Voting
 from mechicl.studies.stages.word_identity import WordIdentity
 from mechicl.studies.study import Study
@@ -179,6 +183,7 @@ _PATCHES: dict[type, Callable[[], list[Any]]] = {
     DropMLP: lambda: [DropMLP(2), DropMLP(-1, positions=lambda batch: batch.tokens % 2 == 0)],
     DropMany: lambda: [DropMany((0, 2))],
     FixNeurons: lambda: [FixNeurons(((0, 1), (2, 3)), 1.5)],
+    AblateParts: lambda: [AblateParts("attn", (0, 2)), AblateParts("mlp", (-1,), positions="rest")],
     AblateHeads: lambda: [AblateHeads(((0, 1), (-1, 3))), AblateHeads(((0, 2),), positions="rest")],
     Steer: lambda: [
         Steer(torch.linspace(-1, 1, tiny.D_MODEL), 1),
@@ -395,6 +400,9 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap"), untrained=0),
     "logit-lens": lambda: LensStudy(untrained=0),
     "cka": lambda: Cka(untrained=0),
+    "joiner-ablation": lambda: JoinerAblation(pieces=(2,), heads=2, draws=2),
+    "right-then-wrong": lambda: RightThenWrong(untrained=0),
+    "causal-stages": lambda: CausalStages(bands=2, draws=2),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
     "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),
@@ -428,18 +436,18 @@ def benchmark() -> Benchmarks:
     return found
 
 
-_WANTS_WORDS = "inner-lexicon"
-"""Needs a hundred words with a token of their own, which the tiny vocabulary has not: see its own tests."""
+_WANTS_WORDS = ("inner-lexicon", "part-of-speech")
+"""Need a hundred words with a token of their own, and an extra: see their own tests."""
 
 
 def studies() -> list[Study]:
-    """One of every registered study but one."""
+    """One of every registered study but two."""
     subclasses = {
         kind for kind in _subclasses(Study) if kind.__module__.startswith("mechicl.") and "name" in vars(kind)
     }
     unknown = subclasses - set(STUDIES.values())
     assert not unknown, f"{unknown} are not in STUDIES, so a saved result of theirs cannot be loaded"
-    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name != _WANTS_WORDS]
+    return [_STUDIES.get(name, kind)() for name, kind in STUDIES.items() if name not in _WANTS_WORDS]
 
 
 def _subclasses(kind: type) -> Iterator[type]:
@@ -454,7 +462,7 @@ def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | Benchmarks | 
         return word_pairs()
     if study.reads == "benchmarks":
         return benchmark()
-    if study.name in ("voting", "word-identity", "word-merging"):
+    if study.name in ("voting", "word-identity", "word-merging", "joiner-ablation"):
         return more_text()
     if study.reads != "prompts":
         return text() if study.reads == "text" else None

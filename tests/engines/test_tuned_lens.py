@@ -12,7 +12,7 @@ import torch
 
 from mechicl import metrics
 from mechicl.corpora import load_corpus
-from mechicl.engines.tuned_lens import fit_tuned_lens
+from mechicl.engines.tuned_lens import _positions, fit_tuned_lens, tuned_lens_seconds
 from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import run
 from mechicl.models import hooked, provenance
@@ -42,6 +42,32 @@ def test_untrained_it_is_the_corrected_lens_and_trained_it_ends_in_the_model(fam
         assert torch.equal(after[name][:, -1], values[:, -1])
     assert not torch.equal(after["kl"][:, :-1], seen[plain]["kl"][:, :-1])
     assert provenance(model)["weight_digest"] == identity(family).about["weight_digest"]
+
+
+def test_a_step_reads_so_many_positions_and_never_the_first() -> None:
+    text = corpus()
+    batch = text.batch()
+    whole = int((batch.lengths - 1).sum())
+    for most in (3, whole, 10 * whole):
+        chosen = _positions(batch, most, [0, 1])
+        assert int(chosen.sum()) == min(most, whole)
+        assert not chosen[:, 0].any()
+        assert not (chosen & ~batch.real).any()
+    assert not torch.equal(_positions(batch, 3, [0, 1]), _positions(batch, 3, [0, 2]))
+
+
+def test_the_time_is_told_before_by_the_work_of_a_step() -> None:
+    """In proportion to steps and, where learning costs most, to positions; nothing is fitted and nothing changes."""
+    model, text = tiny.model("gpt2"), corpus()
+    before = provenance(model)["weight_digest"]
+    tuned_lens_seconds(text, model, steps=1)  # warm
+    one, many = (min(tuned_lens_seconds(text, model, steps=steps) for _ in range(3)) for steps in (1, 100))
+    assert many == pytest.approx(100 * one, rel=0.9)
+    start = time.perf_counter()
+    fit_tuned_lens(model, text, steps=30)
+    taken = time.perf_counter() - start
+    assert taken / 20 < tuned_lens_seconds(text, model, steps=30) < 20 * taken
+    assert provenance(model)["weight_digest"] == before
 
 
 def test_a_step_goes_against_the_gradient_of_the_mean_kl() -> None:
@@ -106,7 +132,7 @@ def test_saved_and_loaded_it_knows_its_model_and_its_text(tmp_path: Path) -> Non
         tiny.tokenizer(), ["a film of Sports and Business"], prepend_bos=True, n_ctx=30, packing="documents"
     )
     result = LensStudy(tuned=loaded).run(model, other)
-    assert set(result.table["lens"]) == {"corrected", "authors", "tuned"}
+    assert set(result.table["lens"]) == {"corrected", "tuned"}
     assert result.provenance["settings"]["tuned"] == lens.digest
     assert "tuned lens takes KL" in result.finding()
     (tmp_path / "tuned_lens.json").write_text('{"sha256": "other", "about": {}}')

@@ -9,6 +9,7 @@ import torch
 
 from mechicl import metrics
 from mechicl.corpora import TokenBatch
+from mechicl.engines.swap_weights import SwapWeights
 from mechicl.engines.wavefront import final_residuals, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.models import hooked
@@ -191,3 +192,23 @@ def test_a_model_comes_back_as_it_was():
 def test_a_sweep_without_lesions_is_refused() -> None:
     with pytest.raises(InputError, match="no lesion to sweep"):
         lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt2-inverse", "neo", "neo/bridge", "gemma2"])
+def test_weights_are_swapped_and_what_a_place_decides_stays(family):
+    """As in a model whose blocks were given each other's parameters; a local window or a scale stays where it was."""
+    model, tokens = tiny.fresh(family), tiny.tokens(2, 12)
+    net = hooked(model)
+    with torch.no_grad():
+        intact, ours, blocks = swept(net, tokens, [SwapWeights(-2), Swap(-2)])
+        close(net.forward(tokens), intact)  # the model is as it was
+        first, second = (model.blocks[net.sizes.n_layers + i] for i in (-2, -1))
+        for a, b in zip(first.parameters(), second.parameters(), strict=True):
+            a.data, b.data = b.data, a.data
+        close(ours, net.forward(tokens))
+    alike = family == "gpt2"
+    assert ((ours - blocks).abs().max() < 1e-5 * blocks.abs().max()) == alike
+    with pytest.raises(InputError, match="has layers"):
+        lesion_sweep(model, tokens, [SwapWeights(net.sizes.n_layers - 1)])
+    with pytest.raises(InputError, match="give it to lesion_sweep"):
+        SwapWeights(0).hooks(model)

@@ -19,3 +19,5 @@ def test_pooled_means_are_the_notebooks(path, shared):
     np.testing.assert_allclose(by_document, stored["per_document"], atol=1e-6)
     summary = result.summary().set_index("layer")
     np.testing.assert_allclose(summary["mean"], stored["mean"], atol=1e-6)
+    of_100 = np.array(stored["sem"]) * np.sqrt(len(stored["per_document"]) / 100)  # theirs divides by root 100 always
+    np.testing.assert_allclose(summary["high"] - summary["mean"], of_100, atol=1e-7)

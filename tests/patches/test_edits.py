@@ -14,7 +14,19 @@ from mechicl.corpora import TokenBatch
 from mechicl.errors import InputError
 from mechicl.hooks import HookError, Patch, Probe, Watch, run
 from mechicl.models import hooked
-from mechicl.patches import AblateHeads, Drop, DropAttention, DropMLP, FixNeurons, IsolateLabels, Steer, head_means
+from mechicl.patches import (
+    AblateHeads,
+    AblateParts,
+    Drop,
+    DropAttention,
+    DropMLP,
+    FixNeurons,
+    IsolateLabels,
+    Steer,
+    head_means,
+    neuron_means,
+    part_means,
+)
 from mechicl.probes import LabelAttention
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -82,6 +94,37 @@ def test_means_of_heads_are_those_of_all_tokens_but_the_first() -> None:
     torch.testing.assert_close(ablated[:, :, 3], means[1, 3].expand(2, 9, -1))
     (clean,) = points(model, Steer([0.0] * sizes.d_model, 0), "blocks.1.attn.hook_z")
     assert torch.equal(ablated[:, :, :3], clean[:, :, :3])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_neurons_and_parts_are_held_at_their_means(family: str) -> None:
+    """As by hand, where what is ablated stands at its mean over all tokens but the first of each prompt."""
+    model, prompts = tiny.model(family), random_prompts(5)
+    n_layers = hooked(model).sizes.n_layers
+    sites = ("mlp.hook_post", "hook_attn_out", "hook_mlp_out")
+    seen: dict[str, list[torch.Tensor]] = {site: [] for site in sites}
+    for prompt in prompts:
+        _, cache = model.run_with_cache(torch.tensor([prompt.tokens]))
+        for site in sites:
+            seen[site].append(torch.stack([cache[f"blocks.{i}.{site}"][0, 1:] for i in range(n_layers)], 1))
+    means = neuron_means(model, prompts, batch_size=2), *(part_means(model, prompts, part) for part in ("attn", "mlp"))
+    for site, mean in zip(sites, means, strict=True):
+        torch.testing.assert_close(mean, torch.cat(seen[site]).mean(0), rtol=1e-4, atol=1e-5)
+    site = "blocks.1.mlp.hook_post"
+    (held,) = points(model, FixNeurons(((1, 4), (1, 2)), means=means[0]), site)
+    (clean,) = points(model, FixNeurons(((0, 0),), positions=lambda batch: batch.tokens < 0), site)
+    torch.testing.assert_close(held[..., [2, 4]], means[0][1, [2, 4]].expand(2, 9, -1))
+    torch.testing.assert_close(held[..., [0, 1, 3]], clean[..., [0, 1, 3]])
+    for part, mean in zip(("attn", "mlp"), means[1:], strict=True):
+        names = f"blocks.0.hook_{part}_out", f"blocks.1.hook_{part}_out"
+        both = points(model, AblateParts(part, (0, -2), mean, positions="rest"), *names)
+        for layer, values in enumerate(both):
+            torch.testing.assert_close(values[:, 1:], mean[layer].expand(2, 8, -1))
+        assert (both[0][:, 0] - mean[0]).abs().max() > 1e-3
+    with pytest.raises(InputError, match="take them with neuron_means"):
+        FixNeurons(((0, 0),), means=means[1]).hooks(model)
+    with pytest.raises(InputError, match="take them with part_means"):
+        AblateParts("mlp", (0,), means[0][:, :3]).hooks(model)
 
 
 def test_steering_adds_a_vector_and_carries_gradients() -> None:

@@ -97,6 +97,12 @@ def test_all_quantities_are_those_of_whole_rows_in_float64(family, lens, corpus,
             torch.testing.assert_close(ours, values, rtol=1e-5, atol=ATOL, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def clamped_entropy(logits):
+    """As the authors' notebook takes it."""
+    p = logits.softmax(-1).clamp(min=1e-9)
+    return -(p * p.log2()).sum(-1)
+
+
 def whole_rows(model, probe, tokens):
     """Means over positions of each quantity at each point, from whole rows of logits in float64."""
     net, n_layers = hooked(model), model.cfg.n_layers
@@ -115,7 +121,7 @@ def whole_rows(model, probe, tokens):
     rows = []
     for point, lens in zip(points, (z.double() for z in logits), strict=True):
         rows.append({
-            "entropy": metrics.entropy(lens, unit="bits"),
+            "entropy": clamped_entropy(lens) if probe.lens == "authors" else metrics.entropy(lens, unit="bits"),
             "kl": metrics.kl_divergence(final, lens),
             "kl_reverse": metrics.kl_divergence(lens, final),
             "js_divergence": metrics.js_divergence(final, lens),

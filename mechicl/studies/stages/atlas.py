@@ -10,8 +10,8 @@ Position 0 has two curves of its own, where a layer makes an attention sink ther
 of all others, and the attention that it receives.
 
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
-ours, with its rules, in `boundaries.py`. Both protocols use the corrected measures. `in_context_atlas.py` adds the
-curves of in-context learning.
+ours, with its rules, in `boundaries.py`. There is no `protocol="paper"`. `in_context_atlas.py` adds the curves of
+in-context learning.
 """
 
 from __future__ import annotations
@@ -72,7 +72,6 @@ DENSER = Claim(
     "Stages of Inference, section 5.3, Fig. 8", "Spearman correlation of density and −KL over layers", "correlation",
     "the densities shifted along the layers", 0.3,
 )  # fmt: skip
-
 DEEPER = Claim(
     "deeper-robust", "Deeper models are more robust to dropping a middle layer.",
     "Stages of Inference, section 4.1 and abstract",
@@ -101,6 +100,7 @@ class Atlas(Study):
     )
     claims = (DENSER, DEEPER)
     reads = "text"
+    no_paper_protocol = "it puts curves together that the studies of each have in the authors' protocol"
     batch_size = 4
     shared_options = {"processing": "fold"}
 

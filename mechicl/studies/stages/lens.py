@@ -5,10 +5,11 @@ one: little progress in the first half, then a steady decline, and in some model
 
 The authors' curves come from a faulty lens: their library divided every residual by the *last* layer's norm, and
 the unembedding's bias was left out. Early residuals are short, so their logits nearly vanish and entropy starts
-near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook does: positions 1 to T - 2, every
-document the same. `"corrected"` norms each residual by itself and keeps the bias, so that the last point is the
-model's own prediction, and measures the authors' lens too. The direction of the paper's KL is not published: ours is
-KL(final || lens); the other direction and the Jensen-Shannon divergence are in the table.
+near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook does: positions 1 to T - 2, probabilities
+raised to 1e-9, every document the same, the band their standard deviation. `"corrected"` norms each residual by itself
+and keeps the bias, so that the last point is the model's own prediction; `authors_lens` draws theirs beside it (in a
+model whose norm does not centre it applies none, and is left to `protocol="paper"`). The direction of the paper's KL is
+not published: ours is KL(final || lens); the other direction and the Jensen-Shannon divergence are in the table.
 
 A tuned lens (Belrose et al. 2023) can be added: an affine map of each residual, learned on other text, removes
 differences of basis. The KL that remains is what the residual does not yet say about the prediction.
@@ -31,11 +32,13 @@ from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, ORANGE, VERMILION
 from mechicl.hooks import run
+from mechicl.metrics.readout import kept_bytes
+from mechicl.models import Adapter, hooked
 from mechicl.probes.logit_lens import Lens, LogitLens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import authors_summary, weighted_summary
 from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 from mechicl.studies.summary import TEXT_BAND
 
@@ -50,6 +53,7 @@ TURNS_UP = Claim(
     "entropy of the prediction, less that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
     "in some models",
 )  # fmt: skip
+_AUTHORS_BAND = "band: standard deviation over documents, as the authors draw it"
 _LEAST = 0.01
 """Nats: the smallest KL that is drawn, as 0 has no place on a log axis."""
 _STYLES: dict[str, tuple[str, str, str]] = {
@@ -64,6 +68,7 @@ class LensStudy(AgainstTwins):
     """Measures of the lens at L + 1 points of every sequence; of untrained twins, entropy and KL alone."""
 
     top_k: Annotated[int, Switch("Size of the sets of most probable tokens that are compared.", min=1)] = 10
+    authors_lens: Annotated[bool, Switch("Draw the authors' faulty lens beside the corrected one.")] = False
     tuned: Annotated[
         TunedLens | str | Path | None,
         Switch("A tuned lens to draw as a third, or its folder; it was fitted to this model on other text."),
@@ -72,35 +77,55 @@ class LensStudy(AgainstTwins):
 
     name = "logit-lens"
     title = "Logit lens"
-    shows = "Every layer's residual read as a prediction: the corrected, the authors' and a tuned lens."
+    shows = "Every layer's residual read as a prediction: the corrected lens, the authors' and a tuned one beside it."
     source = "Stages of Inference, section 5.2, Fig. 8 and 19"
     claim = (
         "In the first half the prediction makes little progress; then its distance to the final prediction and its "
         "entropy fall, and in some models entropy rises again in the last layers."
     )
     claims = (LATE, TURNS_UP)
+    overlaid = ("entropy", "kl")
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
     may_lack = ("loss",)  # of a sequence of two tokens
 
     def for_model(self, model: Any) -> LensStudy:
-        """A folder becomes the lens that is saved in it."""
+        """A folder becomes the lens that is saved in it.
+
+        Raises:
+            InputError: the authors' lens is asked for beside the corrected one, and the model's norm does not centre.
+        """
+        if self.authors_lens and self.protocol == "corrected" and not hooked(model).sizes.centred:
+            raise InputError(
+                f"The authors' lens applies no norm at all to {hooked(model).name}, whose norm does not centre; leave "
+                "authors_lens out, or run the protocol 'paper'."
+            )
         return self if isinstance(self.tuned, TunedLens | None) else replace(self, tuned=TunedLens.load(self.tuned))
 
     def settings(self) -> dict[str, Any]:
         tuned = self.tuned.digest if isinstance(self.tuned, TunedLens) else self.tuned and str(self.tuned)
-        return {"protocol": self.protocol, "top_k": self.top_k, "tuned": tuned, "untrained": self.untrained}
+        return {
+            "protocol": self.protocol, "top_k": self.top_k, "authors_lens": self.authors_lens, "tuned": tuned,
+            "untrained": self.untrained,
+        }  # fmt: skip
 
     def lenses(self) -> tuple[Lens | TunedLens, ...]:
         """The lenses that the protocol asks for, and the tuned one."""
         if isinstance(self.tuned, str | Path):
             raise InputError("Of the tuned lens only the digest was kept with the result; load it with TunedLens.load.")
-        plain: tuple[Lens, ...] = ("authors",) if self.protocol == "paper" else ("corrected", "authors")
+        beside: tuple[Lens, ...] = ("authors",) if self.authors_lens else ()
+        plain = ("authors",) if self.protocol == "paper" else ("corrected", *beside)
         return plain if self.tuned is None else (*plain, self.tuned)
 
     def passes(self, n_layers: int) -> float:
         return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Every point's residuals, as they come and by position, and tiles of the vocabulary."""
+        n_points = net.sizes.n_layers + 1
+        residuals = 2 * tokens * n_points * net.sizes.d_model * net.dtype.itemsize * len(self.lenses())
+        return residuals + kept_bytes(1 + n_points, net.sizes.d_vocab, net.device)
 
     def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         probe = LogitLens("corrected", only=("entropy", "kl"))
@@ -137,8 +162,9 @@ class LensStudy(AgainstTwins):
         """Means per point: model, lens, metric, point, mean, low, high, n (sequences), seeds; `loss` in nats."""
         weights: dict[str, str] = LogitLens().terms
         if self.protocol == "paper":
-            weights = {name: "one" for name in weights if name != "loss"}
-        return weighted_summary(given(table).assign(one=1.0), weights, ["model", "lens"], "point")
+            metrics = [name for name in weights if name != "loss"]
+            return authors_summary(given(table), metrics, ["model", "lens"], "point")
+        return weighted_summary(given(table), weights, ["model", "lens"], "point")
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()

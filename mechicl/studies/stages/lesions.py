@@ -13,8 +13,9 @@ tokens rely on: dropping it then costs much, without any part in processing the 
 position 0 alone (`bos`), and everywhere else (`rest`); the authors' protocol does not tell them apart.
 
 The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the
-same string, so that different fragments of bytes agree (`protocol="paper"`). `"corrected"` aligns all measures, and
-compares token ids.
+same string, so that different fragments of bytes agree; they raise probabilities to 1e-9 before they take entropies,
+give the loss that is left over instead of what is added, and swap weights alone, not what a layer's place decides
+(`protocol="paper"`). `"corrected"` aligns all measures, and compares token ids.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
-from mechicl.engines.wavefront import lesion_sweep
+from mechicl.engines.swap_weights import SwapWeights
+from mechicl.engines.wavefront import RESIDUAL_BYTES, lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import Patch
-from mechicl.models import hooked
+from mechicl.metrics.readout import kept_bytes
+from mechicl.models import Adapter, hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
@@ -89,6 +92,7 @@ class Lesions(AgainstTwins):
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
     claims = CLAIMS
+    overlaid = ("kl", "agreement", "entropy_difference")
     reads = "text"
     batch_size = 4
 
@@ -101,7 +105,7 @@ class Lesions(AgainstTwins):
                 for where in (self.positions if self.protocol == "corrected" else ("all",))
                 for i in each
             ],
-            "swap": [("swap", i, Swap(i)) for i in each[:-1]],
+            "swap": [("swap", i, SwapWeights(i) if self.protocol == "paper" else Swap(i)) for i in each[:-1]],
             "attention": [("attention", i, DropAttention(i)) for i in each],
             "mlp": [("mlp", i, DropMLP(i)) for i in each],
             "replace": [("replace", i, Replace(i, i + 1)) for i in each[:-1]],
@@ -115,6 +119,13 @@ class Lesions(AgainstTwins):
 
     def passes(self, n_layers: int) -> float:
         return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
+
+    def held_bytes(self, net: Adapter, tokens: int) -> int:
+        """Residuals of all passes of a sweep, twice; in the authors' protocol also tiles of the vocabulary."""
+        n_streams = 1 + len(self.lesions(net.sizes.n_layers))
+        residuals = 2 * min(RESIDUAL_BYTES, n_streams * tokens * net.sizes.d_model * net.dtype.itemsize)
+        clamped = self.protocol == "paper"
+        return residuals + clamped * kept_bytes(n_streams, net.sizes.d_vocab, net.device)
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
@@ -133,7 +144,8 @@ class Lesions(AgainstTwins):
         """A row per ablation and sequence, with the row of `facts` that describes it; `size` sequences per pass."""
         tables = []
         for indices, batch in corpus.batches(size):
-            compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths)
+            clamped = self.protocol == "paper"
+            compared = lesion_sweep(model, batch.tokens, lesions, lengths=batch.lengths, clamped=clamped)
             predicting, with_target = scored_positions(compared, self.protocol)
             names = ("kl", "agreement", "entropy", "top_k_overlap", "base_entropy")
             of_predictions = {name.replace("_k_", "_10_"): getattr(compared, name) for name in names}
@@ -151,12 +163,14 @@ class Lesions(AgainstTwins):
         """Mean of each metric per ablation: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
 
         KL and losses in nats, entropies in bits; `accuracy_retained` is the ablated model's accuracy on the true next
-        token over the clean model's.
+        token over the clean model's. In the authors' protocol `loss_difference` is the clean loss less the ablated one.
         """
         table = given(table)
         with np.errstate(invalid="ignore", divide="ignore"):
             retained, hits = table["correct"] / table["base_correct"], table["base_correct"] * table["targets"]
         measured = with_differences(table).assign(accuracy=table["correct"], accuracy_retained=retained, hits=hits)
+        if self.protocol == "paper":
+            measured["loss_difference"] *= -1
         return weighted_summary(measured, WEIGHTS, ["model", "kind"])
 
     def drawing(self, result: Result) -> Drawing:

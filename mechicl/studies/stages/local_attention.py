@@ -3,7 +3,8 @@
 The paper plots "attention to the previous five tokens" by layer: high in the first layers, where tokens are put
 together to words, and falling with depth. The authors' code takes the mean over single entries A[q, q - i], i =
 1..5, so about a fifth of the mass on five tokens; it counts position 0 (BOS) as a key like any other and weighs
-every document the same (`protocol="paper"` gives that mean).
+every document the same, without those that are NaN or zero in all layers. Its band is the standard deviation over the
+root of 100, however many documents there are (`protocol="paper"` gives this mean and band).
 
 `"corrected"` sums the attention to the previous k tokens, never counting position 0, and weighs every query the
 same, as a share of all attention and of what position 0 leaves: a growing sink alone makes attention to all others
@@ -26,7 +27,7 @@ from mechicl.hooks import run
 from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
-from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.sequences import authors_summary, weighted_summary
 from mechicl.studies.stages.twins import by_layer, of_documents, slope
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
@@ -41,6 +42,9 @@ FREE = Claim(
     "locality-falls-beside-sink", "Attention to the previous five tokens falls with depth beside the sink, too.",
     _SOURCE, FALLS.quantity, "of attention not paid to position 0", _LEVEL, 0.05,
 )  # fmt: skip
+_AUTHORS_DOCUMENTS = 100
+"""Their standard errors are over the root of this number, however many documents were read."""
+_AUTHORS_BAND = "band: standard deviation over documents / 10, as the authors draw it"
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 
 
@@ -62,6 +66,7 @@ class LocalAttentionStudy(Study):
         "it becomes less and less so."
     )
     claims = (FALLS, FREE)
+    overlaid = ("mass_5", "free_5", "pooled")
     reads = "text"
     batch_size = 8
 
@@ -88,7 +93,8 @@ class LocalAttentionStudy(Study):
         """Means over heads and queries per layer: model, metric, layer, mean, low, high, n (sequences), seeds."""
         heads = table.groupby(["model", "sequence", "layer"], as_index=False).mean(numeric_only=True)
         if self.protocol == "paper":
-            return weighted_summary(heads.assign(one=1.0), {"pooled": "one"})
+            read = heads.groupby(["model", "sequence"])["pooled"].transform(lambda means: (means.fillna(0) != 0).any())
+            return authors_summary(heads[read], ["pooled"], ["model"], "layer", root_of=_AUTHORS_DOCUMENTS)
         return weighted_summary(heads, LocalAttention(self.windows).terms)
 
     def drawing(self, result: Result) -> Drawing:
@@ -103,7 +109,8 @@ class LocalAttentionStudy(Study):
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
             Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),
         ]  # fmt: skip
+        paper = self.protocol == "paper"
         return Drawing(
-            result.summary(), panels if self.protocol == "corrected" else panels[3:], y_title="share of attention",
-            note=f"mean over heads; {TEXT_BAND}", y_axis={"rangemode": "tozero"},
+            result.summary(), panels[3:] if paper else panels, y_title="share of attention",
+            note=f"mean over heads; {_AUTHORS_BAND if paper else TEXT_BAND}", y_axis={"rangemode": "tozero"},
         )  # fmt: skip

@@ -63,6 +63,19 @@ def weighted_summary(
     return pd.concat(parts, ignore_index=True)
 
 
+def authors_summary(
+    table: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], x: str, *, root_of: float = 1.0
+) -> pd.DataFrame:
+    """Means as the authors take them: every document counts the same, and the band is the standard deviation of the
+    documents (of the population) over a root. Columns as of `weighted_summary`.
+    """
+    long = table.melt([*by, x], metrics, var_name="metric")
+    groups = long.groupby([*by, "metric", x], sort=False)["value"]
+    summary = groups.agg(mean="mean", n="size", half=lambda values: values.std(ddof=0) / np.sqrt(root_of)).reset_index()
+    low, high = summary["mean"] - summary["half"], summary["mean"] + summary["half"]
+    return summary.assign(low=low, high=high, seeds=1).drop(columns="half")
+
+
 def weighted_means(table: pd.DataFrame, weights: Mapping[str, str], by: Sequence[str]) -> pd.DataFrame:
     """Means of several columns within each group of `by`, each weighted by a column of counts: `by`, sums of the
     counts, and the means.

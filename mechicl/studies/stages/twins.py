@@ -45,6 +45,10 @@ class AgainstTwins(Study):
     each_twin_reads: ClassVar[int | None] = 2
     """Sequences of every part of the text: twins differ more than texts. None: all of them."""
 
+    @property
+    def twins_at_once(self) -> int:  # type: ignore[override]
+        return int(self.untrained > 0 and self.protocol == "corrected")
+
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
         return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
@@ -93,6 +97,20 @@ def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evide
         size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g}"
         return of_documents(values, null, undecided=f"Random weights may show the same ({size}).", **more)
     return of_documents(values, null, interval=effect, **more)
+
+
+def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
+    """What was ablated (column -1) against draws of a control (the other columns), of each sequence.
+
+    The interval is over documents, and holds what another draw of the control might have given.
+    """
+    own, drawn = curves[-1], curves.drop(columns=-1)
+    documents = own.index.get_level_values(DOCUMENT).to_numpy()
+    beyond = (own - drawn.mean(axis=1)).to_numpy()
+    effect = mean_over_sets(beyond, documents, generator=np.random.default_rng(0))
+    return of_documents(
+        own, drawn.mean(axis=1).to_numpy(), interval=against_few(effect, drawn.mean().to_numpy()), **more
+    )
 
 
 def of_documents(values: pd.Series, null: Any = 0.0, **more: Any) -> Evidence:

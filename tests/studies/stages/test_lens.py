@@ -11,7 +11,7 @@ TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Pers
 
 def test_both_lenses_and_their_points():
     corpus = load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
-    result = logit_lens(tiny.fresh("gpt2", "fold"), corpus, untrained=0)
+    result = logit_lens(tiny.fresh("gpt2", "fold"), corpus, untrained=0, authors_lens=True)
     means = result.summary().set_index(["lens", "metric", "point"])["mean"]
     assert means["corrected", "kl", 3] == pytest.approx(0, abs=1e-5)
     assert means["corrected", "agreement", 3] == 1

@@ -1,0 +1,172 @@
+"""Sub-joiner heads ablated: does the model need them after words of several tokens? (section 5.1, Fig. 6b)
+
+*Stages of Inference* shows a head that looks from a word's last token back to its first ones, and concludes that it
+puts words together. If so, the model should predict worse without it, where a word of several tokens has just ended.
+
+Heads of the first third of the layers are chosen by what `word-merging` ranks them by (attention to the word's other
+tokens, less that of single-token words as many tokens back), on one half of the vocabulary's words. They are set to
+their mean outputs, everywhere but at position 0, and the loss on the token after a word is measured on the other half.
+Control: as many random heads of the same layers, several draws. Beside it stands the loss after single-token words,
+where a sub-joiner head has nothing to join. There is no `protocol="paper"`: the authors ablate none.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+
+from mechicl.claims import Claim, Evidence
+from mechicl.corpora import TokenCorpus, pieces_of_ended_words
+from mechicl.declared import Switch
+from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import InputError
+from mechicl.figures import GREY, VERMILION, error_bars
+from mechicl.models import hooked
+from mechicl.patches.ablate_heads import AblateHeads, head_means
+from mechicl.probes.words import followed, word_half
+from mechicl.results import Result
+from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, measure_heads, ranked_heads
+from mechicl.studies.stages.twins import against_draws, by_layer
+from mechicl.studies.study import Condition, Study
+from mechicl.studies.summary import TEXT_BAND, mean_with_interval
+
+NEEDED = Claim(
+    "sub-joiners-needed", "Predictions after words of several tokens need the sub-joiner heads.",
+    "Stages of Inference, section 5.1, Fig. 6b; a test of our own",
+    "loss that ablating them adds after words of several tokens that they were not chosen on", "nats",
+    "random heads of the same layers", 0.02,
+)  # fmt: skip
+_AFTER = {"several tokens": "words of several tokens", "one token": "words of one token"}
+_OF = {"sub-joiner heads": VERMILION, "random heads": GREY}
+
+
+@dataclass(frozen=True)
+class JoinerAblation(Study):
+    """Loss after words with heads ablated: a row per set of heads, sequence and kind of word.
+
+    `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss added, in nats, mean over
+    `words` words; `after` says after which.
+    """
+
+    pieces: Annotated[tuple[int, ...], Switch("Tokens of words by which heads are chosen.", min=2)] = (2, 3)
+    heads: Annotated[int, Switch("Sub-joiner heads, the best first.", min=1)] = 4
+    draws: Annotated[int, Switch("Draws of random heads of the same layers.", min=2)] = 8
+    draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
+
+    name = "joiner-ablation"
+    title = "Sub-joiner heads ablated"
+    shows = "The loss after words of several tokens without sub-joiner heads, against random heads."
+    source = NEEDED.source
+    claim = "Early heads put the tokens of a word together."
+    claims = (NEEDED,)
+    reads = "text"
+    no_paper_protocol = "the authors ablate no heads"
+    batch_size = 4
+
+    @property
+    def sequences_a_cell(self) -> int:
+        return sys.maxsize  # heads are chosen on all of the text
+
+    def passes(self, n_layers: int) -> float:
+        return 3 + 1 + self.draws
+
+    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+        sizes = hooked(model).sizes
+        sets = self.sets(self.chosen(model, corpus, batch_size), sizes.n_heads)
+        means = head_means(model, corpus, batch_size=batch_size)
+        patches = [AblateHeads(tuple(heads), means, positions="rest") for heads in sets.values()]
+        names = [", ".join(f"{layer}.{head}" for layer, head in heads) for heads in sets.values()]
+        tables = []
+        for indices, batch in corpus.batches(batch_size):
+            assert batch.words is not None
+            compared = lesion_sweep(model, batch.tokens, patches, lengths=batch.lengths, top_k=0)
+            pieces = pieces_of_ended_words(batch.words)
+            judged = followed(batch.lengths, batch.tokens.shape[1]) & (word_half(batch.tokens, batch.words) == 1)
+            judged &= torch.arange(batch.tokens.shape[1]) > 0
+            for after, ended in (("several tokens", pieces > 1), ("one token", pieces == 1)):
+                at = (ended & judged).cpu()
+                n = at.sum(-1)
+                cost = torch.where(at, compared.loss - compared.base_loss, 0).double().sum(-1) / n.clamp(min=1)
+                places = pd.MultiIndex.from_product([list(sets), indices], names=["draw", "sequence"])
+                rows = {"cost": cost.flatten().numpy(), "words": n.repeat(len(sets)).numpy(), "after": after}
+                tables.append(places.to_frame(index=False).assign(**rows, heads=np.repeat(names, len(indices))))
+        table = pd.concat(tables, ignore_index=True)
+        return table[table["words"] > 0].reset_index(drop=True)
+
+    def chosen(self, model: Any, corpus: TokenCorpus, batch_size: int) -> list[tuple[int, int]]:
+        """The sub-joiner heads (layer, head) of the first third of the layers.
+
+        Raises:
+            InputError: fewer than 20 words of these lengths in either half of the text's words.
+        """
+        net = hooked(model)
+        rows = measure_heads(model, corpus, self.pieces, batch_size).assign(model=net.name)
+        ranked = ranked_heads(rows, LEAST_WORDS)
+        if ranked.empty:
+            raise InputError(
+                f"Too few words of {' or '.join(map(str, self.pieces))} tokens to choose heads by: fewer than "
+                f"{LEAST_WORDS} in either half; take more text."
+            )
+        early = ranked[ranked["layer"] < max(1, net.sizes.n_layers // 3)]
+        score = early.groupby(HEAD[2:])["score_to_choose"].mean().sort_values(ascending=False, kind="stable")
+        return [(int(layer), int(head)) for layer, head in score.index[: self.heads]]
+
+    def sets(self, chosen: list[tuple[int, int]], n_heads: int) -> dict[int, list[tuple[int, int]]]:
+        """The chosen heads, and for each draw others of their layers, as many as these layers have left."""
+        found = {-1: sorted(chosen)}
+        for draw in range(self.draws):
+            generator = np.random.default_rng([self.draw_seed, draw])
+            found[draw] = []
+            for layer in sorted({layer for layer, _ in chosen}):
+                taken = [head for at, head in chosen if at == layer]
+                left = np.setdiff1d(np.arange(n_heads), taken)
+                others = generator.permutation(left)[: len(taken)]
+                found[draw] += [(layer, int(head)) for head in sorted(others)]
+        if not found[0]:
+            raise InputError(
+                "Every head of these layers is chosen, and none is left to compare with; give fewer heads."
+            )
+        return found
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        several, one = (where(table, after=after) for after in _AFTER)
+        words = int(where(several, draw=-1)["words"].sum())
+        if words < LEAST_WORDS:
+            return Evidence.nothing(f"The text has {words} words of several tokens to judge by; take more text.")
+        beside = [f"{mean:+.3g}" for mean in (_cost(one, own=True), _cost(one, own=False))]
+        note = (
+            f"The heads are {where(several, draw=-1)['heads'].iloc[0]}; after words of one token they add {beside[0]} "
+            f"nats, random heads {beside[1]}; {words} words."
+        )
+        return against_draws(by_layer(several, "cost", "draw"), note=note)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Loss added (nats): model, of (which heads), metric (after which words), mean, low, high, n (sequences)."""
+        rows = table.assign(of=np.where(table["draw"] < 0, *_OF), metric=table["after"])
+        by = ["model", "of", "metric"]
+        rows = rows.groupby([*by, "sequence", "words"], as_index=False)["cost"].mean()
+        return mean_with_interval(rows, "cost", by, weight="words")
+
+    def drawing(self, result: Result) -> Drawing:
+        summary = result.summary()
+        bars = []
+        for of, colour in _OF.items():
+            rows = where(summary, of=of).set_index("metric").reindex([*_AFTER]).dropna(subset="mean")
+            names = [_AFTER[str(after)] for after in rows.index]
+            bars.append(go.Bar(x=names, y=rows["mean"], name=of, marker_color=colour, error_y=error_bars(rows),
+                               hovertemplate="%{y:.4f}"))  # fmt: skip
+        panel = Panel("loss added on the token after", bars, {"title_text": "", "dtick": None})
+        return Drawing(summary, [panel], y_title="nats", note=f"heads at their means; {TEXT_BAND}")
+
+
+def _cost(rows: pd.DataFrame, *, own: bool) -> float:
+    """Mean over words of the chosen heads, or of the random ones."""
+    chosen = rows[(rows["draw"] < 0) == own]
+    return float(np.average(chosen["cost"], weights=chosen["words"])) if len(chosen) else float("nan")
