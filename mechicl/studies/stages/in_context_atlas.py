@@ -57,10 +57,10 @@ def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
 
 
 def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int]) -> list[str]:
-    """What one model's curves say of the question, in sentences; none without curves."""
+    """What one model's curves say of the question, in sentences; none without curves, or without ensembling."""
     curves = summary[summary["metric"].isin(IN_CONTEXT)].set_index(["metric", "layer"])["mean"].sort_index()
     there = set(curves.index.get_level_values("metric"))
-    if not {"S_wp", "S_pq"} <= there:
+    if not {"S_wp", "S_pq"} <= there or "prediction ensembling" not in boundaries:
         return []
     start = boundaries["prediction ensembling"]
     wp, pq = curves["S_wp"], curves["S_pq"]

@@ -50,9 +50,9 @@ class AgainstTwins(Study):
         return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        if condition["weights"] == _GIVEN:
+        seed = seed_of(condition)
+        if seed is None:
             return self.read(model, corpus, batch_size)
-        seed = int(condition["weights"].removeprefix(_UNTRAINED))
         share = range(len(corpus))
         if self.each_twin_reads is not None:
             share = share[seed % len(corpus) :: self.untrained][: self.each_twin_reads]
@@ -66,6 +66,12 @@ class AgainstTwins(Study):
     @abstractmethod
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         """The rows of one model, trained or not."""
+
+
+def seed_of(condition: Condition) -> int | None:
+    """The seed of the twin that is measured; None for the model as given."""
+    which = condition["weights"]
+    return None if which == _GIVEN else int(which.removeprefix(_UNTRAINED))
 
 
 def given(table: pd.DataFrame) -> pd.DataFrame:
