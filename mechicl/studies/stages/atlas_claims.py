@@ -13,7 +13,7 @@ import pandas as pd
 from mechicl.claims import Claim, Evidence
 from mechicl.metrics.resampling import SetInterval
 from mechicl.studies.drawing import where
-from mechicl.studies.stages.boundaries import FEW_NEURONS, STAGES, changes, signatures_of
+from mechicl.studies.stages.boundaries import DIRECT, FEW_NEURONS, STAGES, change, fitted, signatures_of
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given
 
@@ -43,7 +43,6 @@ DEEPER = Claim(
     "Spearman correlation, over models, of their layers and −KL with a middle layer dropped", "correlation",
     "no correlation", 0.3,
 )  # fmt: skip
-_OF_WORDS = ("words retrieved", "words lost by a cut")
 _OF_TEXT = (
     "local attention", "block influence", "lens KL", "lens entropy", "MLP norm", "prediction neurons",
     "suppression neurons",
@@ -56,25 +55,31 @@ _FEW_MODELS = 5
 
 
 def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
-    """Whether signatures change at a boundary by more than those of untrained twins."""
+    """Whether signatures change at a boundary by more than those of untrained twins.
+
+    A twin's change is that at the model's boundary, or at its own best one, where that is larger.
+    """
     rows, boundary = given(table), BOUNDARIES.index(claim)
     found = signatures_of(rows)
     if not found:
         return Evidence.nothing("The table holds no signature of a stage.")
-    _, by = changes(rows, boundary, _OF_TEXT)
-    if not by:
+    fit = fitted(found)
+    if not fit.by[boundary]:
         return Evidence.nothing("Its signatures have no change in common that outweighs its penalty.")
-    if boundary == 0 and _OF_WORDS[0] in found:
-        of_words, _ = changes(rows, 0, _OF_WORDS)
-        words = np.arange(len(of_words))
-        note = "Read from the inner lexicon; what its control shows is taken off."
-        return Evidence(of_words.to_numpy(), 0.0, words, "words", note=note)
+    if boundary == 0 and any(name in found for name in DIRECT):
+        of_words = change(found, fit.starts, 0, DIRECT).to_numpy()
+        note = "The end of detokenization is read from the inner lexicon; what its control shows is taken off."
+        return Evidence(of_words, 0.0, np.arange(len(of_words)), "words", note=note)
 
-    def contrast(rows_of_one: pd.DataFrame) -> pd.Series:
-        of_twin = "weights" in rows_of_one  # `given` drops the column
-        return changes(rows_of_one, boundary, _OF_TEXT, like=found if of_twin else None)[0]
+    def contrast(rows: pd.DataFrame) -> pd.Series:
+        if "weights" not in rows:  # `given` drops the column
+            return change(found, fit.starts, boundary, _OF_TEXT)
+        twin = signatures_of(rows, {name: one.spread for name, one in found.items()}, least=0)
+        places = fit.starts, fitted(twin, penalised=False).starts
+        return max((change(twin, starts, boundary, _OF_TEXT) for starts in places), key=pd.Series.mean)
 
-    return against_twins(contrast, table, note=f"It rests on {', '.join(by)}.")
+    note = f"{STAGES[boundary + 1].capitalize()} rests on {', '.join(fit.by[boundary])}."
+    return against_twins(contrast, table, note=note)
 
 
 def denser(table: pd.DataFrame) -> Evidence:
