@@ -147,7 +147,7 @@ class Atlas(AgainstTwins):
 
     def figure(self, result: Result) -> go.Figure:
         figure, rows = super().figure(result), where(given(result.table), signature="block influence")
-        add_boundaries(figure, self.boundaries(result.table), rows.groupby("model")["layer"].max() + 1)
+        add_boundaries(figure, self.boundaries(result.table), (rows.groupby("model")["layer"].max() + 1).to_dict())
         return figure
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
-from mechicl.studies.stages.boundaries import FEW_NEURONS, STAGES, spread_of
+from mechicl.studies.stages.boundaries import FEW_NEURONS, OF_WEIGHTS, STAGES, spread_of
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT
 from mechicl.studies.stages.norms import SINK
 from mechicl.studies.stages.twins import given
@@ -26,8 +26,6 @@ PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "words lost by a cut": (_COLOURS[0], "dot"),
         "block influence": (_COLOURS[1], "solid"),
         "word sense": (_COLOURS[1], "dash"),
-        "norm at position 0": (SKY, "dot"),
-        "attention to position 0": (SKY, "solid"),
     },
     "late stages": {
         "lens KL": (_COLOURS[2], "solid"),
@@ -37,6 +35,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "suppression neurons": (_COLOURS[3], "dot"),
         "lens entropy": (GREY, "solid"),
     },
+    "position 0": {"norm at position 0": (SKY, "dot"), "attention to position 0": (SKY, "solid")},
     "in context": IN_CONTEXT,
 }
 """Signatures by panel, each in the colour of the stage that it marks."""
@@ -44,11 +43,14 @@ PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
 
 def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
     """A row of panels for each model."""
-    there = set(summary["metric"])
+    of_models = {
+        str(model): rows[~rows["metric"].isin(_left_out(result.table, str(model), rows))]
+        for model, rows in summary.groupby("model", sort=False)
+    }
+    there = {metric for rows in of_models.values() for metric in rows["metric"]}
     kinds = {title: styles for title, styles in PANELS.items() if there & set(styles)}
     panels = []
-    for model, rows in summary.groupby("model", sort=False):
-        rows = rows[~rows["metric"].isin(_too_few(result.table, str(model)))]
+    for model, rows in of_models.items():
         for title, styles in kinds.items():
             curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
             panels.append(Panel(f"{model}, {title}", [curve for curve in curves if len(curve.x)]))
@@ -61,22 +63,27 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
 
 def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
     """A curve on a scale on which no layer flattens all others; the values themselves on hover."""
-    middle, spread = spread_of(rows["mean"].to_numpy(float)) if len(rows) else (0.0, 1.0)
-    y = np.arcsinh((rows["mean"] - middle) / spread)
+    means = rows["mean"].to_numpy(float)
+    if name == "words retrieved":  # what each layer adds is noisier than what there is so far
+        means = means.cumsum()
+    middle, spread = spread_of(means) if len(means) else (0.0, 1.0)
+    y = np.arcsinh((means - middle) / spread)
+    low, high = (y.min(), y.max()) if len(y) else (0.0, 1.0)
     return go.Scatter(
-        x=rows["depth"], y=(y - y.min()) / ((y.max() - y.min()) or 1.0), name=name, mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
+        x=rows["depth"], y=(y - low) / ((high - low) or 1.0), name=name,
+        mode="lines+markers", line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
         customdata=rows[["mean", "low", "high"]],
         hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
     )  # fmt: skip
 
 
-def _too_few(table: pd.DataFrame, model: str) -> list[str]:
-    """Kinds of neurons of which a model has hardly any: scaled to its range, one neuron fills the panel."""
+def _left_out(table: pd.DataFrame, model: str, summary: pd.DataFrame) -> list[str]:
+    """Kinds of neurons of which a model has hardly any: one would fill the panel. Position 0 where it is no sink."""
     rows = given(table)
-    neurons = rows[(rows["model"] == model) & rows["signature"].isin(["prediction neurons", "suppression neurons"])]
+    neurons = rows[(rows["model"] == model) & rows["signature"].isin(OF_WEIGHTS)]
     counts = (neurons["value"] * neurons["weight"]).groupby(neurons["signature"]).sum()
-    return [str(kind) for kind in counts[counts < FEW_NEURONS].index]
+    few = [str(kind) for kind in counts[counts < FEW_NEURONS].index]
+    return few if sink_in_words(summary) else [*few, *PANELS["position 0"]]
 
 
 def add_boundaries(figure: go.Figure, boundaries: pd.DataFrame, n_layers: Mapping[Any, int]) -> None:

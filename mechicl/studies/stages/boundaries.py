@@ -8,7 +8,7 @@ each signature with a variance of its own, penalised as in BIC (half log L for e
 boundary, whose place and signatures are chosen). So a signature that changes in another direction, or at another place,
 has no say, and a boundary that none changes at is none. No term grows with a signature's size, and none counts more
 than a change that explains 98 % of it. In noise, each boundary is found in 1 to 3 % of models of 16 layers, 7 to 14 %
-of 8, 15 to 29 % of 6; whether untrained twins, whose curves are smooth and not noise, have it, too, is what `atlas_claims.py` asks.
+of 8, 15 to 29 % of 6. Untrained models' curves are smooth, not noise: `atlas_claims.py` asks whether they change, too.
 
 The optimum is exact: all orders of three boundaries are compared. (Libraries for change points, such as ruptures, let
 all signatures change at all boundaries, in either direction.)
@@ -65,7 +65,7 @@ class Signature(NamedTuple):
     values: FloatArray
     """[unit layer]"""
     weights: FloatArray
-    index: pd.MultiIndex
+    rows_of: pd.MultiIndex
     """Document (word, pair), which is what is resampled, and sequence of each row."""
     middle: float
     spread: float
@@ -263,10 +263,10 @@ def _resampled(found: Mapping[str, Signature]) -> FloatArray:
     samples: list[tuple[pd.MultiIndex, IntArray]] = []
     sample_of = {}
     for name, one in found.items():  # signatures of the same documents share their draws
-        known = [i for i, (index, _) in enumerate(samples) if index.equals(one.index)]
+        known = [i for i, (index, _) in enumerate(samples) if index.equals(one.rows_of)]
         sample_of[name] = known[0] if known else len(samples)
         if not known:
-            samples.append((one.index, pd.factorize(one.index.get_level_values(DOCUMENT))[0]))
+            samples.append((one.rows_of, pd.factorize(one.rows_of.get_level_values(DOCUMENT))[0]))
     draws = np.full((_RESAMPLES, 3), np.nan)
     for draw in draws:
         counts = dict.fromkeys(found, 0)
@@ -305,7 +305,7 @@ def change(found: Mapping[str, Signature], starts: tuple[int, ...], boundary: in
             values = one.rows()
             inside = before < start < after
             step = values[:, start:after].mean(1) - values[:, before:start].mean(1) if inside else 0.0
-            steps.append(pd.Series(sign * step, one.index))
+            steps.append(pd.Series(sign * step, one.rows_of))
     rows = max((step.index for step in steps), key=len, default=pd.MultiIndex.from_arrays([[], []]))
     total = pd.Series(0.0, rows)
     for step in steps:
