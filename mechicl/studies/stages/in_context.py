@@ -127,7 +127,9 @@ class LesionedLearning(Study):
         told, prompt = [], paired.groupby(_PROMPT, dropna=False).ngroup()
         for name, values in kept.items():
             curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
-            place = extreme_in_words(curves.to_numpy(), list(curves), lowest=True, spec=".0%", place="without")
+            place = extreme_in_words(
+                curves.to_numpy(), curves.columns.to_list(), lowest=True, spec=".0%", place="without"
+            )
             told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
         return f"Predictions change most where fewest labels stay: {'; '.join(told)}."
 
