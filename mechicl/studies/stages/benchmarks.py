@@ -114,7 +114,9 @@ class LesionedBenchmarks(Study):
             for kind, of_kind in answers[answers["kind"] != "intact"].groupby("kind", sort=False):
                 right = of_kind.pivot_table(index=["model", "prompt"], columns="layer", values=metric)
                 low, high = (
-                    extreme_in_words(right.to_numpy(float), right.columns.to_list(), lowest=lowest, spec=".1%")
+                    extreme_in_words(
+                        right.to_numpy(float), [int(layer) for layer in right.columns], lowest=lowest, spec=".1%"
+                    )
                     for lowest in (True, False)
                 )
                 told.append(f"{kind}: {low}" if low == high else f"{kind}: lowest {low}, highest {high}")

@@ -128,7 +128,7 @@ class LesionedLearning(Study):
         for name, values in kept.items():
             curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
             place = extreme_in_words(
-                curves.to_numpy(), curves.columns.to_list(), lowest=True, spec=".0%", place="without"
+                curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
             )
             told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
         return f"Predictions change most where fewest labels stay: {'; '.join(told)}."
