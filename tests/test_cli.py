@@ -362,6 +362,7 @@ def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_
     assert (code, complaints(err)) == (0, [])
     assert "published and measured" in printed
     assert "many-lesions (corrected) has no result" in printed  # three layers have one in the middle
+    assert "inner-lexicon (corrected) has no result: " in printed  # no words with a token of their own
     for study in ("stages-atlas", "layer-lesions", "logit-lens", "norms", "neurons", "local-attention", "cka", "wic"):
         assert load_result(out / "corrected", study).study.protocol == "corrected"
     for study in ("layer-lesions", "logit-lens", "norms", "local-attention", "cka"):

@@ -141,6 +141,7 @@ def stages(asked: OnAllOfStages) -> None:
             except InputError as error:  # such as too few layers: the other studies are still worth having
                 _say_none(study, protocol, error, asked)
             advance(1)
+        _join(done, asked)
         if asked.task is not None:
             done += _where_the_papers_meet(done, asked, cells)
     _close(against_published(done), asked)
@@ -165,13 +166,24 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
         return [s.Lesions(protocol), *both]
     kinds = ("drop", "swap", "attention", "mlp", "replace", *(("repeat",) if windows else ()))
     studies = [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), s.TokenLesions(), s.ManyLesions(), *both]
-    studies += [s.NeuronsStudy(), s.EntropyNeurons(), s.WordMerging(), s.WordIdentity()]
+    studies += [s.NeuronsStudy(), s.EntropyNeurons(), s.WordMerging(), s.WordIdentity(), s.InnerLexicon()]
     studies += [s.JoinerAblation(), s.RightThenWrong(), s.CausalStages(), s.PartOfSpeech()]
     if asked.word_pairs is not None:
         studies.append(s.Wic())
     if asked.benchmarks is not None:
         studies.append(s.LesionedBenchmarks(windows=windows[-1:] or (1,)))
     return studies
+
+
+def _join(done: list[Result], asked: OnAllOfStages) -> None:
+    """Put what other studies found of the stages on the atlas, whose boundaries then rest on them as well."""
+    from mechicl.studies.stages.joined_atlas import JOINED, joined_atlas
+
+    others = [result for result in done if result.name in JOINED and result.study.protocol == "corrected"]
+    for place, result in enumerate(done):
+        if result.name == "stages-atlas" and others:
+            done[place] = joined_atlas(result, others)
+            _keep(done[place], asked, "corrected")
 
 
 def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:

@@ -34,11 +34,12 @@ from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_m
 from mechicl.studies.overlay import compare  # noqa: E402
 from mechicl.studies.stages.atlas import compare_atlases  # noqa: E402
 from mechicl.studies.stages.in_context_atlas import in_context_atlas  # noqa: E402
+from mechicl.studies.stages.joined_atlas import joined_atlas  # noqa: E402
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens  # noqa: E402
 
 __all__ = [
     "STUDIES", "Study", "compare", "compare_atlases", "find_neurons", "in_context_atlas", "isolation_examples",
-    "load_result",    "load_studies", "neuron_tokens", "saliency_figure", "saliency_map", "saved_results",
+    "joined_atlas", "load_result", "load_studies", "neuron_tokens", "saliency_figure", "saliency_map", "saved_results",
 ]  # fmt: skip
 
 

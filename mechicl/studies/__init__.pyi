@@ -19,6 +19,7 @@ from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
 from mechicl.studies.stages.voters import find_neurons as find_neurons
 from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
 from mechicl.studies.label_words.isolation_examples import isolation_examples as isolation_examples
+from mechicl.studies.stages.joined_atlas import joined_atlas as joined_atlas
 from mechicl.studies.loading import load_result as load_result
 from mechicl.studies.loading import load_studies as load_studies
 from mechicl.studies.stages.voters import neuron_tokens as neuron_tokens
@@ -390,6 +391,7 @@ def stages_atlas(
     model: Model,
     corpus: TokenCorpus,
     *,
+    untrained: int = 4,
     batch_size: int = 4,
 ) -> Result:
     """All signatures of the four stages on relative depth, with proposed boundaries.
@@ -403,12 +405,13 @@ def stages_atlas(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
+        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. All signatures of the stages: a row per signature, layer and sequence. KL in nats,
         entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)`
-        proposes stages.
+        has the stages.
     """
 
 def benchmarks(

@@ -116,11 +116,18 @@ def plateau_in_words(values: np.ndarray, names: Sequence[int]) -> str:
     return f"highest before layer {best[0]}" if len(best) == 1 else f"on a plateau, before layers {best[0]}-{best[-1]}"
 
 
-def highest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
-    """Where a curve is highest, in words: "highest in layer 3 (0.45)"."""
-    return f"highest {place} {curve.idxmax()} ({curve.max():{spec}})"
+def extreme_in_words(
+    values: np.ndarray, names: Sequence[int], *, lowest: bool = False, spec: str = ".2f", place: str = "in"
+) -> str:
+    """Where the mean of rows [row place] may be highest, or lowest, corrected for all: "in layers 0, 3-5 (0.45)".
 
-
-def lowest(curve: pd.Series[float], spec: str = ".2f", place: str = "in layer") -> str:
-    """Where a curve is lowest, in words."""
-    return f"lowest {place} {curve.idxmin()} ({curve.min():{spec}})"
+    The number is the mean of these layers. Where they are all, none stands out.
+    """
+    means = values.mean(0)
+    best = plateau(-values if lowest else values, generator=np.random.default_rng(0))
+    if best.all() and len(best) > 1:
+        return f"no layer stands out ({means.min():{spec}} to {means.max():{spec}})"
+    layers = np.sort(np.asarray(names)[best])
+    runs = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1)
+    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+    return f"{place} layer{'s' if len(layers) > 1 else ''} {told} ({means[best].mean():{spec}})"

@@ -10,17 +10,17 @@ Position 0 has two curves of its own, where a layer makes an attention sink ther
 of all others, and the attention that it receives.
 
 Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
-ours, with its rules, in `boundaries.py`. There is no `protocol="paper"`. `in_context_atlas.py` adds the curves of
-in-context learning.
+ours, in `boundaries.py`; whether untrained twins have them, too, is decided in `atlas_claims.py`. A twin's neurons are
+the model's own with W_U rotated at random. There is no `protocol="paper"`.
+`joined_atlas.py` adds what other studies found of the stages, `in_context_atlas.py` the curves of in-context learning.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -30,62 +30,34 @@ from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
-from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS
 from mechicl.hooks import run
-from mechicl.metrics.resampling import SetInterval
 from mechicl.mlp_neurons import classify, vocabulary_moments
 from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
+from mechicl.probes.logit_lens import LogitLens
 from mechicl.results import Result
-from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.parts import Material, Part
-from mechicl.studies.stages.boundaries import FEW_NEURONS, stage_boundaries
+from mechicl.studies.stages.atlas_claims import BOUNDARIES, DEEPER, DENSER, begins, deeper, denser
+from mechicl.studies.stages.atlas_figure import add_boundaries, boundary_in_words, drawing, sink_in_words
+from mechicl.studies.stages.boundaries import stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
-from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
-from mechicl.studies.stages.norms import SINK
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.stages.twins import by_layer
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.stages.twins import AgainstTwins, given, seed_of
+from mechicl.studies.study import Condition
 from mechicl.studies.summary import TEXT_BAND
 
-SIGNATURES = {
-    "drop KL": (INK, "solid"),
-    "local attention": (STAGE_COLOURS["detokenization"], "solid"),
-    "block influence": (STAGE_COLOURS["feature engineering"], "solid"),
-    "lens KL": (STAGE_COLOURS["prediction ensembling"], "solid"),
-    "prediction neurons": (STAGE_COLOURS["prediction ensembling"], "dot"),
-    "suppression neurons": (STAGE_COLOURS["calibration"], "dot"),
-    "MLP norm": (STAGE_COLOURS["calibration"], "solid"),
-    "lens entropy": (GREY, "solid"),
-    "norm at position 0": (SKY, "dot"),
-    "attention to position 0": (SKY, "solid"),
-}
-"""Each in the colour of the stage that it marks."""
 _WINDOW = 5
-_RESAMPLES = 500
-_FEW_LAYERS = 20
-"""With fewer, one shift in 20 is the original itself."""
-DENSER = Claim(
-    "denser-as-lens-falls", "Prediction neurons are densest where the lens's KL to the final prediction is low.",
-    "Stages of Inference, section 5.3, Fig. 8", "Spearman correlation of density and −KL over layers", "correlation",
-    "the densities shifted along the layers", 0.3,
-)  # fmt: skip
-DEEPER = Claim(
-    "deeper-robust", "Deeper models are more robust to dropping a middle layer.",
-    "Stages of Inference, section 4.1 and abstract",
-    "Spearman correlation, over models, of their layers and −KL with a middle layer dropped", "correlation",
-    "no correlation", 0.3,
-)  # fmt: skip
-_FEW_MODELS = 5
+_ROTATED_NEURONS = 64
 
 
 @dataclass(frozen=True)
-class Atlas(Study):
+class Atlas(AgainstTwins):
     """All signatures of the stages: a row per signature, layer and sequence.
 
-    KL in nats, entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)` proposes
+    KL in nats, entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)` has the
     stages.
     """
 
@@ -98,7 +70,7 @@ class Atlas(Study):
         "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
         "large MLP norms)."
     )
-    claims = (DENSER, DEEPER)
+    claims = (*BOUNDARIES, DENSER, DEEPER)
     reads = "text"
     no_paper_protocol = "it puts curves together that the studies of each have in the authors' protocol"
     batch_size = 4
@@ -113,19 +85,22 @@ class Atlas(Study):
 
     def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if corpus is None:
-            return _neurons(model)
-        probes = attention, norms = LocalAttention((_WINDOW,)), Norms()
+            return _neurons(model, turned=seed_of(condition))
+        return super().measure(model, corpus, condition, batch_size=batch_size)
+
+    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        probes = LocalAttention((_WINDOW,)), Norms()
         readings = run(model, corpus, probes, batch_size=batch_size)
-        local, sizes = readings[attention].mean("head").frame(), readings[norms].frame()
-        parts = [
-            _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"]),
-            _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"]),
-            _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"]),
-            _signature("norm at position 0", sizes, sizes["resid_post_at_0"] / sizes["resid_post_median"], 1.0),
-            _signature("attention to position 0", local, local["sink"], local["queries"]),
-            _drops_and_lens(model, corpus, batch_size),
+        return pd.concat([*_of_a_pass(probes, readings), _drops_and_lens(model, corpus, batch_size)], ignore_index=True)
+
+    def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        probes = LocalAttention((_WINDOW,)), Norms(), LogitLens("corrected", only=("kl", "entropy"))
+        readings = run(model, corpus, probes, batch_size=batch_size)
+        lens = readings[probes[2]].frame().rename(columns={"point": "layer"})
+        of_lens = [
+            _signature(f"lens {what}", lens, lens[what.lower()], lens["positions"]) for what in ("KL", "entropy")
         ]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat([*_of_a_pass(probes[:2], readings), *of_lens], ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per layer: model, metric (signature), layer, mean, low, high, n, seeds, depth.
@@ -133,7 +108,7 @@ class Atlas(Study):
         KL in nats, entropy in bits, attention and densities as shares. Neurons have no interval.
         """
         parts = []
-        for signature, rows in table.groupby("signature", sort=False):
+        for signature, rows in given(table).groupby("signature", sort=False):
             if signature in IN_CONTEXT:
                 part = rows.rename(columns={"value": "mean", "signature": "metric"})
                 part = part[["model", "metric", "layer", "mean", "low", "high"]].assign(n=1, seeds=1)
@@ -148,135 +123,58 @@ class Atlas(Study):
         """Of each model, and of all of them together."""
         facts = {"study": self.name, "protocol": self.protocol}
         own = [one for one in super().verdicts(result) if one.claim is not DEEPER]
-        return Verdicts([*own, decide(DEEPER, _deeper(result.table), facts)])
+        return Verdicts([*own, decide(DEEPER, deeper(result.table), facts)])
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        if claim is DEEPER:
-            return _deeper(table)
-        neurons = where(table, signature="prediction neurons").sort_values("layer")["value"].to_numpy(float)
-        lens = where(table, signature="lens KL")
-        if lens.empty or neurons.sum() * where(table, signature="prediction neurons")["weight"].max() < FEW_NEURONS:
-            return Evidence.nothing(f"The model has fewer than {FEW_NEURONS} prediction neurons.")
-        if len(neurons) < _FEW_LAYERS:
-            return Evidence.nothing(
-                f"The model has too few layers, {len(neurons)}, to tell a common trend from a coincidence."
-            )
-        kl = -by_layer(lens, "value").loc[:, 1:]  # point i + 1 is the residual after layer i
-        return _correlated(neurons, kl)
+        if claim in BOUNDARIES:
+            return begins(claim, table)
+        return deeper(table) if claim is DEEPER else denser(table)
 
     def boundaries(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The proposed first layer of each later stage, for every model: model, stage, layer, low, high, by."""
-        return pd.concat(
-            [stage_boundaries(rows).assign(model=model) for model, rows in table.groupby("model", sort=False)],
-            ignore_index=True,
-        )
+        """The first layer of each later stage, for every model: model, stage, layer, low, high, kept, by, overlaps.
+
+        And `verdict`: whether untrained twins do not change as much there. A stage has a place, but is not shown,
+        where it is not "supported".
+        """
+        tables = []
+        for model, rows in table.groupby("model", sort=False):
+            verdicts = [decide(claim, begins(claim, rows)).outcome for claim in BOUNDARIES]
+            tables.append(stage_boundaries(given(rows)).assign(model=model, verdict=verdicts))
+        return pd.concat(tables, ignore_index=True)
 
     def drawing(self, result: Result) -> Drawing:
-        summary = result.summary()
-        kinds = {"": SIGNATURES} | ({", in context": IN_CONTEXT} if set(IN_CONTEXT) & set(summary["metric"]) else {})
-        panels = []
-        for model, rows in summary.groupby("model", sort=False):
-            rows = rows[~rows["metric"].isin(_too_few(result.table, str(model)))]
-            for suffix, styles in kinds.items():
-                curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
-                panels.append(Panel(f"{model}{suffix}", [curve for curve in curves if len(curve.x)]))
-        return Drawing(
-            summary, panels, x="depth", x_title="depth (0 first layer, 1 last)", y_title="scaled to 0..1", common=True,
-            y_axis={"range": [-0.02, 1.12]},
-            note=f"each curve scaled to its own range; dotted: proposed boundaries, shaded: their {TEXT_BAND[6:]}",
-        )  # fmt: skip
+        lines = f"dotted: boundaries that untrained twins do not have, shaded: their {TEXT_BAND[6:]} and signatures"
+        return drawing(result, result.summary(), lines)
 
     def figure(self, result: Result) -> go.Figure:
-        figure, boundaries = super().figure(result), self.boundaries(result.table)
-        n_layers = where(result.table, signature="drop KL").groupby("model")["layer"].max() + 1
-        for column, title in enumerate(figure.layout.meta["panels"], start=1):
-            model = title.removesuffix(", in context")
-            for row in where(boundaries, model=model).to_dict("records"):
-                if row["layer"] < n_layers[model]:
-                    _add_boundary(figure, row, n_layers[model] - 1, column)
+        figure, rows = super().figure(result), where(given(result.table), signature="block influence")
+        add_boundaries(figure, self.boundaries(result.table), (rows.groupby("model")["layer"].max() + 1).to_dict())
         return figure
 
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        """Where the stages begin."""
+        rows = self.boundaries(result.table)
+        return {"Where stages begin (layers, with 95 % intervals over documents and signatures)": rows}
+
     def finding(self, result: Result) -> str:
-        n_layers = where(result.table, signature="drop KL").groupby("model")["layer"].max() + 1
         summary, parts = result.summary(), []
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
-            stages = [_boundary_in_words(row, n_layers[model]) for row in rows.to_dict("records")]
+            stages = [boundary_in_words(row) for row in rows.to_dict("records")]
             parts.append(f"{model}: {'; '.join(stages)}")
-            parts += gathered_and_read(where(summary, model=model), rows.set_index("stage")["layer"].to_dict())
-            parts += _sink_in_words(where(summary, model=model))
-        return " ".join(["Proposed boundaries. " + ". ".join(parts) + ".", super().finding(result)])
+            shown = where(rows, verdict="supported").set_index("stage")["layer"]
+            parts += gathered_and_read(where(summary, model=model), shown.astype(int).to_dict())
+            parts += sink_in_words(where(summary, model=model))
+        return " ".join([". ".join(parts) + ".", super().finding(result)])
 
 
-def _sink_in_words(summary: pd.DataFrame) -> list[str]:
-    """The layer that makes position 0 an attention sink; nothing without one."""
-    norm, attention = (
-        where(summary, metric=name).set_index("layer")["mean"]
-        for name in ("norm at position 0", "attention to position 0")
-    )
-    if norm.empty or norm.max() < SINK:
-        return []
-    layer = int((norm / norm.shift(fill_value=1.0)).to_numpy().argmax())
-    after = attention[attention.index > layer]
-    return [
-        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {norm[layer]:.3g} times the "
-        f"median of all others, and it receives {after.mean():.0%} of attention in later layers "
-        f"({attention[attention.index <= layer].mean():.0%} until then)"
-    ]
-
-
-def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
-    """Rank correlation of a curve of layers with the mean of curves of sequences.
-
-    Neighbouring layers are alike, so permuted layers would be too easy a null: it is all shifts along the layers,
-    around their end. The interval resamples documents.
-    """
-    from scipy.stats import rankdata
-
-    def correlation(curves: np.ndarray, of: np.ndarray) -> np.ndarray:
-        ranks = rankdata(curves, axis=-1), rankdata(of, axis=-1)
-        first, second = (rank - rank.mean(-1, keepdims=True) for rank in ranks)
-        norms = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
-        return np.asarray((first * second).sum(-1) / np.maximum(norms, 1e-12))
-
-    means = kl.groupby(level=0).mean().to_numpy()
-    n, found = len(means), float(correlation(means.mean(0), density))
-    low = high = np.nan
-    if n > 1:
-        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
-        low, high = np.quantile(correlation(drawn @ means, density), [0.025, 0.975])
-    shifted = correlation(means.mean(0), np.stack([np.roll(density, shift) for shift in range(len(density))]))
-    interval = SetInterval(found, float(low), float(high), n, len(kl))
-    p = float((shifted >= found - 1e-12).mean())
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p)
-
-
-def _deeper(table: pd.DataFrame) -> Evidence:
-    """Models are what is sampled; the interval of their rank correlation is Fisher's."""
-    drops = where(table, signature="drop KL")
-    n_layers = drops.groupby("model")["layer"].max() + 1
-    if len(n_layers) < _FEW_MODELS:
-        return Evidence.nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
-    of_middle = [rows[rows["layer"].isin(middle(int(n_layers[model])))] for model, rows in drops.groupby("model")]
-    kl = np.array([np.average(rows["value"], weights=rows["weight"]) for rows in of_middle])
-    found = float(pd.Series(n_layers.to_numpy()).corr(pd.Series(-kl), method="spearman"))
-    half = 1.96 / np.sqrt(len(kl) - 3)
-    low, high = np.tanh(np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-half, half]))
-    interval = SetInterval(found, float(low), float(high), len(kl), len(kl))
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval)
-
-
-def _too_few(table: pd.DataFrame, model: str) -> list[str]:
-    """Kinds of neurons of which a model has hardly any: scaled to its range, one neuron fills the panel."""
-    neurons = table[(table["model"] == model) & table["signature"].str.endswith(" neurons")]
-    counts = (neurons["value"] * neurons["weight"]).groupby(neurons["signature"]).sum()
-    return [str(kind) for kind in counts[counts < FEW_NEURONS].index]
-
-
-def _boundary_in_words(row: Mapping[Hashable, Any], n_layers: int) -> str:
-    if row["layer"] >= n_layers:
-        return f"no {row['stage']}"
-    text = f"{row['stage']} from layer {row['layer']} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
-    return text + (f", not separable from {row['overlaps']}, which reaches beyond" if row["overlaps"] else "")
+def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:
+    """What one pass over the text gives, of the model or of a twin."""
+    local, sizes = readings[probes[0]].mean("head").frame(), readings[probes[1]].frame()
+    yield _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"])
+    yield _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"])
+    yield _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"])
+    yield _signature("norm at position 0", sizes, sizes["resid_post_at_0"] / sizes["resid_post_median"], 1.0)
+    yield _signature("attention to position 0", local, local["sink"], local["queries"])
 
 
 def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
@@ -302,42 +200,21 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
     return pd.concat(tables, ignore_index=True)
 
 
-def _neurons(model: Any) -> pd.DataFrame:
+@torch.no_grad()
+def _neurons(model: Any, turned: int | None) -> pd.DataFrame:
+    """Densities of both kinds; with W_U rotated at random by this seed, of some neurons that are as good as any."""
     net = blockwise(model, Atlas.name)
-    layers = range(net.sizes.n_layers)
-    kinds = classify(vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1))
-    frame = kinds.frame()
+    W_U, W_out = net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers))
+    n = net.sizes.d_mlp
+    if turned is not None:  # what neurons write is turned, which is turning W_U the other way
+        n = min(n, _ROTATED_NEURONS)
+        turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=torch.Generator().manual_seed(turned)))[0]
+        W_U, W_out = W_U.float(), (w[:n].float() @ turn.to(w.device) for w in W_out)
+    frame = classify(vocabulary_moments(W_U, W_out, top=1)).frame()
     rows = frame[frame["kind"].isin(["prediction", "suppression"])]
     return pd.DataFrame(
-        {"sequence": -1, "layer": rows["layer"], "value": rows["density"], "weight": float(net.sizes.d_mlp),
+        {"sequence": -1, "layer": rows["layer"], "value": rows["density"], "weight": float(n),
          "signature": rows["kind"] + " neurons"}
-    )  # fmt: skip
-
-
-def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
-    """A curve over its own range; the values themselves on hover."""
-    low, spread = rows["mean"].min(), rows["mean"].max() - rows["mean"].min()
-    return go.Scatter(
-        x=rows["depth"], y=(rows["mean"] - low) / (spread if spread > 0 else 1.0), name=name, mode="lines+markers",
-        line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
-        customdata=rows[["mean", "low", "high"]],
-        hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
-    )  # fmt: skip
-
-
-def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, column: int) -> None:
-    """A stage begins before its first layer: the line stands half a layer to the left."""
-    place = [(layer - 0.5) / max(last, 1) for layer in (row["layer"], row["low"], row["high"])]
-    if place[1] < place[2]:
-        figure.add_vrect(
-            place[1], place[2], fillcolor=STAGE_COLOURS[row["stage"]], opacity=0.15, line_width=0, row=1, col=column
-        )  # fmt: skip
-    text = row["stage"] + (" (overlaps)" if row["overlaps"] else "")
-    end = "bottom" if row["stage"] == "calibration" else "top"  # it may begin where prediction ensembling does
-    figure.add_vline(
-        place[0], line={"dash": "dot", "color": STAGE_COLOURS[row["stage"]]}, row=1, col=column,
-        annotation={"text": text, "textangle": -90, "yanchor": end, "font": {"size": 11}},
-        annotation_position=f"{end} right",
     )  # fmt: skip
 
 

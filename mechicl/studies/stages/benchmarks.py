@@ -23,7 +23,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import highest, lowest
+from mechicl.studies.summary import extreme_in_words
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
 _METRICS = ("acc", "acc_norm")
@@ -108,12 +108,19 @@ class LesionedBenchmarks(Study):
         parts = []
         for name in summary["benchmark"].unique():
             rows = scores(summary, name)
-            curves = {
-                str(kind): of_kind.set_index("layer")["mean"] for kind, of_kind in rows.groupby("kind", sort=False)
-            }
-            clean = curves.pop("intact").item()
-            ranges = [f"{kind} {lowest(curve, '.1%')}, {highest(curve, '.1%')}" for kind, curve in curves.items()]
-            parts.append("; ".join([f"{name}: clean {clean:.1%}", *ranges]))
+            clean, metric = where(rows, kind="intact")["mean"].item(), rows["metric"].iloc[0]
+            answers = where(result.table, benchmark=name).dropna(subset=metric)
+            told = [f"{name}: clean {clean:.1%}"]
+            for kind, of_kind in answers[answers["kind"] != "intact"].groupby("kind", sort=False):
+                right = of_kind.pivot_table(index=["model", "prompt"], columns="layer", values=metric)
+                low, high = (
+                    extreme_in_words(
+                        right.to_numpy(float), [int(layer) for layer in right.columns], lowest=lowest, spec=".1%"
+                    )
+                    for lowest in (True, False)
+                )
+                told.append(f"{kind}: {low}" if low == high else f"{kind}: lowest {low}, highest {high}")
+            parts.append("; ".join(told))
         return ". ".join(parts) + "."
 
 

@@ -28,7 +28,7 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import bands, lowest, mean_with_interval
+from mechicl.studies.summary import bands, extreme_in_words, mean_with_interval
 
 _PROMPT = ["model", "task", "seed", "shots", "prompt"]
 _INTACT = -1
@@ -117,12 +117,21 @@ class LesionedLearning(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        means = result.summary().groupby(["metric", "layer"])["mean"].mean()
-        loyalty, wp, pq = (means[name].drop(_INTACT, errors="ignore") for name in ("loyalty", "S_wp kept", "S_pq kept"))
-        return (
-            f"Predictions change most without layer {loyalty.idxmin()} ({loyalty.min():.0%} keep their label). S_wp "
-            f"kept: {lowest(wp, '.0%', 'without layer')}; S_pq kept: {lowest(pq, '.0%', 'without layer')}."
-        )
+        dropped = result.table[result.table["dropped"] != _INTACT]
+        clean = where(result.table, dropped=_INTACT)[[*_PROMPT, "predicted", *FLOWS]]
+        paired = dropped.merge(clean, on=_PROMPT, suffixes=("", "_clean"))
+        kept = {"label loyalty": (paired["predicted"] == paired["predicted_clean"]).astype(float)}
+        for name in FLOWS[:2]:
+            of_clean = np.stack(paired[f"{name}_clean"].to_list()).sum(1)
+            kept[f"{name} kept"] = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
+        told, prompt = [], paired.groupby(_PROMPT, dropna=False).ngroup()
+        for name, values in kept.items():
+            curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
+            place = extreme_in_words(
+                curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
+            )
+            told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
+        return f"Predictions change most where fewest labels stay: {'; '.join(told)}."
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -19,6 +19,7 @@ import pandas as pd
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, FLOW_COLOURS, ORANGE
 from mechicl.results import Result
+from mechicl.studies.stages.twins import GIVEN
 
 IN_CONTEXT = {
     "S_wp": (FLOW_COLOURS["S_wp"], "solid"),
@@ -51,30 +52,34 @@ def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
     curves = curves[curves["metric"].isin(IN_CONTEXT) & (curves["task"] != "average of tasks")]
     means = curves.groupby(["model", "metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
     rows = means.rename(columns={"mean": "value", "metric": "signature"})
-    table = pd.concat([atlas.table, rows.assign(sequence=_FROM_PROMPTS, weight=1.0)], ignore_index=True)
+    table = pd.concat([atlas.table, rows.assign(sequence=_FROM_PROMPTS, weight=1.0, weights=GIVEN)], ignore_index=True)
     origin = {"flow": dict(flow.provenance), "deep_layers": dict(deep.provenance)}
     return Result(atlas.study, table, {**atlas.provenance, "in_context": origin})
 
 
 def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int]) -> list[str]:
-    """What one model's curves say of the question, in sentences; none without curves."""
+    """What one model's curves say of the question, in sentences; none without curves.
+
+    Sums are parted where prediction ensembling begins; in the middle of the model where it is not shown.
+    """
     curves = summary[summary["metric"].isin(IN_CONTEXT)].set_index(["metric", "layer"])["mean"].sort_index()
     there = set(curves.index.get_level_values("metric"))
     if not {"S_wp", "S_pq"} <= there:
         return []
-    start = boundaries["prediction ensembling"]
     wp, pq = curves["S_wp"], curves["S_pq"]
+    n, stage = len(wp), "prediction ensembling"
+    start = boundaries.get(stage, n // 2)
     early, late = wp[wp.index < start].sum() / wp.sum(), pq[pq.index >= start].sum() / pq.sum()
-    n = len(wp)
-    uniform = min(start, n) / n
+    place = f"Before {stage} ({start / n:.0%} of the layers)" if stage in boundaries else f"Before layer {start}"
     sentences = [
-        f"Before prediction ensembling ({uniform:.0%} of the layers) lie {early:.0%} of S_wp, the gathering in label "
-        f"words, summed over layers (largest in layer {wp.idxmax()}), and {1 - late:.0%} of S_pq, their reading "
-        f"(largest in layer {pq.idxmax()})"
+        f"{place} lie {early:.0%} of S_wp, the gathering in label words, summed over layers, and {1 - late:.0%} of "
+        "S_pq, their reading"
     ]
-    if "AUCROC" in there:  # it is not where every prompt was answered alike
-        auc = curves["AUCROC"]
+    auc = curves["AUCROC"] if "AUCROC" in there else curves.iloc[:0]  # it is not where every prompt was answered alike
+    if 0 < start < n and len(auc):
+        parts = auc[auc.index < start].mean(), auc[auc.index >= start].mean()
         sentences.append(
-            f"Attention to label words predicts the output best in layer {auc.idxmax()} (AUCROC {auc.max():.2f})"
+            f"Attention to label words predicts the output with an AUCROC of {parts[0]:.2f} in those layers, of "
+            f"{parts[1]:.2f} in later ones"
         )
     return sentences

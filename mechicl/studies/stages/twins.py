@@ -26,7 +26,8 @@ from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.study import Condition, Study
 
 TWINS = "the same in untrained models"
-_GIVEN, _UNTRAINED = "as given", "untrained"
+GIVEN, _UNTRAINED = "as given", "untrained"
+"""The model itself, and the beginning of its twins' names, in the column `weights`."""
 Contrast = Callable[[pd.DataFrame], pd.Series]
 """From rows of one model to a number for each sequence, indexed by document and sequence."""
 
@@ -51,12 +52,12 @@ class AgainstTwins(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
-        return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
+        return [{"weights": GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        if condition["weights"] == _GIVEN:
+        seed = seed_of(condition)
+        if seed is None:
             return self.read(model, corpus, batch_size)
-        seed = int(condition["weights"].removeprefix(_UNTRAINED))
         share = range(len(corpus))
         if self.each_twin_reads is not None:
             share = share[seed % len(corpus) :: self.untrained][: self.each_twin_reads]
@@ -73,9 +74,15 @@ class AgainstTwins(Study):
         """The rows of one model, trained or not."""
 
 
+def seed_of(condition: Condition) -> int | None:
+    """The seed of the twin that is measured; None for the model as given."""
+    which = condition["weights"]
+    return None if which == GIVEN else int(which.removeprefix(_UNTRAINED))
+
+
 def given(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the model as given; earlier versions saved no others."""
-    return table[table["weights"] == _GIVEN].drop(columns="weights") if "weights" in table else table
+    return table[table["weights"] == GIVEN].drop(columns="weights") if "weights" in table else table
 
 
 def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evidence:
@@ -84,8 +91,8 @@ def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evide
     Twins of the opposite sign count as 0: what random weights do can speak against a claim, never for it.
     """
     values = contrast(given(table))
-    weights = table["weights"] if "weights" in table else pd.Series(_GIVEN, table.index)
-    twins = [max(0.0, contrast(rows).mean()) for name, rows in table.groupby(weights, sort=False) if name != _GIVEN]
+    weights = table["weights"] if "weights" in table else pd.Series(GIVEN, table.index)
+    twins = [max(0.0, contrast(rows).mean()) for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)

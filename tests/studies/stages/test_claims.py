@@ -11,6 +11,7 @@ from mechicl.studies.stages.lesion_claims import ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.norms import sink_maker
 from mechicl.studies.stages.twins import by_layer, of_documents
+from mechicl.studies.summary import extreme_in_words
 from tests import tiny
 
 N_LAYERS, N_SEQUENCES = 8, 12
@@ -85,6 +86,16 @@ def test_density_that_rises_as_the_lens_falls_is_noticed_and_any_other_is_not():
     assert verdict(DENSER, atlas(np.tile([0.01, 0.1], 12)), Atlas()).outcome != "supported"
     assert "too few layers" in verdict(DENSER, atlas(rising[12:]), Atlas()).reason
     assert "fewer than" in verdict(DENSER, atlas(np.zeros(24)), Atlas()).reason
+
+
+def test_an_extreme_over_layers_is_told_with_all_layers_that_may_be_it():
+    draw = np.random.default_rng(0)
+    means = np.array([0.2, 0.8, 0.8, 0.5, 0.8, 0.2])
+    noise = draw.normal(0, 0.05, (200, 6))
+    values = means + noise - noise.mean(0)
+    assert extreme_in_words(values, range(6), spec=".1f") == "in layers 1-2, 4 (0.8)"
+    assert extreme_in_words(values, range(6), lowest=True, spec=".1f", place="without") == "without layers 0, 5 (0.2)"
+    assert extreme_in_words(noise - noise.mean(0), range(6)).startswith("no layer stands out")
 
 
 def test_a_plateau_holds_the_best_place_and_no_more_than_it_must():

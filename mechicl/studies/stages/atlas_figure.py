@@ -1,0 +1,135 @@
+"""How the atlas is drawn and told: signatures of the early and of the late stages, boundaries, the attention sink."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS
+from mechicl.results import Result
+from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.stages.boundaries import FEW_NEURONS, OF_WEIGHTS, STAGES, spread_of
+from mechicl.studies.stages.in_context_atlas import IN_CONTEXT
+from mechicl.studies.stages.norms import SINK
+from mechicl.studies.stages.twins import given
+
+_COLOURS = [STAGE_COLOURS[stage] for stage in STAGES]
+PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "early stages": {
+        "drop KL": (INK, "solid"),
+        "local attention": (_COLOURS[0], "solid"),
+        "words retrieved": (_COLOURS[0], "dash"),
+        "words lost by a cut": (_COLOURS[0], "dot"),
+        "block influence": (_COLOURS[1], "solid"),
+        "word sense": (_COLOURS[1], "dash"),
+    },
+    "late stages": {
+        "lens KL": (_COLOURS[2], "solid"),
+        "prediction neurons": (_COLOURS[2], "dot"),
+        "votes": (_COLOURS[2], "dash"),
+        "MLP norm": (_COLOURS[3], "solid"),
+        "suppression neurons": (_COLOURS[3], "dot"),
+        "lens entropy": (GREY, "solid"),
+    },
+    "position 0": {"norm at position 0": (SKY, "dot"), "attention to position 0": (SKY, "solid")},
+    "in context": IN_CONTEXT,
+}
+"""Signatures by panel, each in the colour of the stage that it marks."""
+
+
+def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
+    """A row of panels for each model."""
+    of_models = {
+        str(model): rows[~rows["metric"].isin(_left_out(result.table, str(model), rows))]
+        for model, rows in summary.groupby("model", sort=False)
+    }
+    there = {metric for rows in of_models.values() for metric in rows["metric"]}
+    kinds = {title: styles for title, styles in PANELS.items() if there & set(styles)}
+    panels = []
+    for model, rows in of_models.items():
+        for title, styles in kinds.items():
+            curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
+            panels.append(Panel(f"{model}, {title}", [curve for curve in curves if len(curve.x)]))
+    return Drawing(
+        summary, panels, x="depth", x_title="depth (0 first layer, 1 last)", common=True, widths=(1.0,) * len(kinds),
+        y_title="scaled to 0..1", y_axis={"range": [-0.02, 1.12], "dtick": None}, hover="closest",
+        note=f"each curve on its own scale, linear within its layers' spread, logarithmic outside; {note}",
+    )  # fmt: skip
+
+
+def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
+    """A curve on a scale on which no layer flattens all others; the values themselves on hover."""
+    means = rows["mean"].to_numpy(float)
+    if name == "words retrieved":  # what each layer adds is noisier than what there is so far
+        means = means.cumsum()
+    middle, spread = spread_of(means) if len(means) else (0.0, 1.0)
+    y = np.arcsinh((means - middle) / spread)
+    low, high = (y.min(), y.max()) if len(y) else (0.0, 1.0)
+    return go.Scatter(
+        x=rows["depth"], y=(y - low) / ((high - low) or 1.0), name=name,
+        mode="lines+markers", line={"color": colour, "width": 2.2, "dash": dash}, marker={"size": 5},
+        customdata=rows[["mean", "low", "high"]],
+        hovertemplate="%{customdata[0]:.4f}  [%{customdata[1]:.4f}, %{customdata[2]:.4f}]",
+    )  # fmt: skip
+
+
+def _left_out(table: pd.DataFrame, model: str, summary: pd.DataFrame) -> list[str]:
+    """Kinds of neurons of which a model has hardly any: one would fill the panel. Position 0 where it is no sink."""
+    rows = given(table)
+    neurons = rows[(rows["model"] == model) & rows["signature"].isin(OF_WEIGHTS)]
+    counts = (neurons["value"] * neurons["weight"]).groupby(neurons["signature"]).sum()
+    few = [str(kind) for kind in counts[counts < FEW_NEURONS].index]
+    return few if sink_in_words(summary) else [*few, *PANELS["position 0"]]
+
+
+def add_boundaries(figure: go.Figure, boundaries: pd.DataFrame, n_layers: Mapping[Any, int]) -> None:
+    """Lines and bands of the boundaries that are shown, in every panel of their model."""
+    columns = len({title.rpartition(", ")[2] for title in figure.layout.meta["panels"]})
+    for place, title in enumerate(figure.layout.meta["panels"]):
+        model, grid = title.rpartition(", ")[0], {"row": place // columns + 1, "col": place % columns + 1}
+        for row in where(boundaries, model=model, verdict="supported").to_dict("records"):
+            _add_boundary(figure, row, n_layers[model] - 1, grid)
+
+
+def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, grid: Mapping[str, int]) -> None:
+    """A stage begins before its first layer: the line stands half a layer to the left."""
+    place = [(layer - 0.5) / max(last, 1) for layer in (row["layer"], row["low"], row["high"])]
+    colour = STAGE_COLOURS[row["stage"]]
+    if place[1] < place[2]:
+        figure.add_vrect(place[1], place[2], fillcolor=colour, opacity=0.15, line_width=0, **grid)
+    text = row["stage"] + (" (overlaps)" if row["overlaps"] else "")
+    late = row["stage"] == STAGES[3]  # it may begin where prediction ensembling does
+    figure.add_vline(
+        place[0], line={"dash": "dot", "color": colour}, **grid,
+        annotation={"text": text, "textangle": -90, "yanchor": "bottom" if late else "top", "font": {"size": 11}},
+        annotation_position=f"{'bottom' if late else 'top'} {'left' if place[0] > 0.9 else 'right'}",
+    )  # fmt: skip
+
+
+def boundary_in_words(row: Mapping[Hashable, Any]) -> str:
+    """Where a stage begins, by which signatures, and whether it can be told from the one before."""
+    if row["verdict"] != "supported":
+        return f"no beginning of {row['stage']} is shown"
+    text = f"{row['stage']} from layer {row['layer']:.0f} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
+    return text + (f", not separable from {row['overlaps']}" if row["overlaps"] else "")
+
+
+def sink_in_words(summary: pd.DataFrame) -> list[str]:
+    """The layer that makes position 0 an attention sink; nothing without one."""
+    norm, attention = (
+        where(summary, metric=name).set_index("layer")["mean"]
+        for name in ("norm at position 0", "attention to position 0")
+    )
+    if norm.empty or norm.max() < SINK:
+        return []
+    layer = int((norm / norm.shift(fill_value=1.0)).to_numpy().argmax())
+    after = attention[attention.index > layer]
+    return [
+        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {norm[layer]:.3g} times the "
+        f"median of all others, and it receives {after.mean():.0%} of attention in later layers "
+        f"({attention[attention.index <= layer].mean():.0%} until then)"
+    ]
