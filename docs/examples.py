@@ -27,6 +27,7 @@ EXAMPLES = {
     "error-diagnosis": "--task tiny-topics-4 --samples 200 --shots 4 --mislabelled 3,3,0,0",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
+    "decision-layer": _ICL,
     "many-lesions": _TEXT,
     "token-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",

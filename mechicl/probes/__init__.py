@@ -3,6 +3,7 @@
 from mechicl.probes.enrichment import Enrichment, HeadEnrichment
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.label_attention import LabelAttention
+from mechicl.probes.label_lens import LabelLens
 from mechicl.probes.label_words import LabelMass, LabelNorms
 from mechicl.probes.last_residual import LastResidual
 from mechicl.probes.lens_tokens import LensTokens
@@ -16,9 +17,9 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadEnrichment", "HeadSaliency", "LabelAttention", "LabelMass", "LabelNorms", "LastResidual",
-    "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner",
-    "TopTokens", "TunedLens", "WordAttention",
+    "Enrichment", "HeadEnrichment", "HeadSaliency", "LabelAttention", "LabelLens", "LabelMass", "LabelNorms",
+    "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap",
+    "SubJoiner", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

@@ -51,6 +51,7 @@ from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
 from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
+from mechicl.studies.extensions.decision_layer import DecisionLayer as DecisionLayer
 
 def one_prompt(
     model: Model,
@@ -460,7 +461,7 @@ def layer_lesions(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
         positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
@@ -542,7 +543,7 @@ def cka(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -684,7 +685,7 @@ def logit_lens(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         top_k: Size of the sets of most probable tokens that are compared.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
             text.
@@ -878,4 +879,31 @@ def inner_lexicon(
         cosine, or nats. Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut
         (retrieval before the middle layer), patch (kl), meaning (cosine), identity (accuracy). Point i
         is the residual before layer i; of a cut, layer i.
+    """
+
+def decision_layer(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    untrained: int = 4,
+    batch_size: int = 16,
+) -> Result:
+    """Margin between label words and their probability by layer, beside the layers that read them.
+
+    When the answer is decided (beyond Label Words are Anchors, section 2.3).
+
+    The claim: Does the answer appear after the label words are read, as the paper's story needs?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and point: the residual before each layer (0 to L - 1), and after the
+        last (L). Gold and predicted class; of the lens at the target the label words' log-
+        probabilities, and the predicted class's margin over the next, in nats; and of the layer before
+        the point (none before point 0) reading of label words and of random text, times an average
+        token, and S_pq, in logits per edge.
     """
