@@ -148,22 +148,31 @@ class DecisionLayer(AgainstTwins):
 
 
 def with_margins(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with label_mass, own_margin, final_answer and stays, in the order of points within each prompt.
+    """Rows with label_mass, own_margin, final_answer and stays; the points of each prompt are in order.
 
     The own margin of a prompt whose label words have the mean's logits at the end is NaN.
     """
     groups = [name for name in _MODEL if name in table]
-    log_probs = np.stack(table["log_probs"].to_list())
-    logits = pd.DataFrame(log_probs - log_probs.mean(1, keepdims=True), table.index)
-    own = logits - logits.groupby([table[name] for name in (*groups, "point")], dropna=False).transform("mean")
-    of_prompt = [table[name] for name in _ALL if name in table]
-    final = own.groupby(of_prompt, sort=False, dropna=False).transform("last")
+    alike = [rows for _, rows in table.groupby(groups, sort=False)] if groups else [table]
+    return pd.concat([_of_one_task(rows) for rows in alike])
+
+
+def _of_one_task(rows: pd.DataFrame) -> pd.DataFrame:
+    log_probs, of_prompt = np.stack(rows["log_probs"].to_list()), _prompt(rows)
+    logits = pd.DataFrame(log_probs - log_probs.mean(1, keepdims=True), rows.index)
+    own = logits - logits.groupby(rows["point"]).transform("mean")
+    final = own.groupby(of_prompt, sort=False).transform("last")
     size = (final**2).sum(axis=1)
-    same = pd.Series(log_probs.argmax(1) == table["predicted"], table.index)
-    return table.assign(
+    same = pd.Series(log_probs.argmax(1) == rows["predicted"], rows.index)
+    return rows.assign(
         label_mass=np.exp(log_probs).sum(1), own_margin=(own * final).sum(axis=1) / size.where(size > _LEAST),
         final_answer=same.astype(float), stays=_to_the_end(same, of_prompt).astype(float),
     )  # fmt: skip
+
+
+def _prompt(rows: pd.DataFrame) -> list[pd.Series[Any]]:
+    """What tells prompts apart; seeds as text, as prompts made by hand have none."""
+    return [rows[name].map(str) if name == "seed" else rows[name] for name in _ALL if name in rows]
 
 
 def depths_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -173,13 +182,13 @@ def depths_of(table: pd.DataFrame) -> pd.DataFrame:
     reading is done. NaN where label words are not read more than random text, or a prompt has no margin of its own.
     """
     table = with_margins(table)
-    of_prompt = [table[name] for name in _ALL if name in table]
+    of_prompt = _prompt(table)
     excess = table["S_pq"] * (1 - table["reading_random_text"] / table["reading"].where(table["reading"] > 0))
     excess = excess.clip(lower=0).fillna(0)
-    reading = excess.groupby(of_prompt, sort=False, dropna=False)
+    reading = excess.groupby(of_prompt, sort=False)
     read = (reading.cumsum() >= reading.transform("sum") / 2) & (reading.transform("sum") > 0)
     mass = table["label_mass"]
-    final_mass = mass.groupby(of_prompt, sort=False, dropna=False).transform("last")
+    final_mass = mass.groupby(of_prompt, sort=False).transform("last")
     there = {
         "reading": read, "decision": _to_the_end(table["own_margin"] >= 0.5, of_prompt),
         "format": _to_the_end(mass >= final_mass / 2, of_prompt),
@@ -187,7 +196,7 @@ def depths_of(table: pd.DataFrame) -> pd.DataFrame:
     depth = table["point"] / table["point"].max()
     left = (1 - table["own_margin"].clip(0, 1)).where(read)
     columns = {name: depth.where(holds) for name, holds in there.items()}
-    firsts = pd.DataFrame({**columns, "left": left}).groupby(of_prompt, sort=False, dropna=False)
+    firsts = pd.DataFrame({**columns, "left": left}).groupby(of_prompt, sort=False)
     return firsts.first()  # the first that is not NaN
 
 
@@ -209,7 +218,7 @@ def _by_prompt(depths: pd.DataFrame) -> pd.DataFrame:
 def _to_the_end(holds: pd.Series[bool], of_prompt: list[pd.Series[Any]]) -> pd.Series[bool]:
     """Where something holds at a point and at all later points of the prompt."""
     backwards = holds.astype(int)[::-1]
-    return backwards.groupby([one[::-1] for one in of_prompt], sort=False, dropna=False).cummin()[::-1].astype(bool)
+    return backwards.groupby([one[::-1] for one in of_prompt], sort=False).cummin()[::-1].astype(bool)
 
 
 def _panels(title: str, task: Mapping[str, Any]) -> list[Panel]:
