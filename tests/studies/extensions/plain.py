@@ -29,9 +29,9 @@ def kept(model: Any, prompt: Any, points: Sequence[str]) -> dict[str, torch.Tens
     """What one prompt has at these hook points."""
     found: dict[str, torch.Tensor] = {}
 
-    def keep(value: torch.Tensor, hook: Any) -> None:
-        found[hook.name] = value.detach().clone()
+    def keep(point: str) -> Callable[..., None]:  # a Bridge's hook points do not know all of their names
+        return lambda value, hook: found.__setitem__(point, value.detach().clone())
 
     with torch.no_grad():
-        logits(model, prompt, [(point, keep) for point in points])
+        logits(model, prompt, [(point, keep(point)) for point in points])
     return found
