@@ -19,7 +19,7 @@ text tokens at matched positions, and compare the model with untrained twins of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -74,12 +74,16 @@ class AnchorPatching(AgainstTwins):
     """A row per prompt, direction, site, kind of token and layer (-1: all layers at once).
 
     Gold, clean and twin answer; gap: logit difference between clean and twin; change: by how much the transplant moves
-    it towards the source prompt, in logits; attributed: the same to first order (the map alone); and the answer.
+    it towards the source prompt, in logits, and the answer then; attributed: change to first order (the map alone).
     """
 
     sites: Annotated[
         tuple[Site, ...], Switch("What is transplanted in single layers: resid_post, attn_out, mlp_out, keys_values.")
     ] = SITES
+
+    exact: Annotated[
+        int, Switch("Prompts of every set of which the map is made exactly; to first order it is made of all.", min=1)
+    ] = 8
 
     name = "anchor-patching"
     title = "What label words carry"
@@ -90,8 +94,8 @@ class AnchorPatching(AgainstTwins):
     no_paper_protocol = "the paper transplants nothing"
     gradients = True
     twins_at_once = 1
-    shared_options = {"samples": 16, "demonstrations": None}
-    may_lack = ("attributed",)
+    shared_options = {"samples": 32, "demonstrations": None}
+    may_lack = ("attributed", "change", "answer")
     each_twin_reads = 8
 
     def passes(self, n_layers: int) -> float:
@@ -115,12 +119,14 @@ class AnchorPatching(AgainstTwins):
         predicted = run_shared(model, prompts, batch_size=batch_size, progress=None).label_logits.argmax(-1).tolist()
         clean = [replace(prompt, gold=answer) for prompt, answer in zip(prompts, predicted, strict=True)]
         twins = [with_exchanged_labels(prompt) for prompt in clean]
-        tables = []
+        tables, n_exact = [], min(self.exact, len(prompts))
         for group in shared_demonstrations(prompts):
             base, source = [twins[i] for i in group], [clean[i] for i in group]
             positions = positions_of(clean[group[0]])
             chosen = {kind: positions[kind] for kind in kinds}
-            rows = pd.concat(_measured(hooked(model), base, source, chosen, sites, batch_size), ignore_index=True)
+            exact = [place for place, i in enumerate(group) if i < n_exact]
+            parts = _measured(hooked(model), base, source, chosen, sites, exact, batch_size)
+            rows = pd.concat(parts, ignore_index=True)
             rows["prompt"] = np.take(group, rows["prompt"])
             tables.append(rows)
         table = pd.concat(tables, ignore_index=True)
@@ -147,10 +153,11 @@ class AnchorPatching(AgainstTwins):
         rows = rows[rows["gap"] != 0]
         weight, sign = rows["gap"].abs(), np.sign(rows["gap"])
         by = ["model", "task", "shots", "metric", "direction", "site", "kind", "layer"]
+        right = (rows["answer"] == rows["predicted"]).astype(float).where(rows["answer"].notna())
         parts = [
             rows.assign(metric="restored", value=rows["change"] * sign / weight, weight=weight),
             rows.assign(metric="attributed", value=rows["attributed"] * sign / weight, weight=weight),
-            rows.assign(metric="clean_answer", value=(rows["answer"] == rows["predicted"]).astype(float), weight=1.0),
+            rows.assign(metric="clean_answer", value=right, weight=1.0),
         ]
         known = pd.concat([part[part["value"].notna()] for part in parts], ignore_index=True)
         return mean_with_interval(known, "value", by, weight="weight")
@@ -159,15 +166,15 @@ class AnchorPatching(AgainstTwins):
         """A map for each site, by first order and exactly; and the answers with whole sets transplanted."""
         summary = result.summary()
         return Drawing(
-            summary, patching_panels(summary, self.sites, KINDS), x="kind", x_title="", hover="closest", height=340,
+            summary, patching_panels(summary, self.sites, KINDS), x="kind", x_title="", hover="closest", height=190,
             note=f"share of the logit difference; mean of tasks; {intervals(summary)}",
         )  # fmt: skip
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
-        return {"Correlation of first order and exact, over layers and kinds": agreement(result.summary())}
+        return {"Correlation of first order and exact, over layers and kinds": agreement(given(result.table))}
 
     def finding(self, result: Result) -> str:
-        table = agreement(result.summary())
+        table = agreement(given(result.table))
         sizes = ", ".join(
             f"{site} {r:.2f}" for site, r in table.groupby("site", sort=False)["correlation"].mean().items()
         )
@@ -185,31 +192,36 @@ def positions_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:
 
 
 def _measured(
-    net: Adapter, twins: Sequence[Prompt], clean: Sequence[Prompt], kinds: dict[str, tuple[int, ...]],
-    sites: Sequence[Site], batch_size: int,
+    net: Adapter, twins: Sequence[Prompt], clean: Sequence[Prompt], kinds: Mapping[str, tuple[int, ...]],
+    sites: Sequence[Site], exact: Sequence[int], batch_size: int,
 ) -> Iterator[pd.DataFrame]:  # fmt: skip
     """The map, and whole sets in both directions, of prompts with the same demonstrations."""
     sites = [site for site in sites if site != "mlp_out" or net.sizes.d_mlp]
-    layers = range(net.sizes.n_layers)
-    places = [(site, kind, layer) for site in sites for kind in kinds for layer in layers]
-    single = [Transplant(site, (layer,), kinds[kind]) for site, kind, layer in places]
+    layers, nothing = tuple(range(net.sizes.n_layers)), Transplant("keys_values", (0,), ())
     inside = [kind for kind in kinds if kinds[kind] != (TARGET,)]
-    whole = [Transplant("keys_values", tuple(layers), kinds[kind]) for kind in inside]
-    nothing = Transplant("keys_values", (0,), ())
-    logits = transplanted(net, twins, clean, [nothing, *single, *whole], batch_size=batch_size)
-    back = transplanted(net, clean, twins, [nothing, *whole], batch_size=batch_size)
+    sets = [("keys_values", kind, ALL_LAYERS) for kind in inside]
+    whole = [nothing, *(Transplant("keys_values", layers, kinds[kind]) for kind in inside)]
+    into_twin = transplanted(net, twins, clean, whole, batch_size=batch_size)
+    back = transplanted(net, clean, twins, whole, batch_size=batch_size)
     answers = torch.tensor([prompt.gold for prompt in clean])
-    facts = {"twin_answer": logits[:, 0].argmax(-1), "gap": _ahead(back, answers)[:, 0] - _ahead(logits, answers)[:, 0]}
+    ends = {
+        "twin_answer": into_twin[:, 0].argmax(-1),
+        "gap": (_ahead(back, answers) - _ahead(into_twin, answers))[:, 0],
+    }
+    for direction, logits in ((INTO_TWIN, into_twin), (INTO_CLEAN, back)):
+        yield _rows(logits, sets, answers, ends, direction).assign(attributed=np.nan)
+
+    places = [(site, kind, layer) for site in sites for kind in kinds for layer in layers]
+    single = torch.full((len(clean), 1 + len(places), into_twin.shape[2]), torch.nan)
+    if exact:
+        transplants = [nothing, *(Transplant(site, (layer,), kinds[kind]) for site, kind, layer in places)]
+        base, source = ([prompts[i] for i in exact] for prompts in (twins, clean))
+        single[list(exact)] = transplanted(net, base, source, transplants, batch_size=batch_size)
     first = torch.stack([
         attributed(net, twin, one, [*kinds.values()], sites=sites, objective=_LOSS).transpose(1, 2).flatten()
         for twin, one in zip(twins, clean, strict=True)
     ])  # fmt: skip
-    n = len(single)
-    sets = [("keys_values", kind, ALL_LAYERS) for kind in inside]
-    yield _rows(logits[:, : n + 1], places, answers, facts, INTO_TWIN).assign(attributed=-first.flatten().numpy())
-    into_twin = torch.cat([logits[:, :1], logits[:, n + 1 :]], 1)
-    for direction, values in ((INTO_TWIN, into_twin), (INTO_CLEAN, back)):
-        yield _rows(values, sets, answers, facts, direction).assign(attributed=np.nan)
+    yield _rows(single, places, answers, ends, INTO_TWIN).assign(attributed=-first.flatten().double().numpy())
 
 
 def _ahead(logits: Tensor, answers: Tensor) -> Tensor:
@@ -218,7 +230,7 @@ def _ahead(logits: Tensor, answers: Tensor) -> Tensor:
 
 
 def _rows(
-    logits: Tensor, places: Sequence[tuple[str, str, int]], answers: Tensor, facts: dict[str, Tensor], direction: str
+    logits: Tensor, places: Sequence[tuple[str, str, int]], answers: Tensor, facts: Mapping[str, Tensor], direction: str
 ) -> pd.DataFrame:
     """A row per prompt and place; the first transplant changes nothing."""
     ahead, n = _ahead(logits, answers).double(), len(places)
@@ -229,7 +241,8 @@ def _rows(
     }
     columns |= {name: values.numpy().repeat(n) for name, values in facts.items()}
     changes = towards * (ahead[:, 1:] - ahead[:, :1]).flatten().numpy()
-    answer = logits[:, 1:].argmax(-1).flatten().numpy()
+    answer = logits[:, 1:].argmax(-1).flatten().numpy().astype(float)
+    answer[np.isnan(changes)] = np.nan  # where the map is made to first order alone
     prompt = np.arange(len(logits)).repeat(n)
     return pd.DataFrame({"prompt": prompt, "direction": direction, **columns, "change": changes, "answer": answer})
 
@@ -255,20 +268,24 @@ def _loses(rows: pd.DataFrame) -> pd.Series[float]:
 def _deep(rows: pd.DataFrame) -> pd.Series[float]:
     """Of the mean size of the logit difference, so that prompts that hardly differ from their twins count little."""
     single = where(rows, direction=INTO_TWIN, site="keys_values", kind=LABELS)
-    single = single[single["layer"] >= 0].assign(seed=single["seed"].map(str))
+    single = single[(single["layer"] >= 0) & single["change"].notna()].assign(seed=single["seed"].map(str))
     side = np.sign(single["layer"] - single["layer"].max() / 2)  # the middle of an odd number counts for neither
     value = single["change"] * np.sign(single["gap"]) * side
     sums: pd.Series[float] = value.groupby([single[name] for name in ("seed", DEMONSTRATION_SET, "prompt")]).sum()
     return sums / max(float(single["gap"].abs().mean()), 1e-12)
 
 
-def agreement(summary: pd.DataFrame) -> pd.DataFrame:
-    """Pearson's correlation of the map to first order with the exact one, over layers and kinds: a row per site."""
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Pearson's correlation of the map to first order with the exact one, over layers and kinds: a row per site.
+
+    Both are means over the prompts of which the map was made exactly.
+    """
+    rows = table[(table["layer"] >= 0) & table["change"].notna()]
+    rows = rows.assign(**{name: rows[name] * np.sign(rows["gap"]) for name in ("change", "attributed")})
     index = ["model", "task", "shots", "site", "kind", "layer"]
-    maps = summary[(summary["direction"] == INTO_TWIN) & (summary["layer"] >= 0)]
-    both = maps.pivot_table("mean", index, "metric", sort=False)
+    means = rows.groupby(index, sort=False)[["change", "attributed"]].mean()
     found = [
-        {**dict(zip(index[:4], place, strict=True)), "correlation": rows["restored"].corr(rows["attributed"])}
-        for place, rows in both.groupby(level=index[:4], sort=False)
+        {**dict(zip(index[:4], place, strict=True)), "correlation": one["change"].corr(one["attributed"])}
+        for place, one in means.groupby(level=index[:4], sort=False)
     ]
     return pd.DataFrame(found, columns=[*index[:4], "correlation"])

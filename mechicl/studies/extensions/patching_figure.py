@@ -27,15 +27,16 @@ def patching_panels(summary: pd.DataFrame, sites: Sequence[str], kinds: Sequence
     panels = list[Panel]()
     for metric, how in _ROWS.items():
         for site in sites:
-            of_site = where(maps, metric=metric, site=site).pivot(index="layer", columns="kind", values="mean")
-            there = [kind for kind in kinds if kind in of_site]
+            of_site = where(maps, metric=metric, site=site).pivot(index="kind", columns="layer", values="mean")
+            there = [kind for kind in reversed(kinds) if kind in of_site.index]
             grid = go.Heatmap(
-                z=of_site[there].to_numpy(), x=there, y=of_site.index.tolist(), zmin=-1, zmax=1, colorscale="RdBu_r",
-                showscale=not panels, colorbar={"title": {"text": "restored", "side": "right"}},
-                hovertemplate="layer %{y}, %{x}: %{z:.3f}<extra></extra>",
+                z=of_site.loc[there].to_numpy(), x=of_site.columns.tolist(), y=there, zmin=-1, zmax=1,
+                colorscale="RdBu_r", showscale=len(panels) == len(sites) - 1,
+                colorbar={"title": {"text": "restored", "side": "right"}},
+                hovertemplate="layer %{x}, %{y}: %{z:.3f}<extra></extra>",
             )  # fmt: skip
-            y_axis = {"title_text": "layer", "dtick": max(1, len(of_site) // 8)}
-            panels.append(Panel(f"{site.replace('_', ' ')}, {how}", [grid], {}, y_axis))
+            x_axis = {"title_text": "layer", "dtick": max(1, -(-of_site.shape[1] // 6))}
+            panels.append(Panel(f"{site.replace('_', ' ')}, {how}", [grid], x_axis))
     for direction, title in _WHOLE.items():
         whole = where(means, metric="clean_answer", direction=direction, layer=-1).set_index("kind")
         there = [kind for kind in reversed(kinds) if kind in whole.index]

@@ -16,7 +16,7 @@ Hooks = Sequence[tuple[str, Callable[..., Any]]]
 
 def prompts(samples: int = 4, **options: Any) -> PromptSet:
     """Two classes behind a template, of different lengths, with a demonstration set each."""
-    return TASK.prompts(tiny.tokenizer(), samples=samples, seed=0, **{"demonstrations": "per_prompt", **options})
+    return TASK.prompts(tiny.tokenizer(), samples=samples, **{"seed": 0, "demonstrations": "per_prompt", **options})
 
 
 def logits(model: Any, prompt: Any, hooks: Hooks = ()) -> torch.Tensor:
@@ -35,3 +35,8 @@ def kept(model: Any, prompt: Any, points: Sequence[str]) -> dict[str, torch.Tens
     with torch.no_grad():
         logits(model, prompt, [(point, keep(point)) for point in points])
     return found
+
+
+def points(model: Any, site: str) -> list[str]:
+    """A hook point of every layer."""
+    return [f"blocks.{layer}.{site}" for layer in range(model.cfg.n_layers)]
