@@ -27,6 +27,9 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "error-diagnosis": {"components": (1,), "contexts": 4},
     "layer-lesions": {"kinds": ("drop", "swap", "repeat"), "windows": (1,), "positions": ("all",)},
     "cka": {"minibatch": 8},
+    "anchor-patching": {"sites": ("keys_values",), "exact": 1},
+    "anchor-heads": {"k": 2, "draws": 1},
+    "shot-sweep": {"counts": (1,)},
 }
 """What makes a study small; a full grid has the defaults."""
 OF_TIME = ("compression-speed", "compression-speed-prefix")
