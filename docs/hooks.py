@@ -22,7 +22,11 @@ import mechicl  # noqa: E402
 from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
-_PAPERS = {"label_words": "Label Words are Anchors", "stages": "Stages of Inference"}
+_PAPERS = {
+    "label_words": "Label Words are Anchors",
+    "stages": "Stages of Inference",
+    "extensions": "Beyond both papers",
+}
 
 
 def on_config(config: Any) -> Any:
@@ -63,7 +67,7 @@ def study_page(study: Any) -> str:
         [
             f"# {study.title}",
             f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
-            f"**The paper says:** {study.claim}",
+            f"**{'The question' if _home(study) == 'extensions' else 'The paper says'}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "

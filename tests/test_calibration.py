@@ -28,6 +28,9 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "layer-lesions": {"kinds": ("drop", "swap", "repeat"), "windows": (1,), "positions": ("all",)},
     "cka": {"minibatch": 8},
     "causal-stages": {"bands": 2, "draws": 2},
+    "anchor-patching": {"sites": ("keys_values",), "exact": 1},
+    "anchor-heads": {"k": 2, "draws": 1},
+    "shot-sweep": {"counts": (1,)},
 }
 """What makes a study small; a full grid has the defaults."""
 OF_TIME = ("compression-speed", "compression-speed-prefix")

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from mechicl.claims import Verdicts
 from mechicl.cli import main, reproduce
-from mechicl.cli.asked import OnPrompts
+from mechicl.cli.asked import OnAllOfLabelWords, OnPrompts
 from mechicl.cli.finish import as_json, fitting, overview, terminal
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
@@ -322,6 +322,20 @@ def test_reproduce_runs_every_study_of_the_first_paper(
         assert load_result(tmp_path / "paper", study).study.protocol == "paper"
     # two classes have a single pair, which cannot be ranked
     assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()
+
+
+def test_reproduce_runs_what_neither_paper_has_where_it_is_asked_to(tmp_path: Path) -> None:
+    """On as many prompts as their own commands draw, fresh demonstrations where these do."""
+    asked = OnAllOfLabelWords(model="m", out=tmp_path, task="sst2", samples=1000)
+    assert reproduce._label_word_studies("extensions", 6, asked) == []
+    plan = reproduce._label_word_studies("extensions", 6, replace(asked, extensions=True))
+    names = [study.name for study, _ in plan]
+    assert names == ["decision-layer", "anchor-patching", "anchor-heads", "shot-sweep"]
+    shipped = [name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.studies.extensions")]
+    assert set(names) == set(shipped)
+    for study, own in plan:
+        assert own.samples == study.shared_options["samples"]
+        assert own.demonstrations == (study.shared_options["demonstrations"] or "per_seed")
 
 
 def test_order_and_anchor_make_other_prompts(tmp_path: Path) -> None:

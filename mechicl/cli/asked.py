@@ -185,6 +185,15 @@ class OnPrompts(Asked):
         ]  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnAllOfLabelWords(OnPrompts):
+    """Prompts of tasks, and whether the studies beyond both papers are run, too."""
+
+    extensions: Annotated[
+        bool, on("Also what neither paper has: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
+    ] = False
+
+
 def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path | None]:
     """The data of each task: a folder may hold a folder per task, named as the task or its file.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mechicl.cli.asked import Asked, OnPrompts
+from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, keep, page, printed, run, terminal
@@ -24,20 +24,24 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Protocol, Study
 
 
-_UNRELATED, _TWO_SHOTS, _NORM = "unrelated-labels", "two-per-class", "norm-weighted"
-_PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED)
+_UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
+_PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
 papers = typer.Typer(help="Run every experiment of a paper on one model.", no_args_is_help=True)
 
 
 @papers.command("label-words")
-@asking(OnPrompts, without=("demonstrations", "label_words", "mislabelled"), task="sst2,trec,agnews,emo", samples=1000)
-def label_words(asked: OnPrompts) -> None:
+@asking(
+    OnAllOfLabelWords, without=("demonstrations", "label_words", "mislabelled"), task="sst2,trec,agnews,emo",
+    samples=1000,
+)  # fmt: skip
+def label_words(asked: OnAllOfLabelWords) -> None:
     """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected.
 
     Beside them a page each with two demonstrations per class (OUT/two-per-class, OUT/two-per-class-paper), with
     attention weighted by the length of what it moves (OUT/norm-weighted), and, with sst2 among the tasks, with the
-    unrelated labels A and B (OUT/unrelated-labels).
+    unrelated labels A and B (OUT/unrelated-labels). With --extensions also a page of the studies that go beyond both
+    papers (OUT/extensions), on 32 prompts of each seed.
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -68,7 +72,7 @@ def label_words(asked: OnPrompts) -> None:
     _close(against_published(done), asked)
 
 
-def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
+def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> list[tuple[Study, OnPrompts]]:
     """The studies of one part, each with what it is run on.
 
     A part is a protocol, two demonstrations per class (App. F.1), norm-weighted attention, or SST-2 with labels A and B
@@ -81,6 +85,8 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
         own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
         of_sst2 = "sst2" in asked.task.split(",")
         return [(w.Isolation(n_layers=layers), own), (w.DeepLayers(), own)] if of_sst2 else []
+    if part == _BEYOND:
+        return _beyond(asked) if asked.extensions else []
     if part == _NORM:
         return [(w.DeepLayers(weight="norm"), asked)]
     if part.startswith(_TWO_SHOTS):
@@ -103,6 +109,15 @@ def _label_word_studies(part: str, n_layers: int, asked: OnPrompts) -> list[tupl
         return studies
     one = replace(asked, seeds=asked.seeds.split(",")[0], samples=1)
     return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked), (w.AnchorSweep(windows=layers), asked)]
+
+
+def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
+    """The studies of `mechicl.studies.extensions`, on the prompts that their own commands draw."""
+    from mechicl import studies as w
+
+    few = replace(asked, samples=min(asked.samples, 32))
+    fresh = replace(few, demonstrations="per_prompt")
+    return [(w.DecisionLayer(), fresh), (w.AnchorPatching(), few), (w.AnchorHeads(), fresh), (w.ShotSweep(), few)]
 
 
 def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:

@@ -17,8 +17,9 @@ from torch import Tensor
 from mechicl.engines.context import Context, forward_on, read_context
 from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
-from mechicl.hooks import Pass, Patch
+from mechicl.hooks import Hook, Pass, Patch
 from mechicl.hooks.doors import prompts_of
+from mechicl.metrics.objective import Objective
 from mechicl.models import Blockwise, KeyValues, blockwise, frozen
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
@@ -64,6 +65,37 @@ class LastToken:
         installed.check()
         return net.lens(final[:, 0], self.batch.label_ids)
 
+    def saliency(
+        self, model: Any, loss: Objective
+    ) -> tuple[Float[Tensor, "layer head key"], Float[Tensor, "row class"]]:
+        """A * dL/dA of the edges to q in every layer, with their signs, and the logits of the label words.
+
+        No later token sees q, so its row of the whole pass's saliency is this. Keys are in the order of the tokens that
+        were kept, then those of the query.
+        """
+        net, edges = blockwise(model, "LastToken"), dict[int, Tensor]()
+
+        def see(layer: int) -> Callable[..., None]:
+            def watch(pattern: Tensor, hook: Any) -> None:
+                value = pattern.detach()[0, :, 0].float()
+                edges[layer] = torch.zeros_like(value)  # where the loss does not depend on a layer, no gradient comes
+
+                def take(gradient: Tensor) -> None:
+                    edges[layer] = value * gradient[0, :, 0].float()
+
+                pattern.register_hook(take)  # type: ignore[no-untyped-call]
+
+            return watch
+
+        layers = range(net.sizes.n_layers)
+        hooks: list[Hook] = [("hook_embed", lambda embedding, hook: embedding.detach().requires_grad_())]
+        hooks += [(f"blocks.{layer}.attn.hook_pattern", see(layer)) for layer in layers]
+        with torch.inference_mode(False), torch.enable_grad(), frozen(net), net.hooks(hooks):
+            final, _ = forward_on(net, self.batch.tokens, self.position, self.past)
+            logits = net.read(final)[:, 0].float()[:, self.batch.label_ids]
+            torch.autograd.backward(loss(logits, self.batch.gold).sum())
+        return torch.stack([edges[layer] for layer in layers]), logits.detach()
+
 
 def last_tokens(
     model: Any, prompts: PromptSet | Sequence[Prompt], keep: Callable[[Context, Prompt], Context] | None = None
@@ -83,11 +115,12 @@ def last_tokens(
         first = prompts[indices[0]]
         context = read_context(model, first)
         context = context if keep is None else keep(context, first)
-        prepared |= {index: _read_up_to_target(net, prompts.select([index]), context) for index in indices}
+        prepared |= {index: up_to_target(net, prompts.select([index]), context) for index in indices}
     return [prepared[index] for index in range(len(prompts))]
 
 
-def _read_up_to_target(net: Blockwise, one: PromptSet, context: Context) -> LastToken:
+def up_to_target(net: Blockwise, one: PromptSet, context: Context) -> LastToken:
+    """Read the query of the only prompt of a set up to its last token, on demonstrations that have been read."""
     batch, past, position = context.queries(one, net.device), context.layers, context.next_position
     before = batch.tokens.shape[1] - 1
     if before:

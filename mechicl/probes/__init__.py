@@ -2,7 +2,9 @@
 
 from mechicl.probes.enrichment import Enrichment, HeadEnrichment
 from mechicl.probes.head_saliency import HeadSaliency
+from mechicl.probes.induction import HeadScores
 from mechicl.probes.label_attention import LabelAttention
+from mechicl.probes.label_lens import LabelLens
 from mechicl.probes.label_words import LabelMass, LabelNorms
 from mechicl.probes.last_residual import LastResidual
 from mechicl.probes.lens_tokens import LensTokens
@@ -11,14 +13,15 @@ from mechicl.probes.logit_lens import LogitLens
 from mechicl.probes.norms import Norms
 from mechicl.probes.saliency import SaliencyFlow, SaliencyMap
 from mechicl.probes.sub_joiner import SubJoiner
+from mechicl.probes.text_loss import TextLoss
 from mechicl.probes.top_tokens import TopTokens
 from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadEnrichment", "HeadSaliency", "LabelAttention", "LabelMass", "LabelNorms", "LastResidual",
-    "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner",
-    "TopTokens", "TunedLens", "WordAttention",
+    "Enrichment", "HeadEnrichment", "HeadSaliency", "HeadScores", "LabelAttention", "LabelLens", "LabelMass",
+    "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow",
+    "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
@@ -50,13 +51,15 @@ def enrichment(
     sets: Int[Tensor, "batch set member"],
     target: Int[Tensor, "batch"],
     query_start: Int[Tensor, "batch"],
+    *,
+    absolute: bool = False,
 ) -> Float[Tensor, "batch set metric"]:
     """Reading and gathering of each set of positions (-1 fills up sets of fewer members).
 
     Reading: saliency of the edges from the set to q, over that of as many average edges to q. Gathering: saliency per
     edge into the set's tokens, over its mean over all tokens of the demonstrations but position 0, which no edge
     enters. Both are 1 where saliency is uniform, and 0 where a set is empty or there is no saliency to share (in the
-    last layer nothing flows into the demonstrations).
+    last layer nothing flows into the demonstrations). `absolute`: not over the average, so in units of the loss.
     """
     below = saliency.tril(-1)
     position = torch.arange(saliency.shape[1], device=saliency.device)
@@ -67,8 +70,9 @@ def enrichment(
 
     def over_average(values: Tensor, total: Tensor, n: Tensor) -> Tensor:
         of_set = (values[:, None].expand(-1, sets.shape[1], -1).gather(2, sets.clamp(min=0)) * present).sum(2)
+        of_member = of_set / present.sum(2).clamp(min=1)
         average = total[:, None] / n[:, None].clamp(min=1)
-        return torch.where(average > 0, of_set / present.sum(2).clamp(min=1) / average, 0)
+        return of_member if absolute else torch.where(average > 0, of_member / average, 0)
 
     reading = over_average(to_target, to_target.sum(1), target)
     gathering = over_average(per_edge, (per_edge * demonstrations).sum(1), demonstrations.sum(1))
@@ -96,10 +100,7 @@ class Enrichment(Probe):
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         layers = range(hooked(model).sizes.n_layers)
-        sets = [token_sets(prompt, self.seed) for prompt in batch.prompts]
-        most = max((len(members) for of_prompt in sets for members in of_prompt), default=0)
-        filled = [[[*members, *[-1] * (most - len(members))] for members in of_prompt] for of_prompt in sets]
-        places = torch.tensor(filled, dtype=torch.long, device=batch.device)
+        places = _filled([token_sets(prompt, self.seed) for prompt in batch.prompts], batch)
         starts = torch.tensor([prompt.query_start for prompt in batch.prompts], device=batch.device)
         nothing = torch.zeros(len(batch), len(TOKEN_SETS), 2, device=batch.device)
         hooks, result = saliency_hooks(
@@ -110,25 +111,50 @@ class Enrichment(Probe):
 
 @dataclass(frozen=True)
 class HeadEnrichment(Probe):
-    """Reading and gathering of the label words in every head: reading [prompt layer head], of its own |A * dL/dA|."""
+    """Reading and gathering of the label words in every head: reading [prompt layer head], of its own |A * dL/dA|.
+
+    Or, as a null, of another set of tokens at matched positions, by the name that it has in `TOKEN_SETS`.
+    """
 
     loss: Objective = field(default=Objective())
+    tokens: str = "label words"
+    absolute: bool = False
+    """Saliency per edge in units of the loss: a head may prefer label words, and hardly matter."""
+    seed: int = 0
+    """Of the random text."""
     axes = ("prompt", "layer", "head")
-    units = Enrichment.units
+
+    @property
+    def units(self) -> dict[str, str]:  # type: ignore[override]
+        return dict.fromkeys(Enrichment.units, "loss per edge") if self.absolute else Enrichment.units
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tokens not in TOKEN_SETS:
+            raise InputError(f"tokens is {self.tokens!r}; it is one of {', '.join(map(repr, TOKEN_SETS))}.")
 
     @property
     def objective(self) -> Objective:
         return self.loss
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
-        n_heads = hooked(model).sizes.n_heads
-        places = batch.anchors[:, None].repeat_interleave(n_heads, 0)
+        n_heads, of_set = hooked(model).sizes.n_heads, TOKEN_SETS.index(self.tokens)
+        places = _filled([[token_sets(prompt, self.seed)[of_set]] for prompt in batch.prompts], batch)
+        places = places.repeat_interleave(n_heads, 0)
         starts = torch.tensor([prompt.query_start for prompt in batch.prompts], device=batch.device)
         target, starts = (each.repeat_interleave(n_heads) for each in (batch.target, starts))
 
         def of_heads(edges: Tensor) -> Tensor:
-            return enrichment(edges.flatten(0, 1), places, target, starts).view(len(batch), n_heads, 2)
+            of_set = enrichment(edges.flatten(0, 1), places, target, starts, absolute=self.absolute)
+            return of_set.view(len(batch), n_heads, 2)
 
         nothing = torch.zeros(len(batch), n_heads, 2, device=batch.device)
         hooks, result = saliency_hooks(range(hooked(model).sizes.n_layers), None, nothing, of_heads)
         return Watch(hooks, lambda: by_name(result(), tuple(self.units)))
+
+
+def _filled(sets: list[list[list[int]]], batch: PromptBatch) -> Int[Tensor, "batch set member"]:
+    """Sets of positions as a tensor, filled up with -1."""
+    most = max((len(members) for of_prompt in sets for members in of_prompt), default=0)
+    filled = [[[*members, *[-1] * (most - len(members))] for members in of_prompt] for of_prompt in sets]
+    return torch.tensor(filled, dtype=torch.long, device=batch.device)

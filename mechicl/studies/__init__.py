@@ -18,7 +18,7 @@ from mechicl.studies.study import STUDIES, Study
 
 def _import_all() -> None:
     """Import every study that comes with mechicl; each enters `STUDIES`, in the order of the papers."""
-    for paper in ("label_words", "stages"):
+    for paper in ("label_words", "stages", "extensions"):
         package = import_module(f"{__name__}.{paper}")
         before = set(STUDIES)
         for module in iter_modules(package.__path__):

@@ -57,6 +57,10 @@ from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
 from mechicl.studies.stages.right_then_wrong import RightThenWrong as RightThenWrong
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
+from mechicl.studies.extensions.anchor_heads import AnchorHeads as AnchorHeads
+from mechicl.studies.extensions.decision_layer import DecisionLayer as DecisionLayer
+from mechicl.studies.extensions.shot_sweep import ShotSweep as ShotSweep
+from mechicl.studies.extensions.anchor_patching import AnchorPatching as AnchorPatching
 
 def one_prompt(
     model: Model,
@@ -405,7 +409,7 @@ def stages_atlas(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -466,7 +470,7 @@ def layer_lesions(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
         positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
@@ -548,7 +552,7 @@ def cka(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
@@ -722,7 +726,7 @@ def logit_lens(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         top_k: Size of the sets of most probable tokens that are compared.
         authors_lens: Draw the authors' faulty lens beside the corrected one.
         tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
@@ -962,7 +966,7 @@ def right_then_wrong(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read some of the text; 0 leaves claims undecided.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1004,4 +1008,123 @@ def inner_lexicon(
         cosine, or nats. Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut
         (retrieval before the middle layer), patch (kl), meaning (cosine), identity (accuracy). Point i
         is the residual before layer i; of a cut, layer i.
+    """
+
+def anchor_heads(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    untrained: int = 4,
+    k: int = 5,
+    draws: int = 3,
+    batch_size: int = 16,
+) -> Result:
+    """Reading and gathering of every head, and predictions without the heads that do most of it.
+
+    Heads that gather and read (beyond Label Words are Anchors, section 2.1).
+
+    The claim: Which heads gather into label words and read them, and what is lost without them?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        k: Heads that are ablated together; at most half of the model's.
+        draws: Draws of control heads.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Two kinds of rows, by the column `part`. "heads", a row per prompt, layer and head:
+        reading and gathering of label words and of random text, times an average token; their effects,
+        saliency per edge beyond that of random text, in logits; induction and previous-token scores.
+        "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the
+        controls of either, a row for each draw) and method (zero, mean): gold and predicted class,
+        label loyalty, word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
+    """
+
+def decision_layer(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    untrained: int = 4,
+    batch_size: int = 16,
+) -> Result:
+    """Margin between label words and their probability by layer, beside the layers that read them.
+
+    When the answer is decided (beyond Label Words are Anchors, section 2.3).
+
+    The claim: Does the answer appear after the label words are read, as the paper's story needs?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and point: the residual before each layer (0 to L - 1), and after the
+        last (L). Gold and predicted class; of the lens at the target the label words' log-
+        probabilities, and the predicted class's margin over the next, in nats; and of the layer before
+        the point (none before point 0) reading of label words and of random text, times an average
+        token, and S_pq, in logits per edge.
+    """
+
+def shot_sweep(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    untrained: int = 4,
+    counts: Sequence[int] = (0, 1, 2, 4, 8, 16, 32),
+    batch_size: int = 16,
+) -> Result:
+    """Accuracy, reading of label words, isolation and compression with 0 to 32 demonstrations per class.
+
+    More demonstrations (beyond Label Words are Anchors, sections 2 and 3.2).
+
+    The claim: With more demonstrations, does reading stay in label words, and in which ones?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        counts: Demonstrations per class; as many as the context and the data hold.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt and number of demonstrations (`shots` of each class). Gold and
+        predicted class, accuracy; label loyalty with label words isolated in the first third of the
+        layers, with as many text tokens isolated, and on label words and template alone; reading in
+        deep layers, times an average token: of label words, random text, the last and the first half of
+        the label words, and the predicted class's and others'. Without demonstrations there is accuracy
+        alone.
+    """
+
+def anchor_patching(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    untrained: int = 4,
+    sites: Sequence[Literal['resid_post', 'attn_out', 'mlp_out', 'keys_values']] = ('resid_post', 'attn_out', 'mlp_out', 'keys_values'),
+    exact: int = 8,
+    batch_size: int = 16,
+) -> Result:
+    """Activation patching of label words and other tokens, by layer: what comes back of the answer.
+
+    What label words carry (beyond Label Words are Anchors, sections 2.1 and 2.2).
+
+    The claim: Do predictions follow transplanted label words, and fail without them?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        sites: What is transplanted in single layers: resid_post, attn_out, mlp_out, keys_values.
+        exact: Prompts of every set of which the map is made exactly; to first order it is made of all.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt, direction, site, kind of token and layer (-1: all layers at once).
+        Gold, clean and twin answer; gap: logit difference between clean and twin; change: by how much
+        the transplant moves it towards the source prompt, in logits, and the answer then; attributed:
+        change to first order (the map alone).
     """

@@ -76,6 +76,8 @@ class Study(ABC):
     """Other defaults of shared options, in this study's command; None: its command has no such option."""
     zero_shot: ClassVar[bool] = False
     """Whether prompts without demonstrations say anything to it."""
+    across_shots: ClassVar[bool] = False
+    """Whether its claims are about all numbers of demonstrations together."""
     twins_at_once: ClassVar[int] = 0
     """Untrained twins that are at most in memory beside the model, at a time."""
     not_measured: ClassVar[tuple[str, ...]] = ()
@@ -183,7 +185,7 @@ class Study(ABC):
             return Verdicts(
                 decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
             )
-        by = [name for name in ("model", "task", "shots") if name in result.table]
+        by = [name for name in ("model", "task", *(() if self.across_shots else ("shots",))) if name in result.table]
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
             facts = {"study": self.name, "protocol": self.protocol, **dict(zip(by, map(str, values), strict=True))}

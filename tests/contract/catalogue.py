@@ -10,8 +10,8 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -23,10 +23,12 @@ import mechicl.engines
 import mechicl.patches
 import mechicl.probes
 from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
+from mechicl.engines.attribution import attributed
 from mechicl.engines.compression import compress, kept_positions, on_anchors, on_kept
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.continuations import continuations
 from mechicl.engines.last_token import last_tokens
+from mechicl.engines.patching import SITES, Transplant, transplanted
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Variant, fit_reweighting, fit_together
 from mechicl.engines.timing import Ready, in_turn, whole_loop
@@ -34,6 +36,7 @@ from mechicl.engines.tuned_lens import fit_tuned_lens
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.hooks import Patch, Probe, run
 from mechicl.metrics import kl_divergence
+from mechicl.metrics.objective import Objective
 from mechicl.models import frozen, hooked
 from mechicl.patches import (
     AblateHeads,
@@ -69,8 +72,12 @@ from mechicl.probes import (
     WordAttention,
 )
 from mechicl.probes.last_position import LastNeurons
-from mechicl.prompts import PromptSet
+from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies import STUDIES
+from mechicl.studies.extensions.anchor_heads import AnchorHeads
+from mechicl.studies.extensions.anchor_patching import AnchorPatching
+from mechicl.studies.extensions.decision_layer import DecisionLayer
+from mechicl.studies.extensions.shot_sweep import ShotSweep
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.compression import Compression
 from mechicl.studies.label_words.compression_speed import CompressionSpeed
@@ -349,6 +356,95 @@ def _continued(model: Any) -> Pair:
     return found, torch.tensor(expected)
 
 
+_PARTS = {"keys_values": ("attn.hook_k", "attn.hook_v")}
+
+
+def _other_labels(prompt: Prompt) -> Prompt:
+    tokens = list(prompt.tokens)
+    for place in prompt.label_positions:
+        tokens[place] = 7 + place
+    return replace(prompt, tokens=tuple(tokens))
+
+
+def _names(site: str, layers: Sequence[int]) -> list[str]:
+    return [f"blocks.{layer}.{part}" for layer in layers for part in _PARTS.get(site, (f"hook_{site}",))]
+
+
+def _states(net: Any, prompt: Prompt) -> dict[str, torch.Tensor]:
+    states: dict[str, torch.Tensor] = {}
+    keep = lambda name: lambda value, hook: states.__setitem__(name, value[0].detach())  # noqa: E731
+    names = [name for site in SITES for name in _names(site, range(net.sizes.n_layers))]
+    with torch.no_grad(), net.hooks([(name, keep(name)) for name in names]):
+        net.forward(torch.tensor([prompt.tokens], device=net.device))
+    return states
+
+
+@dataclass(frozen=True, eq=False)
+class Put(Patch):
+    """Write at some positions what another prompt has there."""
+
+    states: Any
+    transplant: Transplant
+
+    def hooks(self, net: Any, batch: Any) -> list[Any]:
+        site, layers, positions = self.transplant
+        places = [place % batch.tokens.shape[1] for place in positions]
+
+        def write(name: str) -> Any:
+            chosen = torch.tensor(places, device=batch.device)
+            return lambda value, hook: value.index_copy(1, chosen, self.states[name][None, chosen].to(value))
+
+        return [(name, write(name)) for name in _names(site, layers)]
+
+
+def _transplanted(model: Any) -> Pair:
+    net, base = hooked(model), prompts()[0]
+    source, labels = _other_labels(base), base.label_positions
+    asked = [Transplant(site, (1,), places) for site in SITES for places in (labels, (-1,))]
+    asked.append(Transplant("keys_values", tuple(range(net.sizes.n_layers)), labels))
+    states = _states(net, source)
+    plain = [run(model, [base], patches=[Put(states, one)], progress=None).label_logits[0] for one in asked]
+    return transplanted(model, [base], [source], asked, batch_size=4)[0], torch.stack(plain)
+
+
+def _attributed(model: Any) -> Pair:
+    """The gradient is that of the same objective, through values that hooks return."""
+    net, base = hooked(model), prompts()[0]
+    source, kinds = _other_labels(base), [base.label_positions, (1, 4)]
+    states, values = _states(net, source), dict[str, torch.Tensor]()
+
+    def keep(name: str) -> Any:
+        def see(value: torch.Tensor, hook: Any) -> torch.Tensor:
+            value.retain_grad()
+            values[name] = value
+            return value
+
+        return see
+
+    layers = range(net.sizes.n_layers)
+    leaf = ("hook_embed", lambda value, hook: value.detach().requires_grad_())
+    watched = [(name, keep(name)) for site in SITES for name in _names(site, layers)]
+    with torch.enable_grad(), frozen(model), net.hooks([leaf, *watched]):
+        final = net.forward(torch.tensor([base.tokens], device=net.device))[:, -1:]
+        logits = net.read(final)[:, 0].float()[:, list(base.label_ids)]
+        Objective("logit_difference")(logits, torch.tensor([base.gold], device=net.device)).sum().backward()  # type: ignore[no-untyped-call]
+
+    def change(name: str, kind: Sequence[int]) -> torch.Tensor:
+        gradient = values[name].grad
+        assert gradient is not None
+        return ((states[name] - values[name].detach()[0]).float() * gradient[0].float())[list(kind)].sum()
+
+    expected = [
+        [
+            [torch.stack([change(name, kind) for name in _names(site, [layer])]).sum() for kind in kinds]
+            for layer in layers
+        ]
+        for site in SITES
+    ]
+    plain = torch.stack([torch.stack([torch.stack(row) for row in of_site]) for of_site in expected])
+    return attributed(model, base, source, kinds), plain.cpu()
+
+
 def _log_prob(model: Any, context: str, continuation: str) -> float:
     """Of one continuation, by a plain forward pass."""
     tokenizer = tiny.tokenizer()
@@ -359,6 +455,8 @@ def _log_prob(model: Any, context: str, continuation: str) -> float:
 
 
 ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
+    attributed: _attributed,
+    transplanted: _transplanted,
     run_shared: _shared,
     read_context: _asked,
     compress: _compressed,
@@ -390,6 +488,10 @@ def engines() -> list[Callable[..., Any]]:
 # ---- studies
 
 _STUDIES: dict[str, Callable[[], Study]] = {
+    "decision-layer": lambda: DecisionLayer(untrained=0),
+    "anchor-patching": lambda: AnchorPatching(untrained=0, exact=1),
+    "anchor-heads": lambda: AnchorHeads(untrained=0, k=2, draws=1),
+    "shot-sweep": lambda: ShotSweep(untrained=0, counts=(1,)),
     "isolation": lambda: Isolation(n_layers=(1,)),
     "compression": lambda: Compression(n_sets=2, positions=("original",)),
     "compression-speed": lambda: CompressionSpeed(warm_up=0, repeats=1, per_class=0),

@@ -1,7 +1,8 @@
-"""What claims on running text are decided by: contrasts of each sequence, over documents, against untrained twins.
+"""What claims are decided by: contrasts of each sequence or prompt, over what was sampled, against untrained twins.
 
 A claim of *Stages of Inference* orders layers: one costs more than another, a curve rises. Such a contrast is a number
-for each sequence. Its interval comes from documents, because sequences of one document are not independent. Random
+for each sequence. Its interval comes from documents, because sequences of one document are not independent; that of
+prompts from demonstration sets. Random
 weights have an order of layers, too (what a layer adds to a residual that has grown matters less; a tied unembedding
 begins sure of the token that was read). Where they do, the effect is the contrast less that in untrained twins of the
 model, and how far twins differ among themselves is part of the interval.
@@ -12,39 +13,40 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
 from mechicl.claims import Evidence
-from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.metrics.resampling import against_few, mean_over_sets
 from mechicl.models import has_twin, untrained_twin
-from mechicl.studies.parts import DOCUMENT
+from mechicl.studies.parts import DOCUMENT, set_names
 from mechicl.studies.study import Condition, Study
 
 TWINS = "the same in untrained models"
 GIVEN, _UNTRAINED = "as given", "untrained"
 """The model itself, and the beginning of its twins' names, in the column `weights`."""
 Contrast = Callable[[pd.DataFrame], pd.Series]
-"""From rows of one model to a number for each sequence, indexed by document and sequence."""
+"""From rows of one model to a number for each sequence, indexed by document and sequence; or for each prompt, by
+seed, demonstration set and prompt.
+"""
 
 
 @dataclass(frozen=True)
 class AgainstTwins(Study):
-    """Common to studies of text whose claims are held against untrained twins, which read a part of the text.
+    """Common to studies whose claims are held against untrained twins, which read a part of the text or of the prompts.
 
     The authors had no twins, and `protocol="paper"` has none.
     """
 
     untrained: Annotated[
-        int, Switch("Untrained twins of the model, which read some of the text; 0 leaves claims undecided.", min=0)
+        int, Switch("Untrained twins of the model, which read a part of it; 0 leaves claims undecided.", min=0)
     ] = 4
 
     each_twin_reads: ClassVar[int | None] = 2
-    """Sequences of every part of the text: twins differ more than texts. None: all of them."""
+    """Sequences of every part of the text, or prompts of every set: twins differ more than texts. None: all of them."""
 
     @property
     def twins_at_once(self) -> int:  # type: ignore[override]
@@ -54,23 +56,24 @@ class AgainstTwins(Study):
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
         return [{"weights": GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
 
-    def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
+    def measure(self, model: Any, material: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         seed = seed_of(condition)
         if seed is None:
-            return self.read(model, corpus, batch_size)
-        share = range(len(corpus))
+            return self.read(model, material, batch_size)
+        share = range(len(material))
         if self.each_twin_reads is not None:
-            share = share[seed % len(corpus) :: self.untrained][: self.each_twin_reads]
+            share = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
         with untrained_twin(model, seed) as twin:
-            rows = self.of_twin(twin, corpus.select(share), batch_size)
-        return rows.assign(sequence=np.take(share, rows["sequence"]))
+            rows = self.of_twin(twin, material.select(share), batch_size)
+        place = "prompt" if self.reads == "prompts" else "sequence"
+        return rows.assign(**{place: np.take(share, rows[place])})
 
-    def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+    def of_twin(self, model: Any, material: Any, batch_size: int) -> pd.DataFrame:
         """The rows of an untrained twin: of what claims rest on, where reading less is quicker."""
-        return self.read(model, corpus, batch_size)
+        return self.read(model, material, batch_size)
 
     @abstractmethod
-    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+    def read(self, model: Any, material: Any, batch_size: int) -> pd.DataFrame:
         """The rows of one model, trained or not."""
 
 
@@ -96,8 +99,8 @@ def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evide
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
-    documents, null = values.index.get_level_values(DOCUMENT).to_numpy(), float(np.mean(twins))
-    raw = mean_over_sets(values.to_numpy(), documents, generator=np.random.default_rng(0))
+    null = float(np.mean(twins))
+    raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
     shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
     effect = against_few(shifted, np.array(twins))
     if raw.low > 0 >= effect.low:
@@ -112,7 +115,7 @@ def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
     The interval is over documents, and holds what another draw of the control might have given.
     """
     own, drawn = curves[-1], curves.drop(columns=-1)
-    documents = own.index.get_level_values(DOCUMENT).to_numpy()
+    documents, _ = _sampled(own)
     beyond = (own - drawn.mean(axis=1)).to_numpy()
     effect = mean_over_sets(beyond, documents, generator=np.random.default_rng(0))
     return of_documents(
@@ -121,9 +124,15 @@ def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
 
 
 def of_documents(values: pd.Series, null: Any = 0.0, **more: Any) -> Evidence:
-    """A contrast of each sequence against a number, or a number of each."""
-    documents = values.index.get_level_values(DOCUMENT).to_numpy()
-    return Evidence(values.to_numpy(float), null, documents, "documents", **more)
+    """A contrast of each sequence or prompt against a number, or a number of each."""
+    return Evidence(values.to_numpy(float), null, *_sampled(values), **more)
+
+
+def _sampled(values: pd.Series) -> tuple[np.ndarray, Literal["documents", "prompts"]]:
+    """The document, or demonstration set, of each contrast, and what a row is."""
+    if DOCUMENT in values.index.names:
+        return values.index.get_level_values(DOCUMENT).to_numpy(), "documents"
+    return set_names(values.index), "prompts"
 
 
 def by_layer(rows: pd.DataFrame, value: str, x: str = "layer") -> pd.DataFrame:

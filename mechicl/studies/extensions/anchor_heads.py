@@ -1,0 +1,230 @@
+"""Which attention heads gather into label words, and which read them? What is lost without them?
+
+Saliency of the edges of single heads (|A dL/dA|) gives each head's enrichment: reading, how much of the target row's
+saliency is on label words, and gathering, how much goes into their rows, both over what average tokens have; the same
+of random text at matched positions is the null. A ranking by enrichment is only worth something if other prompts give
+it, too: we correlate the heads' ranks between prompts with other demonstrations.
+
+Enrichment says what a head prefers, not how much comes of it. So the k heads to ablate are those with the most saliency
+on label words, per edge, beyond that on random text: the first-order effect of these edges, in logits. Their output is
+set to zero, or to its mean. Heads are ranked on the prompts with even numbers, and ablated while the model answers the
+others. Beside them stand as many heads that are not among them, each drawn from the four whose output is nearest in
+size. We count label loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which tells heads of
+in-context learning from heads that all prediction needs. Where other heads do the same work, nothing is lost.
+
+Induction and previous-token heads are known by their scores on random tokens that come twice (Olsson et al. 2022). We
+measure these and say how many of the k highest are the same heads. Position 0, the attention sink, is no label word and
+no text token, and the scores do not count it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+
+from mechicl.claims import Claim, Evidence
+from mechicl.declared import Switch
+from mechicl.errors import InputError
+from mechicl.hooks import Patch, run
+from mechicl.metrics import jaccard
+from mechicl.metrics.objective import Objective
+from mechicl.models import hooked
+from mechicl.patches import AblateHeads
+from mechicl.patches.ablate_heads import head_means
+from mechicl.probes import HeadEnrichment, TextLoss, TopTokens
+from mechicl.prompts import PromptSet
+from mechicl.results import Result
+from mechicl.studies.drawing import Drawing, where
+from mechicl.studies.extensions.head_ablations import Heads, matched_heads, output_norms, standard_scores, top_heads
+from mechicl.studies.extensions.heads_figure import heads_panels, overlap
+from mechicl.studies.parts import DEMONSTRATION_SET, set_names
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
+from mechicl.studies.summary import by_metric, intervals, mean_with_interval
+
+_SOURCE = "beyond Label Words are Anchors, section 2.1"
+_LOST = "label loyalty lost to mean ablation, less that to as many heads of about the same output"
+READING = Claim(
+    "heads-reading", "Predictions rest on the heads that read label words.", _SOURCE, _LOST, "label loyalty", TWINS, 0.1
+)
+GATHERING = Claim(
+    "heads-gathering", "Predictions rest on the heads that gather into label words.", _SOURCE, _LOST, "label loyalty",
+    TWINS, 0.1,
+)  # fmt: skip
+SAME = Claim(
+    "heads-same", "The same heads read label words whatever the demonstrations.", _SOURCE,
+    "rank correlation of heads' reading between prompts with other demonstrations", "correlation", TWINS, 0.1,
+)  # fmt: skip
+KINDS = ("reading", "gathering")
+_TOKENS = ("label words", "random text")
+_SCORES, _EFFECTS = ("induction", "previous"), ("label_loyalty", "word_loyalty_5", "accuracy", "loss")
+_HEAD = (*KINDS, "reading_random_text", "gathering_random_text", "reading_effect", "gathering_effect", *_SCORES)
+_LOSS = Objective("logit_difference", "predicted")
+
+
+@dataclass(frozen=True)
+class AnchorHeads(AgainstTwins):
+    """Two kinds of rows, by the column `part`.
+
+    "heads", a row per prompt, layer and head: reading and gathering of label words and of random text, times an average
+    token; their effects, saliency per edge beyond that of random text, in logits; induction and previous-token scores.
+    "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of either,
+    a row for each draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k = 5),
+    accuracy, and loss on the prompt's texts, in nats.
+    """
+
+    k: Annotated[int, Switch("Heads that are ablated together; at most half of the model's.", min=1)] = 5
+    draws: Annotated[int, Switch("Draws of control heads.", min=1)] = 3
+
+    name = "anchor-heads"
+    title = "Heads that gather and read"
+    shows = "Reading and gathering of every head, and predictions without the heads that do most of it."
+    source = _SOURCE
+    claim = "Which heads gather into label words and read them, and what is lost without them?"
+    claims = (READING, GATHERING, SAME)
+    no_paper_protocol = "the paper sums over heads"
+    gradients = True
+    twins_at_once = 1
+    shared_options = {"samples": 32, "demonstrations": "per_prompt"}
+    may_lack = (*_HEAD, *_EFFECTS, "gold", "predicted", "head", "layer", "draw")
+    each_twin_reads = 8
+
+    def passes(self, n_layers: int) -> float:
+        return 6 + 2 * (1 + self.draws)
+
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        return (table["weights"] == "as given") & (table["arm"] == "nothing")
+
+    def read(self, model: Any, material: PromptSet, batch_size: int) -> pd.DataFrame:
+        if len(material) < 2:
+            raise InputError("anchor-heads ranks heads on some prompts and ablates them on others; give two or more.")
+        heads = self._heads(model, material, batch_size)
+        sizes = hooked(model).sizes
+        ranked = heads[heads["prompt"] % 2 == 0].groupby(["layer", "head"])
+        shape = (sizes.n_layers, sizes.n_heads)
+        score = {kind: ranked[f"{kind}_effect"].mean().to_numpy().reshape(shape) for kind in KINDS}
+        even, odd = (material.select(range(start, len(material), 2)) for start in (0, 1))
+        ablations = pd.concat(self._ablations(model, even, odd, score, batch_size), ignore_index=True)
+        ablations["prompt"] = 2 * ablations["prompt"] + 1
+        return pd.concat([heads.assign(part="heads"), ablations.assign(part="ablations")], ignore_index=True)
+
+    def _heads(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
+        probes = [HeadEnrichment(_LOSS, name, absolute) for absolute in (False, True) for name in _TOKENS]
+        readings = run(model, prompts, probes, batch_size=batch_size)
+        table, null, effect, effect_of_text = (readings[probe].frame() for probe in probes)
+        scores = standard_scores(model)
+        return table.assign(
+            **{f"{kind}_random_text": null[kind] for kind in KINDS},
+            **{f"{kind}_effect": effect[kind] - effect_of_text[kind] for kind in KINDS},
+            **{name: of_head[table["layer"], table["head"]] for name, of_head in scores.items()},
+            arm="", method="",
+        )  # fmt: skip
+
+    def _ablations(
+        self, model: Any, even: PromptSet, odd: PromptSet, score: Mapping[str, np.ndarray], batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        norms, means = output_norms(model, even, batch_size), head_means(model, even, batch_size=batch_size)
+        k, generator = min(self.k, norms.size // 2), np.random.default_rng(0)
+        chosen = {kind: top_heads(score[kind], k) for kind in KINDS}
+        arms: list[tuple[str, float, Heads]] = []
+        for kind, heads in chosen.items():
+            others = [one for one in np.ndindex(norms.shape) if one not in heads]
+            arms.append((kind, np.nan, heads))
+            arms += [(f"{kind} controls", float(draw), matched_heads(heads, norms, others, generator=generator))
+                     for draw in range(self.draws)]  # fmt: skip
+        clean = self._answers(model, odd, [], batch_size)
+        yield _against(clean, clean).assign(arm="nothing", method="")
+        for arm, draw, heads in arms:
+            for method, values in (("mean", means), ("zero", None)):
+                answers = self._answers(model, odd, [AblateHeads(heads, values)], batch_size)
+                yield _against(answers, clean).assign(arm=arm, method=method, draw=draw)
+
+    def _answers(self, model: Any, prompts: PromptSet, patches: Sequence[Patch], batch_size: int) -> dict[str, Any]:
+        top, loss = TopTokens(min(5, hooked(model).sizes.d_vocab)), TextLoss()
+        readings = run(model, prompts, [top, loss], patches, batch_size=batch_size, progress=None)
+        return {
+            "gold": prompts.gold, "predicted": readings.predicted, "top": readings[top].values,
+            "loss": readings[loss]["loss"],
+        }  # fmt: skip
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        if claim is SAME:
+            if _agreement(given(table)).empty:
+                return Evidence.nothing("It needs two demonstration sets or more.")
+            return against_twins(_agreement, table)
+        kind = "reading" if claim is READING else "gathering"
+        means = where(given(table), part="ablations", method="mean").groupby("arm")["loss"].mean()
+        clean = where(given(table), arm="nothing")["loss"].mean()
+        note = (
+            f"The loss on texts rises by {means[kind] - clean:.2f} nats without them, by "
+            f"{means[f'{kind} controls'] - clean:.2f} without the controls."
+        )
+        return against_twins(_lost_by[kind], table, note=note)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means: model, task, shots, metric, part, arm, method, layer, head, mean, low, high, n, seeds.
+
+        Of heads reading, gathering and their nulls (arm and method are empty), of ablations the effects (layer and head
+        are -1). Of the model as given.
+        """
+        rows = given(table)
+        rows = rows.assign(**{name: rows[name].fillna(-1).astype(int) for name in ("layer", "head")})
+        place = ("part", "arm", "method", "layer", "head")
+        long = by_metric(rows, (*_HEAD, *_EFFECTS), place)
+        return mean_with_interval(long, "value", ["model", "task", "shots", "metric", *place])
+
+    def drawing(self, result: Result) -> Drawing:
+        summary = result.summary()
+        note = f"mean of tasks; k = {self._k(result)}; {intervals(summary)}"
+        return Drawing(summary, heads_panels(summary), x_title="", note=note, hover="closest", height=260)
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        """Of every task, how many of the k highest heads of two scores are the same, and how many chance gives."""
+        return {f"Heads in common, of the {self._k(result)} highest": overlap(result.summary(), self._k(result))}
+
+    def _k(self, result: Result) -> int:
+        heads = where(result.table, part="heads")[["layer", "head"]].drop_duplicates()
+        return min(self.k, len(heads) // 2)
+
+
+def _against(answers: Mapping[str, Any], clean: Mapping[str, Any]) -> pd.DataFrame:
+    right = (answers["predicted"] == answers["gold"]).double().where(answers["gold"] >= 0, np.nan)
+    return pd.DataFrame({
+        "prompt": np.arange(len(right)), "gold": answers["gold"].numpy(), "predicted": answers["predicted"].numpy(),
+        "label_loyalty": (answers["predicted"] == clean["predicted"]).double().numpy(),
+        "word_loyalty_5": jaccard(answers["top"], clean["top"]).double().numpy(), "accuracy": right.numpy(),
+        "loss": answers["loss"].double().numpy(),
+    })  # fmt: skip
+
+
+def _lost(rows: pd.DataFrame, kind: str) -> pd.Series[float]:
+    ablated = where(rows, part="ablations", method="mean")
+    index = ["seed", DEMONSTRATION_SET, "prompt"]
+    table = ablated.assign(seed=ablated["seed"].map(str))
+    loyalty: pd.DataFrame = table.pivot_table(
+        index=index, columns="arm", values="label_loyalty"
+    )  # the mean of controls' draws
+    lost: pd.Series[float] = loyalty[f"{kind} controls"] - loyalty[kind]
+    return lost
+
+
+_lost_by = {"reading": lambda rows: _lost(rows, "reading"), "gathering": lambda rows: _lost(rows, "gathering")}
+
+
+def _agreement(rows: pd.DataFrame) -> pd.Series[float]:
+    """Of each prompt, the mean rank correlation of its heads' reading with that on prompts of other sets."""
+    heads = where(rows, part="heads")
+    heads = heads.assign(seed=heads["seed"].map(str), excess=heads["reading"] - heads["reading_random_text"])
+    index = ["seed", DEMONSTRATION_SET, "prompt"]
+    table = heads.pivot(index=index, columns=["layer", "head"], values="excess")
+    sets = set_names(table.index)
+    ranks = table.rank(axis=1).to_numpy()
+    ranks = ranks - ranks.mean(1, keepdims=True)
+    ranks /= np.maximum(np.linalg.norm(ranks, axis=1, keepdims=True), 1e-12)
+    other = sets[:, None] != sets
+    means = np.where(other, ranks @ ranks.T, 0).sum(1) / np.maximum(other.sum(1), 1)
+    agreement: pd.Series[float] = pd.Series(means, table.index)[other.any(1)]
+    return agreement

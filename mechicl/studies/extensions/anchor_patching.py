@@ -1,0 +1,291 @@
+"""Activation patching at label words: what do they carry, to whom, and in which layers?
+
+*Label Words are Anchors* cuts attention and correlates it with predictions. We transplant. A prompt (clean) and its
+twin differ in the demonstrations' label words alone, which the twin has exchanged: each class's demonstrations carry
+the next class's word. The logit difference is that of the clean prompt's answer less the mean of the other label words.
+We put into the twin, layer by layer, what the clean run has at one kind of token: its residual, attention output, MLP
+output, or keys and values. The share of the logit difference that comes back says what these tokens carry there. The
+map is made twice: to first order (gradient times difference, one backward pass), and exactly.
+
+Then whole sets: the clean keys and values of a kind in all layers at once. If predictions follow the label words
+(sufficient), and leave the clean answer when the clean prompt gets the twin's label words (necessary), what the prompt
+says about classes goes through them, and not through the tokens behind them, which have read them too.
+
+Only label words differ between the two prompts. So position 0 and all that stands before the first label word is the
+same in both and restores nothing, by construction; position 0 is in no kind. And random weights, too, send most of the
+difference through label words: a share proves nothing. The claims count predictions that follow, against as many random
+text tokens at matched positions, and compare the model with untrained twins of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mechicl.claims import Claim, Evidence
+from mechicl.declared import Switch
+from mechicl.engines.attribution import attributed
+from mechicl.engines.patching import SITES, TARGET, Site, Transplant, transplanted
+from mechicl.engines.prefix import run_shared, shared_demonstrations
+from mechicl.metrics.objective import Objective
+from mechicl.models import Adapter, hooked
+from mechicl.probes.enrichment import TOKEN_SETS, token_sets
+from mechicl.prompts import Prompt, PromptSet
+from mechicl.results import Result
+from mechicl.studies.drawing import Drawing, where
+from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
+from mechicl.studies.extensions.patching_figure import patching_panels
+from mechicl.studies.parts import DEMONSTRATION_SET
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
+from mechicl.studies.summary import intervals, mean_with_interval
+
+_SOURCE = "beyond Label Words are Anchors, sections 2.1 and 2.2"
+LABELS, RANDOM = "label words", "random text"
+KINDS = (LABELS, "separators", "text", RANDOM, "target")
+"""In the order of the map's columns."""
+ALL_LAYERS = -1
+"""In the column `layer`."""
+INTO_TWIN, INTO_CLEAN = "clean into twin", "twin into clean"
+_FOLLOWING = "share of prompts with the clean answer, less the same with random text tokens transplanted"
+SUFFICIENT = Claim(
+    "patching-sufficient", "Predictions follow the transplanted label words.", _SOURCE, _FOLLOWING, "of prompts", TWINS,
+    0.1,
+)  # fmt: skip
+NECESSARY = Claim(
+    "patching-necessary", "Without their own label words, prompts lose the clean answer.", _SOURCE,
+    "share of prompts that lose it, less the same with random text tokens transplanted", "of prompts", TWINS, 0.1,
+)  # fmt: skip
+DEEP = Claim(
+    "patching-read-deep", "Label words are read in deep layers.", _SOURCE,
+    "logit difference that their clean keys and values restore, layer by layer: the second half of the layers less the "
+    "first", "of the logit difference", TWINS, 0.2,
+)  # fmt: skip
+_LOSS = Objective("logit_difference")
+
+
+@dataclass(frozen=True)
+class AnchorPatching(AgainstTwins):
+    """A row per prompt, direction, site, kind of token and layer (-1: all layers at once).
+
+    Gold, clean and twin answer; gap: logit difference between clean and twin; change: by how much the transplant moves
+    it towards the source prompt, in logits, and the answer then; attributed: change to first order (the map alone).
+    """
+
+    sites: Annotated[
+        tuple[Site, ...], Switch("What is transplanted in single layers: resid_post, attn_out, mlp_out, keys_values.")
+    ] = SITES
+
+    exact: Annotated[
+        int, Switch("Prompts of every set of which the map is made exactly; to first order it is made of all.", min=1)
+    ] = 8
+
+    name = "anchor-patching"
+    title = "What label words carry"
+    shows = "Activation patching of label words and other tokens, by layer: what comes back of the answer."
+    source = _SOURCE
+    claim = "Do predictions follow transplanted label words, and fail without them?"
+    claims = (SUFFICIENT, NECESSARY, DEEP)
+    no_paper_protocol = "the paper transplants nothing"
+    gradients = True
+    twins_at_once = 1
+    shared_options = {"samples": 32, "demonstrations": None}
+    may_lack = ("attributed", "change", "answer")
+    each_twin_reads = 8
+
+    def passes(self, n_layers: int) -> float:
+        return len(self.sites) * len(KINDS) * n_layers / 6 + 4  # demonstrations are read once for many queries
+
+    def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """One row of each prompt."""
+        names = ["weights", "seed", DEMONSTRATION_SET, "prompt", "task"]
+        return (table["weights"] == "as given") & ~table.duplicated([name for name in names if name in table])
+
+    def read(self, model: Any, material: PromptSet, batch_size: int) -> pd.DataFrame:
+        return self._read(model, material, self.sites, batch_size)
+
+    def of_twin(self, model: Any, material: PromptSet, batch_size: int) -> pd.DataFrame:
+        return self._read(model, material, ("keys_values",), batch_size, (LABELS, RANDOM))
+
+    def _read(
+        self, model: Any, prompts: PromptSet, sites: Sequence[Site], batch_size: int, kinds: Sequence[str] = KINDS
+    ) -> pd.DataFrame:
+        """The answer of the clean prompt is the gold class of both, for the objective."""
+        predicted = run_shared(model, prompts, batch_size=batch_size, progress=None).label_logits.argmax(-1).tolist()
+        clean = [replace(prompt, gold=answer) for prompt, answer in zip(prompts, predicted, strict=True)]
+        twins = [with_exchanged_labels(prompt) for prompt in clean]
+        tables, n_exact = [], min(self.exact, len(prompts))
+        for group in shared_demonstrations(prompts):
+            base, source = [twins[i] for i in group], [clean[i] for i in group]
+            positions = positions_of(clean[group[0]])
+            chosen = {kind: positions[kind] for kind in kinds}
+            exact = [place for place, i in enumerate(group) if i < n_exact]
+            parts = _measured(hooked(model), base, source, chosen, sites, exact, batch_size)
+            rows = pd.concat(parts, ignore_index=True)
+            rows["prompt"] = np.take(group, rows["prompt"])
+            tables.append(rows)
+        table = pd.concat(tables, ignore_index=True)
+        table.insert(1, "gold", prompts.gold.numpy()[table["prompt"]])
+        table.insert(2, "predicted", np.take(predicted, table["prompt"]))
+        return table.sort_values("prompt", kind="stable", ignore_index=True)
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        if claim is DEEP:
+            if table["layer"].max() < 1 or "keys_values" not in set(given(table)["site"]):
+                return Evidence.nothing("It needs the site keys_values, and a model of two layers or more.")
+            return against_twins(_deep, table)
+        changed = given(table)["predicted"] != given(table)["twin_answer"]
+        note = f"Exchanged labels change {changed.mean():.0%} of the answers."
+        return against_twins(_follows if claim is SUFFICIENT else _loses, table, note=note)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means: model, task, shots, metric, direction, site, kind, layer (-1: all), mean, low, high, n, seeds.
+
+        `restored`: share of the logit difference that moves to the source prompt's side, a ratio of sums over prompts;
+        `attributed`: the same to first order; `clean_answer`: share of prompts that give it. Of the model as given.
+        """
+        rows = given(table)
+        rows = rows[rows["gap"] != 0]
+        weight, sign = rows["gap"].abs(), np.sign(rows["gap"])
+        by = ["model", "task", "shots", "metric", "direction", "site", "kind", "layer"]
+        right = (rows["answer"] == rows["predicted"]).astype(float).where(rows["answer"].notna())
+        parts = [
+            rows.assign(metric="restored", value=rows["change"] * sign / weight, weight=weight),
+            rows.assign(metric="attributed", value=rows["attributed"] * sign / weight, weight=weight),
+            rows.assign(metric="clean_answer", value=right, weight=1.0),
+        ]
+        known = pd.concat([part[part["value"].notna()] for part in parts], ignore_index=True)
+        return mean_with_interval(known, "value", by, weight="weight")
+
+    def drawing(self, result: Result) -> Drawing:
+        """A map for each site, by first order and exactly; and the answers with whole sets transplanted."""
+        summary = result.summary()
+        return Drawing(
+            summary, patching_panels(summary, self.sites, KINDS), x="kind", x_title="", hover="closest", height=190,
+            note=f"share of the logit difference; mean of tasks; {intervals(summary)}",
+        )  # fmt: skip
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        return {"Correlation of first order and exact, over layers and kinds": agreement(given(result.table))}
+
+    def finding(self, result: Result) -> str:
+        table = agreement(given(result.table))
+        sizes = ", ".join(
+            f"{site} {r:.2f}" for site, r in table.groupby("site", sort=False)["correlation"].mean().items()
+        )
+        return f"{super().finding(result)} Correlation of the first-order map with the exact one: {sizes}."
+
+
+def positions_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:
+    """The tokens of each kind; position 0, where attention sinks stand, is in none."""
+    labels = prompt.label_positions
+    matched = token_sets(prompt)[TOKEN_SETS.index(RANDOM)]
+    kinds = (labels, prompt.separator_positions, prompt.w, tuple(sorted(set(matched) - set(labels))))
+    return {kind: tuple(place for place in places if place) for kind, places in zip(KINDS, kinds, strict=False)} | {
+        "target": (TARGET,)
+    }
+
+
+def _measured(
+    net: Adapter, twins: Sequence[Prompt], clean: Sequence[Prompt], kinds: Mapping[str, tuple[int, ...]],
+    sites: Sequence[Site], exact: Sequence[int], batch_size: int,
+) -> Iterator[pd.DataFrame]:  # fmt: skip
+    """The map, and whole sets in both directions, of prompts with the same demonstrations."""
+    sites = [site for site in sites if site != "mlp_out" or net.sizes.d_mlp]
+    layers, nothing = tuple(range(net.sizes.n_layers)), Transplant("keys_values", (0,), ())
+    inside = [kind for kind in kinds if kinds[kind] != (TARGET,)]
+    sets = [("keys_values", kind, ALL_LAYERS) for kind in inside]
+    whole = [nothing, *(Transplant("keys_values", layers, kinds[kind]) for kind in inside)]
+    into_twin = transplanted(net, twins, clean, whole, batch_size=batch_size)
+    back = transplanted(net, clean, twins, whole, batch_size=batch_size)
+    answers = torch.tensor([prompt.gold for prompt in clean])
+    ends = {
+        "twin_answer": into_twin[:, 0].argmax(-1),
+        "gap": (_ahead(back, answers) - _ahead(into_twin, answers))[:, 0],
+    }
+    for direction, logits in ((INTO_TWIN, into_twin), (INTO_CLEAN, back)):
+        yield _rows(logits, sets, answers, ends, direction).assign(attributed=np.nan)
+
+    places = [(site, kind, layer) for site in sites for kind in kinds for layer in layers]
+    single = torch.full((len(clean), 1 + len(places), into_twin.shape[2]), torch.nan)
+    if exact:
+        transplants = [nothing, *(Transplant(site, (layer,), kinds[kind]) for site, kind, layer in places)]
+        base, source = ([prompts[i] for i in exact] for prompts in (twins, clean))
+        single[list(exact)] = transplanted(net, base, source, transplants, batch_size=batch_size)
+    first = torch.stack([
+        attributed(net, twin, one, [*kinds.values()], sites=sites, objective=_LOSS).transpose(1, 2).flatten()
+        for twin, one in zip(twins, clean, strict=True)
+    ])  # fmt: skip
+    yield _rows(single, places, answers, ends, INTO_TWIN).assign(attributed=-first.flatten().double().numpy())
+
+
+def _ahead(logits: Tensor, answers: Tensor) -> Tensor:
+    """Logit of the clean answer less the mean of the others: [prompt transplant]."""
+    return -torch.stack([_LOSS(one, answers) for one in logits.unbind(1)], 1)
+
+
+def _rows(
+    logits: Tensor, places: Sequence[tuple[str, str, int]], answers: Tensor, facts: Mapping[str, Tensor], direction: str
+) -> pd.DataFrame:
+    """A row per prompt and place; the first transplant changes nothing."""
+    ahead, n = _ahead(logits, answers).double(), len(places)
+    towards = 1 if direction == INTO_TWIN else -1
+    columns = {
+        name: np.tile(values, len(logits))
+        for name, values in zip(("site", "kind", "layer"), zip(*places, strict=True), strict=True)
+    }
+    columns |= {name: values.numpy().repeat(n) for name, values in facts.items()}
+    changes = towards * (ahead[:, 1:] - ahead[:, :1]).flatten().numpy()
+    answer = logits[:, 1:].argmax(-1).flatten().numpy().astype(float)
+    answer[np.isnan(changes)] = np.nan  # where the map is made to first order alone
+    prompt = np.arange(len(logits)).repeat(n)
+    return pd.DataFrame({"prompt": prompt, "direction": direction, **columns, "change": changes, "answer": answer})
+
+
+def _by_kind(rows: pd.DataFrame, direction: str) -> pd.DataFrame:
+    """Whether each prompt gives the clean answer with a whole set transplanted; a column per kind."""
+    whole = where(rows, direction=direction, layer=ALL_LAYERS)
+    right = (whole["answer"] == whole["predicted"]).astype(float)
+    table = whole.assign(seed=whole["seed"].map(str), right=right)
+    return table.pivot(index=["seed", DEMONSTRATION_SET, "prompt"], columns="kind", values="right")
+
+
+def _follows(rows: pd.DataFrame) -> pd.Series[float]:
+    right = _by_kind(rows, INTO_TWIN)
+    return right[LABELS] - right[RANDOM]
+
+
+def _loses(rows: pd.DataFrame) -> pd.Series[float]:
+    right = _by_kind(rows, INTO_CLEAN)
+    return right[RANDOM] - right[LABELS]
+
+
+def _deep(rows: pd.DataFrame) -> pd.Series[float]:
+    """Of the mean size of the logit difference, so that prompts that hardly differ from their twins count little."""
+    single = where(rows, direction=INTO_TWIN, site="keys_values", kind=LABELS)
+    single = single[(single["layer"] >= 0) & single["change"].notna()].assign(seed=single["seed"].map(str))
+    side = np.sign(single["layer"] - single["layer"].max() / 2)  # the middle of an odd number counts for neither
+    value = single["change"] * np.sign(single["gap"]) * side
+    sums: pd.Series[float] = value.groupby([single[name] for name in ("seed", DEMONSTRATION_SET, "prompt")]).sum()
+    return sums / max(float(single["gap"].abs().mean()), 1e-12)
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """Pearson's correlation of the map to first order with the exact one, over layers and kinds: a row per site.
+
+    Both are means over the prompts of which the map was made exactly.
+    """
+    rows = table[(table["layer"] >= 0) & table["change"].notna()]
+    rows = rows.assign(**{name: rows[name] * np.sign(rows["gap"]) for name in ("change", "attributed")})
+    index = ["model", "task", "shots", "site", "kind", "layer"]
+    means = rows.groupby(index, sort=False)[["change", "attributed"]].mean()
+    found = [
+        {**dict(zip(index[:4], place, strict=True)), "correlation": one["change"].corr(one["attributed"])}
+        for place, one in means.groupby(level=index[:4], sort=False)
+    ]
+    return pd.DataFrame(found, columns=[*index[:4], "correlation"])

@@ -1,0 +1,34 @@
+"""A prompt's twin: the same tokens, but for the demonstrations' label words, which are exchanged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mechicl.errors import InputError
+from mechicl.prompts import Prompt
+
+
+def with_exchanged_labels(prompt: Prompt) -> Prompt:
+    """Every demonstration carries the label word of the next class; texts, template and query stay.
+
+    Positions are the prompt's own. The twin's text is not written out.
+
+    Raises:
+        InputError: a class without a demonstration, or label words of different numbers of tokens.
+    """
+    n_classes = len(prompt.label_ids)
+    words = {one.label_class: tuple(prompt.tokens[place] for place in one.label) for one in prompt.demonstrations}
+    if set(words) != set(range(n_classes)):
+        raise InputError("Labels are exchanged among demonstrations of every class; use shots=1 or more.")
+    if len({len(word) for word in words.values()}) > 1:
+        lengths = ", ".join(f"{prompt.label_words[c]!r} {len(words[c])}" for c in sorted(words))
+        raise InputError(
+            f"Label words of different numbers of tokens cannot take each other's places ({lengths}); choose others."
+        )
+    tokens, demonstrations = list(prompt.tokens), []
+    for one in prompt.demonstrations:
+        given = (one.label_class + 1) % n_classes
+        for place, token in zip(one.label, words[given], strict=True):
+            tokens[place] = token
+        demonstrations.append(replace(one, label_class=given))
+    return replace(prompt, tokens=tuple(tokens), demonstrations=tuple(demonstrations), string="", offsets=())

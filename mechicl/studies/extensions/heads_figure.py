@@ -1,0 +1,79 @@
+"""The figure of anchor-heads: every head's scores, and what is left without the highest."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from mechicl.figures import BLUE, GREY, LABEL_COLOUR
+from mechicl.studies.drawing import Panel, bars, head_grids, where
+from mechicl.studies.extensions.head_ablations import top_heads
+
+_SCORES, _LEAST = ("induction", "previous"), 0.1
+"""Standard scores, and the least share of attention that makes such a head."""
+_ARMS = ("nothing", "reading", "reading controls", "gathering", "gathering controls")
+_NAMES = {"reading": "reading heads", "reading controls": "controls", "gathering": "gathering heads",
+          "gathering controls": "their controls", "nothing": "nothing"}  # fmt: skip
+_COLOURS = dict(zip(_ARMS, (BLUE, LABEL_COLOUR, GREY, LABEL_COLOUR, GREY), strict=True))
+_TITLES = {
+    "label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5", "accuracy": "accuracy",
+    "loss": "loss on texts, nats",
+}  # fmt: skip
+
+
+def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Of every score the value of each head [layer head]; enrichment less that of random text where it ranks heads."""
+    rows = rows[rows["part"] == "heads"]
+    means = rows.groupby(["metric", "layer", "head"])["mean"].mean()
+    grids = {str(name): of_score.unstack("head").to_numpy() for name, of_score in means.groupby(level=0)}
+    for kind in ("reading", "gathering"):
+        grids[kind] = grids[kind] - grids.pop(f"{kind}_random_text")
+    return grids
+
+
+def heads_panels(summary: pd.DataFrame) -> list[Panel]:
+    """Reading, gathering, induction and previous-token scores by head; bars of what ablation leaves."""
+    grids = grids_of(summary)
+    panels = head_grids(
+        {f"{kind}, label words less random text": grids[kind] for kind in ("reading", "gathering")},
+        "times an average token", colorscale="Viridis", zmin=0, zmax=20,
+    )  # fmt: skip
+    panels += head_grids(
+        {"induction score": grids["induction"], "attention to the previous token": grids["previous"]},
+        "share of attention", colorscale="Viridis", zmin=0, zmax=1,
+    )  # fmt: skip
+    panels += head_grids(
+        {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in ("reading", "gathering")},
+        "logits per edge", colorscale="Viridis",
+    )  # fmt: skip
+    by = ["metric", "arm", "method"]
+    means = where(summary, part="ablations").groupby(by, as_index=False, sort=False)[["mean", "low", "high"]].mean()
+    for metric, title in _TITLES.items():
+        rows = where(means, metric=metric)
+        rows = rows[rows["method"].isin(["", "mean"])].set_index("arm")
+        there = [arm for arm in reversed(_ARMS) if arm in rows.index]
+        if there:
+            drawn = bars(rows.loc[there], [_NAMES[arm] for arm in there], [_COLOURS[arm] for arm in there])
+            panels.append(Panel(f"{title}, mean ablation", [drawn], {"rangemode": "tozero"}))
+    return panels
+
+
+def overlap(summary: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Heads in common among the k highest of two scores, and how many random choices of as many would share.
+
+    Of induction and previous-token heads only those count that pay a tenth of their attention as such.
+    """
+    found = []
+    for (model, task, shots), rows in summary.groupby(["model", "task", "shots"], sort=False):
+        grids = grids_of(rows)
+        highest = {name: set(top_heads(grids[name], k)) for name in ("reading_effect", "gathering_effect")}
+        highest |= {name: {one for one in top_heads(grids[name], k) if grids[name][one] >= _LEAST} for name in _SCORES}
+        for one, other in combinations(highest, 2):
+            chance = len(highest[one]) * len(highest[other]) / grids[one].size
+            heads = f"{one}, {other}".replace("_effect", "")
+            common = len(highest[one] & highest[other])
+            found.append({"model": model, "task": task, "shots": shots, "heads": heads, "common": common,
+                          "by chance": chance})  # fmt: skip
+    return pd.DataFrame(found)
