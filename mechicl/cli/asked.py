@@ -14,6 +14,7 @@ import typer
 from mechicl.cli import completion
 from mechicl.cli.finish import run
 from mechicl.cli.reading import assignments, integers, names, order_of, per_class
+from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.errors import InputError
 from mechicl.limits import check_room_for_libraries
 
@@ -65,6 +66,19 @@ class Asked(ABC):
     n_ctx: Annotated[
         int | None, where("Longest sequence that the model takes, in tokens; default: as configured.", min=1)
     ] = None
+    workers: Annotated[
+        int,
+        where(
+            "Processes that each load the model and share the work; each takes a GPU, or its part of the CPU.", min=1
+        ),
+    ] = 1
+    ray: Annotated[
+        str | None, where("Have the workers on a Ray cluster: its address, or local. Needs the extra ray.")
+    ] = None
+    shard: Annotated[
+        str | None,
+        where("One of several commands that share the folder --out, as 2/8: the same command in an array job."),
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
     ] = False
@@ -101,8 +115,12 @@ class Asked(ABC):
         from mechicl.results import Cells
 
         cells, model = Cells(self.out), self.load_model()
-        study = self.prepared(study, model)
-        return run(study, model, self.material(study, model), self, cells)
+        with helpers_of(self, model, cells) as helpers:
+            study = self.prepared(study, model)
+            material = self.material(study, model)
+            begin(helpers, study, model, material, self, cells)
+            end_unless_last(helpers, self)
+            return run(study, model, material, self, cells, helpers)
 
 
 @dataclass(frozen=True, kw_only=True)

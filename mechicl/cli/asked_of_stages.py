@@ -110,6 +110,7 @@ class OnTextAndPrompts(OnText):
         return OnPrompts(
             model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
             n_ctx=self.n_ctx, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
+            workers=self.workers, ray=self.ray, shard=self.shard,
         )  # fmt: skip
 
     def result(self, study: "Study") -> "Result":

@@ -41,7 +41,7 @@ class Died(Exception):
 class _ByValue(ForkingPickler):
     """Tensors travel by value: memory that processes share is scarce in containers, and lost with a process."""
 
-    _extra_reducers: ClassVar[dict[type, Any]] = {}  # type: ignore[misc]  # in the place of PyTorch's
+    _extra_reducers: ClassVar[dict[type, Any]] = {}  # in the place of PyTorch's
 
 
 def packed(value: Any) -> bytes:
@@ -156,7 +156,7 @@ class Workers:
         if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process: workers inherit that they do not hear it
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         deaths = 0
-        while not self._closed:
+        while not self._ended():
             try:
                 seat = self._sit(place)
             except Died as error:
@@ -170,15 +170,15 @@ class Workers:
                 return self._leave(first_line(error))
             deaths = 0
             with self._changed:
-                self._seats[place] = seat
-                closed = self._closed
-            if closed:
-                seat.stop()
-                return None
+                self._seats[place] = seat  # which `close` stops, unless it was there before
             while (work := self._next()) is not None and self._done(seat, work):
                 pass
             seat.stop()
         return None
+
+    def _ended(self) -> bool:
+        with self._changed:
+            return self._closed
 
     def _next(self) -> _Work | None:
         with self._changed:

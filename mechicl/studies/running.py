@@ -41,8 +41,17 @@ Begun = list[tuple[Unit, "Future[tuple[list[pd.DataFrame], list[str]]]"]]
 class Helpers(Protocol):
     """Who measures cells in the stead of this process."""
 
+    def ahead(self, plan: Plan) -> None:
+        """Begin with a plan that `run` is going to ask for."""
+
+    def closes(self) -> bool:
+        """Whether this process makes the results, of everything that was begun."""
+
     def begin(self, plan: Plan) -> Begun:
         """Have what is missing of a plan measured."""
+
+    def rest(self) -> None:
+        """Wait until nobody works."""
 
     def describe(self) -> Mapping[str, Any]:
         """For provenance: who they are."""
@@ -88,8 +97,8 @@ class Plan:
         return units
 
 
-def plan(study: Study, model: Any, material: Material, batch_size: int, cells: Cells | None) -> Plan:
-    """What is to be measured; the study as this material and this model need it.
+def plan(study: Study, model: Any, material: Material, batch_size: int, cells: Cells | None, *, shared: bool) -> Plan:
+    """What is to be measured; the study as this material and this model need it; `shared` with other processes.
 
     Raises:
         InputError: as `Study.run`.
@@ -103,11 +112,12 @@ def plan(study: Study, model: Any, material: Material, batch_size: int, cells: C
     model_facts, surroundings = provenance(model), study.surroundings(model)
     cells = None if "hooked" in model_facts else cells
     code = ""
-    if cells is not None:
+    if cells is not None or shared:
         try:
             code = measured_by(type(study))
         except InputError as error:
-            warnings.warn(f"{study.name} keeps no cells, and a run that stops begins anew: {error}", stacklevel=4)
+            if cells is not None:
+                warnings.warn(f"{study.name} keeps no cells, and a run that stops begins anew: {error}", stacklevel=4)
             cells = None
     conditions = study.conditions(model)
     keys = [[study._key(code, model_facts, part, one) | surroundings for one in conditions] for part in parts]
@@ -118,7 +128,8 @@ def run(
     study: Study, model: Any, material: Material, batch_size: int, cells: Cells | None, helpers: Helpers | None
 ) -> Result:
     """`Study.run`; with helpers, what they do not measure is waited for."""
-    start, asked = time.monotonic(), plan(study, model, material, batch_size, cells)
+    start = time.monotonic()
+    asked = plan(study, model, material, batch_size, cells, shared=helpers is not None)
     name, study = hooked(model).name, asked.study
     with progress(study.name, len(asked.parts) * len(asked.conditions)) as advance:
         measured = _alone(asked, model, advance) if helpers is None else _by(helpers, asked, advance)

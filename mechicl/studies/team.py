@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -48,8 +49,8 @@ class Team:
             raise InputError(
                 "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
             )
-        self._begun: dict[bytes, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
-        self._ray = ray
+        self._begun: dict[str, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
+        self._keeping, self._ray = threading.Lock(), ray
         if ray is not None:
             n, resources = places_on_ray(ray, n, gpu=net.device.type == "cuda")
             self._workers = Workers(n, lambda place: RaySeat(load, **resources))
@@ -69,14 +70,27 @@ class Team:
         return len(self._workers)
 
     def begin(self, plan: Plan) -> Begun:
-        """Have what is missing of a plan measured; what is measured already, or being so, is not begun again."""
-        begun = []
-        for unit in plan.units():
-            name = repr(unit.keys).encode()
-            if name not in self._begun:
-                self._begun[name] = self._submitted(plan, unit)
-            begun.append((unit, self._begun[name]))
+        """Have what is missing of a plan measured; what was begun ahead is not begun again."""
+        begun = self._all(plan)
+        for unit, _ in begun:
+            del self._begun[_name(unit)]
         return begun
+
+    def ahead(self, plan: Plan) -> None:
+        """Have it measured while other studies are waited for."""
+        self._all(plan)
+
+    def _all(self, plan: Plan) -> Begun:
+        with self._keeping:
+            units = plan.units()
+        for unit in units:
+            if _name(unit) not in self._begun:
+                self._begun[_name(unit)] = self._submitted(plan, unit)
+        return [(unit, self._begun[_name(unit)]) for unit in units]
+
+    def closes(self) -> bool:
+        """This process makes the results."""
+        return True
 
     def rest(self) -> None:
         """Wait until nobody works."""
@@ -87,7 +101,8 @@ class Team:
 
     def _submitted(self, plan: Plan, unit: Unit) -> Future[tuple[list[pd.DataFrame], list[str]]]:
         def kept(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-            return [plan.kept(key, rows) for key, rows in zip(unit.keys, tables, strict=True)]
+            with self._keeping:  # or a unit would be seen half kept, and the rest of it begun again
+                return [plan.kept(key, rows) for key, rows in zip(unit.keys, tables, strict=True)]
 
         labels = {**unit.part.labels, **(unit.conditions[0] if len(unit.conditions) == 1 else {})}
         where = [f"{name} {value}" for name, value in labels.items() if value not in (None, "")]
@@ -142,15 +157,20 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
     for file in parcel.files:
         _known(file)
     plan, unit = unpacked(parcel.content)
-    keys = [plan.study._key(_code(type(plan.study)), _facts(model), unit.part, one) for one in unit.conditions]
+    kind: Any = type(plan.study)
+    keys = [plan.study._key(_code(kind), _facts(model), unit.part, one) for one in unit.conditions]
     for mine, asked in zip(keys, unit.keys, strict=True):
-        differs = [name for name in mine if asked["code"] and mine[name] != asked[name]]
+        differs = [name for name in mine if asked[name] != "" and mine[name] != asked[name]]
         if differs:
             raise InputError(
                 f"A worker's {' and '.join(differs)} differ from those of this process, so its numbers would; give "
                 "both the same model, code and libraries."
             )
     return list(plan.measured(model, unit))
+
+
+def _name(unit: Unit) -> str:
+    return repr(unit.keys)
 
 
 @cache
@@ -160,7 +180,7 @@ def _known(file: str) -> None:
 
 
 @cache
-def _code(study: type[Study]) -> str:
+def _code(study: Any) -> str:
     return measured_by(study)
 
 
