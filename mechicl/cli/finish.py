@@ -45,10 +45,10 @@ def run(
     A study that measures time waits until nobody else works, and runs alone.
     """
     needs = study.estimate(model, material, batch_size=asked.batch_size)
+    shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
     if study.times and helpers is not None:
         helpers.rest()
-        helpers = None
-    shared = f" in each of {asked.workers} workers" if helpers is not None and asked.workers > 1 else ""
+        helpers, shared = None, ", alone, because it measures time"
     print(f"mechicl: {study.name} needs {needs}{shared}.", file=sys.stderr)
     workers = 1 if helpers is None else helpers
     return study.run(model, material, batch_size=asked.batch_size, cells=cells, workers=workers)

@@ -57,7 +57,6 @@ def unpacked(payload: bytes) -> Any:
 def answered(model: Any, work: bytes) -> bytes:
     """In a worker: what a packed (function, argument) makes of the model, with warnings, or the error that arose."""
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("default")
         try:
             function, argument = unpacked(work)
             return packed(("done", function(model, argument), [str(one.message) for one in said]))
