@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,14 @@ _KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
 class Explains(Protocol):
     """What a result asks of the study that made it."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    source: ClassVar[str]
-    claim: ClassVar[str]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def claim(self) -> str: ...
     @property
     def protocol(self) -> str: ...
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...

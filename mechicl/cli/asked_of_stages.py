@@ -117,13 +117,14 @@ class OnTextAndPrompts(OnText):
         """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
         from mechicl.studies.stages.atlas import compare_atlases
 
-        return compare_atlases([replace(self, model=name)._of_one(study) for name in names("--model", self.model)])
+        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
+        return compare_atlases([one.of_one(study) for one in each])
 
-    def _of_one(self, study: "Study") -> "Result":
+    def of_one(self, study: "Study") -> "Result":
         from mechicl.studies import DeepLayers, InformationFlow
         from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
-        atlas = super().result(study)
+        atlas = super().of_one(study)
         if self.task is None:
             return atlas
         return in_context_atlas(

@@ -13,6 +13,7 @@ from typing import Any
 from mechicl import renamed
 from mechicl.studies.call import call_of
 from mechicl.studies.loading import load_result, load_studies, saved_results
+from mechicl.studies.several import compare_models
 from mechicl.studies.study import STUDIES, Study
 
 
@@ -36,8 +37,8 @@ from mechicl.studies.stages.in_context_atlas import in_context_atlas  # noqa: E4
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens  # noqa: E402
 
 __all__ = [
-    "STUDIES", "Study", "compare_atlases", "find_neurons", "in_context_atlas", "isolation_examples", "load_result",
-    "load_studies", "neuron_tokens", "saliency_figure", "saliency_map", "saved_results",
+    "STUDIES", "Study", "compare_atlases", "compare_models", "find_neurons", "in_context_atlas", "isolation_examples",
+    "load_result", "load_studies", "neuron_tokens", "saliency_figure", "saliency_map", "saved_results",
 ]  # fmt: skip
 
 
