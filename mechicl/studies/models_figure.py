@@ -21,6 +21,7 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 """A model each; of more, every model has its own panels."""
 _LAST = {"layer": 1, "point": 0}
 """Columns that go along the layers, and how much less than the number of layers their last value is."""
+_DEPTH = "relative depth: 0 the first layer, 1 the last"
 _STEP = re.compile(r"(.*?)[@/_-]?(?:step|checkpoint|iter)[_-]?(\d+)", re.IGNORECASE)
 
 
@@ -62,8 +63,9 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
     panels = [
         panel._replace(x_axis={k: v for k, v in panel.x_axis.items() if "tick" not in k}) for panel in drawing.panels
     ]
-    title = f"relative depth of the {drawing.x_title or drawing.x} (0 first, 1 last)"
-    return replace(drawing, rows=rows.assign(depth=rows[drawing.x] / last), x="depth", x_title=title, panels=panels)
+    note = "; ".join(filter(None, (drawing.note, _DEPTH)))
+    rows = rows.assign(depth=rows[drawing.x] / last)
+    return replace(drawing, rows=rows, x="depth", x_title="relative depth", panels=panels, note=note)
 
 
 def _overlaid(drawings: Mapping[str, Drawing]) -> Drawing:
@@ -112,8 +114,8 @@ def _over_steps(drawings: Mapping[str, Drawing], steps: list[int]) -> Drawing:
             grid = pd.concat(columns, axis=1, keys=labels).sort_index()
             if not grid.empty:
                 panels.append(_heat_map(f"{panel.title}: {item.name}", grid, log))
-    about = {"note": first.note, "about": first.about, "x_title": "training step", "y_title": str(first.x_title)}
-    return Drawing(first.rows.iloc[:0], panels, x="", widths=(1.0,), height=220, hover="closest", **about)
+    about = {"note": f"means; {_DEPTH}", "about": first.about, "x_title": "training step", "y_title": str(first.x_title)}
+    return Drawing(first.rows.iloc[:0], panels, x="", widths=(1.0,), height=150, hover="closest", **about)
 
 
 def _heat_map(title: str, grid: pd.DataFrame, log: bool) -> Panel:
@@ -121,7 +123,7 @@ def _heat_map(title: str, grid: pd.DataFrame, log: bool) -> Panel:
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.log10(values) if log else values
     trace = go.Heatmap(
-        x=list(grid.columns), y=list(grid.index), z=shown, customdata=values, colorscale="Viridis",
+        x=list(grid.columns), y=list(grid.index), z=shown, customdata=values, colorscale="Viridis", showscale=True,
         colorbar={"title": {"text": "log10" if log else "", "side": "right"}},
         hovertemplate="step %{x}, depth %{y:.2f}: %{customdata:.4g}<extra></extra>",
     )  # fmt: skip

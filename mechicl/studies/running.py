@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
@@ -32,6 +33,11 @@ class Unit:
     conditions: Sequence[Condition]
     keys: Sequence[Mapping[str, Any]]
     places: Sequence[tuple[int, int]]
+
+    @property
+    def name(self) -> str:
+        """The same in every process, and no other unit's."""
+        return sha256(repr(self.keys).encode()).hexdigest()[:24]
 
 
 Begun = list[tuple[Unit, "Future[tuple[list[pd.DataFrame], list[str]]]"]]

@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from hashlib import sha256
 from typing import Any
 
 from mechicl.errors import InputError
@@ -78,15 +77,14 @@ class Shard:
         first = len(units) * (self.number - 1) // self.of
         with progress(f"{plan.study.name}, shard {self.number}/{self.of}", len(units)) as advance:
             for unit in units[first:] + units[:first]:
-                name = sha256(repr(unit.keys).encode()).hexdigest()[:24]
-                if not self._leases.take(name):
+                if not self._leases.take(unit.name):
                     left = True
                     continue
                 try:
                     if any(plan.found(key) is None for key in unit.keys):  # nobody has measured it in the meantime
                         self._measured(plan, unit)
                 finally:
-                    self._leases.release(name)
+                    self._leases.release(unit.name)
                 advance(1)
         return left
 

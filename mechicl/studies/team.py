@@ -73,7 +73,7 @@ class Team:
         """Have what is missing of a plan measured; what was begun ahead is not begun again."""
         begun = self._all(plan)
         for unit, _ in begun:
-            del self._begun[_name(unit)]
+            del self._begun[unit.name]
         return begun
 
     def ahead(self, plan: Plan) -> None:
@@ -84,9 +84,9 @@ class Team:
         with self._keeping:
             units = plan.units()
         for unit in units:
-            if _name(unit) not in self._begun:
-                self._begun[_name(unit)] = self._submitted(plan, unit)
-        return [(unit, self._begun[_name(unit)]) for unit in units]
+            if unit.name not in self._begun:
+                self._begun[unit.name] = self._submitted(plan, unit)
+        return [(unit, self._begun[unit.name]) for unit in units]
 
     def closes(self) -> bool:
         """This process makes the results."""
@@ -167,10 +167,6 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
                 "both the same model, code and libraries."
             )
     return list(plan.measured(model, unit))
-
-
-def _name(unit: Unit) -> str:
-    return repr(unit.keys)
 
 
 @cache
