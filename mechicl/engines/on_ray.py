@@ -45,6 +45,8 @@ class RaySeat(Seat):
         self._ray = ray = _ray()
         asked = {"num_gpus": 1} if gpu else {"num_cpus": threads}
         self._actor = ray.remote(_Holder).options(**asked).remote(load, "cuda" if gpu else "cpu", threads)
+
+    def begin(self) -> None:
         try:
             result_of(self._answer(self._actor.begin.remote()))
         except InputError:

@@ -85,6 +85,10 @@ class Seat(ABC):
     """Where one worker process sits."""
 
     @abstractmethod
+    def begin(self) -> None:
+        """Wait until the model is loaded; Died where the process is gone, with a sentence where others would be."""
+
+    @abstractmethod
     def do(self, work: bytes) -> bytes:
         """The worker's answer; Died where it is gone."""
 
@@ -158,18 +162,17 @@ class Workers:
         while not self._ended():
             try:
                 seat = self._sit(place)
+                with self._changed:
+                    self._seats[place] = seat  # `close` stops those that it sees
+                seat.begin()
             except Died as error:
                 deaths += 1
-                if deaths == DEATHS:
-                    return self._leave(f"A worker process ended {DEATHS} times before it began; {_MEMORY}.")
-                if error.args:
-                    return self._leave(str(error))
+                if deaths == DEATHS or error.args:
+                    return self._leave(str(error) or f"A worker ended {DEATHS} times before it began; {_MEMORY}.")
                 continue
             except Exception as error:
                 return self._leave(first_line(error))
             deaths = 0
-            with self._changed:
-                self._seats[place] = seat  # which `close` stops, unless it was there before
             while (work := self._next()) is not None and self._done(seat, work):
                 pass
             seat.stop()
@@ -242,6 +245,8 @@ class OwnProcess(Seat):
         self._process = context.Process(target=_work, args=(theirs, load, device, threads), daemon=True)
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
+
+    def begin(self) -> None:
         try:
             result_of(self._answer())
         except Died:

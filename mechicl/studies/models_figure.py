@@ -114,7 +114,12 @@ def _over_steps(drawings: Mapping[str, Drawing], steps: list[int]) -> Drawing:
             grid = pd.concat(columns, axis=1, keys=labels).sort_index()
             if not grid.empty:
                 panels.append(_heat_map(f"{panel.title}: {item.name}", grid, log))
-    about = {"note": f"means; {_DEPTH}", "about": first.about, "x_title": "training step", "y_title": str(first.x_title)}
+    about = {
+        "note": f"means; {_DEPTH}",
+        "about": first.about,
+        "x_title": "training step",
+        "y_title": str(first.x_title),
+    }
     return Drawing(first.rows.iloc[:0], panels, x="", widths=(1.0,), height=150, hover="closest", **about)
 
 

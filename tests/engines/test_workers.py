@@ -23,6 +23,9 @@ class Here(Seat):
     def __init__(self, dies: Callable[[Any], bool] = lambda argument: False) -> None:
         self._dies, self.stopped = dies, False
 
+    def begin(self) -> None:
+        pass
+
     def do(self, work: bytes) -> bytes:
         if self._dies(unpacked(work)[1]):
             raise Died

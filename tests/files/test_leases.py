@@ -33,7 +33,9 @@ def test_the_lease_of_the_dead_is_taken_and_not_that_of_the_living(tmp_path: Pat
         os.utime(tmp_path / "a.lease", (time.time() - 61,) * 2)
         assert living.take("a")
         dead.release("a")
-        assert (tmp_path / "a.lease").exists(), "the dead one's release, should it live, takes nothing from the new holder"
+        assert (tmp_path / "a.lease").exists(), (
+            "the dead one's release, should it live, takes nothing from the new holder"
+        )
 
 
 @pytest.mark.parametrize("machine_is", ["an hour ahead", "an hour behind"])

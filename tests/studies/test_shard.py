@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,26 +15,16 @@ import pytest
 from mechicl.errors import InputError
 from mechicl.files.leases import Leases
 from mechicl.results import Cells
+from mechicl.studies import load_result
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.running import plan
 from mechicl.studies.shard import Shard
 from tests import tiny
 from tests.random_prompts import random_prompts
+from tests.studies import killed
 
 STUDY = Isolation(n_layers=(1,), modes=("presoftmax",))
 PROMPTS = [random_prompts(3, seed=seed) for seed in range(3)]
-
-
-class Counted(Cells):
-    """Cells that count how often each is kept, in all shards."""
-
-    def __init__(self, folder: Path, kept: Counter[str]) -> None:
-        super().__init__(folder)
-        self.kept = kept
-
-    def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
-        self.kept[repr(key)] += 1
-        return super().keep(key, table)
 
 
 @pytest.fixture(scope="module")
@@ -43,29 +32,20 @@ def serial() -> pd.DataFrame:
     return STUDY.run(tiny.model("gpt2"), PROMPTS).table
 
 
-def test_shards_measure_each_cell_once_and_one_closes(tmp_path: Path, serial: pd.DataFrame) -> None:
-    model, kept = tiny.model("gpt2"), Counter[str]()
-    closing, tables, both = list[int](), list[pd.DataFrame](), threading.Barrier(3)
-
-    def shard(number: int) -> None:
-        cells = Counted(tmp_path, kept)
-        with Shard(model, cells, f"{number}/3") as one:
-            both.wait()
-            one.ahead(plan(STUDY, model, PROMPTS, 16, cells, shared=True))
-            if one.closes():
-                closing.append(number)
-                tables.append(STUDY.run(model, PROMPTS, cells=cells, workers=one).table)
-            both.wait()
-
-    threads = [threading.Thread(target=shard, args=(number,)) for number in (1, 2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(closing) == 1
-    pd.testing.assert_frame_equal(tables[0], serial, check_exact=True)
-    assert set(kept.values()) == {1}
-    assert not (tmp_path / "leases").exists()
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_shards_measure_each_cell_once_and_one_closes(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.studies.killed"])
+    shards = [context.Process(target=killed.share, args=(tmp_path, f"{number}/3")) for number in (1, 2, 3)]
+    for one in shards:
+        one.start()
+    for one in shards:
+        one.join(120)
+    assert [one.exitcode for one in shards] == [0, 0, 0]
+    kept = (tmp_path / "kept.txt").read_text().splitlines()
+    assert len(kept) == len(set(kept)) == len(list((tmp_path / "cells").iterdir()))
+    pd.testing.assert_frame_equal(load_result(tmp_path).table, killed.run(tmp_path / "alone"), check_exact=True)
+    assert not (tmp_path / "leases").exists(), "nothing is left behind"
 
 
 def test_what_a_dead_shard_was_at_is_done_by_the_one_that_closes(tmp_path: Path, serial: pd.DataFrame) -> None:
