@@ -92,7 +92,7 @@ class Several:
         return [
             f"{name}: {said}"
             for name, one in self.each(result).items()
-            for said in self.study.remarks(one, one.table[one.table.index.isin(rows.index)])
+            for said in self.study.remarks(one, rows[rows["model"] == name])
         ]
 
     def save_more(self, result: Result, folder: Path) -> None:
@@ -113,11 +113,11 @@ def compare_models(results: Sequence[Result]) -> Result:
     """
     if not results:
         raise InputError("There are no results to compare; give one for each model.")
+    if any(not isinstance(one.study, Study) for one in results):
+        raise InputError("One of the results is of several models already; give results of one model each.")
     study = results[0].study
     if not isinstance(study, Study) or any(one.study.name != study.name for one in results):
         raise InputError("Results of several models are compared for one study; give those of one study.")
-    if any(type(one.provenance["model"]) is not dict for one in results):
-        raise InputError("One of the results is of several models already; give results of one model each.")
     settings = [dict(one.provenance.get("settings", {})) for one in results]
     if differing := [name for name in settings[0] if len({str(one.get(name)) for one in settings}) > 1]:
         raise InputError(f"The results differ in {', '.join(differing)}; run the study with the same switches.")
