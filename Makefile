@@ -1,4 +1,4 @@
-# make test | test-tl4 | test-lm-eval | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean:
+# make test | test-tl4 | test-lm-eval | test-ray | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean:
 # each sets up .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: declare test test-tl4 test-lm-eval test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+.PHONY: declare test test-tl4 test-lm-eval test-ray test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
-CORE   = $(PYTEST) -m "not lm_eval"
+CORE   = $(PYTEST) -m "not lm_eval and not ray"
 
 test: $(STAMP)
 	$(CORE)
@@ -34,6 +34,16 @@ test-lm-eval: $(LM_EVAL)/.installed
 $(LM_EVAL)/.installed: $(STAMP) constraints-lm-eval.txt
 	rm -rf $(LM_EVAL)
 	$(BIN)/python -m pip install -q --no-deps --target $(LM_EVAL) -r constraints-lm-eval.txt
+	touch $@
+
+# The tests of workers on a Ray cluster, likewise.
+RAY := build/ray
+test-ray: $(RAY)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=$(RAY) $(BIN)/python -m pytest -q -m ray
+
+$(RAY)/.installed: $(STAMP) constraints-ray.txt
+	rm -rf $(RAY)
+	$(BIN)/python -m pip install -q --no-deps --target $(RAY) -r constraints-ray.txt
 	touch $@
 
 # Every architecture as each model class, with both versions.

@@ -32,9 +32,9 @@ from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
 # Parts of mechicl that show, check, or read files of which a digest is in every key.
-SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "errors", "explorer", "figures",
-                   "files.writing", "models.hub", "progress", "prompts.display", "renamed", "report", "results",
-                   "shipped", "versions"))  # fmt: skip
+SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "engines.on_ray", "engines.workers",
+                   "errors", "explorer", "figures", "files.leases", "files.writing", "models.again", "models.hub",
+                   "progress", "prompts.display", "renamed", "report", "results", "shipped", "versions"))  # fmt: skip
 # Parts of mechicl of which only that counts which a study measures by.
 FOLLOWED = frozenset(("", "__init__", "studies"))
 # The methods of a study by which a cell is made.

@@ -25,7 +25,8 @@ RESERVED = frozenset(
      "too_long", "order", "anchor", "label_words", "columns", "chat", "score",
      "text", "tokens", "length", "packing", "column", "split",
      "processing",
-     "out", "backend", "dtype", "device", "n_ctx", "as_json", "include", "limit", "prompt_seeds")
+     "out", "backend", "dtype", "device", "n_ctx", "as_json", "workers", "ray", "shard", "checkpoints",
+     "include", "limit", "prompt_seeds")
 )  # fmt: skip
 """Arguments and options that studies share: no switch can have such a name."""
 Kind = Literal["choice", "int", "float", "bool", "text"]

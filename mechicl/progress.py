@@ -9,6 +9,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _display: Progress | None = None
+_shown = True
+
+
+def nothing_shown() -> None:
+    """Draw nothing in this process from now on: it works for another, which has the terminal."""
+    global _shown
+    _shown = False
 
 
 @contextmanager
@@ -34,7 +41,7 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            disable=not (console.is_terminal or console.is_jupyter),
+            disable=not (_shown and (console.is_terminal or console.is_jupyter)),
         )
         _display.start()
     display = _display

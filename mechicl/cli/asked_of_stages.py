@@ -41,15 +41,6 @@ class OnWeights(Asked):
         """The model asked for; "fold" folds value biases too, as the authors did."""
         return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
 
-    def result(self, study: "Study") -> "Result":
-        """Of every model that --model names, laid over each other where they are several."""
-        from mechicl.studies.overlay import compare
-
-        models = names("--model", self.model)
-        if len(models) == 1 or not study.overlaid:
-            return super().result(study)
-        return compare([replace(self, model=name).result(study) for name in models])
-
     def material(self, study: "Study", model: Any) -> "Material":
         return None
 
@@ -79,13 +70,16 @@ class OnText(OnWeights):
 
     def result(self, study: "Study") -> "Result":
         """Of every text that --text names, too: each is named beside the model."""
-        from mechicl.studies.overlay import compare
+        from mechicl.studies.several import compare_models
 
         texts = names("--text", self.text)
-        if len(texts) == 1 or not study.overlaid:
+        if len(texts) == 1:
             return super().result(study)
-        parts = [(text, replace(self, text=text).result(study)) for text in texts]
-        return compare([_on_text(part, text) for text, part in parts])
+        if self.shard is not None:
+            raise InputError("A shard takes one text; share each text by itself, then run all of them without --shard.")
+        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
+        parts = [(text, replace(one, text=text).of_one(study)) for text in texts for one in each]
+        return compare_models([_on_text(part, text) for text, part in parts])
 
     def material(self, study: "Study", model: Any) -> "Material":
         """The text, as sequences; nothing for a study that reads weights alone."""
@@ -135,19 +129,21 @@ class OnTextAndPrompts(OnText):
         return OnPrompts(
             model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
             n_ctx=self.n_ctx, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
+            workers=self.workers, ray=self.ray, shard=self.shard,
         )  # fmt: skip
 
     def result(self, study: "Study") -> "Result":
         """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
         from mechicl.studies.stages.atlas import compare_atlases
 
-        return compare_atlases([replace(self, model=name)._of_one(study) for name in names("--model", self.model)])
+        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
+        return compare_atlases([one.of_one(study) for one in each])
 
-    def _of_one(self, study: "Study") -> "Result":
+    def of_one(self, study: "Study") -> "Result":
         from mechicl.studies import DeepLayers, InformationFlow
         from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
-        atlas = super().result(study)
+        atlas = super().of_one(study)
         if self.task is None:
             return atlas
         return in_context_atlas(
@@ -236,8 +232,10 @@ class OnBenchmarks(Asked):
 
 def _on_text(result: "Result", text: str) -> "Result":
     """The result with the text's name beside the model's."""
-    named = result.table["model"] + f" on {Path(text).name}"
-    return replace(result, table=result.table.assign(model=named))
+    facts = result.provenance["model"]
+    name = f"{facts['name']} on {Path(text).name}"
+    provenance = {**result.provenance, "model": {**facts, "name": name}}
+    return replace(result, table=result.table.assign(model=name), provenance=provenance)
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mechicl.cli.asked import Asked
     from mechicl.results import Cells, Result
     from mechicl.studies.parts import Material
+    from mechicl.studies.running import Helpers
     from mechicl.studies.study import Study
 
 
@@ -36,11 +37,21 @@ _NAMED = 4
 """Metrics that are named when they are left out; of more, the number."""
 
 
-def run(study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> Result:
-    """Say on standard error what a study is going to need, or that it cannot fit, and run it."""
+def run(
+    study: Study, model: Any, material: Material, asked: Asked, cells: Cells, helpers: Helpers | None = None
+) -> Result:
+    """Say on standard error what a study is going to need, or that it cannot fit, and run it, with whoever helps.
+
+    A study that measures time waits until nobody else works, and runs alone.
+    """
     needs = study.estimate(model, material, batch_size=asked.batch_size)
-    print(f"mechicl: {study.name} needs {needs}.", file=sys.stderr)
-    return study.run(model, material, batch_size=asked.batch_size, cells=cells)
+    shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
+    if study.times and helpers is not None:
+        helpers.rest()
+        helpers, shared = None, ", alone, because it measures time"
+    print(f"mechicl: {study.name} needs {needs}{shared}.", file=sys.stderr)
+    workers = 1 if helpers is None else helpers
+    return study.run(model, material, batch_size=asked.batch_size, cells=cells, workers=workers)
 
 
 def close(result: Result, asked: Asked) -> None:

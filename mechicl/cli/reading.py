@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 from mechicl.declared import DeclaredSwitch
@@ -82,3 +85,32 @@ def assignments(option: str, text: str, example: str = "negative= A,positive= B"
     if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
         raise InputError(f'{option} is {text!r}; give a text for each name, as "{example}".')
     return {name.strip(): word for name, word in pairs}
+
+
+def models_named(model: str, checkpoints: str | None) -> tuple[str, ...]:
+    """The models that --model and --checkpoints name; what is there on this disk under the whole name is one.
+
+    A folder without a model of its own stands for the models in its folders, in the order of their numbers.
+
+    Raises:
+        InputError: a name twice, checkpoints of several models, or a folder without such a checkpoint.
+    """
+    found = (model,) if os.path.exists(os.path.expanduser(model)) else names("--model", model)
+    folder = Path(os.path.expanduser(found[0]))
+    inside = sorted((one.parent.name for one in folder.glob("*/config.json")), key=_by_number)
+    if checkpoints is None:
+        own = len(found) > 1 or not inside or (folder / "config.json").exists()
+        return found if own else tuple(str(folder / name) for name in inside)
+    if len(found) > 1:
+        raise InputError(f"--checkpoints are of one model, and --model is {model!r}; name one.")
+    wanted = names("--checkpoints", checkpoints)
+    if not folder.is_dir():
+        return tuple(f"{model}@{name}" for name in wanted)
+    if lacking := [name for name in wanted if name not in inside]:
+        raise InputError(f"{folder} has no checkpoint {lacking[0]!r}; it has {', '.join(inside) or 'none'}.")
+    return tuple(str(folder / name) for name in wanted)
+
+
+def _by_number(name: str) -> tuple[int, str]:
+    numbers = re.findall(r"\d+", name)
+    return int(numbers[-1]) if numbers else -1, name

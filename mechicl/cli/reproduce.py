@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -13,6 +14,7 @@ from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, keep, page, printed, run, terminal
+from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Protocol, Study
 
 
+A = TypeVar("A")
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
 _PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
@@ -54,14 +57,18 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     ]
     done: list[Result] = []
     failed: InputError | None = None
-    with progress("label-words", len(plan)) as advance:
-        for part, study, own in plan:
+    with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
+        prompts = [_tried(_prompts, part, study, own, model) for part, study, own in plan]
+        for (_, study, _), sets in zip(plan, prompts, strict=True):
+            if sets and not isinstance(sets, InputError):
+                begin(helpers, study, model, sets, asked, cells)
+        end_unless_last(helpers, asked)
+        for (part, study, _), sets in zip(plan, prompts, strict=True):
             try:
-                prompts = _unrelated(study, own, model) if part == _UNRELATED else own.material(study, model)
-                if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
-                    prompts = [one for one in prompts if len(one.class_names) > 2]
-                if prompts:
-                    done.append(run(study, model, prompts, asked, cells))
+                if isinstance(sets, InputError):
+                    raise sets
+                if sets:
+                    done.append(run(study, model, sets, asked, cells, helpers))
                     _keep(done[-1], asked, part)
             except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
                 _say_none(study, part, error, asked)
@@ -70,6 +77,22 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     if failed is not None and not done:
         raise failed
     _close(against_published(done), asked)
+
+
+def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
+    """What studies are run on, all of it before any begins; or why there is none."""
+    try:
+        return make(*arguments)
+    except InputError as error:
+        return error
+
+
+def _prompts(part: str, study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
+    """What a study of one part is run on."""
+    prompts = _unrelated(study, asked, model) if part == _UNRELATED else asked.material(study, model)
+    if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
+        return [one for one in prompts if len(one.class_names) > 2]
+    return prompts
 
 
 def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> list[tuple[Study, OnPrompts]]:
@@ -148,10 +171,17 @@ def stages(asked: OnAllOfStages) -> None:
     model = asked.load_model()
     done: list[Result] = []
     planned = [(p, one) for p in _PROTOCOLS for one in _stages_studies(p, model.cfg.n_layers, asked)]
-    with progress("stages", len(planned)) as advance:
-        for protocol, study in planned:
+    with progress("stages", len(planned)) as advance, helpers_of(asked, model, cells) as helpers:
+        materials = [_tried(asked.material, study, model) for _, study in planned]
+        for (_, study), material in zip(planned, materials, strict=True):
+            if not isinstance(material, InputError):
+                begin(helpers, study, model, material, asked, cells)
+        end_unless_last(helpers, asked)
+        for (protocol, study), material in zip(planned, materials, strict=True):
             try:
-                done.append(run(study, model, asked.material(study, model), asked, cells))
+                if isinstance(material, InputError):
+                    raise material
+                done.append(run(study, model, material, asked, cells, helpers))
                 _keep(done[-1], asked, protocol)
             except InputError as error:  # such as too few layers: the other studies are still worth having
                 _say_none(study, protocol, error, asked)
@@ -208,10 +238,11 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
 
     prompts = asked.prompts()
     model = prompts.load_model()
-    results = [
-        run(study, model, prompts.material(study, model), prompts, cells)
-        for study in (InformationFlow(untrained=0), DeepLayers(), LesionedLearning())
-    ]
+    with helpers_of(prompts, model, cells) as helpers:
+        results = [
+            run(study, model, prompts.material(study, model), prompts, cells, helpers)
+            for study in (InformationFlow(untrained=0), DeepLayers(), LesionedLearning())
+        ]
     flow, deep, lesioned = results
     atlas = next(result for result in done if result.name == "stages-atlas")
     for result in (in_context_atlas(atlas, flow, deep), lesioned):

@@ -16,6 +16,7 @@ from mechicl.errors import InputError, check_count, retold
 from mechicl.library import Backend, chosen
 from mechicl.limits import check_weights_fit, free_bytes
 from mechicl.models import smollm2
+from mechicl.models.again import note_call
 from mechicl.models.compare import comparison_key, remember_comparison, was_compared
 from mechicl.models.convert import check_finite, convert, set_context
 from mechicl.models.gguf import gguf_original
@@ -90,6 +91,10 @@ def load_model(
             model = _load(original, how, place, n_ctx, backend)
             facts = {**original.facts, "files_sha256": original.digest}
     remember(model, source=str(name), processing=how.describe(model.cfg), **facts)
+    note_call(
+        model, name, processing=processing, fold_value_biases=fold_value_biases, dtype=dtype, n_devices=n_devices,
+        n_ctx=n_ctx, trust_remote_code=trust_remote_code, backend=backend,
+    )  # fmt: skip
     return model
 
 

@@ -70,9 +70,14 @@ def is_same_model(raw: Any, known: Mapping[str, Any]) -> bool:
     return weight_digest(raw) == known.get("weight_digest") or bool(origin and origin == _origin_digest(raw))
 
 
+def is_as_loaded(raw: Any) -> bool:
+    """Whether a model holds the weights that were loaded, to the bit."""
+    return _loaded.get(raw) == _fingerprints(raw)
+
+
 def _origin_digest(raw: Any) -> str:
     origin = _origins.get(raw, {})
-    if "files_sha256" not in origin or _loaded.get(raw) != _fingerprints(raw):
+    if "files_sha256" not in origin or not is_as_loaded(raw):
         return ""
     dtypes = sorted({str(parameter.dtype) for _, parameter in _parameters(raw)})
     facts = [origin["files_sha256"], origin["processing"], dtypes]

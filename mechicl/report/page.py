@@ -123,7 +123,9 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
 
 
 def _published(result: Result) -> pd.DataFrame:
-    """What its paper prints beside what was measured; empty where it prints no numbers."""
+    """What its paper prints beside what one model gives; empty where it prints no numbers."""
+    if result.table["model"].nunique() > 1:
+        return pd.DataFrame()
     tables = (label_words.against_published([result]), stages.against_published([result]))
     return next((table for table in tables if len(table)), pd.DataFrame())
 

@@ -13,6 +13,7 @@ from typing import Any
 from mechicl import renamed
 from mechicl.studies.call import call_of
 from mechicl.studies.loading import load_result, load_studies, saved_results
+from mechicl.studies.several import compare_models
 from mechicl.studies.study import STUDIES, Study
 
 
@@ -31,14 +32,13 @@ _import_all()
 
 from mechicl.studies.label_words.isolation_examples import isolation_examples  # noqa: E402
 from mechicl.studies.label_words.saliency_map import saliency_figure, saliency_map  # noqa: E402
-from mechicl.studies.overlay import compare  # noqa: E402
 from mechicl.studies.stages.atlas import compare_atlases  # noqa: E402
 from mechicl.studies.stages.in_context_atlas import in_context_atlas  # noqa: E402
 from mechicl.studies.stages.joined_atlas import joined_atlas  # noqa: E402
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens  # noqa: E402
 
 __all__ = [
-    "STUDIES", "Study", "compare", "compare_atlases", "find_neurons", "in_context_atlas", "isolation_examples",
+    "STUDIES", "Study", "compare_atlases", "compare_models", "find_neurons", "in_context_atlas", "isolation_examples",
     "joined_atlas", "load_result", "load_studies", "neuron_tokens", "saliency_figure", "saliency_map", "saved_results",
 ]  # fmt: skip
 

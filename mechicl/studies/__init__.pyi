@@ -14,8 +14,8 @@ from mechicl.tasks import Benchmarks
 
 from mechicl.studies.study import STUDIES as STUDIES
 from mechicl.studies.study import Study as Study
-from mechicl.studies.overlay import compare as compare
 from mechicl.studies.stages.atlas import compare_atlases as compare_atlases
+from mechicl.studies.several import compare_models as compare_models
 from mechicl.studies.stages.voters import find_neurons as find_neurons
 from mechicl.studies.stages.in_context_atlas import in_context_atlas as in_context_atlas
 from mechicl.studies.label_words.isolation_examples import isolation_examples as isolation_examples

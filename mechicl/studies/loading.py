@@ -15,6 +15,7 @@ from mechicl.declared import as_tuples, switches
 from mechicl.doors import door
 from mechicl.errors import InputError, first_line, one_sentence
 from mechicl.results import Result, load_table
+from mechicl.studies.several import explained
 from mechicl.studies.study import STUDIES, Study
 
 
@@ -90,7 +91,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
             "(in commands: --studies FILE)."
         )
     table, provenance = load_table(folder, name)
-    result = Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance)
+    result = explained(Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance))
     try:
         result.summary(), result.finding(), result.claims
     except Exception as error:  # whatever pandas makes of columns that are missing or hold something else

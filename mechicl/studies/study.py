@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import time
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,23 +16,19 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
-from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import InputError, check_count
 from mechicl.figures import BLUE
-from mechicl.limits import return_freed_memory
-from mechicl.models import Adapter, hooked, provenance
-from mechicl.progress import progress
+from mechicl.models import Adapter, hooked
 from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
-from mechicl.studies.checking import next_checked
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
-from mechicl.studies.estimate import Estimate, estimate, memory_needed, sequence_lengths
-from mechicl.studies.overlay import overlaid
+from mechicl.studies.estimate import Estimate, estimate, sequence_lengths
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
+from mechicl.studies.running import Helpers, run
 from mechicl.studies.sampled import remarks_on
 from mechicl.tasks import Task
-from mechicl.versions import computing, machine, versions
+from mechicl.versions import computing
 
 Protocol = Literal["paper", "corrected"]
 Condition = Mapping[str, Any]
@@ -82,10 +76,10 @@ class Study(ABC):
     """Untrained twins that are at most in memory beside the model, at a time."""
     not_measured: ClassVar[tuple[str, ...]] = ()
     """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
+    times: ClassVar[bool] = False
+    """Whether it measures time, so that nothing else may run on the machine."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""
-    overlaid: ClassVar[tuple[str, ...]] = ()
-    """Metrics whose curves by layer are laid over each other where there are several models; each has a panel."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Switches that saved results know by another name: old name, new name."""
 
@@ -117,6 +111,10 @@ class Study(ABC):
         """The study with plain values in the place of what is only known beside a model."""
         return self
 
+    def for_material(self, material: Material) -> Study:
+        """The study without what this material cannot give."""
+        return self
+
     def settings(self) -> dict[str, Any]:
         """Its switches as plain values, for cells and provenance; what is no plain value gives its digest."""
         return asdict(self)
@@ -145,13 +143,13 @@ class Study(ABC):
         check_same_tokenizers(net, parts)
         self.conditions(model)  # they refuse what makes no sense for this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
-        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self._memory(net))
+        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self.memory(net))
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
         """Bytes that it holds of a batch of so many tokens, beside what a pass takes."""
         return 0
 
-    def _memory(self, net: Adapter) -> dict[str, Any]:
+    def memory(self, net: Adapter) -> dict[str, Any]:
         """What its memory follows from, beside the batch."""
         return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
 
@@ -220,8 +218,7 @@ class Study(ABC):
 
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
-        several = bool(self.overlaid) and result.table["model"].nunique() > 1
-        drawing = overlaid(self, result) if several else self.drawing(result)
+        drawing = self.drawing(result)
         models = ", ".join(result.table["model"].unique())
         protocol = "" if self.no_paper_protocol else f"protocol {self.protocol}"
         return draw(
@@ -247,61 +244,34 @@ class Study(ABC):
         """Keep in a folder what a result holds beside its table."""
 
     def run(
-        self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None
-    ) -> Result:
+        self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None,
+        workers: int | Helpers = 1,
+    ) -> Result:  # fmt: skip
         """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
 
         While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
 
+        Args:
+            model: a model.
+            material: what the study reads.
+            batch_size: prompts or sequences per pass.
+            cells: where finished cells are kept.
+            workers: processes that each load the model, and measure the cells between them: on the CPU they divide its
+                threads, otherwise they take the GPUs in turn. The table is the same.
+
         Raises:
             InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
-                the memory that is free.
+                the memory that is free; with workers, the model cannot be loaded again, or time is measured.
         """
         batch_size = self._passed_at_once(batch_size)
-        start, net = time.monotonic(), hooked(model)
-        if (study := self.for_model(model)) is not self:
-            return study.run(model, material, batch_size=batch_size, cells=cells)
-        parts, origin = self.parts(material)
-        check_same_tokenizers(net, parts)
-        longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
-        memory_needed(net, longest, batch_size, **self._memory(net))
-        model_facts, surroundings = provenance(model), self.surroundings(model)
-        cells = None if "hooked" in model_facts else cells
-        code = ""
-        if cells is not None:
-            try:
-                code = measured_by(type(self))
-            except InputError as error:
-                warnings.warn(f"{self.name} keeps no cells, and a run that stops begins anew: {error}", stacklevel=2)
-                cells = None
-        conditions = self.conditions(model)
-        tables = []
-        with progress(self.name, len(parts) * len(conditions)) as advance:
-            for part in parts:
-                keys = [self._key(code, model_facts, part, condition) | surroundings for condition in conditions]
-                stored = [None if cells is None else cells.find(key) for key in keys]
-                missing = [condition for condition, rows in zip(conditions, stored, strict=True) if rows is None]
-                measured = self.measure_all(model, part.material, missing, batch_size=batch_size)
-                for condition, key, rows in zip(conditions, keys, stored, strict=True):
-                    if rows is None:
-                        rows = next_checked(measured, self.name, {**part.labels, **condition}, self.may_lack)
-                        rows = rows if cells is None else cells.keep(key, rows)
-                        return_freed_memory()
-                    tables.append(part.label(rows, hooked(model).name, condition))
-                    advance(1)
-        return Result(
-            self,
-            pd.concat(tables, ignore_index=True),
-            {
-                "settings": self.settings(),
-                "model": model_facts,
-                **({"surroundings": surroundings} if surroundings else {}),
-                **origin,
-                "versions": versions(),
-                "machine": machine(),
-                "seconds": round(time.monotonic() - start, 2),
-            },
-        )
+        if isinstance(workers, int):
+            check_count("workers", workers)
+        if workers == 1:
+            return run(self, model, material, batch_size, cells, None)
+        from mechicl.studies.team import helping
+
+        with helping(self, model, workers) as helpers:
+            return run(self, model, material, batch_size, cells, helpers)
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance.

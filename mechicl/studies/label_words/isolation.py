@@ -37,13 +37,13 @@ from mechicl.patches.exchange import exchange
 from mechicl.patches.isolate import random_pool
 from mechicl.probes import LabelMass
 from mechicl.prompts import Prompt, PromptSet
-from mechicl.results import Cells, Result
+from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words.isolation_examples import isolation_examples
 from mechicl.studies.label_words.isolation_modes import IN_WORDS, donors, in_every, norms_after, sinks, with_other_sets
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
-from mechicl.studies.study import Condition
+from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import bands, by_metric, intervals, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
@@ -179,15 +179,12 @@ class Isolation(PredictionStudy):
             return parts, origin
         return with_other_sets(parts), origin
 
-    def run(
-        self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None
-    ) -> Result:
+    def for_material(self, material: Material) -> Study:
         """Without the exchange where there is a single demonstration set, which decides nothing anyway."""
         sets = [part.material for part in self.parts(material)[0] if isinstance(part.material, PromptSet)]
-        if "exchange" in self.modes and not all(map(donors, sets)):
-            study = replace(self, modes=tuple(mode for mode in self.modes if mode != "exchange") or (self.mode,))
-            return study.run(model, material, batch_size=batch_size, cells=cells)
-        return super().run(model, material, batch_size=batch_size, cells=cells)
+        if "exchange" not in self.modes or all(map(donors, sets)):
+            return self
+        return replace(self, modes=tuple(mode for mode in self.modes if mode != "exchange") or (self.mode,))
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         if condition["isolated"] == "nothing":

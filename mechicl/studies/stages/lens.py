@@ -84,7 +84,6 @@ class LensStudy(AgainstTwins):
         "entropy fall, and in some models entropy rises again in the last layers."
     )
     claims = (LATE, TURNS_UP)
-    overlaid = ("entropy", "kl")
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}

@@ -92,7 +92,6 @@ class Lesions(AgainstTwins):
         "and in some models the last, cannot be touched. Swapping hurts less than dropping."
     )
     claims = CLAIMS
-    overlaid = ("kl", "agreement", "entropy_difference")
     reads = "text"
     batch_size = 4
 

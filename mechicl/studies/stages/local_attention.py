@@ -66,7 +66,6 @@ class LocalAttentionStudy(Study):
         "it becomes less and less so."
     )
     claims = (FALLS, FREE)
-    overlaid = ("mass_5", "free_5", "pooled")
     reads = "text"
     batch_size = 8
 

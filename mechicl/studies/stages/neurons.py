@@ -77,7 +77,6 @@ class NeuronsStudy(Study):
         "neurons take over in the last layers."
     )
     claims = (LATE, OVERTAKES)
-    overlaid = ("prediction", "suppression")
     reads = "weights"
     batch_size = None
     shared_options = {"processing": "fold"}

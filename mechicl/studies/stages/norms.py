@@ -53,7 +53,6 @@ class NormsStudy(Study):
     source = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
     claim = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
     claims = (GROW,)
-    overlaid = ("mlp_norm", "mlp")
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}

@@ -1,0 +1,53 @@
+"""Who measures a command's cells: this process, several workers, a Ray cluster, or the shards of an array job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from mechicl.errors import InputError
+
+if TYPE_CHECKING:
+    from mechicl.cli.asked import Asked
+    from mechicl.results import Cells
+    from mechicl.studies.parts import Material
+    from mechicl.studies.running import Helpers
+    from mechicl.studies.study import Study
+
+
+@contextmanager
+def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | None]:
+    """Whom --workers, --ray or --shard name; they end with the block."""
+    from mechicl.studies.shard import Shard
+    from mechicl.studies.team import Team
+
+    if asked.shard is not None and (asked.workers > 1 or asked.ray is not None):
+        raise InputError("--shard shares a folder with other commands, without --workers and --ray; leave these out.")
+    if asked.shard is not None:
+        with Shard(model, cells, asked.shard) as shard:
+            yield shard
+    elif asked.workers > 1 or asked.ray is not None:
+        with Team(model, asked.workers if asked.workers > 1 else None, ray=asked.ray) as team:
+            yield team
+    else:
+        yield None
+
+
+def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
+    """Have helpers begin with what this command is going to ask for; what is wrong with it is said then."""
+    from mechicl.studies.running import plan
+
+    if helpers is not None and not study.times:
+        with suppress(InputError):
+            helpers.ahead(plan(study, model, material, asked.batch_size, cells, shared=True))
+
+
+def end_unless_last(helpers: Helpers | None, asked: Asked) -> None:
+    """End the command of a shard that leaves the results to another."""
+    if helpers is not None and not helpers.closes():
+        print(f"mechicl: Shard {asked.shard} is done; the shard that ends last makes the results.", file=sys.stderr)
+        raise typer.Exit

@@ -1,0 +1,96 @@
+"""Workers on a Ray cluster (extra `ray`): actors that each hold the model; answers come back over Ray.
+
+An actor that is lost, or whose node is, is begun anew wherever the cluster has room.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mechicl.engines.workers import Died, Loading, Seat, answered, packed, prepare, result_of
+from mechicl.errors import InputError, first_line
+
+_STORE = 100 * 2**20
+"""Bytes of shared memory that a Ray on this machine reserves: work and answers are small."""
+
+
+def places_on_ray(address: str, n: int | None, *, gpu: bool) -> tuple[int, dict[str, Any]]:
+    """Join a cluster, or begin one on this machine ("local"): number of workers, and what each asks for.
+
+    Raises:
+        InputError: Ray is not installed, the cluster does not answer, or it has no GPU where one is needed.
+    """
+    ray = _ray()
+    if not ray.is_initialized():
+        how: dict[str, Any] = {"address": address}
+        if address == "local":
+            how |= {"object_store_memory": _STORE, "include_dashboard": False}
+            how |= {} if n is None or gpu else {"num_cpus": n}
+        try:
+            ray.init(**how, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # whatever Ray raises of an address
+            raise InputError(f"There is no Ray cluster at {address} ({first_line(error)}); begin one, or name its "
+                             "address.") from error  # fmt: skip
+    room = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
+    if not room:
+        raise InputError(f"The Ray cluster has no {'GPU' if gpu else 'CPU'} for a worker; add a node that has one.")
+    n = n or room
+    return n, {"gpu": gpu, "threads": 1 if gpu else max(1, room // n)}
+
+
+class RaySeat(Seat):
+    """An actor with a GPU, or with as many CPUs as threads."""
+
+    def __init__(self, load: Loading, *, gpu: bool, threads: int) -> None:
+        self._ray = ray = _ray()
+        asked = {"num_gpus": 1} if gpu else {"num_cpus": threads}
+        self._actor = ray.remote(_Holder).options(**asked).remote(load, "cuda" if gpu else "cpu", threads)
+
+    def begin(self) -> None:
+        try:
+            result_of(self._answer(self._actor.begin.remote()))
+        except InputError:
+            self.stop()
+            raise
+
+    def do(self, work: bytes) -> bytes:
+        return self._answer(self._actor.do.remote(work))
+
+    def _answer(self, promised: Any) -> bytes:
+        errors = self._ray.exceptions
+        try:
+            answer: bytes = self._ray.get(promised)
+        except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError):
+            self.stop()
+            raise Died from None
+        return answer
+
+    def stop(self) -> None:
+        self._ray.kill(self._actor)
+
+
+class _Holder:
+    """In an actor: the model, and what it answers."""
+
+    def __init__(self, load: Loading, device: str, threads: int) -> None:
+        prepare(threads)
+        self._load, self._device, self._model = load, device, None
+
+    def begin(self) -> bytes:
+        """Load the model."""
+        try:
+            self._model = self._load(self._device)
+        except InputError as error:
+            return packed(("InputError", str(error), []))
+        return packed(("done", None, []))
+
+    def do(self, work: bytes) -> bytes:
+        return answered(self._model, work)
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise InputError("Workers on a cluster need Ray; install it with: pip install 'mechicl[ray]'.") from None
+    return ray

@@ -1,0 +1,316 @@
+"""Several processes that each hold the model and do what they are given: on this machine, or anywhere (`on_ray`).
+
+A process that is killed is begun anew, and what it was at is done by whichever comes first; what killed four processes
+is given up. Nothing is forked: each process begins afresh, as on Windows and macOS, and loads the model itself.
+
+Python's own serialisation carries work and answers between these processes, in memory; nothing on disk is read with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+import warnings
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, ClassVar
+
+from mechicl.errors import InputError, NumericalError, first_line
+from mechicl.progress import nothing_shown
+
+Loading = Callable[[str], Any]
+"""Loads the model onto a device."""
+DEATHS = 4
+"""Deaths of processes at one piece of work, or before a process begins, after which it is given up."""
+_MEMORY = "most likely memory ran out: use fewer workers, a smaller batch size, or a smaller model"
+
+
+class Died(Exception):
+    """A process that was at work is gone."""
+
+
+class _ByValue(ForkingPickler):
+    """Tensors travel by value: memory that processes share is scarce in containers, and lost with a process."""
+
+    _extra_reducers: ClassVar[dict[type, Any]] = {}  # in the place of PyTorch's
+
+
+def packed(value: Any) -> bytes:
+    """A value as bytes, for a process of one's own; whatever Python raises where it cannot be."""
+    return bytes(_ByValue.dumps(value))
+
+
+def unpacked(payload: bytes) -> Any:
+    """What `packed` packed."""
+    return ForkingPickler.loads(payload)
+
+
+def answered(model: Any, work: bytes) -> bytes:
+    """In a worker: what a packed (function, argument) makes of the model, with warnings, or the error that arose."""
+    with warnings.catch_warnings(record=True) as said:
+        try:
+            function, argument = unpacked(work)
+            return packed(("done", function(model, argument), [str(one.message) for one in said]))
+        except (InputError, NumericalError) as error:
+            return packed((type(error).__name__, str(error), []))
+        except Exception:
+            return packed(("failed", traceback.format_exc(), []))
+
+
+def result_of(answer: bytes) -> tuple[Any, list[str]]:
+    """What a worker made, and its warnings.
+
+    Raises:
+        InputError, NumericalError: as the worker raised them.
+        RuntimeError: any other error, with the worker's traceback.
+    """
+    kind, value, said = unpacked(answer)
+    if kind == "done":
+        return value, said
+    if kind == "NumericalError":
+        raise NumericalError(value)
+    raise RuntimeError(f"A worker process failed:\n{value}") if kind == "failed" else InputError(value)
+
+
+class Seat(ABC):
+    """Where one worker process sits."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Wait until the model is loaded; Died where the process is gone, with a sentence where others would be."""
+
+    @abstractmethod
+    def do(self, work: bytes) -> bytes:
+        """The worker's answer; Died where it is gone."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End the process at once."""
+
+
+@dataclass
+class _Work:
+    name: str
+    payload: bytes
+    then: Callable[[Any], Any]
+    future: Future[tuple[Any, list[str]]] = field(default_factory=Future)
+    deaths: int = 0
+
+
+class Workers:
+    """So many seats, each with a thread that hands work to its process and begins another when that is killed."""
+
+    def __init__(self, n: int, sit: Callable[[int], Seat]) -> None:
+        self._sit, self._waiting, self._changed = sit, deque[_Work](), threading.Condition()
+        self._closed, self._busy, self._failed = False, 0, ""
+        self._seats: dict[int, Seat] = {}
+        self._threads = [threading.Thread(target=self._serve, args=(place,), daemon=True) for place in range(n)]
+        self._able = n
+        for thread in self._threads:
+            thread.start()
+
+    def __len__(self) -> int:
+        return len(self._threads)
+
+    def submit(
+        self, function: Callable[[Any, Any], Any], argument: Any, *, name: str, then: Callable[[Any], Any]
+    ) -> Future[tuple[Any, list[str]]]:
+        """Have `then(function(model, argument))` made: the function in a worker, `then` here, as soon as that is done.
+
+        The future holds the value and the worker's warnings; `name` says in errors what was done.
+        """
+        work = _Work(name, packed((function, argument)), then)
+        with self._changed:
+            self._waiting.append(work)
+            self._changed.notify()
+            if not self._able:
+                self._give_up()
+        return work.future
+
+    def rest(self) -> None:
+        """Wait until nobody works."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+
+    def close(self) -> None:
+        """End all processes; what was not begun is cancelled."""
+        with self._changed:
+            self._closed = True
+            for work in self._waiting:
+                work.future.cancel()
+            self._waiting.clear()
+            seats = list(self._seats.values())
+            self._changed.notify_all()
+        for seat in seats:
+            seat.stop()
+        for thread in self._threads:
+            thread.join(timeout=5)  # one may wait for a cluster that has no room
+
+    def _serve(self, place: int) -> None:
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process: workers inherit that they do not hear it
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        deaths = 0
+        while not self._ended():
+            try:
+                seat = self._sit(place)
+                with self._changed:
+                    self._seats[place] = seat  # `close` stops those that it sees
+                seat.begin()
+            except Died as error:
+                deaths += 1
+                if deaths == DEATHS or error.args:
+                    return self._leave(str(error) or f"A worker ended {DEATHS} times before it began; {_MEMORY}.")
+                continue
+            except Exception as error:
+                return self._leave(first_line(error))
+            deaths = 0
+            while (work := self._next()) is not None and self._done(seat, work):
+                pass
+            seat.stop()
+        return None
+
+    def _ended(self) -> bool:
+        with self._changed:
+            return self._closed
+
+    def _next(self) -> _Work | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            self._busy += 1
+            return self._waiting.popleft()
+
+    def _done(self, seat: Seat, work: _Work) -> bool:
+        """Whether the process is still there."""
+        alive = True
+        try:
+            if not work.future.running() and not work.future.set_running_or_notify_cancel():
+                return True
+            value, said = result_of(seat.do(work.payload))
+            work.future.set_result((work.then(value), said))
+        except Died:
+            alive = False
+            self._again(work)
+        except BaseException as error:
+            work.future.set_exception(error)
+        finally:
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
+        return alive
+
+    def _again(self, work: _Work) -> None:
+        work.deaths += 1
+        with self._changed:
+            if self._closed:
+                work.future.set_exception(InputError("The workers were ended."))
+            elif work.deaths < DEATHS:
+                self._waiting.appendleft(work)
+            else:
+                sentence = f"{work.name}: {DEATHS} worker processes were killed at it; {_MEMORY}."
+                work.future.set_exception(InputError(sentence))
+
+    def _leave(self, why: str) -> None:
+        """A seat stays empty; when all do, no work can be done."""
+        with self._changed:
+            self._able -= 1
+            self._failed = why
+            if not self._able:
+                self._give_up()
+            self._changed.notify_all()
+
+    def _give_up(self) -> None:
+        while self._waiting:
+            work = self._waiting.popleft()
+            if work.future.running() or work.future.set_running_or_notify_cancel():
+                work.future.set_exception(InputError(self._failed))
+
+
+class OwnProcess(Seat):
+    """A process on this machine, with a device and a number of threads."""
+
+    def __init__(self, load: Loading, device: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs, load, device, threads), daemon=True)
+        self._process.start()
+        theirs.close()  # so that the pipe ends with the process
+
+    def begin(self) -> None:
+        try:
+            result_of(self._answer())
+        except Died:
+            self._process.join()
+            if self._process.exitcode == 1:  # an error of Python before anything was begun
+                raise Died(
+                    "A worker process failed before it began, as is said above; in a script, put what runs below "
+                    "`if __name__ == '__main__':`."
+                ) from None
+            raise
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def do(self, work: bytes) -> bytes:
+        try:
+            self._pipe.send_bytes(work)
+        except OSError:
+            raise Died from None
+        return self._answer()
+
+    def _answer(self) -> bytes:
+        try:
+            return self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise Died from None
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
+    """What a worker process does until its pipe, or the process that began it, ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    prepare(threads)
+    try:
+        model = load(device)
+    except (InputError, NumericalError) as error:
+        pipe.send_bytes(packed((type(error).__name__, str(error), [])))
+        return
+    pipe.send_bytes(packed(("done", None, [])))
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send_bytes(answered(model, pipe.recv_bytes()))
+
+
+def prepare(threads: int) -> None:
+    """In a worker: compute with so many threads, and show no progress."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    nothing_shown()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,93 @@
+"""Who is at work on what, in a folder that several processes or machines share."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+from secrets import token_hex
+
+from mechicl.files.writing import make_folder
+
+STALE = 300.0
+"""Seconds without a sign of life after which a lease's holder counts as dead."""
+
+
+class Leases:
+    """Leases in a folder: a file each, that its holder touches while it lives; they end with the block.
+
+    Time is the folder's own, as machines' clocks differ. Two may hold the same lease only after a holder has died.
+
+    Args:
+        folder: shared by all that ask for leases.
+        stale: seconds without a sign of life after which another may take a lease.
+    """
+
+    def __init__(self, folder: Path, *, stale: float = STALE) -> None:
+        self._folder, self._stale = folder, stale
+        self._me = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._held: set[Path] = set()
+        self._end = threading.Event()
+        self._alive = threading.Thread(target=self._live, daemon=True)
+
+    def __enter__(self) -> Leases:
+        make_folder(self._folder)
+        self._alive.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.set()
+        self._alive.join()
+        for path in list(self._held):
+            self.release(path.stem)
+        with suppress(OSError):  # others hold leases there
+            self._folder.rmdir()
+
+    def take(self, name: str) -> bool:
+        """Whether the lease is now held here: nobody has it, or its holder is dead."""
+        path = self._folder / f"{name}.lease"
+        if path in self._held:
+            return True
+        if self._is_stale(path):
+            with suppress(OSError):  # another was quicker
+                path.unlink()
+        try:
+            make_folder(self._folder)
+            with path.open("x") as file:  # fails where it is there
+                file.write(self._me)
+        except FileExistsError:
+            return False
+        self._held.add(path)
+        return True
+
+    def release(self, name: str) -> None:
+        """Let the next one have it."""
+        path = self._folder / f"{name}.lease"
+        self._held.discard(path)
+        with suppress(OSError):
+            if path.read_text() == self._me:
+                path.unlink()
+
+    def _is_stale(self, path: Path) -> bool:
+        try:
+            touched = path.stat().st_mtime
+        except OSError:
+            return False
+        return self._now() - touched > self._stale
+
+    def _now(self) -> float:
+        """The time of the folder's file system."""
+        clock = self._folder / f".{self._me}.clock"
+        try:
+            clock.touch()
+            return clock.stat().st_mtime
+        finally:
+            clock.unlink(missing_ok=True)
+
+    def _live(self) -> None:
+        while not self._end.wait(self._stale / 10):
+            for path in list(self._held):
+                with suppress(OSError):
+                    os.utime(path)

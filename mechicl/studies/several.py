@@ -1,0 +1,139 @@
+"""One study on several models, or on checkpoints of one: a table, a figure, and verdicts for each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from mechicl.claims import Verdicts
+from mechicl.doors import door
+from mechicl.errors import InputError
+from mechicl.results import Result
+from mechicl.studies.models_figure import draw_models
+from mechicl.studies.study import Study
+
+_PER_MODEL = ("prompts", "text", "pairs", "benchmarks", "surroundings", "machine", "workers", "seconds")
+"""What else a result's provenance says of one model's run."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """A study as it explains a result of several models: each model by itself, then side by side."""
+
+    study: Study
+
+    @property
+    def name(self) -> str:
+        return self.study.name
+
+    @property
+    def title(self) -> str:
+        return self.study.title
+
+    @property
+    def source(self) -> str:
+        return self.study.source
+
+    @property
+    def claim(self) -> str:
+        return self.study.claim
+
+    @property
+    def protocol(self) -> str:
+        return self.study.protocol
+
+    def each(self, result: Result) -> dict[str, Result]:
+        """The result of every model, by its name."""
+        return {
+            str(facts["name"]): Result(
+                self.study,
+                result.table[result.table["model"] == facts["name"]].reset_index(drop=True),
+                {**result.provenance, **own, "model": facts},
+            )
+            for facts, own in zip(result.provenance["model"], result.provenance["each"], strict=True)
+        }
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The summaries of all models, one after the other."""
+        by_model = [rows.reset_index(drop=True) for _, rows in table.groupby("model", sort=False)]
+        return pd.concat([self.study.summary(rows) for rows in by_model], ignore_index=True)
+
+    def verdicts(self, result: Result) -> Verdicts:
+        return Verdicts(verdict for one in self.each(result).values() for verdict in one.claims)
+
+    def figure(self, result: Result) -> go.Figure:
+        """Curves of layers on relative depth, of checkpoints also over training steps; anything else side by side."""
+        return draw_models(self.study, self.each(result))
+
+    def tables(self, result: Result) -> dict[str, pd.DataFrame]:
+        return {
+            f"{caption}, {name}": table
+            for name, one in self.each(result).items()
+            for caption, table in self.study.tables(one).items()
+        }
+
+    def finding(self, result: Result) -> str:
+        """The verdicts on all models, claim by claim, then what is to be known of each model's."""
+        words = result.claims.in_words()
+        for name, one in self.each(result).items():
+            notes = [text for verdict in one.claims for text in (verdict.reason, verdict.note) if text]
+            own = " ".join(dict.fromkeys(notes)) if result.claims else self.study.finding(one)
+            words += f" {name}: {own}" if own else ""
+        return words.strip()
+
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        """What must be known of the samples, each model's by its name."""
+        return [
+            f"{name}: {said}"
+            for name, one in self.each(result).items()
+            for said in self.study.remarks(one, rows[rows["model"] == name])
+        ]
+
+    def save_more(self, result: Result, folder: Path) -> None:
+        """What the study keeps beside its table, in a folder for each model."""
+        for name, one in self.each(result).items():
+            self.study.save_more(one, folder / re.sub(r"[^\w.-]+", "_", name))
+
+
+@door
+def compare_models(results: Sequence[Result]) -> Result:
+    """Results of one study on several models as one result: one table, one figure, verdicts for each.
+
+    Args:
+        results: of the same study with the same switches; a model each.
+
+    Raises:
+        InputError: there is none, studies or switches differ, or two models have the same name.
+    """
+    if not results:
+        raise InputError("There are no results to compare; give one for each model.")
+    if any(not isinstance(one.study, Study) for one in results):
+        raise InputError("One of the results is of several models already; give results of one model each.")
+    study = results[0].study
+    if not isinstance(study, Study) or any(one.study.name != study.name for one in results):
+        raise InputError("Results of several models are compared for one study; give those of one study.")
+    settings = [dict(one.provenance.get("settings", {})) for one in results]
+    if differing := [name for name in settings[0] if len({str(one.get(name)) for one in settings}) > 1]:
+        raise InputError(f"The results differ in {', '.join(differing)}; run the study with the same switches.")
+    models = [dict(one.provenance["model"]) for one in results]
+    names = [str(facts["name"]) for facts in models]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"Two of the models are called {twice[0]}; give folders, or revisions, of different names.")
+    if len(results) == 1:
+        return results[0]
+    each = [{name: one.provenance[name] for name in _PER_MODEL if name in one.provenance} for one in results]
+    facts: Mapping[str, Any] = {**results[0].provenance, "model": models, "each": each}
+    facts = {**facts, "seconds": round(sum(one.provenance.get("seconds", 0) for one in results), 2)}
+    return explained(Result(study, pd.concat([one.table for one in results], ignore_index=True), facts))
+
+
+def explained(result: Result) -> Result:
+    """A result whose study explains each of its models, where there are several."""
+    several = isinstance(result.provenance.get("model"), list) and "each" in result.provenance
+    return replace(result, study=Several(result.study)) if several and isinstance(result.study, Study) else result

@@ -1,0 +1,95 @@
+"""One process of an array job: all share a folder, and each measures the cells that no other is at (`--shard 2/8`)."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.files.leases import STALE, Leases
+from mechicl.progress import progress
+from mechicl.results import Cells
+from mechicl.studies.running import Begun, Plan, Unit
+
+_PAUSE = 1.0
+"""Seconds between looks at what others are at."""
+
+
+class Shard:
+    """Shard `number` of `of`: it begins at its own place among the cells, and then takes what is left.
+
+    A lease says that somebody measures a unit of cells; it lasts while its holder lives. The first that finds nothing
+    left to take waits for the rest, does what the dead leave behind, and closes the run.
+
+    Args:
+        model: a model.
+        cells: the finished cells, in a folder that all shards share.
+        share: such as "2/8".
+        stale: seconds without a sign of life after which a shard counts as dead.
+
+    Raises:
+        InputError: the share is no such text.
+    """
+
+    def __init__(self, model: Any, cells: Cells, share: str, *, stale: float = STALE) -> None:
+        found = re.fullmatch(r"(\d+)/(\d+)", share)
+        self.number, self.of = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= self.number <= self.of:
+            raise InputError(f"--shard is {share!r}; give one of several, from 1 on, such as 2/8.")
+        self._model, self._leases = model, Leases(cells.folder.parent / "leases", stale=stale)
+
+    def __enter__(self) -> Shard:
+        self._leases.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._leases.__exit__(*error)
+
+    def ahead(self, plan: Plan) -> None:
+        """Measure what nobody else has measured or is measuring."""
+        if plan.cells is not None:
+            self._pass(plan)
+
+    def closes(self) -> bool:
+        """Whether this shard waits for the others and makes the results; one alone does."""
+        return self._leases.take("closing")
+
+    def begin(self, plan: Plan) -> Begun:
+        """Measure what is missing, and wait for what others measure, until everything is there."""
+        if plan.cells is None:  # nobody can see what others have measured
+            return [(unit, self._measured(plan, unit)) for unit in plan.units()]
+        while self._pass(plan):
+            time.sleep(_PAUSE)
+        return []
+
+    def rest(self) -> None:
+        """Nobody works for this process."""
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"shards": self.of}
+
+    def _pass(self, plan: Plan) -> bool:
+        """Whether others are at work on something still."""
+        units, left = plan.units(), False
+        first = len(units) * (self.number - 1) // self.of
+        with progress(f"{plan.study.name}, shard {self.number}/{self.of}", len(units)) as advance:
+            for unit in units[first:] + units[:first]:
+                if not self._leases.take(unit.name):
+                    left = True
+                    continue
+                try:
+                    if any(plan.found(key) is None for key in unit.keys):  # nobody has measured it in the meantime
+                        self._measured(plan, unit)
+                finally:
+                    self._leases.release(unit.name)
+                advance(1)
+        return left
+
+    def _measured(self, plan: Plan, unit: Unit) -> Future[Any]:
+        done: Future[Any] = Future()
+        tables = plan.measured(self._model, unit)
+        done.set_result(([plan.kept(key, next(tables)) for key in unit.keys], []))
+        return done

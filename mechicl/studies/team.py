@@ -1,0 +1,204 @@
+"""A study's cells measured by several processes, each with the model: `Study.run(..., workers=N)`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mechicl.code_digest import measured_by
+from mechicl.engines.on_ray import RaySeat, places_on_ray
+from mechicl.engines.workers import OwnProcess, Workers, packed, unpacked
+from mechicl.errors import InputError, first_line
+from mechicl.limits import free_bytes, in_words
+from mechicl.models import hooked, provenance
+from mechicl.models.again import again
+from mechicl.studies.loading import load_studies
+from mechicl.studies.running import Begun, Helpers, Plan, Unit
+from mechicl.studies.study import Study
+
+
+class Team:
+    """Worker processes for the studies of one model; they end with the block.
+
+        with Team(model, 4) as team:
+            result = Isolation().run(model, prompts, workers=team)
+
+    Args:
+        model: a model that `load_model` made; each worker loads it again.
+        n: processes; on the CPU they divide the threads of this one, otherwise they take the GPUs in turn. With `ray`
+            None stands for as many as the cluster has room for.
+        ray: have them on a Ray cluster: "local", or its address.
+
+    Raises:
+        InputError: the model cannot be loaded again, hooks are installed on it, or its copies exceed the memory.
+    """
+
+    def __init__(self, model: Any, n: int | None, *, ray: str | None = None) -> None:
+        net, load, facts = hooked(model), again(model), provenance(model)
+        if "hooked" in facts:
+            raise InputError(
+                "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
+            )
+        self._begun: dict[str, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
+        self._keeping, self._ray = threading.Lock(), ray
+        if ray is not None:
+            n, resources = places_on_ray(ray, n, gpu=net.device.type == "cuda")
+            self._workers = Workers(n, lambda place: RaySeat(load, **resources))
+            return
+        n = n or 1
+        _check_room(net, n)
+        threads, devices = max(1, torch.get_num_threads() // n), _devices(net.device, n)
+        self._workers = Workers(n, lambda place: OwnProcess(load, devices[place], threads))
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._workers.close()
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def begin(self, plan: Plan) -> Begun:
+        """Have what is missing of a plan measured; what was begun ahead is not begun again."""
+        begun = self._all(plan)
+        for unit, _ in begun:
+            del self._begun[unit.name]
+        return begun
+
+    def ahead(self, plan: Plan) -> None:
+        """Have it measured while other studies are waited for."""
+        self._all(plan)
+
+    def _all(self, plan: Plan) -> Begun:
+        with self._keeping:
+            units = plan.units()
+        for unit in units:
+            if unit.name not in self._begun:
+                self._begun[unit.name] = self._submitted(plan, unit)
+        return [(unit, self._begun[unit.name]) for unit in units]
+
+    def closes(self) -> bool:
+        """This process makes the results."""
+        return True
+
+    def rest(self) -> None:
+        """Wait until nobody works."""
+        self._workers.rest()
+
+    def describe(self) -> Mapping[str, Any]:
+        return {"processes": len(self), **({} if self._ray is None else {"ray": self._ray})}
+
+    def _submitted(self, plan: Plan, unit: Unit) -> Future[tuple[list[pd.DataFrame], list[str]]]:
+        def kept(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+            with self._keeping:  # or a unit would be seen half kept, and the rest of it begun again
+                return [plan.kept(key, rows) for key, rows in zip(unit.keys, tables, strict=True)]
+
+        labels = {**unit.part.labels, **(unit.conditions[0] if len(unit.conditions) == 1 else {})}
+        where = [f"{name} {value}" for name, value in labels.items() if value not in (None, "")]
+        bare = replace(plan, parts=(), keys=(), origin={}, conditions=(), model_facts={}, cells=None)
+        parcel = Parcel.of(plan.study, bare, unit)
+        return self._workers.submit(measure, parcel, name=", ".join([plan.study.name, *where]), then=kept)
+
+
+@contextmanager
+def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helpers]:
+    """The helpers that were given, or a team for this study alone."""
+    if study.times:
+        raise InputError(f"{study.name} measures time, and never shares its machine; leave out workers.")
+    if not isinstance(workers, int):
+        yield workers
+        return
+    with Team(model, workers) as team:
+        yield team
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A unit on its way to a worker, which first reads the user's own files of studies."""
+
+    files: Sequence[str]
+    content: bytes
+
+    @classmethod
+    def of(cls, study: Study, plan: Plan, unit: Unit) -> Parcel:
+        """InputError where another process could not make the study, or what it reads, again."""
+        module, advice = type(study).__module__, "load it with mi.studies.load_studies, or leave out workers"
+        if module == "__main__":
+            raise InputError(
+                f"Workers cannot read the study {study.name} from a notebook or a script that runs; put it in a file "
+                f"of its own and {advice}."
+            )
+        own = [] if module.startswith("mechicl.") else [inspect.getfile(type(study))]
+        try:
+            return cls(own, packed((plan, unit)))
+        except Exception as error:  # whatever Python raises of an object that cannot leave its process
+            raise InputError(
+                f"What {study.name} is run on cannot be sent to workers ({first_line(error)}); leave out workers."
+            ) from error
+
+
+def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
+    """In a worker: the tables of a unit.
+
+    Raises:
+        InputError: the model, the code or the libraries are not those of who asks: numbers would not be the same.
+    """
+    for file in parcel.files:
+        _known(file)
+    plan, unit = unpacked(parcel.content)
+    kind: Any = type(plan.study)
+    keys = [plan.study._key(_code(kind), _facts(model), unit.part, one) for one in unit.conditions]
+    for mine, asked in zip(keys, unit.keys, strict=True):
+        differs = [name for name in mine if asked[name] != "" and mine[name] != asked[name]]
+        if differs:
+            raise InputError(
+                f"A worker's {' and '.join(differs)} differ from those of this process, so its numbers would; give "
+                "both the same model, code and libraries."
+            )
+    return list(plan.measured(model, unit))
+
+
+@cache
+def _known(file: str) -> None:
+    if not any(getattr(module, "__file__", None) == file for module in list(sys.modules.values())):
+        load_studies(file)
+
+
+@cache
+def _code(study: Any) -> str:
+    return measured_by(study)
+
+
+@cache
+def _facts(model: Any) -> dict[str, Any]:
+    """A worker's model is its own and does not change."""
+    return provenance(model)
+
+
+def _devices(device: torch.device, n: int) -> list[str]:
+    """A device for each worker: GPUs in turn, beginning with the model's own."""
+    if device.type != "cuda":
+        return [str(device)] * n
+    gpus, first = torch.cuda.device_count(), device.index or 0
+    return [f"cuda:{(first + place) % gpus}" for place in range(n)]
+
+
+def _check_room(net: Any, n: int) -> None:
+    """Refuse more copies of the weights than this machine's memory holds; each GPU holds its own."""
+    free = free_bytes(net.device) if net.device.type != "cuda" else None
+    needed = n * sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
+    if free is not None and needed > free:
+        raise InputError(
+            f"{n} workers hold {n} copies of the model, {in_words(needed)}, and {in_words(free)} are free; use fewer."
+        )
