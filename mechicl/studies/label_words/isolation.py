@@ -22,12 +22,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts
 from mechicl.declared import Switch
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars
 from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
@@ -38,20 +36,16 @@ from mechicl.patches.isolate import random_pool
 from mechicl.probes import LabelMass
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Panel, bars, marks, where
+from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.label_words.isolation_examples import isolation_examples
-from mechicl.studies.label_words.isolation_modes import IN_WORDS, donors, in_every, norms_after, sinks, with_other_sets
-from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy, constant_answer
+from mechicl.studies.label_words.isolation_figure import EDGES, LABELS, RANDOM, at_one_number, by_number
+from mechicl.studies.label_words.isolation_modes import donors, in_every, norms_after, sinks, with_other_sets
+from mechicl.studies.label_words.predictions import PROMPT, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import bands, by_metric, intervals, mean_over_tasks
 
 _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
-_STYLES = {("label words", "first"): (LABEL_COLOUR, "solid"), ("label words", "last"): (LABEL_COLOUR, "dot"),
-           ("random tokens", "first"): (GREY, "solid"), ("random tokens", "last"): (GREY, "dot")}  # fmt: skip
-_LABELS, _RANDOM, _EDGES = "label words", "random tokens", "random edges"
-_FURTHER = (ORANGE, PURPLE, GREEN, SKY, BLUE)
-"""Colours of further modes."""
 Variant = Literal["presoftmax", "presoftmax_keep_0", "postsoftmax_zero", "postsoftmax_renorm", "exchange"]
 _SOURCE = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
 _BY_RANDOM, _BY_LAST = ("random tokens", "first"), ("label words", "last")
@@ -69,9 +63,6 @@ _MEASURED = {
     )
 }  # fmt: skip
 """Each claim with its metric, and the condition that is its null."""
-_LEVELS = {"label_mass": "clean run"}
-"""What the level in a panel is, if not that of a constant answer."""
-_CONSTANT = "constant answer"
 _CLAIMED = 5
 """Numbers of first and of last layers that the paper speaks of."""
 
@@ -137,7 +128,7 @@ class Isolation(PredictionStudy):
                 for n in numbers
                 for where in ("first", "last")
                 for isolated in chosen
-                if where == "first" or isolated == _RANDOM or self._arms[isolated][0] == _LABELS
+                if where == "first" or isolated == RANDOM or self._arms[isolated][0] == LABELS
             ),
         ]
 
@@ -148,17 +139,12 @@ class Isolation(PredictionStudy):
         The first two have every number of layers. Random tokens in the last layers, which change next to nothing, are
         isolated in `mode` alone.
         """
-        arms: dict[str, tuple[str, Variant]] = {tokens: (tokens, self.mode) for tokens in (_LABELS, _RANDOM)}
+        arms: dict[str, tuple[str, Variant]] = {tokens: (tokens, self.mode) for tokens in (LABELS, RANDOM)}
         if self.protocol == "corrected":
-            arms[_EDGES] = (_EDGES, self.mode)
+            arms[EDGES] = (EDGES, self.mode)
             further = [mode for mode in self.modes if mode != self.mode]
-            arms |= {f"{tokens} ({mode})": (tokens, mode) for mode in further for tokens in (_LABELS, _RANDOM)}
+            arms |= {f"{tokens} ({mode})": (tokens, mode) for mode in further for tokens in (LABELS, RANDOM)}
         return arms
-
-    def _in_words(self, arm: str) -> str:
-        """An arm as a legend names it."""
-        tokens, mode = self._arms[arm]
-        return tokens if tokens == arm else f"{tokens}, {IN_WORDS[mode]}"
 
     def _of_verdicts(self, total: int) -> list[int]:
         """Numbers of isolated layers that verdicts rest on, in a model with so many layers."""
@@ -193,15 +179,15 @@ class Isolation(PredictionStudy):
         layers = choose(condition["n_layers"], hooked(model).sizes.n_layers)
         tokens, mode = self._arms[condition["isolated"]]
         cut: Mode = self.mode if mode == "exchange" else mode
-        if tokens == _EDGES:
+        if tokens == EDGES:
             return [isolate.CutRandomEdges(layers, mode=cut, seed=self.random_seed)]
-        if tokens == _RANDOM and self.protocol == "paper":
+        if tokens == RANDOM and self.protocol == "paper":
             return [isolate.IsolatePositions(layers, mode=cut, positions=authors_draws(prompts, len(layers)))]
         drawn: dict[str, Any] = {"pool": self.pool, "resample": self.resample}
         if mode == "exchange":  # text with text, as label words with label words
             drawn = {"pool": "demo_text", "resample": "per_seed"}
         isolation = (
-            isolate.IsolateLabels(layers, span=self.span, mode=cut) if tokens == _LABELS
+            isolate.IsolateLabels(layers, span=self.span, mode=cut) if tokens == LABELS
             else isolate.IsolateRandom(layers, mode=cut, seed=self.random_seed, **drawn)
         )  # fmt: skip
         return [exchange(model, isolation, donors(prompts)) if mode == "exchange" else isolation]
@@ -219,7 +205,7 @@ class Isolation(PredictionStudy):
         """Norms after the claimed number of layers, without isolation and with that of label words there."""
         n, arm = condition["n_layers"], condition["isolated"]
         measured = arm == "nothing" or (
-            self._arms[arm][0] == _LABELS and condition["where"] == "first" and n == self._claimed
+            self._arms[arm][0] == LABELS and condition["where"] == "first" and n == self._claimed
         )
         missing = dict.fromkeys(self.may_lack, np.nan)
         if not measured or self.protocol == "paper":
@@ -257,12 +243,12 @@ class Isolation(PredictionStudy):
         """In `mode`, held against the other modes and against random edges."""
         measured, found = set(rows["isolated"]), dict[str, Verdict]()
         comparisons = {
-            mode: {arm: tokens for arm, (tokens, one) in self._arms.items() if one == mode and tokens != _EDGES}
+            mode: {arm: tokens for arm, (tokens, one) in self._arms.items() if one == mode and tokens != EDGES}
             for mode in dict.fromkeys(mode for _, mode in self._arms.values())
-        } | {f"{self.mode} against random edges": {_LABELS: _LABELS, _EDGES: _RANDOM}}
+        } | {f"{self.mode} against random edges": {LABELS: LABELS, EDGES: RANDOM}}
         for name, arms in comparisons.items():
             if measured.issuperset(arms):
-                common = self.is_clean(rows) | ((rows["isolated"] == _RANDOM) & (rows["where"] == "last"))
+                common = self.is_clean(rows) | ((rows["isolated"] == RANDOM) & (rows["where"] == "last"))
                 chosen = rows[common | rows["isolated"].isin(arms)]
                 of_mode = chosen.assign(isolated=chosen["isolated"].replace(arms))
                 found[name] = super()._verdict(claim, of_mode, facts, remarks)
@@ -289,50 +275,12 @@ class Isolation(PredictionStudy):
         metrics = [metric for metric in self.metrics if metric in set(means["metric"])]
         floors, what = {metric: self.floor(result.table, metric) for metric in metrics}, "agreement or probability"
         if len(self.n_layers) == 1:
-            panels = [self._bars(metric, means, floors[metric]) for metric in metrics]
+            panels = [at_one_number(metric, means, floors[metric], self._arms, *self.n_layers) for metric in metrics]
             return Drawing(means, panels, x="", x_title=what, note=intervals(means), common=True, hover="closest")
-        panels = [self._curves(metric, means, floors[metric]) for metric in metrics]
+        panels = [by_number(metric, means, floors[metric], self._arms, self._claimed) for metric in metrics]
         return Drawing(
             means, panels, x="n_layers", x_title="isolated layers", y_title=what, note=bands(means), common=True
         )
-
-    def _curves(self, metric: str, means: pd.DataFrame, floor: float) -> Panel:
-        """By the number of isolated layers; marks where label words are isolated in further modes."""
-        level = go.Scatter(
-            x=[min(self.n_layers), max(self.n_layers) + 0.5], y=[floor] * 2, mode="lines",
-            name=_LEVELS.get(metric, _CONSTANT), line={"color": INK, "dash": "dash", "width": 1.5},
-        )  # fmt: skip
-        curves = [
-            Curve(metric, f"{isolated}, {end} layers", colour, dash, {"isolated": isolated, "where": end})
-            for (isolated, end), (colour, dash) in _STYLES.items()
-        ]
-        further = [
-            arm for arm, (tokens, _) in self._arms.items() if arm not in (_LABELS, _RANDOM) and tokens != _RANDOM
-        ]
-        points = [
-            go.Scatter(
-                x=rows["n_layers"] + 0.12 * (number + 1), y=rows["mean"], error_y=error_bars(rows), mode="markers",
-                name=f"{self._in_words(arm)}, first layers", marker={"color": colour, "symbol": "diamond", "size": 9},
-            )
-            for number, (arm, colour) in enumerate(zip(further, (GREY, *_FURTHER), strict=False))
-            if len(rows := where(means, metric=metric, isolated=arm, where="first", n_layers=self._claimed))
-        ]  # fmt: skip
-        return Panel(TITLES[metric], [*curves, *points, level], {}, {"range": [0, 1.02]})
-
-    def _bars(self, metric: str, means: pd.DataFrame, floor: float) -> Panel:
-        """With a single number of isolated layers."""
-        rows = where(means, metric=metric).set_index(["isolated", "where"])
-        styles = _STYLES | {
-            (arm, "first"): (LABEL_COLOUR if tokens == _LABELS else GREY, "solid")
-            for arm, (tokens, _) in self._arms.items() if (arm, "first") in rows.index
-        }  # fmt: skip
-        rows = rows.loc[list(styles)[::-1]]
-        names = [f"{self._in_words(isolated)}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
-        colours, dashes = zip(*(styles[place] for place in rows.index), strict=True)
-        patterns = ["/" if dash == "dot" else "" for dash in dashes]
-        level = marks(names, [floor] * len(names), "line-ns-open", _LEVELS.get(metric, _CONSTANT))
-        content = [bars(rows, names, colours, marker_pattern_shape=patterns), level]
-        return Panel(TITLES[metric], content, {"range": [0, 1.02]})
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         if "top_words" not in result.table or not all(map(len, result.table["top_words"])):
