@@ -255,7 +255,7 @@ class Study(ABC):
                 the memory that is free; with workers, the model cannot be loaded again, or time is measured.
         """
         batch_size = self._passed_at_once(batch_size)
-        if isinstance(workers, int):
+        if not hasattr(workers, "begin"):
             check_count("workers", workers)
         if workers == 1:
             return run(self, model, material, batch_size, cells, None)
