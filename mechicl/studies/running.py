@@ -14,6 +14,7 @@ import pandas as pd
 
 from mechicl.code_digest import measured_by
 from mechicl.errors import InputError
+from mechicl.limits import return_freed_memory
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.results import Cells, Result
@@ -87,7 +88,10 @@ class Plan:
         """The tables of a unit's cells, each checked."""
         conditions = unit.conditions
         tables = self.study.measure_all(model, unit.part.material, conditions, batch_size=self.batch_size)
-        return (self.study._checked(tables, unit.part, condition) for condition in conditions)
+        for condition in conditions:
+            rows = self.study._checked(tables, unit.part, condition)
+            return_freed_memory()
+            yield rows
 
     def units(self) -> list[Unit]:
         """What is missing, in the smallest units that measure as one run in one process does."""
