@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from mechicl.cli.asked import OnAllOfLabelWords, OnPrompts
 from mechicl.cli.finish import as_json, fitting, overview, terminal
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
+from mechicl.files.leases import Leases
 from mechicl.studies import STUDIES, load_result
 from tests import claiming, tiny
 
@@ -159,6 +161,10 @@ def test_paper_protocol_and_variants_run(
         ({"--sampels": "3"}, "--sampels"),
         ({"--task": "no/such.json"}, "task file no/such.json cannot be read"),
         ({"--device": "cuda:77"}, "needs 78 GPUs, and there are"),
+        ({"--shard": "3/2"}, "give one of several, from 1 on, such as 2/8"),
+        ({"--shard": "1/2", "--workers": "2"}, "without --workers and --ray"),
+        ({"--workers": "0"}, "--workers should be greater"),
+        ({"--model": "tiny-icl", "--checkpoints": "step1"}, "tiny-icl has no revisions; leave out @step1"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(
@@ -174,6 +180,39 @@ def test_what_is_wrong_is_one_sentence(
     assert "Traceback" not in err
     assert err.endswith(".\n")
     assert not (tmp_path / "out").exists(), "nothing is left behind"
+
+
+def test_a_shard_leaves_the_results_to_the_one_that_closes(
+    mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
+) -> None:
+    asked = ["run", "deep-layers", "--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 3,
+             "--seeds", "1,2", "--out", tmp_path]  # fmt: skip
+    with Leases(tmp_path / "leases") as other:
+        assert other.take("closing")
+        code, out, err = mechicl(*asked, "--shard", "1/2")
+    assert (code, out) == (0, "")
+    assert complaints(err) == ["mechicl: Shard 1/2 is done; the shard that ends last makes the results."]
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+    assert not (tmp_path / "deep-layers.json").exists()
+    code, out, _ = mechicl(*asked, "--shard", "2/2")
+    assert code == 0
+    assert out.strip().endswith("report.html")
+    assert load_result(tmp_path).provenance["workers"] == {"shards": 2}
+
+
+def test_several_models_are_one_result(mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "runs" / "other-gpt2"
+    shutil.copytree(model_folder, other)
+    asked = ["--task", "sst2", "--data", data_folder, "--samples", 3, "--seeds", "1,2", "--out", tmp_path / "out"]
+    code, out, err = mechicl("run", "deep-layers", "--model", f"{model_folder},{other}", *asked, "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert {one["model"] for one in told["claims"]} == {"tiny-gpt2", "other-gpt2"}
+    assert {one["model"] for one in told["summary"]} == {"tiny-gpt2", "other-gpt2"}
+    code, _, err = mechicl("run", "deep-layers", "--model", f"{model_folder},{other}", *asked, "--shard", "1/2")
+    assert (code, "A shard takes one model" in err) == (2, True)
+    code, _, err = mechicl("reproduce", "label-words", "--model", f"{model_folder},{other}", *asked)
+    assert (code, "This takes one model" in err) == (2, True)
 
 
 def test_unknown_commands_are_one_sentence(mechicl: Mechicl) -> None:

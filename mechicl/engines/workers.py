@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar
@@ -156,8 +157,6 @@ class Workers:
             thread.join(timeout=5)  # one may wait for a cluster that has no room
 
     def _serve(self, place: int) -> None:
-        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process: workers inherit that they do not hear it
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         deaths = 0
         while not self._ended():
             try:
@@ -243,6 +242,9 @@ class OwnProcess(Seat):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, load, device, threads), daemon=True)
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process: what begins here does not hear it
+            resource_tracker.ensure_running()  # which would let SIGINT through again, were it begun with the process
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this seat's own thread
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
 

@@ -18,7 +18,6 @@ from mechicl.limits import return_freed_memory
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.results import Cells, Result
-from mechicl.studies.checking import next_checked
 from mechicl.studies.estimate import memory_needed, sequence_lengths
 from mechicl.studies.parts import Material, Part, check_same_tokenizers
 from mechicl.versions import machine, versions
@@ -87,10 +86,10 @@ class Plan:
 
     def measured(self, model: Any, unit: Unit) -> Iterator[pd.DataFrame]:
         """The tables of a unit's cells, each checked."""
-        study, part, conditions = self.study, unit.part, unit.conditions
-        tables = study.measure_all(model, part.material, conditions, batch_size=self.batch_size)
+        conditions = unit.conditions
+        tables = self.study.measure_all(model, unit.part.material, conditions, batch_size=self.batch_size)
         for condition in conditions:
-            rows = next_checked(tables, study.name, {**part.labels, **condition}, study.may_lack)
+            rows = self.study._checked(tables, unit.part, condition)
             return_freed_memory()
             yield rows
 

@@ -22,6 +22,7 @@ from mechicl.figures import BLUE
 from mechicl.models import Adapter, hooked
 from mechicl.prompts import PromptSet
 from mechicl.results import Cells, Result
+from mechicl.studies.checking import next_checked
 from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from mechicl.studies.estimate import Estimate, estimate, sequence_lengths
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, check_same_tokenizers, parts_of
@@ -264,7 +265,7 @@ class Study(ABC):
                 the memory that is free; with workers, the model cannot be loaded again, or time is measured.
         """
         batch_size = self._passed_at_once(batch_size)
-        if isinstance(workers, int):
+        if not hasattr(workers, "begin"):
             check_count("workers", workers)
         if workers == 1:
             return run(self, model, material, batch_size, cells, None)
@@ -272,6 +273,10 @@ class Study(ABC):
 
         with helping(self, model, workers) as helpers:
             return run(self, model, material, batch_size, cells, helpers)
+
+    def _checked(self, tables: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
+        """The next table, sequences in order. NumericalError names the study and cell of a non-finite value."""
+        return next_checked(tables, self.name, {**part.labels, **condition}, self.may_lack)
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance.

@@ -140,7 +140,10 @@ def test_comments_are_in_no_key(tmp_path: Path) -> None:
     assert keys(package) == {name: measured_by(study) for name, study in STUDIES.items()}
 
 
-_OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions", "stages-atlas", "token-lesions"}
+_OF_LESIONS = {
+    "benchmarks", "causal-stages", "entropy-neurons", "layer-lesions", "many-lesions", "right-then-wrong", "stages-atlas",
+    "token-lesions",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
