@@ -47,6 +47,9 @@ class AgainstTwins(Study):
     each_twin_reads: ClassVar[int | None] = 2
     """Sequences of every part of the text, or prompts of every set: twins differ more than texts. None: all of them."""
 
+    least_read: ClassVar[int] = 1
+    """Where a twin's share would be less, it reads all."""
+
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
         return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
@@ -57,7 +60,8 @@ class AgainstTwins(Study):
         seed = int(condition["weights"].removeprefix(_UNTRAINED))
         share = range(len(material))
         if self.each_twin_reads is not None:
-            share = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
+            some = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
+            share = some if len(some) >= self.least_read else share
         rows = self.of_twin(untrained(model, seed), material.select(share), batch_size)
         place = "prompt" if self.reads == "prompts" else "sequence"
         return rows.assign(**{place: np.take(share, rows[place])})
