@@ -21,7 +21,7 @@ import pandas as pd
 from mechicl.claims import Evidence
 from mechicl.declared import Switch
 from mechicl.metrics.resampling import against_few, mean_over_sets
-from mechicl.models import has_twin, untrained
+from mechicl.models import has_twin, untrained_twin
 from mechicl.studies.parts import DOCUMENT, set_names
 from mechicl.studies.study import Condition, Study
 
@@ -62,7 +62,8 @@ class AgainstTwins(Study):
         if self.each_twin_reads is not None:
             some = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
             share = some if len(some) >= self.least_read else share
-        rows = self.of_twin(untrained(model, seed), material.select(share), batch_size)
+        with untrained_twin(model, seed) as twin:
+            rows = self.of_twin(twin, material.select(share), batch_size)
         place = "prompt" if self.reads == "prompts" else "sequence"
         return rows.assign(**{place: np.take(share, rows[place])})
 
