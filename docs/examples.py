@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 _ICL = "--task tiny-topics-2,tiny-topics-4 --samples 64"
+_FEW = "--task tiny-topics-2,tiny-topics-4 --samples 32"
 _TEXT = "--text tiny-icl --tokens 20000"
 EXAMPLES = {
     "information-flow": _ICL,
@@ -27,10 +28,10 @@ EXAMPLES = {
     "error-diagnosis": "--task tiny-topics-4 --samples 200 --shots 4 --mislabelled 3,3,0,0",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
-    "anchor-heads": _ICL,
-    "anchor-patching": _ICL,
+    "anchor-heads": _FEW,
+    "anchor-patching": _FEW,
     "decision-layer": _ICL,
-    "shot-sweep": f"{_ICL} --counts 0,1,2,4,8",
+    "shot-sweep": f"{_FEW} --counts 0,1,2,4,8",
     "many-lesions": _TEXT,
     "token-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",

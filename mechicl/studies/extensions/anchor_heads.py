@@ -91,6 +91,7 @@ class AnchorHeads(AgainstTwins):
     shared_options = {"samples": 32, "demonstrations": "per_prompt"}
     may_lack = (*_HEAD, *_EFFECTS, "gold", "predicted", "head", "layer", "draw")
     each_twin_reads = 8
+    least_read = 2
 
     def passes(self, n_layers: int) -> float:
         return 6 + 2 * (1 + self.draws)

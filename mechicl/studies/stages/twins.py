@@ -48,6 +48,9 @@ class AgainstTwins(Study):
     each_twin_reads: ClassVar[int | None] = 2
     """Sequences of every part of the text, or prompts of every set: twins differ more than texts. None: all of them."""
 
+    least_read: ClassVar[int] = 1
+    """Where a twin's share would be less, it reads all."""
+
     @property
     def twins_at_once(self) -> int:  # type: ignore[override]
         return int(self.untrained > 0 and self.protocol == "corrected")
@@ -62,7 +65,8 @@ class AgainstTwins(Study):
             return self.read(model, material, batch_size)
         share = range(len(material))
         if self.each_twin_reads is not None:
-            share = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
+            some = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
+            share = some if len(some) >= self.least_read else share
         with untrained_twin(model, seed) as twin:
             rows = self.of_twin(twin, material.select(share), batch_size)
         place = "prompt" if self.reads == "prompts" else "sequence"

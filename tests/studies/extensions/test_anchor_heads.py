@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import mechicl as mi
-from mechicl.models import untrained
 from mechicl.probes import HeadEnrichment, HeadScores, TextLoss
 from mechicl.studies.extensions.anchor_heads import AnchorHeads
 from mechicl.studies.extensions.head_ablations import matched_heads, output_norms, standard_scores, top_heads
@@ -150,9 +149,3 @@ def test_heads_that_gather_are_needed_and_heads_that_read_are_the_same_everywher
     common = next(iter(result.study.tables(result).values())).set_index("heads")
     assert common.loc["gathering, previous", "common"] > 2 * common.loc["gathering, previous", "by chance"]
     assert len(result.figure().data) >= 8
-
-
-@pytest.mark.parametrize(("family", "seed"), [("gpt2", 11), ("llama", 12)])
-def test_an_untrained_model_supports_nothing(family: str, seed: int) -> None:
-    twin = untrained(tiny.model(family), seed)
-    assert "supported" not in [one.outcome for one in AnchorHeads(k=2).run(twin, plain.prompts(12)).claims]

@@ -7,11 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import mechicl as mi
 from mechicl.engines.patching import SITES, Transplant, transplanted
-from mechicl.models import untrained
 from mechicl.prompts import Prompt
 from mechicl.studies.extensions.anchor_patching import ALL_LAYERS, LABELS, AnchorPatching, positions_of
 from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
@@ -96,11 +94,3 @@ def test_first_order_agrees_with_exact_where_it_should(result: mi.Result) -> Non
     shuffled = result.table.assign(attributed=np.random.default_rng(0).permutation(result.table["attributed"]))
     other = type(result)(result.study, pd.DataFrame(shuffled), {})
     assert (next(iter(result.study.tables(other).values()))["correlation"] < 0.5).all(), "the control"
-
-
-@pytest.mark.parametrize(("family", "seed"), [("gpt2", 11), ("llama", 12)])
-def test_an_untrained_model_supports_nothing(family: str, seed: int) -> None:
-    twin, study = untrained(tiny.model(family), seed), AnchorPatching(sites=("keys_values",))
-    sets = [plain.prompts(4, demonstrations="per_seed"), plain.prompts(4, demonstrations="per_seed", seed=1)]
-    with torch.random.fork_rng():
-        assert "supported" not in [one.outcome for one in study.run(twin, sets).claims]

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import mechicl as mi
-from mechicl.models import untrained
 from mechicl.studies.extensions.decision_layer import DecisionLayer, depths_of, with_margins
 from tests import tiny
 from tests.studies.extensions import plain
@@ -107,9 +106,3 @@ def test_an_answer_that_comes_while_label_words_are_read_is_not_decided_behind_t
     assert "half of the reading" in after.note
     assert len(result.figure().data) > 8
     assert next(iter(result.study.tables(result).values()))["decision"].between(0, 1).all()
-
-
-@pytest.mark.parametrize(("family", "seed"), [("gpt2", 11), ("llama", 12)])
-def test_an_untrained_model_supports_nothing(family: str, seed: int) -> None:
-    twin = untrained(tiny.model(family), seed)
-    assert "supported" not in [one.outcome for one in DecisionLayer().run(twin, plain.prompts(8)).claims]

@@ -12,7 +12,6 @@ import mechicl as mi
 from mechicl.engines.last_token import last_tokens
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
-from mechicl.models import untrained
 from mechicl.patches import IsolateLabels
 from mechicl.studies.extensions.shot_sweep import ShotSweep, reading_of
 from tests import tiny
@@ -105,10 +104,3 @@ def test_a_model_that_learns_in_context_reads_many_label_words(result: mi.Result
     assert mean["isolated", 4] < mean["isolated_random_text", 4]
     assert mean["reading_predicted", 4] > mean["reading_others", 4]
     assert len(result.figure().data) > 8
-
-
-@pytest.mark.parametrize(("family", "seed"), [("gpt2", 11), ("llama", 12)])
-def test_an_untrained_model_supports_nothing(family: str, seed: int) -> None:
-    study = ShotSweep(counts=(1, 2))
-    sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=(0, 1, 2), samples=4)
-    assert "supported" not in [one.outcome for one in study.run(untrained(tiny.model(family), seed), sets).claims]
