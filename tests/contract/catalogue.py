@@ -76,6 +76,7 @@ from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.stages.atlas import Atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
 from mechicl.studies.stages.cka import Cka
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons
@@ -395,6 +396,7 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "layer-lesions": lambda: Lesions(kinds=("drop", "swap"), untrained=0),
     "logit-lens": lambda: LensStudy(untrained=0),
     "cka": lambda: Cka(untrained=0),
+    "stages-atlas": lambda: Atlas(untrained=0),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
     "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),
