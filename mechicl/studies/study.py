@@ -22,6 +22,7 @@ from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, check_count, out_of_memory
 from mechicl.figures import BLUE
+from mechicl.limits import return_freed_memory
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import PromptSet
@@ -271,6 +272,7 @@ class Study(ABC):
                     if rows is None:
                         rows = self._checked(measured, part, condition)
                         rows = rows if cells is None else cells.keep(key, rows)
+                        return_freed_memory()
                     tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
         return Result(
