@@ -34,16 +34,17 @@ def main() -> None:
     asked.dtype = "float32"  # half precision differs in the order of sums: there is nothing to assert
     model, texts, clock = random_model(asked), random_texts(asked), Clock(asked.device)
     rate = Rate(model, clock)
-    study = Atlas()
+    study = Atlas(untrained=0)
+    (given,) = study.conditions(model)
     model.cfg.model_name = "random"
     corpus = as_corpus(texts)
-    study.measure(model, as_corpus(texts[:, :16]), {}, batch_size=4)  # warm up
+    study.measure(model, as_corpus(texts[:, :16]), given, batch_size=4)  # warm up
     found: dict[str, Tensor] = {}
     for turn in interleaved(authors_way(model, texts, clock, found), 2 * model.cfg.n_layers + 4):
         if turn % (2 * model.cfg.n_layers // max(1, asked.repeats - 1)) == 0:
             rate.measure()
-            table = clock.time("ours, text", lambda: study.measure(model, corpus, {}, batch_size=4))
-            neurons = clock.time("ours, neurons", lambda: study.measure(model, None, {}, batch_size=4))
+            table = clock.time("ours, text", lambda: study.measure(model, corpus, given, batch_size=4))
+            neurons = clock.time("ours, neurons", lambda: study.measure(model, None, given, batch_size=4))
     assert_equal(pd.concat([table, neurons]), found)
     print(machine(model, rate))
     print(f"{texts.numel()} tokens in texts of {texts.shape[1]}; results equal")

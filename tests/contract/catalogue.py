@@ -84,6 +84,7 @@ from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
+from mechicl.studies.stages.atlas import Atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
 from mechicl.studies.stages.causal_stages import CausalStages
 from mechicl.studies.stages.cka import Cka
@@ -505,6 +506,7 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "joiner-ablation": lambda: JoinerAblation(pieces=(2,), heads=2, draws=2),
     "right-then-wrong": lambda: RightThenWrong(untrained=0),
     "causal-stages": lambda: CausalStages(bands=2, draws=2),
+    "stages-atlas": lambda: Atlas(untrained=0),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
     "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),

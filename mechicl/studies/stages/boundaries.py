@@ -14,8 +14,8 @@ The optimum is exact: all orders of three boundaries are compared. (Libraries fo
 all signatures change at all boundaries, in either direction.)
 
 Intervals resample documents (words, pairs), and signatures among those of the same stage: what weights alone say, or a
-single signature, has an interval, too. Two boundaries are not separable where 5 % of the resamples or more leave no
-layer between them.
+single signature, has an interval, too. They are over the resamples that have the boundary; `kept` is their share. Two
+boundaries are not separable where 5 % of the resamples or more leave no layer between them.
 """
 
 from __future__ import annotations
