@@ -100,7 +100,7 @@ class Result:
         """What was measured, in a sentence, and what must be known of the sample: few prompts, a single class."""
         if getattr(self.study, "overlaid", ()) and self.table["model"].nunique() > 1:
             parts = {model: replace(self, table=rows) for model, rows in self.table.groupby("model", sort=False)}
-            return " ".join(f"{model}: {part.finding()}" for model, part in parts.items())
+            return " ".join(f"{model!s}: {part.finding()}" for model, part in parts.items())
         said = self.study.finding(self)
         return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 
