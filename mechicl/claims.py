@@ -159,10 +159,11 @@ class Verdicts(tuple[Verdict, ...]):
         counts = Counter(one.outcome for one in self)
         return ", ".join(f"{counts[outcome]} {outcome}" for outcome in get_args(Outcome) if counts[outcome])
 
-    def rows(self) -> list[dict[str, str]]:
+    def rows(self, *, notes: bool = True) -> list[dict[str, str]]:
         """A row of texts for each verdict: study and what it is on (where these differ), claim, verdict, effect, n.
 
-        The effect stands beside the null's value; an undecided one says what would decide it.
+        The effect stands beside the null's value; an undecided one says what would decide it. Without `notes` what the
+        numbers rest on is left out.
         """
         differing = [name for name in _ABOUT if len({one.about.get(name) for one in self}) > 1]
         rows = []
@@ -174,7 +175,7 @@ class Verdicts(tuple[Verdict, ...]):
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
             numbers = "" if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} "
-            effect = (numbers + one.remarks()).strip()
+            effect = (numbers + (one.remarks() if notes else one.reason)).strip()
             rows.append(
                 {**study, **({"on": on} if about else {}), "claim": sentence}
                 | {"verdict": one.outcome, "effect": effect, "n": one.counts()}

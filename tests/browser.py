@@ -49,6 +49,8 @@ class Browser:
         tab.page.on("console", lambda said: tab.errors.append(said.text) if said.type in ("error", "warning") else None)
         tab.page.on("request", lambda asked: None if _own(asked.url, address) else tab.requests.append(asked.url))
         tab.page.goto(address)
+        if tab.page.locator("script#plotly").count():  # of a report, which unpacks the script that draws
+            tab.page.wait_for_selector("html[data-drawn]", state="attached")
         return tab
 
     def close(self) -> None:

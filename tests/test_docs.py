@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mechicl.studies import STUDIES
+from tests.browser import Browser
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "pages").glob("*.md"))]
@@ -31,21 +32,33 @@ def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     runpy.run_path("page.py", run_name="page")
 
 
-def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("material", reason="mkdocs-material is not installed")
+    folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/mkdocs.yml", "-d", str(tmp_path)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/mkdocs.yml", "-d", str(folder)],
         cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
     assert built.returncode == 0, built.stderr
+    return folder
 
+
+def test_site_builds_without_a_warning(site: Path) -> None:
     for name, study in STUDIES.items():
-        text = (tmp_path / "studies" / f"{name}.html").read_text()
+        text = (site / "studies" / f"{name}.html").read_text()
         assert html.escape(study.claim[:40], quote=False) in text
         assert f"mechicl run {name}" in text
-        assert all((tmp_path / "studies" / picture).is_file() for picture in re.findall(r'src="([\w-]+\.png)"', text))
-    pages = "".join(path.read_text() for path in tmp_path.rglob("*.html"))
+        assert all((site / "studies" / picture).is_file() for picture in re.findall(r'src="([\w-]+\.png)"', text))
+    pages = "".join(path.read_text() for path in site.rglob("*.html"))
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', pages)  # opens offline
+
+
+def test_search_works_from_disk(site: Path, browser: Browser) -> None:
+    tab = browser.open(site / "index.html")
+    tab.page.locator(".md-search__input").first.fill("deep layers")
+    tab.page.wait_for_selector(".md-search-result__item")
+    assert "deep" in tab.page.locator(".md-search-result__list").text_content().lower()
 
 
 def test_every_room_stands_on_its_page_in_the_order_of_imports() -> None:

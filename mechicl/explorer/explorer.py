@@ -88,7 +88,7 @@ class Explorer:
             case "view":
                 return view(self.model, self.prompt, patches)
             case "heads" if 0 <= about < self._n_layers:
-                return heads(self.model, self.prompt, patches, about)
+                return heads(self.model, self.prompt, patches, [about])[0]
             case "guesses" if 0 <= about < len(self.prompt):
                 return guesses(self.model, self.prompt, patches, [about])[0]
         raise InputError(f"The explorer was asked for {request['ask']!r} of {about}; this prompt and model have none.")
@@ -119,15 +119,14 @@ class Explorer:
             *(off | {"own": [name]} for name in self.patches),
             *(off | {"drop": layer} for layer in range(self._n_layers)),
         ]
-        kept: dict[str, Any] = {"views": [], "heads": []}
-        with progress("explorer", len(alone) + self._n_layers) as advance:
+        kept: dict[str, Any] = {"views": []}
+        with progress("explorer", len(alone) + 1) as advance:
             for switches in alone:
                 shown = self.answer({"ask": "view", "switches": switches})
                 kept["views"].append({"switches": switches, "view": shown})
                 advance(1)
-            for layer in range(self._n_layers):
-                kept["heads"].append(heads(self.model, self.prompt, [], layer))
-                advance(1)
+            kept["heads"] = heads(self.model, self.prompt, [], range(self._n_layers))
+            advance(1)
         kept["guesses"] = guesses(self.model, self.prompt, [], list(range(len(self.prompt))))
         return page(f"{hooked(self.model).name}: {self.prompt.task or 'prompt'}", self.start() | {"kept": kept})
 

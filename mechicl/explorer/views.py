@@ -7,6 +7,7 @@ and out of it) are taken before anything is left out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from mechicl.readings import Reading
 
 SHARE, MOST = 0.95, 120
 GUESSES = 3
+_KEPT = 2**26
+"""Saliency values of heads that a pass may keep: 256 MiB."""
 
 
 def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
@@ -57,14 +60,22 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     }
 
 
-def heads(model: Any, prompt: Prompt, patches: list[Patch], layer: int) -> dict[str, Any]:
-    """What each head adds to the edges of a layer, signed: `edges` [query, key] and `values` [edge head].
+def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]) -> list[dict[str, Any]]:
+    """What each head adds to the edges of these layers, signed: for each `edges` [query, key] and `values` [edge head].
 
     The saliency of a choice of heads is |their sum|. Edges are those that are strong for all heads together, and of
-    each head alone an equal part of as many.
+    each head alone an equal part of as many. As many layers share a pass as memory allows.
     """
-    probe = HeadSaliency(layer, objective(prompt))
-    signed = run(model, [prompt], [probe], patches, progress=None)[probe].values[0].tril(-1)
+    at_once = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
+    answers = []
+    for first in range(0, len(layers), at_once):
+        probes = [HeadSaliency(layer, objective(prompt)) for layer in layers[first : first + at_once]]
+        seen = run(model, [prompt], probes, patches, progress=None)
+        answers += [_edges_of_heads(seen[probe].values[0].tril(-1)) for probe in probes]
+    return answers
+
+
+def _edges_of_heads(signed: Float[Tensor, "head query key"]) -> dict[str, Any]:
     each = -(-MOST // len(signed))
     places = torch.cat([strongest(signed.sum(0).abs()), *(strongest(head.abs(), each) for head in signed)])
     places = torch.unique(places, dim=0)

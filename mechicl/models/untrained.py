@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,6 +48,20 @@ def untrained(model: Model, seed: int) -> Any:
     twin.cfg.model_name = f"{net.name}, untrained, seed {seed}"
     remember(twin, source=twin.cfg.model_name, processing="none")
     return twin.to(net.device, print_details=False).eval()
+
+
+@contextmanager
+def untrained_twin(model: Model, seed: int) -> Iterator[Any]:
+    """An `untrained` model for a while: its weights are freed at the end.
+
+    Models hold references in circles, and their weights would stay until Python's collector comes by.
+    """
+    twin = untrained(model, seed)
+    try:
+        yield twin
+    finally:
+        for tensor in (*twin.parameters(), *twin.buffers()):
+            tensor.data = torch.empty(0)
 
 
 def _class(net: Adapter) -> str | None:

@@ -40,19 +40,18 @@ class LensTokens(Probe):
         places = torch.tensor(self.positions, device=batch.device)
         return watch_points(
             points,
-            reduce=lambda _, resid: self._top(net, resid[:, places]),
-            collect=lambda top: {"token": top[..., 0].long(), "probability": top[..., 1]},
+            reduce=lambda _, resid: resid[:, places],
+            collect=lambda resid: self._top(net, resid),
             coordinates={"position": self.positions},
         )
 
     @torch.no_grad()
-    def _top(
-        self, net: Adapter, resid: Float[Tensor, "batch position d_model"]
-    ) -> Float[Tensor, "batch position rank two"]:
-        rows = resid.flatten(0, 1)
-        parts = []
-        for chunk in torch.split(rows, max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
-            probabilities = net.lens(chunk).softmax(-1)
-            ids = top_k_ids(probabilities, min(self.k, net.sizes.d_vocab))
-            parts.append(torch.stack([ids.float(), probabilities.gather(-1, ids)], -1))
-        return torch.cat(parts).reshape(*resid.shape[:2], -1, 2)
+    def _top(self, net: Adapter, resid: Float[Tensor, "batch point position d_model"]) -> dict[str, Tensor]:
+        """All points together, so that the unembedding is read once and not once a layer."""
+        k, found = min(self.k, net.sizes.d_vocab), []
+        for rows in torch.split(resid.flatten(0, 2), max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
+            probabilities = net.lens(rows).softmax(-1)
+            ids = top_k_ids(probabilities, k)
+            found.append((ids, probabilities.gather(-1, ids)))
+        ids, shares = (torch.cat(parts).reshape(*resid.shape[:3], k) for parts in zip(*found, strict=True))
+        return {"token": ids, "probability": shares}

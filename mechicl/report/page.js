@@ -20,11 +20,25 @@ function draw(figure, light) {
 }
 
 const drawAll = (light) => document.querySelectorAll("figure").forEach((figure) => draw(figure, light === true));
-drawAll();
-dark.addEventListener("change", drawAll);
-narrow.addEventListener("change", drawAll);
-addEventListener("beforeprint", () => drawAll(true));
-addEventListener("afterprint", drawAll);
+
+async function loadPlotly() {
+  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = document.createElement("script");
+  script.textContent = await new Response(stream).text();
+  document.head.append(script);
+}
+
+loadPlotly().then(() => {
+  drawAll();
+  dark.addEventListener("change", drawAll);
+  narrow.addEventListener("change", drawAll);
+  addEventListener("beforeprint", () => drawAll(true));
+  addEventListener("afterprint", drawAll);
+}).catch((error) => {
+  const said = `The figures were not drawn (${error.message}); all numbers are in the tables. Browsers since 2023 draw them.`;
+  document.querySelectorAll(".plot").forEach((plot) => { plot.textContent = said; });
+}).finally(() => { document.documentElement.dataset.drawn = "true"; });
 
 // A page opened from disk has no navigator.clipboard: the copy event takes what it is given.
 function copy(text) {

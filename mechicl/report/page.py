@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import plotly.io
-from plotly.offline import get_plotlyjs
 
 from mechicl.claims import Verdicts
 from mechicl.declared import claimant
@@ -19,6 +18,7 @@ from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
+from mechicl.report.drawing_script import drawing_script
 from mechicl.report.tables import table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
@@ -70,7 +70,8 @@ def _page(results: Sequence[Result], title: str) -> str:
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
         f'<p id="status" class="unseen" role="status"></p>'
         f'<script type="application/json" id="style">{_script_json(style)}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{_asset('page.js')}</script></body></html>"
+        f'<script type="text/plain" id="plotly">{drawing_script([result.figure() for result in results])}</script>'
+        f"<script>{_asset('page.js')}</script></body></html>"
     )
 
 
@@ -85,14 +86,14 @@ def _contents(titles: Sequence[str]) -> str:
 
 
 def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
-    """The verdicts of all results in one table, each linked to its result; a single result shows its own."""
+    """The verdicts of all results in one table, each linked to its result, which has the notes, too."""
     verdicts = Verdicts(verdict for result in results for verdict in result.claims)
     if len(results) < 2 or not verdicts:
         return ""
     numbers = [number for number, result in enumerate(results, start=1) for _ in result.claims]
     rows = [
         {"study": ""} | row | {"study": titles[number - 1]}
-        for number, row in zip(numbers, verdicts.rows(), strict=True)
+        for number, row in zip(numbers, verdicts.rows(notes=False), strict=True)
     ]
     table = verdicts_html(rows, verdicts.outcomes(), [f"#result-{number}" for number in numbers])
     return f'<section aria-labelledby="claims"><h2 id="claims">Claims</h2>{table}</section>'
@@ -116,8 +117,8 @@ def _section(result: Result, heading: str, own: Mapping[str, str], number: int) 
         f"<figcaption>{caption}</figcaption>"
         f'<script type="application/json">{_script_json(shown)}</script></figure>'
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
-        f"{table_html(result.summary(), 'The numbers of the figure')}{further}"
-        f'<details><summary>Where they come from</summary><pre tabindex="0">{origin}</pre></details></section>'
+        f"{table_html(result.summary(), 'Figure data')}{further}"
+        f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'
     )
 
 
@@ -128,7 +129,7 @@ def _published(result: Result) -> pd.DataFrame:
 
 
 def _again(results: Sequence[Result]) -> str:
-    """The commands that make the results again."""
+    """The commands that reproduce the results."""
     commands = list(dict.fromkeys(str(result.provenance.get("command", "")) for result in results))
     known = "\n".join(command for command in commands if command)
     unknown = "" if all(commands) else "<p>Results without a command were made in Python.</p>"
@@ -136,10 +137,7 @@ def _again(results: Sequence[Result]) -> str:
         f'<button type="button" class="copy" data-copies="commands">Copy commands</button>'
         f'<pre id="commands" tabindex="0">{escape(known)}</pre>'
     )
-    return (
-        f'<section aria-labelledby="again"><h2 id="again">To make them again</h2>'
-        f"{shown if known else ''}{unknown}</section>"
-    )
+    return f'<section aria-labelledby="again"><h2 id="again">Reproduce</h2>{shown if known else ""}{unknown}</section>'
 
 
 def _list(asked: Mapping[str, str]) -> str:

@@ -19,8 +19,9 @@ def table_html(table: pd.DataFrame, caption: str) -> str:
     head = "".join(f'<th scope="col"{_side(table[column])}>{_text(column)}</th>' for column in table.columns)
     rows = "".join(_row(values) for values in table.itertuples(index=False, name=None))
     opened = " open" if len(table) <= _FEW_ROWS else ""
+    size = "1 row" if len(table) == 1 else f"{len(table)} rows"
     return (
-        f'<details class="numbers"{opened}><summary>{escape(caption)} ({len(table)} rows)</summary>'
+        f'<details class="numbers"{opened}><summary>{escape(caption)} ({size})</summary>'
         f"{_copied(head, rows, caption)}</details>"
     )
 

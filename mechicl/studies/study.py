@@ -22,6 +22,7 @@ from mechicl.code_digest import measured_by
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
 from mechicl.errors import InputError, check_count
 from mechicl.figures import BLUE
+from mechicl.limits import return_freed_memory
 from mechicl.models import Adapter, hooked, provenance
 from mechicl.progress import progress
 from mechicl.prompts import PromptSet
@@ -283,6 +284,7 @@ class Study(ABC):
                     if rows is None:
                         rows = next_checked(measured, self.name, {**part.labels, **condition}, self.may_lack)
                         rows = rows if cells is None else cells.keep(key, rows)
+                        return_freed_memory()
                     tables.append(part.label(rows, hooked(model).name, condition))
                     advance(1)
         return Result(

@@ -7,7 +7,7 @@ import torch
 
 import mechicl as mi
 from mechicl.errors import InputError
-from mechicl.models import has_twin, hooked, provenance, untrained
+from mechicl.models import has_twin, hooked, provenance, untrained, untrained_twin
 from mechicl.models.provenance import weight_digest
 from tests import tiny
 from tests.models.test_adapter import Plain, Wrapped
@@ -44,3 +44,11 @@ def test_a_class_of_the_users_own_has_none() -> None:
         with pytest.raises(InputError, match="has no untrained twin"):
             untrained(model, 0)
     assert has_twin(mi.load_model("tiny-icl"))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt2/bridge"])
+def test_a_borrowed_twin_is_freed(family: str) -> None:
+    with untrained_twin(tiny.model(family), 0) as twin:
+        kept = twin
+        assert kept(tiny.tokens()).isfinite().all()
+    assert sum(tensor.numel() for tensor in (*kept.parameters(), *kept.buffers())) == 0

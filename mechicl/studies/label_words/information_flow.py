@@ -37,7 +37,7 @@ from mechicl.figures import FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.metrics.resampling import against_few, mean_over_sets
-from mechicl.models import has_twin, untrained
+from mechicl.models import has_twin, untrained_twin
 from mechicl.probes import Enrichment, HeadEnrichment, SaliencyFlow
 from mechicl.probes.enrichment import TOKEN_SETS
 from mechicl.probes.saliency import FLOWS, HeadReduce
@@ -117,7 +117,8 @@ class InformationFlow(Study):
             return self._read(model, prompts, batch_size)
         seed = int(condition["weights"].removeprefix(_UNTRAINED))
         share = range(seed % len(prompts), len(prompts), self.untrained)
-        rows = self._read(untrained(model, seed), prompts.select(share), batch_size)
+        with untrained_twin(model, seed) as twin:
+            rows = self._read(twin, prompts.select(share), batch_size)
         return rows.assign(prompt=np.take(share, rows["prompt"]))
 
     def _read(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:

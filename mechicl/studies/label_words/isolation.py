@@ -26,22 +26,21 @@ import plotly.graph_objects as go
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts
 from mechicl.declared import Switch
-from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, LABEL_COLOUR, ORANGE, PURPLE, SKY, error_bars
-from mechicl.hooks import Patch, run
+from mechicl.hooks import Patch
 from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.patches import isolate
 from mechicl.patches.cut_edges import Mode
 from mechicl.patches.exchange import exchange
 from mechicl.patches.isolate import random_pool
-from mechicl.probes import LabelMass, LabelNorms
+from mechicl.probes import LabelMass
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Cells, Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, bars, marks, where
 from mechicl.studies.label_words.isolation_examples import isolation_examples
-from mechicl.studies.label_words.isolation_modes import donors, in_every, sinks, with_other_sets
+from mechicl.studies.label_words.isolation_modes import IN_WORDS, donors, in_every, norms_after, sinks, with_other_sets
 from mechicl.studies.label_words.predictions import PROMPT, TITLES, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
 from mechicl.studies.study import Condition
@@ -72,8 +71,6 @@ _MEASURED = {
 """Each claim with its metric, and the condition that is its null."""
 _LEVELS = {"label_mass": "clean run"}
 """What the level in a panel is, if not that of a constant answer."""
-_SETS_FOR_NORMS = 8
-"""Of so many demonstration sets the norms are taken."""
 _CONSTANT = "constant answer"
 _CLAIMED = 5
 """Numbers of first and of last layers that the paper speaks of."""
@@ -158,6 +155,11 @@ class Isolation(PredictionStudy):
             arms |= {f"{tokens} ({mode})": (tokens, mode) for mode in further for tokens in (_LABELS, _RANDOM)}
         return arms
 
+    def _in_words(self, arm: str) -> str:
+        """An arm as a legend names it."""
+        tokens, mode = self._arms[arm]
+        return tokens if tokens == arm else f"{tokens}, {IN_WORDS[mode]}"
+
     def _of_verdicts(self, total: int) -> list[int]:
         """Numbers of isolated layers that verdicts rest on, in a model with so many layers."""
         return sorted({self._claimed, self._apart(total) or self._claimed})
@@ -217,20 +219,15 @@ class Isolation(PredictionStudy):
         )  # fmt: skip
 
     def _norms(self, model: Any, prompts: PromptSet, condition: Condition) -> dict[str, float]:
-        """Norms after the claimed number of layers, without isolation and with that of label words there.
-
-        They depend on demonstrations alone: one prompt of each set is enough.
-        """
+        """Norms after the claimed number of layers, without isolation and with that of label words there."""
         n, arm = condition["n_layers"], condition["isolated"]
         measured = arm == "nothing" or (
             self._arms[arm][0] == _LABELS and condition["where"] == "first" and n == self._claimed
         )
-        sets = [group[0] for group in shared_demonstrations(prompts) if prompts[group[0]].anchors][:_SETS_FOR_NORMS]
-        if not measured or not sets or self.protocol == "paper":
-            return dict.fromkeys(self.may_lack, np.nan)
-        chosen, probe = prompts.select(sets), LabelNorms()
-        reading = run(model, chosen, [probe], self.patches(model, chosen, condition), progress=None)[probe]
-        return {name: float(reading.quantities[name][:, self._claimed - 1].mean()) for name in self.may_lack}
+        missing = dict.fromkeys(self.may_lack, np.nan)
+        if not measured or self.protocol == "paper":
+            return missing
+        return missing | norms_after(model, prompts, self.patches(model, prompts, condition), self._claimed)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
         """Rows with their agreement with the clean run; tables of earlier versions have no probability."""
@@ -318,7 +315,7 @@ class Isolation(PredictionStudy):
         points = [
             go.Scatter(
                 x=rows["n_layers"] + 0.12 * (number + 1), y=rows["mean"], error_y=error_bars(rows), mode="markers",
-                name=f"{arm}, first layers", marker={"color": colour, "symbol": "diamond", "size": 9},
+                name=f"{self._in_words(arm)}, first layers", marker={"color": colour, "symbol": "diamond", "size": 9},
             )
             for number, (arm, colour) in enumerate(zip(further, (GREY, *_FURTHER), strict=False))
             if len(rows := where(means, metric=metric, isolated=arm, where="first", n_layers=self._claimed))
@@ -333,7 +330,7 @@ class Isolation(PredictionStudy):
             for arm, (tokens, _) in self._arms.items() if (arm, "first") in rows.index
         }  # fmt: skip
         rows = rows.loc[list(styles)[::-1]]
-        names = [f"{isolated}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
+        names = [f"{self._in_words(isolated)}, {end} {self.n_layers[0]}" for isolated, end in rows.index]
         colours, dashes = zip(*(styles[place] for place in rows.index), strict=True)
         patterns = ["/" if dash == "dot" else "" for dash in dashes]
         level = marks(names, [floor] * len(names), "line-ns-open", _LEVELS.get(metric, _CONSTANT))

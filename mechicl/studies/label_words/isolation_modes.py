@@ -11,11 +11,21 @@ import pandas as pd
 
 from mechicl.claims import Verdict
 from mechicl.engines.prefix import shared_demonstrations
+from mechicl.hooks import Patch, run
+from mechicl.probes import LabelNorms
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies.parts import Part
 
 _OTHERS = "other_demonstrations"
 """The companion of a prompt set: a prompt of the same task with other demonstrations."""
+IN_WORDS = {
+    "presoftmax": "cut before the softmax", "presoftmax_keep_0": "edge to position 0 kept",
+    "postsoftmax_zero": "zeroed after the softmax", "postsoftmax_renorm": "renormalised after the softmax",
+    "exchange": "exchanged with another set",
+}  # fmt: skip
+"""What a mode does, for legends."""
+_SETS_FOR_NORMS = 8
+"""Of so many demonstration sets the norms are taken."""
 
 
 def with_other_sets(parts: Sequence[Part]) -> list[Part]:
@@ -49,6 +59,19 @@ def donors(prompts: PromptSet) -> dict[Prompt, Prompt]:
     if not all(0 < len(prompt.anchors) <= len(prompt.w) for prompt in (*prompts, *others)):
         return {}
     return {prompts[i]: others[number - 1] for number, group in enumerate(groups) for i in group if others}
+
+
+def norms_after(model: Any, prompts: PromptSet, patches: Sequence[Patch], n_layers: int) -> dict[str, float]:
+    """Mean norms of resid_post after so many layers, at label words and at position 0; empty without label words.
+
+    They depend on demonstrations alone: one prompt of each set is enough.
+    """
+    sets = [group[0] for group in shared_demonstrations(prompts) if prompts[group[0]].anchors][:_SETS_FOR_NORMS]
+    if not sets:
+        return {}
+    probe = LabelNorms()
+    reading = run(model, prompts.select(sets), [probe], patches, progress=None)[probe]
+    return {name: float(values[:, n_layers - 1].mean()) for name, values in reading.quantities.items()}
 
 
 def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:

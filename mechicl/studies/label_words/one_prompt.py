@@ -66,6 +66,10 @@ class OnePrompt(Study):
         rows = [tokens.assign(layer=layer, saliency=list(edges)) for layer, edges in zip(layers, maps, strict=True)]
         return pd.concat(rows, ignore_index=True)
 
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        """None: that it is one prompt, its finding says itself."""
+        return []
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """The ten strongest edges of each layer: model, task, seed, layer, both tokens and roles, metric, mean, n.
 

@@ -21,7 +21,7 @@ from mechicl.claims import Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.metrics.resampling import against_few, mean_over_sets
-from mechicl.models import has_twin, untrained
+from mechicl.models import has_twin, untrained_twin
 from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.study import Condition, Study
 
@@ -60,7 +60,8 @@ class AgainstTwins(Study):
         share = range(len(corpus))
         if self.each_twin_reads is not None:
             share = share[seed % len(corpus) :: self.untrained][: self.each_twin_reads]
-        rows = self.of_twin(untrained(model, seed), corpus.select(share), batch_size)
+        with untrained_twin(model, seed) as twin:
+            rows = self.of_twin(twin, corpus.select(share), batch_size)
         return rows.assign(sequence=np.take(share, rows["sequence"]))
 
     def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
