@@ -37,7 +37,6 @@ EXAMPLES = {
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
     "word-merging": _TEXT,
-    "joiner-ablation": "--text tiny-icl --tokens 8000",
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
     "neurons": "",
@@ -54,6 +53,7 @@ ELSEWHERE = {
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",
+    "joiner-ablation": "--model smollm2-135m-q4 --text pydocs --tokens 8000",
     "part-of-speech": "--model smollm2-135m-q4 --text pydocs --tokens 8000 --length 128",
     "inner-lexicon": "--model smollm2-135m-q4 --text pydocs --tokens 60000",
 }

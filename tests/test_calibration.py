@@ -45,13 +45,14 @@ Pair = tuple[str, str, int]
 def studies(small: bool, reads: Sequence[str] = ("prompts",)) -> list[Study]:
     """Every study that answers claims on what it reads; small without the timing (re-weighting has its accuracies).
 
-    Voting, word identity, parts of speech and the inner lexicon need more words than tiny vocabularies and texts have.
+    Voting, word identity, parts of speech, sub-joiners and the inner lexicon need more words than tiny texts have.
     """
     left_out = (
         "voting",
         "inner-lexicon",
         "word-identity",
         "part-of-speech",
+        "joiner-ablation",
         *(("compression-speed",) if small else ()),
     )
     answering = [one for one in STUDIES.values() if one.claims and one.reads in reads and one.name not in left_out]

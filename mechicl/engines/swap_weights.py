@@ -41,7 +41,8 @@ def exchanged(net: Blockwise, one: int, other: int) -> Iterator[None]:
     if one == other:
         yield
         return
-    first, second = (dict(net.raw.blocks[layer].named_parameters()) for layer in (one, other))
+    blocks: Any = net.raw.blocks
+    first, second = (dict(blocks[layer].named_parameters()) for layer in (one, other))
     if {name: p.shape for name, p in first.items()} != {name: p.shape for name, p in second.items()}:
         raise InputError(f"Layers {one} and {other} of {net.name} are built differently and cannot exchange weights.")
     pairs = [(first[name], second[name]) for name in first]

@@ -99,7 +99,7 @@ def tuned_lens_seconds(
     corpus: TokenCorpus, model: Any, *, steps: int = 200, batch_size: int = 2, positions: int = 64
 ) -> float:
     """Seconds that `fit_tuned_lens` takes with these settings, an order of magnitude: a smaller step is timed."""
-    net, few = hooked(model), min(4, positions)
+    net, few = hooked(model), min(16, positions)
     rows = _rows(0, len(corpus), batch_size, 0)
     batch = corpus.select(rows).batch(net.device)
     training = _Training(net.sizes.n_layers, net.sizes.d_model, 1, 1e-9, net.device)

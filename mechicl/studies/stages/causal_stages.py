@@ -151,7 +151,7 @@ class CausalStages(Study):
         rows = where(with_differences(table), kind=kind, how="mean")
         counts = where(rows, draw=-1).groupby("band")["neurons"].first()
         last = int(table["band"].max())
-        fullest = int(counts.index[counts.to_numpy().argmax()]) if len(counts) else last
+        fullest = int(counts.index.to_numpy()[counts.to_numpy().argmax()]) if len(counts) else last
         band = fullest if claim is PREDICT else last
         if (n := int(counts.get(band, 0))) < _FEW:
             return Evidence.nothing(f"The model has {n} {kind} neurons there; {_FEW} are needed.")

@@ -95,7 +95,11 @@ class JoinerAblation(Study):
                 n = at.sum(-1)
                 cost = torch.where(at, compared.loss - compared.base_loss, 0).double().sum(-1) / n.clamp(min=1)
                 places = pd.MultiIndex.from_product([list(sets), indices], names=["draw", "sequence"])
-                rows = {"cost": cost.flatten().numpy(), "words": n.repeat(len(sets)).numpy(), "after": after}
+                rows: dict[str, Any] = {
+                    "cost": cost.flatten().numpy(),
+                    "words": n.repeat(len(sets)).numpy(),
+                    "after": after,
+                }
                 tables.append(places.to_frame(index=False).assign(**rows, heads=np.repeat(names, len(indices))))
         table = pd.concat(tables, ignore_index=True)
         return table[table["words"] > 0].reset_index(drop=True)
@@ -151,8 +155,8 @@ class JoinerAblation(Study):
         """Loss added (nats): model, of (which heads), metric (after which words), mean, low, high, n (sequences)."""
         rows = table.assign(of=np.where(table["draw"] < 0, *_OF), metric=table["after"])
         by = ["model", "of", "metric"]
-        rows = rows.groupby([*by, "sequence", "words"], as_index=False)["cost"].mean()
-        return mean_with_interval(rows, "cost", by, weight="words")
+        means = rows.groupby([*by, "sequence", "words"])["cost"].mean().reset_index()
+        return mean_with_interval(means, "cost", by, weight="words")
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()

@@ -1,9 +1,10 @@
 """The study of local attention: queries weigh the same, and the null lies where uniform attention would."""
 
 import numpy as np
+import pandas as pd
 
 from mechicl.corpora import load_corpus
-from mechicl.studies import local_attention
+from mechicl.studies import LocalAttentionStudy, local_attention
 from tests import tiny
 
 TEXTS = ["Review good film and a long sentence", "Question Answer Type of a Person in the World", "abc"]
@@ -23,3 +24,15 @@ def test_layers_heads_and_windows():
     paper = local_attention(tiny.model("gpt2"), corpus, protocol="paper")
     assert set(paper.summary()["metric"]) == {"pooled"}
     assert paper.figure().data
+
+
+def test_the_authors_leave_out_documents_that_are_nan_or_zero_and_draw_their_own_band():
+    study, layers = LocalAttentionStudy("paper"), range(3)
+    pooled = {0: [0.1, 0.2, 0.3], 1: [0.3, 0.2, 0.1], 2: [np.nan] * 3, 3: [0.0] * 3, 4: [0.0, 0.4, 0.0]}
+    rows = [(sequence, layer, values[layer]) for sequence, values in pooled.items() for layer in layers]
+    table = pd.DataFrame(rows, columns=["sequence", "layer", "pooled"]).assign(model="m", head=0)
+    summary = study.summary(table).set_index("layer")
+    kept = np.array([pooled[0], pooled[1], pooled[4]])
+    np.testing.assert_allclose(summary["mean"], kept.mean(0))
+    np.testing.assert_allclose(summary["high"] - summary["mean"], kept.std(0) / 10)
+    assert (summary["n"] == 3).all()
