@@ -37,6 +37,7 @@ from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.engines.comparison import Compared
 from mechicl.engines.wavefront import lesion_sweep
+from mechicl.errors import NumericalError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, error_bars
 from mechicl.models import blockwise
 from mechicl.patches.lesions import Drop, DropMany
@@ -188,6 +189,12 @@ class _Sequence:
     def of(cls, compared: Compared, row: int, n_layers: int) -> _Sequence:
         chosen = scored_positions(compared, "corrected")[1][row].nonzero()[:, 0]
         entropy = compared.base_entropy[row, chosen]
+        bad = ~torch.cat([entropy[None], compared.kl[:, row, chosen]]).isfinite().all(0)
+        if bad.any():  # tokens are counted here, and the most probable token of NaN is a token, too
+            raise NumericalError(
+                f"the prediction is nan or infinite at position {int(chosen[bad.nonzero()[0, 0]])}; try "
+                "dtype='float32', or leave that text out."
+            )
         bounds = zip(_GROUPS, pairwise((*_BITS, torch.inf)), strict=True)
         groups = {name: ((entropy >= low) & (entropy < high)).numpy() for name, (low, high) in bounds}
         tops = compared.top_token[:, row, chosen].numpy()
