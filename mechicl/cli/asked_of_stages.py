@@ -117,12 +117,12 @@ class OnLens(OnText):
 class OnTextAndPrompts(OnText):
     """Running text, and if asked for prompts of tasks beside it."""
 
-    task: Annotated[str | None, on("Tasks whose information flow is drawn beside, with commas.", completion.tasks)] = (
-        None
-    )
+    task: Annotated[
+        str | None, on("Tasks whose information flow is drawn beside, comma-separated.", completion.tasks)
+    ] = None
     data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the hub.")] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 32
-    prompt_seeds: Annotated[str, on("Seeds of their demonstrations, with commas.")] = "42,43"
+    prompt_seeds: Annotated[str, on("Seeds of their demonstrations, comma-separated.")] = "42,43"
 
     def prompts(self) -> OnPrompts:
         """The same model, its weights as they are, on prompts of the tasks."""
@@ -216,9 +216,9 @@ class OnAllOfStages(OnTextAndPrompts):
 class OnBenchmarks(Asked):
     """Benchmarks of lm-evaluation-harness."""
 
-    tasks: Annotated[str, on("hellaswag, arc-easy, lambada, or the harness's own names; with commas.", _benchmarks)] = (
-        "hellaswag,arc-easy,lambada"
-    )
+    tasks: Annotated[
+        str, on("hellaswag, arc-easy, lambada, or the harness's own names; comma-separated.", _benchmarks)
+    ] = "hellaswag,arc-easy,lambada"
     include: Annotated[Path | None, on("Folder with tasks of your own, in the harness's YAML.")] = None
     limit: _Limit = None
 

@@ -95,7 +95,7 @@ def _shared(kind: type[Asked], begins: dict[str, Any]) -> list[inspect.Parameter
 
 
 def _option(switch: DeclaredSwitch) -> inspect.Parameter:
-    """A switch as an option; several values are written with commas."""
+    """A switch as an option; several values are comma-separated."""
     more: dict[str, Any] = {} if switch.several or switch.min is None else {"min": switch.min}
     help, default = switch.help, switch.default
     kind: Any = _TYPES.get(switch.kind, str)
@@ -103,7 +103,7 @@ def _option(switch: DeclaredSwitch) -> inspect.Parameter:
         kind = str
         if default is not None:
             default = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
-        help += f" Of {', '.join(switch.choices)}; with commas." if switch.choices else " With commas."
+        help += f" Of {', '.join(switch.choices)}; comma-separated." if switch.choices else " Comma-separated."
         more = {"autocompletion": several_of(*switch.choices)} if switch.choices else {}
     elif switch.kind == "choice":
         kind = Literal[switch.choices]

@@ -22,7 +22,7 @@ def one_of(*choices: str) -> Callable[[str], list[str]]:
 
 
 def several_of(*choices: str) -> Callable[[str], list[str]]:
-    """Completes the last of several choices with commas between them; none is offered twice."""
+    """Completes the last of several comma-separated choices; none is offered twice."""
 
     def complete(incomplete: str) -> list[str]:
         before, last = _divided(incomplete)
@@ -37,7 +37,7 @@ def models(incomplete: str) -> list[str]:
 
 
 def tasks(incomplete: str) -> list[str]:
-    """Names of tasks and task files, with commas between them."""
+    """Comma-separated names of tasks and task files."""
     before, last = _divided(incomplete)
     return [*several_of(*TASKS)(incomplete), *(before + path for path in _paths(last, ".json"))]
 

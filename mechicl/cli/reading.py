@@ -19,7 +19,7 @@ def several(switch: DeclaredSwitch, text: str) -> tuple[Any, ...]:
     except ValueError:
         values = ()
     if not switch.accepts(values):
-        raise InputError(f"{option(switch.name)} is {text!r}; {switch.wanted()}, with commas between them.")
+        raise InputError(f"{option(switch.name)} is {text!r}; {switch.wanted()}, comma-separated.")
     return values
 
 
@@ -40,7 +40,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers from a text such as 42,43."""
     numbers = _whole_numbers(text)
     if not numbers:
-        raise InputError(f"{option} is {text!r}; give whole numbers with commas between them, as 1,3.")
+        raise InputError(f"{option} is {text!r}; give comma-separated whole numbers, as 1,3.")
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
@@ -64,7 +64,7 @@ def order_of(text: str) -> str | tuple[int, ...]:
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    """Numbers with commas between them; none where the text holds anything else."""
+    """Comma-separated numbers; none where the text holds anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -75,7 +75,7 @@ def names(option: str, text: str) -> tuple[str, ...]:
     """Names from a text such as sst2,trec."""
     found = tuple(part.strip() for part in text.split(","))
     if not all(found) or len(set(found)) < len(found):
-        raise InputError(f"{option} is {text!r}; give each name once, with commas between them.")
+        raise InputError(f"{option} is {text!r}; give each name once, comma-separated.")
     return found
 
 

@@ -19,13 +19,13 @@ def report(
     export: Annotated[
         str | None,
         typer.Option(
-            help="Figures as files too: png, svg, pdf; with commas.", autocompletion=several_of("png", "svg", "pdf")
+            help="Figures as files too: png, svg, pdf; comma-separated.", autocompletion=several_of("png", "svg", "pdf")
         ),
     ] = None,
     width: Annotated[
         str,
         typer.Option(
-            help="Of these: page, or a paper's single or double column; with commas.",
+            help="Of these: page, or a paper's single or double column; comma-separated.",
             autocompletion=several_of("page", "single", "double"),
         ),
     ] = "page",

@@ -1,4 +1,4 @@
-"""What a changed model's predictions are to the intact model's, position by position, from their last residuals."""
+"""A changed model's predictions against the clean model's, position by position, from their last residuals."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _MEASURES = ("kl", "entropy", "loss", "top_k_overlap", "top_token")
 
 @dataclass(frozen=True)
 class Compared:
-    """Predictions of the intact model and of each lesion; NaN (-1 for tokens) where there is none.
+    """Predictions of the clean model and of each lesion; NaN (-1 for tokens) where there is none.
 
     Column t is the prediction made *at* position t, of the token at t + 1; losses have no value in the last column.
     """
 
     lesions: tuple[Any, ...]
     kl: Float[Tensor, "lesion batch pos"]
-    """KL(intact || lesioned) in nats."""
+    """KL(clean || lesioned) in nats."""
     entropy: Float[Tensor, "lesion batch pos"]
     """Of the lesioned model, in bits; the authors' where it was asked for."""
     loss: Float[Tensor, "lesion batch pos"]
@@ -42,7 +42,7 @@ class Compared:
 
     @property
     def agreement(self) -> Float[Tensor, "lesion batch pos"]:
-        """1 where lesioned and intact model put the same token id first: the paper's relative accuracy."""
+        """1 where lesioned and clean model put the same token id first: the paper's relative accuracy."""
         same = (self.top_token == self.base_top_token).float()
         return torch.where(self.base_entropy.isnan(), torch.nan, same)
 
@@ -53,7 +53,7 @@ class Compared:
 
     @property
     def base_correct(self) -> Float[Tensor, "batch pos"]:
-        """1 where the intact model puts the true next token first."""
+        """1 where the clean model puts the true next token first."""
         return self._hits(self.base_top_token)
 
     def _hits(self, top_token: Tensor) -> Tensor:
@@ -79,14 +79,14 @@ class Comparison:
         self.lesioned: list[dict[str, Tensor]] = []
 
     def add(
-        self, intact: Float[Tensor, "batch pos d_model"], lesioned: Sequence[Float[Tensor, "batch pos d_model"]]
+        self, clean: Float[Tensor, "batch pos d_model"], lesioned: Sequence[Float[Tensor, "batch pos d_model"]]
     ) -> None:
-        """Compare further passes with the intact one."""
-        rows = self.real.flatten().nonzero()[:, 0].to(intact.device)  # found on the host: a GPU would be waited for
-        streams = [resid.flatten(0, 1)[rows] for resid in (intact, *lesioned)]
+        """Compare further passes with the clean one."""
+        rows = self.real.flatten().nonzero()[:, 0].to(clean.device)  # found on the host: a GPU would be waited for
+        streams = [resid.flatten(0, 1)[rows] for resid in (clean, *lesioned)]
         measures = [self.entropy if name == "entropy" else name for name in _MEASURES]
         joined = read_out(
-            self.net.lens_tiles, streams, self.targets.to(intact.device), measures, self.top_k,
+            self.net.lens_tiles, streams, self.targets.to(clean.device), measures, self.top_k,
             d_vocab=self.net.sizes.d_vocab,
         )  # fmt: skip
         joined["entropy"] = joined.pop(self.entropy)

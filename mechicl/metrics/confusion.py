@@ -1,4 +1,4 @@
-"""Which classes a model confuses, and whether its anchors foretell it (*Label Words are Anchors*, section
+"""Which classes a model confuses, and whether its anchors predict it (*Label Words are Anchors*, section
 3.3).
 """
 

@@ -824,8 +824,8 @@ def voting(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        token_class: A suffix (-ing), words (with commas), a file with a word on each line, token ids,
-            or a test of words.
+        token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
+            ids, or a test of words.
         neurons: Neurons of each kind.
         pairs: Pairs of contexts, at most.
         context: Tokens of each context.

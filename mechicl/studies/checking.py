@@ -1,4 +1,4 @@
-"""A table that was measured, before it is kept: sequences in order, and no number that is none."""
+"""A table that was measured, before it is kept: sequences in order, and no value that is not finite."""
 
 from __future__ import annotations
 

@@ -209,7 +209,7 @@ class Study(ABC):
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The numbers of the figure: a row per point, with mean, low and high."""
+        """Figure data: a row per point, with mean, low and high."""
 
     def drawing(self, result: Result) -> Drawing:
         """What its figure shows: by default a panel for each metric, by layer."""

@@ -77,7 +77,9 @@ class Voting(Study):
 
     token_class: Annotated[
         TokenClass,
-        Switch("A suffix (-ing), words (with commas), a file with a word on each line, token ids, or a test of words."),
+        Switch(
+            "A suffix (-ing), words (comma-separated), a file with a word on each line, token ids, or a test of words."
+        ),
     ] = "-ing"
     neurons: Annotated[int, Switch("Neurons of each kind.", min=1)] = 32
     pairs: Annotated[int, Switch("Pairs of contexts, at most.", min=1)] = 500

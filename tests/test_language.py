@@ -1,0 +1,49 @@
+"""What a person reads is in the field's words: phrases that were retired do not come back."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RETIRED = (
+    "intact model", "probable tokens that stay", "with commas", "where they come from", "foretell",
+    "numbers of the figure", "make them again", "neurons as long", "number that is none", "goes on from what is there",
+    "goes on where it was", "further items", "has not seen", "are free beside",
+)  # fmt: skip
+
+
+def _texts() -> Iterator[tuple[str, str]]:
+    """Pages whole, and of code every string, docstrings among them."""
+    for path in (
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/pages/*.md"),
+        *ROOT.glob("mechicl/**/*.md"),
+    ):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+    for path in (*ROOT.glob("mechicl/**/*.js"), ROOT / "mechicl" / "studies" / "declared.json"):
+        yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+    for path in ROOT.glob("mechicl/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            yield str(path.relative_to(ROOT)), "".join(cell["source"])
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[tuple[str, str]]:
+    return list(_texts())
+
+
+@pytest.mark.parametrize("phrase", RETIRED)
+def test_retired_phrases_stay_away(phrase: str, texts: list[tuple[str, str]]) -> None:
+    words = re.compile(r"\s+".join(map(re.escape, phrase.split())), re.IGNORECASE)
+    assert [place for place, text in texts if words.search(text)] == []
