@@ -29,7 +29,7 @@ EXAMPLES = {
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
     "anchor-heads": _FEW,
-    "anchor-patching": _FEW,
+    "anchor-patching": "--task tiny-topics-2,tiny-topics-4 --samples 8",
     "decision-layer": _ICL,
     "shot-sweep": f"{_FEW} --counts 0,1,2,4,8",
     "many-lesions": _TEXT,
