@@ -28,7 +28,7 @@ EXAMPLES = {
     "error-diagnosis": "--task tiny-topics-4 --samples 200 --shots 4 --mislabelled 3,3,0,0",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
-    "anchor-heads": _FEW,
+    "anchor-heads": f"{_FEW} --seeds 42,43,44",
     "anchor-patching": "--task tiny-topics-2,tiny-topics-4 --samples 8",
     "decision-layer": _ICL,
     "shot-sweep": f"{_FEW} --counts 0,1,2,4,8",
