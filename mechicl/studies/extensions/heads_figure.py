@@ -44,11 +44,16 @@ def heads_panels(summary: pd.DataFrame) -> list[Panel]:
         {"induction score": grids["induction"], "attention to the previous token": grids["previous"]},
         "share of attention", colorscale="Viridis", zmin=0, zmax=1,
     )  # fmt: skip
-    panels += head_grids(
+    effects = head_grids(
         {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in ("reading", "gathering")},
         "logits per edge", colorscale="Viridis",
     )  # fmt: skip
-    by = ["metric", "arm", "method"]
+    left = _bars(summary)
+    return [*panels, *left[:2], *effects, *left[2:]]  # a scale has no bars with names behind it
+
+
+def _bars(summary: pd.DataFrame) -> list[Panel]:
+    by, panels = ["metric", "arm", "method"], list[Panel]()
     means = where(summary, part="ablations").groupby(by, as_index=False, sort=False)[["mean", "low", "high"]].mean()
     for metric, title in _TITLES.items():
         rows = where(means, metric=metric)
