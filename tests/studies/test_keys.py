@@ -140,7 +140,16 @@ def test_comments_are_in_no_key(tmp_path: Path) -> None:
     assert keys(package) == {name: measured_by(study) for name, study in STUDIES.items()}
 
 
-_OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions", "stages-atlas", "token-lesions"}
+_OF_LESIONS = {
+    "benchmarks",
+    "causal-stages",
+    "right-then-wrong",
+    "entropy-neurons",
+    "layer-lesions",
+    "many-lesions",
+    "stages-atlas",
+    "token-lesions",
+}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +159,7 @@ _OF_LESIONS = {"benchmarks", "entropy-neurons", "layer-lesions", "many-lesions",
         ("studies/label_words/isolation.py", also("authors_draws"), {"isolation"}),
         ("studies/stages/lesions.py", also("scored_positions"), _OF_LESIONS),
         ("studies/stages/ensembles.py", also("greedy"), {"voting"}),
-        ("studies/study.py", also("_checked"), set(STUDIES)),
+        ("studies/checking.py", also("next_checked"), set(STUDIES)),
         ("hooks/running.py", also("run"), set(STUDIES)),
     ],
 )
