@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,22 +35,23 @@ def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def heads_panels(summary: pd.DataFrame) -> list[Panel]:
-    """Reading, gathering, induction and previous-token scores by head; bars of what ablation leaves."""
-    grids = grids_of(summary)
-    panels = head_grids(
-        {f"{kind}, label words less random text": grids[kind] for kind in ("reading", "gathering")},
-        "times an average token", colorscale="Viridis", zmin=0, zmax=20,
+    """Bars of what ablation leaves; reading and gathering by head, their effects, induction and previous-token scores.
+
+    Two and two, so that a scale, which stands right of its pair, is the last in a row.
+    """
+    grids, pair = grids_of(summary), ("reading", "gathering")
+    style: dict[str, Any] = {"colorscale": "Viridis"}
+    enriched = head_grids(
+        {f"{kind}, label words less random text": grids[kind] for kind in pair}, "times an average token",
+        zmin=0, zmax=20, **style,
     )  # fmt: skip
-    panels += head_grids(
-        {"induction score": grids["induction"], "attention to the previous token": grids["previous"]},
-        "share of attention", colorscale="Viridis", zmin=0, zmax=1,
-    )  # fmt: skip
-    effects = head_grids(
-        {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in ("reading", "gathering")},
-        "logits per edge", colorscale="Viridis",
-    )  # fmt: skip
+    effects = {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in pair}
+    scores = {"induction score": grids["induction"], "attention to the previous token": grids["previous"]}
     left = _bars(summary)
-    return [*panels, *left[:2], *effects, *left[2:]]  # a scale has no bars with names behind it
+    return [
+        *left[:2], *enriched, *left[2:], *head_grids(effects, "logits per edge", **style),
+        *head_grids(scores, "share of attention", zmin=0, zmax=1, **style),
+    ]  # fmt: skip
 
 
 def _bars(summary: pd.DataFrame) -> list[Panel]:
