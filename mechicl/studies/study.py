@@ -150,7 +150,6 @@ class Study(ABC):
         return 0
 
     def _memory(self, net: Adapter) -> dict[str, Any]:
-        """What its memory follows from, beside the batch."""
         return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
 
     def _passed_at_once(self, batch_size: int | None) -> int:
@@ -218,12 +217,11 @@ class Study(ABC):
 
     def figure(self, result: Result) -> go.Figure:
         """The paper's figure, drawn from a result alone."""
-        several = bool(self.overlaid) and result.table["model"].nunique() > 1
-        drawing = overlaid(self, result) if several else self.drawing(result)
-        models = ", ".join(result.table["model"].unique())
+        models = result.table["model"].unique()
+        drawing = overlaid(self, result) if self.overlaid and len(models) > 1 else self.drawing(result)
         protocol = "" if self.no_paper_protocol else f"protocol {self.protocol}"
         return draw(
-            drawing, title=f"{self.title}{drawing.about}: {models}",
+            drawing, title=f"{self.title}{drawing.about}: {', '.join(models)}",
             subtitle="; ".join(filter(None, (self.source, protocol, drawing.note))),
         )  # fmt: skip
 
@@ -282,7 +280,7 @@ class Study(ABC):
                 measured = self.measure_all(model, part.material, missing, batch_size=batch_size)
                 for condition, key, rows in zip(conditions, keys, stored, strict=True):
                     if rows is None:
-                        rows = next_checked(measured, self.name, {**part.labels, **condition}, self.may_lack)
+                        rows = self._checked(measured, part, condition)
                         rows = rows if cells is None else cells.keep(key, rows)
                         return_freed_memory()
                     tables.append(part.label(rows, hooked(model).name, condition))
@@ -300,6 +298,10 @@ class Study(ABC):
                 "seconds": round(time.monotonic() - start, 2),
             },
         )
+
+    def _checked(self, tables: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
+        """The next table, sequences in order. NumericalError names the study and cell of a non-finite value."""
+        return next_checked(tables, self.name, {**part.labels, **condition}, self.may_lack)
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         """The material in the parts that cells are made of, and its provenance.
