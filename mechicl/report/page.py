@@ -139,10 +139,7 @@ def _again(results: Sequence[Result]) -> str:
         f'<button type="button" class="copy" data-copies="commands">Copy commands</button>'
         f'<pre id="commands" tabindex="0">{escape(known)}</pre>'
     )
-    return (
-        f'<section aria-labelledby="again"><h2 id="again">Reproduce</h2>'
-        f"{shown if known else ''}{unknown}</section>"
-    )
+    return f'<section aria-labelledby="again"><h2 id="again">Reproduce</h2>{shown if known else ""}{unknown}</section>'
 
 
 def _list(asked: Mapping[str, str]) -> str:

@@ -153,6 +153,7 @@ _OF_LESIONS = {
         ("studies/label_words/isolation.py", also("authors_draws"), {"isolation"}),
         ("studies/stages/lesions.py", also("scored_positions"), _OF_LESIONS),
         ("studies/stages/ensembles.py", also("greedy"), {"voting"}),
+        ("studies/study.py", also("_checked"), set(STUDIES)),
         ("studies/checking.py", also("next_checked"), set(STUDIES)),
         ("hooks/running.py", also("run"), set(STUDIES)),
     ],
