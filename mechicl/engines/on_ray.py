@@ -85,7 +85,7 @@ class _Holder:
         return packed(("done", None, []))
 
     def do(self, work: bytes) -> bytes:
-        return answered(self._model, work)
+        return answered(work, self._model)
 
 
 def _ray() -> Any:

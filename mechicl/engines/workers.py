@@ -55,7 +55,7 @@ def unpacked(payload: bytes) -> Any:
     return ForkingPickler.loads(payload)
 
 
-def answered(model: Any, work: bytes) -> bytes:
+def answered(work: bytes, model: Any) -> bytes:
     """In a worker: what a packed (function, argument) makes of the model, with warnings, or the error that arose."""
     with warnings.catch_warnings(record=True) as said:
         try:
@@ -298,7 +298,7 @@ def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
     pipe.send_bytes(packed(("done", None, [])))
     with suppress(EOFError, OSError):
         while True:
-            pipe.send_bytes(answered(model, pipe.recv_bytes()))
+            pipe.send_bytes(answered(pipe.recv_bytes(), model))
 
 
 def prepare(threads: int) -> None:

@@ -63,6 +63,7 @@ from mechicl.patches import (
 )
 from mechicl.probes import (
     HeadSaliency,
+    HeadScores,
     LensTokens,
     LocalAttention,
     LossAt,
@@ -123,6 +124,15 @@ def text() -> TokenCorpus:
     """Running text with words of one and of several tokens; sequences of different lengths."""
     documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(4)]
     return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=24, packing="documents")
+
+
+@functools.cache
+def repeated() -> TokenCorpus:
+    """Random tokens twice in a row, after BOS."""
+    once = torch.randint(5, 300, (3, 6), generator=torch.Generator().manual_seed(0))
+    tokens = torch.cat([torch.zeros(3, 1, dtype=torch.long), once, once], 1)
+    none = torch.zeros_like(tokens)
+    return TokenCorpus(tokens, torch.full((3,), tokens.shape[1]), none, none - 1, tiny.tokenizer(), True)
 
 
 @functools.cache
@@ -225,6 +235,8 @@ def patches() -> list[Any]:
 
 def material(part: Any) -> PromptSet | TokenCorpus:
     """What a probe or a patch is run on: prompts, unless it is at home in running text alone."""
+    if isinstance(part, HeadScores):
+        return repeated()
     return text() if isinstance(part, _ONLY_TEXT) else prompts()
 
 

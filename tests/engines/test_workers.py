@@ -29,7 +29,7 @@ class Here(Seat):
     def do(self, work: bytes) -> bytes:
         if self._dies(unpacked(work)[1]):
             raise Died
-        return answered("the model", work)
+        return answered(work, "the model")
 
     def stop(self) -> None:
         self.stopped = True
@@ -165,4 +165,4 @@ def test_closing_stops_seats_and_cancels_what_waits() -> None:
 
 
 def test_an_answer_is_read_as_it_was_made() -> None:
-    assert result_of(answered("the model", packed((twice, 4)))) == (8, [])
+    assert result_of(answered(packed((twice, 4)), "the model")) == (8, [])

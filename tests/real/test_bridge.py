@@ -41,18 +41,19 @@ GRADIENTS = {"information-flow": 3.0}
 """Gradients through 30 layers round more than activations: 1.8 times what is allowed was measured."""
 RATIOS = 8.0
 """Enrichments divide one small number by another: 4.7 times was measured."""
-FURTHER_MODES = 2.0
-"""Label words that are zeroed after the softmax round more: 1.7 times was measured."""
+ISOLATED = 2.0
+"""Isolated tokens grow to the norm of a sink, and round more: 1.7 times what is allowed was measured after the softmax, and
+1.45 times before it on another processor."""
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_tables_are_those_of_the_hooked_transformer(real: Real, bridge: Any, study: str) -> None:
     ours, theirs = (STUDIES[study](model, real).table for model in (bridge, real.model))
     if study == "isolation":
-        further = ~theirs["isolated"].isin(("nothing", "label words", "random tokens"))
-        assert further.any()
-        assert_same_tables(ours[further], theirs[further], FURTHER_MODES)
-        ours, theirs = ours[~further], theirs[~further]
+        isolated = theirs["isolated"] != "nothing"
+        assert isolated.any()
+        assert_same_tables(ours[isolated], theirs[isolated], ISOLATED)
+        ours, theirs = ours[~isolated], theirs[~isolated]
     ratios = [name for name in ours if name.startswith(("reading_", "gathering_"))]
     assert_same_tables(ours[ratios], theirs[ratios], RATIOS)
     assert_same_tables(ours.drop(columns=ratios), theirs.drop(columns=ratios), GRADIENTS.get(study, 1.0))
