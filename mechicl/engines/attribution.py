@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.doors import door
-from mechicl.engines.patching import SITES, Site, check_as_long, hook_points, keeping
+from mechicl.engines.patching import SITES, Site, check_as_long, check_sites, hook_points, keeping
 from mechicl.hooks import Hook, Patch, Probe, Watch, run
 from mechicl.metrics.objective import Objective
 from mechicl.models import frozen, hooked
@@ -41,6 +41,7 @@ def attributed(
     """
     net = hooked(model)
     check_as_long(base, source)
+    check_sites(net, sites)
     states: dict[str, Tensor] = {}
     with torch.no_grad(), frozen(net), net.hooks(keeping(net, states)):
         net.forward(torch.tensor([source.tokens], device=net.device))

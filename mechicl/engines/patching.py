@@ -190,6 +190,11 @@ def _writes(transplants: Sequence[Transplant], states: Mapping[str, Tensor]) -> 
     return [(name, write(name, pairs)) for name, pairs in where.items() if pairs]
 
 
+def check_sites(net: Adapter, sites: Sequence[str]) -> None:
+    if "mlp_out" in sites and not net.sizes.d_mlp:
+        raise InputError(f"{net.name} has no MLPs; leave mlp_out out.")
+
+
 def check_as_long(base: Prompt, source: Prompt) -> None:
     """Refuse prompts whose positions do not correspond, by InputError."""
     if (len(base), base.query_start) != (len(source), source.query_start):
@@ -217,5 +222,4 @@ def _check(net: Blockwise, base: Sequence[Prompt], source: Sequence[Prompt], ask
                 f"A transplant of {site} in layers {of_layers} at positions {positions} cannot be made: sites are "
                 f"{', '.join(SITES)}, layers 0-{layers[-1]}, positions 0-{places[-1]} or the target alone."
             )
-        if site == "mlp_out" and not net.sizes.d_mlp:
-            raise InputError(f"{net.name} has no MLPs; leave mlp_out out.")
+    check_sites(net, [site for site, *_ in asked])

@@ -424,6 +424,7 @@ def _attributed(model: Any) -> Pair:
     """The gradient is that of the same objective, through values that hooks return."""
     net, base = hooked(model), prompts()[0]
     source, kinds = _other_labels(base), [base.label_positions, (1, 4)]
+    ours = attributed(model, base, source, kinds)
     states, values = _states(net, source), dict[str, torch.Tensor]()
 
     def keep(name: str) -> Any:
@@ -455,7 +456,7 @@ def _attributed(model: Any) -> Pair:
         for site in SITES
     ]
     plain = torch.stack([torch.stack([torch.stack(row) for row in of_site]) for of_site in expected])
-    return attributed(model, base, source, kinds), plain.cpu()
+    return ours, plain.cpu()
 
 
 def _log_prob(model: Any, context: str, continuation: str) -> float:
