@@ -11,8 +11,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-pytest.importorskip("ray", reason="ray is not installed")
-
 import mechicl as mi
 from mechicl.engines.on_ray import RaySeat, places_on_ray
 from mechicl.errors import InputError
@@ -27,7 +25,7 @@ _STORE = 80 * 2**20
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without room for workers, and two nodes with room for one each."""
-    import ray
+    ray = pytest.importorskip("ray", reason="ray is not installed")
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "object_store_memory": _STORE, "include_dashboard": False}

@@ -239,6 +239,6 @@ def test_what_a_cell_does_not_know_is_never_served(tmp_path: Path, monkeypatch: 
     model.blocks[2].mlp.W_out.data[3] += 1.0
     assert not measured().equals(plain), "an edit through .data is seen"
     n = n_cells()
-    monkeypatch.setattr("mechicl.studies.study.measured_by", lambda study: "edited")
+    monkeypatch.setattr("mechicl.studies.running.measured_by", lambda study: "edited")
     measured()
     assert n_cells() > n, "edited code measures anew"

@@ -192,7 +192,7 @@ class _Sequence:
         bad = ~torch.cat([entropy[None], compared.kl[:, row, chosen]]).isfinite().all(0)
         if bad.any():  # tokens are counted here, and the most probable token of NaN is a token, too
             raise NumericalError(
-                f"the prediction is nan or infinite at position {int(chosen[bad.nonzero()[0, 0]])}; try "
+                f"The prediction is nan or infinite at position {int(chosen[bad.nonzero()[0, 0]])}; try "
                 "dtype='float32', or leave that text out."
             )
         bounds = zip(_GROUPS, pairwise((*_BITS, torch.inf)), strict=True)
