@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+import operator
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import mechicl
 from tests.notebooks import WIDGET, digest
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
@@ -62,6 +67,19 @@ def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
         assert "<script" not in data.get("text/html", "")
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     assert path.stat().st_size < 1_500_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_what_notebooks_name_of_mechicl_exists(path: Path) -> None:
+    """Also of those that are executed with --slow alone."""
+    code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
+    for node in ast.walk(ast.parse(re.sub(r"^%.*$", "", code, flags=re.MULTILINE))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mechicl"):
+            module = importlib.import_module(node.module or "")
+            assert [one.name for one in node.names if not hasattr(module, one.name)] == [], node.module
+        named = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+        if re.fullmatch(r"mi(\.[a-zA-Z_]\w*)+", named):
+            assert operator.attrgetter(named.removeprefix("mi."))(mechicl) is not None
 
 
 @pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.id in LIGHT] + HEAVY)
