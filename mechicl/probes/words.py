@@ -13,7 +13,7 @@ from torch import Tensor
 from mechicl.corpora import TokenBatch, pieces_of_ended_words, pieces_so_far
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, watch_layers
-from mechicl.models import hooked
+from mechicl.models import Adapter, hooked
 from mechicl.readings import by_name, mean_of
 
 
@@ -86,22 +86,27 @@ class LossAt(Probe):
         if batch.words is None:
             raise InputError("LossAt needs running text whose words are known.")
         chosen = self.choose(batch.words) & followed(batch.lengths, batch.tokens.shape[1])
-        sequence, position = chosen.nonzero(as_tuple=True)  # here, as inside the pass a GPU would be waited for
-        sums: list[Tensor] = []
+        return mean_loss_at(net, batch.tokens, chosen)
 
-        def see(resid: Tensor, hook: Any) -> None:
-            losses = resid.new_zeros(resid.shape[:2], dtype=torch.float32)
-            for rows, columns in zip(torch.split(sequence, 256), torch.split(position, 256), strict=True):
-                logits = net.lens(resid.detach()[rows, columns])
-                loss = torch.nn.functional.cross_entropy(logits, batch.tokens[rows, columns + 1], reduction="none")
-                losses[rows, columns] = loss
-            sums.append(losses.sum(1))
 
-        def mean() -> dict[str, Tensor]:
-            n = chosen.sum(1).cpu()
-            return {"loss": mean_of(sums[-1], n), "tokens": n}
+def mean_loss_at(net: Adapter, tokens: Int[Tensor, "batch pos"], chosen: Bool[Tensor, "batch pos"]) -> Watch:
+    """Reads the next-token loss in nats, mean over the chosen positions of each sequence, and how many these are."""
+    sequence, position = chosen.nonzero(as_tuple=True)  # here, as inside the pass a GPU would be waited for
+    sums: list[Tensor] = []
 
-        return Watch([(f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", see)], mean)
+    def see(resid: Tensor, hook: Any) -> None:
+        losses = resid.new_zeros(resid.shape[:2], dtype=torch.float32)
+        for rows, columns in zip(torch.split(sequence, 256), torch.split(position, 256), strict=True):
+            logits = net.lens(resid.detach()[rows, columns])
+            loss = torch.nn.functional.cross_entropy(logits, tokens[rows, columns + 1], reduction="none")
+            losses[rows, columns] = loss
+        sums.append(losses.sum(1))
+
+    def mean() -> dict[str, Tensor]:
+        n = chosen.sum(1).cpu()
+        return {"loss": mean_of(sums[-1], n), "tokens": n}
+
+    return Watch([(f"blocks.{net.sizes.n_layers - 1}.hook_resid_post", see)], mean)
 
 
 def followed(lengths: Int[Tensor, "batch"], n_pos: int) -> Bool[Tensor, "batch pos"]:
