@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import plotly.graph_objects as go
 import plotly.io
 
 from mechicl.claims import Verdicts
@@ -54,9 +55,10 @@ def _title(results: Sequence[Result]) -> str:
 def _page(results: Sequence[Result], title: str) -> str:
     asked = [facts(result) for result in results]
     common, titles = shared_facts(asked), headings(results)
+    figures = [result.figure() for result in results]
     sections = [
-        _section(result, heading, {name: value for name, value in own.items() if name not in common}, number)
-        for number, (result, heading, own) in enumerate(zip(results, titles, asked, strict=True), start=1)
+        _section(result, figure, heading, {name: value for name, value in own.items() if name not in common}, number)
+        for number, (result, figure, heading, own) in enumerate(zip(results, figures, titles, asked, strict=True), 1)
     ]
     style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK}
     return (
@@ -70,7 +72,7 @@ def _page(results: Sequence[Result], title: str) -> str:
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
         f'<p id="status" class="unseen" role="status"></p>'
         f'<script type="application/json" id="style">{_script_json(style)}</script>'
-        f'<script type="text/plain" id="plotly">{drawing_script([result.figure() for result in results])}</script>'
+        f'<script type="text/plain" id="plotly">{drawing_script(figures)}</script>'
         f"<script>{_asset('page.js')}</script></body></html>"
     )
 
@@ -99,8 +101,8 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
     return f'<section aria-labelledby="claims"><h2 id="claims">Claims</h2>{table}</section>'
 
 
-def _section(result: Result, heading: str, own: Mapping[str, str], number: int) -> str:
-    study, figure = result.study, result.figure()
+def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
+    study = result.study
     finding = escape(result.finding())
     shown = {"wide": for_page(figure, width=WIDE), "narrow": for_page(figure, width=NARROW)}
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
