@@ -11,11 +11,10 @@ from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
-from mechicl.errors import InputError
 from mechicl.hooks import heads_by_layer
 from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
-from mechicl.patches.means import site_means
+from mechicl.patches.means import check_means, site_means
 from mechicl.prompts import Prompt, PromptSet
 
 
@@ -39,13 +38,9 @@ class AblateHeads(EqualByValue, Edit):
         shape = (sizes.n_layers, sizes.n_heads, sizes.d_head)
         if self.means is None:
             values: dict[int, float | Tensor] = dict.fromkeys(chosen, 0.0)
-        elif self.means.shape == shape:
-            values = {layer: self.means[layer, heads.to(self.means.device)] for layer, heads in chosen.items()}
         else:
-            raise InputError(
-                f"The means have shape {list(self.means.shape)}; {net.name} needs [layer head d_head], {list(shape)}: "
-                "take them with head_means(model, prompts)."
-            )
+            check_means(self.means, net, "layer head d_head", shape, "head_means(model, prompts)")
+            values = {layer: self.means[layer, heads.to(self.means.device)] for layer, heads in chosen.items()}
         return [(f"blocks.{layer}.attn.hook_z", held(heads, values[layer])) for layer, heads in chosen.items()]
 
 

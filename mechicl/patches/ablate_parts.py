@@ -17,7 +17,7 @@ from mechicl.errors import InputError
 from mechicl.hooks import as_layers, resolved_layers
 from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit, EqualByValue
-from mechicl.patches.means import site_means
+from mechicl.patches.means import check_means, site_means
 from mechicl.prompts import Prompt, PromptSet
 
 PartOfLayer = Literal["attn", "mlp"]
@@ -43,11 +43,8 @@ class AblateParts(EqualByValue, Edit):
         shape = (net.sizes.n_layers, net.sizes.d_model)
         if self.part == "mlp" and not net.sizes.d_mlp:
             raise InputError(f"{net.name} has no MLPs that could be ablated.")
-        if self.means is not None and self.means.shape != shape:
-            raise InputError(
-                f"The means have shape {list(self.means.shape)}; {net.name} needs [layer d_model], {list(shape)}: take "
-                "them with part_means(model, text, part)."
-            )
+        if self.means is not None:
+            check_means(self.means, net, "layer d_model", shape, "part_means(model, text, part)")
         layers = resolved_layers(self.layers, net.sizes.n_layers, self)
         return [(f"blocks.{layer}.hook_{self.part}_out", self._change(layer)) for layer in sorted(set(layers))]
 

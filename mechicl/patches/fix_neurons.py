@@ -11,11 +11,10 @@ from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
 from mechicl.doors import door
-from mechicl.errors import InputError
 from mechicl.hooks import neurons_by_layer
 from mechicl.models import Adapter
 from mechicl.patches.edit import Change, Edit, EqualByValue, held, pairs
-from mechicl.patches.means import site_means
+from mechicl.patches.means import check_means, site_means
 from mechicl.prompts import Prompt, PromptSet
 
 
@@ -37,11 +36,8 @@ class FixNeurons(EqualByValue, Edit):
 
     def changes(self, net: Adapter) -> list[tuple[str, Change]]:
         chosen, shape = neurons_by_layer(net, self.neurons), (net.sizes.n_layers, net.sizes.d_mlp)
-        if self.means is not None and self.means.shape != shape:
-            raise InputError(
-                f"The means have shape {list(self.means.shape)}; {net.name} needs [layer neuron], {list(shape)}: take "
-                "them with neuron_means(model, text)."
-            )
+        if self.means is not None:
+            check_means(self.means, net, "layer neuron", shape, "neuron_means(model, text)")
 
         def value(layer: int, neurons: Tensor) -> float | Tensor:
             return self.value if self.means is None else self.means[layer, neurons.to(self.means.device)]

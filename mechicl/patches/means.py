@@ -13,6 +13,7 @@ from torch import Tensor
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, run, watch_layers
+from mechicl.models import Adapter
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.readings import mean_of
 
@@ -41,6 +42,15 @@ class _Means(Probe):
         return watch_layers(
             model, self.site, reduce=reduce, collect=lambda sums: {"mean": mean_of(sums, n), "tokens": n}
         )  # fmt: skip
+
+
+def check_means(means: Tensor, net: Adapter, axes: str, shape: tuple[int, ...], advice: str) -> None:
+    """Raise InputError where means for mean ablation are not those of this model's layers; `advice` makes them."""
+    if means.shape != shape:
+        raise InputError(
+            f"The means have shape {list(means.shape)}; {net.name} needs [{axes}], {list(shape)}: take them with "
+            f"{advice}."
+        )
 
 
 def site_means(
