@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
     from mechicl.prompts import PromptSet
     from mechicl.results import Cells, Result
+    from mechicl.studies.parts import Material
+    from mechicl.studies.running import Helpers
     from mechicl.studies.study import Protocol, Study
 
 
 A = TypeVar("A")
+_Job = tuple[str, "Study", "Material | InputError"]
+"""A part, a study, and what it is run on, or why there is nothing."""
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
 _PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
@@ -55,25 +59,11 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     plan = [
         (part, study, own) for part in _PARTS for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
     ]
-    done: list[Result] = []
-    failed: InputError | None = None
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
-        prompts = [_tried(_prompts, part, study, own, model) for part, study, own in plan]
-        for (_, study, _), sets in zip(plan, prompts, strict=True):
-            if sets and not isinstance(sets, InputError):
-                begin(helpers, study, model, sets, asked, cells)
-        end_unless_last(helpers, asked)
-        for (part, study, _), sets in zip(plan, prompts, strict=True):
-            try:
-                if isinstance(sets, InputError):
-                    raise sets
-                if sets:
-                    done.append(run(study, model, sets, asked, cells, helpers))
-                    _keep(done[-1], asked, part)
-            except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
-                _say_none(study, part, error, asked)
-                failed = error
-            advance(1)
+        jobs: list[_Job] = [(part, study, _tried(_prompts, part, study, own, model)) for part, study, own in plan]
+        wanted = [job for job in jobs if job[2] != []]  # no task that the study can be run on
+        advance(len(jobs) - len(wanted))
+        done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
     if failed is not None and not done:
         raise failed
     _close(against_published(done), asked)
@@ -85,6 +75,34 @@ def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
         return make(*arguments)
     except InputError as error:
         return error
+
+
+def _all_of(
+    jobs: Sequence[_Job],
+    model: Any,
+    asked: Asked,
+    cells: Cells,
+    helpers: Helpers | None,
+    advance: Callable[[int], None],
+) -> tuple[list[Result], InputError | None]:  # fmt: skip
+    """Results of all jobs, each kept as soon as it is there; where one has none it is said, and returned, why."""
+    for _, study, material in jobs:
+        if not isinstance(material, InputError):
+            begin(helpers, study, model, material, asked, cells)
+    end_unless_last(helpers, asked)
+    done: list[Result] = []
+    failed: InputError | None = None
+    for part, study, material in jobs:
+        try:
+            if isinstance(material, InputError):
+                raise material
+            done.append(run(study, model, material, asked, cells, helpers))
+            _keep(done[-1], asked, part)
+        except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
+            _say(f"{study.name} ({part}) has no result: {error}", asked)
+            failed = error
+        advance(1)
+    return done, failed
 
 
 def _prompts(part: str, study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
@@ -169,23 +187,10 @@ def stages(asked: OnAllOfStages) -> None:
 
     cells = Cells(asked.out)
     model = asked.load_model()
-    done: list[Result] = []
     planned = [(p, one) for p in _PROTOCOLS for one in _stages_studies(p, model.cfg.n_layers, asked)]
     with progress("stages", len(planned)) as advance, helpers_of(asked, model, cells) as helpers:
-        materials = [_tried(asked.material, study, model) for _, study in planned]
-        for (_, study), material in zip(planned, materials, strict=True):
-            if not isinstance(material, InputError):
-                begin(helpers, study, model, material, asked, cells)
-        end_unless_last(helpers, asked)
-        for (protocol, study), material in zip(planned, materials, strict=True):
-            try:
-                if isinstance(material, InputError):
-                    raise material
-                done.append(run(study, model, material, asked, cells, helpers))
-                _keep(done[-1], asked, protocol)
-            except InputError as error:  # such as too few layers: the other studies are still worth having
-                _say_none(study, protocol, error, asked)
-            advance(1)
+        jobs: list[_Job] = [(part, study, _tried(asked.material, study, model)) for part, study in planned]
+        done, _ = _all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
         if asked.task is not None:
             done += _where_the_papers_meet(done, asked, cells)
@@ -252,10 +257,6 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
 
 def _say(text: str, asked: Asked) -> None:
     print(text, file=sys.stderr if asked.as_json else sys.stdout)
-
-
-def _say_none(study: Study, part: str, error: InputError, asked: Asked) -> None:
-    _say(f"{study.name} ({part}) has no result: {error}", asked)
 
 
 def _keep(result: Result, asked: Asked, part: str) -> None:
