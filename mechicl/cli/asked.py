@@ -7,7 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 import typer
 
@@ -33,6 +33,9 @@ def on(help: str, completes: Any = None, **limits: Any) -> Any:
 def where(help: str, completes: Any = None, **limits: Any) -> Any:
     """An option that says where and how it is run."""
     return typer.Option(help=help, autocompletion=completes, rich_help_panel="Where and how", **limits)
+
+
+A = TypeVar("A", bound="Asked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,20 +130,23 @@ class Asked(ABC):
         return study
 
     def result(self, study: "Study") -> "Result":
-        """The study's result on what is asked; finished cells are read from the folder.
-
-        Raises:
-            InputError: something asked for cannot be had, or one of several shards is to take several models.
-        """
+        """The study's result on what is asked; finished cells are read from the folder."""
         from mechicl.studies.several import compare_models
 
-        models = self.models()
-        if len(models) > 1 and self.shard is not None:
+        return compare_models([one.of_one(study) for one in self.each_model()])
+
+    def each_model(self: A) -> list[A]:
+        """What is asked, of every model by itself.
+
+        Raises:
+            InputError: one of several shards is to take several models.
+        """
+        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
+        if len(each) > 1 and self.shard is not None:
             raise InputError(
                 "A shard takes one model; share each model by itself, then run all of them without --shard."
             )
-        each = [replace(self, model=name, checkpoints=None) for name in models]
-        return compare_models([one.of_one(study) for one in each])
+        return each
 
     def of_one(self, study: "Study") -> "Result":
         """The result on one model."""

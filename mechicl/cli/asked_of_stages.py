@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mechicl.cli import completion
 from mechicl.cli.asked import Asked, OnPrompts, on
-from mechicl.cli.reading import names
+from mechicl.cli.reading import names, names_or_path
 from mechicl.declared import Declaration
 from mechicl.errors import InputError
 
@@ -72,13 +72,12 @@ class OnText(OnWeights):
         """Of every text that --text names, too: each is named beside the model."""
         from mechicl.studies.several import compare_models
 
-        texts = names("--text", self.text)
+        texts = names_or_path("--text", self.text)
         if len(texts) == 1:
             return super().result(study)
         if self.shard is not None:
             raise InputError("A shard takes one text; share each text by itself, then run all of them without --shard.")
-        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
-        parts = [(text, replace(one, text=text).of_one(study)) for text in texts for one in each]
+        parts = [(text, replace(one, text=text).of_one(study)) for text in texts for one in self.each_model()]
         return compare_models([_on_text(part, text) for text, part in parts])
 
     def material(self, study: "Study", model: Any) -> "Material":
@@ -136,8 +135,7 @@ class OnTextAndPrompts(OnText):
         """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
         from mechicl.studies.stages.atlas import compare_atlases
 
-        each = [replace(self, model=name, checkpoints=None) for name in self.models()]
-        return compare_atlases([one.of_one(study) for one in each])
+        return compare_atlases([one.of_one(study) for one in self.each_model()])
 
     def of_one(self, study: "Study") -> "Result":
         from mechicl.studies import DeepLayers, InformationFlow

@@ -79,6 +79,11 @@ def names(option: str, text: str) -> tuple[str, ...]:
     return found
 
 
+def names_or_path(option: str, text: str) -> tuple[str, ...]:
+    """Names, or one path: what is there on this disk under the whole text."""
+    return (text,) if os.path.exists(os.path.expanduser(text)) else names(option, text)
+
+
 def assignments(option: str, text: str, example: str = "negative= A,positive= B") -> dict[str, str]:
     """Texts by name, such as "negative= A,positive= B"; spaces after the = are kept."""
     pairs = [part.split("=") for part in text.split(",")]
@@ -95,7 +100,7 @@ def models_named(model: str, checkpoints: str | None) -> tuple[str, ...]:
     Raises:
         InputError: a name twice, checkpoints of several models, or a folder without such a checkpoint.
     """
-    found = (model,) if os.path.exists(os.path.expanduser(model)) else names("--model", model)
+    found = names_or_path("--model", model)
     folder = Path(os.path.expanduser(found[0]))
     inside = sorted((one.parent.name for one in folder.glob("*/config.json")), key=_by_number)
     if checkpoints is None:

@@ -172,3 +172,16 @@ def test_several_texts_stand_beside_the_model(tmp_path, monkeypatch):
     result = load_result(tmp_path / "out", "norms")
     assert set(result.table["model"]) == {"tiny-icl on first.txt", "tiny-icl on second.txt"}
     assert {one.about["model"] for one in result.claims} == set(result.table["model"])
+
+
+def test_a_text_whose_path_holds_a_comma_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mechicl.cli import main
+
+    text = tmp_path / "first, second.txt"
+    text.write_text(" ".join(["the cat sat on a mat"] * 40))
+    asked = ["run", "norms", "--model", "tiny-icl", "--text", str(text), "--tokens", "60", "--length", "20"]
+    monkeypatch.setattr("sys.argv", ["mechicl", *asked, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert set(load_result(tmp_path / "out", "norms").table["model"]) == {"tiny-icl"}
