@@ -11,6 +11,7 @@ import torch
 
 from mechicl.errors import InputError, check_seed
 from mechicl.library import build_bridge
+from mechicl.limits import return_freed_memory
 from mechicl.models.adapter import Adapter, Model, hooked
 from mechicl.models.convert import clear_unused
 from mechicl.models.provenance import remember
@@ -62,6 +63,7 @@ def untrained_twin(model: Model, seed: int) -> Iterator[Any]:
     finally:
         for tensor in (*twin.parameters(), *twin.buffers()):
             tensor.data = torch.empty(0)
+        return_freed_memory()
 
 
 def _class(net: Adapter) -> str | None:

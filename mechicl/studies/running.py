@@ -14,7 +14,6 @@ import pandas as pd
 
 from mechicl.code_digest import measured_by
 from mechicl.errors import InputError
-from mechicl.limits import return_freed_memory
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.results import Cells, Result
@@ -89,9 +88,7 @@ class Plan:
         conditions = unit.conditions
         tables = self.study.measure_all(model, unit.part.material, conditions, batch_size=self.batch_size)
         for condition in conditions:
-            rows = self.study._checked(tables, unit.part, condition)
-            return_freed_memory()
-            yield rows
+            yield self.study._checked(tables, unit.part, condition)
 
     def units(self) -> list[Unit]:
         """What is missing, in the smallest units that measure as one run in one process does."""
