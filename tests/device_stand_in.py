@@ -22,15 +22,51 @@ def moved(model: Any) -> Any:
     """A copy of a HookedTransformer on the stand-in; of its weights only the shapes are left."""
     there = copy.deepcopy(model)
     there.cfg.device = "meta"
-    for module in there.modules():
+    _move(there)
+    return there
+
+
+def split(model: Any) -> Any:
+    """A copy of a model whose later blocks lie on the stand-in, and all else on the processor."""
+    there = copy.deepcopy(model)
+    for block in there.blocks[len(there.blocks) // 2 :]:
+        _move(block)
+    return there
+
+
+def _move(parts: torch.nn.Module) -> None:
+    for module in parts.modules():
         for tensors in (module._parameters, module._buffers):
             tensors.update({name: _moved(value) for name, value in tensors.items() if value is not None})
-    return there
+
+
+class _Copied(torch.autograd.Function):
+    """A copy to the host, all ones; gradients go back."""
+
+    @staticmethod
+    def forward(context: Any, there: Tensor) -> Tensor:
+        return torch.ones(there.shape, dtype=there.dtype, device="cpu")
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0].to("meta")
 
 
 def _moved(value: Tensor) -> Tensor:
     there = value.detach().to("meta")
     return torch.nn.Parameter(there, requires_grad=value.requires_grad) if value.is_floating_point() else there
+
+
+class _Sent(torch.autograd.Function):
+    """The way there of what has a gradient, which comes back as ones."""
+
+    @staticmethod
+    def forward(context: Any, here: Tensor) -> Tensor:
+        return here.to("meta")
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        return torch.ones(gradients[0].shape, dtype=gradients[0].dtype, device="cpu")
 
 
 class Asked(TorchFunctionMode):
@@ -51,6 +87,9 @@ class Asked(TorchFunctionMode):
             answer = self._answer(func, first, args, kwargs)
             if answer is not None:
                 return answer
+        if func is Tensor.to and first.requires_grad and not first.is_meta and "meta" in map(str, args[1:]):
+            sent: Tensor = _Sent.apply(first)
+            return sent
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and out.is_meta:
             if out.dtype == torch.float64:
@@ -72,8 +111,10 @@ class Asked(TorchFunctionMode):
             return zeros.unbind(1) if kwargs.get("as_tuple") else zeros
         if func is Tensor.cpu or (func is Tensor.to and "cpu" in map(str, (*args[1:], *kwargs.values()))):
             self.waits["cpu"] += 1
-            made_up = torch.ones if first.is_floating_point() else torch.zeros  # ones have a logarithm
-            return made_up(first.shape, dtype=first.dtype, device="cpu")
+            if first.is_floating_point():  # ones have a logarithm
+                copied: Tensor = _Copied.apply(first)
+                return copied
+            return torch.zeros(first.shape, dtype=first.dtype, device="cpu")
         return self._indexed(first, args[1]) if func is Tensor.__getitem__ else None
 
     def _indexed(self, first: Tensor, index: Any) -> Tensor | None:

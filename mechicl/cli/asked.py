@@ -63,6 +63,7 @@ class Asked(ABC):
         str | None,
         where("cpu, cuda, cuda:1, mps; default: the best there is.", completion.one_of("cpu", "cuda", "mps")),
     ] = None
+    n_devices: Annotated[int, where("GPUs to spread the layers of one model over, from --device on.", min=1)] = 1
     backend: Annotated[
         Literal["hooked", "bridge"] | None,
         where(
@@ -112,7 +113,8 @@ class Asked(ABC):
             raise InputError(
                 f"This takes one model, and --model and --checkpoints name {len(self.models())}; name one."
             )
-        how |= {"dtype": self.dtype, "device": self.device, "n_ctx": self.n_ctx, "backend": self.backend}
+        how |= {"dtype": self.dtype, "device": self.device, "n_devices": self.n_devices}
+        how |= {"n_ctx": self.n_ctx, "backend": self.backend}
         return load_model(self.models()[0], **how)
 
     def tokenizer_of(self, model: Any) -> Any:

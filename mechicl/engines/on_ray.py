@@ -14,8 +14,11 @@ _STORE = 100 * 2**20
 """Bytes of shared memory that a Ray on this machine reserves: work and answers are small."""
 
 
-def places_on_ray(address: str, n: int | None, *, gpu: bool) -> tuple[int, dict[str, Any]]:
+def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[str, Any]]:
     """Join a cluster, or begin one on this machine ("local"): number of workers, and what each asks for.
+
+    Args:
+        gpus: how many each worker takes; 0: its part of the CPUs.
 
     Raises:
         InputError: Ray is not installed, the cluster does not answer, or it has no GPU where one is needed.
@@ -25,26 +28,27 @@ def places_on_ray(address: str, n: int | None, *, gpu: bool) -> tuple[int, dict[
         how: dict[str, Any] = {"address": address}
         if address == "local":
             how |= {"object_store_memory": _STORE, "include_dashboard": False}
-            how |= {} if n is None or gpu else {"num_cpus": n}
+            how |= {} if n is None or gpus else {"num_cpus": n}
         try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # whatever Ray raises of an address
             raise InputError(f"There is no Ray cluster at {address} ({first_line(error)}); begin one, or name its "
                              "address.") from error  # fmt: skip
-    room = int(ray.cluster_resources().get("GPU" if gpu else "CPU", 0))
+    room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) // max(1, gpus)
     if not room:
-        raise InputError(f"The Ray cluster has no {'GPU' if gpu else 'CPU'} for a worker; add a node that has one.")
+        wanted = "CPU" if not gpus else "GPU" if gpus == 1 else f"{gpus} GPUs"
+        raise InputError(f"The Ray cluster has no {wanted} for a worker; add a node that has.")
     n = n or room
-    return n, {"gpu": gpu, "threads": 1 if gpu else max(1, room // n)}
+    return n, {"gpus": gpus, "threads": 1 if gpus else max(1, room // n)}
 
 
 class RaySeat(Seat):
-    """An actor with a GPU, or with as many CPUs as threads."""
+    """An actor with its GPUs, or with as many CPUs as threads."""
 
-    def __init__(self, load: Loading, *, gpu: bool, threads: int) -> None:
+    def __init__(self, load: Loading, *, gpus: int, threads: int) -> None:
         self._ray = ray = _ray()
-        asked = {"num_gpus": 1} if gpu else {"num_cpus": threads}
-        self._actor = ray.remote(_Holder).options(**asked).remote(load, "cuda" if gpu else "cpu", threads)
+        asked = {"num_gpus": gpus} if gpus else {"num_cpus": threads}
+        self._actor = ray.remote(_Holder).options(**asked).remote(load, "cuda" if gpus else "cpu", threads)
 
     def begin(self) -> None:
         try:

@@ -22,6 +22,11 @@ class Again:
     name: str
     how: Mapping[str, Any]
 
+    @property
+    def n_devices(self) -> int:
+        """Devices that each copy of the model takes."""
+        return int(self.how.get("n_devices", 1))
+
     def __call__(self, device: str) -> Any:
         from mechicl.models.loading import load_model
 

@@ -42,7 +42,7 @@ class RunsBlocks(TransformerLensModel):
         if cfg.positional_embedding_type == "shortformer":
             raise InputError(refusal(self.raw))
         out: Tensor = block(resid.to(next(block.parameters()).device))
-        return out
+        return out.to(resid.device)
 
     def _run(
         self, block: Any, found: Survey, resid: Tensor, checked: Positions, past: KeyValues | None
@@ -50,18 +50,18 @@ class RunsBlocks(TransformerLensModel):
         """The block by its parts, whose hook points fire where something listens."""
         cfg, positions = self.raw.cfg, checked.ids
         grow_tables(block.attn, checked.longest)
-        resid = resid.to(block.attn.b_O.device)
+        home, resid = resid.device, resid.to(block.attn.b_O.device)
 
         resid = block.hook_resid_pre(resid)
         attn_out, new = attend(block, resid, positions.to(resid.device), past, heard=found.attention)
         attn_out = block.hook_attn_out(attn_out)
         between = resid + attn_out
         if cfg.attn_only:
-            return block.hook_resid_post(between), new
+            return block.hook_resid_post(between).to(home), new
         if not cfg.parallel_attn_mlp:
             resid = between = block.hook_resid_mid(between)
         mlp_out = block.hook_mlp_out(_mlp(block, found.mlp, resid))
-        return block.hook_resid_post(between + mlp_out), new
+        return block.hook_resid_post(between + mlp_out).to(home), new
 
 
 def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:

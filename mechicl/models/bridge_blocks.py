@@ -66,6 +66,7 @@ class RunsBridgeBlocks(TransformerLensModel):
         block = self.raw.blocks[layer]
         number = next((i for i, parts in enumerate(self._parts) if parts.block is block), layer)
         parts = self._parts[number]
+        home, resid = resid.device, resid.to(next(block.parameters()).device)
         heard, ids = parts.heard, ids.to(resid.device)
         wrapped = heard or not parts.attention_is_plain
         attention = Attention(block.attn, past, ids, self._windows[number], heard=heard, wrapped=wrapped)
@@ -78,7 +79,7 @@ class RunsBridgeBlocks(TransformerLensModel):
                 stack.enter_context(parts.unwrapped())
                 out = block.original_component(block.hook_in(resid), **given)
         out = out[0] if isinstance(out, tuple) else out
-        return out if heard else block.hook_out(out), attention.new
+        return (out if heard else block.hook_out(out)).to(home), attention.new
 
     def _given(
         self, number: int, block: Any, resid: Tensor, ids: Tensor, attention: Attention, stands: bool
@@ -105,7 +106,9 @@ class RunsBridgeBlocks(TransformerLensModel):
         module = rotary.original_component if hasattr(rotary, "original_component") else rotary
         by_kind = "layer_type" in _parameters(type(module).forward)
         more = {"layer_type": kinds[number]} if by_kind and kinds is not None else {}
-        return module(resid, position_ids=ids, **more)
+        found = module(resid.to(self.device), position_ids=ids.to(self.device), **more)
+        parts = tuple(part.to(resid.device) for part in (found if isinstance(found, tuple) else (found,)))
+        return parts if isinstance(found, tuple) else parts[0]
 
 
 @functools.cache

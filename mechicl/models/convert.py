@@ -19,6 +19,7 @@ from mechicl.library import Backend, bridge_config, build_bridge
 from mechicl.models.compare import check_same, check_windows, converted_log_probs, dropped, original_log_probs, samples
 from mechicl.models.processing import DevicePlacement, Processing, load_state, process
 from mechicl.models.settings import corrections, known_settings
+from mechicl.models.spread import devices_from, spread
 
 Maker = Callable[[], tuple[Any, dict[str, Tensor] | None]]
 """Makes the model, and gives its weights under TransformerLens's names where these are others."""
@@ -51,8 +52,6 @@ def convert(
     Raises `InputError` where TransformerLens cannot convert the architecture, or converts it wrongly.
     """
     architecture, place = type(hf_model).__name__, place or DevicePlacement(hf_model.dtype, hf_model.device)
-    if backend == "bridge" and place.n_devices > 1:
-        raise InputError(f"n_devices={place.n_devices} splits a HookedTransformer alone; use backend='hooked'.")
     if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
         hf_model.set_attn_implementation("eager")  # others ignore the cap in some versions of transformers
     with retold(lambda error: f"TransformerLens cannot convert this {architecture} ({_reason(error)})."):
@@ -82,10 +81,7 @@ def convert(
     if place.dtype != model.cfg.dtype:
         model.to(place.dtype, print_details=False)
         check_finite(model)
-    if backend == "bridge":
-        return model.to(torch.device(place.device), print_details=False).eval()
-    model.cfg.device = str(place.device)
-    model.move_model_modules_to_device()
+    spread(model, devices_from(torch.device(place.device), place.n_devices))
     return model.eval()
 
 
@@ -110,7 +106,6 @@ def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Pa
             "init_weights": False,
             "dtype": hf_model.dtype,
             "device": "cpu",
-            "n_devices": place.n_devices,
         }
         cfg = HookedTransformerConfig.from_dict(settings)
         state = get_pretrained_state_dict(folder, cfg, hf_model, **trust)

@@ -17,6 +17,7 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.models.adapter import Hook
 from mechicl.models.blockwise import KeyValues
+from mechicl.models.spread import at_home
 
 
 class Positions(NamedTuple):
@@ -55,7 +56,7 @@ class TransformerLensModel(ABC):
         return bool(self.raw.cfg.positional_embedding_type == "standard")
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        return self.raw.blocks[layer].attn.W_O  # type: ignore[no-any-return]
+        return self.raw.blocks[layer].attn.W_O.to(self.device)  # type: ignore[no-any-return]
 
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         return self._mlp_weight(layer, "W_in")
@@ -67,7 +68,7 @@ class TransformerLensModel(ABC):
         weight = getattr(getattr(self.raw.blocks[layer], "mlp", None), name, None)
         if not isinstance(weight, Tensor) or weight.ndim != 2:
             raise InputError(f"{self.name} has no single {name} per layer (no MLP, or a mixture of experts).")
-        return weight
+        return weight.to(self.device)
 
     @property
     def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
@@ -102,6 +103,7 @@ class TransformerLensModel(ABC):
     @contextmanager
     def hooks(self, fwd: Sequence[Hook]) -> Iterator[None]:
         points = [self._point(name) for name, _ in fwd]
+        fwd = [at_home(hook, self.device) for hook in fwd]
         added: list[tuple[Any, Any]] = []
         try:
             for point, (_, fn) in zip(points, fwd, strict=True):

@@ -25,6 +25,7 @@ from mechicl.models.names import understood
 from mechicl.models.original import Original
 from mechicl.models.processing import DevicePlacement, Processing, process
 from mechicl.models.provenance import remember
+from mechicl.models.spread import devices_from, spread
 from mechicl.models.tokenizers import give_tokenizer
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def load_model(
             done unasked.
         dtype: of the loaded weights, whatever is on disk.
         device: "cuda" where there is one by default.
-        n_devices: split the blocks over so many GPUs.
+        n_devices: spread the blocks over so many GPUs, from `device` on; everything else lies on the first.
         n_ctx: longest sequence in tokens; the configuration's by default. Learned positions cannot be exceeded;
             beyond the configuration's number a model was not trained.
         trust_remote_code: let a model run Python code that came with it.
@@ -123,6 +124,7 @@ def _load_shipped(
     model = process(load_tiny_icl(place.device, place.dtype, backend), how)
     check_finite(model)
     set_context(model, model.cfg.n_ctx if n_ctx is None else n_ctx)
+    spread(model, devices_from(torch.device(place.device), place.n_devices))
     return model, {"files_sha256": weights_digest()}
 
 
@@ -175,18 +177,13 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         raise InputError(f"Device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1.") from error
     if found.type not in ("cpu", "cuda", "mps", "xpu"):  # such as meta, which holds no numbers
         raise InputError(f"Device {device!r} runs no model here; use cpu, cuda or cuda:1.")
-    needed = n_devices if n_devices > 1 else int(found.type == "cuda")
+    needed = (found.index or 0) + n_devices if found.type == "cuda" or n_devices > 1 else 0
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
-        raise InputError(f"Device {str(found)!r} needs {_gpus(needed, found)}, and there are {gpus} here; use cpu.")
+        asks = "a GPU" if needed <= 1 else f"{needed} GPUs"
+        raise InputError(f"Device {str(found)!r} needs {asks}, and there are {gpus} here; use cpu.")
     if n_devices > 1 and found.type != "cuda":
         raise InputError(f"n_devices={n_devices} needs device='cuda', got {found}.")
     return found
-
-
-def _gpus(needed: int, found: torch.device) -> str:
-    """How many GPUs a device and a number of devices ask for, in words."""
-    count = max(needed, (found.index or 0) + 1)
-    return "a GPU" if count == 1 else f"{count} GPUs"
 
 
 @contextmanager

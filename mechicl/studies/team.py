@@ -52,12 +52,12 @@ class Team:
         self._begun: dict[str, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
         self._keeping, self._ray = threading.Lock(), ray
         if ray is not None:
-            n, resources = places_on_ray(ray, n, gpu=net.device.type == "cuda")
+            n, resources = places_on_ray(ray, n, gpus=load.n_devices if net.device.type == "cuda" else 0)
             self._workers = Workers(n, lambda place: RaySeat(load, **resources))
             return
         n = n or 1
         _check_room(net, n)
-        threads, devices = max(1, torch.get_num_threads() // n), _devices(net.device, n)
+        threads, devices = max(1, torch.get_num_threads() // n), _devices(net.device, n, load.n_devices)
         self._workers = Workers(n, lambda place: OwnProcess(load, devices[place], threads))
 
     def __enter__(self) -> Team:
@@ -186,12 +186,12 @@ def _facts(model: Any) -> dict[str, Any]:
     return provenance(model)
 
 
-def _devices(device: torch.device, n: int) -> list[str]:
-    """A device for each worker: GPUs in turn, beginning with the model's own."""
+def _devices(device: torch.device, n: int, each: int) -> list[str]:
+    """The first of so many devices for each worker: GPUs in turn, beginning with the model's own."""
     if device.type != "cuda":
         return [str(device)] * n
-    gpus, first = torch.cuda.device_count(), device.index or 0
-    return [f"cuda:{(first + place) % gpus}" for place in range(n)]
+    groups, first = torch.cuda.device_count() // each, (device.index or 0) // each
+    return [f"cuda:{each * ((first + place) % groups)}" for place in range(n)]
 
 
 def _check_room(net: Any, n: int) -> None:

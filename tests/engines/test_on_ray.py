@@ -93,4 +93,4 @@ def test_a_node_is_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: 
 
 def test_there_must_be_room_for_a_worker(cluster: Any) -> None:
     with pytest.raises(InputError, match="no GPU for a worker"):
-        places_on_ray(cluster.address, 2, gpu=True)
+        places_on_ray(cluster.address, 2, gpus=1)
