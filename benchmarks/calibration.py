@@ -1,4 +1,4 @@
-"""How often each claim on prompts is supported where it must not be, and found where it must be: docs/pages/claims.md.
+"""How often each claim is supported where it must not be, and found where it must be: docs/pages/claims.md.
 
     PYTHONPATH=. python benchmarks/calibration.py [--samples 8] [--models 3] [--out calibration.json]
 
@@ -24,9 +24,9 @@ import pandas as pd
 from mechicl.studies import STUDIES, Study
 from mechicl.studies.study import Condition
 from tests import tiny
-from tests.contract.catalogue import TASK
 from tests.studies.test_label_word_claims import PROMPTS, SEEDS, outcomes, rows_of
-from tests.test_calibration import FAMILIES, SETS, untrained
+from tests.test_calibration import outcomes as outcomes_on_untrained
+from tests.test_calibration import studies
 
 _PLANTED: Mapping[str, tuple[str, str]] = {
     "compression": ("method", "hidden anchor"), "anchor-kinds": ("kind", "label words"),
@@ -38,13 +38,8 @@ _DRAWS = 50
 
 def false_alarms(study: Study, samples: int, models: int) -> list[tuple[str, str, int, str]]:
     """Claim, architecture, seed and verdict on every untrained model."""
-    sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=SETS, samples=samples, shots=1)
-    return [
-        (verdict.claim.id, family, seed, verdict.outcome)
-        for family in FAMILIES
-        for seed in range(models)
-        for verdict in study.run(untrained(family, seed), sets).claims
-    ]
+    found = outcomes_on_untrained([study], {study.name: samples}, seeds=range(models))
+    return [(*pair, outcome) for pair, verdicts in found.items() for outcome in verdicts]
 
 
 def planted(study: Any, sign: int, draw: int) -> dict[str, str]:
@@ -74,12 +69,12 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     known = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    studies = [cls() for cls in STUDIES.values() if cls.claims and cls.reads == "prompts"]
-    for study in studies:
+    answering = studies(small=False, reads=("prompts", "text", "weights"))
+    for study in answering:
         if study.name in _PLANTED and f"planted {study.name}" not in known:
             pairs = [(sign, draw) for sign in (1, -1) for draw in range(_DRAWS)]
             known[f"planted {study.name}"] = [(sign, planted(study, sign, draw)) for sign, draw in pairs]
-    for study in studies:
+    for study in answering:
         if study.name not in known:
             known[study.name] = false_alarms(study, asked.samples, asked.models)
         asked.out.write_text(json.dumps(known))
@@ -95,6 +90,8 @@ def table_of(known: Mapping[str, Any]) -> str:
     for study in STUDIES.values():
         for claim in study.claims if study.name in known else ():
             found = Counter(outcome for id, _, _, outcome in known[study.name] if id == claim.id)
+            if not found:  # of time, which untrained weights do not change
+                continue
             counts = [str(found[outcome]) for outcome in ("supported", "undecided", "contradicted")]
             draws = known.get(f"planted {study.name}", ())
             hits = [sum(verdicts[claim.id] == outcome for at, verdicts in draws if at == sign)
