@@ -37,8 +37,6 @@ def _gpt2(**more: Any) -> Any:
     from transformers import GPT2Config
 
     sizes = {"n_embd": D_MODEL, "n_layer": N_LAYERS, "n_head": N_HEADS, "n_positions": N_CTX, "vocab_size": D_VOCAB}
-    # Tests leave models in training mode, in which a Bridge's modules drop out and a HookedTransformer's do not.
-    sizes |= {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
     return GPT2Config(**sizes, **more)
 
 

@@ -38,9 +38,11 @@ class Findings:
 def examine(net: Any) -> Findings:
     """Run a few tokens through a `BridgeModel`, by its own forward pass and by parts. No hook of the user's fires.
 
-    Raises `InputError` where the model's own forward pass fails on them.
+    Raises `InputError` where the model's own forward pass fails on them, or where it has no final norm (OPT-350m).
     """
     raw = net.raw
+    if not hasattr(raw, "ln_final"):
+        raise InputError(f"{net.name} has no norm before its unembedding, without which mechicl reads no logits.")
     if (reason := _beyond_a_few_tokens(net)) is not None:
         return Findings(reason)
     tokens = (torch.arange(1, min(_TOKENS, raw.cfg.n_ctx) + 1) % raw.cfg.d_vocab)[None]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from mechicl.models.silent import has_hooks, has_own_hooks, installed_by_library
+from mechicl.models.silent import has_own_hooks, installed_by_library
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class BlockParts:
         """Whether somebody listens inside the block, or has put a module or function of their own there."""
         library = installed_by_library(self.block)
         return (
-            any(has_hooks(point, inside=False) for point in self.points)
+            any(has_own_hooks(point, library) for point in self.points)
             or any(has_own_hooks(part.module, library) for part in self.wrappers)
             or has_own_hooks(self.block, library)
             or not self.stands

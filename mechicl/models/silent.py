@@ -32,8 +32,21 @@ def installed_by_library(block: Any) -> frozenset[int]:
 
 
 def has_own_hooks(module: Any, library: frozenset[int]) -> bool:
-    """Whether a hook is installed on a module that is not TransformerLens's own."""
-    return any(number not in library for kind in _HOOKS for number in vars(module)[kind])
+    """Whether a hook is installed on a module that is not TransformerLens's own.
+
+    For OPT, whose MLP is no module of Hugging Face's, TransformerLens 4 hooks the MLP's two projections for good, so
+    that the MLP's own hook points fire too.
+    """
+    others = {number for kind in _HOOKS for number in vars(module)[kind]} - library
+    return bool(others) and not others <= {
+        handle.hook.id
+        for handle in getattr(module, "fwd_hooks", ())
+        if handle.is_permanent and _is_of_library(getattr(handle, "user_hook", None))
+    }
+
+
+def _is_of_library(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith("transformer_lens.")
 
 
 @contextmanager

@@ -292,7 +292,7 @@ def _on_anchors(model: Any) -> Pair:
 
 def _last(model: Any) -> Pair:
     patch = ReweightAnchors(torch.linspace(-1, 1, 4).reshape(1, 1, 4))
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         ours = torch.cat([last.label_logits(model, [patch]) for last in last_tokens(model, prompts())])
     return ours, run(model, prompts(), patches=[patch]).label_logits
 
@@ -350,7 +350,7 @@ def _swept(model: Any) -> Pair:
     lengths = text().lengths
     found = lesion_sweep(model, tokens.to(net.device), lesions, lengths=lengths, top_k=0).kl
     expected = []
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):
         base = net.lens(net.forward(tokens))
         for lesion in lesions:
             with lesion.on(model):
@@ -364,7 +364,7 @@ def _continued(model: Any) -> Pair:
     found = continuations(model, requests, lesions, prepend_bos=True, batch_size=2).log_prob
     expected = []
     for lesion in (Replace(0, 0), *lesions):
-        with torch.no_grad(), lesion.on(model):
+        with torch.no_grad(), frozen(model), lesion.on(model):
             expected.append([_log_prob(model, context, continuation) for context, continuation in requests])
     return found, torch.tensor(expected)
 
@@ -387,7 +387,7 @@ def _states(net: Any, prompt: Prompt) -> dict[str, torch.Tensor]:
     states: dict[str, torch.Tensor] = {}
     keep = lambda name: lambda value, hook: states.__setitem__(name, value[0].detach())  # noqa: E731
     names = [name for site in SITES for name in _names(site, range(net.sizes.n_layers))]
-    with torch.no_grad(), net.hooks([(name, keep(name)) for name in names]):
+    with torch.no_grad(), frozen(net), net.hooks([(name, keep(name)) for name in names]):
         net.forward(torch.tensor([prompt.tokens], device=net.device))
     return states
 
@@ -614,7 +614,7 @@ def jobs() -> list[Job]:
 
 def _run_on(model: Any, patch: Patch) -> Any:
     batch = material(patch).batch(hooked(model).device)
-    with patch.on(model, batch):
+    with frozen(model), patch.on(model, batch):
         return hooked(model).forward(batch.tokens)
 
 

@@ -79,23 +79,23 @@ def close_readings(ours: Reading, plain: Reading, tolerance: float = 1e-5) -> No
 def by_hand(model: Any, batch: Any, hooks: list[Hook], probe: Probe | None = None) -> Tensor:
     """TransformerLens alone: label logits at q, and the backward pass that a probe asks for."""
     with torch.random.fork_rng():  # a HookedTransformer is made with random weights
-        model = twin(model)
-    with evaluating(model):
-        logits = model.run_with_hooks(batch.tokens, fwd_hooks=hooks, prepend_bos=False, padding_side="right")
+        plain = twin(model)
+    with evaluating(model, plain):
+        logits = plain.run_with_hooks(batch.tokens, fwd_hooks=hooks, prepend_bos=False, padding_side="right")
     if not hasattr(batch, "target"):
         return logits
     at_q = logits[torch.arange(len(batch.target)), batch.target][:, batch.label_ids]
     if probe is not None and probe.objective is not None:
         probe.objective(at_q.float(), batch.gold).sum().backward()
-        model.zero_grad(set_to_none=True)
+        plain.zero_grad(set_to_none=True)
     return at_q
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(*models: Any) -> Iterator[None]:
     """Without the dropout of Hugging Face's modules; a HookedTransformer has none."""
-    outer = getattr(model, "original_model", None)
-    training = [(part, part.training) for root in (model, outer) if isinstance(root, Module) for part in root.modules()]
+    roots = [root for model in models for root in (model, getattr(model, "original_model", None))]
+    training = [(part, part.training) for root in roots if isinstance(root, Module) for part in root.modules()]
     try:
         for part, _ in training:
             part.training = False
@@ -168,11 +168,11 @@ def test_patches_equal_the_plain_path(model: Any) -> None:
             continue  # an order is of one number of layers
         material = catalogue.material(patch)
         batch, order = material.batch(net.device), patch.order(model.cfg.n_layers)
-        with torch.no_grad(), patch.on(model, batch):
+        with torch.no_grad(), evaluating(model), patch.on(model, batch):
             ours = read_at_q(net, batch, net.forward(batch.tokens))
         if not isinstance(material, TokenCorpus):
             close(effect(model, material, patch), ours, 2e-5)
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
             final = final_residuals(net, net.embed(batch.tokens), batch, [patch])[1]
             close(read_at_q(net, batch, final), ours, 2e-5)
             if order is None:
@@ -217,7 +217,7 @@ def effect(model: Any, material: Any, *patches: Patch) -> Tensor:
     if not isinstance(material, TokenCorpus):
         return run(model, material, patches=patches, batch_size=2).label_logits
     net = hooked(model)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         return net.lens(net.forward(material.batch(net.device).tokens))
 
 

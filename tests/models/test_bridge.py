@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, OPTConfig
 
 import mechicl as mi
 from mechicl.errors import InputError
 from mechicl.library import chosen
 from mechicl.models import blockwise, hooked, provenance, runs_by_block
+from mechicl.models.convert import convert
+from mechicl.models.processing import Processing
 from mechicl.models.provenance import weight_digest
 from mechicl.patches import IsolateLabels
 from mechicl.probes import SaliencyFlow
@@ -23,7 +26,7 @@ from tests.contract import catalogue
 
 DIGEST = "4c8dda34027e73d83745dc17c409ee8932920bb1a8a4bac568b294fb9305f4c0"
 """Of the tiny GPT-2's weights, with TransformerLens 3.9 and with 4."""
-BRIDGES = [family for family in tiny.cases if family.endswith("/bridge")]
+BRIDGES = list(dict.fromkeys([*(family for family in tiny.cases if family.endswith("/bridge")), "opt/bridge"]))
 if os.environ.get("MECHICL_MATRIX"):
     BRIDGES += [f"{family}/bridge" for family in tiny.new]
 
@@ -102,7 +105,9 @@ def test_modules_of_the_users_own_run(net):
     same(net.forward(tokens), net.whole(tokens))
     del inner.forward
     layer = net.raw.blocks[1].original_component
-    name = next(name for name, part in layer.named_children() if part is net.raw.blocks[1].mlp)
+    block = net.raw.blocks[1]
+    wrappers = (block.mlp, block.ln2) if hasattr(block, "ln2") else (block.mlp,)  # OPT's MLP is no module
+    name = next(name for name, part in layer.named_children() if part in wrappers)
     setattr(layer, name, torch.nn.Identity())
     assert (net.forward(tokens) - before).abs().max() > 1e-3
     same(net.forward(tokens), net.whole(tokens))
@@ -132,6 +137,14 @@ def test_the_digest_is_of_the_weights_that_compute():
     with torch.no_grad():
         model.blocks[2].attn.q.original_component.weight[3, 4] += 1e-3
     assert weight_digest(model) != DIGEST
+
+
+def test_a_model_without_a_final_norm_is_refused():
+    """OPT-350m: its norms come after sublayers, and it projects its embedding in and out."""
+    sizes = {"hidden_size": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+    config = OPTConfig(**sizes, word_embed_proj_dim=16, do_layer_norm_before=False, max_position_embeddings=64)
+    with pytest.raises(InputError, match=r"^tiny-opt-350m has no norm before its unembedding"):
+        convert(AutoModelForCausalLM.from_config(config), Processing(), name="tiny-opt-350m", backend="bridge")
 
 
 def test_a_backend_that_is_not_there_is_refused():
@@ -168,12 +181,11 @@ def test_a_filter_edits_every_point_once_whatever_its_names(net):
         def hooks(self, model, batch):
             return [(self.points, lambda value, hook: value * 0.5)]
 
-    def out_of_mlp(name):
-        return name.startswith("blocks.1.") and name.endswith(("hook_mlp_out", "mlp.hook_out"))
-
-    assert sum(map(out_of_mlp, net.hook_names())) > 1, "the control"
+    one = "blocks.1.hook_mlp_out"
+    names = {name for name in net.hook_names() if len(net.distinct({name, one})) == 1}
+    assert len(names) > 1, "the control"
     by_filter, by_name = (
         mi.run(net, catalogue.prompts(), patches=[Halve(points)], progress=None).label_logits
-        for points in (out_of_mlp, "blocks.1.hook_mlp_out")
+        for points in (names.__contains__, one)
     )
     torch.testing.assert_close(by_filter, by_name)
