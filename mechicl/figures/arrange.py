@@ -15,16 +15,19 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from mechicl.figures.axes import set_ticks
 from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
 
 WIDE, NARROW = 1040, 380
 """Pixels: a page on a desk, and in a hand."""
 
-_LEAST_PANEL = 18
+_LEAST_PANEL = 22
 """Width of a panel with its axis, in sizes of text."""
 _WORDS = 0.32
 """Share of the width that words at a y axis may take."""
 _LONGEST_HEADING = 400
+_SYMBOL = 80
+"""Pixels of a legend's entry beside its name, rather too many."""
 
 
 @dataclass
@@ -45,6 +48,7 @@ def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: floa
     columns = _columns(len(boxes), meta, width / size)
     grid = [boxes[start : start + columns] for start in range(0, len(boxes), columns)]
     figure.update_layout(font_size=size)
+    _show_scales(grid)
     starts, widths = _across(grid, columns, meta, width, size)
     left, right = starts[0], width - starts[-1] - widths[-1]
     top = _head(figure, meta, width, size) if heading else 8.0
@@ -58,7 +62,8 @@ def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: floa
             begin = (starts[place] - left) / across
             x = (begin, min(1.0, begin + widths[place] / across))
             y = (max(0.0, 1 - (lower - edges[0][0]) / down), 1 - (upper - edges[0][0]) / down)
-            _place(box, x, y, widths[place], _WORDS * width, size, labelled=place == 0 or not meta.get("common", True))
+            labelled = place == 0 or not meta.get("common", True)
+            _place(box, x, y, (widths[place], lower - upper), _WORDS * width, size, labelled=labelled)
     if heading:
         figure.layout.title.y = 1 - 1.9 * size / (end + legend)
     else:
@@ -99,18 +104,29 @@ def _across(
 ) -> tuple[list[float], list[float]]:
     """Left edge and width of every column, in pixels."""
     common = meta.get("common", True)
-    before = []
+    before, bar = [], 0.0
     for place in range(columns):
         own = [row[place] for row in grid if place < len(row)]
         room = max(_left(box, width, size) for box in own)
-        before.append(room if place == 0 or not common else 1.4 * size)
-    bars = any(getattr(trace, "showscale", None) for row in grid for box in row for trace in box.traces)
-    free = width - sum(before) - (7.5 * size if bars else 1.2 * size) - 0.6 * size * (columns - 1)
+        before.append((room if place == 0 or not common else 1.4 * size) + bar)
+        bar = 6.3 * size if any(getattr(trace, "showscale", None) for box in own for trace in box.traces) else 0.0
+    free = width - sum(before) - bar - 1.2 * size - 0.6 * size * (columns - 1)
     shares = list(meta.get("widths") or []) if len(meta.get("widths") or []) == columns else [1.0] * columns
     widths = [free * share / sum(shares) for share in shares]
     ends = list(accumulate(room + own + 0.6 * size for room, own in zip(before, widths, strict=True)))
     starts = [before[0], *(end + room for end, room in zip(ends, before[1:], strict=False))]
     return starts, widths
+
+
+def _show_scales(grid: Sequence[Sequence[_Panel]]) -> None:
+    """Of neighbouring heat maps on one named scale the last in a row shows it."""
+    for row in grid:
+        after: Any = None
+        for trace in (trace for box in reversed(row) for trace in box.traces if trace.type == "heatmap"):
+            scale = (trace.colorbar.title.text, trace.zmin, trace.zmax, trace.colorscale)
+            if scale[0]:
+                trace.showscale = None in scale[:3] or scale != after
+            after = scale
 
 
 def _down(
@@ -184,7 +200,7 @@ def _place(
     box: _Panel,
     x: tuple[float, float],
     y: tuple[float, float],
-    width: float,
+    pixels: tuple[float, float],
     room: float,
     size: float,
     *,
@@ -195,23 +211,27 @@ def _place(
     box.x.showticklabels = True
     box.y.showticklabels = labelled
     box.y.title.font.color = None if labelled else "rgba(0,0,0,0)"
-    for letter, axis in (("x", box.x), ("y", box.y)):
-        axis.title.font.size = size
+    for letter, axis, along in (("x", box.x, pixels[0]), ("y", box.y, pixels[1])):
+        axis.title.font.size, font = size, axis.tickfont.size or size
         words = _words(box, letter)
         if words and (axis.ticktext is None or _ours(axis)):
-            pixels, font = room if letter == "y" else width / len(words), axis.tickfont.size or size
-            lines = [wrapped_html(unescape(word), pixels, font) for word in words]
+            lines = [
+                wrapped_html(unescape(word), room if letter == "y" else along / len(words), font) for word in words
+            ]
             axis.update(tickmode="array", tickvals=words, ticktext=lines)
+        elif not words:
+            set_ticks(axis, box.traces, letter, along, font)
     if box.heading is not None:
         box.heading.update(
-            text=wrapped_html(box.name, width, 1.05 * size), x=x[0], y=y[1], xref="paper", yref="paper",
+            text=wrapped_html(box.name, pixels[0], 1.05 * size), x=x[0], y=y[1], xref="paper", yref="paper",
             xanchor="left", yanchor="bottom", align="left", showarrow=False, font={"size": 1.05 * size},
         )  # fmt: skip
     for trace in box.traces:
         if getattr(trace, "showscale", None):
             trace.colorbar.update(
-                x=x[1], xanchor="left", y=(y[0] + y[1]) / 2, len=y[1] - y[0], thickness=0.9 * size, xpad=6, ypad=0
-            )
+                x=x[1], xanchor="left", y=(y[0] + y[1]) / 2, len=y[1] - y[0], thickness=0.9 * size, xpad=6, ypad=0,
+                title_font_size=size, tickfont_size=size,
+            )  # fmt: skip
 
 
 def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float) -> float:
@@ -232,15 +252,17 @@ def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float)
 
 
 def _legend_height(figure: go.Figure, width: float, size: float) -> float:
-    """Room for the entries, which plotly sets one after the other and breaks into lines."""
+    """Break names that are longer than a line, and return the room for all entries, which plotly sets one by one."""
     shown = {}
     for trace in figure.data:
         if trace.showlegend is not False and trace.name:
-            shown[trace.legendgroup or trace.name] = trace.name
+            lines = wrapped(unescape(trace.name.replace("<br>", " ")), width - _SYMBOL, size)
+            trace.name = "<br>".join(map(plain, lines))
+            shown[trace.legendgroup or trace.name] = lines
     if len(figure.data) < 2 or not shown:
         return 0.0
     # On several lines plotly may give each entry the widest one's room, and it leaves more between groups than within.
-    entries = [width_of(name, size) + 80 for name in shown.values()]
-    a_line = max(1, int((width - 20) // max(entries)))
-    lines = 1 if sum(entries) - 24 * len(entries) <= width - 20 else -(-len(entries) // a_line)
-    return lines * max(1.75 * size, 19.5) + 6
+    entries = [max(width_of(line, size) for line in lines) + _SYMBOL for lines in shown.values()]
+    a_row = max(1, int((width - 20) // max(entries)))
+    rows = 1 if sum(entries) - 24 * len(entries) <= width - 20 else -(-len(entries) // a_row)
+    return rows * max(map(len, shown.values())) * max(1.75 * size, 19.5) + 6

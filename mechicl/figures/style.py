@@ -31,13 +31,11 @@ LIGHT = _template(ink="#1d1d1f", line="#6E6E73", grid="#e8e8ec", paper="#ffffff"
 DARK = _template(ink="#e8e8ea", line="#9a9aa2", grid="#34363c", paper="#16171a")
 
 
-def styled(
-    figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "", counts: int | None = None, height: int = 300
-) -> go.Figure:
+def styled(figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "", height: int = 300) -> go.Figure:
     """Give a figure the house style, once all is drawn; axis titles carry their units.
 
-    `counts`, the largest value of an x axis of whole numbers (layers), keeps its ticks whole. `height` is that of a
-    panel, in pixels. Titles are shown as they are: names in them may hold anything.
+    An axis of whole numbers (layers) has a `dtick`. `height` is that of a panel, in pixels. Titles are shown as they
+    are: names in them may hold anything.
     """
     known = dict(figure.layout.meta or {})
     figure.update_layout(
@@ -45,8 +43,6 @@ def styled(
         hovermode="x unified",
         meta={"common": True, **known, "title": title, "subtitle": subtitle, "height": height},
     )
-    if counts is not None:
-        figure.update_xaxes(dtick=max(1, -(-counts // 12)), tick0=0)
     _name_axes(figure, x, y)
     _explain_bands(figure)
     return arrange(figure, width=WIDE)

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseTraceType
 
-from mechicl.figures import INK, curve_traces, error_bars, panels, styled
+from mechicl.figures import INK, bounded, curve_traces, error_bars, panels, styled
 
 
 @dataclass(frozen=True)
@@ -78,21 +78,30 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
         widths=drawing.widths or None,
     )  # fmt: skip
     named: set[str] = set()
+    whole = drawing.x in drawing.rows and pd.api.types.is_integer_dtype(drawing.rows[drawing.x])
+    beyond = False
     for place, panel in enumerate(drawing.panels):
         grid = {"row": place // columns + 1, "col": place % columns + 1}
-        for item in panel.content:
-            if isinstance(item, Level):
-                _add_level(figure, item, grid)
-                continue
-            for trace in _traces(drawing, item) if isinstance(item, Curve) else (item,):
-                if trace.showlegend is None:
-                    trace.update(showlegend=bool(trace.name) and trace.name not in named, legendgroup=trace.name)
-                    named.add(trace.name)
-                figure.add_trace(trace, **grid)
-        whole = drawing.x in drawing.rows and pd.api.types.is_integer_dtype(drawing.rows[drawing.x])
-        ticks = {"tick0": 0, "dtick": max(1, -(-int(drawing.rows[drawing.x].max()) // 12))} if whole else {}
-        figure.update_xaxes({**ticks, **panel.x_axis}, **grid)
-        figure.update_yaxes({**drawing.y_axis, **panel.y_axis}, **grid)
+        for level in panel.content:
+            if isinstance(level, Level):
+                _add_level(figure, level, grid)
+        traces = _all_traces(drawing, panel)
+        for trace in traces:
+            if trace.showlegend is None:
+                trace.update(showlegend=bool(trace.name) and trace.name not in named, legendgroup=trace.name)
+                named.add(trace.name)
+        counted = whole and any(isinstance(item, Curve | go.Heatmap) for item in panel.content)
+        axes = {"x": {**({"dtick": 1} if counted else {}), **panel.x_axis}, "y": {**drawing.y_axis, **panel.y_axis}}
+        marks = _bound(axes, traces, panel, common=drawing.common)
+        beyond = beyond or bool(marks)
+        for trace in (*traces, *marks):
+            if trace.type == "scatter":
+                trace.cliponaxis = False  # no mark at an axis's end is cut
+            figure.add_trace(trace, **grid)
+        figure.update_xaxes(axes["x"], **grid)
+        figure.update_yaxes(axes["y"], **grid)
+    if beyond:
+        subtitle = f"{subtitle}; triangles: values beyond the axis"
     x_title = drawing.x if drawing.x_title is None else drawing.x_title
     styled(figure, title=title, subtitle=subtitle, x=x_title, y=drawing.y_title, height=drawing.height)
     return figure.update_layout(hovermode=drawing.hover)
@@ -114,20 +123,26 @@ def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **mor
 
 
 def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = False, **more: Any) -> list[Panel]:
-    """Panels with a value for each head [layer head], by title; the last shows the scale. `more` is plotly's."""
+    """Panels with a value for each head [layer head], by title, on one scale. `more` is plotly's.
+
+    The scale holds all but the 1 % of heads that are furthest from 0.
+    """
     ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "≥ 100"]}
-    style = {"colorscale": "Viridis", "zmin": -1, "zmax": 2} if logarithm else {"colorscale": "RdBu_r"}
+    sizes = [np.abs(values[np.isfinite(values)]) for values in grids.values()]
+    limit = float(np.quantile(np.concatenate([*sizes, [1e-9]]), 0.99))
+    style = {"colorscale": "RdBu_r", "zmin": -limit, "zmax": limit}
+    if logarithm:
+        style = {"colorscale": "Viridis", "zmin": -1, "zmax": 2}
     panels = list[Panel]()
     for title, values in grids.items():
         n_layers, n_heads = values.shape
         grid = go.Heatmap(
             z=np.log10(np.maximum(values, 0.1)) if logarithm else values, customdata=values,
-            x=list(range(n_heads)), y=list(range(n_layers)), showscale=len(panels) == len(grids) - 1,
+            x=list(range(n_heads)), y=list(range(n_layers)),
             colorbar={"title": {"text": unit, "side": "right"}, **(ticks if logarithm else {})},
             hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **style | more,
         )  # fmt: skip
-        axes = ({"title_text": name, "dtick": max(1, n // 8)} for name, n in (("head", n_heads), ("layer", n_layers)))
-        panels.append(Panel(title, [grid], *axes))
+        panels.append(Panel(title, [grid], *({"title_text": name, "dtick": 1} for name in ("head", "layer"))))
     return panels
 
 
@@ -136,6 +151,29 @@ def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str,
     marker = {"symbol": symbol, "size": 12, "color": INK, "line": {"width": 2}}
     style = {"hovertemplate": "%{x:.4f}", "marker": marker, **more}
     return go.Scatter(y=list(names), x=list(values), mode="markers", name=name, **style)
+
+
+def _all_traces(drawing: Drawing, panel: Panel) -> list[Any]:
+    """What is drawn in a panel, but for its levels."""
+    return [
+        trace
+        for item in panel.content
+        if not isinstance(item, Level)
+        for trace in (_traces(drawing, item) if isinstance(item, Curve) else (item,))
+    ]
+
+
+def _bound(axes: dict[str, dict[str, Any]], traces: Sequence[Any], panel: Panel, *, common: bool) -> list[go.Scatter]:
+    """Keep outliers and wide intervals from setting the axis of values; returns the marks of points beyond it."""
+    letter = "x" if any(trace.type == "bar" and trace.orientation == "h" for trace in traces) else "y"
+    axis = axes[letter]
+    if (common and letter == "y") or axis.get("range") or axis.get("type") == "log":
+        return []
+    levels = [item.value for item in panel.content if isinstance(item, Level)]
+    limits, marks = bounded(traces, letter, levels=levels, zero=axis.get("rangemode") == "tozero")
+    if limits is not None:
+        axis["range"] = limits
+    return marks
 
 
 def _traces(drawing: Drawing, item: Curve) -> list[go.Scatter]:

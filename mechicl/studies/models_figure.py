@@ -128,8 +128,8 @@ def _heat_map(title: str, grid: pd.DataFrame, log: bool) -> Panel:
     with np.errstate(divide="ignore", invalid="ignore"):
         shown = np.log10(values) if log else values
     trace = go.Heatmap(
-        x=list(grid.columns), y=list(grid.index), z=shown, customdata=values, colorscale="Viridis", showscale=True,
-        colorbar={"title": {"text": "log10" if log else "", "side": "right"}},
+        x=list(grid.columns), y=list(grid.index), z=shown, customdata=values, colorscale="Viridis",
+        colorbar={"title": {"text": "log10" if log else "mean", "side": "right"}},
         hovertemplate="step %{x}, depth %{y:.2f}: %{customdata:.4g}<extra></extra>",
     )  # fmt: skip
     return Panel(title, [trace], {"type": "category"})

@@ -180,7 +180,9 @@ class AnchorHeads(AgainstTwins):
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
         note = f"mean of tasks; k = {self._k(result)}; {intervals(summary)}"
-        return Drawing(summary, heads_panels(summary), x_title="", note=note, hover="closest", height=260)
+        panels = heads_panels(summary)
+        widths = (1.0, 1.0) if len(panels) % 2 == 0 else ()  # scores in pairs
+        return Drawing(summary, panels, x_title="", note=note, hover="closest", height=260, widths=widths)
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         """Of every task, how many of the k highest heads of two scores are the same, and how many chance gives."""

@@ -35,10 +35,7 @@ def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def heads_panels(summary: pd.DataFrame) -> list[Panel]:
-    """Bars of what ablation leaves; reading and gathering by head, their effects, induction and previous-token scores.
-
-    Two and two, so that a scale, which stands right of its pair, is the last in a row.
-    """
+    """Bars of what ablation leaves; of every head reading, gathering, their effects, induction, previous-token scores."""
     grids, pair = grids_of(summary), ("reading", "gathering")
     style: dict[str, Any] = {"colorscale": "Viridis"}
     enriched = head_grids(
@@ -47,9 +44,8 @@ def heads_panels(summary: pd.DataFrame) -> list[Panel]:
     )  # fmt: skip
     effects = {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in pair}
     scores = {"induction score": grids["induction"], "attention to the previous token": grids["previous"]}
-    left = _bars(summary)
     return [
-        *left[:2], *enriched, *left[2:], *head_grids(effects, "logits per edge", **style),
+        *_bars(summary), *enriched, *head_grids(effects, "logits per edge"),
         *head_grids(scores, "share of attention", zmin=0, zmax=1, **style),
     ]  # fmt: skip
 

@@ -31,11 +31,11 @@ def patching_panels(summary: pd.DataFrame, sites: Sequence[str], kinds: Sequence
             there = [kind for kind in reversed(kinds) if kind in of_site.index]
             grid = go.Heatmap(
                 z=of_site.loc[there].to_numpy(), x=of_site.columns.tolist(), y=there, zmin=-1, zmax=1,
-                colorscale="RdBu_r", showscale=len(panels) == len(sites) - 1,
+                colorscale="RdBu_r",
                 colorbar={"title": {"text": "restored", "side": "right"}},
                 hovertemplate="layer %{x}, %{y}: %{z:.3f}<extra></extra>",
             )  # fmt: skip
-            x_axis = {"title_text": "layer", "dtick": max(1, -(-of_site.shape[1] // 6))}
+            x_axis = {"title_text": "layer", "dtick": 1}
             panels.append(Panel(f"{site.replace('_', ' ')}, {how}", [grid], x_axis))
     for direction, title in _WHOLE.items():
         whole = where(means, metric="clean_answer", direction=direction, layer=-1).set_index("kind")

@@ -173,9 +173,11 @@ class DeepLayers(Study):
                 [Curve(metric, *style, where=task) for metric, style in _CURVES.items() if metric.startswith(start)]
                 for start in ("AUCROC", "R")
             )
-            panels.append(Panel(title, [*curves, paper, Level(0.5, GREY, dash="dash")], {}, {"title_text": "AUROC"}))
+            panels.append(
+                Panel(f"AUROC: {title}", [*curves, paper, Level(0.5, GREY, dash="dash")], {}, {"title_text": "AUROC"})
+            )
             if where(rows, metric="R")["low"].notna().any():
-                panels.append(Panel(f"{title}: R", shares, {}, {"title_text": "R"}))
+                panels.append(Panel(f"R: {title}", shares, {}, {"title_text": "R"}))
             else:
                 undetermined.append(title)
             if "attention_by_head" in result.table and task["task"] != AVERAGE:

@@ -225,7 +225,7 @@ class ErrorDiagnosis(Study):
                 seeds = "" if len(of_some) == len(rows) else f", seed {', '.join(map(str, of_some['seed'].unique()))}"
                 correlations = where(summary, task=task, metric="spearman")
                 curves = pairs.correlation_traces(correlations, components)
-                layers = {"title_text": "layer", "dtick": max(1, int(correlations["layer"].max()) // 8)}
+                layers = {"title_text": "layer", "dtick": 1}
                 spearman = {"title_text": "Spearman", "range": [-1.05, 1.05]}
                 maps = {"real confusion": pairs.heat_map(real_matrix(of_some), 0.5)}
                 for m in (components, *(n for n in numbers if n != components)):

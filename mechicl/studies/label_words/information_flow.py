@@ -208,7 +208,9 @@ class InformationFlow(Study):
     def drawing(self, result: Result) -> Drawing:
         table, summary = result.table, result.summary().assign(weights=_GIVEN)
         tasks, rows = by_task(summary), [summary]
-        panels = [Panel(title, self._curves(task), y_axis={"range": [0, 1]}) for title, task in tasks.items()]
+        panels = [
+            Panel(f"Flow: {title}", self._curves(task), y_axis={"range": [0, 1.02]}) for title, task in tasks.items()
+        ]
         if _TEXT in table:
             rows.append(self.other_shares(table))
         if "weights" in table:
@@ -219,9 +221,13 @@ class InformationFlow(Study):
             rows.append(enrichment)
             panels += [Panel(f"Enrichment: {title}", _enrichment(task), y_axis=_LOG) for title, task in tasks.items()]
         if self.by_head:
-            heads = [_heads(title, where(table, **task)) for title, task in tasks.items()]
-            panels += head_grids({name: grid for one in heads for name, grid in one.items()}, _AVERAGE, logarithm=True)
-        return Drawing(pd.concat(rows), panels, y_title="share of mean saliency per edge", note=bands(summary))
+            heads = [_heads(title, where(table, **task)).items() for title, task in tasks.items()]
+            grids = dict(one for of_kind in zip(*heads, strict=True) for one in of_kind)
+            panels += head_grids(grids, _AVERAGE, logarithm=True)
+        return Drawing(
+            pd.concat(rows), panels, y_title="share of mean saliency per edge", note=bands(summary),
+            widths=(1.0,) * len(tasks) if len(tasks) in (2, 3) else (),
+        )  # fmt: skip
 
     def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
         """The three shares of a task; by the other way of joining heads dotted, S_wp from text alone dashed."""
@@ -270,6 +276,6 @@ def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
         by_layer = table.groupby(["weights", "layer"], sort=False)[_column(kind, "by head")]
         means = by_layer.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
         twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
-        beyond = f"; largest of an untrained model's: {max(twins):.2g}" if twins else ""
-        grids[f"{title}: {kind} by head{beyond}"] = np.stack(means.T[_GIVEN].to_list())
+        beyond = f" (untrained: at most {max(twins):.2g})" if twins else ""
+        grids[f"{kind.capitalize()} by head: {title}{beyond}"] = np.stack(means.T[_GIVEN].to_list())
     return grids

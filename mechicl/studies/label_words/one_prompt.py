@@ -20,7 +20,7 @@ from mechicl.probes.saliency import HeadReduce
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing
-from mechicl.studies.label_words.saliency_map import LEGEND, map_panel, saliency_map, texts_and_roles
+from mechicl.studies.label_words.saliency_map import LEGEND, map_height, map_panel, saliency_map, texts_and_roles
 from mechicl.studies.study import Condition, Study
 
 _SHOWN = 10
@@ -106,4 +106,8 @@ class OnePrompt(Study):
             )
             for (_, task, seed, layer), rows in result.table.groupby(_MAP, sort=False, dropna=False)
         ]
-        return Drawing(result.table[:0], panels, x="", note=LEGEND, height=700, hover="closest")
+        longest = int(result.table["token"].max()) + 1
+        return Drawing(
+            result.table[:0], panels, x="", note=LEGEND, height=map_height(longest), hover="closest",
+            widths=(1.0,) * result.table["layer"].nunique(),
+        )  # fmt: skip

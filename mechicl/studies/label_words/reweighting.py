@@ -274,7 +274,9 @@ class Reweighting(Study):
         summary, learned, panels = result.summary(), self.learning_curves(result.table), []
         for title, task in by_task(summary).items():
             rows = where(summary, **task)
-            panels.append(Panel(title, _accuracies(rows), {"range": [0, 1.02], "title_text": "accuracy"}))
+            panels.append(
+                Panel(f"Accuracy: {title}", _accuracies(rows), {"range": [0, 1.02], "title_text": "accuracy"})
+            )
             gains = _named(where(rows, metric="gain"))[::-1]
             less = bars(gains, gains["name"], [_COLOURS.get(name, SKY) for name in gains["method"]])
             panels.append(Panel("Re-weighted less each, same queries", [less], {"title_text": "gain in accuracy"}))

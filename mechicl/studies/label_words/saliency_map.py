@@ -57,7 +57,7 @@ def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], 
         )
     maps = zip(layers, saliency.tril(-1).numpy(), strict=True)
     panels = [map_panel(f"layer {layer}", edges, *texts_and_roles(prompt)) for layer, edges in maps]
-    drawing = Drawing(pd.DataFrame(), panels, x="", height=max(300, 11 * len(prompt)), hover="closest")
+    drawing = Drawing(pd.DataFrame(), panels, x="", height=map_height(len(prompt)), hover="closest")
     return draw(drawing, title="Saliency of attention edges", subtitle=LEGEND)
 
 
@@ -71,6 +71,7 @@ def texts_and_roles(prompt: Prompt) -> tuple[list[str], list[str]]:
 def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterable[str]) -> Panel:
     """The edges of one layer [query key] beside the largest; each token's text in the colour of its role."""
     colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": "#6E6E6E"}
+    roles = list(roles)
     labels = [
         f'<span style="color:{colours[role]}">{plain(text.replace(chr(10), "⏎"))}</span>'
         for text, role in zip(texts, roles, strict=True)
@@ -79,10 +80,24 @@ def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterab
         z=np.sqrt(edges / max(edges.max(), 1e-30)), zmin=0, zmax=1, colorscale="Blues", showscale=False,
         customdata=edges,        hovertemplate="%{y} reads %{x}<br>saliency %{customdata:.3g}<extra></extra>",
     )  # fmt: skip
-    size = 9 if len(labels) < 100 else 7
-    ticks = {"tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": labels, "tickfont": {"size": size}}
-    y = {**ticks, "autorange": "reversed", "title_text": "reading token"}
-    return Panel(title, [heat], {**ticks, "tickangle": -90, "title_text": "read token"}, y)
+    everything = list(range(len(labels)))
+    across = [i for i in everything if len(labels) <= _NAMED_ACROSS or roles[i] in ("p", "q")]
+    rows, columns = (
+        {"tickmode": "array", "tickvals": named, "ticktext": [labels[i] for i in named],
+         "tickfont": {"size": 9 if len(labels) < _MANY else 7}}
+        for named in (everything, across)
+    )  # fmt: skip
+    y = {**rows, "autorange": "reversed", "title_text": "reading token"}
+    return Panel(title, [heat], {**columns, "tickangle": -90, "title_text": "read token"}, y)
+
+
+def map_height(n_tokens: int) -> int:
+    """Pixels in which every row of a map has its token's text."""
+    return max(300, (12 if n_tokens < _MANY else 9) * n_tokens)
+
+
+_NAMED_ACROSS, _MANY = 24, 100
+"""Tokens that can all be named below a map; and of how many the names are small."""
 
 
 LEGEND = (

@@ -56,7 +56,7 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
             panels.append(Panel(f"{model}, {title}", [curve for curve in curves if len(curve.x)]))
     return Drawing(
         summary, panels, x="depth", x_title="depth (0 first layer, 1 last)", common=True, widths=(1.0,) * len(kinds),
-        y_title="scaled to 0..1", y_axis={"range": [-0.02, 1.12], "dtick": None}, hover="closest",
+        y_title="scaled to 0..1", y_axis={"range": [-0.02, 1.12]}, hover="closest",
         note=f"each curve on its own scale, linear within its layers' spread, logarithmic outside; {note}",
     )  # fmt: skip
 

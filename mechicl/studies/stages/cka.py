@@ -246,14 +246,15 @@ class Cka(AgainstTwins):
         return figure
 
 
-_DOWN = {"autorange": "reversed"}
+_DOWN = {"autorange": "reversed", "dtick": 1}
 
 
 def _heat_map(matrix: FloatArray, low: FloatArray | None = None, high: FloatArray | None = None) -> go.Heatmap:
     bounds = (matrix, matrix) if low is None or high is None else (low, high)
     interval = "" if low is None else " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     return go.Heatmap(
-        z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1, showscale=low is not None,
+        z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
+        colorbar={"title": {"text": "CKA", "side": "right"}},
         customdata=np.stack(bounds, -1), hovertemplate=f"before %{{y}} and %{{x}}: %{{z:.3f}}{interval}<extra></extra>",
     )  # fmt: skip
 

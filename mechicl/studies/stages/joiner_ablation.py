@@ -166,7 +166,7 @@ class JoinerAblation(Study):
             names = [_AFTER[str(after)] for after in rows.index]
             bars.append(go.Bar(x=names, y=rows["mean"], name=of, marker_color=colour, error_y=error_bars(rows),
                                hovertemplate="%{y:.4f}"))  # fmt: skip
-        panel = Panel("loss added on the token after", bars, {"title_text": "", "dtick": None})
+        panel = Panel("loss added on the token after", bars, {"title_text": ""})
         return Drawing(summary, [panel], y_title="nats", note=f"heads at their means; {TEXT_BAND}")
 
 

@@ -147,8 +147,7 @@ class ManyLesions(Study):
                   [_dots(drops, "size", "agreement", "one draw", BLUE), Curve("agreement", "mean over draws", BLUE)],
                   y_axis={"range": [0, 1.02]}),
             Panel("KL, layers out of order", disorders,
-                  x_axis={"title_text": "Kendall's tau of the order", "autorange": "reversed", "tick0": None,
-                          "dtick": None}),
+                  x_axis={"title_text": "Kendall's tau of the order", "autorange": "reversed"}),
         ]  # fmt: skip
         return Drawing(
             rows, panels, x="size", x_title="middle layers dropped", y_axis={"rangemode": "tozero"}, hover="closest",

@@ -97,10 +97,10 @@ class NormsStudy(Study):
                 Curve("resid_post_median", "residual, median elsewhere", INK, "dot"),
             ]
             panels = [
-                Panel("norm of the output, position 0 left out", norms),
+                Panel("norm of the output, position 0 left out", norms, y_axis=_LOG),
                 Panel("norms at position 0", at_0, y_axis=_LOG),
                 Panel("over the residual's norm", ratios, y_axis=_LOG),
-                Panel("1 − cos(before, after)", [Curve("block_influence", "block influence", GREY)]),
+                Panel("1 − cos(before, after)", [Curve("block_influence", "block influence", GREY)], y_axis=_LOG),
             ]
         return Drawing(result.summary(), panels, note=TEXT_BAND, y_axis={"rangemode": "tozero"})
 

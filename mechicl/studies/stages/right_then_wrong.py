@@ -150,7 +150,7 @@ class RightThenWrong(AgainstTwins):
                 Level(any_layer["by chance"], GREY, "by chance"),
             ]),
             Panel("over all layers", _bars(where(summary, arm="any")),
-                  {"title_text": "share of tokens", "dtick": None}, {"title_text": "clean entropy"}),
+                  {"title_text": "share of tokens"}, {"title_text": "clean entropy"}),
             Panel("right with a layer dropped", [
                 Curve("accuracy", "all tokens", INK, where={"arm": "drop"}),
                 Curve("restored", "right, then wrong", PURPLE, where={"arm": "drop"}),

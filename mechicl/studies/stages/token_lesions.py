@@ -103,7 +103,7 @@ class TokenLesions(Study):
             groups = list(rows["group"].unique()) if last else sorted(rows["group"].unique(), key=_order)
             # names of tokens such as "1 '='" would be taken for numbers
             axis = {"type": "category", "autorange": "reversed", "tickfont_size": 10}
-            panels.append(Panel(title, [_map(rows, groups, kl["mean"], scale=last)], y_axis=axis))
+            panels.append(Panel(title, [_map(rows, groups, kl["mean"])], y_axis=axis))
         return Drawing(
             kl, panels, about=f" ({self.kind})", hover="closest",
             note="colour: KL to the clean model (nats) at the tokens read; intervals on hover",
@@ -168,7 +168,7 @@ def _order(group: str) -> float:
     return WORDS.index(group) if group in WORDS else float(group.split("-")[0].split()[0])
 
 
-def _map(rows: pd.DataFrame, groups: list[str], means: pd.Series[float], *, scale: bool) -> go.Heatmap:
+def _map(rows: pd.DataFrame, groups: list[str], means: pd.Series[float]) -> go.Heatmap:
     """Layers across, groups down; colour is the logarithm of the mean, on one scale for all panels."""
     mean, low, high = (
         rows.pivot(index="group", columns="layer", values=name).loc[groups] for name in ("mean", "low", "high")
@@ -178,8 +178,9 @@ def _map(rows: pd.DataFrame, groups: list[str], means: pd.Series[float], *, scal
     ticks = [tick for tick in ticks if bounds[0] <= np.log10(tick) <= bounds[1]]
     return go.Heatmap(
         z=np.log10(mean.to_numpy().clip(1e-6)), x=mean.columns, y=[plain(name) for name in groups],
-        zmin=bounds[0], zmax=bounds[1], colorscale="Viridis", showscale=scale,
-        colorbar={"tickvals": np.log10(ticks), "ticktext": [f"{tick:g}" for tick in ticks]},
+        zmin=bounds[0], zmax=bounds[1], colorscale="Viridis",
+        colorbar={"title": {"text": "KL (nats)", "side": "right"}, "tickvals": np.log10(ticks),
+                  "ticktext": [f"{tick:g}" for tick in ticks]},
         customdata=np.stack([mean, low, high], -1),
         hovertemplate="%{y}, layer %{x}: %{customdata[0]:.4f} [%{customdata[1]:.4f}, %{customdata[2]:.4f}]"
         "<extra></extra>",

@@ -197,7 +197,7 @@ class Voting(Study):
                 curves = [Curve(f"{group}, {order}", group, colour) for group, colour in _COLOURS.items()]
                 panels.append(Panel(f"ensembles, {title}", [*curves, *levels]))
         dots = [_dots(where(summary, metric=_SINGLE, kind=kind), kind) for kind in ("prediction", "suppression")]
-        axis = {"title_text": "effect on the class's logits", "dtick": None}
+        axis = {"title_text": "effect on the class's logits"}
         panels.append(Panel("single neurons", [*dots, *levels], x_axis=axis))
         return Drawing(
             summary, panels, x="k", x_title="neurons", y_title="accuracy", common=True,

@@ -187,7 +187,7 @@ class WordMerging(Study):
                   [Curve("within_1", "same word", BLUE), Curve("across_1", "another word", GREY)]),
             Panel("sub-joiner heads: AUROC, held-out words", [*aurocs, Level(0.5, GREY)]),
             Panel("best head: attention to the word's other tokens", of_best,
-                  x_axis={"title_text": "tokens of a word: head", "dtick": None}),
+                  x_axis={"title_text": "tokens of a word: head"}),
             Panel("what a cut in one layer adds to the loss (nats)",
                   [Curve("cost, within", "edges inside the word", VERMILION),
                    Curve("cost, before", "edges before the word", GREY)]),

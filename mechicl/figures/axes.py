@@ -1,0 +1,122 @@
+"""Where axes end and what stands at their ticks: whole numbers up to the last, no outlier that flattens the rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from mechicl.figures.text import width_of
+
+_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+_FEW_DECADES = 2
+_FENCE, _FEW = 10.0, 0.05
+"""Quartile ranges beyond the quartiles from which a point is an outlier, where no more than this share of points is."""
+
+
+def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size: float) -> None:
+    """Give an axis of numbers the ticks that have room on it.
+
+    An axis of whole numbers, which has a `dtick` of 1, has none beyond its last value; one of logarithms has powers of
+    ten, with 2 and 5 between where these are few.
+    """
+    values = coordinates(traces, letter)
+    if axis.type == "log" and (values > 0).any():
+        decades = np.ptp(np.log10(values[values > 0]))
+        axis.dtick = "D2" if decades < _FEW_DECADES else max(1, round(decades / 8))
+        return
+    if axis.dtick != 1 or not len(values):
+        return
+    first, last = math.ceil(values.min()), math.floor(values.max())
+    room = width_of(str(last), size) + 0.9 * size if letter == "x" else 1.9 * size
+    step = next((step for step in _STEPS if (last - first) / step * room <= pixels), _STEPS[-1])
+    begin = -(-first // step) * step
+    axis.update(tickmode="array", tickvals=list(range(begin, last + 1, step)), tickangle=0)
+
+
+def bounded(
+    traces: Sequence[Any], letter: str = "y", *, levels: Sequence[float] = (), zero: bool = False
+) -> tuple[tuple[float, float] | None, list[go.Scatter]]:
+    """The range of a linear axis that neither an outlier nor a wide interval sets, and a mark for each point beyond.
+
+    None where the axis may be as long as everything on it. Intervals have as much room on either side as the points.
+    """
+    curves = [trace for trace in traces if trace.type in ("scatter", "bar") and not getattr(trace, "fill", None)]
+    points = coordinates(curves, letter)
+    if not len(points):
+        return None, []
+    kept = _without_outliers(points)
+    low, high = (float(end) for end in (min(kept.min(), *levels, np.inf), max(kept.max(), *levels, -np.inf)))
+    if zero or any(trace.type == "bar" for trace in curves):
+        low, high = min(low, 0.0), max(high, 0.0)
+    ends = _ends(traces, curves, letter)
+    room = high - low
+    if room <= 0 or (len(kept) == len(points) and low - room <= ends.min() and ends.max() <= high + room):
+        return None, []
+    low, high = max(low - room, min(low, ends.min())), min(high + room, max(high, ends.max()))
+    edge = 0.05 * (high - low)
+    low, high = low - edge * (low != 0 or not zero), high + edge
+    return (low, high), _beyond(curves, letter, low, high)
+
+
+def coordinates(traces: Iterable[Any], letter: str) -> np.ndarray:
+    """All finite numbers that traces have on an axis."""
+    found = [np.empty(0)]
+    for trace in traces:
+        values = getattr(trace, letter, None)
+        if values is None and trace.type == "heatmap" and trace.z is not None:
+            values = range(np.shape(trace.z)[0 if letter == "y" else 1])
+        found.append(_numbers(values))
+    joined = np.concatenate(found)
+    return joined[np.isfinite(joined)]
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Those of a trace; none of categories."""
+    return np.array(
+        [np.nan if v is None or isinstance(v, str) else v for v in (() if values is None else values)], float
+    )
+
+
+def _without_outliers(points: np.ndarray) -> np.ndarray:
+    lower, upper = np.quantile(points, [0.25, 0.75])
+    fence = _FENCE * (upper - lower)
+    kept = points[(points >= lower - fence) & (points <= upper + fence)]
+    few = len(points) - len(kept) <= max(1, _FEW * len(points))
+    return kept if fence > 0 and few else points
+
+
+def _ends(traces: Sequence[Any], curves: Sequence[Any], letter: str) -> np.ndarray:
+    """Ends of all bands and error bars."""
+    found = [coordinates([trace for trace in traces if getattr(trace, "fill", None)], letter)]
+    for trace in curves:
+        error, values = trace[f"error_{letter}"], _numbers(trace[letter])
+        if error.array is not None:
+            found += [values + np.asarray(error.array, float), values - np.asarray(error.arrayminus, float)]
+    joined = np.concatenate(found)
+    return joined[np.isfinite(joined)] if np.isfinite(joined).any() else coordinates(curves, letter)
+
+
+def _beyond(curves: Sequence[Any], letter: str, low: float, high: float) -> list[go.Scatter]:
+    """At the end of the axis a triangle for each point that lies further out, and the value of the furthest."""
+    other = "x" if letter == "y" else "y"
+    symbols = ("triangle-down", "triangle-up") if letter == "y" else ("triangle-left", "triangle-right")
+    places = ("top center", "bottom center") if letter == "y" else ("middle right", "middle left")
+    furthest = (np.nanmin(coordinates(curves, letter)), np.nanmax(coordinates(curves, letter)))
+    marks = []
+    for trace in curves:
+        colour = trace.line.color if trace.type == "scatter" and trace.line.color else trace.marker.color
+        for i, value in enumerate(_numbers(trace[letter])):
+            if low <= value <= high or np.isnan(value):
+                continue
+            above, own = bool(value > high), colour[i] if isinstance(colour, (list, tuple, np.ndarray)) else colour
+            text = f"{value:.3g}"
+            marks.append(go.Scatter(
+                {letter: [high if above else low], other: [trace[other][i]]}, mode="markers+text", name=trace.name,
+                text=[text if value == furthest[above] else ""], textposition=places[above], textfont={"color": own},
+                marker={"symbol": symbols[above], "size": 9, "color": own}, showlegend=False, hovertemplate=text,
+            ))  # fmt: skip
+    return marks
