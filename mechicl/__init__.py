@@ -8,10 +8,11 @@
 
     mi.information_flow(model, prompts)  # a study: table, figure, provenance
     mi.run(model, prompts, probes=[mi.probes.LabelAttention()], patches=[mi.patches.Drop(3)])
+    mi.scan(model, prompts[0])  # a first look at one prompt, layer by layer
     mi.explore(model, prompts[0])  # one prompt, interactively
 
 Load what you need:   load_model, load_task, load_corpus, load_result, load_studies
-Run it:               run, explore
+Run it:               run, scan, explore
 Studies:              information_flow, isolation, reweighting, layer_lesions, logit_lens, stages_atlas;
                       every other one, and your own: mi.studies
 What you handle:      Task, Prompt, PromptSet, TokenCorpus, Reading, Result
@@ -37,7 +38,7 @@ NAMESPACES = ("corpora", "engines", "metrics", "models", "patches", "probes", "s
 _NAMES = {
     "mechicl.corpora": ("TokenCorpus", "load_corpus"),
     "mechicl.errors": ("InputError", "NumericalError"),
-    "mechicl.explorer": ("explore",),
+    "mechicl.explorer": ("explore", "scan"),
     "mechicl.hooks": ("Patch", "Probe", "Watch", "run"),
     "mechicl.models": ("load_model",),
     "mechicl.prompts": ("Prompt", "PromptSet"),

@@ -1,8 +1,7 @@
-// The explorer's picture. One file for both lives of it: a Jupyter widget that asks the kernel (the default export, for
-// anywidget), and a page that keeps what was computed (openPage). Texts enter the document as text nodes only.
+// The explorer. One file, behind picture.js, for both lives of it: a Jupyter widget that asks the kernel (the default
+// export, for anywidget), and a page that keeps what was computed (openPage).
 
-const SVG = "http://www.w3.org/2000/svg";
-const NONE = { isolate: null, drop: null, own: [] };
+const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
 
 export default {
   render({ model, el }) {
@@ -30,6 +29,7 @@ function fromKernel(model) {
   model.on("msg:custom", hear);
   return {
     live: true,
+    has: () => true,
     ask: (ask, switches, about = 0) =>
       new Promise((resolve, reject) => {
         waiting.set(++last, { resolve, reject });
@@ -39,44 +39,26 @@ function fromKernel(model) {
   };
 }
 
-/** Looks up what the page keeps: every patch on its own, heads and guesses without patches. */
+/** Looks up what the page keeps: some patches, each on its own; heads and guesses without patches. */
 function fromPage(kept) {
   const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
+  const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;
   return {
     live: false,
+    has: (switches) => found(switches) !== undefined,
     async ask(ask, switches, about = 0) {
-      if (ask === "view") return kept.views.find((one) => same(one.switches, switches)).view;
-      if (!same(switches, NONE)) throw new Error("This page keeps it without patches only; in a notebook it is computed.");
+      if (ask === "view") return found(switches);
+      if (!same(switches, NONE)) throw new Error("This page keeps these for the clean model only; a notebook computes them.");
+      if (!kept[ask][about]) throw new Error("Of a long prompt this page keeps the lens at label words and at the end; a notebook computes it anywhere.");
       return kept[ask][about];
     },
     close: () => {},
   };
 }
 
-const order = ({ isolate, drop, own }) => [isolate, drop, [...own].sort()];
+const order = ({ isolate, drop, own, heads, exchange }) => [isolate, drop, [...own].sort(), heads, exchange];
 
 // ---- small helpers --------------------------------------------------------------------------------------------------
-
-/** An HTML element; strings among the children become text, never markup. */
-function h(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child != null));
-  return node;
-}
-
-function s(tag, attributes = {}) {
-  const node = document.createElementNS(SVG, tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  return node;
-}
-
-/** A text on one line, with what cannot be seen made visible; kept apart from its neighbours' direction of writing. */
-const label = (text) => h("bdi", {}, text.replace(/\n/g, "⏎").trim() || "␣");
 
 function percent(share) {
   if (share == null) return "–";
@@ -85,7 +67,11 @@ function percent(share) {
   return `${(100 * share).toFixed(share < 0.1 || share > 0.995 ? 2 : 1)} %`;
 }
 
-const number = (value) => Number(value).toPrecision(3);
+const number = (value) => (value && value < 0.01 ? "< 0.01" : String(Number(Number(value).toPrecision(3))));
+const times = (value) => `${number(value)} times`;
+
+/** How far up a bar a factor stands: 1 and less at its foot, 100 and more at its top. */
+const ofLog = (factor) => Math.min(1, Math.max(0, Math.log10(Math.max(factor, 1e-9)) / 2));
 
 /** What the colours above the slider mean, each with its name, and what is measured. */
 const caption = (measure, ...parts) =>
@@ -96,23 +82,28 @@ function keepKeys(event) {
   if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
 }
 
+const SIGHTS = {
+  saliency: "Saliency", attention: "Attention", enrichment: "Enrichment",
+};
+const EXPLAINED = {
+  saliency: "Saliency: how much the loss would change, to first order, if the edge were deleted (Eq. 1).",
+  attention: "Attention: mean over heads, without edges to position 0.",
+  enrichment: "Enrichment: saliency over what an average token gets; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
+};
+
 let mounted = 0;
 
 // ---- the explorer ---------------------------------------------------------------------------------------------------
 
 function mount(root, start, source) {
   const id = `mx${++mounted}`;
-  const anchors = new Set(start.anchors);
   const state = {
-    layer: 0, token: null, view: start.view, switches: { ...NONE, own: [] },
-    heads: null, off: new Set(), guesses: null, playing: null, busy: 0, error: "",
+    layer: 0, token: null, view: start.view, switches: NONE, sight: "saliency", beside: false,
+    heads: null, off: new Set(), guesses: null, playing: null, busy: 0,
+    folded: new Set(start.tokens.length > LONG ? start.blocks.keys() : []),
   };
-
-  const kind = (query, key) => (anchors.has(query) ? "wp" : query === start.target && anchors.has(key) ? "pq" : "ww");
-  const name = (token) => {
-    const { text, role } = start.tokens[token];
-    return h("span", { class: `mx-name mx-${role || "other"}` }, label(text || "…"));
-  };
+  const on = () => JSON.stringify(state.switches) !== JSON.stringify(NONE);
+  const hears = { follow, fold, describe };
 
   // -- the frame
 
@@ -124,13 +115,27 @@ function mount(root, start, source) {
   const where = h("output", { class: "mx-where", for: `${id}-layer` });
   const bars = h("div", { class: "mx-bars", "aria-hidden": "true" });
   const largest = h("span", {}, "share of the layer’s saliency");
-  const barsTitle = h("div", { class: "mx-note" },
-    caption("share of mean saliency per edge, by layer", ["wp", "into label words (S_wp)"],
-      ["pq", "label words to target (S_pq)"], ["ww", "other edges (S_ww)"]),
-    caption(largest, ["in", "flows into the token"], ["out", "flows out of it"]));
-  const svg = s("svg", { "aria-hidden": "true", class: "mx-arcs" });
-  const text = h("div", { class: "mx-text", role: "group", "aria-label": "Tokens of the prompt", dir: "ltr",
-    style: `--mx-leading:${start.tokens.length > 150 ? 2.7 : 3.4}` });
+  const captions = {
+    saliency: start.anchors.length
+      ? caption("share of mean saliency per edge, by layer", ["wp", "into label words (S_wp)"],
+        ["pq", "label words to target (S_pq)"], ["ww", "other edges (S_ww)"])
+      : caption("This prompt has no label words, so no flow into them or out of them. Click a token for its own."),
+    attention: caption("share of attention, mean over tokens and heads", ["ww", "goes to position 0"]),
+    enrichment: start.anchors.length
+      ? caption("times an average token, logarithm from 1 to 100", ["wp", "label words gather"], ["pq", "target reads label words"])
+      : caption("This prompt has no label words. Click a token for its own."),
+    token: caption(largest, ["in", "flows into the token"], ["out", "flows out of it"]),
+    tokenEnrichment: caption("times an average token, logarithm from 1 to 100", ["in", "the token gathers"], ["out", "the target reads it"]),
+  };
+  const barsTitle = h("div", { class: "mx-note" }, ...Object.values(captions));
+  const sights = h("div", { class: "mx-sights", role: "group", "aria-label": "What arcs show" },
+    ...Object.entries(SIGHTS).map(([sight, name]) =>
+      h("button", { type: "button", class: "mx-sight", "aria-pressed": "false", "data-sight": sight, onclick: () => see(sight) }, name)));
+  const explained = h("span", { class: "mx-soft" });
+  const foldAll = h("button", { type: "button", class: "mx-link", hidden: start.tokens.length <= LONG, onclick: () => {
+    state.folded = new Set(state.folded.size ? [] : start.blocks.keys());
+    draw();
+  } });
   const readout = h("p", { class: "mx-readout", role: "status" });
   const headBox = h("div", { class: "mx-heads" });
   const prediction = h("div", { class: "mx-prediction" });
@@ -138,7 +143,7 @@ function mount(root, start, source) {
   const patches = h("div", { class: "mx-patches" });
   const lens = h("div", { class: "mx-lens" });
   const trouble = h("p", { class: "mx-error", role: "alert", hidden: true });
-  const picture = h("div", { class: "mx-picture" }, svg, text);
+  const pictures = h("div", { class: "mx-pictures" });
 
   const frame = h(
     "section", { class: "mx", lang: "en", "aria-label": "Explorer of one prompt", onkeydown: keepKeys },
@@ -147,59 +152,43 @@ function mount(root, start, source) {
         h("span", { title: start.task }, h("bdi", {}, start.task || "stored prompt")),
         h("span", {}, `${start.tokens.length} tokens`)),
       h("div", { class: "mx-legend" },
-        h("span", {}, h("i", { class: "mx-name mx-w" }, "w"), " demonstration text"),
-        h("span", {}, h("i", { class: "mx-name mx-p" }, "p"), " label word"),
+        ...(start.anchors.length ? [h("span", {}, h("i", { class: "mx-name mx-w" }, "w"), " demonstration text"),
+          h("span", {}, h("i", { class: "mx-name mx-p" }, "p"), " label word")] : []),
         h("span", {}, h("i", { class: "mx-name mx-q" }, "q"), " target"))),
     trouble,
     h("div", { class: "mx-columns" },
       h("div", { class: "mx-main" },
         h("div", { class: "mx-depth" }, play,
           h("div", { class: "mx-scrub", style: `--layers:${start.layers}` }, bars, slider), where),
-        barsTitle, picture, readout, headBox),
+        barsTitle, h("div", { class: "mx-tools" }, sights, explained, foldAll), pictures, readout, headBox),
       h("aside", { class: "mx-side" },
-        h("h3", {}, "Prediction ", h("small", {}, "among the label words")), verdict, prediction,
-        h("h3", {}, "Patches"), patches,
+        h("h3", {}, "Prediction ", h("small", {}, start.anchors.length ? "among the label words" : "among these answers")), verdict, prediction,
+        h("h3", {}, "Change the model or the prompt"), patches,
         h("h3", {}, "Logit lens ", h("small", {}, "whole vocabulary")), lens)));
   for (const [role, colour] of Object.entries(start.colours)) frame.style.setProperty(`--mx-${role}`, colour);
   root.replaceChildren(frame);
 
-  // -- tokens
-
-  const chips = start.tokens.map(({ text: shown, role }, i) => {
-    const body = shown.trim();
-    const chip = h("button", {
-      type: "button", class: `mx-token mx-${role || "other"}${body ? "" : " mx-blank"}`, tabindex: i ? -1 : 0,
-      "aria-pressed": "false", "data-token": i,
-      "aria-label": `token ${i}${role ? `, ${role}` : ""}: ${body || (/\n/.test(shown) ? "line break" : shown ? "space" : "rest of a character")}`,
-      onclick: () => follow(state.token === i ? null : i),
-      onfocus: () => chips.forEach((other, j) => (other.tabIndex = j === i ? 0 : -1)),
-      onkeydown: (event) => steer(event, i),
-    }, h("bdi", {}, body || (/\n/.test(shown) ? "⏎" : shown ? "␣" : "·")));
-    return chip;
-  });
-  start.tokens.forEach(({ text: shown, gap }, i) => {
-    const before = gap + (/^\s*/.exec(shown)?.[0] ?? "");
-    if (/\n/.test(before) && shown.trim()) text.append(h("br"));
-    else if (before) text.append(" ");
-    if (gap.trim()) text.append(h("span", { class: "mx-gap" }, h("bdi", {}, gap.trim())));
-    text.append(chips[i], document.createElement("wbr"));
-    if (/\n\s*$/.test(shown)) text.append(h("br"));
-  });
-
-  function steer(event, i) {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    const next = step ? i + step : { Home: 0, End: chips.length - 1 }[event.key];
-    if (event.key === "Escape") follow(null);
-    if (next == null || !chips[next]) return;
-    event.preventDefault();
-    chips[next].focus();
+  /** Pictures by the exchanged demonstration; the prompt as it is has none. */
+  const drawn = new Map();
+  function pictureOf(exchange, which) {
+    const key = `${exchange}-${which}`;
+    if (!drawn.has(key)) {
+      const { texts = {} } = start.exchanges.find((one) => one.number === exchange) ?? {};
+      drawn.set(key, makePicture(start, start.tokens.map((one, i) => (texts[i] ? { ...one, text: texts[i] } : one)), hears));
+    }
+    return drawn.get(key);
   }
 
   // -- what is shown of a layer
 
-  /** Edges [query, key, saliency] of the layer, for the heads that are on. */
-  function edges() {
-    if (!state.heads || !state.off.size) return state.view.edges[state.layer];
+  /** Edges [query, key, value] of the layer in a view; of the view at hand for the heads that are shown. */
+  function edges(view) {
+    if (!view.saliency) return [];
+    if (state.sight === "enrichment") {
+      return view.reading[state.layer].map((value, key) => [start.target, key, value])
+        .filter(([, key, value]) => key !== start.target && value >= 1).sort((a, b) => b[2] - a[2]).slice(0, 40);
+    }
+    if (state.sight === "attention" || view !== state.view || !state.heads || !state.off.size) return view[state.sight].edges[state.layer];
     return state.heads.edges
       .map(([query, key], i) => {
         const sum = state.heads.values[i].reduce((total, value, head) => (state.off.has(head) ? total : total + value), 0);
@@ -207,133 +196,117 @@ function mount(root, start, source) {
       })
       .filter((edge) => edge[2] > 0)
       .sort((a, b) => b[2] - a[2])
-      .slice(0, Math.max(40, state.view.edges[state.layer].length));
+      .slice(0, Math.max(40, view.saliency.edges[state.layer].length));
   }
 
-  const paths = new Map();
+  /** What is on, in words. */
+  function named({ isolate, drop, own, heads, exchange }) {
+    const one = start.exchanges.find(({ number: n }) => n === exchange);
+    return [
+      isolate && `label words isolated in layers ${isolate[0]} to ${isolate[1]}`, drop != null && `layer ${drop} dropped`,
+      ...heads.map(([layer, head]) => `head ${head} of layer ${layer} ablated`), ...own,
+      one && `label word of demonstration ${one.number + 1} exchanged`,
+    ].filter(Boolean).join(", ");
+  }
 
-  function drawArcs() {
-    const seen = edges();
-    const strongest = seen[0]?.[2] ?? 1;
-    const box = picture.getBoundingClientRect();
-    if (!box.width) return;
-    svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
-    const place = chips.map((chip) => {
-      const rect = chip.getBoundingClientRect();
-      return {
-        x: rect.left - box.left + rect.width / 2, top: rect.top - box.top + 1,
-        bottom: rect.bottom - box.top - 1, right: rect.right - box.left,
-      };
+  function draw() {
+    const shown = [[state.switches, state.view]];
+    if (state.beside && on()) shown.unshift([NONE, start.view]);
+    const used = shown.map(([{ exchange }], i) => pictureOf(exchange, shown.length > 1 ? i : 0));
+    if (pictures.children.length !== used.length || used.some((one, i) => one.element !== pictures.children[i])) {
+      pictures.replaceChildren(...used.map((one) => one.element));
+    }
+    pictures.classList.toggle("mx-two", used.length > 1);
+    used.forEach((one, i) => {
+      const [switches, view] = shown[i];
+      const outlined = state.sight === "enrichment" && view.gathering
+        ? view.gathering[state.layer].map((value, token) => [token, ofLog(value)]).filter(([, strength]) => strength) : [];
+      one.draw({
+        edges: edges(view), said: state.sight, token: state.token, folded: state.folded, outlined,
+        heading: switches === NONE ? (used.length > 1 ? "Clean" : null) : `Changed: ${named(switches)}`,
+        missing: view.saliency ? null : "This page keeps the answer under this change, not the edges; a notebook computes them.",
+      });
     });
-    const edge = box.width - 2;
-    const kept = new Set();
-    for (const [query, key, saliency] of seen) {
-      const at = `${query}-${key}`;
-      const share = saliency / strongest;
-      const touches = state.token == null || query === state.token || key === state.token;
-      let path = paths.get(at);
-      if (!path) {
-        path = s("path", { pathLength: 1, fill: "none" });
-        path.addEventListener("pointerenter", () => describe(path.edge));
-        path.addEventListener("pointerleave", () => describe(null));
-        paths.set(at, path);
-        svg.append(path);
-        path.style.opacity = 0;
-        path.getBoundingClientRect();
-      }
-      path.edge = { query, key, saliency, share };
-      path.setAttribute("class", `mx-arc mx-${kind(query, key)}`);
-      path.setAttribute("d", curve(place[key], place[query], edge));
-      path.style.strokeWidth = `${(0.8 + 5.2 * share).toFixed(2)}px`;
-      path.style.opacity = (touches ? 0.12 + 0.8 * share ** 0.6 : 0.03).toFixed(3);
-      kept.add(at);
-    }
-    for (const [at, path] of paths) {
-      if (kept.has(at)) continue;
-      paths.delete(at);
-      path.style.opacity = 0;
-      setTimeout(() => path.remove(), 400);
-    }
-    markTokens(seen);
+    foldAll.textContent = state.folded.size ? "Unfold all demonstrations" : "Fold all demonstrations";
+    explained.textContent = EXPLAINED[state.sight];
+    sights.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.sight === state.sight)));
+    drawBars();
     describe(null);
   }
 
-  /** From the token that is read to the later one that reads it: over the line, down to the next, or round the text. */
-  function curve(from, to, edge) {
-    const across = Math.abs(to.x - from.x), drop = to.top - from.bottom;
-    if (Math.abs(from.top - to.top) < 6) {
-      const rise = Math.min(30, 9 + 0.1 * across);
-      return `M${from.x},${from.top}C${from.x},${from.top - rise} ${to.x},${to.top - rise} ${to.x},${to.top}`;
-    }
-    if (drop < 60) {
-      return `M${from.x},${from.bottom}C${from.x},${from.bottom + 0.75 * drop} ${to.x},${to.top - 0.75 * drop} ${to.x},${to.top}`;
-    }
-    const x = Math.min(edge, Math.max(from.x, to.x) + 20 + 0.34 * drop);
-    return `M${from.x},${from.bottom}C${x},${from.bottom + 34} ${x},${to.top - 34} ${to.x},${to.top}`;
-  }
-
-  /** Tokens that a followed token reads, or that read it, are outlined as strongly as the flow between them. */
-  function markTokens(seen) {
-    const strength = new Map();
-    for (const [query, key, saliency] of seen) {
-      if (query !== state.token && key !== state.token) continue;
-      const other = query === state.token ? key : query;
-      strength.set(other, Math.max(strength.get(other) ?? 0, saliency));
-    }
-    const most = Math.max(...strength.values(), 1e-30);
-    chips.forEach((chip, i) => {
-      chip.setAttribute("aria-pressed", String(i === state.token));
-      chip.style.setProperty("--mx-strength", ((strength.get(i) ?? 0) / most).toFixed(3));
-      chip.classList.toggle("mx-far", state.token != null && i !== state.token && !strength.has(i));
-    });
-  }
+  const picture = () => pictureOf(state.switches.exchange, state.beside && on() ? 1 : 0);
+  const name = (end) => picture().name(end);
 
   function describe(edge) {
+    const view = state.view, layer = state.layer;
     if (edge) {
-      readout.replaceChildren(name(edge.query), " reads ", name(edge.key),
-        `: saliency ${number(edge.saliency)}, ${percent(edge.share)} of the largest`);
+      const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: `${percent(edge.value)} of the attention`,
+        enrichment: `${times(edge.value)} an average token` }[edge.said];
+      readout.replaceChildren(name(edge.query), " reads ", name(edge.key), `: ${what}`);
       return;
     }
-    const seen = edges();
-    if (!seen.length) {
-      readout.replaceChildren("Nothing flows here: the loss does not depend on this layer's attention.");
-      return;
-    }
+    if (!view.saliency) { readout.replaceChildren(); return; }
+    const seen = edges(view);
     if (state.token != null) return describeToken(seen);
-    const [query, key] = seen[0];
-    const cut = state.off.size
-      ? `the ${seen.length} strongest edges of the heads that are on`
-      : `the ${seen.length} strongest of ${state.view.total[state.layer]} edges, ${percent(state.view.shown[state.layer])} of the layer’s saliency`;
-    readout.replaceChildren(`Drawn: ${cut}. Strongest: `, name(query), " reads ", name(key), ".");
+    if (state.sight === "enrichment") return describeEnrichment(seen);
+    if (!seen.length) {
+      readout.replaceChildren(state.off.size === start.heads ? "No head is shown." : "Nothing flows here: the loss does not depend on this layer's attention.");
+      return;
+    }
+    const [query, key] = seen[0], { total, shown, sink } = view[state.sight];
+    const whole = state.sight === "saliency" ? "the layer’s saliency" : "the attention that does not go to position 0";
+    const cut = state.off.size && state.sight === "saliency"
+      ? `the ${seen.length} strongest edges of the heads that are shown`
+      : `the ${seen.length} strongest of ${total[layer]} edges, ${percent(shown[layer])} of ${whole}`;
+    readout.replaceChildren(`Drawn: ${cut}. Strongest: `, name(query), " reads ", name(key), ".",
+      ...(sink ? [` Position 0 takes ${percent(sink[layer])} of all attention.`] : []));
+  }
+
+  function describeEnrichment(seen) {
+    const enriched = state.view.enriched?.[state.layer];
+    const most = seen.length ? ["The target reads ", name(seen[0][1]), ` most: ${times(seen[0][2])} an average token.`] : ["The target reads no token more than an average one."];
+    readout.replaceChildren(...(enriched ? [`Label words are read ${times(enriched[0])} as much as an average token (random text ${number(enriched[1])}), and gather ${times(enriched[2])} as much (random text ${number(enriched[3])}). `] : []), ...most);
   }
 
   function describeToken(seen) {
-    const reads = seen.find(([query]) => query === state.token);
-    const readBy = seen.find(([, key]) => key === state.token);
-    const share = (sums) => percent(sums[state.layer][state.token]);
-    readout.replaceChildren(name(state.token), ` (token ${state.token}): ${share(state.view.into)} of the layer’s saliency flows into it`,
-      ...(reads ? [", most from ", name(reads[1])] : []), `; ${share(state.view.out)} flows out of it`,
-      ...(readBy ? [", most to ", name(readBy[0])] : []), ". ",
-      h("button", { type: "button", class: "mx-link", onclick: () => follow(null) }, "Show all"));
+    const { token, layer, view } = state;
+    const reads = seen.find(([query]) => query === token), readBy = seen.find(([, key]) => key === token);
+    const all = h("button", { type: "button", class: "mx-link", onclick: () => follow(null) }, "Show all");
+    const links = [...(reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
+    const said = {
+      saliency: `${percent(view.into[layer][token])} of the layer’s saliency flows into it, ${percent(view.out[layer][token])} out of it.`,
+      attention: "its strongest edges.",
+      enrichment: `it gathers ${times(view.gathering[layer][token])} as much as an average token, and the target reads it ${times(view.reading[layer][token])} as much.`,
+    }[state.sight];
+    readout.replaceChildren(name(token), ` (token ${token}): ${said}`, ...links);
   }
 
-  /** Above the slider: by layer, where information flows; or, of a followed token, how much flows in and out. */
+  /** Above the slider, by layer: where information flows; or, of a followed token, how much flows in and out. */
   function drawBars() {
-    const token = state.token;
-    const flows = token == null ? state.view.flow : state.view.into.map((into, layer) => [into[token], state.view.out[layer][token]]);
-    // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
-    const full = token == null ? 1 : Math.max(...flows.map(([into, out]) => into + out), 1e-30);
-    const columns = flows.map((flow, layer) => {
-      const parts = (token == null ? ["wp", "pq", "ww"] : ["in", "out"]).map((part, i) =>
-        h("i", { class: `mx-bar mx-${part}`, style: `height:${100 * (flow?.[i] ?? 0) / full}%` }));
-      return h("div", { class: layer === state.layer ? "mx-now" : "", onclick: () => { stop(); toLayer(layer); } }, ...parts);
-    });
+    const view = state.view.saliency ? state.view : start.view, { token, sight } = state;
+    let title = sight, parts = ["wp", "pq", "ww"], rows = view.flow ?? view.into.map(() => []), full = 1, pair = false;
+    if (sight === "attention") { parts = ["ww"]; rows = view.attention.sink.map((share) => [share]); }
+    if (sight === "enrichment") {
+      pair = true;
+      parts = ["wp", "pq"];
+      rows = (view.enriched ?? view.into.map(() => [0, 0, 0, 0])).map(([read, , gather]) => [ofLog(gather), ofLog(read)]);
+    }
+    if (token != null && sight !== "attention") {
+      parts = ["in", "out"];
+      title = pair ? "tokenEnrichment" : "token";
+      rows = view.into.map((into, layer) => (pair ? [ofLog(view.gathering[layer][token]), ofLog(view.reading[layer][token])] : [into[token], view.out[layer][token]]));
+      // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
+      if (!pair) full = Math.max(...rows.map(([into, out]) => into + out), 1e-30);
+    }
+    bars.classList.toggle("mx-pair", pair);
+    bars.replaceChildren(...rows.map((row, layer) =>
+      h("div", { class: layer === state.layer ? "mx-now" : "", onclick: () => { stop(); toLayer(layer); } },
+        ...parts.map((part, i) => h("i", { class: `mx-bar mx-${part}`, style: `height:${100 * (row[i] ?? 0) / full}%` })))));
     largest.textContent = `share of the layer’s saliency, at most ${percent(full)}`;
-    bars.replaceChildren(...columns);
-    [...barsTitle.children].forEach((one, i) => one.classList.toggle("mx-absent", i !== Number(token != null)));
+    for (const [key, node] of Object.entries(captions)) node.classList.toggle("mx-absent", key !== title);
   }
 
-  // -- prediction, guesses, heads, patches
+  // -- prediction, guesses, heads, changes
 
   function drawPrediction() {
     const before = start.view.probs, after = state.view.probs, patched = on();
@@ -363,26 +336,39 @@ function mount(root, start, source) {
     const rows = (state.guesses ?? []).map((row, point) => {
       const cells = [];
       for (let i = 0; i < row.length; i += 2) {
-        cells.push(h("td", { style: `--mx-share:${row[i + 1]}`, title: `${row[i].trim() || row[i]}: ${percent(row[i + 1])}` }, label(row[i])));
+        const shown = label(row[i]);
+        cells.push(h("td", { style: `--mx-share:${row[i + 1]}`, title: `${shown.textContent}: ${percent(row[i + 1])}` }, shown));
       }
-      return h("tr", { class: point === state.layer + 1 ? "mx-now" : "" },
-        h("th", { scope: "row" }, point ? `after ${point - 1}` : "embedding"), ...cells,
+      return h("tr", {}, h("th", { scope: "row" }, point ? `after ${point - 1}` : "embedding"), ...cells,
         h("td", { class: "mx-value" }, percent(row[1])));
     });
-    lens.replaceChildren(head, h("div", { class: "mx-scroll" }, h("table", {}, h("tbody", {}, ...rows))));
+    lens.replaceChildren(head, h("div", { class: "mx-scroll", tabindex: 0, role: "region", "aria-label": "Logit lens by layer" }, h("table", {}, h("tbody", {}, ...rows))));
+    lensFollows();
+  }
+
+  /** The lens's row behind the layer is marked, and brought into sight inside its own box. */
+  function lensFollows() {
+    const box = lens.querySelector(".mx-scroll");
+    lens.querySelectorAll("tr").forEach((row, point) => {
+      const now = point === state.layer + 1;
+      row.classList.toggle("mx-now", now);
+      if (now) box.scrollTop = row.offsetTop - box.offsetTop - box.clientHeight / 2;
+    });
   }
 
   function drawHeads() {
-    const all = h("button", { type: "button", class: "mx-link", disabled: !state.off.size, onclick: () => setHeads(new Set()) }, "all on");
-    headBox.replaceChildren(h("span", { id: `${id}-heads` }, `Heads of layer ${state.layer}`),
+    const every = Array.from({ length: start.heads }, (_, i) => i);
+    headBox.hidden = state.sight !== "saliency" || !state.view.saliency;
+    headBox.replaceChildren(h("span", { id: `${id}-heads` }, `Heads shown in layer ${state.layer}`),
       h("div", { class: "mx-headrow", role: "group", "aria-labelledby": `${id}-heads` },
-        ...Array.from({ length: start.heads }, (_, head) =>
+        ...every.map((head) =>
           h("button", {
-            type: "button", class: "mx-head", "aria-pressed": String(!state.off.has(head)), "aria-label": `head ${head}`,
-            onclick: () => toggleHead(head),
-            ondblclick: () => setHeads(new Set(Array.from({ length: start.heads }, (_, i) => i).filter((i) => i !== head))),
-          }, String(head)))), all,
-      h("span", { class: "mx-soft" }, "double-click: this one alone"));
+            type: "button", class: "mx-head", "aria-pressed": String(!state.off.has(head)), "aria-label": `show head ${head}`,
+            onclick: () => toggleHead(head), ondblclick: () => setHeads(new Set(every.filter((i) => i !== head))),
+          }, String(head)))),
+      h("button", { type: "button", class: "mx-link", "data-heads": "all", onclick: () => setHeads(new Set()) }, "all"),
+      h("button", { type: "button", class: "mx-link", onclick: () => setHeads(new Set(every)) }, "none"),
+      h("span", { class: "mx-soft" }, "only what is drawn; the model uses every head. Double-click: one alone."));
   }
 
   function toggleHead(head) {
@@ -398,64 +384,38 @@ function mount(root, start, source) {
       const { layer, switches } = state;
       const answer = await answered("heads", switches, layer);
       if (state.layer !== layer || state.switches !== switches) return;
-      if (answer.error) { state.off = new Set(); trouble.hidden = false; trouble.textContent = answer.error; }
+      if (answer.error) { state.off = new Set(); tell(answer.error); }
       else state.heads = answer.value;
       updateHeads();
     }
-    drawArcs();
+    draw();
   }
 
   function updateHeads() {
     headBox.querySelectorAll(".mx-head").forEach((button, head) => button.setAttribute("aria-pressed", String(!state.off.has(head))));
-    headBox.querySelector(".mx-link").disabled = !state.off.size;
   }
 
-  const on = () => state.switches.isolate != null || state.switches.drop != null || state.switches.own.length > 0;
+  const changes = makeChanges(start, source, (change) => switchTo(change), () => { state.beside = changes.beside(); draw(); });
+  patches.replaceChildren(...changes.elements);
 
-  const isolateLayers = h("input", {
-    type: "number", min: 1, max: start.layers, value: start.isolate, disabled: !source.live, "aria-label": "number of first layers isolated",
-    onchange: () => {
-      isolateLayers.value = Math.min(start.layers, Math.max(1, Math.round(Number(isolateLayers.value)) || 1));
-      if (isolateBox.checked) switchTo({ isolate: Number(isolateLayers.value) });
-    },
-  });
-  const isolateBox = h("input", {
-    type: "checkbox", role: "switch", onchange: () => switchTo({ isolate: isolateBox.checked ? Number(isolateLayers.value) : null }),
-  });
-  const dropChoice = h("select", {
-    "aria-label": "layer to drop", onchange: () => switchTo({ drop: dropChoice.value === "" ? null : Number(dropChoice.value) }),
-  }, h("option", { value: "" }, "none"), ...Array.from({ length: start.layers }, (_, i) => h("option", { value: i }, String(i))));
-  const ownBoxes = start.own.map((one) => h("input", {
-    type: "checkbox", role: "switch",
-    onchange: () => switchTo({ own: start.own.filter((_, i) => ownBoxes[i].checked), chosen: one }),
-  }));
-  patches.replaceChildren(
-    h("div", { class: "mx-patch" }, h("label", {}, isolateBox, h("span", {}, "Isolate label words")),
-      h("span", { class: "mx-detail" }, "first ", isolateLayers, " layers")),
-    ...start.own.map((one, i) => h("div", { class: "mx-patch" }, h("label", {}, ownBoxes[i], h("span", { title: one }, h("bdi", {}, one))))),
-    h("div", { class: "mx-patch" }, h("label", {}, h("span", {}, "Drop layer ")), dropChoice),
-    h("p", { class: "mx-soft" }, source.live ? "Each change re-runs the model." : "One at a time on this page; in a notebook they combine."));
+  function tell(error) {
+    trouble.hidden = !error;
+    trouble.textContent = error ?? "";
+  }
 
-  async function switchTo({ chosen, ...change }) {
-    // A page keeps every patch on its own, so there one switch turns the others off.
-    const own = change.own && !source.live ? change.own.filter((one) => one === chosen) : change.own;
-    const switches = source.live ? { ...state.switches, ...change } : { ...NONE, ...change, ...(own ? { own } : {}) };
+  async function switchTo(switches) {
     state.switches = switches;
-    isolateBox.checked = switches.isolate != null;
-    dropChoice.value = switches.drop ?? "";
-    ownBoxes.forEach((box, i) => (box.checked = switches.own.includes(start.own[i])));
     const answer = on() ? await answered("view", switches) : { value: start.view };
     if (state.switches !== switches) return;
-    trouble.hidden = !answer.error;
-    trouble.textContent = answer.error ?? "";
+    tell(answer.error);
     if (answer.error) return;
     state.view = answer.value;
     state.heads = null;
     state.off = new Set();
-    drawBars();
+    state.beside = changes.beside();
     drawPrediction();
     drawHeads();
-    drawArcs();
+    draw();
     await showGuesses();
   }
 
@@ -474,29 +434,41 @@ function mount(root, start, source) {
 
   // -- moving about
 
+  function see(sight) {
+    state.sight = sight;
+    drawHeads();
+    draw();
+  }
+
+  function fold(number) {
+    const folded = new Set(state.folded);
+    if (!folded.delete(number)) folded.add(number);
+    state.folded = folded;
+    draw();
+  }
+
   function toLayer(layer) {
-    const headsMatter = state.off.size > 0 || state.heads;
     state.layer = layer;
     slider.value = layer;
     slider.setAttribute("aria-valuetext", `layer ${layer} of 0 to ${start.layers - 1}`);
     where.textContent = `layer ${layer}`;
-    if (headsMatter) { state.heads = null; state.off = new Set(); }
-    drawBars();
+    state.heads = null;
+    state.off = new Set();
     drawHeads();
-    drawArcs();
-    lens.querySelectorAll("tr").forEach((row, point) => row.classList.toggle("mx-now", point === layer + 1));
+    draw();
+    lensFollows();
   }
 
   async function follow(token) {
     state.token = token;
-    drawBars();
-    drawArcs();
+    draw();
     await showGuesses();
   }
 
   async function showGuesses() {
     const { token, view, switches } = state;
-    if (token == null || token === start.target) state.guesses = view.guesses;
+    if (!view.guesses) state.guesses = "This page keeps the answer under this change, not the lens; a notebook computes it.";
+    else if (token == null || token === start.target) state.guesses = view.guesses;
     else {
       const answer = await answered("guesses", switches, token);
       if (state.token !== token || state.switches !== switches) return;
@@ -533,8 +505,8 @@ function mount(root, start, source) {
     frame.style.colorScheme = colour.slice(0, 3).reduce((a, b) => a + b) * scale < 384 ? "dark" : "light";
   }
 
-  const resized = new ResizeObserver(() => { fitTheme(); drawArcs(); });
-  resized.observe(picture);
+  const resized = new ResizeObserver(() => { fitTheme(); draw(); });
+  resized.observe(pictures);
   const theme = matchMedia("(prefers-color-scheme: dark)");
   theme.addEventListener("change", fitTheme);
   drawPlay();

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,21 @@ from typing import Any
 import mechicl.figures as figures
 from mechicl.doors import door
 from mechicl.errors import InputError
+from mechicl.explorer.given import prompt_of
+from mechicl.explorer.kept import kept
 from mechicl.explorer.page import iframe, page
-from mechicl.explorer.tokens import tokens
+from mechicl.explorer.tokens import blocks, tokens
 from mechicl.explorer.views import guesses, heads, objective, view
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Patch
+from mechicl.hooks.sequence import check_sequence
 from mechicl.models import Model, check_same_tokenizer, hooked
-from mechicl.patches import Drop, IsolateLabels, first_layers
-from mechicl.progress import progress
+from mechicl.patches import AblateHeads, Drop, IsolateLabels
 from mechicl.prompts import Prompt, PromptSet
+from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
 
-LONGEST = 400
-"""Tokens of a prompt that can still be read as a picture."""
+LONGEST = 2000
+"""Tokens of a prompt whose edges fit into memory and its text on a page."""
 
 
 class Explorer:
@@ -33,10 +36,9 @@ class Explorer:
 
     def __init__(self, model: Any, prompt: Prompt, patches: Mapping[str, Patch]) -> None:
         self.model, self.prompt, self.patches = model, prompt, dict(patches)
-        self._n_layers = hooked(model).sizes.n_layers
+        self.sizes = hooked(model).sizes
         _check(prompt, self.patches)
         check_same_tokenizer(hooked(model), PromptSet((prompt,)))
-        self.first_view = view(model, prompt, [])
 
     def __repr__(self) -> str:
         return f"Explorer({hooked(self.model).name}, {self.prompt!r})"
@@ -57,25 +59,50 @@ class Explorer:
             return None
         return make_widget(self)
 
+    @cached_property
+    def first_view(self) -> dict[str, Any]:
+        """The view of the clean model."""
+        return view(self.model, self.prompt, [])
+
     def switched(self, switches: Mapping[str, Any]) -> list[Patch]:
         """The patches that are on.
 
         Args:
-            switches: `isolate`, a number of first layers or None; `drop`, a layer or None; `own`, names of patches
-                that were given to `explore`.
+            switches: `isolate`, the first and the last layer in which label words are isolated, or None; `drop`, a
+                layer or None; `own`, names of patches that were given to `explore`; `heads`, pairs of layer and head
+                that are ablated.
 
         Raises:
-            InputError: a layer that the model does not have, or a patch that was not given.
+            InputError: a layer or head that the model does not have, or a patch that was not given.
         """
         unknown = set(switches["own"]) - set(self.patches)
         if unknown:
             raise InputError(f"There is no patch {sorted(unknown)[0]!r} here; there are {list(self.patches)}.")
-        isolate, drop = switches["isolate"], switches["drop"]
+        isolate, drop, of_heads = switches["isolate"], switches["drop"], switches["heads"]
+        if isolate is not None and not 0 <= isolate[0] <= isolate[1] < self.sizes.n_layers:
+            raise InputError(
+                f"Label words cannot be isolated in layers {isolate[0]} to {isolate[1]}; this model has layers "
+                f"0-{self.sizes.n_layers - 1}, the first before the last."
+            )
         return [
-            *([] if isolate is None else [IsolateLabels(first_layers(int(isolate), self._n_layers))]),
+            *([] if isolate is None else [IsolateLabels(range(isolate[0], isolate[1] + 1))]),
             *(self.patches[name] for name in switches["own"]),
             *([] if drop is None else [Drop(int(drop))]),
+            *([AblateHeads(tuple((layer, head) for layer, head in of_heads))] if of_heads else []),
         ]
+
+    def exchanged(self, switches: Mapping[str, Any]) -> Prompt:
+        """The prompt, in which the demonstration `exchange`, where it is a number, has the next class's label word.
+
+        Raises:
+            InputError: there is no such demonstration, or its label word cannot be exchanged.
+        """
+        number = switches["exchange"]
+        if number is None:
+            return self.prompt
+        if not 0 <= number < len(self.prompt.demonstrations):
+            raise InputError(f"This prompt has no demonstration {number}.")
+        return with_exchanged_labels(self.prompt, number)
 
     def answer(self, request: Mapping[str, Any]) -> Any:
         """What the widget asks for under `request["switches"]`: a "view", the "heads" of a layer, or "guesses".
@@ -83,58 +110,54 @@ class Explorer:
         Raises:
             InputError: the request is none of these, or about a layer or token that is not there.
         """
-        patches, about = self.switched(request["switches"]), int(request.get("about", 0))
+        switches, about = request["switches"], int(request.get("about", 0))
+        patches, prompt = self.switched(switches), self.exchanged(switches)
         match request["ask"]:
             case "view":
-                return view(self.model, self.prompt, patches)
-            case "heads" if 0 <= about < self._n_layers:
-                return heads(self.model, self.prompt, patches, [about])[0]
-            case "guesses" if 0 <= about < len(self.prompt):
-                return guesses(self.model, self.prompt, patches, [about])[0]
+                return view(self.model, prompt, patches)
+            case "heads" if 0 <= about < self.sizes.n_layers:
+                return heads(self.model, prompt, patches, [about])[0]
+            case "guesses" if 0 <= about < len(prompt):
+                return guesses(self.model, prompt, patches, [about])[0]
         raise InputError(f"The explorer was asked for {request['ask']!r} of {about}; this prompt and model have none.")
 
-    def start(self) -> dict[str, Any]:
-        """What the picture needs before anything is asked: texts, roles, names, and the view without patches."""
-        prompt, sizes = self.prompt, hooked(self.model).sizes
+    @cached_property
+    def outline(self) -> dict[str, Any]:
+        """What the picture needs before any pass: texts, roles and names."""
+        prompt, sizes = self.prompt, self.sizes
+        shown = tokens(self.model, prompt)
         return {
-            "model": hooked(self.model).name, "task": prompt.task, "tokens": tokens(self.model, prompt),
-            "anchors": list(prompt.anchors), "target": prompt.target,
+            "model": hooked(self.model).name, "task": prompt.task, "tokens": shown, "blocks": blocks(prompt),
+            "anchors": list(prompt.anchors), "target": prompt.target, "query": prompt.query_start,
             "classes": [
                 {"word": word, "name": name} for word, name in zip(prompt.label_words, prompt.class_names, strict=True)
             ],
             "gold": prompt.gold, "loss": objective(prompt).target, "layers": sizes.n_layers, "heads": sizes.n_heads,
-            "isolate": usual_isolation(sizes.n_layers), "own": list(self.patches),
+            "isolate": [0, usual_isolation(sizes.n_layers) - 1] if prompt.anchors else None, "own": list(self.patches),
+            "exchanges": exchanges(self.model, prompt),
             "colours": {
                 "w": figures.TEXT_COLOUR, "p": figures.LABEL_COLOUR, "q": figures.TARGET_COLOUR,
                 **{kind.removeprefix("S_"): colour for kind, colour in figures.FLOW_COLOURS.items()},
             },
-            "view": self.first_view,
         }  # fmt: skip
 
+    def start(self) -> dict[str, Any]:
+        """What the picture needs before anything is asked: the outline, and the view of the clean model."""
+        return self.outline | {"view": self.first_view}
+
     def html(self) -> str:
-        """The explorer as a page that needs neither kernel nor network, with each patch computed on its own."""
-        off: dict[str, Any] = {"isolate": None, "drop": None, "own": []}
-        alone = [
-            off | {"isolate": usual_isolation(self._n_layers)},
-            *(off | {"own": [name]} for name in self.patches),
-            *(off | {"drop": layer} for layer in range(self._n_layers)),
-        ]
-        kept: dict[str, Any] = {"views": []}
-        with progress("explorer", len(alone) + 1) as advance:
-            for switches in alone:
-                shown = self.answer({"ask": "view", "switches": switches})
-                kept["views"].append({"switches": switches, "view": shown})
-                advance(1)
-            kept["heads"] = heads(self.model, self.prompt, [], range(self._n_layers))
-            advance(1)
-        kept["guesses"] = guesses(self.model, self.prompt, [], list(range(len(self.prompt))))
-        return page(f"{hooked(self.model).name}: {self.prompt.task or 'prompt'}", self.start() | {"kept": kept})
+        """The explorer as a page that needs neither kernel nor network; `kept` says what it can show."""
+        title = f"{hooked(self.model).name}: {self.prompt.task or 'prompt'}"
+        self.first_view, answers = kept(self)
+        return page(title, self.start() | {"kept": answers})
 
     def save_html(self, path: str | Path) -> Path:
         """Write the page to a file, whole or not at all; returns its path.
 
-        It keeps the flow of every layer, each head on or off, the lens's guesses under every token, and every patch
-        on its own. Combinations of patches need a kernel.
+        It keeps the edges of every layer and head, the lens's guesses (in a long prompt of the label words and the
+        query), the prompt with the last demonstration's label word exchanged, and some patches, each on its own: of
+        isolation in the first layers and of `patches` everything, of dropped layers and of the heads that read label words
+        most, ablated, the answer alone. All else needs a kernel.
         """
         path = Path(path)
         make_folder(path.parent)
@@ -143,40 +166,70 @@ class Explorer:
 
 
 @partial(door, kinds=False)
-def explore(model: Model, prompt: Prompt, *, patches: Mapping[str, Patch] | None = None) -> Explorer:
+def explore(
+    model: Model,
+    prompt: Prompt | str | Sequence[Mapping[str, str]],
+    *,
+    answers: Sequence[str] | None = None,
+    patches: Mapping[str, Patch] | None = None,
+    prepend_bos: bool = False,
+) -> Explorer:
     """Look at one prompt: who attends to whom with what effect, layer by layer, and what patches change.
 
-    The picture is the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), not attention, which the
-    first token's sink would dominate. Isolating label words and dropping a layer can be switched on in it; `patches`
-    adds switches by name.
+    The picture shows the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), attention itself, or
+    enrichment: saliency over what an average token gets. Isolating label words, dropping a layer, ablating heads and
+    exchanging a demonstration's label word can be switched on in it; `patches` adds switches by name.
 
         mi.explore(model, prompts[0], patches={"re-weight anchors": mi.engines.fit_reweighting(model, training).patch})
+        mi.explore(model, "The capital of France is", answers=[" Paris", " Rome"])
+        mi.explore(model, [{"role": "user", "content": "Name a colour."}])
 
     Args:
         model: a HookedTransformer.
-        prompt: one prompt of a task.
+        prompt: one prompt of a task; a text; or a conversation, as messages with `role` and `content`.
+        answers: of a text or conversation, what may come next, each scored by its first token; default: the five
+            tokens that the model itself finds most probable. The edges' saliency is about the most probable of them.
         patches: further patches to switch on and off.
+        prepend_bos: put the BOS token before a text or conversation.
 
     Raises:
-        InputError: a prompt too long to be read as a picture or of another tokenizer, or something that is not a patch.
+        InputError: a prompt too long to be shown or of another tokenizer, or something that is not a patch.
     """
     if not isinstance(patches, Mapping | None):
         raise InputError(f"patches is a {type(patches).__name__}; give each patch a name: patches={{'name': patch}}.")
-    return Explorer(model, prompt, patches or {})
+    return Explorer(model, prompt_of(model, prompt, answers, prepend_bos, "explore"), patches or {})
 
 
 def usual_isolation(n_layers: int) -> int:
-    """How many first layers are isolated unless asked otherwise: the paper's 5, in small models a third."""
+    """How many neighbouring layers are isolated unless asked otherwise: the paper's 5, in small models a third."""
     return max(1, min(5, n_layers // 3))
 
 
+def exchanges(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
+    """The label words that can be exchanged: the demonstration's number, its class, the next class, and new tokens.
+
+    Raises nothing: where label words have different numbers of tokens, or classes no demonstration, there are none.
+    """
+    try:
+        twins = [with_exchanged_labels(prompt, number) for number in range(len(prompt.demonstrations))]
+    except InputError:
+        return []
+    return [
+        {
+            "number": number, "from": prompt.demonstrations[number].label_class,
+            "to": twin.demonstrations[number].label_class,
+            "texts": {place: tokens(model, twin)[place]["text"] for place in twin.demonstrations[number].label},
+        }
+        for number, twin in enumerate(twins)
+    ]  # fmt: skip
+
+
 def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
-    if not isinstance(prompt, Prompt):
-        raise InputError(f"explore looks at one prompt, got {type(prompt).__name__}; give it prompts[0], for example.")
+    check_sequence(prompt.label_tokens, "The explorer")
     if len(prompt) > LONGEST:
         raise InputError(
-            f"This prompt has {len(prompt)} tokens, and a picture of more than {LONGEST} cannot be read; explore one "
-            "with fewer shots or shorter texts, or draw a heat map with saliency_map and saliency_figure of mi.studies."
+            f"This prompt has {len(prompt)} tokens, and the explorer shows at most {LONGEST}; explore one with fewer "
+            "shots or shorter texts."
         )
     for name, patch in patches.items():
         if not isinstance(patch, Patch):

@@ -11,9 +11,14 @@ from typing import Any
 ASSETS = Path(__file__).parent
 
 
+def script() -> str:
+    """The script of both lives of the explorer, put together of its files."""
+    return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("picture", "changes", "explorer"))
+
+
 def page(title: str, start: Mapping[str, Any]) -> str:
     """The page: the widget's own script and style, its data, and a policy under which it can fetch nothing."""
-    style, script = ((ASSETS / name).read_text(encoding="utf-8") for name in ("explorer.css", "explorer.js"))
+    style = (ASSETS / "explorer.css").read_text(encoding="utf-8")
     # "<" never stands in the data, so that no text in it can end the script element that holds it.
     data = json.dumps(start, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
@@ -24,7 +29,21 @@ def page(title: str, start: Mapping[str, Any]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>body{{margin:0}} @media (min-width:800px){{#explorer{{padding:1.5rem}}}}{style}</style></head>"
         f'<body class="mx-page"><div id="explorer"></div><script type="application/json" id="start">{data}</script>'
-        f'<script type="module">{script}\nopenPage(document);</script></body></html>'
+        f'<script type="module">{script()}\nopenPage(document);</script></body></html>'
+    )
+
+
+def plain_page(title: str, body: str) -> str:
+    """A page of HTML that is complete in itself, in light and dark colours; no script runs in it."""
+    style = (
+        ":root{color-scheme:light dark}body{font:14px/1.45 Inter,Helvetica,Arial,sans-serif;margin:1rem auto;"
+        "max-width:1180px;padding:0 16px;overflow-wrap:anywhere}"
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f'<title>{escape(title)}</title><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{style}</style></head><body>{body}</body></html>"
     )
 
 

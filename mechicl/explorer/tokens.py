@@ -31,3 +31,10 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
         entries.append({"text": text, "gap": prompt.string[shown:begin] if stop else "", "role": role.get(i, "")})
         shown = max(shown, stop)
     return entries
+
+
+def blocks(prompt: Prompt) -> list[dict[str, Any]]:
+    """The demonstrations, which a page can fold: first token and the one after the last, label tokens, class."""
+    return [
+        {"span": list(one.span), "label": list(one.label), "class": one.label_class} for one in prompt.demonstrations
+    ]

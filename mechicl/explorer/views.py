@@ -1,8 +1,8 @@
 """What the explorer shows, as plain values: the edges worth drawing, the prediction, and the lens's guesses.
 
-Edges are measured all and sent in part: of each layer the strongest that together make `SHARE` of its saliency, and at
+Edges are measured all and sent in part: of each layer the strongest that together make `SHARE` of the sum, and at
 most `MOST`; the share that they make travels with them. Sums over all edges (S_wp, S_pq, S_ww, what flows into a token
-and out of it) are taken before anything is left out.
+and out of it, enrichment) are taken before anything is left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.hooks import Patch, run
+from mechicl.hooks import Patch, Probe, Run, run
+from mechicl.metrics import top_k_ids
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
-from mechicl.models.tokenizers import token_text
-from mechicl.probes import HeadSaliency, LensTokens, SaliencyMap
+from mechicl.models.tokenizers import has_token, token_text
+from mechicl.probes import AttentionMap, Enrichment, HeadEnrichment, HeadSaliency, LensTokens, SaliencyMap
+from mechicl.probes.enrichment import enrichment
 from mechicl.probes.saliency import flow
 from mechicl.prompts import Prompt
 from mechicl.readings import Reading
@@ -32,32 +34,14 @@ _KEPT = 2**26
 def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     """One pass with these patches: label probabilities, every layer's flow, and the lens at q.
 
-    `edges` are [query, key, saliency] by layer, strongest first, saliency in units of the loss; `shown` is their share
-    of the layer's saliency and `total` the number of edges in it. `flow` is each layer's share of S_wp, S_pq and S_ww
-    (None where nothing flows). `into` and `out` [layer token] are shares of the layer's saliency.
+    `saliency` and `attention` are the edges that are drawn, see `_edges`; attention is the mean over heads, without
+    what goes to position 0 (`sink`, by layer the mean over queries). `flow` is each layer's share of S_wp, S_pq and
+    S_ww. `into` and `out` [layer token] are shares of the layer's saliency, `reading` and `gathering` [layer token] the
+    enrichment of each token, and `enriched` [layer] those of label words and of random text: reading, reading,
+    gathering, gathering. `flow` and `enriched` are None where there are no label words. `heads` [layer head] is the
+    reading of label words by each head.
     """
-    layers = tuple(range(hooked(model).sizes.n_layers))
-    saliency, lens = SaliencyMap(layers, loss=objective(prompt)), LensTokens((prompt.target,), GUESSES)
-    seen = run(model, [prompt], [saliency, lens], patches, progress=None)
-    edges = seen[saliency].values[0].tril(-1)  # an edge of a token with itself carries nothing from elsewhere
-    sums = edges.sum((1, 2))
-    per_layer = sums.clamp_min(torch.finfo(sums.dtype).tiny)[:, None]
-    anchors = torch.tensor([prompt.anchors] * len(layers)).reshape(len(layers), -1)
-    raw = flow(edges, anchors, torch.full((len(layers),), prompt.target))
-    drawn = [strongest(layer) for layer in edges]
-    return {
-        "probs": rounded(seen.label_probs[0]),
-        "edges": [edge_list(layer, places) for layer, places in zip(edges, drawn, strict=True)],
-        "shown": [
-            rounded(layer[tuple(places.T)].sum() / total) if total else 1.0
-            for layer, places, total in zip(edges, drawn, sums, strict=True)
-        ],
-        "total": [int((layer > 0).sum()) for layer in edges],
-        "flow": [rounded(row / row.sum()) if row.sum() > 0 else None for row in raw],
-        "into": rounded(edges.sum(2) / per_layer),
-        "out": rounded(edges.sum(1) / per_layer),
-        "guesses": guess_rows(model, seen[lens], 0),
-    }
+    return both(model, prompt, patches, ())[0]
 
 
 def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]) -> list[dict[str, Any]]:
@@ -66,13 +50,94 @@ def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int
     The saliency of a choice of heads is |their sum|. Edges are those that are strong for all heads together, and of
     each head alone an equal part of as many. As many layers share a pass as memory allows.
     """
-    at_once = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
     answers = []
-    for first in range(0, len(layers), at_once):
-        probes = [HeadSaliency(layer, objective(prompt)) for layer in layers[first : first + at_once]]
+    for some in _together(model, prompt, layers):
+        probes = [HeadSaliency(layer, objective(prompt)) for layer in some]
         seen = run(model, [prompt], probes, patches, progress=None)
         answers += [_edges_of_heads(seen[probe].values[0].tril(-1)) for probe in probes]
     return answers
+
+
+def both(
+    model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`view`, and `heads` of these layers, in one forward and one backward pass as far as memory allows."""
+    loss, every = objective(prompt), tuple(range(hooked(model).sizes.n_layers))
+    first, *later = _together(model, prompt, layers) or [()]
+    of_heads = [HeadSaliency(layer, loss) for layer in first]
+    probes: dict[str, Probe] = {
+        "saliency": SaliencyMap(every, loss=loss),
+        "attention": AttentionMap(every),
+        "lens": LensTokens((prompt.target,), GUESSES),
+    }
+    if prompt.anchors:
+        probes |= {"enrichment": Enrichment(loss=loss), "heads": HeadEnrichment(loss=loss)}
+    seen = run(model, [prompt], [*probes.values(), *of_heads], patches, progress=None)
+    rest = heads(model, prompt, patches, [layer for some in later for layer in some])
+    shown = _shown(model, prompt, {name: seen[probe] for name, probe in probes.items()}, seen)
+    return shown, [_edges_of_heads(seen[probe].values[0].tril(-1)) for probe in of_heads] + rest
+
+
+def _together(model: Any, prompt: Prompt, layers: Sequence[int]) -> list[Sequence[int]]:
+    """Layers whose heads' saliency a pass may keep."""
+    at_once = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
+    return [layers[first : first + at_once] for first in range(0, len(layers), at_once)]
+
+
+def _shown(model: Any, prompt: Prompt, readings: dict[str, Reading], seen: Run) -> dict[str, Any]:
+    edges = readings["saliency"].values[0].tril(-1)  # an edge of a token with itself carries nothing from elsewhere
+    attention = readings["attention"].values[0]
+    sink = attention[:, 1:, 0].mean(1) if len(prompt) > 1 else attention[:, 0, 0]
+    per_layer = edges.sum((1, 2)).clamp_min(torch.finfo(edges.dtype).tiny)[:, None]
+    every = torch.arange(len(prompt)).expand(len(edges), -1)[..., None]
+    target = torch.full((len(edges),), prompt.target)
+    start = torch.full_like(target, prompt.query_start or prompt.target)
+    of_tokens = enrichment(edges, every, target, start)
+    return {
+        "probs": rounded(seen.label_probs[0]),
+        "saliency": _edges(edges),
+        "attention": _edges(attention.tril(-1).index_fill(2, torch.tensor([0]), 0.0)) | {"sink": rounded(sink)},
+        "flow": _flow(prompt, edges),
+        "into": rounded(edges.sum(2) / per_layer),
+        "out": rounded(edges.sum(1) / per_layer),
+        "reading": rounded(of_tokens[..., 0], 3),
+        "gathering": rounded(of_tokens[..., 1], 3),
+        "enriched": _enriched(readings.get("enrichment")),
+        "heads": rounded(readings["heads"]["reading"][0]) if "heads" in readings else None,
+        "guesses": guess_rows(model, readings["lens"], 0),
+    }
+
+
+def _edges(edges: Float[Tensor, "layer query key"]) -> dict[str, Any]:
+    """`edges` are [query, key, value] by layer, strongest first; `shown` is their share of the layer's sum, and `total`
+    the number of edges in it.
+    """
+    drawn = [strongest(layer) for layer in edges]
+    return {
+        "edges": [edge_list(layer, places) for layer, places in zip(edges, drawn, strict=True)],
+        "shown": [
+            rounded(layer[tuple(places.T)].sum() / layer.sum()) if len(places) else 1.0
+            for layer, places in zip(edges, drawn, strict=True)
+        ],
+        "total": [int((layer > 0).sum()) for layer in edges],
+    }
+
+
+def _flow(prompt: Prompt, edges: Float[Tensor, "layer query key"]) -> list[Any] | None:
+    if not prompt.anchors:
+        return None
+    anchors = torch.tensor([prompt.anchors] * len(edges))
+    raw = flow(edges, anchors, torch.full((len(edges),), prompt.target))
+    return [rounded(row / row.sum()) if row.sum() > 0 else [0, 0, 0] for row in raw]
+
+
+def _enriched(reading: Reading | None) -> list[list[float]] | None:
+    if reading is None:
+        return None
+    sets = [reading.along("set").index(name) for name in ("label words", "random text")]
+    columns = [reading[what][0, :, of_set] for what in ("reading", "gathering") for of_set in sets]
+    shown: list[list[float]] = rounded(torch.stack(columns, 1))
+    return shown
 
 
 def _edges_of_heads(signed: Float[Tensor, "head query key"]) -> dict[str, Any]:
@@ -82,7 +147,7 @@ def _edges_of_heads(signed: Float[Tensor, "head query key"]) -> dict[str, Any]:
     return {"edges": places.tolist(), "values": rounded(signed[:, places[:, 0], places[:, 1]].T)}
 
 
-def guesses(model: Any, prompt: Prompt, patches: list[Patch], positions: list[int]) -> list[list[list[Any]]]:
+def guesses(model: Any, prompt: Prompt, patches: list[Patch], positions: Sequence[int]) -> list[list[list[Any]]]:
     """The lens's most probable next tokens at these positions, from the embedding to the last layer.
 
     Returns, for each position, L + 1 rows of [token, probability, token, probability, ...].
@@ -99,10 +164,12 @@ def objective(prompt: Prompt) -> Objective:
 
 def strongest(edges: Float[Tensor, "query key"], most: int = MOST) -> Tensor:
     """Places [edge 2] of the strongest edges, strongest first: as many as make `SHARE` of the sum, at most `most`."""
-    values, order = edges.flatten().sort(descending=True, stable=True)
-    before = values.double().cumsum(0) - values
-    n = min(most, int(((before < SHARE * values.double().sum()) & (values > 0)).sum()))
-    return torch.stack([order[:n] // edges.shape[1], order[:n] % edges.shape[1]], 1)
+    flat = edges.flatten()
+    order = top_k_ids(flat, min(most, len(flat)))
+    values = flat[order].double()
+    before = values.cumsum(0) - values
+    order = order[(before < SHARE * flat.double().sum()) & (values > 0)]
+    return torch.stack([order // edges.shape[1], order % edges.shape[1]], 1)
 
 
 def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[Any]]:
@@ -111,20 +178,23 @@ def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[An
 
 
 def guess_rows(model: Any, reading: Reading, position: int) -> list[list[Any]]:
-    """For each point, [token, probability, token, probability, ...] of the first prompt."""
+    """For each point, [token, probability, token, probability, ...] of the first prompt; an id of no token is a number."""
     tokenizer = hooked(model).tokenizer
+
+    def named(token: int) -> str | int:
+        return token_text(tokenizer, token) if has_token(tokenizer, token) else token
+
     points = zip(reading["token"][0, :, position], reading["probability"][0, :, position], strict=True)
     return [
-        [part for token, probability in zip(*point, strict=True)
-         for part in (token_text(tokenizer, int(token)), rounded(probability))]
+        [part for token, probability in zip(*point, strict=True) for part in (named(int(token)), rounded(probability))]
         for point in points
-    ]  # fmt: skip
+    ]
 
 
-def rounded(values: Tensor) -> Any:
-    """Numbers as (nested) lists with four significant digits: what a picture can show, and short to send."""
+def rounded(values: Tensor, digits: int = 4) -> Any:
+    """Numbers as (nested) lists with few significant digits: what a picture can show, and short to send."""
 
     def shorten(value: Any) -> Any:
-        return [shorten(one) for one in value] if isinstance(value, list) else float(f"{value:.4g}")
+        return [shorten(one) for one in value] if isinstance(value, list) else float(f"{value:.{digits}g}")
 
     return shorten(values.tolist())

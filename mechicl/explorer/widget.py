@@ -8,7 +8,7 @@ import anywidget
 import traitlets
 
 from mechicl.errors import InputError, NumericalError
-from mechicl.explorer.page import ASSETS
+from mechicl.explorer.page import ASSETS, script
 
 
 class Answers(Protocol):
@@ -21,7 +21,7 @@ class Answers(Protocol):
 class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]
     """Carries the first picture to the browser; everything further is asked for, and answered one by one."""
 
-    _esm = ASSETS / "explorer.js"
+    _esm = script()
     _css = ASSETS / "explorer.css"
     start = traitlets.Dict().tag(sync=True)
 

@@ -243,10 +243,14 @@ def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
         )
 
 
+def has_token(tokenizer: Any, token: int) -> bool:
+    """Whether there is a tokenizer, and it knows the id: embeddings are often padded beyond the vocabulary."""
+    try:
+        return tokenizer is not None and tokenizer.convert_ids_to_tokens(token) is not None
+    except (IndexError, KeyError, OverflowError):
+        return False
+
+
 def token_text(tokenizer: Any, token: int) -> str:
     """A token as text; its id in brackets, such as [1850], where there is no tokenizer or it has no such token."""
-    try:
-        known = tokenizer is not None and tokenizer.convert_ids_to_tokens(token) is not None
-    except (IndexError, KeyError, OverflowError):
-        known = False
-    return str(tokenizer.decode([token])) if known else f"[{token}]"
+    return str(tokenizer.decode([token])) if has_token(tokenizer, token) else f"[{token}]"

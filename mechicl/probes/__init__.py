@@ -1,5 +1,6 @@
 """What can be read from a pass; a file each."""
 
+from mechicl.probes.attention_map import AttentionMap
 from mechicl.probes.enrichment import Enrichment, HeadEnrichment
 from mechicl.probes.head_saliency import HeadSaliency
 from mechicl.probes.induction import HeadScores
@@ -19,8 +20,8 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
-    "Enrichment", "HeadEnrichment", "HeadSaliency", "HeadScores", "LabelAttention", "LabelLens", "LabelMass",
-    "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow",
+    "AttentionMap", "Enrichment", "HeadEnrichment", "HeadSaliency", "HeadScores", "LabelAttention", "LabelLens",
+    "LabelMass", "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow",
     "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 

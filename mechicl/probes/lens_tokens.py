@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.metrics import top_k_ids
+from mechicl.metrics.readout import Tiles
 from mechicl.models import Adapter, hooked
 from mechicl.probes.last_residual import resid_name
+from mechicl.probes.logit_lens import tiles_of
 from mechicl.prompts import PromptBatch
 
-_LOGITS_AT_ONCE = 2**24
+_ROWS, _WIDTH = 384, 1024
+"""Residuals and tokens of the vocabulary that are multiplied at a time: few enough for a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,24 @@ class LensTokens(Probe):
 
     @torch.no_grad()
     def _top(self, net: Adapter, resid: Float[Tensor, "batch point position d_model"]) -> dict[str, Tensor]:
-        """All points together, so that the unembedding is read once and not once a layer."""
-        k, found = min(self.k, net.sizes.d_vocab), []
-        for rows in torch.split(resid.flatten(0, 2), max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)):
-            probabilities = net.lens(rows).softmax(-1)
-            ids = top_k_ids(probabilities, k)
-            found.append((ids, probabilities.gather(-1, ids)))
+        """All points together, so that the unembedding is read once and not once a layer, in tiles of its tokens."""
+        k, tiles = min(self.k, net.sizes.d_vocab), tiles_of(net)
+        found = [_best(tiles, rows, k) for rows in torch.split(resid.flatten(0, 2), _ROWS)]
         ids, shares = (torch.cat(parts).reshape(*resid.shape[:3], k) for parts in zip(*found, strict=True))
         return {"token": ids, "probability": shares}
+
+
+def _best(
+    tiles: Tiles, rows: Float[Tensor, "row d_model"], k: int
+) -> tuple[Int[Tensor, "row rank"], Float[Tensor, "row rank"]]:
+    """The k most probable tokens of each row, of equal ones the lower ids, and their probabilities."""
+    ids, logits, masses = list[Tensor](), list[Tensor](), list[Tensor]()
+    for first, tile in tiles(rows, _WIDTH):
+        best = top_k_ids(tile, min(k, tile.shape[-1]))
+        ids.append(best + first)
+        logits.append(tile.gather(-1, best))
+        masses.append(tile.logsumexp(-1))
+    candidates = torch.cat(logits, -1)  # in the order of their ids, where they are equal
+    best = top_k_ids(candidates, k)
+    log_mass = torch.stack(masses, -1).logsumexp(-1, keepdim=True)
+    return torch.cat(ids, -1).gather(-1, best), (candidates.gather(-1, best) - log_mass).exp()

@@ -129,7 +129,7 @@ class LogitLens(Probe):
         if self.lens == "authors":
             tiles, others = _authors_tiles(self._weights_of(net), len(points)), _authors_points(net, points)
         else:
-            tiles, others = _tiles(net), points[:-1]
+            tiles, others = tiles_of(net), points[:-1]
         entropy = "clamped_entropy" if self.lens == "authors" else "entropy"
         only = [entropy if name == "entropy" else name for name in self.units if name != "cosine"]
         d_vocab, streams = net.sizes.d_vocab, [points[-1], *others]
@@ -148,7 +148,7 @@ class LogitLens(Probe):
         return blockwise(model, "LogitLens with lens='authors'")
 
 
-def _tiles(net: Adapter) -> Tiles:
+def tiles_of(net: Adapter) -> Tiles:
     """The model's own tiles, or, where it only gives whole rows, these cut."""
 
     def cut(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from mechicl import renamed
 from mechicl.prompts.building import Query, Shot, build_prompts
+from mechicl.prompts.free import free_prompt
 from mechicl.prompts.labels import Score, scoring_tokens
 from mechicl.prompts.prompt import Demonstration, Prompt, PromptRows, generator_of
 from mechicl.prompts.sets import PromptBatch, PromptSet
@@ -11,7 +12,7 @@ from mechicl.prompts.template import Template
 
 __all__ = [
     "Demonstration", "Prompt", "PromptBatch", "PromptRows", "PromptSet", "Query", "Score", "Shot", "Template",
-    "build_prompts", "generator_of", "scoring_tokens",
+    "build_prompts", "free_prompt", "generator_of", "scoring_tokens",
 ]  # fmt: skip
 
 

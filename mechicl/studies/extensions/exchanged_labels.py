@@ -8,8 +8,8 @@ from mechicl.errors import InputError
 from mechicl.prompts import Prompt
 
 
-def with_exchanged_labels(prompt: Prompt) -> Prompt:
-    """Every demonstration carries the label word of the next class; texts, template and query stay.
+def with_exchanged_labels(prompt: Prompt, only: int | None = None) -> Prompt:
+    """Every demonstration, or only this one, carries the label word of the next class; texts, template and query stay.
 
     Positions are the prompt's own. The twin's text is not written out.
 
@@ -26,7 +26,10 @@ def with_exchanged_labels(prompt: Prompt) -> Prompt:
             f"Label words of different numbers of tokens cannot take each other's places ({lengths}); choose others."
         )
     tokens, demonstrations = list(prompt.tokens), []
-    for one in prompt.demonstrations:
+    for number, one in enumerate(prompt.demonstrations):
+        if only not in (None, number):
+            demonstrations.append(one)
+            continue
         given = (one.label_class + 1) % n_classes
         for place, token in zip(one.label, words[given], strict=True):
             tokens[place] = token

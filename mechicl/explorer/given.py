@@ -1,0 +1,52 @@
+"""What may be looked at: a prompt of a task, a text, or a conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from mechicl.errors import InputError
+from mechicl.hooks import run
+from mechicl.models import hooked
+from mechicl.models.tokenizers import token_text
+from mechicl.probes import TopTokens
+from mechicl.prompts import Prompt, free_prompt
+
+ANSWERS = 5
+"""Tokens of the model's own that a text is scored by."""
+
+
+def prompt_of(
+    model: Any,
+    given: Prompt | str | Sequence[Mapping[str, str]],
+    answers: Sequence[str] | None,
+    prepend_bos: bool,
+    verb: str,
+) -> Prompt:
+    """The prompt that is given or that a text makes; without answers its classes are the most probable next tokens.
+
+    Raises:
+        InputError: it is something else, or answers are given to a prompt that has classes of its own.
+    """
+    if isinstance(given, Prompt):
+        if answers is not None or prepend_bos:
+            raise InputError(f"A prompt of a task has answers and BOS of its own; give {verb} the prompt alone.")
+        return given
+    texts = isinstance(given, str) or (
+        isinstance(given, Sequence) and bool(given) and all(isinstance(one, Mapping) for one in given)
+    )
+    if not texts:
+        raise InputError(
+            f"{verb} looks at one prompt, a text or a list of messages, got {type(given).__name__}; give it prompts[0], "
+            "for example."
+        )
+    if isinstance(answers, str):
+        raise InputError(f"answers is a text; give several, such as answers=[{answers!r}, ' other'].")
+    prompt = free_prompt(hooked(model).tokenizer, given, answers or (), prepend_bos=prepend_bos)
+    if answers is not None:
+        return prompt
+    top = TopTokens(min(ANSWERS, hooked(model).sizes.d_vocab))
+    ids = run(model, prompt, [top], progress=None)[top].values[0].tolist()
+    words = tuple(token_text(hooked(model).tokenizer, token) for token in ids)
+    return replace(prompt, label_ids=tuple(ids), label_words=words, class_names=words)

@@ -1,0 +1,77 @@
+"""What a page keeps, as it has no kernel to ask: chosen so that it is made in seconds and opens at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mechicl.engines.alone import label_logits_alone
+from mechicl.explorer.views import both, guesses, rounded
+from mechicl.progress import progress
+from mechicl.prompts import Prompt
+
+if TYPE_CHECKING:
+    from mechicl.explorer.explorer import Explorer
+
+OFF: dict[str, Any] = {"isolate": None, "drop": None, "own": [], "heads": [], "exchange": None}
+"""The switches of the clean model and of the prompt as it is."""
+_LENSED = 128
+"""Tokens of a prompt whose lens is kept at each."""
+_HEADS = 4
+"""Heads whose ablation is kept, of those that read label words most."""
+
+
+def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The clean view, and what is kept besides.
+
+    `views` under switches: those with all edges, and, where a backward pass for each would take minutes, those with the
+    answer alone (`probs`). `heads` by layer; `guesses` by position.
+    """
+    model, prompt, n_layers = explorer.model, explorer.prompt, explorer.sizes.n_layers
+    whole = [OFF | one for one in _whole(explorer)]
+    with progress("explorer", len(whole) + 3) as advance:
+        clean, heads = both(model, prompt, [], range(n_layers))
+        advance(1)
+        views = []
+        for switches in whole:
+            views.append({"switches": switches, "view": explorer.answer({"ask": "view", "switches": switches})})
+            advance(1)
+        alone = [OFF | one for one in _alone(explorer, clean)]
+        patches = [explorer.switched(switches)[0] for switches in alone]
+        probs = rounded(label_logits_alone(model, prompt, patches).softmax(-1))
+        views += [
+            {"switches": switches, "view": {"probs": answer}} for switches, answer in zip(alone, probs, strict=True)
+        ]
+        advance(1)
+        places = lensed(prompt)
+        rows = dict(zip(places, guesses(model, prompt, [], places), strict=True))
+        advance(1)
+    return clean, {"views": views, "heads": heads, "guesses": rows}
+
+
+def _whole(explorer: Explorer) -> list[Mapping[str, Any]]:
+    """Switches whose view is kept with its edges."""
+    start = explorer.outline
+    isolate = [{"isolate": start["isolate"]}] if start["isolate"] else []
+    exchange = [{"exchange": one["number"]} for one in start["exchanges"][-1:]]
+    return [*isolate, *({"own": [name]} for name in explorer.patches), *exchange]
+
+
+def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Switches of which the answer alone is kept."""
+    reading = clean["heads"] or []
+    ranked = sorted(
+        ((layer, head) for layer, row in enumerate(reading) for head in range(len(row))),
+        key=lambda one: -reading[one[0]][one[1]],
+    )
+    drops = ({"drop": layer} for layer in range(explorer.sizes.n_layers))
+    return [*drops, *({"heads": [list(one)]} for one in ranked[:_HEADS])]
+
+
+def lensed(prompt: Prompt) -> list[int]:
+    """Positions at which a page keeps the lens: all, or of a long prompt the label words and the end of the query."""
+    if len(prompt) <= _LENSED:
+        return list(range(len(prompt)))
+    places = {*prompt.label_positions, *(place - 1 for place in prompt.label_positions if place)}
+    last = range(max(prompt.query_start, len(prompt) - _LENSED + len(places)), len(prompt))
+    return sorted(places | set(last))

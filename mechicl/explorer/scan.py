@@ -1,0 +1,235 @@
+"""A first look at one prompt, in seconds: its answer, what happens to it in every layer, and who reads label words.
+
+Composed of probes in one forward and one backward pass, and of one sweep of isolations. It is one prompt, so it decides
+no claim: the studies do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mechicl.doors import door
+from mechicl.engines.alone import label_logits_alone
+from mechicl.explorer.given import prompt_of
+from mechicl.explorer.page import plain_page
+from mechicl.explorer.views import objective
+from mechicl.files.writing import make_folder, write_atomically
+from mechicl.hooks import Probe, run
+from mechicl.models import Model, hooked
+from mechicl.models.tokenizers import token_text
+from mechicl.patches import IsolateLabels
+from mechicl.probes import Enrichment, HeadEnrichment, LabelLens, LensTokens, SaliencyMap
+from mechicl.prompts import Prompt
+from mechicl.readings import Reading
+
+_WINDOW, _HEADS = 5, 8
+"""Neighbouring layers that are isolated together, as the paper's five; heads that are listed."""
+COLUMNS = {
+    "reading": "reading of label words, times an average token",
+    "reading_random": "reading of random text, times an average token",
+    "gathering": "gathering of label words, times an average token",
+    "gathering_random": "gathering of random text, times an average token",
+    "reads_most": "token that gives the target the largest saliency",
+    "lens": "most probable next token at the target, by the logit lens after the layer",
+    "lens_prob": "its probability",
+    "answer_prob": "probability of the clean run's answer after the layer, among the label words, by the logit lens",
+    "isolated_prob": "probability of the clean run's answer while label words are isolated in the layer's window",
+}
+"""Columns of `Scan.frame`, and what they hold."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Scan:
+    """What `scan` found: `probs` of the label words at q, a table by layer (`frame`), and the heads that read."""
+
+    model: str
+    prompt: Prompt
+    probs: tuple[float, ...]
+    layers: pd.DataFrame
+    heads: pd.DataFrame
+    """Heads that read label words most: layer, head, reading (times an average token), saliency (loss per edge)."""
+
+    def frame(self) -> pd.DataFrame:
+        """A row per layer: the columns of `COLUMNS`; those about label words only where there are some."""
+        return self.layers
+
+    @property
+    def answer(self) -> str:
+        """The most probable label word, or next token of a free text."""
+        return self.prompt.label_words[int(np.argmax(self.probs))]
+
+    def finding(self) -> str:
+        """The answer, and where in this prompt it comes from, in a few sentences."""
+        prompt, best = self.prompt, int(np.argmax(self.probs))
+        right = "" if prompt.gold is None else ", which is right" if best == prompt.gold else ", which is wrong"
+        said = [f"The model answers {self.answer!r} (probability {self.probs[best]:.0%} among {len(self.probs)} answers){right}."]
+        if "reading" in self.layers:
+            n_layers = len(self.layers)
+            for what, column in (("The target reads label words", "reading"), ("Label words gather", "gathering")):
+                above = [int((self.layers[name] >= 2).sum()) for name in (column, f"{column}_random")]
+                said.append(
+                    f"{what} at least twice as much as an average token in {above[0]} of {n_layers} layers (random "
+                    f"text: {above[1]})."
+                )
+            isolated = self.layers["isolated_prob"]
+            said.append(
+                f"With label words isolated in one window of layers the answer's probability is {isolated.min():.0%} "
+                f"to {isolated.max():.0%}."
+            )
+        return " ".join([*said, "This is one prompt, an illustration."])
+
+    def __repr__(self) -> str:
+        return f"Scan({self.model}, {self.prompt!r}: {self.finding()})"
+
+    def _repr_html_(self) -> str:
+        heads = ", ".join(
+            f"L{row.layer}H{row.head} ({row.reading:.3g})" for row in self.heads.itertuples(index=False)
+        )
+        reading = f"<p>Heads that read label words most (times an average token): {escape(heads)}.</p>" if heads else ""
+        return (
+            f'<div style="max-width:1100px"><h3><bdi>{escape(self.model)}</bdi>, '
+            f"<bdi>{escape(self.prompt.task or 'stored prompt')}</bdi>, {len(self.prompt)} tokens</h3>"
+            f"<p><bdi>{escape(self.finding())}</bdi></p>{reading}{_bars(self)}</div>"
+        )
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write the card as a page that needs no network; returns its path."""
+        path = Path(path)
+        make_folder(path.parent)
+        body = self._repr_html_() + self.prompt._repr_html_()
+        write_atomically(path, plain_page(f"{self.model}: first look", body).encode("utf-8", "replace"))
+        return path
+
+
+@partial(door, kinds=False)
+def scan(
+    model: Model,
+    prompt: Prompt | str | Sequence[Mapping[str, str]],
+    *,
+    answers: Sequence[str] | None = None,
+    prepend_bos: bool = False,
+) -> Scan:
+    """A first look at one prompt: prediction, enrichment, lens, reading heads and isolation, layer by layer.
+
+    Args:
+        model: a HookedTransformer.
+        prompt: one prompt of a task, a text, or a conversation; see `explore`, also for `answers` and `prepend_bos`.
+
+    Raises:
+        InputError: a prompt of another tokenizer, one whose classes whole label words score, or something that is none.
+    """
+    prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
+    net, loss = hooked(model), objective(prompt)
+    n_layers = net.sizes.n_layers
+    saliency, lens, labels = SaliencyMap(tuple(range(n_layers)), loss=loss), LensTokens((prompt.target,), 1), LabelLens()
+    of_labels: list[Probe] = []
+    if prompt.anchors:
+        of_labels = [Enrichment(loss=loss), HeadEnrichment(loss=loss), HeadEnrichment(loss=loss, absolute=True)]
+    seen = run(model, prompt, [saliency, lens, labels, *of_labels], progress=None)
+    best = int(seen.predicted[0])
+    to_target = seen[saliency].values[0, :, prompt.target, : prompt.target]
+    texts = [token_text(net.tokenizer, token) for token in prompt.tokens]
+    table = pd.DataFrame({
+        "layer": range(n_layers),
+        "reads_most": [texts[place] if float(row.sum()) else "" for row in to_target for place in [int(row.argmax())]]
+        if prompt.target else "",
+        "lens": [token_text(net.tokenizer, int(token)) for token in seen[lens]["token"][0, 1:, 0, 0]],
+        "lens_prob": seen[lens]["probability"][0, 1:, 0, 0].double().numpy(),
+        "answer_prob": seen[labels].values[0, 1:].softmax(-1)[:, best].double().numpy(),
+    })  # fmt: skip
+    heads = pd.DataFrame(columns=["layer", "head", "reading", "saliency"])
+    if of_labels:
+        enriched, relative, absolute = (seen[probe] for probe in of_labels)
+        heads = _reading_heads(relative, absolute)
+        table = table.assign(**_enriched(enriched), **_isolated(model, prompt, best))
+    return Scan(net.name, prompt, tuple(seen.label_probs[0].tolist()), table, heads)
+
+
+def _enriched(reading: Reading) -> dict[str, Any]:
+    sets = {"": "label words", "_random": "random text"}
+    return {
+        f"{what}{suffix}": reading[what][0, :, reading.along("set").index(name)].double().numpy()
+        for what in ("reading", "gathering")
+        for suffix, name in sets.items()
+    }
+
+
+def _isolated(model: Any, prompt: Prompt, best: int) -> dict[str, Any]:
+    """By layer the window of neighbouring layers that it belongs to, and the answer's probability with it isolated."""
+    n_layers = hooked(model).sizes.n_layers
+    windows = [range(first, min(first + _WINDOW, n_layers)) for first in range(0, n_layers, _WINDOW)]
+    probs = label_logits_alone(model, prompt, [IsolateLabels(window) for window in windows]).softmax(-1)[:, best]
+    of_layer = [
+        (f"{window[0]}-{window[-1]}" if len(window) > 1 else str(window[0]), float(value))
+        for window, value in zip(windows, probs, strict=True)
+        for _ in window
+    ]
+    return {"window": [name for name, _ in of_layer], "isolated_prob": [value for _, value in of_layer]}
+
+
+def _reading_heads(relative: Reading, absolute: Reading) -> pd.DataFrame:
+    """The heads with the largest saliency of edges from label words to q: a head may prefer them and hardly matter."""
+    table = relative.frame()[["layer", "head", "reading"]].assign(saliency=absolute.frame()["reading"])
+    return table.sort_values("saliency", ascending=False, ignore_index=True).head(_HEADS)
+
+
+_SHOWN = (
+    ("reading", "target reads label words", "×", True), ("gathering", "label words gather", "×", True),
+    ("reads_most", "target reads most from", "", False), ("lens", "lens", "", False),
+    ("answer_prob", "P(answer), lens", "", False), ("isolated_prob", "P(answer), label words isolated", "", False),
+)  # fmt: skip
+
+
+def _bars(scan: Scan) -> str:
+    """The table by layer: enrichment as bars on a logarithm with random text as a mark, probabilities as bars."""
+    table = scan.layers
+    shown = [column for column in _SHOWN if column[0] in table]
+    head = "".join(f'<th scope="col" style="{_LEFT}">{escape(title)}</th>' for _, title, *_ in shown)
+    body = "".join(
+        f'<tr><th scope="row">{row["layer"]}</th>{"".join(_cell(row, *column) for column in shown)}</tr>'
+        for row in table.to_dict("records")
+    )
+    random = "Mark: random text. " if "reading" in table else ""
+    return (
+        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
+        f'<caption style="caption-side:bottom;{_LEFT}">{random}Times: saliency over what an average token gets; bars '
+        f"from 1 to the right. P(answer): among the answers.</caption>"
+        f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+_LEFT = "text-align:left;padding:1px 10px"
+_WIDTH = 90
+
+
+def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bool) -> str:
+    value = row[column]
+    if isinstance(value, str):
+        share = f" {row['lens_prob']:.0%}" if column == "lens" else ""
+        text = value.replace("\n", "⏎").replace(" ", "␣")
+        return f'<td style="{_LEFT}"><bdi>{escape(text)}</bdi>{share}</td>'
+    colour = {"reading": "#009E73", "gathering": "#D55E00"}.get(column, "#0072B2")
+    part = _of_log(value) if factor else value
+    mark = ""
+    if factor:
+        place = _WIDTH * _of_log(row[f"{column}_random"])
+        mark = f'<i style="position:absolute;left:{place:.0f}px;top:-1px;width:2px;height:12px;background:currentColor"></i>'
+    text = f"{value:.3g} {unit}" if factor else f"{value:.0%}"
+    return (
+        f'<td style="{_LEFT};white-space:nowrap" title="{escape(title)}: {text}"><span style="display:inline-block;'
+        f'position:relative;width:{_WIDTH}px;height:10px;background:#8883"><i style="position:absolute;left:0;top:0;'
+        f'height:10px;width:{_WIDTH * part:.0f}px;background:{colour}"></i>{mark}</span> {text}</td>'
+    )
+
+
+def _of_log(value: float) -> float:
+    """How far along a bar a factor lies: 1 and less at its start, 100 and more at its end."""
+    return float(np.clip(np.log10(max(value, 1e-9)) / 2, 0, 1))
