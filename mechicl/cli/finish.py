@@ -46,7 +46,7 @@ def run(
     """
     needs = study.estimate(model, material, batch_size=asked.batch_size)
     shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
-    if study.times and helpers is not None:
+    if study.measures_time and helpers is not None:
         helpers.rest()
         helpers, shared = None, ", alone, because it measures time"
     print(f"mechicl: {study.name} needs {needs}{shared}.", file=sys.stderr)

@@ -41,7 +41,7 @@ def begin(helpers: Helpers | None, study: Study, model: Any, material: Material,
     """Have helpers begin with what this command is going to ask for; what is wrong with it is said then."""
     from mechicl.studies.running import plan
 
-    if helpers is not None and not study.times:
+    if helpers is not None and not study.measures_time:
         with suppress(InputError):
             helpers.ahead(plan(study, model, material, asked.batch_size, cells, shared=True))
 

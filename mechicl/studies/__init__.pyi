@@ -455,6 +455,7 @@ def layer_lesions(
     untrained: int = 4,
     kinds: Sequence[Literal['drop', 'swap', 'attention', 'mlp', 'replace', 'repeat']] = ('drop', 'swap'),
     windows: Sequence[int] = (3, 5),
+    times: int = 1,
     positions: Sequence[Literal['all', 'bos', 'rest']] = ('all', 'bos', 'rest'),
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 4,
@@ -473,6 +474,7 @@ def layer_lesions(
         untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
         kinds: What is done to each layer.
         windows: Lengths of repeated windows.
+        times: How many more times each layer of a repeated window runs.
         positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.

@@ -77,7 +77,7 @@ class Study(ABC):
     """Untrained twins that are at most in memory beside the model, at a time."""
     not_measured: ClassVar[tuple[str, ...]] = ()
     """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
-    times: ClassVar[bool] = False
+    measures_time: ClassVar[bool] = False
     """Whether it measures time, so that nothing else may run on the machine."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes memory."""

@@ -114,7 +114,7 @@ class Team:
 @contextmanager
 def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helpers]:
     """The helpers that were given, or a team for this study alone."""
-    if study.times:
+    if study.measures_time:
         raise InputError(f"{study.name} measures time, and never shares its machine; leave out workers.")
     if not isinstance(workers, int):
         yield workers

@@ -100,7 +100,7 @@ class CompressionSpeed(Study):
     )
     claims = (*_OF_SPEED, _OF_BOTH)
     batch_size = None
-    times = True
+    measures_time = True
     shared_options = {"demonstrations": None}
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:

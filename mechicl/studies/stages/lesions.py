@@ -79,6 +79,7 @@ class Lesions(AgainstTwins):
 
     kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
+    times: Annotated[int, Switch("How many more times each layer of a repeated window runs.", min=1)] = 1
     positions: Annotated[
         tuple[Where, ...], Switch("Where layers are dropped: at all positions, at position 0 alone, everywhere else.")
     ] = ("all", "bos", "rest")
@@ -98,6 +99,7 @@ class Lesions(AgainstTwins):
     def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
         """(kind, layer, ablation) of everything that is measured; a window's layer is its first."""
         each = range(n_layers)
+        more = f" ({self.times} times)" if self.times > 1 else ""
         by_kind: dict[str, list[tuple[str, int, Patch]]] = {
             "drop": [
                 ("drop" if where == "all" else f"drop, {where}", i, Drop(i, positions=where))
@@ -109,7 +111,7 @@ class Lesions(AgainstTwins):
             "mlp": [("mlp", i, DropMLP(i)) for i in each],
             "replace": [("replace", i, Replace(i, i + 1)) for i in each[:-1]],
             "repeat": [
-                (f"repeat {length}", start, Repeat(start, length))
+                (f"repeat {length}{more}", start, Repeat(start, length, self.times))
                 for length in self.windows
                 for start in range(n_layers - length + 1)
             ],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from mechicl import layer_lesions
 from mechicl.corpora import load_corpus
@@ -47,6 +48,22 @@ def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
     assert f"The mean entropy is lower with {int(lower)} of 1 windows (repeat 1)" in result.finding()
     alone = layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(2,), untrained=0)
     assert len(alone.figure().layout.meta["panels"]) == 3
+
+
+def test_a_window_repeated_twice_is_the_model_with_each_of_its_layers_run_three_times(corpus):
+    model, only = tiny.model("gpt2"), {"kinds": ("repeat",), "windows": (1,), "untrained": 0}
+    twice = layer_lesions(model, corpus, times=2, **only)
+    assert set(twice.table["kind"]) == {"repeat 1 (2 times)"}
+    residual = model(corpus.tokens, stop_at_layer=0)
+    for layer in (0, 1, 1, 1, 2):
+        residual = model.blocks[layer](residual)
+    logits = model.unembed(model.ln_final(residual))
+    for row, n in enumerate(corpus.lengths.tolist()):
+        entropy = torch.distributions.Categorical(logits=logits[row, 1:n].double()).entropy().mean() / np.log(2)
+        mine = twice.table.query("layer == 1 and sequence == @row")["entropy"].item()
+        assert mine == pytest.approx(entropy.item(), rel=1e-5)
+    assert set(layer_lesions(model, corpus, **only).table["kind"]) == {"repeat 1"}
+    assert "of 1 windows (repeat 1 (2 times))" in twice.finding()
 
 
 def test_means_weigh_tokens_not_sequences(corpus):

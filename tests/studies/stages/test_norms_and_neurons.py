@@ -9,6 +9,7 @@ from mechicl.hooks import run
 from mechicl.mlp_neurons import classify, entropy_neurons, vocabulary_moments
 from mechicl.models import hooked
 from mechicl.probes.norms import Norms
+from mechicl.results import Cells
 from mechicl.studies import neurons, norms
 from mechicl.studies.stages.neurons import NeuronsStudy
 from tests import tiny
@@ -60,13 +61,48 @@ def test_the_studies(corpus):
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
     assert "neurons" in result.finding()
-    assert len(result.figure().data) == 6  # each kind, and prediction and suppression with W_U rotated
+    assert len(result.figure().data) == 14  # each kind; prediction, suppression: W_U rotated, four other thresholds
     net = hooked(tiny.fresh("llama", "fold"))
     moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])
     frame = classify(moments, kurtosis=2.5).frame()
     counts = summary.set_index(["metric", "layer"])["count"]
     for row in frame.itertuples():
         assert counts[row.kind, row.layer] == row.count
+
+
+def test_other_thresholds_give_what_the_study_gives_at_them():
+    model = tiny.fresh("llama", "fold")
+    W_U, W_out = model.unembed.W_U.data, model.blocks[2].mlp.W_out.data
+    W_U[:2] = 0.0  # two directions that few tokens share: two of them, and seven
+    W_U[0, :2], W_U[1, 2:9] = 50.0, 50.0
+    W_out[:8] = 0.0
+    W_out[range(5), 0], W_out[range(5, 8), 1] = 1.0, -1.0
+    result = neurons(model)
+    summary = result.summary().set_index(["metric", "layer"])["mean"]
+    (table,) = result.study.tables(result).values()
+    own = table[table["kurtosis above"] == 10].set_index("claim")["effect"]
+    assert own.tolist() == pytest.approx([one.effect for one in result.claims])
+    at_5 = neurons(model, kurtosis=5)
+    for kind in ("prediction", "suppression"):
+        of_kind = at_5.summary().set_index(["metric", "layer"])["mean"]
+        assert of_kind[kind].tolist() == summary[f"{kind}, above 5"].tolist()
+        assert (summary[f"{kind}, above 5"] >= summary[f"{kind}, above 20"]).all()
+    swept = table[table["kurtosis above"] == 5].set_index("claim")
+    assert swept["effect"].tolist() == pytest.approx([one.effect for one in at_5.claims])
+    assert swept["verdict"].tolist() == [one.outcome for one in at_5.claims]
+    assert swept["effect"].abs().max() > 0
+    for one, effect in zip(result.claims, own, strict=True):
+        signs = table[table["claim"] == one.claim.sentence].set_index("kurtosis above")["effect"] * effect > 0
+        kept = ", ".join(str(at) for at in signs.index[signs])
+        assert f"keeps its sign at {f'kurtosis thresholds {kept}' if kept else 'no'}" in one.note
+
+
+def test_a_threshold_changes_conclusions_alone(tmp_path):
+    model = tiny.fresh("llama", "fold")
+    NeuronsStudy().run(model, cells=Cells(tmp_path))
+    files = sorted((tmp_path / "cells").iterdir())
+    NeuronsStudy(kurtosis=5).run(model, cells=Cells(tmp_path))
+    assert sorted((tmp_path / "cells").iterdir()) == files
 
 
 def test_entropy_neurons_of_the_study_are_those_of_the_function():
