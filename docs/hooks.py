@@ -1,4 +1,4 @@
-"""Pages that mkdocs writes from the code: one per study, and the API."""
+"""Pages that mkdocs writes from the code: one per study and notebook, the API, the gallery, the citation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import drift  # noqa: E402
+import gallery  # noqa: E402
 import models  # noqa: E402
+import tutorials  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
@@ -36,14 +39,21 @@ def on_config(config: Any) -> Any:
     for entry in config["nav"]:
         if "Studies" in entry:
             entry["Studies"] = [{title: names} for title, names in pages.items()]
+        if "Tutorials" in entry:
+            entry["Tutorials"] += [f"notebooks/{name}.md" for name in tutorials.NOTEBOOKS]
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of studies and of the API."""
+    """Add the pages that are written here."""
     for name, study in STUDIES.items():
         files.append(File.generated(config, f"studies/{name}.md", content=study_page(study)))
-    files.append(File.generated(config, "api.md", content=api_page()))
+    written = {
+        "api.md": api_page(), "gallery.md": gallery.page(STUDIES), "cite.md": citation_page(),
+        "explorer/tiny-icl.html": tutorials.explorer(), **tutorials.pages(),
+    }  # fmt: skip
+    for place, content in written.items():
+        files.append(File.generated(config, place, content=content))
     return files
 
 
@@ -51,6 +61,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Put measured numbers where the pages of defects and of half precision name them."""
     if page.file.src_uri == "precision.md":
         return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
+    if page.file.src_uri == "tutorials.md":
+        return markdown.format(rows=tutorials.table())
     if page.file.src_uri == "models.md":
         return markdown.format(table=models.table())
     if page.file.src_uri != "defects.md":
@@ -105,6 +117,33 @@ def api_page() -> str:
         parts.append(f"## mechicl.{room}\n\n{(module.__doc__ or '').splitlines()[0]}")
         parts += [f"::: mechicl.{room}.{name}" for name in module.__all__ if name not in mechicl.HOME]
     return "\n\n".join(parts)
+
+
+def citation_page() -> str:
+    """How to cite mechicl and the papers, from CITATION.cff."""
+    told = yaml.safe_load((HERE.parent / "CITATION.cff").read_text())
+    entries = [_bibtex("software", "mechicl", told)]
+    entries += [_bibtex(kind, key, one) for (key, kind), one in zip(_KEYS.items(), told["references"], strict=True)]
+    fenced = "\n\n".join(entries)
+    return (
+        f"# How to cite\n\n{told['message']}\n\n```bibtex\n{fenced}\n```\n\nTo make a number reproducible, give the "
+        "command and the provenance that lies beside each table: weight digest, versions, settings, seeds, data."
+    )
+
+
+_KEYS = {"wang-etal-2023-label": "inproceedings", "lad-etal-2024-remarkable": "article"}
+"""Key and kind of each paper's entry."""
+
+
+def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
+    authors = [", ".join(filter(None, [one.get("family-names", one.get("name")), one.get("given-names")]))
+               for one in told["authors"]]  # fmt: skip
+    facts = {
+        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
+        "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
+    }  # fmt: skip
+    lines = [f"  {name} = {{{value}}}," for name, value in facts.items() if value]
+    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
 
 
 def _home(study: Any) -> str:
