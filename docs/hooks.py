@@ -58,9 +58,9 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put measured numbers where the pages of defects and of half precision name them."""
+    """Put measured numbers and tables where pages name them."""
     if page.file.src_uri == "precision.md":
-        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
+        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f}")
     if page.file.src_uri == "tutorials.md":
         return markdown.format(rows=tutorials.table())
     if page.file.src_uri == "models.md":
