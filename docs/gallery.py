@@ -1,88 +1,56 @@
-"""Run studies on the real model, and keep figure, figure data and verdicts for the gallery.
-
-    python docs/gallery.py [STUDY ...]
-
-The page shows these figures; the commands on it are the ones that were run here.
-"""
+"""The gallery: every figure that a study draws in the notebooks, on the real model, with verdicts and command."""
 
 from __future__ import annotations
 
-import json
-import shlex
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
+import re
+from base64 import b64decode
 from typing import Any
 
-_ICL = "--task reviews --samples 16 --seeds 42,43,44,45"
-_TEXT = "--text pydocs --tokens 2000 --length 128 --packing documents"
-GALLERY = {
-    "information-flow": _ICL,
-    "isolation": f"{_ICL} --n-layers 1,3,5,10",
-    "deep-layers": _ICL,
-    "compression": _ICL,
-    "layer-lesions": _TEXT,
-    "local-attention": _TEXT,
-    "logit-lens": _TEXT,
-    "norms": _TEXT,
-    "neurons": "",
-    "cka": _TEXT,
+from mechicl.declared import INPUTS
+
+_ON = {
+    "prompts": "--task reviews --samples 16 --seeds 42,43,44,45",
+    "text": "--text pydocs --packing documents --tokens 2000 --length 128",
 }
-"""What each study is given beside the model."""
-_KEPT = Path(__file__).parent / "pages" / "gallery"
-
-
-def command(name: str) -> str:
-    """The command of a figure."""
-    return " ".join(f"mechicl run {name} --model smollm2-135m-q4 {GALLERY[name]} --out results".split())
-
-
-def make(name: str) -> None:
-    """Run one study in a folder of its own; keep its figure with a palette, its figure data and its verdicts."""
-    from pictures import light
-
-    from mechicl.studies import load_result
-
-    with tempfile.TemporaryDirectory() as folder:
-        words = shlex.split(command(name))[1:-1]
-        subprocess.run([sys.executable, "-c", "from mechicl.cli.app import main; main()", *words, folder], check=True)
-        result = load_result(folder, name)
-    _KEPT.mkdir(exist_ok=True)
-    (_KEPT / f"{name}.png").write_bytes(light(result.figure().to_image("png", width=900, scale=1.25)))
-    result.summary().to_csv(_KEPT / f"{name}.csv", index=False, float_format="%.5g")
-    text = json.dumps({"claims": result.claims.rows(notes=False)}, indent=1, ensure_ascii=False)
-    (_KEPT / f"{name}.json").write_text(text + "\n")
-
-
-def page(studies: dict[str, Any]) -> str:
-    """A section per study: its figure, verdicts, command and figure data."""
-    parts = [_section(studies[name]) for name in GALLERY]
-    return "\n\n".join(["# Gallery", _HEAD, *parts])
-
-
+"""What a command is given beside the model, by what its study reads."""
 _HEAD = (
-    "Studies of SmolLM2-135M (30 layers; `smollm2-135m-q4`), on texts that need no network. Each section gives the "
-    "verdicts, the command that draws the figure, and the figure data. Samples are small, so that each command takes "
-    "minutes on two CPU cores; more seeds or text leave fewer claims undecided."
+    "Figures of SmolLM2-135M (30 layers, `smollm2-135m-q4`), as the [notebooks](tutorials.md) draw them on texts that "
+    "need no network. Samples are small, so that a notebook takes minutes on two CPU cores; more seeds or more text "
+    "leave fewer claims undecided. Each command draws the same figure of a larger sample, and writes its table and a "
+    "report into `results`."
 )
 
 
-def _section(study: Any) -> str:
-    name = study.name
-    rows = json.loads((_KEPT / f"{name}.json").read_text())["claims"]
-    verdicts = [f"| {row['claim']} | {row['verdict']} | {row['effect']} | {row['n']} |" for row in rows]
-    return "\n\n".join(
-        [
-            f"## {study.title}",
-            f"![{study.title}, SmolLM2-135M](gallery/{name}.png)",
-            "\n".join(["| claim | verdict | effect | n |", "|---|---|---|---|", *verdicts]),
-            f"```sh\n{command(name)}\n```",
-            f"[The study](studies/{name}.md) · [figure data (CSV)](gallery/{name}.csv)",
-        ]
-    )
+def page(studies: dict[str, Any], notebooks: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
+    """The page as Markdown, and its pictures by their places in the site."""
+    parts, pictures = ["# Gallery", _HEAD], dict[str, bytes]()
+    for notebook, cells in notebooks.items():
+        for cell in cells:
+            name = _study(cell)
+            picture = f"gallery/{name}.png"
+            if name is None or picture in pictures:
+                continue
+            pictures[picture] = next(
+                b64decode(one.data["image/png"]) for one in cell.outputs if "image/png" in one.get("data", {})
+            )
+            parts += _section(studies[name], notebook, picture)
+    return "\n\n".join(parts), pictures
 
 
-if __name__ == "__main__":
-    for study in sys.argv[1:] or GALLERY:
-        make(study)
+def _study(cell: Any) -> str | None:
+    """The study whose result a cell shows."""
+    texts = [one.get("data", {}).get("text/plain", "") for one in cell.get("outputs", ())]
+    named = [re.match(r"<Result ([\w-]+):", text) for text in texts]
+    return next((one[1] for one in named if one), None)
+
+
+def _section(study: Any, notebook: str, picture: str) -> list[str]:
+    material = INPUTS[study.reads]
+    given = " ".join(filter(None, ["--model smollm2-135m-q4", _ON.get(study.reads, "")]))
+    return [
+        f"## {study.title}",
+        f"![{study.title}, SmolLM2-135M]({picture})",
+        f"{study.shows} Runs on {material.words}: [the study](studies/{study.name}.md), "
+        f"[its verdicts and table in the notebook](notebooks/{notebook}.md).",
+        f"```sh\nmechicl run {study.name} {given} --out results\n```",
+    ]

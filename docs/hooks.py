@@ -48,8 +48,9 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are written here."""
     for name, study in STUDIES.items():
         files.append(File.generated(config, f"studies/{name}.md", content=study_page(study)))
+    figures, pictures = gallery.page(STUDIES, tutorials.cells())
     written = {
-        "api.md": api_page(), "gallery.md": gallery.page(STUDIES), "cite.md": citation_page(),
+        "api.md": api_page(), "gallery.md": figures, **pictures, "cite.md": citation_page(),
         "explorer/tiny-icl.html": tutorials.explorer(), **tutorials.pages(),
     }  # fmt: skip
     for place, content in written.items():

@@ -30,6 +30,11 @@ def pages() -> dict[str, str | bytes]:
     return made
 
 
+def cells() -> dict[str, Any]:
+    """The cells of every notebook, the papers' own first."""
+    return {name: _read(name).cells for name in sorted(NOTEBOOKS, key=lambda name: name.startswith("a_"))}
+
+
 def table() -> str:
     """A row per notebook, with the minutes that it took."""
     rows = []

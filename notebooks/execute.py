@@ -1,9 +1,9 @@
 """Execute the notebooks from a clean kernel and store them with outputs that GitHub can show: `make notebooks`.
 
-GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless Chromium
-takes one of the page that an explorer saves. Stills are stored with a palette, and numbers of figures with six digits,
-because they take most of a notebook's room. The digest of the executed cells is stored as well: tests compare it, and so
-notice a notebook that was edited and not executed again.
+GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless
+Chromium takes one of the page that an explorer saves. Stills are stored with a palette, and numbers of figures with six
+digits, because they take most of a notebook's room. The digest of the executed cells is stored as well: tests compare
+it, and so notice a notebook that was edited and not executed again.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def test_what_notebooks_name_of_mechicl_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [one for one in NOTEBOOKS if one.id in LIGHT] + HEAVY)
-def test_notebooks_run_on_tiny_icl_and_show_the_same_kinds_of_output(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_run_on_tiny_icl_and_show_the_same_kinds_of_output(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("PLOTLY_RENDERER", "plotly_mimetype")
     stored = nbformat.read(path, as_version=4)

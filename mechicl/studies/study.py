@@ -47,7 +47,7 @@ class Study(ABC):
     `name` is a study from then on: for `mi.load_result`, reports, and the command line.
     """
 
-    protocol: Annotated[Protocol, Switch("corrected, or paper: what the authors' code did.")] = "corrected"
+    protocol: Annotated[Protocol, Switch("corrected, or paper (as the authors' code).")] = "corrected"
 
     name: ClassVar[str]
     title: ClassVar[str]

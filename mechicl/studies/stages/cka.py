@@ -71,7 +71,7 @@ class Cka(AgainstTwins):
     `result.study.block_structure(result.table)` gives the blocks.
     """
 
-    minibatch: Annotated[int, Switch('Sequences of which one HSIC is made (protocol "paper": 128).', min=4)] = 16
+    minibatch: Annotated[int, Switch("Sequences per HSIC minibatch (protocol paper: 128).", min=4)] = 16
 
     name = "cka"
     title = "Similarity of layers (linear CKA)"

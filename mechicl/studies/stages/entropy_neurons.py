@@ -59,13 +59,13 @@ class EntropyNeurons(Study):
     last residual over the clean model's.
     """
 
-    neurons: Annotated[int, Switch("Entropy neurons, the most neutral first.", min=1)] = 4
-    controls: Annotated[int, Switch("Other neurons of like length for each of them.", min=1)] = 2
-    values: Annotated[tuple[float, ...], Switch("Activations at which a neuron is held.")] = (0.0, 2.0, 4.0, 6.0)
+    neurons: Annotated[int, Switch("Number of entropy neurons, the most neutral first.", min=1)] = 4
+    controls: Annotated[int, Switch("Norm-matched control neurons for each of them.", min=1)] = 2
+    values: Annotated[tuple[float, ...], Switch("Activations to which a neuron is fixed.")] = (0.0, 2.0, 4.0, 6.0)
 
     name = "entropy-neurons"
     title = "Entropy neurons held at a value"
-    shows = "Entropy, loss and predictions while an entropy neuron is held at a value."
+    shows = "Entropy, loss and predictions when an entropy neuron is fixed to a value."
     source = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
     claim = (
         "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "

@@ -77,7 +77,7 @@ class Lesions(AgainstTwins):
     KL and losses in nats, agreement as a share, entropies in bits.
     """
 
-    kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
+    kinds: Annotated[tuple[LesionKind, ...], Switch("Ablations of each layer.")] = ("drop", "swap")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
     positions: Annotated[
         tuple[Where, ...], Switch("Where layers are dropped: at all positions, at position 0 alone, everywhere else.")
