@@ -466,9 +466,8 @@ def layer_lesions(
 
     Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
 
-    The paper: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they
-    were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
-    dropping.
+    The paper: Dropping or swapping a middle layer leaves 72-95 % of top-1 predictions unchanged. The
+    first layer, and in some models the last, is indispensable. Swapping hurts less than dropping.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -523,7 +522,7 @@ def token_lesions(
 
     Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
 
-    The paper: Early layers put tokens together to words, and middle layers can be left out.
+    The paper: Early layers merge tokens into words, and middle layers can be dropped.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -551,7 +550,7 @@ def cka(
 
     Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
 
-    The paper: Layers form blocks whose representations are alike, which agree with the stages.
+    The paper: Layers form blocks of similar representations, and the blocks agree with the stages.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -580,8 +579,8 @@ def local_attention(
 
     Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
 
-    The paper: In the first layers attention is local, to the last few tokens, which are put together to
-    words; with depth it becomes less and less so.
+    The paper: In the first layers attention is local: it merges the last few tokens into words. With
+    depth it becomes less local.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -609,7 +608,7 @@ def joiner_ablation(
 
     Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
 
-    The paper: Early heads put the tokens of a word together.
+    The paper: Early heads merge the tokens of a word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -637,8 +636,8 @@ def word_merging(
 
     Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
 
-    The paper: Early layers have sub-joiner heads, which look from a word's last token back to its other
-    tokens: there tokens become words.
+    The paper: Early layers have sub-joiner heads, which attend from a word's last token to its other
+    tokens and merge them into a word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -668,7 +667,7 @@ def word_identity(
 
     Which word ended here (Stages of Inference, section 5.1; a test of our own).
 
-    The paper: In the first layers the tokens of a word are put together into one representation.
+    The paper: The first layers merge the tokens of a word into one representation.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -758,8 +757,8 @@ def part_of_speech(
 
     Part of speech (Stages of Inference, section 5.2; a test of our own).
 
-    The paper: Features of words are made in the first half of the model: probing accuracy rises, peaks
-    and declines.
+    The paper: The first half of the model computes features of words: probing accuracy rises, peaks and
+    declines.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -824,8 +823,8 @@ def voting(
 
     Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
 
-    The paper: The best single neurons, which are suppression neurons, tell whether the next token ends
-    in -ing about as well as the model; ensembles of prediction neurons do better than both.
+    The paper: The best single neurons, which are suppression neurons, predict whether the next token
+    ends in -ing about as well as the model does. Ensembles of prediction neurons do better than both.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -886,8 +885,8 @@ def many_lesions(
 
     Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
 
-    The paper: Middle layers act like an ensemble of shallow paths: the more of them are left out or out
-    of order, the more predictions change, without a sudden break.
+    The paper: Middle layers act like an ensemble of shallow paths: as more of them are dropped or
+    shuffled, predictions change gradually.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -937,10 +936,11 @@ def entropy_neurons(
 ) -> Result:
     """Entropy, loss and predictions when an entropy neuron is fixed to a value.
 
-    Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
+    Entropy neurons fixed to a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section
+    4.3).
 
-    The paper: A few neurons of the last layers hardly favour any token, but set how sure the prediction
-    is: fixing their activation moves its entropy, through the scale of the final norm.
+    The paper: A few neurons of the last layers hardly favour any token but set the confidence of the
+    prediction: fixing their activation changes its entropy, through the scale of the final norm.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
@@ -998,8 +998,7 @@ def inner_lexicon(
     The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
     5.1).
 
-    The claim: In the first layers the tokens of a word are put together into the representation of the
-    word.
+    The claim: The first layers merge the tokens of a word into a representation of the word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.

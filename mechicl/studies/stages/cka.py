@@ -77,7 +77,7 @@ class Cka(AgainstTwins):
     title = "Similarity of layers (linear CKA)"
     shows = "Similarity of all layers' representations at last tokens: linear CKA and its blocks."
     source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
-    claim = "Layers form blocks whose representations are alike, which agree with the stages."
+    claim = "Layers form blocks of similar representations, and the blocks agree with the stages."
     claims = (BLOCKS,)
     may_lack = ("leverage",)  # between two depths
     each_twin_reads = None

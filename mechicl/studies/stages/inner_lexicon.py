@@ -104,7 +104,7 @@ class InnerLexicon(Study):
     title = "The inner lexicon"
     shows = "How words spelt in several tokens become the word's own token, layer by layer; phrases and meanings."
     source = _SOURCE
-    claim = "In the first layers the tokens of a word are put together into the representation of the word."
+    claim = "The first layers merge the tokens of a word into a representation of the word."
     claims = (_MERGES, _GOES_ON, _CUT, _MEANS, _ERASED)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
@@ -272,7 +272,9 @@ class InnerLexicon(Study):
         if (summary["arm"] == "identity").any():
             kinds = {"last pieces": (GREEN, "solid"), "words of one token": (INK, "dot")}
             panels.append(
-                Panel("a probe tells the token", curves("identity", "accuracy", kinds), {}, {"range": [0, 1.02]})
+                Panel(
+                    "a linear probe predicts the token", curves("identity", "accuracy", kinds), {}, {"range": [0, 1.02]}
+                )
             )
         note = f"words spelt in {pieces} tokens unless said otherwise; band: 95 % bootstrap interval over words"
         shown = summary[summary["point"] >= 0]

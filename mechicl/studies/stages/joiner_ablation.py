@@ -64,7 +64,7 @@ class JoinerAblation(Study):
     title = "Sub-joiner heads ablated"
     shows = "Loss after multi-token words without sub-joiner heads, against random heads."
     source = NEEDED.source
-    claim = "Early heads put the tokens of a word together."
+    claim = "Early heads merge the tokens of a word."
     claims = (NEEDED,)
     reads = "text"
     no_paper_protocol = "the authors ablate no heads"

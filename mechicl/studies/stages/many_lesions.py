@@ -56,8 +56,8 @@ class ManyLesions(Study):
     shows = "Predictions with more and more random middle layers dropped or shuffled."
     source = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
     claim = (
-        "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "
-        "predictions change, without a sudden break."
+        "Middle layers act like an ensemble of shallow paths: as more of them are dropped or shuffled, predictions "
+        "change gradually."
     )
     reads = "text"
     no_paper_protocol = "the paper did not do it"

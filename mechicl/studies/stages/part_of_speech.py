@@ -79,7 +79,7 @@ class PartOfSpeech(Study):
     title = "Part of speech"
     shows = "At which depth a linear probe predicts a word's part of speech, against a control task."
     source = _SOURCE
-    claim = "Features of words are made in the first half of the model: probing accuracy rises, peaks and declines."
+    claim = "The first half of the model computes features of words: probing accuracy rises, peaks and declines."
     claims = (RISES, DECLINES)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"

@@ -62,7 +62,7 @@ class TokenLesions(Study):
     title = "Which predictions a lesion changes"
     shows = "Which predictions a layer ablation changes: by place in the word, position and entropy."
     source = "Stages of Inference, section 4.1; by token, a test of our own"
-    claim = "Early layers put tokens together to words, and middle layers can be left out."
+    claim = "Early layers merge tokens into words, and middle layers can be dropped."
     reads = "text"
     no_paper_protocol = "the authors evaluate no lesion token by token"
     batch_size = 4

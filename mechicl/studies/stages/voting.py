@@ -93,8 +93,8 @@ class Voting(Study):
     shows = "Neurons that predict whether the next token is of a class, alone and in ensembles."
     source = "Stages of Inference, section 5.3 and appendix I"
     claim = (
-        "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
-        "well as the model; ensembles of prediction neurons do better than both."
+        "The best single neurons, which are suppression neurons, predict whether the next token ends in -ing about as "
+        "well as the model does. Ensembles of prediction neurons do better than both."
     )
     claims = (VOTES, BEYOND)
     reads = "text"

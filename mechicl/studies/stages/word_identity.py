@@ -1,6 +1,6 @@
 """Does a word's last token know the word? (section 5.1; the direct evidence that the paper does not give)
 
-If early layers put the tokens of a word together, its identity must be readable at its last token, and not only from
+If early layers merge the tokens of a word, its identity must be readable at its last token, and not only from
 that token. So we compare words that end in the same token, such as "could" and "would": a linear probe predicts which
 of them was read, from the residual at the last token. At the embedding it can only guess among the words of one ending;
 contexts have the same length, so that position says nothing either.
@@ -80,7 +80,7 @@ class WordIdentity(Study):
     title = "Which word ended here"
     shows = "At which depth a linear probe identifies a word from its last token."
     source = "Stages of Inference, section 5.1; a test of our own"
-    claim = "In the first layers the tokens of a word are put together into one representation."
+    claim = "The first layers merge the tokens of a word into one representation."
     claims = (KNOWN,)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"

@@ -76,8 +76,8 @@ class WordMerging(Study):
     shows = "Whether early layers merge a word's tokens: attention, sub-joiner heads, cut edges."
     source = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
     claim = (
-        "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
-        "tokens become words."
+        "Early layers have sub-joiner heads, which attend from a word's last token to its other tokens and merge them "
+        "into a word."
     )
     claims = (JOINERS, NEEDED)
     reads = "text"
