@@ -25,6 +25,8 @@ import mechicl  # noqa: E402
 from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
+_SIGNATURE = "{heading_level: 3, show_docstring_description: false, show_docstring_parameters: false}"
+"""Of a study's function: the page says the rest already."""
 _PAPERS = {
     "label_words": "Label Words are Anchors",
     "stages": "Stages of Inference",
@@ -87,7 +89,7 @@ def study_page(study: Any) -> str:
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_claims(study),
             *_shown(study),
-            f"## From Python\n\n::: mechicl.studies.{call}\n    options: {{heading_level: 3}}",
+            f"## From Python\n\n::: mechicl.studies.{call}\n    options: {_SIGNATURE}",
             f"### Switches\n\n{_switches(shipped()[study.name])}",
         ]
     )
@@ -157,9 +159,10 @@ def _wrapped(line: str) -> str:
 
 
 def _switches(told: Declaration) -> str:
-    """In Python and, with dashes, on the command line."""
+    """A row per switch."""
     rows = [f"| `{one.name}` | {_values(one)} | `{one.default!r}` | {one.help} |" for one in told.switches]
-    return "\n".join(["| switch | values | default | |", "|---|---|---|---|", *rows])
+    head = "Keywords in Python; on the command line `--` and dashes in place of underscores.\n"
+    return "\n".join([head, "| switch | values | default | |", "|---|---|---|---|", *rows]) if rows else "None."
 
 
 def _values(one: DeclaredSwitch) -> str:

@@ -11,7 +11,7 @@ ON_TINY_ICL = {
     "a_real_model_in_ten_minutes": 'MODEL, TASK, TEXT, SAMPLES, EARLY, TOKENS = "tiny-icl", "tiny-topics-4", "tiny-icl", 8, 2, 600',
     "compose_probes_and_patches": 'MODEL, TASK, SAMPLES, WINDOW = "tiny-icl", "tiny-topics-4", 16, 1',
     "label_words_are_anchors": 'MODEL, TASK, SAMPLES, FIRST = "tiny-icl", "tiny-topics-4", 8, 2',
-    "stages_of_inference": 'MODEL, TEXT, TOKENS, TASK = "tiny-icl", "tiny-icl", 2_000, "tiny-topics-4"',
+    "stages_of_inference": 'MODEL, TEXT, TOKENS = "tiny-icl", "tiny-icl", 2_000',
     "your_own_task_and_model": (
         'MODEL, TEXTS, SAMPLES = "tiny-icl", "tiny-topics-2", 8\n'
         'TEMPLATE, WORDS = "Question: {text}\\nAnswer:{label}", (" Tiger", " River")'

@@ -144,11 +144,10 @@ class Explorer:
 
 @partial(door, kinds=False)
 def explore(model: Model, prompt: Prompt, *, patches: Mapping[str, Patch] | None = None) -> Explorer:
-    """Look at one prompt: who attends to whom with what effect, layer by layer, and what patches change.
+    """Show one prompt interactively: the saliency of its attention edges by layer, and the effect of patches.
 
-    The picture is the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), not attention, which the
-    first token's sink would dominate. Isolating label words and dropping a layer can be switched on in it; `patches`
-    adds switches by name.
+    Edges show saliency (Label Words, section 1, Fig. 1, and Eq. 1) rather than attention, because the attention sink at
+    the first token would dominate. Switches isolate label words and drop a layer; `patches` adds switches by name.
 
         mi.explore(model, prompts[0], patches={"re-weight anchors": mi.engines.fit_reweighting(model, training).patch})
 
