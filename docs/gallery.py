@@ -1,4 +1,4 @@
-"""The gallery: every figure that a study draws in the notebooks, on the real model, with verdicts and command."""
+"""The gallery: every figure that a study draws in a notebook that was executed on the real model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from mechicl.declared import INPUTS
 
+_MODEL = "smollm2-135m-q4"
 _ON = {
     "prompts": "--task reviews --samples 16 --seeds 42,43,44,45",
     "text": "--text pydocs --packing documents --tokens 2000 --length 128",
@@ -25,7 +26,7 @@ def page(studies: dict[str, Any], notebooks: dict[str, Any]) -> tuple[str, dict[
     """The page as Markdown, and its pictures by their places in the site."""
     parts, pictures = ["# Gallery", _HEAD], dict[str, bytes]()
     for notebook, cells in notebooks.items():
-        for cell in cells:
+        for cell in cells if any(_MODEL in cell.source for cell in cells if cell.source.startswith("MODEL")) else ():
             name = _study(cell)
             picture = f"gallery/{name}.png"
             if name is None or picture in pictures:
@@ -46,7 +47,7 @@ def _study(cell: Any) -> str | None:
 
 def _section(study: Any, notebook: str, picture: str) -> list[str]:
     material = INPUTS[study.reads]
-    given = " ".join(filter(None, ["--model smollm2-135m-q4", _ON.get(study.reads, "")]))
+    given = " ".join(filter(None, [f"--model {_MODEL}", _ON.get(study.reads, "")]))
     return [
         f"## {study.title}",
         f"![{study.title}, SmolLM2-135M]({picture})",

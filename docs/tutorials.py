@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from base64 import b64decode
 from html import escape
@@ -36,13 +37,14 @@ def cells() -> dict[str, Any]:
 
 
 def table() -> str:
-    """A row per notebook, with the minutes that it took."""
+    """A row per notebook, with the model whose outputs it shows."""
     rows = []
     for name, shows in NOTEBOOKS.items():
         notebook = _read(name)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-        minutes = notebook.metadata["mechicl"]["seconds"] / 60
-        rows.append(f"| [{title}](notebooks/{name}.md) | {shows} | {max(1, round(minutes))} min |")
+        choice = next(cell.source for cell in notebook.cells if cell.source.startswith("MODEL"))
+        model = re.findall(r'"(.*?)"', choice)[0]
+        rows.append(f"| [{title}](notebooks/{name}.md) | {shows} | `{model}` |")
     return "\n".join(rows)
 
 

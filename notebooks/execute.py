@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from tests.notebooks import PLOTLY, WIDGET, digest  # noqa: E402
 
 def execute(path: Path, chromium: Any) -> None:
     """Run all cells in order; the notebook is written only when none of them failed."""
-    begun = time.monotonic()
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=3600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
     with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
@@ -49,7 +47,7 @@ def execute(path: Path, chromium: Any) -> None:
                     output.data = {"text/plain": output.data["text/plain"], "image/png": still(saved, chromium)}
                 lighten(output)
     notebook.metadata.pop("widgets", None)
-    notebook.metadata["mechicl"] = {"executed": digest(notebook), "seconds": round(time.monotonic() - begun)}
+    notebook.metadata["mechicl"] = {"executed": digest(notebook)}
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         assert cell.execution_count == number, f"{path.name}: cells ran out of order"
     nbformat.write(notebook, path)

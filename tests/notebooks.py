@@ -17,7 +17,7 @@ ON_TINY_ICL = {
         'TEMPLATE, WORDS = "Question: {text}\\nAnswer:{label}", (" Tiger", " River")'
     ),
 }
-"""The cell that chooses model and data, as the tests run it: outputs are stored of smollm2-135m-q4."""
+"""The cell that chooses model and data, as the tests run it, whatever outputs are stored of."""
 
 
 def digest(notebook: Any) -> str:

@@ -51,7 +51,6 @@ def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     assert sum(map(chooses, notebook.cells)) == 1
-    assert "smollm2-135m-q4" in next(cell.source for cell in notebook.cells if chooses(cell))
     assert notebook.metadata["mechicl"]["executed"] == digest(notebook), "edited since; run: make notebooks"
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(code_cells(notebook)) + 1))
     outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
