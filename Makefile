@@ -113,7 +113,7 @@ gpu: $(STAMP)
 endif
 
 notebooks: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[export,notebook]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs,notebook]"
 	$(BIN)/python notebooks/execute.py
 
 docs: $(VENV)/.docs

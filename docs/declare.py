@@ -71,7 +71,7 @@ def readme_text() -> str:
     """README with the table of studies as it should be."""
     before, _, rest = README.read_text(encoding="utf-8").partition(_TABLE[0])
     rows = [f"| `{study.name}` | {study.shows} | {study.source} |\n" for study in _SHIPPED]
-    table = "".join(["| study | what it shows | where it comes from |\n|---|---|---|\n", *rows])
+    table = "".join(["| study | what it shows | source |\n|---|---|---|\n", *rows])
     return before + _TABLE[0] + table + _TABLE[1] + rest.partition(_TABLE[1])[2]
 
 

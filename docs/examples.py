@@ -69,6 +69,8 @@ def command(name: str) -> str:
 
 def make(name: str) -> None:
     """Run one example in a folder of its own; keep its figure and its finding."""
+    from pictures import light
+
     from mechicl.studies import load_result
 
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +78,7 @@ def make(name: str) -> None:
         subprocess.run([sys.executable, "-c", "from mechicl.cli.app import main; main()", *words, folder], check=True)
         result = load_result(folder, name)
     _PAGES.mkdir(exist_ok=True)
-    result.figure().write_image(_PAGES / f"{name}.png", width=900, scale=1.5)
+    (_PAGES / f"{name}.png").write_bytes(light(result.figure().to_image("png", width=900, scale=1.5)))
     text = json.dumps({"finding": result.finding()}, indent=2, ensure_ascii=False)
     (_PAGES / f"{name}.json").write_text(text + "\n")
 

@@ -1,4 +1,4 @@
-"""Pages that mkdocs writes from the code: one per study, and the API."""
+"""Pages that mkdocs writes from the code: one per study and notebook, the API, the gallery, the citation."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mkdocs.structure.files import File, Files
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import drift  # noqa: E402
+import gallery  # noqa: E402
 import models  # noqa: E402
+import tutorials  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
 
 import mechicl  # noqa: E402
 from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
+_SIGNATURE = "{heading_level: 3, show_docstring_description: false, show_docstring_parameters: false}"
+"""Of a study's function: the page says the rest already."""
 _PAPERS = {
     "label_words": "Label Words are Anchors",
     "stages": "Stages of Inference",
@@ -36,21 +41,31 @@ def on_config(config: Any) -> Any:
     for entry in config["nav"]:
         if "Studies" in entry:
             entry["Studies"] = [{title: names} for title, names in pages.items()]
+        if "Tutorials" in entry:
+            entry["Tutorials"] += [f"notebooks/{name}.md" for name in tutorials.NOTEBOOKS]
     return config
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of studies and of the API."""
+    """Add the pages that are written here."""
     for name, study in STUDIES.items():
         files.append(File.generated(config, f"studies/{name}.md", content=study_page(study)))
-    files.append(File.generated(config, "api.md", content=api_page()))
+    figures, pictures = gallery.page(STUDIES, tutorials.cells())
+    written = {
+        "api.md": api_page(), "gallery.md": figures, **pictures, "cite.md": citation_page(),
+        "explorer/tiny-icl.html": tutorials.explorer(), **tutorials.pages(),
+    }  # fmt: skip
+    for place, content in written.items():
+        files.append(File.generated(config, place, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put measured numbers where the pages of defects and of half precision name them."""
+    """Put measured numbers and tables where pages name them."""
     if page.file.src_uri == "precision.md":
-        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
+        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f}")
+    if page.file.src_uri == "tutorials.md":
+        return markdown.format(rows=tutorials.table())
     if page.file.src_uri == "models.md":
         return markdown.format(table=models.table())
     if page.file.src_uri != "defects.md":
@@ -74,7 +89,7 @@ def study_page(study: Any) -> str:
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_claims(study),
             *_shown(study),
-            f"## From Python\n\n::: mechicl.studies.{call}\n    options: {{heading_level: 3}}",
+            f"## From Python\n\n::: mechicl.studies.{call}\n    options: {_SIGNATURE}",
             f"### Switches\n\n{_switches(shipped()[study.name])}",
         ]
     )
@@ -107,6 +122,33 @@ def api_page() -> str:
     return "\n\n".join(parts)
 
 
+def citation_page() -> str:
+    """How to cite mechicl and the papers, from CITATION.cff."""
+    told = yaml.safe_load((HERE.parent / "CITATION.cff").read_text())
+    entries = [_bibtex("software", "mechicl", told)]
+    entries += [_bibtex(kind, key, one) for (key, kind), one in zip(_KEYS.items(), told["references"], strict=True)]
+    fenced = "\n\n".join(entries)
+    return (
+        f"# How to cite\n\n{told['message']}\n\n```bibtex\n{fenced}\n```\n\nTo make a number reproducible, give the "
+        "command and the provenance that lies beside each table: weight digest, versions, settings, seeds, data."
+    )
+
+
+_KEYS = {"wang-etal-2023-label": "inproceedings", "lad-etal-2024-remarkable": "article"}
+"""Key and kind of each paper's entry."""
+
+
+def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
+    authors = [", ".join(filter(None, [one.get("family-names", one.get("name")), one.get("given-names")]))
+               for one in told["authors"]]  # fmt: skip
+    facts = {
+        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
+        "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
+    }  # fmt: skip
+    lines = [f"  {name} = {{{value}}}," for name, value in facts.items() if value]
+    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
+
+
 def _home(study: Any) -> str:
     return str(study.__module__.split(".")[2])
 
@@ -117,9 +159,10 @@ def _wrapped(line: str) -> str:
 
 
 def _switches(told: Declaration) -> str:
-    """In Python and, with dashes, on the command line."""
+    """A row per switch."""
     rows = [f"| `{one.name}` | {_values(one)} | `{one.default!r}` | {one.help} |" for one in told.switches]
-    return "\n".join(["| switch | values | default | |", "|---|---|---|---|", *rows])
+    head = "Keywords in Python; on the command line `--` and dashes in place of underscores.\n"
+    return "\n".join([head, "| switch | values | default | |", "|---|---|---|---|", *rows]) if rows else "None."
 
 
 def _values(one: DeclaredSwitch) -> str:

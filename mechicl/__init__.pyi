@@ -13,6 +13,7 @@ from mechicl.corpora import load_corpus as load_corpus
 from mechicl.errors import InputError as InputError
 from mechicl.errors import NumericalError as NumericalError
 from mechicl.explorer import explore as explore
+from mechicl.explorer import scan as scan
 from mechicl.hooks import Patch as Patch
 from mechicl.hooks import Probe as Probe
 from mechicl.hooks import Watch as Watch

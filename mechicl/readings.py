@@ -24,7 +24,7 @@ _POSITIONS = ("position", "pos", "query", "key")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Reading:
-    """One or several quantities, all over the same axes; on the CPU, the first axis in the order of the prompts.
+    """One or more quantities over the same axes, on the CPU; the first axis is in the order of the prompts.
 
     `reading["kl"]` is a tensor, `reading.values` that of the only quantity, `reading.frame()` the table.
     """
@@ -91,9 +91,9 @@ class Reading:
         return table
 
     def mean(self, *axes: str) -> Reading:
-        """The mean over some axes: of means, weighted by their numbers of terms, so that every term counts the same.
+        """The mean over some axes. Means are weighted by their numbers of terms, so that every term has equal weight.
 
-        Padding, which is NaN, counts as nothing.
+        Padding (NaN) is ignored.
         """
         dims = [self.axes.index(self._known(axis)) for axis in axes]
         left = [dim for dim in range(len(self.axes)) if dim not in dims]

@@ -1,8 +1,9 @@
 """Execute the notebooks from a clean kernel and store them with outputs that GitHub can show: `make notebooks`.
 
-GitHub runs no scripts, so every interactive output gets a still beside it: plotly draws its own (kaleido), and of the
-explorer a headless Chromium takes one, of the page that the same object saves. What was executed is written down as a
-digest of the cells, by which the tests notice a notebook that was edited and not executed again.
+GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless
+Chromium takes one of the page that an explorer saves. Stills are stored with a palette, and numbers of figures with six
+digits, because they take most of a notebook's room. The digest of the executed cells is stored as well: tests compare
+it, and so notice a notebook that was edited and not executed again.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ from nbclient import NotebookClient
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "docs")]
+
+from pictures import light  # noqa: E402
 
 from mechicl.figures import WIDE  # noqa: E402
-from tests.notebooks import WIDGET, digest  # noqa: E402
+from tests.notebooks import PLOTLY, WIDGET, digest  # noqa: E402
 
 
 def execute(path: Path, chromium: Any) -> None:
     """Run all cells in order; the notebook is written only when none of them failed."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
+    client = NotebookClient(notebook, timeout=3600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
     with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
         aside(client, f"import plotly.io; plotly.io.renderers['png'].width = {WIDE}")
         for index, cell in enumerate(notebook.cells):
@@ -42,12 +45,31 @@ def execute(path: Path, chromium: Any) -> None:
                     saved = Path(folder) / "explorer.html"
                     aside(client, f"explorer.save_html({str(saved)!r})")
                     output.data = {"text/plain": output.data["text/plain"], "image/png": still(saved, chromium)}
+                lighten(output)
     notebook.metadata.pop("widgets", None)
     notebook.metadata["mechicl"] = {"executed": digest(notebook)}
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         assert cell.execution_count == number, f"{path.name}: cells ran out of order"
     nbformat.write(notebook, path)
     print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+def lighten(output: Any) -> None:
+    """Store an output's still with a palette, and the numbers of its figure with six digits."""
+    data = output.get("data", {})
+    if "image/png" in data:
+        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]))).decode()
+    if PLOTLY in data:
+        data[PLOTLY] = shortened(data[PLOTLY])
+
+
+def shortened(value: Any) -> Any:
+    """A figure's JSON with numbers of six digits."""
+    if isinstance(value, dict):
+        return {name: shortened(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [shortened(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def aside(client: NotebookClient, code: str) -> None:

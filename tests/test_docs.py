@@ -54,6 +54,25 @@ def test_site_builds_without_a_warning(site: Path) -> None:
     assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://', pages)  # opens offline
 
 
+def test_notebooks_gallery_explorer_and_citation_are_pages_of_the_site(site: Path) -> None:
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        text = (site / "notebooks" / f"{path.stem}.html").read_text()
+        pictures = re.findall(r'src="([\w-]+\.png)"', text)
+        assert len(pictures) >= 3
+        assert all((site / "notebooks" / picture).is_file() for picture in pictures)
+    shown = re.findall(r'src="gallery/([\w-]+)\.png"', (site / "gallery.html").read_text())
+    assert len(shown) >= 4
+    assert set(shown) <= set(STUDIES)
+    assert sum((site / "gallery" / f"{name}.png").stat().st_size for name in shown) < 1_500_000
+    cited = (site / "cite.html").read_text()
+    assert all(title in cited for title in ("Label Words are Anchors", "The Remarkable Robustness of LLMs"))
+
+
+def test_an_explorer_of_the_site_opens(site: Path, browser: Browser) -> None:
+    tab = browser.open(site / "explorer" / "tiny-icl.html")
+    assert tab.page.get_by_role("slider", name="Layer").is_visible()
+
+
 def test_search_works_from_disk(site: Path, browser: Browser) -> None:
     tab = browser.open(site / "index.html")
     tab.page.locator(".md-search__input").first.fill("deep layers")

@@ -14,7 +14,11 @@ ROOT = Path(__file__).parents[1]
 RETIRED = (
     "intact model", "probable tokens that stay", "with commas", "where they come from", "foretell",
     "numbers of the figure", "make them again", "neurons as long", "number that is none", "goes on from what is there",
-    "goes on where it was", "further items", "has not seen", "are free beside",
+    "goes on where it was", "further items", "has not seen", "are free beside", "where it comes from",
+    "stay as they are", "stays as it is", "a probe tells", "tells whether", "tells the prediction", "most probable tokens as",
+    "put tokens together", "put the tokens of a word together", "above it a neuron", "can only make it surer", "obstacle",
+    "to go on from here", "what was tried", "foretold", "held at a value",
+    "the one cell to change", "lesion the", "lesion a layer",
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def begin(
         list[Path] | None,
         typer.Option(
             "--studies", envvar="MECHICL_STUDIES", metavar="FILE",
-            help="A file of Python with studies of your own, for run, list and report; may be given again.",
+            help="Python file with studies of your own, for run, list and report; may be repeated.",
         ),
     ] = None,
     version: Annotated[
@@ -78,9 +78,9 @@ TyperOption.display_type_rich = _type_in_help  # type: ignore[method-assign]
 
 @app.command("list")
 def list_everything(
-    claims: Annotated[bool, typer.Option("--claims", help="List the claims that studies decide instead.")] = False,
+    claims: Annotated[bool, typer.Option("--claims", help="List claims instead of studies.")] = False,
 ) -> None:
-    """List the studies and the tasks, or the claims that studies decide."""
+    """List the studies with what each shows, the tasks and the models; or the claims that studies decide."""
     if claims:
         return _list_claims()
     from rich.table import Table
@@ -93,7 +93,7 @@ def list_everything(
     console = terminal()
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))
-    console.print("Models: tiny-icl, smollm2-135m-q4, and whatever else `mechicl run STUDY --help` names.")
+    console.print("Models: tiny-icl, smollm2-135m-q4, names on the hub, folders, GGUF files.")
 
 
 def _list_claims() -> None:
@@ -106,7 +106,7 @@ def _list_claims() -> None:
             )
 
 
-_INTERRUPTED = "\nmechicl: Interrupted; run the same command again to go on from here."
+_INTERRUPTED = "\nmechicl: Interrupted; run the same command again to resume."
 
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:

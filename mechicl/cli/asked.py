@@ -25,14 +25,17 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
+_PANEL = "Output and machine"
+
+
 def on(help: str, completes: Any = None, **limits: Any) -> Any:
     """An option that says what a study is run on."""
-    return typer.Option(help=help, autocompletion=completes, rich_help_panel="On what", **limits)
+    return typer.Option(help=help, autocompletion=completes, rich_help_panel="Input", **limits)
 
 
 def where(help: str, completes: Any = None, **limits: Any) -> Any:
     """An option that says where and how it is run."""
-    return typer.Option(help=help, autocompletion=completes, rich_help_panel="Where and how", **limits)
+    return typer.Option(help=help, autocompletion=completes, rich_help_panel=_PANEL, **limits)
 
 
 A = TypeVar("A", bound="Asked")
@@ -56,39 +59,36 @@ class Asked(ABC):
         on("Checkpoints of the model, as step1,step1000: its revisions on the hub, or folders in its folder."),
     ] = None
     batch_size: Annotated[int, where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
-    dtype: Annotated[Literal["float32", "bfloat16", "float16"], where("Numbers that the model computes with.")] = (
+    dtype: Annotated[Literal["float32", "bfloat16", "float16"], where("Data type of weights and activations.")] = (
         "float32"
     )
     device: Annotated[
         str | None,
-        where("cpu, cuda, cuda:1, mps; default: the best there is.", completion.one_of("cpu", "cuda", "mps")),
+        where("cpu, cuda, cuda:1 or mps; default: the fastest available.", completion.one_of("cpu", "cuda", "mps")),
     ] = None
     n_devices: Annotated[int, where("GPUs to spread the layers of one model over, from --device on.", min=1)] = 1
     backend: Annotated[
         Literal["hooked", "bridge"] | None,
         where(
-            "Model class of TransformerLens: HookedTransformer or TransformerBridge; default: the first where there "
-            "is one."
+            "TransformerLens's model class: hooked (HookedTransformer) or bridge (TransformerBridge); default: "
+            "hooked where TransformerLens has it."
         ),
     ] = None
-    n_ctx: Annotated[
-        int | None, where("Longest sequence that the model takes, in tokens; default: as configured.", min=1)
-    ] = None
+    n_ctx: Annotated[int | None, where("Context length in tokens; default: as configured.", min=1)] = None
     workers: Annotated[
         int,
         where(
-            "Processes that each load the model and share the work; each takes a GPU, or its part of the CPU.", min=1
+            "Worker processes that share the work; each loads the model and takes a GPU, or its part of the CPU.", min=1
         ),
     ] = 1
     ray: Annotated[
-        str | None, where("Have the workers on a Ray cluster: its address, or local. Needs the extra ray.")
+        str | None, where("Run the workers on a Ray cluster: its address, or local. Needs the extra ray.")
     ] = None
     shard: Annotated[
-        str | None,
-        where("One of several commands that share the folder --out, as 2/8: the same command in an array job."),
+        str | None, where("Task of an array job whose tasks share --out, such as 2/8; all run the same command.")
     ] = None
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel="Where and how")
+        bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=_PANEL)
     ] = False
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class OnPrompts(Asked):
     data: Annotated[
         Path | None,
         on(
-            "File or folder with the task's data, or a folder of such folders; default: the hub. Among several "
+            "File or folder with the task's data, or a folder of such folders; default: the hub. With several "
             "tasks, those that ship with mechicl keep their own data."
         ),
     ] = None
@@ -183,37 +183,35 @@ class OnPrompts(Asked):
     seeds: Annotated[str, on("Seeds of the demonstrations, comma-separated.")] = "42,43,44,45,46"
     shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1; 0: none.")] = "1"
     mislabelled: Annotated[
-        str, on("How many of them carry the next class's label word, as 3,0: towards the second class.")
+        str, on("How many demonstrations per class carry the next class's label word, such as 3,0.")
     ] = "0"
     demonstrations: Annotated[
         Literal["per_seed", "per_prompt"],
-        on("per_seed: the same for all prompts of a seed; per_prompt: fresh for each."),
+        on("per_seed: the same for all prompts of a seed; per_prompt: drawn for each prompt."),
     ] = "per_seed"
     order: Annotated[
-        str, on("Of the demonstrations: encounter (as drawn), class, reversed, or their places, as 2,0,1.")
+        str, on("Order of demonstrations: encounter (as drawn), class, reversed, or positions such as 2,0,1.")
     ] = "encounter"
-    anchor: Annotated[Literal["first", "last"], on("Which sub-token of a label word counts as the label word.")] = (
-        "first"
-    )
+    anchor: Annotated[Literal["first", "last"], on("Which token of a label word is its anchor.")] = "first"
     too_long: Annotated[
         Literal["refuse", "drop", "shorter"],
         on(
-            "Prompts beyond the context: refuse; drop them; or shorter: draw only examples that surely fit. "
-            "None is ever cut."
+            "Prompts that exceed the context: refuse; drop them; or shorter: draw only examples that fit. No "
+            "prompt is ever cut."
         ),
     ] = "refuse"
     label_words: Annotated[
-        str | None, on('Other label words, as "negative= A,positive= B"; the space before a word belongs to it.')
+        str | None, on('Other label words, such as "negative= A,positive= B"; the space before a word is part of it.')
     ] = None
 
     columns: Annotated[
         str | None,
         on('Columns of the data, as "text=body,label=stars"; default: the usual names (text, sentence, label).'),
     ] = None
-    chat: Annotated[bool, on("Examples as turns of a conversation, in the tokenizer's own chat template.")] = False
+    chat: Annotated[bool, on("Write examples as turns of a conversation in the tokenizer's chat template.")] = False
     score: Annotated[
         Literal["first", "sequence"],
-        on("What scores a class: the first token of its label word, or sequence: the whole word, exactly."),
+        on("What scores a class: the first token of its label word, or sequence: the whole word."),
     ] = "first"
 
     def material(self, study: "Study", model: Any) -> "list[PromptSet]":
@@ -248,7 +246,7 @@ class OnAllOfLabelWords(OnPrompts):
     """Prompts of tasks, and whether the studies beyond both papers are run, too."""
 
     extensions: Annotated[
-        bool, on("Also what neither paper has: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
+        bool, on("Also run what neither paper has: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
     ] = False
 
 

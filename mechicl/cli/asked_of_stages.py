@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 
 _benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
-_Bos = Annotated[
-    bool, on("Begin every sequence or sentence with BOS, or with end-of-text where the tokenizer has no BOS.")
-]
-_Limit = Annotated[int | None, on("Documents of each benchmark; default: all.", min=1)]
+_Bos = Annotated[bool, on("Prepend BOS to every sequence or sentence, or end-of-text if the tokenizer has no BOS.")]
+_Limit = Annotated[int | None, on("Documents per benchmark; default: all.", min=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +57,14 @@ class OnText(OnWeights):
         ),
     ] = "NeelNanda/pile-10k"
     tokens: Annotated[int, on("Tokens of text, filled up to whole sequences of --length.", min=1)] = 20_000
-    length: Annotated[int, on("Positions of a sequence, BOS included.", min=3)] = 256
-    seed: Annotated[int, on("Order of the documents.")] = 0
+    length: Annotated[int, on("Positions per sequence, including BOS.", min=3)] = 256
+    seed: Annotated[int, on("Seed of the order of documents.")] = 0
     prepend_bos: _Bos = True
     packing: Annotated[
-        Literal["packed", "documents"], on("packed: full sequences; documents: one sequence each, cut (the authors').")
+        Literal["packed", "documents"],
+        on("packed: full sequences; documents: one truncated sequence per document (the authors' way)."),
     ] = "packed"
-    column: Annotated[str, on("Column of a table that holds the text.")] = "text"
+    column: Annotated[str, on("Column with the text, in a table.")] = "text"
     split: Annotated[str, on("Split of a hub data set.")] = "train"
 
     def result(self, study: "Study") -> "Result":
@@ -90,10 +89,10 @@ class OnLens(OnText):
     """Running text, part of which a tuned lens may learn from."""
 
     tuned: Annotated[
-        Path | None, on("Folder of a tuned lens, drawn as a third; where there is none yet, it is fitted.")
+        Path | None, on("Folder of a tuned lens to draw as well; a lens is fitted if the folder has none.")
     ] = None
-    tuned_tokens: Annotated[int, on("Tokens that it learns from: the text after --tokens.", min=1)] = 100_000
-    tuned_steps: Annotated[int, on("Batches that it learns from.", min=1)] = 200
+    tuned_tokens: Annotated[int, on("Training tokens of the tuned lens: the text after --tokens.", min=1)] = 100_000
+    tuned_steps: Annotated[int, on("Training steps of the tuned lens.", min=1)] = 200
 
     def prepared(self, study: "Study", model: Any) -> "Study":
         """With the lens in the folder; where there is none, with one that learns from what follows the text."""
@@ -106,7 +105,7 @@ class OnLens(OnText):
             _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
             seconds = tuned_lens_seconds(apart, model, steps=self.tuned_steps)
             told = f"{self.tuned_steps} steps will take {duration(seconds)} (an order of magnitude)"
-            print(f"mechicl: a tuned lens is fitted first, on text of its own: {told}.", file=sys.stderr)
+            print(f"mechicl: first a tuned lens is fitted on held-out text; {told}.", file=sys.stderr)
             fit_tuned_lens(model, apart, steps=self.tuned_steps, out=self.tuned)
         lens = None if self.tuned is None else TunedLens.load(self.tuned)
         return replace(study, tuned=lens)  # type: ignore[call-arg]
@@ -116,9 +115,7 @@ class OnLens(OnText):
 class OnTextAndPrompts(OnText):
     """Running text, and if asked for prompts of tasks beside it."""
 
-    task: Annotated[
-        str | None, on("Tasks whose information flow is drawn beside, comma-separated.", completion.tasks)
-    ] = None
+    task: Annotated[str | None, on("Tasks whose information flow is added, comma-separated.", completion.tasks)] = None
     data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the hub.")] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 32
     prompt_seeds: Annotated[str, on("Seeds of their demonstrations, comma-separated.")] = "42,43"
@@ -157,10 +154,10 @@ class OnWordPairs(OnWeights):
 
     data: Annotated[
         Path,
-        on("Word-in-Context file (JSONL, CSV, TSV, parquet), or a folder with train and dev; the official form too."),
+        on("Word-in-Context file (JSONL, CSV, TSV, Parquet) or folder with train and dev, or the official format."),
     ]
     prepend_bos: _Bos = True
-    seed: Annotated[int, on("Of the division of a single file, the folds, and the control's labels.", min=0)] = 0
+    seed: Annotated[int, on("Seed of the split of a single file, the folds, and the control's labels.", min=0)] = 0
 
     def material(self, study: "Study", model: Any) -> "Material":
         """The pairs, each sentence up to its word."""
@@ -176,9 +173,9 @@ class OnWordPairs(OnWeights):
 class OnAllOfStages(OnTextAndPrompts):
     """Running text, and what some studies of the second paper need beside it."""
 
-    word_pairs: Annotated[Path | None, on("Word-in-Context data; without it wic is left out.")] = None
+    word_pairs: Annotated[Path | None, on("Word-in-Context data; without it, wic is left out.")] = None
     benchmarks: Annotated[
-        str | None, on("Benchmarks, as hellaswag,arc-easy,lambada; without them their study is left out.", _benchmarks)
+        str | None, on("Benchmarks such as hellaswag,lambada; without them, their study is left out.", _benchmarks)
     ] = None
     limit: _Limit = None
 
@@ -215,9 +212,9 @@ class OnBenchmarks(Asked):
     """Benchmarks of lm-evaluation-harness."""
 
     tasks: Annotated[
-        str, on("hellaswag, arc-easy, lambada, or the harness's own names; comma-separated.", _benchmarks)
+        str, on("hellaswag, arc-easy, lambada, or names of the harness; comma-separated.", _benchmarks)
     ] = "hellaswag,arc-easy,lambada"
-    include: Annotated[Path | None, on("Folder with tasks of your own, in the harness's YAML.")] = None
+    include: Annotated[Path | None, on("Folder with your own tasks in the harness's YAML format.")] = None
     limit: _Limit = None
 
     def material(self, study: "Study", model: Any) -> "Material":

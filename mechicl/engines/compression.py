@@ -35,7 +35,7 @@ _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the ex
 def compress(
     model: Any, prompt: Prompt, *, kept: Kept = "label+template", positions: PositionMode = "original"
 ) -> Context:
-    """Read a prompt's demonstrations and keep the anchors alone: a context to ask on, and to save.
+    """Run a prompt's demonstrations and keep the hidden states of anchors alone: a context to query and save.
 
     Args:
         model: a HookedTransformer.

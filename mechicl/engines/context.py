@@ -208,7 +208,7 @@ _FACTS = ("places", "next_position", "anchors", "anchor_classes", "label_ids", "
 
 @door
 def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> Context:
-    """Read a prompt's demonstrations once, with patches that act inside them.
+    """Run a prompt's demonstrations once, with patches that act inside them, and cache their keys and values.
 
     Raises:
         InputError: the prompt has none or is of another tokenizer, a patch acts elsewhere, or the model cannot be run

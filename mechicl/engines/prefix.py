@@ -30,11 +30,11 @@ def run_shared(
     batch_size: int = 16,
     progress: str | None = "prompts",
 ) -> Run:
-    """The same as `mechicl.run`, with every set of demonstrations read only once.
+    """Give what `mechicl.run` gives, but run every set of demonstrations only once.
 
-    Patches and probes that may act anywhere in the prompt, but only from some layer on, leave the layers below shared.
-    Where nothing can be (a probe that needs gradients, blocks in another order, prompts without demonstrations in
-    common, an architecture without blocks of its own), it is `mechicl.run`.
+    If patches and probes act anywhere in the prompt but only from some layer on, layers below are shared. If nothing
+    can be shared (a probe that needs gradients, reordered blocks, prompts without common demonstrations, an
+    architecture that does not run block by block), this is `mechicl.run`.
     """
     prompts = prompts_of(prompts)
     check_parts(probes, patches)

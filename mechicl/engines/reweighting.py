@@ -65,18 +65,18 @@ def fit_reweighting(
     shared: Sequence[Shared] = (), placement: Placement = "postsoftmax", order: Sequence[Sequence[int]] | None = None,
     keep: Callable[[Context, Prompt], Context] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Fit:  # fmt: skip
-    """Learn beta by Adam on prompts whose label is known, one prompt a step, through the frozen model.
+    """Fit beta with Adam on labelled prompts, one prompt per step, through the frozen model.
 
     Args:
         model: a HookedTransformer that can be run block by block.
         prompts: training prompts, as `task.auxiliary_prompts(...)` makes them.
         lr: learning rate (the paper's table; its code's default is 0.1).
-        epochs: rounds through the prompts, each in an order of its own.
+        epochs: passes over the prompts, each in a new order.
         seed: seed of the orders, which are the authors' for the same seed.
         shared: axes over which one beta is shared: layers, heads.
         placement: after the softmax without renormalising (the paper), or before it.
         order: the prompts' order in each epoch, instead of the seed's.
-        keep: what is left of each prompt's demonstrations, to learn on a compressed context.
+        keep: the part of each prompt's demonstrations that is kept, to fit on a compressed context.
         observe: called with beta and its gradient at every step, before the step.
 
     Raises:

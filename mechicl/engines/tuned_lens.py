@@ -49,14 +49,14 @@ def fit_tuned_lens(
 
     Args:
         model: a HookedTransformer; its weights are not changed.
-        corpus: running text, apart from that on which the lens will be judged.
-        steps: batches; the text is gone through as often as it takes, in a new order each time.
+        corpus: running text, held out from the text on which the lens is evaluated.
+        steps: number of batches; the text is repeated as often as needed, in a new order each time.
         lr: learning rate of the first step.
         batch_size: sequences per step.
         positions: positions per step, or all that its sequences have.
         seed: seed of the orders, and of the positions.
-        out: folder in which the lens is saved, with checkpoints on the way: what was broken off goes on from there, and
-            a lens that is there and was fitted to the same model, text and settings is not fitted again.
+        out: folder for the lens and its checkpoints. An interrupted fit resumes, and a lens that was fitted to the same
+            model, text and settings is loaded.
 
     Raises:
         InputError: no text to learn from, or settings that make no sense.

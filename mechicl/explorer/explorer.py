@@ -174,7 +174,7 @@ def explore(
     patches: Mapping[str, Patch] | None = None,
     prepend_bos: bool = False,
 ) -> Explorer:
-    """Look at one prompt: who attends to whom with what effect, layer by layer, and what patches change.
+    """Show one prompt interactively: its attention edges by layer and their effect, and what patches change.
 
     The picture shows the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), attention itself, or
     enrichment: saliency over what an average token gets. Isolating label words, dropping a layer, ablating heads and

@@ -42,7 +42,7 @@ What is at "target" touches row q alone. It finds q at `batch.target` on every a
 
 
 class Patch(metaclass=Parts):
-    """Something that can be changed in a forward pass. Patches are frozen dataclasses: printable and comparable."""
+    """An edit of activations in a forward pass. Patches are frozen dataclasses that you can print and compare."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -84,7 +84,7 @@ class Patch(metaclass=Parts):
 
 @dataclass
 class Watch:
-    """One probe at work on one batch: its hooks, and how to collect what they saw.
+    """A probe on one batch: its hooks, and a function that collects the reading.
 
     `hooks` are forward hooks. `result` returns, after the pass (and the backward pass, where the probe has an
     objective), a tensor [batch ...] for each quantity and count that the probe declares, by name; or the tensor alone,
@@ -99,7 +99,7 @@ class Watch:
 
 
 class Probe(metaclass=Parts):
-    """Something that can be read from a pass. It declares the axes of its reading, and the units of its quantities."""
+    """A reader of activations. It declares the axes of its reading and the units of its quantities."""
 
     axes: tuple[str, ...] = ("prompt",)
     """The first is the prompt's (or, of running text, the sequence's)."""

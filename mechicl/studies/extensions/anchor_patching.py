@@ -78,7 +78,7 @@ class AnchorPatching(AgainstTwins):
     """
 
     sites: Annotated[
-        tuple[Site, ...], Switch("What is transplanted in single layers: resid_post, attn_out, mlp_out, keys_values.")
+        tuple[Site, ...], Switch("What is patched in single layers: resid_post, attn_out, mlp_out, keys_values.")
     ] = SITES
 
     exact: Annotated[
@@ -87,7 +87,7 @@ class AnchorPatching(AgainstTwins):
 
     name = "anchor-patching"
     title = "What label words carry"
-    shows = "Activation patching of label words and other tokens, by layer: what comes back of the answer."
+    shows = "Activation patching of label words and other tokens, by layer: how much of the answer is restored."
     source = _SOURCE
     claim = "Do predictions follow transplanted label words, and fail without them?"
     claims = (SUFFICIENT, NECESSARY, DEEP)

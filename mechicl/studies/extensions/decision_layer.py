@@ -73,7 +73,7 @@ class DecisionLayer(AgainstTwins):
 
     name = "decision-layer"
     title = "When the answer is decided"
-    shows = "Margin between label words and their probability by layer, beside the layers that read them."
+    shows = "Margin and probability of label words by layer, next to the layers that read them."
     source = _SOURCE
     claim = "Does the answer appear after the label words are read, as the paper's story needs?"
     claims = (AFTER, FORMAT)

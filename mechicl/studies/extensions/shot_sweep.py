@@ -77,7 +77,7 @@ class ShotSweep(AgainstTwins):
     """
 
     counts: Annotated[
-        tuple[int, ...], Switch("Demonstrations per class; as many as the context and the data hold.", min=0)
+        tuple[int, ...], Switch("Demonstrations per class; counts that context or data cannot hold are reduced.", min=0)
     ] = (0, 1, 2, 4, 8, 16, 32)
 
     name = "shot-sweep"

@@ -49,7 +49,7 @@ class AnchorSweep(PredictionStudy):
     Gold and predicted class, label probabilities, and top-10 token ids.
     """
 
-    windows: Annotated[tuple[int, ...], Switch("Numbers of neighbouring layers isolated together.", min=1)] = (1,)
+    windows: Annotated[tuple[int, ...], Switch("How many consecutive layers are isolated together.", min=1)] = (1,)
     mode: Annotated[
         Mode,
         Switch(

@@ -56,9 +56,13 @@ class Compression(PredictionStudy):
     Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
     """
 
-    kept: Annotated[tuple[Kept, ...], Switch("What is kept of the context.")] = ("label+template", "label", "template")
+    kept: Annotated[tuple[Kept, ...], Switch("Parts of the context whose hidden states are kept.")] = (
+        "label+template",
+        "label",
+        "template",
+    )
     positions: Annotated[
-        tuple[PositionMode, ...], Switch("Where queries stand: original, zero or packed.")
+        tuple[PositionMode, ...], Switch("Position ids of queries: original, zero or packed.")
     ] = ("original", "zero", "packed")  # fmt: skip
     n_sets: Annotated[int, Switch("Number of random sets.", min=1)] = 20
     random_seed: Annotated[int, Switch("Seed of the random sets.", min=0)] = 0

@@ -85,10 +85,12 @@ class CompressionSpeed(Study):
     and the words of demonstrations and query.
     """
 
-    warm_up: Annotated[int, Switch("Queries that are asked before the clock runs.", min=0)] = 3
-    repeats: Annotated[int, Switch("Times that every query is timed; the median counts.", min=1)] = 3
+    warm_up: Annotated[int, Switch("Untimed queries before the measurement.", min=0)] = 3
+    repeats: Annotated[int, Switch("Repetitions of each query; the median is reported.", min=1)] = 3
     lr: Annotated[float, Switch("Learning rate of the re-weighted arms.", above=0)] = 0.01
-    per_class: Annotated[int, Switch("Training items per class of the re-weighted arms; 0: without them.", min=0)] = 4
+    per_class: Annotated[
+        int, Switch("Training prompts per class of the re-weighted arms; 0 leaves them out.", min=0)
+    ] = 4
 
     name = "compression-speed"
     title = "How fast a compressed context is"

@@ -68,7 +68,7 @@ class DeepLayers(Study):
     """
 
     weight: Annotated[
-        Weight, Switch("attention (the paper), or norm: times the length of the value that is moved.")
+        Weight, Switch("attention (the paper), or norm: attention times the norm of the value vector.")
     ] = "attention"
 
     name = "deep-layers"

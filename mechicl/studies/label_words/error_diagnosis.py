@@ -70,8 +70,8 @@ class ErrorDiagnosis(Study):
     components: Annotated[
         tuple[int, ...], Switch("Numbers of principal components.", min=1)
     ] = (5, 10, 20, 50, 100, 200)  # fmt: skip
-    layer: Annotated[int | None, Switch("Layer of the heat map; default: two thirds deep.", min=0)] = None
-    contexts: Annotated[int, Switch("Sets of demonstrations; halved until the data fill them.", min=1)] = 64
+    layer: Annotated[int | None, Switch("Layer of the heatmap; default: at two thirds of the depth.", min=0)] = None
+    contexts: Annotated[int, Switch("Demonstration sets; halved until the data suffice.", min=1)] = 64
 
     name = "error-diagnosis"
     title = "Near anchors, confused classes"

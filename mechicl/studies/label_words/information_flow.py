@@ -77,19 +77,20 @@ class InformationFlow(Study):
     """
 
     head_reduce: Annotated[
-        HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")
+        HeadReduce,
+        Switch("How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs (footnote 3)."),
     ] = "abs_of_sum"
     loss: Annotated[
         Literal["cross_entropy", "logit_difference"],
         Switch("cross_entropy over the label words (the paper), in nats, or logit_difference."),
     ] = "cross_entropy"
     target: Annotated[
-        Literal["gold", "predicted"], Switch("The class whose loss is taken: gold (the paper), or predicted.")
+        Literal["gold", "predicted"], Switch("Class whose loss is differentiated: gold (the paper) or predicted.")
     ] = "gold"
     untrained: Annotated[
-        int, Switch("Untrained twins of the model, which share the prompts; without (0) no claim is decided.", min=0)
+        int, Switch("Number of untrained twins, which share the prompts; with 0 every claim is undecided.", min=0)
     ] = 4
-    by_head: Annotated[bool, Switch("Reading and gathering of every head too.")] = False
+    by_head: Annotated[bool, Switch("Also measure reading and gathering of every head.")] = False
 
     name = "information-flow"
     title = "Information flow through label words"

@@ -75,7 +75,11 @@ class Isolation(PredictionStudy):
     ids. At the claimed number of layers also norms of the residual after them, at label words and at position 0.
     """
 
-    n_layers: Annotated[tuple[int, ...], Switch("Numbers of first and of last layers to isolate.", min=1)] = (1, 3, 5)
+    n_layers: Annotated[tuple[int, ...], Switch("How many first, and how many last, layers to isolate.", min=1)] = (
+        1,
+        3,
+        5,
+    )
     mode: Annotated[
         Mode,
         Switch(
@@ -91,19 +95,21 @@ class Isolation(PredictionStudy):
             "what its text tokens do), and needs two sets."
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
-    pool: Annotated[isolate.Pool, Switch("Where random tokens may lie: all, demo_text or demo_template.")] = "all"
+    pool: Annotated[isolate.Pool, Switch("Where random tokens are drawn from: all, demo_text or demo_template.")] = (
+        "all"
+    )
     resample: Annotated[
         isolate.Resample,
-        Switch("When random tokens are drawn afresh: per_prompt, per_layer (the authors) or per_seed."),
+        Switch("How often random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed."),
     ] = "per_prompt"
     span: Annotated[
-        Literal["anchor", "label"], Switch("What is isolated of a label word: its anchor sub-token, or all (label).")
+        Literal["anchor", "label"], Switch("Which tokens of a label word are isolated: its anchor, or all (label).")
     ] = "anchor"
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name = "isolation"
     title = "Isolating label words"
-    shows = "Predictions with label words cut off from what precedes them."
+    shows = "Predictions when label words cannot attend to anything before them."
     source = _SOURCE
     claim = (
         "Isolating the label words in the first layers changes the prediction; isolating them in the last layers, or "

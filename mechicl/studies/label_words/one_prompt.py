@@ -35,12 +35,13 @@ class OnePrompt(Study):
     These are as many as there are tokens, 0 from its own place on.
     """
 
-    prompt: Annotated[int, Switch("Which of the prompts, counted from 0.", min=0)] = 0
+    prompt: Annotated[int, Switch("Index of the prompt, from 0.", min=0)] = 0
     layers: Annotated[
-        tuple[int, ...] | None, Switch("Layers to draw; default: one quarter and three quarters deep.", min=0)
+        tuple[int, ...] | None, Switch("Layers to draw; default: at one and three quarters of the depth.", min=0)
     ] = None
     head_reduce: Annotated[
-        HeadReduce, Switch("How heads become one: abs_of_sum (the authors' code) or sum_of_abs (footnote 3).")
+        HeadReduce,
+        Switch("How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs (footnote 3)."),
     ] = "abs_of_sum"
 
     name = "one-prompt"

@@ -94,10 +94,10 @@ class Reweighting(Study):
     """
 
     lr: Annotated[float, Switch("Learning rate of Adam.", above=0)] = 0.01
-    epochs: Annotated[int, Switch("Rounds through the training items.", min=1)] = 10
-    per_class: Annotated[int, Switch("Training items per class.", min=1)] = 4
+    epochs: Annotated[int, Switch("Epochs over the training prompts.", min=1)] = 10
+    per_class: Annotated[int, Switch("Training prompts per class.", min=1)] = 4
     more_shots: Annotated[
-        int, Switch("Demonstrations per class of the other baseline, or as many as fit; 0: without it.", min=0)
+        int, Switch("Demonstrations per class of the many-shot baseline, or as many as fit; 0 leaves it out.", min=0)
     ] = 5
     random_seed: Annotated[int, Switch("Seed of the random positions.", min=0)] = 0
 

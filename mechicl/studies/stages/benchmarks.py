@@ -38,9 +38,9 @@ class LesionedBenchmarks(Study):
     `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer -1 is the clean model.
     """
 
-    kinds: Annotated[tuple[_Kind, ...], Switch("What is done to each layer.")] = ("drop", "swap", "repeat")
+    kinds: Annotated[tuple[_Kind, ...], Switch("Ablations of each layer.")] = ("drop", "swap", "repeat")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (5,)
-    prepend_bos: Annotated[bool, Switch("Put a BOS before every request, as the harness does for Llama.")] = False
+    prepend_bos: Annotated[bool, Switch("Prepend a BOS to every request, as the harness does for Llama.")] = False
 
     name = "benchmarks"
     title = "Benchmarks under lesions"

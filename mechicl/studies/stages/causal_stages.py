@@ -78,13 +78,13 @@ class CausalStages(Study):
     controls; `how` is zero or mean; `neurons` counts what is ablated. KL and losses in nats, entropies in bits.
     """
 
-    bands: Annotated[int, Switch("Bands of depth, of as many layers each.", min=2)] = 4
-    draws: Annotated[int, Switch("Draws of norm-matched control neurons.", min=2)] = 4
-    draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
+    bands: Annotated[int, Switch("Number of bands of depth, each with the same number of layers.", min=2)] = 4
+    draws: Annotated[int, Switch("Random draws of norm-matched control neurons.", min=2)] = 4
+    draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
 
     name = "causal-stages"
     title = "Stages by intervention"
-    shows = "Prediction and suppression neurons, attention and MLPs of a band of depth silenced."
+    shows = "Ablation of prediction and suppression neurons, attention and MLPs, by band of depth."
     source = _SOURCE
     claim = (
         "Prediction neurons make the prediction in the second half of the model; suppression neurons of the last "

@@ -71,13 +71,13 @@ class Cka(AgainstTwins):
     `result.study.block_structure(result.table)` gives the blocks.
     """
 
-    minibatch: Annotated[int, Switch('Sequences of which one HSIC is made (protocol "paper": 128).', min=4)] = 16
+    minibatch: Annotated[int, Switch("Sequences per HSIC minibatch (protocol paper: 128).", min=4)] = 16
 
     name = "cka"
     title = "Similarity of layers (linear CKA)"
     shows = "Similarity of all layers' representations at last tokens: linear CKA and its blocks."
     source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
-    claim = "Layers form blocks whose representations are alike, which agree with the stages."
+    claim = "Layers form blocks of similar representations, and the blocks agree with the stages."
     claims = (BLOCKS,)
     may_lack = ("leverage",)  # between two depths
     each_twin_reads = None

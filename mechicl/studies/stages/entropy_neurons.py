@@ -1,4 +1,4 @@
-"""Entropy neurons held at a value (Gurnee et al. 2024, section 4.3; a mechanism of the last stage, calibration).
+"""Entropy neurons fixed to a value (Gurnee et al. 2024, section 4.3; a mechanism of the last stage, calibration).
 
 Some neurons of the last layers have heavy weights that favour no token: what they write lies where the unembedding
 hardly reads. They act through the final norm, as Stolfo et al. (2024) found: the longer the residual, the smaller all
@@ -59,17 +59,17 @@ class EntropyNeurons(Study):
     last residual over the clean model's.
     """
 
-    neurons: Annotated[int, Switch("Entropy neurons, the most neutral first.", min=1)] = 4
-    controls: Annotated[int, Switch("Other neurons of like length for each of them.", min=1)] = 2
-    values: Annotated[tuple[float, ...], Switch("Activations at which a neuron is held.")] = (0.0, 2.0, 4.0, 6.0)
+    neurons: Annotated[int, Switch("Number of entropy neurons, the most neutral first.", min=1)] = 4
+    controls: Annotated[int, Switch("Norm-matched control neurons for each of them.", min=1)] = 2
+    values: Annotated[tuple[float, ...], Switch("Activations to which a neuron is fixed.")] = (0.0, 2.0, 4.0, 6.0)
 
     name = "entropy-neurons"
-    title = "Entropy neurons held at a value"
-    shows = "Entropy, loss and predictions while an entropy neuron is held at a value."
+    title = "Entropy neurons fixed to a value"
+    shows = "Entropy, loss and predictions when an entropy neuron is fixed to a value."
     source = "Stages of Inference, section 5.4; Gurnee et al. 2024, section 4.3"
     claim = (
-        "A few neurons of the last layers hardly favour any token, but set how sure the prediction is: fixing their "
-        "activation moves its entropy, through the scale of the final norm."
+        "A few neurons of the last layers hardly favour any token but set the confidence of the prediction: fixing "
+        "their activation changes its entropy, through the scale of the final norm."
     )
     reads = "text"
     no_paper_protocol = "the paper names entropy neurons, and fixes none"

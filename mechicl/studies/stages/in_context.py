@@ -43,7 +43,7 @@ class LesionedLearning(Study):
 
     name = "lesioned-icl"
     title = "In-context learning with a layer left out"
-    shows = "In-context accuracy and information flow with each layer left out."
+    shows = "In-context accuracy and information flow with each layer dropped."
     source = "Stages of Inference, section 4.1; Label Words are Anchors, section 2.1"
     claim = (
         "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "

@@ -95,16 +95,16 @@ class InnerLexicon(Study):
     patch (kl), meaning (cosine), identity (accuracy). Point i is the residual before layer i; of a cut, layer i.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens in which words are spelt.", min=2)] = (2, 3)
-    words: Annotated[int, Switch("Words to tell apart, at most.", min=_LEAST_WORDS)] = 150
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per spelling.", min=2)] = (2, 3)
+    words: Annotated[int, Switch("Maximum number of words to distinguish.", min=_LEAST_WORDS)] = 150
     context: Annotated[int, Switch("Tokens before each word.", min=1)] = 8
-    draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
+    draw_seed: Annotated[int, Switch("Seed of all draws.", min=0)] = 0
 
     name = "inner-lexicon"
     title = "The inner lexicon"
-    shows = "Words spelt in several tokens become the word's own token, layer by layer; phrases and meanings."
+    shows = "How words spelt in several tokens become the word's own token, layer by layer; phrases and meanings."
     source = _SOURCE
-    claim = "In the first layers the tokens of a word are put together into the representation of the word."
+    claim = "The first layers merge the tokens of a word into a representation of the word."
     claims = (_MERGES, _GOES_ON, _CUT, _MEANS, _ERASED)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
@@ -272,7 +272,9 @@ class InnerLexicon(Study):
         if (summary["arm"] == "identity").any():
             kinds = {"last pieces": (GREEN, "solid"), "words of one token": (INK, "dot")}
             panels.append(
-                Panel("a probe tells the token", curves("identity", "accuracy", kinds), {}, {"range": [0, 1.02]})
+                Panel(
+                    "a linear probe predicts the token", curves("identity", "accuracy", kinds), {}, {"range": [0, 1.02]}
+                )
             )
         note = f"words spelt in {pieces} tokens unless said otherwise; band: 95 % bootstrap interval over words"
         shown = summary[summary["point"] >= 0]

@@ -55,16 +55,16 @@ class JoinerAblation(Study):
     `words` words; `after` says after which.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens of words by which heads are chosen.", min=2)] = (2, 3)
-    heads: Annotated[int, Switch("Sub-joiner heads, the best first.", min=1)] = 4
-    draws: Annotated[int, Switch("Draws of random heads of the same layers.", min=2)] = 8
-    draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are chosen for each number.", min=2)] = (2, 3)
+    heads: Annotated[int, Switch("Number of sub-joiner heads, the best first.", min=1)] = 4
+    draws: Annotated[int, Switch("Random draws of control heads in the same layers.", min=2)] = 8
+    draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
 
     name = "joiner-ablation"
     title = "Sub-joiner heads ablated"
-    shows = "The loss after words of several tokens without sub-joiner heads, against random heads."
+    shows = "Loss after multi-token words without sub-joiner heads, against random heads."
     source = NEEDED.source
-    claim = "Early heads put the tokens of a word together."
+    claim = "Early heads merge the tokens of a word."
     claims = (NEEDED,)
     reads = "text"
     no_paper_protocol = "the authors ablate no heads"

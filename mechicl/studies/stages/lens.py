@@ -67,17 +67,17 @@ _STYLES: dict[str, tuple[str, str, str]] = {
 class LensStudy(AgainstTwins):
     """Measures of the lens at L + 1 points of every sequence; of untrained twins, entropy and KL alone."""
 
-    top_k: Annotated[int, Switch("Size of the sets of most probable tokens that are compared.", min=1)] = 10
-    authors_lens: Annotated[bool, Switch("Draw the authors' faulty lens beside the corrected one.")] = False
+    top_k: Annotated[int, Switch("k of the top-k overlap.", min=1)] = 10
+    authors_lens: Annotated[bool, Switch("Also draw the authors' faulty lens.")] = False
     tuned: Annotated[
         TunedLens | str | Path | None,
-        Switch("A tuned lens to draw as a third, or its folder; it was fitted to this model on other text."),
+        Switch("A tuned lens to draw as well, or its folder; it must have been fitted to this model on other text."),
     ] = None
     """Of a result that was loaded, its digest."""
 
     name = "logit-lens"
     title = "Logit lens"
-    shows = "Every layer's residual read as a prediction: the corrected lens, the authors' and a tuned one beside it."
+    shows = "The residual stream after each layer read as a prediction: corrected, authors' and tuned lens."
     source = "Stages of Inference, section 5.2, Fig. 8 and 19"
     claim = (
         "In the first half the prediction makes little progress; then its distance to the final prediction and its "

@@ -77,7 +77,7 @@ class Lesions(AgainstTwins):
     KL and losses in nats, agreement as a share, entropies in bits.
     """
 
-    kinds: Annotated[tuple[LesionKind, ...], Switch("What is done to each layer.")] = ("drop", "swap")
+    kinds: Annotated[tuple[LesionKind, ...], Switch("Ablations of each layer.")] = ("drop", "swap")
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
     times: Annotated[int, Switch("How many more times each layer of a repeated window runs.", min=1)] = 1
     positions: Annotated[
@@ -89,8 +89,8 @@ class Lesions(AgainstTwins):
     shows = "Predictions with each layer dropped, swapped with the next, replaced or repeated."
     source = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
     claim = (
-        "Dropping or swapping a middle layer leaves 72-95 % of the most probable tokens as they were; the first layer, "
-        "and in some models the last, cannot be touched. Swapping hurts less than dropping."
+        "Dropping or swapping a middle layer leaves 72-95 % of top-1 predictions unchanged. The first layer, and in "
+        "some models the last, is indispensable. Swapping hurts less than dropping."
     )
     claims = CLAIMS
     reads = "text"

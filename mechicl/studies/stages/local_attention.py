@@ -62,8 +62,8 @@ class LocalAttentionStudy(Study):
     shows = "Attention to the previous tokens, to position 0 and to itself, by layer and head."
     source = "Stages of Inference, section 5.1, Fig. 6a"
     claim = (
-        "In the first layers attention is local, to the last few tokens, which are put together to words; with depth "
-        "it becomes less and less so."
+        "In the first layers attention is local: it merges the last few tokens into words. With depth it becomes less "
+        "local."
     )
     claims = (FALLS, FREE)
     reads = "text"

@@ -47,17 +47,17 @@ class ManyLesions(Study):
     KL and losses in nats, agreement as a share, entropies in bits.
     """
 
-    draws: Annotated[int, Switch("Random sets or orders of each size.", min=1)] = 8
-    draw_seed: Annotated[int, Switch("Seed of these draws.", min=0)] = 0
-    spare_ends: Annotated[bool, Switch("Never touch the first and the last layer.")] = True
+    draws: Annotated[int, Switch("Random sets or orders per size.", min=1)] = 8
+    draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
+    spare_ends: Annotated[bool, Switch("Leave the first and the last layer unchanged.")] = True
 
     name = "many-lesions"
     title = "Several layers at once"
-    shows = "More and more random middle layers left out or out of order."
+    shows = "Predictions with more and more random middle layers dropped or shuffled."
     source = "Stages of Inference, section 5.4 (extension, after Veit et al. 2016)"
     claim = (
-        "Middle layers act like an ensemble of shallow paths: the more of them are left out or out of order, the more "
-        "predictions change, without a sudden break."
+        "Middle layers act like an ensemble of shallow paths: as more of them are dropped or shuffled, predictions "
+        "change gradually."
     )
     reads = "text"
     no_paper_protocol = "the paper did not do it"

@@ -71,8 +71,10 @@ class NeuronsStudy(Study):
     Moments of its cosines with the vocabulary, the L2 norms of what it writes and reads, and rho.
     """
 
-    kurtosis: Annotated[float, Switch("Above it a neuron promotes or suppresses (a Gaussian has 3).")] = 10.0
-    variance: Annotated[float, Switch("Above it a neuron splits the vocabulary in two.")] = 0.005
+    kurtosis: Annotated[float, Switch("Minimum kurtosis of a prediction or suppression neuron (a Gaussian has 3).")] = (
+        10.0
+    )
+    variance: Annotated[float, Switch("Minimum variance of a partition neuron.")] = 0.005
 
     name = "neurons"
     title = "Prediction and suppression neurons"

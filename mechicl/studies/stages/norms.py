@@ -49,7 +49,7 @@ class NormsStudy(Study):
 
     name = "norms"
     title = "What each layer adds"
-    shows = "Norms of what attention and MLPs add, and how far each layer turns the residual."
+    shows = "Norms of what attention and MLPs write, and how far each layer rotates the residual stream."
     source = "Stages of Inference, section 5.4, Fig. 10, 12b and 20"
     claim = "The norm of the MLPs' outputs grows with depth and peaks in the last layers."
     claims = (GROW,)

@@ -71,15 +71,15 @@ class PartOfSpeech(Study):
     `majority` (the most frequent one of all) are shares of `words` words.
     """
 
-    words: Annotated[int, Switch("Words of the text, at most, drawn at random.", min=_LEAST)] = 1000
-    context: Annotated[int, Switch("Tokens that each is read in, its own included.", min=2)] = 24
-    draw_seed: Annotated[int, Switch("Seed of the words, the folds and the control task.", min=0)] = 0
+    words: Annotated[int, Switch("Maximum number of words, drawn at random from the text.", min=_LEAST)] = 1000
+    context: Annotated[int, Switch("Tokens per context, including the word's own.", min=2)] = 24
+    draw_seed: Annotated[int, Switch("Seed of words, folds and control task.", min=0)] = 0
 
     name = "part-of-speech"
     title = "Part of speech"
-    shows = "At which depth a probe tells a word's part of speech, against a control task."
+    shows = "At which depth a linear probe predicts a word's part of speech, against a control task."
     source = _SOURCE
-    claim = "Features of words are made in the first half of the model: probing accuracy rises, peaks and declines."
+    claim = "The first half of the model computes features of words: probing accuracy rises, peaks and declines."
     claims = (RISES, DECLINES)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"

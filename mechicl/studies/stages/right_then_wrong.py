@@ -83,7 +83,7 @@ class RightThenWrong(AgainstTwins):
 
     name = "right-then-wrong"
     title = "Right, then wrong"
-    shows = "Tokens that the lens predicts correctly in the middle and the model at the end does not, and the reverse."
+    shows = "Tokens that the lens predicts correctly in the middle and the model wrongly at the end, and the reverse."
     source = _SOURCE
     claim = "The last layers calibrate the prediction; they may spoil correct ones."
     claims = (SPOILT, SPOIL_MORE, RESTORED)

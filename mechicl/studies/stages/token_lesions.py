@@ -56,13 +56,13 @@ class TokenLesions(Study):
     first tokens, a row per layer and token (`by` is "token").
     """
 
-    kind: Annotated[WholeLesion, Switch("What is done to each layer.")] = "drop"
+    kind: Annotated[WholeLesion, Switch("Ablations of each layer.")] = "drop"
 
     name = "token-lesions"
     title = "Which predictions a lesion changes"
-    shows = "Which predictions a lesion changes: by place in the word, position and entropy."
+    shows = "Which predictions a layer ablation changes: by place in the word, position and entropy."
     source = "Stages of Inference, section 4.1; by token, a test of our own"
-    claim = "Early layers put tokens together to words, and middle layers can be left out."
+    claim = "Early layers merge tokens into words, and middle layers can be dropped."
     reads = "text"
     no_paper_protocol = "the authors evaluate no lesion token by token"
     batch_size = 4

@@ -42,7 +42,7 @@ class AgainstTwins(Study):
     """
 
     untrained: Annotated[
-        int, Switch("Untrained twins of the model, which read a part of it; 0 leaves claims undecided.", min=0)
+        int, Switch("Number of untrained twins, which run on part of the input; with 0 claims stay undecided.", min=0)
     ] = 4
 
     each_twin_reads: ClassVar[int | None] = 2

@@ -81,20 +81,20 @@ class Voting(Study):
             "A suffix (-ing), words (comma-separated), a file with a word on each line, token ids, or a test of words."
         ),
     ] = "-ing"
-    neurons: Annotated[int, Switch("Neurons of each kind.", min=1)] = 32
-    pairs: Annotated[int, Switch("Pairs of contexts, at most.", min=1)] = 500
-    context: Annotated[int, Switch("Tokens of each context.", min=1)] = 24
-    kurtosis: Annotated[float, Switch("Above it a neuron is a candidate, if its variance is, too.")] = 10.0
-    variance: Annotated[float, Switch("Above it a neuron is a candidate, if its kurtosis is, too.")] = 0.005
-    draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
+    neurons: Annotated[int, Switch("Number of neurons of each kind.", min=1)] = 32
+    pairs: Annotated[int, Switch("Maximum number of context pairs.", min=1)] = 500
+    context: Annotated[int, Switch("Tokens per context.", min=1)] = 24
+    kurtosis: Annotated[float, Switch("Minimum kurtosis of a candidate neuron.")] = 10.0
+    variance: Annotated[float, Switch("Minimum variance of a candidate neuron.")] = 0.005
+    draw_seed: Annotated[int, Switch("Seed of all draws.", min=0)] = 0
 
     name = "voting"
     title = "Neurons that vote for a class of tokens"
-    shows = "Neurons that tell whether the next token is of a class, alone and in ensembles."
+    shows = "Neurons that predict whether the next token is of a class, alone and in ensembles."
     source = "Stages of Inference, section 5.3 and appendix I"
     claim = (
-        "The best single neurons, which are suppression neurons, tell whether the next token ends in -ing about as "
-        "well as the model; ensembles of prediction neurons do better than both."
+        "The best single neurons, which are suppression neurons, predict whether the next token ends in -ing about as "
+        "well as the model does. Ensembles of prediction neurons do better than both."
     )
     claims = (VOTES, BEYOND)
     reads = "text"

@@ -65,7 +65,7 @@ class Wic(Study):
 
     name = "wic"
     title = "Word in context"
-    shows = "At which depth a probe tells whether a word has the same sense in two sentences."
+    shows = "At which depth a linear probe predicts whether a word has the same sense in two sentences."
     source = "Stages of Inference, section 5.2, Fig. 7 and 18"
     claim = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
     claims = (RISES, DECLINES)

@@ -1,6 +1,6 @@
 """Does a word's last token know the word? (section 5.1; the direct evidence that the paper does not give)
 
-If early layers put the tokens of a word together, its identity must be readable at its last token, and not only from
+If early layers merge the tokens of a word, its identity must be readable at its last token, and not only from
 that token. So we compare words that end in the same token, such as "could" and "would": a linear probe predicts which
 of them was read, from the residual at the last token. At the embedding it can only guess among the words of one ending;
 contexts have the same length, so that position says nothing either.
@@ -70,17 +70,17 @@ class WordIdentity(Study):
     example does.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens of a word; each number is a panel.", min=2)] = (2, 3)
-    occurrences: Annotated[int, Switch("Contexts of each word, one for each fold or more.", min=_FOLDS)] = 10
-    classes: Annotated[int, Switch("Words to tell apart, at most.", min=2)] = 40
-    context: Annotated[int, Switch("Tokens of each context, the word included.", min=1)] = 24
-    draw_seed: Annotated[int, Switch("Seed of what is drawn.", min=0)] = 0
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; one panel for each number.", min=2)] = (2, 3)
+    occurrences: Annotated[int, Switch("Contexts per word; at least one per fold.", min=_FOLDS)] = 10
+    classes: Annotated[int, Switch("Maximum number of words to distinguish.", min=2)] = 40
+    context: Annotated[int, Switch("Tokens per context, including the word.", min=1)] = 24
+    draw_seed: Annotated[int, Switch("Seed of all draws.", min=0)] = 0
 
     name = "word-identity"
     title = "Which word ended here"
-    shows = "A linear probe for which word ended, at its last token, layer by layer."
+    shows = "At which depth a linear probe identifies a word from its last token."
     source = "Stages of Inference, section 5.1; a test of our own"
-    claim = "In the first layers the tokens of a word are put together into one representation."
+    claim = "The first layers merge the tokens of a word into one representation."
     claims = (KNOWN,)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"

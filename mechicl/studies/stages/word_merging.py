@@ -69,15 +69,15 @@ class WordMerging(Study):
     sequence, cut and layer. `result.study.heads(result.table)` ranks all heads.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens of words; for each number, heads are ranked.", min=2)] = (2, 3, 4)
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are ranked for each number.", min=2)] = (2, 3, 4)
 
     name = "word-merging"
     title = "Putting words together"
-    shows = "Whether early layers put a word's tokens together: attention, sub-joiner heads, cuts."
+    shows = "Whether early layers merge a word's tokens: attention, sub-joiner heads, cut edges."
     source = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
     claim = (
-        "Early layers have sub-joiner heads, which look from a word's last token back to its other tokens: there "
-        "tokens become words."
+        "Early layers have sub-joiner heads, which attend from a word's last token to its other tokens and merge them "
+        "into a word."
     )
     claims = (JOINERS, NEEDED)
     reads = "text"
