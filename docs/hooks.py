@@ -14,6 +14,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import backends  # noqa: E402
 import drift  # noqa: E402
 import models  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
@@ -52,7 +53,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "precision.md":
         return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f} for one")
     if page.file.src_uri == "models.md":
-        return markdown.format(table=models.table())
+        return markdown.format(table=models.table(), studies=backends.table())
     if page.file.src_uri != "defects.md":
         return markdown
     return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))
