@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import backends  # noqa: E402
 import drift  # noqa: E402
 import gallery  # noqa: E402
 import models  # noqa: E402
@@ -67,7 +68,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "tutorials.md":
         return markdown.format(rows=tutorials.table())
     if page.file.src_uri == "models.md":
-        return markdown.format(table=models.table())
+        return markdown.format(table=models.table(), studies=backends.table())
     if page.file.src_uri != "defects.md":
         return markdown
     return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))

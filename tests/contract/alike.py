@@ -1,4 +1,4 @@
-"""Every study with as little to do as it can, on a model that every class has: its table, to be compared.
+"""Every study with as little to do as it can, on a model that every class has: its table, and what of it is compared.
 
     python -m tests.contract.alike tiny-icl FOLDER [--backend bridge] [--studies STUDY ...]
 
@@ -8,28 +8,94 @@ writes FOLDER/STUDY.parquet: another version of TransformerLens needs a process 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 import mechicl as mi
+from mechicl.studies.stages.inner_lexicon import InnerLexicon
+from mechicl.studies.stages.part_of_speech import PartOfSpeech
 from mechicl.studies.study import Study
 from tests.contract import catalogue
 
-TASKS = {"tiny-icl": "tiny-topics-4", "smollm2-135m-q4": "headlines"}
-"""Models that exist as each class, with a task of four classes for each."""
-TEXTS = {"tiny-icl": "tiny-icl", "smollm2-135m-q4": "pydocs"}
+
+@dataclass(frozen=True)
+class Material:
+    """What one model reads."""
+
+    task: str
+    samples: int
+    text: str
+    n_ctx: int
+    tokens: int
+    documents: int
+    """Of words drawn from `WORDS`."""
+
+
+MATERIAL = {
+    "tiny-icl": Material("tiny-topics-4", samples=4, text="tiny-icl", n_ctx=48, tokens=188, documents=12),
+    "smollm2-135m-q4": Material("reviews", samples=2, text="pydocs", n_ctx=16, tokens=60, documents=6),
+}
+"""Models that exist as each class."""
+LESS = {
+    "anchor-patching": {"sites": ("resid_post",)},
+    "anchor-sweep": {"windows": (27,)},
+    "information-flow": {"untrained": 0},
+    "layer-lesions": {"kinds": ("drop",)},
+}
+"""For a model of many layers."""
+REAL_WORDS = (InnerLexicon(pieces=(2,), words=100, context=2), PartOfSpeech(words=100, context=4))
+"""Studies of words that have a token of their own, which only the real model's tokenizer has."""
 CLASS = ("Storm", "Tiger")
 WORDS = (*CLASS, "Amber", "meki", "toki", "me ki", "to ki")
 """For both tokenizers: words of one token, words of two tokens that end alike, and phrases of the same tokens."""
 
 
+EXACTLY = ("information-flow", "isolation", "deep-layers", "lesioned-icl", "word-merging", "entropy-neurons",
+           "decision-layer", "anchor-heads")  # fmt: skip
+"""Studies of which two classes are compared in float64, with the same rotary angles.
+
+In float32 their tables differ by 1 to 4 times what is allowed: TransformerLens and Hugging Face round angles differently
+(by 3e-5 at position 512), attention hence by 1e-6, which the mean over single edges, or the logits of rows that see
+little but themselves, shows; and two nearly equal losses are subtracted (word-merging, entropy-neurons). In float64 with
+the same angles nothing of that is left, and what differs would be an error.
+"""
+
+
+@functools.cache
+def loaded(name: str, backend: str | None, dtype: str) -> Any:
+    """A model of this name; a HookedTransformer in float64 takes the angles that a Bridge rotates by."""
+    model = mi.load_model(name, backend=backend, dtype=dtype)  # type: ignore[arg-type]
+    if dtype == "float64" and not hasattr(model, "original_model"):
+        rotary = mi.load_model(name, backend="bridge").rotary_emb.original_component
+        positions = torch.arange(len(model.blocks[0].attn.rotary_cos))[None]
+        tables = rotary(torch.zeros(1), position_ids=positions)
+        for block in model.blocks:
+            block.attn.rotary_cos, block.attn.rotary_sin = (table[0].double() for table in tables)
+    return model
+
+
+def dtype_of(study: Study) -> str:
+    """In which a study is compared."""
+    return "float64" if study.name in EXACTLY else "float32"
+
+
+def studies(name: str) -> list[Study]:
+    """Every study that a model of this name has material for."""
+    if name == "tiny-icl":
+        return [study for study in catalogue.studies() if study.name != "joiner-ablation"]  # too few words
+    return [*(replace(study, **LESS.get(study.name, {})) for study in catalogue.studies()), *REAL_WORDS]
+
+
 def table(name: str, model: Any, study: Study) -> pd.DataFrame:
-    """What one of `catalogue.studies()` measures on a model of this name."""
+    """What one of `studies` measures on a model of this name."""
     if study.name == "entropy-neurons":
         study = replace(study, values=(6.0,))  # type: ignore[call-arg]
     if study.name == "voting":
@@ -38,21 +104,40 @@ def table(name: str, model: Any, study: Study) -> pd.DataFrame:
 
 
 def material(name: str, tokenizer: Any, study: Study) -> Any:
-    """Four prompts, four sequences, eight pairs of sentences, or two questions."""
+    """A few prompts or sequences, eight pairs of sentences, or two questions."""
+    given = MATERIAL[name]
     if study.reads == "prompts":
-        return study.prompts(mi.load_task(TASKS[name]), tokenizer, samples=4, seed=42)
+        return study.prompts(mi.load_task(given.task), tokenizer, samples=given.samples, seed=42)
     if study.reads == "pairs":
         return mi.corpora.load_word_pairs(tokenizer, list(_pairs()), prepend_bos=True, n_ctx=64)
     if study.reads == "benchmarks":
         return catalogue.benchmark()
     if study.reads == "weights":
         return None
-    source: str | Sequence[str] = TEXTS[name]
     if study.name in ("voting", "word-identity", "word-merging"):
         draw = np.random.default_rng(0)
-        source = [" " + " ".join(draw.choice(WORDS, 40)) for _ in range(12)]
-        return mi.load_corpus(tokenizer, source, prepend_bos=True, n_ctx=80, packing="documents")
-    return mi.load_corpus(tokenizer, source, prepend_bos=True, n_ctx=48, tokens=188)
+        documents = [" " + " ".join(draw.choice(WORDS, 40)) for _ in range(given.documents)]
+        return mi.load_corpus(tokenizer, documents, prepend_bos=True, n_ctx=80, packing="documents")
+    long = study.name in ("joiner-ablation", *catalogue.WANTS_WORDS)  # which look for words in it
+    n_ctx, tokens = (128, 6000 if study.name == "inner-lexicon" else 800) if long else (given.n_ctx, given.tokens)
+    return mi.load_corpus(tokenizer, given.text, prepend_bos=True, n_ctx=n_ctx, tokens=tokens)
+
+
+CLOCKS = {"compression-speed": ["seconds", "caching_seconds"]}
+
+
+def comparable(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A study's table without clock times, weights' digests, and untrained twins, which each class draws for itself."""
+    table = table.drop(columns=CLOCKS.get(name, []))
+    if name == "information-flow":
+        table = table[table["weights"] == "as given"].reset_index(drop=True)
+    if name == "reweighting":
+        fits = [{"about": {}, "beta": []} if fit is None else json.loads(fit) for fit in table.pop("fit")]
+        betas = [list(np.ravel(fit.pop("beta"))) for fit in fits]
+        for fit in fits:
+            fit["about"] = {key: value for key, value in fit["about"].items() if not key.endswith("_digest")}
+        table = table.assign(fit=[json.dumps(fit, sort_keys=True) for fit in fits], beta=betas)
+    return table
 
 
 def _pairs() -> Iterator[dict[str, str]]:
@@ -68,16 +153,15 @@ def _pairs() -> Iterator[dict[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=TASKS)
+    parser.add_argument("model", choices=MATERIAL)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--studies", nargs="*")
     parser.add_argument("--backend", choices=["hooked", "bridge"])
-    parser.add_argument("--dtype", default="float32")
     asked = parser.parse_args()
-    model = mi.load_model(asked.model, backend=asked.backend, dtype=asked.dtype)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    for study in catalogue.studies():
+    for study in studies(asked.model):
         if not asked.studies or study.name in asked.studies:
+            model = loaded(asked.model, asked.backend, dtype_of(study))
             table(asked.model, model, study).to_parquet(asked.folder / f"{study.name}.parquet")
             print(study.name, flush=True)
 
