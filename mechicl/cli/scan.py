@@ -24,9 +24,7 @@ def scan(
     text: Annotated[Optional[str], typer.Option(help="A text instead of a task's prompt.")] = None,  # noqa: UP045
     answers: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            help='Of a text, what may come next, as " Paris, Rome", comma-separated; default: the five most probable tokens.'
-        ),
+        typer.Option(help='Of a text, what may come next, as " Paris, Rome"; default: the five most probable tokens.'),
     ] = None,
     chat: Annotated[
         bool,

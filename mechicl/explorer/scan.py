@@ -72,7 +72,8 @@ class Scan:
         prompt, best = self.prompt, int(np.argmax(self.probs))
         right = "" if prompt.gold is None else ", which is right" if best == prompt.gold else ", which is wrong"
         said = [
-            f"The model answers {self.answer!r} (probability {self.probs[best]:.0%} among {len(self.probs)} answers){right}."
+            f"The model answers {self.answer!r} (probability {self.probs[best]:.0%} among {len(self.probs)} answers)"
+            f"{right}."
         ]
         if "reading" in self.layers:
             n_layers = len(self.layers)
@@ -227,7 +228,10 @@ def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bo
     mark = ""
     if factor:
         place = _WIDTH * _of_log(row[f"{column}_random"])
-        mark = f'<i style="position:absolute;left:{place:.0f}px;top:-1px;width:2px;height:12px;background:currentColor"></i>'
+        mark = (
+            f'<i style="position:absolute;left:{place:.0f}px;top:-1px;width:2px;height:12px;'
+            f'background:currentColor"></i>'
+        )
     text = f"{value:.3g} {unit}" if factor else f"{value:.0%}"
     return (
         f'<td style="{_LEFT};white-space:nowrap" title="{escape(title)}: {text}"><span style="display:inline-block;'
