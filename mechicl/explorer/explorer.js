@@ -352,7 +352,7 @@ function mount(root, start, source) {
     lens.querySelectorAll("tr").forEach((row, point) => {
       const now = point === state.layer + 1;
       row.classList.toggle("mx-now", now);
-      if (now) box.scrollTop = row.offsetTop - box.offsetTop - box.clientHeight / 2;
+      if (now) box.scrollTop += row.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 2;
     });
   }
 

@@ -240,7 +240,7 @@ def test_the_clean_and_the_changed_prompt_stand_side_by_side(
     tab = browser.open(saved, **window)
     slide(tab, 3)
     number = explorer.outline["exchanges"][-1]["number"]
-    tab.page.get_by_label("Exchange the label word").select_option(str(number))
+    tab.page.get_by_label("label word to exchange").select_option(str(number))
     place = explorer.prompt.anchors[number]
     words = tab.page.locator(f"[data-token='{place}']").all_text_contents()
     exchanged = explorer.exchanged(OFF | {"exchange": number}).demonstrations[number].label_class
@@ -312,6 +312,8 @@ def test_demonstrations_of_a_long_prompt_fold(
     tab.page.keyboard.press("Enter")
     assert tab.page.locator(f"[data-token='{text}']").is_visible()
     assert not any("d0" in edge.split("-") for edge in arcs(tab))
+    fold = tab.page.locator("[data-fold='0']")
+    assert (fold.inner_text().strip(), fold.get_attribute("aria-expanded")) == ("▾ 1", "true")
     tab.page.get_by_role("button", name="Fold all").click()
     tab.page.get_by_role("button", name="Unfold all").click()
     assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["saliency"]["edges"][0]}
