@@ -18,6 +18,7 @@ from mechicl.cli.doctor import doctor
 from mechicl.cli.finish import terminal
 from mechicl.cli.report import report
 from mechicl.cli.reproduce import papers
+from mechicl.cli.scan import scan
 from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_memory, printable
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(studies, name="run")
 app.add_typer(papers, name="reproduce")
 app.command("demo")(demo)
+app.command("scan")(scan)
 app.command("report")(report)
 app.command("doctor")(doctor)
 app.command("cache")(cache)

@@ -42,7 +42,9 @@ def label_logits_alone(model: Any, prompt: Prompt, patches: Sequence[Patch]) -> 
             finals = [final for _, *group in residual_groups(net, batch, swept) for final in group]
             logits = net.lens(torch.cat([final[:, prompt.target] for final in finals]), batch.label_ids).cpu()
         rows = dict(zip(swept, logits, strict=True))
-    rows |= {patch: run(model, one, (), [patch], progress=None).label_logits[0] for patch in patches if patch not in rows}
+    rows |= {
+        patch: run(model, one, (), [patch], progress=None).label_logits[0] for patch in patches if patch not in rows
+    }
     logits = torch.stack([rows[patch] for patch in patches]) if patches else torch.empty(0, len(prompt.label_ids))
     if not logits.isfinite().all():
         raise NumericalError(f"A label logit of {net.name} is not finite under a patch; try dtype='float32'.")

@@ -8,7 +8,8 @@
 function makeChanges(start, source, changed, compared) {
   const none = { isolate: null, drop: null, own: [], heads: [], exchange: null };
   let switches = none;
-  const row = (text, control, more) => h("div", { class: "mx-patch" }, h("label", {}, text, control), more);
+  const row = (control, text, more) => h("div", { class: "mx-patch" }, h("label", {}, control, text), more);
+  const chosen = (text, select) => h("div", { class: "mx-patch mx-choice" }, h("label", {}, h("span", {}, text), select));
   const choice = (name, options, onchange) => h("select", { "aria-label": name, onchange }, h("option", { value: "" }, "none"), ...options);
 
   function set(change) {
@@ -43,9 +44,9 @@ function makeChanges(start, source, changed, compared) {
     .filter((one) => source.has({ ...none, heads: [one] }));
   const reading = (layer, head) => (start.view.heads ? ` (reads label words ${number(start.view.heads[layer][head])} times)` : "");
   const head = choice("head to ablate", heads.map(([l, n], i) => h("option", { value: i }, `layer ${l}, head ${n}${reading(l, n)}`)), () => {
-    const chosen = heads[Number(head.value)];
-    const others = switches.heads.filter((one) => String(one) !== String(chosen));
-    set({ heads: head.value === "" ? [] : source.live ? [...others, chosen].sort((a, b) => a[0] - b[0] || a[1] - b[1]) : [chosen] });
+    const one = heads[Number(head.value)];
+    const others = switches.heads.filter((other) => String(other) !== String(one));
+    set({ heads: head.value === "" ? [] : source.live ? [...others, one].sort((a, b) => a[0] - b[0] || a[1] - b[1]) : [one] });
   });
   const ablated = h("div", { class: "mx-ablated" });
 
@@ -76,10 +77,10 @@ function makeChanges(start, source, changed, compared) {
     elements: [
       start.isolate ? row(isolateBox, h("span", {}, "Isolate label words"), h("span", { class: "mx-detail" }, "layers ", ends[0], " to ", ends[1])) : null,
       ...start.own.map((one, i) => row(ownBoxes[i], h("span", { title: one }, h("bdi", {}, one)))),
-      row(h("span", {}, "Drop layer "), drop),
-      heads.length ? row(h("span", {}, "Ablate head "), head) : null,
+      chosen("Drop layer", drop),
+      heads.length ? chosen("Ablate head", head) : null,
       ablated,
-      exchanges.length ? row(h("span", {}, "Exchange label word "), exchange) : null,
+      exchanges.length ? chosen("Exchange the label word of a demonstration", exchange) : null,
       row(beside, h("span", {}, "Clean and changed side by side")),
       h("p", { class: "mx-soft" }, "Ablated heads write zero. ", source.live ? "Each change re-runs the model." : "One at a time on this page; in a notebook they combine."),
     ].filter(Boolean),

@@ -49,7 +49,7 @@ function fromPage(kept) {
     async ask(ask, switches, about = 0) {
       if (ask === "view") return found(switches);
       if (!same(switches, NONE)) throw new Error("This page keeps these for the clean model only; a notebook computes them.");
-      if (!kept[ask][about]) throw new Error("Of a long prompt this page keeps the lens at label words and at the end; a notebook computes it anywhere.");
+      if (!kept[ask][about]) throw new Error("This page keeps the lens at label words and at the last tokens; a notebook computes it at every token.");
       return kept[ask][about];
     },
     close: () => {},
@@ -352,7 +352,7 @@ function mount(root, start, source) {
     lens.querySelectorAll("tr").forEach((row, point) => {
       const now = point === state.layer + 1;
       row.classList.toggle("mx-now", now);
-      if (now) box.scrollTop = row.offsetTop - box.offsetTop - box.clientHeight / 2;
+      if (now) box.scrollTop += row.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 2;
     });
   }
 

@@ -154,10 +154,10 @@ class Explorer:
     def save_html(self, path: str | Path) -> Path:
         """Write the page to a file, whole or not at all; returns its path.
 
-        It keeps the edges of every layer and head, the lens's guesses (in a long prompt of the label words and the
-        query), the prompt with the last demonstration's label word exchanged, and some patches, each on its own: of
-        isolation in the first layers and of `patches` everything, of dropped layers and of the heads that read label words
-        most, ablated, the answer alone. All else needs a kernel.
+        It keeps the edges of every layer and head, the lens's guesses at label words and at the last tokens, the prompt
+        with the last demonstration's label word exchanged, and some patches, each on its own: of isolation in the first
+        layers and of `patches` everything; of dropped layers, and of the heads that read label words most, ablated, the
+        answer alone. All else needs a kernel.
         """
         path = Path(path)
         make_folder(path.parent)

@@ -38,8 +38,8 @@ def prompt_of(
     )
     if not texts:
         raise InputError(
-            f"{verb} looks at one prompt, a text or a list of messages, got {type(given).__name__}; give it prompts[0], "
-            "for example."
+            f"{verb} looks at one prompt, a text or a list of messages, got {type(given).__name__}; give it "
+            "prompts[0], for example."
         )
     if isinstance(answers, str):
         raise InputError(f"answers is a text; give several, such as answers=[{answers!r}, ' other'].")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 OFF: dict[str, Any] = {"isolate": None, "drop": None, "own": [], "heads": [], "exchange": None}
 """The switches of the clean model and of the prompt as it is."""
-_LENSED = 128
-"""Tokens of a prompt whose lens is kept at each."""
+_LENSED = 64
+"""Tokens at which the lens is kept."""
 _HEADS = 4
 """Heads whose ablation is kept, of those that read label words most."""
 
@@ -69,9 +69,7 @@ def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[Mapping[str, An
 
 
 def lensed(prompt: Prompt) -> list[int]:
-    """Positions at which a page keeps the lens: all, or of a long prompt the label words and the end of the query."""
-    if len(prompt) <= _LENSED:
-        return list(range(len(prompt)))
+    """Positions at which a page keeps the lens: label words and the tokens before them, then the last tokens."""
     places = {*prompt.label_positions, *(place - 1 for place in prompt.label_positions if place)}
-    last = range(max(prompt.query_start, len(prompt) - _LENSED + len(places)), len(prompt))
-    return sorted(places | set(last))
+    last = [place for place in reversed(range(len(prompt))) if place not in places]
+    return sorted([*places, *last[: max(1, _LENSED - len(places))]])

@@ -120,7 +120,7 @@ function makePicture(start, tokens, on) {
       fold.setAttribute("aria-expanded", String(!closed));
       fold.setAttribute("aria-label", `Demonstration ${number + 1}, ${count} tokens`);
       fold.replaceChildren(closed ? "▸ " : "▾ ", `${number + 1} `,
-        closed ? h("bdi", {}, words.replace(/\s+/g, " "), "…") : null, closed ? h("small", {}, ` ${count} tokens`) : null);
+        ...(closed ? [h("bdi", {}, words.replace(/\s+/g, " "), "…"), h("small", {}, ` ${count} tokens`)] : []));
     });
   }
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from mechicl.doors import door
 from mechicl.engines.alone import label_logits_alone
+from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.given import prompt_of
 from mechicl.explorer.page import plain_page
 from mechicl.explorer.views import objective
@@ -30,8 +31,8 @@ from mechicl.probes import Enrichment, HeadEnrichment, LabelLens, LensTokens, Sa
 from mechicl.prompts import Prompt
 from mechicl.readings import Reading
 
-_WINDOW, _HEADS = 5, 8
-"""Neighbouring layers that are isolated together, as the paper's five; heads that are listed."""
+_HEADS = 8
+"""Heads that are listed."""
 COLUMNS = {
     "reading": "reading of label words, times an average token",
     "reading_random": "reading of random text, times an average token",
@@ -70,7 +71,10 @@ class Scan:
         """The answer, and where in this prompt it comes from, in a few sentences."""
         prompt, best = self.prompt, int(np.argmax(self.probs))
         right = "" if prompt.gold is None else ", which is right" if best == prompt.gold else ", which is wrong"
-        said = [f"The model answers {self.answer!r} (probability {self.probs[best]:.0%} among {len(self.probs)} answers){right}."]
+        said = [
+            f"The model answers {self.answer!r} (probability {self.probs[best]:.0%} among {len(self.probs)} answers)"
+            f"{right}."
+        ]
         if "reading" in self.layers:
             n_layers = len(self.layers)
             for what, column in (("The target reads label words", "reading"), ("Label words gather", "gathering")):
@@ -90,9 +94,7 @@ class Scan:
         return f"Scan({self.model}, {self.prompt!r}: {self.finding()})"
 
     def _repr_html_(self) -> str:
-        heads = ", ".join(
-            f"L{row.layer}H{row.head} ({row.reading:.3g})" for row in self.heads.itertuples(index=False)
-        )
+        heads = ", ".join(f"L{row.layer}H{row.head} ({row.reading:.3g})" for row in self.heads.itertuples(index=False))
         reading = f"<p>Heads that read label words most (times an average token): {escape(heads)}.</p>" if heads else ""
         return (
             f'<div style="max-width:1100px"><h3><bdi>{escape(self.model)}</bdi>, '
@@ -129,7 +131,11 @@ def scan(
     prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
     net, loss = hooked(model), objective(prompt)
     n_layers = net.sizes.n_layers
-    saliency, lens, labels = SaliencyMap(tuple(range(n_layers)), loss=loss), LensTokens((prompt.target,), 1), LabelLens()
+    saliency, lens, labels = (
+        SaliencyMap(tuple(range(n_layers)), loss=loss),
+        LensTokens((prompt.target,), 1),
+        LabelLens(),
+    )
     of_labels: list[Probe] = []
     if prompt.anchors:
         of_labels = [Enrichment(loss=loss), HeadEnrichment(loss=loss), HeadEnrichment(loss=loss, absolute=True)]
@@ -165,7 +171,8 @@ def _enriched(reading: Reading) -> dict[str, Any]:
 def _isolated(model: Any, prompt: Prompt, best: int) -> dict[str, Any]:
     """By layer the window of neighbouring layers that it belongs to, and the answer's probability with it isolated."""
     n_layers = hooked(model).sizes.n_layers
-    windows = [range(first, min(first + _WINDOW, n_layers)) for first in range(0, n_layers, _WINDOW)]
+    width = usual_isolation(n_layers)
+    windows = [range(first, min(first + width, n_layers)) for first in range(0, n_layers, width)]
     probs = label_logits_alone(model, prompt, [IsolateLabels(window) for window in windows]).softmax(-1)[:, best]
     of_layer = [
         (f"{window[0]}-{window[-1]}" if len(window) > 1 else str(window[0]), float(value))
@@ -221,7 +228,10 @@ def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bo
     mark = ""
     if factor:
         place = _WIDTH * _of_log(row[f"{column}_random"])
-        mark = f'<i style="position:absolute;left:{place:.0f}px;top:-1px;width:2px;height:12px;background:currentColor"></i>'
+        mark = (
+            f'<i style="position:absolute;left:{place:.0f}px;top:-1px;width:2px;height:12px;'
+            f'background:currentColor"></i>'
+        )
     text = f"{value:.3g} {unit}" if factor else f"{value:.0%}"
     return (
         f'<td style="{_LEFT};white-space:nowrap" title="{escape(title)}: {text}"><span style="display:inline-block;'

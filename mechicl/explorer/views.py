@@ -178,7 +178,10 @@ def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[An
 
 
 def guess_rows(model: Any, reading: Reading, position: int) -> list[list[Any]]:
-    """For each point, [token, probability, token, probability, ...] of the first prompt; an id of no token is a number."""
+    """For each point, [token, probability, token, probability, ...] of the first prompt.
+
+    An id that is no token stays a number.
+    """
     tokenizer = hooked(model).tokenizer
 
     def named(token: int) -> str | int:

@@ -21,8 +21,8 @@ from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
     "AttentionMap", "Enrichment", "HeadEnrichment", "HeadSaliency", "HeadScores", "LabelAttention", "LabelLens",
-    "LabelMass", "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms", "SaliencyFlow",
-    "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
+    "LabelMass", "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms",
+    "SaliencyFlow", "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

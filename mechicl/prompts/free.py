@@ -13,11 +13,7 @@ from mechicl.prompts.written import Written, encode
 
 
 def free_prompt(
-    tokenizer: Any,
-    text: str | Sequence[Mapping[str, str]],
-    answers: Sequence[str] = (),
-    *,
-    prepend_bos: bool = False,
+    tokenizer: Any, text: str | Sequence[Mapping[str, str]], answers: Sequence[str] = (), *, prepend_bos: bool = False
 ) -> Prompt:
     """A text, or a conversation as messages with `role` and `content`, whose last token is the target q.
 

@@ -10,23 +10,31 @@ import pytest
 import torch
 
 import mechicl as mi
+from mechicl.engines.alone import label_logits_alone
 from mechicl.explorer import Explorer
 from mechicl.explorer.explorer import usual_isolation
+from mechicl.explorer.kept import OFF, kept, lensed
 from mechicl.explorer.views import strongest
 from mechicl.explorer.widget import reply
 from tests import tiny
 from tests.random_prompts import random_prompts
 
-OFF = {"isolate": None, "drop": None, "own": []}
-SWITCHES = [OFF, {**OFF, "isolate": 2}, {**OFF, "drop": 3}, {"isolate": 1, "drop": 0, "own": ["fewer anchors"]}]
+SWITCHES = [
+    OFF,
+    {**OFF, "isolate": [0, 1]},
+    {**OFF, "drop": 3},
+    {**OFF, "isolate": [1, 2], "drop": 0, "own": ["fewer anchors"]},
+    {**OFF, "heads": [[2, 0], [2, 3], [4, 1]]},
+]
 
 
 def patches_of(switches: dict[str, Any], reweighting: mi.patches.ReweightAnchors) -> list[mi.Patch]:
-    isolate, drop = switches["isolate"], switches["drop"]
+    isolate, drop, heads = switches["isolate"], switches["drop"], switches["heads"]
     return [
-        *([mi.patches.IsolateLabels(range(isolate))] if isolate else []),
+        *([mi.patches.IsolateLabels(range(isolate[0], isolate[1] + 1))] if isolate else []),
         *([reweighting] if switches["own"] else []),
         *([mi.patches.Drop(drop)] if drop is not None else []),
+        *([mi.patches.AblateHeads([tuple(head) for head in heads])] if heads else []),
     ]
 
 
@@ -34,21 +42,33 @@ def patches_of(switches: dict[str, Any], reweighting: mi.patches.ReweightAnchors
 def test_a_view_holds_the_numbers_of_a_plain_run(
     explorer: Explorer, tiny_icl: Any, prompt: Any, reweighting: mi.patches.ReweightAnchors, switches: dict[str, Any]
 ) -> None:
-    saliency, flow = mi.probes.SaliencyMap(tuple(range(6))), mi.probes.SaliencyFlow()
-    out = mi.run(tiny_icl, [prompt], [saliency, flow], patches_of(switches, reweighting), progress=None)
+    saliency, attention = mi.probes.SaliencyMap(tuple(range(6))), mi.probes.AttentionMap(tuple(range(6)))
+    flow, enrichment = mi.probes.SaliencyFlow(), mi.probes.Enrichment()
+    out = mi.run(
+        tiny_icl, [prompt], [saliency, attention, flow, enrichment], patches_of(switches, reweighting), progress=None
+    )
     view = explorer.answer({"ask": "view", "switches": switches})
     assert view["probs"] == pytest.approx(out.label_probs[0].tolist(), rel=1e-3)
     for layer, edges in enumerate(out[saliency].values[0].tril(-1)):
-        drawn = view["edges"][layer]
+        drawn = view["saliency"]["edges"][layer]
         assert [value for *_, value in drawn] == pytest.approx([float(edges[q, k]) for q, k, _ in drawn], rel=1e-3)
         if not drawn:
             assert switches["drop"] == layer
             assert float(edges.sum()) == 0
             continue
         assert drawn[0][2] == pytest.approx(float(edges.max()), rel=1e-3)
-        assert view["shown"][layer] == pytest.approx(sum(v for *_, v in drawn) / float(edges.sum()), rel=2e-3)
-        assert view["shown"][layer] >= 0.95 or len(drawn) == 120
+        assert view["saliency"]["shown"][layer] == pytest.approx(
+            sum(v for *_, v in drawn) / float(edges.sum()), rel=2e-3
+        )
+        assert view["saliency"]["shown"][layer] >= 0.95 or len(drawn) == 120
+        attended = out[attention].values[0, layer].tril(-1)
+        attended[:, 0] = 0
+        query, key, value = view["attention"]["edges"][layer][0]
+        assert value == pytest.approx(float(attended.max()), rel=1e-3) == pytest.approx(float(attended[query, key]))
         assert sum(view["into"][layer]) == pytest.approx(1, rel=1e-3)
+        reading = [view["reading"][layer][place] for place in prompt.anchors]
+        assert view["enriched"][layer][0] == pytest.approx(sum(reading) / len(reading), rel=1e-2, abs=1e-3)
+        assert view["enriched"][layer][2] == pytest.approx(float(out[enrichment]["gathering"][0, layer, 0]), rel=1e-3)
         flows = torch.stack([of[0, layer] for of in out[flow].quantities.values()])
         assert view["flow"][layer] == pytest.approx((flows / flows.sum()).tolist(), rel=1e-3)
 
@@ -60,7 +80,7 @@ def test_heads_sum_to_the_saliency_of_the_layer(explorer: Explorer, tiny_icl: An
     assert summed == pytest.approx(
         [float(edges[q, k]) for q, k in answer["edges"]], rel=1e-2, abs=1e-3 * float(edges.max())
     )
-    drawn = {(query, key) for query, key, _ in explorer.first_view["edges"][1]}
+    drawn = {(query, key) for query, key, _ in explorer.first_view["saliency"]["edges"][1]}
     assert drawn <= {tuple(edge) for edge in answer["edges"]}
 
 
@@ -128,8 +148,10 @@ def test_an_answer_costs_a_few_forward_passes(explorer: Explorer, tiny_icl: Any,
     ("request_", "says"),
     [
         ({"ask": "view", "switches": {**OFF, "drop": 9}}, "layers 0-5"),
-        ({"ask": "view", "switches": {**OFF, "isolate": 7}}, "6"),
+        ({"ask": "view", "switches": {**OFF, "isolate": [0, 6]}}, "layers 0-5"),
         ({"ask": "view", "switches": {**OFF, "own": ["other"]}}, "no patch 'other'"),
+        ({"ask": "view", "switches": {**OFF, "heads": [[0, 9]]}}, "no head"),
+        ({"ask": "view", "switches": {**OFF, "exchange": 2}}, "no demonstration 2"),
         ({"ask": "guesses", "switches": OFF, "about": 1000}, "guesses"),
         ({"ask": "heads", "switches": OFF, "about": -1}, "heads"),
         ({"ask": "weather", "switches": OFF}, "weather"),
@@ -152,8 +174,8 @@ def test_a_model_that_fails_is_reported_and_left_clean(prompt: Any) -> None:
 
 
 def test_what_cannot_be_explored_is_said(tiny_icl: Any, prompt: Any) -> None:
-    long = replace(prompt, tokens=prompt.tokens * 10, target=10 * len(prompt) - 1)
-    with pytest.raises(mi.InputError, match=r"has \d+ tokens.*saliency_map"):
+    long = replace(prompt, tokens=prompt.tokens * 50, target=50 * len(prompt) - 1)
+    with pytest.raises(mi.InputError, match=r"has \d+ tokens.*at most 2000"):
         mi.explore(tiny_icl, long)
     with pytest.raises(mi.InputError, match=r"one prompt.*prompts\[0\]"):
         mi.explore(tiny_icl, [prompt])
@@ -171,7 +193,7 @@ def test_blocks_in_another_order_are_a_switch_like_any_other(tiny_icl: Any, prom
 def test_a_prompt_whose_class_is_unknown_is_explored_for_the_models_own_answer(tiny_icl: Any, prompt: Any) -> None:
     unknown = mi.explore(tiny_icl, replace(prompt, gold=None))
     assert unknown.start()["loss"] == "predicted"
-    assert unknown.first_view["edges"][0]
+    assert unknown.first_view["saliency"]["edges"][0]
 
 
 def test_isolation_starts_where_the_paper_has_it() -> None:
@@ -188,8 +210,104 @@ def test_a_token_that_the_tokenizer_does_not_have_is_shown_as_its_number() -> No
         model.unembed.b_U[unknown] = 90.0
     explorer = mi.explore(model, random_prompts(1)[0])
     guesses = explorer.answer({"ask": "guesses", "switches": OFF, "about": 2})
-    assert guesses[-1][:2] == [f"[{unknown}]", 1.0]
-    assert f'"[{unknown}]"' in explorer.html()
+    assert guesses[-1][:2] == [unknown, 1.0]
+    assert f"[{unknown},1.0," in explorer.html()
     tokens = mi.studies.neuron_tokens(model, 0, 0, k=tiny.D_VOCAB)
     assert f"[{unknown}]" in set(tokens["top"])
     assert "" not in set(tokens["bottom"])
+
+
+def test_a_page_keeps_what_plain_runs_say(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
+    """View, heads and guesses share passes, and dropped layers and ablated heads a sweep: they equal a pass for each."""
+    clean, page = kept(explorer)
+    assert clean == mi.explore(tiny_icl, prompt).first_view
+    for one in page["views"]:
+        plain = explorer.answer({"ask": "view", "switches": one["switches"]})
+        assert one["view"]["probs"] == pytest.approx(plain["probs"], rel=1e-3, abs=1e-6)
+        if "saliency" in one["view"]:
+            assert one["view"] == plain
+    assert [one["switches"]["drop"] for one in page["views"] if one["switches"]["drop"] is not None] == list(range(6))
+    ablated = [one["switches"]["heads"][0] for one in page["views"] if one["switches"]["heads"]]
+    reading = torch.tensor(clean["heads"])
+    assert sorted(reading[layer, head].item() for layer, head in ablated) == sorted(
+        reading.flatten().topk(4).values.tolist()
+    )
+    for layer in range(6):
+        plain = explorer.answer({"ask": "heads", "switches": OFF, "about": layer})
+        assert page["heads"][layer]["edges"] == plain["edges"]
+        ours, theirs = (torch.tensor(one["values"]) for one in (page["heads"][layer], plain))
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
+    for place in (0, 5, prompt.target):
+        assert page["guesses"][place] == explorer.answer({"ask": "guesses", "switches": OFF, "about": place})
+
+
+@pytest.mark.parametrize("family", tiny.families)
+def test_patches_swept_together_answer_as_each_alone(family: str) -> None:
+    model, prompt = tiny.model(family), random_prompts(1, d_vocab=tiny.D_VOCAB)[0]
+    patches = [
+        mi.patches.Drop(0), mi.patches.IsolateLabels([1]), mi.patches.AblateHeads([(0, 1), (1, 0)]),
+        mi.patches.Reorder((1, 0)), mi.patches.Edit("hook_embed", lambda value: 0.5 * value),
+    ]  # fmt: skip
+    swept = label_logits_alone(model, prompt, patches)
+    alone = torch.cat([mi.run(model, prompt, patches=[patch], progress=None).label_logits for patch in patches])
+    assert torch.allclose(swept, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
+
+
+def test_an_exchanged_label_word_is_another_prompt(explorer: Explorer, tiny_icl: Any, prompt: Any) -> None:
+    view = explorer.answer({"ask": "view", "switches": {**OFF, "exchange": 1}})
+    twin = explorer.exchanged({**OFF, "exchange": 1})
+    differing = [place for place, pair in enumerate(zip(prompt.tokens, twin.tokens, strict=True)) if len(set(pair)) > 1]
+    assert differing == list(prompt.demonstrations[1].label)
+    assert twin.demonstrations[0] == prompt.demonstrations[0]
+    assert view["probs"] == pytest.approx(mi.run(tiny_icl, twin).label_probs[0].tolist(), rel=1e-3)
+    (told,) = [one for one in explorer.outline["exchanges"] if one["number"] == 1]
+    assert list(told["texts"].values()) == [prompt.label_words[twin.demonstrations[1].label_class]]
+
+
+def test_a_text_is_explored_for_the_tokens_that_the_model_finds_most_probable(tiny_icl: Any) -> None:
+    explorer = mi.explore(tiny_icl, "Text: the ta ni")
+    said = tiny_icl(torch.tensor([explorer.prompt.tokens]), prepend_bos=False)[0, -1].detach().softmax(-1)
+    assert list(explorer.prompt.label_ids) == said.topk(5).indices.tolist()
+    assert explorer.first_view["flow"] is explorer.first_view["enriched"] is explorer.first_view["heads"] is None
+    assert explorer.first_view["saliency"]["edges"][0]
+    assert explorer.outline["isolate"] is None
+    named = mi.explore(tiny_icl, "Text: the ta ni", answers=[" Amber", " Harbor"])
+    ids = [tiny_icl.tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Amber", " Harbor")]
+    assert named.first_view["probs"] == pytest.approx((said[ids] / said[ids].sum()).tolist(), rel=1e-3)
+
+
+def test_a_conversation_is_written_by_the_chat_template(tiny_icl: Any) -> None:
+    from copy import deepcopy
+
+    from mechicl.prompts import free_prompt
+
+    tokenizer = deepcopy(tiny_icl.tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}you:{% endif %}"
+    prompt = free_prompt(tokenizer, [{"role": "me", "content": "so na"}], [" Amber"])
+    assert prompt.string == "me: so na\nyou:"
+    assert list(prompt.tokens) == tokenizer.encode(prompt.string, add_special_tokens=False)
+    assert (prompt.target, prompt.anchors) == (len(prompt) - 1, ())
+
+
+@pytest.mark.parametrize(
+    ("given", "answers", "says"),
+    [
+        ("", None, "no tokens"),
+        ("Text:", " Amber", "answers is a text"),
+        ("Text:", [" Amber", " Amber"], "tokens of their own"),
+        ([{"role": "me"}], None, "list of messages"),
+        ([{"role": "me", "content": "so"}], None, "no chat template"),
+        (3, None, "one prompt, a text"),
+    ],
+)
+def test_a_text_that_cannot_be_explored_is_refused(tiny_icl: Any, given: Any, answers: Any, says: str) -> None:
+    for look in (mi.explore, mi.scan):
+        with pytest.raises(mi.InputError, match=says):
+            look(tiny_icl, given, answers=answers)
+
+
+def test_a_long_prompt_keeps_the_lens_at_its_label_words_and_at_its_end(prompt: Any) -> None:
+    assert lensed(prompt) == list(range(len(prompt)))
+    long = replace(prompt, tokens=(*prompt.tokens[:-1], *prompt.tokens[-1:] * 200), target=len(prompt) + 198)
+    assert {*prompt.label_positions, long.target} <= set(lensed(long))
+    assert len(lensed(long)) <= 64

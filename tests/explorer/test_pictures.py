@@ -13,7 +13,8 @@ import pytest
 
 import mechicl as mi
 from mechicl.explorer import Explorer
-from mechicl.explorer.page import ASSETS
+from mechicl.explorer.kept import OFF
+from mechicl.explorer.page import ASSETS, script
 from mechicl.explorer.widget import ExplorerWidget, make_widget, reply
 from mechicl.prompts import Prompt
 from tests import tiny
@@ -67,7 +68,7 @@ def test_the_page_opens_offline_and_the_slider_changes_the_picture(
     browser: Browser, saved: Path, explorer: Explorer, window: dict[str, Any]
 ) -> None:
     tab = browser.open(saved, **window)
-    expected = [{f"{q}-{k}" for q, k, _ in layer} for layer in explorer.first_view["edges"]]
+    expected = [{f"{q}-{k}" for q, k, _ in layer} for layer in explorer.first_view["saliency"]["edges"]]
     assert set(arcs(tab)) == expected[0]
     slide(tab, 2)
     assert set(arcs(tab)) == expected[2]
@@ -124,7 +125,7 @@ def test_a_page_switches_patches_one_at_a_time(browser: Browser, saved: Path, ex
     before = arcs(tab)
     isolate.click()
     assert arcs(tab) != before
-    isolated = explorer.answer({"ask": "view", "switches": {"isolate": 2, "drop": None, "own": []}})
+    isolated = explorer.answer({"ask": "view", "switches": OFF | {"isolate": [0, 1]}})
     assert bars(tab) == pytest.approx([100 * p for p in isolated["probs"]], rel=1e-3)
     fewer.click()
     assert fewer.is_checked()
@@ -132,7 +133,9 @@ def test_a_page_switches_patches_one_at_a_time(browser: Browser, saved: Path, ex
     tab.page.get_by_label("layer to drop").select_option("3")
     slide(tab, 3)
     assert arcs(tab) == {}
-    assert "Nothing flows here" in tab.page.locator(".mx-readout").inner_text()
+    assert "keeps the answer under this change" in tab.page.locator(".mx-view").inner_text()
+    dropped = explorer.answer({"ask": "view", "switches": OFF | {"drop": 3}})
+    assert bars(tab) == pytest.approx([100 * p for p in dropped["probs"]], rel=1e-3, abs=0.01)
     tab.page.get_by_label("layer to drop").select_option("")
     slide(tab, 0)
     assert arcs(tab) == before
@@ -147,13 +150,13 @@ def bars(tab: Tab) -> list[float]:
 
 def test_heads_off_leave_the_sum_of_the_others(browser: Browser, saved: Path, explorer: Explorer) -> None:
     tab = browser.open(saved)
-    tab.page.get_by_role("button", name="head 2", exact=True).dblclick()
-    alone = explorer.answer({"ask": "heads", "switches": {"isolate": None, "drop": None, "own": []}, "about": 0})
+    tab.page.get_by_role("button", name="show head 2", exact=True).dblclick()
+    alone = explorer.answer({"ask": "heads", "switches": OFF, "about": 0})
     largest = max(range(len(alone["edges"])), key=lambda i: abs(alone["values"][i][2]))
     drawn = arcs(tab)
     assert max(drawn, key=drawn.__getitem__) == "-".join(map(str, alone["edges"][largest]))
-    tab.page.get_by_role("button", name="all on").click()
-    assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["edges"][0]}
+    tab.page.get_by_role("button", name="all", exact=True).click()
+    assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["saliency"]["edges"][0]}
     clean(tab)
 
 
@@ -162,7 +165,7 @@ def open_widget(browser: Browser, folder: Path, explorer: Explorer) -> Tab:
 
     The page's policy is stricter than VS Code's for a notebook: nothing fetched, no eval, no handlers in attributes.
     """
-    code = base64.b64encode((ASSETS / "explorer.js").read_bytes()).decode()
+    code = base64.b64encode(script().encode()).decode()
     start = json.dumps(explorer.start()).replace("<", "\\u003c")
     page = folder / "widget.html"
     page.write_text(
@@ -186,19 +189,134 @@ def open_widget(browser: Browser, folder: Path, explorer: Explorer) -> Tab:
 def test_the_widget_combines_patches_through_the_kernel(browser: Browser, tmp_path: Path, explorer: Explorer) -> None:
     tab = open_widget(browser, tmp_path, explorer)
     tab.page.get_by_role("switch", name="Isolate label words").click()
-    tab.page.get_by_label("number of first layers isolated").fill("1")
-    tab.page.get_by_label("number of first layers isolated").press("Enter")
+    tab.page.get_by_label("last isolated layer").fill("3")
+    tab.page.get_by_label("first isolated layer").fill("2")
+    tab.page.get_by_label("first isolated layer").press("Enter")
+    for head in ("layer 1, head 3", "layer 0, head 2"):
+        tab.page.get_by_label("head to ablate").select_option(index=_place(tab, head))
     tab.page.get_by_role("switch", name="fewer anchors").click()
     tab.page.get_by_label("layer to drop").select_option("4")
-    both = explorer.answer({"ask": "view", "switches": {"isolate": 1, "drop": 4, "own": ["fewer anchors"]}})
+    both = explorer.answer(
+        {
+            "ask": "view",
+            "switches": OFF | {"isolate": [2, 3], "drop": 4, "own": ["fewer anchors"], "heads": [[0, 2], [1, 3]]},
+        }
+    )
     tab.page.locator(".mx[aria-busy='false']").wait_for()
     assert bars(tab) == pytest.approx([100 * p for p in both["probs"]], rel=1e-3)
     tab.page.locator("[data-token='5']").click()
-    tab.page.get_by_role("button", name="head 0", exact=True).click()
+    tab.page.get_by_role("button", name="show head 0", exact=True).click()
     tab.page.locator(".mx[aria-busy='false']").wait_for()
     assert tab.page.locator(".mx-lens tr").count() == 7
     assert tab.page.locator(".mx-error").is_hidden()
     tab.page.evaluate("window.stopped()")
+    clean(tab)
+
+
+def _place(tab: Tab, option: str) -> int:
+    """Where an option that begins like this stands among those of its list."""
+    texts = tab.page.get_by_label("head to ablate").locator("option").all_text_contents()
+    return next(place for place, text in enumerate(texts) if text.startswith(option))
+
+
+def test_an_ablated_head_is_named_and_comes_back(browser: Browser, tmp_path: Path, explorer: Explorer) -> None:
+    tab = open_widget(browser, tmp_path, explorer)
+    before = bars(tab)
+    tab.page.get_by_label("head to ablate").select_option(index=_place(tab, "layer 2, head 0"))
+    tab.page.locator(".mx[aria-busy='false']").wait_for()
+    ablated = explorer.answer({"ask": "view", "switches": OFF | {"heads": [[2, 0]]}})
+    assert bars(tab) == pytest.approx([100 * p for p in ablated["probs"]], rel=1e-3)
+    assert tab.page.locator(".mx-subtitle").inner_text() == "Changed: head 0 of layer 2 ablated"
+    assert tab.page.get_by_label("head to ablate").input_value() == str(_place(tab, "layer 2, head 0") - 1)
+    tab.page.get_by_role("button", name="restore head 0 of layer 2").click()
+    assert bars(tab) == before
+    clean(tab)
+
+
+@pytest.mark.parametrize("window", [{"width": 1400}, {"width": 800, "scheme": "dark"}, {"width": 390}])
+def test_the_clean_and_the_changed_prompt_stand_side_by_side(
+    browser: Browser, saved: Path, explorer: Explorer, window: dict[str, Any]
+) -> None:
+    tab = browser.open(saved, **window)
+    slide(tab, 3)
+    number = explorer.outline["exchanges"][-1]["number"]
+    tab.page.get_by_label("label word to exchange").select_option(str(number))
+    place = explorer.prompt.anchors[number]
+    words = tab.page.locator(f"[data-token='{place}']").all_text_contents()
+    exchanged = explorer.exchanged(OFF | {"exchange": number}).demonstrations[number].label_class
+    kept = explorer.prompt.label_words[explorer.prompt.demonstrations[number].label_class]
+    assert words == [word.replace(" ", "␣") for word in (kept, explorer.prompt.label_words[exchanged])]
+    both = [explorer.first_view, explorer.answer({"ask": "view", "switches": OFF | {"exchange": number}})]
+    for picture, view in zip(tab.page.locator(".mx-view").all(), both, strict=True):
+        drawn = picture.evaluate(
+            "node => [...node.querySelectorAll('.mx-arc')].filter(p => p.style.opacity > 0)"
+            ".map(p => p.edge.query + '-' + p.edge.key)"
+        )
+        assert set(drawn) == {f"{q}-{k}" for q, k, _ in view["saliency"]["edges"][3]}
+    tab.page.get_by_role("switch", name="Clean and changed side by side").click()
+    assert tab.page.locator(".mx-view").count() == 1
+    clean(tab)
+
+
+def test_attention_and_enrichment_are_further_sights(browser: Browser, saved: Path, explorer: Explorer) -> None:
+    tab, view = browser.open(saved), explorer.first_view
+    slide(tab, 2)
+    tab.page.get_by_role("button", name="Attention").click()
+    assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in view["attention"]["edges"][2]}
+    assert not any(edge.endswith("-0") for edge in arcs(tab))
+    assert "Position 0 takes" in tab.page.locator(".mx-readout").inner_text()
+    tab.page.get_by_role("button", name="Enrichment").click()
+    target = explorer.prompt.target
+    above = {f"{target}-{key}" for key, times in enumerate(view["reading"][2]) if key != target and times >= 1}
+    assert set(arcs(tab)) == above
+    assert "random text" in tab.page.locator(".mx-readout").inner_text()
+    assert tab.page.locator(".mx-heads").is_hidden()
+    clean(tab)
+
+
+def test_the_lens_follows_the_slider(browser: Browser, saved: Path) -> None:
+    tab = browser.open(saved)
+    tab.page.locator(".mx-scroll").evaluate("node => { node.style.maxHeight = '60px'; }")
+    for layer in (5, 0, 3):
+        slide(tab, layer)
+        row = tab.page.locator(".mx-lens tr.mx-now")
+        assert row.locator("th").inner_text() == f"after {layer}"
+        inside = row.evaluate(
+            "row => { const box = row.closest('.mx-scroll').getBoundingClientRect(), at = row.getBoundingClientRect();"
+            "return at.top >= box.top - 1 && at.bottom <= box.bottom + 1; }"
+        )
+        assert inside
+
+
+@pytest.fixture(scope="module")
+def long(tiny_icl: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Explorer]:
+    prompts = mi.load_task("tiny-topics-4").prompts(tiny_icl.tokenizer, shots=4, samples=1, seed=42)
+    explorer = mi.explore(tiny_icl, prompts[0])
+    return explorer.save_html(tmp_path_factory.mktemp("long") / "long.html"), explorer
+
+
+@pytest.mark.parametrize("window", [{"width": 1400}, {"width": 390, "scheme": "dark"}])
+def test_demonstrations_of_a_long_prompt_fold(
+    browser: Browser, long: tuple[Path, Explorer], window: dict[str, Any]
+) -> None:
+    path, explorer = long
+    prompt = explorer.prompt
+    assert len(prompt) > 200
+    tab = browser.open(path, **window)
+    text, anchor = prompt.demonstrations[0].text[0], prompt.anchors[0]
+    assert tab.page.locator(f"[data-token='{text}']").is_hidden()
+    assert tab.page.locator(f"[data-token='{anchor}']").is_visible()
+    folded = {edge for edge in arcs(tab) if "d0" in edge.split("-")}
+    assert folded  # edges of folded tokens lead to the demonstration
+    tab.page.get_by_role("button", name="Demonstration 1,").focus()
+    tab.page.keyboard.press("Enter")
+    assert tab.page.locator(f"[data-token='{text}']").is_visible()
+    assert not any("d0" in edge.split("-") for edge in arcs(tab))
+    fold = tab.page.locator("[data-fold='0']")
+    assert (fold.inner_text().strip(), fold.get_attribute("aria-expanded")) == ("▾ 1", "true")
+    tab.page.get_by_role("button", name="Fold all").click()
+    tab.page.get_by_role("button", name="Unfold all").click()
+    assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["saliency"]["edges"][0]}
     clean(tab)
 
 
@@ -292,6 +410,6 @@ def test_without_anywidget_the_notebook_shows_the_page(explorer: Explorer, monke
 def test_the_widget_answers_what_its_browser_asks(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     widget, sent = make_widget(explorer), []
     monkeypatch.setattr(ExplorerWidget, "send", lambda self, content, buffers=None: sent.append(content))
-    ask = {"id": 3, "ask": "view", "switches": {"isolate": None, "drop": None, "own": []}}
+    ask = {"id": 3, "ask": "view", "switches": OFF}
     widget._handle_custom_msg(ask, [])
     assert sent == [{"id": 3, "answer": explorer.first_view}]

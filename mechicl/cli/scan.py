@@ -1,0 +1,86 @@
+"""`mechicl scan`: a first look at one prompt, in seconds."""
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from mechicl.cli import completion
+from mechicl.cli.asked import OnPrompts
+from mechicl.cli.finish import printed, terminal
+from mechicl.errors import InputError
+
+_PRINTED = ("layer", "reading", "gathering", "reads_most", "lens", "answer_prob", "isolated_prob")
+
+
+def scan(
+    model: Annotated[
+        str, typer.Option(help="Any model, as in `mechicl run`.", autocompletion=completion.models)
+    ] = "tiny-icl",
+    task: Annotated[
+        Optional[str],  # noqa: UP045  # typer reads it
+        typer.Option(help="A task or task file, whose prompt is looked at.", autocompletion=completion.tasks),
+    ] = None,
+    text: Annotated[Optional[str], typer.Option(help="A text instead of a task's prompt.")] = None,  # noqa: UP045
+    answers: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help='Of a text, what may come next, as " Paris, Rome"; default: the five most probable tokens.'),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="In the tokenizer's chat template: the text is a message, the examples turns."),
+    ] = False,
+    data: Annotated[
+        Optional[Path], typer.Option(help="File or folder with the task's data; default: the hub.")  # noqa: UP045
+    ] = None,
+    shots: Annotated[str, typer.Option(help="Demonstrations per class.")] = "1",
+    seed: Annotated[int, typer.Option(help="Seed of the demonstrations and of the prompts.", min=0)] = 42,
+    prompt: Annotated[int, typer.Option(help="Which of the seed's prompts, counted from 0.", min=0)] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("mechicl-scan"),
+) -> None:
+    """Look at one prompt: its answer, enrichment, logit lens, reading heads and isolation, layer by layer.
+
+    Example: mechicl scan --model smollm2-135m-q4 --task reviews
+    """
+    if (task is None) == (text is None):
+        raise InputError("Give --task or --text: one prompt is looked at.")
+    if answers is not None and text is None:
+        raise InputError("--answers are those of a --text; the answers of a task are its label words.")
+    asked = OnPrompts(
+        model=model, out=out, task=task or "", data=data, samples=prompt + 1, seeds=str(seed), shots=shots, chat=chat
+    )
+    loaded = asked.load_model()
+    found = _scanned(loaded, asked, prompt, text, answers)
+    console = terminal()
+    console.print(printed("", _table(found), numbers=["reading", "gathering", "answer_prob", "isolated_prob"]))
+    console.print(found.finding())
+    if len(found.heads):
+        heads = ", ".join(f"L{one.layer}H{one.head}" for one in found.heads.itertuples(index=False))
+        console.print(f"Heads that read label words most: {heads}.")
+    print(found.save_html(out / "scan.html").resolve())
+
+
+def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answers: str | None) -> Any:
+    from mechicl.explorer import scan as look
+
+    if text is not None:
+        given = [{"role": "user", "content": text}] if asked.chat else text
+        several = None if answers is None else answers.split(",")
+        return look(model, given, answers=several)
+    from mechicl.studies import OnePrompt
+
+    (prompts,) = asked.material(OnePrompt(), model)
+    return look(model, prompts[number])
+
+
+def _table(found: Any) -> Any:
+    """The table by layer as it is printed: factors with three digits, probabilities as per cent."""
+    table = found.frame()[[column for column in _PRINTED if column in found.frame()]]
+    for column in table:
+        if column in ("reading", "gathering"):
+            table = table.assign(**{column: [f"{value:.3g}" for value in table[column]]})
+        elif column in ("answer_prob", "isolated_prob"):
+            table = table.assign(**{column: [f"{value:.0%}" for value in table[column]]})
+        elif column != "layer":
+            table = table.assign(**{column: [repr(text)[1:-1] for text in table[column]]})
+    return table
