@@ -50,6 +50,7 @@ EXAMPLES = {
 }
 """What each study is given beside the shipped model."""
 ELSEWHERE = {
+    "class-logits": "--model gpt2-xl",
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",

@@ -211,6 +211,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
         s.NormsStudy(protocol),
         s.Cka(protocol),
         s.Voting(protocol),
+        s.ClassLogits(protocol),
     ]
     if protocol == "paper":
         return [s.Lesions(protocol), *both]

@@ -50,6 +50,7 @@ from mechicl.studies.stages.wic import Wic as Wic
 from mechicl.studies.stages.lens import LensStudy as LensStudy
 from mechicl.studies.stages.part_of_speech import PartOfSpeech as PartOfSpeech
 from mechicl.studies.stages.causal_stages import CausalStages as CausalStages
+from mechicl.studies.stages.class_logits import ClassLogits as ClassLogits
 from mechicl.studies.stages.voting import Voting as Voting
 from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
 from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
@@ -802,16 +803,47 @@ def causal_stages(
         and losses in nats, entropies in bits.
     """
 
+def class_logits(
+    model: Model,
+    *,
+    token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    neurons: int = 36,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """Histograms of what single neurons add to the logits of a class of tokens and of all others.
+
+    What neurons add to the logits of a class (Stages of Inference, section 5.3 and appendix I).
+
+    The paper: Single neurons promote, or suppress, the tokens that end in -ing against all others.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
+            ids, or a test of words.
+        kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
+        variance: Neurons of larger variance are candidates, whatever their kurtosis.
+        neurons: Neurons of largest effect.
+        protocol: corrected, or paper: what the authors' code did.
+
+    Returns:
+        A result. Histograms of what neurons add to logits, of a class and of all other tokens: a row
+        per neuron and bin. Bins (left to right, in logits per unit of activation) are of one width
+        between a neuron's least and largest value; `members` and `others` count the tokens of the class
+        and the other tokens in each.
+    """
+
 def voting(
     model: Model,
     corpus: TokenCorpus,
     *,
     token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
     neurons: int = 32,
     pairs: int = 500,
     context: int = 24,
-    kurtosis: float = 10.0,
-    variance: float = 0.005,
     draw_seed: int = 0,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 32,
@@ -828,11 +860,11 @@ def voting(
         corpus: running text, from `mi.load_corpus`.
         token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
             ids, or a test of words.
+        kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
+        variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Neurons of each kind.
         pairs: Pairs of contexts, at most.
         context: Tokens of each context.
-        kurtosis: Above it a neuron is a candidate, if its variance is, too.
-        variance: Above it a neuron is a candidate, if its kurtosis is, too.
         draw_seed: Seed of what is drawn.
         protocol: corrected, or paper: what the authors' code did.
         batch_size: prompts or sequences per pass.
