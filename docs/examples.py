@@ -36,6 +36,7 @@ EXAMPLES = {
     "token-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
+    "context-exchange": _TEXT,
     "word-merging": _TEXT,
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
