@@ -24,7 +24,7 @@ from mechicl.figures import BLUE, GREY, VERMILION
 from mechicl.mlp_neurons.token_classes import class_members, describe
 from mechicl.models import blockwise
 from mechicl.results import Result
-from mechicl.studies.drawing import Drawing, Panel
+from mechicl.studies.drawing import NO_PANEL, Drawing, Panel
 from mechicl.studies.stages.voters import OfTokenClass, find_neurons
 from mechicl.studies.study import Condition
 
@@ -90,7 +90,7 @@ class ClassLogits(OfTokenClass):
             for (layer, neuron, kind), bins in result.table.groupby(["layer", "neuron", "kind"], sort=False)
         ]
         columns = min(_COLUMNS, len(panels))
-        panels += [Panel("", [])] * (-len(panels) % columns)
+        panels += [NO_PANEL] * (-len(panels) % columns)
         return Drawing(
             result.table, panels, x="left", x_title="", widths=(1.0,) * columns, height=130, hover="closest",
             common=True, about=f" ({describe(self.token_class)})", y_axis={"range": [0, 1.05], "dtick": 0.5},
