@@ -42,6 +42,7 @@ from mechicl.studies.stages.lesions import Lesions as Lesions
 from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
 from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
 from mechicl.studies.stages.cka import Cka as Cka
+from mechicl.studies.stages.context_exchange import ContextExchange as ContextExchange
 from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
 from mechicl.studies.stages.joiner_ablation import JoinerAblation as JoinerAblation
 from mechicl.studies.stages.word_merging import WordMerging as WordMerging
@@ -50,6 +51,7 @@ from mechicl.studies.stages.wic import Wic as Wic
 from mechicl.studies.stages.lens import LensStudy as LensStudy
 from mechicl.studies.stages.part_of_speech import PartOfSpeech as PartOfSpeech
 from mechicl.studies.stages.causal_stages import CausalStages as CausalStages
+from mechicl.studies.stages.class_logits import ClassLogits as ClassLogits
 from mechicl.studies.stages.voting import Voting as Voting
 from mechicl.studies.stages.neurons import NeuronsStudy as NeuronsStudy
 from mechicl.studies.stages.many_lesions import ManyLesions as ManyLesions
@@ -569,6 +571,33 @@ def cka(
         where both depths are the same. `result.study.block_structure(result.table)` gives the blocks.
     """
 
+def context_exchange(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    untrained: int = 4,
+) -> Result:
+    """How much of each layer's output the current token explains, with the context before it exchanged.
+
+    The same tokens after another context (Stages of Inference, section 5.1).
+
+    The paper: The first layer is an extension of the embedding: its output depends on the current token
+    alone.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+
+    Returns:
+        A result. How far residuals and attention outputs move when the context is exchanged: a row per
+        sequence, layer, distance. Sums over positions of squared distances: `moved` to the same token
+        after the other context, `spread` to another token at the same position; `positions` and
+        `differing` count their terms. `distance` is that to the exchange, from each power of two to the
+        next. Vectors have unit length, those of `_raw` their own.
+    """
+
 def local_attention(
     model: Model,
     corpus: TokenCorpus,
@@ -807,16 +836,47 @@ def causal_stages(
         and losses in nats, entropies in bits.
     """
 
+def class_logits(
+    model: Model,
+    *,
+    token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
+    neurons: int = 36,
+    protocol: Literal['paper', 'corrected'] = 'corrected',
+) -> Result:
+    """Histograms of what single neurons add to the logits of a class of tokens and of all others.
+
+    What neurons add to the logits of a class (Stages of Inference, section 5.3 and appendix I).
+
+    The paper: Single neurons promote, or suppress, the tokens that end in -ing against all others.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
+            ids, or a test of words.
+        kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
+        variance: Neurons of larger variance are candidates, whatever their kurtosis.
+        neurons: Neurons of largest effect.
+        protocol: corrected, or paper (as the authors' code).
+
+    Returns:
+        A result. Histograms of what neurons add to logits, of a class and of all other tokens: a row
+        per neuron and bin. Bins (left to right, in logits per unit of activation) are of one width
+        between a neuron's least and largest value; `members` and `others` count the tokens of the class
+        and the other tokens in each.
+    """
+
 def voting(
     model: Model,
     corpus: TokenCorpus,
     *,
     token_class: str | Sequence[str | int] | Sequence[str] | Sequence[int] | Callable[[str], bool] = '-ing',
+    kurtosis: float = 10.0,
+    variance: float = 0.005,
     neurons: int = 32,
     pairs: int = 500,
     context: int = 24,
-    kurtosis: float = 10.0,
-    variance: float = 0.005,
     draw_seed: int = 0,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 32,
@@ -833,11 +893,11 @@ def voting(
         corpus: running text, from `mi.load_corpus`.
         token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
             ids, or a test of words.
+        kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
+        variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Number of neurons of each kind.
         pairs: Maximum number of context pairs.
         context: Tokens per context.
-        kurtosis: Minimum kurtosis of a candidate neuron.
-        variance: Minimum variance of a candidate neuron.
         draw_seed: Seed of all draws.
         protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.

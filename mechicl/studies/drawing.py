@@ -44,6 +44,10 @@ class Panel(NamedTuple):
     y_axis: Mapping[str, Any] = {}
 
 
+NO_PANEL = Panel("", (), {"visible": False}, {"visible": False})
+"""Fills a row that has fewer panels than there are columns."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure: the table of means that curves are read from, and the panels."""

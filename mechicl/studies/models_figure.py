@@ -19,6 +19,8 @@ from mechicl.studies.study import Study
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 """A model each; of more, every model has its own panels."""
+_CROWDED = 4
+"""More curves than these, in one panel of a model, get a panel for each model."""
 _LAST = {"layer": 1, "point": 0}
 """Columns that go along the layers, and how much less than the number of layers their last value is."""
 _DEPTH = "relative depth: 0 the first layer, 1 the last"
@@ -69,16 +71,23 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
 
 
 def _overlaid(drawings: Mapping[str, Drawing]) -> Drawing:
-    """Curves of all models in the same panels: colours as ever, a dash for each model."""
+    """Curves of all models in the same panels: colours as ever, a dash for each model.
+
+    Panels of many curves are not shared.
+    """
     first = next(iter(drawings.values()))
     dashes = dict(zip(drawings, _DASHES, strict=False))
     panels = []
     for place, panel in enumerate(first.panels):
-        content: list[Any] = []
-        for name, drawing in drawings.items():
-            for item in drawing.panels[place].content:
-                content += _of_model(drawing, item, name, dashes[name])
-        panels.append(panel._replace(content=content))
+        of_models = {
+            name: [trace for item in one.panels[place].content for trace in _of_model(one, item, name, dashes[name])]
+            for name, one in drawings.items()
+        }
+        many = sum(isinstance(item, Curve) and item.dash == "solid" for item in panel.content) > _CROWDED
+        if many and not first.widths:
+            panels += [panel._replace(title=f"{panel.title}: {name}", content=own) for name, own in of_models.items()]
+        else:
+            panels.append(panel._replace(content=list(chain.from_iterable(of_models.values()))))
     key = [
         go.Scatter(x=[None], y=[None], name=name, mode="lines", line={"color": GREY, "dash": dash, "width": 2.5})
         for name, dash in dashes.items()
@@ -95,6 +104,9 @@ def _of_model(drawing: Drawing, item: Any, model: str, dash: str) -> list[Any]:
         return []
     traces = curve_traces(rows, x=drawing.x, name=item.name, colour=item.colour, dash=dash)
     traces[-1].hovertemplate += f"<extra>{item.name}, {model}</extra>"
+    traces[-1].marker.size = 3
+    if item.dash != "solid":  # dashes are the models'
+        traces[-1].update(opacity=0.4, line={"width": 1.2})
     return list(traces)
 
 

@@ -98,7 +98,7 @@ def table(name: str, model: Any, study: Study) -> pd.DataFrame:
     """What one of `studies` measures on a model of this name."""
     if study.name == "entropy-neurons":
         study = replace(study, values=(6.0,))  # type: ignore[call-arg]
-    if study.name == "voting":
+    if study.name in ("voting", "class-logits"):
         study = replace(study, token_class=CLASS)  # type: ignore[call-arg]
     return study.run(model, material(name, model.tokenizer, study)).table
 

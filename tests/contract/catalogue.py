@@ -89,6 +89,8 @@ from mechicl.studies.stages.atlas import Atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
 from mechicl.studies.stages.causal_stages import CausalStages
 from mechicl.studies.stages.cka import Cka
+from mechicl.studies.stages.class_logits import ClassLogits
+from mechicl.studies.stages.context_exchange import ContextExchange
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons
 from mechicl.studies.stages.joiner_ablation import JoinerAblation
 from mechicl.studies.stages.lens import LensStudy
@@ -522,6 +524,8 @@ _STUDIES: dict[str, Callable[[], Study]] = {
     "stages-atlas": lambda: Atlas(untrained=0),
     "many-lesions": lambda: ManyLesions(draws=2, spare_ends=False),
     "benchmarks": lambda: LesionedBenchmarks(kinds=("drop",)),
+    "context-exchange": lambda: ContextExchange(untrained=0),
+    "class-logits": lambda: ClassLogits(token_class=("Happy", "Sad"), neurons=4, kurtosis=0.0, variance=0.0),
     "voting": lambda: Voting(token_class=("Happy", "Sad"), neurons=1, pairs=20, context=6, kurtosis=0.0, variance=0.0),
     "word-identity": lambda: WordIdentity(pieces=(2,), occurrences=5, classes=2, context=6),
 }

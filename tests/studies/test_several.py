@@ -21,6 +21,7 @@ from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.models_figure import training_steps
 from mechicl.studies.several import Several
 from mechicl.studies.stages.lens import LensStudy
+from mechicl.studies.stages.local_attention import LocalAttentionStudy
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -73,6 +74,20 @@ def test_curves_of_models_share_relative_depth() -> None:
     legend = [trace.name for trace in figure.data if trace.showlegend]
     assert {"a", "b"} <= set(legend)
     assert len(legend) == len(set(legend))
+
+
+def test_a_panel_of_many_curves_is_not_shared_and_a_models_dash_is_no_curves() -> None:
+    text = corpus()
+    parts = [on(LocalAttentionStudy(windows=(1, 2, 3, 4, 5)), name, text, name) for name in ("gpt2", "neo")]
+    figure = compare_models(parts).figure()
+    panels = figure.layout.meta["panels"]
+    assert panels[:2] == [f"attention to the previous k tokens: {name}" for name in ("gpt2", "neo")]
+    assert panels[-1] == "the authors' mean entry, k ≤ 5"
+    for place, dash in enumerate(("solid", "dash")):
+        curves = [trace for trace in figure.data if trace.xaxis == f"x{place + 1 if place else ''}" and not trace.fill]
+        assert {trace.line.dash for trace in curves if len(trace.x) > 1} == {dash}
+    beside = [trace for trace in figure.data if trace.name == "itself" and not trace.fill]
+    assert all(trace.opacity < 0.5 for trace in beside), "drawn with a dash of its own where there is one model"
 
 
 def test_checkpoints_are_drawn_over_training_steps_in_order() -> None:

@@ -1,17 +1,22 @@
-"""How the atlas is drawn and told: signatures of the early and of the late stages, boundaries, the attention sink."""
+"""How the atlas is drawn and told: signatures of the early and of the late stages, boundaries, the attention sink.
+
+Of several models the first panel is the paper's Fig. 1: four signatures, each scaled to its own range in each model, on
+a common relative depth, and averaged over the models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from jaxtyping import Float
 
-from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS
+from mechicl.figures import GREY, INK, SKY, STAGE_COLOURS, curve_traces
 from mechicl.results import Result
-from mechicl.studies.drawing import Drawing, Panel, where
+from mechicl.studies.drawing import NO_PANEL, Drawing, Panel, where
 from mechicl.studies.stages.boundaries import FEW_NEURONS, OF_WEIGHTS, STAGES, spread_of
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT
 from mechicl.studies.stages.norms import SINK
@@ -39,6 +44,13 @@ PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "in context": IN_CONTEXT,
 }
 """Signatures by panel, each in the colour of the stage that it marks."""
+AVERAGED = {
+    "drop KL": (INK, "KL of dropping a layer"), "local attention": (_COLOURS[0], "attention to the previous five"),
+    "prediction neurons": (_COLOURS[2], "density of prediction neurons"),
+    "suppression neurons": (_COLOURS[3], "density of suppression neurons"),
+}  # fmt: skip
+"""The signatures of Fig. 1."""
+_DEPTHS = np.linspace(0, 1, 101)
 
 
 def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
@@ -49,7 +61,7 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
     }
     there = {metric for rows in of_models.values() for metric in rows["metric"]}
     kinds = {title: styles for title, styles in PANELS.items() if there & set(styles)}
-    panels = []
+    panels = _averages(of_models, len(kinds)) if len(of_models) > 1 else []
     for model, rows in of_models.items():
         for title, styles in kinds.items():
             curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
@@ -59,6 +71,35 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
         y_title="scaled to 0..1", y_axis={"range": [-0.02, 1.12]}, hover="closest",
         note=f"each curve on its own scale, linear within its layers' spread, logarithmic outside; {note}",
     )  # fmt: skip
+
+
+def _averages(of_models: Mapping[str, pd.DataFrame], columns: int) -> list[Panel]:
+    """A row of panels whose first has the means over models, and how far models lie apart."""
+    content = list[go.Scatter]()
+    for name, (colour, words) in AVERAGED.items():
+        curves = on_common_depth([where(rows, metric=name) for rows in of_models.values()])
+        if not len(curves):
+            continue
+        of = "" if len(curves) == len(of_models) else f" ({len(curves)} of {len(of_models)} models)"
+        means = pd.DataFrame({"depth": _DEPTHS, "mean": curves.mean(0), "low": curves.min(0), "high": curves.max(0)})
+        traces = curve_traces(means, x="depth", name=words + of, colour=colour)
+        traces[-1].mode = "lines"
+        content += traces
+    title = f"mean and range of {len(of_models)} models, each curve scaled to its own range (Fig. 1)"
+    return [Panel(title, content), *[NO_PANEL] * (columns - 1)]
+
+
+def on_common_depth(signatures: Sequence[pd.DataFrame]) -> Float[np.ndarray, "model depth"]:
+    """One signature of several models, each from 0 (its least) to 1 (its most), at 101 depths from 0 to 1.
+
+    Models in which it is absent, or the same in all layers, are left out.
+    """
+    scaled = []
+    for rows in signatures:
+        values = rows["mean"].to_numpy(float)
+        if len(values) > 1 and np.ptp(values) > 0:
+            scaled.append(np.interp(_DEPTHS, rows["depth"], (values - values.min()) / np.ptp(values)))
+    return np.array(scaled).reshape(len(scaled), len(_DEPTHS))
 
 
 def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
@@ -88,7 +129,7 @@ def _left_out(table: pd.DataFrame, model: str, summary: pd.DataFrame) -> list[st
 
 def add_boundaries(figure: go.Figure, boundaries: pd.DataFrame, n_layers: Mapping[Any, int]) -> None:
     """Lines and bands of the boundaries that are shown, in every panel of their model."""
-    columns = len({title.rpartition(", ")[2] for title in figure.layout.meta["panels"]})
+    columns = figure.layout.meta["columns"]
     for place, title in enumerate(figure.layout.meta["panels"]):
         model, grid = title.rpartition(", ")[0], {"row": place // columns + 1, "col": place % columns + 1}
         for row in where(boundaries, model=model, verdict="supported").to_dict("records"):

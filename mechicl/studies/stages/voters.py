@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +13,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechicl.declared import Switch
 from mechicl.doors import door
-from mechicl.errors import InputError
+from mechicl.errors import InputError, one_sentence
 from mechicl.mlp_neurons import vocabulary_moments
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members
-from mechicl.models import blockwise
+from mechicl.models import blockwise, hooked
 from mechicl.models.tokenizers import token_text
-from mechicl.studies.study import Protocol
+from mechicl.studies.study import Protocol, Study
 
 _DRAWS = 3
 """Ensembles of random neurons."""
+
+
+@dataclass(frozen=True)
+class OfTokenClass(Study):
+    """Common to studies of neurons that move a class of tokens: which class, and which neurons are candidates."""
+
+    token_class: Annotated[
+        TokenClass,
+        Switch(
+            "A suffix (-ing), words (comma-separated), a file with a word on each line, token ids, or a test of words."
+        ),
+    ] = "-ing"
+    kurtosis: Annotated[float, Switch("Neurons of larger kurtosis are candidates, whatever their variance.")] = 10.0
+    variance: Annotated[float, Switch("Neurons of larger variance are candidates, whatever their kurtosis.")] = 0.005
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "token_class", _named_class(self.token_class))
+
+    def for_model(self, model: Any) -> OfTokenClass:
+        """A test of words becomes the ids of the tokens that pass it."""
+        if not callable(self.token_class):
+            return self
+        net = hooked(model)
+        members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
+        return replace(self, token_class=tuple(members.nonzero().flatten().tolist()))
+
+
+def _named_class(token_class: TokenClass | Path) -> TokenClass:
+    """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
+    if callable(token_class) or (isinstance(token_class, str) and token_class.startswith("-")):
+        return token_class
+    if not isinstance(token_class, str | Path):
+        return tuple(token_class)
+    words = str(token_class).split(",")
+    if isinstance(token_class, Path) or Path(token_class).is_file():
+        with one_sentence(token_class):
+            words = Path(token_class).read_text(encoding="utf-8-sig").split("\n")
+    return tuple(word.strip() for word in words if word.strip())
 
 
 @door

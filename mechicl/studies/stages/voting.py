@@ -23,8 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,10 +33,9 @@ import plotly.graph_objects as go
 from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
-from mechicl.errors import one_sentence
 from mechicl.figures import BLUE, GREEN, GREY, INK, VERMILION, error_bars
 from mechicl.hooks import run
-from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe
+from mechicl.mlp_neurons.token_classes import class_members, describe
 from mechicl.models import hooked
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.progress import progress
@@ -47,8 +45,8 @@ from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
 from mechicl.studies.stages.twins import by_layer, of_documents
-from mechicl.studies.stages.voters import effects, find_neurons, neuron_groups, pairs_of
-from mechicl.studies.study import Condition, Study
+from mechicl.studies.stages.voters import OfTokenClass, effects, find_neurons, neuron_groups, pairs_of
+from mechicl.studies.study import Condition
 from mechicl.studies.summary import TEXT_BAND
 
 _SOURCE, _QUANTITY = "Stages of Inference, section 5.3 and appendix I", "accuracy of the ensemble of most neurons"
@@ -68,24 +66,16 @@ _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "sing
 
 
 @dataclass(frozen=True)
-class Voting(Study):
+class Voting(OfTokenClass):
     """Accuracy of linear probes on neurons, of votes, and of the model itself: a row per test sequence and measure.
 
     Accuracy over that sequence's contexts, between 0 and 1: of probes on single neurons and on ensembles, of votes
     without training, and of the model itself.
     """
 
-    token_class: Annotated[
-        TokenClass,
-        Switch(
-            "A suffix (-ing), words (comma-separated), a file with a word on each line, token ids, or a test of words."
-        ),
-    ] = "-ing"
     neurons: Annotated[int, Switch("Number of neurons of each kind.", min=1)] = 32
     pairs: Annotated[int, Switch("Maximum number of context pairs.", min=1)] = 500
     context: Annotated[int, Switch("Tokens per context.", min=1)] = 24
-    kurtosis: Annotated[float, Switch("Minimum kurtosis of a candidate neuron.")] = 10.0
-    variance: Annotated[float, Switch("Minimum variance of a candidate neuron.")] = 0.005
     draw_seed: Annotated[int, Switch("Seed of all draws.", min=0)] = 0
 
     name = "voting"
@@ -101,18 +91,6 @@ class Voting(Study):
     batch_size = 32
     renamed = {"seed": "draw_seed"}
     shared_options = {"processing": "fold"}
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "token_class", _named_class(self.token_class))
-
-    def for_model(self, model: Any) -> Voting:
-        """A test of words becomes the ids of the tokens that pass it."""
-        if not callable(self.token_class):
-            return self
-        net = hooked(model)
-        members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab)
-        return replace(self, token_class=tuple(members.nonzero().flatten().tolist()))
 
     @property
     def sequences_a_cell(self) -> int:
@@ -246,16 +224,3 @@ def _means(sequences: pd.Series[int], answers: Iterable[Answers]) -> pd.DataFram
     table = pd.concat(parts, ignore_index=True)
     keys = [name for name in table.columns if name != "accuracy"]
     return table.groupby(keys, sort=False, as_index=False)[["accuracy"]].mean()
-
-
-def _named_class(token_class: TokenClass | Path) -> TokenClass:
-    """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
-    if callable(token_class) or (isinstance(token_class, str) and token_class.startswith("-")):
-        return token_class
-    if not isinstance(token_class, str | Path):
-        return tuple(token_class)
-    words = str(token_class).split(",")
-    if isinstance(token_class, Path) or Path(token_class).is_file():
-        with one_sentence(token_class):
-            words = Path(token_class).read_text(encoding="utf-8-sig").split("\n")
-    return tuple(word.strip() for word in words if word.strip())

@@ -1,6 +1,7 @@
 """The atlas: one pass for all signatures equals each alone."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mechicl import information_flow, layer_lesions, logit_lens, stages_atlas
@@ -9,6 +10,7 @@ from mechicl.errors import InputError
 from mechicl.results import Cells
 from mechicl.studies import deep_layers, local_attention, norms
 from mechicl.studies.stages.atlas import Atlas, compare_atlases
+from mechicl.studies.stages.atlas_figure import on_common_depth
 from mechicl.studies.stages.in_context_atlas import in_context_atlas
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -41,7 +43,18 @@ def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
     assert both.summary()["model"].nunique() == 2
     shown = [trace.name for trace in both.figure().data]
     assert shown.count("lens KL") == 2
+    assert both.figure().layout.meta["panels"][0].startswith("mean and range of 2 models")
+    assert result.figure().layout.meta["panels"][0] == "tiny-gpt2, early stages"
     assert "prediction neurons" not in shown  # of which these models have none
+
+
+def test_signatures_are_averaged_on_relative_depth_each_on_its_own_scale():
+    def signature(*means):
+        return pd.DataFrame({"depth": np.linspace(0, 1, len(means)), "mean": means})
+
+    curves = on_common_depth([signature(0, 4, 2), signature(30, 10), signature(5, 5, 5), signature()])
+    assert len(curves) == 2, "one that is flat, and one that is absent, have no scale"
+    np.testing.assert_allclose(curves[:, [0, 25, 50, 100]], [[0, 0.5, 1, 0.5], [1, 0.75, 0.5, 0]])
 
 
 def test_both_papers_on_one_atlas(corpus):

@@ -7,7 +7,7 @@ from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import class_members, other_forms
 from mechicl.models import hooked
-from mechicl.studies import voting
+from mechicl.studies import class_logits, voting
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens
@@ -142,3 +142,25 @@ def test_votes_are_activations_times_effects(corpus):
     assert np.average(rows["accuracy"], weights=rows["contexts"]) == pytest.approx(
         np.average(together["accuracy"], weights=together["contexts"])
     )
+
+
+def test_histograms_hold_every_token_once_where_its_logit_lies():
+    model = tiny.fresh("gpt2", "fold")
+    result = class_logits(model, token_class=WORDS, neurons=5, kurtosis=0.0, variance=0.0)
+    ranking, net = find_neurons(model, WORDS, kurtosis=0.0, variance=0.0), hooked(model)
+    members = class_members(net.tokenizer, WORDS, net.sizes.d_vocab)
+    for rank, bins in result.table.groupby("rank"):
+        layer, neuron = ranking.loc[rank, ["layer", "neuron"]]
+        logits = (net.W_out(layer)[neuron] @ net.W_U).detach()
+        for counted, of_class in (("members", members), ("others", ~members)):
+            assert bins[counted].sum() == of_class.sum()
+            inside = [int((logits[of_class] <= right).sum()) for right in bins["right"]]
+            assert np.abs(bins[counted].cumsum() - inside).max() <= 1  # a value at an edge
+        middles = (bins["left"] + bins["right"]) / 2
+        means = [np.average(middles, weights=bins[counted]) for counted in ("members", "others")]
+        assert means[0] - means[1] == pytest.approx(ranking.loc[rank, "effect"], abs=bins["right"].diff().iloc[1])
+    summary = result.summary().set_index(["metric", "rank"])["mean"]
+    assert summary["overlap"].between(0, 1).all()
+    assert summary["effect"].tolist() == pytest.approx(ranking["effect"].head(5).tolist())
+    assert len(result.figure().layout.meta["panels"]) == 8  # four in a row
+    assert f"({int(members.sum())} tokens)" in result.finding()

@@ -1,0 +1,222 @@
+"""Does the first layer see only the current token? (section 5.1) The same tokens, after another context.
+
+The paper calls the first layer an extension of the embedding, "only a function of the current token". Literally that is
+false, because the first layer has attention; the question is how much of its output comes from the context. So the
+first half of each sequence is exchanged for that of another: the tokens of the second half keep their ids and their
+positions, and position 0 stays as it is. How far their residuals move is held against the distance between different
+tokens at the same position: 1 less the ratio is the share of variance that the current token (and what was read since
+the exchange) explains. A token right at the exchange shares nothing with its twin but itself; a later one shares ever
+more of its context, so the share is also given by distance to the exchange.
+
+Squared distances are between vectors of unit length: next layers read them normalised, and a few dimensions would
+decide raw ones, which stand beside. The same is measured of attention's output alone. Untrained attention writes little
+into large residuals, so the claim is held against untrained twins. All of it is ours: there is no `protocol="paper"`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mechicl.claims import Claim, Evidence
+from mechicl.corpora import TokenCorpus
+from mechicl.errors import InputError
+from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, VERMILION
+from mechicl.hooks import Batch, Probe, Watch, run, watch_layers
+from mechicl.readings import by_name
+from mechicl.results import Result
+from mechicl.studies.drawing import Curve, Drawing, Panel
+from mechicl.studies.parts import DOCUMENT
+from mechicl.studies.stages.lesion_claims import middle
+from mechicl.studies.stages.sequences import weighted_summary
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
+from mechicl.studies.summary import TEXT_BAND
+
+_TOLERANCE = 0.9
+ALONE = Claim(
+    "first-layer-sees-the-token", "The first layer's output depends on the current token alone.",
+    "Stages of Inference, section 5.1",
+    "share of variance after layer 0 that the token explains, over nine tenths", "of variance", TWINS, 0.02,
+)  # fmt: skip
+_SITES = {"residual": "hook_resid_post", "attention": "hook_attn_out"}
+_KINDS = ("residual", "residual_raw", "attention", "attention_raw")
+_SUMS = tuple(f"{kind}_{what}" for kind in _KINDS for what in ("moved", "spread"))
+_SHOWN = {0: INK, 1: VERMILION, 4: ORANGE, 16: BLUE, 64: SKY}
+"""Distances to the exchange that are drawn; from each to its double."""
+_FEWEST = 4
+"""Tokens of a sequence whose halves can be exchanged."""
+
+
+@dataclass(frozen=True)
+class ContextExchange(AgainstTwins):
+    """How far residuals and attention outputs move when the context is exchanged: a row per sequence, layer, distance.
+
+    Sums over positions of squared distances: `moved` to the same token after the other context, `spread` to another
+    token at the same position; `positions` and `differing` count their terms. `distance` is that to the exchange, from
+    each power of two to the next. Vectors have unit length, those of `_raw` their own.
+    """
+
+    name = "context-exchange"
+    title = "The same tokens after another context"
+    shows = "How much of each layer's output the current token explains, with the context before it exchanged."
+    source = "Stages of Inference, section 5.1"
+    claim = "The first layer is an extension of the embedding: its output depends on the current token alone."
+    claims = (ALONE,)
+    reads = "text"
+    no_paper_protocol = "the authors do not measure it"
+    batch_size = None
+    each_twin_reads = 8
+    least_read = 8
+
+    @property
+    def sequences_a_cell(self) -> int:
+        return sys.maxsize  # a sequence takes the context of another
+
+    def passes(self, n_layers: int) -> float:
+        return 3
+
+    def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
+        sequences, triples = exchanged(corpus)
+        reading = run(model, triples, [probe := _Moved(int(triples.lengths.max()))], batch_size=3)[probe]
+        table = reading.frame()
+        table = table[(table["sequence"] % 3 == 0) & (table["positions"] > 0)]
+        return table.assign(sequence=np.take(sequences, table["sequence"] // 3))
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        residual, attention = (shares(given(table), kind) for kind in ("residual", "attention"))
+        after, written = (by_layer(rows, "share").mean() for rows in (residual, attention))
+        later = after[[layer for layer in middle(len(after)) if layer in after]]
+        note = (
+            f"The token explains {after[0]:.0%} of the variance of residuals after layer 0, {written[0]:.0%} of what "
+            f"attention writes there"
+        )
+        note += f", and {later.mean():.0%} of residuals after middle layers." if len(later) else "."
+        return against_twins(_first_layer, table, note=note)
+
+    def summary(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Shares of variance that the token explains: model, metric, layer, mean, low, high, n (sequences), seeds.
+
+        Metrics: residual (after the layer) and attention (its output); "_raw" of vectors of their own length; ", 4" and
+        the like at this distance to the exchange and up to its double.
+        """
+        rows = given(table)
+        parts = []
+        for kind in _KINDS:
+            by_distance = shares(rows, kind, ["distance"]).groupby("distance")
+            found = {kind: shares(rows, kind)} | {f"{kind}, {at}": part for at, part in by_distance}
+            for name, part in found.items():
+                parts.append(weighted_summary(part.rename(columns={"share": name}), {name: "positions"}))
+        return pd.concat(parts, ignore_index=True)
+
+    def drawing(self, result: Result) -> Drawing:
+        whole = [
+            Curve("residual", "residual after the layer", INK), Curve("residual_raw", "the same, raw", GREY, "dot"),
+            Curve("attention", "attention's output", BLUE), Curve("attention_raw", "the same, raw", SKY, "dot"),
+        ]  # fmt: skip
+        panels = [Panel("all distances", whole)]
+        for kind, title in (("residual", "residual, by distance"), ("attention", "attention, by distance")):
+            names = {at: f"{at} tokens on" if at < 2 else f"{at}-{2 * at - 1} tokens on" for at in _SHOWN}
+            panels.append(Panel(title, [Curve(f"{kind}, {at}", names[at], colour) for at, colour in _SHOWN.items()]))
+        return Drawing(
+            result.summary(), panels, y_title="share explained by the token", common=True,
+            note=f"context exchanged before the second half; {TEXT_BAND}",
+        )  # fmt: skip
+
+
+def exchanged(corpus: TokenCorpus) -> tuple[list[int], TokenCorpus]:
+    """Three sequences for each of the corpus: itself, itself after another's first half, and that other one.
+
+    All three are cut to the shorter length. The other is the next sequence of another document, or the next of all
+    where there is one document alone. Position 0 is a sequence's own.
+
+    Returns:
+        Which sequences have one, and the triples in this order.
+
+    Raises:
+        InputError: there is no other sequence.
+    """
+    long = [index for index, length in enumerate(corpus.lengths.tolist()) if length >= _FEWEST]
+    if len(long) < 2:
+        raise InputError(
+            f"{corpus.source} has {len(long)} sequence{'s' * (len(long) != 1)} of {_FEWEST} tokens or more, and an "
+            "exchange of contexts needs two; take more text."
+        )
+    document, triples, lengths = corpus.document_of.tolist(), [], []
+    for place, index in enumerate(long):
+        others = [*long[place + 1 :], *long[:place]]
+        other = next((one for one in others if document[one] != document[index]), others[0])
+        length = int(torch.minimum(corpus.lengths[index], corpus.lengths[other]))
+        own, another = corpus.tokens[index], corpus.tokens[other]
+        mixed = torch.cat([own[:1], another[1 : length // 2], own[length // 2 :]])
+        real = torch.arange(len(own)) < length
+        triples += [torch.where(real, one, 0) for one in (own, mixed, another)]
+        lengths += [length] * 3
+    tokens = torch.stack(triples)
+    none = torch.full_like(tokens, -1)
+    return long, replace(corpus, tokens=tokens, lengths=torch.tensor(lengths), documents=none, words=none)
+
+
+def shares(table: pd.DataFrame, kind: str, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Of each sequence and layer, the share of variance that the token explains: 1 - moved / spread.
+
+    The spread is that of all sequences: how far different tokens lie apart at one position is a thing of the layer.
+    """
+    moved, spread = f"{kind}_moved", f"{kind}_spread"
+    unit = [*([DOCUMENT] if DOCUMENT in table else []), "model", "sequence", "layer"]
+    sums = table.groupby([*unit, *by], as_index=False)[[moved, "positions"]].sum()
+    of_layer = table.groupby("layer")[[spread, "differing"]].sum()
+    apart = sums["layer"].map(of_layer[spread] / of_layer["differing"].clip(lower=1))
+    return sums.assign(share=1 - sums[moved] / sums["positions"] / apart.clip(lower=1e-30))
+
+
+def _first_layer(rows: pd.DataFrame) -> pd.Series:
+    return by_layer(shares(rows, "residual"), "share")[0] - _TOLERANCE
+
+
+@dataclass(frozen=True)
+class _Moved(Probe):
+    """Of triples of `exchanged`, in batches of three: sums of squared distances, by distance to the exchange."""
+
+    longest: int
+    axes = ("sequence", "layer", "distance")
+    units = {**dict.fromkeys(_SUMS, "sum of squared distances"), "positions": "positions", "differing": "positions"}
+
+    def watch(self, model: Any, batch: Batch) -> Watch:
+        if len(batch.tokens) != 3:
+            raise InputError(f"Three sequences of {self.longest} tokens do not fit into memory; take shorter ones.")
+        stop = int(batch.lengths[0])
+        start = stop // 2
+        own, _, other = batch.tokens[:, start:stop]
+        bins = _bins(torch.arange(stop - start, device=batch.tokens.device), self.longest)
+        differing = (own != other).float()
+        counts = torch.stack([torch.ones_like(differing), differing]) @ bins
+
+        def sums(layer: int, *values: Float[Tensor, "three pos d_model"]) -> Tensor:
+            parts = []
+            for value in values:
+                tail = value[:, start:stop].float()
+                for vectors in (torch.nn.functional.normalize(tail, dim=-1), tail):
+                    moved, spread = (vectors[1:] - vectors[:1]).square().sum(-1)
+                    parts += [moved, spread * differing]
+            return torch.cat([torch.stack(parts) @ bins, counts]).expand(3, -1, -1)
+
+        names = (*_SUMS, "positions", "differing")
+        return watch_layers(
+            model, *_SITES.values(), reduce=sums,
+            collect=lambda kept: by_name(kept.movedim(2, -1), names),
+            coordinates={"distance": [0, *(2**i for i in range(bins.shape[1] - 1))]},
+        )  # fmt: skip
+
+
+def _bins(distance: Int[Tensor, "pos"], longest: int) -> Float[Tensor, "pos bin"]:
+    """Which distances are 0, 1, 2-3, 4-7, ...: one of a row."""
+    number = torch.where(distance > 0, distance.clamp(min=1).log2().floor().long() + 1, 0)
+    return torch.nn.functional.one_hot(number, longest.bit_length()).float()
