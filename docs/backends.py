@@ -45,7 +45,7 @@ def measure(folder: Path, names: list[str], dtype: str) -> None:
 
 
 def compare(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """For every study, dtype and other class, the largest deviation from the HookedTransformer's table, as a multiple of
+    """For every study, dtype and other class, the largest deviation from a HookedTransformer's table, as a multiple of
     what two classes may differ by.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}

@@ -59,13 +59,14 @@ WORDS = (*CLASS, "Amber", "meki", "toki", "me ki", "to ki")
 
 
 EXACTLY = ("information-flow", "isolation", "deep-layers", "lesioned-icl", "word-merging", "entropy-neurons",
-           "decision-layer", "anchor-heads")  # fmt: skip
+           "decision-layer", "anchor-heads", "reweighting")  # fmt: skip
 """Studies of which two classes are compared in float64, with the same rotary angles.
 
 In float32 their tables differ by 1 to 4 times what is allowed: TransformerLens and Hugging Face round angles differently
 (by 3e-5 at position 512), attention hence by 1e-6, which the mean over single edges, or the logits of rows that see
-little but themselves, shows; and two nearly equal losses are subtracted (word-merging, entropy-neurons). In float64 with
-the same angles nothing of that is left, and what differs would be an error.
+little but themselves, shows; two nearly equal losses are subtracted (word-merging, entropy-neurons); and Adam divides
+gradients by their size (reweighting). In float64 with the same angles nothing of that is left, and what differs would be
+an error.
 """
 
 
@@ -132,7 +133,7 @@ def comparable(name: str, table: pd.DataFrame) -> pd.DataFrame:
     if name == "information-flow":
         table = table[table["weights"] == "as given"].reset_index(drop=True)
     if name == "reweighting":
-        fits = [{"about": {}, "beta": []} if fit is None else json.loads(fit) for fit in table.pop("fit")]
+        fits = [json.loads(fit) if isinstance(fit, str) else {"about": {}, "beta": []} for fit in table.pop("fit")]
         betas = [list(np.ravel(fit.pop("beta"))) for fit in fits]
         for fit in fits:
             fit["about"] = {key: value for key, value in fit["about"].items() if not key.endswith("_digest")}

@@ -5,13 +5,14 @@ With TransformerLens 4 the Bridge is the model of all tests here.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 
 import mechicl as mi
-from mechicl.models import hooked, smollm2
+from mechicl.models import hooked, runs_by_block, smollm2
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.norms import NormsStudy
 from tests import tiny
@@ -59,6 +60,11 @@ def test_tables_are_those_of_the_hooked_transformer(real: Real, bridge: Any, stu
     ratios = [name for name in ours if name.startswith(("reading_", "gathering_"))]
     assert_same_tables(ours[ratios], theirs[ratios], RATIOS)
     assert_same_tables(ours.drop(columns=ratios), theirs.drop(columns=ratios), GRADIENTS.get(study, 1.0))
+
+
+def test_it_runs_by_block_in_float64_too(bridge: Any) -> None:
+    """Hugging Face's norms and softmax stay float32 there, so that 30 layers differ by more than float64 rounds."""
+    assert runs_by_block(hooked(copy.deepcopy(bridge).double()))
 
 
 def test_logits_are_the_originals_in_silence_and_listened_to(real: Real, bridge: Any) -> None:
