@@ -22,6 +22,9 @@ NOT_BY_LAYER = ("one-prompt", "causal-stages", "entropy-neurons", "voting", "cka
                 "right-then-wrong")  # fmt: skip
 """Studies whose layers are chosen ones, bands or neurons, or whose tables are a matrix of layers."""
 
+NEEDS_MORE = ("cka", "voting", "deep-layers", "word-merging")
+"""Studies that draw nothing of a single prompt or sequence, and say so."""
+
 
 @cache
 def small(name: str) -> Result:
@@ -64,7 +67,7 @@ def without_intervals(result: Result) -> Result:
 def one_row(result: Result) -> Result:
     """A single prompt, sequence or pair."""
     unit = next((name for name in ("prompt", "sequence", "pair") if name in result.table), None)
-    if unit is None or result.name in ("cka", "voting"):  # from weights; minibatches; halves of the sequences
+    if unit is None or result.name in NEEDS_MORE:
         return result
     return replace(result, table=result.table[result.table[unit] == result.table[unit].max()].reset_index(drop=True))
 

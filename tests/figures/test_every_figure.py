@@ -58,9 +58,7 @@ def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[
             if axis.dtick == 1 and axis.type != "log" and len(values):
                 assert max(axis.tickvals) <= values.max(), "no tick beyond the last layer"
                 assert len(axis.tickvals) >= 2 or np.ptp(values) < 2
-        marks = [
-            trace for trace in traces if trace.type == "scatter" and trace.x is not None and trace.x[0] is not None
-        ]
+        marks = [trace for trace in traces if trace.type == "scatter" and len(coordinates([trace], "x"))]
         assert all(trace.cliponaxis is False for trace in marks), "no mark is cut"
     assert drawn
 
@@ -70,9 +68,15 @@ def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[
 def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: Callable[[Any], Result]) -> None:
     plain = {str(x.plotly_name): extents for x, _, extents in spans(adversarial.small(name).figure())}
     for x_axis, letter, (low, high) in spans(changed(name, change).figure()):
-        before = plain[str(x_axis.plotly_name)]
+        before = plain.get(str(x_axis.plotly_name), (0.0, 0.0))
         if high > low and before[1] > before[0]:
             assert high - low <= 5 * (before[1] - before[0]), f"{letter} of {x_axis.plotly_name}"
+
+
+def test_levels_are_drawn() -> None:
+    """Plotly leaves out a line that is added to a panel without traces."""
+    shapes = adversarial.small("deep-layers").figure().layout.shapes
+    assert [line.y0 for line in shapes] == [0.5]
 
 
 def spans(figure: go.Figure) -> Iterator[tuple[Any, str, tuple[float, float]]]:
@@ -83,5 +87,8 @@ def spans(figure: go.Figure) -> Iterator[tuple[Any, str, tuple[float, float]]]:
         values = coordinates([trace for trace in traces if trace.type in ("scatter", "bar")], letter)
         if axis.type == "log" or len(values) < 5:
             continue
+        bars = any(trace.type == "bar" for trace in traces) or axis.rangemode == "tozero"
+        levels = [line.y0 for line in figure.layout.shapes if line.yref == y_axis.plotly_name.replace("axis", "")]
+        values = np.array([*values, *([0.0] if bars else []), *(levels if letter == "y" else [])])
         own = next((one for one in (axis, figure.layout.yaxis) if letter == "y" and one.range), axis)
         yield x_axis, letter, tuple(own.range) if own.range else (values.min(), values.max())
