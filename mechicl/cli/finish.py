@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
 """More of them cannot be read in a terminal, with their intervals or at all; the page has everything."""
+_LONGEST_VALUE, _SHORTEST_QUANTITY = 18, 20
+"""Characters on a line of published and measured values."""
 _NAMED = 4
 """Metrics that are named when they are left out; of more, the number."""
 
@@ -111,10 +113,15 @@ def show(result: Result) -> None:
     console = terminal()
     table, missing = fitting(result.name, result.summary(), console)
     console.print(table)
-    if missing:
-        console.print(f"The page has {' and '.join(missing)}.", style="dim")
+    say_left_out(missing, console)
     console.print(result.finding())
     print_verdicts(result.claims, console)
+
+
+def say_left_out(names: Sequence[str], console: Console) -> None:
+    """Say what a table leaves to the page, if anything."""
+    if names:
+        console.print(f"The page has {' and '.join(names)}.", style="dim")
 
 
 def terminal() -> Console:
@@ -144,15 +151,40 @@ def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table,
     return shown, [*(["the intervals"] if there else []), *([", ".join(left_out)] if left_out else [])]
 
 
-def printed(title: str, table: pd.DataFrame, *, numbers: Sequence[str], widths: tuple[int, int] = (14, 24)) -> Table:
-    """A table as it is printed: names, and numbers to the right, in lines of whole words, each about so wide."""
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
+    """Published beside measured values, and what was left out of them to fit.
+
+    The quantity has the room that the other columns leave; where that is little, the intervals go.
+    """
+    whole = table.rename(columns=lambda name: name.removeprefix("measured, ")).map(str)
+    whole = whole.replace(r"^(mean|average) of tasks$", "mean", regex=True)
+    short = whole.replace(r" \[.*\]$", "", regex=True)
+    for shown in (whole, short):
+        longest = (max(map(len, [*shown[name], name])) for name in shown.columns[1:])
+        room = console.width - sum(min(_LONGEST_VALUE, one) + 2 for one in longest)
+        if room >= _SHORTEST_QUANTITY:
+            break
+    numbers = [name for name in shown.columns[1:] if name not in ("unit", "task", "place")]
+    widths = (_LONGEST_VALUE, _LONGEST_VALUE, max(room, _SHORTEST_QUANTITY))
+    left_out = ["the intervals"] if shown is short and not short.equals(whole) else []
+    return printed("published and measured", shown, numbers=numbers, widths=widths), left_out
+
+
+def printed(
+    title: str, table: pd.DataFrame, *, numbers: Sequence[str], widths: tuple[int, int, int] = (14, 24, 14)
+) -> Table:
+    """A table as it is printed: names, and numbers to the right, in lines of whole words.
+
+    Lines are about as wide as `widths`: of names, of numbers, and of the first column.
+    """
+    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
+                  show_edge=False)  # fmt: skip
     for column in table.columns:
         side: Any = "right" if column in numbers else "left"
         shown.add_column(_lines(re.sub(r"(?<=\w\w)_", " ", str(column)), 10), justify=side, overflow="fold")
     for row in table.itertuples(index=False):
-        cells = zip(table.columns, row, strict=True)
-        shown.add_row(*(_lines(str(value), widths[column in numbers]) for column, value in cells))
+        limits = [widths[2], *(widths[column in numbers] for column in table.columns[1:])]
+        shown.add_row(*(_lines(str(value), limit) for value, limit in zip(row, limits, strict=True)))
     return shown
 
 

@@ -13,7 +13,7 @@ import typer
 from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, keep, page, printed, run, terminal
+from mechicl.cli.finish import as_json, compared, keep, page, run, say_left_out, terminal
 from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
@@ -294,6 +294,9 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
         }
         print(json.dumps(shown, default=str))
         return
-    terminal().print(printed("published and measured", table, numbers=list(table.columns[2:]), widths=(18, 18)))
-    print_verdicts(verdicts, terminal())
+    console = terminal()
+    shown, left_out = compared(table, console)
+    console.print(shown)
+    say_left_out(left_out, console)
+    print_verdicts(verdicts, console)
     print("\n".join(pages))

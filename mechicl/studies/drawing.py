@@ -86,9 +86,6 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
     beyond = False
     for place, panel in enumerate(drawing.panels):
         grid = {"row": place // columns + 1, "col": place % columns + 1}
-        for level in panel.content:
-            if isinstance(level, Level):
-                _add_level(figure, level, grid)
         traces = _all_traces(drawing, panel)
         for trace in traces:
             if trace.showlegend is None:
@@ -102,6 +99,9 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
             if trace.type == "scatter":
                 trace.cliponaxis = False  # no mark at an axis's end is cut
             figure.add_trace(trace, **grid)
+        for level in panel.content:
+            if isinstance(level, Level):
+                _add_level(figure, level, grid)  # after the traces: plotly draws none in an empty panel
         figure.update_xaxes(axes["x"], **grid)
         figure.update_yaxes(axes["y"], **grid)
     if beyond:

@@ -35,7 +35,7 @@ def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def heads_panels(summary: pd.DataFrame) -> list[Panel]:
-    """Bars of what ablation leaves; of every head reading, gathering, their effects, induction, previous-token scores."""
+    """Bars of what ablation leaves; by head reading, gathering, their effects, induction and previous-token scores."""
     grids, pair = grids_of(summary), ("reading", "gathering")
     style: dict[str, Any] = {"colorscale": "Viridis"}
     enriched = head_grids(

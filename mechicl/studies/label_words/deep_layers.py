@@ -230,7 +230,7 @@ def _by_head(title: str, table: pd.DataFrame, protocol: Protocol) -> dict[str, n
         return {}
     chance = float(torch.stack(null).mean(0).amax(1).quantile(0.95))
     shown = torch.stack(values).mean(0).view(table["layer"].nunique(), -1).numpy()
-    return {f"{title}: AUROC by head; by chance the largest stays below {chance:.2f}": shown}
+    return {f"AUROC by head: {title} (largest by chance: below {chance:.2f})": shown}
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,18 @@ UNRELATED = "sst2 (A, B)"
 
 
 class _Row(NamedTuple):
-    """One quantity; values are formatted, percent where nothing else is said."""
+    """One quantity; values are formatted."""
 
     quantity: str
     task: str
     xl: object
     j: object
     measured: str
+    unit: str = "%"
 
 
 def against_published(results: Sequence[Result]) -> pd.DataFrame:
-    """Published beside measured, in percent: quantity, task, GPT2-XL, GPT-J, and a column of what was measured in each
+    """Published beside measured: quantity, unit, task, GPT2-XL, GPT-J, and a column of what was measured in each
     protocol, with its interval where it is one mean; empty where nothing is known.
     """
     compare = {
@@ -52,10 +53,11 @@ def against_published(results: Sequence[Result]) -> pd.DataFrame:
     protocols = dict.fromkeys(result.study.protocol for result in results)
     for result in results:
         for row in compare[result.name](result) if result.name in compare else ():
-            measured.setdefault(row[:4], dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
+            place = (row.quantity, row.unit, row.task, row.xl, row.j)
+            measured.setdefault(place, dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
     columns = [f"measured, {protocol}" for protocol in protocols]
     rows = [[*quantity, *values.values()] for quantity, values in measured.items()]
-    return pd.DataFrame(rows, columns=["quantity", "task", "GPT2-XL", "GPT-J", *columns])
+    return pd.DataFrame(rows, columns=["quantity", "unit", "task", "GPT2-XL", "GPT-J", *columns])
 
 
 def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +88,7 @@ def _table_2(result: Result) -> Iterator[_Row]:
     means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
     for method, (xl, j) in TABLE_2.items():
         for positions in ("", "original", "zero"):
-            placement = f", query at {positions} positions" if positions else ""
+            placement = f", {positions} positions" if positions else ""
             for place, (metric, title) in enumerate(_METRICS.items()):
                 if (method, positions, metric) in means.index:
                     measured = _percent(means[method, positions, metric])
@@ -99,16 +101,17 @@ def _tables_3_and_6(result: Result) -> Iterator[_Row]:
     fast = where(summary, metric="times_as_fast", arm=ANCHORS).set_index("task")["mean"]
     for task, times in fast.items():
         of_xl, of_j = TABLE_3.get(str(task), ("", ""))
-        yield _Row("times as fast, anchor cache", str(task), of_xl, of_j, f"{times:.2f}")
+        yield _Row("times as fast, anchor cache", str(task), of_xl, of_j, f"{times:.2f}", "times")
     if set(fast.index) >= set(TABLE_3):
         xl, j = (sum(column) / len(TABLE_3) for column in zip(*TABLE_3.values(), strict=True))
-        yield _Row("times as fast, anchor cache", _MEAN, f"{xl:.3f}", f"{j:.3f}", f"{fast[list(TABLE_3)].mean():.3f}")
+        mean = fast[list(TABLE_3)].mean()
+        yield _Row("times as fast, anchor cache", _MEAN, f"{xl:.3f}", f"{j:.3f}", f"{mean:.3f}", "times")
     shown = _one_shot(result.table)
     for task, (demonstrations, query) in TABLE_6.items():
         rows = where(shown, task=task, arm=ANCHORS)
         for name, column, known in (("L_demo", "demonstration_words", demonstrations), ("L_x", "query_words", query)):
             if len(rows):
-                yield _Row(f"words of text, {name}", task, known, known, f"{rows[column].mean():.1f}")
+                yield _Row(f"words of text, {name}", task, known, known, f"{rows[column].mean():.1f}", "words")
 
 
 def _deep_layers(result: Result) -> Iterator[_Row]:

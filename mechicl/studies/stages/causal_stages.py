@@ -207,7 +207,10 @@ class CausalStages(Study):
             for how, dash in _HOW.items()
         ]
         panels = []
+        there = set(summary["kind"])
         for styles in ([*of_neurons, *of_controls], of_parts):
+            if not there & {at["kind"] for *_, at in styles}:
+                continue
             for metric, title in titles.items():
                 curves = [Curve(metric, _named(name, at), colour, dash, at) for name, colour, dash, at in styles]
                 y_axis = {"type": "log", "title_text": f"log; least {_LEAST:g}"} if metric == "kl" else {}

@@ -178,7 +178,7 @@ class Voting(OfTokenClass):
         axis = {"title_text": "effect on the class's logits"}
         panels.append(Panel("single neurons", [*dots, *levels], x_axis=axis))
         return Drawing(
-            summary, panels, x="k", x_title="neurons", y_title="accuracy", common=True,
+            summary, panels, x="k", x_title="neurons", y_title="accuracy", common=True, y_axis={"range": [0, 1.02]},
             about=f" ({describe(self.token_class)})",
             note=f"matched by {result.table['matched_by'].iloc[0]}; dotted: the model itself, and chance; {TEXT_BAND}",
         )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Every figure of every study on tables that figures break on: outliers, one row, 48 layers, 6 tasks, 4 models, NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from mechicl.figures.axes import coordinates
+from mechicl.results import Result
+from mechicl.studies import STUDIES
+from tests.figures import adversarial
+
+WITHOUT = {"inner-lexicon", "part-of-speech"}
+"""Need words that no tiny model knows; their own tests draw them."""
+NAMES = sorted(name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.studies."))
+DRAWN = [name for name in NAMES if name not in WITHOUT]
+CHANGES = (
+    adversarial.small, adversarial.one_outlier, adversarial.wide_intervals, adversarial.without_intervals,
+    adversarial.one_row, adversarial.many_layers, adversarial.many_tasks, adversarial.many_models,
+)  # fmt: skip
+
+
+def changed(name: str, change: Callable[[Any], Result]) -> Result:
+    return change(name if change is adversarial.small else adversarial.small(name))
+
+
+def panels(figure: go.Figure) -> Iterator[tuple[Any, Any, list[Any]]]:
+    """Both axes of every panel, and what is drawn there."""
+    for x_axis in figure.select_xaxes():
+        number = x_axis.plotly_name.removeprefix("xaxis")
+        own = [trace for trace in figure.data if (getattr(trace, "xaxis", None) or "x") == f"x{number}"]
+        yield x_axis, figure.layout[f"yaxis{number}"], own
+
+
+def test_every_study_has_a_table() -> None:
+    assert set(DRAWN) == {path.stem for path in adversarial.TABLES.glob("*.parquet")}
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[Any], Result]) -> None:
+    result = changed(name, change)
+    figure = result.figure()
+    assert all(model in figure.layout.meta["title"] for model in result.table["model"].unique())
+    drawn = 0
+    for title, (x_axis, y_axis, traces) in zip(figure.layout.meta["panels"], panels(figure), strict=True):
+        if not traces:
+            assert not title or change is not adversarial.small
+            continue
+        drawn += 1
+        assert title, "every panel says what it holds"
+        for axis, letter in ((x_axis, "x"), (y_axis, "y")):
+            values = coordinates(traces, letter)
+            if axis.dtick == 1 and axis.type != "log" and len(values):
+                assert max(axis.tickvals) <= values.max(), "no tick beyond the last layer"
+                assert len(axis.tickvals) >= 2 or np.ptp(values) < 2
+        marks = [trace for trace in traces if trace.type == "scatter" and len(coordinates([trace], "x"))]
+        assert all(trace.cliponaxis is False for trace in marks), "no mark is cut"
+    assert drawn
+
+
+@pytest.mark.parametrize("change", [adversarial.one_outlier, adversarial.wide_intervals], ids=["outlier", "wide"])
+@pytest.mark.parametrize("name", DRAWN)
+def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: Callable[[Any], Result]) -> None:
+    plain = {str(x.plotly_name): extents for x, _, extents in spans(adversarial.small(name).figure())}
+    for x_axis, letter, (low, high) in spans(changed(name, change).figure()):
+        before = plain.get(str(x_axis.plotly_name), (0.0, 0.0))
+        if high > low and before[1] > before[0]:
+            assert high - low <= 5 * (before[1] - before[0]), f"{letter} of {x_axis.plotly_name}"
+
+
+def test_levels_are_drawn() -> None:
+    """Plotly leaves out a line that is added to a panel without traces."""
+    shapes = adversarial.small("deep-layers").figure().layout.shapes
+    assert [line.y0 for line in shapes] == [0.5]
+
+
+def spans(figure: go.Figure) -> Iterator[tuple[Any, str, tuple[float, float]]]:
+    """What a panel's axis of values goes from and to, where it is linear and has five points or more."""
+    for x_axis, y_axis, traces in panels(figure):
+        letter = "x" if any(trace.type == "bar" and trace.orientation == "h" for trace in traces) else "y"
+        axis = x_axis if letter == "x" else y_axis
+        values = coordinates([trace for trace in traces if trace.type in ("scatter", "bar")], letter)
+        if axis.type == "log" or len(values) < 5:
+            continue
+        bars = any(trace.type == "bar" for trace in traces) or axis.rangemode == "tozero"
+        levels = [line.y0 for line in figure.layout.shapes if line.yref == y_axis.plotly_name.replace("axis", "")]
+        values = np.array([*values, *([0.0] if bars else []), *(levels if letter == "y" else [])])
+        own = next((one for one in (axis, figure.layout.yaxis) if letter == "y" and one.range), axis)
+        yield x_axis, letter, tuple(own.range) if own.range else (values.min(), values.max())
