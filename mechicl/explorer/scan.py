@@ -202,7 +202,7 @@ def _bars(scan: Scan) -> str:
     head = "".join(f'<th scope="col" style="{_LEFT}">{escape(title)}</th>' for _, title, *_ in shown)
     body = "".join(
         f'<tr><th scope="row">{row["layer"]}</th>{"".join(_cell(row, *column) for column in shown)}</tr>'
-        for row in table.to_dict("records")
+        for _, row in table.iterrows()
     )
     random = "Mark: random text. " if "reading" in table else ""
     return (
@@ -217,7 +217,7 @@ _LEFT = "text-align:left;padding:1px 10px"
 _WIDTH = 90
 
 
-def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bool) -> str:
+def _cell(row: pd.Series[Any], column: str, title: str, unit: str, factor: bool) -> str:
     value = row[column]
     if isinstance(value, str):
         share = f" {row['lens_prob']:.0%}" if column == "lens" else ""
