@@ -208,9 +208,8 @@ def _bars(scan: Scan) -> str:
     times = "Mark: random text. Times: saliency over what an average token gets; bars from 1 to the right. "
     return (
         f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="By layer"><table style="{_TABLE}">'
-        f'<caption style="caption-side:bottom;white-space:normal;{_LEFT}">{times if "reading" in table else ""}'
-        f"P(answer): probability of the answer, among the answers.</caption>"
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"<p>{times if 'reading' in table else ''}P(answer): probability of the answer, among the answers.</p>"
     )
 
 
