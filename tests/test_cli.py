@@ -326,6 +326,19 @@ def test_list_names_studies_and_tasks(mechicl: Mechicl) -> None:
         assert name in out
 
 
+def test_scan_looks_at_a_prompt_or_at_a_text(mechicl: Mechicl, tmp_path: Path) -> None:
+    code, out, err = mechicl("scan", "--task", "tiny-topics-2", "--prompt", 1, "--out", tmp_path)
+    assert code == 0, err
+    assert "The target reads label words at least twice as much" in " ".join(out.split())
+    assert Path(out.split()[-1]).is_file()
+    code, out, err = mechicl("scan", "--text", "Text: so na", "--answers", " Amber, Harbor", "--out", tmp_path)
+    assert code == 0, err
+    assert "among 2 answers" in out
+    for words in ([], ["--task", "tiny-topics-2", "--text", "so"], ["--task", "tiny-topics-2", "--answers", " Amber"]):
+        code, _, err = mechicl("scan", *words, "--out", tmp_path)
+        assert (code, err.count("\n")) == (2, 1), err
+
+
 def test_the_readme_names_every_study() -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     assert [name for name in STUDIES if f"`{name}`" not in readme] == []

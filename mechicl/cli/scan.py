@@ -43,7 +43,7 @@ def scan(
     Example: mechicl scan --model smollm2-135m-q4 --task reviews
     """
     if (task is None) == (text is None):
-        raise InputError("Give --task or --text: one prompt is looked at.")
+        raise InputError("Give --task or --text, and not both: one prompt is looked at.")
     if answers is not None and text is None:
         raise InputError("--answers are those of a --text; the answers of a task are its label words.")
     asked = OnPrompts(

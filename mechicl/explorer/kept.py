@@ -49,7 +49,7 @@ def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
     return clean, {"views": views, "heads": heads, "guesses": rows}
 
 
-def _whole(explorer: Explorer) -> list[Mapping[str, Any]]:
+def _whole(explorer: Explorer) -> list[dict[str, Any]]:
     """Switches whose view is kept with its edges."""
     start = explorer.outline
     isolate = [{"isolate": start["isolate"]}] if start["isolate"] else []
@@ -57,7 +57,7 @@ def _whole(explorer: Explorer) -> list[Mapping[str, Any]]:
     return [*isolate, *({"own": [name]} for name in explorer.patches), *exchange]
 
 
-def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Switches of which the answer alone is kept."""
     reading = clean["heads"] or []
     ranked = sorted(

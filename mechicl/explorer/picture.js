@@ -30,6 +30,10 @@ const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
 function label(text) {
   if (typeof text === "number") return h("i", { class: "mx-none" }, `id ${text}, no token`);
   if (!text) return h("i", { class: "mx-none" }, "no characters");
+  if (/^[\p{C}\p{Z}]+$/u.test(text) && !/^[ \n\t]+$/.test(text)) {
+    const codes = [...text].map((one) => SIGNS[one] ?? `U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
+    return h("i", { class: "mx-none" }, codes.join(" "));
+  }
   const [, before, body, after] = /^(\s*)([^]*?)(\s*)$/.exec(text);
   const signs = (spaces) => (spaces ? h("span", { class: "mx-space" }, [...spaces].map((one) => SIGNS[one] ?? "␣").join("")) : null);
   return h("bdi", {}, signs(before), body.replace(/[\n\t]/g, (one) => SIGNS[one]), signs(after));

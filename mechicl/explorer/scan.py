@@ -22,6 +22,7 @@ from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.given import prompt_of
 from mechicl.explorer.page import plain_page
 from mechicl.explorer.views import objective
+from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Probe, run
 from mechicl.models import Model, hooked
@@ -202,28 +203,28 @@ def _bars(scan: Scan) -> str:
     head = "".join(f'<th scope="col" style="{_LEFT}">{escape(title)}</th>' for _, title, *_ in shown)
     body = "".join(
         f'<tr><th scope="row">{row["layer"]}</th>{"".join(_cell(row, *column) for column in shown)}</tr>'
-        for row in table.to_dict("records")
+        for _, row in table.iterrows()
     )
-    random = "Mark: random text. " if "reading" in table else ""
+    times = "Mark: random text. Times: saliency over what an average token gets; bars from 1 to the right. "
     return (
-        f'<div style="overflow-x:auto"><table style="border-collapse:collapse;font-variant-numeric:tabular-nums">'
-        f'<caption style="caption-side:bottom;{_LEFT}">{random}Times: saliency over what an average token gets; bars '
-        f"from 1 to the right. P(answer): among the answers.</caption>"
+        f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="By layer"><table style="{_TABLE}">'
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f"<p>{times if 'reading' in table else ''}P(answer): probability of the answer, among the answers.</p>"
     )
 
 
+_TABLE = "border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap;overflow-wrap:normal"
 _LEFT = "text-align:left;padding:1px 10px"
 _WIDTH = 90
 
 
-def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bool) -> str:
+def _cell(row: pd.Series[Any], column: str, title: str, unit: str, factor: bool) -> str:
     value = row[column]
     if isinstance(value, str):
         share = f" {row['lens_prob']:.0%}" if column == "lens" else ""
-        text = value.replace("\n", "⏎").replace(" ", "␣")
+        text = _visible(value)
         return f'<td style="{_LEFT}"><bdi>{escape(text)}</bdi>{share}</td>'
-    colour = {"reading": "#009E73", "gathering": "#D55E00"}.get(column, "#0072B2")
+    colour = {"reading": TARGET_COLOUR, "gathering": LABEL_COLOUR}.get(column, TEXT_COLOUR)
     part = _of_log(value) if factor else value
     mark = ""
     if factor:
@@ -238,6 +239,12 @@ def _cell(row: Mapping[str, Any], column: str, title: str, unit: str, factor: bo
         f'position:relative;width:{_WIDTH}px;height:10px;background:#8883"><i style="position:absolute;left:0;top:0;'
         f'height:10px;width:{_WIDTH * part:.0f}px;background:{colour}"></i>{mark}</span> {text}</td>'
     )
+
+
+def _visible(text: str) -> str:
+    """A token on one line: spaces as signs, characters that cannot be seen by their code points."""
+    signs = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+    return "".join(signs.get(one, one if one.isprintable() else f"U+{ord(one):04X}") for one in text)
 
 
 def _of_log(value: float) -> float:

@@ -314,9 +314,10 @@ def test_demonstrations_of_a_long_prompt_fold(
     assert not any("d0" in edge.split("-") for edge in arcs(tab))
     fold = tab.page.locator("[data-fold='0']")
     assert (fold.inner_text().strip(), fold.get_attribute("aria-expanded")) == ("▾ 1", "true")
-    tab.page.get_by_role("button", name="Fold all").click()
     tab.page.get_by_role("button", name="Unfold all").click()
     assert set(arcs(tab)) == {f"{q}-{k}" for q, k, _ in explorer.first_view["saliency"]["edges"][0]}
+    tab.page.get_by_role("button", name="Fold all").click()
+    assert tab.page.locator(f"[data-token='{text}']").is_hidden()
     clean(tab)
 
 
