@@ -42,10 +42,10 @@ from mechicl.studies.stages.lesions import Lesions as Lesions
 from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
 from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
 from mechicl.studies.stages.cka import Cka as Cka
-from mechicl.studies.stages.context_exchange import ContextExchange as ContextExchange
 from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
 from mechicl.studies.stages.joiner_ablation import JoinerAblation as JoinerAblation
 from mechicl.studies.stages.word_merging import WordMerging as WordMerging
+from mechicl.studies.stages.context_exchange import ContextExchange as ContextExchange
 from mechicl.studies.stages.word_identity import WordIdentity as WordIdentity
 from mechicl.studies.stages.wic import Wic as Wic
 from mechicl.studies.stages.lens import LensStudy as LensStudy
@@ -571,33 +571,6 @@ def cka(
         where both depths are the same. `result.study.block_structure(result.table)` gives the blocks.
     """
 
-def context_exchange(
-    model: Model,
-    corpus: TokenCorpus,
-    *,
-    untrained: int = 4,
-) -> Result:
-    """How much of each layer's output the current token explains, with the context before it exchanged.
-
-    The same tokens after another context (Stages of Inference, section 5.1).
-
-    The paper: The first layer is an extension of the embedding: its output depends on the current token
-    alone.
-
-    Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
-        corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
-
-    Returns:
-        A result. How far residuals and attention outputs move when the context is exchanged: a row per
-        sequence, layer, distance. Sums over positions of squared distances: `moved` to the same token
-        after the other context, `spread` to another token at the same position; `positions` and
-        `differing` count their terms. `distance` is that to the exchange, from each power of two to the
-        next. Vectors have unit length, those of `_raw` their own.
-    """
-
 def local_attention(
     model: Model,
     corpus: TokenCorpus,
@@ -681,6 +654,33 @@ def word_merging(
         head, or per cut. Attention (shares between 0 and 1) by sequence, layer, head and distance or
         number of tokens; losses in nats by sequence, cut and layer. `result.study.heads(result.table)`
         ranks all heads.
+    """
+
+def context_exchange(
+    model: Model,
+    corpus: TokenCorpus,
+    *,
+    untrained: int = 4,
+) -> Result:
+    """How much of each layer's output the current token explains, with the context before it exchanged.
+
+    The same tokens after another context (Stages of Inference, section 5.1; a test of our own).
+
+    The paper: The first layer is an extension of the embedding: its output depends on the current token
+    alone.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        corpus: running text, from `mi.load_corpus`.
+        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
+            undecided.
+
+    Returns:
+        A result. How far residuals and attention outputs move when the context is exchanged: a row per
+        sequence, layer, distance. Sums over positions of squared distances: `moved` to the same token
+        after the other context, `spread` to another token at the same position; `positions` and
+        `differing` count their terms. `distance` is that to the exchange, from each power of two to the
+        next. Vectors have unit length, those of `_raw` their own.
     """
 
 def word_identity(
