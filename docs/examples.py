@@ -69,6 +69,11 @@ def command(name: str) -> str:
     return " ".join(f"mechicl run {name} {asked} --out results".split())
 
 
+def wrapped(line: str) -> str:
+    """A long command on several lines, that a shell reads as one."""
+    return line if len(line) <= 80 else line.replace(" --", " \\\n    --")
+
+
 def make(name: str) -> None:
     """Run one example in a folder of its own; keep its figure and its finding."""
     from pictures import light

@@ -6,6 +6,8 @@ import re
 from base64 import b64decode
 from typing import Any
 
+from examples import wrapped
+
 from mechicl.declared import INPUTS
 
 _MODEL = "smollm2-135m-q4"
@@ -53,5 +55,5 @@ def _section(study: Any, notebook: str, picture: str) -> list[str]:
         f"![{study.title}, SmolLM2-135M]({picture})",
         f"{study.shows} Runs on {material.words}: [the study](studies/{study.name}.md), "
         f"[its verdicts and table in the notebook](notebooks/{notebook}.md).",
-        f"```sh\nmechicl run {study.name} {given} --out results\n```",
+        f"```sh\n{wrapped(f'mechicl run {study.name} {given} --out results')}\n```",
     ]

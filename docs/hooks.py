@@ -20,7 +20,7 @@ import drift  # noqa: E402
 import gallery  # noqa: E402
 import models  # noqa: E402
 import tutorials  # noqa: E402
-from examples import ELSEWHERE, EXAMPLES, command  # noqa: E402
+from examples import ELSEWHERE, EXAMPLES, command, wrapped  # noqa: E402
 
 import mechicl  # noqa: E402
 from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
@@ -86,7 +86,7 @@ def study_page(study: Any) -> str:
             f"**{'The question' if _home(study) == 'extensions' else 'The paper says'}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
-            f"## The command\n\n```sh\n{_wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
+            f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
             f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
             *_claims(study),
             *_shown(study),
@@ -152,11 +152,6 @@ def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
 
 def _home(study: Any) -> str:
     return str(study.__module__.split(".")[2])
-
-
-def _wrapped(line: str) -> str:
-    """A long command on several lines, that a shell reads as one."""
-    return line if len(line) <= 80 else line.replace(" --", " \\\n    --")
 
 
 def _switches(told: Declaration) -> str:
