@@ -286,13 +286,13 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
         replace(verdict, about={"part": part, **verdict.about}) for part, result in results for verdict in result.claims
     )
     if asked.as_json:
-        shown = {
+        answer = {
             "claims": [verdict.facts() for verdict in verdicts],
             "results": [as_json(result) | {"part": part} for part, result in results],
             "published": table.to_dict("records"),
             "pages": pages,
         }
-        print(json.dumps(shown, default=str))
+        print(json.dumps(answer, default=str))
         return
     console = terminal()
     shown, left_out = compared(table, console)
