@@ -33,6 +33,8 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "shot-sweep": {"counts": (1,)},
 }
 """What makes a study small; a full grid has the defaults."""
+FULL: Mapping[str, Mapping[str, Any]] = {"isolation": {"n_layers": (1,)}}
+"""But for what a model of three layers cannot have."""
 BEYOND = tuple(name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.studies.extensions"))
 """What neither paper has: dear, and so everyday on fewer models."""
 OF_TIME = ("compression-speed", "compression-speed-prefix")
@@ -56,7 +58,8 @@ def studies(small: bool, reads: Sequence[str] = ("prompts",)) -> list[Study]:
         *(("compression-speed",) if small else ()),
     )
     answering = [one for one in STUDIES.values() if one.claims and one.reads in reads and one.name not in left_out]
-    return [study(**(SWITCHES.get(study.name, {}) if small else {})) for study in answering]
+    switches = SWITCHES if small else FULL
+    return [study(**switches.get(study.name, {})) for study in answering]
 
 
 @cache
