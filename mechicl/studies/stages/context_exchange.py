@@ -58,7 +58,10 @@ FADES = Claim(
 _SITES = {"residual": "hook_resid_post", "attention": "hook_attn_out"}
 _KINDS = ("residual", "residual_raw", "attention", "attention_raw")
 _SUMS = tuple(f"{kind}_{what}" for kind in _KINDS for what in ("moved", "spread"))
-_SHOWN = {0: INK, 1: VERMILION, 4: ORANGE, 16: BLUE, 64: SKY}
+_SHOWN = {
+    0: ("at the exchange", INK), 1: ("1 token on", VERMILION), 4: ("4-7 tokens on", ORANGE),
+    16: ("16-31 tokens on", BLUE), 64: ("64-127 tokens on", SKY),
+}  # fmt: skip
 """Distances to the exchange that are drawn; from each to its double."""
 _FEWEST = 4
 """Tokens of a sequence whose halves can be exchanged."""
