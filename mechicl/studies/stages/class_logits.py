@@ -60,11 +60,11 @@ class ClassLogits(OfTokenClass):
         )
         members = class_members(net.tokenizer, self.token_class, net.sizes.d_vocab).numpy()
         W_U, tables = net.W_U.float(), []
-        for rank, one in enumerate(ranking.head(self.neurons).itertuples()):
-            logits = (net.W_out(int(one.layer))[int(one.neuron)].float() @ W_U).cpu().numpy()
+        for rank, one in enumerate(ranking.head(self.neurons).to_dict("records")):
+            logits = (net.W_out(one["layer"])[one["neuron"]].float() @ W_U).cpu().numpy()
             edges = np.linspace(logits.min(), logits.max(), _BINS + 1, dtype=float)
             edges[[0, -1]] += [-1e-6, 1e-6]  # rounding leaves no token outside
-            facts = {name: getattr(one, name) for name in ("layer", "neuron", "kind", "effect")}
+            facts = {name: one[name] for name in ("layer", "neuron", "kind", "effect")}
             counts = {"members": np.histogram(logits[members], edges)[0]}
             counts["others"] = np.histogram(logits[~members], edges)[0]
             tables.append(pd.DataFrame({"rank": rank, **facts, "left": edges[:-1], "right": edges[1:], **counts}))
@@ -79,14 +79,17 @@ class ClassLogits(OfTokenClass):
         rows = []
         by = ["model", "rank", "layer", "neuron", "kind", "effect"]
         for (*facts, effect), bins in table.groupby(by, sort=False):
-            overlap = np.minimum(*(bins[which] / bins[which].sum() for which in ("members", "others"))).sum()
+            overlap = bins[["members", "others"]].pipe(lambda counts: counts / counts.sum()).min(axis=1).sum()
             n = int(bins["members"].sum())
             rows += [(*facts, "effect", effect, n), (*facts, "overlap", overlap, n)]
         return pd.DataFrame(rows, columns=[*by[:-1], "metric", "mean", "n"]).assign(low=np.nan, high=np.nan)
 
     def drawing(self, result: Result) -> Drawing:
         panels = [
-            Panel(f"{layer}.{neuron}, {kind}", [_steps(bins, "others", GREY), _steps(bins, "members", _COLOURS[kind])])
+            Panel(
+                f"{layer}.{neuron}, {kind}",
+                [_steps(bins, "others", GREY), _steps(bins, "members", _COLOURS[str(kind)])],
+            )
             for (layer, neuron, kind), bins in result.table.groupby(["layer", "neuron", "kind"], sort=False)
         ]
         columns = min(_COLUMNS, len(panels))

@@ -135,10 +135,8 @@ class ContextExchange(AgainstTwins):
         ]  # fmt: skip
         panels = [Panel("all distances", whole)]
         for kind, title in (("residual", "residual, by distance"), ("attention", "attention, by distance")):
-            names = {
-                at: ("at the exchange", "1 token on")[at] if at < 2 else f"{at}-{2 * at - 1} tokens on" for at in _SHOWN
-            }
-            panels.append(Panel(title, [Curve(f"{kind}, {at}", names[at], colour) for at, colour in _SHOWN.items()]))
+            curves = [Curve(f"{kind}, {at}", name, colour) for at, (name, colour) in _SHOWN.items()]
+            panels.append(Panel(title, curves))
         return Drawing(
             result.summary(), panels, y_title="share explained by the token", common=True,
             note=f"context exchanged before the second half; {TEXT_BAND}",
