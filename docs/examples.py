@@ -36,7 +36,6 @@ EXAMPLES = {
     "token-lesions": _TEXT,
     "layer-lesions": f"{_TEXT} --kinds drop,swap,attention,mlp,repeat --windows 2,3",
     "local-attention": _TEXT,
-    "context-exchange": _TEXT,
     "word-merging": _TEXT,
     "word-identity": _TEXT,
     "logit-lens": _TEXT,
@@ -52,6 +51,7 @@ EXAMPLES = {
 """What each study is given beside the shipped model."""
 ELSEWHERE = {
     "class-logits": "--model gpt2-xl",
+    "context-exchange": "--model smollm2-135m-q4 --text pydocs --tokens 8000 --length 128",
     "voting": "--model gpt2-xl --text NeelNanda/pile-10k --tokens 200000",
     "benchmarks": "--model gpt2-xl --tasks hellaswag,arc-easy,lambada",
     "wic": "--model gpt2-xl --data WiC",

@@ -79,8 +79,7 @@ class ClassLogits(OfTokenClass):
         rows = []
         by = ["model", "rank", "layer", "neuron", "kind", "effect"]
         for (*facts, effect), bins in table.groupby(by, sort=False):
-            members, others = (bins[which] / bins[which].sum() for which in ("members", "others"))
-            overlap = np.minimum(members, others).sum()
+            overlap = bins[["members", "others"]].pipe(lambda counts: counts / counts.sum()).min(axis=1).sum()
             n = int(bins["members"].sum())
             rows += [(*facts, "effect", effect, n), (*facts, "overlap", overlap, n)]
         return pd.DataFrame(rows, columns=[*by[:-1], "metric", "mean", "n"]).assign(low=np.nan, high=np.nan)

@@ -13,8 +13,8 @@ decide raw ones, which stand beside. The same is measured of attention's output 
 
 Attention that writes little leaves residuals to their tokens: in untrained models the token explains 98 % and more, in
 all layers. So the share after the first layer is no evidence by itself. The claims ask whether it is larger than after
-middle layers, and whether attention's own output in the first layer is the token's; both right at the exchange, and held
-against untrained twins. All of it is ours: there is no `protocol="paper"`.
+middle layers, and whether attention's own output in the first layer is the token's; both right at the exchange, where
+tokens share nothing else, and against untrained twins. All of it is ours: there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from torch import Tensor
 from mechicl.claims import Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError
-from mechicl.figures import BLUE, GREY, INK, ORANGE, SKY, VERMILION
+from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import Batch, Probe, Watch, run, watch_layers
 from mechicl.readings import by_name
 from mechicl.results import Result
@@ -58,7 +58,10 @@ FADES = Claim(
 _SITES = {"residual": "hook_resid_post", "attention": "hook_attn_out"}
 _KINDS = ("residual", "residual_raw", "attention", "attention_raw")
 _SUMS = tuple(f"{kind}_{what}" for kind in _KINDS for what in ("moved", "spread"))
-_SHOWN = {0: INK, 1: VERMILION, 4: ORANGE, 16: BLUE, 64: SKY}
+_SHOWN = {
+    0: ("at the exchange", INK), 1: ("1 token on", VERMILION), 4: ("4-7 tokens on", ORANGE),
+    16: ("16-31 tokens on", BLUE), 64: ("64-127 tokens on", SKY),
+}  # fmt: skip
 """Distances to the exchange that are drawn; from each to its double."""
 _FEWEST = 4
 """Tokens of a sequence whose halves can be exchanged."""
@@ -127,13 +130,13 @@ class ContextExchange(AgainstTwins):
 
     def drawing(self, result: Result) -> Drawing:
         whole = [
-            Curve("residual", "residual after the layer", INK), Curve("residual_raw", "the same, raw", GREY, "dot"),
-            Curve("attention", "attention's output", BLUE), Curve("attention_raw", "the same, raw", SKY, "dot"),
+            Curve("residual", "residual after the layer", INK), Curve("residual_raw", "residual, raw", GREY, "dot"),
+            Curve("attention", "attention's output", GREEN), Curve("attention_raw", "its output, raw", PURPLE, "dot"),
         ]  # fmt: skip
         panels = [Panel("all distances", whole)]
         for kind, title in (("residual", "residual, by distance"), ("attention", "attention, by distance")):
-            names = {at: f"{at} tokens on" if at < 2 else f"{at}-{2 * at - 1} tokens on" for at in _SHOWN}
-            panels.append(Panel(title, [Curve(f"{kind}, {at}", names[at], colour) for at, colour in _SHOWN.items()]))
+            curves = [Curve(f"{kind}, {at}", name, colour) for at, (name, colour) in _SHOWN.items()]
+            panels.append(Panel(title, curves))
         return Drawing(
             result.summary(), panels, y_title="share explained by the token", common=True,
             note=f"context exchanged before the second half; {TEXT_BAND}",
