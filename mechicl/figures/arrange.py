@@ -21,7 +21,7 @@ from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_ht
 WIDE, NARROW = 1040, 380
 """Pixels: a page on a desk, and in a hand."""
 
-_LEAST_PANEL = 22
+_LEAST_PANEL = 20.5
 """Width of a panel with its axis, in sizes of text."""
 _WORDS = 0.32
 """Share of the width that words at a y axis may take."""
@@ -95,7 +95,7 @@ def _columns(n: int, meta: Mapping[str, Any], width: float) -> int:
     room = max(1, int(width // _LEAST_PANEL))
     fixed = meta.get("columns")
     if fixed:
-        return int(fixed) if fixed <= room else 1
+        return max(n for n in range(1, min(int(fixed), room) + 1) if fixed % n == 0)
     return math.ceil(n / math.ceil(n / room))
 
 
