@@ -21,7 +21,7 @@ from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_ht
 WIDE, NARROW = 1040, 380
 """Pixels: a page on a desk, and in a hand."""
 
-_LEAST_PANEL = 22
+_LEAST_PANEL = 20.5
 """Width of a panel with its axis, in sizes of text."""
 _WORDS = 0.32
 """Share of the width that words at a y axis may take."""
@@ -95,7 +95,7 @@ def _columns(n: int, meta: Mapping[str, Any], width: float) -> int:
     room = max(1, int(width // _LEAST_PANEL))
     fixed = meta.get("columns")
     if fixed:
-        return int(fixed) if fixed <= room else 1
+        return max(n for n in range(1, min(int(fixed), room) + 1) if fixed % n == 0)
     return math.ceil(n / math.ceil(n / room))
 
 
@@ -264,6 +264,6 @@ def _legend_height(figure: go.Figure, width: float, size: float) -> float:
     # On several lines plotly may give each entry the widest one's room, and it leaves more between groups than within.
     entries = [max(width_of(line, size) for line in lines) + _SYMBOL for lines in shown.values()]
     a_row = max(1, int((width - 20) // max(entries)))
-    rows = 1 if sum(entries) - 24 * len(entries) <= width - 20 else -(-len(entries) // a_row)
+    rows = 1 if sum(entries) <= width - _SYMBOL else -(-len(entries) // a_row)
     lines = sum(map(len, shown.values())) if a_row == 1 else rows * max(map(len, shown.values()))
     return lines * max(1.75 * size, 19.5) + 6
