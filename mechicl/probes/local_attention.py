@@ -74,11 +74,13 @@ class LocalAttention(Probe):
         widest = min(max(*self.windows, _AUTHORS_WINDOW), n_pos - 1)
         previous = torch.stack([_previous(pattern, i) for i in range(1, widest + 1)], -1)
         sink = pattern[..., 0]
+        # Not 1 - sink, of which float32 keeps no digit where a head pays all but 1e-7 to position 0.
+        elsewhere = pattern[..., 1:].sum(-1).clamp(min=torch.finfo(pattern.dtype).tiny)
         masses, free = [], []
         for k in self.windows:
             mass = previous[..., :k].sum(-1) * (real & (query > k))
             masses.append(mass.sum(-1))
-            free.append((mass / (1 - sink).clamp(min=1e-6)).clamp(max=1).sum(-1))
+            free.append((mass / elsewhere).clamp(max=1).sum(-1))
         after_0 = real & (query > 0)
         to_self = torch.diagonal(pattern, dim1=-2, dim2=-1)
         pooled = previous[..., :_AUTHORS_WINDOW].sum(-1) * real

@@ -120,7 +120,8 @@ def material(name: str, tokenizer: Any, study: Study) -> Any:
         documents = [" " + " ".join(draw.choice(WORDS, 40)) for _ in range(given.documents)]
         return mi.load_corpus(tokenizer, documents, prepend_bos=True, n_ctx=80, packing="documents")
     long = study.name in ("joiner-ablation", *catalogue.WANTS_WORDS)  # which look for words in it
-    n_ctx, tokens = (128, 6000 if study.name == "inner-lexicon" else 800) if long else (given.n_ctx, given.tokens)
+    enough = {"inner-lexicon": 6000, "joiner-ablation": 1600}.get(study.name, 800)
+    n_ctx, tokens = (128, enough) if long else (given.n_ctx, given.tokens)
     return mi.load_corpus(tokenizer, given.text, prepend_bos=True, n_ctx=n_ctx, tokens=tokens)
 
 

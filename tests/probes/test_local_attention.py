@@ -96,3 +96,14 @@ def test_uniform_attention_is_the_null():
 def test_a_window_of_nothing_is_refused():
     with pytest.raises(InputError, match="windows"):
         LocalAttention((0,))
+
+
+def test_what_a_head_leaves_beside_position_0_is_divided_exactly():
+    """A head that pays all but 1e-7 to position 0: its other weights still sum to 1, which 1 - sink in float32 hides."""
+    weights = torch.rand(1, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tril() * 1e-7
+    weights[..., 0] = 1
+    pattern = weights / weights.sum(-1, keepdim=True)
+    exact, sums = (LocalAttention((2,))._sums(one, torch.tensor([6])) for one in (pattern, pattern.float()))
+    alone = [pattern[0, 0, q, q - 2 : q].sum() / pattern[0, 0, q, 1:].sum() for q in range(3, 6)]
+    torch.testing.assert_close(exact[0, 0, 1], torch.stack(alone).sum())
+    torch.testing.assert_close(sums[0, 0, 1].double(), exact[0, 0, 1], rtol=1e-5, atol=0)
