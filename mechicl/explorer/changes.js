@@ -82,7 +82,7 @@ function makeChanges(start, source, changed, compared) {
       ablated,
       exchanges.length ? chosen("Exchange the label word of a demonstration", exchange) : null,
       row(beside, h("span", {}, "Clean and changed side by side")),
-      h("p", { class: "mx-soft" }, "Ablated heads write zero. ", source.live ? "Each change re-runs the model." : "One at a time on this page; in a notebook they combine."),
+      h("p", { class: "mx-soft" }, heads.length ? "Ablated heads write zero. " : null, source.live ? "Each change re-runs the model." : "One at a time on this page; in a notebook they combine."),
     ].filter(Boolean),
   };
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import process_time
 from typing import Any
 
@@ -241,12 +241,20 @@ def test_a_page_keeps_what_plain_runs_say(explorer: Explorer, tiny_icl: Any, pro
         assert page["guesses"][place] == explorer.answer({"ask": "guesses", "switches": OFF, "about": place})
 
 
+@dataclass(frozen=True)
+class HalfEmbedding(mi.Patch):
+    """Acts before the first block."""
+
+    def hooks(self, model: Any, batch: Any) -> list[Any]:
+        return [("hook_embed", lambda value, hook: 0.5 * value)]
+
+
 @pytest.mark.parametrize("family", tiny.families)
 def test_patches_swept_together_answer_as_each_alone(family: str) -> None:
     model, prompt = tiny.model(family), random_prompts(1, d_vocab=tiny.D_VOCAB)[0]
     patches = [
         mi.patches.Drop(0), mi.patches.IsolateLabels([1]), mi.patches.AblateHeads([(0, 1), (1, 0)]),
-        mi.patches.Reorder((1, 0)), mi.patches.Edit("hook_embed", lambda value: 0.5 * value),
+        mi.patches.Swap(0), HalfEmbedding(),
     ]  # fmt: skip
     swept = label_logits_alone(model, prompt, patches)
     alone = torch.cat([mi.run(model, prompt, patches=[patch], progress=None).label_logits for patch in patches])
