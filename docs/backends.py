@@ -65,7 +65,7 @@ def table() -> str:
     lines.append("|---" * (len(columns) + 1) + "|")
     for name, row in json.loads(PAGE.read_text()).items():
         cells = [row.get(dtype, {}).get(kind) for dtype, kind in columns]
-        lines.append(f"| `{name}` | " + " | ".join("-" if cell is None else f"{cell:.1g}" for cell in cells) + " |")
+        lines.append(f"| `{name}` | " + " | ".join("-" if cell is None else f"{cell:.2g}" for cell in cells) + " |")
     return "\n".join(lines)
 
 

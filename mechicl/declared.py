@@ -25,7 +25,7 @@ RESERVED = frozenset(
      "too_long", "order", "anchor", "label_words", "columns", "chat", "score",
      "text", "tokens", "length", "packing", "column", "split",
      "processing",
-     "out", "backend", "dtype", "device", "n_ctx", "as_json", "workers", "ray", "shard", "checkpoints",
+     "out", "backend", "dtype", "device", "n_devices", "n_ctx", "as_json", "workers", "ray", "shard", "checkpoints",
      "include", "limit", "prompt_seeds")
 )  # fmt: skip
 """Arguments and options that studies share: no switch can have such a name."""

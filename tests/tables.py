@@ -17,8 +17,11 @@ def deviations(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
     found = {}
     for name in ours:
         one, other = ours[name].to_numpy(), theirs[name].to_numpy()
-        if len(one) and isinstance(other[0], np.ndarray | list):
-            one, other = (np.concatenate([np.ravel(cell) for cell in column]) for column in (one, other))
+        if any(isinstance(cell, np.ndarray | list) for cell in other):
+            one, other = (
+                np.concatenate([np.ravel([] if cell is None else cell) for cell in column]) for column in (one, other)
+            )
+            assert len(one) == len(other), name
             if other.dtype.kind in "OU":
                 assert list(one) == list(other), f"column {name} differs"
                 continue
