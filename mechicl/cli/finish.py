@@ -157,7 +157,7 @@ def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
     The quantity has the room that the other columns leave; where that is little, the intervals go.
     """
     whole = table.rename(columns=lambda name: name.removeprefix("measured, ")).map(str)
-    whole = whole.replace(r"^(mean|average) of tasks$", "mean", regex=True)
+    whole = whole.replace({r"^(mean|average) of tasks$": "mean", r"\bquery at ": ""}, regex=True)
     short = whole.replace(r" \[.*\]$", "", regex=True)
     for shown in (whole, short):
         longest = (max(map(len, [*shown[name], name])) for name in shown.columns[1:])

@@ -265,5 +265,6 @@ def _legend_height(figure: go.Figure, width: float, size: float) -> float:
     entries = [max(width_of(line, size) for line in lines) + _SYMBOL for lines in shown.values()]
     a_row = max(1, int((width - 20) // max(entries)))
     rows = 1 if sum(entries) <= width - _SYMBOL else -(-len(entries) // a_row)
-    lines = sum(map(len, shown.values())) if a_row == 1 else rows * max(map(len, shown.values()))
-    return lines * max(1.75 * size, 19.5) + 6
+    heights = [len(lines) for lines in shown.values()]
+    height = sum(heights) if a_row == 1 else rows * max(heights)
+    return float(height * max(1.75 * size, 19.5) + 6)

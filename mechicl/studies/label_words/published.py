@@ -88,7 +88,7 @@ def _table_2(result: Result) -> Iterator[_Row]:
     means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
     for method, (xl, j) in TABLE_2.items():
         for positions in ("", "original", "zero"):
-            placement = f", {positions} positions" if positions else ""
+            placement = f", query at {positions} positions" if positions else ""
             for place, (metric, title) in enumerate(_METRICS.items()):
                 if (method, positions, metric) in means.index:
                     measured = _percent(means[method, positions, metric])
