@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.basedatatypes import BaseTraceType
 
-from mechicl.figures import INK, bounded, curve_traces, error_bars, panels, styled
+from mechicl.figures import INK, bounded, coordinates, curve_traces, error_bars, panels, styled
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
             figure.add_trace(trace, **grid)
         for level in panel.content:
             if isinstance(level, Level):
-                _add_level(figure, level, grid)  # after the traces: plotly draws none in an empty panel
+                _add_level(
+                    figure, level, coordinates(traces, "y"), grid
+                )  # after the traces: plotly draws none in an empty panel
         figure.update_xaxes(axes["x"], **grid)
         figure.update_yaxes(axes["y"], **grid)
     if beyond:
@@ -188,7 +190,9 @@ def _traces(drawing: Drawing, item: Curve) -> list[go.Scatter]:
     return curve_traces(rows, x=drawing.x, name=item.name, colour=item.colour, dash=item.dash)
 
 
-def _add_level(figure: go.Figure, level: Level, grid: Mapping[str, int]) -> None:
+def _add_level(figure: go.Figure, level: Level, values: np.ndarray, grid: Mapping[str, int]) -> None:
     line = {"color": level.colour, "dash": level.dash}
-    text = {"annotation_text": level.text, "annotation_position": "bottom right"} if level.text else {}
+    lowest = level.value <= values.min(initial=np.inf)  # below it stand the ticks of the x axis
+    position = "top right" if lowest else "bottom right"
+    text = {"annotation_text": level.text, "annotation_position": position} if level.text else {}
     figure.add_hline(level.value, line=line, **text, **grid)

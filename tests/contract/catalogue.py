@@ -23,6 +23,7 @@ import mechicl.engines
 import mechicl.patches
 import mechicl.probes
 from mechicl.corpora import TokenCorpus, WordPairs, load_corpus, load_word_pairs
+from mechicl.engines.alone import label_logits_alone
 from mechicl.engines.attribution import attributed
 from mechicl.engines.compression import compress, kept_positions, on_anchors, on_kept
 from mechicl.engines.context import Context, read_context
@@ -62,6 +63,7 @@ from mechicl.patches import (
     Swap,
 )
 from mechicl.probes import (
+    AttentionMap,
     HeadSaliency,
     HeadScores,
     LensTokens,
@@ -166,6 +168,7 @@ def _classes(package: ModuleType, *kinds: type) -> list[type]:
 
 
 _PROBES: dict[type, Callable[[], list[Probe]]] = {
+    AttentionMap: lambda: [AttentionMap((0, -1))],
     HeadSaliency: lambda: [HeadSaliency(1)],
     LensTokens: lambda: [LensTokens((1, 4), k=2)],
     SaliencyMap: lambda: [SaliencyMap((0, 2)), SaliencyMap((1,), "sum_of_abs")],
@@ -412,6 +415,23 @@ class Put(Patch):
         return [(name, write(name)) for name in _names(site, layers)]
 
 
+@dataclass(frozen=True)
+class Shifted(Patch):
+    """Other embeddings, before the first block."""
+
+    def hooks(self, net: Any, batch: Any) -> list[Any]:
+        return [("hook_embed", lambda value, hook: value + 1)]
+
+
+def _alone(model: Any) -> Pair:
+    """Patches inside the blocks share what lies below them; one of the embedding takes a run of its own."""
+    prompt = prompts()[0]
+    inside = [IsolateLabels((0, 1)), Drop(1), AblateHeads(((-1, 3),)), Swap(0)]
+    asked = [*inside, Shifted()]
+    plain = [run(model, [prompt], patches=[one], progress=None).label_logits[0] for one in asked]
+    return label_logits_alone(model, prompt, asked), torch.stack(plain)
+
+
 def _transplanted(model: Any) -> Pair:
     net, base = hooked(model), prompts()[0]
     source, labels = _other_labels(base), base.label_positions
@@ -477,6 +497,7 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     read_context: _asked,
     compress: _compressed,
     last_tokens: _last,
+    label_logits_alone: _alone,
     on_anchors: _on_anchors,
     on_kept: _on_all_kept,
     fit_reweighting: _fitted,

@@ -3,7 +3,7 @@
 The paper calls the first layer an extension of the embedding, "only a function of the current token". Literally that is
 false, because the first layer has attention; the question is how much of its output comes from the context. So the
 first half of each sequence is exchanged for that of another: the tokens of the second half keep their ids and their
-positions, and position 0 stays as it is. How far their residuals move is held against the distance between different
+positions, and position 0 keeps its token. How far their residuals move is held against the distance between different
 tokens at the same position: 1 less the ratio is the share of variance that the current token (and what was read since
 the exchange) explains. A token right at the exchange shares nothing with its twin but itself; a later one shares ever
 more of its context, so the share is also given by distance to the exchange.
@@ -138,7 +138,7 @@ class ContextExchange(AgainstTwins):
             curves = [Curve(f"{kind}, {at}", name, colour) for at, (name, colour) in _SHOWN.items()]
             panels.append(Panel(title, curves))
         return Drawing(
-            result.summary(), panels, y_title="share explained by the token", common=True,
+            result.summary(), panels, y_title="share explained by the token",
             note=f"context exchanged before the second half; {TEXT_BAND}",
         )  # fmt: skip
 
