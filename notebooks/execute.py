@@ -90,7 +90,7 @@ def still(page: Path, chromium: Any) -> str:
     """A picture of an explorer's page, at the layer with the strongest edge of all."""
     tab = chromium.new_page(viewport={"width": 1180, "height": 600})
     tab.goto(page.as_uri())
-    first = tab.evaluate("JSON.parse(document.getElementById('start').textContent).view")
+    first = tab.evaluate("JSON.parse(document.getElementById('start').textContent).view.saliency")
     strength = [edges[0][2] if edges else 0 for edges in first["edges"]]
     slider = tab.get_by_role("slider", name="Layer")
     slider.fill(str(strength.index(max(strength))))

@@ -25,5 +25,6 @@ from mechicl.figures.text import plain, shortened
 __all__ = [
     "BLUE", "DARK", "FLOW_COLOURS", "GREEN", "GREY", "INK", "LABEL_COLOUR", "LIGHT", "NARROW", "ORANGE", "PURPLE",
     "SKY", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "VERMILION", "WIDE", "add_curve", "arrange", "band",
-    "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain", "shortened", "styled",
+    "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain", "shortened",
+    "styled",
 ]  # fmt: skip
