@@ -101,9 +101,8 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
             figure.add_trace(trace, **grid)
         for level in panel.content:
             if isinstance(level, Level):
-                _add_level(
-                    figure, level, coordinates(traces, "y"), grid
-                )  # after the traces: plotly draws none in an empty panel
+                # After the traces: plotly draws none in an empty panel.
+                _add_level(figure, level, coordinates(traces, "y"), grid)
         figure.update_xaxes(axes["x"], **grid)
         figure.update_yaxes(axes["y"], **grid)
     if beyond:
