@@ -31,6 +31,8 @@ class Material:
     """What one model reads."""
 
     task: str
+    of_many_classes: str
+    """A task of three classes or more, for error diagnosis."""
     samples: int
     text: str
     n_ctx: int
@@ -40,8 +42,8 @@ class Material:
 
 
 MATERIAL = {
-    "tiny-icl": Material("tiny-topics-4", samples=4, text="tiny-icl", n_ctx=48, tokens=188, documents=12),
-    "smollm2-135m-q4": Material("reviews", samples=2, text="pydocs", n_ctx=16, tokens=60, documents=6),
+    "tiny-icl": Material("tiny-topics-4", "tiny-topics-4", samples=4, text="tiny-icl", n_ctx=48, tokens=188, documents=12),
+    "smollm2-135m-q4": Material("reviews", "headlines", samples=2, text="pydocs", n_ctx=16, tokens=60, documents=6),
 }
 """Models that exist as each class."""
 LESS = {
@@ -108,7 +110,8 @@ def material(name: str, tokenizer: Any, study: Study) -> Any:
     """A few prompts or sequences, eight pairs of sentences, or two questions."""
     given = MATERIAL[name]
     if study.reads == "prompts":
-        return study.prompts(mi.load_task(given.task), tokenizer, samples=given.samples, seed=42)
+        task = given.of_many_classes if study.name == "error-diagnosis" else given.task
+        return study.prompts(mi.load_task(task), tokenizer, samples=given.samples, seed=42)
     if study.reads == "pairs":
         return mi.corpora.load_word_pairs(tokenizer, list(_pairs()), prepend_bos=True, n_ctx=64)
     if study.reads == "benchmarks":
