@@ -19,7 +19,8 @@ def test_the_picture_shows_tokens_and_escapes_them() -> None:
     for heat in figure.data:
         assert max(max(row) for row in heat.z) == pytest.approx(1.0)
         assert all(row[i] == 0 for i, row in enumerate(heat.z))
-    ticks = figure.layout.xaxis.ticktext
+    assert len(figure.layout.xaxis.ticktext) == 3, "of a long prompt the columns name label words and target alone"
+    ticks = figure.layout.yaxis.ticktext
     assert len(ticks) == len(prompt)
     assert not any("<b>" in tick for tick in ticks)
     assert any("&amp;" in tick for tick in ticks)
