@@ -45,7 +45,7 @@ MATERIAL = {
     "tiny-icl": Material(
         "tiny-topics-4", "tiny-topics-4", samples=4, text="tiny-icl", n_ctx=48, tokens=188, documents=12
     ),
-    "smollm2-135m-q4": Material("reviews", "headlines", samples=2, text="pydocs", n_ctx=16, tokens=60, documents=6),
+    "smollm2-135m-q4": Material("reviews", "headlines", samples=2, text="pydocs", n_ctx=16, tokens=60, documents=8),
 }
 """Models that exist as each class."""
 LESS = {
