@@ -51,6 +51,7 @@ MATERIAL = {
 LESS = {
     "anchor-patching": {"sites": ("resid_post",)},
     "anchor-sweep": {"windows": (27,)},
+    "error-diagnosis": {"components": (1,)},
     "information-flow": {"untrained": 0},
     "layer-lesions": {"kinds": ("drop",)},
 }
