@@ -58,7 +58,8 @@ def at_one_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, n_
     names = [f"{_in_words(isolated, arms)}, {end} {n_layers}" for isolated, end in rows.index]
     colours, dashes = zip(*(styles[place] for place in rows.index), strict=True)
     patterns = ["/" if dash == "dot" else "" for dash in dashes]
-    level = marks(names, [floor] * len(names), "line-ns-open", _LEVELS.get(metric, _CONSTANT))
+    symbol = "diamond-open" if metric in _LEVELS else "line-ns-open"
+    level = marks(names, [floor] * len(names), symbol, _LEVELS.get(metric, _CONSTANT))
     content = [bars(rows, names, colours, marker_pattern_shape=patterns), level]
     return Panel(TITLES[metric], content, {"range": [0, 1.02]})
 
