@@ -100,6 +100,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/forward.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/classes.py
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/classes.py --model tiny-icl
+	$(BIN)/python benchmarks/real.py
 
 # At most seven minutes on a machine with a GPU; PYTHON=python3 takes that machine's own libraries and makes no
 # environment. GPU_ARGS names parts, or rehearses: GPU_ARGS="--device cpu --size tiny".

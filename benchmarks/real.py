@@ -126,7 +126,12 @@ def plain_lens(hf: Any, texts: Tensor) -> Tensor:
         # The last of them is normed already.
         logits = [hf.lm_head(hf.model.norm(state))[0, 1:] for state in states[:-1]] + [hf.lm_head(states[-1])[0, 1:]]
         found.append(
-            torch.stack([torch.stack([entropy(one).mean(), kl_divergence(logits[-1], one).mean()]) for one in logits])
+            torch.stack(
+                [
+                    torch.stack([entropy(one, unit="bits").mean(), kl_divergence(logits[-1], one).mean()])
+                    for one in logits
+                ]
+            )
         )
     return torch.stack(found)
 
