@@ -19,6 +19,7 @@ from rich.console import Console
 from mechicl.claims import Verdicts
 from mechicl.cli import main, reproduce
 from mechicl.cli.asked import OnAllOfLabelWords, OnPrompts
+from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.finish import as_json, fitting, overview, terminal
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
@@ -334,9 +335,13 @@ def test_scan_looks_at_a_prompt_or_at_a_text(mechicl: Mechicl, tmp_path: Path) -
     code, out, err = mechicl("scan", "--text", "Text: so na", "--answers", " Amber, Harbor", "--out", tmp_path)
     assert code == 0, err
     assert "among 2 answers" in out
-    for words in ([], ["--task", "tiny-topics-2", "--text", "so"], ["--task", "tiny-topics-2", "--answers", " Amber"]):
+    of_task = ["--task", "tiny-topics-2"]
+    for words in ([], [*of_task, "--text", "so"], [*of_task, "--answers", " Amber"]):
         code, _, err = mechicl("scan", *words, "--out", tmp_path)
         assert (code, err.count("\n")) == (2, 1), err
+    code, _, err = mechicl("scan", *of_task, "--prompt", 10**6, "--out", tmp_path)
+    assert code == 2
+    assert err.splitlines()[-1] == "mechicl: --prompt is 1000000, and tiny-topics-2 has 1000 prompts, counted from 0."
 
 
 def test_the_readme_names_every_study() -> None:
@@ -389,6 +394,17 @@ def test_reproduce_runs_what_neither_paper_has_where_it_is_asked_to(tmp_path: Pa
     for study, own in plan:
         assert own.samples == study.shared_options["samples"]
         assert own.demonstrations == (study.shared_options["demonstrations"] or "per_seed")
+
+
+def test_reproduce_runs_every_study_once(tmp_path: Path) -> None:
+    """In each part: a study that stands twice would be measured, or read back, and told twice."""
+    asked = OnAllOfLabelWords(model="m", out=tmp_path, task="sst2", samples=1000, extensions=True)
+    plans = [[one for one, _ in reproduce._label_word_studies(part, 6, asked)] for part in reproduce._PARTS]
+    texts = OnAllOfStages(model="m", out=tmp_path, text="pydocs", word_pairs=Path("wic"), benchmarks="lambada")
+    plans += [reproduce._stages_studies(protocol, 6, texts) for protocol in reproduce._PROTOCOLS]
+    for plan in plans:
+        names = [study.name for study in plan]
+        assert len(names) == len(set(names)), names
 
 
 def test_order_and_anchor_make_other_prompts(tmp_path: Path) -> None:

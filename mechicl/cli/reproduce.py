@@ -217,15 +217,8 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
         return [s.Lesions(protocol), *both]
     kinds = ("drop", "swap", "attention", "mlp", "replace", *(("repeat",) if windows else ()))
     studies = [s.Atlas(), s.Lesions(kinds=kinds, windows=windows or (1,)), s.TokenLesions(), s.ManyLesions(), *both]
-    studies += [
-        s.NeuronsStudy(),
-        s.EntropyNeurons(),
-        s.ContextExchange(),
-        s.WordMerging(),
-        s.WordIdentity(),
-        s.InnerLexicon(),
-    ]
-    studies += [s.ContextExchange(), s.JoinerAblation(), s.RightThenWrong(), s.CausalStages(), s.PartOfSpeech()]
+    studies += [s.NeuronsStudy(), s.EntropyNeurons(), s.ContextExchange(), s.WordMerging(), s.WordIdentity()]
+    studies += [s.InnerLexicon(), s.JoinerAblation(), s.RightThenWrong(), s.CausalStages(), s.PartOfSpeech()]
     if asked.word_pairs is not None:
         studies.append(s.Wic())
     if asked.benchmarks is not None:

@@ -70,6 +70,8 @@ def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answer
     from mechicl.studies import OnePrompt
 
     (prompts,) = asked.material(OnePrompt(), model)
+    if number >= len(prompts):
+        raise InputError(f"--prompt is {number}, and {asked.task} has {len(prompts)} prompts, counted from 0.")
     return look(model, prompts[number])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechicl.errors import InputError, first_line
+from mechicl.errors import InputError, first_line, retold
 from mechicl.models import tokenizer_digest
 from mechicl.models.tokenizers import bos_id
 from mechicl.prompts.prompt import Prompt
@@ -61,11 +61,9 @@ def _written(tokenizer: Any, text: str | Sequence[Mapping[str, str]]) -> Written
         )
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("This tokenizer has no chat template; give a text, or a model that was trained to chat.")
-    try:
-        messages = [dict(one) for one in text]
+    messages = [dict(one) for one in text]
+    with retold(lambda error: f"The chat template refuses this conversation: {first_line(error)}"):
         string = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # templates are programs of their authors
-        raise InputError(f"The chat template refuses this conversation: {first_line(error)}") from error
     return Written(tokenizer).template(string)
 
 

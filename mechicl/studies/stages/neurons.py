@@ -121,10 +121,10 @@ class NeuronsStudy(Study):
             + (f", not at {_named(holds[False])}." if holds[False] else ".")
         ]
         if len(centred := where(table, unembedding=_CENTRED)):
-            given, without = (
+            of_centred, as_given = (
                 _contrast(claim, rows, self.kurtosis).mean() for rows in (centred, where(table, unembedding=_GIVEN))
             )
-            notes.append(f"With W_U centred it is {given:+.3g}, without {without:+.3g}.")
+            notes.append(f"With W_U centred it is {of_centred:+.3g}, without {as_given:+.3g}.")
         return replace(found, note=" ".join(notes))
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
