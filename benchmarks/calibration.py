@@ -48,13 +48,15 @@ def planted(study: Any, sign: int, draw: int) -> dict[str, str]:
     generator = np.random.default_rng(draw)
     effect, gold = 2 * sign * study.claims[0].least, generator.integers(2, size=SEEDS * PROMPTS)
     luck = generator.random(len(gold))  # the same for all conditions of a prompt: what is compared is paired
+    # compression is compared with its best control, and a constant answer keeps .58 of 24 labels drawn at random
+    base = 0.65 if study.name == "compression" else 0.5
 
     def right(condition: Condition) -> np.ndarray:
         if next(iter(condition.values())) in ("nothing", "full context"):
             return np.ones(len(gold), dtype=bool)
         other = not str(condition[column]).startswith(value) or condition.get("layer")
         gains = study.name in ("reweighting", "compression")  # elsewhere isolation takes away
-        return luck < 0.5 + (0 if other else effect if gains else -effect)
+        return luck < base + (0 if other else effect if gains else -effect)
 
     conditions = study.conditions(tiny.model("gpt2"))
     table = pd.concat([rows_of(one, right(one), gold) for one in conditions], ignore_index=True)

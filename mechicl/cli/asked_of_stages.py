@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
-_benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada")
+_benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada", "reviews", "headlines", "questions")
 _Bos = Annotated[bool, on("Prepend BOS to every sequence or sentence, or end-of-text if the tokenizer has no BOS.")]
 _Limit = Annotated[int | None, on("Documents per benchmark; default: all.", min=1)]
 
@@ -175,7 +175,8 @@ class OnAllOfStages(OnTextAndPrompts):
 
     word_pairs: Annotated[Path | None, on("Word-in-Context data; without it, wic is left out.")] = None
     benchmarks: Annotated[
-        str | None, on("Benchmarks such as hellaswag,lambada; without them, their study is left out.", _benchmarks)
+        str | None,
+        on("Benchmarks such as hellaswag, or reviews, which needs no network; without them, none is run.", _benchmarks),
     ] = None
     limit: _Limit = None
 
@@ -212,7 +213,11 @@ class OnBenchmarks(Asked):
     """Benchmarks of lm-evaluation-harness."""
 
     tasks: Annotated[
-        str, on("hellaswag, arc-easy, lambada, or names of the harness; comma-separated.", _benchmarks)
+        str,
+        on(
+            "Names of the harness, or reviews, headlines, questions, which need no network; comma-separated.",
+            _benchmarks,
+        ),
     ] = "hellaswag,arc-easy,lambada"
     include: Annotated[Path | None, on("Folder with your own tasks in the harness's YAML format.")] = None
     limit: _Limit = None

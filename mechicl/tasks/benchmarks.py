@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechicl.doors import door
 from mechicl.errors import InputError, first_line
+from mechicl.tasks.built_in import load_task, shipped_tasks
+from mechicl.tasks.files import FileSource
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,10 +106,11 @@ class _Answering:
 def load_benchmarks(
     names: Sequence[str] = tuple(NAMES), *, include: str | Path | None = None, limit: int | None = None
 ) -> Benchmarks:
-    """Load tasks of lm-evaluation-harness, whose documents come from the hub.
+    """Load tasks of lm-evaluation-harness, whose documents come from the hub, or shipped texts in its format.
 
     Args:
-        names: hellaswag, arc-easy, lambada, or what the harness calls a task.
+        names: hellaswag, arc-easy, lambada, or what the harness calls a task; without the hub reviews, headlines or
+            questions, whose texts come with mechicl.
         include: a folder with tasks of one's own in the harness's YAML, which may read local files.
         limit: documents of each task that are used; default: all.
 
@@ -123,20 +126,41 @@ def load_benchmarks(
     if include is not None and not Path(include).is_dir():
         raise InputError(f"There is no folder {include}; give one with the YAML files of your tasks.")
     wanted = [NAMES.get(name, name) for name in names]
+    own = {} if include is not None else {name: _of_shipped_texts(name) for name in wanted if name in _shipped_texts()}
     with _quietly():
-        manager = TaskManager(include_path=include, include_defaults=include is None)
+        manager = TaskManager(include_path=include, include_defaults=include is None and len(own) < len(wanted))
         if include is not None and not set(wanted) <= set(manager.all_tasks):
             manager = TaskManager(include_path=include)  # the harness's own, which take seconds to list
-        unknown = [name for name in wanted if name not in manager.all_tasks]
+        unknown = [name for name in wanted if name not in own and name not in manager.all_tasks]
         if unknown or not wanted:
             raise InputError(
-                f"The harness has no task {unknown[0] if unknown else ''!r}; {', '.join(NAMES)} are the paper's."
+                f"The harness has no task {unknown[0] if unknown else ''!r}; {', '.join(NAMES)} are the paper's, and "
+                f"{', '.join(_shipped_texts())} come with mechicl."
             )
         try:
-            tasks = manager.load(wanted)["tasks"]
+            tasks = manager.load([own.get(name, name) for name in wanted])["tasks"]
         except Exception as error:  # whatever the harness, datasets or the hub's client make of it
             raise InputError(f"The documents of {', '.join(names)} cannot be loaded ({first_line(error)}).") from error
     return Benchmarks(tasks, limit)
+
+
+def _shipped_texts() -> list[str]:
+    return [name for name in shipped_tasks() if isinstance(load_task(name).source, FileSource)]
+
+
+def _of_shipped_texts(name: str) -> dict[str, Any]:
+    """A shipped task without demonstrations, as the harness's YAML would have it: which label word is likeliest?"""
+    task = load_task(name)
+    assert isinstance(task.source, FileSource)
+    return {
+        "task": name, "dataset_path": "json", "test_split": "test",
+        "dataset_kwargs": {"data_files": {"test": str(task.source.path / "test.jsonl")}},
+        "output_type": "multiple_choice",
+        "doc_to_text": task.template.replace("{text}", "{{text}}").replace("{label}", ""),
+        "doc_to_target": f"{{{{{list(task.label_words)}.index(label)}}}}",
+        "doc_to_choice": [word.strip() for word in task.label_words.values()],
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}], "metadata": {"version": 1.0},
+    }  # fmt: skip
 
 
 @contextmanager

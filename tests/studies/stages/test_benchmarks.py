@@ -12,7 +12,7 @@ from mechicl.errors import InputError
 from mechicl.patches import Drop
 from mechicl.studies import benchmarks
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks
-from mechicl.tasks import load_benchmarks
+from mechicl.tasks import load_benchmarks, load_task
 from tests import tiny
 
 DOCUMENTS = [
@@ -106,6 +106,22 @@ def test_other_documents_are_another_material(folder, tasks):
     assert len(fewer.requests) == 6
     assert fewer.digest() != tasks.digest()
     assert fewer.digest() == load_benchmarks(["own_choice"], include=folder, limit=2).digest()
+
+
+@pytest.mark.lm_eval
+def test_shipped_texts_are_asked_without_a_network():
+    """The first document as the task itself would ask it, and a choice for every label word."""
+    tasks = load_benchmarks(["reviews", "questions"], limit=3)
+    context, words = tasks.requests[0][0], [continuation for _, continuation in tasks.requests[:2]]
+    assert context.startswith("Review: ")
+    assert context.endswith("\nSentiment:")
+    assert words == list(load_task("reviews").label_words.values())
+    assert len(tasks.requests) == 3 * 2 + 3 * 6
+    queries = load_task("reviews").splits.queries
+    assert queries is not None
+    first = {(context, list(load_task("reviews").label_words.values())[queries.classes[0]]): (-1.0, True)}
+    table = tasks.score(lambda requests: [first.get(one, (-2.0, False)) for one in requests])
+    assert table.set_index(["benchmark", "prompt"]).loc[("reviews", 0), "acc"] == 1
 
 
 def test_groups_of_lesions_change_nothing(monkeypatch):
