@@ -200,7 +200,7 @@ def _scores(table: pd.DataFrame, target: str, protocol: Protocol) -> Iterator[tu
 
 def _predictions(table: pd.DataFrame) -> str:
     """How many predictions the rarest class has, and which seeds predict few classes."""
-    single, missing, rarest = [], [], len(table)
+    single, missing, rarest, tasks = [], [], len(table), " and ".join(table["task"].unique())
     for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
         counts, classes = where(rows, layer=0)["predicted"].value_counts(), len(rows["attention"].iloc[0])
         if len(counts) == 1:
@@ -209,7 +209,11 @@ def _predictions(table: pd.DataFrame) -> str:
         rarest = min(rarest, counts.min())
         if len(counts) < classes:
             missing.append(f"{classes - len(counts)} of {classes} in {task}, seed {seed}")
-    parts = [f"The smallest class has at least {rarest} prompts in every seed"] if rarest < len(table) else []
+    parts = (
+        [f"On {tasks} the rarest class is predicted for at least {rarest} prompts of every seed that has an AUROC"]
+        if rarest < len(table)
+        else []
+    )
     parts += [f"No AUROC, because a single class is predicted: {'; '.join(single)}"] if single else []
     parts += [f"Classes never predicted are left out: {'; '.join(missing)}"] if missing else []
     return " ".join(f"{part}." for part in parts)
