@@ -108,9 +108,9 @@ from tests import tiny
 
 # ---- what is run on
 
-_TEXTS = ("a good film", "bad film, bad", "Business", "so bad it was", "film of the year", "the worst", "fine", "dull")
+TEXTS = ("a good film", "bad film, bad", "Business", "so bad it was", "film of the year", "the worst", "fine", "dull")
 _NAMES = ("World", "Sports", "Business", "Technology")
-_ROWS = [{"text": text, "label": name} for i, text in enumerate(_TEXTS) for name in (_NAMES[i % 4], _NAMES[i // 2])]
+_ROWS = [{"text": text, "label": name} for i, text in enumerate(TEXTS) for name in (_NAMES[i % 4], _NAMES[i // 2])]
 TASK = Task(
     "four classes", "Article: {text}\nAnswer:{label}", {name: f" {name}" for name in _NAMES},
     {"train": _ROWS, "test": _ROWS[:5]},
@@ -126,7 +126,7 @@ def prompts() -> PromptSet:
 @functools.cache
 def text() -> TokenCorpus:
     """Running text with words of one and of several tokens; sequences of different lengths."""
-    documents = [" ".join(_TEXTS[i % 8] for i in range(start, start + 4)) for start in range(4)]
+    documents = [" ".join(TEXTS[i % 8] for i in range(start, start + 4)) for start in range(4)]
     return load_corpus(tiny.tokenizer(), documents, prepend_bos=True, n_ctx=24, packing="documents")
 
 
