@@ -25,7 +25,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent / "docs")]
 
 from pictures import light  # noqa: E402
 
-from mechicl.figures import WIDE  # noqa: E402
+from mechicl.figures import NOTEBOOK  # noqa: E402
 from tests.notebooks import PLOTLY, WIDGET, digest  # noqa: E402
 
 
@@ -34,7 +34,7 @@ def execute(path: Path, chromium: Any) -> None:
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=3600, record_timing=False, resources={"metadata": {"path": str(HERE)}})
     with tempfile.TemporaryDirectory() as folder, client.setup_kernel():
-        aside(client, f"import plotly.io; plotly.io.renderers['png'].width = {WIDE}")
+        aside(client, f"import plotly.io; plotly.io.renderers['png'].width = {NOTEBOOK}")
         for index, cell in enumerate(notebook.cells):
             if cell.cell_type != "code":
                 continue

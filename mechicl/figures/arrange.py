@@ -18,8 +18,8 @@ import plotly.graph_objects as go
 from mechicl.figures.axes import set_ticks
 from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
 
-WIDE, NARROW = 1040, 380
-"""Pixels: a page on a desk, and in a hand."""
+WIDE, NOTEBOOK, NARROW = 1040, 700, 380
+"""Pixels: a page on a desk, what a cell of a notebook has at least (and plotly's own export), a page in a hand."""
 
 _LEAST_PANEL = 20.5
 """Width of a panel with its axis, in sizes of text."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from mechicl.figures.arrange import WIDE, arrange
+from mechicl.figures.arrange import NOTEBOOK, arrange
 from mechicl.figures.colours import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.figures.text import plain
 
@@ -45,7 +45,7 @@ def styled(figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "",
     )
     _name_axes(figure, x, y)
     _explain_bands(figure)
-    return arrange(figure, width=WIDE)
+    return arrange(figure, width=NOTEBOOK)
 
 
 def _name_axes(figure: go.Figure, x: str, y: str) -> None:
