@@ -110,7 +110,7 @@ def test_a_class_never_predicted_is_named_not_averaged() -> None:
     assert seeds[("one", "AUCROC")].max() == 1
     assert seeds[("one", "AUCROC_gold")].min() == 2
     nothing = table.assign(predicted=1, gold=-1)
-    with pytest.raises(InputError, match="no AUCROC is defined"):
+    with pytest.raises(InputError, match="no AUROC is defined"):
         DeepLayers().summary(nothing)
     assert all(verdict.outcome == "undecided" for verdict in replace(result, table=table.assign(predicted=1)).claims)
     only_gold = replace(result, table=table.assign(predicted=1))

@@ -7,7 +7,7 @@ the claim against permuted predictions: its effect is the mean AUROC of the last
 
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
 share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
-there is no AUCROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
+there is no AUROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
 subtracts (`R_clipped` leaves such layers out). Where the interval of its denominator holds 0, R is undetermined: it has
 no interval and is not drawn. The average of tasks has the R of the averaged curve, as in the paper's figure.
 """
@@ -45,19 +45,19 @@ from mechicl.studies.summary import bands, by_task
 AVERAGE = "average of tasks"
 _TARGETS = {"AUCROC": "predicted", "AUCROC_gold": "gold"}
 _CURVES = {
-    "AUCROC": ("AUCROC, predicted label", BLUE, "solid"),
-    "AUCROC_gold": ("AUCROC, gold label", SKY, "dot"),
+    "AUCROC": ("AUROC, predicted label", BLUE, "solid"),
+    "AUCROC_gold": ("AUROC, gold label", SKY, "dot"),
     "R": ("R, share gathered up to here", ORANGE, "solid"),
     "R_clipped": ("R without layers below one half", ORANGE, "dot"),
 }
 _CLAIM = Claim(
     "deep-layers", "In deep layers, attention to the label words predicts the model's output.",
     "Label Words are Anchors, section 2.3, Fig. 5", "mean AUROC of the last third of the layers", "AUROC",
-    "permuted predictions", 0.1, "AUCROC approaches 0.8 in deep layers (GPT2-XL, GPT-J)",
+    "permuted predictions", 0.1, "AUROC approaches 0.8 in deep layers (GPT2-XL, GPT-J)",
 )  # fmt: skip
 _BOUNDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _PUBLISHED = 0.8
-"""What AUCROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
+"""What the AUROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class DeepLayers(Study):
     shows = "How well attention to the label words predicts the output, by layer."
     source = "Label Words are Anchors, section 2.3, Fig. 5"
     claim = (
-        "In deep layers the attention to the label words predicts the output: AUCROC approaches 0.8, and nearly all "
+        "In deep layers the attention to the label words predicts the output: the AUROC approaches 0.8, and nearly all "
         "of R is gathered in middle and deep layers."
     )
     claims = (_CLAIM,)
@@ -127,7 +127,7 @@ class DeepLayers(Study):
         Intervals are over seeds, each of which draws other demonstrations, then prompts; of a single seed over its
         prompts. Those of R hold the R of resampled curves; where the interval of its denominator holds 0, R is
         undetermined and they are NaN. `smallest_class` counts the prompts of the rarest target in any seed, `sets` and
-        `seeds` the seeds that have an AUCROC; `seed_sd` is the standard deviation of their own. With several tasks,
+        `seeds` the seeds that have an AUROC; `seed_sd` is the standard deviation of their own. With several tasks,
         "average of tasks" is the mean of their curves, and has no seed_sd.
         """
         tables: list[pd.DataFrame] = []
@@ -142,7 +142,7 @@ class DeepLayers(Study):
         if not tables:
             raise InputError(
                 "The model predicts one class for all prompts, and no gold labels of several classes are known, so no "
-                "AUCROC is defined; use more prompts or another task."
+                "AUROC is defined; use more prompts or another task."
             )
         return pd.concat(tables, ignore_index=True)
 
@@ -239,7 +239,7 @@ def _by_head(title: str, table: pd.DataFrame, protocol: Protocol) -> dict[str, n
 
 @dataclass(frozen=True)
 class _Curve:
-    """An AUCROC per layer, the same for resampled prompts, and what it stands on."""
+    """An AUROC per layer, the same for resampled prompts, and what it stands on."""
 
     values: Tensor
     draws: Tensor

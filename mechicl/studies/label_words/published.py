@@ -1,6 +1,6 @@
 """What the paper reports in numbers, to be held against what was measured.
 
-Tables 1, 2, 3 and 6, the height that AUCROC approaches, the accuracy with unrelated labels, and values that others read
+Tables 1, 2, 3 and 6, the height that the AUROC approaches, the accuracy with unrelated labels, and values that others read
 off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, its
 demonstrations one per class: results with more shots are held against the rows about more shots only.
 """
@@ -115,7 +115,7 @@ def _tables_3_and_6(result: Result) -> Iterator[_Row]:
 
 
 def _deep_layers(result: Result) -> Iterator[_Row]:
-    """The best AUCROC in the deeper half, which approaches 0.8 in the paper; with unrelated labels the accuracy."""
+    """The best AUROC in the deeper half, which approaches 0.8 in the paper; with unrelated labels the accuracy."""
     table, summary = result.table, result.summary()
     if set(table["task"]) == {UNRELATED}:
         known = table[(table["gold"] >= 0) & (table["layer"] == 0)]
@@ -129,7 +129,7 @@ def _deep_layers(result: Result) -> Iterator[_Row]:
     for task in tasks:
         best = where(deep, task=task).nlargest(1, "mean").iloc[0]
         measured = _percent(best["mean"], best["low"], best["high"])
-        yield _Row("best AUCROC of deep layers", task, "about 80", "about 80", measured)
+        yield _Row("best AUROC of deep layers", task, "about 80", "about 80", measured)
 
 
 def _figure_6(result: Result) -> Iterator[_Row]:

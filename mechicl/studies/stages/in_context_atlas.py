@@ -79,7 +79,7 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
     if 0 < start < n and len(auc):
         parts = auc[auc.index < start].mean(), auc[auc.index >= start].mean()
         sentences.append(
-            f"Attention to label words predicts the output with an AUCROC of {parts[0]:.2f} in those layers, of "
+            f"Attention to label words predicts the output with an AUROC of {parts[0]:.2f} in those layers, of "
             f"{parts[1]:.2f} in later ones"
         )
     return sentences
