@@ -15,7 +15,7 @@ from mechicl.errors import InputError
 def context_ends(corpus: TokenCorpus, length: int) -> Bool[Tensor, "sequence pos"]:
     """Positions at which `length` tokens of a single document end."""
     if length < 1:
-        raise InputError(f"A context of {length} tokens is none; give at least 1.")
+        raise InputError(f"length is {length}; a context needs at least 1 token.")
     documents = corpus.documents
     before = torch.full_like(documents, -1)
     before[:, length - 1 :] = documents[:, : documents.shape[1] - length + 1]

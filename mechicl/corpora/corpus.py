@@ -78,7 +78,7 @@ class TokenCorpus:
         if (*self.documents.shape, *self.words.shape, *self.lengths.shape) != (*shape, *shape, *shape[:1]):
             raise InputError("Documents and words have a number for each token, lengths one for each sequence.")
         if len(self.tokens) and not 0 < int(self.lengths.min()) <= int(self.lengths.max()) <= shape[1]:
-            raise InputError(f"A sequence has from 1 to {shape[1]} tokens; its length says something else.")
+            raise InputError(f"The length of a sequence is outside 1 to {shape[1]} tokens.")
         if self.tokenizer_digest is None:
             object.__setattr__(self, "tokenizer_digest", tokenizer_digest(self.tokenizer))
 

@@ -61,7 +61,7 @@ def lesion_sweep(
         HookError: an edit never happened.
     """
     if not lesions:
-        raise InputError("There is no lesion to sweep; give at least one.")
+        raise InputError("There is no ablation to sweep; give at least one.")
     net = blockwise(model, "lesion_sweep")
     known = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths
     batch = TokenBatch(tokens, known).to(net.device)

@@ -233,4 +233,4 @@ def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
         )
     for name, patch in patches.items():
         if not isinstance(patch, Patch):
-            raise InputError(f"{name!r} is {type(patch).__name__}, not a patch; mechicl.patches has those there are.")
+            raise InputError(f"{name!r} is {type(patch).__name__}, not a patch; mechicl.patches lists them.")

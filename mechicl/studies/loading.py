@@ -50,7 +50,7 @@ def load_studies(path: str | Path) -> list[type[Study]]:
         if isinstance(error, InputError):
             raise
         message = f"{type(error).__name__}: {first_line(error)}"
-        raise InputError(f"{path} cannot be run ({message}); mend it and try again.") from error
+        raise InputError(f"{path} cannot be run ({message}); correct it and try again.") from error
 
 
 def _added(path: Path, before: Mapping[str, type[Study]]) -> list[type[Study]]:
@@ -97,7 +97,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
     except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
         if not STUDIES[name].__module__.startswith("mechicl."):
             raise InputError(
-                f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); mend "
+                f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); fix "
                 "its summary, finding or evidence, or run it again."
             ) from error
         raise InputError(

@@ -190,7 +190,7 @@ def test_a_model_comes_back_as_it_was():
 
 
 def test_a_sweep_without_lesions_is_refused() -> None:
-    with pytest.raises(InputError, match="no lesion to sweep"):
+    with pytest.raises(InputError, match="no ablation to sweep"):
         lesion_sweep(tiny.model("gpt2"), tiny.tokens(), [])
 
 
