@@ -8,6 +8,7 @@ from mechicl.probes.label_attention import LabelAttention
 from mechicl.probes.label_lens import LabelLens
 from mechicl.probes.label_words import LabelMass, LabelNorms
 from mechicl.probes.last_residual import LastResidual
+from mechicl.probes.lens_map import LensMap
 from mechicl.probes.lens_tokens import LensTokens
 from mechicl.probes.local_attention import LocalAttention
 from mechicl.probes.logit_lens import LogitLens
@@ -21,8 +22,8 @@ from mechicl.probes.words import LossAt, WordAttention
 
 __all__ = [
     "AttentionMap", "Enrichment", "HeadEnrichment", "HeadSaliency", "HeadScores", "LabelAttention", "LabelLens",
-    "LabelMass", "LabelNorms", "LastResidual", "LensTokens", "LocalAttention", "LogitLens", "LossAt", "Norms",
-    "SaliencyFlow", "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
+    "LabelMass", "LabelNorms", "LastResidual", "LensMap", "LensTokens", "LocalAttention", "LogitLens", "LossAt",
+    "Norms", "SaliencyFlow", "SaliencyMap", "SubJoiner", "TextLoss", "TopTokens", "TunedLens", "WordAttention",
 ]  # fmt: skip
 
 

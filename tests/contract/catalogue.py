@@ -66,6 +66,7 @@ from mechicl.probes import (
     AttentionMap,
     HeadSaliency,
     HeadScores,
+    LensMap,
     LensTokens,
     LocalAttention,
     LossAt,
@@ -170,6 +171,7 @@ def _classes(package: ModuleType, *kinds: type) -> list[type]:
 _PROBES: dict[type, Callable[[], list[Probe]]] = {
     AttentionMap: lambda: [AttentionMap((0, -1))],
     HeadSaliency: lambda: [HeadSaliency(1)],
+    LensMap: lambda: [LensMap((0, 4))],
     LensTokens: lambda: [LensTokens((1, 4), k=2)],
     SaliencyMap: lambda: [SaliencyMap((0, 2)), SaliencyMap((1,), "sum_of_abs")],
     TopTokens: lambda: [TopTokens(4)],
