@@ -1085,6 +1085,7 @@ def anchor_heads(
     untrained: int = 4,
     k: int = 5,
     draws: int = 3,
+    alone: int = 4,
     batch_size: int = 16,
 ) -> Result:
     """Reading and gathering of every head, and predictions without the strongest heads.
@@ -1100,15 +1101,18 @@ def anchor_heads(
             undecided.
         k: Number of heads ablated together; at most half of the model's.
         draws: Random draws of control heads.
+        alone: Prompts of every set that are answered with each head ablated alone; 0: none.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. Two kinds of rows, by the column `part`. "heads", a row per prompt, layer and head:
         reading and gathering of label words and of random text, times an average token; their effects,
-        saliency per edge beyond that of random text, in logits; induction and previous-token scores.
-        "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the
-        controls of either, a row for each draw) and method (zero, mean): gold and predicted class,
-        label loyalty, word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
+        saliency per edge beyond that of random text, in logits; `lost_alone`, the logits that the
+        answer loses over the other label words' mean when this head alone is set to its mean (of the
+        first prompts with an odd number, else NaN); induction and previous-token scores. "ablations", a
+        row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of
+        either, a row for each draw) and method (zero, mean): gold and predicted class, label loyalty,
+        word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
     """
 
 def decision_layer(
