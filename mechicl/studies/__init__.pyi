@@ -608,7 +608,7 @@ def joiner_ablation(
     draw_seed: int = 0,
     batch_size: int = 4,
 ) -> Result:
-    """Loss after multi-token words without sub-joiner heads, against random heads.
+    """Loss after multi-token words without sub-joiner heads, and what these heads attend to.
 
     Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
 
@@ -624,9 +624,12 @@ def joiner_ablation(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Loss after words with heads ablated: a row per set of heads, sequence and kind of
-        word. `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss
-        added, in nats, mean over `words` words; `after` says after which.
+        A result. Loss after words with heads ablated, and what these heads attend to, by the column
+        `part`. "ablation", a row per set of heads, sequence and kind of word: `draw` is -1 for the sub-
+        joiner heads and numbers the random ones; `cost` is the loss added, in nats, mean over `words`
+        words; `after` says after which. "pattern", a row per sequence, sub-joiner head, tokens of the
+        word (`pieces`) and distance: attention of the word's last token to the token so many `back`,
+        mean over `words` words. "example": the same of single words, by the best head.
     """
 
 def word_merging(

@@ -69,6 +69,7 @@ from mechicl.probes import (
     LensMap,
     LensTokens,
     LocalAttention,
+    LookBack,
     LossAt,
     SaliencyMap,
     SubJoiner,
@@ -177,6 +178,7 @@ _PROBES: dict[type, Callable[[], list[Probe]]] = {
     TopTokens: lambda: [TopTokens(4)],
     LastNeurons: lambda: [LastNeurons(((0, 1), (2, 5), (0, 0)))],
     LocalAttention: lambda: [LocalAttention((1, 5))],
+    LookBack: lambda: [LookBack(((0, 1), (-1, 3)), 4)],
     LossAt: lambda: [LossAt(lambda words: words >= 0)],
     SubJoiner: lambda: [SubJoiner(2)],  # of longer words there are few: in half precision single ranks turn
     WordAttention: lambda: [WordAttention(1)],
