@@ -27,6 +27,7 @@ from mechicl.patches import CutWords, Drop, FixNeurons, IsolateLabels, IsolateRa
 from mechicl.probes import (
     LabelAttention,
     LastResidual,
+    LensMap,
     LensTokens,
     LocalAttention,
     LossAt,
@@ -165,7 +166,7 @@ def test_a_sweep_of_drops_waits_per_chunk_of_tokens_and_not_per_lesion() -> None
 
 def test_no_reading_needs_float64_of_the_device() -> None:
     with Asked() as asked:
-        for probe in (*PROBES, mechicl.probes.LogitLens(), LensTokens((1, 2)), SaliencyMap((0, 1))):
+        for probe in (*PROBES, mechicl.probes.LogitLens(), LensTokens((1, 2)), LensMap((1,)), SaliencyMap((0, 1))):
             run(deep("gpt2", 2), prompts(), [probe], progress=None)
         for probe in (*TEXT_PROBES, mechicl.probes.LogitLens()):
             run(deep("gpt2", 2), text(), [probe], progress=None)

@@ -39,8 +39,9 @@ def label_logits_alone(model: Any, prompt: Prompt, patches: Sequence[Patch]) -> 
     rows: dict[Patch, Tensor] = {}
     if swept and runs_by_block(net):
         with torch.no_grad(), frozen(net):
-            finals = [final for _, *group in residual_groups(net, batch, swept) for final in group]
-            logits = net.lens(torch.cat([final[:, prompt.target] for final in finals]), batch.label_ids).cpu()
+            groups = residual_groups(net, batch, swept)
+            at_q = [final[:, prompt.target].clone() for _, *group in groups for final in group]  # lets the rest go
+            logits = net.lens(torch.cat(at_q), batch.label_ids).cpu()
         rows = dict(zip(swept, logits, strict=True))
     rows |= {
         patch: run(model, one, (), [patch], progress=None).label_logits[0] for patch in patches if patch not in rows

@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from mechicl.doors import door
 from mechicl.engines.alone import label_logits_alone
 from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.given import prompt_of
+from mechicl.explorer.kept import lensed
+from mechicl.explorer.lens_picture import lens_figure, lens_html, lens_table
 from mechicl.explorer.page import plain_page
+from mechicl.explorer.tokens import tokens, visible
 from mechicl.explorer.views import objective
 from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR
 from mechicl.files.writing import make_folder, write_atomically
@@ -28,7 +32,7 @@ from mechicl.hooks import Probe, run
 from mechicl.models import Model, hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.patches import IsolateLabels
-from mechicl.probes import Enrichment, HeadEnrichment, LabelLens, LensTokens, SaliencyMap
+from mechicl.probes import Enrichment, HeadEnrichment, LabelLens, LensMap, LensTokens, SaliencyMap
 from mechicl.prompts import Prompt
 from mechicl.readings import Reading
 
@@ -58,10 +62,18 @@ class Scan:
     layers: pd.DataFrame
     heads: pd.DataFrame
     """Heads that read label words most: layer, head, reading (times an average token), saliency (loss per edge)."""
+    lens: pd.DataFrame
+    """The logit lens after every layer at label words and at the last tokens, 64 in all: position, token, role, layer,
+    guess (the most probable next token), probability (that of the final prediction there), kl (nats, final || lens).
+    """
 
     def frame(self) -> pd.DataFrame:
         """A row per layer: the columns of `COLUMNS`; those about label words only where there are some."""
         return self.layers
+
+    def figure(self) -> go.Figure:
+        """`lens` as a heat map, layer by position; cells are coloured by the probability of the final prediction."""
+        return lens_figure(self.lens, title=f"Logit lens: {self.model}, {self.prompt.task or 'stored prompt'}")
 
     @property
     def answer(self) -> str:
@@ -100,7 +112,8 @@ class Scan:
         return (
             f'<div style="max-width:1100px"><h3><bdi>{escape(self.model)}</bdi>, '
             f"<bdi>{escape(self.prompt.task or 'stored prompt')}</bdi>, {len(self.prompt)} tokens</h3>"
-            f"<p><bdi>{escape(self.finding())}</bdi></p>{reading}{_bars(self)}</div>"
+            f"<p><bdi>{escape(self.finding())}</bdi></p>{reading}{_bars(self)}"
+            f"{lens_html(self.lens)}</div>"
         )
 
     def save_html(self, path: str | Path) -> Path:
@@ -132,15 +145,16 @@ def scan(
     prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
     net, loss = hooked(model), objective(prompt)
     n_layers = net.sizes.n_layers
-    saliency, lens, labels = (
+    saliency, lens, labels, path = (
         SaliencyMap(tuple(range(n_layers)), loss=loss),
         LensTokens((prompt.target,), 1),
         LabelLens(),
+        LensMap(tuple(lensed(prompt))),
     )
     of_labels: list[Probe] = []
     if prompt.anchors:
         of_labels = [Enrichment(loss=loss), HeadEnrichment(loss=loss), HeadEnrichment(loss=loss, absolute=True)]
-    seen = run(model, prompt, [saliency, lens, labels, *of_labels], progress=None)
+    seen = run(model, prompt, [saliency, lens, labels, path, *of_labels], progress=None)
     best = int(seen.predicted[0])
     to_target = seen[saliency].values[0, :, prompt.target, : prompt.target]
     texts = [token_text(net.tokenizer, token) for token in prompt.tokens]
@@ -157,7 +171,8 @@ def scan(
         enriched, relative, absolute = (seen[probe] for probe in of_labels)
         heads = _reading_heads(relative, absolute)
         table = table.assign(**_enriched(enriched), **_isolated(model, prompt, best))
-    return Scan(net.name, prompt, tuple(seen.label_probs[0].tolist()), table, heads)
+    return Scan(net.name, prompt, tuple(seen.label_probs[0].tolist()), table, heads,
+                lens_table(net, seen[path], tokens(net, prompt)))  # fmt: skip
 
 
 def _enriched(reading: Reading) -> dict[str, Any]:
@@ -222,7 +237,7 @@ def _cell(row: pd.Series[Any], column: str, title: str, unit: str, factor: bool)
     value = row[column]
     if isinstance(value, str):
         share = f" {row['lens_prob']:.0%}" if column == "lens" else ""
-        text = _visible(value)
+        text = visible(value)
         return f'<td style="{_LEFT}"><bdi>{escape(text)}</bdi>{share}</td>'
     colour = {"reading": TARGET_COLOUR, "gathering": LABEL_COLOUR}.get(column, TEXT_COLOUR)
     part = _of_log(value) if factor else value
@@ -239,12 +254,6 @@ def _cell(row: pd.Series[Any], column: str, title: str, unit: str, factor: bool)
         f'position:relative;width:{_WIDTH}px;height:10px;background:#8883"><i style="position:absolute;left:0;top:0;'
         f'height:10px;width:{_WIDTH * part:.0f}px;background:{colour}"></i>{mark}</span> {text}</td>'
     )
-
-
-def _visible(text: str) -> str:
-    """A token on one line: spaces as signs, characters that cannot be seen by their code points."""
-    signs = {" ": "␣", "\n": "⏎", "\t": "⇥"}
-    return "".join(signs.get(one, one if one.isprintable() else f"U+{ord(one):04X}") for one in text)
 
 
 def _of_log(value: float) -> float:

@@ -13,7 +13,8 @@ _MEANING = {"w": "w: demonstration text", "p": "p: label word", "anchor": "p: an
 def marked_html(text: str, roles: Sequence[str], caption: str) -> str:
     """A prompt's text with its positions marked; whatever stands in the text is escaped.
 
-    `roles` has one of "w", "p", "anchor", "q" or "" for each character; without text there is only the caption.
+    `roles` has one of "w", "p", "anchor", "q" or "" for each character; without text there is only the caption. Ink and
+    paper are those around it, and marks are transparent: the same HTML stands in light and in dark pages.
     """
     runs = (
         (role, "".join(character for _, character in run))
@@ -22,9 +23,9 @@ def marked_html(text: str, roles: Sequence[str], caption: str) -> str:
     body = "".join(_span(role, part) for role, part in runs) or "<i>text not stored</i>"
     legend = " ".join(_span(role, meaning) for role, meaning in _MEANING.items() if role in roles)
     return (
-        '<div style="background:#fff;color:#111;border:1px solid #ddd;padding:.6em;max-width:60em">'
+        '<div style="border:1px solid #8886;padding:.6em;max-width:60em">'
         f'<div style="font-size:.85em;margin-bottom:.5em">{legend} <span>{escape(caption)}</span></div>'
-        '<pre style="white-space:pre-wrap;max-height:24em;overflow:auto;margin:0;color:#111">'
+        '<pre style="white-space:pre-wrap;max-height:24em;overflow:auto;margin:0;color:inherit;background:none">'
         f"{body}</pre></div>"
     )
 

@@ -608,7 +608,7 @@ def joiner_ablation(
     draw_seed: int = 0,
     batch_size: int = 4,
 ) -> Result:
-    """Loss after multi-token words without sub-joiner heads, against random heads.
+    """Loss after multi-token words without sub-joiner heads, and what these heads attend to.
 
     Sub-joiner heads ablated (Stages of Inference, section 5.1, Fig. 6b; a test of our own).
 
@@ -624,9 +624,12 @@ def joiner_ablation(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Loss after words with heads ablated: a row per set of heads, sequence and kind of
-        word. `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss
-        added, in nats, mean over `words` words; `after` says after which.
+        A result. Loss after words with heads ablated, and what these heads attend to, by the column
+        `part`. "ablation", a row per set of heads, sequence and kind of word: `draw` is -1 for the sub-
+        joiner heads and numbers the random ones; `cost` is the loss added, in nats, mean over `words`
+        words; `after` says after which. "pattern", a row per sequence, sub-joiner head, tokens of the
+        word (`pieces`) and distance: attention of the word's last token to the token so many `back`,
+        mean over `words` words. "example": the same of single words, by the best head.
     """
 
 def word_merging(
@@ -1085,6 +1088,7 @@ def anchor_heads(
     untrained: int = 4,
     k: int = 5,
     draws: int = 3,
+    alone: int = 4,
     batch_size: int = 16,
 ) -> Result:
     """Reading and gathering of every head, and predictions without the strongest heads.
@@ -1100,15 +1104,18 @@ def anchor_heads(
             undecided.
         k: Number of heads ablated together; at most half of the model's.
         draws: Random draws of control heads.
+        alone: Prompts of every set that are answered with each head ablated alone; 0: none.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. Two kinds of rows, by the column `part`. "heads", a row per prompt, layer and head:
         reading and gathering of label words and of random text, times an average token; their effects,
-        saliency per edge beyond that of random text, in logits; induction and previous-token scores.
-        "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the
-        controls of either, a row for each draw) and method (zero, mean): gold and predicted class,
-        label loyalty, word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
+        saliency per edge beyond that of random text, in logits; `lost_alone`, the logits that the
+        answer loses over the other label words' mean when this head alone is set to its mean (of the
+        first prompts with an odd number, else NaN); induction and previous-token scores. "ablations", a
+        row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of
+        either, a row for each draw) and method (zero, mean): gold and predicted class, label loyalty,
+        word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
     """
 
 def decision_layer(

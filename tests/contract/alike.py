@@ -49,6 +49,7 @@ MATERIAL = {
 }
 """Models that exist as each class."""
 LESS = {
+    "anchor-heads": {"alone": 0},
     "anchor-patching": {"sites": ("resid_post",)},
     "anchor-sweep": {"windows": (27,)},
     "error-diagnosis": {"components": (1,)},

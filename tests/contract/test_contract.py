@@ -151,9 +151,11 @@ def test_probes_have_their_axes_and_equal_the_plain_path(model: Any) -> None:
 
 def check_axes(probe: Probe, reading: Reading, model: Any, material: Any) -> None:
     cfg, rows = model.cfg, "sequence" if isinstance(material, TokenCorpus) else "prompt"
-    sizes = {rows: len(material), "head": cfg.n_heads, "class": 4, "point": cfg.n_layers + 1}
+    sizes = {rows: len(material), "class": 4, "point": cfg.n_layers + 1}
     if not hasattr(probe, "layers"):
         sizes["layer"] = cfg.n_layers
+    if not hasattr(probe, "heads"):
+        sizes["head"] = cfg.n_heads
     axes = tuple(rows if axis in ("prompt", "sequence") else axis for axis in probe.axes)
     assert (reading.axes, reading.units) == (axes, probe.units)
     for axis, size in zip(axes, reading.shape, strict=True):

@@ -66,4 +66,58 @@ def test_the_page_needs_nothing_and_fits(
     tab = browser.open(scanned.save_html(tmp_path / "scan.html"), **window)
     assert (tab.errors, tab.requests) == ([], [])
     assert tab.fits()
-    assert tab.page.locator("tbody tr").count() == 6
+    assert tab.page.locator("table").nth(0).locator("tbody tr").count() == 6
+    assert tab.page.locator("table").nth(1).locator("tbody tr").count() == scanned.lens["position"].nunique()
+
+
+def test_the_lens_of_a_scan_is_the_logit_lens_by_position(scanned: Scan, tiny_icl: Any, prompt: Any) -> None:
+    with torch.no_grad():
+        _, cache = tiny_icl.run_with_cache(torch.tensor([prompt.tokens]), prepend_bos=False)
+    final = cache["blocks.5.hook_resid_post"]
+    answers = tiny_icl.unembed(tiny_icl.ln_final(final))[0].argmax(-1)
+    assert set(scanned.lens["layer"]) == set(range(6))
+    assert {prompt.target, *prompt.label_positions} <= set(scanned.lens["position"])
+    for cell in scanned.lens.sample(12, random_state=0).itertuples():
+        resid = cache[f"blocks.{cell.layer}.hook_resid_post"]
+        probs = tiny_icl.unembed(tiny_icl.ln_final(resid))[0, cell.position].detach().softmax(-1)
+        assert cell.guess == tiny_icl.tokenizer.decode([int(probs.argmax())])
+        assert cell.probability == pytest.approx(float(probs[answers[cell.position]]), rel=1e-3, abs=1e-6)
+
+
+def test_the_heat_map_of_the_lens_has_a_cell_for_each_layer_and_token(scanned: Scan, prompt: Any) -> None:
+    (heat,) = scanned.figure().data
+    places = scanned.lens["position"].drop_duplicates().to_list()
+    assert heat.z.shape == (len(places), 6)
+    row = heat.z[places.index(prompt.target)]
+    assert row == pytest.approx(scanned.lens[scanned.lens["position"] == prompt.target]["probability"].to_numpy())
+    assert any("Topic" in name for name in scanned.figure().layout.yaxis.ticktext)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_stands_on_the_pages_own_background_in_light_and_in_dark(
+    browser: Browser, scanned: Scan, tmp_path: Path, scheme: str
+) -> None:
+    tab = browser.open(scanned.save_html(tmp_path / "scan.html"), scheme=scheme)
+    boxes = tab.page.evaluate(
+        "[...document.querySelectorAll('div, pre')].map(o => getComputedStyle(o).backgroundColor)"
+    )
+    assert set(boxes) == {"rgba(0, 0, 0, 0)"}, "a box of one colour is a patch of light on a dark page"
+    contrasts = tab.page.evaluate(_CONTRASTS)
+    assert len(contrasts) > 300
+    assert min(contrasts) >= 4.5, "the least contrast of normal text by WCAG 2.1"
+
+
+_CONTRASTS = """() => {
+  const parse = text => (text.match(/[\\d.]+/g) || []).map(Number);
+  const over = ([r, g, b, a = 1], below) => [r, g, b].map((v, i) => a * v + (1 - a) * below[i]);
+  const behind = node => node ? over(parse(getComputedStyle(node).backgroundColor), behind(node.parentElement))
+    : matchMedia("(prefers-color-scheme: dark)").matches ? [18, 18, 18] : [255, 255, 255];
+  const light = ([r, g, b]) => [r, g, b].map(v => v / 255)
+    .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  return [...document.querySelectorAll("bdi, th, td")].filter(one => one.textContent.trim()).map(one => {
+    const [a, b] = [light(parse(getComputedStyle(one).color)), light(behind(one))].sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  });
+}"""
+"""Contrast of every text of a page with what lies behind it."""

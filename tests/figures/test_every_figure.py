@@ -79,6 +79,21 @@ def test_levels_are_drawn() -> None:
     assert [line.y0 for line in shapes] == [0.5]
 
 
+def test_the_blocks_of_every_model_are_outlined_on_its_map_and_a_row_has_one_scale() -> None:
+    """The note of the figure of several models promises them, too."""
+    one = adversarial.small("cka")
+    blocks = len(one.study.block_structure(one.table)["starts"].iloc[0])
+    drawn = [traces for _, _, traces in panels(adversarial.many_models(one).figure())]
+    outlined = [one for traces in drawn for one in traces if one.type == "scatter" and one.line.color == "white"]
+    assert len(outlined) == adversarial.MODELS
+    for outline in outlined:
+        corners = np.array([np.nan if place is None else place for place in outline.x], float).reshape(blocks, 6)
+        assert corners[0, 0] == -0.5
+        assert (corners[1:, 0] == corners[:-1, 1]).all(), "each block begins where the one before it ends"
+    scales = [one.showscale for traces in drawn for one in traces if one.type == "heatmap"]
+    assert scales == [False, True] * adversarial.MODELS
+
+
 def spans(figure: go.Figure) -> Iterator[tuple[Any, str, tuple[float, float]]]:
     """What a panel's axis of values goes from and to, where it is linear and has five points or more."""
     for x_axis, y_axis, traces in panels(figure):

@@ -67,3 +67,10 @@ def test_nothing_overlaps_and_nothing_is_cut(page: Page, name: str, change: Call
     figure = change(adversarial.small(name)).figure()
     faults = {width: page.faults(figure, *sizes) for width, sizes in WIDTHS.items()}
     assert not {width: found for width, found in faults.items() if found}
+
+
+@pytest.mark.parametrize("name", ["cka", "joiner-ablation"])
+def test_heat_maps_of_several_models_keep_their_scales_apart(page: Page, name: str) -> None:
+    figure = adversarial.many_models(adversarial.small(name)).figure()
+    faults = {width: page.faults(figure, *sizes) for width, sizes in WIDTHS.items()}
+    assert not {width: found for width, found in faults.items() if found}

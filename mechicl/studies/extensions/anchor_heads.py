@@ -12,6 +12,9 @@ others. Beside them stand as many heads that are not among them, each drawn from
 size. We count label loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which tells heads of
 in-context learning from heads that all prediction needs. Where other heads do the same work, nothing is lost.
 
+Each head is also ablated alone, on a few prompts: how much the answer's logit loses over the mean of the other label
+words'. That is all the head does, not its edges to label words alone, and other heads may make up for it.
+
 Induction and previous-token heads are known by their scores on random tokens that come twice (Olsson et al. 2022). We
 measure these and say how many of the k highest are the same heads. Position 0, the attention sink, is no label word and
 no text token, and the scores do not count it.
@@ -20,11 +23,13 @@ no text token, and the scores do not count it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from torch import Tensor
 
 from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
@@ -39,7 +44,14 @@ from mechicl.probes import HeadEnrichment, TextLoss, TopTokens
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, where
-from mechicl.studies.extensions.head_ablations import Heads, matched_heads, output_norms, standard_scores, top_heads
+from mechicl.studies.extensions.head_ablations import (
+    Heads,
+    lost_alone,
+    matched_heads,
+    output_norms,
+    standard_scores,
+    top_heads,
+)
 from mechicl.studies.extensions.heads_figure import heads_panels, overlap
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
@@ -61,7 +73,9 @@ SAME = Claim(
 KINDS = ("reading", "gathering")
 _TOKENS = ("label words", "random text")
 _SCORES, _EFFECTS = ("induction", "previous"), ("label_loyalty", "word_loyalty_5", "accuracy", "loss")
-_HEAD = (*KINDS, "reading_random_text", "gathering_random_text", "reading_effect", "gathering_effect", *_SCORES)
+_HEAD = (
+    *KINDS, "reading_random_text", "gathering_random_text", "reading_effect", "gathering_effect", "lost_alone", *_SCORES
+)  # fmt: skip
 _LOSS = Objective("logit_difference", "predicted")
 
 
@@ -70,7 +84,9 @@ class AnchorHeads(AgainstTwins):
     """Two kinds of rows, by the column `part`.
 
     "heads", a row per prompt, layer and head: reading and gathering of label words and of random text, times an average
-    token; their effects, saliency per edge beyond that of random text, in logits; induction and previous-token scores.
+    token; their effects, saliency per edge beyond that of random text, in logits; `lost_alone`, the logits that the
+    answer loses over the other label words' mean when this head alone is set to its mean (of the first prompts with an
+    odd number, else NaN); induction and previous-token scores.
     "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of either,
     a row for each draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k = 5),
     accuracy, and loss on the prompt's texts, in nats.
@@ -78,6 +94,10 @@ class AnchorHeads(AgainstTwins):
 
     k: Annotated[int, Switch("Number of heads ablated together; at most half of the model's.", min=1)] = 5
     draws: Annotated[int, Switch("Random draws of control heads.", min=1)] = 3
+
+    alone: Annotated[
+        int, Switch("Prompts of every set that are answered with each head ablated alone; 0: none.", min=0)
+    ] = 4
 
     name = "anchor-heads"
     title = "Heads that gather and read"
@@ -94,7 +114,9 @@ class AnchorHeads(AgainstTwins):
     least_read = 2
 
     def passes(self, n_layers: int) -> float:
-        return 6 + 2 * (1 + self.draws)
+        # A pass for half of every head, of a few prompts; models have about half as many heads as layers.
+        of_single_heads = self.alone * n_layers**2 / 4 / int(self.shared_options["samples"])
+        return 6 + 2 * (1 + self.draws) + of_single_heads
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
         return (table["weights"] == "as given") & (table["arm"] == "nothing")
@@ -108,9 +130,15 @@ class AnchorHeads(AgainstTwins):
         shape = (sizes.n_layers, sizes.n_heads)
         score = {kind: ranked[f"{kind}_effect"].mean().to_numpy().reshape(shape) for kind in KINDS}
         even, odd = (material.select(range(start, len(material), 2)) for start in (0, 1))
-        ablations = pd.concat(self._ablations(model, even, odd, score, batch_size), ignore_index=True)
+        means = head_means(model, even, batch_size=batch_size)
+        heads = heads.merge(self._lost_alone(model, odd, means), how="left", on=["prompt", "layer", "head"])
+        ablations = pd.concat(self._ablations(model, even, odd, score, means, batch_size), ignore_index=True)
         ablations["prompt"] = 2 * ablations["prompt"] + 1
         return pd.concat([heads.assign(part="heads"), ablations.assign(part="ablations")], ignore_index=True)
+
+    def of_twin(self, model: Any, material: PromptSet, batch_size: int) -> pd.DataFrame:
+        """Without single heads, which no claim rests on."""
+        return replace(self, alone=0).read(model, material, batch_size)
 
     def _heads(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
         probes = [HeadEnrichment(_LOSS, name, absolute) for absolute in (False, True) for name in _TOKENS]
@@ -124,10 +152,18 @@ class AnchorHeads(AgainstTwins):
             arm="", method="",
         )  # fmt: skip
 
+    def _lost_alone(self, model: Any, odd: PromptSet, means: Float[Tensor, "layer head d_head"]) -> pd.DataFrame:
+        """A row per prompt, layer and head of the first prompts."""
+        first = odd.prompts[: self.alone]
+        lost = np.stack([lost_alone(model, prompt, means) for prompt in first]) if first else np.empty((0, 0, 0))
+        prompt, layer, head = (place.flatten() for place in np.indices(lost.shape))
+        return pd.DataFrame({"prompt": 2 * prompt + 1, "layer": layer, "head": head, "lost_alone": lost.flatten()})
+
     def _ablations(
-        self, model: Any, even: PromptSet, odd: PromptSet, score: Mapping[str, np.ndarray], batch_size: int
-    ) -> Iterator[pd.DataFrame]:
-        norms, means = output_norms(model, even, batch_size), head_means(model, even, batch_size=batch_size)
+        self, model: Any, even: PromptSet, odd: PromptSet, score: Mapping[str, np.ndarray],
+        means: Float[Tensor, "layer head d_head"], batch_size: int,
+    ) -> Iterator[pd.DataFrame]:  # fmt: skip
+        norms = output_norms(model, even, batch_size)
         k, generator = min(self.k, norms.size // 2), np.random.default_rng(0)
         chosen = {kind: top_heads(score[kind], k) for kind in KINDS}
         arms: list[tuple[str, float, Heads]] = []
@@ -180,6 +216,8 @@ class AnchorHeads(AgainstTwins):
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
         note = f"mean of tasks; k = {self._k(result)}; {intervals(summary)}"
+        n_alone = where(summary, metric="lost_alone")["n"]
+        note += f"; heads alone: {n_alone.max()} prompts of a task" if len(n_alone) else ""
         panels = heads_panels(summary)
         widths = (1.0, 1.0) if len(panels) % 2 == 0 else ()  # scores in pairs
         return Drawing(summary, panels, x_title="", note=note, hover="closest", height=260, widths=widths)

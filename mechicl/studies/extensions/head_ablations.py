@@ -12,10 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.corpora import TokenCorpus
+from mechicl.engines.alone import label_logits_alone
 from mechicl.hooks import Probe, Watch, run, watch_layers
+from mechicl.metrics.objective import Objective
 from mechicl.models import blockwise, hooked
+from mechicl.patches import AblateHeads
 from mechicl.probes import HeadScores
-from mechicl.prompts import PromptBatch, PromptSet
+from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.readings import mean_of
 
 Heads = tuple[tuple[int, int], ...]
@@ -42,6 +45,23 @@ def matched_heads(
         drawn.append(nearest[int(generator.integers(len(nearest)))])
         free.remove(drawn[-1])
     return tuple(drawn)
+
+
+def lost_alone(
+    model: Any, prompt: Prompt, means: Float[Tensor, "layer head d_head"]
+) -> Float[np.ndarray, "layer head"]:
+    """What the clean answer's logit, less the mean of the other label words', loses to mean ablation of each head.
+
+    One sweep, in which a head's pass is the clean one up to its layer.
+    """
+    sizes = hooked(model).sizes
+    heads = [(layer, head) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
+    clean = run(model, prompt, progress=None).label_logits
+    answer = clean.argmax(-1)
+    ablated = label_logits_alone(model, prompt, [AblateHeads((one,), means) for one in heads])
+    difference = Objective("logit_difference", "gold")  # of the same answer, whatever the ablated model says
+    lost = difference(ablated, answer.expand(len(heads))) - difference(clean, answer)
+    return lost.double().numpy().reshape(sizes.n_layers, sizes.n_heads)
 
 
 def output_norms(model: Any, prompts: PromptSet, batch_size: int) -> Float[np.ndarray, "layer head"]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from mechicl.figures import BLUE, GREY, LABEL_COLOUR
 from mechicl.studies.drawing import Panel, bars, head_grids, where
@@ -35,19 +37,36 @@ def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def heads_panels(summary: pd.DataFrame) -> list[Panel]:
-    """Bars of what ablation leaves; by head reading, gathering, their effects, induction and previous-token scores."""
+    """Bars of what ablation leaves; by head reading, gathering, what is lost without it, effects, and scores."""
     grids, pair = grids_of(summary), ("reading", "gathering")
     style: dict[str, Any] = {"colorscale": "Viridis"}
     enriched = head_grids(
         {f"{kind}, label words less random text": grids[kind] for kind in pair}, "times an average token",
         zmin=0, zmax=20, **style,
     )  # fmt: skip
+    lost = _lost_alone(grids) if "lost_alone" in grids else []
     effects = {f"{kind} effect beyond random text": grids[f"{kind}_effect"] for kind in pair}
     scores = {"induction score": grids["induction"], "attention to the previous token": grids["previous"]}
     return [
-        *_bars(summary), *enriched, *head_grids(effects, "logits per edge"),
+        *_bars(summary), *enriched, *lost, *head_grids(effects, "logits per edge"),
         *head_grids(scores, "share of attention", zmin=0, zmax=1, **style),
     ]  # fmt: skip
+
+
+def _lost_alone(grids: Mapping[str, np.ndarray]) -> list[Panel]:
+    """What the answer loses to ablation of each head alone, and the same against what saliency says of the head."""
+    lost, effect = grids["lost_alone"], grids["reading_effect"]
+    layer, head = (place.flatten() for place in np.indices(lost.shape))
+    dots = go.Scatter(
+        x=effect.flatten(), y=lost.flatten(), mode="markers", marker={"color": GREY, "size": 5}, showlegend=False,
+        customdata=np.stack([layer, head], -1),
+        hovertemplate="L%{customdata[0]}H%{customdata[1]}: %{y:.3g} logits, effect %{x:.3g}<extra></extra>",
+    )  # fmt: skip
+    axes = {"title_text": "reading effect, logits per edge"}, {"title_text": "logits lost"}
+    return [
+        *head_grids({"answer's logit lost without this head alone": lost}, "logits"),
+        Panel("each head: lost without it, by its reading effect", [dots], *axes),
+    ]
 
 
 def _bars(summary: pd.DataFrame) -> list[Panel]:
@@ -71,11 +90,12 @@ def overlap(summary: pd.DataFrame, k: int) -> pd.DataFrame:
     found = []
     for (model, task, shots), rows in summary.groupby(["model", "task", "shots"], sort=False):
         grids = grids_of(rows)
-        highest = {name: set(top_heads(grids[name], k)) for name in ("reading_effect", "gathering_effect")}
+        scored: list[str] = [name for name in ("reading_effect", "gathering_effect", "lost_alone") if name in grids]
+        highest = {name: set(top_heads(grids[name], k)) for name in scored}
         highest |= {name: {one for one in top_heads(grids[name], k) if grids[name][one] >= _LEAST} for name in _SCORES}
         for one, other in combinations(highest, 2):
             chance = len(highest[one]) * len(highest[other]) / grids[one].size
-            heads = f"{one}, {other}".replace("_effect", "")
+            heads = f"{one}, {other}".replace("_effect", "").replace("lost_alone", "ablation")
             common = len(highest[one] & highest[other])
             found.append({"model": model, "task": task, "shots": shots, "heads": heads, "common": common,
                           "by chance": chance})  # fmt: skip

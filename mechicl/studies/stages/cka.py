@@ -21,6 +21,7 @@ change a short residual much, which makes blocks with random weights, too: the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -212,7 +213,9 @@ class Cka(AgainstTwins):
     def drawing(self, result: Result) -> Drawing:
         summary = where(result.summary(), residuals=self.residuals[0])
         matrix, low, high = (_square(summary, column) for column in ("mean", "low", "high"))
-        heat_map = _heat_map(matrix, low, high)
+        starts = self.block_structure(given(result.table), interval=False)["starts"].iloc[0]
+        maps = {kind: _square(where(result.summary(), residuals=kind), "mean") for kind in self.residuals}
+        lowest = min(0.0, *(float(one.min()) for one in maps.values()))
         i, j = np.triu_indices(len(matrix), 1)
         pairs = pd.DataFrame({"distance": j - i, "mean": matrix[i, j], "low": np.nan, "high": np.nan})
         dots = go.Scatter(
@@ -223,37 +226,42 @@ class Cka(AgainstTwins):
             Panel("CKA at each distance", [dots, Curve("cka", "mean at that distance", BLUE)],
                   x_axis={"title_text": "layers apart"},
                   y_axis={"title_text": "CKA", "range": [min(0, float(matrix.min())) - 0.02, 1.05]}),
-            Panel(f"CKA of {self.residuals[0]} residuals before two layers", [heat_map], y_axis=_DOWN),
+            _map(f"CKA of {self.residuals[0]} residuals before two layers", _heat_map(matrix, lowest, low, high),
+                 _outlines(starts, len(matrix))),
         ]  # fmt: skip
         if RAW in self.residuals[1:]:
-            raw = _square(where(result.summary(), residuals=RAW), "mean")
-            panels.append(Panel("CKA of raw residuals", [_heat_map(raw)], y_axis=_DOWN))
+            panels.append(_map("CKA of raw residuals", _heat_map(maps[RAW], lowest)))
         return Drawing(
             pairs.groupby("distance", as_index=False).mean().assign(metric="cka"), panels, x="distance",
             x_title="residual before layer", y_title="residual before layer", hover="closest",
             note=f"{_counted(result.table)}; white: the best blocks",
         )  # fmt: skip
 
-    def figure(self, result: Result) -> go.Figure:
-        figure = super().figure(result)
-        starts = self.block_structure(given(result.table), interval=False).iloc[0]["starts"]
-        n_points = int(result.table["layer"].max()) + 1
-        for start, stop in zip(starts, (*starts[1:], n_points), strict=True):
-            figure.add_shape(
-                type="rect", x0=start - 0.5, x1=stop - 0.5, y0=start - 0.5, y1=stop - 0.5,
-                line={"color": "white", "width": 2}, row=1, col=2,
-            )  # fmt: skip
-        return figure
+
+def _map(title: str, heat_map: go.Heatmap, *outlines: go.Scatter) -> Panel:
+    ends = [-0.5, len(heat_map.z) - 0.5]
+    return Panel(title, [heat_map, *outlines], {"range": ends}, {"range": ends[::-1], "dtick": 1})
 
 
-_DOWN = {"autorange": "reversed", "dtick": 1}
+def _outlines(starts: Sequence[int], n_points: int) -> go.Scatter:
+    """The blocks, as squares along the diagonal."""
+    corners: list[float | None] = []
+    other: list[float | None] = []
+    for start, stop in zip(starts, (*starts[1:], n_points), strict=True):
+        first, last = start - 0.5, stop - 0.5
+        corners += [first, last, last, first, first, None]
+        other += [first, first, last, last, first, None]
+    return go.Scatter(x=corners, y=other, mode="lines", line={"color": "white", "width": 2}, hoverinfo="skip",
+                      showlegend=False)  # fmt: skip
 
 
-def _heat_map(matrix: FloatArray, low: FloatArray | None = None, high: FloatArray | None = None) -> go.Heatmap:
+def _heat_map(
+    matrix: FloatArray, lowest: float, low: FloatArray | None = None, high: FloatArray | None = None
+) -> go.Heatmap:
     bounds = (matrix, matrix) if low is None or high is None else (low, high)
     interval = "" if low is None else " [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
     return go.Heatmap(
-        z=matrix, colorscale="Viridis", zmin=min(0.0, float(matrix.min())), zmax=1,
+        z=matrix, colorscale="Viridis", zmin=lowest, zmax=1,
         colorbar={"title": {"text": "CKA", "side": "right"}},
         customdata=np.stack(bounds, -1), hovertemplate=f"before %{{y}} and %{{x}}: %{{z:.3f}}{interval}<extra></extra>",
     )  # fmt: skip

@@ -7,7 +7,9 @@ Heads of the first third of the layers are chosen by what `word-merging` ranks t
 tokens, less that of single-token words as many tokens back), on one half of the vocabulary's words. They are set to
 their mean outputs, everywhere but at position 0, and the loss on the token after a word is measured on the other half.
 Control: as many random heads of the same layers, several draws. Beside it stands the loss after single-token words,
-where a sub-joiner head has nothing to join. There is no `protocol="paper"`: the authors ablate none.
+where a sub-joiner head has nothing to join. The paper's picture is drawn of the best of these heads: what a word's last
+token attends to, in the mean over held-out words and in ten of them. There is no `protocol="paper"`: the authors ablate
+none.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, measure_heads, ranked_heads
 from mechicl.studies.stages.twins import against_draws, by_layer
+from mechicl.studies.stages.word_patterns import pattern_panels, pattern_summary, word_patterns
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND, mean_with_interval
 
@@ -49,10 +52,12 @@ _OF = {"sub-joiner heads": VERMILION, "random heads": GREY}
 
 @dataclass(frozen=True)
 class JoinerAblation(Study):
-    """Loss after words with heads ablated: a row per set of heads, sequence and kind of word.
+    """Loss after words with heads ablated, and what these heads attend to, by the column `part`.
 
-    `draw` is -1 for the sub-joiner heads and numbers the random ones; `cost` is the loss added, in nats, mean over
-    `words` words; `after` says after which.
+    "ablation", a row per set of heads, sequence and kind of word: `draw` is -1 for the sub-joiner heads and numbers the
+    random ones; `cost` is the loss added, in nats, mean over `words` words; `after` says after which. "pattern", a row
+    per sequence, sub-joiner head, tokens of the word (`pieces`) and distance: attention of the word's last token to the
+    token so many `back`, mean over `words` words. "example": the same of single words, by the best head.
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are chosen for each number.", min=2)] = (2, 3)
@@ -62,12 +67,13 @@ class JoinerAblation(Study):
 
     name = "joiner-ablation"
     title = "Sub-joiner heads ablated"
-    shows = "Loss after multi-token words without sub-joiner heads, against random heads."
+    shows = "Loss after multi-token words without sub-joiner heads, and what these heads attend to."
     source = NEEDED.source
     claim = "Early heads merge the tokens of a word."
     claims = (NEEDED,)
     reads = "text"
     no_paper_protocol = "the authors ablate no heads"
+    may_lack = ("draw", "cost", "after", "pieces", "back", "attention", "word")  # of another part
     batch_size = 4
 
     @property
@@ -75,11 +81,12 @@ class JoinerAblation(Study):
         return sys.maxsize  # heads are chosen on all of the text
 
     def passes(self, n_layers: int) -> float:
-        return 3 + 1 + self.draws
+        return 3 + 2 + self.draws
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         sizes = hooked(model).sizes
-        sets = self.sets(self.chosen(model, corpus, batch_size), sizes.n_heads)
+        chosen = self.chosen(model, corpus, batch_size)
+        sets = self.sets(chosen, sizes.n_heads)
         means = head_means(model, corpus, batch_size=batch_size)
         patches = [AblateHeads(tuple(heads), means, positions="rest") for heads in sets.values()]
         names = [", ".join(f"{layer}.{head}" for layer, head in heads) for heads in sets.values()]
@@ -101,8 +108,9 @@ class JoinerAblation(Study):
                     "after": after,
                 }
                 tables.append(places.to_frame(index=False).assign(**rows, heads=np.repeat(names, len(indices))))
-        table = pd.concat(tables, ignore_index=True)
-        return table[table["words"] > 0].reset_index(drop=True)
+        ablations = pd.concat(tables, ignore_index=True).assign(part="ablation")
+        patterns = word_patterns(model, corpus, chosen, self.pieces, batch_size)
+        return pd.concat([ablations[ablations["words"] > 0], patterns], ignore_index=True)
 
     def chosen(self, model: Any, corpus: TokenCorpus, batch_size: int) -> list[tuple[int, int]]:
         """The sub-joiner heads (layer, head) of the first third of the layers.
@@ -140,7 +148,7 @@ class JoinerAblation(Study):
         return found
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        several, one = (where(table, after=after) for after in _AFTER)
+        several, one = (where(table, part="ablation", after=after) for after in _AFTER)
         words = int(where(several, draw=-1)["words"].sum())
         if words < LEAST_WORDS:
             return Evidence.nothing(f"The text has {words} words of several tokens to judge by; take more text.")
@@ -152,11 +160,17 @@ class JoinerAblation(Study):
         return against_draws(by_layer(several, "cost", "draw"), note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Loss added (nats): model, of (which heads), metric (after which words), mean, low, high, n (sequences)."""
-        rows = table.assign(of=np.where(table["draw"] < 0, *_OF), metric=table["after"])
+        """Model, of (which heads), metric, mean, low, high, n (sequences), pieces and back (or -1).
+
+        By metric: loss added after words of several tokens, or of one (nats); `pattern`, attention of a word's last
+        token to the token so many back, by the best sub-joiner head.
+        """
+        rows = where(table, part="ablation")
+        rows = rows.assign(of=np.where(rows["draw"] < 0, *_OF), metric=rows["after"])
         by = ["model", "of", "metric"]
         means = rows.groupby([*by, "sequence", "words"])["cost"].mean().reset_index()
-        return mean_with_interval(means, "cost", by, weight="words")
+        costs = mean_with_interval(means, "cost", by, weight="words").assign(pieces=-1, back=-1)
+        return pd.concat([costs, pattern_summary(table)], ignore_index=True)
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
@@ -166,8 +180,12 @@ class JoinerAblation(Study):
             names = [_AFTER[str(after)] for after in rows.index]
             bars.append(go.Bar(x=names, y=rows["mean"], name=of, marker_color=colour, error_y=error_bars(rows),
                                hovertemplate="%{y:.4f}"))  # fmt: skip
-        panel = Panel("loss added on the token after", bars, {"title_text": ""})
-        return Drawing(summary, [panel], y_title="nats", note=f"heads at their means; {TEXT_BAND}")
+        of_costs = Panel("loss added on the token after", bars, {}, {"title_text": "nats"})
+        panels = [of_costs, *pattern_panels(summary, result.table)]
+        return Drawing(
+            summary, panels, x="back", x_title="", hover="closest", note=f"heads at their means; {TEXT_BAND}",
+            widths=(1.0, 1.0) if len(panels) % 2 == 0 else (),
+        )  # fmt: skip
 
 
 def _cost(rows: pd.DataFrame, *, own: bool) -> float:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mechicl as mi
+from mechicl.patches.ablate_heads import head_means
 from mechicl.probes import HeadEnrichment, HeadScores, TextLoss
 from mechicl.studies.extensions.anchor_heads import AnchorHeads
 from mechicl.studies.extensions.head_ablations import matched_heads, output_norms, standard_scores, top_heads
@@ -47,6 +48,33 @@ def test_ablations_are_a_plain_loop(family: str) -> None:
         assert rows.loc[index, "label_loyalty"] == float(logits[labels].argmax() == clean[labels].argmax())
         tops = [set(x.topk(5).indices.tolist()) for x in (logits, clean)]
         assert rows.loc[index, "word_loyalty_5"] == pytest.approx(len(tops[0] & tops[1]) / len(tops[0] | tops[1]))
+
+
+@pytest.mark.parametrize("family", tiny.cases)
+def test_what_is_lost_without_one_head_is_a_plain_run_for_each(family: str) -> None:
+    """Mean ablation, head by head, with the means of the prompts that are not asked."""
+    model, prompts = tiny.model(family), plain.prompts(4)
+    table = AnchorHeads(k=1, draws=1, untrained=0, alone=1).run(model, prompts).table
+    rows = table[table["part"] == "heads"].set_index(["prompt", "layer", "head"])["lost_alone"]
+    assert set(rows.dropna().index.get_level_values("prompt")) == {1}, "the first that heads are not ranked on"
+    means = head_means(model, prompts.select([0, 2]))
+    prompt = prompts[1]
+    labels = list(prompt.label_ids)
+    clean = plain.logits(model, prompt)[labels].detach()
+    answer = int(clean.argmax())
+
+    def margin(logits: torch.Tensor) -> float:
+        return float(logits[answer] - logits[[c for c in range(len(logits)) if c != answer]].mean())
+
+    for layer, head in np.ndindex(*means.shape[:2]):
+
+        def at_its_mean(z: torch.Tensor, hook: Any, layer: int = layer, head: int = head) -> torch.Tensor:
+            edited = z.clone()
+            edited[:, :, head] = means[layer, head].to(z)
+            return edited
+
+        ablated = plain.logits(model, prompt, [(f"blocks.{layer}.attn.hook_z", at_its_mean)])[labels].detach()
+        assert rows[1, layer, head] == pytest.approx(margin(clean) - margin(ablated), abs=2e-4)
 
 
 def test_standard_scores_by_their_definition() -> None:
@@ -149,3 +177,15 @@ def test_heads_that_gather_are_needed_and_heads_that_read_are_the_same_everywher
     common = next(iter(result.study.tables(result).values())).set_index("heads")
     assert common.loc["gathering, previous", "common"] > 2 * common.loc["gathering, previous", "by chance"]
     assert len(result.figure().data) >= 8
+    titles = result.figure().layout.meta["panels"]
+    assert {"answer's logit lost without this head alone", "each head: lost without it, by its reading effect"} <= {
+        *titles
+    }
+    assert set(result.table[result.table["weights"] != "as given"]["lost_alone"].isna()) == {True}
+
+
+def test_single_heads_can_be_left_out() -> None:
+    model, prompts = tiny.model("llama"), plain.prompts(2)
+    whole = AnchorHeads(k=1, draws=1, untrained=0, alone=0).run(model, prompts)
+    assert whole.table["lost_alone"].isna().all()
+    assert not [title for title in whole.figure().layout.meta["panels"] if "alone" in title]

@@ -12,6 +12,7 @@ from mechicl.metrics import cross_entropy
 from mechicl.patches import head_means
 from mechicl.probes.words import word_half
 from mechicl.studies.stages.joiner_ablation import NEEDED, JoinerAblation
+from mechicl.studies.stages.word_patterns import REACH
 from tests import tiny
 from tests.contract.catalogue import more_text
 
@@ -46,6 +47,26 @@ def test_costs_are_those_of_hooks_by_hand(result):
     assert row["cost"] == pytest.approx(float((ablated - clean)[at[0, :-1]].mean()), rel=1e-3, abs=1e-6)
 
 
+def test_patterns_are_those_of_held_out_words(result):
+    """What the last token of a word of two tokens attends to, without position 0 in reach."""
+    model, corpus = tiny.model("gpt2"), more_text()
+    ended, half = pieces_of_ended_words(corpus.words), word_half(corpus.tokens, corpus.words)
+    rows = result.table.query("part == 'pattern' and sequence == 1 and pieces == 2")
+    at = ((ended[1] == 2) & (half[1] == 1)).nonzero()[:, 0]
+    at = at[at >= REACH]
+    with torch.no_grad():
+        _, cache = model.run_with_cache(corpus.tokens[1:2, : corpus.lengths[1]], prepend_bos=False)
+    for row in rows.itertuples():
+        layer, head = map(int, row.heads.split("."))
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern"][0, head]
+        assert row.words == len(at)
+        assert row.attention == pytest.approx(float(pattern[at, at - int(row.back)].mean()), abs=1e-6)
+    example = result.table.query("part == 'example' and pieces == 2")
+    assert set(example["word"]) <= {"a b", "c b", "ax", "bx"}
+    assert example.groupby("word").size().eq(REACH).all(), "a row per distance, each word once"
+    assert set(example["heads"]) == {result.table.query("part == 'example'")["heads"].iloc[0]}
+
+
 def test_random_heads_are_others_of_the_same_layers():
     sets = STUDY.sets([(0, 1), (0, 3), (2, 0)], 6)
     assert set(sets) == {-1, 0, 1, 2}
@@ -59,13 +80,13 @@ def test_random_heads_are_others_of_the_same_layers():
 
 def test_needed_heads_are_told_from_any_others(result):
     assert all(one.outcome != "supported" for one in result.claims)
-    assert len(result.figure().data) == 2
+    assert [trace.type for trace in result.figure().data].count("bar") == 2
     draw, rows = np.random.default_rng(0), []
     for document in range(10):
         for number, cost in ((-1, 0.3), *((n, 0.05) for n in range(4))):
             for after, more in (("several tokens", cost), ("one token", 0.02)):
                 rows.append({"draw": number, "sequence": document, "document": document, "after": after, "heads": "1.2",
-                             "words": 10, "cost": more + draw.normal(0, 0.01)})  # fmt: skip
+                             "words": 10, "part": "ablation", "cost": more + draw.normal(0, 0.01)})  # fmt: skip
     table = pd.DataFrame(rows)
     verdict = decide(NEEDED, STUDY.evidence(NEEDED, table))
     assert verdict.outcome == "supported"
