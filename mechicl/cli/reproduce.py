@@ -149,7 +149,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
     if protocol == "paper":
         return studies
     one = replace(asked, seeds=asked.seeds.split(",")[0], samples=1)
-    return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked), (w.AnchorSweep(windows=layers), asked)]
+    return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked), (w.AnchorSweep(), asked)]
 
 
 def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
