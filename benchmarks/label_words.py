@@ -30,7 +30,7 @@ from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep
-from mechicl.studies.label_words.compression import Compression
+from mechicl.studies.label_words.compression import READ_APART, Compression
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import REWEIGHTED, Reweighting
 from mechicl.studies.study import Study
@@ -116,7 +116,7 @@ def compression(model: Any, prompts: PromptSet) -> list[Comparison]:
 def compression_study(model: Any, prompts: PromptSet) -> list[Comparison]:
     """The study with the query at its own positions: full context, text anchor, three kept sets, 20 random sets."""
     study, first = Compression(positions=("original",)), prompts[0]
-    conditions = study.conditions(model)
+    conditions = [one for one in study.conditions(model) if one["method"] != READ_APART]
     sets = [kept_positions(first, kept) for kept in study.kept] + random_sets(first, study.n_sets, study.random_seed)
 
     def paper() -> Tensor:
