@@ -30,7 +30,7 @@ from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds
 from mechicl.studies.label_words.anchor_sweep import AnchorSweep
-from mechicl.studies.label_words.compression import Compression
+from mechicl.studies.label_words.compression import READ_APART, Compression
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import REWEIGHTED, Reweighting
 from mechicl.studies.study import Study
@@ -90,17 +90,14 @@ def deep_layers(model: Any, prompts: PromptSet) -> list[Comparison]:
 
 
 def isolation(model: Any, prompts: PromptSet) -> list[Comparison]:
-    """The study's five conditions: nothing, label words and random tokens, in the first and in the last layers."""
+    """Five conditions of the study: nothing, label words and random tokens, in the first and in the last layers."""
     study = Isolation(n_layers=(min(5, model.cfg.n_layers - 1),))
-    patches = [study.patch(model, prompts, condition) for condition in study.conditions(model)]
+    patches = [study.patches(model, prompts, condition) for condition in study.conditions(model)[:5]]
 
     def ours() -> Tensor:
-        return torch.cat(
-            [run_shared(model, prompts, patches=[p] if p else [], progress=None).label_logits for p in patches]
-        )
+        return torch.cat([run_shared(model, prompts, patches=some, progress=None).label_logits for some in patches])
 
-    conditions = [[patch] if patch else [] for patch in patches]
-    return [Comparison("isolation, five conditions", lambda: paper_way.isolated(model, prompts, conditions), ours, 3)]
+    return [Comparison("isolation, five conditions", lambda: paper_way.isolated(model, prompts, patches), ours, 3)]
 
 
 def compression(model: Any, prompts: PromptSet) -> list[Comparison]:
@@ -116,7 +113,7 @@ def compression(model: Any, prompts: PromptSet) -> list[Comparison]:
 def compression_study(model: Any, prompts: PromptSet) -> list[Comparison]:
     """The study with the query at its own positions: full context, text anchor, three kept sets, 20 random sets."""
     study, first = Compression(positions=("original",)), prompts[0]
-    conditions = study.conditions(model)
+    conditions = [one for one in study.conditions(model) if one["method"] != READ_APART]
     sets = [kept_positions(first, kept) for kept in study.kept] + random_sets(first, study.n_sets, study.random_seed)
 
     def paper() -> Tensor:
@@ -148,8 +145,7 @@ def anchor_kinds(model: Any, prompts: PromptSet) -> list[Comparison]:
         for one in conditions:
             of_kind = set(study.positions(first, one["kind"])) if one["kind"] else set()
             if one["change"] in ("nothing", "isolated"):
-                patches = study.patches(model, one["kind"]) if one["kind"] else []
-                found.append(paper_way.isolated(model, prompts, [patches]))
+                found.append(paper_way.isolated(model, prompts, [study.patches(model, prompts, one)]))
             else:
                 kept = context - of_kind if one["change"] == "left out" else of_kind
                 bos = range(first.demonstrations[0].span[0])
@@ -164,7 +160,7 @@ def anchor_sweep(model: Any, prompts: PromptSet) -> list[Comparison]:
     """The study: each kind of token isolated in each layer by itself."""
     study = AnchorSweep()
     conditions = study.conditions(model)
-    patches = [[patch] if (patch := study.patch(one)) else [] for one in conditions]
+    patches = [study.patches(model, prompts, one) for one in conditions]
 
     def paper() -> Tensor:
         return paper_way.isolated(model, prompts, patches).softmax(-1)

@@ -17,20 +17,27 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import plain_studies
 import torch
 from classes import original, plain
+from label_words import label_probs_of
 from measuring import Clock, Rate, row
 from torch import Tensor
 
 import mechicl as mi
 from mechicl.engines import run_shared
+from mechicl.engines.compression import kept_positions, random_sets, without_the_rest
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.metrics import entropy, kl_divergence
 from mechicl.models import smollm2
 from mechicl.patches import Drop
 from mechicl.probes import LogitLens, SaliencyFlow
+from mechicl.prompts import PromptSet
+from mechicl.studies.label_words.compression import READ_APART, Compression
+from mechicl.studies.label_words.reweighting import Reweighting
 
 MODEL = "smollm2-135m-q4"
+ROWS = ("forward", "saliency", "drops", "lens", "compression", "reweighting")
 TOLERANCE = 1e-3
 """Of the largest value: sums of 49,152 probabilities in float32, in two orders."""
 
@@ -48,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--samples", type=int, default=16, help="prompts of one seed")
-    parser.add_argument("--only", nargs="*", choices=("forward", "saliency", "drops", "lens", "start"))
+    parser.add_argument("--only", nargs="*", choices=(*ROWS, "start"))
     asked = parser.parse_args()
     clock, model = Clock("cpu"), mi.load_model(MODEL)
     rate, rows = Rate(model, clock), compared(model, asked.samples)
@@ -114,7 +121,48 @@ def compared(model: Any, samples: int) -> dict[str, Row]:
             lambda: plain_lens(hf, corpus.tokens), lens,
             corpus.tokens.numel() * (in_blocks + (len(drops) + 1) * readout), None,
         ),
+        "compression": compression(model, hf, few, in_blocks, readout),
+        "reweighting": reweighting(model, hf, in_blocks, readout),
     }  # fmt: skip
+
+
+def compression(model: Any, hf: Any, prompts: PromptSet, in_blocks: float, readout: float) -> Row:
+    """The study with the query at its own positions and four random sets: nine contexts."""
+    study, first = Compression(positions=("original",), n_sets=4), prompts[0]
+    conditions = [one for one in study.conditions(model) if one["method"] != READ_APART]
+    short = [without_the_rest(prompt) for prompt in prompts]
+    sets = [kept_positions(first, kept) for kept in study.kept] + random_sets(first, study.n_sets, study.random_seed)
+    tokens = (1 + len(sets)) * sum(map(len, prompts)) + sum(map(len, short))
+
+    @torch.no_grad()
+    def theirs() -> Tensor:
+        whole = [plain_studies.label_logits(hf, some) for some in (prompts, short)]
+        return torch.cat([*whole, *(plain_studies.on_kept(hf, prompts, kept) for kept in sets)]).softmax(-1)
+
+    operations = tokens * in_blocks + (2 + len(sets)) * len(prompts) * readout
+    return Row(theirs, lambda: label_probs_of(study, model, prompts, conditions), operations, None)
+
+
+def reweighting(model: Any, hf: Any, in_blocks: float, readout: float) -> Row:
+    """The paper's three rows with two epochs over four training prompts: 8 steps."""
+    study = Reweighting("paper", epochs=2, per_class=2)
+    prompts = study.prompts(mi.load_task("reviews"), model.tokenizer, samples=4, seed=42)
+    training, more = prompts.companions["training"], prompts.companions["more_shots"]
+
+    def theirs() -> Tensor:
+        beta = plain_studies.fit(hf, training, study.epochs)
+        with torch.no_grad():
+            ways = ((prompts, None), (more, None), (prompts, beta))
+            return torch.cat([plain_studies.label_logits(hf, *way) for way in ways])
+
+    def ours() -> Tensor:
+        tables = study.measure_all(model, prompts, study.conditions(model), batch_size=16)
+        return torch.cat([torch.tensor(table["label_logits"].tolist()) for table in tables])
+
+    read, asked = (sum(map(len, some)) for some in (training, [*prompts, *more, *prompts]))
+    steps = 2 * study.epochs  # forward and back
+    operations = (steps * read + asked) * in_blocks + (steps * len(training) + 3 * len(prompts)) * readout
+    return Row(theirs, ours, operations, None)
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ def run_shared(
 
     If patches and probes act anywhere in the prompt but only from some layer on, layers below are shared. If nothing
     can be shared (a probe that needs gradients, reordered blocks, prompts without common demonstrations, an
-    architecture that does not run block by block), this is `mechicl.run`.
+    architecture that does not run block by block), this is `mechicl.run`, which on a CPU takes products with weights
+    once for all prompts (`mechicl.models.repeated_rows`).
     """
     prompts = prompts_of(prompts)
     check_parts(probes, patches)

@@ -25,6 +25,7 @@ from mechicl.models import (
     Adapter,
     Model,
     check_same_tokenizer,
+    equal_rows,
     forward_recomputed,
     frozen,
     hooked,
@@ -227,7 +228,9 @@ def target_pass(
         leaf = [("hook_embed", _as_leaf)] if objective is not None else []
         with torch.set_grad_enabled(objective is not None), installed.reordered(), net.hooks([*installed.edits, *leaf]):
             with net.hooks(early):
-                final = forward()[torch.arange(len(batch.target), device=batch.target.device), batch.target]
+                with equal_rows(batch.tokens):
+                    last = forward()
+                final = last[torch.arange(len(batch.target), device=batch.target.device), batch.target]
                 logits = net.read(final[:, None])[:, 0].float()
                 label_logits = logits[:, batch.label_ids]
             if objective is not None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechicl.errors import InputError
 from mechicl.hooks.parts import Pass, Patch
-from mechicl.models import Adapter
+from mechicl.models import Adapter, equal_rows
 from mechicl.prompts import PromptBatch
 
 
@@ -60,7 +60,7 @@ def _log_probs(
     )
     longer = replace(batch, tokens=tokens, lengths=batch.lengths + n)
     installed = Pass(net, patches, longer)
-    with installed.reordered(), net.hooks(installed.edits):
+    with installed.reordered(), net.hooks(installed.edits), equal_rows(tokens):
         final = net.forward(tokens)
     installed.check()
     rows = torch.arange(len(batch), device=device)[:, None]

@@ -9,13 +9,14 @@ from mechicl.models.blockwise import Blockwise, KeyValues, blockwise, runs_by_bl
 from mechicl.models.loading import load_model
 from mechicl.models.provenance import provenance
 from mechicl.models.recompute import forward_recomputed, graph_bytes, prompts_at_once
+from mechicl.models.repeated_rows import equal_rows
 from mechicl.models.tokenizers import check_same_tokenizer, tokenizer_digest
 from mechicl.models.untrained import has_twin, untrained, untrained_twin
 
 __all__ = [
     "Adapter", "Blockwise", "Hook", "KeyValues", "Model", "Sizes", "blockwise", "check_same_tokenizer",
-    "forward_recomputed", "frozen", "graph_bytes", "has_twin", "hooked", "load_model", "prompts_at_once", "provenance",
-    "runs_by_block", "tokenizer_digest", "untrained", "untrained_twin",
+    "equal_rows", "forward_recomputed", "frozen", "graph_bytes", "has_twin", "hooked", "load_model", "prompts_at_once",
+    "provenance", "runs_by_block", "tokenizer_digest", "untrained", "untrained_twin",
 ]  # fmt: skip
 
 

@@ -41,7 +41,7 @@ from mechicl.studies.study import Condition
 from mechicl.studies.summary import intervals
 
 _PAPER_SET: Kept = "label+template"
-_APART = "hidden anchor, read apart"
+READ_APART = "hidden anchor, read apart"
 _CLAIM = Claim(
     "compression", "The hidden states of label words and template alone keep the predictions of the full context.",
     "Label Words are Anchors, section 3.2, Table 2", "label loyalty", "label loyalty", "the best control", 0.1,
@@ -96,7 +96,7 @@ class Compression(PredictionStudy):
         return [
             *common,
             *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
-            condition(_APART, _PAPER_SET, self.positions[0]),
+            condition(READ_APART, _PAPER_SET, self.positions[0]),
             *(condition("hidden random", _PAPER_SET, where) for where in self.positions),
         ]
 
@@ -118,15 +118,16 @@ class Compression(PredictionStudy):
         if condition["method"] == "text anchor":
             short = [engine.without_the_rest(prompt, condition["kept"]) for prompt in prompts]
             return [run_shared(model, short, [top], batch_size=batch_size)]
+        apart = [CutDemonstrations(range(hooked(model).sizes.n_layers))]
         return engine.on_kept(
             model, prompts, lambda prompt: self.kept_sets(prompt, condition), [top],
-            positions=condition["positions"], batch_size=batch_size,
-            reading=[CutDemonstrations(range(hooked(model).sizes.n_layers))] if condition["method"] == _APART else [],
+            positions=condition["positions"], reading=apart if condition["method"] == READ_APART else [],
+            batch_size=batch_size,
         )  # fmt: skip
 
     def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
         """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""
-        if condition["method"] in ("hidden anchor", _APART):
+        if condition["method"] in ("hidden anchor", READ_APART):
             return [kept_positions(prompt, condition["kept"])]
         if self.protocol == "corrected":
             return engine.random_sets(prompt, self.n_sets, self.random_seed)
@@ -189,7 +190,7 @@ class Compression(PredictionStudy):
         )  # fmt: skip
 
 
-_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR, _APART: LABEL_COLOUR}
+_COLOURS = {"full context": GREY, "text anchor": ORANGE, "hidden anchor": LABEL_COLOUR, READ_APART: LABEL_COLOUR}
 
 
 def _label(method: str, kept: str, positions: str) -> str:
