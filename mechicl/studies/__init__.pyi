@@ -188,7 +188,7 @@ def deep_layers(
 
     Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
 
-    The paper: In deep layers the attention to the label words predicts the output: AUCROC approaches
+    The paper: In deep layers the attention to the label words predicts the output: the AUROC approaches
     0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:

@@ -57,7 +57,7 @@ _CLAIM = Claim(
 )  # fmt: skip
 _BOUNDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _PUBLISHED = 0.8
-"""What the AUROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; the curves are not printed as numbers)."""
+"""What the AUROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; its curves are not printed)."""
 
 
 @dataclass(frozen=True)

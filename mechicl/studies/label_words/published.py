@@ -1,7 +1,7 @@
 """What the paper reports in numbers, to be held against what was measured.
 
-Tables 1, 2, 3 and 6, the height that the AUROC approaches, the accuracy with unrelated labels, and values that others read
-off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, its
+Tables 1, 2, 3 and 6, the height that the AUROC approaches, the accuracy with unrelated labels, and values that others
+read off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, its
 demonstrations one per class: results with more shots are held against the rows about more shots only.
 """
 
