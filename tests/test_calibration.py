@@ -68,9 +68,8 @@ def studies(small: bool, reads: Sequence[str] = ("prompts",)) -> list[Study]:
 def larger_task() -> Task:
     """Enough of each class for the defaults of every study."""
     classes = list(TASK.label_words)
-    pairs = [(a, b, classes[(i + j) % 4]) for i, a in enumerate(TEXTS) for j, b in enumerate(TEXTS)]
-    train = [{"text": f"{a} {b}", "label": label} for a, b, label in pairs]
-    return replace(TASK, source={"train": train, "test": [{**row, "text": f"{row['text']}!"} for row in train]})
+    rows = [{"text": text + "!" * n, "label": classes[(i + n) % 4]} for i, text in enumerate(TEXTS) for n in range(8)]
+    return replace(TASK, source={"train": rows, "test": [{**row, "text": f"so {row['text']}"} for row in rows]})
 
 
 @cache
