@@ -106,7 +106,7 @@ def outcomes(
         material: Any = text() if study.reads == "text" else None
         if study.reads == "prompts":
             n = prompts.get(study.name, 2)
-            material = study.prompt_sets(task, tiny.tokenizer(), seeds=SETS, samples=n, shots=1)
+            material = study.prompt_sets(task, tiny.tokenizer(), seeds=SETS, samples=n, shots=1, n_ctx=512)
         for family in families:
             for seed in seeds:
                 verdicts = study.run(untrained(family, seed), material).claims
