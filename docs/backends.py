@@ -4,7 +4,8 @@
     PYTHONPATH=build/tl4 python docs/backends.py FOLDER ...        (the Bridge of TransformerLens 4)
 
 A run measures what FOLDER does not hold yet, so it resumes, and compares what it holds. In float64 a HookedTransformer
-takes the Bridge's rotary angles: what float32 rounds is gone, and what differs would be an error.
+takes the Bridge's rotary angles, and a Bridge does not round its norms and attention to float32: all that float32 rounds
+is gone, and what differs would be an error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -38,7 +40,8 @@ def measure(folder: Path, names: list[str], dtype: str) -> None:
             if path.is_file() or (names and study.name not in names):
                 continue
             model, start = alike.loaded(NAME, kind.removesuffix("-4"), dtype), time.process_time()
-            table = alike.comparable(study.name, alike.table(NAME, model, study))
+            with alike.unrounded() if dtype == "float64" else nullcontext():
+                table = alike.comparable(study.name, alike.table(NAME, model, study))
             path.parent.mkdir(parents=True, exist_ok=True)
             table.to_parquet(path)
             print(kind, dtype, study.name, len(table), f"{time.process_time() - start:.1f} s", flush=True)

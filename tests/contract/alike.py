@@ -11,13 +11,16 @@ import argparse
 import functools
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 import mechicl as mi
 from mechicl.studies.stages.inner_lexicon import InnerLexicon
@@ -87,6 +90,21 @@ def loaded(name: str, backend: str | None, dtype: str) -> Any:
         for block in model.blocks:
             block.attn.rotary_cos, block.attn.rotary_sin = (table[0].double() for table in tables)
     return model
+
+
+@contextmanager
+def unrounded() -> Iterator[None]:
+    """Hugging Face's Llama takes norms and softmax in float32 whatever the dtype; here in the dtype of their input."""
+    softmax = torch.nn.functional.softmax
+
+    def norm(self: Any, resid: torch.Tensor) -> torch.Tensor:
+        return self.weight * resid * torch.rsqrt(resid.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+    def of_input(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
+        return softmax(x, dim=dim, dtype=x.dtype if x.dtype == torch.float64 else dtype)
+
+    with patch.object(LlamaRMSNorm, "forward", norm), patch("torch.nn.functional.softmax", of_input):
+        yield
 
 
 def dtype_of(study: Study) -> str:
