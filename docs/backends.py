@@ -4,8 +4,8 @@
     PYTHONPATH=build/tl4 python docs/backends.py FOLDER ...        (the Bridge of TransformerLens 4)
 
 A run measures what FOLDER does not hold yet, so it resumes, and compares what it holds. In float64 a HookedTransformer
-takes the Bridge's rotary angles, and a Bridge does not round its norms and attention to float32: all that float32 rounds
-is gone, and what differs would be an error.
+takes the Bridge's rotary angles, and a Bridge does not round its norms and attention to float32, as it otherwise does:
+what differs then would be an error.
 """
 
 from __future__ import annotations

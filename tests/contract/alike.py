@@ -100,8 +100,8 @@ def unrounded() -> Iterator[None]:
     def norm(self: Any, resid: torch.Tensor) -> torch.Tensor:
         return self.weight * resid * torch.rsqrt(resid.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
-    def of_input(x: torch.Tensor, dim: int, dtype: torch.dtype | None = None) -> torch.Tensor:
-        return softmax(x, dim=dim, dtype=x.dtype if x.dtype == torch.float64 else dtype)
+    def of_input(x: torch.Tensor, *args: Any, dtype: torch.dtype | None = None, **rest: Any) -> torch.Tensor:
+        return softmax(x, *args, dtype=x.dtype if x.dtype == torch.float64 else dtype, **rest)
 
     with patch.object(LlamaRMSNorm, "forward", norm), patch("torch.nn.functional.softmax", of_input):
         yield
