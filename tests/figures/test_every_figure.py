@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from mechicl.figures import WIDE, arrange
 from mechicl.figures.axes import coordinates
 from mechicl.results import Result
 from mechicl.studies import STUDIES
@@ -83,7 +84,8 @@ def test_the_blocks_of_every_model_are_outlined_on_its_map_and_a_row_has_one_sca
     """The note of the figure of several models promises them, too."""
     one = adversarial.small("cka")
     blocks = len(one.study.block_structure(one.table)["starts"].iloc[0])
-    drawn = [traces for _, _, traces in panels(adversarial.many_models(one).figure())]
+    page = arrange(adversarial.many_models(one).figure(), width=WIDE)
+    drawn = [traces for _, _, traces in panels(page)]
     outlined = [one for traces in drawn for one in traces if one.type == "scatter" and one.line.color == "white"]
     assert len(outlined) == adversarial.MODELS
     for outline in outlined:
