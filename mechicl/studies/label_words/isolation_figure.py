@@ -28,8 +28,8 @@ def by_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, claime
     """By the number of isolated layers; marks where label words are isolated in further modes."""
     numbers = means.loc[means["n_layers"] > 0, "n_layers"]
     level = go.Scatter(
-        x=[numbers.min(), numbers.max() + 0.5], y=[floor] * 2, mode="lines",
-        name=_LEVELS.get(metric, _CONSTANT), line={"color": INK, "dash": "dash", "width": 1.5},
+        x=[numbers.min(), numbers.max() + 0.5], y=[floor] * 2, mode="lines", name=_LEVELS.get(metric, _CONSTANT),
+        line={"color": INK, "dash": "solid" if metric in _LEVELS else "dash", "width": 1.5},
     )  # fmt: skip
     curves = [
         Curve(metric, f"{isolated}, {end} layers", colour, dash, {"isolated": isolated, "where": end})
