@@ -35,6 +35,8 @@ DRIFT = {torch.bfloat16: 0.15, torch.float16: 0.05}
 DRIFT_OF_RANKS = 0.5
 RANKS = ("auroc", "agreement", "reciprocal_rank", "top_k_overlap")
 """Of a few tokens: one pair that changes places moves an AUROC by 0.33."""
+OF_THE_PREDICTION = ("LensMap", "probability")
+"""Read at the token that the model predicts; of two that are about as probable, another dtype predicts the other."""
 _OF_WEIGHTS = tuple(name for name, study in STUDIES.items() if study.reads == "weights")
 FEW = ("gpt2", "gptj", "llama", "gemma2")
 """Sequential, parallel, grouped keys with gated MLPs, and norms on both sides with soft caps and local layers."""
@@ -338,6 +340,8 @@ def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype
         reading, exact = (run(one, catalogue.material(probe), [probe])[probe] for one in (model, whole))
         for name, values in reading.quantities.items():
             assert values.dtype in (torch.float32, torch.float64, torch.int64), f"{name} of {probe} is {values.dtype}"
+            if (type(probe).__name__, name) == OF_THE_PREDICTION:
+                continue
             if values.is_floating_point() and probe.objective is None:
                 drift = DRIFT_OF_RANKS if name in RANKS else DRIFT[dtype]
                 close(values.nan_to_num(), exact[name].nan_to_num(), drift)
