@@ -116,7 +116,7 @@ def _locked(name: str, wait: bool = True) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             if not wait:
-                raise InputError(f"Another process is at work on {name}; try again when it is done.") from None
+                raise InputError(f"Another process is writing {name}; try again when it has finished.") from None
             print(f"mechicl: Another process is making {name}; waiting for it.", file=sys.stderr)
             lock.acquire()
     try:
@@ -129,8 +129,8 @@ def _check_room(needs_bytes: int) -> None:
     free = shutil.disk_usage(folder()).free
     if free < needs_bytes:
         raise InputError(
-            f"The cache {folder()} has {free / 1e6:.0f} MB of room and {needs_bytes / 1e6:.0f} MB are needed; "
-            "free some, or set MECHICL_CACHE to a folder elsewhere."
+            f"The cache {folder()} needs {needs_bytes / 1e6:.0f} MB and has {free / 1e6:.0f} MB free; free some space, "
+            "or set MECHICL_CACHE to a folder elsewhere."
         )
 
 

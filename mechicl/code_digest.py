@@ -60,7 +60,7 @@ def measured_by(study: type) -> str:
     """Digest of all code by which a study measures; how results are shown is not in it.
 
     Raises:
-        InputError: the study reads an object of which nobody can tell whether it has changed.
+        InputError: the study reads an object whose changes cannot be detected.
     """
     return digest([measuring_code(), *Reach(study).texts])
 
@@ -138,7 +138,7 @@ class Reach:
         if hasattr(value, "__qualname__") and place(value.__module__) == "library":
             return _versioned(f"{value.__module__}.{value.__qualname__}")
         hint = "make it a switch of the study, or make it in the method that needs it"
-        raise InputError(f"{name} is a {kind.__qualname__}, and nobody can tell when it changes; {hint}.")
+        raise InputError(f"{name} is a {kind.__qualname__}, whose changes cannot be detected; {hint}.")
 
     def _module(self, name: str) -> str:
         """A module that is followed counts by what is mentioned of it."""
@@ -225,7 +225,7 @@ def _is_written(name: str, member: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterable[Any] | None:
-    """What a value is made of; None where nobody can tell."""
+    """What a value is made of; None where that is unknown."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), _parts(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     if isinstance(value, np.ndarray):

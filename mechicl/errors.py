@@ -59,11 +59,11 @@ def one_sentence(file: object) -> Iterator[None]:
         file: A path, or words that hold it ("The task file jokes.json"), for the message.
     """
     if "\0" in str(file):
-        raise InputError(f"{str(file)!r} holds a null character, which no path does; give another path.")
+        raise InputError(f"{str(file)!r} contains a null character, which no path can; give another path.")
     try:
         yield
     except UnicodeEncodeError:
-        raise InputError(f"{file} holds half of a character, which no path does; give another path.") from None
+        raise InputError(f"{file} contains half of a character, which no path can; give another path.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text ({_place(file, error)}: {error.reason}); convert it.") from None
     except OSError as error:

@@ -111,7 +111,7 @@ def test_clearing_spares_what_others_keep_and_what_is_being_made(kept: Path) -> 
 
     def clear(folder: Path) -> None:
         fill(folder)
-        with pytest.raises(InputError, match="Another process is at work on other"):
+        with pytest.raises(InputError, match="Another process is writing other"):
             cache.clear()
 
     cache.made_once("other", clear, needs_bytes=5)

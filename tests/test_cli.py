@@ -212,7 +212,7 @@ def test_several_models_are_one_result(mechicl: Mechicl, model_folder: Path, dat
     assert {one["model"] for one in told["claims"]} == {"tiny-gpt2", "other-gpt2"}
     assert {one["model"] for one in told["summary"]} == {"tiny-gpt2", "other-gpt2"}
     code, _, err = mechicl("run", "deep-layers", "--model", f"{model_folder},{other}", *asked, "--shard", "1/2")
-    assert (code, "A shard takes one model" in err) == (2, True)
+    assert (code, "--shard takes one model" in err) == (2, True)
     code, _, err = mechicl("reproduce", "label-words", "--model", f"{model_folder},{other}", *asked)
     assert (code, "This takes one model" in err) == (2, True)
 

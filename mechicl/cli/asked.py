@@ -56,7 +56,7 @@ class Asked(ABC):
     out: Annotated[Path, where("Folder for the results; an interrupted run resumes there.")]
     checkpoints: Annotated[
         str | None,
-        on("Checkpoints of the model, as step1,step1000: its revisions on the hub, or folders in its folder."),
+        on("Checkpoints of the model, such as step1,step1000: its revisions on the hub, or folders in its folder."),
     ] = None
     batch_size: Annotated[int, where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], where("Data type of weights and activations.")] = (
@@ -145,9 +145,7 @@ class Asked(ABC):
         """
         each = [replace(self, model=name, checkpoints=None) for name in self.models()]
         if len(each) > 1 and self.shard is not None:
-            raise InputError(
-                "A shard takes one model; share each model by itself, then run all of them without --shard."
-            )
+            raise InputError("--shard takes one model; run the shards of each model, then all models without --shard.")
         return each
 
     def of_one(self, study: "Study") -> "Result":
@@ -267,8 +265,8 @@ def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path |
     kept = [task for task in tasks if task in shipped_tasks()] if len(tasks) > 1 else []
     if len(kept) == len(tasks):
         raise InputError(
-            f"--data {data} serves none of {', '.join(tasks)}: among several tasks, those that ship with mechicl keep "
-            "their own data; leave out --data, or name one task alone."
+            f"--data {data} applies to none of {', '.join(tasks)}: when several tasks are named, those that ship with "
+            "mechicl keep their own data; leave out --data, or name a single task."
         )
     for task in kept:
         if given[task] == folders[task]:

@@ -75,7 +75,7 @@ class OnText(OnWeights):
         if len(texts) == 1:
             return super().result(study)
         if self.shard is not None:
-            raise InputError("A shard takes one text; share each text by itself, then run all of them without --shard.")
+            raise InputError("--shard takes one text; run the shards of each text, then all texts without --shard.")
         parts = [(text, replace(one, text=text).of_one(study)) for text in texts for one in self.each_model()]
         return compare_models([_on_text(part, text) for text, part in parts])
 

@@ -40,7 +40,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
     """Whole numbers from a text such as 42,43."""
     numbers = _whole_numbers(text)
     if not numbers:
-        raise InputError(f"{option} is {text!r}; give comma-separated whole numbers, as 1,3.")
+        raise InputError(f"{option} is {text!r}; give comma-separated whole numbers, such as 1,3.")
     if len(set(numbers)) < len(numbers) or min(numbers) < 0:
         raise InputError(f"{option} is {text!r}; give each number once, and none below zero.")
     return numbers
@@ -50,7 +50,7 @@ def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
     """A number for all classes, such as 2, or one for each, such as 4,1."""
     numbers = _whole_numbers(text)
     if not numbers or min(numbers) < 0 or max(numbers) < least:
-        raise InputError(f"{option} is {text!r}; give a number from {least} on, or one for each class, as 4,1.")
+        raise InputError(f"{option} is {text!r}; give a number of at least {least}, or one per class, such as 4,1.")
     return numbers[0] if len(numbers) == 1 else numbers
 
 
@@ -88,7 +88,7 @@ def assignments(option: str, text: str, example: str = "negative= A,positive= B"
     """Texts by name, such as "negative= A,positive= B"; spaces after the = are kept."""
     pairs = [part.split("=") for part in text.split(",")]
     if any(len(pair) != 2 for pair in pairs) or len({pair[0].strip() for pair in pairs}) < len(pairs):
-        raise InputError(f'{option} is {text!r}; give a text for each name, as "{example}".')
+        raise InputError(f'{option} is {text!r}; give a text for each name, such as "{example}".')
     return {name.strip(): word for name, word in pairs}
 
 
@@ -107,7 +107,7 @@ def models_named(model: str, checkpoints: str | None) -> tuple[str, ...]:
         own = len(found) > 1 or not inside or (folder / "config.json").exists()
         return found if own else tuple(str(folder / name) for name in inside)
     if len(found) > 1:
-        raise InputError(f"--checkpoints are of one model, and --model is {model!r}; name one.")
+        raise InputError(f"--checkpoints takes one model, and --model names several ({model}); name one.")
     wanted = names("--checkpoints", checkpoints)
     if not folder.is_dir():
         return tuple(f"{model}@{name}" for name in wanted)

@@ -43,9 +43,9 @@ def scan(
     Example: mechicl scan --model smollm2-135m-q4 --task reviews
     """
     if (task is None) == (text is None):
-        raise InputError("Give --task or --text, and not both: one prompt is looked at.")
+        raise InputError("Give either --task or --text; scan reads a single prompt.")
     if answers is not None and text is None:
-        raise InputError("--answers are those of a --text; the answers of a task are its label words.")
+        raise InputError("--answers applies to --text; the answers of a task are its label words.")
     asked = OnPrompts(
         model=model, out=out, task=task or "", data=data, samples=prompt + 1, seeds=str(seed), shots=shots, chat=chat
     )

@@ -76,7 +76,7 @@ class TokenCorpus:
     def __post_init__(self) -> None:
         shape = tuple(self.tokens.shape)
         if (*self.documents.shape, *self.words.shape, *self.lengths.shape) != (*shape, *shape, *shape[:1]):
-            raise InputError("Documents and words have a number for each token, lengths one for each sequence.")
+            raise InputError("documents and words need one number per token, lengths one per sequence.")
         if len(self.tokens) and not 0 < int(self.lengths.min()) <= int(self.lengths.max()) <= shape[1]:
             raise InputError(f"The length of a sequence is outside 1 to {shape[1]} tokens.")
         if self.tokenizer_digest is None:
@@ -131,7 +131,7 @@ class TokenCorpus:
         rest = [row for row in range(n, len(self)) if not bool(torch.isin(self.documents[row], known).any())]
         if not rest:
             raise InputError(
-                f"{self.source} leaves no sequence without a document of its first {tokens} tokens; give more text."
+                f"Every sequence of {self.source} holds a document of its first {tokens} tokens; give more text."
             )
         return self[:n], self.select(rest)
 
@@ -161,7 +161,7 @@ class TokenCorpus:
     def word_spans(self, index: int) -> list[WordSpan]:
         """The words of one sequence and the positions of their tokens; see `mechicl.corpora.word_spans`."""
         if "words_by" not in self.origin:
-            raise InputError("Words are found by the characters of tokens, which only a fast tokenizer knows; use one.")
+            raise InputError("Finding words needs the character offsets of a fast tokenizer; use one.")
         one = self.select([index])
         tokens = one.tokens[0].tolist()
         return [

@@ -200,9 +200,7 @@ def _check(prepend_bos: bool, n_ctx: int, tokens: int | None) -> None:
     if n_ctx < 2 + prepend_bos:
         raise InputError(f"n_ctx is {n_ctx}; a sequence needs at least two tokens of text.")
     if tokens is not None and (free := free_bytes("cpu")) is not None and tokens * _BYTES_A_TOKEN > free:
-        raise InputError(
-            f"tokens is {tokens:.3g}, more than fit into the {in_words(free)} that are free; ask for fewer."
-        )
+        raise InputError(f"tokens is {tokens:.3g}, more than fit into {in_words(free)} of free memory; ask for fewer.")
 
 
 def _check_enough(name: str, pieces: list[IntArray], have: int, n_ctx: int, tokens: int | None, packing: str) -> None:

@@ -151,7 +151,7 @@ def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
             check_unicode(text, f"{where}: {column}")
         label = _LABELS.get(str(row["label"]).strip().lower())
         if label is None:
-            raise InputError(f"{where}: label {row['label']!r}; it is T or F (true, false, 1, 0).")
+            raise InputError(f"{where}: the label is {row['label']!r}; expected T or F (true, false, 1, 0).")
         spans = (_span(where, word, sentences[0], row, "1"), _span(where, word, sentences[1], row, "2"))
         yield SensePair(word, sentences, spans, label, split)
 
@@ -206,7 +206,7 @@ def _divided(pairs: list[SensePair], seed: int) -> list[SensePair]:
     """Words in random order, until a quarter of the pairs are dev's."""
     words = sorted({pair.word for pair in pairs})
     if len(words) < 2:
-        raise InputError("A single file is divided by words, and this one has a single word; give train and dev files.")
+        raise InputError("A single file is split by target word, and this one has only one; give train and dev files.")
     order = np.random.default_rng(seed).permutation(len(words))
     dev: set[str] = set()
     for index in order[:-1].tolist():

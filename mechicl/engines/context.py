@@ -150,7 +150,7 @@ class Context:
         check_same_tokenizer(net, self)
         heads = (net.sizes.n_layers, net.sizes.n_key_value_heads, net.sizes.d_head)
         if (len(self.layers), *self.layers[0].keys.shape[2:]) != heads:
-            raise InputError(f"This context holds other layers or heads than {net.name} has; read it again.")
+            raise InputError(f"The layers or heads of this context are not those of {net.name}; read it again.")
         parts: list[Probe | Patch] = [*probes, *patches]
         for part in parts:
             if part.scope != "target" or (isinstance(part, Probe) and part.objective is not None):

@@ -35,7 +35,7 @@ def read_context_files(
     facts |= {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
     named = all(isinstance(facts.get(name), str) and facts[name] for name in ("model", "weight_digest"))
     if not named or facts.keys() != kinds.keys() or not all(fits(facts[name], kind) for name, kind in kinds.items()):
-        raise InputError(f"The JSON of the context in {folder} is not one that was saved; save the context again.")
+        raise InputError(f"The JSON in {folder} does not describe a saved context; save the context again.")
     n = len(tensors) // 3
     if not n or set(tensors) != {f"{name}.{i}" for name in _TENSORS for i in range(n)}:
         raise InputError(f"The context in {folder} lacks keys, values or positions of a layer; save it again.")

@@ -32,7 +32,7 @@ def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[
         try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
         except Exception as error:  # whatever Ray raises of an address
-            raise InputError(f"There is no Ray cluster at {address} ({first_line(error)}); begin one, or name its "
+            raise InputError(f"There is no Ray cluster at {address} ({first_line(error)}); start one, or give its "
                              "address.") from error  # fmt: skip
     room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) // max(1, gpus)
     if not room:

@@ -199,8 +199,8 @@ def check_as_long(base: Prompt, source: Prompt) -> None:
     """Refuse prompts whose positions do not correspond, by InputError."""
     if (len(base), base.query_start) != (len(source), source.query_start):
         raise InputError(
-            f"A base prompt of {len(base)} tokens meets a source of {len(source)}, their queries begin at "
-            f"{base.query_start} and {source.query_start}; give prompts whose positions correspond."
+            f"The base prompt has {len(base)} tokens and its query begins at {base.query_start}, the source "
+            f"{len(source)} and {source.query_start}; give prompts whose positions correspond."
         )
 
 
@@ -210,7 +210,7 @@ def _check(net: Blockwise, base: Sequence[Prompt], source: Sequence[Prompt], ask
     for prompts in (base, source):
         check_same_tokenizer(net, PromptSet(tuple(prompts)))
         if len(shared_demonstrations(PromptSet(tuple(prompts)))) > 1 or not prompts[0].query_start:
-            raise InputError("Prompts that are patched together share their demonstrations; give them set by set.")
+            raise InputError("Prompts patched in one call must share their demonstrations; patch each set on its own.")
     check_sequence(base[0].label_tokens, "A transplant")
     for one, other in zip(base, source, strict=True):
         check_as_long(one, other)

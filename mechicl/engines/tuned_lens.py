@@ -66,7 +66,7 @@ def fit_tuned_lens(
         raise InputError("A tuned lens learns from running text; give sequences of at least two tokens.")
     if min(steps, batch_size, positions) < 1 or lr <= 0:
         raise InputError(
-            f"A tuned lens needs steps, batch_size and positions from 1, lr above 0; got {steps}, {batch_size}, "
+            f"A tuned lens needs steps, batch_size and positions >= 1 and lr > 0; got {steps}, {batch_size}, "
             f"{positions}, {lr}."
         )
     check_seed(seed)

@@ -255,8 +255,8 @@ class OwnProcess(Seat):
             self._process.join()
             if self._process.exitcode == 1:  # an error of Python before anything was begun
                 raise Died(
-                    "A worker process failed before it began, as is said above; in a script, put what runs below "
-                    "`if __name__ == '__main__':`."
+                    "A worker process failed at startup (its error is above); in a script, put the code that runs "
+                    "under `if __name__ == '__main__':`."
                 ) from None
             raise
         except BaseException:

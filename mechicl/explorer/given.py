@@ -31,7 +31,7 @@ def prompt_of(
     """
     if isinstance(given, Prompt):
         if answers is not None or prepend_bos:
-            raise InputError(f"A prompt of a task has answers and BOS of its own; give {verb} the prompt alone.")
+            raise InputError(f"A task's prompt already has answers and BOS; give {verb} only the prompt.")
         return given
     texts = isinstance(given, str) or (
         isinstance(given, Sequence) and bool(given) and all(isinstance(one, Mapping) for one in given)

@@ -35,12 +35,12 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
     for _, kind, width in asked:
         if kind not in get_args(Format) or width not in _WIDTHS:
             raise InputError(
-                f"Figures are png, svg or pdf, as wide as a page, single or double; not {kind!r}, {width!r}."
+                f"Figures are exported as png, svg or pdf, in width page, single or double; got {kind!r}, {width!r}."
             )
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
-        raise InputError("Figures become files through kaleido: pip install 'mechicl[export]'.") from error
+        raise InputError("Exporting figures needs kaleido: pip install 'mechicl[export]'.") from error
     drawn = [_sized(figure, width) for figure, _, width in asked]
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs what it then puts right as tracebacks
     with TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
             if "chrome" not in str(error).lower():
                 raise
             raise InputError(
-                "Figures become files through Chrome or Chromium, which kaleido does not find; install one, or run "
+                "Exporting figures needs Chrome or Chromium, which kaleido does not find; install one, or run "
                 "plotly_get_chrome."
             ) from error
         return [path.read_bytes() for path in paths]

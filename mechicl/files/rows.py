@@ -78,7 +78,7 @@ def _json(path: Path) -> Rows:
 
 def _object(value: Any, where: str) -> tuple[str, Mapping[Any, Any]]:
     if not isinstance(value, dict):
-        raise InputError(f"{where} holds {kind_of(value)}; expected one object with named columns a row.")
+        raise InputError(f"{where} holds {kind_of(value)}; expected one object with named columns per row.")
     return where, value
 
 

@@ -308,7 +308,7 @@ class Pass:
             if not fired:
                 where = "Every hook point that its filter matches" if callable(point) else f"Hook point {point!r}"
                 raise HookError(
-                    f"{where} exists but never fired in {self._net.name}, so what {_name(part)} asks did not happen; "
+                    f"{where} exists but never fired in {self._net.name}, so {_name(part)} had no effect; "
                     "choose a hook point on this architecture's path."
                 )
 

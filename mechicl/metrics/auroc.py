@@ -122,9 +122,7 @@ def _scores(attention: Tensor, classes: tuple[int, ...], protocol: Protocol) -> 
 
 def _check(attention: Tensor, target: Tensor) -> None:
     if len(attention) != len(target) or not len(target):
-        raise InputError(
-            f"Attention of {len(attention)} prompts meets {len(target)} targets; give one target per prompt."
-        )
+        raise InputError(f"There are {len(attention)} prompts and {len(target)} targets; give one target per prompt.")
     if target.min() < 0 or target.max() >= attention.shape[-1]:
         raise InputError(
             f"Targets run from {int(target.min())} to {int(target.max())} for {attention.shape[-1]} classes; "

@@ -66,7 +66,7 @@ def entropy(logits: Float[Tensor, "*pos vocab"], *, unit: Unit = "nats") -> Floa
     The authors of *Stages of Inference* give entropies in bits and everything else in nats.
     """
     if unit not in ("nats", "bits"):
-        raise InputError(f"unit is {unit!r}; an entropy is in 'nats' or in 'bits'.")
+        raise InputError(f"unit is {unit!r}; choose 'nats' or 'bits'.")
     nats = entropy_of_log_probs(log_probs(logits))
     return nats / math.log(2) if unit == "bits" else nats
 

@@ -81,7 +81,7 @@ def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str
     if bad.any():
         raise InputError(
             f"The values of {name} hold NaN or infinite values in {bad.sum()} of {len(x)} samples "
-            f"(first: sample {bad.argmax()}); leave those samples out and report how many they were."
+            f"(first: sample {bad.argmax()}); leave those samples out and report how many."
         )
     if not 0 < level < 1 or resamples < 1:
         raise InputError(

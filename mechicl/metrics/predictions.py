@@ -95,7 +95,7 @@ def classification_scores(predicted: Int[Tensor, "batch"], gold: Int[Tensor, "ba
 
     if gold.numel() == 0 or predicted.shape != gold.shape:
         raise InputError(
-            f"{predicted.numel()} predictions meet {gold.numel()} gold labels; give one of each per prompt."
+            f"There are {predicted.numel()} predictions and {gold.numel()} gold labels; give one of each per prompt."
         )
     if gold.min() < 0:
         raise InputError("Some gold labels are unknown (-1); score only prompts whose label is known.")

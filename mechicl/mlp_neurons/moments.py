@@ -106,7 +106,7 @@ class _Unembedding:
 def _layer_moments(unembedding: _Unembedding, w_out: Tensor, top: int, chunk: int) -> dict[str, Tensor]:
     d_model, d_vocab = unembedding.W_U.shape
     if w_out.ndim != 2 or w_out.shape[1] != d_model:
-        raise InputError(f"W_out has shape {tuple(w_out.shape)}; W_U asks for [d_mlp, {d_model}].")
+        raise InputError(f"W_out has shape {tuple(w_out.shape)}; W_U needs [d_mlp, {d_model}].")
     exact = w_out.to(unembedding.W_U.device).double()
     norm = exact.norm(dim=1)
     exact = exact / norm.clamp(min=1e-300)[:, None]

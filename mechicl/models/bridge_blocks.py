@@ -44,8 +44,8 @@ class RunsBridgeBlocks(TransformerLensModel):
         out, new = self._run(layer, resid, ids, past)
         if new is None:
             raise InputError(
-                f"The attention in block {layer} of {self.name} is of your own and keeps no keys in a cache, so the "
-                "block does not run on cached keys; use whole forward passes."
+                f"The custom attention in block {layer} of {self.name} keeps no keys in a cache, so the block cannot "
+                "run on cached keys; use whole forward passes."
             )
         return out, new
 

@@ -163,7 +163,7 @@ def set_context(model: Any, n_ctx: int) -> None:
 def check_context(cfg: Any, n_ctx: int) -> None:
     """Raise `InputError` for a context that a configuration has no positions for."""
     if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
-        raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens from 1 on.")
+        raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens, at least 1.")
     if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
         raise InputError(
             f"n_ctx is {n_ctx}, and {cfg.model_name} has {cfg.n_ctx} learned positions; pass at most {cfg.n_ctx}."

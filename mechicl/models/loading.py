@@ -173,9 +173,9 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
     try:
         found = torch.device(device if device is not None else ("cuda" if gpus else "cpu"))
     except RuntimeError as error:
-        raise InputError(f"Device {device!r} is not one PyTorch knows; use cpu, cuda or cuda:1.") from error
+        raise InputError(f"PyTorch knows no device {device!r}; use cpu, cuda or cuda:1.") from error
     if found.type not in ("cpu", "cuda", "mps", "xpu"):  # such as meta, which holds no numbers
-        raise InputError(f"Device {device!r} runs no model here; use cpu, cuda or cuda:1.")
+        raise InputError(f"Models cannot run on device {device!r}; use cpu, cuda or cuda:1.")
     needed = (found.index or 0) + n_devices if found.type == "cuda" or n_devices > 1 else 0
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
         asks = "a GPU" if needed <= 1 else f"{needed} GPUs"

@@ -56,7 +56,9 @@ def loaded(source: object, name: str, **options: Any) -> Any:
             "not be the one that was trained; correct config.json (architecture, number of layers)."
         )
     if mismatched := sorted(str(entry) for entry in info.get("mismatched_keys", ())):
-        raise InputError(f"Weights in {source} have other sizes than config.json says ({_named(mismatched)}).")
+        raise InputError(
+            f"Weights in {source} differ in size from what config.json says ({_named(mismatched)}); copy both anew."
+        )
     embedding, unembedding = hf_model.get_input_embeddings(), hf_model.get_output_embeddings()
     ties = getattr(hf_model.config.get_text_config(), "tie_word_embeddings", False) and unembedding is not None
     if ties and not torch.equal(embedding.weight, unembedding.weight):

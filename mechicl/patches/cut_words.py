@@ -52,6 +52,6 @@ def words_of(batch: Any) -> Int[Tensor, "batch pos"]:
     """
     words = getattr(batch, "words", None)
     if words is None or bool((words < 0).all()):
-        raise InputError("Words are needed here; use running text of a tokenizer that knows character offsets (fast).")
+        raise InputError("This patch needs words; use running text and a fast tokenizer, which has character offsets.")
     assert isinstance(words, Tensor)
     return words

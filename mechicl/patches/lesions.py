@@ -121,7 +121,7 @@ class Reorder(Reordering):
     def order(self, n_layers: int) -> tuple[int, ...]:
         order = resolved_layers(self.to, n_layers, self)
         if sorted(order) != list(range(n_layers)):
-            raise InputError(f"{self} is no order of layers 0-{n_layers - 1}; name each of them once.")
+            raise InputError(f"{self} is not an order of layers 0-{n_layers - 1}; name each layer once.")
         return order
 
     @property

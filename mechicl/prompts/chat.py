@@ -46,8 +46,8 @@ def chat_layout(tokenizer: Any, template: Template, label_words: Sequence[str], 
     space = middle.removeprefix(between)
     if others or not between or middle != between + space or space.strip():
         raise InputError(
-            "The chat template of this tokenizer shows answers in another form than it asks for them, so no token "
-            "stands for a class in both; leave out chat=True (--chat)."
+            "The chat template of this tokenizer writes the answer of a demonstration differently from the answer it "
+            "asks for, so no token scores a class in both; leave out chat=True (--chat)."
         )
     ends = [_pieces(tokenizer, template, k, ask=False)[2] for k in range(1, n + 1)]
     ends = [end if head.startswith(end) else "" for end, head in zip(ends, heads[1:], strict=True)]

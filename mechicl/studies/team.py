@@ -115,7 +115,7 @@ class Team:
 def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helpers]:
     """The helpers that were given, or a team for this study alone."""
     if study.measures_time:
-        raise InputError(f"{study.name} measures time, and never shares its machine; leave out workers.")
+        raise InputError(f"{study.name} measures time, which workers would disturb; leave out workers.")
     if not isinstance(workers, int):
         yield workers
         return

@@ -49,7 +49,7 @@ def test_columns_are_named_where_data_are_given(tmp_path: Path) -> None:
     assert "film" in films[0].string
     assert reviews.origin["data"]["demonstrations"] == "reviews (shipped with mechicl), train"
     with pytest.raises(
-        InputError, match="--columns is 'body'; give a text for each name, as \"text=body,label=stars\""
+        InputError, match="--columns is 'body'; give a text for each name, such as \"text=body,label=stars\""
     ):
         replace(asked, columns="body").material(STUDIES["information-flow"](), MODEL)
 
@@ -74,5 +74,5 @@ def test_a_folder_that_seems_meant_for_a_shipped_task_is_not_passed_over_in_sile
 
 
 def test_data_that_would_serve_no_task_are_refused(films: Path) -> None:
-    with pytest.raises(InputError, match="serves none of reviews, headlines"):
+    with pytest.raises(InputError, match="applies to none of reviews, headlines"):
         origins("reviews,headlines", films)

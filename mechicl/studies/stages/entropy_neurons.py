@@ -108,8 +108,8 @@ class EntropyNeurons(Study):
         entropy = is_entropy_neuron(table, NeuronsStudy().kurtosis, variance=np.inf)
         if not entropy.any():
             raise InputError(
-                f"Every heavy neuron of the last {LAST_LAYERS} layers of {net.name} favours some tokens; there is none "
-                "to hold."
+                f"Every neuron of large norm in the last {LAST_LAYERS} layers of {net.name} favours some tokens; there "
+                "is no candidate to fix."
             )
         chosen = table[entropy].nsmallest(self.neurons, "variance")
         others = table[~entropy]

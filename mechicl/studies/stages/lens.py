@@ -112,7 +112,7 @@ class LensStudy(AgainstTwins):
     def lenses(self) -> tuple[Lens | TunedLens, ...]:
         """The lenses that the protocol asks for, and the tuned one."""
         if isinstance(self.tuned, str | Path):
-            raise InputError("Of the tuned lens only the digest was kept with the result; load it with TunedLens.load.")
+            raise InputError("The result keeps only the digest of the tuned lens; load the lens with TunedLens.load.")
         beside: tuple[Lens, ...] = ("authors",) if self.authors_lens else ()
         plain = ("authors",) if self.protocol == "paper" else ("corrected", *beside)
         return plain if self.tuned is None else (*plain, self.tuned)

@@ -161,7 +161,7 @@ class WordMerging(Study):
         ranked = ranked_heads(_rows(table, "heads", "pieces"), LEAST_WORDS)
         if ranked.empty:
             raise InputError(
-                f"Too few words of several tokens to tell heads apart: fewer than {LEAST_WORDS} in either half; take "
+                f"Too few words of several tokens to compare heads: fewer than {LEAST_WORDS} in either half; take "
                 "more text."
             )
         return ranked
