@@ -6,16 +6,15 @@
  * turns the others off. `compared` hears when the clean picture is to stand beside.
  */
 function makeChanges(start, source, changed, compared) {
-  const none = { isolate: null, drop: null, own: [], heads: [], exchange: null };
-  let switches = none;
+  let switches = NONE;
   const row = (control, text, more) => h("div", { class: "mx-patch" }, h("label", {}, control, text), more);
   const chosen = (text, select) => h("div", { class: "mx-patch mx-choice" }, h("label", {}, h("span", {}, text), select));
   const choice = (name, options, onchange) => h("select", { "aria-label": name, onchange }, h("option", { value: "" }, "none"), ...options);
 
   function set(change) {
-    switches = source.live ? { ...switches, ...change } : { ...none, ...change };
+    switches = source.live ? { ...switches, ...change } : { ...NONE, ...change };
     show();
-    changed(JSON.stringify(switches) === JSON.stringify(none) ? none : switches);
+    changed(JSON.stringify(switches) === JSON.stringify(NONE) ? NONE : switches);
   }
 
   // Isolation: in a notebook from any layer to any other, on a page in the first ones.
@@ -41,7 +40,7 @@ function makeChanges(start, source, changed, compared) {
 
   // Heads: all in a notebook, on a page those that are kept, with how much they read label words.
   const heads = layers.flatMap((layer) => Array.from({ length: start.heads }, (_, head) => [layer, head]))
-    .filter((one) => source.has({ ...none, heads: [one] }));
+    .filter((one) => source.has({ ...NONE, heads: [one] }));
   const reading = (layer, head) => (start.view.heads ? ` (reads label words ${number(start.view.heads[layer][head])} times)` : "");
   const head = choice("head to ablate", heads.map(([l, n], i) => h("option", { value: i }, `layer ${l}, head ${n}${reading(l, n)}`)), () => {
     const one = heads[Number(head.value)];
@@ -50,7 +49,7 @@ function makeChanges(start, source, changed, compared) {
   });
   const ablated = h("div", { class: "mx-ablated" });
 
-  const exchanges = start.exchanges.filter((one) => source.has({ ...none, exchange: one.number }));
+  const exchanges = start.exchanges.filter((one) => source.has({ ...NONE, exchange: one.number }));
   const word = (c) => start.classes[c].word.trim();
   const exchange = choice("label word to exchange", exchanges.map((one) =>
     h("option", { value: one.number }, `demonstration ${one.number + 1}: ${word(one.from)} → ${word(one.to)}`)), () => {

@@ -1,7 +1,5 @@
-// The explorer. One file, behind picture.js, for both lives of it: a Jupyter widget that asks the kernel (the default
-// export, for anywidget), and a page that keeps what was computed (openPage).
-
-const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
+// The explorer, put together of the files before it, for both lives of it: a Jupyter widget that asks the kernel (the
+// default export, for anywidget), and a page that keeps what was computed (openPage).
 
 export default {
   render({ model, el }) {
@@ -13,69 +11,6 @@ function openPage(document) {
   const start = JSON.parse(document.getElementById("start").textContent);
   mount(document.getElementById("explorer"), start, fromPage(start.kept));
 }
-
-// ---- where numbers come from ----------------------------------------------------------------------------------------
-
-/** Asks the kernel; each request has a number, and its answer carries the same. */
-function fromKernel(model) {
-  const waiting = new Map();
-  let last = 0;
-  const hear = (message) => {
-    const { resolve, reject } = waiting.get(message.id) ?? {};
-    waiting.delete(message.id);
-    if (message.error) reject?.(new Error(message.error));
-    else resolve?.(message.answer);
-  };
-  model.on("msg:custom", hear);
-  return {
-    live: true,
-    has: () => true,
-    ask: (ask, switches, about = 0) =>
-      new Promise((resolve, reject) => {
-        waiting.set(++last, { resolve, reject });
-        model.send({ id: last, ask, switches, about });
-      }),
-    close: () => model.off("msg:custom", hear),
-  };
-}
-
-/** Looks up what the page keeps: some patches, each on its own; heads and guesses without patches. */
-function fromPage(kept) {
-  const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
-  const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;
-  return {
-    live: false,
-    has: (switches) => found(switches) !== undefined,
-    async ask(ask, switches, about = 0) {
-      if (ask === "view") return found(switches);
-      if (!same(switches, NONE)) throw new Error("This page keeps these for the clean model only; a notebook computes them.");
-      if (!kept[ask][about]) throw new Error("This page keeps the lens at label words and at the last tokens; a notebook computes it at every token.");
-      return kept[ask][about];
-    },
-    close: () => {},
-  };
-}
-
-const order = ({ isolate, drop, own, heads, exchange }) => [isolate, drop, [...own].sort(), heads, exchange];
-
-// ---- small helpers --------------------------------------------------------------------------------------------------
-
-function percent(share) {
-  if (share == null) return "–";
-  if (share >= 0.99995) return "100 %";
-  if (share > 0 && share < 0.0001) return "< 0.01 %";
-  return `${(100 * share).toFixed(share < 0.1 || share > 0.995 ? 2 : 1)} %`;
-}
-
-const number = (value) => (value && value < 0.01 ? "< 0.01" : String(Number(Number(value).toPrecision(3))));
-const times = (value) => `${number(value)} times`;
-
-/** How far up a bar a factor stands: 1 and less at its foot, 100 and more at its top. */
-const ofLog = (factor) => Math.min(1, Math.max(0, Math.log10(Math.max(factor, 1e-9)) / 2));
-
-/** What the colours above the slider mean, each with its name, and what is measured. */
-const caption = (measure, ...parts) =>
-  h("div", {}, ...parts.map(([part, says]) => h("span", {}, h("i", { class: `mx-swatch mx-${part}` }), says)), h("span", {}, measure));
 
 /** A notebook has commands on plain keys (arrows, b, d d); keys pressed in here are for here. Ctrl-S and its like go on. */
 function keepKeys(event) {
@@ -93,80 +28,47 @@ const EXPLAINED = {
 
 let mounted = 0;
 
-// ---- the explorer ---------------------------------------------------------------------------------------------------
-
 function mount(root, start, source) {
   const id = `mx${++mounted}`;
   const state = {
     layer: 0, token: null, view: start.view, switches: NONE, sight: "saliency", beside: false,
-    heads: null, off: new Set(), guesses: null, playing: null, busy: 0,
+    heads: null, off: new Set(), guesses: null, busy: 0,
     folded: new Set(start.tokens.length > LONG ? start.blocks.keys() : []),
   };
-  const on = () => JSON.stringify(state.switches) !== JSON.stringify(NONE);
-  const hears = { follow, fold, describe };
+  const changed = () => JSON.stringify(state.switches) !== JSON.stringify(NONE);
 
-  // -- the frame
+  const name = (end) => pictureOf(state.switches.exchange, state.beside && changed() ? 1 : 0).name(end);
+  const readout = makeReadout(start, name, follow);
+  const layers = makeLayers(start, id, toLayer, (playing) => readout.live(!playing));
+  const heads = makeHeads(start, id, hideHeads);
+  const prediction = makePrediction(start);
+  const lens = makeLens(start, name);
+  const changes = makeChanges(start, source, switchTo, () => { state.beside = changes.beside(); draw(); });
 
-  const slider = h("input", {
-    type: "range", min: 0, max: start.layers - 1, value: 0, id: `${id}-layer`, "aria-label": "Layer",
-    oninput: () => { stop(); toLayer(Number(slider.value)); },
-  });
-  const play = h("button", { type: "button", class: "mx-play", onclick: () => (state.playing ? stop() : run()) });
-  const where = h("output", { class: "mx-where", for: `${id}-layer` });
-  const bars = h("div", { class: "mx-bars", "aria-hidden": "true" });
-  const largest = h("span", {}, "share of the layer’s saliency");
-  const captions = {
-    saliency: start.anchors.length
-      ? caption("share of mean saliency per edge, by layer", ["wp", "into label words (S_wp)"],
-        ["pq", "label words to target (S_pq)"], ["ww", "other edges (S_ww)"])
-      : caption("This prompt has no label words, so no flow into them or out of them. Click a token for its own."),
-    attention: caption("share of attention, mean over tokens and heads", ["ww", "goes to position 0"]),
-    enrichment: start.anchors.length
-      ? caption("times an average token, logarithm from 1 to 100", ["wp", "label words gather"], ["pq", "target reads label words"])
-      : caption("This prompt has no label words. Click a token for its own."),
-    token: caption(largest, ["in", "flows into the token"], ["out", "flows out of it"]),
-    tokenEnrichment: caption("times an average token, logarithm from 1 to 100", ["in", "the token gathers"], ["out", "the target reads it"]),
-  };
-  const barsTitle = h("div", { class: "mx-note" }, ...Object.values(captions));
   const sights = h("div", { class: "mx-sights", role: "group", "aria-label": "What arcs show" },
-    ...Object.entries(SIGHTS).map(([sight, name]) =>
-      h("button", { type: "button", class: "mx-sight", "aria-pressed": "false", "data-sight": sight, onclick: () => see(sight) }, name)));
+    ...Object.entries(SIGHTS).map(([sight, said]) =>
+      h("button", { type: "button", class: "mx-sight", "aria-pressed": "false", "data-sight": sight, onclick: () => see(sight) }, said)));
   const explained = h("span", { class: "mx-soft" });
   const foldAll = h("button", { type: "button", class: "mx-link", hidden: start.tokens.length <= LONG, onclick: () => {
     state.folded = new Set(state.folded.size ? [] : start.blocks.keys());
     draw();
   } });
-  const readout = h("p", { class: "mx-readout", role: "status" });
-  const headBox = h("div", { class: "mx-heads" });
-  const prediction = h("div", { class: "mx-prediction" });
-  const verdict = h("p", { class: "mx-verdict", role: "status" });
-  const patches = h("div", { class: "mx-patches" });
-  const lens = h("div", { class: "mx-lens" });
   const trouble = h("p", { class: "mx-error", role: "alert", hidden: true });
   const pictures = h("div", { class: "mx-pictures" });
-
   const frame = h(
     "section", { class: "mx", lang: "en", "aria-label": "Explorer of one prompt", onkeydown: keepKeys },
-    h("header", { class: "mx-header" },
-      h("div", { class: "mx-title" }, h("b", { title: start.model }, h("bdi", {}, start.model)),
-        h("span", { title: start.task }, h("bdi", {}, start.task || "stored prompt")),
-        h("span", {}, `${start.tokens.length} tokens`)),
-      h("div", { class: "mx-legend" },
-        ...(start.anchors.length ? [h("span", {}, h("i", { class: "mx-name mx-w" }, "w"), " demonstration text"),
-          h("span", {}, h("i", { class: "mx-name mx-p" }, "p"), " label word")] : []),
-        h("span", {}, h("i", { class: "mx-name mx-q" }, "q"), " target"))),
-    trouble,
+    header(start), trouble,
     h("div", { class: "mx-columns" },
       h("div", { class: "mx-main" },
-        h("div", { class: "mx-depth" }, play,
-          h("div", { class: "mx-scrub", style: `--layers:${start.layers}` }, bars, slider), where),
-        barsTitle, h("div", { class: "mx-tools" }, sights, explained, foldAll), pictures, readout, headBox),
+        ...layers.elements, h("div", { class: "mx-tools" }, sights, explained, foldAll), pictures, readout.element, heads.element),
       h("aside", { class: "mx-side" },
-        h("h3", {}, "Prediction ", h("small", {}, start.anchors.length ? "among the label words" : "among these answers")), verdict, prediction,
-        h("h3", {}, "Change the model or the prompt"), patches,
-        h("h3", {}, "Logit lens ", h("small", {}, "whole vocabulary")), lens)));
+        h("h3", {}, "Prediction ", h("small", {}, start.anchors.length ? "among the label words" : "among these answers")), ...prediction.elements,
+        h("h3", {}, "Change the model or the prompt"), h("div", { class: "mx-patches" }, ...changes.elements),
+        h("h3", {}, "Logit lens ", h("small", {}, "whole vocabulary")), lens.element)));
   for (const [role, colour] of Object.entries(start.colours)) frame.style.setProperty(`--mx-${role}`, colour);
   root.replaceChildren(frame);
+
+  // -- what is drawn
 
   /** Pictures by the exchanged demonstration; the prompt as it is has none. */
   const drawn = new Map();
@@ -174,12 +76,11 @@ function mount(root, start, source) {
     const key = `${exchange}-${which}`;
     if (!drawn.has(key)) {
       const { texts = {} } = start.exchanges.find((one) => one.number === exchange) ?? {};
-      drawn.set(key, makePicture(start, start.tokens.map((one, i) => (texts[i] ? { ...one, text: texts[i] } : one)), hears));
+      const tokens = start.tokens.map((one, i) => (texts[i] ? { ...one, text: texts[i] } : one));
+      drawn.set(key, makePicture(start, tokens, { follow, fold, describe }));
     }
     return drawn.get(key);
   }
-
-  // -- what is shown of a layer
 
   /** Edges [query, key, value] of the layer in a view; of the view at hand for the heads that are shown. */
   function edges(view) {
@@ -200,18 +101,18 @@ function mount(root, start, source) {
   }
 
   /** What is on, in words. */
-  function named({ isolate, drop, own, heads, exchange }) {
+  function named({ isolate, drop, own, heads: ablated, exchange }) {
     const one = start.exchanges.find(({ number: n }) => n === exchange);
     return [
       isolate && `label words isolated in layers ${isolate[0]} to ${isolate[1]}`, drop != null && `layer ${drop} dropped`,
-      ...heads.map(([layer, head]) => `head ${head} of layer ${layer} ablated`), ...own,
+      ...ablated.map(([layer, head]) => `head ${head} of layer ${layer} ablated`), ...own,
       one && `label word of demonstration ${one.number + 1} exchanged`,
     ].filter(Boolean).join(", ");
   }
 
   function draw() {
     const shown = [[state.switches, state.view]];
-    if (state.beside && on()) shown.unshift([NONE, start.view]);
+    if (state.beside && changed()) shown.unshift([NONE, start.view]);
     const used = shown.map(([{ exchange }], i) => pictureOf(exchange, shown.length > 1 ? i : 0));
     if (pictures.children.length !== used.length || used.some((one, i) => one.element !== pictures.children[i])) {
       pictures.replaceChildren(...used.map((one) => one.element));
@@ -230,194 +131,26 @@ function mount(root, start, source) {
     foldAll.textContent = state.folded.size ? "Unfold all demonstrations" : "Fold all demonstrations";
     explained.textContent = EXPLAINED[state.sight];
     sights.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.sight === state.sight)));
-    drawBars();
+    layers.drawBars(state.view.saliency ? state.view : start.view, state);
     describe(null);
   }
 
-  const picture = () => pictureOf(state.switches.exchange, state.beside && on() ? 1 : 0);
-  const name = (end) => picture().name(end);
-
   function describe(edge) {
-    const view = state.view, layer = state.layer;
-    if (edge) {
-      const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: `${percent(edge.value)} of the attention`,
-        enrichment: `${times(edge.value)} an average token` }[edge.said];
-      readout.replaceChildren(name(edge.query), " reads ", name(edge.key), `: ${what}`);
-      return;
-    }
-    if (!view.saliency) { readout.replaceChildren(); return; }
-    const seen = edges(view);
-    if (state.token != null) return describeToken(seen);
-    if (state.sight === "enrichment") return describeEnrichment(seen);
-    if (!seen.length) {
-      readout.replaceChildren(state.off.size === start.heads ? "No head is shown." : "Nothing flows here: the loss does not depend on this layer's attention.");
-      return;
-    }
-    const [query, key] = seen[0], { total, shown, sink } = view[state.sight];
-    const whole = state.sight === "saliency" ? "the layer’s saliency" : "the attention that does not go to position 0";
-    const cut = state.off.size && state.sight === "saliency"
-      ? `the ${seen.length} strongest edges of the heads that are shown`
-      : `the ${seen.length} strongest of ${total[layer]} edges, ${percent(shown[layer])} of ${whole}`;
-    readout.replaceChildren(`Drawn: ${cut}. Strongest: `, name(query), " reads ", name(key), ".",
-      ...(sink ? [` Position 0 takes ${percent(sink[layer])} of all attention.`] : []));
-  }
-
-  function describeEnrichment(seen) {
-    const enriched = state.view.enriched?.[state.layer];
-    const most = seen.length ? ["The target reads ", name(seen[0][1]), ` most: ${times(seen[0][2])} an average token.`] : ["The target reads no token more than an average one."];
-    readout.replaceChildren(...(enriched ? [`Label words are read ${times(enriched[0])} as much as an average token (random text ${number(enriched[1])}), and gather ${times(enriched[2])} as much (random text ${number(enriched[3])}). `] : []), ...most);
-  }
-
-  function describeToken(seen) {
-    const { token, layer, view } = state;
-    const reads = seen.find(([query]) => query === token), readBy = seen.find(([, key]) => key === token);
-    const all = h("button", { type: "button", class: "mx-link", onclick: () => follow(null) }, "Show all");
-    const links = [...(reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
-    const said = {
-      saliency: `${percent(view.into[layer][token])} of the layer’s saliency flows into it, ${percent(view.out[layer][token])} out of it.`,
-      attention: "its strongest edges.",
-      enrichment: `it gathers ${times(view.gathering[layer][token])} as much as an average token, and the target reads it ${times(view.reading[layer][token])} as much.`,
-    }[state.sight];
-    readout.replaceChildren(name(token), ` (token ${token}): ${said}`, ...links);
-  }
-
-  /** Above the slider, by layer: where information flows; or, of a followed token, how much flows in and out. */
-  function drawBars() {
-    const view = state.view.saliency ? state.view : start.view, { token, sight } = state;
-    let title = sight, parts = ["wp", "pq", "ww"], rows = view.flow ?? view.into.map(() => []), full = 1, pair = false;
-    if (sight === "attention") { parts = ["ww"]; rows = view.attention.sink.map((share) => [share]); }
-    if (sight === "enrichment") {
-      pair = true;
-      parts = ["wp", "pq"];
-      rows = (view.enriched ?? view.into.map(() => [0, 0, 0, 0])).map(([read, , gather]) => [ofLog(gather), ofLog(read)]);
-    }
-    if (token != null && sight !== "attention") {
-      parts = ["in", "out"];
-      title = pair ? "tokenEnrichment" : "token";
-      rows = view.into.map((into, layer) => (pair ? [ofLog(view.gathering[layer][token]), ofLog(view.reading[layer][token])] : [into[token], view.out[layer][token]]));
-      // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
-      if (!pair) full = Math.max(...rows.map(([into, out]) => into + out), 1e-30);
-    }
-    bars.classList.toggle("mx-pair", pair);
-    bars.replaceChildren(...rows.map((row, layer) =>
-      h("div", { class: layer === state.layer ? "mx-now" : "", onclick: () => { stop(); toLayer(layer); } },
-        ...parts.map((part, i) => h("i", { class: `mx-bar mx-${part}`, style: `height:${100 * (row[i] ?? 0) / full}%` })))));
-    largest.textContent = `share of the layer’s saliency, at most ${percent(full)}`;
-    for (const [key, node] of Object.entries(captions)) node.classList.toggle("mx-absent", key !== title);
-  }
-
-  // -- prediction, guesses, heads, changes
-
-  function drawPrediction() {
-    const before = start.view.probs, after = state.view.probs, patched = on();
-    const best = (probs) => probs.indexOf(Math.max(...probs));
-    const word = (c) => h("b", {}, label(start.classes[c].word));
-    verdict.replaceChildren(...(!patched
-      ? ["The model answers ", word(best(before)), ...gold(best(before))]
-      : best(before) === best(after)
-        ? ["Still ", word(best(after)), `: ${percent(before[best(after)])} → ${percent(after[best(after)])}`]
-        : ["Changed from ", word(best(before)), " to ", word(best(after)), ...gold(best(after))]));
-    prediction.replaceChildren(...start.classes.map((one, c) =>
-      h("div", { class: `mx-class${best(after) === c ? " mx-best" : ""}` },
-        h("span", { class: "mx-word", title: one.name }, label(one.word), c === start.gold ? h("small", {}, " true") : null),
-        h("span", { class: "mx-meter" },
-          h("i", { class: "mx-after", style: `width:${100 * after[c]}%` }),
-          patched ? h("i", { class: "mx-before", style: `left:${100 * before[c]}%` }) : null),
-        h("span", { class: "mx-value" }, patched ? `${percent(before[c])} → ${percent(after[c])}` : percent(after[c])))));
-  }
-
-  const gold = (answer) => (start.gold == null ? ["."] : answer === start.gold ? [", which is right."] : [", which is wrong."]);
-
-  function drawGuesses() {
-    const token = state.token ?? start.target;
-    const head = h("p", { class: "mx-note" }, "What the model would say next after ", name(token),
-      state.token == null ? ", the target" : "", ", were each layer the last.");
-    if (typeof state.guesses === "string") return lens.replaceChildren(head, h("p", { class: "mx-soft" }, state.guesses));
-    const rows = (state.guesses ?? []).map((row, point) => {
-      const cells = [];
-      for (let i = 0; i < row.length; i += 2) {
-        const shown = label(row[i]);
-        cells.push(h("td", { style: `--mx-share:${row[i + 1]}`, title: `${shown.textContent}: ${percent(row[i + 1])}` }, shown));
-      }
-      return h("tr", {}, h("th", { scope: "row" }, point ? `after ${point - 1}` : "embedding"), ...cells,
-        h("td", { class: "mx-value" }, percent(row[1])));
-    });
-    lens.replaceChildren(head, h("div", { class: "mx-scroll", tabindex: 0, role: "region", "aria-label": "Logit lens by layer" }, h("table", {}, h("tbody", {}, ...rows))));
-    lensFollows();
-  }
-
-  /** The lens's row behind the layer is marked, and brought into sight inside its own box. */
-  function lensFollows() {
-    const box = lens.querySelector(".mx-scroll");
-    lens.querySelectorAll("tr").forEach((row, point) => {
-      const now = point === state.layer + 1;
-      row.classList.toggle("mx-now", now);
-      if (now) box.scrollTop += row.getBoundingClientRect().top - box.getBoundingClientRect().top - box.clientHeight / 2;
-    });
+    if (edge) readout.ofEdge(edge);
+    else readout.ofLayer(state, edges(state.view));
   }
 
   function drawHeads() {
-    const every = Array.from({ length: start.heads }, (_, i) => i);
-    headBox.hidden = state.sight !== "saliency" || !state.view.saliency;
-    headBox.replaceChildren(h("span", { id: `${id}-heads` }, `Heads shown in layer ${state.layer}`),
-      h("div", { class: "mx-headrow", role: "group", "aria-labelledby": `${id}-heads` },
-        ...every.map((head) =>
-          h("button", {
-            type: "button", class: "mx-head", "aria-pressed": String(!state.off.has(head)), "aria-label": `show head ${head}`,
-            onclick: () => toggleHead(head), ondblclick: () => setHeads(new Set(every.filter((i) => i !== head))),
-          }, String(head)))),
-      h("button", { type: "button", class: "mx-link", "data-heads": "all", onclick: () => setHeads(new Set()) }, "all"),
-      h("button", { type: "button", class: "mx-link", onclick: () => setHeads(new Set(every)) }, "none"),
-      h("span", { class: "mx-soft" }, "only what is drawn; the model uses every head. Double-click: one alone."));
+    heads.element.hidden = state.sight !== "saliency" || !state.view.saliency;
+    heads.draw(state.layer, state.off);
   }
-
-  function toggleHead(head) {
-    const off = new Set(state.off);
-    if (!off.delete(head)) off.add(head);
-    return setHeads(off);
-  }
-
-  async function setHeads(off) {
-    state.off = off;
-    updateHeads();
-    if (off.size && !state.heads) {
-      const { layer, switches } = state;
-      const answer = await answered("heads", switches, layer);
-      if (state.layer !== layer || state.switches !== switches) return;
-      if (answer.error) { state.off = new Set(); tell(answer.error); }
-      else state.heads = answer.value;
-      updateHeads();
-    }
-    draw();
-  }
-
-  function updateHeads() {
-    headBox.querySelectorAll(".mx-head").forEach((button, head) => button.setAttribute("aria-pressed", String(!state.off.has(head))));
-  }
-
-  const changes = makeChanges(start, source, (change) => switchTo(change), () => { state.beside = changes.beside(); draw(); });
-  patches.replaceChildren(...changes.elements);
 
   function tell(error) {
     trouble.hidden = !error;
     trouble.textContent = error ?? "";
   }
 
-  async function switchTo(switches) {
-    state.switches = switches;
-    const answer = on() ? await answered("view", switches) : { value: start.view };
-    if (state.switches !== switches) return;
-    tell(answer.error);
-    if (answer.error) return;
-    state.view = answer.value;
-    state.heads = null;
-    state.off = new Set();
-    state.beside = changes.beside();
-    drawPrediction();
-    drawHeads();
-    draw();
-    await showGuesses();
-  }
+  // -- what is asked
 
   async function answered(ask, switches, about) {
     frame.classList.toggle("mx-busy", ++state.busy > 0);
@@ -430,6 +163,45 @@ function mount(root, start, source) {
       frame.classList.toggle("mx-busy", --state.busy > 0);
       frame.setAttribute("aria-busy", String(state.busy > 0));
     }
+  }
+
+  async function hideHeads(off) {
+    state.off = off;
+    heads.mark(off);
+    if (off.size && !state.heads) {
+      const { layer, switches } = state;
+      const answer = await answered("heads", switches, layer);
+      if (state.layer !== layer || state.switches !== switches) return;
+      if (answer.error) { state.off = new Set(); tell(answer.error); }
+      else state.heads = answer.value;
+      heads.mark(state.off);
+    }
+    draw();
+  }
+
+  async function switchTo(switches) {
+    state.switches = switches;
+    const answer = changed() ? await answered("view", switches) : { value: start.view };
+    if (state.switches !== switches) return;
+    tell(answer.error);
+    if (answer.error) return;
+    Object.assign(state, { view: answer.value, heads: null, off: new Set(), beside: changes.beside() });
+    prediction.draw(state.view.probs, changed());
+    drawHeads();
+    draw();
+    await showGuesses();
+  }
+
+  async function showGuesses() {
+    const { token, view, switches } = state;
+    if (!view.guesses) state.guesses = "This page keeps the answer under this change, not the lens; a notebook computes it.";
+    else if (token == null || token === start.target) state.guesses = view.guesses;
+    else {
+      const answer = await answered("guesses", switches, token);
+      if (state.token !== token || state.switches !== switches) return;
+      state.guesses = answer.error ?? answer.value;
+    }
+    lens.draw(state);
   }
 
   // -- moving about
@@ -448,55 +220,17 @@ function mount(root, start, source) {
   }
 
   function toLayer(layer) {
-    state.layer = layer;
-    slider.value = layer;
-    slider.setAttribute("aria-valuetext", `layer ${layer} of 0 to ${start.layers - 1}`);
-    where.textContent = `layer ${layer}`;
-    state.heads = null;
-    state.off = new Set();
+    Object.assign(state, { layer, heads: null, off: new Set() });
+    layers.show(layer);
     drawHeads();
     draw();
-    lensFollows();
+    lens.toLayer(layer);
   }
 
   async function follow(token) {
     state.token = token;
     draw();
     await showGuesses();
-  }
-
-  async function showGuesses() {
-    const { token, view, switches } = state;
-    if (!view.guesses) state.guesses = "This page keeps the answer under this change, not the lens; a notebook computes it.";
-    else if (token == null || token === start.target) state.guesses = view.guesses;
-    else {
-      const answer = await answered("guesses", switches, token);
-      if (state.token !== token || state.switches !== switches) return;
-      state.guesses = answer.error ?? answer.value;
-    }
-    drawGuesses();
-  }
-
-  function run() {
-    if (state.layer === start.layers - 1) toLayer(0);
-    readout.setAttribute("aria-live", "off");
-    state.playing = setInterval(() => {
-      toLayer(state.layer + 1);
-      if (state.layer === start.layers - 1) stop();
-    }, 1100);
-    drawPlay();
-  }
-
-  function stop() {
-    clearInterval(state.playing);
-    state.playing = null;
-    readout.setAttribute("aria-live", "polite");
-    drawPlay();
-  }
-
-  function drawPlay() {
-    play.textContent = state.playing ? "❚❚" : "▶";
-    play.setAttribute("aria-label", state.playing ? "Pause" : "Play from shallow to deep layers");
   }
 
   function fitTheme() {
@@ -509,15 +243,27 @@ function mount(root, start, source) {
   resized.observe(pictures);
   const theme = matchMedia("(prefers-color-scheme: dark)");
   theme.addEventListener("change", fitTheme);
-  drawPlay();
+  layers.drawPlay();
   toLayer(0);
-  drawPrediction();
+  prediction.draw(state.view.probs, false);
   showGuesses();
 
   return () => {
-    stop();
+    layers.stop();
     resized.disconnect();
     theme.removeEventListener("change", fitTheme);
     source.close();
   };
+}
+
+/** The model, the task, and what w, p and q are. */
+function header(start) {
+  return h("header", { class: "mx-header" },
+    h("div", { class: "mx-title" }, h("b", { title: start.model }, h("bdi", {}, start.model)),
+      h("span", { title: start.task }, h("bdi", {}, start.task || "stored prompt")),
+      h("span", {}, `${start.tokens.length} tokens`)),
+    h("div", { class: "mx-legend" },
+      ...(start.anchors.length ? [h("span", {}, h("i", { class: "mx-name mx-w" }, "w"), " demonstration text"),
+        h("span", {}, h("i", { class: "mx-name mx-p" }, "p"), " label word")] : []),
+      h("span", {}, h("i", { class: "mx-name mx-q" }, "q"), " target")));
 }

@@ -13,7 +13,8 @@ ASSETS = Path(__file__).parent
 
 def script() -> str:
     """The script of both lives of the explorer, put together of its files."""
-    return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in ("picture", "changes", "explorer"))
+    names = ("picture", "sources", "layers", "readout", "panels", "changes", "explorer")
+    return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in names)
 
 
 def page(title: str, start: Mapping[str, Any]) -> str:

@@ -16,11 +16,28 @@ from mechicl.models.adapter import Hook
 
 
 def spread(model: Any, devices: Sequence[torch.device]) -> None:
-    """Put as many blocks on each device; embeddings, final norm and unembedding lie on the first."""
+    """Put as many blocks on each device; embeddings, final norm and unembedding go to the first."""
     n_layers = len(model.blocks)
-    model.to(str(devices[0]), print_details=False)
-    for layer, block in enumerate(model.blocks):
-        block.to(devices[layer * len(devices) // n_layers])
+    place(model, devices[0], [devices[layer * len(devices) // n_layers] for layer in range(n_layers)])
+
+
+def place(model: Any, home: torch.device, of_blocks: Sequence[torch.device]) -> None:
+    """Put each block on its device and everything else on `home`.
+
+    Nothing passes through another device: the first need not have room for the whole model.
+    """
+    inside = {id(module) for block in model.blocks for module in block.modules()}
+    for block, device in zip(model.blocks, of_blocks, strict=True):
+        block.to(device)
+    for module in model.modules():
+        if id(module) not in inside:
+            module._apply(lambda tensor: tensor.to(home), recurse=False)
+    model.cfg.device = str(home)
+
+
+def places(model: Any) -> list[torch.device]:
+    """The device of each block."""
+    return [next(block.parameters()).device for block in model.blocks]
 
 
 def devices_from(first: torch.device, n_devices: int) -> list[torch.device]:

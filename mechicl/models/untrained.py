@@ -15,6 +15,7 @@ from mechicl.limits import return_freed_memory
 from mechicl.models.adapter import Adapter, Model, hooked
 from mechicl.models.convert import clear_unused
 from mechicl.models.provenance import remember
+from mechicl.models.spread import place, places
 
 
 def has_twin(model: Model) -> bool:
@@ -25,7 +26,7 @@ def has_twin(model: Model) -> bool:
 def untrained(model: Model, seed: int) -> Any:
     """A new model of the same configuration, at its own initialisation; the given model is left alone.
 
-    Dtype, device, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
+    Dtype, devices, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
     normal weights of the configuration's `initializer_range`, biases 0, gains 1, so that folded norms have nothing to
     fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, so that a seed gives
     the same twin on every device, and PyTorch's generators are left as they were. Modules that the user replaced, and
@@ -48,7 +49,8 @@ def untrained(model: Model, seed: int) -> Any:
     twin.tokenizer = net.tokenizer
     twin.cfg.model_name = f"{net.name}, untrained, seed {seed}"
     remember(twin, source=twin.cfg.model_name, processing="none")
-    return twin.to(net.device, print_details=False).eval()
+    place(twin, net.device, places(net.raw))
+    return twin.eval()
 
 
 @contextmanager

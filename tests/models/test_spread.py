@@ -14,7 +14,8 @@ from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import hooked
 from mechicl.models.loading import parse_device
-from mechicl.models.spread import devices_from, spread
+from mechicl.models.spread import devices_from, places, spread
+from mechicl.models.untrained import untrained
 from mechicl.patches import Drop, IsolateLabels, ReweightAnchors, Swap
 from mechicl.probes import LogitLens
 from tests import tiny
@@ -86,3 +87,21 @@ def test_blocks_are_spread_evenly_from_the_first_device_on() -> None:
     assert torch.equal(hooked(model).forward(tiny.tokens(1, 5)), expected)
     with pytest.raises(InputError, match="3 GPUs, and there are 0"):
         parse_device("cuda:1", n_devices=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_block_goes_straight_to_its_device(family: str) -> None:
+    """From the first device, which may be too small for all of them, these could not come back."""
+    model, first = tiny.fresh(family), torch.device("meta")
+    spread(model, [first, torch.device("cpu")])
+    assert [one.type for one in places(model)] == ["meta", "cpu", "cpu"]
+    assert {str(tensor.device) for tensor in model.embed.parameters()} == {"meta"}
+    assert model.cfg.device == "meta"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_untrained_twin_is_spread_like_its_model(family: str) -> None:
+    model = split(tiny.model(family))
+    twin = untrained(model, seed=0)
+    assert places(twin) == places(model)
+    assert {str(tensor.device) for tensor in twin.embed.parameters()} == {"cpu"}

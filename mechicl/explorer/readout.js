@@ -1,0 +1,60 @@
+// What is drawn, in words: the line under the picture. Loaded before explorer.js.
+
+function percent(share) {
+  if (share == null) return "–";
+  if (share >= 0.99995) return "100 %";
+  if (share > 0 && share < 0.0001) return "< 0.01 %";
+  return `${(100 * share).toFixed(share < 0.1 || share > 0.995 ? 2 : 1)} %`;
+}
+
+const number = (value) => (value && value < 0.01 ? "< 0.01" : String(Number(Number(value).toPrecision(3))));
+const times = (value) => `${number(value)} times`;
+
+/** `name` gives a token its name in the picture; `follow` hears of a token to follow, or null. */
+function makeReadout(start, name, follow) {
+  const element = h("p", { class: "mx-readout", role: "status" });
+  const say = (...parts) => element.replaceChildren(...parts);
+
+  function ofEdge(edge) {
+    const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: `${percent(edge.value)} of the attention`,
+      enrichment: `${times(edge.value)} an average token` }[edge.said];
+    say(name(edge.query), " reads ", name(edge.key), `: ${what}`);
+  }
+
+  /** Of the edges that are drawn: the followed token's, the enrichment of label words, or the strongest edge. */
+  function ofLayer(state, edges) {
+    if (!state.view.saliency) return say();
+    if (state.token != null) return ofToken(state, edges);
+    if (state.sight === "enrichment") return ofEnrichment(state, edges);
+    if (!edges.length) {
+      return say(state.off.size === start.heads ? "No head is shown." : "Nothing flows here: the loss does not depend on this layer's attention.");
+    }
+    const { sight, layer, off } = state, [query, key] = edges[0], { total, shown, sink } = state.view[sight];
+    const whole = sight === "saliency" ? "the layer’s saliency" : "the attention that does not go to position 0";
+    const cut = off.size && sight === "saliency"
+      ? `the ${edges.length} strongest edges of the heads that are shown`
+      : `the ${edges.length} strongest of ${total[layer]} edges, ${percent(shown[layer])} of ${whole}`;
+    say(`Drawn: ${cut}. Strongest: `, name(query), " reads ", name(key), ".",
+      ...(sink ? [` Position 0 takes ${percent(sink[layer])} of all attention.`] : []));
+  }
+
+  function ofEnrichment({ view, layer }, edges) {
+    const enriched = view.enriched?.[layer];
+    const most = edges.length ? ["The target reads ", name(edges[0][1]), ` most: ${times(edges[0][2])} an average token.`] : ["The target reads no token more than an average one."];
+    say(...(enriched ? [`Label words are read ${times(enriched[0])} as much as an average token (random text ${number(enriched[1])}), and gather ${times(enriched[2])} as much (random text ${number(enriched[3])}). `] : []), ...most);
+  }
+
+  function ofToken({ token, layer, view, sight }, edges) {
+    const reads = edges.find(([query]) => query === token), readBy = edges.find(([, key]) => key === token);
+    const all = h("button", { type: "button", class: "mx-link", onclick: () => follow(null) }, "Show all");
+    const links = [...(reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
+    const said = {
+      saliency: `${percent(view.into[layer][token])} of the layer’s saliency flows into it, ${percent(view.out[layer][token])} out of it.`,
+      attention: "its strongest edges.",
+      enrichment: `it gathers ${times(view.gathering[layer][token])} as much as an average token, and the target reads it ${times(view.reading[layer][token])} as much.`,
+    }[sight];
+    say(name(token), ` (token ${token}): ${said}`, ...links);
+  }
+
+  return { element, ofEdge, ofLayer, live: (on) => element.setAttribute("aria-live", on ? "polite" : "off") };
+}

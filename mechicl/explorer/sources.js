@@ -1,0 +1,45 @@
+// Where numbers come from: a kernel that is asked, or a page that keeps what was computed. Loaded before explorer.js.
+
+const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
+
+/** Asks the kernel; each request has a number, and its answer carries the same. */
+function fromKernel(model) {
+  const waiting = new Map();
+  let last = 0;
+  const hear = (message) => {
+    const { resolve, reject } = waiting.get(message.id) ?? {};
+    waiting.delete(message.id);
+    if (message.error) reject?.(new Error(message.error));
+    else resolve?.(message.answer);
+  };
+  model.on("msg:custom", hear);
+  return {
+    live: true,
+    has: () => true,
+    ask: (ask, switches, about = 0) =>
+      new Promise((resolve, reject) => {
+        waiting.set(++last, { resolve, reject });
+        model.send({ id: last, ask, switches, about });
+      }),
+    close: () => model.off("msg:custom", hear),
+  };
+}
+
+/** Looks up what the page keeps: some patches, each on its own; heads and guesses without patches. */
+function fromPage(kept) {
+  const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
+  const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;
+  return {
+    live: false,
+    has: (switches) => found(switches) !== undefined,
+    async ask(ask, switches, about = 0) {
+      if (ask === "view") return found(switches);
+      if (!same(switches, NONE)) throw new Error("This page keeps these for the clean model only; a notebook computes them.");
+      if (!kept[ask][about]) throw new Error("This page keeps the lens at label words and at the last tokens; a notebook computes it at every token.");
+      return kept[ask][about];
+    },
+    close: () => {},
+  };
+}
+
+const order = ({ isolate, drop, own, heads, exchange }) => [isolate, drop, [...own].sort(), heads, exchange];
