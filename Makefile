@@ -70,9 +70,11 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# After a change of what a study declares (switches, help, titles): the command line's list, and the editors' stubs.
+# After a change of what a study declares (switches, help, titles): the command line's list, the editors' stubs, and
+# the documentation's pages with measured numbers.
 declare: $(STAMP)
 	$(BIN)/python docs/declare.py
+	$(BIN)/python docs/measured.py
 
 format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
@@ -125,6 +127,7 @@ docs-figures: $(VENV)/.docs
 	$(BIN)/python docs/examples.py
 	$(BIN)/python docs/defects.py
 	$(BIN)/python docs/drift.py
+	$(BIN)/python docs/measured.py
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"

@@ -15,10 +15,7 @@ from mkdocs.structure.files import File, Files
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-import backends  # noqa: E402
-import drift  # noqa: E402
 import gallery  # noqa: E402
-import models  # noqa: E402
 import tutorials  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command, wrapped  # noqa: E402
 
@@ -61,19 +58,6 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put measured numbers and tables where pages name them."""
-    if page.file.src_uri == "precision.md":
-        return markdown.format(table=drift.table(), models=", ".join(drift.measured()), prompt=f"{1 / 32:.3f}")
-    if page.file.src_uri == "tutorials.md":
-        return markdown.format(rows=tutorials.table())
-    if page.file.src_uri == "models.md":
-        return markdown.format(table=models.table(), studies=backends.table())
-    if page.file.src_uri != "defects.md":
-        return markdown
-    return markdown.format(**json.loads((HERE / "pages" / "defects.json").read_text()))
-
-
 def study_page(study: Any) -> str:
     """What the paper did, how it is measured here, the command, the figure, and the call from Python."""
     module = sys.modules[study.__module__]
@@ -87,7 +71,7 @@ def study_page(study: Any) -> str:
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
-            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) says what it leaves.",
+            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) describes what a run writes.",
             *_claims(study),
             *_shown(study),
             f"## From Python\n\n::: mechicl.studies.{call}\n    options: {_SIGNATURE}",

@@ -67,6 +67,17 @@ def test_the_written_declarations_and_stubs_are_those_of_the_classes() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)  # apart from studies that tests define
 
 
+def test_pages_with_measured_numbers_are_written_anew() -> None:
+    pytest.importorskip("nbformat", reason="nbformat is not installed")
+    docs = Path(mi.__file__).parents[1] / "docs"
+    code = (
+        f"import sys; sys.path[:0] = [{str(docs)!r}, {str(docs.parent)!r}]; import measured; "
+        "old = [path.name for path, text in measured.pages().items() if path.read_text() != text]; "
+        "assert not old, f'make declare: {old}'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_list_and_page_have_what_the_class_declares(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,7 @@ def _export() -> str:
     from shutil import which
 
     if find_spec("kaleido") is None:
-        return "no: pip install 'mechicl[export]'"
+        return "no: pip install kaleido"
     browsers = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
     found = next(filter(None, map(which, browsers)), None)
     return f"kaleido with {found}" if found else "kaleido; no Chrome or Chromium found (plotly_get_chrome gets one)"

@@ -32,7 +32,7 @@ def tagged_words(corpus: TokenCorpus) -> pd.DataFrame:
     try:
         from textblob.en import tag
     except ImportError:
-        raise InputError("Parts of speech need TextBlob: pip install mechicl[tags].") from None
+        raise InputError("Parts of speech need TextBlob: pip install textblob.") from None
     if corpus.tokenizer is None:
         raise InputError("This text has no tokenizer to read its words by; load it with load_corpus.")
     rows: list[tuple[int, int, str, str]] = []

@@ -96,5 +96,5 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("Workers on a cluster need Ray; install it with: pip install 'mechicl[ray]'.") from None
+        raise InputError("Workers on a cluster need Ray: pip install ray.") from None
     return ray

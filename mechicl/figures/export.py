@@ -40,7 +40,7 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
     try:
         import kaleido  # noqa: F401
     except ImportError as error:
-        raise InputError("Exporting figures needs kaleido: pip install 'mechicl[export]'.") from error
+        raise InputError("Exporting figures needs kaleido: pip install kaleido.") from error
     drawn = [_sized(figure, width) for figure, _, width in asked]
     logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs what it then puts right as tracebacks
     with TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Benchmarks of lm-evaluation-harness: HellaSwag, ARC-Easy, LAMBADA, and any task of its multiple-choice kind.
 
-The harness reads the documents, writes the requests and scores the answers; mechicl only answers. It is an extra,
-`pip install mechicl[lm-eval]`.
+The harness reads the documents, writes the requests and scores the answers; mechicl only answers. It is the extra
+`lm-eval`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def load_benchmarks(
     try:
         from lm_eval.tasks import TaskManager
     except ImportError:
-        raise InputError("Benchmarks need lm-evaluation-harness: pip install mechicl[lm-eval].") from None
+        raise InputError("Benchmarks need lm-evaluation-harness: pip install lm-eval.") from None
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; take at least one document, or leave it out for all.")
     if include is not None and not Path(include).is_dir():

@@ -9,7 +9,7 @@ and Liang 2019): every word is given a random part of speech, always the same on
 probe can answer only by knowing the word. Accuracy less the control's is selectivity. Beside them stands each word's
 most frequent part of speech in the training text.
 
-Tags are TextBlob's (`pip install mechicl[tags]`), which come with errors, of English text. Probes are standardised
+Tags are TextBlob's (extra `tags`), which come with errors, of English text. Probes are standardised
 logistic regressions, fitted on some sequences and tested on others in three folds. All of it is ours: there is no
 `protocol="paper"`.
 """
