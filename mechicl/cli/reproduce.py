@@ -125,7 +125,8 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
     if part == _UNRELATED:
         own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
         of_sst2 = "sst2" in asked.task.split(",")
-        return [(w.Isolation(n_layers=layers), own), (w.DeepLayers(), own)] if of_sst2 else []
+        as_in_fig_12 = tuple(n for n in layers if n <= 5)[-1:]
+        return [(w.Isolation(n_layers=as_in_fig_12), own), (w.DeepLayers(), own)] if of_sst2 else []
     if part == _BEYOND:
         return _beyond(asked) if asked.extensions else []
     if part == _NORM:
