@@ -95,7 +95,7 @@ class ErrorDiagnosis(Study):
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
-        """All items after one context (in class order; in the paper, one demonstration per class), for each context.
+        """All items after one context (in class order; paper: one demonstration per class), and each after its own.
 
         `options` are those of `task.prompts`; `mislabelled` makes a model err that otherwise hardly does. If the data
         cannot fill `contexts`, their number is halved until they can.

@@ -1,4 +1,4 @@
-"""Where gathering ends and reading begins: the layer in which reading overtakes gathering.
+"""Where gathering ends and reading begins: the layer from which reading dominates.
 
 Both curves may be above an average token's in all layers, and on very different scales, so they need not cross. We take
 the logarithm of reading over gathering, and find the split of the layers in two that explains most of its variance:

@@ -160,7 +160,7 @@ class Isolation(PredictionStudy):
         return 1 + 1.5 * len(self.n_layers) + 0.6 * further
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        """Give each group of prompts that share demonstrations a prompt of the previous group (the first: of the next)."""
+        """Give each group of prompts with the same demonstrations a prompt of the previous group (the first: next)."""
         parts, origin = super().parts(material)
         if all(mode != "exchange" for _, mode in self._arms.values()):
             return parts, origin
