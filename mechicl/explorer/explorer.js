@@ -1,5 +1,5 @@
-// The explorer. One file, behind picture.js, for both lives of it: a Jupyter widget that asks the kernel (the default
-// export, for anywidget), and a page that keeps what was computed (openPage).
+// The explorer, loaded after picture.js. It serves both as a Jupyter widget that asks the kernel (the default
+// export, for anywidget) and as a page that holds precomputed views (openPage).
 
 const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
 
@@ -14,9 +14,9 @@ function openPage(document) {
   mount(document.getElementById("explorer"), start, fromPage(start.kept));
 }
 
-// ---- where numbers come from ----------------------------------------------------------------------------------------
+// ---- sources of numbers ---------------------------------------------------------------------------------------------
 
-/** Asks the kernel; each request has a number, and its answer carries the same. */
+/** Asks the kernel; an answer carries the number of its request. */
 function fromKernel(model) {
   const waiting = new Map();
   let last = 0;
@@ -39,7 +39,7 @@ function fromKernel(model) {
   };
 }
 
-/** Looks up what the page keeps: some patches, each on its own; heads and guesses without patches. */
+/** Looks up what the page holds: some patches, one at a time; heads and guesses without patches. */
 function fromPage(kept) {
   const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
   const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;
@@ -70,14 +70,14 @@ function percent(share) {
 const number = (value) => (value && value < 0.01 ? "< 0.01" : String(Number(Number(value).toPrecision(3))));
 const times = (value) => `${number(value)} times`;
 
-/** How far up a bar a factor stands: 1 and less at its foot, 100 and more at its top. */
+/** Height of a factor in a bar: 1 and less at its foot, 100 and more at its top. */
 const ofLog = (factor) => Math.min(1, Math.max(0, Math.log10(Math.max(factor, 1e-9)) / 2));
 
-/** What the colours above the slider mean, each with its name, and what is measured. */
+/** Legend of the colours above the slider, and what is measured. */
 const caption = (measure, ...parts) =>
   h("div", {}, ...parts.map(([part, says]) => h("span", {}, h("i", { class: `mx-swatch mx-${part}` }), says)), h("span", {}, measure));
 
-/** A notebook has commands on plain keys (arrows, b, d d); keys pressed in here are for here. Ctrl-S and its like go on. */
+/** A notebook has commands on plain keys (arrows, b, d d); plain keys pressed in here stay here. */
 function keepKeys(event) {
   if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
 }
@@ -88,7 +88,7 @@ const SIGHTS = {
 const EXPLAINED = {
   saliency: "Saliency: how much the loss would change, to first order, if the edge were deleted (Eq. 1).",
   attention: "Attention: mean over heads, without edges to position 0.",
-  enrichment: "Enrichment: saliency over what an average token gets; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
+  enrichment: "Enrichment: saliency relative to an average token; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
 };
 
 let mounted = 0;
@@ -168,7 +168,7 @@ function mount(root, start, source) {
   for (const [role, colour] of Object.entries(start.colours)) frame.style.setProperty(`--mx-${role}`, colour);
   root.replaceChildren(frame);
 
-  /** Pictures by the exchanged demonstration; the prompt as it is has none. */
+  /** Pictures by exchanged demonstration; null for the unchanged prompt. */
   const drawn = new Map();
   function pictureOf(exchange, which) {
     const key = `${exchange}-${which}`;
@@ -181,7 +181,7 @@ function mount(root, start, source) {
 
   // -- what is shown of a layer
 
-  /** Edges [query, key, value] of the layer in a view; of the view at hand for the heads that are shown. */
+  /** Edges [query, key, value] of the layer in a view; in the current view, only of the heads shown. */
   function edges(view) {
     if (!view.saliency) return [];
     if (state.sight === "enrichment") {
@@ -199,7 +199,7 @@ function mount(root, start, source) {
       .slice(0, Math.max(40, view.saliency.edges[state.layer].length));
   }
 
-  /** What is on, in words. */
+  /** The changes that are on, in words. */
   function named({ isolate, drop, own, heads, exchange }) {
     const one = start.exchanges.find(({ number: n }) => n === exchange);
     return [
@@ -281,7 +281,7 @@ function mount(root, start, source) {
     readout.replaceChildren(name(token), ` (token ${token}): ${said}`, ...links);
   }
 
-  /** Above the slider, by layer: where information flows; or, of a followed token, how much flows in and out. */
+  /** Above the slider, by layer: where information flows; or, for a followed token, how much flows in and out. */
   function drawBars() {
     const view = state.view.saliency ? state.view : start.view, { token, sight } = state;
     let title = sight, parts = ["wp", "pq", "ww"], rows = view.flow ?? view.into.map(() => []), full = 1, pair = false;
@@ -295,7 +295,7 @@ function mount(root, start, source) {
       parts = ["in", "out"];
       title = pair ? "tokenEnrichment" : "token";
       rows = view.into.map((into, layer) => (pair ? [ofLog(view.gathering[layer][token]), ofLog(view.reading[layer][token])] : [into[token], view.out[layer][token]]));
-      // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
+      // A single token's share is small, so its bars are scaled to its largest layer, whose share the caption gives.
       if (!pair) full = Math.max(...rows.map(([into, out]) => into + out), 1e-30);
     }
     bars.classList.toggle("mx-pair", pair);
@@ -346,7 +346,7 @@ function mount(root, start, source) {
     lensFollows();
   }
 
-  /** The lens's row behind the layer is marked, and brought into sight inside its own box. */
+  /** Mark the lens's row after the layer, and scroll to it inside its own box. */
   function lensFollows() {
     const box = lens.querySelector(".mx-scroll");
     lens.querySelectorAll("tr").forEach((row, point) => {

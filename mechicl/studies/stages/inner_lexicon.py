@@ -1,4 +1,4 @@
-"""The inner lexicon: does a word's last piece come to represent the word? (after Kaplan et al. 2024, Feucht et al. 2024)
+"""The inner lexicon: does a word's last piece come to represent it? (after Kaplan et al. 2024, Feucht et al. 2024)
 
 *Stages of Inference* infers detokenization from attention; here we test it directly. A word that has its own token is
 also spelt in two or three tokens, in the same context. By layer:
