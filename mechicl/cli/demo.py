@@ -82,7 +82,7 @@ def demo(
 
 
 def _in_context(model: str, n_layers: int) -> list[Study]:
-    """Studies of *Label Words are Anchors*; only the real model runs re-weighting, which the shipped one does not gain from."""
+    """Studies of *Label Words are Anchors*; only the real model, which gains by it, runs re-weighting."""
     from mechicl import studies as w
 
     if model == "tiny-icl":

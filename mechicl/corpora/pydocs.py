@@ -72,7 +72,7 @@ def origin(texts: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """No garbage collection: a syntax tree is many objects without cycles, and a search would take as long as parsing."""
+    """A syntax tree has many objects but no cycles, and collecting garbage would take as long as parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:

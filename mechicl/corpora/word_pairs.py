@@ -158,7 +158,7 @@ def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
 
 
 def _official(path: Path) -> Rows:
-    """Lines of word, part of speech, "i-j" (the word's index in each sentence), both sentences; labels in a second file."""
+    """Lines of word, part of speech, "i-j" (the word's index in each sentence), both sentences; labels are separate."""
     gold_path = path.with_name(path.name.replace(".data.txt", ".gold.txt"))
     with one_sentence(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -174,7 +174,7 @@ def authors_random_set(prompt: Prompt) -> tuple[int, ...]:
 
 
 def authors_top_sets(prompt: Prompt, n_sets: int) -> list[tuple[int, ...]]:
-    """The kept sets of the authors' compress_top.py: combinations in order, the first label word's token varying fastest.
+    """The kept sets of the authors' compress_top.py: combinations, the first label word's token varying fastest.
 
     Its mask is never cleared, so every set contains the tokens of all sets before it.
     """
