@@ -92,7 +92,7 @@ class BlockParts:
 
     @contextmanager
     def unwrapped(self) -> Iterator[None]:
-        """A context that runs Hugging Face's own modules if they have the same weights as TransformerLens's wrappers."""
+        """A context that runs Hugging Face's own modules if they have the weights of TransformerLens's wrappers."""
         stale = [part.module.original_component for part in self.wrappers if not part.plain]
         inside = {id(module) for original in stale for module in original.modules()}
         removed = [part for part in self.wrappers if part.plain and id(part.holder) not in inside]

@@ -57,7 +57,9 @@ def signature(study: type[Study], declared: Declaration) -> inspect.Signature:
 def docstring(study: type[Study], declared: Declaration) -> str:
     """Title, source, claim, arguments and result, as a docstring."""
     material = INPUTS[declared.reads]
-    arguments = {"model": "a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`."}
+    arguments = {
+        "model": "a HookedTransformer, a TransformerBridge, or an object that implements `mechicl.models.Adapter`."
+    }
     if material.argument:
         arguments[material.argument] = f"{material.words}, from `{material.maker}`."
     arguments |= {switch.name: switch.help for switch in declared.switches}
