@@ -77,7 +77,7 @@ def load_model(
     if not isinstance(name, (str, Path)):
         from mechicl.models.adapter import hooked
 
-        hooked(name)  # refuses what is no model
+        hooked(name)  # rejects anything but a model
         return name
     check_count("n_devices", n_devices)
     backend = chosen(backend)

@@ -276,7 +276,7 @@ def compression(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per prompt, condition and random set: the prediction on what is kept of the
+        A result. A row per prompt, condition and random set: the prediction from the kept part of the
         context. Gold and predicted class, label probabilities, top-10 token ids, and the number of
         context tokens.
     """

@@ -35,7 +35,7 @@ class Level(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes, and what is drawn there, from back to front."""
+    """One pair of axes, and its content from back to front."""
 
     title: str
     content: Sequence[Curve | Level | BaseTraceType]

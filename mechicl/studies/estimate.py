@@ -71,7 +71,7 @@ def memory_needed(
     Memory must also hold the other models of this size, and whatever the study keeps of each batch.
 
     Raises:
-        InputError: not even one sequence fits into what is free.
+        InputError: not even one sequence fits into free memory.
     """
     itemsize = net.dtype.itemsize
     fit = prompts_that_fit(net.sizes, longest, itemsize, net.device)
@@ -102,7 +102,7 @@ def estimate(
     """Estimate of the given number of passes over sequences of these lengths, from one short timed pass.
 
     Raises:
-        InputError: not even one sequence fits into what is free.
+        InputError: not even one sequence fits into free memory.
     """
     longest = max(lengths, default=1)
     memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins, held=held)

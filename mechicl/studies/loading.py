@@ -36,7 +36,7 @@ def load_studies(path: str | Path) -> list[type[Study]]:
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and inspect look modules up here
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # modules beside the file can be imported
+        sys.path.append(str(path.parent))  # so that modules next to the file can be imported
     try:
         spec.loader.exec_module(module)
         return _added(path, studies)

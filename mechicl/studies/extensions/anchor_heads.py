@@ -217,7 +217,7 @@ class AnchorHeads(AgainstTwins):
         summary = result.summary()
         note = f"mean of tasks; k = {self._k(result)}; {intervals(summary)}"
         n_alone = where(summary, metric="lost_alone")["n"]
-        note += f"; heads alone: {n_alone.max()} prompts of a task" if len(n_alone) else ""
+        note += f"; single heads: {n_alone.max()} prompts per task" if len(n_alone) else ""
         panels = heads_panels(summary)
         widths = (1.0, 1.0) if len(panels) % 2 == 0 else ()  # scores come in pairs
         return Drawing(summary, panels, x_title="", note=note, hover="closest", height=260, widths=widths)

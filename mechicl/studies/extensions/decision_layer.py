@@ -116,7 +116,7 @@ class DecisionLayer(AgainstTwins):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         contrast = _added_behind_reading if claim is AFTER else _behind_format
         if contrast(given(table)).empty:
-            return Evidence.nothing("No prompt has a margin of its own, or none reads label words more than text.")
+            return Evidence.nothing("No prompt has an own margin, or none reads label words more than random text.")
         depths = depths_of(given(table)).mean()
         note = "Mean depths: half of the reading {reading:.2f}, decision {decision:.2f}, format {format:.2f}."
         return against_twins(contrast, table, note=note.format(**depths))

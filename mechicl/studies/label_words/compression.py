@@ -51,7 +51,7 @@ _CLAIM = Claim(
 
 @dataclass(frozen=True)
 class Compression(PredictionStudy):
-    """A row per prompt, condition and random set: the prediction on what is kept of the context.
+    """A row per prompt, condition and random set: the prediction from the kept part of the context.
 
     Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
     """

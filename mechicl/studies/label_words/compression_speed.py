@@ -179,7 +179,7 @@ class CompressionSpeed(Study):
             return Evidence(ratios, 1.0, set_names(speed.index), interval=times, note=_SIZES)
         right = by_prompt(rows, "right", "arm")
         if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
-            why = "The whole prompt is answered rightly, or nobody knows the answers: accuracy has no room to rise."
+            why = "Accuracy has no room to rise: whole prompts are all answered correctly, or gold classes are unknown."
             return Evidence.nothing(why)
         better = _over_sets(right[arm] - right[FULL])
         in_speed, in_accuracy = np.array(faster[:3]) / np.log1p(_LEAST_FASTER), np.array(better[:3]) / _LEAST_BETTER

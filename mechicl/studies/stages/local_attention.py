@@ -103,7 +103,7 @@ class LocalAttentionStudy(Study):
             Panel("attention to the previous k tokens",
                   [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
                    Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
-            Panel("the same, of what position 0 leaves",
+            Panel("the same, without the sink's share",
                   [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)]),
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
