@@ -1,6 +1,6 @@
 """Check before work begins that it fits the machine: memory as a function of sizes, and free memory.
 
-Estimates give the order of magnitude, about half too high to be safe, and are not a guarantee.
+Estimates give the order of magnitude, with a safety factor of 1.5, and are not a guarantee.
 """
 
 from __future__ import annotations

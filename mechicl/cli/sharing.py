@@ -38,7 +38,7 @@ def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | Non
 
 
 def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
-    """Let helpers start on what this command will request; errors in it are raised then."""
+    """Let helpers start on what this command will request; errors are raised only at that request."""
     from mechicl.studies.running import plan
 
     if helpers is not None and not study.measures_time:

@@ -35,7 +35,7 @@ class Spelling(NamedTuple):
 def spelt_words(
     corpus: TokenCorpus, numbers: tuple[int, ...], *, context: int, most: int, generator: np.random.Generator
 ) -> list[Spelling]:
-    """At most `n` random words of 6 to 12 lower-case letters that are one token in a text.
+    """At most `most` random words of 6 to 12 lower-case letters that are one token in a text.
 
     Each occurs at least twice after `context` tokens of its document, and its letters can be divided into each of
     `numbers` of vocabulary tokens; the most even division is used.
@@ -85,7 +85,7 @@ def in_context(
 
 
 def sequences(corpus: TokenCorpus, rows: list[list[int]], last_words: list[int], *, kind: str) -> TokenCorpus:
-    """Sequences of the corpus's tokenizer, each ending in one word of `pieces` tokens."""
+    """Sequences of the corpus's tokenizer; the last `last_words` tokens of each form one word."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens, words = torch.zeros(2, len(rows), int(lengths.max()), dtype=torch.long)
     words -= 1

@@ -15,7 +15,7 @@ from jaxtyping import Float
 FEWEST_SETS = 6
 """With fewer sets, resampling says too little about where another set would split."""
 _RESAMPLES, _LEAST = 1000, 0.01
-"""Smaller enrichment is raised to this floor, or its logarithm would dominate."""
+"""Number of resamples; and a floor for enrichment, whose logarithm would otherwise dominate."""
 
 
 class Handover(NamedTuple):

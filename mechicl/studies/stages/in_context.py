@@ -131,7 +131,7 @@ class LesionedLearning(Study):
                 curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
             )
             told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
-        return f"Relative to the clean model: {'; '.join(told)}."
+        return f"Predictions change most where label loyalty is lowest: {'; '.join(told)}."
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:
