@@ -15,7 +15,7 @@ Load what you need:   load_model, load_task, load_corpus, load_result, load_stud
 Run it:               run, scan, explore
 Studies:              information_flow, isolation, reweighting, layer_lesions, logit_lens, stages_atlas;
                       every other one, and your own: mi.studies
-What you handle:      Task, Prompt, PromptSet, TokenCorpus, Reading, Result
+Data types:           Task, Prompt, PromptSet, TokenCorpus, Reading, Result
 Write your own:       Probe, Patch, Watch, Study
 Errors:               InputError, NumericalError
 

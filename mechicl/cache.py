@@ -1,6 +1,6 @@
-"""What mechicl keeps between runs, all in one folder: `mechicl` in `MECHICL_CACHE`, or where the system keeps caches.
+"""Files kept between runs, all in one folder: `mechicl` in `MECHICL_CACHE`, or in the system's cache folder.
 
-Whatever is here can be made again. Files appear whole or not at all, and two processes that want the same thing make it
+Everything in it can be recreated. Files are written atomically, and two processes that need the same entry make it only
 once.
 """
 
@@ -23,7 +23,7 @@ _UNFINISHED = "unfinished-"
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is kept."""
+    """One cache entry."""
 
     name: str
     path: Path
@@ -31,7 +31,7 @@ class Entry:
 
 
 def folder() -> Path:
-    """The cache's folder, which need not exist yet; InputError where something else has its place."""
+    """The cache's folder, which need not exist yet; InputError if a file is in its place."""
     from platformdirs import user_cache_path
 
     named = os.environ.get("MECHICL_CACHE", "").strip()
@@ -44,15 +44,15 @@ def folder() -> Path:
 
 
 def entries() -> list[Entry]:
-    """What is kept, by name; unfinished work is left out."""
+    """Cache entries by name, without unfinished ones."""
     return [Entry(path.name, path, _size(path)) for path in _folders() if not path.name.startswith(_UNFINISHED)]
 
 
 def clear() -> int:
-    """Remove everything that is kept, and what killed processes left; returns how many bytes that was.
+    """Remove all entries, and the remains of killed processes; return the number of bytes removed.
 
     Raises:
-        InputError: another process is at work on something, or it cannot be removed.
+        InputError: another process is writing an entry, or an entry cannot be removed.
     """
     freed = 0
     for path in _folders():
@@ -64,16 +64,16 @@ def clear() -> int:
 
 
 def remove(name: str) -> None:
-    """Remove one thing that is kept."""
+    """Remove one entry."""
     with _locked(name), _can_write(folder()):
         shutil.rmtree(folder() / name)
 
 
 def made_once(name: str, make: Callable[[Path], None], *, needs_bytes: int) -> Path:
-    """The folder `name` of the cache; where it is missing, `make` fills an empty folder that becomes it.
+    """The folder `name` of the cache; if it is missing, `make` fills an empty folder that becomes it.
 
-    When `make` raises nothing is left; another process that makes the same is waited for; what a killed one left is
-    cleared away.
+    If `make` raises, nothing is left behind. Another process that makes the same entry is waited for, and remains of a
+    killed one are removed.
 
     Raises:
         InputError: the cache cannot be written, is full, or has less than `needs_bytes` of room.
@@ -84,7 +84,7 @@ def made_once(name: str, make: Callable[[Path], None], *, needs_bytes: int) -> P
     with _locked(name):
         if path.is_dir():
             return path
-        for left in folder().glob(f"{_UNFINISHED}{name}-*"):  # whoever holds the lock makes this
+        for left in folder().glob(f"{_UNFINISHED}{name}-*"):  # only the holder of the lock makes this entry
             shutil.rmtree(left, ignore_errors=True)
         _check_room(needs_bytes)
         with _can_write(folder()):
@@ -106,7 +106,7 @@ def _folders() -> list[Path]:
 
 @contextmanager
 def _locked(name: str, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of one thing; say so where another process has it first."""
+    """Hold the lock of one entry; print a message if another process has it."""
     from filelock import FileLock, Timeout
 
     with _can_write(folder()):
@@ -135,7 +135,7 @@ def _check_room(needs_bytes: int) -> None:
 
 
 def _share(made: Path) -> None:
-    """Give a folder and its files the usual permissions; temporary folders are their maker's alone."""
+    """Give a folder and its files the usual permissions, as temporary folders are private to their creator."""
     mask = os.umask(0)
     os.umask(mask)
     made.chmod(0o777 & ~mask)
@@ -155,7 +155,7 @@ def _can_write(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _room_left() -> Iterator[None]:
-    """A disk that fills up while something is made; other errors are the maker's own."""
+    """Report a disk that fills up while an entry is made; other errors pass."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""What a paper says, as data, and what was found of it: supported, contradicted or undecided.
+"""A paper's claims as data, and the verdicts on them: supported, contradicted or undecided.
 
-A claim names a quantity, what it is compared with (its null), and the smallest difference that matters. The verdict
-follows from the interval of that difference alone; sentences, reports and `--json` are written from verdicts.
+A claim names a quantity, its null, and the smallest difference that matters. The verdict follows only from the interval
+of that difference; sentences, reports and `--json` are derived from verdicts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
-"""Prompts on which anything can be decided."""
+"""Least number of prompts for a decision."""
 _OF_SETS = ("demonstration set", "take more seeds, each of which draws other demonstrations")
 _MORE = {
     "prompts": _OF_SETS, "sets": _OF_SETS, "documents": ("document", "take more text, or packing='documents'"),
@@ -28,18 +28,18 @@ _MORE = {
     "minibatches": ("minibatch", "take more text"),
     "models": ("model", "take more models"),
 }  # fmt: skip
-"""Of what is sampled: one of it, and how to have more."""
+"""For each sampled unit: its singular, and how to get more."""
 _ABOUT = ("study", "part", "model", "task", "shots")
-"""What may differ between verdicts that stand in one table; a part is one of a reproduction."""
+"""Columns in which verdicts of one table may differ; a part is one of a reproduction."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a paper that can be decided.
+    """A testable sentence of a paper.
 
-    The effect is the quantity less its null. It is supported where the effect is at least `least` and its 95 % interval
-    lies above 0; contradicted where the interval lies below `least`, so that an effect of a size that matters is
-    excluded; undecided otherwise, and always where no null was measured.
+    The effect is the quantity less its null. The claim is supported if the effect is at least `least` and its 95 %
+    interval is above 0; contradicted if the interval is below `least`, which excludes an effect that matters; undecided
+    otherwise, and always if no null was measured.
     """
 
     id: str
@@ -50,18 +50,18 @@ class Claim:
     null: str
     """What the quantity is compared with, in words."""
     least: float
-    """The smallest effect that matters, in the unit; the sign of the claim is plus."""
+    """The smallest effect that matters, in the unit; positive effects are in the claim's direction."""
     published: str = ""
-    """The size that the paper reports, where it prints one."""
+    """The size that the paper reports, if any."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured for a claim: for each prompt (or document) the quantity, and the null beside it."""
+    """Measurements for a claim: the quantity and its null for each prompt (or document)."""
 
     values: Float[np.ndarray, " row"]
     null: Float[np.ndarray, " row"] | float | None
-    """Measured on the same prompts, or a number; None where it was not measured."""
+    """The null on the same prompts, or a number; None if it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
     unit_sampled: Literal["prompts", "documents", "sets", "words", "neurons", "pairs", "minibatches", "models"] = (
@@ -69,23 +69,23 @@ class Evidence:
     )
     """What a row is; "sets" where a row is a whole demonstration set."""
     interval: SetInterval | None = None
-    """Of an effect that is no mean of differences (an AUROC, a correlation): the effect and its interval."""
+    """For an effect that is not a mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
-    """Of a maximum over layers or heads: its p, corrected for having looked at all of them."""
+    """For a maximum over layers or heads: its p, corrected for testing all of them."""
     undecided: str = ""
-    """Why nothing can be said, where that is so: a constant prediction, no errors."""
+    """Why the claim cannot be decided, if so: a constant prediction, no errors."""
     note: str = ""
-    """What the numbers rest on, and a reader should know, in a sentence."""
+    """What a reader should know about the numbers, in one sentence."""
 
     @classmethod
     def nothing(cls, why: str = "", note: str = "") -> Evidence:
-        """Where a claim cannot be decided at all, and why."""
+        """Evidence that leaves a claim undecided, with the reason."""
         return cls(np.empty(0), None, np.empty(0), undecided=why, note=note)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found of a claim, on one model and task."""
+    """The verdict on a claim, for one model and task."""
 
     claim: Claim
     outcome: Outcome
@@ -93,50 +93,50 @@ class Verdict:
     low: float = np.nan
     high: float = np.nan
     n: Mapping[str, int] = field(default_factory=dict)
-    """Demonstration sets and prompts, or documents."""
+    """Numbers of demonstration sets and prompts, or documents."""
     null: float | None = None
     """The mean of the null."""
     reason: str = ""
-    """Of an undecided one: what would decide it."""
+    """For an undecided claim, what would decide it."""
     about: Mapping[str, str] = field(default_factory=dict)
     """Study, protocol, model, task and shots."""
     note: str = ""
-    """What the numbers rest on."""
+    """Note on the numbers."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
         return f"{self.outcome.capitalize()}{where}: {self.claim.sentence} {self.numbers()}"
 
     def numbers(self) -> str:
-        """Effect, interval, what it was compared with, and n, in one sentence."""
+        """Effect, interval, null, and n, in one sentence."""
         if np.isnan(self.effect):
             return self.remarks()
         effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
         return f"{effect}, n = {self.counts()}. {self.remarks()}".strip()
 
     def remarks(self) -> str:
-        """Why it is undecided, and what else should be known."""
+        """Why it is undecided, and other notes."""
         return " ".join(filter(None, (self.reason, self.note)))
 
     def size(self) -> str:
-        """Effect and interval; a dash where nothing was measured."""
+        """Effect and interval; a dash if nothing was measured."""
         if np.isnan(self.effect):
             return "–"
         interval = f"[{self.low:.3g}, {self.high:.3g}]" if np.isfinite(self.low) else "(no interval)"
         return f"{self.effect:+.3g} {interval}"
 
     def counts(self) -> str:
-        """How many of each were sampled: "4 sets, 64 prompts"."""
+        """Sample sizes: "4 sets, 64 prompts"."""
         return ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
 
     def short(self) -> str:
-        """Effect and interval, or why there is none."""
+        """Effect and interval, or why there are none."""
         if not np.isfinite(self.low):
             return self.reason
         return f"({self.effect:+.3g} {self.claim.unit} [{self.low:.3g}, {self.high:.3g}])"
 
     def facts(self) -> dict[str, Any]:
-        """Plain values, for `--json`; numbers that do not exist are None."""
+        """Plain values for `--json`; missing numbers are None."""
         value = _plain(self.null)
         null = None if value is None else {"name": self.claim.null, "value": value}
         return {
@@ -152,18 +152,18 @@ class Verdict:
 
 
 class Verdicts(tuple[Verdict, ...]):
-    """Verdicts of one or more results; shows itself as a table in a notebook."""
+    """Verdicts of one or more results; a notebook displays them as a table."""
 
     def outcomes(self) -> str:
-        """How many there are of each: "2 supported, 1 undecided"; empty without a claim."""
+        """Counts by outcome: "2 supported, 1 undecided"; empty without a claim."""
         counts = Counter(one.outcome for one in self)
         return ", ".join(f"{counts[outcome]} {outcome}" for outcome in get_args(Outcome) if counts[outcome])
 
     def rows(self, *, notes: bool = True) -> list[dict[str, str]]:
-        """A row of texts for each verdict: study and what it is on (where these differ), claim, verdict, effect, n.
+        """A row of texts per verdict: study, model, task and the like (if they differ), claim, verdict, effect, n.
 
-        The effect stands beside the null's value; an undecided one says what would decide it. Without `notes` what the
-        numbers rest on is left out.
+        The effect is next to the null's value; an undecided verdict says what would decide it. `notes=False` leaves out
+        notes.
         """
         differing = [name for name in _ABOUT if len({one.about.get(name) for one in self}) > 1]
         rows = []
@@ -193,7 +193,7 @@ class Verdicts(tuple[Verdict, ...]):
                 places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
             where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
             numbers = "" if varying else verdicts[0].short()
-            said = "" if any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # a reason once
+            said = "" if any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # state each reason once
             sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
         return " ".join(sentences)
 
@@ -206,7 +206,7 @@ class Verdicts(tuple[Verdict, ...]):
 
 
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
-    """The verdict that the evidence supports; `about` says on which model and task."""
+    """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
     if evidence.undecided or not len(evidence.values):
         why = evidence.undecided or "Nothing was measured for it."
@@ -230,7 +230,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
 
 
 def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | None, unit: str) -> tuple[Outcome, str]:
-    """What follows from an effect and its interval; of an undecided one, why, and what would decide it."""
+    """The outcome for an effect and its interval; if undecided, why, and what would decide it."""
     single, more = _MORE[unit]
     if np.isnan(low):
         return "undecided", f"There is a single {single}; {more}."
@@ -246,7 +246,7 @@ def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | No
 
 
 def _plain(number: float | None) -> float | None:
-    """A number as JSON has it: None where there is none."""
+    """A number for JSON: None if there is none."""
     return float(number) if number is not None and np.isfinite(number) else None
 
 

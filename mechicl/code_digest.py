@@ -1,9 +1,9 @@
-"""Digest of the code that measures, for the keys of cells: what only shows is not in it.
+"""Digest of the measuring code, for the keys of cells; code that only displays is not in it.
 
-Code is read as bytecode without docstrings and lines, so no comment counts. Packages that measure count whole. Studies,
-mechicl's and a user's own (in a file, a notebook, a terminal), are read as they run: from the methods that measure on,
-every function, class and value that code names is followed, up to what counts whole anyway, what only shows, and
-installed libraries, which are known by their versions.
+Code is read as bytecode without docstrings and line numbers, so comments do not count. Measuring packages count as a
+whole. Studies, mechicl's and a user's own (in a file, a notebook, a terminal), are followed as they run: from their
+measuring methods on, every function, class and value that code names is followed, except packages that count as a
+whole, code that only displays, and installed libraries, which are identified by their versions.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ import torch
 from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
-# Parts of mechicl that show, check, or read files of which a digest is in every key.
+# Parts of mechicl that display, check, or read files whose digests are in every key.
 SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "engines.on_ray", "engines.workers",
                    "errors", "explorer", "figures", "files.leases", "files.writing", "models.again", "models.hub",
                    "progress", "prompts.display", "renamed", "report", "results", "shipped", "versions"))  # fmt: skip
-# Parts of mechicl of which only that counts which a study measures by.
+# Parts of mechicl of which only code that a study uses for measuring counts.
 FOLLOWED = frozenset(("", "__init__", "studies"))
-# The methods of a study by which a cell is made.
+# The methods of a study that make a cell.
 MEASURING = frozenset(("measure", "measure_all", "conditions", "settings", "surroundings", "_checked"))
-# Methods that make a class one of which only those members count that measuring mentions.
+# Of a class with one of these methods, only members that measuring code mentions count.
 SHOWING = frozenset(("summary", "figure", "drawing", "finding", "claims", "evidence", "verdicts"))
 
-# What classes and modules note of themselves, and what runs when a class is made.
+# Attributes about classes and modules themselves, and code that runs when a class is defined.
 _NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
                     "__init_subclass__"))  # fmt: skip
 _ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM", "STORE_ATTR"))
-# Kinds of values that their repr describes; the last is a field of named tuples.
+# Kinds of values described by their repr; the last is a field of named tuples.
 _PLAIN = (type(None), type(...), bool, int, float, complex, str, bytes, range, slice, Path, np.generic, np.ufunc,
           np.dtype, torch.dtype, torch.device, types.UnionType, types.MethodDescriptorType, types.MemberDescriptorType,
           type(inspect.FullArgSpec.args))  # fmt: skip
-# What describes values of other kinds; the last is that of functools.cache.
+# Attributes that describe values of other kinds; the last is for functools.cache.
 _HELD = {partial: ("func", "args", "keywords"), types.MethodType: ("__func__", "__self__"), Enum: ("name", "value"),
          property: ("fget", "fset"), types.BuiltinFunctionType: ("__name__", "__self__"), cached_property: ("func",),
          re.Pattern: ("pattern", "flags"), object: ("__wrapped__",)}  # fmt: skip
 
 
 def measured_by(study: type) -> str:
-    """Digest of all code by which a study measures; how results are shown is not in it.
+    """Digest of all code that a study measures with; code that displays results is not in it.
 
     Raises:
         InputError: the study reads an object whose changes cannot be detected.
@@ -67,7 +67,7 @@ def measured_by(study: type) -> str:
 
 @cache
 def measuring_code(package: Path = PACKAGE) -> str:
-    """Digest of the packages of mechicl that measure whatever the study is."""
+    """Digest of mechicl's packages that count for every study."""
     texts, reach = [], Reach(object)
     for path in package.rglob("*.py"):
         name = ".".join(("mechicl", *path.relative_to(package).with_suffix("").parts))
@@ -77,13 +77,13 @@ def measuring_code(package: Path = PACKAGE) -> str:
 
 
 def digest(texts: Iterable[str]) -> str:
-    """Sha256, shortened, of texts in any order."""
+    """Shortened SHA-256 of texts in any order."""
     return hashlib.sha256("\n".join(sorted(texts)).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 @cache
 def place(module: str | None) -> Literal["measures", "shows", "followed", "library"]:
-    """How a module's code counts; what is neither mechicl's nor installed is the user's, and followed."""
+    """How a module's code counts; code that is neither mechicl's nor installed is the user's, and is followed."""
     root, _, inside = (module or "builtins").partition(".")
     if root == "mechicl":
         first = inside.split(".")[0]
@@ -95,7 +95,7 @@ def place(module: str | None) -> Literal["measures", "shows", "followed", "libra
 
 
 class Reach:
-    """What a study's measuring leads to: `texts` describe it, `seen` has the classes, functions and modules."""
+    """All that a study's measuring code reaches: `texts` describe it, `seen` has the classes, functions and modules."""
 
     def __init__(self, study: type) -> None:
         own = [kind for kind in study.__mro__ if place(kind.__module__) == "followed"]
@@ -112,7 +112,7 @@ class Reach:
             self.texts.append(f"{name} {self._described(value, name)}")
 
     def _members(self, kind: type, starts: frozenset[str] = frozenset()) -> None:
-        """Of a class that shows: `starts`, special methods, defaults, and what is mentioned; of others, all."""
+        """For a displaying class: `starts`, special methods, defaults, and mentioned members; for others, all."""
         switches = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
         whole = not starts and not SHOWING & vars(kind).keys()
         for name, member in vars(kind).items():
@@ -121,12 +121,12 @@ class Reach:
                 self._wait(name, kind, f"{kind.__module__}.{kind.__qualname__}", now=now)
 
     def _wait(self, member: str, holder: Any, name: str, *, now: bool = False) -> None:
-        """Have a member counted as soon as it is mentioned, or now."""
+        """Count a member as soon as it is mentioned, or now if it already is."""
         queue = self._next if now or member in self._mentioned else self._waiting.setdefault(member, [])
         queue.append((holder, member, f"{name}.{member}"))
 
     def _described(self, value: Any, name: str) -> str:
-        """A description that changes when a value may behave differently; `name` is what an error calls it."""
+        """A description that changes if a value may behave differently; `name` is its name in errors."""
         kind = type(value)
         if isinstance(value, _PLAIN) or (kind.__module__ == "typing" and not isinstance(value, type)):
             return f"{kind.__name__} {value!r}"
@@ -141,20 +141,20 @@ class Reach:
         raise InputError(f"{name} is a {kind.__qualname__}, whose changes cannot be detected; {hint}.")
 
     def _module(self, name: str) -> str:
-        """A module that is followed counts by what is mentioned of it."""
+        """Of a followed module, only mentioned names count."""
         if place(name) == "followed" and name not in self.seen:
             self.seen[name] = name
-            with suppress(ImportError):  # it is not installed
+            with suppress(ImportError):  # not installed
                 for member in dir(module := import_module(name)):
                     self._wait(member, module, name)
         return _versioned(name)
 
     def _named(self, value: Any) -> str:
-        """A function or a class: by what it does if it is followed, else by its name and by what it closes over."""
+        """A function or a class: described by its code if it is followed, else by its name and its closure."""
         is_function = isinstance(value, types.FunctionType)
         module = value.__globals__.get("__name__") if is_function else value.__module__
         name, where = f"{module}.{value.__qualname__}", place(module)
-        if where == "library":  # what its decorator was put on is perhaps the user's
+        if where == "library":  # the decorated function may be the user's
             return f"{_versioned(name)} {self._described(getattr(value, '__wrapped__', None), name)}"
         if value not in self.seen and (where == "followed" or (is_function and "<locals>" in name)):
             self.seen[value] = name
@@ -170,9 +170,9 @@ class Reach:
         return self.seen.get(value, name)
 
     def code(self, code: types.CodeType, around: Mapping[str, Any]) -> str:
-        """Code in normal form, with what the global names stand for; members that it mentions count from now on."""
+        """Code in normal form, with the values of global names; members that it mentions count from now on."""
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_varnames)
-        # Of the flags, those above say how it was compiled, and whether it has a docstring.
+        # The higher flags only say how it was compiled, and whether it has a docstring.
         text = [f"{counts} {code.co_flags & 0xFFF} {getattr(code, 'co_exceptiontable', '')}"]
         steps = list(_steps(code))
         for at, (step, value) in enumerate(steps):
@@ -194,16 +194,16 @@ class Reach:
 
 
 def _steps(code: types.CodeType) -> Iterator[tuple[str, Any]]:
-    """Instructions, and what each takes: a constant, a name, a number."""
+    """Instructions and their arguments: a constant, a name, a number."""
     for step in dis.get_instructions(code):
         if step.opname != "EXTENDED_ARG":
-            names = step.opname == "KW_NAMES"  # of keywords at a call, which Python 3.11 does not look up
+            names = step.opname == "KW_NAMES"  # names of keywords at a call, which Python 3.11 does not look up
             yield step.opname, code.co_consts[step.arg or 0] if names else step.argval
 
 
 @cache
 def _versioned(name: str) -> str:
-    """A name, and the version of the library that has it where it is told; mechicl's and Python's are not."""
+    """A name, with its library's version if known, except for mechicl and Python."""
     root = name.split(".")[0]
     if root == "mechicl" or root in sys.stdlib_module_names:
         return name
@@ -215,7 +215,7 @@ def _versioned(name: str) -> str:
 
 
 def _is_written(name: str, member: Any) -> bool:
-    """Whether somebody wrote a class's member; dataclasses, named tuples and Python make up special ones."""
+    """Whether a class's member was written by hand; dataclasses, named tuples and Python generate special ones."""
     if not name.startswith("__"):
         return not name.startswith("_abc_")
     code = getattr(inspect.unwrap(getattr(member, "__func__", member)), "__code__", None)
@@ -225,7 +225,7 @@ def _is_written(name: str, member: Any) -> bool:
 
 
 def _parts(value: Any) -> Iterable[Any] | None:
-    """What a value is made of; None where that is unknown."""
+    """The parts of a value; None if unknown."""
     if isinstance(value, torch.Tensor):
         return value.dtype, tuple(value.shape), _parts(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     if isinstance(value, np.ndarray):

@@ -1,8 +1,8 @@
-"""What a study declares of itself, in plain values: for its call, its command, the list, the pages and the stubs.
+"""A study's declaration in plain values, for its call, its command, the list, the pages and the stubs.
 
-A study's field is annotated `Annotated[type, Switch(help, ...)]`. The type says which values there are: a Literal names
-the choices, a tuple takes several, each once. What the shipped studies declare is kept in `studies/declared.json`
-(`make declare`), so that the command line knows it without importing torch.
+A study's field is annotated `Annotated[type, Switch(help, ...)]`. The type defines the allowed values: a Literal lists
+the choices, a tuple takes several, each once. Declarations of the shipped studies are stored in `studies/declared.json`
+(`make declare`), so that the command line need not import torch.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ RESERVED = frozenset(
 )  # fmt: skip
 """Arguments and options that studies share: no switch can have such a name."""
 Kind = Literal["choice", "int", "float", "bool", "text"]
-"""What one value of a switch is; "text" is whatever the study itself understands."""
+"""The kind of one value of a switch; "text" is anything that the study itself parses."""
 _WORDS = {"int": "a whole number", "float": "a number", "bool": "True or False"}
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a study is run on, beside a model."""
+    """A study's input in addition to a model."""
 
     words: str
     argument: str = ""
     """Its name in Python."""
     type: str = ""
     maker: str = ""
-    """What makes one."""
+    """The function that makes one."""
 
     def __str__(self) -> str:
         return f"{self.words} ({self.maker})" if self.maker else self.words
@@ -62,7 +62,7 @@ INPUTS: dict[Reads, Input] = {
 
 @dataclass(frozen=True)
 class Switch:
-    """What a study's field means to a person, and the least value that makes sense."""
+    """The description of a study's field, and the least value that makes sense."""
 
     help: str
     min: float | None = None
@@ -72,7 +72,7 @@ class Switch:
 
 @dataclass(frozen=True)
 class DeclaredSwitch:
-    """A switch as everybody needs it who shows it or reads it."""
+    """A switch as needed for display and parsing."""
 
     name: str
     kind: Kind
@@ -80,9 +80,9 @@ class DeclaredSwitch:
     help: str = ""
     choices: tuple[str, ...] = ()
     several: bool = False
-    """Several values, as a tuple."""
+    """Whether it takes several values, as a tuple."""
     optional: bool = False
-    """It may be None."""
+    """Whether it may be None."""
     min: float | None = None
     above: float | None = None
 
@@ -122,7 +122,7 @@ class DeclaredSwitch:
 
 @dataclass(frozen=True)
 class Declaration:
-    """A study as the command line, the list and the pages know it."""
+    """A study as needed by the command line, the list and the pages."""
 
     name: str
     title: str
@@ -131,18 +131,18 @@ class Declaration:
     shows: str
     reads: Reads
     batch_size: int | None
-    """Prompts or sequences per pass, to begin with; None where it makes no batches."""
+    """Initial number of prompts or sequences per pass; None if it makes no batches."""
     shared: Mapping[str, Any] = field(default_factory=dict)
-    """Shared options of its command that begin with another value; None: it has no such option."""
+    """Other defaults of shared options; None: its command has no such option."""
     switches: tuple[DeclaredSwitch, ...] = ()
     claims: tuple[Mapping[str, Any], ...] = ()
     """The fields of each `Claim`."""
 
 
 def declaration(study: Any) -> Declaration:
-    """What a class of studies declares; a protocol that is not there to choose is no switch."""
+    """The declaration of a study class; without a protocol "paper", protocol is not a switch."""
     own = [one for one in switches(study) if one.name != "protocol" or not study.no_paper_protocol]
-    own.sort(key=lambda switch: switch.name == "protocol")  # it is a field of every study, and so comes first there
+    own.sort(key=lambda switch: switch.name == "protocol")  # as a field of every study it comes first there
     return Declaration(
         study.name, study.title, study.source, study.claim, study.shows, study.reads, study.batch_size,
         study.shared_options, tuple(own), tuple(map(asdict, study.claims)),
@@ -156,10 +156,10 @@ def switches(study: Any) -> list[DeclaredSwitch]:
 
 
 def check_values(study: Any) -> None:
-    """Refuse values that a switch cannot have; a list becomes the tuple that it stands for.
+    """Reject values that a switch cannot have; lists become tuples.
 
     Raises:
-        InputError: naming the switch, what it was and what it should be.
+        InputError: names the switch, its value and the expected one.
     """
     for switch in switches(type(study)):
         value = getattr(study, switch.name)
@@ -179,7 +179,7 @@ def claimant(source: str) -> str:
 
 @cache
 def shipped() -> dict[str, Declaration]:
-    """What the studies that come with mechicl declare, by name, in the order of the papers."""
+    """Declarations of the shipped studies by name, in the order of the papers."""
     return {one["name"]: _read(one) for one in json.loads(DECLARED.read_text(encoding="utf-8"))}
 
 
@@ -194,7 +194,7 @@ def _read(facts: Mapping[str, Any]) -> Declaration:
 
 
 def as_tuples(value: Any) -> Any:
-    """A value as JSON keeps it, with its lists as the tuples that they were."""
+    """A value read from JSON, with lists turned back into tuples."""
     return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
@@ -210,7 +210,7 @@ def _switch(one: Field[Any], hint: Any) -> DeclaredSwitch:
 
 
 def _kind(hint: Any) -> tuple[Kind, tuple[str, ...], bool, bool]:
-    """Kind of one value, choices, whether there may be several, whether none."""
+    """Kind of one value, choices, whether several are allowed, and whether None is."""
     inside = [one for one in get_args(hint) if one is not NoneType]
     optional = len(inside) < len(get_args(hint))
     if optional and len(inside) == 1:

@@ -1,4 +1,4 @@
-"""Arguments are compared with the annotations of a function before it begins: a wrong one is named in one sentence."""
+"""Check arguments against a function's annotations before it runs, and name a wrong one in one sentence."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _WORDS: dict[Any, tuple[str, str]] = {
 
 
 def door(function: F, *, kinds: bool = True) -> F:
-    """The function, or the class made by its fields, which refuses what its annotations do not allow.
+    """A decorator for a function, or a dataclass, that rejects arguments which its annotations do not allow.
 
-    Without `kinds` it refuses an argument too many or too few alone, and checks the others itself.
+    Without `kinds`, only the number of arguments is checked; the function checks the rest itself.
 
     Raises:
-        InputError: when it is called with an argument of another kind, one too many, or one too few.
+        InputError: on a call with an argument of another kind, one too many, or one too few.
     """
     if isinstance(function, type):
         function.__init__ = door(function.__init__, kinds=kinds)  # type: ignore[misc]
@@ -44,10 +44,10 @@ def door(function: F, *, kinds: bool = True) -> F:
 
 
 class Parts(ABCMeta):
-    """The kind of probes and patches: mechicl's own refuse arguments that their fields do not allow; lists are tuples.
+    """Metaclass of probes and patches: mechicl's own reject wrong arguments; lists become tuples.
 
     Raises:
-        InputError: when one is made with an argument of another kind, one too many, or one too few.
+        InputError: on creation with an argument of another kind, one too many, or one too few.
     """
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -58,28 +58,28 @@ class Parts(ABCMeta):
 
 
 def _as_tuples(value: Any) -> Any:
-    """Lists, ranges and rows of whole numbers as the tuples that parts make of them."""
+    """Convert lists, ranges and rows of whole numbers to tuples, as parts do."""
     if getattr(value, "ndim", 0) == 1 and "int" in str(getattr(value, "dtype", "")):
         value = value.tolist()
     return tuple(map(_as_tuples, value)) if isinstance(value, list | range) else value
 
 
 def _check(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], kinds: bool = True) -> None:
-    """Raise InputError where a function, which may be an `__init__`, does not allow its arguments.
+    """Raise InputError if a function, which may be an `__init__`, does not allow its arguments.
 
-    Axes of the same name in the shapes of several arguments are as long as each other.
+    Axes of the same name in the shapes of several arguments must have equal length.
     """
     given = bound(signature_of(function), function.__qualname__.removesuffix(".__init__"), args, kwargs)
     with jaxtyped("context"):
         for name, value in given.items() if kinds else ():
             hint = _hint(function, name)
-            numbers = isinstance(value, tuple) and hasattr(hint, "dim_str")  # which a part makes a tensor of
+            numbers = isinstance(value, tuple) and hasattr(hint, "dim_str")  # which a part turns into a tensor
             if not numbers and not _accepts(value, hint):
                 raise InputError(f"{_said(name, value, hint)}; give {_in_words(hint)}.")
 
 
 def bound(expected: Signature, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments by their names; InputError where there is one too many or too few."""
+    """Arguments by name; InputError if there are too many or too few."""
     try:
         return expected.bind(*args, **kwargs).arguments
     except TypeError as error:
@@ -89,18 +89,18 @@ def bound(expected: Signature, name: str, args: Sequence[Any], kwargs: Mapping[s
 
 @cache
 def signature_of(function: Callable[..., Any]) -> Signature:
-    """Kept, because `inspect` takes its time."""
+    """Cached, because `inspect` is slow."""
     return signature(function)
 
 
 @cache
 def _hint(function: Callable[..., Any], name: str) -> Any:
-    """What an argument is annotated with; Any where that is not known, as of a type that is imported for mypy alone."""
+    """An argument's annotation; Any if it is unknown, such as a type that is imported only for mypy."""
     parameter = signature_of(function).parameters[name]
     written = parameter.annotation
     if written is Parameter.empty or parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
         return Any
-    alone = SimpleNamespace(__annotations__={name: written})  # an unknown type of another argument does not matter
+    alone = SimpleNamespace(__annotations__={name: written})  # an unknown type of another argument has no effect
     try:
         return get_type_hints(alone, function.__globals__, include_extras=True)[name]
     except NameError:
@@ -108,7 +108,7 @@ def _hint(function: Callable[..., Any], name: str) -> Any:
 
 
 def _accepts(value: Any, hint: Any) -> bool:
-    """Whether a value is of the kind; what is not understood here passes."""
+    """Whether a value is of the kind; unknown kinds pass."""
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _accepts(value, inside[0])
@@ -116,7 +116,7 @@ def _accepts(value: Any, hint: Any) -> bool:
         return any(_accepts(value, one) for one in inside)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inside)
-    if hasattr(hint, "dim_str"):  # of a table of numbers, a row is not empty
+    if hasattr(hint, "dim_str"):  # a row of a table of numbers is not empty
         return isinstance(value, hint) and (" " not in hint.dim_str or value.shape[-1] > 0)
     if hint in (bool, int, float):
         return _ACCEPTS[hint](value)
@@ -132,7 +132,7 @@ def _accepts(value: Any, hint: Any) -> bool:
 
 
 def _holds(value: Any, origin: type, inside: Sequence[Any]) -> bool:
-    """Whether a value has many values of the kind; arrays and tensors are lists, a text is no list of texts."""
+    """Whether a value is a collection of the kind; arrays and tensors are lists, but a text is not a list of texts."""
     if isinstance(value, (str, bytes, Mapping)):
         return False
     if not issubclass(origin, Collection):
@@ -167,7 +167,7 @@ _ACCEPTS: dict[Any, Callable[[Any], bool]] = {
 
 
 def _said(name: str, value: Any, hint: Any) -> str:
-    """What an argument is; of a list of the wrong things, the first of them."""
+    """A description of an argument; for a list of wrong items, of the first one."""
     for kind in get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,):
         origin, inside = get_origin(kind), get_args(kind)[:1]
         if inside and isinstance(value, list | tuple) and isinstance(origin, type) and issubclass(origin, Sequence):

@@ -1,6 +1,6 @@
-"""The exceptions a user meets, and the checks that raise them at more doors than one.
+"""The exceptions that users see, and checks that several modules share.
 
-Messages are written as they are read: whole sentences, names as they are.
+Messages are whole sentences, with names unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LARGEST = 2**32 - 1
 
 
 class InputError(ValueError):
-    """Something given to mechicl cannot be used; the message says what, what was expected, and what to do.
+    """An input cannot be used; the message says which, what was expected, and what to do.
 
     The command line prints it as one sentence and exits with code 2; a notebook shows it as an ordinary error.
     """
@@ -27,7 +27,7 @@ class InputError(ValueError):
 
 
 class DoesNotFit(InputError):
-    """Prompts are longer than the context, or ask for more examples than the data have: fewer shots would do.
+    """Prompts are longer than the context, or need more examples than the data have: fewer shots would fit.
 
     Args:
         reason: What does not fit, as a sentence without its full stop.
@@ -40,14 +40,14 @@ class DoesNotFit(InputError):
 
 
 class NumericalError(ArithmeticError):
-    """A result is NaN or infinite; the message names where it arose."""
+    """A result is NaN or infinite; the message says where it arose."""
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
+    """The first line of an error's message, or its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -56,7 +56,7 @@ def one_sentence(file: object) -> Iterator[None]:
     """Turn an error in reading or decoding a file into an InputError.
 
     Args:
-        file: A path, or words that hold it ("The task file jokes.json"), for the message.
+        file: A path, or a phrase with it ("The task file jokes.json"), for the message.
     """
     if "\0" in str(file):
         raise InputError(f"{str(file)!r} contains a null character, which no path can; give another path.")
@@ -72,7 +72,7 @@ def one_sentence(file: object) -> Iterator[None]:
 
 
 def _place(file: object, error: UnicodeDecodeError) -> str:
-    """Where a text file is not UTF-8; what reads in pieces does not know the line."""
+    """Where a text file is not UTF-8; readers in chunks do not know the line."""
     if isinstance(file, Path) and file.suffix != ".parquet":
         try:
             file.read_bytes().decode()
@@ -83,7 +83,7 @@ def _place(file: object, error: UnicodeDecodeError) -> str:
 
 @contextmanager
 def retold(sentence: Callable[[Exception], str]) -> Iterator[None]:
-    """Turn whatever a library raises into an InputError with this sentence; an InputError passes as it is."""
+    """Turn whatever a library raises into an InputError with this sentence; an InputError passes unchanged."""
     try:
         yield
     except InputError:
@@ -95,7 +95,7 @@ def retold(sentence: Callable[[Exception], str]) -> Iterator[None]:
 _NO_MEMORY = (
     "allocate memory", "out of memory", "bad_alloc", "map segment", "start new thread", "ALLOC_FAILED",
 )  # fmt: skip
-"""What PyTorch, the system's loader, Python and CUDA's libraries say when they get no memory."""
+"""Out-of-memory messages of PyTorch, the system's loader, Python and CUDA's libraries."""
 OUT_OF_MEMORY = (
     "Memory ran out; use shorter prompts, a smaller batch size, a smaller model or a lower dtype, or allow more memory "
     "(ulimit -v, the limit of the job)."
@@ -103,25 +103,25 @@ OUT_OF_MEMORY = (
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error, or the one that it came from, says that memory ran out, in whichever way."""
+    """Whether an error, or its cause, says in any form that memory ran out."""
     if error is None:
         return False
     says = any(words.lower() in str(error).lower() for words in _NO_MEMORY)
     by_a_library = isinstance(error, (RuntimeError, OSError, ImportError, SystemError)) and says
-    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # that of PyTorch
+    by_name = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"  # PyTorch's own
     return by_name or by_a_library or out_of_memory(error.__cause__)
 
 
 def check_unicode(text: str, where: str) -> None:
-    """Refuse a text with a lone surrogate, half of a character such as an emoji: it has no UTF-8, so no tokens.
+    """Reject a text with a lone surrogate, half of a character such as an emoji: it has no UTF-8, so no tokens.
 
-    Python's `json` makes such texts of "\\ud83d" without its other half; UTF-8 files cannot hold them.
+    Python's `json` returns such texts for "\\ud83d" without its other half; UTF-8 files cannot contain them.
 
     Args:
         where: What the text is, or file and line, for the message.
 
     Raises:
-        InputError: Names `where`, the half, and the place of its character in the text, counted from 0.
+        InputError: names `where`, the surrogate, and its index in the text, counted from 0.
     """
     try:
         text.encode()
@@ -134,7 +134,7 @@ def check_unicode(text: str, where: str) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    """Raise InputError unless the generators of numpy and torch take it."""
+    """Raise InputError unless the generators of numpy and torch accept the seed."""
     number = int(seed) if isinstance(seed, Integral) else None
     if number is None or not 0 <= number <= _LARGEST:
         written = "far too large" if number is not None and abs(number) >= 10**20 else shorten(seed)
@@ -142,7 +142,7 @@ def check_seed(seed: Any) -> None:
 
 
 def check_count(what: str, value: Any, least: int = 1) -> None:
-    """Raise InputError unless a value is a whole number, this one or more; ``what`` begins the message."""
+    """Raise InputError unless a value is a whole number of at least ``least``; ``what`` begins the message."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise InputError(f"{what} is {shorten(value)}; give a whole number, at least {least}.")
 
@@ -154,10 +154,10 @@ def check_choice(what: str, value: object, choices: Sequence[str]) -> None:
 
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""What ends a line, or commands a terminal, where a name holds it."""
+"""Characters in a name that would end a line or control a terminal."""
 
 
 def printable(message: str) -> str:
-    """The message in one line that can be printed and saved: unseen characters and halves of some are written out."""
+    """The message in one printable line, with invisible characters and lone surrogates escaped."""
     message = _UNSEEN.sub(lambda found: repr(found[0])[1:-1], message)
     return message.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What differs between TransformerLens 3.9 and 4, and what of it is not public: imported from here alone."""
+"""Differences between TransformerLens 3.9 and 4, and its non-public parts: imported only from here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Backend = Literal["hooked", "bridge"]
 
 
 def has_hooked_transformer() -> bool:
-    """Whether this TransformerLens has HookedTransformer; nothing slow is imported."""
+    """Whether this TransformerLens has HookedTransformer, without any slow import."""
     return find_spec("transformer_lens.HookedTransformer") is not None
 
 
 def chosen(backend: str | None) -> Backend:
-    """The backend that is asked for, a HookedTransformer by default where there is one.
+    """The requested backend; default: HookedTransformer if there is one.
 
-    Raises `InputError` for a HookedTransformer where this TransformerLens has none.
+    Raises `InputError` for a HookedTransformer if this TransformerLens has none.
     """
     if backend == "hooked" and not has_hooked_transformer():
         raise InputError(
@@ -39,8 +39,8 @@ def official_names() -> dict[str, str]:
 
 
 def special_names() -> tuple[tuple[str, ...], list[str]]:
-    """How names begin of models that TransformerLens 3.9 loads with Python code of theirs, and names that are not on
-    the hub; none with TransformerLens 4.
+    """Prefixes of models that TransformerLens 3.9 loads with their own Python code, and names that are not on the hub;
+    empty with TransformerLens 4.
     """
     if not has_hooked_transformer():
         return (), []
@@ -50,7 +50,7 @@ def special_names() -> tuple[tuple[str, ...], list[str]]:
 
 
 def checkpoint_steps(name: str) -> list[int]:
-    """The training steps at which a model on the hub was kept."""
+    """The training steps with a checkpoint of a model on the hub."""
     if has_hooked_transformer():
         from transformer_lens.loading_from_pretrained import get_checkpoint_labels
     else:
@@ -59,7 +59,7 @@ def checkpoint_steps(name: str) -> list[int]:
 
 
 def bridge_config(hf_model: Any, name: str) -> Any:
-    """TransformerLens's configuration of a Hugging Face model; the model is left as it is."""
+    """TransformerLens's configuration of a Hugging Face model; the model is unchanged."""
     from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_config_from_hf
 
     return build_bridge_config_from_hf(hf_model.config, type(hf_model).__name__, name, hf_model.dtype)

@@ -1,6 +1,6 @@
-"""What will not fit the machine is said before work begins: memory as a function of sizes, and memory that is free.
+"""Check before work begins that it fits the machine: memory as a function of sizes, and free memory.
 
-Estimates are of the order of what is used, on the safe side by half, and no promise.
+Estimates give the order of magnitude, with a safety factor of 1.5, and are not a guarantee.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 from mechicl.errors import InputError
 
 COPIES = 2
-"""A model is converted beside its original: its weights are there twice for a moment."""
+"""During conversion, both the original and the new model are in memory, so weights exist twice."""
 
 
 def duration(seconds: float) -> str:
-    """A time in a word: seconds, minutes, hours or days."""
+    """A time as one word: seconds, minutes, hours or days."""
     units = ((86400, "days"), (3600, "hours"), (60, "minutes"))
     return next((name for size, name in units if seconds >= 2 * size), "seconds")
 
 
 def pass_bytes(sizes: Any, length: int, itemsize: int) -> int:
-    """Bytes that one prompt of this length takes in a forward pass: one block at work, and every layer's residual.
+    """Bytes that one prompt of this length takes in a forward pass: one running block, and every layer's residual.
 
     `sizes` are a model's (`mechicl.models.Sizes`), `itemsize` is the bytes of a number (4 for float32).
     """
-    attention = 4 * sizes.n_heads * length**2  # scores, mask, softmax, and what a hook makes of them
+    attention = 4 * sizes.n_heads * length**2  # scores, mask, softmax, and a hook's copy
     block = length * (12 * sizes.d_model + 4 * sizes.d_mlp)
     residuals = length * sizes.d_model * (sizes.n_layers + 1)
     needed: float = 1.5 * itemsize * (attention + block + residuals) + 4 * sizes.d_vocab
@@ -39,10 +39,10 @@ def pass_bytes(sizes: Any, length: int, itemsize: int) -> int:
 
 
 def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int | None:
-    """How many prompts of this length a pass may hold; None where nobody knows how much memory is free.
+    """Number of prompts of this length that fit in a pass; None if free memory is unknown.
 
     Raises:
-        InputError: not even one.
+        InputError: not even one fits.
     """
     free = free_bytes(device)
     if free is None:
@@ -57,7 +57,7 @@ def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int
 
 
 def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) -> None:
-    """Raise InputError where a model's weights, and the copy that is made of them, exceed the memory that is free."""
+    """Raise InputError if a model's weights, and their copy, exceed free memory."""
     needed = numbers * itemsize * COPIES
     free = free_bytes(device)
     if free is not None and needed > free:
@@ -68,10 +68,10 @@ def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) ->
 
 
 def free_bytes(device: Any) -> int | None:
-    """Memory that can still be had on a device; None where it is not known.
+    """Available memory of a device; None if unknown.
 
-    On CUDA it includes what PyTorch holds in its cache and would hand out again: `mem_get_info` counts that as used. On
-    the host it is what the machine has, or less where a control group (Docker, SLURM) or `ulimit -v` allows less.
+    On CUDA it includes PyTorch's reusable cache, which `mem_get_info` counts as used. On the host it is the machine's
+    available memory, or less if a control group (Docker, SLURM) or `ulimit -v` allows less.
     """
     if str(device).startswith("cuda"):
         import torch
@@ -83,7 +83,7 @@ def free_bytes(device: Any) -> int | None:
 
 
 def return_freed_memory() -> None:
-    """Hand memory that was freed back to the system: glibc keeps it, gigabytes after a few untrained twins."""
+    """Return freed memory to the system: glibc keeps it, which amounts to gigabytes after a few untrained twins."""
     with suppress(OSError, AttributeError, TypeError):  # no glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -101,7 +101,7 @@ def _in_the_machine() -> int | None:
 def _in_control_groups(
     root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
 ) -> Iterator[int]:
-    """What each control group around this process leaves; cached files are given up when memory is needed."""
+    """Memory that each control group around this process leaves; cached files count as free."""
     try:
         lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
     except OSError:
@@ -134,11 +134,11 @@ def _under_ulimit() -> int | None:
 
 
 _LIBRARIES = 1_400_000_000
-"""Bytes of address space that a study's libraries and a page take, PyTorch above all; measured, with one thread."""
+"""Measured bytes of address space of a study's libraries (mostly PyTorch) and a page, with one thread."""
 
 
 def check_room_for_libraries() -> None:
-    """Raise InputError where `ulimit -v` leaves too little to import PyTorch and TransformerLens, which would crash."""
+    """Raise InputError if `ulimit -v` leaves too little to import PyTorch and TransformerLens, which would crash."""
     free = _under_ulimit()
     if free is not None and free < _LIBRARIES:
         raise InputError(
@@ -148,7 +148,7 @@ def check_room_for_libraries() -> None:
 
 
 def numbers_in(files: Sequence[Path]) -> int:
-    """How many numbers safetensors files hold, by their headers alone."""
+    """Number of elements in safetensors files, from their headers alone."""
     total = 0
     for file in files:
         with file.open("rb") as opened:

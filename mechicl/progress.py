@@ -1,4 +1,4 @@
-"""One progress display, however deeply work is nested: cells of a study, batches of a cell, steps of a training."""
+"""One progress display for nested work: cells of a study, batches of a cell, steps of a training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _shown = True
 
 
 def nothing_shown() -> None:
-    """Draw nothing in this process from now on: it works for another, which has the terminal."""
+    """Draw nothing in this process from now on, because it works for another one that has the terminal."""
     global _shown
     _shown = False
 
@@ -22,8 +22,8 @@ def nothing_shown() -> None:
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show a bar with an estimate of the remaining time; yields `advance(n)`.
 
-    The outermost call opens the display and closes it, also when the work raises; inner calls add their bar to it.
-    Nothing is drawn without a description, or where standard error is not a terminal or a notebook.
+    The outermost call opens the display and closes it, even if the work raises; inner calls add their bar to it.
+    Nothing is drawn without a description, or if standard error is not a terminal or a notebook.
     """
     global _display
     if not description:

@@ -1,4 +1,4 @@
-"""What a probe read: named values with their units, over named axes, with what stands along each axis."""
+"""A probe's reading: named values with their units, over named axes with labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 _POSITIONS = ("position", "pos", "query", "key")
-"""Axes along which a prompt has as many entries as tokens."""
+"""Axes along which a prompt has one entry per token."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -31,14 +31,14 @@ class Reading:
 
     axes: tuple[str, ...]
     quantities: Mapping[str, Tensor]
-    """Each of shape [*axes]."""
+    """Quantities, each of shape [*axes]."""
     units: Mapping[str, str]
     terms: Mapping[str, str] = field(default_factory=dict)
-    """Of a mean or a median: the name of the count in `counts` that says over how many terms it was taken."""
+    """For a mean or a median, the name of the count in `counts` with its number of terms."""
     counts: Mapping[str, Tensor] = field(default_factory=dict)
-    """Each with a size for every axis, 1 where it is the same all along. A mean over no terms is NaN."""
+    """Counts, each with a size for every axis, or 1 if it is constant along it. A mean over no terms is NaN."""
     coordinates: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """What stands along an axis; 0, 1, 2, ... along those that are not named here."""
+    """Labels along an axis; 0, 1, 2, ... for axes that are not named here."""
 
     def __getitem__(self, quantity: str) -> Tensor:
         if not isinstance(quantity, str):
@@ -72,7 +72,7 @@ class Reading:
         return self.coordinates.get(axis, range(self.shape[self.axes.index(self._known(axis))]))
 
     def frame(self) -> pd.DataFrame:
-        """A row per entry that is no padding, with a column for each axis, quantity and count.
+        """A row per entry that is not padding, with a column for each axis, quantity and count.
 
         Units are in `frame.attrs["units"]`.
         """
@@ -91,7 +91,7 @@ class Reading:
         return table
 
     def mean(self, *axes: str) -> Reading:
-        """The mean over some axes. Means are weighted by their numbers of terms, so that every term has equal weight.
+        """The mean over some axes. Means are weighted by their numbers of terms, so every term has equal weight.
 
         Padding (NaN) is ignored.
         """
@@ -141,7 +141,7 @@ def joined(parts: Sequence[Reading], order: Int[Tensor, " row"]) -> Reading:
 
 
 def _as_wide(parts: list[Tensor]) -> list[Tensor]:
-    """Readings with axes of positions, filled up from their batch's longest prompt to the longest of all."""
+    """Readings with position axes, padded from their batch's longest prompt to the longest of all."""
     widest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     if all(list(part.shape[1:]) == widest for part in parts):
         return parts
@@ -152,7 +152,7 @@ def _as_wide(parts: list[Tensor]) -> list[Tensor]:
 
 
 def without_padding(reading: Reading, lengths: Int[Tensor, " row"]) -> Reading:
-    """The reading with NaN where positions lie behind a row's last token; `lengths` are in tokens."""
+    """The reading with NaN at positions after a row's last token; `lengths` are in tokens."""
     beyond = torch.zeros(reading.shape, dtype=torch.bool)
     for dim, axis in enumerate(reading.axes):
         if axis in _POSITIONS and axis not in reading.coordinates:
@@ -166,12 +166,12 @@ def without_padding(reading: Reading, lengths: Int[Tensor, " row"]) -> Reading:
 
 
 def by_name(values: Float[Tensor, "*axes quantity"], names: Sequence[str]) -> dict[str, Float[Tensor, "*axes"]]:
-    """The quantities along a last axis by their names; one transfer to the CPU for all."""
+    """The quantities along a last axis by name, with one transfer to the CPU for all."""
     return dict(zip(names, values.cpu().unbind(-1), strict=True))
 
 
 def mean_of(sums: Float[Tensor, "*axes"], n: Tensor) -> Float[Tensor, "*axes"]:
-    """Sums over their numbers of terms (its axes are the first of the sums'), in float64 on the CPU; NaN over none."""
+    """Sums divided by their numbers of terms (whose axes are the sums' first), in float64 on the CPU; NaN for none."""
     sums, n = sums.cpu().double(), n.cpu()
     return sums / n.double().reshape(*n.shape, *(1,) * (sums.ndim - n.ndim))
 
@@ -180,10 +180,10 @@ def reading_of(
     name: str, axes: tuple[str, ...], units: Mapping[str, str], terms: Mapping[str, str],
     result: Tensor | Mapping[str, Tensor], coordinates: Mapping[str, Sequence[Any]], rows: int,
 ) -> Reading:  # fmt: skip
-    """A probe's result for a batch of `rows` prompts, on the CPU, held against what the probe declares.
+    """A probe's result for a batch of `rows` prompts, on the CPU, checked against the probe's declaration.
 
     Raises:
-        InputError: names, axes or sizes are others than declared; says what was expected.
+        InputError: names, axes or sizes differ from those declared; the message says what was expected.
     """
     expected = {*units, *terms.values()}
     given = {next(iter(units)): result} if isinstance(result, Tensor) and len(expected) == 1 else result
@@ -223,7 +223,7 @@ def _is_over(value: Tensor, sizes: tuple[int, ...], n_axes: int, a_count: bool) 
 
 
 def first_non_finite(reading: Reading) -> tuple[str, float, str] | None:
-    """Quantity, value and place of the first number that is NaN or infinite, but for means over no terms."""
+    """Quantity, value and place of the first NaN or infinite number, except means over no terms."""
     for name, values in reading.quantities.items():
         bad = ~values.isfinite()
         if name in reading.terms:

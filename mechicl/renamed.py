@@ -1,8 +1,8 @@
 """Old names: each works until mechicl 0.3, with a DeprecationWarning that says the new one.
 
-To rename a name of a module, add it to `RENAMED` under the place where it used to be; the module needs
-`def __getattr__(name): return renamed.look_up(__name__, name)`. A base class takes over members that a subclass still
-has under an old name by `member`.
+To rename a name of a module, add it to `RENAMED` under its old place; the module needs `def __getattr__(name): return
+renamed.look_up(__name__, name)`. A base class takes over members that a subclass still has under an old name by
+`member`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ RENAMED |= {
     "mechicl.patches.Lesion": "mechicl.hooks.Patch",
     "mechicl.prompts.Rows": "mechicl.prompts.PromptRows",
 }
-"""The old place of a name, module included, and the new one."""
+"""The old place of a name, including the module, and the new one."""
 
 
 def look_up(module: str, name: str) -> Any:
-    """What stood in a module under an old name, for its `__getattr__`.
+    """The object with an old name in a module, for its `__getattr__`.
 
     Raises:
         AttributeError: there was no such name.
@@ -62,13 +62,13 @@ def look_up(module: str, name: str) -> Any:
 
 
 def member(kind: type, old: str, new: str) -> None:
-    """Take over what a user's class says of itself under an old name."""
+    """Take over a member that a user's class still has under an old name."""
     if old in vars(kind) and new not in vars(kind):
         _warn(f"{kind.__name__}.{old}", new, 4)  # through __init_subclass__ and the metaclass
         setattr(kind, new, vars(kind)[old])
 
 
 def _warn(old: str, new: str, depth: int) -> None:
-    """Warn whoever used the old name, so many calls above."""
+    """Warn the user of the old name, this many calls above."""
     message = f"{old} is now {new}; the old name works until mechicl 0.3."
     warnings.warn(message, DeprecationWarning, stacklevel=depth + 1)

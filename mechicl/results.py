@@ -1,4 +1,4 @@
-"""Result: a tidy table and where it came from; kept on disk so that an interrupted run resumes."""
+"""Result: a tidy table and its provenance; stored on disk so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from mechicl.files.json_files import read_object
 from mechicl.files.writing import check_writable, clear_up, make_folder, write_atomically
 
 _SHOWN = 8
-"""Rows of a summary that a result shows of itself."""
+"""Number of rows of a summary in a result's notebook display."""
 _COLUMNS = ("model", "metric", "mean", "low", "high", "n")
-"""What every summary has."""
+"""Columns that every summary has."""
 _KEY, _ARRAYS = b"mechicl key", b"mechicl arrays"
-"""Facts of a parquet file: of which cell it is, and which columns hold arrays."""
+"""Metadata of a parquet file: its cell's key, and which columns hold arrays."""
 
 
 class Explains(Protocol):
-    """What a result asks of the study that made it."""
+    """What a result needs of the study that made it."""
 
     @property
     def name(self) -> str: ...
@@ -86,13 +86,13 @@ class Result:
         """Figure data: a row per point, with model, metric, mean, low, high and n.
 
         Raises:
-            InputError: the summary has no row or lacks one of these columns, or mean, low or high are no numbers.
+            InputError: the summary has no row or lacks one of these columns, or mean, low or high are not numbers.
         """
         return self._summary.copy()
 
     @cached_property
     def claims(self) -> Verdicts:
-        """What was found of the paper's claims, on each model and task: supported, contradicted or undecided."""
+        """The verdicts on the paper's claims, on each model and task: supported, contradicted or undecided."""
         return self.study.verdicts(self)
 
     def figure(self) -> go.Figure:
@@ -100,7 +100,7 @@ class Result:
         return self.study.figure(self)
 
     def finding(self) -> str:
-        """What was measured, in a sentence, and what must be known of the sample: few prompts, a single class."""
+        """The finding in a sentence, and limits of the sample: few prompts, a single class."""
         said = self.study.finding(self)
         return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 
@@ -116,7 +116,7 @@ class Result:
         return verdicts + card(self.name, self.finding() + more, rows, [str(name) for name in numbers.columns])
 
     def _ipython_display_(self) -> None:
-        """In a notebook the verdicts, the finding, and the figure as plotly shows it; in a terminal one line."""
+        """In a notebook, show the verdicts, the finding, and the figure as plotly does; in a terminal, one line."""
         from IPython import get_ipython
         from IPython.display import display
 
@@ -127,9 +127,9 @@ class Result:
         display(self.figure())
 
     def save(self, folder: str | Path) -> Path:
-        """Write `<name>.parquet` and `<name>.json`, each completely or not at all; returns the parquet's path.
+        """Write `<name>.parquet` and `<name>.json` atomically; return the parquet's path.
 
-        What a study keeps beside its table (fitted re-weightings) is written first.
+        A study's additional files (fitted re-weightings) are written first.
         """
         path = make_folder(folder) / f"{self.name}.parquet"
         self.study.save_more(self, path.parent)
@@ -147,7 +147,7 @@ class Result:
     def export(
         self, folder: str | Path, formats: Sequence[Format] = ("png", "svg", "pdf"), *, width: Width = "page"
     ) -> list[Path]:
-        """Write the figure as `<name>.<format>`, in a paper's column as `<name>-<width>.<format>`; returns the paths.
+        """Write the figure as `<name>.<format>`, or for a column as `<name>-<width>.<format>`; return the paths.
 
         `width` is "page", or "single" (3.3 inches) or "double" (6.9) for a column of a paper. Needs the extra `export`.
         """
@@ -157,7 +157,7 @@ class Result:
 def export(
     results: Sequence[Result], folder: str | Path, formats: Sequence[Format], widths: Sequence[Width]
 ) -> list[Path]:
-    """Write the figures of several results, each in every format and width, as `Result.export`; returns the paths.
+    """Write the figures of several results, each in every format and width, like `Result.export`; return the paths.
 
     The second result of a study is `<name>-2`.
     """
@@ -183,7 +183,7 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
     """Read a saved result's table and provenance back.
 
     Raises:
-        InputError: there is none, or the table is not the one that was saved with this provenance.
+        InputError: there is none, or the table was not saved with this provenance.
     """
     path = Path(folder) / f"{name}.parquet"
     with one_sentence(path):
@@ -205,25 +205,25 @@ def load_table(folder: str | Path, name: str) -> tuple[pd.DataFrame, dict[str, A
 
 
 class Cells:
-    """Finished parts of a study on disk, each under a key made of all that determines its numbers.
+    """Finished parts of a study on disk, each under a key of everything that determines its numbers.
 
-    A file holds its key, and its name carries the digests of key and content: one that was cut off or altered, or is
-    another cell's, is noticed and made anew.
+    A file contains its key, and its name has the digests of key and content, so a truncated, altered or misplaced cell
+    is detected and measured again.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / "cells"
-        check_writable(self.folder)  # the folder itself is made with the first cell: what fails before leaves nothing
+        check_writable(self.folder)  # the folder itself is made with the first cell, so earlier failures leave nothing
         for place in (self.folder, self.folder.parent):
             clear_up(place)
 
     def find(self, key: Mapping[str, Any]) -> pd.DataFrame | None:
-        """The cell's table if it is there and intact."""
+        """The cell's table if it exists and is intact."""
         payload = self._intact(_canonical(key))
         return None if payload is None else _table(payload)
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
-        """Write the cell's table; returns it as it will be read."""
+        """Write the cell's table; return it as it will be read."""
         make_folder(self.folder)
         text = _canonical(key)
         made = _parquet(table, text)
@@ -234,9 +234,9 @@ class Cells:
         return self.folder / f"{_sha256(key)[:24]}.{_sha256(payload)[:16]}.parquet"
 
     def _intact(self, key: bytes) -> bytes | None:
-        """The content of a cell. Damaged files go, and so does what another process measured at the same time.
+        """The content of a cell. Damaged files, and duplicates of another process, are removed.
 
-        The cell of another key goes to where it will be looked for.
+        The cell of another key is moved to its own place.
         """
         found: bytes | None = None
         for path in sorted(self.folder.glob(f"{_sha256(key)[:24]}.*.parquet")):
@@ -250,13 +250,13 @@ class Cells:
                     os.replace(path, self._path(held, payload))  # nothing is lost
                 else:
                     path.unlink()
-            except OSError:  # gone in the meantime, or not ours to read: it is made anew
+            except OSError:  # gone in the meantime, or not readable: it is measured again
                 continue
         return found
 
 
 def _key_of(payload: bytes) -> bytes:
-    """The key that an intact cell holds."""
+    """The key in an intact cell."""
     try:
         facts: dict[bytes, bytes] = pq.read_schema(pa.BufferReader(payload)).metadata or {}
     except pa.ArrowInvalid:
@@ -269,7 +269,7 @@ def _short(value: Any) -> str:
 
 
 def _parquet(table: pd.DataFrame, key: bytes = b"") -> bytes:
-    """A table as a parquet file, with a cell's key beside its columns, and which columns hold arrays."""
+    """A table as a parquet file, with a cell's key and the names of array columns in its metadata."""
     arrays = [
         name for name in table.select_dtypes("object") if any(isinstance(value, np.ndarray) for value in table[name])
     ]
@@ -281,7 +281,7 @@ def _parquet(table: pd.DataFrame, key: bytes = b"") -> bytes:
 
 
 def _table(payload: bytes) -> pd.DataFrame:
-    """The table of a parquet file as it was before it was written: lists are lists, and arrays are arrays."""
+    """The table of a parquet file as it was before writing, with lists and arrays restored."""
     columns = pq.read_table(pa.BufferReader(payload))
     arrays = json.loads((columns.schema.metadata or {}).get(_ARRAYS, b"[]"))
     table: pd.DataFrame = columns.to_pandas()
@@ -293,7 +293,7 @@ def _table(payload: bytes) -> pd.DataFrame:
 
 
 def _canonical(facts: Mapping[str, Any]) -> bytes:
-    """Facts as one text, the same before they are written as JSON and after they are read back."""
+    """Facts as one text, the same before writing and after reading them as JSON."""
     return json.dumps(json.loads(json.dumps(dict(facts), default=str)), sort_keys=True).encode()
 
 

@@ -1,4 +1,4 @@
-"""Versions of what the numbers depend on, mechicl's own code included, for the provenance of models and results."""
+"""Versions of everything that numbers depend on, including mechicl's own code, for provenance."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _COMPUTE = ("transformer-lens", "transformers", "torch", "numpy", "scipy", "scik
 
 @cache
 def versions() -> dict[str, str]:
-    """Version of Python and of every library that computes ("not installed" where there is none), and which code.
+    """Versions of Python and of every computing library ("not installed" if missing), and the digest of the code.
 
-    A version number stays while code is edited, so what was measured by other code is told by the code's digest.
+    A version number does not change while code is edited, so the code's digest distinguishes edited code.
     """
     found = {"python": platform.python_version()}
     for package in ("mechicl", *_COMPUTE, "datasets", "safetensors", "gguf"):
@@ -29,12 +29,12 @@ def versions() -> dict[str, str]:
 
 
 def computing() -> dict[str, str]:
-    """Versions of what computes: of these alone numbers depend."""
+    """Versions of the computing libraries, on which alone numbers depend."""
     return {name: versions()[name] for name in ("python", *_COMPUTE)}
 
 
 def machine() -> dict[str, Any]:
-    """What moves the last digits of numbers while versions stay: processor, BLAS, threads, GPU, precision, system."""
+    """What changes the last digits of numbers for equal versions: processor, BLAS, threads, GPU, precision, system."""
     import torch
 
     gpu = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if torch.cuda.is_available() else "none"

@@ -59,7 +59,7 @@ def begin(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version)
     ] = False,
 ) -> None:  # fmt: skip
-    """Read the studies of the user's own before any command."""
+    """Load the user's own studies before any command."""
     if study_files:
         from mechicl.studies import load_studies
 
@@ -71,7 +71,7 @@ _shown_type = TyperOption.display_type_rich
 
 
 def _type_in_help(self: TyperOption, ctx: Any) -> str | None:
-    """The type of an option for `--help`: none for a flag, which takes no value (typer writes <bool>)."""
+    """The type shown for an option in `--help`: none for a flag, which takes no value (typer would write <bool>)."""
     return None if self.is_bool_flag else _shown_type(self, ctx)
 
 
@@ -82,7 +82,7 @@ TyperOption.display_type_rich = _type_in_help  # type: ignore[method-assign]
 def list_everything(
     claims: Annotated[bool, typer.Option("--claims", help="List claims instead of studies.")] = False,
 ) -> None:
-    """List the studies with what each shows, the tasks and the models; or the claims that studies decide."""
+    """List the studies with what each shows, the tasks and the models; or the claims that studies test."""
     if claims:
         return _list_claims()
     from rich.table import Table
@@ -95,7 +95,7 @@ def list_everything(
     console = terminal()
     console.print(table)
     console.print("Tasks: " + ", ".join(built_in_tasks()))
-    console.print("Models: tiny-icl, smollm2-135m-q4, names on the hub, folders, GGUF files.")
+    console.print("Models: tiny-icl, smollm2-135m-q4, hub names, folders, GGUF files.")
 
 
 def _list_claims() -> None:
@@ -112,18 +112,18 @@ _INTERRUPTED = "\nmechicl: Interrupted; run the same command again to resume."
 
 
 def _tell(message: Warning | str, *where: object, **more: object) -> None:
-    """A warning or an error as one line, without the line of code that it came from."""
+    """A warning or an error as one line, without its source line."""
     print(f"mechicl: {printable(str(message))}", file=sys.stderr)
 
 
 def main() -> None:
-    """Run the command; what a user can put right ends in one sentence and exit code 2, an interruption in 130."""
-    # Arrow's own allocator reserves a GiB of address space at once, which `ulimit -v` may not leave.
+    """Run the command; errors that a user can fix print one sentence and exit with code 2, an interruption with 130."""
+    # Arrow's own allocator reserves a GiB of address space at once, which `ulimit -v` may not allow.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _tell
-            code = app(prog_name="mechicl", standalone_mode=False)  # else typer would frame its errors
+            code = app(prog_name="mechicl", standalone_mode=False)  # otherwise typer would frame its errors
     except _UsageError as error:
         _refuse(error)
     except (InputError, NumericalError) as error:
@@ -135,29 +135,29 @@ def main() -> None:
             sys.exit(2)
         if not isinstance(error, OSError):
             raise
-        # a path that the system will not have, a pipe that closed
+        # a path that the system rejects, a closed pipe
         _tell(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}.")
         sys.exit(2)
     except KeyboardInterrupt:
         _leave()
-    if code == 130:  # what typer makes of an interruption
+    if code == 130:  # typer's code for an interruption
         _leave()
     sys.exit(code or 0)
 
 
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
-"""What typer raises when a command line cannot be read; it has no public name."""
+"""The exception that typer raises for an invalid command line; it has no public name."""
 
 
 _INVALID = (
     (r"Invalid value for '([^']+)': Input should be ([^,]*).*", r"\1 should be \2"),
     (r"Invalid value for '([^']+)': Value error, (.*)", r"\1: \2"),
 )
-"""typer's words for a value of the wrong type or out of bounds, and for one that is not among the choices."""
+"""typer's messages for a value of the wrong type or out of bounds, and for one that is not among the choices."""
 
 
 def _refuse(error: Any) -> NoReturn:
-    """Say what typer could not read, and where it is explained; where nothing was asked, the help itself."""
+    """Print what typer could not parse, and where it is explained; without any arguments, print the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(2)
@@ -170,7 +170,7 @@ def _refuse(error: Any) -> NoReturn:
 
 
 def _leave() -> NoReturn:
-    """Say how to go on, and leave at once: native threads still at work would abort the interpreter's own way out."""
+    """Say how to resume, and exit at once: running native threads would abort the interpreter's regular exit."""
     print(_INTERRUPTED, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,6 +1,6 @@
-"""What a command is run on: the options that commands share, each declared once.
+"""The options that commands share, each declared once.
 
-Annotations are no strings here: `mechicl.cli.command` makes options of the fields that carry a `typer.Option`.
+Annotations are not strings here: `mechicl.cli.command` turns fields with a `typer.Option` into options.
 """
 
 import warnings
@@ -29,12 +29,12 @@ _PANEL = "Output and machine"
 
 
 def on(help: str, completes: Any = None, **limits: Any) -> Any:
-    """An option that says what a study is run on."""
+    """An option for a study's input."""
     return typer.Option(help=help, autocompletion=completes, rich_help_panel="Input", **limits)
 
 
 def where(help: str, completes: Any = None, **limits: Any) -> Any:
-    """An option that says where and how it is run."""
+    """An option for where and how a study runs."""
     return typer.Option(help=help, autocompletion=completes, rich_help_panel=_PANEL, **limits)
 
 
@@ -43,7 +43,7 @@ A = TypeVar("A", bound="Asked")
 
 @dataclass(frozen=True, kw_only=True)
 class Asked(ABC):
-    """A model, the machine it runs on, and the folder for what is found."""
+    """A model, the machine it runs on, and the folder for results."""
 
     model: Annotated[
         str,
@@ -56,7 +56,7 @@ class Asked(ABC):
     out: Annotated[Path, where("Folder for the results; an interrupted run resumes there.")]
     checkpoints: Annotated[
         str | None,
-        on("Checkpoints of the model, such as step1,step1000: its revisions on the hub, or folders in its folder."),
+        on("Checkpoints of the model, such as step1,step1000: revisions on the hub, or subfolders of its folder."),
     ] = None
     batch_size: Annotated[int, where("Prompts or sequences per pass; halved when memory runs out.", min=1)] = 16
     dtype: Annotated[Literal["float32", "bfloat16", "float16"], where("Data type of weights and activations.")] = (
@@ -95,17 +95,17 @@ class Asked(ABC):
         check_room_for_libraries()
 
     example: ClassVar[str] = "--model tiny-icl --out results"
-    """Options of a run, for the help."""
+    """Example options of a run, for the help."""
 
     def models(self) -> tuple[str, ...]:
-        """The names of all models that are asked for; each checkpoint is one."""
+        """The names of all requested models; each checkpoint is one."""
         return models_named(self.model, self.checkpoints)
 
     def load_model(self, **how: Any) -> Any:
-        """The model asked for.
+        """The requested model.
 
         Raises:
-            InputError: it cannot be loaded, or several are asked for.
+            InputError: it cannot be loaded, or several are requested.
         """
         from mechicl.models import load_model
 
@@ -118,30 +118,30 @@ class Asked(ABC):
         return load_model(self.models()[0], **how)
 
     def tokenizer_of(self, model: Any) -> Any:
-        """The tokenizer of the model asked for; InputError where its folder has none."""
+        """The requested model's tokenizer; InputError if its folder has none."""
         from mechicl.models.tokenizers import tokenizer_of
 
         return tokenizer_of(model, self.models()[0])
 
     @abstractmethod
     def material(self, study: "Study", model: Any) -> "Material":
-        """What the study is run on: prompts, running text, or nothing where it reads weights alone."""
+        """The study's input: prompts, running text, or None if it reads weights alone."""
 
     def prepared(self, study: "Study", model: Any) -> "Study":
-        """The study, with what it needs beside its material."""
+        """The study, with anything that it needs in addition to its input."""
         return study
 
     def result(self, study: "Study") -> "Result":
-        """The study's result on what is asked; finished cells are read from the folder."""
+        """The study's result for these options; finished cells are read from the folder."""
         from mechicl.studies.several import compare_models
 
         return compare_models([one.of_one(study) for one in self.each_model()])
 
     def each_model(self: A) -> list[A]:
-        """What is asked, of every model by itself.
+        """These options, split into one set per model.
 
         Raises:
-            InputError: one of several shards is to take several models.
+            InputError: a shard is requested for several models.
         """
         each = [replace(self, model=name, checkpoints=None) for name in self.models()]
         if len(each) > 1 and self.shard is not None:
@@ -181,7 +181,7 @@ class OnPrompts(Asked):
     seeds: Annotated[str, on("Seeds of the demonstrations, comma-separated.")] = "42,43,44,45,46"
     shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1; 0: none.")] = "1"
     mislabelled: Annotated[
-        str, on("How many demonstrations per class carry the next class's label word, such as 3,0.")
+        str, on("Number of demonstrations per class that get the next class's label word, such as 3,0.")
     ] = "0"
     demonstrations: Annotated[
         Literal["per_seed", "per_prompt"],
@@ -204,7 +204,7 @@ class OnPrompts(Asked):
 
     columns: Annotated[
         str | None,
-        on('Columns of the data, as "text=body,label=stars"; default: the usual names (text, sentence, label).'),
+        on('Columns of the data, such as "text=body,label=stars"; default: the usual names (text, sentence, label).'),
     ] = None
     chat: Annotated[bool, on("Write examples as turns of a conversation in the tokenizer's chat template.")] = False
     score: Annotated[
@@ -213,7 +213,7 @@ class OnPrompts(Asked):
     ] = "first"
 
     def material(self, study: "Study", model: Any) -> "list[PromptSet]":
-        """A prompt set for every task and seed."""
+        """One prompt set per task and seed."""
         from mechicl.tasks import load_task, shipped_tasks
 
         seeds = integers("--seeds", self.seeds)
@@ -241,20 +241,20 @@ class OnPrompts(Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class OnAllOfLabelWords(OnPrompts):
-    """Prompts of tasks, and whether the studies beyond both papers are run, too."""
+    """Prompts of tasks, and whether to run the studies beyond both papers, too."""
 
     extensions: Annotated[
-        bool, on("Also run what neither paper has: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
+        bool, on("Also run studies beyond both papers: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
     ] = False
 
 
 def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path | None]:
-    """The data of each task: a folder may hold a folder per task, named as the task or its file.
+    """The data of each task: a folder may hold a subfolder per task, with the name of the task or its file.
 
-    A shipped task takes them only when it is named alone; among several tasks it keeps its own.
+    A shipped task uses them only if it is named alone; among several tasks it keeps its own.
 
     Raises:
-        InputError: Every task keeps its own data, so that these would serve none.
+        InputError: every task keeps its own data, so these apply to none.
     """
     from mechicl.tasks import shipped_tasks
 

@@ -1,6 +1,6 @@
-"""What the studies of *Stages of Inference* are run on: weights, running text, pairs of sentences, benchmarks.
+"""Options for the inputs of *Stages of Inference*: weights, running text, pairs of sentences, benchmarks.
 
-Annotations are no strings here, as in `mechicl.cli.asked`.
+Annotations are not strings here, as in `mechicl.cli.asked`.
 """
 
 import sys
@@ -68,7 +68,7 @@ class OnText(OnWeights):
     split: Annotated[str, on("Split of a hub data set.")] = "train"
 
     def result(self, study: "Study") -> "Result":
-        """Of every text that --text names, too: each is named beside the model."""
+        """Also split by text: each text of --text is named next to the model."""
         from mechicl.studies.several import compare_models
 
         texts = names_or_path("--text", self.text)
@@ -80,13 +80,13 @@ class OnText(OnWeights):
         return compare_models([_on_text(part, text) for text, part in parts])
 
     def material(self, study: "Study", model: Any) -> "Material":
-        """The text, as sequences; nothing for a study that reads weights alone."""
+        """The text as sequences; None for a study that reads weights alone."""
         return _corpus(self, self.tokenizer_of(model), model.cfg.n_ctx) if study.reads == "text" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnLens(OnText):
-    """Running text, part of which a tuned lens may learn from."""
+    """Running text, part of which may train a tuned lens."""
 
     tuned: Annotated[
         Path | None, on("Folder of a tuned lens to draw as well; a lens is fitted if the folder has none.")
@@ -95,7 +95,7 @@ class OnLens(OnText):
     tuned_steps: Annotated[int, on("Training steps of the tuned lens.", min=1)] = 200
 
     def prepared(self, study: "Study", model: Any) -> "Study":
-        """With the lens in the folder; where there is none, with one that learns from what follows the text."""
+        """With the lens in the folder or, if there is none, with one fitted to the text that follows."""
         from mechicl.engines.tuned_lens import fit_tuned_lens, tuned_lens_seconds
         from mechicl.limits import duration
         from mechicl.probes.tuned_lens import TunedLens
@@ -113,15 +113,15 @@ class OnLens(OnText):
 
 @dataclass(frozen=True, kw_only=True)
 class OnTextAndPrompts(OnText):
-    """Running text, and if asked for prompts of tasks beside it."""
+    """Running text and, if requested, prompts of tasks."""
 
-    task: Annotated[str | None, on("Tasks whose information flow is added, comma-separated.", completion.tasks)] = None
+    task: Annotated[str | None, on("Tasks whose information flow to add, comma-separated.", completion.tasks)] = None
     data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the hub.")] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 32
     prompt_seeds: Annotated[str, on("Seeds of their demonstrations, comma-separated.")] = "42,43"
 
     def prompts(self) -> OnPrompts:
-        """The same model, its weights as they are, on prompts of the tasks."""
+        """The same model with unprocessed weights, on prompts of the tasks."""
         return OnPrompts(
             model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
             n_ctx=self.n_ctx, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
@@ -129,7 +129,7 @@ class OnTextAndPrompts(OnText):
         )  # fmt: skip
 
     def result(self, study: "Study") -> "Result":
-        """The atlas of every model that --model names; with --task, information flow and attention stand beside."""
+        """The atlas of every model that --model names; with --task, information flow and attention are added."""
         from mechicl.studies.stages.atlas import compare_atlases
 
         return compare_atlases([one.of_one(study) for one in self.each_model()])
@@ -160,7 +160,7 @@ class OnWordPairs(OnWeights):
     seed: Annotated[int, on("Seed of the split of a single file, the folds, and the control's labels.", min=0)] = 0
 
     def material(self, study: "Study", model: Any) -> "Material":
-        """The pairs, each sentence up to its word."""
+        """The pairs, with each sentence up to its word."""
         from mechicl.corpora import load_word_pairs
 
         tokenizer = self.tokenizer_of(model)
@@ -171,7 +171,7 @@ class OnWordPairs(OnWeights):
 
 @dataclass(frozen=True, kw_only=True)
 class OnAllOfStages(OnTextAndPrompts):
-    """Running text, and what some studies of the second paper need beside it."""
+    """Running text, and additional inputs of some studies of the second paper."""
 
     word_pairs: Annotated[Path | None, on("Word-in-Context data; without it, wic is left out.")] = None
     benchmarks: Annotated[
@@ -181,7 +181,7 @@ class OnAllOfStages(OnTextAndPrompts):
     limit: _Limit = None
 
     def material(self, study: "Study", model: Any) -> "Material":
-        """What this study is run on: text, word pairs, benchmarks, or nothing where it reads weights alone."""
+        """This study's input: text, word pairs, benchmarks, or None if it reads weights alone."""
         if study.reads == "pairs" and self.word_pairs is not None:
             pairs = OnWordPairs(
                 model=self.model, out=self.out, data=self.word_pairs, prepend_bos=self.prepend_bos, seed=self.seed
@@ -195,11 +195,11 @@ class OnAllOfStages(OnTextAndPrompts):
         return super().material(study, model)
 
     def _as_the_authors_cut(self, study: "Study", model: Any) -> "TokenCorpus":
-        """A sequence per document, up to the budget of tokens, or all documents where they are fewer."""
+        """A sequence per document, up to the budget of tokens, or all documents if they hold fewer."""
         length, characters = _AUTHORS_CUTS[study.name]
         architecture = getattr(model.cfg, "original_architecture", None) or getattr(model.cfg, "architecture", "")
         if length is None or "gpt2" not in str(architecture).lower():
-            length = _AUTHORS_CONTEXT  # of other models they cut no document shorter
+            length = _AUTHORS_CONTEXT  # for other models the authors cut no document shorter
         asked = replace(self, packing="documents", length=length)
         tokenizer = self.tokenizer_of(model)
         try:
@@ -223,7 +223,7 @@ class OnBenchmarks(Asked):
     limit: _Limit = None
 
     def material(self, study: "Study", model: Any) -> "Material":
-        """The harness's tasks, documents and all."""
+        """The harness's tasks with their documents."""
         from mechicl.tasks import load_benchmarks
 
         self.tokenizer_of(model)
@@ -231,7 +231,7 @@ class OnBenchmarks(Asked):
 
 
 def _on_text(result: "Result", text: str) -> "Result":
-    """The result with the text's name beside the model's."""
+    """The result with the text's name next to the model's."""
     facts = result.provenance["model"]
     name = f"{facts['name']} on {Path(text).name}"
     provenance = {**result.provenance, "model": {**facts, "name": name}}
@@ -240,7 +240,7 @@ def _on_text(result: "Result", text: str) -> "Result":
 
 @lru_cache(maxsize=1)
 def _corpus(asked: OnText, tokenizer: Any, n_ctx: int, characters: int | None = None) -> "TokenCorpus":
-    """One corpus serves all the studies of a paper."""
+    """One corpus serves all studies of a paper."""
     from mechicl.corpora import load_corpus
 
     return load_corpus(
@@ -252,16 +252,16 @@ def _corpus(asked: OnText, tokenizer: Any, n_ctx: int, characters: int | None = 
 _AUTHORS_CUTS: dict[str, tuple[int | None, int | None]] = {
     "layer-lesions": (None, None), "local-attention": (500, None), "logit-lens": (None, 500),
 }  # fmt: skip
-"""Tokens (of GPT-2 models) and characters at which the authors cut documents, where that is not the model's n_ctx."""
+"""Tokens (of GPT-2 models) and characters at which the authors cut documents, if not at the model's n_ctx."""
 _AUTHORS_CONTEXT = 2048
-"""Positions of their models, at most."""
+"""Largest context of the authors' models."""
 _KINDS: dict[str, type[Asked]] = {
     "prompts": OnPrompts, "text": OnText, "pairs": OnWordPairs, "benchmarks": OnBenchmarks, "weights": OnWeights,
 }  # fmt: skip
 _MORE: dict[str, type[Asked]] = {"logit-lens": OnLens, "stages-atlas": OnTextAndPrompts}
-"""Studies that are given more than what they read."""
+"""Studies that take more than their input."""
 
 
 def kind_for(told: Declaration) -> type[Asked]:
-    """What a study's command asks for."""
+    """The options of a study's command."""
     return _MORE.get(told.name, _KINDS[told.reads])

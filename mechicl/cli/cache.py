@@ -1,4 +1,4 @@
-"""`mechicl cache`: what is kept between runs, where, and how to remove it."""
+"""`mechicl cache`: list what is kept between runs, and remove it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import typer
 from mechicl.cli.finish import terminal
 
 
-def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything that is listed.")] = False) -> None:
-    """List what mechicl keeps between runs (the real model, outcomes of comparisons), or clear it.
+def cache(clear: Annotated[bool, typer.Option("--clear", help="Remove everything listed.")] = False) -> None:
+    """List what mechicl keeps between runs (the real model, results of model comparisons), or clear it.
 
-    The folder is `mechicl` in MECHICL_CACHE, or where the system keeps caches. Whatever is cleared is made again when
-    it is needed. Models of the Hugging Face hub are kept by its own client, elsewhere.
+    The folder is `mechicl` in MECHICL_CACHE, or in the system's cache folder. Cleared files are recreated when they are
+    needed. Hugging Face's own client keeps models of the hub elsewhere.
 
     Example: mechicl cache --clear
     """

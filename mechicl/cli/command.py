@@ -1,4 +1,4 @@
-"""`mechicl run STUDY`: a command for every study, made from what the study declares and what it is run on."""
+"""`mechicl run STUDY`: one command per study, built from the study's declaration and its kind of input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TYPES = {"int": int, "float": float, "bool": bool, "text": str}
 
 
 class _Studies(TyperGroup):
-    """Commands that are made when they are asked for: a user's study has one as soon as its file is read."""
+    """Commands that are built on request: a user's study has one as soon as its file is read."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(declarations())
@@ -46,7 +46,7 @@ studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_
 
 
 def declarations() -> dict[str, Declaration]:
-    """What every study declares by its name; only a user's own is read from its class, which needs torch."""
+    """Declarations of all studies by name; only a user's own is read from its class, which needs torch."""
     registry = sys.modules.get("mechicl.studies.study")
     own = {} if registry is None else registry.STUDIES
     return shipped() | {name: declaration(study) for name, study in own.items() if name not in shipped()}
@@ -55,7 +55,7 @@ def declarations() -> dict[str, Declaration]:
 def asking(
     kind: type[A], *, without: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Callable[[A], None]], Callable[..., None]]:
-    """Make a command of a function that is given all that is asked."""
+    """Make a command of a function that receives all options."""
 
     def compose(command: Callable[[A], None]) -> Callable[..., None]:
         parameters = _shared(kind, dict.fromkeys(without) | defaults)
@@ -86,7 +86,7 @@ def _command(told: Declaration) -> Any:
 
 
 def _shared(kind: type[Asked], begins: dict[str, Any]) -> list[inspect.Parameter]:
-    """The options that commands share; `begins` says where some begin elsewhere, and which are left out (None)."""
+    """The shared options; `begins` overrides some defaults, and None removes an option."""
     return [
         _parameter(one.name, begins.get(one.name, _default(one)), one.type)
         for one in fields(kind)
@@ -95,7 +95,7 @@ def _shared(kind: type[Asked], begins: dict[str, Any]) -> list[inspect.Parameter
 
 
 def _option(switch: DeclaredSwitch) -> inspect.Parameter:
-    """A switch as an option; several values are comma-separated."""
+    """A switch as an option, with comma-separated values if it takes several."""
     more: dict[str, Any] = {} if switch.several or switch.min is None else {"min": switch.min}
     help, default = switch.help, switch.default
     kind: Any = _TYPES.get(switch.kind, str)
@@ -108,12 +108,12 @@ def _option(switch: DeclaredSwitch) -> inspect.Parameter:
     elif switch.kind == "choice":
         kind = Literal[switch.choices]
     if switch.optional:
-        kind = Optional[kind]  # noqa: UP045  # made from a variable
+        kind = Optional[kind]  # noqa: UP045  # built from a variable
     return _parameter(switch.name, default, Annotated[kind, typer.Option(help=help, **more)])
 
 
 def _value(switch: DeclaredSwitch, given: Any) -> Any:
-    """The value of a switch that was written on the command line."""
+    """The value of a switch as written on the command line."""
     return several(switch, given) if switch.several and given is not None else given
 
 
@@ -122,7 +122,7 @@ def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 
 def _signed(called: Callable[..., None], parameters: list[inspect.Parameter], doc: str | None) -> Callable[..., None]:
-    """The function with the signature that typer makes options of."""
+    """The function with the signature that typer turns into options."""
 
     def command(**values: Any) -> None:
         called(**values)

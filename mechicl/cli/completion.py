@@ -1,4 +1,4 @@
-"""What the shell is told when it completes an option's value; nothing heavy is imported for it."""
+"""Shell completion of option values, without heavy imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def one_of(*choices: str) -> Callable[[str], list[str]]:
 
 
 def several_of(*choices: str) -> Callable[[str], list[str]]:
-    """Completes the last of several comma-separated choices; none is offered twice."""
+    """Completes the last of several comma-separated choices, without repetition."""
 
     def complete(incomplete: str) -> list[str]:
         before, last = _divided(incomplete)
@@ -43,17 +43,17 @@ def tasks(incomplete: str) -> list[str]:
 
 
 def texts(incomplete: str) -> list[str]:
-    """Text that needs no network, or a file or folder of one's own."""
+    """Text that needs no network, or a file or folder."""
     return [*one_of("pydocs", "tiny-icl")(incomplete), *_paths(incomplete, ".txt", ".jsonl", ".csv", ".parquet")]
 
 
 def _divided(incomplete: str) -> tuple[str, str]:
-    """What stands before the last comma, comma included, and what is being written."""
+    """The text up to and including the last comma, and the word being typed."""
     at = incomplete.rfind(",") + 1
     return incomplete[:at], incomplete[at:]
 
 
 def _paths(incomplete: str, *suffixes: str) -> list[str]:
-    """Folders, and files with one of the suffixes, that begin so."""
+    """Folders, and files with one of the suffixes, that start with this text."""
     found = sorted(glob(escape(incomplete) + "*"))
     return [path + sep * isdir(path) for path in found if isdir(path) or path.endswith(suffixes)]

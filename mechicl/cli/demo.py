@@ -1,4 +1,4 @@
-"""`mechicl demo`: both papers' main results on one model, ending with a page to open."""
+"""`mechicl demo`: the main results of both papers on one model, as a page to open."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Programme:
-    """What is shown of a model: on which prompts and text, and how much of them."""
+    """What the demo shows of a model: prompts and text, and how much of them."""
 
     tasks: tuple[str, ...]
     samples: int
@@ -64,7 +64,7 @@ def demo(
     with progress("demo", len(studies)) as advance:
         for study in studies:
             asked, loaded = (text, folded) if study.reads == "text" else (prompts, plain)
-            if study.name == "reweighting":  # it fits seven betas for each task and seed: one task shows it
+            if study.name == "reweighting":  # it fits seven betas per task and seed, so one task is enough
                 asked = replace(prompts, task=how.tasks[0])
             results.append(study.run(loaded, asked.material(study, loaded), batch_size=8, cells=cells))
             keep(results[-1], out)
@@ -82,7 +82,7 @@ def demo(
 
 
 def _in_context(model: str, n_layers: int) -> list[Study]:
-    """Of *Label Words are Anchors*: the shipped model shows no gain of re-weighting, which is left to the real one."""
+    """Studies of *Label Words are Anchors*; only the real model, which gains by it, runs re-weighting."""
     from mechicl import studies as w
 
     if model == "tiny-icl":
@@ -93,7 +93,7 @@ def _in_context(model: str, n_layers: int) -> list[Study]:
 
 
 def _stages(model: str) -> list[Study]:
-    """Of *Stages of Inference*: layer ablations are part of the atlas, and stand alone where they are cheap."""
+    """Studies of *Stages of Inference*; layer ablations are part of the atlas, and also run alone if they are cheap."""
     from mechicl import studies as s
 
     return [s.Lesions(), s.Atlas()] if model == "tiny-icl" else [s.Atlas()]

@@ -1,4 +1,4 @@
-"""`mechicl doctor`: what is installed, what there is to run on, and whether a model fits in it."""
+"""`mechicl doctor`: installed versions, available hardware, and whether a model fits."""
 
 from typing import Annotated
 
@@ -9,11 +9,11 @@ from mechicl.errors import InputError
 
 
 def doctor(
-    model: Annotated[str | None, typer.Option(help="Say whether this model fits: a name or a local folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="Check whether this model fits: a name or a local folder.")] = None,
 ) -> None:
-    """Say what mechicl finds here: versions, machine, memory, the hub, a browser for exports, vulnerabilities.
+    """Report what mechicl finds here: versions, machine, memory, the hub, a browser for exports, vulnerabilities.
 
-    Packages are checked for known vulnerabilities where pip-audit is installed and has a network.
+    Packages are checked for known vulnerabilities if pip-audit is installed and has network access.
 
     Example: mechicl doctor --model gpt2-xl
     """
@@ -38,7 +38,7 @@ def doctor(
 
 
 def _memory() -> dict[str, int | None]:
-    """Free bytes by device; None where the system does not say."""
+    """Free bytes by device; None if unknown."""
     import torch
 
     from mechicl.limits import free_bytes
@@ -61,7 +61,7 @@ def _export() -> str:
 
 
 def _vulnerabilities() -> str:
-    """What pip-audit, where it is installed, knows of the installed packages."""
+    """Known vulnerabilities of the installed packages, if pip-audit is installed."""
     import subprocess
     import sys
     from importlib.util import find_spec
@@ -81,7 +81,7 @@ def _vulnerabilities() -> str:
 
 
 def _fits(model: str, memory: dict[str, int | None]) -> str:
-    """Whether a model's weights fit in float32, and how far; loading holds them twice. InputError: no such model."""
+    """Whether a model fits in float32, and while loading, which holds its weights twice. InputError: no such model."""
     from mechicl.limits import COPIES, in_words
     from mechicl.models.names import parameters_by_name
 

@@ -1,4 +1,4 @@
-"""What every study's command does once it knows what is asked: measure, save, draw, say where."""
+"""The steps that every study's command shares: measure, save, draw, and print the page's path."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 
 _METRICS_WITH_INTERVALS, _METRICS_ON_SCREEN = 4, 7
-"""More of them cannot be read in a terminal, with their intervals or at all; the page has everything."""
+"""Most metrics that a terminal shows, with intervals or at all; the page has everything."""
 _LONGEST_VALUE, _SHORTEST_QUANTITY = 18, 20
-"""Characters on a line of published and measured values."""
+"""Characters per line of published and measured values."""
 _NAMED = 4
-"""Metrics that are named when they are left out; of more, the number."""
+"""Largest number of omitted metrics that are named; for more, only their number is given."""
 
 
 def run(
     study: Study, model: Any, material: Material, asked: Asked, cells: Cells, helpers: Helpers | None = None
 ) -> Result:
-    """Say on standard error what a study is going to need, or that it cannot fit, and run it, with whoever helps.
+    """Print on standard error what a study will need, or that it cannot fit, and run it, with helpers if any.
 
-    A study that measures time waits until nobody else works, and runs alone.
+    A study that measures time waits until all workers are idle, and runs alone.
     """
     needs = study.estimate(model, material, batch_size=asked.batch_size)
     shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
@@ -57,8 +57,8 @@ def run(
 
 
 def close(result: Result, asked: Asked) -> None:
-    """Show a result, keep it, and end with the path of the page to open."""
-    told = as_json(result)  # first: a result that cannot be told must not be saved
+    """Print and save a result, and end with the path of the page to open."""
+    told = as_json(result)  # first, because a result that cannot be reported must not be saved
     keep(result, asked.out)
     path = str(page(asked.out).resolve())
     if asked.as_json:
@@ -69,7 +69,7 @@ def close(result: Result, asked: Asked) -> None:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A result for programs: study, protocol, verdicts, finding, and the rows of the summary (NaN is null)."""
+    """A result as JSON: study, protocol, verdicts, finding, and the rows of the summary (NaN is null)."""
     return {
         "study": result.name,
         "protocol": result.study.protocol,
@@ -80,7 +80,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def keep(result: Result, out: Path) -> None:
-    """Save a result, with the command that made it; a result that it takes the place of is named."""
+    """Save a result with the command that made it; say so if it replaces another result."""
     command = shlex.join(["mechicl", *sys.argv[1:]])
     before = _command_of(out, result.name)
     replace(result, provenance={**result.provenance, "command": command}).save(out)
@@ -90,7 +90,7 @@ def keep(result: Result, out: Path) -> None:
 
 
 def _command_of(folder: Path, name: str) -> str | None:
-    """The command that made the result of this study in a folder, if there is one."""
+    """The command that made this study's result in a folder, if there is one."""
     from mechicl.errors import InputError
     from mechicl.results import load_table
 
@@ -101,7 +101,7 @@ def _command_of(folder: Path, name: str) -> str | None:
 
 
 def page(folder: Path) -> Path:
-    """One page with every result that is saved in the folder."""
+    """One page with all results saved in the folder."""
     from mechicl.report import write_report
     from mechicl.studies import saved_results
 
@@ -119,20 +119,20 @@ def show(result: Result) -> None:
 
 
 def say_left_out(names: Sequence[str], console: Console) -> None:
-    """Say what a table leaves to the page, if anything."""
+    """Say what is left out of a table and only on the page, if anything."""
     if names:
         console.print(f"The page has {' and '.join(names)}.", style="dim")
 
 
 def terminal() -> Console:
-    """Standard output, where every text is shown as it is, also where a name in it looks like markup."""
+    """Standard output that prints text literally, even if it looks like markup."""
     return Console(markup=False, emoji=False, highlight=False)
 
 
 def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
-    """The fullest table that fits the terminal without breaking a word, and what was left out for it.
+    """The fullest table that fits the terminal without breaking a word, and what was left out.
 
-    First the intervals go, then metrics from the last on.
+    Intervals are left out first, then metrics from the last.
     """
     metrics = list(summary["metric"].unique())
     most = min(len(metrics), _METRICS_ON_SCREEN)
@@ -152,9 +152,9 @@ def fitting(title: str, summary: pd.DataFrame, console: Console) -> tuple[Table,
 
 
 def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
-    """Published beside measured values, and what was left out of them to fit.
+    """Published and measured values, and what was left out to make them fit.
 
-    The quantity has the room that the other columns leave; where that is little, the intervals go.
+    The quantity gets the width that the other columns leave; if that is small, intervals are left out.
     """
     whole = table.rename(columns=lambda name: name.removeprefix("measured, ")).map(str)
     whole = whole.replace({r"^(mean|average) of tasks$": "mean", r"\bquery at ": ""}, regex=True)
@@ -173,9 +173,9 @@ def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
 def printed(
     title: str, table: pd.DataFrame, *, numbers: Sequence[str], widths: tuple[int, int, int] = (14, 24, 14)
 ) -> Table:
-    """A table as it is printed: names, and numbers to the right, in lines of whole words.
+    """A printed table: names on the left, numbers on the right, broken only between words.
 
-    Lines are about as wide as `widths`: of names, of numbers, and of the first column.
+    `widths` are the approximate line widths of names, of numbers, and of the first column.
     """
     shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
                   show_edge=False)  # fmt: skip
@@ -189,15 +189,15 @@ def printed(
 
 
 def _lines(text: str, width: int) -> Text:
-    """A text in lines of about this width, broken between words only."""
+    """A text in lines of about this width, broken only between words."""
     longest = max(map(len, text.split()), default=1)
     return Text("\n".join(wrap(text, max(width, longest), break_on_hyphens=False)))
 
 
 def overview(summary: pd.DataFrame, *, intervals: bool = True, metrics: int = _METRICS_ON_SCREEN) -> pd.DataFrame:
-    """A summary with a column for each of the first metrics, without columns that never change.
+    """A summary with a column per metric, for the first metrics, without constant columns.
 
-    An entry is "mean [low, high]", without `intervals` the mean.
+    An entry is "mean [low, high]", or only the mean without `intervals`.
     """
     summary = summary[summary["metric"].isin(summary["metric"].unique()[:metrics])]
     values = summary[["mean", "low", "high"]].to_numpy()

@@ -1,4 +1,4 @@
-"""How the texts of options are read; what is wrong is said by the option's name."""
+"""Parse option values; errors name the option."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def several(switch: DeclaredSwitch, text: str) -> tuple[Any, ...]:
 
 
 def option(name: str) -> str:
-    """The option that a switch is."""
+    """The name of a switch's option."""
     return "--" + name.replace("_", "-")
 
 
 def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
-    """Several of the choices from a text such as png,pdf."""
+    """Several choices from a text such as png,pdf."""
     found = names(option, text)
     if wrong := [name for name in found if name not in among]:
         raise InputError(f"{option} is {wrong[0]!r}; choose among {', '.join(among)}.")
@@ -47,7 +47,7 @@ def integers(option: str, text: str) -> tuple[int, ...]:
 
 
 def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
-    """A number for all classes, such as 2, or one for each, such as 4,1."""
+    """A number for all classes, such as 2, or one per class, such as 4,1."""
     numbers = _whole_numbers(text)
     if not numbers or min(numbers) < 0 or max(numbers) < least:
         raise InputError(f"{option} is {text!r}; give a number of at least {least}, or one per class, such as 4,1.")
@@ -55,7 +55,7 @@ def per_class(option: str, text: str, least: int) -> int | tuple[int, ...]:
 
 
 def order_of(text: str) -> str | tuple[int, ...]:
-    """An order of demonstrations: by name, or their places, such as 2,0,1."""
+    """An order of demonstrations: a name, or positions such as 2,0,1."""
     if text in ("encounter", "class", "reversed"):
         return text
     if not (places := _whole_numbers(text)):
@@ -64,7 +64,7 @@ def order_of(text: str) -> str | tuple[int, ...]:
 
 
 def _whole_numbers(text: str) -> tuple[int, ...]:
-    """Comma-separated numbers; none where the text holds anything else."""
+    """Comma-separated numbers; empty if the text holds anything else."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -80,7 +80,7 @@ def names(option: str, text: str) -> tuple[str, ...]:
 
 
 def names_or_path(option: str, text: str) -> tuple[str, ...]:
-    """Names, or one path: what is there on this disk under the whole text."""
+    """Names, or one path if the whole text is a path on this disk."""
     return (text,) if os.path.exists(os.path.expanduser(text)) else names(option, text)
 
 
@@ -93,12 +93,12 @@ def assignments(option: str, text: str, example: str = "negative= A,positive= B"
 
 
 def models_named(model: str, checkpoints: str | None) -> tuple[str, ...]:
-    """The models that --model and --checkpoints name; what is there on this disk under the whole name is one.
+    """The models that --model and --checkpoints name; if the whole name is a path on this disk, it is one model.
 
-    A folder without a model of its own stands for the models in its folders, in the order of their numbers.
+    A folder that is not a model stands for the models in its subfolders, in numerical order.
 
     Raises:
-        InputError: a name twice, checkpoints of several models, or a folder without such a checkpoint.
+        InputError: a name is repeated, several models have checkpoints, or a folder lacks a checkpoint.
     """
     found = names_or_path("--model", model)
     folder = Path(os.path.expanduser(found[0]))

@@ -1,4 +1,4 @@
-"""`mechicl report`: saved results as one page, and their figures as files for a paper."""
+"""`mechicl report`: saved results as one page, and their figures as files for papers."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +19,14 @@ def report(
     export: Annotated[
         str | None,
         typer.Option(
-            help="Figures as files too: png, svg, pdf; comma-separated.", autocompletion=several_of("png", "svg", "pdf")
+            help="Save figures as files, too: png, svg, pdf; comma-separated.",
+            autocompletion=several_of("png", "svg", "pdf"),
         ),
     ] = None,
     width: Annotated[
         str,
         typer.Option(
-            help="Of these: page, or a paper's single or double column; comma-separated.",
+            help="Widths of these files: page, or a paper's single or double column; comma-separated.",
             autocompletion=several_of("page", "single", "double"),
         ),
     ] = "page",
@@ -44,7 +45,7 @@ def report(
 
 
 def _results(folder: Path) -> "list[Result]":
-    """The results of a folder and, as `mechicl reproduce` writes them, of the folders in it."""
+    """The results in a folder and in its subfolders, as `mechicl reproduce` writes them."""
     from mechicl.studies import saved_results
 
     if not folder.is_dir():

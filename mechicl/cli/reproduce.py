@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 A = TypeVar("A")
 _Job = tuple[str, "Study", "Material | InputError"]
-"""A part, a study, and what it is run on, or why there is nothing."""
+"""A part, a study, and its input, or why there is none."""
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
 _PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
@@ -43,12 +43,12 @@ papers = typer.Typer(help="Run every experiment of a paper on one model.", no_ar
     samples=1000,
 )  # fmt: skip
 def label_words(asked: OnAllOfLabelWords) -> None:
-    """All of Label Words are Anchors, in both protocols: a page each in OUT/paper and OUT/corrected.
+    """Run all of Label Words are Anchors, in both protocols: one page each in OUT/paper and OUT/corrected.
 
-    Beside them a page each with two demonstrations per class (OUT/two-per-class, OUT/two-per-class-paper), with
-    attention weighted by the length of what it moves (OUT/norm-weighted), and, with sst2 among the tasks, with the
-    unrelated labels A and B (OUT/unrelated-labels). With --extensions also a page of the studies that go beyond both
-    papers (OUT/extensions), on 32 prompts of each seed.
+    Further pages use two demonstrations per class (OUT/two-per-class, OUT/two-per-class-paper), attention weighted by
+    the norm of what it moves (OUT/norm-weighted), and, if sst2 is among the tasks, the unrelated labels A and B
+    (OUT/unrelated-labels). With --extensions, there is also a page of the studies beyond both papers (OUT/extensions),
+    on 32 prompts per seed.
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -61,7 +61,7 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     ]
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
         jobs: list[_Job] = [(part, study, _tried(_prompts, part, study, own, model)) for part, study, own in plan]
-        wanted = [job for job in jobs if job[2] != []]  # no task that the study can be run on
+        wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
         done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
     if failed is not None and not done:
@@ -70,7 +70,7 @@ def label_words(asked: OnAllOfLabelWords) -> None:
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
-    """What studies are run on, all of it before any begins; or why there is none."""
+    """The inputs of all studies, made before any study begins; or why there is none."""
     try:
         return make(*arguments)
     except InputError as error:
@@ -85,7 +85,7 @@ def _all_of(
     helpers: Helpers | None,
     advance: Callable[[int], None],
 ) -> tuple[list[Result], InputError | None]:  # fmt: skip
-    """Results of all jobs, each kept as soon as it is there; where one has none it is said, and returned, why."""
+    """Results of all jobs, each saved as soon as it is ready; if one fails, the reason is printed and returned."""
     for _, study, material in jobs:
         if not isinstance(material, InputError):
             begin(helpers, study, model, material, asked, cells)
@@ -98,7 +98,7 @@ def _all_of(
                 raise material
             done.append(run(study, model, material, asked, cells, helpers))
             _keep(done[-1], asked, part)
-        except InputError as error:  # such as no errors to diagnose: the other studies are still worth having
+        except InputError as error:  # such as no errors to diagnose; the other studies still run
             _say(f"{study.name} ({part}) has no result: {error}", asked)
             failed = error
         advance(1)
@@ -106,22 +106,22 @@ def _all_of(
 
 
 def _prompts(part: str, study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
-    """What a study of one part is run on."""
+    """The input of a study of one part."""
     prompts = _unrelated(study, asked, model) if part == _UNRELATED else asked.material(study, model)
-    if study.name == "error-diagnosis":  # it ranks pairs of classes, of which two classes have one
+    if study.name == "error-diagnosis":  # it ranks pairs of classes, and two classes have only one pair
         return [one for one in prompts if len(one.class_names) > 2]
     return prompts
 
 
 def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> list[tuple[Study, OnPrompts]]:
-    """The studies of one part, each with what it is run on.
+    """The studies of one part, each with its input.
 
     A part is a protocol, two demonstrations per class (App. F.1), norm-weighted attention, or SST-2 with labels A and B
-    (App. F.2). What is beyond the paper has no counterpart in the authors' code.
+    (App. F.2). Studies beyond the paper have no counterpart in the authors' code.
     """
     from mechicl import studies as w
 
-    layers = tuple(n for n in (1, 3, 5, 7) if n <= max(1, n_layers // 2))  # first and last do not meet
+    layers = tuple(n for n in (1, 3, 5, 7) if n <= max(1, n_layers // 2))  # first and last layers do not overlap
     if part == _UNRELATED:
         own = replace(asked, task="sst2", label_words="negative= A,positive= B", shots="8")
         of_sst2 = "sst2" in asked.task.split(",")
@@ -154,7 +154,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
 
 
 def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
-    """The studies of `mechicl.studies.extensions`, on the prompts that their own commands draw."""
+    """The studies of `mechicl.studies.extensions`, on the prompts of their own commands."""
     from mechicl import studies as w
 
     few = replace(asked, samples=min(asked.samples, 32))
@@ -163,7 +163,7 @@ def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
 
 
 def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
-    """Prompts with as many demonstrations as asked for (the paper's eight), or half as many until they can be shown."""
+    """Prompts with the paper's eight demonstrations, halved until they fit."""
     try:
         return asked.material(study, model)
     except InputError as error:
@@ -177,10 +177,10 @@ def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
 @papers.command("stages")
 @asking(OnAllOfStages, batch_size=4, processing="fold")
 def stages(asked: OnAllOfStages) -> None:
-    """All of Stages of Inference, in both protocols: a page each in OUT/paper and OUT/corrected.
+    """Run all of Stages of Inference, in both protocols: one page each in OUT/paper and OUT/corrected.
 
-    Word-in-Context data (--word-pairs), benchmarks (--benchmarks, extra lm-eval) and tasks for in-context learning
-    (--task) are given where they are to be measured, too.
+    Add Word-in-Context data (--word-pairs), benchmarks (--benchmarks, extra lm-eval) or tasks for in-context learning
+    (--task) to measure these, too.
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
@@ -202,7 +202,7 @@ _PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
 
 
 def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> list[Study]:
-    """The studies of one protocol, in the order in which they are run; in the authors' only those that differ."""
+    """The studies of one protocol, in running order; the authors' protocol has only those that differ."""
     from mechicl import studies as s
 
     windows = tuple(length for length in (3, 5) if length <= n_layers)
@@ -228,7 +228,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
 
 
 def _join(done: list[Result], asked: OnAllOfStages) -> None:
-    """Put what other studies found of the stages on the atlas, whose boundaries then rest on them as well."""
+    """Add other studies' results about the stages to the atlas, so that its boundaries rest on them, too."""
     from mechicl.studies.stages.joined_atlas import JOINED, joined_atlas
 
     others = [result for result in done if result.name in JOINED and result.study.protocol == "corrected"]
@@ -239,7 +239,7 @@ def _join(done: list[Result], asked: OnAllOfStages) -> None:
 
 
 def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:
-    """In-context learning under lesions, and the first paper's curves on the atlas, weights as they are."""
+    """In-context learning under ablations, and the first paper's curves on the atlas, with unprocessed weights."""
     from mechicl.studies import DeepLayers, InformationFlow, LesionedLearning
     from mechicl.studies.stages.in_context_atlas import in_context_atlas
 
@@ -262,14 +262,14 @@ def _say(text: str, asked: Asked) -> None:
 
 
 def _keep(result: Result, asked: Asked, part: str) -> None:
-    finding = result.finding()  # first: a result that cannot be told must not be saved
+    finding = result.finding()  # first, because a result that cannot be reported must not be saved
     keep(result, asked.out / part)
     if not asked.as_json:
         terminal().print(f"{result.name} ({part}): {finding}")
 
 
 def _close(table: pd.DataFrame, asked: Asked) -> None:
-    """Print published against measured values, then every claim's verdict; the pages' paths come last."""
+    """Print published and measured values, then every claim's verdict, and the pages' paths last."""
     from mechicl.claims import Verdicts
     from mechicl.studies import saved_results
 

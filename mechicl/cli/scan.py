@@ -19,16 +19,16 @@ def scan(
     ] = "tiny-icl",
     task: Annotated[
         Optional[str],  # noqa: UP045  # typer reads it
-        typer.Option(help="A task or task file, whose prompt is looked at.", autocompletion=completion.tasks),
+        typer.Option(help="A task or task file; one of its prompts is shown.", autocompletion=completion.tasks),
     ] = None,
     text: Annotated[Optional[str], typer.Option(help="A text instead of a task's prompt.")] = None,  # noqa: UP045
     answers: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help='Of a text, what may come next, as " Paris, Rome"; default: the five most probable tokens.'),
+        typer.Option(help='Possible next words of a text, such as " Paris, Rome"; default: the five most probable.'),
     ] = None,
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="In the tokenizer's chat template: the text is a message, the examples turns."),
+        typer.Option("--chat", help="Use the tokenizer's chat template: the text is a message, examples are turns."),
     ] = False,
     data: Annotated[
         Optional[Path], typer.Option(help="File or folder with the task's data; default: the hub.")  # noqa: UP045
@@ -76,7 +76,7 @@ def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answer
 
 
 def _table(found: Any) -> Any:
-    """The table by layer as it is printed: factors with three digits, probabilities as per cent."""
+    """The printed table by layer: factors with three digits, probabilities in percent."""
     table = found.frame()[[column for column in _PRINTED if column in found.frame()]]
     for column in table:
         if column in ("reading", "gathering"):

@@ -1,4 +1,4 @@
-"""Who measures a command's cells: this process, several workers, a Ray cluster, or the shards of an array job."""
+"""What measures a command's cells: this process, several workers, a Ray cluster, or the shards of an array job."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | None]:
-    """Whom --workers, --ray or --shard name; they end with the block."""
+    """The helpers that --workers, --ray or --shard name; they end with the `with` block."""
     from mechicl.studies.shard import Shard
     from mechicl.studies.team import Team
 
@@ -38,7 +38,7 @@ def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | Non
 
 
 def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
-    """Have helpers begin with what this command is going to ask for; what is wrong with it is said then."""
+    """Let helpers start on what this command will request; errors are raised only at that request."""
     from mechicl.studies.running import plan
 
     if helpers is not None and not study.measures_time:
@@ -47,7 +47,7 @@ def begin(helpers: Helpers | None, study: Study, model: Any, material: Material,
 
 
 def end_unless_last(helpers: Helpers | None, asked: Asked) -> None:
-    """End the command of a shard that leaves the results to another."""
+    """End the command of a shard that leaves writing the results to another."""
     if helpers is not None and not helpers.closes():
         print(f"mechicl: Shard {asked.shard} is done; the shard that ends last makes the results.", file=sys.stderr)
         raise typer.Exit

@@ -19,7 +19,7 @@ _NARROWEST, _GAP = 24, 2  # the gap is the padding and the box's blank
 
 
 def print_verdicts(verdicts: Verdicts, console: Console) -> None:
-    """Print a row for each claim, with the verdict of each model and task, and below why some are undecided."""
+    """Print a row per claim, with the verdict for each model and task, and below it why some are undecided."""
     if not verdicts:
         return
     width = max(_NARROWEST, console.width - sum(_WIDTHS.values()) - _GAP * len(_WIDTHS))
@@ -39,7 +39,7 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
 
 
 def _aligned(*columns: Sequence[str]) -> tuple[str, ...]:
-    """Verdict, effect and n of one verdict, each in as many lines as the longest needs."""
+    """Verdict, effect and n of one verdict, each padded to the same number of lines."""
     widths = _WIDTHS.values()
     wrapped = [
         [line for text in texts for line in wrap(text, width)] for texts, width in zip(columns, widths, strict=True)

@@ -1,4 +1,4 @@
-"""Short contexts cut out of running text, all of one length: what a model has read when it meets a certain token."""
+"""Short contexts of equal length, cut out of running text: what a model has read when it reaches a certain token."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def context_ends(corpus: TokenCorpus, length: int) -> Bool[Tensor, "sequence pos
 
 
 def contexts(corpus: TokenCorpus, ends: Int[Tensor, "context 2"], length: int) -> TokenCorpus:
-    """A sequence per end (sequence, position) of the corpus: BOS, if it has one, and the `length` tokens up to there.
+    """A sequence per end (sequence, position) of the corpus: BOS, if it has one, and the `length` tokens up to it.
 
     Raises:
-        InputError: an end that `context_ends` does not allow.
+        InputError: `context_ends` does not allow an end.
     """
     row, position = ends.unbind(1)
     if not bool(context_ends(corpus, length)[row, position].all()):

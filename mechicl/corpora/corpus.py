@@ -25,11 +25,11 @@ class TokenBatch:
     tokens: Int[Tensor, "batch pos"]
     lengths: Int[Tensor, "batch"]
     words: Int[Tensor, "batch pos"] | None = None
-    """Word that a token spells, -1 for none."""
+    """Word that a token belongs to; -1 for none."""
 
     @property
     def real(self) -> Bool[Tensor, "batch pos"]:
-        """Which positions hold a token, and no padding."""
+        """Which positions hold a token rather than padding."""
         return torch.arange(self.tokens.shape[1], device=self.tokens.device) < self.lengths[:, None]
 
     @property
@@ -56,22 +56,20 @@ class TokenCorpus:
     documents: Int[Tensor, "sequence pos"]
     """Document that a token comes from, counted as read; -1 for BOS and padding."""
     words: Int[Tensor, "sequence pos"]
-    """Word that a token spells, counted through the corpus; -1 for none, and for words cut by a sequence's
-    edge.
+    """Word that a token belongs to, counted through the corpus; -1 for none, and for words cut by a sequence's edge.
     """
     tokenizer: Any
     prepend_bos: bool
-    """Position 0 of every sequence is BOS: a prediction from it, and attention to it, is a thing of its
-    own.
+    """Position 0 of every sequence is BOS; predictions from it, and attention to it, are a separate matter.
     """
     source: str = ""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """How the sequences came about; plain values, for provenance."""
+    """How the sequences were made; plain values, for provenance."""
     tokenizer_digest: str | None = None
-    """Of the tokenizer, as it was when the corpus was made (see `mechicl.models.tokenizer_digest`)."""
+    """Digest of the tokenizer at the time the corpus was made (see `mechicl.models.tokenizer_digest`)."""
 
     remedy: ClassVar = ("This text was tokenized", "load it again with load_corpus(model.tokenizer, ...)")
-    """What it is, and what to do where another tokenizer made it."""
+    """What it is, and what to do if another tokenizer made it."""
 
     def __post_init__(self) -> None:
         shape = tuple(self.tokens.shape)
@@ -92,7 +90,7 @@ class TokenCorpus:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of text: no BOS, no padding."""
+        """Number of tokens of text, without BOS and padding."""
         return int((self.documents >= 0).sum())
 
     @property
@@ -118,7 +116,7 @@ class TokenCorpus:
 
     @door
     def apart(self, tokens: int) -> tuple[TokenCorpus, TokenCorpus]:
-        """The first sequences, up to so many tokens of text, and those after them that share no document with them.
+        """The first sequences, up to `tokens` tokens of text, and those after them that share no document with them.
 
         Raises:
             InputError: one of the two would be empty.
@@ -145,7 +143,7 @@ class TokenCorpus:
 
     @door
     def chunks(self, size: int) -> Iterator[tuple[int, ...]]:
-        """Indices of at most `size` sequences at a time, longest first, so little is padded."""
+        """Indices of at most `size` sequences at a time, longest first, to minimise padding."""
         check_count("batch_size", size)
         size = int(min(size, max(1, len(self))))
         for rows in torch.split(self.lengths.argsort(descending=True, stable=True), size):
@@ -183,12 +181,12 @@ class TokenCorpus:
         return digest.hexdigest()
 
     def sequence_digests(self) -> list[str]:
-        """The first 16 digits of the SHA-256 of each sequence's tokens, to tell whether two corpora share any."""
+        """The first 16 digits of the SHA-256 of each sequence's tokens, to check whether two corpora share any."""
         rows = zip(self.tokens, self.lengths.tolist(), strict=True)
         return [sha256(row[:length].contiguous().numpy().tobytes()).hexdigest()[:16] for row, length in rows]
 
     def provenance(self) -> dict[str, Any]:
-        """What a result should remember of its text; plain values."""
+        """Provenance of the text, as plain values."""
         return {
             "source": self.source, "sequences": len(self), "tokens": self.n_tokens, "prepend_bos": self.prepend_bos,
             "digest": self.digest(), **self.origin,

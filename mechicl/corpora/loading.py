@@ -1,6 +1,4 @@
-"""From documents to sequences: packed to one length, or cut as the authors of *Stages of Inference* cut
-them.
-"""
+"""From documents to sequences: packed to one length, or truncated as by the authors of *Stages of Inference*."""
 
 from __future__ import annotations
 
@@ -26,10 +24,10 @@ Packing = Literal["packed", "documents"]
 DEFAULT_SOURCE = "NeelNanda/pile-10k"
 
 _BYTES_A_TOKEN = 64
-"""While a corpus is read: its id, document and word, in pieces and then in tensors."""
+"""The rows of a token while a corpus is read: its id, document and word."""
 
 _LOOKED_AT = 1000
-"""Tokens of text of which is asked whether their tokenizer spells."""
+"""Number of tokens of text on which to test whether the tokenizer spells words out."""
 
 _TOKEN, _DOCUMENT, _WORD = range(3)
 """Rows of an encoded stretch of text, an integer array [3, n]."""
@@ -52,19 +50,19 @@ def load_corpus(
 ) -> TokenCorpus:
     """Read running text and cut it into sequences of at most `n_ctx` positions.
 
-    `packing="packed"` shuffles the documents with `seed`, joins them with a BOS (or end-of-text) token
-    between, and fills every sequence to `n_ctx`; what is left over is not used. `packing="documents"` is the
-    authors' way: documents in order, one sequence each, cut at `n_ctx`. With `prepend_bos`, position 0 of
-    every sequence is BOS.
+    `packing="packed"` shuffles the documents with `seed`, joins them with a BOS (or end-of-text) token between, and
+    fills every sequence to `n_ctx`; leftover tokens are not used. `packing="documents"` is what the authors do:
+    documents in order, one sequence each, truncated at `n_ctx`. With `prepend_bos`, position 0 of every sequence is
+    BOS.
 
     Args:
         source: A hub data set, a .txt, .jsonl, .csv, .tsv or .parquet file, a folder of them, a list of
             texts, "pydocs" for English prose from the documentation inside Python's standard library (160,000
             tokens or more, which differ by the version of Python; no network), or "tiny-icl" for the language of the
             shipped model.
-        tokens: Tokens of text wanted, BOS not counted; whole sequences are taken until they are reached.
-        documents: Read so many documents (that are not empty) and no more.
-        characters: Of each document, read so many characters and no more.
+        tokens: Number of tokens of text, without BOS; whole sequences are taken until it is reached.
+        documents: Largest number of documents to read (not counting empty ones).
+        characters: Largest number of characters to read of each document.
         column: The column of a table with the text.
         split: The split of a hub data set.
 
@@ -114,7 +112,7 @@ def load_corpus(
 def _encode(
     tokenizer: Any, documents: Documents, characters: int | None, at_a_time: int = 64
 ) -> Iterator[IntArray]:  # fmt: skip
-    """Encode documents that are not empty; numbers of documents and words run through all of them."""
+    """Encode nonempty documents, numbering documents and words consecutively."""
     texts = (text[:characters] for text in documents.read() if text[:characters].strip())
     fast = getattr(tokenizer, "is_fast", False)
     n_documents = n_words = 0
@@ -147,7 +145,7 @@ def _pack(encoded: Iterator[IntArray], body: int, between: int | None, tokens: i
         rest = np.concatenate([rest, separator, document], axis=1) if rest.shape[1] else document
         while rest.shape[1] >= body and (tokens is None or have < tokens):
             piece, rest = _cut(rest, body)
-            if rest.shape[1] and rest[_DOCUMENT, 0] < 0:  # a sequence has its own beginning
+            if rest.shape[1] and rest[_DOCUMENT, 0] < 0:  # every sequence gets its own BOS
                 rest = rest[:, 1:]
             pieces.append(piece)
             have += int((piece[_DOCUMENT] >= 0).sum())
@@ -169,7 +167,7 @@ def _truncate(encoded: Iterator[IntArray], body: int, tokens: int | None) -> lis
 
 
 def _cut(stretch: IntArray, at: int) -> tuple[IntArray, IntArray]:
-    """Both sides of a cut, as views; a word that it divides is no word on either side."""
+    """Both sides of a cut, as views; a word that the cut divides counts on neither side."""
     words = stretch[_WORD]
     if at < len(words) and words[at] >= 0:
         start, stop = at, at

@@ -15,7 +15,7 @@ _TAGS = {
     "WP": "pronoun", "DT": "determiner", "PD": "determiner", "WD": "determiner", "IN": "preposition",
     "TO": "preposition", "RP": "preposition", "CC": "conjunction",
 }  # fmt: skip
-"""By the first two letters of a tag of the Penn Treebank; what is missing (numerals, foreign words) has no class."""
+"""By the first two letters of a Penn Treebank tag; missing ones (numerals, foreign words) have no class."""
 PARTS_OF_SPEECH = tuple(dict.fromkeys(_TAGS.values()))
 
 
@@ -23,8 +23,8 @@ PARTS_OF_SPEECH = tuple(dict.fromkeys(_TAGS.values()))
 def tagged_words(corpus: TokenCorpus) -> pd.DataFrame:
     """Every whole word of a text and its part of speech: sequence, position, word, tag.
 
-    `position` is that of the word's last token, and `tag` one of `PARTS_OF_SPEECH`. A tagger makes errors (about one
-    word in twenty), and this one knows English alone; it sees a word's right context, too.
+    `position` is that of the word's last token, and `tag` one of `PARTS_OF_SPEECH`. The tagger makes errors (about one
+    word in twenty), and knows only English; it also sees the context after a word.
 
     Raises:
         InputError: the text has no tokenizer, or TextBlob is not installed.
@@ -41,7 +41,7 @@ def tagged_words(corpus: TokenCorpus) -> pd.DataFrame:
     ):
         pieces = _pieces(corpus, tokens[:length], words[:length])
         tags = [str(kind) for _, kind in tag(" ".join(text for text, _ in pieces), tokenize=False)]
-        if len(tags) != len(pieces):  # a character that the tagger takes for a space
+        if len(tags) != len(pieces):  # the tagger takes some character for a space
             continue
         rows += [
             (sequence, position, text.lower(), _TAGS[kind[:2]])
@@ -53,7 +53,7 @@ def tagged_words(corpus: TokenCorpus) -> pd.DataFrame:
 
 
 def _pieces(corpus: TokenCorpus, tokens: list[int], words: torch.Tensor) -> list[tuple[str, int]]:
-    """Words with the position of their last token, and what stands between them with -1, none with a space inside."""
+    """Words with the position of their last token, and the text between them with -1; none contains a space."""
     ends = {start: stop for start, stop, _ in runs(words.numpy())}
     pieces: list[tuple[str, int]] = []
     position = int(corpus.prepend_bos)

@@ -1,7 +1,7 @@
-"""Which paragraphs of a documentation text are English prose, and these without their markup.
+"""Extract the English prose from documentation text, without its markup.
 
-Docstrings mix prose with signatures, examples, lists of arguments and tables. What is kept reads as English: it begins
-and ends like a sentence, has no code, and consists mostly of words, enough of which are common ones.
+Docstrings mix prose with signatures, examples, argument lists and tables. Kept paragraphs read as English: they begin
+and end like a sentence, contain no code, and consist mostly of words, enough of them common.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import re
 from collections.abc import Iterator
 
 MIN_WORDS = 12
-"""Words of the shortest paragraph that is kept; most shorter ones are labels, entries of lists, and examples."""
+"""Number of words of the shortest paragraph to keep; most shorter ones are labels, list items, and examples."""
 
 _ITEM = re.compile(r"^ *(?:[*+-]|\(?\d+[.)]) +")
 _BETWEEN = re.compile(r"\n\s*\n|\n(?= *(?:[*+-]|\(?\d+[.)]) )")
-"""The mark of an item in a list; what divides paragraphs: an empty line, or the next item."""
+"""A list item's mark; and the separator of paragraphs: an empty line, or the next item."""
 _MARKUP = (
     (re.compile(r":[\w:+-]+:`~?([^`<]+?)(?:\s*<[^`>]*>)?`|`([^`<]+?)\s*<[^`>]*>`__?|`+([^`']*)[`']+_*"), r"\1\2\3"),
     (re.compile(r"(?<![\w*])\*{1,2}(\w[^*]*?)\*{1,2}(?![\w*])"), r"\1"),
@@ -26,9 +26,9 @@ _MARKUP = (
 _GAP = re.compile(r"[^\s.!?:\"')] {2,}\S")
 """Columns of a table."""
 _ENTRY = re.compile(r"[\w.*\[\]()\"']*[\w*\])\"'](?: --? |  )")
-"""The first words of an entry: a name, and a dash or a gap."""
+"""The start of a glossary entry: a name, and a dash or a gap."""
 _LAST_COLON = re.compile(r"(.*[.!?][\"')]*) [A-Z\"'(].*:", re.DOTALL)
-"""All sentences but the last, which introduces an example that is not kept."""
+"""All sentences except the last, which introduces an example that is dropped."""
 _OPENING = re.compile(r"[\"'(“]?[A-Z]")
 _ENDING = re.compile(r"[.!?][\"')”]*$")
 _NOISE = re.compile(
@@ -44,9 +44,9 @@ _COMMON = re.compile(
     re.IGNORECASE,
 )
 _LEAST_WORDS = 0.85
-"""Share of the words that are letters alone."""
+"""Least share of words that consist only of letters."""
 _LEAST_COMMON = 0.25
-"""Share of the words that are among the commonest of English; lists of names have less."""
+"""Least share of words that are among the most common in English; lists of names have less."""
 
 
 def paragraphs(text: str) -> Iterator[str]:

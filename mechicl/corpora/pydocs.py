@@ -1,7 +1,7 @@
-"""Running text that every Python carries: English prose from the docstrings of its standard library.
+"""Running text that comes with every Python: English prose from the docstrings of its standard library.
 
-Sources are parsed and never imported, so nothing in them runs. The text differs between versions of Python, so a corpus
-keeps the version and a digest of the text.
+Sources are parsed and never imported, so no code in them runs. The text differs between Python versions, so a corpus
+records the version and a digest of the text.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from mechicl.corpora.prose import MIN_WORDS, paragraphs
 from mechicl.errors import InputError
 
 _EDGE = 10
-"""Words with which a paragraph must begin and end as no earlier one does."""
+"""Number of words at its start, and at its end, in which a paragraph must differ from all earlier ones."""
 
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _NOT_READ = {
     "__pycache__", "site-packages", "dist-packages", "test", "tests", "encodings", "idlelib", "lib2to3",
 }  # fmt: skip
-"""Folders of installed packages, of tests, of tables, and of programs that many Pythons lack."""
+"""Folders to skip: installed packages, tests, tables, and programs that many Python installations lack."""
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _DOCUMENTED = (ast.Module, ast.ClassDef, *_FUNCTIONS)
 _TOPICS = Path("pydoc_data", "topics.py")
-"""The language reference as plain text: a dictionary of topics, each a document of its own."""
+"""The language reference as plain text: a dictionary of topics, each of which is a document."""
 
 
 @cache
@@ -66,13 +66,13 @@ def documents(stdlib: Path = _STDLIB) -> tuple[str, ...]:
 
 
 def origin(texts: Sequence[str]) -> dict[str, str]:
-    """What provenance keeps of these documents: the version of Python and the SHA-256 of the text."""
+    """Provenance of these documents: the Python version and the SHA-256 of the text."""
     return {"python": platform.python_version(), "text_digest": sha256("\0".join(texts).encode()).hexdigest()}
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """A syntax tree is many objects and no cycle: looking for cycles would take as long as parsing."""
+    """A syntax tree has many objects but no cycles, and collecting garbage would take as long as parsing."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -92,7 +92,7 @@ def _modules(stdlib: Path) -> list[Path]:
 
 
 def _texts(path: Path, is_topics: bool) -> Iterator[list[str]]:
-    """The texts of a module, a list per document; none if it cannot be parsed."""
+    """The texts of a module, a list per document; empty if it cannot be parsed."""
     try:
         tree = ast.parse(path.read_bytes())
         if is_topics:

@@ -1,5 +1,5 @@
-"""Where running text comes from: the hub, local files, strings, Python's own documentation, or tiny-icl's language.
-One string a document.
+"""Sources of running text: the hub, local files, strings, Python's own documentation, or tiny-icl's language. A
+document is one string.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mechicl.files.splits import split_files
 from mechicl.models import hub
 
 DOCUMENT_END = "<|endoftext|>"
-"""Divides a plain text file into documents, as in the files of TinyStories and OpenWebText."""
+"""Separates documents in a plain text file, as in TinyStories and OpenWebText."""
 SHUFFLE_BUFFER = 10_000
-"""Documents of a hub stream that are shuffled among each other."""
+"""Size of the buffer in which a hub stream's documents are shuffled."""
 TINY_ICL = "tiny-icl"
 PYDOCS = "pydocs"
 
@@ -31,31 +31,31 @@ _SUFFIXES = (".txt", *READERS)
 
 @dataclass(frozen=True)
 class Documents:
-    """Texts in the order in which they are to be read."""
+    """Texts in reading order."""
 
     name: str
     read: Callable[[], Iterator[str]]
     endless: bool = False
-    """More text than anyone wants: take some of it."""
+    """Whether this is too long to read completely."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """Which text this is, where the name does not say it; plain values, for provenance."""
+    """Plain values for provenance that identify the text beyond its name."""
 
 
 def open_source(
     source: str | Path | Sequence[str], *, column: str, split: str, shuffle_seed: int | None, words: int
 ) -> Documents:
-    """Find the documents that `source` means.
+    """Find the documents of `source`.
 
     Args:
         source: A list of texts, the path of a file or a folder, "pydocs", "tiny-icl", or the id of a hub data set.
-        column: Where a row's text stands.
-        split: The hub's split.
-        shuffle_seed: Seed of the documents' order; None leaves them as they are.
-        words: Length of a document of tiny-icl's language.
+        column: Column with a row's text.
+        split: Split of a hub data set.
+        shuffle_seed: Seed of the documents' order; None keeps the original order.
+        words: Length of a document in tiny-icl's language.
 
     Raises:
-        InputError: There is no such file, or Python comes without its sources. Reading the documents says what is
-            wrong inside.
+        InputError: There is no such file, or Python comes without its sources. Errors inside documents are raised when
+            they are read.
     """
     if not isinstance(source, str | Path):
         return _shuffled(f"{len(source)} given text{'s' * (len(source) > 1)}", lambda: _given(source), shuffle_seed)
@@ -101,7 +101,7 @@ def _local(path: Path, column: str, split: str) -> Iterator[str]:
 
 
 def _files(path: Path, split: str) -> list[Path]:
-    """The files with text; JSON in a folder may describe other files, so it counts where there is nothing else."""
+    """The files with text; JSON in a folder may describe other files, so it counts only if there is nothing else."""
     if path.is_file() or is_saved(path):
         return [path]
     inside = sorted(file for file in path.iterdir() if file_kind(file) in _SUFFIXES)

@@ -1,4 +1,4 @@
-"""Words that have a token of their own, and the same words spelt in several tokens."""
+"""Words that have their own token, and the same words spelt in several tokens."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _SPACES = ("Ġ", "▁")
 """How tokenizers write a leading space: byte-level BPE, and SentencePiece."""
 _LETTERS = range(6, 13)
 _LEAST = 2
-"""Letters of the shortest piece."""
+"""Number of letters of the shortest piece."""
 
 
 class Spelling(NamedTuple):
-    """A word with a token of its own, in two places of a text, and its spellings in several tokens."""
+    """A word with its own token, at two places in a text, and its spellings in several tokens."""
 
     word: str
     token: int
@@ -35,10 +35,10 @@ class Spelling(NamedTuple):
 def spelt_words(
     corpus: TokenCorpus, numbers: tuple[int, ...], *, context: int, most: int, generator: np.random.Generator
 ) -> list[Spelling]:
-    """At most so many words of 6 to 12 lower-case letters that a text writes as one token, at random.
+    """At most `most` random words of 6 to 12 lower-case letters that are one token in a text.
 
-    Each occurs twice or more behind `context` tokens of its document, and its letters can be divided into each of
-    `numbers` of tokens of the vocabulary; of all divisions the most even is taken.
+    Each occurs at least twice after `context` tokens of its document, and its letters can be divided into each of
+    `numbers` of vocabulary tokens; the most even division is used.
     """
     spaced = corpus.tokenizer.get_vocab()
     written = {token: text for text, token in spaced.items()}
@@ -60,7 +60,7 @@ def spelt_words(
 
 
 def evenly_divided(text: str, number: int, vocabulary: dict[str, int]) -> tuple[int, ...]:
-    """The token ids of the most even division of a token's text, leading space included; empty where there is none."""
+    """The token ids of the most even division of a token's text, leading space included; empty if there is none."""
     divisions = []
     for cuts in combinations(range(1 + _LEAST, len(text) - _LEAST + 1), number - 1):
         parts = [text[start:stop] for start, stop in pairwise((0, *cuts, len(text)))]
@@ -73,7 +73,7 @@ def evenly_divided(text: str, number: int, vocabulary: dict[str, int]) -> tuple[
 def in_context(
     corpus: TokenCorpus, places: list[tuple[int, int]], endings: list[tuple[int, ...]], *, context: int
 ) -> TokenCorpus:
-    """A sequence for each place: BOS, if the corpus has one, the `context` tokens before it, and an ending.
+    """A sequence per place: BOS, if the corpus has one, the `context` tokens before the place, and an ending.
 
     The ending counts as one word.
     """
@@ -85,7 +85,7 @@ def in_context(
 
 
 def sequences(corpus: TokenCorpus, rows: list[list[int]], last_words: list[int], *, kind: str) -> TokenCorpus:
-    """Sequences of the corpus' tokenizer, of which so many last tokens are one word each."""
+    """Sequences of the corpus's tokenizer; the last `last_words` tokens of each form one word."""
     lengths = torch.tensor([len(row) for row in rows])
     tokens, words = torch.zeros(2, len(rows), int(lengths.max()), dtype=torch.long)
     words -= 1

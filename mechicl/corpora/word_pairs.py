@@ -1,8 +1,9 @@
 """Word in Context: pairs of sentences that share a word, in the same sense or not (Pilehvar & Camacho-Collados 2019).
 
-Three kinds of local files are read: the data set as its authors give it (`train/train.data.txt` with `train.gold.txt`,
-and the same for dev), SuperGLUE's JSONL, and any JSONL, CSV, TSV or parquet with columns word, sentence1, sentence2 and
-label. start1 and end1 (start2, end2) are the word's characters in its sentence; without them the word is looked for.
+Three kinds of local files are read: the data set as its authors distribute it (`train/train.data.txt` with
+`train.gold.txt`, and the same for dev), SuperGLUE's JSONL, and any JSONL, CSV, TSV or parquet with columns word,
+sentence1, sentence2 and label. start1 and end1 (start2, end2) are the word's character positions in its sentence;
+without them the word is searched.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class SensePair:
 
 @dataclass(frozen=True, eq=False)
 class WordPairs:
-    """Pairs as tokens: each sentence up to and including the word's last token, which is all the word can see."""
+    """Pairs as tokens: each sentence up to and including the word's last token, which sees nothing after it."""
 
     sentences: TokenCorpus
     """Two rows for each pair, one after the other."""
@@ -57,7 +58,7 @@ class WordPairs:
     source: str
 
     remedy: ClassVar = ("These word pairs were tokenized", "load them again with load_word_pairs(model.tokenizer, ...)")
-    """What it is, and what to do where another tokenizer made it."""
+    """What it is, and what to do if another tokenizer made it."""
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -77,7 +78,7 @@ class WordPairs:
         return sha256((self.sentences.digest() + labels).encode()).hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What a result should remember of its pairs; plain values."""
+        """Provenance of the pairs, as plain values."""
         counts = {split: len(self.places(split)) for split in ("train", "dev")}
         bos = {"bos": describe_bos(self.sentences.tokenizer)} if self.sentences.prepend_bos else {}
         return {
@@ -91,11 +92,11 @@ def load_word_pairs(
 ) -> WordPairs:
     """Read Word-in-Context pairs from a file, a folder with a train and a dev (val, test) file, or a list of rows.
 
-    A single file, or rows, are divided by `seed` into train and dev, a word with all its pairs on one side.
+    A single file, or a list of rows, is split into train and dev by `seed`, with all pairs of a word on one side.
 
     Raises:
-        InputError: a file or line is not what it should be, a word is not in its sentence, or a sentence up to its word
-            does not fit the context.
+        InputError: a file or line is invalid, a word is not in its sentence, or a sentence up to its word does not fit
+            the context.
     """
     if isinstance(source, str | Path):
         name, files = str(source), _files(Path(source).expanduser())
@@ -157,7 +158,7 @@ def _read(rows: Rows, split: Split) -> Iterator[SensePair]:
 
 
 def _official(path: Path) -> Rows:
-    """Lines of word, part of speech, "i-j" (numbers of the word in the sentences), both sentences; labels beside."""
+    """Lines of word, part of speech, "i-j" (the word's index in each sentence), both sentences; labels are separate."""
     gold_path = path.with_name(path.name.replace(".data.txt", ".gold.txt"))
     with one_sentence(path):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -203,7 +204,7 @@ def _span(where: str, word: str, sentence: str, row: Mapping[str, Any], place: s
 
 
 def _divided(pairs: list[SensePair], seed: int) -> list[SensePair]:
-    """Words in random order, until a quarter of the pairs are dev's."""
+    """Assign words in random order to dev, until it has a quarter of the pairs."""
     words = sorted({pair.word for pair in pairs})
     if len(words) < 2:
         raise InputError("A single file is split by target word, and this one has only one; give train and dev files.")
@@ -233,7 +234,7 @@ def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx:
 
 
 def _up_to(tokenizer: Any, sentence: str, span: tuple[int, int], word: str) -> list[int]:
-    """Token ids of a sentence, up to the last that covers a character of the word."""
+    """Token ids of a sentence up to the last token that covers a character of the word."""
     encoded = encode_texts(tokenizer, [sentence], return_offsets_mapping=True)
     covering = [i for i, (start, end) in enumerate(encoded["offset_mapping"][0]) if start < span[1] and span[0] < end]
     if not covering:

@@ -1,4 +1,4 @@
-"""Which tokens spell which word, by character offsets: detokenization is about words of several tokens."""
+"""Map tokens to words by character offsets, because detokenization concerns words of several tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mechicl.models.tokenizers import check_fast, encode_texts
 IntArray = npt.NDArray[np.int64]
 
 _OTHER = r"\s\d!-/:-@\[-`{-~«»¡¿\u2010-\u206f\u3000-\u303f\uff01-\uff0f\uff1a-\uff20"
-"""Spaces, digits and punctuation. What is no letter by `\\w`, such as the vowel signs of Devanagari, is of the word."""
+"""Spaces, digits and punctuation. Characters outside `\\w`, such as Devanagari vowel signs, belong to the word."""
 _WORD = re.compile(rf"[^{_OTHER}]+(?:['’][^{_OTHER}]+)*")
 
 
@@ -37,7 +37,7 @@ def word_spans(tokenizer: Any, text: str) -> list[WordSpan]:
     word's first token or a token of no word. Words that share a token with another word are left out.
 
     Raises:
-        InputError: The tokenizer knows no character offsets.
+        InputError: The tokenizer gives no character offsets.
     """
     check_fast(tokenizer)
     offsets = encode_texts(tokenizer, [text], return_offsets_mapping=True)["offset_mapping"][0]
@@ -46,7 +46,7 @@ def word_spans(tokenizer: Any, text: str) -> list[WordSpan]:
 
 
 def word_numbers(text: str, offsets: list[tuple[int, int]]) -> IntArray:
-    """Number of the word that each token spells, in order of the text; -1 for none, or for more than one."""
+    """Number of the word that each token belongs to, in order of the text; -1 for none, or for more than one."""
     edges = np.array([match.span() for match in _WORD.finditer(text)], dtype=np.int64).reshape(-1, 2)
     begin, end = np.array(offsets, dtype=np.int64).reshape(-1, 2).T
     first = np.searchsorted(edges[:, 1], begin, side="right")
@@ -60,7 +60,7 @@ def word_numbers(text: str, offsets: list[tuple[int, int]]) -> IntArray:
 
 
 def runs(numbers: IntArray) -> list[tuple[int, int, int]]:
-    """(start, stop, number) of every run of equal numbers that are not negative."""
+    """(start, stop, number) of every run of equal nonnegative numbers."""
     edges = np.flatnonzero(np.diff(numbers)) + 1
     starts, stops = np.r_[0, edges], np.r_[edges, len(numbers)]
     return [
@@ -71,7 +71,7 @@ def runs(numbers: IntArray) -> list[tuple[int, int, int]]:
 
 
 def pieces_so_far(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Which piece of its word each token is: 1 for the first, 2 for the second; 0 where there is no word."""
+    """Which piece of its word each token is: 1 for the first, 2 for the second; 0 without a word."""
     count = torch.zeros_like(words)
     for position in range(words.shape[1]):
         goes_on = words[:, position] == words[:, position - 1] if position else torch.zeros_like(words[:, 0]).bool()
@@ -81,6 +81,6 @@ def pieces_so_far(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
 
 
 def pieces_of_ended_words(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Number of pieces of the word that ends at each token; 0 where none ends."""
+    """Number of pieces of the word that ends at each token; 0 if none ends."""
     following = torch.cat([words[:, 1:], torch.full_like(words[:, :1], -2)], 1)
     return torch.where(following != words, pieces_so_far(words), 0)

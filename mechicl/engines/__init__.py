@@ -1,4 +1,4 @@
-"""Exact shortcuts: equalities that follow from causality; and what is fitted. A file each."""
+"""Exact shortcuts that follow from causality, and fitting; one file each."""
 
 from mechicl.engines.compression import compress
 from mechicl.engines.context import Context, read_context

@@ -1,7 +1,7 @@
-"""One prompt's answer under each of many patches alone, in one sweep: equal to a run for each.
+"""One prompt's answer under each of many patches alone, in one sweep, equal to separate runs.
 
-A patched pass is the clean one below the first block that is changed, so those blocks are run once for all patches
-(`wavefront`). Patches outside the blocks, and models that can only be run whole, take a run each.
+A patched pass equals the clean one below the first changed block, so those blocks run once for all patches
+(`wavefront`). Patches outside the blocks, and models that can only be run whole, take one run each.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def label_logits_alone(model: Any, prompt: Prompt, patches: Sequence[Patch]) -> 
     """Logits of the label words at q of one prompt, under each patch alone.
 
     Raises:
-        InputError: a patch that this model or prompt cannot have, or classes that are scored by whole label words.
+        InputError: a patch does not suit this model or prompt, or whole label words score the classes.
         HookError: an edit never happened.
         NumericalError: a logit is NaN or infinite.
     """
@@ -53,5 +53,5 @@ def label_logits_alone(model: Any, prompt: Prompt, patches: Sequence[Patch]) -> 
 
 
 def _inside_blocks(net: Adapter, patch: Patch, batch: PromptBatch) -> bool:
-    """Whether all that a patch changes is inside blocks."""
+    """Whether everything that a patch changes is inside blocks."""
     return all(layer_of(name) is not None for name, _ in Pass(net, [patch], batch).edits)

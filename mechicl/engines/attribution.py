@@ -1,4 +1,4 @@
-"""Attribution patching: what every transplant would change, to first order, for all of them at once (Nanda 2023).
+"""Attribution patching: the effect of every transplant to first order, for all of them at once (Nanda 2023).
 
 It takes a forward pass of the source, and a forward and a backward pass of the base.
 """
@@ -26,18 +26,18 @@ def attributed(
     model: Any, base: Prompt, source: Prompt, kinds: Sequence[Sequence[int]], *,
     sites: Sequence[Site] = SITES, objective: Objective = Objective("logit_difference"),  # noqa: B008
 ) -> Float[Tensor, "site layer kind"]:  # fmt: skip
-    """To first order, what each transplant adds to the objective of the base prompt: gradient times difference.
+    """The effect of each transplant on the base prompt's objective to first order: gradient times difference.
 
     Args:
         model: any model with the hook points of the sites.
         base: the prompt in which the gradient is taken.
-        source: a prompt as long as the base.
+        source: a prompt of the same length as the base.
         kinds: the positions of each kind of token, -1 for the target.
-        sites: what is transplanted, each at once at all positions of a kind.
+        sites: what is transplanted, at all positions of a kind at once.
         objective: a scalar at the target of the base; the gold class is the base's.
 
     Raises:
-        InputError: prompts of different lengths, or a model without one of the hook points.
+        InputError: the prompts differ in length, or the model lacks one of the hook points.
     """
     net = hooked(model)
     check_as_long(base, source)
@@ -53,10 +53,10 @@ def attributed(
 
 @dataclass(frozen=True, eq=False)
 class _Differences(Patch):
-    """Sums gradient times difference into `total`, and changes nothing.
+    """Sum gradient times difference into `total` without changing anything.
 
-    A patch, because a TransformerBridge shows keys and values as copies: only what a hook returns takes part in the
-    pass, and so has a gradient.
+    It is a patch because a TransformerBridge shows keys and values as copies: only a value that a hook returns takes
+    part in the pass, and so has a gradient.
     """
 
     states: Mapping[str, Tensor]
@@ -87,7 +87,7 @@ class _Differences(Patch):
 
 @dataclass(frozen=True, eq=False)
 class _At(Probe):
-    """Asks for the gradient of an objective."""
+    """Requests the gradient of an objective."""
 
     loss: Objective
     total: Tensor

@@ -1,4 +1,4 @@
-"""A changed model's predictions against the clean model's, position by position, from their last residuals."""
+"""Compare a changed model's predictions with the clean model's, position by position, from last residuals."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _MEASURES = ("kl", "entropy", "loss", "top_k_overlap", "top_token")
 
 @dataclass(frozen=True)
 class Compared:
-    """Predictions of the clean model and of each lesion; NaN (-1 for tokens) where there is none.
+    """Predictions of the clean model and under each ablation; NaN (-1 for tokens) where there is none.
 
     Column t is the prediction made *at* position t, of the token at t + 1; losses have no value in the last column.
     """
 
     lesions: tuple[Any, ...]
     kl: Float[Tensor, "lesion batch pos"]
-    """KL(clean || lesioned) in nats."""
+    """KL(clean || ablated) in nats."""
     entropy: Float[Tensor, "lesion batch pos"]
-    """Of the lesioned model, in bits; the authors' where it was asked for."""
+    """Entropy of the ablated model, in bits; the authors' if requested."""
     loss: Float[Tensor, "lesion batch pos"]
-    """Of the lesioned model on the next token, in nats."""
+    """Loss of the ablated model on the next token, in nats."""
     top_k_overlap: Float[Tensor, "lesion batch pos"]
     """Jaccard similarity of the k most probable tokens; NaN with `top_k=0`."""
     top_token: Int[Tensor, "lesion batch pos"]
-    """Id of the lesioned model's most probable token."""
+    """Id of the ablated model's most probable token."""
     base_entropy: Float[Tensor, "batch pos"]
     base_loss: Float[Tensor, "batch pos"]
     base_top_token: Int[Tensor, "batch pos"]
@@ -42,18 +42,18 @@ class Compared:
 
     @property
     def agreement(self) -> Float[Tensor, "lesion batch pos"]:
-        """1 where lesioned and clean model put the same token id first: the paper's relative accuracy."""
+        """1 where ablated and clean model have the same most probable token id: the paper's relative accuracy."""
         same = (self.top_token == self.base_top_token).float()
         return torch.where(self.base_entropy.isnan(), torch.nan, same)
 
     @property
     def correct(self) -> Float[Tensor, "lesion batch pos"]:
-        """1 where the lesioned model puts the true next token first."""
+        """1 where the true next token is the ablated model's most probable one."""
         return self._hits(self.top_token)
 
     @property
     def base_correct(self) -> Float[Tensor, "batch pos"]:
-        """1 where the clean model puts the true next token first."""
+        """1 where the true next token is the clean model's most probable one."""
         return self._hits(self.base_top_token)
 
     def _hits(self, top_token: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Comparison:
         self, clean: Float[Tensor, "batch pos d_model"], lesioned: Sequence[Float[Tensor, "batch pos d_model"]]
     ) -> None:
         """Compare further passes with the clean one."""
-        rows = self.real.flatten().nonzero()[:, 0].to(clean.device)  # found on the host: a GPU would be waited for
+        rows = self.real.flatten().nonzero()[:, 0].to(clean.device)  # computed on the host, to avoid waiting for a GPU
         streams = [resid.flatten(0, 1)[rows] for resid in (clean, *lesioned)]
         measures = [self.entropy if name == "entropy" else name for name in _MEASURES]
         joined = read_out(

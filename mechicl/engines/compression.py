@@ -1,6 +1,6 @@
-"""Which tokens of a context are kept: label words, template, random ones in their place (section 3.2).
+"""The tokens of a context to keep: label words, template, random ones in their place (section 3.2).
 
-What is kept of a token are its keys and values in every layer, computed with the whole context before it.
+Keeping a token means keeping its keys and values in every layer, computed with the whole context before it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,20 @@ _AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the ex
 def compress(
     model: Any, prompt: Prompt, *, kept: Kept = "label+template", positions: PositionMode = "original"
 ) -> Context:
-    """Run a prompt's demonstrations and keep the hidden states of anchors alone: a context to query and save.
+    """Run a prompt's demonstrations and keep only the hidden states of anchors: a context to query and save.
 
     Args:
         model: a HookedTransformer.
         prompt: any prompt with these demonstrations.
-        kept: label words (all their sub-tokens), the template's tokens, or both (the paper); of the template also its
-            separators (":", line breaks) or its words alone.
-        positions: where a query stands: behind the whole context as if nothing were missing ("original"), at 0
-            ("zero", the authors' compress.py for GPT-2), or behind as many tokens as are kept ("packed"). Kept keys
-            stay as they were computed.
+        kept: label words (all their sub-tokens), the template's tokens, or both (the paper); also only the template's
+            separators (":", line breaks) or only its words.
+        positions: position of a query: after the full context as if nothing were missing ("original"), at 0 ("zero",
+            the authors' compress.py for GPT-2), or directly after the number of kept tokens ("packed"). Kept keys are
+            unchanged.
 
     Raises:
-        InputError: no demonstrations, nothing to keep, or an architecture that cannot be run block by block.
+        InputError: there are no demonstrations, there is nothing to keep, or the architecture cannot run block by
+            block.
     """
     return keep(read_context(model, prompt), kept_positions(prompt, kept), positions)
 
@@ -61,7 +62,7 @@ def keep(context: Context, kept: Sequence[int], positions: PositionMode) -> Cont
 
 
 def anchors_of(context: Context, prompt: Prompt) -> Context:
-    """The paper's compressed context: label words and template, queries where they would stand."""
+    """The paper's compressed context: label words and template, with queries at their original positions."""
     return keep(context, kept_positions(prompt), "original")
 
 
@@ -70,11 +71,11 @@ def on_kept(
     probes: Sequence[Probe] = (), patches: Sequence[Patch] = (), *, positions: PositionMode = "original",
     reading: Sequence[Patch] = (), batch_size: int = 16,
 ) -> list[Run]:  # fmt: skip
-    """Prompts asked on parts of their demonstrations, once for each kept set; patches and probes act at q.
+    """Run prompts on parts of their demonstrations, once per kept set; patches and probes act at q.
 
-    Patches of `reading` act inside the demonstrations while these are read.
+    Patches in `reading` act inside the demonstrations while these are read.
 
-    `kept_sets` gives the sets of positions for all prompts with the same demonstrations, from the first of them.
+    `kept_sets` maps the first of the prompts with the same demonstrations to their sets of positions.
     """
     groups, runs = shared_demonstrations(prompts), []
     for indices in groups:
@@ -84,19 +85,19 @@ def on_kept(
             keep(context, kept, positions).ask(model, queries, probes, patches, batch_size=batch_size, progress=None)
             for kept in kept_sets(first)
         ])  # fmt: skip
-    return [joined_runs(parts, groups, probes) for parts in zip(*runs, strict=False)]  # as many as every group has
+    return [joined_runs(parts, groups, probes) for parts in zip(*runs, strict=False)]  # cut to the smallest group
 
 
 def on_anchors(model: Any, prompts: PromptSet, patches: Sequence[Patch] = (), *, batch_size: int = 16) -> Run:
-    """Prompts asked on their compressed contexts; patches act at q."""
+    """Run prompts on their compressed contexts; patches act at q."""
     return on_kept(model, prompts, lambda prompt: [kept_positions(prompt)], patches=patches, batch_size=batch_size)[0]
 
 
 def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, ...]:
-    """Positions of a kept set, and of the BOS token where there is one.
+    """Positions of a kept set, and of the BOS token if there is one.
 
     Raises:
-        InputError: no such set, or the prompt does not know its template.
+        InputError: there is no such set, or the prompt's template is unknown.
     """
     if kept not in KEPT:
         raise InputError(f"kept is {kept!r}; it is one of {', '.join(map(repr, KEPT))}.")
@@ -139,10 +140,10 @@ def without_the_rest(prompt: Prompt, kept: Kept = "label+template") -> Prompt:
 
 
 def random_pools(prompt: Prompt) -> list[list[int]]:
-    """For each label word, the tokens that may replace it: of its demonstration, before it, and not kept.
+    """For each label word, the tokens that may replace it: those of its demonstration before it that are not kept.
 
     Raises:
-        InputError: a demonstration without text.
+        InputError: a demonstration has no text.
     """
     kept = set(kept_positions(prompt))
     starts = (0, *(anchor + 1 for anchor in prompt.anchors))
@@ -158,7 +159,7 @@ def random_pools(prompt: Prompt) -> list[list[int]]:
 def random_sets(prompt: Prompt, n_sets: int, seed: int = 0) -> list[tuple[int, ...]]:
     """Hidden_random: independent kept sets, as large as "label+template", a random token for each label word.
 
-    Drawn by the seed and the demonstrations alone.
+    The draw depends only on the seed and the demonstrations.
     """
     shown = np.asarray(prompt.tokens[: prompt.query_start], dtype=np.int64).tobytes()
     generator = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(shown).digest()[:8], "little")])
@@ -173,11 +174,11 @@ def authors_random_set(prompt: Prompt) -> tuple[int, ...]:
 
 
 def authors_top_sets(prompt: Prompt, n_sets: int) -> list[tuple[int, ...]]:
-    """The kept sets of the authors' compress_top.py: numbers of combinations, the first label word's token fastest.
+    """The kept sets of the authors' compress_top.py: combinations, the first label word's token varying fastest.
 
-    Its mask is never cleared, so every set holds the tokens of all sets before it.
+    Its mask is never cleared, so every set contains the tokens of all sets before it.
     """
-    pools = [list(set(pool)) for pool in random_pools(prompt)]  # in the order of CPython's sets, as theirs
+    pools = [list(set(pool)) for pool in random_pools(prompt)]  # in the order of CPython's sets, as in their code
     n_sets = min(n_sets, n_combinations := math.prod(map(len, pools)))
     so_far: set[int] = set()
     sets = []
@@ -190,5 +191,5 @@ def authors_top_sets(prompt: Prompt, n_sets: int) -> list[tuple[int, ...]]:
 
 
 def _replaced(prompt: Prompt, drawn: Sequence[int] | set[int]) -> tuple[int, ...]:
-    """The paper's kept set with the label words' anchors given up for other tokens."""
+    """The paper's kept set with the label words' anchors replaced by other tokens."""
     return tuple(sorted({*kept_positions(prompt), *drawn} - set(prompt.anchors)))

@@ -1,7 +1,7 @@
-"""A context that was read once: its keys and values in every layer, and what can be asked on top of them.
+"""A context that was read once: its keys and values in every layer, and queries on top of them.
 
-By causality the demonstrations never see the query, so their keys and values serve every query. A part of them may be
-kept and the rest dropped: that is the paper's anchor-only context (section 3.2).
+By causality the demonstrations never see the query, so their keys and values serve every query. Keeping only a part of
+them gives the paper's anchor-only context (section 3.2).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from mechicl.readings import Reading
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Which model read a context, whose keys and values mean nothing to another one, however alike in size.
+    """The model that read a context, whose keys and values are meaningless to any other, even of the same size.
 
-    Itself while it is in memory, what its weights are known by once the context was saved.
+    The model itself while it is in memory, or the digest of its weights once the context was saved.
     """
 
     name: str
     raw: Any = None
-    """The model; None where the context comes from a file."""
+    """The model; None if the context comes from a file."""
     saved: Mapping[str, str] = field(default_factory=dict)
     """Its `identity`."""
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """What its weights are known by; taken only when asked for, since it reads them all."""
+        """The digest of its weights, computed only on request because it reads them all."""
         return self.saved or identity(self.raw)
 
     def check(self, net: Adapter) -> None:
-        """Refuse a model of other weights, or of the same in another processing or dtype, by InputError."""
+        """Raise InputError for a model with other weights, or with the same in another processing or dtype."""
         if net.raw is not self.raw and not is_same_model(net.raw, self.identity):
             raise InputError(
                 f"This context was read by another model than {net.name}: by {self.name} with other weights, "
@@ -56,29 +56,29 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Keys and values of tokens that a model has read: what its next tokens can attend to."""
+    """Keys and values of tokens that a model has read, to which its next tokens can attend."""
 
     layers: tuple[KeyValues, ...]
-    """One prompt's, in every layer; keys keep the places at which they were read."""
+    """Those of one prompt, per layer; keys have the positions at which they were read."""
     places: tuple[int, ...]
-    """Position, in the prompt they were read in, of the tokens that are kept."""
+    """Positions of the kept tokens, in the prompt that they were read in."""
     next_position: int
-    """Position id of the first token that is asked on top."""
+    """Position id of the first token of a query on top."""
     anchors: tuple[int, ...]
     """Positions of the label words, kept or not, in prompt order."""
     anchor_classes: tuple[int, ...]
     label_ids: tuple[int, ...]
     label_words: tuple[str, ...]
     reader: Reader
-    """Whose keys and values they are."""
+    """The model of these keys and values."""
     tokenizer_digest: str = ""
-    """Of the tokenizer of the prompt that was read; empty where it is not known."""
+    """Digest of the tokenizer of the prompt that was read; empty if unknown."""
 
     remedy: ClassVar[tuple[str, str]] = (
         "This context was read from a prompt that was made",
         "build the prompt with model.tokenizer and read it again",
     )
-    """What it is, and what to do where another tokenizer made it."""
+    """What it is, and what to do if another tokenizer made it."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -95,10 +95,10 @@ class Context:
         return sum(part.nbytes for layer in self.layers for part in (layer.keys, layer.values))
 
     def keep(self, positions: Iterable[int], *, next_position: int | None = None) -> Context:
-        """Only the tokens at these positions of the prompt; the next token stands where it stood, or as given.
+        """Only the tokens at these positions of the prompt; the next position is unchanged, or as given.
 
         Raises:
-            InputError: no positions, or one that is not here.
+            InputError: there are no positions, or one of them is not in this context.
         """
         chosen = sorted(set(positions))
         missing = sorted(set(chosen) - set(self.places))
@@ -117,13 +117,13 @@ class Context:
         self, model: Any, prompts: PromptSet | Sequence[Prompt], probes: Sequence[Probe] = (),
         patches: Sequence[Patch] = (), *, batch_size: int = 16, progress: str | None = "prompts",
     ) -> Run:  # fmt: skip
-        """Run the queries of prompts on top of this context; their own demonstrations are not looked at.
+        """Run the queries of prompts on top of this context; their own demonstrations are ignored.
 
-        Probes and patches must be at home at the target position.
+        Probes and patches must act only at the target position.
 
         Raises:
             InputError: the prompts have other label words or another tokenizer, the model is not the one that read this
-                context, or a query leaves the model's positions.
+                context, or a query exceeds the model's positions.
         """
         net = blockwise(model, "Context.ask")
         prompts = prompts_of(prompts)
@@ -188,13 +188,13 @@ class Context:
         return replace(self, layers=tuple(moved))
 
     def save(self, folder: str | Path) -> Path:
-        """Write `context.safetensors` and `context.json`; returns the first's path."""
+        """Write `context.safetensors` and `context.json`; return the path of the former."""
         reader = {"model": self.reader.name, **self.reader.identity}
         return write_context(folder, self.layers, reader | {name: getattr(self, name) for name in _FACTS})
 
     @classmethod
     def load(cls, folder: str | Path, device: torch.device | str = "cpu") -> Context:
-        """A context that was saved in a folder; InputError where there is none."""
+        """A context saved in a folder; InputError if there is none."""
         hints = get_type_hints(cls)
         kinds = {"model": str, **dict.fromkeys(_IDENTITY, str), **{name: hints[name] for name in _FACTS}}
         layers, facts = read_context_files(folder, device, kinds)
@@ -211,8 +211,8 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
     """Run a prompt's demonstrations once, with patches that act inside them, and cache their keys and values.
 
     Raises:
-        InputError: the prompt has none or is of another tokenizer, a patch acts elsewhere, or the model cannot be run
-            block by block.
+        InputError: the prompt has no demonstrations or is of another tokenizer, a patch acts elsewhere, or the model
+            cannot run block by block.
     """
     net, n = blockwise(model, "read_context"), prompt.query_start
     check_same_tokenizer(net, PromptSet((prompt,)))
@@ -248,7 +248,7 @@ def blocks_on(
     positions: Int[Tensor, " pos"],
     past: Sequence[KeyValues],
 ) -> tuple[Float[Tensor, "batch pos d_model"], tuple[KeyValues, ...]]:
-    """Some blocks on top of cached keys and values, where there are any: residual, new keys and values."""
+    """Some blocks on top of cached keys and values, if any: residual, new keys and values."""
     new = []
     for layer in layers:
         resid, kept = net.block(layer, resid, positions, past[layer] if past else None)

@@ -1,4 +1,4 @@
-"""A context's keys and values in a folder: what is written, and what of it is refused when it is read again."""
+"""Save a context's keys and values in a folder, and validate them when they are loaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TENSORS = ("keys", "values", "positions")
 
 
 def write_context(folder: str | Path, layers: Sequence[KeyValues], facts: Mapping[str, Any]) -> Path:
-    """Write `context.safetensors` and `context.json`; returns the first's path."""
+    """Write `context.safetensors` and `context.json`; return the path of the former."""
     path = make_folder(folder) / "context.safetensors"
     tensors = {f"{name}.{i}": getattr(kv, name).clone() for i, kv in enumerate(layers) for name in _TENSORS}
     payload, text = packed(tensors, facts)  # layers share positions, hence the clones
@@ -29,7 +29,7 @@ def write_context(folder: str | Path, layers: Sequence[KeyValues], facts: Mappin
 def read_context_files(
     folder: str | Path, device: torch.device | str, kinds: Mapping[str, Any]
 ) -> tuple[tuple[KeyValues, ...], dict[str, Any]]:
-    """Layers and facts as they were written, with a type in `kinds` for each fact; InputError for anything else."""
+    """Layers and facts as they were written; each fact has a type in `kinds`; InputError for anything else."""
     tensors, raw = read_tensors(Path(folder) / "context.safetensors", "context", str(device))
     facts: dict[str, Any] = {"tokenizer_digest": "", "origin_digest": ""}
     facts |= {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
@@ -46,7 +46,7 @@ def read_context_files(
 
 
 def _contradiction(layers: Sequence[KeyValues], facts: Mapping[str, Any]) -> str | None:
-    """What about these keys, values and positions cannot be, in words; None for a context that was read."""
+    """Why these keys, values and positions are invalid, in words; None if they are valid."""
     shape, dtype = layers[0].keys.shape, layers[0].keys.dtype
     for layer in layers:
         if layer.keys.shape != layer.values.shape or layer.keys.shape != shape or len(shape) != 4 or shape[0] != 1:

@@ -1,7 +1,7 @@
-"""How probable continuations are, for the clean model and for many ablations of it in one sweep.
+"""Probabilities of continuations, for the clean model and many ablations of it in one sweep.
 
-This is all that multiple-choice benchmarks ask of a model: sum log p(continuation | context), and whether greedy
-decoding would give the continuation.
+Multiple-choice benchmarks need nothing else: sum log p(continuation | context), and whether greedy decoding gives the
+continuation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mechicl.progress import progress
 
 
 class Continuations(NamedTuple):
-    """Row 0 is the clean model's, the others the ablations' in their order."""
+    """Row 0 is the clean model, the others are the ablations in order."""
 
     log_prob: Float[Tensor, "lesion request"]
     """Sum over the continuation's tokens, in nats."""
@@ -35,14 +35,15 @@ def continuations(
     model: Any, requests: Sequence[tuple[str, str]], lesions: Sequence[Patch] = (), *, prepend_bos: bool,
     batch_size: int = 16,
 ) -> Continuations:  # fmt: skip
-    """Read (context, continuation) requests, whose log-probabilities are summed over the continuation's tokens.
+    """Score (context, continuation) requests: log-probabilities are summed over the continuation's tokens.
 
-    Both are encoded together and divided where the context's own encoding ends, as lm-evaluation-harness does; spaces
-    at a context's end belong to the continuation. An empty context is a BOS.
+    Both are encoded together and split where the context's own encoding ends, as lm-evaluation-harness does; spaces at
+    a context's end belong to the continuation. An empty context becomes a BOS.
 
     Raises:
-        InputError: no requests, an empty continuation, a request that exceeds the context, or a missing layer.
-        NumericalError: a log-probability is NaN or infinite; the message names request and lesion.
+        InputError: there are no requests, a continuation is empty, a request exceeds the context, or a layer is
+            missing.
+        NumericalError: a log-probability is NaN or infinite; the message names request and ablation.
     """
     if not requests:
         raise InputError("There is nothing to continue; give at least one context and continuation.")
@@ -76,7 +77,7 @@ def _refuse_non_finite(
 
 
 def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) -> tuple[list[int], int]:
-    """Token ids, and how many of them are the continuation's."""
+    """Token ids, and the number of them that belong to the continuation."""
     tokenizer = net.tokenizer
     check_tokenizer(tokenizer)
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -84,7 +85,7 @@ def _encode(net: Blockwise, context: str, continuation: str, prepend_bos: bool) 
     if spaces:
         context, continuation = context[:-spaces], context[-spaces:] + continuation
     before, ids = encode_texts(tokenizer, [context, context + continuation])["input_ids"]
-    before = before if context else []  # some tokenizers make a space of nothing
+    before = before if context else []  # some tokenizers turn an empty text into a space
     n = len(ids) - len(before)
     if n < 1:
         raise InputError(f"The continuation {continuation!r} has no token of its own.")
@@ -113,7 +114,7 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Se
     batch = TokenBatch(tokens, lengths).to(net.device)
     sums: list[tuple[Tensor, Tensor]] = []
     for finals in residual_groups(net, batch, lesions):
-        for final in finals[bool(sums) :]:  # the clean model is read once
+        for final in finals[bool(sums) :]:  # the clean model is used only once
             sums.append(_read(net, final[rows, positions], targets, rows, len(encoded)))
     return Continuations(*(torch.stack(column).cpu() for column in zip(*sums, strict=True)))
 

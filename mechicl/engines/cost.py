@@ -1,4 +1,4 @@
-"""What a pass costs, counted from the model's sizes rather than measured."""
+"""The cost of a pass, counted from the model's sizes rather than measured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from mechicl.models import Sizes
 def forward_flops(sizes: Sizes, new: int, cached: int, logits: int) -> int:
     """Floating-point operations of reading `new` tokens on top of `cached` ones: two for every multiply-add.
 
-    Counted are the matrix products: queries, keys, values and output of attention, scores and averages over the keys
-    that causality lets a token see, the MLP, and so many `logits` of the last token. Norms, softmax, activations and
-    biases are left out; they are below a few per cent.
+    This counts the matrix products: queries, keys, values and output of attention, scores and averages over the keys
+    that causality lets a token see, the MLP, and `logits` logits of the last token. Norms, softmax, activations and
+    biases, at most a few percent, are left out.
     """
     heads, keys = sizes.n_heads * sizes.d_head, sizes.n_key_value_heads * sizes.d_head
     projections = sizes.d_model * (2 * heads + 2 * keys)

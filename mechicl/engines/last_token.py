@@ -1,7 +1,7 @@
-"""Prompts of which only the last token is left to run, again and again, with gradients of what acts at q.
+"""Prompts of which only the last token is run, repeatedly, with gradients of what acts at q.
 
-What changes row q alone (re-weighting) leaves all earlier tokens as they were. Their keys and values are kept, and a
-training step is a forward and a backward pass over one token, through frozen weights.
+A patch that changes only row q (re-weighting) leaves all earlier tokens unchanged. Their keys and values are cached,
+and a training step is a forward and a backward pass over one token, through frozen weights.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class LastToken:
     """The token q alone: `target` is 0, `anchors` are places among the keys."""
     past: tuple[KeyValues, ...]
     position: int
-    """Where q stands."""
+    """The position of q."""
     places: tuple[int, ...]
-    """Positions of the demonstrations' tokens that are among the keys."""
+    """Positions of those tokens of the demonstrations that are among the keys."""
 
     def rows(self, prompts: Sequence[Prompt]) -> LastToken:
-        """q once for each of these prompts, which are this one but for where their anchors are: rows of one pass."""
+        """q once per prompt, as rows of one pass; the prompts equal this one except for their anchors' positions."""
 
         one, n, device = self.batch, len(prompts), self.batch.device
         key = {place: index for index, place in enumerate(self.places)}
@@ -68,17 +68,17 @@ class LastToken:
     def saliency(
         self, model: Any, loss: Objective
     ) -> tuple[Float[Tensor, "layer head key"], Float[Tensor, "row class"]]:
-        """A * dL/dA of the edges to q in every layer, with their signs, and the logits of the label words.
+        """Signed A * dL/dA of the edges to q in every layer, and the logits of the label words.
 
-        No later token sees q, so its row of the whole pass's saliency is this. Keys are in the order of the tokens that
-        were kept, then those of the query.
+        No later token sees q, so this equals its row of a full pass's saliency. Keys are in the order of the kept
+        tokens, then those of the query.
         """
         net, edges = blockwise(model, "LastToken"), dict[int, Tensor]()
 
         def see(layer: int) -> Callable[..., None]:
             def watch(pattern: Tensor, hook: Any) -> None:
                 value = pattern.detach()[0, :, 0].float()
-                edges[layer] = torch.zeros_like(value)  # where the loss does not depend on a layer, no gradient comes
+                edges[layer] = torch.zeros_like(value)  # a layer on which the loss does not depend gets no gradient
 
                 def take(gradient: Tensor) -> None:
                     edges[layer] = value * gradient[0, :, 0].float()
@@ -100,14 +100,13 @@ class LastToken:
 def last_tokens(
     model: Any, prompts: PromptSet | Sequence[Prompt], keep: Callable[[Context, Prompt], Context] | None = None
 ) -> list[LastToken]:
-    """Read all prompts up to their last token; demonstrations that several share are read once.
+    """Read all prompts up to their last token; shared demonstrations are read once.
 
-    Every prompt keeps its keys and values: 2 * layers * tokens * key/value heads * d_head numbers. `keep` says what is
-    left of the demonstrations, where they are compressed.
+    Every prompt keeps its keys and values: 2 * layers * tokens * key/value heads * d_head numbers. `keep` gives the
+    kept part of the demonstrations if they are compressed.
 
     Raises:
-        InputError: a prompt without demonstrations or of one token, or an architecture that cannot be run block by
-            block.
+        InputError: a prompt has no demonstrations or only one token, or the architecture cannot run block by block.
     """
     prompts = prompts_of(prompts)
     net, prepared = blockwise(model, "last_tokens"), dict[int, LastToken]()
@@ -120,7 +119,7 @@ def last_tokens(
 
 
 def up_to_target(net: Blockwise, one: PromptSet, context: Context) -> LastToken:
-    """Read the query of the only prompt of a set up to its last token, on demonstrations that have been read."""
+    """Read the query of a set's only prompt up to its last token, on demonstrations that have been read."""
     batch, past, position = context.queries(one, net.device), context.layers, context.next_position
     before = batch.tokens.shape[1] - 1
     if before:

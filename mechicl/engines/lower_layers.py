@@ -1,7 +1,7 @@
-"""Prompts that share their demonstrations, changed anywhere but only from some layer on: the layers below are shared.
+"""Prompts with shared demonstrations that are changed anywhere, but only from some layer on, share the layers below.
 
-By causality the demonstrations are the same for all prompts in every layer below the first that is changed or read:
-there they are read once, and each prompt adds its query. From that layer on prompts run whole.
+By causality the demonstrations are the same for all prompts in every layer below the first changed or read one: there
+they are run once, and each prompt adds its query. From that layer on, prompts run whole.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mechicl.readings import Reading
 
 
 def first_layer(net: Adapter, prompts: PromptSet, probes: Sequence[Probe], patches: Sequence[Patch]) -> int:
-    """The lowest layer in which something is changed or read, by the names of the hooks."""
+    """The lowest layer that is changed or read, from the names of the hooks."""
     batch = prompts[:1].batch(net.device)
     installed = Pass(net, patches, batch)
     hooks = installed.edits + [
@@ -43,7 +43,7 @@ def run_above(
     *,
     batch_size: int,
 ) -> Run:
-    """`mechicl.run` of prompts with the same demonstrations; nothing acts or reads below this layer."""
+    """`mechicl.run` for prompts with the same demonstrations; nothing acts or reads below this layer."""
     n, last = prompts[0].query_start, net.sizes.n_layers
     places = torch.arange(n, device=net.device)
     with torch.no_grad(), frozen(net):

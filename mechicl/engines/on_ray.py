@@ -1,6 +1,6 @@
 """Workers on a Ray cluster (extra `ray`): actors that each hold the model; answers come back over Ray.
 
-An actor that is lost, or whose node is, is begun anew wherever the cluster has room.
+If an actor or its node is lost, it is restarted wherever the cluster has room.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from mechicl.engines.workers import Died, Loading, Seat, answered, packed, prepa
 from mechicl.errors import InputError, first_line
 
 _STORE = 100 * 2**20
-"""Bytes of shared memory that a Ray on this machine reserves: work and answers are small."""
+"""Bytes of shared memory that a local Ray reserves, as work and answers are small."""
 
 
 def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[str, Any]]:
-    """Join a cluster, or begin one on this machine ("local"): number of workers, and what each asks for.
+    """Join a cluster, or start one on this machine ("local"): number of workers, and the resources of each.
 
     Args:
-        gpus: how many each worker takes; 0: its part of the CPUs.
+        gpus: number that each worker takes; 0: its part of the CPUs.
 
     Raises:
         InputError: Ray is not installed, the cluster does not answer, or it has no GPU where one is needed.
@@ -31,7 +31,7 @@ def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[
             how |= {} if n is None or gpus else {"num_cpus": n}
         try:
             ray.init(**how, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # whatever Ray raises of an address
+        except Exception as error:  # whatever Ray raises for an address
             raise InputError(f"There is no Ray cluster at {address} ({first_line(error)}); start one, or give its "
                              "address.") from error  # fmt: skip
     room = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0)) // max(1, gpus)
@@ -74,7 +74,7 @@ class RaySeat(Seat):
 
 
 class _Holder:
-    """In an actor: the model, and what it answers."""
+    """In an actor: the model, and its answers."""
 
     def __init__(self, load: Loading, device: str, threads: int) -> None:
         prepare(threads)

@@ -1,8 +1,8 @@
-"""Activation patching: what one prompt has at some positions is put into another, exactly, many times over.
+"""Exact activation patching: copy activations at some positions of one prompt into another, many times over.
 
-A *base* prompt gets what a *source* prompt of the same length has. By causality a transplant changes nothing in the
-layers below and nothing before its first position. So what is below is read once, transplants that begin in the same
-layer are rows of one pass, and a change inside the demonstrations is read once for all queries that follow them.
+A *base* prompt gets activations of a *source* prompt of the same length. By causality a transplant changes nothing in
+the layers below and nothing before its first position. So lower layers run once, transplants that begin in the same
+layer are rows of one pass, and a change inside the demonstrations is run once for all queries that follow them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mechicl.prompts import Prompt, PromptSet
 Site = Literal["resid_post", "attn_out", "mlp_out", "keys_values"]
 SITES: tuple[Site, ...] = get_args(Site)
 TARGET = -1
-"""As a position: the target, the last token of a prompt."""
+"""As a position, this means the target, a prompt's last token."""
 _PARTS = {
     "resid_post": ("hook_resid_post",), "attn_out": ("hook_attn_out",), "mlp_out": ("hook_mlp_out",),
     "keys_values": ("attn.hook_k", "attn.hook_v"),
@@ -35,12 +35,12 @@ _PARTS = {
 
 
 class Transplant(NamedTuple):
-    """What a base prompt gets from the source, all at once."""
+    """What a base prompt gets from the source in one transplant."""
 
     site: Site
     layers: tuple[int, ...]
     positions: tuple[int, ...]
-    """Inside the demonstrations, or the target alone, (-1,). Nothing is changed where there are none."""
+    """Positions inside the demonstrations, or the target alone, (-1,). Without positions nothing is changed."""
 
 
 @door
@@ -52,17 +52,17 @@ def transplanted(
     *,
     batch_size: int = 16,
 ) -> Float[Tensor, "prompt transplant class"]:
-    """Logits of the label words of base prompts, with each transplant alone from the source prompt beside each.
+    """Logits of the label words of base prompts, under each single transplant from the corresponding source prompt.
 
     Args:
         model: a model that runs block by block.
         base: prompts with the same demonstrations.
-        source: as many prompts, each as long as its base prompt; their demonstrations are the same, too.
+        source: one prompt per base prompt, of the same length; these, too, share their demonstrations.
         transplants: in any order; `batch_size` of them share a pass.
 
     Raises:
-        InputError: prompts that differ in their demonstrations or lengths, a position outside the demonstrations, a
-            layer or a site that the model does not have, or an architecture that cannot be run block by block.
+        InputError: prompts differ in their demonstrations or lengths, a position is outside the demonstrations, the
+            model lacks a layer or site, or the architecture cannot run block by block.
         NumericalError: a logit is NaN or infinite.
     """
     net = blockwise(model, "transplanted")
@@ -97,7 +97,7 @@ def transplanted(
 
 
 def _by_start(transplants: Sequence[Transplant], at_once: int) -> list[list[int]]:
-    """Places of transplants that begin in the same layer, inside the demonstrations or at the target, in batches."""
+    """Batches of indices of transplants that begin in the same layer, inside the demonstrations or at the target."""
     alike: dict[tuple[int, bool], list[int]] = {}
     for place, one in enumerate(transplants):
         alike.setdefault((min(one.layers), one.positions == (TARGET,)), []).append(place)
@@ -106,28 +106,28 @@ def _by_start(transplants: Sequence[Transplant], at_once: int) -> list[list[int]
 
 @dataclass(frozen=True)
 class _Read:
-    """Neighbouring tokens of one prompt that were read: what enters and leaves every layer."""
+    """Consecutive tokens of one prompt that were read: the inputs and outputs of every layer."""
 
     resids: tuple[Float[Tensor, "1 pos d_model"], ...]
     """Before each layer."""
     positions: Int[Tensor, " pos"]
     keys_values: tuple[KeyValues, ...]
-    """Of all tokens up to these: with those that they were read on."""
+    """Keys and values of all tokens up to these, including those that they were read on."""
     past: tuple[KeyValues, ...]
     states: Mapping[str, Float[Tensor, "pos ..."]]
-    """By hook point, those of `_PARTS` in every layer."""
+    """Activations by hook point, those of `_PARTS` in every layer."""
 
     def with_rows(
         self, net: Blockwise, transplants: Sequence[Transplant], states: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "row pos d_model"], dict[int, KeyValues]]:
-        """Once for each transplant, which begin in the same layer: last residual; keys and values from there on."""
+        """Run once per transplant (all begin in the same layer): last residual; keys and values from that layer on."""
         with net.hooks(_writes(transplants, states)):
             return self.on(net, dict(enumerate(self.past)), min(transplants[0].layers), len(transplants))
 
     def on(
         self, net: Blockwise, past: Mapping[int, KeyValues], start: int, n_rows: int
     ) -> tuple[Float[Tensor, "row pos d_model"], dict[int, KeyValues]]:
-        """From layer `start` on, on other keys and values: last residual, and these followed by the new ones."""
+        """Run from layer `start` on, on other keys and values: last residual, and these followed by the new ones."""
         resid, new = self.resids[start].expand(n_rows, -1, -1), {}
         for layer in range(start, net.sizes.n_layers):
             resid, kept = net.block(layer, resid, self.positions, past.get(layer))
@@ -135,14 +135,14 @@ class _Read:
         return resid, new
 
     def last(self) -> _Read:
-        """The last token alone, on all that stand before it."""
+        """The last token alone, on all tokens before it."""
         index = torch.arange(len(self.keys_values[0]) - 1, device=self.positions.device)
         past = tuple(layer.select(index) for layer in self.keys_values)
         return _Read(tuple(x[:, -1:] for x in self.resids), self.positions[-1:], self.keys_values, past, {})
 
 
 def _read(net: Blockwise, tokens: Sequence[int], start: int, past: Sequence[KeyValues]) -> _Read:
-    """Read tokens from position `start` on, behind others whose keys and values are known."""
+    """Read tokens from position `start` on, after others whose keys and values are known."""
     states: dict[str, Tensor] = {}
     positions = torch.arange(start, start + len(tokens), device=net.device)
     resid, resids, keys_values = net.embed(torch.tensor([tokens], device=net.device), positions), [], []
@@ -162,7 +162,7 @@ def hook_points(net: Adapter, sites: Sequence[Site] = SITES) -> dict[str, tuple[
 
 
 def keeping(net: Adapter, states: dict[str, Tensor]) -> list[Hook]:
-    """Hooks that put what the only prompt of a pass has at every one of these points into `states`."""
+    """Hooks that store the activations of a pass's only prompt at all of these points in `states`."""
 
     def keep(name: str) -> Callable[..., None]:
         def see(value: Tensor, hook: Any) -> None:
@@ -174,7 +174,7 @@ def keeping(net: Adapter, states: dict[str, Tensor]) -> list[Hook]:
 
 
 def _writes(transplants: Sequence[Transplant], states: Mapping[str, Tensor]) -> list[Hook]:
-    """Hooks on a pass with a row for each transplant."""
+    """Hooks on a pass with one row per transplant."""
     where: dict[str, list[tuple[int, int]]] = {}
     for row, (site, layers, positions) in enumerate(transplants):
         for name in (f"blocks.{layer}.{part}" for layer in layers for part in _PARTS[site]):
@@ -196,7 +196,7 @@ def check_sites(net: Adapter, sites: Sequence[str]) -> None:
 
 
 def check_as_long(base: Prompt, source: Prompt) -> None:
-    """Refuse prompts whose positions do not correspond, by InputError."""
+    """Raise InputError for prompts whose positions do not correspond."""
     if (len(base), base.query_start) != (len(source), source.query_start):
         raise InputError(
             f"The base prompt has {len(base)} tokens and its query begins at {base.query_start}, the source "

@@ -1,7 +1,7 @@
 """Prompts that share their demonstrations: run the demonstrations once, then only the queries.
 
-Exact by causality: nothing in the demonstrations depends on what follows. Patches that act inside the demonstrations
-act while these are read, patches and probes at q act on the queries.
+This is exact by causality: nothing in the demonstrations depends on what follows. Patches inside the demonstrations act
+while these are read; patches and probes at q act on the queries.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run_shared(
     batch_size: int = 16,
     progress: str | None = "prompts",
 ) -> Run:
-    """Give what `mechicl.run` gives, but run every set of demonstrations only once.
+    """Return the same as `mechicl.run`, but run every set of demonstrations only once.
 
     If patches and probes act anywhere in the prompt but only from some layer on, layers below are shared. If nothing
     can be shared (a probe that needs gradients, reordered blocks, prompts without common demonstrations, an
@@ -66,7 +66,7 @@ def run_shared(
 
 
 def joined_runs(parts: Sequence[Run], groups: Sequence[Sequence[int]], probes: Sequence[Probe] = ()) -> Run:
-    """Runs of groups of prompts as one, in the order of the indices that the groups hold."""
+    """Runs of groups of prompts joined into one, in the order of the groups' indices."""
     order = torch.tensor([i for indices in groups for i in indices]).argsort()
     return Run(
         torch.cat([part.label_logits for part in parts])[order],

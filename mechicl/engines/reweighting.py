@@ -1,4 +1,4 @@
-"""Fitting a re-weighting of anchors, a one-token pass at a time (section 3.1, appendix H)."""
+"""Fitting a re-weighting of anchors by one-token passes (section 3.1, appendix H)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Shared = Literal["layers", "heads"]
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """A fitted patch, and how it came about."""
+    """A fitted patch, and its training history."""
 
     patch: ReweightAnchors
     losses: Float[Tensor, "step"]
     """Cross-entropy over the label words, in nats, of each step's prompt before the step."""
     right: Bool[Tensor, "step"]
-    """Whether each step's prompt was answered rightly before the step."""
+    """Whether each step's prompt was answered correctly before the step."""
     order: tuple[tuple[int, ...], ...]
     """Prompts by index, one step each, epoch by epoch."""
 
@@ -47,16 +47,16 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """One re-weighting to fit: on which prompts, and what beta is."""
+    """One re-weighting to fit: its prompts, and the form of beta."""
 
     prompts: PromptSet
-    """Training prompts, as `task.auxiliary_prompts(...)` makes them."""
+    """Training prompts, from `task.auxiliary_prompts(...)`."""
     shared: tuple[Shared, ...] = ()
     """Axes over which one beta is shared."""
     placement: Placement = "postsoftmax"
     """After the softmax without renormalising (the paper), or before it."""
     keep: Callable[[Context, Prompt], Context] | None = None
-    """What is left of each prompt's demonstrations, to learn on a compressed context."""
+    """The kept part of each prompt's demonstrations, to learn on a compressed context."""
 
 
 @door
@@ -69,10 +69,10 @@ def fit_reweighting(
 
     Args:
         model: a HookedTransformer that can be run block by block.
-        prompts: training prompts, as `task.auxiliary_prompts(...)` makes them.
+        prompts: training prompts, from `task.auxiliary_prompts(...)`.
         lr: learning rate (the paper's table; its code's default is 0.1).
         epochs: passes over the prompts, each in a new order.
-        seed: seed of the orders, which are the authors' for the same seed.
+        seed: seed of the orders, which equal the authors' for the same seed.
         shared: axes over which one beta is shared: layers, heads.
         placement: after the softmax without renormalising (the paper), or before it.
         order: the prompts' order in each epoch, instead of the seed's.
@@ -80,7 +80,7 @@ def fit_reweighting(
         observe: called with beta and its gradient at every step, before the step.
 
     Raises:
-        InputError: a prompt without a known label, or an architecture that cannot be run block by block.
+        InputError: a prompt has no known label, or the architecture cannot run block by block.
         NumericalError: the loss becomes NaN or infinite.
     """
     prompts = prompts_of(prompts)
@@ -92,11 +92,11 @@ def fit_together(
     model: Any, variants: Sequence[Variant], *, lr: float = 0.01, epochs: int = 10, seed: int = 42,
     order: Sequence[Sequence[int]] | None = None, observe: Callable[[Tensor, Tensor], None] | None = None,
 ) -> list[Fit]:  # fmt: skip
-    """Fit several re-weightings, each as if it were alone, in lockstep where they learn from the same tokens.
+    """Fit several re-weightings, each as if it were alone, in lockstep if they learn from the same tokens.
 
-    A step reads every weight for a single token, twice. Variants on the same keys are rows of one batch, for which the
-    weights are read once. Adam works on each number by itself, so no variant feels the others. Arguments and errors are
-    those of `fit_reweighting`.
+    A step reads all weights twice for a single token. Variants on the same keys are rows of one batch, for which the
+    weights are read once. Adam updates each number separately, so variants do not affect one another. Arguments and
+    errors are those of `fit_reweighting`.
     """
     check_seed(seed)
     for variant in variants:
@@ -126,7 +126,7 @@ def fit_together(
 
 
 def _keys(variant: Variant) -> Hashable:
-    """Equal where q attends to the same keys in every prompt, wherever the anchors are."""
+    """A key that is equal if q attends to the same keys in every prompt, wherever the anchors are."""
     prompts = variant.prompts
     tokens = tuple((prompt.tokens, prompt.query_start) for prompt in prompts)
     anchors = tuple(prompt.demonstrations for prompt in prompts) if variant.keep else ()
@@ -141,7 +141,7 @@ def _zeros(net: Adapter, variant: Variant) -> Float[Tensor, "layer head class"]:
 
 @dataclass(frozen=True, eq=False)
 class _Rows(Patch):
-    """Each row of the batch re-weighted by a beta of its own."""
+    """Re-weights each row of the batch by its own beta."""
 
     betas: Sequence[Float[Tensor, "#layer #head #class"]]
     placements: Sequence[Placement]
@@ -196,10 +196,10 @@ def _descend(
 
 
 def authors_orders(n: int, epochs: int, seed: int) -> list[list[int]]:
-    """The orders of the authors' code: every epoch shuffles the last one's order again.
+    """The orders of the authors' code: every epoch reshuffles the previous epoch's order.
 
     Hugging Face's `dataset.shuffle()` without a seed draws one from numpy's global state, which their `set_seed(seed)`
-    has set; here the same from a private generator.
+    has set; here a private generator draws the same.
     """
     state = np.random.RandomState(seed)
     order, orders = np.arange(n), []

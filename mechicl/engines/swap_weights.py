@@ -1,4 +1,4 @@
-"""Swapping the weights of two layers as the authors of *Stages of Inference* do, which leaves settings in place."""
+"""Swapping the weights, but not the settings, of two layers, as the authors of *Stages of Inference* do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mechicl.models import Blockwise
 
 @dataclass(frozen=True)
 class SwapWeights(Patch):
-    """Layers i and i + 1 exchange their weights, but keep what their place decides: a local window, a scale by layer.
+    """Layers i and i + 1 exchange their weights, but keep settings of their place: a local window, a scale by layer.
 
-    `Swap` runs the blocks in another order, with all that belongs to them. Where all blocks are built alike the two are
-    the same. `lesion_sweep` alone can do it.
+    `Swap` runs the blocks in another order, including their settings. If all blocks have the same settings, the two are
+    the same. Only `lesion_sweep` can run it.
     """
 
     layer: int
@@ -26,10 +26,10 @@ class SwapWeights(Patch):
         raise OrderAlone(f"{self} exchanges weights, which hooks cannot do; give it to lesion_sweep.")
 
     def weights(self, n_layers: int) -> Sequence[int]:
-        """Whose weights each layer has.
+        """The layer whose weights each layer has.
 
         Raises:
-            InputError: the model does not have these layers.
+            InputError: the model lacks these layers.
         """
         first, second = resolved_layers((self.layer, self.layer + 1), n_layers, self)
         return [*range(first), second, first, *range(second + 1, n_layers)]
@@ -37,7 +37,7 @@ class SwapWeights(Patch):
 
 @contextmanager
 def exchanged(net: Blockwise, one: int, other: int) -> Iterator[None]:
-    """Two blocks have each other's weights as long as the context lasts."""
+    """A context in which two blocks have each other's weights."""
     if one == other:
         yield
         return

@@ -1,4 +1,4 @@
-"""Queries under the clock: made ready beforehand, asked one at a time, timed when the device is done."""
+"""Timed queries: prepared beforehand, run one at a time, and timed until the device is done."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Ready:
-    """Queries as tensors on the device, and what was read before them."""
+    """Queries as tensors on the device, and their cached contexts."""
 
     batches: tuple[PromptBatch, ...]
     """One query each."""
     past: tuple[KeyValues, ...] = ()
     position: int = 0
-    """Where a query's first token stands."""
+    """Position of a query's first token."""
     patches: tuple[ReweightAnchors, ...] = ()
     """Patches that act at q."""
 
     @classmethod
     def whole(cls, net: Adapter, prompts: PromptSet) -> Ready:
-        """Whole prompts, demonstrations and all."""
+        """Whole prompts, including demonstrations."""
         return cls(tuple(prompts.select([i]).batch(net.device) for i in range(len(prompts))))
 
     @classmethod
@@ -57,7 +57,7 @@ class Ready:
             return torch.cat([self.ask(net, i).argmax(-1) for i in range(len(self))]).cpu()
 
     def flops(self, net: Adapter) -> list[int]:
-        """Operations of each query, see `forward_flops`; only q is unembedded, for the label words."""
+        """Operations of each query (see `forward_flops`); only q is unembedded, for the label words."""
         cached = len(self.past[0]) if self.past else 0
         return [forward_flops(net.sizes, b.tokens.shape[1], cached, len(b.label_ids)) for b in self.batches]
 
@@ -66,7 +66,7 @@ class Ready:
 
 
 def timed(net: Adapter, work: Callable[[], T]) -> tuple[T, float]:
-    """What the work gives, and its seconds; the device has nothing else to do before and is done after it."""
+    """The result of the work and its seconds; the device is idle before and after."""
     _wait(net.device)
     start = time.perf_counter()
     outcome = work()
@@ -77,7 +77,7 @@ def timed(net: Adapter, work: Callable[[], T]) -> tuple[T, float]:
 def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) -> Float[np.ndarray, "way query"]:
     """Seconds of every query in every way, the median of its repeats.
 
-    A few queries are asked before; then the ways take turns at each query, so that all see the same machine.
+    A few queries run first as a warm-up; then the ways alternate at each query, so that all see the same machine.
     """
     net, n = blockwise(model, "in_turn"), len(ways[0])
     seconds = np.empty((len(ways), n, repeats))
@@ -93,7 +93,7 @@ def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) ->
 
 
 def whole_loop(model: Any, way: Ready) -> float:
-    """Mean seconds of a query, of the loop through all as it comes: no warm-up, no waiting for the device."""
+    """Mean seconds of a query, from one loop over all, without warm-up and without waiting for the device."""
     net = blockwise(model, "whole_loop")
     with torch.no_grad(), frozen(net):
         start = time.perf_counter()

@@ -26,7 +26,7 @@ from mechicl.progress import progress
 
 _LOGITS_AT_ONCE = 2**23
 _SHARE_FOR_WRITING = 0.05
-"""Of the time, at most so much goes into writing checkpoints."""
+"""Largest share of the time spent on writing checkpoints."""
 
 
 @door
@@ -44,22 +44,22 @@ def fit_tuned_lens(
     """Learn a translator for each residual before a layer by Adam on KL(final || lens), from the identity.
 
     Each step takes `batch_size` sequences: one pass gives all residuals, each of which is read at `positions` random
-    positions, never the first. The learning rate falls linearly to 0. Logits are made, and left, a few hundred
-    positions at a time. `tuned_lens_seconds` says beforehand how long it takes.
+    positions, never the first. The learning rate falls linearly to 0. Logits are computed, and discarded, a few hundred
+    positions at a time. `tuned_lens_seconds` estimates the time.
 
     Args:
         model: a HookedTransformer; its weights are not changed.
-        corpus: running text, held out from the text on which the lens is evaluated.
+        corpus: running text that is held out from the evaluation text.
         steps: number of batches; the text is repeated as often as needed, in a new order each time.
         lr: learning rate of the first step.
         batch_size: sequences per step.
-        positions: positions per step, or all that its sequences have.
+        positions: positions per step, or all of its sequences' positions if there are fewer.
         seed: seed of the orders, and of the positions.
         out: folder for the lens and its checkpoints. An interrupted fit resumes, and a lens that was fitted to the same
             model, text and settings is loaded.
 
     Raises:
-        InputError: no text to learn from, or settings that make no sense.
+        InputError: there is no text to learn from, or settings are invalid.
         NumericalError: a KL becomes NaN or infinite; the message names the layer.
     """
     if not len(corpus) or int(corpus.lengths.min()) < 2:
@@ -98,7 +98,7 @@ def fit_tuned_lens(
 def tuned_lens_seconds(
     corpus: TokenCorpus, model: Any, *, steps: int = 200, batch_size: int = 2, positions: int = 64
 ) -> float:
-    """Seconds that `fit_tuned_lens` takes with these settings, an order of magnitude: a smaller step is timed."""
+    """Seconds that `fit_tuned_lens` takes with these settings, to an order of magnitude; a smaller step is timed."""
     net, few = hooked(model), min(16, positions)
     rows = _rows(0, len(corpus), batch_size, 0)
     batch = corpus.select(rows).batch(net.device)
@@ -123,7 +123,7 @@ def _about(model: Any, corpus: TokenCorpus) -> dict[str, Any]:
 
 
 def _finished(folder: str | Path, about: dict[str, Any]) -> TunedLens | None:
-    """The lens in the folder, if it is the one that would be fitted."""
+    """The lens in the folder, if it was fitted with the same inputs."""
     if not TunedLens.is_in(folder):
         return None
     lens = TunedLens.load(folder)
@@ -131,14 +131,14 @@ def _finished(folder: str | Path, about: dict[str, Any]) -> TunedLens | None:
 
 
 def _rows(step: int, n: int, batch_size: int, seed: int) -> list[int]:
-    """The sequences of a step: each epoch goes through all of them once, in an order of its own."""
+    """The sequences of a step: each epoch goes through all of them once, in its own order."""
     epoch, place = divmod(step, -(-n // batch_size))
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return [int(row) for row in order[place * batch_size : (place + 1) * batch_size]]
 
 
 class _Training:
-    """Translators on their way, with Adam's moments and the KL of every step so far."""
+    """Translators in training, with Adam's moments and the KL of every step so far."""
 
     def __init__(self, n_layers: int, d_model: int, steps: int, lr: float, device: torch.device) -> None:
         self.A = torch.zeros(n_layers, d_model, d_model, device=device, requires_grad=True)
@@ -161,7 +161,7 @@ class _Training:
         self.optimiser.step()
 
     def gradients(self, net: Adapter, points: Float[Tensor, "point position d_model"]) -> Float[Tensor, "layer"]:
-        """Add up the gradients of the mean KL of every layer over these positions; returns these means."""
+        """Accumulate the gradients of every layer's mean KL over these positions; return these means."""
         n = points.shape[1]
         total = torch.zeros(len(self.A), device=points.device)
         lens = TunedLens(self.A, self.b)
@@ -177,7 +177,7 @@ class _Training:
         return total.cpu()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a later step depends on."""
+        """The state on which later steps depend."""
         moments = {
             f"{name}.{moment}": self.optimiser.state[parameter][moment]
             for name, parameter in (("A", self.A), ("b", self.b))
@@ -197,7 +197,7 @@ class _Training:
 
 
 def _positions(batch: TokenBatch, most: int, seed: list[int]) -> Bool[Tensor, "batch pos"]:
-    """So many random real positions, none of them a sequence's first; all where there are fewer."""
+    """At most `most` random real positions, never a sequence's first."""
     real = batch.real.cpu() & (torch.arange(batch.tokens.shape[1]) > 0)
     places = real.flatten().nonzero()[:, 0].numpy()
     if len(places) > most:
@@ -221,7 +221,7 @@ def _residuals(
 
 
 class _Checkpoint:
-    """The state of a training in a file beside the lens to be, whole at every moment."""
+    """The state of a training, written atomically to a file next to the future lens."""
 
     def __init__(self, folder: str | Path, about: dict[str, Any]) -> None:
         self.folder = make_folder(folder)
@@ -230,7 +230,7 @@ class _Checkpoint:
         self._written, self._cost = time.monotonic(), 0.0
 
     def restore(self, training: _Training) -> int:
-        """Put the training where it was broken off; returns the number of its steps that are done."""
+        """Restore an interrupted training; return the number of finished steps."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -244,7 +244,7 @@ class _Checkpoint:
             return 0
 
     def keep(self, training: _Training, steps: int) -> None:
-        """Write the state, if the last time that it was written is long enough ago."""
+        """Write the state, if it was last written long enough ago."""
         from safetensors.torch import save
 
         start = time.monotonic()

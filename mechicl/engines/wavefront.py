@@ -1,9 +1,9 @@
 """Wavefront: many patches of a model in one sweep through its blocks, equal to running each alone.
 
-A patched pass is the clean one up to the first block that is changed, so it starts as a copy of the clean residual
-there. From then on all passes that have reached the same block are stacked on the batch axis and run together (a block
-that a patch hooks runs by itself): each block's weights are read once for all patches. At the end each pass is compared
-with the clean one in chunks of tokens; logits are never kept.
+A patched pass equals the clean one up to the first changed block, so it starts as a copy of the clean residual there.
+From then on all passes that have reached the same block are stacked on the batch axis and run together (a block that a
+patch hooks runs by itself): each block's weights are read once for all patches. At the end each pass is compared with
+the clean one in chunks of tokens; logits are never kept.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.patches.lesions import Drop, DropMany
 
 RESIDUAL_BYTES = 2**30
-"""Bytes of live residuals; more passes than that are swept in several groups."""
+"""Most bytes of live residuals; more passes are swept in several groups."""
 _TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 65536, "mps": 16384}
-"""Tokens that a block is given at a time: enough to fill the machine, few enough for its caches and memory."""
+"""Tokens per call of a block: enough to fill the machine, few enough for its caches and memory."""
 
 
 @door
@@ -47,16 +47,15 @@ def lesion_sweep(
 
     Args:
         model: a HookedTransformer; hooks that are installed on it act in every pass.
-        tokens: padded on the right, where lengths differ.
-        lesions: ablations of layers, or any patches that act inside blocks and need no prompts, each in a pass of its
-            own.
+        tokens: padded on the right if lengths differ.
+        lesions: ablations of layers, or any patches that act inside blocks and need no prompts, each in its own pass.
         lengths: real tokens of each sequence; default: all.
-        top_k: size of the sets of most probable tokens whose overlap is taken; 0 leaves it out.
+        top_k: size of the sets of most probable tokens whose overlap is computed; 0 leaves it out.
         max_streams: passes alive at the same time; default: as many as fit 1 GiB of residuals.
-        clamped: entropies as the authors of *Stages of Inference* take them, of probabilities raised to 1e-9.
+        clamped: entropies as the authors of *Stages of Inference* compute them, from probabilities of at least 1e-9.
 
     Raises:
-        InputError: a patch names a layer that the model does not have or acts outside the blocks, there is none, or the
+        InputError: a patch names a layer that the model lacks or acts outside the blocks, there are no patches, or the
             model can only be run whole.
         HookError: an edit never happened.
     """
@@ -75,7 +74,7 @@ def lesion_sweep(
 def residual_groups(
     net: Blockwise, batch: Batch, patches: Sequence[Patch], max_streams: int | None = None
 ) -> Iterator[list[Float[Tensor, "batch pos d_model"]]]:
-    """The last residuals under as many patches at a time as fit 1 GiB, the clean model's before those of each group."""
+    """Last residuals, under as many patches at a time as fit 1 GiB; the clean model's come first in each group."""
     first = net.embed(batch.tokens)
     at_once = max_streams or max(1, RESIDUAL_BYTES // first.nbytes - 1)
     for start in range(0, max(1, len(patches)), at_once):
@@ -83,7 +82,7 @@ def residual_groups(
 
 
 class Step(NamedTuple):
-    """One block to be run, the hooks of the patch in it, and whose weights it has where these are not its own."""
+    """One block to run, the patch's hooks in it, and the layer of its weights if these are not its own."""
 
     layer: int
     hooks: tuple[Hook, ...] = ()
@@ -93,7 +92,7 @@ class Step(NamedTuple):
 def final_residuals(
     net: Blockwise, first: Float[Tensor, "batch pos d_model"], batch: Batch, patches: Sequence[Patch]
 ) -> list[Float[Tensor, "batch pos d_model"]]:
-    """The last residual of the clean model, and under every patch alone, in that order; `first` is the embedding."""
+    """The last residual of the clean model, then under every single patch; `first` is the embedding."""
     base = tuple(Step(layer) for layer in range(net.sizes.n_layers))
     planned = [_program(net, patch, batch) for patch in patches]
     waiting = [_Stream(program, _agreement(program, base)) for program, _ in planned]
@@ -133,7 +132,7 @@ def _program(net: Blockwise, patch: Patch, batch: Batch) -> tuple[tuple[Step, ..
 
 @dataclass
 class _Stream:
-    """One pass: its program, how far it is, and the residual there (None before it parts from the clean pass)."""
+    """One pass: its program, its progress, and the residual there (None until it diverges from the clean pass)."""
 
     program: tuple[Step, ...]
     step: int
@@ -144,7 +143,7 @@ class _Stream:
         return self.program[self.step]
 
     def urgency(self) -> tuple[int, int, bool]:
-        """Smallest first: who has shallow layers left to run must catch up before the others move on."""
+        """Smallest first: passes with shallow layers left must catch up before the others proceed."""
         return min(step.layer for step in self.program[self.step :]), self.next.layer, not self.next.hooks
 
     def final(self) -> Tensor:
@@ -153,13 +152,13 @@ class _Stream:
 
 
 def _agreement(program: tuple[Step, ...], base: tuple[Step, ...]) -> int:
-    """Steps that a program shares with the clean model before they part."""
+    """Number of steps that a program shares with the clean model before they diverge."""
     pairs = enumerate(zip(program, base, strict=False))
     return next((number for number, (step, clean) in pairs if step != clean), min(len(program), len(base)))
 
 
 def _advance(net: Blockwise, running: Sequence[_Stream], step: Step) -> None:
-    """Run one step for every stream that is to take it, stacked as far as the machine likes."""
+    """Run one step for every stream that takes it, stacked as far as suits the machine."""
     together = [stream for stream in running if stream.next == step]
     batch, pos, _ = together[0].final().shape
     size = max(1, _TOKENS_AT_ONCE.get(net.device.type, 16384) // (batch * pos))

@@ -1,9 +1,9 @@
-"""Several processes that each hold the model and do what they are given: on this machine, or anywhere (`on_ray`).
+"""Several processes that each hold the model and do the work they are given: on this machine, or anywhere (`on_ray`).
 
-A process that is killed is begun anew, and what it was at is done by whichever comes first; what killed four processes
-is given up. Nothing is forked: each process begins afresh, as on Windows and macOS, and loads the model itself.
+A killed process is restarted, and the next free one redoes its work; work that killed four processes is given up.
+Nothing is forked: each process starts fresh, as on Windows and macOS, and loads the model itself.
 
-Python's own serialisation carries work and answers between these processes, in memory; nothing on disk is read with it.
+Python's own serialisation carries work and answers between these processes, only in memory; no file is read with it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from mechicl.errors import InputError, NumericalError, first_line
 from mechicl.progress import nothing_shown
 
 Loading = Callable[[str], Any]
-"""Loads the model onto a device."""
+"""A function that loads the model onto a device."""
 DEATHS = 4
-"""Deaths of processes at one piece of work, or before a process begins, after which it is given up."""
+"""Number of process deaths at one piece of work, or at startup, after which it is given up."""
 _MEMORY = "most likely memory ran out: use fewer workers, a smaller batch size, or a smaller model"
 
 
 class Died(Exception):
-    """A process that was at work is gone."""
+    """A working process has died."""
 
 
 class _ByValue(ForkingPickler):
     """Tensors travel by value: memory that processes share is scarce in containers, and lost with a process."""
 
-    _extra_reducers: ClassVar[dict[type, Any]] = {}  # in the place of PyTorch's
+    _extra_reducers: ClassVar[dict[type, Any]] = {}  # instead of PyTorch's
 
 
 def packed(value: Any) -> bytes:
-    """A value as bytes, for a process of one's own; whatever Python raises where it cannot be."""
+    """A value as bytes for our own process; whatever Python raises if it cannot be pickled."""
     return bytes(_ByValue.dumps(value))
 
 
@@ -56,7 +56,7 @@ def unpacked(payload: bytes) -> Any:
 
 
 def answered(work: bytes, model: Any) -> bytes:
-    """In a worker: what a packed (function, argument) makes of the model, with warnings, or the error that arose."""
+    """In a worker: the result of a packed (function, argument) on the model, with warnings, or the error raised."""
     with warnings.catch_warnings(record=True) as said:
         try:
             function, argument = unpacked(work)
@@ -68,7 +68,7 @@ def answered(work: bytes, model: Any) -> bytes:
 
 
 def result_of(answer: bytes) -> tuple[Any, list[str]]:
-    """What a worker made, and its warnings.
+    """A worker's result, and its warnings.
 
     Raises:
         InputError, NumericalError: as the worker raised them.
@@ -83,15 +83,15 @@ def result_of(answer: bytes) -> tuple[Any, list[str]]:
 
 
 class Seat(ABC):
-    """Where one worker process sits."""
+    """The seat of one worker process."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Wait until the model is loaded; Died where the process is gone, with a sentence where others would be."""
+        """Wait until the model is loaded; Died if the process is gone, with a message if others would be, too."""
 
     @abstractmethod
     def do(self, work: bytes) -> bytes:
-        """The worker's answer; Died where it is gone."""
+        """The worker's answer; Died if the worker is gone."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -108,7 +108,7 @@ class _Work:
 
 
 class Workers:
-    """So many seats, each with a thread that hands work to its process and begins another when that is killed."""
+    """Seats for workers, each with a thread that hands work to its process and replaces a killed one."""
 
     def __init__(self, n: int, sit: Callable[[int], Seat]) -> None:
         self._sit, self._waiting, self._changed = sit, deque[_Work](), threading.Condition()
@@ -125,9 +125,9 @@ class Workers:
     def submit(
         self, function: Callable[[Any, Any], Any], argument: Any, *, name: str, then: Callable[[Any], Any]
     ) -> Future[tuple[Any, list[str]]]:
-        """Have `then(function(model, argument))` made: the function in a worker, `then` here, as soon as that is done.
+        """Compute `then(function(model, argument))`: the function in a worker, then `then` in this process.
 
-        The future holds the value and the worker's warnings; `name` says in errors what was done.
+        The future holds the value and the worker's warnings; `name` identifies the work in errors.
         """
         work = _Work(name, packed((function, argument)), then)
         with self._changed:
@@ -138,12 +138,12 @@ class Workers:
         return work.future
 
     def rest(self) -> None:
-        """Wait until nobody works."""
+        """Wait until all workers are idle."""
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
 
     def close(self) -> None:
-        """End all processes; what was not begun is cancelled."""
+        """End all processes, and cancel work that has not begun."""
         with self._changed:
             self._closed = True
             for work in self._waiting:
@@ -154,7 +154,7 @@ class Workers:
         for seat in seats:
             seat.stop()
         for thread in self._threads:
-            thread.join(timeout=5)  # one may wait for a cluster that has no room
+            thread.join(timeout=5)  # one may be waiting for a full cluster
 
     def _serve(self, place: int) -> None:
         deaths = 0
@@ -162,7 +162,7 @@ class Workers:
             try:
                 seat = self._sit(place)
                 with self._changed:
-                    self._seats[place] = seat  # `close` stops those that it sees
+                    self._seats[place] = seat  # `close` stops the seats that it sees
                 seat.begin()
             except Died as error:
                 deaths += 1
@@ -190,7 +190,7 @@ class Workers:
             return self._waiting.popleft()
 
     def _done(self, seat: Seat, work: _Work) -> bool:
-        """Whether the process is still there."""
+        """Whether the process is alive."""
         alive = True
         try:
             if not work.future.running() and not work.future.set_running_or_notify_cancel():
@@ -220,7 +220,7 @@ class Workers:
                 work.future.set_exception(InputError(sentence))
 
     def _leave(self, why: str) -> None:
-        """A seat stays empty; when all do, no work can be done."""
+        """Leave a seat empty; once all are empty, no work can be done."""
         with self._changed:
             self._able -= 1
             self._failed = why
@@ -242,9 +242,9 @@ class OwnProcess(Seat):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, load, device, threads), daemon=True)
-        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process: what begins here does not hear it
-            resource_tracker.ensure_running()  # which would let SIGINT through again, were it begun with the process
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this seat's own thread
+        if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process only; processes started here ignore it
+            resource_tracker.ensure_running()  # started with the process, it would let SIGINT through again
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for this seat's own thread
         self._process.start()
         theirs.close()  # so that the pipe ends with the process
 
@@ -253,7 +253,7 @@ class OwnProcess(Seat):
             result_of(self._answer())
         except Died:
             self._process.join()
-            if self._process.exitcode == 1:  # an error of Python before anything was begun
+            if self._process.exitcode == 1:  # a Python error at startup
                 raise Died(
                     "A worker process failed at startup (its error is above); in a script, put the code that runs "
                     "under `if __name__ == '__main__':`."
@@ -286,7 +286,7 @@ class OwnProcess(Seat):
 
 
 def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
-    """What a worker process does until its pipe, or the process that began it, ends."""
+    """The loop of a worker process, until its pipe or its parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     prepare(threads)
@@ -302,7 +302,7 @@ def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
 
 
 def prepare(threads: int) -> None:
-    """In a worker: compute with so many threads, and show no progress."""
+    """In a worker: set the number of threads, and show no progress."""
     import torch
     from threadpoolctl import threadpool_limits
 

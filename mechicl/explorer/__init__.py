@@ -1,4 +1,4 @@
-"""Look at one prompt in one model: in a notebook a widget that asks the kernel, elsewhere a page that needs none."""
+"""Explore one prompt in one model: in a notebook as a widget that asks the kernel, elsewhere as a standalone page."""
 
 from mechicl.explorer.explorer import Explorer, explore
 from mechicl.explorer.scan import Scan, scan

@@ -1,9 +1,9 @@
-// What can be changed: isolation, patches of one's own, a dropped layer, ablated heads, an exchanged label word. Loaded
-// before explorer.js.
+// Controls for changes: isolation, the user's own patches, a dropped layer, ablated heads, an exchanged label
+// word. Loaded before explorer.js.
 
 /**
- * The controls. `changed` hears of the switches that are on; a page keeps every change on its own, so there one control
- * turns the others off. `compared` hears when the clean picture is to stand beside.
+ * The controls. `changed` receives the switches that are on; a page keeps every change separately, so there one control
+ * turns the others off. `compared` is told whether to show the clean picture next to it.
  */
 function makeChanges(start, source, changed, compared) {
   let switches = NONE;
@@ -17,7 +17,7 @@ function makeChanges(start, source, changed, compared) {
     changed(JSON.stringify(switches) === JSON.stringify(NONE) ? NONE : switches);
   }
 
-  // Isolation: in a notebook from any layer to any other, on a page in the first ones.
+  // Isolation: from any layer to any later one in a notebook, in the first layers on a page.
   const [first, last] = start.isolate ?? [0, 0];
   const ends = [["first isolated layer", first], ["last isolated layer", last]].map(([name, value]) =>
     h("input", { type: "number", min: 0, max: start.layers - 1, value, disabled: !source.live, "aria-label": name, onchange: () => isolate() }));
@@ -38,7 +38,7 @@ function makeChanges(start, source, changed, compared) {
   const drop = choice("layer to drop", layers.map((i) => h("option", { value: i }, String(i))),
     () => set({ drop: drop.value === "" ? null : Number(drop.value) }));
 
-  // Heads: all in a notebook, on a page those that are kept, with how much they read label words.
+  // Heads: all in a notebook, those that are kept on a page, each with its reading of label words.
   const heads = layers.flatMap((layer) => Array.from({ length: start.heads }, (_, head) => [layer, head]))
     .filter((one) => source.has({ ...NONE, heads: [one] }));
   const reading = (layer, head) => (start.view.heads ? ` (reads label words ${number(start.view.heads[layer][head])} times)` : "");

@@ -1,5 +1,5 @@
-// The explorer, put together of the files before it, for both lives of it: a Jupyter widget that asks the kernel (the
-// default export, for anywidget), and a page that keeps what was computed (openPage).
+// The explorer, loaded after its parts. It serves both as a Jupyter widget that asks the kernel (the default export, for
+// anywidget) and as a page that holds precomputed views (openPage).
 
 export default {
   render({ model, el }) {
@@ -12,7 +12,7 @@ function openPage(document) {
   mount(document.getElementById("explorer"), start, fromPage(start.kept));
 }
 
-/** A notebook has commands on plain keys (arrows, b, d d); keys pressed in here are for here. Ctrl-S and its like go on. */
+/** A notebook has commands on plain keys (arrows, b, d d); plain keys pressed in here stay here. */
 function keepKeys(event) {
   if (!(event.ctrlKey || event.metaKey || event.altKey)) event.stopPropagation();
 }
@@ -23,7 +23,7 @@ const SIGHTS = {
 const EXPLAINED = {
   saliency: "Saliency: how much the loss would change, to first order, if the edge were deleted (Eq. 1).",
   attention: "Attention: mean over heads, without edges to position 0.",
-  enrichment: "Enrichment: saliency over what an average token gets; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
+  enrichment: "Enrichment: saliency relative to an average token; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
 };
 
 let mounted = 0;
@@ -68,9 +68,9 @@ function mount(root, start, source) {
   for (const [role, colour] of Object.entries(start.colours)) frame.style.setProperty(`--mx-${role}`, colour);
   root.replaceChildren(frame);
 
-  // -- what is drawn
+  // -- drawing
 
-  /** Pictures by the exchanged demonstration; the prompt as it is has none. */
+  /** Pictures by exchanged demonstration; null for the unchanged prompt. */
   const drawn = new Map();
   function pictureOf(exchange, which) {
     const key = `${exchange}-${which}`;
@@ -82,7 +82,7 @@ function mount(root, start, source) {
     return drawn.get(key);
   }
 
-  /** Edges [query, key, value] of the layer in a view; of the view at hand for the heads that are shown. */
+  /** Edges [query, key, value] of the layer in a view; in the current view, only of the heads shown. */
   function edges(view) {
     if (!view.saliency) return [];
     if (state.sight === "enrichment") {
@@ -100,7 +100,7 @@ function mount(root, start, source) {
       .slice(0, Math.max(40, view.saliency.edges[state.layer].length));
   }
 
-  /** What is on, in words. */
+  /** The changes that are on, in words. */
   function named({ isolate, drop, own, heads: ablated, exchange }) {
     const one = start.exchanges.find(({ number: n }) => n === exchange);
     return [
@@ -150,7 +150,7 @@ function mount(root, start, source) {
     trouble.textContent = error ?? "";
   }
 
-  // -- what is asked
+  // -- asking
 
   async function answered(ask, switches, about) {
     frame.classList.toggle("mx-busy", ++state.busy > 0);
@@ -204,7 +204,7 @@ function mount(root, start, source) {
     lens.draw(state);
   }
 
-  // -- moving about
+  // -- moving
 
   function see(sight) {
     state.sight = sight;
@@ -256,7 +256,7 @@ function mount(root, start, source) {
   };
 }
 
-/** The model, the task, and what w, p and q are. */
+/** Model, task, and the legend of w, p and q. */
 function header(start) {
   return h("header", { class: "mx-header" },
     h("div", { class: "mx-title" }, h("b", { title: start.model }, h("bdi", {}, start.model)),

@@ -1,4 +1,4 @@
-"""The explorer: one prompt, one model, and the patches that can be switched on; it shows itself in a notebook."""
+"""The explorer: one prompt, one model, and patches to switch on; a notebook displays it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
 
 LONGEST = 2000
-"""Tokens of a prompt whose edges fit into memory and its text on a page."""
+"""Longest prompt whose edges fit into memory and whose text fits on a page."""
 
 
 class Explorer:
-    """One prompt in one model, to be looked at: see `explore`.
+    """One prompt in one model; see `explore`.
 
-    In a notebook the object shows itself: with the extra `notebook` as a widget that asks the running kernel, without
-    it as a page that keeps what was computed. `save_html` writes that page.
+    A notebook displays the object: with the extra `notebook` as a widget that asks the running kernel, without it as a
+    page with precomputed views. `save_html` writes that page.
     """
 
     def __init__(self, model: Any, prompt: Prompt, patches: Mapping[str, Patch]) -> None:
@@ -52,7 +52,7 @@ class Explorer:
 
     @cached_property
     def widget(self) -> Any:
-        """The anywidget that asks this explorer, or None where anywidget is not installed."""
+        """The anywidget that asks this explorer, or None if anywidget is not installed."""
         try:
             from mechicl.explorer.widget import make_widget
         except ImportError:
@@ -68,12 +68,11 @@ class Explorer:
         """The patches that are on.
 
         Args:
-            switches: `isolate`, the first and the last layer in which label words are isolated, or None; `drop`, a
-                layer or None; `own`, names of patches that were given to `explore`; `heads`, pairs of layer and head
-                that are ablated.
+            switches: `isolate`, the first and last layer in which label words are isolated, or None; `drop`, a layer or
+                None; `own`, names of patches that were given to `explore`; `heads`, ablated pairs of layer and head.
 
         Raises:
-            InputError: a layer or head that the model does not have, or a patch that was not given.
+            InputError: the model lacks a layer or head, or a patch was not given.
         """
         unknown = set(switches["own"]) - set(self.patches)
         if unknown:
@@ -92,7 +91,7 @@ class Explorer:
         ]
 
     def exchanged(self, switches: Mapping[str, Any]) -> Prompt:
-        """The prompt, in which the demonstration `exchange`, where it is a number, has the next class's label word.
+        """The prompt; if `exchange` is a number, that demonstration has the next class's label word.
 
         Raises:
             InputError: there is no such demonstration, or its label word cannot be exchanged.
@@ -105,10 +104,10 @@ class Explorer:
         return with_exchanged_labels(self.prompt, number)
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """What the widget asks for under `request["switches"]`: a "view", the "heads" of a layer, or "guesses".
+        """Answer the widget's request under `request["switches"]`: a "view", the "heads" of a layer, or "guesses".
 
         Raises:
-            InputError: the request is none of these, or about a layer or token that is not there.
+            InputError: the request is none of these, or names a layer or token that does not exist.
         """
         switches, about = request["switches"], int(request.get("about", 0))
         patches, prompt = self.switched(switches), self.exchanged(switches)
@@ -123,7 +122,7 @@ class Explorer:
 
     @cached_property
     def outline(self) -> dict[str, Any]:
-        """What the picture needs before any pass: texts, roles and names."""
+        """What the picture needs before any forward pass: texts, roles and names."""
         prompt, sizes = self.prompt, self.sizes
         shown = tokens(self.model, prompt)
         return {
@@ -142,22 +141,22 @@ class Explorer:
         }  # fmt: skip
 
     def start(self) -> dict[str, Any]:
-        """What the picture needs before anything is asked: the outline, and the view of the clean model."""
+        """What the picture needs before any request: the outline, and the view of the clean model."""
         return self.outline | {"view": self.first_view}
 
     def html(self) -> str:
-        """The explorer as a page that needs neither kernel nor network; `kept` says what it can show."""
+        """The explorer as a page that needs neither kernel nor network; `kept` defines what it can show."""
         title = f"{hooked(self.model).name}: {self.prompt.task or 'prompt'}"
         self.first_view, answers = kept(self)
         return page(title, self.start() | {"kept": answers})
 
     def save_html(self, path: str | Path) -> Path:
-        """Write the page to a file, whole or not at all; returns its path.
+        """Write the page to a file atomically, and return its path.
 
-        It keeps the edges of every layer and head, the lens's guesses at label words and at the last tokens, the prompt
-        with the last demonstration's label word exchanged, and some patches, each on its own: of isolation in the first
-        layers and of `patches` everything; of dropped layers, and of the heads that read label words most, ablated, the
-        answer alone. All else needs a kernel.
+        It holds the edges of every layer and head, the lens's guesses at label words and at the last tokens, the prompt
+        with the last demonstration's label word exchanged, and some patches, one at a time: complete views of isolation
+        in the first layers and of `patches`; only the answer for dropped layers, and for ablation of the heads that
+        read label words most. Everything else needs a kernel.
         """
         path = Path(path)
         make_folder(path.parent)
@@ -177,8 +176,8 @@ def explore(
     """Show one prompt interactively: its attention edges by layer and their effect, and what patches change.
 
     The picture shows the saliency of attention edges (Label Words, section 1, Fig. 1, and Eq. 1), attention itself, or
-    enrichment: saliency over what an average token gets. Isolating label words, dropping a layer, ablating heads and
-    exchanging a demonstration's label word can be switched on in it; `patches` adds switches by name.
+    enrichment: saliency relative to an average token. In it you can isolate label words, drop a layer, ablate heads and
+    exchange a demonstration's label word; `patches` adds further switches by name.
 
         mi.explore(model, prompts[0], patches={"re-weight anchors": mi.engines.fit_reweighting(model, training).patch})
         mi.explore(model, "The capital of France is", answers=[" Paris", " Rome"])
@@ -187,13 +186,13 @@ def explore(
     Args:
         model: a HookedTransformer.
         prompt: one prompt of a task; a text; or a conversation, as messages with `role` and `content`.
-        answers: of a text or conversation, what may come next, each scored by its first token; default: the five
-            tokens that the model itself finds most probable. The edges' saliency is about the most probable of them.
+        answers: possible continuations of a text or conversation, each scored by its first token; default: the model's
+            five most probable tokens. The edges' saliency concerns the most probable answer.
         patches: further patches to switch on and off.
         prepend_bos: put the BOS token before a text or conversation.
 
     Raises:
-        InputError: a prompt too long to be shown or of another tokenizer, or something that is not a patch.
+        InputError: the prompt is too long to show or is of another tokenizer, or a patch is not one.
     """
     if not isinstance(patches, Mapping | None):
         raise InputError(f"patches is a {type(patches).__name__}; give each patch a name: patches={{'name': patch}}.")
@@ -201,14 +200,14 @@ def explore(
 
 
 def usual_isolation(n_layers: int) -> int:
-    """How many neighbouring layers are isolated unless asked otherwise: the paper's 5, in small models a third."""
+    """Default number of neighbouring layers to isolate: the paper's 5, or a third of a small model."""
     return max(1, min(5, n_layers // 3))
 
 
 def exchanges(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     """The label words that can be exchanged: the demonstration's number, its class, the next class, and new tokens.
 
-    Raises nothing: where label words have different numbers of tokens, or classes no demonstration, there are none.
+    Empty if label words differ in their number of tokens, or a class has no demonstration.
     """
     try:
         twins = [with_exchanged_labels(prompt, number) for number in range(len(prompt.demonstrations))]

@@ -1,4 +1,4 @@
-"""What may be looked at: a prompt of a task, a text, or a conversation."""
+"""Inputs of the explorer: a prompt of a task, a text, or a conversation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import Prompt, free_prompt
 
 ANSWERS = 5
-"""Tokens of the model's own that a text is scored by."""
+"""Number of the model's own most probable tokens that score a text."""
 
 
 def prompt_of(
@@ -24,10 +24,10 @@ def prompt_of(
     prepend_bos: bool,
     verb: str,
 ) -> Prompt:
-    """The prompt that is given or that a text makes; without answers its classes are the most probable next tokens.
+    """The given prompt, or one made of a text; without answers its classes are the most probable next tokens.
 
     Raises:
-        InputError: it is something else, or answers are given to a prompt that has classes of its own.
+        InputError: it is something else, or answers are given for a prompt that has its own classes.
     """
     if isinstance(given, Prompt):
         if answers is not None or prepend_bos:

@@ -1,4 +1,4 @@
-"""What a page keeps, as it has no kernel to ask: chosen so that it is made in seconds and opens at once."""
+"""What a page holds, as it has no kernel to ask: little enough to compute in seconds and open at once."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from mechicl.explorer.explorer import Explorer
 
 OFF: dict[str, Any] = {"isolate": None, "drop": None, "own": [], "heads": [], "exchange": None}
-"""The switches of the clean model and of the prompt as it is."""
+"""The switches of the clean model and the unchanged prompt."""
 _LENSED = 64
-"""Tokens at which the lens is kept."""
+"""Number of tokens at which the lens is kept."""
 _HEADS = 4
-"""Heads whose ablation is kept, of those that read label words most."""
+"""Number of heads, of those that read label words most, whose ablation is kept."""
 
 
 def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The clean view, and what is kept besides.
+    """The clean view, and all other kept views.
 
-    `views` under switches: those with all edges, and, where a backward pass for each would take minutes, those with the
-    answer alone (`probs`). `heads` by layer; `guesses` by position.
+    `views` by switches: some with all edges, and, where a backward pass for each would take minutes, some with only the
+    answer (`probs`). `heads` by layer; `guesses` by position.
     """
     model, prompt, n_layers = explorer.model, explorer.prompt, explorer.sizes.n_layers
     whole = [OFF | one for one in _whole(explorer)]
@@ -58,7 +58,7 @@ def _whole(explorer: Explorer) -> list[dict[str, Any]]:
 
 
 def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Switches of which the answer alone is kept."""
+    """Switches for which only the answer is kept."""
     reading = clean["heads"] or []
     ranked = sorted(
         ((layer, head) for layer, row in enumerate(reading) for head in range(len(row))),

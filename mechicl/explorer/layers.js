@@ -1,13 +1,13 @@
 // The layers from shallow to deep: a slider, and above it a bar for each layer. Loaded before explorer.js.
 
-/** How far up a bar a factor stands: 1 and less at its foot, 100 and more at its top. */
+/** Height of a factor in a bar: 1 and less at its foot, 100 and more at its top. */
 const ofLog = (factor) => Math.min(1, Math.max(0, Math.log10(Math.max(factor, 1e-9)) / 2));
 
-/** What the colours above the slider mean, each with its name, and what is measured. */
+/** Legend of the colours above the slider, and what is measured. */
 const caption = (measure, ...parts) =>
   h("div", {}, ...parts.map(([part, says]) => h("span", {}, h("i", { class: `mx-swatch mx-${part}` }), says)), h("span", {}, measure));
 
-/** `to` hears of a chosen layer, `playing` of whether layers run by themselves. */
+/** `to` receives a chosen layer, `playing` whether the layers play. */
 function makeLayers(start, id, to, playing) {
   const slider = h("input", {
     type: "range", min: 0, max: start.layers - 1, value: 0, id: `${id}-layer`, "aria-label": "Layer",
@@ -36,7 +36,7 @@ function makeLayers(start, id, to, playing) {
     to(chosen);
   }
 
-  /** Above the slider, by layer: where information flows; or, of a followed token, how much flows in and out. */
+  /** Bars by layer: where information flows; or, for a followed token, how much flows in and out. */
   function rowsOf(view, { token, sight }) {
     if (sight === "attention") return { title: sight, parts: ["ww"], rows: view.attention.sink.map((share) => [share]) };
     const pair = sight === "enrichment";
@@ -52,7 +52,7 @@ function makeLayers(start, id, to, playing) {
 
   function drawBars(view, state) {
     const { title, parts, rows, pair } = rowsOf(view, state);
-    // One token has a small share: its bars are as high as its largest layer, and the caption says how much that is.
+    // A single token's share is small, so its bars are scaled to its largest layer, whose share the caption gives.
     const full = title === "token" ? Math.max(...rows.map(([into, out]) => into + out), 1e-30) : 1;
     bars.classList.toggle("mx-pair", Boolean(pair));
     bars.replaceChildren(...rows.map((row, i) =>

@@ -1,6 +1,6 @@
-"""The logit lens of one prompt, layer by position: what the model would say there, and how near that is to its answer.
+"""The logit lens of one prompt, layer by position: the guess there, and the probability of the final prediction.
 
-The picture is drawn twice: as a table for a card, in which every guess can be read, and as a figure, for a paper.
+There are two pictures: a table for a card, in which every guess is legible, and a figure for a paper.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mechicl.studies.label_words.saliency_map import map_height
 
 _ROLE_COLOURS = {"p": LABEL_COLOUR, "q": TARGET_COLOUR}
 _LEGIBLE, _LONGEST = 12, 9
-"""Layers of which every cell of a figure has room for a token, and characters of a token that a cell shows."""
+"""Most layers for which a figure's cells have room for a token, and characters of a token that a cell shows."""
 _DARKEST = 0.6
-"""Opacity of a cell of probability 1: text is legible on it in light and in dark colours."""
+"""Opacity of a cell of probability 1, at which text is legible in light and dark themes."""
 
 
 def lens_table(model: Any, reading: Reading, entries: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -46,7 +46,7 @@ def lens_table(model: Any, reading: Reading, entries: Sequence[dict[str, Any]]) 
 
 
 def lens_figure(lens: pd.DataFrame, *, title: str) -> go.Figure:
-    """The table as a heat map: a row for each token, a column for each layer; cells hold guesses where they fit."""
+    """The table as a heat map: a row per token, a column per layer; cells hold guesses if they fit."""
     tokens = lens.drop_duplicates("position")
     shape = (len(tokens), lens["layer"].nunique())
     guesses = [visible(guess) for guess in lens["guess"]]
@@ -75,7 +75,7 @@ def lens_figure(lens: pd.DataFrame, *, title: str) -> go.Figure:
 
 
 def lens_html(lens: pd.DataFrame) -> str:
-    """The table as HTML that scrolls sideways below its own row of layers; the token's column stays."""
+    """The table as HTML that scrolls sideways under its row of layers; the column of tokens is fixed."""
     layers = "".join(f'<th scope="col">{layer}</th>' for layer in lens["layer"].unique())
     rows = "".join(_row(cells) for _, cells in lens.groupby("position", sort=False))
     return (

@@ -12,15 +12,15 @@ ASSETS = Path(__file__).parent
 
 
 def script() -> str:
-    """The script of both lives of the explorer, put together of its files."""
+    """The script of both the widget and the page, concatenated from its files."""
     names = ("picture", "sources", "layers", "readout", "panels", "changes", "explorer")
     return "\n".join((ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in names)
 
 
 def page(title: str, start: Mapping[str, Any]) -> str:
-    """The page: the widget's own script and style, its data, and a policy under which it can fetch nothing."""
+    """The page: the widget's own script and style, its data, and a policy that forbids fetching anything."""
     style = (ASSETS / "explorer.css").read_text(encoding="utf-8")
-    # "<" never stands in the data, so that no text in it can end the script element that holds it.
+    # The data never contain "<", so no text in them can end the script element that holds them.
     data = json.dumps(start, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -35,7 +35,7 @@ def page(title: str, start: Mapping[str, Any]) -> str:
 
 
 def plain_page(title: str, body: str) -> str:
-    """A page of HTML that is complete in itself, in light and dark colours; no script runs in it."""
+    """A self-contained HTML page, in light and dark colours, without scripts."""
     style = (
         ":root{color-scheme:light dark}body{font:14px/1.45 Inter,Helvetica,Arial,sans-serif;margin:1rem auto;"
         "max-width:1180px;padding:0 16px;overflow-wrap:anywhere}"
@@ -49,7 +49,7 @@ def plain_page(title: str, body: str) -> str:
 
 
 def iframe(html: str) -> str:
-    """A page inside a notebook's output, kept apart from the notebook's own scripts and styles."""
+    """A page inside a notebook's output, isolated from the notebook's own scripts and styles."""
     return (
         '<iframe title="mechicl explorer" sandbox="allow-scripts" style="width:100%;height:760px;border:0" '
         f'srcdoc="{escape(html, quote=True)}"></iframe>'

@@ -1,6 +1,6 @@
 // Prediction, logit lens, and the heads that are drawn. Loaded before explorer.js.
 
-/** Probabilities of the label words, next to those of the clean model where something is changed. */
+/** Probabilities of the label words, and those of the clean model if something is changed. */
 function makePrediction(start) {
   const verdict = h("p", { class: "mx-verdict", role: "status" });
   const classes = h("div", { class: "mx-prediction" });
@@ -49,7 +49,7 @@ function makeLens(start, name) {
     toLayer(layer);
   }
 
-  /** The row behind the layer is marked, and brought into sight inside its own box. */
+  /** Mark the row after the layer, and scroll to it inside its own box. */
   function toLayer(layer) {
     const box = element.querySelector(".mx-scroll");
     element.querySelectorAll("tr").forEach((row, point) => {
@@ -62,7 +62,7 @@ function makeLens(start, name) {
   return { element, draw, toLayer };
 }
 
-/** Which heads of the layer are drawn; `hides` hears of the set of heads that are not. */
+/** Buttons for the heads that are drawn in a layer; `hides` receives the set of heads that are not. */
 function makeHeads(start, id, hides) {
   const element = h("div", { class: "mx-heads" });
   const every = Array.from({ length: start.heads }, (_, i) => i);
@@ -89,7 +89,7 @@ function makeHeads(start, id, hides) {
     hides(hidden);
   }
 
-  /** Which buttons are pressed; the buttons stay, and with them the keyboard's focus. */
+  /** Update which buttons are pressed; the buttons remain, and so does the keyboard's focus. */
   function mark(hidden) {
     off = hidden;
     element.querySelectorAll(".mx-head").forEach((button, head) => button.setAttribute("aria-pressed", String(!off.has(head))));

@@ -1,8 +1,8 @@
-// One prompt drawn: its tokens as buttons, demonstrations that fold, and edges as arcs over the text. Loaded before
-// explorer.js. Texts enter the document as text nodes only.
+// The picture of one prompt: tokens as buttons, demonstrations that fold, and edges as arcs over the text. Loaded
+// before explorer.js. Texts enter the document only as text nodes.
 
 const SVG = "http://www.w3.org/2000/svg";
-/** Prompts of more tokens begin with their demonstrations folded. */
+/** Longer prompts start with their demonstrations folded. */
 const LONG = 200;
 
 /** An HTML element; strings among the children become text, never markup. */
@@ -25,7 +25,7 @@ function s(tag, attributes = {}) {
 
 const SIGNS = { " ": "␣", "\n": "⏎", "\t": "⇥" };
 
-/** A token on one line, its outer spaces made visible; kept apart from its neighbours' direction of writing. A number is
+/** A token on one line, with visible outer spaces, isolated from its neighbours' writing direction. A number is
     the id of no token. */
 function label(text) {
   if (typeof text === "number") return h("i", { class: "mx-none" }, `id ${text}, no token`);
@@ -39,13 +39,13 @@ function label(text) {
   return h("bdi", {}, signs(before), body.replace(/[\n\t]/g, (one) => SIGNS[one]), signs(after));
 }
 
-/** What a screen reader says of a token. */
+/** A token's text for screen readers. */
 const spoken = (text) => text.trim() || (/\n/.test(text) ? "line break" : text ? "space" : "rest of a character");
 
 /**
  * The picture of one prompt.
  *
- * `tokens` are texts, gaps and roles; `start` has blocks, anchors and target. `on` hears of what is done here: `follow`
+ * `tokens` are texts, gaps and roles; `start` has blocks, anchors and target. `on` has a callback per action: `follow`
  * (a token or null), `fold` (a demonstration), `describe` (an edge or null).
  */
 function makePicture(start, tokens, on) {
@@ -130,12 +130,12 @@ function makePicture(start, tokens, on) {
 
   // -- edges
 
-  /** Where a token is: itself, or the demonstration that is folded over it. */
+  /** Where a token is shown: itself, or the folded demonstration that contains it. */
   const shownAt = (i) => (hidden(i) ? `d${folds.findIndex(({ first, last }) => first <= i && i < last)}` : i);
   const isTarget = (end) => end === start.target;
   const kind = (query, key) => (anchors.has(query) ? "wp" : isTarget(query) && anchors.has(key) ? "pq" : "ww");
 
-  /** Edges between what can be seen: those of folded tokens are added up. */
+  /** Edges between visible elements; those of folded tokens are summed. */
   function gathered(edges) {
     const sums = new Map();
     for (const [query, key, value] of edges) {
@@ -190,7 +190,7 @@ function makePicture(start, tokens, on) {
     }
   }
 
-  /** From the token that is read to the later one that reads it: over the line, down to the next, or round the text. */
+  /** From the token that is read to the later one that reads it: above the line, down to the next, or round the text. */
   function curve(from, to, edge) {
     const across = Math.abs(to.x - from.x), drop = to.top - from.bottom;
     if (Math.abs(from.top - to.top) < 6) {
@@ -204,7 +204,7 @@ function makePicture(start, tokens, on) {
     return `M${from.x},${from.bottom}C${x},${from.bottom + 34} ${x},${to.top - 34} ${to.x},${to.top}`;
   }
 
-  /** Tokens are outlined as strongly as their `weights` say; with a followed token the others step back. */
+  /** Outlines of tokens are as strong as their `weights`; with a followed token the others fade. */
   function mark(weights) {
     const most = Math.max(...weights.values(), 1e-30);
     chips.forEach((chip, i) => {

@@ -1,4 +1,4 @@
-// What is drawn, in words: the line under the picture. Loaded before explorer.js.
+// The line under the picture, which describes it in words. Loaded before explorer.js.
 
 function percent(share) {
   if (share == null) return "–";
@@ -10,7 +10,7 @@ function percent(share) {
 const number = (value) => (value && value < 0.01 ? "< 0.01" : String(Number(Number(value).toPrecision(3))));
 const times = (value) => `${number(value)} times`;
 
-/** `name` gives a token its name in the picture; `follow` hears of a token to follow, or null. */
+/** `name` gives a token's name in the picture; `follow` receives a token to follow, or null. */
 function makeReadout(start, name, follow) {
   const element = h("p", { class: "mx-readout", role: "status" });
   const say = (...parts) => element.replaceChildren(...parts);
@@ -21,7 +21,7 @@ function makeReadout(start, name, follow) {
     say(name(edge.query), " reads ", name(edge.key), `: ${what}`);
   }
 
-  /** Of the edges that are drawn: the followed token's, the enrichment of label words, or the strongest edge. */
+  /** Describes the drawn edges: those of the followed token, the enrichment of label words, or the strongest. */
   function ofLayer(state, edges) {
     if (!state.view.saliency) return say();
     if (state.token != null) return ofToken(state, edges);

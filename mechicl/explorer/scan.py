@@ -1,7 +1,7 @@
-"""A first look at one prompt, in seconds: its answer, what happens to it in every layer, and who reads label words.
+"""A first look at one prompt, in seconds: its answer, how it forms by layer, and the heads that read label words.
 
-Composed of probes in one forward and one backward pass, and of one sweep of isolations. It is one prompt, so it decides
-no claim: the studies do.
+It combines probes in one forward and one backward pass, and one sweep of isolations. A single prompt decides no claim:
+the studies do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mechicl.prompts import Prompt
 from mechicl.readings import Reading
 
 _HEADS = 8
-"""Heads that are listed."""
+"""Number of heads listed."""
 COLUMNS = {
     "reading": "reading of label words, times an average token",
     "reading_random": "reading of random text, times an average token",
@@ -54,7 +54,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Scan:
-    """What `scan` found: `probs` of the label words at q, a table by layer (`frame`), and the heads that read."""
+    """The result of `scan`: `probs` of the label words at q, a table by layer (`frame`), and the heads that read."""
 
     model: str
     prompt: Prompt
@@ -64,11 +64,11 @@ class Scan:
     """Heads that read label words most: layer, head, reading (times an average token), saliency (loss per edge)."""
     lens: pd.DataFrame
     """The logit lens after every layer at label words and at the last tokens, 64 in all: position, token, role, layer,
-    guess (the most probable next token), probability (that of the final prediction there), kl (nats, final || lens).
+    guess (the most probable next token), probability (of the final prediction there), kl (nats, final || lens).
     """
 
     def frame(self) -> pd.DataFrame:
-        """A row per layer: the columns of `COLUMNS`; those about label words only where there are some."""
+        """A row per layer, with the columns of `COLUMNS`; those about label words only if there are any."""
         return self.layers
 
     def figure(self) -> go.Figure:
@@ -77,11 +77,11 @@ class Scan:
 
     @property
     def answer(self) -> str:
-        """The most probable label word, or next token of a free text."""
+        """The most probable label word, or the most probable next token of a free text."""
         return self.prompt.label_words[int(np.argmax(self.probs))]
 
     def finding(self) -> str:
-        """The answer, and where in this prompt it comes from, in a few sentences."""
+        """The answer, and its sources in this prompt, in a few sentences."""
         prompt, best = self.prompt, int(np.argmax(self.probs))
         right = "" if prompt.gold is None else ", which is right" if best == prompt.gold else ", which is wrong"
         said = [
@@ -140,7 +140,7 @@ def scan(
         prompt: one prompt of a task, a text, or a conversation; see `explore`, also for `answers` and `prepend_bos`.
 
     Raises:
-        InputError: a prompt of another tokenizer, one whose classes whole label words score, or something that is none.
+        InputError: the prompt is of another tokenizer, scores classes by whole label words, or is not a prompt.
     """
     prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
     net, loss = hooked(model), objective(prompt)
@@ -185,7 +185,7 @@ def _enriched(reading: Reading) -> dict[str, Any]:
 
 
 def _isolated(model: Any, prompt: Prompt, best: int) -> dict[str, Any]:
-    """By layer the window of neighbouring layers that it belongs to, and the answer's probability with it isolated."""
+    """Per layer, its window of neighbouring layers, and the answer's probability with label words isolated there."""
     n_layers = hooked(model).sizes.n_layers
     width = usual_isolation(n_layers)
     windows = [range(first, min(first + width, n_layers)) for first in range(0, n_layers, width)]
@@ -199,7 +199,7 @@ def _isolated(model: Any, prompt: Prompt, best: int) -> dict[str, Any]:
 
 
 def _reading_heads(relative: Reading, absolute: Reading) -> pd.DataFrame:
-    """The heads with the largest saliency of edges from label words to q: a head may prefer them and hardly matter."""
+    """The heads with the largest saliency of edges from label words to q, not enrichment, which may hardly matter."""
     table = relative.frame()[["layer", "head", "reading"]].assign(saliency=absolute.frame()["reading"])
     return table.sort_values("saliency", ascending=False, ignore_index=True).head(_HEADS)
 
@@ -212,7 +212,7 @@ _SHOWN = (
 
 
 def _bars(scan: Scan) -> str:
-    """The table by layer: enrichment as bars on a logarithm with random text as a mark, probabilities as bars."""
+    """The table by layer: enrichment as bars on a log scale with random text as a mark, probabilities as bars."""
     table = scan.layers
     shown = [column for column in _SHOWN if column[0] in table]
     head = "".join(f'<th scope="col" style="{_LEFT}">{escape(title)}</th>' for _, title, *_ in shown)
@@ -220,7 +220,7 @@ def _bars(scan: Scan) -> str:
         f'<tr><th scope="row">{row["layer"]}</th>{"".join(_cell(row, *column) for column in shown)}</tr>'
         for _, row in table.iterrows()
     )
-    times = "Mark: random text. Times: saliency over what an average token gets; bars from 1 to the right. "
+    times = "Mark: random text. Times: saliency relative to an average token; bars from 1 to the right. "
     return (
         f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="By layer"><table style="{_TABLE}">'
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -257,5 +257,5 @@ def _cell(row: pd.Series[Any], column: str, title: str, unit: str, factor: bool)
 
 
 def _of_log(value: float) -> float:
-    """How far along a bar a factor lies: 1 and less at its start, 100 and more at its end."""
+    """Position of a factor along a bar: 1 and less at its start, 100 and more at its end."""
     return float(np.clip(np.log10(max(value, 1e-9)) / 2, 0, 1))

@@ -1,8 +1,8 @@
-// Where numbers come from: a kernel that is asked, or a page that keeps what was computed. Loaded before explorer.js.
+// Sources of numbers: a kernel that is asked, or a page that holds precomputed views. Loaded before explorer.js.
 
 const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
 
-/** Asks the kernel; each request has a number, and its answer carries the same. */
+/** Asks the kernel; an answer carries the number of its request. */
 function fromKernel(model) {
   const waiting = new Map();
   let last = 0;
@@ -25,7 +25,7 @@ function fromKernel(model) {
   };
 }
 
-/** Looks up what the page keeps: some patches, each on its own; heads and guesses without patches. */
+/** Looks up what the page holds: some patches, one at a time; heads and guesses without patches. */
 function fromPage(kept) {
   const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
   const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;

@@ -1,4 +1,4 @@
-"""A prompt's tokens as readable text: every token with the characters that it covers, its role and its line."""
+"""A prompt's tokens as readable text: every token with its characters, role and line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mechicl.prompts import Prompt
 def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     """One entry per token, in order.
 
-    `text` are its characters (empty where an earlier token already has them, as in an emoji of several tokens), `gap`
+    `text` holds its characters (empty if an earlier token already has them, as in an emoji of several tokens), `gap`
     the characters before it that belong to no token, `role` w, p, q or nothing.
     """
     role = dict.fromkeys(prompt.w, "w") | dict.fromkeys(prompt.label_positions, "p") | {prompt.target: "q"}
@@ -26,7 +26,7 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     for i, (start, stop) in enumerate(prompt.offsets):
         begin = max(start, shown)
         text = prompt.string[begin:stop]
-        if stop == 0:  # a token that stands for no character, such as BOS
+        if stop == 0:  # a token without characters, such as BOS
             text = token_text(tokenizer, prompt.tokens[i])
         entries.append({"text": text, "gap": prompt.string[shown:begin] if stop else "", "role": role.get(i, "")})
         shown = max(shown, stop)
@@ -34,13 +34,13 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
 
 
 def blocks(prompt: Prompt) -> list[dict[str, Any]]:
-    """The demonstrations, which a page can fold: first token and the one after the last, label tokens, class."""
+    """The demonstrations, which a page can fold: first token, the one after the last, label tokens, class."""
     return [
         {"span": list(one.span), "label": list(one.label), "class": one.label_class} for one in prompt.demonstrations
     ]
 
 
 def visible(text: str) -> str:
-    """A token on one line: spaces as signs, characters that cannot be seen by their code points."""
+    """A token on one line: spaces as symbols, invisible characters as code points."""
     signs = {" ": "␣", "\n": "⏎", "\t": "⇥"}
     return "".join(signs.get(one, one if one.isprintable() else f"U+{ord(one):04X}") for one in text)

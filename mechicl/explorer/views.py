@@ -1,8 +1,8 @@
-"""What the explorer shows, as plain values: the edges worth drawing, the prediction, and the lens's guesses.
+"""The explorer's contents as plain values: the strongest edges, the prediction, and the lens's guesses.
 
-Edges are measured all and sent in part: of each layer the strongest that together make `SHARE` of the sum, and at
-most `MOST`; the share that they make travels with them. Sums over all edges (S_wp, S_pq, S_ww, what flows into a token
-and out of it, enrichment) are taken before anything is left out.
+All edges are measured, but only some are sent: per layer the strongest that make up `SHARE` of the sum, at most `MOST`,
+together with their actual share. Sums over edges (S_wp, S_pq, S_ww, flow into and out of a token, enrichment) include
+all edges.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from mechicl.readings import Reading
 SHARE, MOST = 0.95, 120
 GUESSES = 3
 _KEPT = 2**26
-"""Saliency values of heads that a pass may keep: 256 MiB."""
+"""Most saliency values of heads that a pass may keep: 256 MiB."""
 
 
 def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     """One pass with these patches: label probabilities, every layer's flow, and the lens at q.
 
-    `saliency` and `attention` are the edges that are drawn, see `_edges`; attention is the mean over heads, without
-    what goes to position 0 (`sink`, by layer the mean over queries). `flow` is each layer's share of S_wp, S_pq and
-    S_ww. `into` and `out` [layer token] are shares of the layer's saliency, `reading` and `gathering` [layer token] the
-    enrichment of each token, and `enriched` [layer] those of label words and of random text: reading, reading,
-    gathering, gathering. `flow` and `enriched` are None where there are no label words. `heads` [layer head] is the
-    reading of label words by each head.
+    `saliency` and `attention` are the drawn edges, see `_edges`; attention is the mean over heads, without attention to
+    position 0 (`sink`, the mean over queries by layer). `flow` is each layer's share of S_wp, S_pq and S_ww. `into` and
+    `out` [layer token] are shares of the layer's saliency, `reading` and `gathering` [layer token] the enrichment of
+    each token, and `enriched` [layer] that of label words and of random text, in the order reading, reading, gathering,
+    gathering. `flow` and `enriched` are None without label words. `heads` [layer head] is each head's reading of label
+    words.
     """
     return both(model, prompt, patches, ())[0]
 
 
 def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]) -> list[dict[str, Any]]:
-    """What each head adds to the edges of these layers, signed: for each `edges` [query, key] and `values` [edge head].
+    """Each head's signed contribution to the edges of these layers: `edges` [query, key], `values` [edge head].
 
-    The saliency of a choice of heads is |their sum|. Edges are those that are strong for all heads together, and of
-    each head alone an equal part of as many. As many layers share a pass as memory allows.
+    The saliency of a set of heads is |their sum|. The edges are those that are strong for all heads together, and the
+    same number again divided equally among single heads. As many layers share a pass as memory allows.
     """
     answers = []
     for some in _together(model, prompt, layers):
@@ -61,7 +61,7 @@ def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int
 def both(
     model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`view`, and `heads` of these layers, in one forward and one backward pass as far as memory allows."""
+    """`view`, and `heads` of these layers, in one forward and one backward pass if memory allows."""
     loss, every = objective(prompt), tuple(range(hooked(model).sizes.n_layers))
     first, *later = _together(model, prompt, layers) or [()]
     of_heads = [HeadSaliency(layer, loss) for layer in first]
@@ -79,13 +79,13 @@ def both(
 
 
 def _together(model: Any, prompt: Prompt, layers: Sequence[int]) -> list[Sequence[int]]:
-    """Layers whose heads' saliency a pass may keep."""
+    """Number of layers whose heads' saliency one pass may keep."""
     at_once = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
     return [layers[first : first + at_once] for first in range(0, len(layers), at_once)]
 
 
 def _shown(model: Any, prompt: Prompt, readings: dict[str, Reading], seen: Run) -> dict[str, Any]:
-    edges = readings["saliency"].values[0].tril(-1)  # an edge of a token with itself carries nothing from elsewhere
+    edges = readings["saliency"].values[0].tril(-1)  # an edge from a token to itself moves nothing from elsewhere
     attention = readings["attention"].values[0]
     sink = attention[:, 1:, 0].mean(1) if len(prompt) > 1 else attention[:, 0, 0]
     per_layer = edges.sum((1, 2)).clamp_min(torch.finfo(edges.dtype).tiny)[:, None]
@@ -158,12 +158,12 @@ def guesses(model: Any, prompt: Prompt, patches: list[Patch], positions: Sequenc
 
 
 def objective(prompt: Prompt) -> Objective:
-    """The paper's loss where the true class is known, else that of the model's own prediction."""
+    """The paper's loss if the true class is known, otherwise that of the model's own prediction."""
     return Objective(target="predicted" if prompt.gold is None else "gold")
 
 
 def strongest(edges: Float[Tensor, "query key"], most: int = MOST) -> Tensor:
-    """Places [edge 2] of the strongest edges, strongest first: as many as make `SHARE` of the sum, at most `most`."""
+    """Places [edge 2] of the strongest edges, strongest first, up to `SHARE` of the sum and at most `most`."""
     flat = edges.flatten()
     order = top_k_ids(flat, min(most, len(flat)))
     values = flat[order].double()
@@ -180,7 +180,7 @@ def edge_list(edges: Float[Tensor, "query key"], places: Tensor) -> list[list[An
 def guess_rows(model: Any, reading: Reading, position: int) -> list[list[Any]]:
     """For each point, [token, probability, token, probability, ...] of the first prompt.
 
-    An id that is no token stays a number.
+    An id that is not a token remains a number.
     """
     tokenizer = hooked(model).tokenizer
 
@@ -195,7 +195,7 @@ def guess_rows(model: Any, reading: Reading, position: int) -> list[list[Any]]:
 
 
 def rounded(values: Tensor, digits: int = 4) -> Any:
-    """Numbers as (nested) lists with few significant digits: what a picture can show, and short to send."""
+    """Numbers as (nested) lists with few significant digits: enough for a picture, and short to send."""
 
     def shorten(value: Any) -> Any:
         return [shorten(one) for one in value] if isinstance(value, list) else float(f"{value:.{digits}g}")

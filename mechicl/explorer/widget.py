@@ -12,14 +12,14 @@ from mechicl.explorer.page import ASSETS, script
 
 
 class Answers(Protocol):
-    """What the widget asks of an explorer."""
+    """What the widget needs of an explorer."""
 
     def start(self) -> dict[str, Any]: ...
     def answer(self, request: Any) -> Any: ...
 
 
 class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]
-    """Carries the first picture to the browser; everything further is asked for, and answered one by one."""
+    """Sends the first picture to the browser; then answers its requests one by one."""
 
     _esm = script()
     _css = ASSETS / "explorer.css"
@@ -27,7 +27,7 @@ class ExplorerWidget(anywidget.AnyWidget):  # type: ignore[misc]
 
 
 def make_widget(explorer: Answers) -> ExplorerWidget:
-    """A widget that is answered by this explorer."""
+    """A widget whose requests this explorer answers."""
 
     def hear(widget: Any, request: Any, buffers: Any) -> None:
         widget.send(reply(explorer, request))
@@ -38,12 +38,12 @@ def make_widget(explorer: Answers) -> ExplorerWidget:
 
 
 def reply(explorer: Answers, request: dict[str, Any]) -> dict[str, Any]:
-    """The answer to a request of the browser, or what went wrong, in one sentence."""
+    """The answer to a browser's request, or an error in one sentence."""
     number = request["id"]
     try:
         return {"id": number, "answer": explorer.answer(request)}
     except (InputError, NumericalError) as error:
         return {"id": number, "error": str(error)}
-    except Exception as error:  # the browser shows whatever happened; a kernel's log would not be read
+    except Exception as error:  # shown in the browser, because nobody would read a kernel's log
         first = (str(error).splitlines() or [""])[0]
         return {"id": number, "error": f"The model raised {type(error).__name__}: {first}"}

@@ -1,4 +1,4 @@
-"""The one plotly style: the same colour for the same thing everywhere, a band for every mean, exact values on hover."""
+"""The plotly style of all figures: one colour per thing everywhere, a band for every mean, exact values on hover."""
 
 from mechicl.figures.arrange import NARROW, NOTEBOOK, WIDE, arrange
 from mechicl.figures.axes import bounded, coordinates

@@ -1,7 +1,7 @@
-"""Where everything in a figure stands, computed for a width: nothing overlaps, nothing is cut.
+"""The layout of a figure, computed for a width, so that nothing overlaps and nothing is cut off.
 
-Plotly places legends and titles in fractions of a plot that changes its size; here margins and domains come from the
-texts themselves, and panels are broken into as many rows as the width needs.
+Plotly places legends and titles in fractions of a plot of variable size; here margins and domains follow from the texts
+themselves, and panels wrap into as many rows as the width needs.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from mechicl.figures.axes import set_ticks
 from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
 
 WIDE, NOTEBOOK, NARROW = 1040, 700, 380
-"""Pixels: a page on a desk, what a cell of a notebook has at least (and plotly's own export), a page in a hand."""
+"""Widths in pixels: a desktop page, the least of a notebook cell (and plotly's own export), a phone page."""
 
 _LEAST_PANEL = 20.5
-"""Width of a panel with its axis, in sizes of text."""
+"""Width of a panel with its axis, in units of the text size."""
 _WORDS = 0.32
-"""Share of the width that words at a y axis may take."""
+"""Largest share of the width for words at a y axis."""
 _LONGEST_HEADING = 400
 _SYMBOL = 80
-"""Pixels of a legend's entry beside its name, rather too many."""
+"""Pixels of a legend entry in addition to its name; an upper estimate."""
 
 
 @dataclass
 class _Panel:
-    """A pair of axes, the annotation that names it, and what is drawn in it."""
+    """A pair of axes, its title annotation, and its traces."""
 
     x: Any
     y: Any
@@ -42,7 +42,7 @@ class _Panel:
 
 
 def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: float = 13) -> go.Figure:
-    """Lay a figure out in place for a width in pixels, with or without its title; `size` is that of the text."""
+    """Lay out a figure in place for a width in pixels, with or without its title; `size` is the text size."""
     meta = dict(figure.layout.meta or {})
     boxes = _panels(figure, meta)
     columns = _columns(len(boxes), meta, width / size)
@@ -91,7 +91,7 @@ def _panels(figure: go.Figure, meta: Mapping[str, Any]) -> list[_Panel]:
 
 
 def _columns(n: int, meta: Mapping[str, Any], width: float) -> int:
-    """As many panels beside one another as a width in sizes of text has room for, in rows of about the same length."""
+    """Rows of panels of about equal length, with as many per row as the width (in text sizes) allows."""
     room = max(1, int(width // _LEAST_PANEL))
     fixed = meta.get("columns")
     if fixed:
@@ -119,7 +119,7 @@ def _across(
 
 
 def _show_scales(grid: Sequence[Sequence[_Panel]]) -> None:
-    """Of neighbouring heat maps on one named scale the last in a row shows it."""
+    """Of neighbouring heat maps with the same named scale, only the last in a row shows it."""
     for row in grid:
         after: Any = None
         for trace in (trace for box in reversed(row) for trace in box.traces if trace.type == "heatmap"):
@@ -147,7 +147,7 @@ def _name_height(box: _Panel, width: float, size: float) -> float:
 
 
 def _left(box: _Panel, width: float, size: float) -> float:
-    """Room for the texts and the title of a y axis."""
+    """Room for the labels and the title of a y axis."""
     font = box.y.tickfont.size or size
     words = [line for word in _words(box, "y") for line in _tick_lines(word, _WORDS * width, font)]
     ticks = max(width_of(line, font) for line in words) + 10 if words else 3.2 * size
@@ -155,14 +155,14 @@ def _left(box: _Panel, width: float, size: float) -> float:
 
 
 def _words_height(box: _Panel, width: float, size: float) -> float:
-    """Height at which the words at a y axis stand clear of one another."""
+    """Height at which the words at a y axis do not overlap."""
     font = box.y.tickfont.size or size
     words = [] if box.y.ticktext is not None and not _ours(box.y) else _words(box, "y")
     return len(words) * max((len(_tick_lines(word, _WORDS * width, font)) for word in words), default=0) * 1.4 * font
 
 
 def _foot(box: _Panel, width: float, size: float) -> float:
-    """Room for the texts and the title of an x axis."""
+    """Room for the labels and the title of an x axis."""
     font = box.x.tickfont.size or size
     words = _words(box, "x")
     if words and box.x.tickangle == -90:
@@ -175,7 +175,7 @@ def _foot(box: _Panel, width: float, size: float) -> float:
 
 
 def _words(box: _Panel, letter: str) -> list[str]:
-    """What stands at an axis's ticks, where it is words: texts given for them, or categories."""
+    """An axis's tick labels, if they are words: given texts, or categories."""
     axis = box.x if letter == "x" else box.y
     if axis.ticktext is not None and not _ours(axis):
         return list(axis.ticktext)
@@ -188,7 +188,7 @@ def _words(box: _Panel, letter: str) -> list[str]:
 
 
 def _ours(axis: Any) -> bool:
-    """Whether the texts at the ticks are categories in lines, as `_place` writes them."""
+    """Whether the tick labels are wrapped categories, as `_place` writes them."""
     return axis.tickvals is not None and any(isinstance(value, str) for value in axis.tickvals)
 
 
@@ -206,7 +206,7 @@ def _place(
     *,
     labelled: bool,
 ) -> None:
-    """Put a panel, its name and its colour bar where they belong, and break the words at its ticks into lines."""
+    """Place a panel, its title and its colour bar, and wrap the words at its ticks."""
     box.x.domain, box.y.domain = x, y
     box.x.showticklabels = True
     box.y.showticklabels = labelled
@@ -235,7 +235,7 @@ def _place(
 
 
 def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float) -> float:
-    """Write title and subtitle; returns the pixels that they take."""
+    """Write title and subtitle; return their height in pixels."""
     room = width - 3 * size
     title = wrapped(shortened(meta.get("title", ""), _LONGEST_HEADING), room, 1.3 * size)
     subtitle = wrapped(shortened(meta.get("subtitle", ""), _LONGEST_HEADING), room, 0.92 * size)
@@ -252,7 +252,7 @@ def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float)
 
 
 def _legend_height(figure: go.Figure, width: float, size: float) -> float:
-    """Break names that are longer than a line, and return the room for all entries, which plotly sets one by one."""
+    """Wrap names that are longer than a line, and return the room for all entries, which plotly sets one by one."""
     shown = {}
     for trace in figure.data:
         if trace.showlegend is not False and trace.name:
@@ -261,7 +261,7 @@ def _legend_height(figure: go.Figure, width: float, size: float) -> float:
             shown[trace.legendgroup or trace.name] = lines
     if len(figure.data) < 2 or not shown:
         return 0.0
-    # On several lines plotly may give each entry the widest one's room, and it leaves more between groups than within.
+    # On several lines plotly may give each entry the widest one's room, with more space between groups than within.
     entries = [max(width_of(line, size) for line in lines) + _SYMBOL for lines in shown.values()]
     a_row = max(1, int((width - 20) // max(entries)))
     rows = 1 if sum(entries) <= width - _SYMBOL else -(-len(entries) // a_row)

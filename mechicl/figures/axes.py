@@ -1,4 +1,4 @@
-"""Where axes end and what stands at their ticks: whole numbers up to the last, no outlier that flattens the rest."""
+"""Ranges and ticks of axes: whole numbers up to the last, and no outlier that flattens the rest."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mechicl.figures.text import width_of
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FEW_DECADES = 2
 _FENCE, _FEW = 10.0, 0.05
-"""Quartile ranges beyond the quartiles from which a point is an outlier, where no more than this share of points is."""
+"""Points this many interquartile ranges beyond the quartiles are outliers, if at most this share of points are."""
 
 
 def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size: float) -> None:
-    """Give an axis of numbers the ticks that have room on it.
+    """Give a numeric axis as many ticks as fit.
 
-    An axis of whole numbers, which has a `dtick` of 1, has none beyond its last value; one of logarithms has powers of
-    ten, with 2 and 5 between where these are few.
+    An axis of whole numbers, which has a `dtick` of 1, has no ticks beyond its last value; a log axis has powers of
+    ten, with 2 and 5 in between if these are few.
     """
     values = coordinates(traces, letter)
     if axis.type == "log" and (values > 0).any():
@@ -40,9 +40,9 @@ def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size
 def bounded(
     traces: Sequence[Any], letter: str = "y", *, levels: Sequence[float] = (), zero: bool = False
 ) -> tuple[tuple[float, float] | None, list[go.Scatter]]:
-    """The range of a linear axis that neither an outlier nor a wide interval sets, and a mark for each point beyond.
+    """The range of a linear axis, robust to outliers and wide intervals, and a mark for each point beyond it.
 
-    None where the axis may be as long as everything on it. Intervals have as much room on either side as the points.
+    None if the axis may span everything on it. Intervals may extend on either side by at most the points' range.
     """
     curves = [trace for trace in traces if trace.type in ("scatter", "bar") and not getattr(trace, "fill", None)]
     points = coordinates(curves, letter)
@@ -75,7 +75,7 @@ def coordinates(traces: Iterable[Any], letter: str) -> np.ndarray:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """Those of a trace; none of categories."""
+    """The finite numbers of a trace; none for categories."""
     return np.array(
         [np.nan if v is None or isinstance(v, str) else v for v in (() if values is None else values)], float
     )
@@ -101,7 +101,7 @@ def _ends(traces: Sequence[Any], curves: Sequence[Any], letter: str) -> np.ndarr
 
 
 def _beyond(curves: Sequence[Any], letter: str, low: float, high: float) -> list[go.Scatter]:
-    """At the end of the axis a triangle for each point that lies further out, and the value of the furthest."""
+    """A triangle at the end of the axis for each point beyond it, and the value of the furthest."""
     other = "x" if letter == "y" else "y"
     symbols = ("triangle-down", "triangle-up") if letter == "y" else ("triangle-left", "triangle-right")
     places = ("top center", "bottom center") if letter == "y" else ("middle right", "middle left")

@@ -1,4 +1,4 @@
-"""What figures are made of: panels, and curves with a band for every mean and exact values on hover."""
+"""Parts of figures: panels, and curves with a band for every mean and exact values on hover."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mechicl.figures.text import plain
 def panels(
     names: Sequence[str], *, common: bool = True, rows: int = 1, widths: Sequence[float] | None = None
 ) -> go.Figure:
-    """An empty figure with one panel per name, on a common y axis or on an axis each.
+    """An empty figure with one panel per name, on a common y axis or on separate ones.
 
-    Panels are addressed by row and column; without `rows` they are in one, which is broken where the page is narrow.
+    Panels are addressed by row and column; without `rows` they are in one row, which wraps on narrow pages.
     `widths` are those of the columns, relative to each other.
     """
     from plotly.subplots import make_subplots
@@ -52,7 +52,7 @@ def add_curve(
 
 
 def curve_traces(rows: pd.DataFrame, *, x: str, name: str, colour: str, dash: str = "solid") -> list[go.Scatter]:
-    """The mean of `rows` by the column `x`, behind it the band between `low` and `high` where all rows have both."""
+    """The mean of `rows` by the column `x`, on top of the band between `low` and `high` if all rows have both."""
     name = plain(name)
     banded = len(rows) > 0 and bool(rows["low"].notna().all())
     interval = "  [%{customdata[0]:.4f}, %{customdata[1]:.4f}]" if banded else ""

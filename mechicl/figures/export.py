@@ -1,4 +1,4 @@
-"""Figures as PNG, SVG or PDF, in a page's width or sized for a paper's column."""
+"""Figures as PNG, SVG or PDF, with a page's width or sized for a paper's column."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ Format = Literal["png", "svg", "pdf"]
 Width = Literal["page", "single", "double"]
 
 _INCH = 96
-"""Pixels of an SVG or PDF."""
+"""Width of an SVG or PDF in pixels."""
 _WIDTHS = {"page": WIDE, "single": 3.3 * _INCH, "double": 6.9 * _INCH}
 _TEXT = {"page": 13.0, "single": 7.5 * _INCH / 72, "double": 8 * _INCH / 72}
-"""Size of the text in pixels: in a column, that of a caption."""
+"""Text size in pixels; in a column, that of a caption."""
 
 
 def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
     """Figures as the contents of files, all drawn by one browser.
 
-    A column of a paper is 3.3 inches (`single`) or 6.9 (`double`) wide; there the caption says what the title would.
+    A paper's column is 3.3 inches (`single`) or 6.9 (`double`) wide, without a title, which the caption replaces.
 
     Raises:
-        InputError: another kind or width, or no kaleido or Chrome to draw with.
+        InputError: the kind or width is unknown, or kaleido or Chrome is missing.
     """
     for _, kind, width in asked:
         if kind not in get_args(Format) or width not in _WIDTHS:
@@ -42,7 +42,7 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
     except ImportError as error:
         raise InputError("Exporting figures needs kaleido: pip install kaleido.") from error
     drawn = [_sized(figure, width) for figure, _, width in asked]
-    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs what it then puts right as tracebacks
+    logging.getLogger("choreographer").setLevel(logging.CRITICAL)  # it logs tracebacks of problems that it then fixes
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.{kind}" for number, (_, kind, _) in enumerate(asked)]
         try:
@@ -50,7 +50,7 @@ def images(asked: Sequence[tuple[go.Figure, Format, Width]]) -> list[bytes]:
                 fig=drawn,
                 file=paths,
                 width=[round(_WIDTHS[width]) for *_, width in asked],
-                height=[figure.layout.height for figure in drawn],  # several figures at once do not look at the layout
+                height=[figure.layout.height for figure in drawn],  # kaleido ignores the layout of several figures
                 scale=[3 if kind == "png" else 1 for _, kind, _ in asked],
             )
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The house style: one template in light and in dark colours, and what every figure says about itself."""
+"""The house style: one template in light and dark colours, and every figure's title and subtitle."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ DARK = _template(ink="#e8e8ea", line="#9a9aa2", grid="#34363c", paper="#16171a")
 
 
 def styled(figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "", height: int = 300) -> go.Figure:
-    """Give a figure the house style, once all is drawn; axis titles carry their units.
+    """Give a finished figure the house style; axis titles carry their units.
 
-    An axis of whole numbers (layers) has a `dtick`. `height` is that of a panel, in pixels. Titles are shown as they
-    are: names in them may hold anything.
+    An axis of whole numbers (layers) has a `dtick`. `height` is the height of a panel, in pixels. Titles are shown
+    literally, as names in them may contain anything.
     """
     known = dict(figure.layout.meta or {})
     figure.update_layout(
@@ -49,7 +49,7 @@ def styled(figure: go.Figure, *, title: str, x: str, y: str, subtitle: str = "",
 
 
 def _name_axes(figure: go.Figure, x: str, y: str) -> None:
-    """Titles of the axes that have none of their own."""
+    """Titles of the axes that have no own title."""
     for axis in figure.select_xaxes():
         axis.title.text = axis.title.text or plain(x)
     for axis in figure.select_yaxes():
@@ -57,7 +57,7 @@ def _name_axes(figure: go.Figure, x: str, y: str) -> None:
 
 
 def _explain_bands(figure: go.Figure) -> None:
-    """An entry of the legend for the bands between low and high."""
+    """A legend entry for the bands between low and high."""
     if any(getattr(trace, "fill", None) == "toself" for trace in figure.data):
         figure.add_scatter(
             x=[None], y=[None], mode="markers", name="95 % interval", legendgroup="95 % interval",

@@ -1,1 +1,1 @@
-"""Files from outside and of our own: JSON, rows of data, saved tensors; nothing in them is believed unread."""
+"""External files and our own: JSON, rows of data, saved tensors; all contents are validated."""

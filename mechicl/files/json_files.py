@@ -1,4 +1,4 @@
-"""JSON from outside: everything that can be wrong with it is one sentence that names the file and the place."""
+"""External JSON: any error in it becomes one sentence that names the file and the place."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from mechicl.errors import InputError, check_unicode, one_sentence
 
 _DEEPEST = 100
-"""Levels of lists and objects inside each other; what people write has fewer than ten."""
+"""Most levels of nested lists and objects; files written by people have fewer than ten."""
 _KINDS = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "null"}
 
 
 def read_json(path: Path, what: str, *, remedy: str = "correct it there", lenient: bool = False) -> Any:
-    """The content of a JSON file in UTF-8, with a byte order mark or without.
+    """The content of a UTF-8 JSON file, with or without a byte order mark.
 
     Args:
         path: The file.
         what: What the file is, for the message: "task file".
-        remedy: What to do about a file that is not right, for the message.
-        lenient: Let NaN, Infinity and lone surrogates pass. Python's `json` writes all three, so files that Python
-            programs wrote (our own results, configurations of models) may hold them.
+        remedy: What to do about an invalid file, for the message.
+        lenient: Accept NaN, Infinity and lone surrogates. Python's `json` writes all three, so files written by Python
+            programs (our own results, configurations of models) may contain them.
 
     Raises:
-        InputError: The file cannot be read, is not UTF-8 or not JSON, is nested more than 100 levels deep, has a key
-            twice in an object, or an integer of thousands of digits; unless `lenient`, also for NaN and infinite
-            numbers, and for halves of characters.
+        InputError: The file cannot be read, is not UTF-8 or not JSON, is nested more than 100 levels deep, repeats a
+            key in an object, or has an integer of thousands of digits; unless `lenient`, also for NaN and infinite
+            numbers, and for lone surrogates.
     """
     where = f"The {what} {path}"
     with one_sentence(where):
@@ -36,7 +36,7 @@ def read_json(path: Path, what: str, *, remedy: str = "correct it there", lenien
 
 
 def read_object(path: Path, what: str, *, remedy: str = "correct it there", lenient: bool = False) -> dict[str, Any]:
-    """The object in a JSON file; as `read_json`, which says what is raised. Anything but an object is refused."""
+    """The object in a JSON file; raises the same as `read_json`, and InputError for anything but an object."""
     content = read_json(path, what, remedy=remedy, lenient=lenient)
     if not isinstance(content, dict):
         raise InputError(f"The {what} {path} holds {kind_of(content)}; expected an object; {remedy}.")
@@ -44,7 +44,7 @@ def read_object(path: Path, what: str, *, remedy: str = "correct it there", leni
 
 
 def parse_json(text: str, where: str, *, remedy: str = "correct it there", lenient: bool = False) -> Any:
-    """The content of a JSON text; as `read_json`, with `where` ("rows.jsonl, line 3") to begin the message."""
+    """The content of a JSON text; like `read_json`, with `where` ("rows.jsonl, line 3") at the start of the message."""
 
     def refuse(reason: str) -> InputError:
         return InputError(f"{where} {reason}; {remedy}.")
@@ -78,14 +78,14 @@ def parse_json(text: str, where: str, *, remedy: str = "correct it there", lenie
         raise refuse(f"is nested more than {_DEEPEST} levels deep") from None
     except InputError:
         raise
-    except ValueError:  # what Python says of an integer of more digits than it converts
+    except ValueError:  # Python's error for an integer with more digits than it converts
         raise refuse("holds an integer of thousands of digits") from None
     _check_inside(content, where, remedy, lenient)
     return content
 
 
 def _check_inside(content: Any, where: str, remedy: str, lenient: bool) -> None:
-    """Refuse what is nested too deep and, unless lenient, texts and keys with lone surrogates, by their path."""
+    """Reject too deep nesting and, unless lenient, texts and keys with lone surrogates, naming their path."""
     waiting = [(content, "", 0)]
     while waiting:
         value, path, depth = waiting.pop()
@@ -106,5 +106,5 @@ def _at(path: str) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What kind of JSON value it is, in words."""
+    """The kind of a JSON value, in words."""
     return _KINDS.get(type(value), "a number")

@@ -1,4 +1,4 @@
-"""Who is at work on what, in a folder that several processes or machines share."""
+"""Leases on units of work, in a folder that several processes or machines share."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ STALE = 300.0
 
 
 class Leases:
-    """Leases in a folder: a file each, that its holder touches while it lives; they end with the block.
+    """Leases in a folder, one file each, which the holder touches while it is alive; they end with the `with` block.
 
-    Time is the folder's own, as machines' clocks differ. Two may hold the same lease only after a holder has died.
+    Times are those of the folder's file system, as machines' clocks differ. Two processes can hold the same lease only
+    after a holder has died.
 
     Args:
-        folder: shared by all that ask for leases.
-        stale: seconds without a sign of life after which another may take a lease.
+        folder: shared by all processes that take leases.
+        stale: seconds without a sign of life after which another process may take a lease.
     """
 
     def __init__(self, folder: Path, *, stale: float = STALE) -> None:
@@ -42,20 +43,20 @@ class Leases:
         self._alive.join()
         for path in list(self._held):
             self.release(path.stem)
-        with suppress(OSError):  # others hold leases there
+        with suppress(OSError):  # other processes hold leases there
             self._folder.rmdir()
 
     def take(self, name: str) -> bool:
-        """Whether the lease is now held here: nobody has it, or its holder is dead."""
+        """Take the lease if nobody has it or its holder is dead; return whether it is held here."""
         path = self._folder / f"{name}.lease"
         if path in self._held:
             return True
         if self._is_stale(path):
-            with suppress(OSError):  # another was quicker
+            with suppress(OSError):  # another process was quicker
                 path.unlink()
         try:
             make_folder(self._folder)
-            with path.open("x") as file:  # fails where it is there
+            with path.open("x") as file:  # fails if the file exists
                 file.write(self._me)
         except FileExistsError:
             return False
@@ -63,7 +64,7 @@ class Leases:
         return True
 
     def release(self, name: str) -> None:
-        """Let the next one have it."""
+        """Release the lease."""
         path = self._folder / f"{name}.lease"
         self._held.discard(path)
         with suppress(OSError):

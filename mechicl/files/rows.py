@@ -1,7 +1,7 @@
 """Rows of local data files, each with its place ("reviews.jsonl, line 3").
 
-Text files are read by Python itself: `datasets` would make dates of texts that look like dates and numbers of labels
-that look like numbers, and it does not say in which line a row stands.
+Python itself reads text files: `datasets` would turn texts that look like dates into dates and labels that look like
+numbers into numbers, and it does not report a row's line.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _BATCH = 1000
 def read_rows(path: Path) -> Rows:
     """Rows of a JSONL, JSON, CSV, TSV, Parquet or Arrow file or of a folder of `Dataset.save_to_disk`, one at a time.
 
-    A JSON file is a list of objects, or one object a line. TSV has no quotes. Text files may be compressed (.gz, .bz2,
-    .zst). The numbers of a `ClassLabel` column become the class names that the data give them; -1 becomes None.
+    A JSON file is a list of objects, or one object per line. TSV has no quotes. Text files may be compressed (.gz,
+    .bz2, .zst). The numbers of a `ClassLabel` column become the data's class names; -1 becomes None.
 
     Raises:
-        InputError: The file is missing, of another kind, or not what its name says; names file and line.
+        InputError: The file is missing, of another kind, or does not match its suffix; the message names file and line.
     """
     read = _saved if is_saved(path) else READERS.get(file_kind(path))
     if read is None:
@@ -45,19 +45,19 @@ def dataset_rows(dataset: Any, origin: str) -> Rows:
 
 
 def open_text(path: Path, newline: str | None = None) -> TextIO:
-    """A text file in UTF-8, with a byte order mark or without, compressed or not; ``newline`` as in :func:`open`."""
+    """A UTF-8 text file, with or without a byte order mark, compressed or not; ``newline`` as in :func:`open`."""
     from pyarrow import input_stream
 
     return TextIOWrapper(cast("Any", input_stream(str(path))), encoding="utf-8-sig", newline=newline)
 
 
 def file_kind(path: Path) -> str:
-    """The suffix that says what kind of file it is: ".csv" for reviews.csv and for reviews.csv.gz."""
+    """The suffix that determines the kind of file: ".csv" for reviews.csv and for reviews.csv.gz."""
     return Path(path.stem if path.suffix.lower() in _COMPRESSED else path).suffix.lower()
 
 
 def is_saved(path: Path) -> bool:
-    """Whether it is a folder that `Dataset.save_to_disk` wrote."""
+    """Whether `Dataset.save_to_disk` wrote this folder."""
     return (path / "state.json").is_file()
 
 
@@ -65,7 +65,7 @@ def _json(path: Path) -> Rows:
     with open_text(path) as file:
         first = next((line for line in file if line.strip()), "")
         if first.lstrip().startswith("["):
-            # Halves of characters pass here: texts and labels are checked where they are used.
+            # Lone surrogates pass here: texts and labels are checked where they are used.
             rows = parse_json(first + file.read(), str(path), remedy="correct it there", lenient=True)
             yield from (_object(row, f"{path}, row {number}") for number, row in enumerate(rows))
             return
@@ -83,7 +83,7 @@ def _object(value: Any, where: str) -> tuple[str, Mapping[Any, Any]]:
 
 
 def _separated(path: Path, dialect: Mapping[str, Any]) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # of the process, as the module has it; by default 131,072 characters
+    csv.field_size_limit(2**31 - 1)  # a setting of the whole process; the default is 131,072 characters
     with open_text(path, newline="") as file:
         reader, last = csv.reader(file, strict=True, **dialect), 0
         try:
@@ -111,7 +111,7 @@ def _table(path: Path) -> Rows:
                 table = ParquetFile(file)
                 schema, batches = table.schema_arrow, table.iter_batches(_BATCH)
             else:
-                whole = file.read(6) == b"ARROW1"  # else a stream, which is what `datasets` writes
+                whole = file.read(6) == b"ARROW1"  # otherwise a stream, which `datasets` writes
                 file.seek(0)
                 table = pyarrow.ipc.open_file(file) if whole else pyarrow.ipc.open_stream(file)
                 schema = table.schema
@@ -128,7 +128,7 @@ def _table(path: Path) -> Rows:
 
 
 def _sound(batch: Any) -> dict[str, list[Any]]:
-    """A batch of a file that may be damaged: offsets that point outside of it would end the process, not raise."""
+    """Validate a batch of a possibly damaged file: offsets that point outside it would crash the process, not raise."""
     batch.validate(full=True)
     columns: dict[str, list[Any]] = batch.to_pydict()
     return columns
@@ -143,7 +143,7 @@ def _saved(path: Path) -> Rows:
 
 
 def _decoded(batches: Iterable[Mapping[str, list[Any]]], features: Mapping[str, Any] | None, origin: str) -> Rows:
-    """Rows of columns, with class names in the place of numbers."""
+    """Rows of columns, with class names in place of numbers."""
     names = {column: one.names for column, one in (features or {}).items() if type(one).__name__ == "ClassLabel"}
     number = 0
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Files that were saved and come back: nothing in them is believed before it was looked at."""
+"""Saved files that are loaded again: all contents are validated first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mechicl.files.json_files import read_object
 
 
 def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[bytes, bytes]:
-    """What is written of tensors and of facts about them: a safetensors file, and JSON with the file's SHA-256."""
+    """Tensors and facts about them in their file format: a safetensors file, and JSON with the file's SHA-256."""
     from safetensors.torch import save
 
     payload = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -25,10 +25,10 @@ def packed(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> tuple[byt
 
 
 def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a safetensors file, all finite, and the facts in the JSON file beside it, as `packed` made them.
+    """The tensors of a safetensors file, all finite, and the facts in the JSON file next to it, as `packed` made them.
 
     Raises:
-        InputError: one is missing, damaged, cut off, or not what its name says; `what` names it in the message.
+        InputError: a file is missing, damaged, truncated, or of another kind; `what` names it in the message.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -51,7 +51,7 @@ def read_tensors(path: Path, what: str, device: str = "cpu") -> tuple[dict[str, 
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from JSON is what a field's annotation says; what is not understood here passes."""
+    """Whether a value read from JSON matches a field's annotation; unknown annotations pass."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return True

@@ -1,4 +1,4 @@
-"""Which files of a folder hold its train split, and which another."""
+"""Find the files of a folder that hold a split, such as train."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from mechicl.files.rows import READERS, file_kind, is_saved
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split, in order; none where the folder lacks it.
+    """The files of a split, in order; empty if the folder lacks it.
 
-    A split is one file (train.csv) or shards (train-00000-of-00002.parquet), in the folder itself or in `data`, as the
-    hub has them; or a folder (train) with files of one kind, or with what `Dataset.save_to_disk` wrote.
+    A split is one file (train.csv) or shards (train-00000-of-00002.parquet), in the folder itself or in `data`, as on
+    the hub; or a folder (train) with files of one kind, or written by `Dataset.save_to_disk`.
 
     Raises:
-        InputError: The split is there in two ways, or some of its shards are missing.
+        InputError: The split exists in two forms, or some of its shards are missing.
     """
     named = folder / split
     if is_saved(named):
@@ -48,6 +48,6 @@ def _readable(folder: Path) -> list[Path]:
 
 
 def _parts(file: Path) -> tuple[str, str]:
-    """The name before the suffix of its kind, and the rest: "train" and ".csv.gz"."""
+    """The name before the suffix, and the rest: "train" and ".csv.gz"."""
     end = file.name.lower().rindex(file_kind(file))
     return file.name[:end], file.name[end:]

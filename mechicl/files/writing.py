@@ -1,4 +1,4 @@
-"""Folders that can be written to, and files that are there completely or not at all."""
+"""Check that folders are writable, and write files atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secrets import token_hex
 from mechicl.errors import InputError
 
 _LEFT_BEHIND = 600
-"""Seconds after which a file that somebody was writing belongs to a run that was killed."""
+"""Seconds after which an unfinished file is taken to be from a killed run."""
 
 
 def make_folder(folder: str | Path) -> Path:
@@ -33,10 +33,10 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """See whether files can be written in a folder, or in the one that it would be made in, and leave no trace.
+    """Check that files can be written in a folder, or where it would be created, without leaving a trace.
 
     Raises:
-        InputError: they cannot.
+        InputError: they cannot be written.
     """
     place = folder.absolute()
     try:
@@ -49,7 +49,7 @@ def check_writable(folder: Path) -> None:
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
-    """Write a file so that at every moment the old content or the new is there, never a part."""
+    """Write a file atomically: at every moment it has the old content or the new, never a part."""
     try:
         with _temporary(path) as temporary:
             with open(temporary, "wb") as file:
@@ -73,8 +73,8 @@ def _temporary(path: Path) -> Iterator[Path]:
 
 
 def clear_up(folder: Path) -> None:
-    """Remove what killed runs were writing: nobody writes a file for ten minutes."""
+    """Remove unfinished files of killed runs: no run writes a file for ten minutes."""
     for path in folder.glob(".*.part"):
-        with suppress(OSError):  # another run is clearing up, too
+        with suppress(OSError):  # another run is cleaning up, too
             if time.time() - path.stat().st_mtime > _LEFT_BEHIND:
                 path.unlink()

@@ -1,4 +1,4 @@
-"""What is read from a forward pass and what is changed in it, and the loop that does both."""
+"""Probes read from a forward pass, patches change it, and `run` is the loop that applies both."""
 
 from typing import Any
 

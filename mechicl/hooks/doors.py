@@ -1,4 +1,4 @@
-"""What `run` is given, held against what it takes: a sentence for each thing that people try first."""
+"""Check the arguments of `run`, with a specific message for each common mistake."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _EXPECTED = (
 
 
 def material_of(given: Any) -> PromptSet | TokenCorpus:
-    """What `run` passes through the model; a prompt, or a list of them, becomes a set.
+    """The input that `run` passes through the model; a prompt, or a list of them, becomes a set.
 
     Raises:
-        InputError: it is something else; a list that holds anything but prompts is refused whole.
+        InputError: it is something else; a list with anything but prompts is rejected as a whole.
     """
     if isinstance(given, PromptSet | TokenCorpus):
         return given
@@ -35,7 +35,7 @@ def material_of(given: Any) -> PromptSet | TokenCorpus:
 
 
 def prompts_of(given: Any) -> PromptSet:
-    """Prompts as a set, where running text would make no sense.
+    """Prompts as a set, for functions that cannot take running text.
 
     Raises:
         InputError: it is something else.
@@ -47,10 +47,10 @@ def prompts_of(given: Any) -> PromptSet:
 
 
 def check_parts(probes: Any, patches: Any) -> None:
-    """Refuse anything but a list of probes and a list of patches.
+    """Reject anything but a list of probes and a list of patches.
 
     Raises:
-        InputError: one that stands alone, a class in the place of an object, a patch among the probes, ...
+        InputError: a single probe instead of a list, a class instead of an object, a patch among the probes, ...
     """
     for name, given, kind, other in (("probes", probes, Probe, Patch), ("patches", patches, Patch, Probe)):
         if not isinstance(given, Sequence) or isinstance(given, str):

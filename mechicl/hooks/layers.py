@@ -1,4 +1,4 @@
-"""Which layers, and which neurons or heads of them, a probe or a patch names."""
+"""Parse the layers, neurons and heads that a probe or a patch names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def layer_of(point: str) -> int | None:
-    """The layer of a hook point, None for a point outside the blocks."""
+    """The layer of a hook point; None for a point outside the blocks."""
     match = _BLOCK.match(point)
     return int(match[1]) if match else None
 
@@ -28,7 +28,7 @@ def as_layers(layers: int | Iterable[int], part: str) -> tuple[int, ...]:
     """One layer or several as a tuple of integers.
 
     Raises:
-        InputError: there are none, or one is no integer; the message names `part`.
+        InputError: there are none, or one is not an integer; the message names `part`.
     """
     try:
         numbers = tuple(map(index, layers if isinstance(layers, Iterable) else (layers,)))
@@ -43,7 +43,7 @@ def resolved_layers(layers: int | Iterable[int], n_layers: int, part: Any) -> tu
     """Layers counted from 0; negative ones count from the end, -1 is the last.
 
     Raises:
-        InputError: the model does not have one of them.
+        InputError: the model lacks one of them.
     """
     numbers = as_layers(layers, str(part))
     beyond = [number for number in numbers if not -n_layers <= number < n_layers]
@@ -59,7 +59,7 @@ def neurons_by_layer(net: Adapter, neurons: Sequence[tuple[int, int]]) -> dict[i
     """MLP neurons (layer, index) as the indices of each layer, both in order, on the model's device.
 
     Raises:
-        InputError: there are none, or the model does not have one of them.
+        InputError: there are none, or the model lacks one of them.
     """
     return _by_layer(net, neurons, "neuron", net.sizes.d_mlp)
 

@@ -1,8 +1,8 @@
-"""Probes read, patches write, and both are nothing but hooks.
+"""Probes read activations, patches edit them, and both are just hooks.
 
 A patch yields `(hook name, function)` pairs whose functions return a new value. A probe yields pairs whose functions
-return nothing and keep a small statistic. The pairs are ordinary TransformerLens forward hooks: they may as well be
-passed to `model.run_with_hooks` by hand.
+return nothing and keep a small statistic. The pairs are ordinary TransformerLens forward hooks, which you may also pass
+to `model.run_with_hooks` yourself.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from mechicl.readings import Reading, reading_of
 Batch = PromptBatch | TokenBatch
 """Both have `tokens` [batch pos], padded on the right, and `lengths` [batch]."""
 HookByName = tuple[str | Callable[[str], bool], Callable[..., Any]]
-"""A hook whose points are named, or chosen by a filter of names, as `run_with_hooks` takes it."""
+"""A hook with a point's name, or a filter of names, as in `run_with_hooks`."""
 Scope = Literal["anywhere", "demonstrations", "target"]
-"""Which positions an edit changes or a reading reads, so that a pass may be divided there (`mechicl.engines`).
+"""The positions that an edit changes or a probe reads, at which a pass may be divided (`mechicl.engines`).
 
-What is at "target" touches row q alone. It finds q at `batch.target` on every axis of queries, and label words at
-`batch.anchors` on every axis of keys: in a pass over part of a prompt the two axes start at different positions.
+A part that acts at "target" touches only row q. It finds q at `batch.target` on every query axis, and label words at
+`batch.anchors` on every key axis: in a pass over part of a prompt the two axes start at different positions.
 """
 
 
@@ -50,13 +50,13 @@ class Patch(metaclass=Parts):
 
     @property
     def scope(self) -> Scope:
-        """Where the patch acts; "anywhere" promises nothing."""
+        """Where the patch acts; "anywhere" guarantees nothing."""
         return "anywhere"
 
     def order(self, n_layers: int) -> Sequence[int] | None:
-        """The blocks that are run instead of 0 to n_layers - 1, one after the other; None where hooks make the edit.
+        """The blocks to run, in order, instead of 0 to n_layers - 1; None if hooks make the edit.
 
-        Hooks of a patch with an order act on the blocks wherever these run.
+        Hooks of a patch with an order act on the blocks wherever they run.
         """
         return None
 
@@ -64,14 +64,14 @@ class Patch(metaclass=Parts):
     def hooks(self, model: Any, batch: Any) -> Sequence[HookByName]:
         """The forward hooks that make the edit for this batch; each returns a new tensor and never edits in place.
 
-        `batch` is a PromptBatch, or a TokenBatch where the edit makes sense in running text.
+        `batch` is a PromptBatch, or a TokenBatch if the edit makes sense in running text.
         """
 
     @contextmanager
     def on(self, model: Any, batch: Any = None) -> Iterator[None]:
-        """A context in which the model is patched; afterwards it is as it was, whatever happened inside.
+        """A context in which the model is patched; on exit the patch is always removed.
 
-        `batch` is needed where the edit depends on the prompts or the text that the model will read.
+        `batch` is needed if the edit depends on the prompts or the text that the model will read.
         """
         net = hooked(model)
         patched = Pass(net, [self], batch)
@@ -86,10 +86,10 @@ class Patch(metaclass=Parts):
 class Watch:
     """A probe on one batch: its hooks, and a function that collects the reading.
 
-    `hooks` are forward hooks. `result` returns, after the pass (and the backward pass, where the probe has an
-    objective), a tensor [batch ...] for each quantity and count that the probe declares, by name; or the tensor alone,
-    where it declares one. `coordinates` names what stands along an axis, where that is not 0, 1, 2, ...
-    `read_logits`, if given, receives the full-vocabulary logits at q, shape [batch d_vocab].
+    `hooks` are forward hooks. After the pass (and the backward pass, if the probe has an objective), `result` returns a
+    tensor [batch ...] by name for each quantity and count that the probe declares; or just the tensor, if it declares
+    only one. `coordinates` gives an axis's labels if they are not 0, 1, 2, ... `read_logits`, if given, receives the
+    full-vocabulary logits at q, shape [batch d_vocab].
     """
 
     hooks: list[Hook]
@@ -102,25 +102,25 @@ class Probe(metaclass=Parts):
     """A reader of activations. It declares the axes of its reading and the units of its quantities."""
 
     axes: tuple[str, ...] = ("prompt",)
-    """The first is the prompt's (or, of running text, the sequence's)."""
+    """Axes of the reading; the first is the prompt (or, for running text, the sequence)."""
     units: Mapping[str, str] = {"value": ""}
     """Unit of each quantity."""
     terms: Mapping[str, str] = {}
-    """Of each quantity that is a mean: the name of the count that the result holds beside it."""
+    """For each quantity that is a mean, the name of its count in the result."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         renamed.member(cls, "place", "scope")
 
     def __post_init__(self) -> None:
-        """Lists become tuples: a reading is looked up by its probe."""
+        """Convert lists to tuples, because a reading is looked up by its (hashable) probe."""
         for name, value in vars(self).items():
             if isinstance(value, list | range):
                 object.__setattr__(self, name, tuple(value))
 
     @property
     def scope(self) -> Scope:
-        """Where the probe reads; "anywhere" promises nothing."""
+        """Where the probe reads; "anywhere" guarantees nothing."""
         return "anywhere"
 
     @property
@@ -130,16 +130,16 @@ class Probe(metaclass=Parts):
 
     @abstractmethod
     def watch(self, model: Any, batch: Any) -> Watch:
-        """Hooks that reduce what they see at once, on the device, and keep only the reading.
+        """Hooks that immediately reduce what they see, on the device, and keep only the reading.
 
-        `batch` is a PromptBatch, or a TokenBatch where the probe reads running text.
+        `batch` is a PromptBatch, or a TokenBatch if the probe reads running text.
         """
 
     def reading(self, watch: Watch, batch: Any) -> Reading:
-        """What was read of one batch.
+        """The reading of one batch.
 
         Raises:
-            InputError: the result is not what the probe declares.
+            InputError: the result does not match the probe's declaration.
         """
         rows, name = len(batch.tokens), type(self).__name__
         first = "sequence" if isinstance(batch, TokenBatch) else "prompt"
@@ -153,7 +153,7 @@ class Probe(metaclass=Parts):
 def watch_layers(model: Any, *sites: str, reduce: Callable[..., Tensor], **more: Any) -> Watch:
     """Reduce the values at some sites of every layer, such as "attn.hook_pattern": a result [batch layer ...].
 
-    `reduce` is given the layer and the values of its sites in this order, once all are there; `more` is that of
+    `reduce` gets the layer and the values of its sites in this order, once all have fired; `more` is passed to
     `watch_points`.
     """
     layers = range(hooked(model).sizes.n_layers)
@@ -172,9 +172,9 @@ def watch_points(
 
     Args:
         points: the names of each group; a group of one is the usual case.
-        reduce: given the number of a group and its values, returns what is kept: [batch ...].
-        collect: makes the quantities of what was kept: [batch point ...].
-        coordinates: what stands along an axis, where that is not 0, 1, 2, ...
+        reduce: maps a group's number and values to what is kept: [batch ...].
+        collect: turns what was kept into quantities: [batch point ...].
+        coordinates: an axis's labels, if they are not 0, 1, 2, ...
     """
     waiting: dict[int, dict[str, Tensor]] = {}
     kept: dict[int, Tensor] = {}
@@ -198,22 +198,22 @@ def watch_points(
 
 
 class OrderAlone(InputError):
-    """A patch that only runs blocks in another order was asked for hooks, which cannot do that."""
+    """Hooks were requested of a patch that only reorders blocks, which hooks cannot do."""
 
 
 class HookError(InputError):
-    """A hook that was asked for never ran: the edit did not happen, or there is nothing to read."""
+    """A requested hook never fired: the edit did not happen, or there is nothing to read."""
 
 
 class Pass:
-    """What one pass installs on a model: the hooks of patches and probes, and the order of its blocks.
+    """Everything that one pass installs on a model: the hooks of patches and probes, and the order of its blocks.
 
-    Hook points that a part chooses by a filter are written out, what an edit returns is checked, and a hook that never
-    fires is noticed. A run that is started from inside a hook is another run: it neither sees nor feeds these hooks.
+    Filters are expanded into names of hook points, return values of edits are checked, and a hook that never fires is
+    detected. A run started from inside a hook is separate: it neither sees nor feeds these hooks.
 
     Raises:
-        InputError: a hook point that the model does not have, two patches that reorder blocks, or a part whose block
-            is left out; the message names the part.
+        InputError: the model lacks a hook point, two patches reorder blocks, or a part's block is left out; the message
+            names the part.
     """
 
     def __init__(self, net: Adapter, patches: Sequence[Patch], batch: Any) -> None:
@@ -229,7 +229,7 @@ class Pass:
         self.edits = [hook for patch in patches for hook in self.hooks(patch, self._edits(patch, batch))]
 
     def _edits(self, patch: Patch, batch: Any) -> Sequence[HookByName]:
-        """A patch's hooks, none where its order of blocks is all that it changes."""
+        """A patch's hooks; empty if it only changes the order of blocks."""
         try:
             return patch.hooks(self._net, batch)
         except OrderAlone:
@@ -255,7 +255,7 @@ class Pass:
                     f"{_name(part)} chooses hook points by a filter that matches none of {self._net.name}'s; "
                     "mi.models.hooked(model).hook_names() lists them."
                 )
-            fired: set[str] = set()  # of the points of a filter, one has to fire
+            fired: set[str] = set()  # at least one of a filter's points has to fire
             self._waiting.append((part, point, fired))
             for name in names:
                 self._check_name(part, name)
@@ -263,7 +263,7 @@ class Pass:
         return ready
 
     def _matching(self, point: Callable[[str], bool]) -> list[str]:
-        """One name of every hook point that a filter matches; a TransformerBridge has several names for some."""
+        """One name per hook point that a filter matches; a TransformerBridge has several names for some."""
         names = sorted(filter(point, self._names))
         distinct = getattr(self._net, "distinct", list)
         return list(distinct(names))
@@ -318,7 +318,7 @@ def _name(part: Patch | Probe) -> str:
 
 
 def _checked(part: Patch, name: str, value: Tensor, edited: Any) -> Tensor:
-    """What an edit returned, once it is sure that it can stand where the value stood."""
+    """An edit's return value, after checking that it can replace the original value."""
     if isinstance(edited, Tensor) and _kind(edited) == _kind(value):
         return edited
     shape, dtype, device = _kind(value)

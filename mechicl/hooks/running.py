@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """What `run` saw, in the order of the prompts. `run[probe]` is that probe's reading, `run.frame()` the table.
+    """The result of `run`, in the order of the prompts. `run[probe]` is that probe's reading, `run.frame()` the table.
 
-    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order, or of prompts with
-    `score="sequence"` the log-probabilities of whole label words, in nats; running text has no classes.
+    `label_logits` [prompt class] are the logits at q of each class's scoring token, in class order; for prompts with
+    `score="sequence"`, the log-probabilities of whole label words, in nats. Running text has no classes.
     """
 
     label_logits: Float[Tensor, "prompt class"]
@@ -60,7 +60,7 @@ class Run:
         return self.readings[probe]
 
     def frame(self) -> pd.DataFrame:
-        """The table of the only probe's reading; without a probe, that of the predictions.
+        """The table of the only probe's reading; without a probe, of the predictions.
 
         Raises:
             InputError: there are several probes.
@@ -123,8 +123,8 @@ def run(
     or eval) of the model are unchanged.
 
     Raises:
-        InputError: arguments of another kind, nothing to run, what is run was made with another tokenizer, or not even
-            a batch of one prompt fits into memory.
+        InputError: arguments are of another kind, there is nothing to run, the input was made with another tokenizer,
+            or not even a batch of one prompt fits into memory.
         HookError: a hook of a patch or probe never fired.
         NumericalError: a reading is NaN or infinite; the message names the probe and the layer.
     """
@@ -166,7 +166,7 @@ def sweep(
     batch_size: int,
     progress: str | None,
 ) -> Run:
-    """Take prompts a batch at a time through `one_pass`, which gives the label logits and the probes' readings."""
+    """Run prompts batch by batch through `one_pass`, which returns the label logits and the probes' readings."""
     check_count("batch_size", batch_size)
     if not len(prompts):
         raise InputError("There are no prompts to run; give at least one.")
@@ -193,7 +193,7 @@ def sweep(
             else:
                 advance(len(indices))
                 continue
-            if net.device.type == "cuda":  # only here: the error held on to the activations of the pass that failed
+            if net.device.type == "cuda":  # only now, because the error kept the failed pass's activations alive
                 torch.cuda.empty_cache()
     return collected.finish(prompts.class_names if isinstance(prompts, PromptSet) else ())
 
@@ -206,12 +206,12 @@ def target_pass(
     forward: Callable[[], Float[Tensor, "batch pos d_model"]],
     recomputed: bool = False,
 ) -> tuple[Tensor, dict[Probe, Reading]]:
-    """One batch: a forward pass, and one more with its backward for each further objective among the probes.
+    """One batch: a forward pass, and another with a backward pass for each further objective among the probes.
 
-    `forward` gives the last residual, in which `batch.target` says where q stands. If it recomputes blocks in the
-    backward pass, probes with an objective listen then, when gradients come, and the others in the forward pass.
+    `forward` returns the last residual, in which q is at `batch.target`. If it recomputes blocks in the backward pass,
+    probes with an objective read then, when gradients arrive, and the others in the forward pass.
     """
-    scored_by = max(batch.prompts[0].label_ids, default=-1)  # of the prompts, as the batch's may lie on a GPU
+    scored_by = max(batch.prompts[0].label_ids, default=-1)  # from the prompts, as the batch's ids may be on a GPU
     if scored_by >= net.sizes.d_vocab:
         raise InputError(
             f"A class is scored by token {scored_by}, outside the vocabulary of {net.name} "
@@ -248,7 +248,7 @@ def target_pass(
 def text_pass(
     net: Adapter, batch: TokenBatch, probes: Sequence[Probe], patches: Sequence[Patch]
 ) -> tuple[Tensor, dict[Probe, Reading]]:
-    """One batch of running text: a forward pass without labels or logits; probes read the positions that they want."""
+    """One batch of running text: a forward pass without labels or logits; probes choose their positions."""
     watches = {probe: probe.watch(net, batch) for probe in probes}
     for probe, watch in watches.items():
         if probe.objective is not None or watch.read_logits is not None:
@@ -275,7 +275,7 @@ def _by_objective(probes: Sequence[Probe]) -> Iterable[tuple[Objective | None, l
 
 
 def _as_leaf(embedding: Tensor, hook: Any) -> Tensor:
-    """Parameters are frozen, so the embedding is where gradients end; without a leaf nothing would need them."""
+    """Parameters are frozen, so gradients end at the embedding, which must be a leaf that requires them."""
     return embedding.detach().requires_grad_()
 
 
@@ -290,7 +290,7 @@ def _halves(indices: tuple[int, ...], error: Exception) -> list[tuple[int, ...]]
 
 @dataclass
 class _Collected:
-    """Readings on their way back into the order of the prompts."""
+    """Collects readings in the order of the prompts."""
 
     lengths: Int[Tensor, "prompt"]
     probes: Sequence[Probe]
@@ -314,7 +314,7 @@ class _Collected:
 
 
 def _refuse_non_finite(said: str, reading: Reading) -> None:
-    """Raise NumericalError for the first value that is NaN or infinite; `said` names the quantity and where it is."""
+    """Raise NumericalError for the first NaN or infinite value; `said` names the quantity and its place."""
     if bad := first_non_finite(reading):
         name, value, place = bad
         raise NumericalError(

@@ -1,4 +1,4 @@
-"""The log-probability of whole label words, where these and not their first tokens score the classes."""
+"""The log-probability of whole label words, if these rather than their first tokens score the classes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mechicl.prompts import PromptBatch
 
 
 def check_sequence(label_tokens: Sequence[tuple[int, ...]], what: str) -> None:
-    """Raise InputError where whole label words score the classes, which `what` cannot do."""
+    """Raise InputError if whole label words score the classes, which `what` does not support."""
     if label_tokens:
         raise InputError(
             f"{what} needs classes that one token scores, and these prompts score whole label words; build them with "
@@ -26,13 +26,13 @@ def check_sequence(label_tokens: Sequence[tuple[int, ...]], what: str) -> None:
 
 @torch.no_grad()
 def sequence_log_probs(net: Adapter, batch: PromptBatch, patches: Sequence[Patch]) -> Float[Tensor, "batch class"]:
-    """Log-probability of each class's label word behind q, in nats: the sum over its tokens.
+    """Log-probability of each class's label word after q, in nats: the sum over its tokens.
 
-    Words of the same tokens but for the last share a pass, in which these tokens follow q. Patches act on the prompt as
-    they do without them.
+    Words that differ only in their last token share a pass, in which their common tokens follow q. Patches act on the
+    prompt as they do without these tokens.
 
     Raises:
-        InputError: a patch acts at q alone, so it is unknown what it would do at the tokens of a word.
+        InputError: a patch acts only at q, so its effect at the tokens of a word is undefined.
     """
     for patch in patches:
         if patch.scope == "target":

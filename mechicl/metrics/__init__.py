@@ -1,4 +1,4 @@
-"""What the studies measure: pure functions of tensors, in nats unless bits are asked for."""
+"""The studies' measures: pure functions of tensors, in nats unless bits are requested."""
 
 from inspect import isfunction
 

@@ -14,10 +14,10 @@ Protocol = Literal["paper", "corrected"]
 
 
 class LayerAUROC(NamedTuple):
-    """AUROC of every layer, and what it stands on."""
+    """AUROC of every layer, and the sample behind it."""
 
     values: Float[Tensor, "layer"]
-    """NaN in every layer where `reason` says why there is none."""
+    """NaN in every layer if there is none; `reason` says why."""
     classes: tuple[int, ...]
     """The classes present in the target; the others were dropped."""
     n: int
@@ -27,14 +27,12 @@ class LayerAUROC(NamedTuple):
 def auroc_by_layer(
     attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, protocol: Protocol = "corrected"
 ) -> LayerAUROC:
-    """AUCROC_l: the attention that the target position pays to each class's label words, as a score for the
-    class.
+    """AUCROC_l: the target position's attention to each class's label words, as a score for the class.
 
-    `attention` is summed over heads and over a class's positions; `target` is the model's own prediction in
-    the paper (appendix E), or the gold label. Classes absent from the target are dropped and rows normalised
-    to sum 1. With more than two classes left the AUROC is one-vs-one, averaged over pairs without weights.
-    With two, `protocol="paper"` takes the raw attention of the second class, "corrected" its share. With one
-    there is no AUROC: NaN and a reason.
+    `attention` is summed over heads and over a class's positions; `target` is the model's own prediction in the paper
+    (appendix E), or the gold label. Classes absent from the target are dropped and rows normalised to sum 1. With more
+    than two classes left the AUROC is one-vs-one, averaged over pairs without weights. With two, `protocol="paper"`
+    uses the raw attention to the second class, "corrected" its share. With one there is no AUROC: NaN and a reason.
     """
     if protocol not in ("paper", "corrected"):
         raise InputError(f"protocol is {protocol!r}; it is 'paper' or 'corrected'.")
@@ -48,9 +46,9 @@ def bootstrap_auroc(
     attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
     protocol: Protocol = "corrected", resamples: int = 500, sets: Int[np.ndarray, "batch"] | None = None,
 ) -> Float[Tensor, "resample layer"]:  # fmt: skip
-    """AUCROC_l of resampled prompts, or whole demonstration `sets` (their numbers from 0 on) of them.
+    """AUCROC_l of resampled prompts, or of resampled whole demonstration `sets` (numbered from 0).
 
-    NaN in a resample without any prompt of some class.
+    NaN in a resample that lacks a class.
     """
 
     check_count("resamples", resamples)
@@ -67,7 +65,7 @@ def permuted_auroc(
     attention: Float[Tensor, "batch layer class_"], target: Int[Tensor, "batch"], *, generator: np.random.Generator,
     protocol: Protocol = "corrected", permutations: int = 500,
 ) -> Float[Tensor, "permutation layer"]:  # fmt: skip
-    """AUCROC_l of targets dealt to the prompts at random: what attention without a relation to the target reaches."""
+    """AUCROC_l of targets permuted over prompts: the null of attention unrelated to the target."""
     check_count("permutations", permutations)
     orders = generator.permuted(np.tile(np.arange(len(target)), (permutations, 1)), axis=1)
     dealt = target.cpu()[torch.tensor(orders)]
@@ -81,10 +79,10 @@ def _weighted_auroc(
     draw: Callable[[int], Tensor],
     protocol: Protocol,
 ) -> tuple[Float[Tensor, "resample layer"], tuple[int, ...]]:
-    """The AUROC by layer of prompts that count as often as a row of weights says, and the classes in the target.
+    """The AUROC by layer of prompts weighted by each row of weights, and the classes in the target.
 
-    Of a pair of classes, how often a prompt of one scores above a prompt of the other, ties counting half. The classes
-    of prompts are those of `dealt`: the target, or several permutations of it.
+    For a pair of classes it is how often a prompt of one scores above a prompt of the other, ties counting half.
+    `dealt` gives the prompts' classes: the target, or several permutations of it.
     """
     _check(attention, target)
     classes = tuple(sorted(set(target.tolist())))
@@ -112,7 +110,7 @@ def _weighted_auroc(
 
 
 def _scores(attention: Tensor, classes: tuple[int, ...], protocol: Protocol) -> Float[Tensor, "batch layer class_"]:
-    """Each class's score among the classes that are left: its share, or of two, under "paper", its raw attention."""
+    """Each remaining class's score: its share or, for two classes under "paper", its raw attention."""
     kept = attention[..., list(classes)].detach().cpu().double()
     if len(classes) == 2 and protocol == "paper":
         return kept
@@ -137,8 +135,8 @@ def cumulative_contribution(
 ) -> Float[Tensor, "*task layer"]:
     """R_l = sum_{i<=l} (AUC_i - 1/2) / sum_{i<=L} (AUC_i - 1/2), the paper's equation 5; R_L = 1.
 
-    Leading axes (tasks, seeds) keep a curve each; the paper's figure has the R of their mean, `auroc.mean(0)`.
-    `clipped` drops layers below chance, which otherwise subtract: R_l may then leave [0, 1]. It is NaN where the total
+    Leading axes (tasks, seeds) have one curve each; the paper's figure has the R of their mean, `auroc.mean(0)`.
+    `clipped` drops layers below chance, which otherwise subtract, so that R_l may leave [0, 1]. It is NaN if the total
     is 0.
     """
     excess = auroc.double() - 0.5

@@ -22,11 +22,10 @@ FloatArray = npt.NDArray[np.float64]
 def scaled_keys(
     queries: Float[Tensor, "sample d"], keys: Float[Tensor, "class_ d"], components: int = 10
 ) -> Float[Tensor, "class_ component"]:
-    """k_hat: anchor keys along the principal directions of the queries, each scaled by the queries' deviation
-    there.
+    """k_hat: anchor keys along the queries' principal directions, each scaled by the queries' deviation along it.
 
-    A key difference counts as far as queries vary in its direction (appendix J; M = 10 components). Signs of
-    components are arbitrary: use distances.
+    A key difference counts in proportion to the queries' variation in its direction (appendix J; M = 10 components).
+    Signs of components are arbitrary, so use distances.
     """
     limit = min(len(queries) - 1, queries.shape[-1])
     if not 1 <= components <= limit:
@@ -57,11 +56,10 @@ def predicted_confusion(keys: Float[Tensor, "class_ component"]) -> Float[Tensor
 def real_confusion(
     class_logits: Float[Tensor, "batch class_"], gold: Int[Tensor, "batch"]
 ) -> Float[Tensor, "class_ class_"]:
-    """Conf_real: for each two classes, the AUROC with which their scores separate their own test items
-    (appendix K).
+    """Conf_real: for each pair of classes, the AUROC with which their scores separate their test items (appendix K).
 
-    The score of a against b is p_a / p_b, taken as a difference of logits (or log-probabilities). 1 is never
-    confused, 0.5 at random. Symmetric; diagonal 1; NaN for a pair with a class that no item has.
+    The score of a against b is p_a / p_b, taken as a difference of logits (or log-probabilities). 1 is never confused,
+    0.5 at random. Symmetric; diagonal 1; NaN for a pair with a class without items.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -84,7 +82,7 @@ class Correlation:
     spearman: float
     pearson: float
     p_value: float
-    """One-sided: how often relabelled classes agree (Spearman) at least as well."""
+    """One-sided: how often permuted classes agree (Spearman) at least as well."""
     n_pairs: int
     n_permutations: int
     exact: bool
@@ -101,8 +99,8 @@ def confusion_correlation(
 ) -> Correlation:
     """Rank correlation over pairs of classes, tested by permuting the classes of one matrix (Mantel's test).
 
-    Pairs share classes, so they are not exchangeable; classes are. Every permutation is taken if there are no
-    more than `permutations` of them (6 classes have 720). Classes without values (NaN) are left out.
+    Pairs share classes, so they are not exchangeable; classes are. All permutations are used if there are at most
+    `permutations` (6 classes have 720). Classes without values (NaN) are left out.
     """
     from scipy.stats import rankdata
 
@@ -133,8 +131,8 @@ def confusion_correlation(
 def combined_p_value(
     correlations: Sequence[Correlation], *, generator: np.random.Generator, permutations: int = 10_000
 ) -> float:
-    """One-sided p-value of the mean Spearman correlation of independent pairs of matrices, such as seeds whose classes
-    differ: the classes of each are permuted by themselves. Of a single one it is its own.
+    """One-sided p-value of the mean Spearman correlation of independent pairs of matrices, such as seeds with different
+    classes: the classes of each pair are permuted separately. For a single pair it is that pair's p-value.
     """
     if len(correlations) == 1:
         return correlations[0].p_value
@@ -156,7 +154,7 @@ def _known_classes(predicted: Tensor, real: Tensor) -> list[int]:
 def _class_orders(
     n_classes: int, permutations: int, generator: np.random.Generator
 ) -> tuple[npt.NDArray[np.intp], bool]:
-    """Every permutation of the classes, or as many random ones as asked for, a row each."""
+    """Every permutation of the classes, or a number of random ones, one per row."""
     if math.factorial(n_classes) <= permutations:
         return np.array(list(itertools.permutations(range(n_classes)))), True
     return generator.permuted(np.tile(np.arange(n_classes), (permutations, 1)), axis=1), False

@@ -1,9 +1,8 @@
 """Distances between next-token distributions, one number per position, straight from logits.
 
-Every function works in float32 (float64 if it is given float64), whatever the model's dtype, and sums over
-the whole vocabulary. Log-probabilities are logits too: a function given them returns the same numbers, so a
-reference may be normalised once and compared with many others (`log_probs`, then the `*_of_log_probs`
-kernels).
+Every function works in float32 (float64 if it is given float64), whatever the model's dtype, and sums over the whole
+vocabulary. Log-probabilities are logits too: a function given them returns the same numbers, so a reference can be
+normalised once and compared with many others (`log_probs`, then the `*_of_log_probs` kernels).
 """
 
 import math
@@ -21,8 +20,8 @@ Unit = Literal["nats", "bits"]
 def log_probs(logits: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*pos vocab"]:
     """Log-probabilities in nats, float32 or float64.
 
-    Not by torch's `log_softmax`: in float32, over the 49,152 tokens of a real model, it is off by up to 3e-5 nats on
-    some CPUs, the same for all tokens, which moves every KL by 2e-5 of its value.
+    We avoid torch's `log_softmax`: in float32, over the 49,152 tokens of a real model, it is off by up to 3e-5 nats on
+    some CPUs, equally for all tokens, which changes every KL by a relative 2e-5.
     """
     shifted = logits.to(_accurate(logits.dtype))
     shifted = shifted - shifted.amax(-1, keepdim=True)
@@ -34,8 +33,8 @@ def kl_divergence(
 ) -> Float[Tensor, "*pos"]:
     """KL(p || q) = sum p (log p - log q) in nats at each position; swap the arguments for the other direction.
 
-    A layer ablation is KL(clean || ablated) and the logit lens KL(final || lens). It is infinite where q excludes a
-    token that p allows.
+    A layer ablation is KL(clean || ablated) and the logit lens KL(final || lens). It is infinite if q excludes a token
+    that p allows.
     """
     _check_same_positions(logits_p, logits_q)
     return kl_of_log_probs(log_probs(logits_p), log_probs(logits_q))
@@ -63,7 +62,7 @@ def js_divergence(
 def entropy(logits: Float[Tensor, "*pos vocab"], *, unit: Unit = "nats") -> Float[Tensor, "*pos"]:
     """Entropy of the next-token distribution at each position, between 0 and log(vocab), in nats or bits.
 
-    The authors of *Stages of Inference* give entropies in bits and everything else in nats.
+    The authors of *Stages of Inference* report entropies in bits and everything else in nats.
     """
     if unit not in ("nats", "bits"):
         raise InputError(f"unit is {unit!r}; choose 'nats' or 'bits'.")
@@ -80,7 +79,7 @@ def entropy_of_log_probs(log_p: Float[Tensor, "*pos vocab"]) -> Float[Tensor, "*
 
 
 def _may_hold_nan(sums: Float[Tensor, "*pos"]) -> bool:
-    """Whether a sum is NaN; on a GPU always True, as looking there waits longer than summing once more takes."""
+    """Whether a sum may be NaN; always True on a GPU, where checking takes longer than summing again."""
     return sums.device.type != "cpu" or bool(sums.isnan().any())
 
 

@@ -37,14 +37,12 @@ def bootstrap_mean(
 ) -> Interval:
     """Mean over the first axis with a percentile interval, resampling whole samples with replacement.
 
-    `weights` makes it a ratio of sums, sum w x / sum w, as for sequences' means weighted by their tokens
-    (tokens of one sequence are correlated: never resample tokens). `clusters` names each sample's cluster,
-    say its seed, and whole clusters are resampled. All further axes (layers) share the draws. With a single
-    unit the bounds are NaN: nothing is known of the spread. With few clusters (five seeds) a percentile
-    interval is narrow; say how many there are.
+    `weights` makes it a ratio of sums, sum w x / sum w, as for sequences' means weighted by their tokens (tokens of one
+    sequence are correlated: never resample tokens). `clusters` names each sample's cluster, such as its seed, and whole
+    clusters are resampled. All further axes (layers) share the draws. With a single unit the bounds are NaN, because
+    the spread is unknown. With few clusters (five seeds) a percentile interval is too narrow; report their number.
 
-    Raises InputError for no samples, NaN or infinite values (`name` says whose), or weights that are not
-    positive.
+    Raises InputError for no samples, NaN or infinite values (`name` is for the message), or nonpositive weights.
     """
     x = _float64(values)
     w = np.ones(len(x)) if weights is None else _float64(weights)

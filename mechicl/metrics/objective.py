@@ -17,9 +17,9 @@ class Objective:
     """A loss over the label words at q, one value per prompt.
 
     `loss="cross_entropy"` is the paper's: cross-entropy in nats over the C label logits only (section 2.1 and the
-    authors' code). `"logit_difference"` is the mean of the other labels' logits minus the target's: unlike
-    cross-entropy its gradient does not vanish where the model is confident. `target` is the gold class (the paper) or
-    the class that the model itself predicts.
+    authors' code). `"logit_difference"` is the mean of the other labels' logits minus the target's: unlike for
+    cross-entropy, its gradient does not vanish if the model is confident. `target` is the gold class (the paper) or the
+    model's own predicted class.
     """
 
     loss: Literal["cross_entropy", "logit_difference"] = "cross_entropy"
@@ -31,7 +31,7 @@ class Objective:
         """The loss of each prompt.
 
         Raises:
-            InputError: the gold class is asked for and unknown, or there is a single class.
+            InputError: the gold class is requested but unknown, or there is only one class.
         """
         n_classes = label_logits.shape[-1]
         if n_classes < 2:

@@ -1,4 +1,4 @@
-"""What a model predicts, and how far two models agree on it: by token id, never by decoded string."""
+"""A model's predictions, and how far two models agree: by token id, never by decoded string."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from mechicl.errors import InputError
 def top_1_agreement(
     logits_a: Float[Tensor, "*pos vocab"], logits_b: Float[Tensor, "*pos vocab"]
 ) -> Bool[Tensor, "*pos"]:
-    """Whether both put the same token first ("relative accuracy" of *Stages of Inference*, its mean)."""
+    """Whether both have the same most probable token (its mean is the "relative accuracy" of *Stages of Inference*)."""
     return logits_a.argmax(-1) == logits_b.argmax(-1)
 
 
@@ -21,7 +21,7 @@ def top_k_ids(logits: Float[Tensor, "*pos vocab"], k: int) -> Int[Tensor, "*pos 
     vocabulary = logits.shape[-1]
     if not 1 <= k <= vocabulary:
         raise InputError(f"k is {k}; it counts tokens of a vocabulary of {vocabulary}: take 1 to {vocabulary}.")
-    values, ids = logits.topk(min(k + 1, vocabulary), dim=-1)  # one more, to see a tie at the boundary
+    values, ids = logits.topk(min(k + 1, vocabulary), dim=-1)  # one more, to detect a tie at the boundary
     ids, by_id = ids.sort(dim=-1)
     values, by_value = values.gather(-1, by_id).sort(stable=True, dim=-1, descending=True)
     ids = ids.gather(-1, by_value)[..., :k]
@@ -55,8 +55,7 @@ def token_rank(logits: Float[Tensor, "*pos vocab"], token: Int[Tensor, "*pos"]) 
 def label_loyalty(
     class_logits: Float[Tensor, "batch class_"], reference: Float[Tensor, "batch class_"]
 ) -> Float[Tensor, "batch"]:
-    """1 where a changed model predicts the same label word as the reference, else 0 (*Label Words*, section
-    2.2).
+    """1 if a changed model predicts the same label word as the reference, else 0 (*Label Words*, section 2.2).
 
     Both arguments are the logits of the C label words at the target position; the paper prints 100 times the
     mean.
@@ -75,13 +74,13 @@ def word_loyalty(
 
 
 class ClassificationScores(NamedTuple):
-    """How well labels were predicted, beside what a constant answer reaches."""
+    """How well labels are predicted, next to the score of a constant answer."""
 
     accuracy: float
     macro_f1: float
-    """Mean F1 over the classes that are in the gold labels or were predicted."""
+    """Mean F1 over the classes that occur as gold label or prediction."""
     balanced_accuracy: float
-    """Mean recall over the classes that are in the gold labels."""
+    """Mean recall over the classes that occur as gold label."""
     majority_rate: float
     """Accuracy of always answering the most frequent gold label: EmoC's is about 0.85, above the paper's
     accuracies.

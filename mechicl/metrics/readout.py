@@ -1,9 +1,9 @@
-"""Several residuals of the same tokens read as predictions, tile by tile over the vocabulary, and compared.
+"""Decode several residuals of the same tokens into predictions, tile by tile over the vocabulary, and compare them.
 
-We multiply a tile at a time, use its logits up while the processor still holds them, and keep a few sums of each tile,
-which we put together in float64. Whole rows of logits cost more: not the arithmetic, but the memory, which is allocated
-anew for every step. Two measures need the whole softmax first, so for these we keep a part's tiles, in memory that the
-next part takes over, and look at them a second time.
+We multiply one tile at a time, use its logits while they are in the processor's cache, and keep a few sums per tile,
+which we combine in float64. Whole rows of logits cost more, not because of the arithmetic, but because memory is
+allocated for every step. Two measures need the whole softmax first; for these we keep a part's tiles, in memory that
+the next part reuses, and process them a second time.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import Tensor
 from mechicl.metrics.predictions import jaccard, top_k_ids
 
 Tiles = Callable[[Float[Tensor, "row d_model"], int], Iterable[tuple[int, Float[Tensor, "row tile"]]]]
-"""Logits of rows, so many tokens of the vocabulary at a time: the first token's id, and logits that may be overwritten.
+"""Logits of rows in tiles of the vocabulary: each tile's first token id, and logits that may be overwritten.
 
 A model's `lens_tiles` is one.
 """
 _TILE = {"cpu": (384, 1024), "gpu": (1024, 2**16)}
-"""Residuals and tokens of the vocabulary that are multiplied at a time: enough to fill the machine; on a CPU few enough
-that the logits stay in its cache.
+"""Number of residuals and of vocabulary tokens multiplied at a time: enough to fill the machine; on a CPU few enough
+for the logits to fit in its cache.
 """
 _KEPT_BYTES = 2**27
-"""Of logits that are kept for a second look, unless one token's streams alone take more."""
+"""Bytes of logits kept for a second pass, unless one token's streams alone take more."""
 _LOWEST, _EXCLUDED = -1e37, 1e9
-"""A logit that stands for -inf, whose product with its probability, 0, would be NaN; nats that only it can give."""
+"""A finite logit for -inf, whose product with its probability, 0, would be NaN; and the nats that only it gives."""
 _SECOND_LOOK = frozenset({"js_divergence", "reciprocal_rank", "clamped_entropy"})
 _LEAST_PROBABILITY = 1e-9
-"""To which the authors of *Stages of Inference* raise every probability before they take entropies."""
+"""The floor to which the authors of *Stages of Inference* raise every probability before computing entropies."""
 
 
 @torch.no_grad()
@@ -46,13 +46,13 @@ def read_out(
     *,
     d_vocab: int,
 ) -> dict[str, Tensor]:
-    """The measures named in `only`, each [token stream] on the CPU; we compare every stream with stream 0, the base.
+    """The measures named in `only`, each [token stream] on the CPU; every stream is compared with stream 0, the base.
 
-    `entropy` is in bits; `clamped_entropy` is the authors', with every probability raised to 1e-9 at least (up to 3e-8
-    bits for each token of the vocabulary). `kl`, KL(base || stream), `kl_reverse`, KL(stream || base), the
-    Jensen-Shannon divergence `js_divergence` and `loss`, -log p(target), are in nats. `top_token` is the id of the most
-    probable token (of equal ones the lowest), `agreement` 1 where it is the base's, `reciprocal_rank` 1 / rank of the
-    base's. `top_k_overlap` is the Jaccard similarity with the base's `top_k` tokens, NaN where `top_k` is 0.
+    `entropy` is in bits; `clamped_entropy` is the authors', with every probability raised to at least 1e-9 (up to 3e-8
+    bits per token of the vocabulary). `kl`, KL(base || stream), `kl_reverse`, KL(stream || base), the Jensen-Shannon
+    divergence `js_divergence` and `loss`, -log p(target), are in nats. `top_token` is the id of the most probable token
+    (the lowest among ties), `agreement` 1 if it equals the base's, `reciprocal_rank` 1 / rank of the base's.
+    `top_k_overlap` is the Jaccard similarity with the base's `top_k` tokens, NaN if `top_k` is 0.
     """
     width = _TILE[_kind(streams[0].device)][1]
     kept, twice = _Kept(), not _SECOND_LOOK.isdisjoint(only)
@@ -79,7 +79,7 @@ def read_out(
 
 
 def kept_bytes(n_streams: int, d_vocab: int, device: torch.device) -> int:
-    """Bytes that the tiles take which are kept for a second look."""
+    """Bytes of the tiles that are kept for a second pass."""
     return 4 * d_vocab * n_streams * _tokens_at_once(n_streams, d_vocab, device, twice=True)
 
 
@@ -110,7 +110,7 @@ class _At:
 
 @dataclass
 class _Sums:
-    """What each tile leaves of each stream, with z the logits, p the base's and q the stream's softmax in the tile."""
+    """Sums per tile and stream, where z are the logits, and p and q the base's and the stream's softmax in the tile."""
 
     reverse: bool
     peak: list[Tensor] = field(default_factory=list)
@@ -121,14 +121,14 @@ class _Sums:
     cross: list[Tensor] = field(default_factory=list)
     """Sum of p (z - peak)."""
     back: list[Tensor] = field(default_factory=list)
-    """Sum of q (z - peak) with the base's z and peak, where the reverse KL is asked for."""
+    """Sum of q (z - peak) with the base's z and peak, if the reverse KL is requested."""
     spare: Tensor | None = None
     log_sum: Float64[Tensor, "token stream"] = field(init=False)
     nats: Float64[Tensor, "token stream"] = field(init=False)
     """Entropies."""
 
     def add(self, tile: Float[Tensor, "token stream tile"], peak: Tensor) -> None:
-        """Take a tile in; its logits are overwritten."""
+        """Add a tile; its logits are overwritten."""
         below = tile.sub_(peak[..., None])
         share = below.softmax(-1)
         self.spare = spare = _like(tile, self.spare)
@@ -144,8 +144,8 @@ class _Sums:
         peak, mass, self_term, cross = (_wide(torch.stack(part, -1)) for part in of_tiles)
         log_mass = peak + mass.log()
         self.log_sum = log_sum = log_mass.logsumexp(-1)
-        weight = (log_mass - log_sum[..., None]).exp()  # of each tile in the whole softmax
-        # Tile by tile, so that nearly equal predictions are subtracted before they are summed.
+        weight = (log_mass - log_sum[..., None]).exp()  # weight of each tile in the whole softmax
+        # Tile by tile, to subtract nearly equal predictions before summing.
         apart = (weight[:, :1] * ((self_term + peak)[:, :1] - (cross + peak))).sum(-1)
         self.nats = (weight * (log_sum[..., None] - peak - self_term)).sum(-1).clamp(min=0)
         values = {
@@ -161,7 +161,7 @@ class _Sums:
 
 
 class _Best:
-    """The most probable token of each stream so far, and its k most probable ones."""
+    """The most probable token of each stream so far, and the k most probable ones."""
 
     def __init__(self, k: int) -> None:
         self.k = k
@@ -171,9 +171,9 @@ class _Best:
         self.ids: Tensor | None = None
 
     def look(self, tile: Float[Tensor, "token stream tile"], peak: Tensor, first: int) -> None:
-        """Take a tile in. Few streams find a new best one in a later tile, and only these are searched.
+        """Add a tile. Few streams have a new best token in a later tile, and only these are searched.
 
-        A GPU takes nearly every vocabulary in one tile, so that it is not asked which streams these are.
+        A GPU takes nearly every vocabulary in one tile, so it need not determine these streams.
         """
         if first == 0:
             self.peak, self.token = peak, tile.argmax(-1)
@@ -189,7 +189,7 @@ class _Best:
         values, ids = tile.gather(-1, ids), ids + first
         if self.values is not None and self.ids is not None:
             values, ids = torch.cat([self.values, values], -1), torch.cat([self.ids, ids], -1)
-            best = top_k_ids(values, min(self.k, values.shape[-1]))  # of equal ones the earlier, so the lower id
+            best = top_k_ids(values, min(self.k, values.shape[-1]))  # ties go to the earlier one, hence the lower id
             values, ids = values.gather(-1, best), ids.gather(-1, best)
         self.values, self.ids = values, ids
 
@@ -200,7 +200,7 @@ class _Best:
 
 
 class _Kept:
-    """All tiles of a part, for what the whole softmax must be known for."""
+    """All tiles of a part, for measures that need the whole softmax."""
 
     def __init__(self) -> None:
         self.memory: list[Tensor] = []
@@ -208,7 +208,7 @@ class _Kept:
         self.n_tokens = 0
 
     def keep(self, number: int, first: int, tile: Float[Tensor, "token stream tile"]) -> None:
-        """Copy a tile; the first part's memory serves all parts, of which only the last may be smaller."""
+        """Copy a tile into memory that all parts share; only the last part may be smaller."""
         self.n_tokens = len(tile)
         if number == len(self.memory):
             self.memory.append(tile.clone())
@@ -223,7 +223,7 @@ class _Kept:
         for first, tile in zip(self.first, tiles, strict=True):
             top_logit.look(tile, first)
         rank, mixed, raised, spare = torch.ones_like(sums.peak[0]), list[Tensor](), list[Tensor](), None
-        # The peak first, then the rest: near the peak, where it counts, the first subtraction is exact.
+        # Subtract the peak first, then the rest: near the peak, where it matters, the first subtraction is exact.
         rests = _wide(torch.stack(sums.peak, -1)) - sums.log_sum[..., None]
         rest = rests.float().to(tiles[0].device).unbind(-1)
         for first, tile, peak, beyond in zip(self.first, tiles, sums.peak, rest, strict=True):
@@ -251,22 +251,22 @@ def _mixture(
 def _raised(
     tile: Float[Tensor, "token stream tile"], peak: Tensor, rest: Tensor, spare: Tensor
 ) -> Float[Tensor, "token stream"]:
-    """Sum of -p log2 p over a tile, of probabilities of 1e-9 at least."""
+    """Sum of -p log2 p over a tile, with probabilities raised to at least 1e-9."""
     probabilities = torch.sub(tile, peak[..., None], out=spare).add_(rest[..., None]).exp_()
     probabilities = probabilities.clamp_(min=_LEAST_PROBABILITY)
     return -(probabilities * probabilities.log2()).sum(-1)
 
 
 def _wide(values: Tensor) -> Tensor:
-    """The same numbers in float64 on the host: few, and not every device has it."""
+    """The same numbers in float64 on the host, because they are few and not every device has float64."""
     return values.cpu().double()
 
 
 def _divergence(nats: Tensor) -> Tensor:
-    """Without what rounding leaves below 0; infinite where one side excludes a token that the other allows."""
+    """Clipped at 0 against rounding; infinite if one side excludes a token that the other allows."""
     return torch.where(nats > _EXCLUDED, torch.inf, nats.clamp(min=0))
 
 
 def _like(tile: Tensor, memory: Tensor | None) -> Tensor:
-    """Memory of a tile's shape: this one where it fits."""
+    """Memory of a tile's shape; reuses this one if it fits."""
     return torch.empty_like(tile) if memory is None or memory.shape != tile.shape else memory

@@ -1,4 +1,4 @@
-"""Intervals and tests that follow the design: demonstration sets first, then prompts; documents; maxima over layers."""
+"""Intervals and tests that respect the design: demonstration sets, then prompts; documents; maxima over layers."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from scipy import stats
 from mechicl.errors import InputError
 
 FEW_SETS = 20
-"""With fewer sets than this, resampling sets undercovers, and Student's t over the sets' means is used."""
+"""With fewer sets, resampling them undercovers, so Student's t over the sets' means is used."""
 _RESAMPLES = 2000
 _BLOCK = 1 << 23
-"""Weights of draws held at a time (float64: 64 MiB)."""
+"""Number of weights of draws held at a time (float64: 64 MiB)."""
 
 
 class SetInterval(NamedTuple):
-    """A mean with its 95 % interval; NaN bounds where there is one set, of whose spread nothing is known."""
+    """A mean with its 95 % interval; the bounds are NaN for a single set, whose spread is unknown."""
 
     mean: float
     low: float
     high: float
     sets: int
-    """Demonstration sets, or documents: what was sampled first."""
+    """Number of demonstration sets, or documents: the units sampled first."""
     n: int
-    """Prompts, or rows of the documents."""
+    """Number of prompts, or of rows of the documents."""
 
 
 def mean_over_sets(
@@ -36,15 +36,15 @@ def mean_over_sets(
     generator: np.random.Generator,
     level: float = 0.95,
 ) -> SetInterval:
-    """The mean of the sets' means, every set counting the same, with an interval for other sets and other prompts.
+    """The mean of the sets' means, with equal weights, and an interval that generalises to other sets and prompts.
 
-    With fewer than 20 sets it is Student's t over the sets' means, whose spread counts at least as much as that of the
-    prompts within sets makes it: four sets of six prompts may agree by accident. With more, sets are resampled, and in
-    each set that is drawn its rows (2,000 draws, percentiles). Where values are only -1, 0 and 1, as differences of
-    what is right or wrong, the interval has some width also where all are alike.
+    With fewer than 20 sets it is Student's t over the sets' means, with at least the spread that prompts within sets
+    imply, because four sets of six prompts may agree by accident. With more, sets are resampled, and rows within each
+    drawn set (2,000 draws, percentiles). If values are only -1, 0 and 1, such as differences of correctness, the
+    interval keeps some width even if all are equal.
 
     Raises:
-        InputError: no values, or values that are not finite.
+        InputError: there are no values, or some are not finite.
     """
     values = np.asarray(values, dtype=float)
     if not len(values) or len(sets) != len(values) or not np.isfinite(values).all():
@@ -62,9 +62,9 @@ def weighted_over_sets(
     values: Float[np.ndarray, "row column"], weights: Float[np.ndarray, " row"], sets: Int[np.ndarray, " row"], *,
     generator: np.random.Generator, level: float = 0.95,
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:  # fmt: skip
-    """Weighted mean, low and high of each column, as `mean_over_sets`; a set counts as much as its rows weigh.
+    """Weighted mean, low and high of each column, like `mean_over_sets`; a set weighs as much as its rows.
 
-    `sets` are numbers from 0 on. The bounds of a single set are NaN.
+    `sets` are numbered from 0. The bounds of a single set are NaN.
     """
     n, shares = int(sets.max()) + 1, weights / weights.sum()
     mean = shares @ values
@@ -79,7 +79,7 @@ def weighted_over_sets(
         return mean, low, high
     sizes, members = np.bincount(sets), (sets == np.arange(n)[:, None]) * shares
     means = members @ values / of_set[:, None]
-    squares = members @ (values - means[sets]) ** 2 / of_set[:, None]  # 0 of a set of one row
+    squares = members @ (values - means[sets]) ** 2 / of_set[:, None]  # 0 for a set of one row
     errors = np.sqrt(squares / np.maximum(sizes - 1, 1)[:, None])
     return mean, *over_few_sets(means, errors, of_set, level=level)
 
@@ -90,7 +90,7 @@ def over_few_sets(
 ) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:  # fmt: skip
     """Low and high of the mean of a few sets' estimates by Student's t; `errors` are their standard errors within sets.
 
-    The spread over sets counts at least as much as the errors make it.
+    The spread over sets is at least the one that the errors imply.
     """
     n = len(estimates)
     shares = np.full((n, 1), 1 / n) if weights is None else (weights / weights.sum())[:, None]
@@ -101,7 +101,7 @@ def over_few_sets(
 
 
 def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a share of n cases, which has width also where the share is 0 or 1."""
+    """Wilson's interval of a share of n cases, which has some width even if the share is 0 or 1."""
     interval = stats.binomtest(round(share * n), n).proportion_ci(level, method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -109,8 +109,8 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
 def plateau(values: Float[np.ndarray, "row place"], *, generator: np.random.Generator) -> np.ndarray:
     """Places (layers, depths) whose mean may be the highest, as a mask.
 
-    Each place's mean is compared with the largest, over resampled rows, and the 95 % bound is that of the largest
-    standardised deviation over all places: corrected for having looked at all of them (2,000 draws).
+    Each place's mean is compared with the largest, over resampled rows; the 95 % bound is that of the largest
+    standardised deviation over all places, which corrects for all of them (2,000 draws).
     """
     n, mean = len(values), values.mean(0)
     gap = mean.max() - mean
@@ -125,7 +125,7 @@ def plateau(values: Float[np.ndarray, "row place"], *, generator: np.random.Gene
 def mean_of_many(values: Float[np.ndarray, " row"]) -> SetInterval:
     """The mean of many independent rows (neurons, pairs) of a few values each, with a normal 95 % interval.
 
-    One case of the largest size is added on either side, so that the interval has some width also where all are alike.
+    One case of the largest size is added on either side, so that the interval has some width even if all are equal.
     """
     scale = max(float(np.abs(values).max()), 1e-12)
     half, mean = scale * _least_half_width(values / scale, 0.95), float(values.mean())
@@ -133,7 +133,7 @@ def mean_of_many(values: Float[np.ndarray, " row"]) -> SetInterval:
 
 
 def _least_half_width(values: Float[np.ndarray, " row"], level: float) -> float:
-    """Half an interval's width with a case of 1 and one of -1 added, as Agresti and Coull do for shares."""
+    """Half the width of an interval, with one case of 1 and one of -1 added, as Agresti and Coull do for shares."""
     more = np.append(values, [1.0, -1.0])
     return float(stats.norm.ppf((1 + level) / 2) * np.std(more, ddof=1) / np.sqrt(len(more)))
 
@@ -141,8 +141,8 @@ def _least_half_width(values: Float[np.ndarray, " row"], level: float) -> float:
 def against_few(effect: SetInterval, nulls: Float[np.ndarray, " draw"], level: float = 0.95) -> SetInterval:
     """An effect over the mean of a few draws of its null, such as untrained twins, with an interval for both.
 
-    The interval holds what another draw might have given instead of the model: Student's t of the draws' spread is
-    added, in squares, to the interval's own halves. Wants two draws or more.
+    The interval includes the spread of the draws: its Student's t half-width is added in quadrature to the interval's
+    own halves. Needs at least two draws.
     """
     quantile = stats.t.ppf((1 + level) / 2, len(nulls) - 1)
     spread = quantile * np.std(nulls, ddof=1) * np.sqrt(1 + 1 / len(nulls))
@@ -154,7 +154,7 @@ def _drawn_weights(
     shares: Float[np.ndarray, " row"], sets: Int[np.ndarray, " row"], of_set: Float[np.ndarray, " set"],
     generator: np.random.Generator, size: int,
 ) -> Float[np.ndarray, "draw row"]:  # fmt: skip
-    """How much each row counts when sets are resampled, and in each set as often as it is drawn its rows."""
+    """Each row's weight when sets are resampled, and rows within each drawn set."""
     n = len(of_set)
     chosen = generator.multinomial(n, np.full(n, 1 / n), size=size)
     weights = np.empty((size, len(shares)))
@@ -168,10 +168,10 @@ def _drawn_weights(
 def max_statistic_p(
     observed: Float[np.ndarray, " place"], null: Float[np.ndarray, "draw place"]
 ) -> Float[np.ndarray, " place"]:
-    """p of each place (a layer, a head), corrected for having looked at all of them.
+    """p of each place (a layer, a head), corrected for testing all of them.
 
-    It is the share of draws of the null whose largest value reaches the place's. The observed curve counts as a draw,
-    so that no p is zero.
+    It is the share of null draws whose largest value reaches the place's. The observed curve counts as a draw, so p is
+    never zero.
     """
     largest = np.max(null, axis=1)
     return np.asarray((1 + (largest[:, None] >= observed).sum(0)) / (1 + len(largest)))

@@ -45,14 +45,13 @@ def cka_of_hsic(hsic: Float[Tensor, "layer layer"]) -> Float[Tensor, "layer laye
 def cka_matrix(layers: Representations, *, unbiased: bool = True) -> Float[Tensor, "layer layer"]:
     """Linear CKA between every two layers: 1 on the diagonal, about 0 for independent representations.
 
-    Invariant to rotations, shifts and isotropic scaling of either. The biased estimate is close to 1 whenever
-    there are more dimensions than samples: it says 0.85 for independent Gaussians of 768 dimensions and 128
-    samples.
+    Invariant to rotations, shifts and isotropic scaling of either. The biased estimate is close to 1 whenever there are
+    more dimensions than samples: it is 0.85 for independent Gaussians of 768 dimensions and 128 samples.
     """
     return cka_of_hsic(hsic_matrix(layers, unbiased=unbiased))
 
 
 def _gram(layer: Tensor) -> Tensor:
     exact = in_float64(layer)
-    centred = exact - exact.mean(0)  # HSIC ignores a shift; taking it out first keeps the digits
+    centred = exact - exact.mean(0)  # HSIC ignores a shift; removing it first preserves precision
     return centred @ centred.T

@@ -1,4 +1,4 @@
-"""Neurons seen from their weights: what each writes into the vocabulary, and of which kind it is."""
+"""Neurons from their weights: what each writes to the vocabulary, and its kind."""
 
 from mechicl.mlp_neurons.kinds import NeuronClasses, classify, entropy_neurons, null_space_score
 from mechicl.mlp_neurons.moments import VocabularyMoments, vocabulary_moments

@@ -1,4 +1,4 @@
-"""Kinds of neurons, told from what they write: prediction, suppression, partition and entropy neurons."""
+"""Kinds of neurons by what they write: prediction, suppression, partition and entropy neurons."""
 
 from dataclasses import dataclass, fields
 
@@ -33,7 +33,7 @@ def classify(moments: VocabularyMoments, *, kurtosis: float = 10.0, variance: fl
     """Prediction neurons have kurtosis > 10 and positive skewness, suppression neurons negative (section
     5.3).
 
-    Partition neurons split the vocabulary in two large groups: variance > 0.005. The thresholds are the
+    Partition neurons split the vocabulary into two large groups: variance > 0.005. The thresholds are the
     authors', for cosines of processed weights. A gated or GELU neuron suppresses only while its activation is
     positive.
     """
@@ -50,9 +50,9 @@ def null_space_score(
 ) -> Float[Tensor, "neuron"]:
     """rho = |V_null' w_out| / |w_out|: how much of a neuron's output lies where W_U hardly reads.
 
-    V_null are the `fraction` of d_model directions with the smallest singular values of W_U (at least one).
-    An entropy neuron writes there: it moves no token's logit by itself but all of them, through the final
-    norm's scale (Stolfo et al. 2024).
+    V_null are the `fraction` of d_model directions with the smallest singular values of W_U (at least one). An entropy
+    neuron writes there: it changes no single token's logit directly but scales all of them through the final norm
+    (Stolfo et al. 2024).
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction is {fraction}; it is the share of W_U's directions to call null, between 0 and 1.")
@@ -73,12 +73,10 @@ def entropy_neurons(
     kurtosis_at_most: float = 10.0,
     variance_at_most: float = 1e-3,
 ) -> list[tuple[int, int]]:
-    """Candidates (layer, neuron), smallest variance first: heavy weights late in the model that favour no
-    token.
+    """Candidates (layer, neuron), smallest variance first: large weights late in the model that favour no token.
 
-    `squared_norm` is |w_in|^2 + |w_out|^2 as in Gurnee et al. (2024), by default |w_out|^2. Their bounds for
-    it, 3, 1 and 2 in three models, are a matter of scale; the default is the 90th percentile of the last
-    layers.
+    `squared_norm` is |w_in|^2 + |w_out|^2 as in Gurnee et al. (2024), by default |w_out|^2. Their bounds for it, 3, 1
+    and 2 in three models, depend on scale; the default is the 90th percentile of the last layers.
     """
     n_layers = len(moments.mean)
     if not 1 <= last_layers <= n_layers:

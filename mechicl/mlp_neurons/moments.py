@@ -1,9 +1,8 @@
-"""Moments of cos(w_out, W_U) for every neuron, from weights alone, never holding d_mlp x d_vocab of them.
+"""Moments of cos(w_out, W_U) for every neuron, from weights alone, without holding all d_mlp x d_vocab cosines.
 
-A neuron adds its output weights w_out to the residual stream, so x_v = cos(w_out, W_U[:, v]) tells which
-tokens it promotes and demotes (*Stages of Inference*, section 5.3, after Gurnee et al. 2024). All statistics
-run over the whole vocabulary and depend on how the weights were processed: the papers fold the final norm and
-centre W_U and W_out.
+A neuron adds its output weights w_out to the residual stream, so x_v = cos(w_out, W_U[:, v]) shows which tokens it
+promotes and demotes (*Stages of Inference*, section 5.3, after Gurnee et al. 2024). All statistics run over the whole
+vocabulary and depend on how the weights were processed: the papers fold the final norm and centre W_U and W_out.
 """
 
 import math
@@ -18,12 +17,11 @@ from torch import Tensor
 from mechicl.errors import InputError
 
 _BLOCK = 64
-"""Tokens whose largest and smallest cosine are kept in the pass; the extreme tokens are found in the best
-blocks.
+"""Tokens per block, whose largest and smallest cosine are kept; extreme tokens are then searched in the best blocks.
 """
 _NEURONS = {"cpu": 384}
-"""Neurons whose cosines with a chunk of tokens are computed at a time: few enough that a CPU keeps them in its
-cache, where their powers are summed; on a GPU a whole layer.
+"""Number of neurons whose cosines with a chunk of tokens are computed at a time: on a CPU few enough for its cache,
+where their powers are summed; on a GPU a whole layer.
 """
 
 
@@ -38,7 +36,7 @@ class VocabularyMoments:
     kurtosis: Float[Tensor, "layer neuron"]
     """E[z^4], not the excess: 3 for a Gaussian; NaN where the variance is 0."""
     norm: Float[Tensor, "layer neuron"]
-    """Length of w_out."""
+    """L2 norm of w_out."""
     top_tokens: Int[Tensor, "layer neuron top"]
     """Token ids with the largest cosines, largest first."""
     top_cosines: Float[Tensor, "layer neuron top"]
@@ -64,11 +62,10 @@ def vocabulary_moments(
 ) -> VocabularyMoments:
     """Moments of cos(w_out, W_U[:, v]) over the vocabulary for every neuron of every layer given.
 
-    The mean is a closed form in the mean of W_U's normalised columns. With it known, the central moments are
-    streamed, `chunk` tokens at a time, and summed in float64: one matrix product, whose results are used up
-    while they are in the processor's cache. Results are on the CPU. `W_out` may be a generator of layers; a
-    gated MLP's down projection counts as W_out. Raises InputError where the shapes do not fit or a
-    column of W_U is zero.
+    The mean is a closed form in the mean of W_U's normalised columns. Given it, the central moments are streamed,
+    `chunk` tokens at a time, and summed in float64: one matrix product, whose results are used while they are in the
+    processor's cache. Results are on the CPU. `W_out` may be a generator of layers; a gated MLP's down projection
+    counts as W_out. Raises InputError if the shapes do not match or a column of W_U is zero.
     """
     if not 1 <= top <= W_U.shape[1]:
         raise InputError(f"top is {top}; W_U has {W_U.shape[1]} tokens: take 1 to {W_U.shape[1]}.")
@@ -159,7 +156,7 @@ def _in_blocks(x: Tensor) -> Tensor:
 
 
 def _extremes(unembedding: _Unembedding, direction: Tensor, block_best: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """The `top` largest cosines and their tokens: they stand in the `top` blocks with the largest maxima."""
+    """The `top` largest cosines and their tokens, which are in the `top` blocks with the largest maxima."""
     d_vocab = unembedding.W_U.shape[1]
     blocks = block_best.topk(min(top, block_best.shape[1]), dim=1).indices
     cosines = direction.new_full((*blocks.shape, _BLOCK), -math.inf)

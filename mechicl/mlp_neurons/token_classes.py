@@ -1,4 +1,4 @@
-"""Classes of tokens that a user names: by a suffix, by words, by a test of the text; and a suffix's other forms."""
+"""Token classes, defined by a suffix, by words, or by a test of the text; and other forms of suffixed words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VOWELS = set("aeiouy")
 
 
 def class_members(tokenizer: Any, token_class: TokenClass, d_vocab: int) -> Bool[Tensor, "d_vocab"]:
-    """Which tokens are of a class. As the authors did, texts are compared stripped and in lower case.
+    """Which tokens are of a class. As in the authors' code, texts are compared stripped and in lower case.
 
     Raises:
         InputError: no token is of the class, or every one is.
@@ -45,7 +45,7 @@ def class_members(tokenizer: Any, token_class: TokenClass, d_vocab: int) -> Bool
 
 
 def token_texts(tokenizer: Any, d_vocab: int) -> list[str]:
-    """The text of every token, its leading space included where the tokenizer keeps it; InputError for None."""
+    """The text of every token, including its leading space if the tokenizer keeps it; InputError for None."""
     if tokenizer is None:
         raise InputError(
             "The model has no tokenizer, and classes of tokens are named by their text; copy tokenizer.json to its "
@@ -68,8 +68,8 @@ def describe(token_class: TokenClass) -> str:
 def other_forms(tokenizer: Any, suffix: str, d_vocab: int) -> dict[int, int]:
     """Whole-word tokens in several forms of one stem, such as " going", " go" and " goes": token to number of its stem.
 
-    No part of speech is known: a stem is what is left of a token without the suffix, with a vowel in it, and its other
-    forms are the stem with another ending, or undoubled (" running", " run").
+    Parts of speech are unknown: a stem is a token without the suffix, with a vowel in it, and its other forms are the
+    stem with another ending, or undoubled (" running", " run").
     """
     pieces = tokenizer.convert_ids_to_tokens(list(range(min(d_vocab, len(tokenizer)))))
     whole = {piece[1:]: token for token, piece in enumerate(pieces) if piece and piece[0] in "Ġ▁ "}

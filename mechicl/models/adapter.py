@@ -1,8 +1,8 @@
-"""The adapter: the little that probes, patches and `run` ask of a model, whatever class it is of.
+"""The adapter: the small interface that probes, patches and `run` need of a model of any class.
 
-A HookedTransformer is wrapped in one (`hooked_transformer.py`), and so is a TransformerBridge (`bridge.py`); a class of
-your own that answers `Adapter` is one. Engines ask for more (`blockwise.py`), and work on both of these, or whatever
-answers that too.
+A HookedTransformer is wrapped in one (`hooked_transformer.py`), and so is a TransformerBridge (`bridge.py`); your own
+class that implements `Adapter` is one. Engines need more (`blockwise.py`), and work on both of these, or on any class
+that implements that, too.
 """
 
 from __future__ import annotations
@@ -42,31 +42,31 @@ class Sizes:
     gated: bool = False
     """The MLP is gated, as in Llama: `act(x W_gate) * (x W_in)`."""
     centred: bool = True
-    """The final norm takes the mean out (LayerNorm); an RMS norm does not."""
+    """The final norm subtracts the mean (LayerNorm); an RMS norm does not."""
 
 
 class Adapter(Protocol):
-    """A causal language model with hook points, run whole.
+    """A causal language model with hook points that runs as a whole.
 
-    Hook points have TransformerLens's names and shapes. Which of them a model needs follows from what is asked of it: a
-    probe or a patch needs those that it names, a gradient `hook_embed`, where it ends.
+    Hook points have TransformerLens's names and shapes. Which of them a model needs depends on its use: a probe or a
+    patch needs those that it names, and a gradient needs `hook_embed`, where it ends.
     """
 
     @property
     def raw(self) -> torch.nn.Module:
-        """What holds the parameters: `frozen` holds them still, and provenance digests them, and the module's code."""
+        """The module with the parameters: `frozen` freezes them, and provenance digests them and the module's code."""
 
     @property
     def name(self) -> str:
-        """What tables and messages call it."""
+        """Its name in tables and messages."""
 
     @property
     def device(self) -> torch.device:
-        """Where tokens are put before `forward` sees them."""
+        """The device to which tokens are moved before `forward`."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the activations, from which the memory of a batch is estimated."""
+        """Data type of the activations, from which a batch's memory is estimated."""
 
     @property
     def sizes(self) -> Sizes:
@@ -74,22 +74,23 @@ class Adapter(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """A Hugging Face tokenizer; None where prompts and text are made elsewhere."""
+        """A Hugging Face tokenizer; None if prompts and text are made elsewhere."""
 
     def hook_names(self) -> frozenset[str]:
-        """Every hook point that can be hooked as the model is set now (some of them may still never fire)."""
+        """Every hook point that can be hooked with the model's current settings (some may still never fire)."""
 
     def hooks(self, fwd: Sequence[Hook]) -> AbstractContextManager[None]:
-        """Install forward hooks, and take exactly these away again at the end, whatever happens inside.
+        """A context that installs forward hooks, and always removes exactly these on exit.
 
-        Hooks on one point run in the order given; what one returns, unless it is None, the next one sees. Raises
+        Hooks on one point run in the order given; the next one sees what the previous returned, unless None. Raises
         `InputError` for an unknown name, before any hook is installed.
         """
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """From tokens to the last residual (`hook_resid_post` of the last block); hooks fire.
+        """The last residual (`hook_resid_post` of the last block) of tokens; hooks fire.
 
-        Right padding only: no attention mask is made. Raises `InputError` for too many tokens or an unknown token id.
+        Only right padding is supported: there is no attention mask. Raises `InputError` for too many tokens or an
+        unknown token id.
         """
 
     def read(self, resid: Float[Tensor, "batch *pos d_model"]) -> Float[Tensor, "batch *pos d_vocab"]:
@@ -98,7 +99,7 @@ class Adapter(Protocol):
     def lens(
         self, resid: Float[Tensor, "*any d_model"], tokens: Int[Tensor, " token"] | None = None
     ) -> Float32[Tensor, "*any token"]:
-        """The same function as `read`, in silence: no hook fires. `lens(last residual) == read(last residual)`; with
+        """The same function as `read`, but no hook fires. `lens(last residual) == read(last residual)`; with
         `tokens`, the logits of these alone.
         """
 
@@ -108,25 +109,25 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
     Model: TypeAlias = HookedTransformer | TransformerBridge | Adapter
-else:  # the import of TransformerLens is slow
+else:  # importing TransformerLens is slow
     Model = Any
-"""What the functions of mechicl take as a model: one of TransformerLens, or an object that answers `Adapter`."""
+"""A model as mechicl's functions accept it: one of TransformerLens, or an object that implements `Adapter`."""
 
 _ATTRIBUTE = "_mechicl_hooked"
 _CLASSES = (("HookedTransformer", "HookedTransformer"), ("model_bridge.bridge", "TransformerBridge"))
-"""TransformerLens's modules and model classes; version 4 has the second alone."""
+"""TransformerLens's modules and model classes; version 4 has only the second."""
 
 
 def hooked(model: Any) -> Adapter:
     """The adapter of a model; cheap, and the same object every time.
 
     Args:
-        model: a `HookedTransformer`, a `TransformerBridge`, or what answers `Adapter`: an object of your own, or what
-            this function returned.
+        model: a `HookedTransformer`, a `TransformerBridge`, or an object that implements `Adapter`: your own, or one
+            that this function returned.
 
     Raises `InputError` for anything else.
     """
-    # Whoever holds a model of TransformerLens's has imported its class, so the slow import is never made here.
+    # A model of TransformerLens implies that its class is imported, so this never triggers the slow import.
     for module, name in _CLASSES:
         kind = getattr(sys.modules.get(f"transformer_lens.{module}"), name, None)
         if kind is not None and isinstance(model, kind):
@@ -158,16 +159,16 @@ def _adapter(kind: str, model: Any) -> Any:
 
 
 def lacking(model: Any, protocol: type) -> list[str]:
-    """Members of a protocol that an object has not; properties are not evaluated, as `isinstance` would."""
+    """Members of a protocol that an object lacks; unlike `isinstance`, this does not evaluate properties."""
     members = sorted(name for kind in protocol.__mro__ for name in vars(kind) if name[0] != "_")
     return [name for name in members if not hasattr(type(model), name) and not hasattr(model, name)]
 
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """Hold a model in evaluation mode, its parameters without gradients; both are restored, come what may."""
+    """A context with a model in evaluation mode and its parameters without gradients; both are always restored."""
     raw = hooked(model).raw
-    # A Bridge does not hold the outermost of the modules that it wraps.
+    # A Bridge does not contain the outermost of the modules that it wraps.
     roots = [raw, *filter(None, [getattr(raw, "original_model", None)])]
     training = [module for root in roots for module in root.modules() if module.training]
     gradients = [parameter for parameter in raw.parameters() if parameter.requires_grad]

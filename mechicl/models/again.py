@@ -1,4 +1,4 @@
-"""A model loaded again as it was loaded here, by another process."""
+"""Reloading a model in another process exactly as it was loaded here."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _calls: WeakKeyDictionary[Any, Again] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Again:
-    """A call of `load_model`, which another process makes on a device of its own."""
+    """A call of `load_model` that another process repeats on its own device."""
 
     name: str
     how: Mapping[str, Any]
 
     @property
     def n_devices(self) -> int:
-        """Devices that each copy of the model takes."""
+        """Number of devices that each copy of the model takes."""
         return int(self.how.get("n_devices", 1))
 
     def __call__(self, device: str) -> Any:
@@ -34,7 +34,7 @@ class Again:
 
 
 def note_call(model: Any, name: Any, **how: Any) -> None:
-    """Note by which call a model was loaded; what lies on this disk by its whole path."""
+    """Record the call that loaded a model; local paths become absolute."""
     place = os.path.expanduser(str(name))
     _calls[model] = Again(os.path.abspath(place) if os.path.exists(place) else str(name), how)
 

@@ -1,9 +1,9 @@
 """Attention at explicit positions on top of cached keys and values.
 
-`attend` is TransformerLens's `AbstractAttention.forward` with two differences: positions are given, and cached keys
-are already rotated. It projects with the weights where they lie; TransformerLens's projections copy them at every
-call. Two of its steps have two ways of the same result, each measured in `benchmarks/attention.py`: `fused` beside
-`in_parts`, and `per_head` beside `all_heads`.
+`attend` is TransformerLens's `AbstractAttention.forward` with two differences: positions are given, and cached keys are
+already rotated. It projects with the weights in place; TransformerLens's projections copy them at every call. Two of
+its steps have two implementations of the same result, each measured in `benchmarks/attention.py`: `fused` and
+`in_parts`, and `per_head` and `all_heads`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def attend(
 ) -> tuple[Float[Tensor, "batch pos d_model"], KeyValues]:
     """A block's attention with the hook points that TransformerLens fires: its output, and the new keys and values.
 
-    `heard` says whether a hook is installed anywhere in it; without one, inputs by head and results by head, which a
-    user may have switched on, are not made.
+    `heard` says whether a hook is installed anywhere in it; without one, inputs and results by head, which a user may
+    have switched on, are not computed.
     """
     attn, cfg = block.attn, block.cfg
     q, k, v = (_clip(x, cfg.clip_qkv) for x in _queries_keys_values(block, resid, heard))
@@ -59,7 +59,7 @@ def _queries_keys_values(block: Any, resid: Tensor, heard: bool) -> tuple[Tensor
             *(block.ln1(x) for x in _split_inputs(block, resid))
         )
         return split
-    # TransformerLens takes the norm three times, so whoever listens to it hears three times.
+    # TransformerLens computes the norm three times, so its hooks fire three times.
     inputs = [block.ln1(resid) for _ in range(3)] if has_hooks(block.ln1) else [normalise(block.ln1, resid)] * 3
     q, k, v = (
         point(_project(x, *weights))
@@ -77,22 +77,22 @@ def _norm_heads(attn: Any, norm: Any, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scoring:
-    """How an attention comes from queries and keys to a pattern, and who listens on the way."""
+    """How attention computes a pattern from queries and keys, and the hooks on the way."""
 
     scale: float
     """What scores are divided by."""
     cap: float | None
     within: int | None
-    """How far back this layer sees, itself included; None without limit."""
+    """Number of positions that this layer sees, including the current one; None without limit."""
     on_scores: Any
-    """The hook points; None where nobody may listen."""
+    """The hook points; None if no hook may fire."""
     on_pattern: Any
     sinks: Float[Tensor, " head"] | None = None
-    """Scores of one more key for each head, which takes its share of the softmax and holds nothing (GPT-OSS)."""
+    """Scores of one additional key per head, which takes part in the softmax but has no value (GPT-OSS)."""
 
     @classmethod
     def of(cls, attn: Any) -> Scoring:
-        """That of a HookedTransformer's attention."""
+        """The scoring of a HookedTransformer's attention."""
         cfg, local = attn.cfg, attn.attn_type == "local"
         within = int(cfg.window_size) if local else None
         return cls(attn.attn_scale, cfg.attn_scores_soft_cap, within, attn.hook_attn_scores, attn.hook_pattern)
@@ -103,8 +103,8 @@ class Scoring:
         return self.on_scores is not None and has_hooks(self.on_scores)
 
     def needs_parts(self, new: KeyValues, past: KeyValues | None) -> bool:
-        """Whether somebody sees scores or pattern, or the kernel does not know this attention: sinks, soft-capped
-        scores, and a past that a batch shares.
+        """Whether hooks need scores or pattern, or the kernel does not support this attention: sinks, soft-capped
+        scores, or a past that a batch shares.
         """
         capped = self.cap is not None and self.cap > 0
         unknown = capped or self.sinks is not None or (past is not None and past.batch < new.batch)
@@ -127,7 +127,7 @@ def visible(
 
 
 def _split_inputs(block: Any, resid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The inputs of queries, keys and values, split by head where the user asked for that (`set_use_...`)."""
+    """The inputs of queries, keys and values, split by head if the user requested that (`set_use_...`)."""
     cfg = block.cfg
     heads = cfg.n_heads
     grouped = heads if cfg.ungroup_grouped_query_attention else cfg.n_key_value_heads or heads
@@ -151,25 +151,25 @@ def _project(
     weight: Float[Tensor, "head d_model d_head"],
     bias: Float[Tensor, "head d_head"],
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """All heads' projections, from TransformerLens's weights as they lie in memory.
+    """All heads' projections, from TransformerLens's weights in place.
 
-    Nothing is kept between calls, so edited weights act at once.
+    Nothing is cached between calls, so edited weights take effect immediately.
     """
     few = x.shape[0] * x.shape[1] < rows_worth_a_copy(x.device)
     return per_head(x, weight, bias) if few else all_heads(x, weight, bias)
 
 
 def rows_worth_a_copy(device: torch.device) -> int:
-    """From how many rows on one product with transposed weights, which are copied for it, beats a product per head.
+    """The number of rows from which one product with a transposed copy of the weights beats one product per head.
 
-    A GPU (not measured yet; `benchmarks/gpu.py choices` does) multiplies the heads as a batch in the same tiles as one
-    product of all heads, until there are rows enough for tiles wider than a head.
+    A GPU (not measured yet; see `benchmarks/gpu.py choices`) multiplies the heads as a batch in the same tiles as one
+    product of all heads, until there are enough rows for tiles wider than a head.
     """
     return 256 if device.type == "cpu" else 512
 
 
 def per_head(x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "batch pos head d_head"]:
-    """`_project` as a product per head, which reads the weights once, where they are."""
+    """`_project` as one product per head, which reads the weights once, in place."""
     (batch, pos, d_model), (heads, _, d_head) = x.shape, weight.shape
     out = torch.baddbmm(bias[:, None], x.reshape(batch * pos, d_model).expand(heads, -1, -1), weight)
     return out.view(heads, batch, pos, d_head).permute(1, 2, 0, 3)
@@ -183,7 +183,7 @@ def all_heads(x: Tensor, weight: Tensor, bias: Tensor) -> Float[Tensor, "batch p
 
 
 def _weights(attn: Any) -> list[tuple[Tensor, Tensor]]:
-    """Weight and bias of queries, keys and values; keys and values that heads share as they are stored, once."""
+    """Weight and bias of queries, keys and values; keys and values that heads share appear once, as stored."""
     shared = "_" if attn.cfg.n_key_value_heads is not None else ""
     kv = [(getattr(attn, f"{shared}W_{m}"), getattr(attn, f"{shared}b_{m}")) for m in "KV"]
     return [(attn.W_Q, attn.b_Q), *kv]
@@ -197,7 +197,7 @@ def _project_out(attn: Any, z: Float[Tensor, "batch pos head d_head"]) -> Float[
 def fused(
     scoring: Scoring, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Attention in one kernel; a mask is built only where causality alone does not say it."""
+    """Attention in one kernel; a mask is built only if causality alone does not define it."""
     seen = new if past is None else past.then(new)
     within, queries = scoring.within, q.shape[1]
     is_causal = past is None and within is None and queries > 1
@@ -215,11 +215,11 @@ def fused(
 
 
 def repeats_keys(device: torch.device, dtype: torch.dtype, masked: bool) -> bool:
-    """Whether keys that heads share are repeated before `scaled_dot_product_attention` sees them.
+    """Whether to repeat shared keys before `scaled_dot_product_attention`.
 
-    On CUDA only the flash kernel knows shared keys, and it knows neither float32 nor masks: everything else would fall
-    to the kernel that writes all scores to memory. Repeated keys go to the memory-efficient one. It follows from what
-    PyTorch's kernels support; `benchmarks/gpu.py choices` measures both ways.
+    On CUDA only the flash kernel supports shared keys, and it supports neither float32 nor masks: everything else would
+    fall back to the kernel that writes all scores to memory. Repeated keys use the memory-efficient one. This follows
+    from what PyTorch's kernels support; `benchmarks/gpu.py choices` measures both.
     """
     return device.type == "cuda" and (masked or dtype not in (torch.float16, torch.bfloat16))
 
@@ -227,10 +227,10 @@ def repeats_keys(device: torch.device, dtype: torch.dtype, masked: bool) -> bool
 def in_parts(
     scoring: Scoring, q: Float[Tensor, "batch pos head d_head"], new: KeyValues, past: KeyValues | None
 ) -> Float[Tensor, "batch pos head d_head"]:
-    """Scores of past and new keys computed apart and put under one softmax; hook points of both fire.
+    """Scores of past and new keys are computed separately and combined in one softmax; hook points of both fire.
 
-    A past that a whole batch shares is then read once, where it is, instead of being copied for every prompt.
-    Also the way for soft-capped scores, which the fused kernel does not know.
+    A past that a whole batch shares is then read once, in place, instead of being copied for every prompt. This also
+    serves soft-capped scores, which the fused kernel does not support.
     """
     batch, queries, heads, d_head = q.shape
     groups = new.keys.shape[2]
@@ -250,7 +250,7 @@ def in_parts(
 
 
 def _pattern(scoring: Scoring, scores: Float[Tensor, "batch head query key"]) -> Float[Tensor, "batch head query key"]:
-    """The softmax of scores, with the hook points before and behind it."""
+    """The softmax of scores, with the hook points before and after it."""
     if scoring.on_scores is not None:
         scores = scoring.on_scores(scores)
     if scoring.sinks is None:
@@ -267,7 +267,7 @@ def _pattern(scoring: Scoring, scores: Float[Tensor, "batch head query key"]) ->
 def _products(
     rows: Float[Tensor, "batch group row inner"], with_each: Float[Tensor, "one_or_batch group inner column"]
 ) -> Float[Tensor, "batch group row column"]:
-    """Products of queries with keys, or of a pattern with values, that each prompt has, or that the batch shares."""
+    """Products of queries with keys, or of a pattern with values; the second is per prompt or shared by the batch."""
     if with_each.shape[0] == rows.shape[0]:
         return rows @ with_each
     batch, groups, per_prompt, _ = rows.shape

@@ -34,7 +34,7 @@ class RunsBlocks(TransformerLensModel):
         return self._run(block, found, resid, checked, past)
 
     def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """One block on whole sequences; its own forward pass where it is unsupported or holds a foreign module."""
+        """One block on whole sequences; by its own forward pass if it is unsupported or contains a foreign module."""
         block, cfg = self.raw.blocks[layer], self.raw.cfg
         found = survey(block, cfg)
         if unsupported_reason(cfg) is None and found.foreign is None:
@@ -47,7 +47,7 @@ class RunsBlocks(TransformerLensModel):
     def _run(
         self, block: Any, found: Survey, resid: Tensor, checked: Positions, past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
-        """The block by its parts, whose hook points fire where something listens."""
+        """The block by its parts, whose hook points fire if they have hooks."""
         cfg, positions = self.raw.cfg, checked.ids
         grow_tables(block.attn, checked.longest)
         home, resid = resid.device, resid.to(block.attn.b_O.device)
@@ -75,15 +75,15 @@ def _mlp(block: Any, listened: bool, resid: Tensor) -> Tensor:
 
 
 def refusal(raw: Any, foreign: str | None = None) -> str:
-    """Why a model does not run on explicit positions and cached keys: its configuration, or a foreign module."""
+    """Why a model cannot run on explicit positions and cached keys: its configuration, or a foreign module."""
     name = raw.cfg.model_name
     reason = f"In {name} {foreign}" if foreign else f"{name} uses {unsupported_reason(raw.cfg)}"
     return f"{reason}, which mechicl cannot run block by block on cached keys; use whole forward passes."
 
 
 def unsupported_reason(cfg: Any) -> str | None:
-    """What in this configuration depends on more than explicit positions and cached keys, in words; None if
-    nothing.
+    """The setting of this configuration that needs more than explicit positions and cached keys, in words; None if
+    none.
     """
     olmo = ("Olmo2ForCausalLM", "Olmo3ForCausalLM", "OlmoeForCausalLM")
     explicit = cfg.positional_embedding_type in ("standard", "rotary")

@@ -1,7 +1,7 @@
-"""Blockwise: what engines ask of a model besides, so that they need not run it whole.
+"""Blockwise: the additional interface that engines need to run a model in parts.
 
-A block at explicit positions on top of cached keys and values, blocks in another order, the vocabulary in tiles, and
-the weights. `HookedTransformer` answers it (`hooked_transformer.py`).
+It covers a block at explicit positions on top of cached keys and values, blocks in another order, the vocabulary in
+tiles, and the weights. `hooked_transformer.py` implements it for `HookedTransformer`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from mechicl.models.adapter import Adapter, hooked, lacking
 class KeyValues:
     """One layer's keys and values, with the positions at which they were computed.
 
-    Keys are stored *after* rotation, so that a selection of them keeps its original places: the anchors of a
-    prompt may be gathered and attended to as if the rest of the prompt were masked.
+    Keys are stored *after* rotation, so a selection of them keeps its original positions: the anchors of a prompt may
+    be gathered and attended to as if the rest of the prompt were masked.
     """
 
     keys: Float[Tensor, "batch pos kv_head d_head"]
@@ -34,7 +34,7 @@ class KeyValues:
 
     @property
     def batch(self) -> int:
-        """Number of prompts; 1 also serves as a prefix that a whole batch shares."""
+        """Number of prompts; 1 also stands for a prefix that a whole batch shares."""
         return self.keys.shape[0]
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class KeyValues:
 
 
 def join_positions(past: Int[Tensor, "..."], new: Int[Tensor, "..."]) -> Int[Tensor, "*batch pos"]:
-    """Position ids followed by new ones: [pos] where both are shared by the batch, [batch pos] otherwise."""
+    """Position ids followed by new ones: [pos] if the batch shares both, otherwise [batch pos]."""
     if past.ndim == new.ndim == 1:
         return torch.cat([past, new])
     past, new = past.reshape(-1, past.shape[-1]), new.reshape(-1, new.shape[-1])
@@ -71,9 +71,9 @@ class Blockwise(Adapter, Protocol):
 
     @property
     def unsupported_reason(self) -> str | None:
-        """Why `block` refuses this model, in words; None where it does not.
+        """Why `block` does not support this model, in words; None if it does.
 
-        Either the architecture needs more than explicit positions and cached keys, or a module is the user's own.
+        Either the architecture needs more than explicit positions and cached keys, or a module is user-defined.
         """
 
     @property
@@ -85,26 +85,26 @@ class Blockwise(Adapter, Protocol):
         """The unembedding."""
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """What each head's average value is written with."""
+        """The weights with which each head writes its average value."""
 
     def W_in(self, layer: int) -> Float[Tensor, "d_model d_mlp"]:
         """The MLP's input weights (for a gated MLP those of the linear branch)."""
 
     def W_out(self, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-        """The MLP's output weights: row i is what neuron i writes."""
+        """The MLP's output weights; neuron i writes row i."""
 
     def reordered(self, order: Sequence[int]) -> AbstractContextManager[None]:
-        """Run these blocks, in this order, as long as the context lasts; one may come twice, or not at all.
+        """A context in which these blocks run, in this order; a block may occur twice, or not at all.
 
-        A block keeps its hook names. `sizes.n_layers` is the length of the order inside. Raises `InputError` for an
-        empty order, or a layer that the model has not.
+        A block keeps its hook names. Inside, `sizes.n_layers` is the length of the order. Raises `InputError` for an
+        empty order, or a layer that the model lacks.
         """
 
     def lens_tiles(
         self, resid: Float[Tensor, "row d_model"], width: int
     ) -> Iterator[tuple[int, Float32[Tensor, "row tile"]]]:
-        """`lens`, `width` tokens of the vocabulary at a time: the first token's id, and the logits in memory that
-        the next tile takes, free to be overwritten. Without gradients.
+        """`lens` in tiles of `width` vocabulary tokens: the first token's id, and the logits, in memory that the next
+        tile reuses and that may be overwritten. Without gradients.
         """
 
     def embed(
@@ -128,33 +128,33 @@ class Blockwise(Adapter, Protocol):
         Args:
             layer: which block.
             resid: the block's input.
-            positions: the position id of each column of `resid`: [pos], or [batch pos] where prompts differ
-                (right padding is harmless). 0, 1, ... by default; must be given together with `past`.
+            positions: the position id of each column of `resid`: [pos], or [batch pos] if prompts differ (right padding
+                is harmless). 0, 1, ... by default; must be given together with `past`.
             past: keys and values computed earlier by this layer.
 
         Returns:
             The block's output and the keys and values of `resid` alone (`past.then(new)` joins them).
 
-        Where something listens inside the block, all its hook points fire with TransformerLens's shapes
+        If any hook is installed inside the block, all its hook points fire with TransformerLens's shapes
         (`hook_pattern` is [batch head query key], past keys first; `hook_k`, `hook_rot_k` and `hook_v` see
         the new keys). Otherwise a faster path gives the same numbers.
 
-        Raises `InputError` where there is an `unsupported_reason`.
+        Raises `InputError` if there is an `unsupported_reason`.
         """
 
     def whole_block(self, layer: int, resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        """Apply one block to whole sequences, from position 0 on; all its hook points fire where something listens.
+        """Apply one block to whole sequences, from position 0 on; all its hook points fire if any has a hook.
 
-        Serves every architecture but shortformer positions, for which it raises `InputError`. A block that is the
-        user's own, holds a module of the user's own, or has PyTorch hooks on a module that is no hook point, runs by
+        Supports every architecture except shortformer positions, for which it raises `InputError`. A block that is
+        user-defined, contains a user-defined module, or has PyTorch hooks on a module that is not a hook point, runs by
         its own forward pass.
         """
 
 
 def blockwise(model: Any, work: str) -> Blockwise:
-    """The same model, where `work`, a function or a class by its name, cannot do with an `Adapter` alone.
+    """The same model as `Blockwise`, for `work`, the name of a function or class that needs more than an `Adapter`.
 
-    Raises `InputError` where the model answers nothing more.
+    Raises `InputError` if the model does not implement it.
     """
     net = hooked(model)
     if not _answers(net):
@@ -166,7 +166,7 @@ def blockwise(model: Any, work: str) -> Blockwise:
 
 
 def runs_by_block(net: Adapter) -> TypeGuard[Blockwise]:
-    """Whether a model can be run block by block on cached keys as it stands."""
+    """Whether a model can currently run block by block on cached keys."""
     return _answers(net) and net.unsupported_reason is None
 
 

@@ -1,8 +1,9 @@
-"""The adapter of a TransformerBridge, of TransformerLens 3.9 and 4, blockwise too.
+"""The adapter of a TransformerBridge (TransformerLens 3.9 and 4), which is also blockwise.
 
-A Bridge wraps Hugging Face's own modules. A block is called with what Hugging Face's model would pass it: a mask,
-rotations for explicit positions, and a cache. Nothing of an architecture is written again here, so a first use checks
-that a model is its embedding, its blocks in a row and its unembedding (`bridge_check.py`); another one is run whole.
+A Bridge wraps Hugging Face's own modules. A block is called with the arguments that Hugging Face's model would pass: a
+mask, rotations for explicit positions, and a cache. No architecture is reimplemented here, so the first use checks that
+a model consists of its embedding, its blocks in sequence and its unembedding (`bridge_check.py`); any other model is
+run whole.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ _GATES = {
     ("hook_mlp_in",): "use_hook_mlp_in",
     ("hook_attn_in",): "use_attn_in",
 }
-"""Ends of hook points' names, and the settings without which they never fire."""
+"""Suffixes of hook points' names, and the settings without which they never fire."""
 
 
 class BridgeModel(RunsBridgeBlocks):
-    """`Adapter` and `Blockwise`, answered by a `TransformerBridge`; each says there what it promises."""
+    """`Adapter` and `Blockwise` for a `TransformerBridge`; see there for the contracts."""
 
     def __init__(self, raw: Any) -> None:
         super().__init__(raw)
@@ -44,9 +45,9 @@ class BridgeModel(RunsBridgeBlocks):
 
     @property
     def findings(self) -> Findings:
-        """What a first run showed."""
+        """The findings of a first run."""
         if self._findings is None:
-            self._findings = Findings()  # what may be asked for meanwhile
+            self._findings = Findings()  # for requests in the meantime
             self._findings = examine(self)
         return self._findings
 
@@ -102,7 +103,7 @@ class BridgeModel(RunsBridgeBlocks):
             with super().hooks([self._between(hook, handles) for hook in fwd]):
                 yield
         finally:
-            for handle in handles:  # of a pass that broke off between the two hook points
+            for handle in handles:  # left by a pass that was interrupted between the two hook points
                 handle.remove()
 
     def _between(self, hook: Hook, handles: list[Any]) -> Hook:
@@ -155,7 +156,7 @@ class BridgeModel(RunsBridgeBlocks):
             raw.cfg.n_layers = n_layers
 
     def _lists(self) -> list[tuple[Any, str]]:
-        """Where Hugging Face's model holds the blocks."""
+        """Where Hugging Face's model has the blocks."""
         return [
             (parent, name)
             for parent in self.raw.original_model.modules()
@@ -172,7 +173,7 @@ class BridgeModel(RunsBridgeBlocks):
         return resid
 
     def _changed_outside(self) -> bool:
-        """Whether the model's own forward pass is the user's, or a PyTorch hook is installed on it."""
+        """Whether the model's forward pass is user-defined, or has a PyTorch hook."""
         raw = self.raw
         written = type(raw).forward.__module__.startswith("transformer_lens.") and "forward" not in vars(raw)
         modules = [raw, raw.original_model, *(parent for parent, _ in self._lists())]
@@ -206,13 +207,13 @@ class BridgeModel(RunsBridgeBlocks):
     def _normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
         norm = self.raw.ln_final.original_component
         weight = getattr(norm, "weight", None)
-        # Tuned lenses give float32, which PyTorch's norms refuse beside weights of half precision.
+        # Tuned lenses give float32, which PyTorch's norms reject with half-precision weights.
         out: Tensor = norm(resid if weight is None else resid.to(weight.dtype))
         return out
 
     def _cap(self, logits: Tensor) -> Tensor:
         config = self._config
-        # Cohere, whose model holds the scale until it is folded, and Granite scale their logits.
+        # Cohere (whose model has the scale until it is folded) and Granite scale their logits.
         scale = getattr(self.raw.original_model, "logit_scale", None) or 1 / (
             getattr(config, "logits_scaling", None) or 1
         )
@@ -233,4 +234,4 @@ class BridgeModel(RunsBridgeBlocks):
 
 
 class _Reached(Exception):
-    """The last block has run: what comes after it need not."""
+    """The last block has run, so later modules need not."""

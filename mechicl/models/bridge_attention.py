@@ -1,9 +1,9 @@
-"""Attention of a Bridge's block: what Hugging Face's own attention modules call for scores and pattern.
+"""Attention of a Bridge's block: the function that Hugging Face's attention modules call for scores and pattern.
 
-TransformerLens computes attention itself for most architectures. Where it lets Hugging Face's module compute and shows
-scores and pattern afterwards (GPT-J, GPT-Neo, OPT), an edit of a hook there would act on nothing. So `Attention` takes
-the place of that module's innermost function, in silence for every architecture, and fires the hook points while it
-computes.
+TransformerLens computes attention itself for most architectures. For those where it lets Hugging Face's module compute
+and shows scores and pattern afterwards (GPT-J, GPT-Neo, OPT), an edit by a hook there would have no effect. So
+`Attention` replaces that module's innermost function (for every architecture, if no hook needs to fire), and fires the
+hook points while it computes.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from mechicl.models.attention import Scoring, fused, in_parts
 from mechicl.models.blockwise import KeyValues
 
 _NAME = "mechicl"
-"""Of the attention function that is registered in transformers."""
+"""Name of the attention function that is registered in transformers."""
 _HELD = "_mechicl_attention"
-"""Attribute of a Hugging Face attention module while its block runs."""
+"""Name of an attribute of a Hugging Face attention module, set while its block runs."""
 
 
 class Attention:
@@ -35,12 +35,12 @@ class Attention:
         self.bridge, self.past, self.positions, self.within, self.heard = bridge, past, positions, within, heard
         self.new: KeyValues | None = None
         self.delegated = not wrapped or _delegates(bridge)
-        """Whether Hugging Face's module computes, so that this object does the innermost part."""
+        """Whether Hugging Face's module computes attention, with this object as its innermost part."""
         self.asked = False
         """Whether it did."""
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Take new keys and values [batch head pos d_head], as Hugging Face's caches do; give back all."""
+        """Add new keys and values [batch head pos d_head], as Hugging Face's caches do; return all."""
         if self.heard and self.delegated:
             keys = self._point("hook_rot_k", keys)
         self.new = KeyValues(keys.transpose(1, 2), values.transpose(1, 2), self.positions)
@@ -50,7 +50,7 @@ class Attention:
         return known.keys.transpose(1, 2), known.values.transpose(1, 2)
 
     def get_seq_length(self, *_: Any) -> int:
-        """Keys that were there before."""
+        """Number of keys that were cached before."""
         return 0 if self.past is None else len(self.past)
 
     def average(self, queries: Tensor, divisor: float, cap: float | None, sinks: Tensor | None) -> Tensor:
@@ -75,10 +75,10 @@ class Attention:
 
     @contextmanager
     def computing(self, config: Any) -> Iterator[None]:
-        """Compute in the place of this block's attention module, or help TransformerLens's to what it lacks."""
+        """Compute in place of this block's attention module, or supply what TransformerLens's module lacks."""
         bridge, module = vars(self.bridge), vars(self.bridge.original_component)
         implementation = config._attn_implementation
-        # A hook of this block may start another run, which computes here before this one does.
+        # A hook of this block may start another run, which then computes here first.
         places = [(module, _HELD), (module, "_attn"), (bridge, "_apply_rotary_pos_emb"), (bridge, "compatibility_mode")]
         before = [(attributes, name, attributes[name]) for attributes, name in places if name in attributes]
         try:
@@ -90,7 +90,7 @@ class Attention:
             else:
                 # A row that hooks have masked entirely attends to nothing, as in a HookedTransformer.
                 bridge["compatibility_mode"] = True
-                if hasattr(type(self.bridge), "_apply_rotary_pos_emb"):  # which fires no hook of rotated ones
+                if hasattr(type(self.bridge), "_apply_rotary_pos_emb"):  # which fires no hook for rotated keys
                     rotate = self.bridge._apply_rotary_pos_emb
                     bridge["_apply_rotary_pos_emb"] = lambda *args: self._rotated(rotate, *args)
             yield

@@ -62,7 +62,7 @@ class RunsBridgeBlocks(TransformerLensModel):
             )
 
     def _run(self, layer: int, resid: Tensor, ids: Tensor, past: KeyValues | None) -> tuple[Tensor, KeyValues | None]:
-        """A block's output and new keys: by Hugging Face's own modules in silence, by TransformerLens's otherwise."""
+        """A block's output and new keys: by Hugging Face's own modules if no hook fires, else by TransformerLens's."""
         block = self.raw.blocks[layer]
         number = next((i for i, parts in enumerate(self._parts) if parts.block is block), layer)
         parts = self._parts[number]
@@ -84,7 +84,7 @@ class RunsBridgeBlocks(TransformerLensModel):
     def _given(
         self, number: int, block: Any, resid: Tensor, ids: Tensor, attention: Attention, stands: bool
     ) -> dict[str, Any]:
-        """What Hugging Face's model passes a block, as far as this one takes it."""
+        """The arguments that Hugging Face's model passes to a block, as far as this one accepts them."""
         shown = ids if ids.ndim == 2 else ids[None]
         given = {
             "attention_mask": None if attention.delegated and stands else _mask(resid, ids, attention),
@@ -102,7 +102,7 @@ class RunsBridgeBlocks(TransformerLensModel):
         rotary = getattr(self.raw, "rotary_emb", None)
         if rotary is None:
             return None
-        kinds = self._layer_types  # of the blocks by their own numbers, also while they are reordered
+        kinds = self._layer_types  # by the blocks' own numbers, even while they are reordered
         module = rotary.original_component if hasattr(rotary, "original_component") else rotary
         by_kind = "layer_type" in _parameters(type(module).forward)
         more = {"layer_type": kinds[number]} if by_kind and kinds is not None else {}

@@ -1,8 +1,8 @@
-"""Whether a TransformerBridge is its embedding, its blocks in a row, and its unembedding: tried on a few tokens.
+"""Check on a few tokens that a TransformerBridge is just its embedding, its blocks in sequence, and its unembedding.
 
-Hugging Face's models may do more in their forward passes than their parts say (a scale, a projection, a second stream),
-and a Bridge that the user made was never compared with anything. So the first use of one compares its parts with its
-own forward pass, in silence, listened to, and on cached keys.
+Hugging Face's models may do more in their forward passes than their parts show (a scale, a projection, a second
+stream), and a Bridge that the user made was never compared with anything. So its first use compares its parts with its
+own forward pass: without hooks, with hooks, and on cached keys.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from mechicl.models.silent import muted
 
 _TOKENS, _PAST = 8, 5
 _TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
-"""Of a residual's or a logit's largest value; half precision rounds to 8 or 11 bits in every layer, and Hugging Face's
-modules take norms and softmax in float32 in float64, too."""
+"""Tolerances relative to the largest residual or logit; half precision rounds to 8 or 11 bits in every layer, and
+Hugging Face's modules compute norms and softmax in float32 even for float64."""
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What a first run showed."""
+    """The findings of a first run."""
 
     reason: str | None = None
     """Why blocks cannot be run one by one, in words."""
     reads: str | None = None
     """Why logits cannot be read from the last residual, in words."""
     never_fire: frozenset[str] = frozenset()
-    """Hook points of blocks that exist and are never reached."""
+    """Hook points of blocks that exist but never fire."""
 
 
 @torch.no_grad()
 def examine(net: Any) -> Findings:
-    """Run a few tokens through a `BridgeModel`, by its own forward pass and by parts. No hook of the user's fires.
+    """Run a few tokens through a `BridgeModel`, by its own forward pass and by parts. The user's hooks do not fire.
 
-    Raises `InputError` where the model's own forward pass fails on them, or where it has no final norm (OPT-350m).
+    Raises `InputError` if the model's own forward pass fails on them, or if it has no final norm (OPT-350m).
     """
     raw = net.raw
     if not hasattr(raw, "ln_final"):
@@ -57,7 +57,7 @@ def examine(net: Any) -> Findings:
             fired = _listen(net, tokens)
             silent = _in_a_row(net, net.embed(tokens))
             cached = _on_cache(net, tokens)
-        except Exception as error:  # whatever a block lacks that is called on its own
+        except Exception as error:  # whatever a block raises when it is called on its own
             return Findings(f"has blocks that do not run on their own ({first_line(error)})", reads)
     same = _same(fired[0], last) and _same(silent, last) and _same(cached, last[:, _PAST:])
     reason = None if same else f"({type(raw.original_model).__name__}) is more than its blocks in a row"
@@ -66,7 +66,7 @@ def examine(net: Any) -> Findings:
 
 
 def _beyond_a_few_tokens(net: Any) -> str | None:
-    """What depends on more than explicit positions and cached keys, and shows on long sequences alone."""
+    """Dependence on more than explicit positions and cached keys that shows only on long sequences."""
     config = net._config
     if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
         return "attends in chunks"
@@ -85,7 +85,7 @@ def _in_a_row(net: Any, resid: Tensor) -> Tensor:
 
 
 def _listen(net: Any, tokens: Tensor) -> tuple[Tensor, set[str]]:
-    """The last residual when everything is listened to, and the names of the hook points that fired."""
+    """The last residual with hooks everywhere, and the names of the hook points that fired."""
     fired: set[str] = set()
     points = [name for name, point in net._points().items() if net._closed(name, point) is None]
     hooks = [(name, lambda value, hook, name=name: fired.add(name)) for name in points]

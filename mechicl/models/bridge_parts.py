@@ -1,4 +1,4 @@
-"""The modules of a Bridge's block: which of TransformerLens's wrappers can be left out because nobody listens there."""
+"""The modules of a Bridge's block, and which of TransformerLens's wrappers can be skipped for lack of hooks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class _Wrapper:
     module: Any
     """TransformerLens's wrapper."""
     split: tuple[tuple[Any, Any], ...] = ()
-    """Modules that TransformerLens cut out of Hugging Face's joint ones, and the joint ones."""
+    """Modules that TransformerLens split off Hugging Face's joint modules, and the joint ones."""
 
     @property
     def stands(self) -> bool:
-        """Whether it is where TransformerLens put it, and computes what TransformerLens wrote."""
+        """Whether it is where TransformerLens put it, with TransformerLens's own code."""
         module = self.module
         written = type(module).forward.__module__.startswith("transformer_lens.")
         return self.holder._modules.get(self.name) is module and "forward" not in vars(module) and written
 
     @property
     def plain(self) -> bool:
-        """Whether Hugging Face's module holds the same weights: parts cut out of a joint one share its memory."""
+        """Whether Hugging Face's module has the same weights: parts split off a joint one share its memory."""
         return all(
             weight.untyped_storage().data_ptr() == getattr(joint, name).untyped_storage().data_ptr()
             for part, joint in self.split
@@ -45,12 +45,12 @@ class BlockParts:
 
     block: Any
     points: list[Any] = field(default_factory=list)
-    """Hook points between the residual before the block and the one behind it."""
+    """Hook points between the residual before the block and the one after it."""
     wrappers: list[_Wrapper] = field(default_factory=list)
 
     @classmethod
     def of(cls, block: Any) -> BlockParts:
-        """Look through a block of a `TransformerBridge`."""
+        """Inspect a block of a `TransformerBridge`."""
         parts = cls(block)
         parts._look(block.original_component)
         ends = (block.hook_in, block.hook_out)
@@ -70,7 +70,7 @@ class BlockParts:
 
     @property
     def heard(self) -> bool:
-        """Whether somebody listens inside the block, or has put a module or function of their own there."""
+        """Whether the block has a hook, or a user-defined module or function."""
         library = installed_by_library(self.block)
         return (
             any(has_own_hooks(point, library) for point in self.points)
@@ -87,12 +87,12 @@ class BlockParts:
 
     @property
     def attention_is_plain(self) -> bool:
-        """Whether Hugging Face's attention module holds the weights that TransformerLens's wrapper computes with."""
+        """Whether Hugging Face's attention module has the weights that TransformerLens's wrapper computes with."""
         return all(part.plain for part in self.wrappers if part.module is self.block.attn)
 
     @contextmanager
     def unwrapped(self) -> Iterator[None]:
-        """Let Hugging Face's own modules run wherever they hold the same weights as TransformerLens's wrappers."""
+        """A context that runs Hugging Face's own modules if they have the weights of TransformerLens's wrappers."""
         stale = [part.module.original_component for part in self.wrappers if not part.plain]
         inside = {id(module) for original in stale for module in original.modules()}
         removed = [part for part in self.wrappers if part.plain and id(part.holder) not in inside]
@@ -106,12 +106,12 @@ class BlockParts:
 
 
 def joint_modules(block: Any) -> list[nn.Module]:
-    """Hugging Face's joint modules in a block, out of which TransformerLens cut those that it computes with."""
+    """Hugging Face's joint modules in a block, from which TransformerLens split off those that it computes with."""
     return [joint for wrapper in BlockParts.of(block).wrappers for _, joint in wrapper.split]
 
 
 def _split(wrapper: Any, original: nn.Module) -> Iterator[tuple[Any, Any]]:
-    """Parts of a wrapper that are not Hugging Face's modules but cut out of a joint one, each with the joint one."""
+    """Parts of a wrapper that are split off one of Hugging Face's joint modules, each with the joint one."""
     own = {id(module) for module in original.modules()}
     children = {name: getattr(part, "original_component", None) for name, part in wrapper.named_children()}
     cut = [part for part in children.values() if part is not None and id(part) not in own]

@@ -1,10 +1,10 @@
-"""Whether a converted model computes what its original does, on short sequences and on long ones.
+"""Check that a converted model computes the same as its original, on short sequences and on long ones.
 
 Both run on a few tokens, and on a sequence beyond every length that the configuration names (windows, chunks, scaled
-rotations). Where that is too much for a whole model, its first layers are compared alone.
+rotations). If that is too expensive for the whole model, only its first layers are compared.
 
-An outcome is kept for the files, versions and options that it was found with; where any of them changes, the models are
-compared again. Only agreement is kept.
+An outcome is cached for its files, versions and options; if any of them changes, the models are compared again. Only
+agreement is cached.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from mechicl.models.settings import context_length, windows
 from mechicl.versions import versions
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
-"""Largest difference of two log-probabilities, relative to the largest of them: some ten times what rounding does in 48
-layers, and far below what a dropped bias or a wrong rotation does."""
+"""Largest difference of two log-probabilities, relative to the largest of them: about ten times the rounding error of
+48 layers, and far below the effect of a dropped bias or a wrong rotation."""
 _ROTATED_WELL = 400
-"""Tokens up to which this holds; beyond, angles of rotation round in proportion to the position."""
+"""Number of tokens up to which this holds; beyond, rounding errors of rotation angles grow with the position."""
 _MEAN_ERROR = {torch.float16: 0.03, torch.bfloat16: 0.08}
-"""Of half precision, in nats: right conversions of 10 architectures stay below .011 and .052, wrong ones go beyond."""
+"""Limits for half precision, in nats: right conversions of 10 architectures are below .011 and .052, wrong ones not."""
 _AGREEMENT = 0.85
-"""Of half precision, share of positions with the same most probable token; of right conversions .89 and more."""
+"""For half precision, least share of positions with the same top-1 token; correct conversions have .89 or more."""
 
 _SHORT = 32
 _BEYOND = 8
-"""Tokens past a length from which on something else is computed."""
+"""Number of tokens to compare beyond a length at which the computation changes."""
 _SMALL = 512
-"""A context up to which a model is compared on all of it."""
+"""Largest context on all of which a model is compared."""
 _READ = 64
 """Positions at the end of a long sequence whose logits are compared."""
 _LISTENED = 2048
-"""Tokens up to which a Bridge is listened to: TransformerLens keeps a layer's scores."""
+"""Number of tokens up to which a Bridge runs with hooks, because TransformerLens stores a layer's scores."""
 _AFFORDABLE, _ONCE = 4e11, 4e12
-"""Operations of one pass: of the whole model, a few seconds on two cores; of its first layers, some more, where the
-whole would take too long."""
+"""Most operations of one pass: a few seconds on two cores for the whole model; more for its first layers, if the whole
+model would take too long."""
 _KEPT = "comparisons"
 """Folder of the cache with a file for each outcome."""
 
@@ -61,14 +61,14 @@ class Sample:
 
     tokens: Int[Tensor, "1 pos"]
     n_layers: int
-    """How many layers take part, from the first on."""
+    """Number of layers that take part, from the first on."""
 
 
 def check_windows(hf_model: Any, cfg: Any, n_ctx: int) -> None:
-    """Raise `InputError` where the converted model sees further, or less far, back than the original."""
+    """Raise `InputError` if the converted model sees further back than the original, or less far."""
     text = hf_model.config.get_text_config()
     fields = ("sliding_window", "attention_chunk_size", "window_size")
-    if not any(hasattr(type(text), field) for field in fields):  # others may carry the name, and do not read it
+    if not any(hasattr(type(text), field) for field in fields):  # others may have the name without using it
         return
     original = windows(hf_model.config)
     kept = [cfg.window_size if _is_local(cfg, layer) else None for layer in range(len(original))]
@@ -95,9 +95,9 @@ def _reach(window: int | None) -> str:
 
 
 def samples(hf_model: Any, cfg: Any, n_ctx: int) -> list[Sample]:
-    """A short sequence for all layers, and a long one, beyond all thresholds, for as many layers as can be afforded.
+    """A short sequence for all layers, and a long one, beyond all thresholds, for as many layers as is affordable.
 
-    Warns where not even the first layer can be compared beyond a threshold here.
+    Warns if not even the first layer can be compared beyond a threshold on this machine.
     """
     found = [Sample(_tokens(min(n_ctx, _SHORT), cfg.d_vocab), cfg.n_layers)]
     kinds = _windows_of(hf_model.config, cfg.n_layers)
@@ -124,13 +124,13 @@ def _warn_of_uncompared(cfg: Any, threshold: int) -> None:
 
 
 def _windows_of(hf_config: Any, n_layers: int) -> list[int | None]:
-    """Each layer's window; no limits where the configuration's list is another model part's."""
+    """Each layer's window; no limits if the configuration's list belongs to another part of the model."""
     found = windows(hf_config)
     return found if len(found) == n_layers else [None] * n_layers
 
 
 def _thresholds(hf_config: Any, n_ctx: int) -> set[int]:
-    """Lengths below `n_ctx` from which on a model computes something else, and `n_ctx` where it can be afforded."""
+    """Lengths below `n_ctx` at which a model's computation changes, and `n_ctx` if it is affordable."""
     text = hf_config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
@@ -156,7 +156,7 @@ def _tokens(n: int, d_vocab: int) -> Int[Tensor, "1 pos"]:
 
 
 def original_log_probs(hf_model: Any, sample: Sample) -> Float[Tensor, "1 pos d_vocab"]:
-    """What a Hugging Face model says of the last tokens of a sample."""
+    """A Hugging Face model's log-probabilities for the last tokens of a sample."""
     accepts = inspect.signature(hf_model.forward).parameters
     less = {"logits_to_keep": _READ} if "logits_to_keep" in accepts else {}
     with torch.no_grad(), _first_layers(hf_model, sample.n_layers):
@@ -165,8 +165,8 @@ def original_log_probs(hf_model: Any, sample: Sample) -> Float[Tensor, "1 pos d_
 
 
 def converted_log_probs(model: Any, sample: Sample) -> Iterator[Float[Tensor, "1 pos d_vocab"]]:
-    """The same of its conversion: through TransformerLens's own path, where a sample is long through ours, which keeps
-    no scores. A Bridge goes ours twice, for other modules run where something listens.
+    """The same for its conversion: by TransformerLens's own path or, if a sample is long, by ours, which stores no
+    scores. A Bridge takes our path twice, because other modules run if there are hooks.
     """
     net = blockwise(model, "The comparison")
     tokens = sample.tokens.to(net.device)
@@ -182,7 +182,7 @@ def converted_log_probs(model: Any, sample: Sample) -> Iterator[Float[Tensor, "1
 
 
 def _listen(value: Tensor, hook: Any) -> None:
-    """Read a value and let it pass."""
+    """A hook that reads a value without changing it."""
 
 
 def _log_probs(logits: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ def _log_probs(logits: Tensor) -> Tensor:
 
 @contextmanager
 def _first_layers(hf_model: Any, n_layers: int) -> Iterator[None]:
-    """Let a Hugging Face model run its first layers alone."""
+    """A context in which a Hugging Face model runs only its first layers."""
     parent, name, layers = next(
         (parent, name, child)
         for parent in hf_model.get_decoder().modules()  # a multimodal model has other layers too
@@ -212,8 +212,8 @@ def check_same(
     dtype: torch.dtype,
     wrong: Callable[[], str],
 ) -> None:
-    """Raise `InputError` with the words of `wrong` where two models' log-probabilities, at the end of `length` tokens,
-    are further apart than rounding in `dtype` brings them.
+    """Raise `InputError` with the message of `wrong` if two models' log-probabilities, at the end of `length` tokens,
+    differ by more than rounding in `dtype` explains.
     """
     difference = (found - expected).abs()
     largest, mean = float(difference.max()), float(difference.mean())
@@ -228,7 +228,7 @@ def check_same(
 
 
 def dropped(hf_model: Any, state: dict[str, Tensor]) -> list[str]:
-    """Names of biases and gains of the original, not all zero, whose numbers are nowhere in the converted weights."""
+    """Names of nonzero biases and gains of the original whose numbers are nowhere in the converted weights."""
     pool = torch.cat([tensor.detach().flatten().float().cpu() for tensor in state.values() if tensor.ndim <= 2
                       and tensor.numel() <= 1 << 20])  # fmt: skip
     return [
@@ -240,12 +240,12 @@ def dropped(hf_model: Any, state: dict[str, Tensor]) -> list[str]:
 
 def _all_in(parameter: Tensor, pool: Tensor) -> Tensor:
     values = parameter.detach().float().cpu()
-    # Gemma's gains are stored less 1.
+    # Gemma's gains are stored minus 1.
     return torch.isin(values, pool).all() | torch.isin(values + 1, pool).all()
 
 
 def comparison_key(files: str, **options: Any) -> str:
-    """The key of an outcome: the digest of the files, the options of loading, and the versions of all that computes."""
+    """The key of an outcome: the digest of the files, the loading options, and the versions of all libraries used."""
     facts = {"files": files, "versions": versions(), **{name: str(value) for name, value in options.items()}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -258,7 +258,7 @@ def was_compared(key: str) -> bool:
 
 
 def remember_comparison(key: str) -> None:
-    """Note that they agreed; where nothing can be written they will be compared again."""
+    """Record that they agreed; if nothing can be written, they are compared again next time."""
     with suppress(OSError, InputError):
         folder = cache.folder() / _KEPT
         folder.mkdir(parents=True, exist_ok=True)

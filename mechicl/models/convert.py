@@ -22,7 +22,7 @@ from mechicl.models.settings import corrections, known_settings
 from mechicl.models.spread import devices_from, spread
 
 Maker = Callable[[], tuple[Any, dict[str, Tensor] | None]]
-"""Makes the model, and gives its weights under TransformerLens's names where these are others."""
+"""A function that makes the model and returns its weights under TransformerLens's names, if they differ."""
 
 
 def convert(
@@ -37,19 +37,19 @@ def convert(
     backend: Backend = "hooked",
 ) -> Any:
     """Convert with TransformerLens's converters or wrap in a Bridge, then compare the two models, raw or processed as
-    they are going to be used.
+    they will be used.
 
     Args:
-        hf_model: a causal language model in evaluation mode. The conversion is made and compared in its dtype. A Bridge
-            keeps its modules.
-        place: where to, and in which dtype; by default where and how it is.
+        hf_model: a causal language model in evaluation mode. It is converted and compared in its dtype. A Bridge keeps
+            its modules.
+        place: target device and dtype; default: unchanged.
         name: for `cfg.model_name`.
         n_ctx: longest sequence in tokens; the configuration's by default.
-        compared: the comparison was made before, on the same weights with the same versions: leave the checks out.
+        compared: skip the checks, because the same weights were compared before with the same versions.
         remote_code: the folder whose Python files the configuration needs.
-        backend: the class of the model that is made.
+        backend: the class of the new model.
 
-    Raises `InputError` where TransformerLens cannot convert the architecture, or converts it wrongly.
+    Raises `InputError` if TransformerLens cannot convert the architecture, or converts it wrongly.
     """
     architecture, place = type(hf_model).__name__, place or DevicePlacement(hf_model.dtype, hf_model.device)
     if getattr(hf_model.config.get_text_config(), "attn_logit_softcapping", None):
@@ -86,12 +86,12 @@ def convert(
 
 
 def _wrapped(hf_model: Any, name: str) -> tuple[Any, None]:
-    """A Bridge around the model; there are no weights under other names."""
+    """A Bridge around the model; its weights keep their names."""
     return build_bridge(hf_model, name), None
 
 
 def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Path | None) -> tuple[Any, Maker]:
-    """The configuration, and what makes the HookedTransformer and returns it with its weights as they were loaded."""
+    """The configuration, and a function that makes the HookedTransformer and returns it with its weights as loaded."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
     from transformer_lens.loading_from_pretrained import convert_hf_model_config, get_pretrained_state_dict
 
@@ -119,7 +119,7 @@ def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Pa
 
 
 def _reason(error: Exception) -> str:
-    """What a converter says of a variant that it does not know; PyTorch puts what does not fit behind a headline."""
+    """A converter's message about an unknown variant; PyTorch puts mismatches after a headline."""
     return next((line.strip() for line in str(error).splitlines() if "mismatch" in line), first_line(error))
 
 
@@ -134,10 +134,10 @@ def _wrong(hf_model: Any, state: dict[str, Tensor] | None) -> str:
 
 @contextmanager
 def _neutral_folder(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
-    """A folder with the model's configuration under a name that says nothing.
+    """A folder with the model's configuration under a neutral name.
 
-    TransformerLens reads the architecture out of the *path* where it contains "llama" or "gemma", then finds
-    no configuration for it; a user's folder may be called anything.
+    TransformerLens infers the architecture from the *path* if it contains "llama" or "gemma", and then finds no
+    configuration for it; a user's folder may have any name.
     """
     with tempfile.TemporaryDirectory(prefix="model-") as folder:
         if any(word in folder.lower() for word in ("llama", "gemma", "wav2vec2")):
@@ -155,13 +155,13 @@ def _neutral_folder(hf_model: Any, remote_code: Path | None) -> Iterator[str]:
 
 
 def set_context(model: Any, n_ctx: int) -> None:
-    """Let a model take sequences of at most `n_ctx` tokens; raises `InputError` where it has no positions for them."""
+    """Let a model take sequences of at most `n_ctx` tokens; raises `InputError` if it lacks positions for them."""
     check_context(model.cfg, n_ctx)
     model.cfg.n_ctx = n_ctx
 
 
 def check_context(cfg: Any, n_ctx: int) -> None:
-    """Raise `InputError` for a context that a configuration has no positions for."""
+    """Raise `InputError` for a context for which a configuration lacks positions."""
     if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 1:
         raise InputError(f"n_ctx is {n_ctx!r}; give a whole number of tokens, at least 1.")
     if n_ctx > cfg.n_ctx and cfg.positional_embedding_type == "standard":
@@ -173,7 +173,7 @@ def check_context(cfg: Any, n_ctx: int) -> None:
 def clear_unused(model: Any) -> None:
     """Zero the position embeddings of an ALiBi model: TransformerLens allocates them, never fills and never reads them.
 
-    Left alone they hold whatever memory held, which may be nan and differs from run to run.
+    Otherwise they contain uninitialised memory, which may be nan and differs from run to run.
     """
     if model.cfg.positional_embedding_type == "alibi":
         with torch.no_grad():
@@ -181,9 +181,9 @@ def clear_unused(model: Any) -> None:
 
 
 def check_finite(model: Any) -> None:
-    """Raise `InputError` where a weight is nan or infinite (as float16 makes of large ones)."""
+    """Raise `InputError` if a weight is nan or infinite (as large ones are in float16)."""
     for name, parameter in model.named_parameters():
-        # A sum is not finite where a number is not; the converse is rare, and looked at.
+        # A sum is not finite if a number is not; the converse is rare, and checked.
         if not bool(parameter.sum(dtype=torch.float32).isfinite()) and not bool(parameter.isfinite().all()):
             dtype = str(parameter.dtype).removeprefix("torch.")
             raise InputError(

@@ -1,9 +1,8 @@
-"""SHA-256 of files, and a fast fingerprint of weights, which says whether their SHA-256 must be taken again.
+"""SHA-256 of files, and a fast fingerprint of weights, which shows whether their SHA-256 must be recomputed.
 
-A fingerprint is never kept on disk. Weights in the host's memory are hashed as they lie there (xxHash, at the speed of
-memory). Weights on a CUDA device stay there: their bits, as integers, are summed with random odd weights modulo 2^64,
-and one transfer at the end brings all sums. Of other devices (MPS) no integer arithmetic is asked: their weights are
-copied and hashed.
+A fingerprint is never stored on disk. Weights in the host's memory are hashed in place (xxHash, at memory speed).
+Weights on a CUDA device are not copied: their bits, as integers, are summed with random odd weights modulo 2^64, and
+one transfer at the end brings all sums. Weights on other devices (MPS) are copied and hashed.
 """
 
 from __future__ import annotations
@@ -21,17 +20,17 @@ from torch import Tensor
 _PART = 1 << 20
 """Bytes of a file that are read at a time."""
 _INTEGERS_AT_ONCE = 1 << 20
-"""Integers that are weighted and summed at a time (8 MiB of int64)."""
+"""Number of integers that are weighted and summed at a time (8 MiB of int64)."""
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int32, 16: torch.int32}
-"""How the bits of numbers of so many bytes are read: at most 32 at a time.
+"""Integer type with which to read the bits of numbers of a given size: at most 32 bits at a time.
 
-Two integers differ by less than 2^32, so their difference times that of two weights vanishes modulo 2^64 only where
-the weights agree in their last 33 bits. With wider integers two changes of sign would cancel.
+Two integers differ by less than 2^32, so their difference times that of two weights vanishes modulo 2^64 only if the
+weights agree in their last 33 bits. With wider integers two changes of sign would cancel.
 """
 
 
 def file_digest(path: Path) -> str:
-    """Of one file."""
+    """SHA-256 of one file."""
     digest, part = hashlib.sha256(), bytearray(_PART)
     with path.open("rb", buffering=0) as file:
         while n := file.readinto(part):
@@ -40,7 +39,7 @@ def file_digest(path: Path) -> str:
 
 
 def files_digest(files: Sequence[Path]) -> str:
-    """Of several files together, in order of their names, which count too."""
+    """SHA-256 of several files together, in order of their names, which are included."""
     digest = hashlib.sha256()
     for path in sorted(files, key=lambda path: path.name):
         digest.update(f"{path.name} {file_digest(path)}\n".encode())
@@ -48,7 +47,7 @@ def files_digest(files: Sequence[Path]) -> str:
 
 
 def fingerprints(parameters: Iterable[Shaped[Tensor, "..."]]) -> list[int]:
-    """A number for each tensor that a change of its bits, or of their order, changes."""
+    """One number per tensor, which changes with its bits or their order."""
     found: list[int] = []
     pending: dict[torch.device, list[tuple[int, Tensor]]] = {}
     for index, parameter in enumerate(parameters):
@@ -65,7 +64,7 @@ def fingerprints(parameters: Iterable[Shaped[Tensor, "..."]]) -> list[int]:
 
 
 def _as_it_lies(tensor: Tensor) -> Shaped[Tensor, " n"]:
-    """All numbers in the order of memory, which copies nothing where a transposed tensor is dense."""
+    """All numbers in memory order, without copying a tensor that is transposed but dense."""
     strides = tensor.stride()
     order = sorted(range(tensor.ndim), key=lambda axis: -strides[axis])
     return tensor.permute(order).contiguous().view(-1)

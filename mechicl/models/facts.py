@@ -1,6 +1,6 @@
-"""What a model's numbers depend on besides its parameters and its configuration: the modules themselves.
+"""What a model's numbers depend on beyond its parameters and its configuration: the modules themselves.
 
-An activation, an epsilon, an attention scale, a class or a function of the user's own, and the buffers that it holds.
+For example an activation, an epsilon, an attention scale, a user-defined class or function, and its buffers.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 from mechicl.library import has_hooked_transformer
 
 _LIBRARIES = ("torch", "transformer_lens", "builtins", "abc")
-"""Packages whose code is known by its name; results name their versions."""
+"""Packages whose code is identified by its name; results record their versions."""
 _GROWN = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 """TransformerLens's own buffers, made from the configuration; some grow while it runs."""
 _DEPTH = 4
-"""How far into closures, arguments and bases a function of the user's own is described."""
+"""Depth to which a user-defined function's closures, arguments and bases are described."""
 
 
 def module_facts(raw: Any) -> list[str]:
-    """What each module computes with, besides parameters: class, plain attributes, functions and buffers, in words."""
+    """A description of each module beyond its parameters: class, plain attributes, functions and buffers."""
     facts = []
     if has_hooked_transformer():
         from mechicl.models.own import patches  # imports TransformerLens, which is slow
@@ -47,13 +47,13 @@ def module_facts(raw: Any) -> list[str]:
 
 
 def settings(cfg: Any, *without: str) -> list[tuple[str, str]]:
-    """A configuration's fields, in order of their names; what a library keeps there for itself is left out."""
+    """A configuration's fields, in order of their names, without a library's internal ones."""
     fields = vars(cfg).items()
     return sorted((name, repr(value)) for name, value in fields if name not in without and not name.startswith("_"))
 
 
 def attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
-    """A module's own plain values and functions; of a HookedTransformer itself (`root`) only functions, which replace
+    """A module's own plain values and functions; for a HookedTransformer itself (`root`) only functions, which replace
     its methods.
     """
     plain = () if root else (int, float, str, tuple, torch.dtype, type(None))
@@ -67,9 +67,9 @@ def attributes(module: Any, *, root: bool) -> list[tuple[str, str]]:
 
 
 def described(value: Any, depth: int = _DEPTH) -> str:
-    """A description that changes when a value may behave differently: its source code, and what it closes over.
+    """A description that changes if a value may behave differently: its source code, and its closure.
 
-    A library's code is described by its name. Global variables that code reads are not followed.
+    A library's code is described by its name. Global variables are not followed.
     """
     if isinstance(value, int | float | str | bytes | torch.dtype | type(None)):
         return repr(value)
@@ -99,7 +99,7 @@ def described(value: Any, depth: int = _DEPTH) -> str:
 
 
 def _content(cell: CellType) -> Any:
-    """What a closure holds; None where it holds nothing yet."""
+    """The contents of a closure cell; None if it is empty."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -111,7 +111,7 @@ def _of_a_library(value: Any) -> bool:
 
 
 def _code(value: Any) -> str:
-    """Digest of a function's or a class's source, or of its bytecode where there is no source."""
+    """Digest of a function's or a class's source, or of its bytecode if there is no source."""
     try:
         text = inspect.getsource(value)
     except (OSError, TypeError):

@@ -18,7 +18,7 @@ _MAGIC = b"GGUF"
 
 
 def gguf_original(path: Path) -> Original:
-    """The model in a GGUF file; see `read_facts` for what is raised."""
+    """The model in a GGUF file; raises the same as `read_facts`."""
     facts = read_facts(path)
     return Original(
         name=path.stem,
@@ -34,7 +34,7 @@ def read_facts(path: Path) -> dict[str, Any]:
     """Quantisation and number of weights, from a GGUF file's header.
 
     Raises:
-        InputError: it is no GGUF file, or one part of several, or cut off.
+        InputError: it is not a GGUF file, is one part of several, or is truncated.
     """
     from gguf import GGUFReader, LlamaFileType
 
@@ -66,10 +66,10 @@ def _field(reader: Any, name: str) -> Any:
 
 
 def load_original(path: Path, dtype: Any) -> Any:
-    """The Hugging Face model of a GGUF file, dequantised; missing and unknown weights are refused by name."""
+    """The Hugging Face model of a GGUF file, dequantised; missing or unknown weights raise an error that names them."""
     with _said(path), _bar_in_terminals(), read_once():
         model = loaded(path, str(path.parent), gguf_file=path.name, dtype=dtype, local_files_only=True)
-    # A dequantised model is a plain one: nothing is to be treated, or refused, as quantised.
+    # A dequantised model is a plain one: nothing must treat, or reject, it as quantised.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
@@ -77,7 +77,7 @@ def load_original(path: Path, dtype: Any) -> Any:
 
 
 def load_tokenizer(path: Path) -> Any:
-    """The tokenizer in a GGUF file, padding on the right."""
+    """The tokenizer in a GGUF file, with padding on the right."""
     from transformers import AutoTokenizer
 
     with _said(path):
@@ -89,8 +89,8 @@ def load_tokenizer(path: Path) -> Any:
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Keep what is read of a GGUF file until the end: transformers reads its header, which takes seconds for a large
-    vocabulary, for the configuration, the weights and the tokenizer anew, and maps names for every module anew.
+    """A context that caches reads of a GGUF file: transformers reads its header, which takes seconds for a large
+    vocabulary, separately for configuration, weights and tokenizer, and maps names again for every module.
     """
     import gguf
 
@@ -103,7 +103,7 @@ def read_once() -> Iterator[None]:
 
 @contextmanager
 def _bar_in_terminals() -> Iterator[None]:
-    """transformers draws its bar into log files too."""
+    """Silence transformers' progress bar, which also appears in log files."""
     from tqdm.auto import tqdm
     from transformers import modeling_gguf_pytorch_utils
 
@@ -112,6 +112,6 @@ def _bar_in_terminals() -> Iterator[None]:
 
 
 def _said(path: Path) -> AbstractContextManager[None]:
-    """An architecture or a tokenizer that transformers' reader does not know, or a damaged file, in one sentence."""
+    """Report an architecture or tokenizer unknown to transformers' reader, or a damaged file, in one sentence."""
     remedy = "give the model's Hugging Face folder"
     return retold(lambda error: f"Transformers cannot read {path}: {first_line(error)}; {remedy}.")

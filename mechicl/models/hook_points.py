@@ -1,4 +1,4 @@
-"""What the adapters of TransformerLens's two model classes share: hook points by name, and what tokens must be."""
+"""Shared code of the adapters of TransformerLens's two model classes: hook points by name, and checks of tokens."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from mechicl.models.spread import at_home
 
 
 class Positions(NamedTuple):
-    """Position ids that were checked."""
+    """Checked position ids."""
 
     ids: Int[Tensor, "*batch pos"]
     longest: int
-    """One more than the largest: how many positions a table must know."""
+    """One more than the largest: the number of positions that a table needs."""
 
 
 class TransformerLensModel(ABC):
-    """The calls of `Adapter` and `Blockwise` that a HookedTransformer and a TransformerBridge answer alike."""
+    """The calls of `Adapter` and `Blockwise` that HookedTransformer and TransformerBridge implement in the same way."""
 
     def __init__(self, raw: Any) -> None:
         self.raw = raw
         self._last: tuple[Callable[[], Tensor | None], int, int] = (lambda: None, 0, 0)
-        """The positions that were checked last, their version then, and one more than the largest."""
+        """The last checked positions, their version at that time, and one more than the largest."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, {self.sizes})"  # type: ignore[attr-defined]
@@ -90,13 +90,13 @@ class TransformerLensModel(ABC):
 
     @abstractmethod
     def _closed(self, name: str, point: Any) -> str | None:
-        """Why TransformerLens refuses hooks at this point under the present settings, or None."""
+        """Why TransformerLens rejects hooks at this point under the current settings, or None."""
 
     def hook_names(self) -> frozenset[str]:
         return frozenset(name for name, point in self._points().items() if self._closed(name, point) is None)
 
     def distinct(self, names: Iterable[str]) -> list[str]:
-        """One name of each hook point among these; a TransformerBridge has several names for some."""
+        """One name per hook point among these; a TransformerBridge has several names for some."""
         points = self._points()
         return sorted({id(points[name]): name for name in sorted(names, reverse=True)}.values())
 
@@ -111,7 +111,7 @@ class TransformerLensModel(ABC):
                 added.append((point, point.fwd_hooks[-1]))
             yield
         finally:
-            # Exactly our own handles: TransformerLens's reset_hooks would take the user's with them.
+            # Only our own handles: TransformerLens's reset_hooks would also remove the user's.
             for point, handle in added:
                 handle.hook.remove()
                 point.fwd_hooks[:] = [other for other in point.fwd_hooks if other is not handle]
@@ -146,11 +146,11 @@ class TransformerLensModel(ABC):
     def _positions(
         self, positions: Int[Tensor, "..."] | None, shape: torch.Size, past: KeyValues | None, device: torch.device
     ) -> Positions:
-        """Check position ids against the input's shape [batch, pos, ...] and the context length, or count
-        from 0.
+        """Check position ids against the input's shape [batch, pos, ...] and the context length; by default count from
+        0.
 
-        Looking at the values of a tensor on a GPU waits for the GPU, so a tensor that all blocks of a pass are given is
-        looked at once. Raises `InputError` for positions that do not fit, and for a past without positions.
+        Reading a tensor's values on a GPU waits for the GPU, so a tensor that all blocks of a pass share is checked
+        once. Raises `InputError` for positions that do not fit, and for a past without positions.
         """
         if positions is None:
             if past is not None:
@@ -167,7 +167,7 @@ class TransformerLensModel(ABC):
             lowest, highest = least_and_most(positions)
             self._check_range(lowest, highest)
             longest = highest + 1
-            if not positions.is_inference():  # such a tensor has no version, so that nobody knows if it was edited
+            if not positions.is_inference():  # such a tensor has no version, so edits cannot be detected
                 self._last = (weakref.ref(positions), positions._version, longest)
         return Positions(positions, longest)
 
@@ -178,14 +178,14 @@ class TransformerLensModel(ABC):
 
     @abstractmethod
     def _normalised(self, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-        """The final norm in silence."""
+        """The final norm without hooks."""
 
     @abstractmethod
     def _cap(self, logits: Tensor) -> Tensor:
-        """What follows the unembedding: a soft cap, a scale."""
+        """Operations after the unembedding: a soft cap, a scale."""
 
     def _unembed(self, normalised: Tensor) -> Tensor:
-        # Not the module's own forward, which copies the transposed W_U at every call.
+        # We avoid the module's own forward, which copies the transposed W_U at every call.
         W_U = self.W_U
         return F.linear(normalised.to(W_U.device, W_U.dtype), W_U.T, self.b_U)
 
@@ -213,7 +213,7 @@ class TransformerLensModel(ABC):
 
 
 def least_and_most(numbers: Int[Tensor, "..."]) -> tuple[int, int]:
-    """The smallest and the largest number, in one transfer; 0 and -1 where there is none."""
+    """The smallest and the largest number, in one transfer; 0 and -1 if there is none."""
     if not numbers.numel():
         return 0, -1
     least, most = torch.stack(numbers.aminmax()).tolist()

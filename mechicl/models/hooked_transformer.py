@@ -1,4 +1,4 @@
-"""A HookedTransformer's adapter, blockwise too."""
+"""The adapter of a HookedTransformer, which is also blockwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mechicl.models.silent import has_hooks, muted, normalise, soft_cap
 
 
 class HookedTransformerModel(RunsBlocks):
-    """`Adapter` and `Blockwise`, answered by a `HookedTransformer`; each says there what it promises."""
+    """`Adapter` and `Blockwise` for a `HookedTransformer`; see there for the contracts."""
 
     @property
     def dtype(self) -> torch.dtype:
@@ -108,9 +108,9 @@ class HookedTransformerModel(RunsBlocks):
         yield from super().lens_tiles(resid, width)
 
     def _read_itself(self, resid: Float[Tensor, "*any d_model"]) -> Float32[Tensor, "*any d_vocab"] | None:
-        """Logits through the modules, which are given [1 row d_model], without their hooks.
+        """Logits by the modules themselves, which get [1 row d_model], without their hooks.
 
-        None unless the final norm or the unembedding is the user's own, so that only they can read.
+        None unless the final norm or the unembedding is user-defined, so that only the modules can compute logits.
         """
         if foreign_part(self.raw, "ln_final", "unembed") is None:
             return None

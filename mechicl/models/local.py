@@ -20,10 +20,10 @@ def folder_original(path: Path, *, trust_remote_code: bool = False, digest: str 
 
     Args:
         path: the folder.
-        trust_remote_code: let it run Python code that came with it.
-        digest: of its files, where it is known already.
+        trust_remote_code: let it run Python code that comes with it.
+        digest: digest of its files, if known already.
 
-    Raises `InputError` where the folder is incomplete or damaged, not a causal language model, or quantised.
+    Raises `InputError` if the folder is incomplete or damaged, not a causal language model, or quantised.
     """
     config = read_config(path)
     if "auto_map" in config and not trust_remote_code:
@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
                 "that with save_pretrained, and give the new folder."
             )
         raise InputError(f"{path} has no config.json; give a folder written by save_pretrained.")
-    # Some configurations hold Infinity.
+    # Some configurations contain Infinity.
     config = read_object(file, "configuration", remedy="copy the folder again", lenient=True)
     architectures = config.get("architectures")
     name = architectures[0] if isinstance(architectures, list) and architectures else None
@@ -76,7 +76,7 @@ def check_unquantised(source: object, config: dict[str, Any]) -> None:
 
 
 def check_weights(path: Path) -> list[Path]:
-    """The safetensors files that the folder needs; raises `InputError` unless all are there and whole."""
+    """The safetensors files that the folder needs; raises `InputError` unless all exist and are complete."""
     from safetensors import SafetensorError, safe_open
 
     files = sorted(path.glob("*.safetensors"))

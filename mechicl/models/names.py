@@ -1,5 +1,5 @@
-"""What a model's name means: the shipped model, the real one, something on this disk, or a name on the hub;
-and how many numbers it has, by its configuration alone: neither weights nor memory are needed."""
+"""The meaning of a model's name: the shipped model, the real one, something on this disk, or a name on the hub; and its
+number of parameters, from its configuration alone, without weights or memory."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ REAL = "smollm2-135m-q4"
 
 @dataclass(frozen=True)
 class Named:
-    """A model's name, understood."""
+    """A parsed model name."""
 
     kind: Literal["shipped", "real", "wheel", "gguf", "folder", "hub"]
     path: Path
-    """Of what is on this disk."""
+    """Path on this disk, if any."""
     hub: str = ""
     revision: str = ""
     """A branch, tag, commit or training step on the hub; empty for the newest."""
 
 
 def understood(name: str | Path) -> Named:
-    """What a name means. A folder comes before a name on the hub, and a Path is never one.
+    """Parse a name. A folder takes precedence over a name on the hub, and a Path is never a hub name.
 
     Raises:
-        InputError: nothing is meant, a revision is asked of what has none, or there is no such file or folder.
+        InputError: the name is empty, has a revision without there being any, or there is no such file or folder.
     """
     text = str(name)
     if not text.strip() or text == ".":
@@ -41,7 +41,7 @@ def understood(name: str | Path) -> Named:
     if text in (SHIPPED, REAL):
         return Named("shipped" if text == SHIPPED else "real", Path(text))
     path = Path(os.path.expanduser(text))
-    if os.path.isdir(path):  # False, as Path.is_dir is not everywhere, for a name longer than names may be
+    if os.path.isdir(path):  # False for overlong names, on which Path.is_dir raises on some systems
         return Named("folder", path)
     if path.suffix.lower() == ".gguf":
         return Named("gguf", path)
@@ -58,7 +58,7 @@ def understood(name: str | Path) -> Named:
 
 
 def parameters_by_name(name: str) -> int | None:
-    """Parameters of the model that `load_model` would load; None where they are not known without fetching it.
+    """Number of parameters of the model that `load_model` would load; None if unknown without downloading it.
 
     Raises:
         InputError: there is no such model.
@@ -83,9 +83,9 @@ def parameters_by_name(name: str) -> int | None:
 
 
 def n_parameters(config: Any) -> int | None:
-    """Parameters of the causal language model that a Hugging Face configuration describes; tied ones once.
+    """Number of parameters of the causal language model of a Hugging Face configuration; tied ones count once.
 
-    None where nobody can build it without code of its own.
+    None if it cannot be built without its own code.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -96,12 +96,12 @@ def n_parameters(config: Any) -> int | None:
 
 
 def parameters_of(name: str | Path) -> int | None:
-    """The same for a local folder's config.json, or a hub name's, which is fetched; None where there is none to be had.
+    """The same for a local folder's config.json, or for a hub name's, which is downloaded; None if unavailable.
 
-    Code that comes with a model is not run.
+    Code that comes with a model never runs.
     """
     from transformers import AutoConfig
 
-    with suppress(Exception), hub.at_hand():  # no network, no such name, code of its own
+    with suppress(Exception), hub.at_hand():  # no network, no such name, or custom code
         return n_parameters(AutoConfig.from_pretrained(str(name), trust_remote_code=False))
     return None

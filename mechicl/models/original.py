@@ -1,4 +1,4 @@
-"""A model as its authors published it: where its files are, what they hold, and how they come into memory."""
+"""A model as its authors published it: its files, their contents, and how to load them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from mechicl.errors import InputError
 
 _BUFFERS = re.compile(r"(inv_freq|masked_bias|attn\.bias|attention\.bias|position_ids|cos_cached|sin_cached)$")
-"""Numbers that older checkpoints kept beside the weights, and that follow from the configuration."""
+"""Numbers that older checkpoints store with the weights although they follow from the configuration."""
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,24 @@ class Original:
     name: str
     """For `cfg.model_name` and tables."""
     digest: str
-    """Of all files that determine the weights."""
+    """Digest of all files that determine the weights."""
     parameters: int | None
     load: Callable[[Any], Any]
-    """From a dtype to the Hugging Face model in evaluation mode."""
+    """Function from a dtype to the Hugging Face model in evaluation mode."""
     tokenizer: Callable[[], Any]
-    """The tokenizer, None where there is none."""
+    """The tokenizer; None if there is none."""
     remote_code: Path | None = None
     tokenizer_name: str | None = None
     """The hub's name of the tokenizer, for TransformerLens's own helpers."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What provenance says of it."""
+    """Facts for provenance."""
 
 
 def loaded(source: object, name: str, **options: Any) -> Any:
     """A Hugging Face model in evaluation mode; `options` are those of `from_pretrained`.
 
-    Raises `InputError` where the configuration and the checkpoint of `source` disagree on which weights there are:
-    transformers would go on with random numbers in the place of missing weights, and without those that it has no
-    place for.
+    Raises `InputError` if the configuration and the checkpoint of `source` disagree on which weights there are:
+    transformers would fill in missing weights with random numbers, and drop those that it has no place for.
     """
     from transformers import AutoModelForCausalLM
 

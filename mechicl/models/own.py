@@ -1,7 +1,7 @@
-"""Which modules of a HookedTransformer are TransformerLens's own.
+"""Determine which modules of a HookedTransformer are TransformerLens's own.
 
-The faster paths repeat what TransformerLens's modules compute, so they serve only where nobody has replaced, subclassed
-or patched a module. Everywhere else the model's own forward pass runs.
+The faster paths reimplement TransformerLens's modules, so they apply only if no module was replaced, subclassed or
+patched. Otherwise the model's own forward pass runs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KINDS: dict[str, frozenset[type]] = {
     "pos_embed": frozenset((tl.PosEmbed,)),
     "unembed": frozenset((tl.Unembed,)),
 }
-"""The classes that a part of a model may have. A child of any other name is one that TransformerLens never calls."""
+"""The classes that a part of a model may have. TransformerLens never calls a child of any other name."""
 _BLOCK = frozenset((tl.TransformerBlock,))
 _RUN_AS_THEY_ARE = (tl.MoE, GatedMLP4Bit, GptOssMoE)
 """MLPs that are always called as modules, so what is inside them does not matter."""
@@ -42,10 +42,10 @@ _PASS = ("forward", "input_to_embed", "get_residual")
 
 
 class Survey(NamedTuple):
-    """What somebody has done to a block."""
+    """A user's changes to a block."""
 
     foreign: str | None
-    """Which module is not TransformerLens's own, in words; None where all are."""
+    """The module that is not TransformerLens's own, in words; None if all are."""
     attention: bool
     """Whether a hook is installed in the attention or in the norms around it."""
     mlp: bool
@@ -53,7 +53,7 @@ class Survey(NamedTuple):
 
 
 def survey(block: Any, cfg: Any) -> Survey:
-    """Look through one block of a model with this configuration."""
+    """Inspect one block of a model with this configuration."""
     reason = patched_class()
     if reason is None and (change := _changed(block, _BLOCK, cfg)) is not None:
         reason = _place(block) + change
@@ -99,7 +99,7 @@ def foreign_part(raw: Any, *names: str) -> str | None:
 
 
 def _look(name: str, part: Any, cfg: Any) -> tuple[str | None, bool]:
-    """Why a module or one inside it is foreign, from its name on; and whether a hook is installed on a hook point."""
+    """Why a module or one inside it is foreign, starting with its name; and whether a hook point has a hook."""
     state = vars(part)
     if name[:5] == "hook_":
         if type(part) is HookPoint and "forward" not in state:
@@ -123,7 +123,7 @@ def _look(name: str, part: Any, cfg: Any) -> tuple[str | None, bool]:
 
 
 def _changed(module: Any, kinds: frozenset[type], cfg: Any) -> str | None:
-    """Why this module, its children aside, is not as TransformerLens made it, from its name on."""
+    """Why this module, apart from its children, is not as TransformerLens made it, starting with its name."""
     kind: type = type(module)
     state = vars(module)
     if kind not in kinds:
@@ -149,9 +149,9 @@ def _place(block: Any) -> str:
 
 @functools.cache
 def _methods(kind: type) -> dict[str, type]:
-    """A class's methods and properties with the class that defines each, PyTorch's left out.
+    """A class's methods and properties, each with its defining class, without PyTorch's.
 
-    An instance holds nothing under such a name unless somebody put it there.
+    An instance has no attribute of such a name unless somebody put it there.
     """
     if kind in (HookedTransformer, HookPoint):
         return dict.fromkeys(_PASS if kind is HookedTransformer else ("forward",), kind)
@@ -165,7 +165,7 @@ def _methods(kind: type) -> dict[str, type]:
 
 
 def _as_written(kind: type, name: str) -> Any:
-    """The method that TransformerLens wrote; what equals nothing if it was replaced before this was imported."""
+    """TransformerLens's own method; if it was replaced before this import, an object that equals nothing."""
     value, base = getattr(kind, name), _methods(kind)[name]
     function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     code = getattr(function, "__code__", None)
@@ -173,7 +173,7 @@ def _as_written(kind: type, name: str) -> Any:
 
 
 def _snapshot() -> list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str, ...], tuple[Any, ...]]]:
-    """Of each class: what reads its methods, their names, and the methods as TransformerLens wrote them."""
+    """Per class: a getter of its methods, their names, and TransformerLens's own methods."""
     kinds = {HookedTransformer, HookPoint, *_BLOCK, *(kind for kinds in _KINDS.values() for kind in kinds)}
     methods = {kind: tuple(_methods(kind)) for kind in kinds - {*_RUN_AS_THEY_ARE}}
     return [  # "forward" twice: attrgetter gives a tuple for two names and more
@@ -183,7 +183,7 @@ def _snapshot() -> list[tuple[type, Callable[[Any], tuple[Any, ...]], tuple[str,
 
 
 def patches() -> list[tuple[str, Any]]:
-    """Every method of a TransformerLens class that was replaced for all modules: its name, and what it is now."""
+    """Every method of a TransformerLens class that was replaced for all modules: its name and its replacement."""
     return [
         (f"{kind.__name__}.{name}", now)
         for kind, read, names, expected in _SNAPSHOT

@@ -1,6 +1,4 @@
-"""Weight processing, stated instead of defaulted: TransformerLens's defaults change what some analyses
-measure.
-"""
+"""Explicit weight processing, because TransformerLens's defaults change what some analyses measure."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from mechicl.errors import InputError
 
 @dataclass(frozen=True)
 class DevicePlacement:
-    """In which dtype and where a model's weights are to lie."""
+    """The dtype and device of a model's weights."""
 
     dtype: torch.dtype = torch.float32
     device: str | torch.device = "cpu"
@@ -23,9 +21,7 @@ class DevicePlacement:
 
 @dataclass(frozen=True)
 class Processing:
-    """Which of TransformerLens's weight processing steps to take; names as in
-    `HookedTransformer.from_pretrained`.
-    """
+    """Which of TransformerLens's weight processing steps to apply; names as in `HookedTransformer.from_pretrained`."""
 
     fold_ln: bool = False
     center_writing_weights: bool = False
@@ -41,14 +37,14 @@ class Processing:
         return cls(fold, fold, fold, fold_value_biases)
 
     def possible_for(self, cfg: Any) -> Processing:
-        """What of it is algebra that leaves this architecture's log-probabilities alone.
+        """The steps that leave this architecture's log-probabilities unchanged.
 
-        Norms after the sublayers (OLMo 2) cannot be folded, only LayerNorm discards the mean that centring
-        takes away, and soft-capped logits are not invariant to a constant.
+        Norms after the sublayers (OLMo 2) cannot be folded, only LayerNorm discards the mean that centring removes, and
+        soft-capped logits are not invariant to a constant.
         """
         from transformer_lens.utilities.architectures import POST_NORM_ARCHITECTURES
 
-        # A Bridge's configuration names the architecture otherwise.
+        # A Bridge's configuration names the architecture differently.
         architecture = getattr(cfg, "original_architecture", None) or getattr(cfg, "architecture", None)
         folds = self.fold_ln and architecture not in POST_NORM_ARCHITECTURES
         layer_norm = cfg.normalization_type in ("LN", "LNPre")
@@ -61,7 +57,7 @@ class Processing:
         )
 
     def describe(self, cfg: Any) -> str:
-        """The steps taken on this architecture, for provenance: "none" or their names."""
+        """The steps applied to this architecture, for provenance: "none" or their names."""
         return "+".join(name for name, taken in asdict(self.possible_for(cfg)).items() if taken) or "none"
 
 
@@ -73,7 +69,7 @@ def process(model: Any, how: Processing) -> Any:
         model.enable_compatibility_mode(disable_warnings=True, **asdict(how.possible_for(model.cfg)))
     else:
         processed: dict[str, Any] = {}
-        # TransformerLens copies a tensor at a time and walks through all modules for each; here they are collected.
+        # TransformerLens copies one tensor at a time and walks through all modules for each; here they are collected.
         model.load_state_dict = lambda state, **_: processed.update(state)
         try:
             model.load_and_process_state_dict(dict(model.state_dict()), **asdict(how.possible_for(model.cfg)))
@@ -84,6 +80,6 @@ def process(model: Any, how: Processing) -> Any:
 
 
 def load_state(model: Any, state: dict[str, Any]) -> None:
-    """Copy weights into a model; what an architecture has no number for (a bias of 0) stays as it was made."""
+    """Copy weights into a model; parameters that an architecture lacks (a bias of 0) keep their initial values."""
     missing = model.load_state_dict(model.fill_missing_keys(dict(state)), strict=False)
     assert not missing.missing_keys, missing

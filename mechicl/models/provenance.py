@@ -1,4 +1,4 @@
-"""Where a model came from and which weights it holds, for the provenance of a result."""
+"""A model's origin and weights, for the provenance of a result."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _loaded: WeakKeyDictionary[Any, list[int]] = WeakKeyDictionary()
 """Fingerprints of the weights as they were loaded."""
 
 _CHUNK = 1 << 24
-"""Elements copied to the host at a time while hashing (at most 64 MiB in float32)."""
+"""Number of elements copied to the host at a time while hashing (at most 64 MiB in float32)."""
 
 
 def remember(model: Any, **origin: Any) -> None:
-    """Note where a loaded model came from (`source`, `processing`), and its weights as they are now."""
+    """Record a loaded model's origin (`source`, `processing`) and its current weights."""
     _origins[model] = origin
     _loaded[model] = _fingerprints(model)
 
@@ -34,9 +34,9 @@ def remember(model: Any, **origin: Any) -> None:
 def provenance(model: Any) -> dict[str, Any]:
     """Describe a model for a result's provenance.
 
-    Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype,
-    config_digest, device, versions; and, where there are any, the hook points at which somebody else's hooks act:
-    numbers measured under them are not the model's own.
+    Returns a JSON-ready dict: name, source, processing, weight_digest (sha256 of all parameters), dtype, config_digest,
+    device, versions; and, if there are any, the hook points with the user's own hooks, because numbers measured under
+    them are not the model's own.
     """
     net = hooked(model)
     library = frozenset().union(*(installed_by_library(block) for block in getattr(net.raw, "blocks", ())))
@@ -56,22 +56,22 @@ def provenance(model: Any) -> dict[str, Any]:
 
 
 def identity(raw: Any) -> dict[str, str]:
-    """What a saved file keeps to know its model again: `weight_digest`, and `origin_digest`.
+    """What a saved file stores to recognise its model: `weight_digest` and `origin_digest`.
 
-    The latter is the SHA-256 of the files that the weights came from, of processing and dtype, and so the same for
-    either class; it is empty where weights were edited since, or did not come from files.
+    The latter is the SHA-256 of the weights' files, of processing and dtype, and hence the same for both classes; it is
+    empty if weights were edited since, or did not come from files.
     """
     return {"weight_digest": weight_digest(raw), "origin_digest": _origin_digest(raw)}
 
 
 def is_same_model(raw: Any, known: Mapping[str, Any]) -> bool:
-    """Whether a model is the one of `identity`, or the other class's from the same files, loaded in the same way."""
+    """Whether a model is the one of `identity`, or of the other class from the same files, loaded in the same way."""
     origin = known.get("origin_digest")
     return weight_digest(raw) == known.get("weight_digest") or bool(origin and origin == _origin_digest(raw))
 
 
 def is_as_loaded(raw: Any) -> bool:
-    """Whether a model holds the weights that were loaded, to the bit."""
+    """Whether a model's weights are bit-identical to the loaded ones."""
     return _loaded.get(raw) == _fingerprints(raw)
 
 
@@ -88,8 +88,8 @@ _ELSEWHERE = {"device", "n_devices", "dtype", "model_name", "tokenizer_name", "t
 
 
 def config_digest(model: Any) -> str:
-    """Sha256, shortened, of what is computed with the weights: the settings (a window, a base of rotation), the
-    modules (an activation, an epsilon, a scale, code of the user's own), and an adapter of the user's own.
+    """Shortened SHA-256 of what is computed with the weights: the settings (a window, a base of rotation), the modules
+    (an activation, an epsilon, a scale, user-defined code), and a user-defined adapter.
     """
     net = hooked(model)
     cfg = getattr(net.raw, "cfg", None)
@@ -102,11 +102,12 @@ def config_digest(model: Any) -> str:
 def weight_digest(raw: Any) -> str:
     """Sha256 over the names, shapes, dtypes and bytes of all parameters, in order of their names.
 
-    Buffers are left out: TransformerLens grows its rotary tables while it runs. The digest is kept until a parameter
-    is replaced or edited, in place or through `parameter.data`: a fast fingerprint of all bits guards it.
+    Buffers are left out because TransformerLens grows its rotary tables while it runs. The digest is cached until a
+    parameter is replaced or edited, in place or through `parameter.data`, which a fast fingerprint of all bits detects.
 
-    A Bridge's parameters have Hugging Face's names and layouts, so its digest is that of the same Bridge with another
-    version of TransformerLens, and not that of a HookedTransformer with the same weights; `identity` knows these, too.
+    A Bridge's parameters have Hugging Face's names and layouts, so its digest equals that of the same Bridge with
+    another version of TransformerLens, but not that of a HookedTransformer with the same weights; `identity` covers
+    these, too.
     """
     parameters = _parameters(raw)
     facts = [(name, p.data_ptr(), p._version, p.dtype, tuple(p.shape), p.stride()) for name, p in parameters]
@@ -133,10 +134,10 @@ def _parameters(raw: Any) -> list[tuple[str, torch.nn.Parameter]]:
 
 
 def _named(raw: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    """A model's parameters by name; of a Bridge those that it computes with, by names without its wrappers'.
+    """A model's parameters by name; for a Bridge those that it computes with, by names without its wrappers'.
 
-    A Bridge computes with the parts of a joint weight, and leaves the joint one as it was. TransformerLens 3.9 gives
-    the unembedding a bias of zeros where there is none.
+    A Bridge computes with the parts of a joint weight, and leaves the joint one unchanged. TransformerLens 3.9 gives
+    the unembedding a bias of zeros if there is none.
     """
     if not hasattr(raw, "original_model"):
         yield from raw.named_parameters()

@@ -19,19 +19,20 @@ from mechicl.models.tokenizers import clean_tokenizer
 
 _PICKLED = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")
 _STEPS = {"EleutherAI/pythia": "step", "stanford-crfm/": "checkpoint-"}
-"""How the hub's branches of models with training checkpoints begin; a step's number follows."""
+"""Prefixes of the hub's branches for training checkpoints; a step's number follows."""
 
 
 def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = False) -> Original:
     """The model that TransformerLens knows by a name.
 
     Args:
-        name: of TransformerLens, or of the hub.
+        name: a name of TransformerLens or of the hub.
         revision: branch, tag, commit or training step; by default the newest.
-        trust_remote_code: let the model run Python code that came with it.
+        trust_remote_code: let the model run Python code that comes with it.
 
     Raises:
-        InputError: no such name, step, or revision; a pickle; code of its own; no hub.
+        InputError: there is no such name, step, or revision; the model is a pickle or needs its own code; the hub is
+            not available.
     """
     from huggingface_hub import hf_hub_download, snapshot_download
     from transformers import AutoConfig
@@ -47,7 +48,7 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
     branch = _branch(official, revision) if revision else None
     label = official.split("/")[-1]
     with _said(official, revision), hub.at_hand():
-        # The commit that the revision is now, whose files are all that is read from here on.
+        # The commit of the revision now; from here on, only its files are read.
         commit = Path(hf_hub_download(official, "config.json", revision=branch)).parent.name
         config = AutoConfig.from_pretrained(official, revision=commit, trust_remote_code=trust_remote_code)
         check_unquantised(official, config.to_dict())
@@ -69,7 +70,7 @@ def hub_original(name: str, revision: str = "", *, trust_remote_code: bool = Fal
 def name_on_hub(name: str) -> str:
     """The hub's name of a model that TransformerLens knows, such as EleutherAI/pythia-70m for pythia-70m.
 
-    TransformerLens 4 wraps models that it has no list of: there every owner/name is one.
+    TransformerLens 4 wraps any model, so there every owner/name is valid.
     """
     aliases = official_names()
     if name.lower() not in aliases and not has_hooked_transformer() and name.count("/") == 1:
@@ -82,7 +83,7 @@ def name_on_hub(name: str) -> str:
 
 
 def _branch(official: str, revision: str) -> str:
-    """The hub's revision: of a model with training checkpoints, a step that it has, by its number or the hub's name."""
+    """The hub's revision; for a model with training checkpoints, one of its steps, by number or by the hub's name."""
     prefix = next((prefix for start, prefix in _STEPS.items() if official.startswith(start)), None)
     step = re.fullmatch(r"(?:step|checkpoint-)?(\d{1,7})", revision) if prefix is not None else None
     if step is None:
@@ -109,7 +110,7 @@ def _tokenizer(official: str, commit: str, trust_remote_code: bool) -> Any:
 
 
 def _said(official: str, revision: str) -> AbstractContextManager[None]:
-    """No network, a proxy, a gated model, a revision that is not there, or a damaged file, in one sentence."""
+    """Report a missing network, a proxy, a gated model, a missing revision, or a damaged file in one sentence."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     def sentence(error: Exception) -> str:

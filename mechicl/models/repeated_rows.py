@@ -1,12 +1,12 @@
-"""Prompts that share their first tokens: a product with weights is taken once for rows that are equal.
+"""Prompts that share their first tokens: products with weights are computed once for equal rows.
 
 Nothing in a causal model depends on what follows, so prompts with the same demonstrations have the same activations
-there, and most of a pass is products of these with weights. `equal_rows` takes each such product for one of the equal
-rows and copies the result. The gradients that come back differ by prompt, and a product is then taken for each of them,
-but for rows that no gradient reaches: padding, and in the last layer everything but the target.
+there, and most of a pass is products of these with weights. `equal_rows` computes each such product for one of the
+equal rows and copies the result. The gradients in the backward pass differ by prompt, so there a product is computed
+for each of them, except for rows that no gradient reaches: padding, and in the last layer everything but the target.
 
-Where rows are expected to be equal follows from the tokens, that they are is checked before every product. So whatever
-patches edit and users replace, all that changes is the order in which floats are added.
+Which rows should be equal follows from the tokens; that they are equal is checked before every product. So whatever
+patches edit and users replace, only the order of floating-point additions changes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 LEAST_SAVED = 2**23
-"""Multiplications of a product that have to be saved: about 0.1 ms, which is what looking for them costs."""
+"""Least number of multiplications to save per product: about 0.1 ms, the cost of the check."""
 
 
 def equal_rows(tokens: Int[Tensor, "batch pos"]) -> AbstractContextManager[object]:
-    """A context in which a model reads these tokens; it changes nothing where prompts share few tokens.
+    """A context in which a model reads these tokens; it changes nothing if prompts share few tokens.
 
-    On a GPU every check would wait for the device, so nothing is shared there.
+    Nothing is shared on a GPU, where every check would wait for the device.
     """
     if tokens.device.type != "cpu":
         return nullcontext()
@@ -38,7 +38,7 @@ def equal_rows(tokens: Int[Tensor, "batch pos"]) -> AbstractContextManager[objec
 
 
 def first_occurrences(tokens: Int[Tensor, "batch pos"]) -> Int[Tensor, " row"]:
-    """Of each token, counted through the batch, the first one with the same tokens before it."""
+    """For each token, counted through the batch, the first one with the same tokens before it."""
     known: dict[tuple[int, int], int] = {}
     first, number = [], 0
     for prompt in tokens.tolist():
@@ -57,7 +57,7 @@ _PRODUCTS: dict[Any, Callable[..., tuple[Tensor, Tensor, Tensor | None]]] = {
         (torch.mm, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), lambda x, weight: (x, weight, None)
     ),
 }
-"""PyTorch's functions that multiply rows with weights, and how each is given rows, weights and bias."""
+"""PyTorch's functions that multiply rows with weights, and each one's arguments for rows, weights and bias."""
 
 
 class _EqualRows(TorchFunctionMode):
@@ -78,7 +78,7 @@ class _EqualRows(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _serves(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-        """Whether this is a row of every token multiplied with frozen weights, both of them plain tensors."""
+        """Whether this multiplies one row per token with frozen weights, both plain tensors."""
         frozen = [weight] if bias is None else [weight, bias]
         return (
             weight.ndim == 2
@@ -93,7 +93,7 @@ class _EqualRows(TorchFunctionMode):
         )
 
     def _equal(self, x: Float[Tensor, "*batch d_in"]) -> bool:
-        """Whether the rows that should be equal are; where they are not, they will not be in later layers."""
+        """Whether the rows that should be equal are; if they are not, neither are they in later layers."""
         rows = x.reshape(self._n, -1)
         equal = torch.equal(rows.index_select(0, self._repeated), rows.index_select(0, self._origin))
         self._differ = not equal

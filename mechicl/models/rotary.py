@@ -10,21 +10,19 @@ from torch import Tensor
 
 
 def rotation(attn: Any, positions: Int[Tensor, "*batch pos"]) -> tuple[Tensor, Tensor] | None:
-    """Cosines and sines [*batch, pos, 1, half of rotary_dim] for these positions; None where nothing is
-    rotated.
-    """
+    """Cosines and sines [*batch, pos, 1, half of rotary_dim] for these positions; None if nothing is rotated."""
     if attn.cfg.positional_embedding_type != "rotary":
         return None
-    # Each angle stands twice in the tables: side by side for adjacent pairs, in the two halves otherwise.
+    # Each angle is in the tables twice: side by side for adjacent pairs, otherwise in the two halves.
     half = slice(0, None, 2) if attn.cfg.rotary_adjacent_pairs else slice(0, attn.cfg.rotary_dim // 2)
     at = positions.to(attn.rotary_cos.device)
     return attn.rotary_cos[at, None, half], attn.rotary_sin[at, None, half]
 
 
 def grow_tables(attn: Any, longest: int) -> None:
-    """Make TransformerLens's tables long enough for this many positions.
+    """Extend TransformerLens's tables to this many positions.
 
-    They start with 2048 rows, and TransformerLens's own forward pass grows them in the same way.
+    They start with 2048 rows, and TransformerLens's own forward pass extends them in the same way.
     """
     if attn.cfg.positional_embedding_type == "rotary" and longest > len(attn.rotary_cos):
         attn._extend_rotary_embeddings(min(attn.cfg.n_ctx, max(longest, 2 * len(attn.rotary_cos))))

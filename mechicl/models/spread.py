@@ -1,7 +1,7 @@
 """A model larger than one GPU: its blocks spread over several, everything else on the first.
 
-Residuals, readings and edits stay on the first device: a block takes its input over to where its weights lie and gives
-its output back, and hooks see values of the first device. So probes, patches and engines know nothing of the split.
+Residuals, readings and edits are on the first device: a block moves its input to its weights' device and returns its
+output, and hooks see values on the first device. So probes, patches and engines need not know about the split.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from mechicl.models.adapter import Hook
 
 
 def spread(model: Any, devices: Sequence[torch.device]) -> None:
-    """Put as many blocks on each device; embeddings, final norm and unembedding go to the first."""
+    """Put the same number of blocks on each device; embeddings, final norm and unembedding are on the first."""
     n_layers = len(model.blocks)
     place(model, devices[0], [devices[layer * len(devices) // n_layers] for layer in range(n_layers)])
 
@@ -41,14 +41,14 @@ def places(model: Any) -> list[torch.device]:
 
 
 def devices_from(first: torch.device, n_devices: int) -> list[torch.device]:
-    """So many devices of one kind, from the first on."""
+    """The given number of devices of one kind, from the first on."""
     if n_devices == 1:
         return [first]
     return [torch.device(first.type, (first.index or 0) + place) for place in range(n_devices)]
 
 
 def at_home(hook: Hook, home: torch.device) -> Hook:
-    """A hook that sees values on this device, wherever its block lies, and whose edits go back there."""
+    """A hook that sees values on this device, wherever its block is, and whose edits are moved back."""
     name, function = hook
 
     def moved(value: Tensor, hook: Any) -> Tensor | None:
@@ -57,7 +57,7 @@ def at_home(hook: Hook, home: torch.device) -> Hook:
         if here is value:
             return new
         if new is None and here.requires_grad:
-            new = here  # it may wait for this tensor's gradient, so the pass has to go through it
+            new = here  # the hook may want this tensor's gradient, so the pass has to go through it
         return None if new is None else new.to(value.device)
 
     return name, moved

@@ -1,7 +1,7 @@
-"""The tokenizer as its author meant it, and what a model lacks that has none, or none that can be used.
+"""Tokenizers as their authors intended, and checks for models without a usable one.
 
-A tokenizer's digest says which one gave token ids their meaning, so that prompts and text never run on a model with
-another.
+A tokenizer's digest identifies the one that gave token ids their meaning, so that prompts and text never run on a model
+with another.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _VOCABULARIES = (_CONTENT, "tokenizer.model", "vocab.json", "vocab.txt", "spiece
 _SETTINGS = "tokenizer_config.json"
 _TEKKEN = "tekken.json"
 _LENT = "_bos_is_end_of_text"
-"""Attribute of a tokenizer that names no BOS, whose end-of-text token `give_tokenizer` made its BOS."""
+"""Attribute that marks a tokenizer without BOS for which `give_tokenizer` uses the end-of-text token."""
 _digests: WeakKeyDictionary[Any, tuple[int, str]] = WeakKeyDictionary()
 
 
 def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The tokenizer of a hub name (at a revision) or a folder, padding on the right; None where there is none.
+    """The tokenizer of a hub name (at a revision) or a folder, with right padding; None if there is none.
 
     Raises:
         InputError: the tokenizer's files in a folder cannot be read.
@@ -56,7 +56,7 @@ def clean_tokenizer(source: str | Path, *, revision: str | None = None, trust_re
 
 
 def with_padding(tokenizer: Any) -> Any:
-    """The tokenizer, its end-of-text token for padding where it names none."""
+    """The tokenizer, with its end-of-text token as padding token if it has none."""
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     return tokenizer
@@ -68,19 +68,19 @@ def _files(folder: Path) -> list[str]:
 
 
 def _may_have_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a vocabulary, or settings that may do without one, as those of a byte tokenizer do."""
+    """Whether a folder has a vocabulary, or settings that need none, as for a byte tokenizer."""
     return bool(_files(folder)) or ((folder / _SETTINGS).is_file() and not (folder / _TEKKEN).is_file())
 
 
 def _is_empty(tokenizer: Any) -> bool:
-    """Whether a vocabulary has nothing but special tokens: what transformers makes, without a word, of a folder with a
-    tokenizer's settings and no vocabulary."""
+    """Whether a vocabulary has only special tokens, as transformers silently returns for a folder with a tokenizer's
+    settings but no vocabulary."""
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return len(tokenizer) <= len(special.union(tokenizer.all_special_tokens))
 
 
 def give_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Put this very tokenizer on the model.
+    """Put this same tokenizer object on the model.
 
     `HookedTransformer.set_tokenizer` would load it again with `add_bos_token=True`:
     `model.tokenizer("great")` would then begin with a token that `tokenizer("great")` does not have, and
@@ -88,7 +88,7 @@ def give_tokenizer(model: Any, tokenizer: Any) -> None:
     `model.to_tokens(text, prepend_bos=...)` still works, because TransformerLens asks
     `cfg.tokenizer_prepends_bos` what the tokenizer does by itself.
 
-    A tokenizer that names no BOS gets its end-of-text token as one, as TransformerLens does; `describe_bos` says so.
+    A tokenizer without BOS gets its end-of-text token as BOS, as in TransformerLens; `describe_bos` reports this.
     """
     model.tokenizer = tokenizer
     if tokenizer is not None:
@@ -99,14 +99,14 @@ def give_tokenizer(model: Any, tokenizer: Any) -> None:
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
-    """Token ids (and what `options` ask for) of texts, without special tokens: where a text spells the name of one, it
-    stays text. All of mechicl tokenizes through here.
+    """Token ids (and what `options` request) of texts, without special tokens: if a text spells the name of one, it is
+    treated as text. All tokenization in mechicl goes through this function.
 
     Args:
-        options: What more the tokenizer is asked for, such as `return_offsets_mapping=True`.
+        options: Additional options of the tokenizer, such as `return_offsets_mapping=True`.
 
     Raises:
-        InputError: there is no tokenizer, a text holds half of a character, or the tokenizer cannot encode a text.
+        InputError: there is no tokenizer, a text has a lone surrogate, or the tokenizer cannot encode a text.
     """
     check_tokenizer(tokenizer)
     for text in texts:
@@ -117,16 +117,16 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], **options: Any) -> Any:
 
 
 _MOSTLY_SPELLED = 0.5
-"""Share of letters that stand alone in a language that a tokenizer does not know; of English in a tokenizer of English
-it is less than a tenth."""
+"""Share of letters that are single tokens in a language that a tokenizer does not know; for English in an English
+tokenizer it is below a tenth."""
 
 
 def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: str, *, stacklevel: int = 3) -> None:
-    """Warn where most Latin letters are tokens of their own: the model was not trained on this language.
+    """Warn if most Latin letters are single tokens, which means that the model was not trained on this language.
 
     Args:
-        pieces: what each token of the text stands for.
-        stacklevel: frames up to the user's, for `warnings.warn`.
+        pieces: the text of each token.
+        stacklevel: number of frames up to the user's code, for `warnings.warn`.
     """
     letters = [sum(c.isascii() and c.isalpha() for c in piece) for piece in pieces]
     share = letters.count(1) / max(sum(letters), 1)
@@ -139,7 +139,7 @@ def warn_if_spelled(pieces: Iterable[str], source: str, language: str, remedy: s
 
 
 def check_tokenizer(tokenizer: Any) -> None:
-    """Raise InputError for None, which `model.tokenizer` is where a model has none, and for what is no tokenizer."""
+    """Raise InputError for None (`model.tokenizer` of a model without one), and for anything but a tokenizer."""
     if tokenizer is None:
         raise InputError(
             "The model has no tokenizer (model.tokenizer is None); copy tokenizer.json to its folder and load it again."
@@ -149,7 +149,7 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 def check_fast(tokenizer: Any) -> None:
-    """Raise InputError unless the tokenizer is a fast one, which knows the characters that each token covers."""
+    """Raise InputError unless the tokenizer is a fast one, which gives the characters that each token covers."""
     check_tokenizer(tokenizer)
     if not getattr(tokenizer, "is_fast", False):
         raise InputError(
@@ -159,7 +159,7 @@ def check_fast(tokenizer: Any) -> None:
 
 
 def bos_id(tokenizer: Any) -> int:
-    """Id of the BOS token; InputError where there is none."""
+    """Id of the BOS token; InputError if there is none."""
     check_tokenizer(tokenizer)
     if tokenizer.bos_token_id is None:
         raise InputError("This tokenizer has no BOS token; pass prepend_bos=False.")
@@ -167,13 +167,13 @@ def bos_id(tokenizer: Any) -> int:
 
 
 def describe_bos(tokenizer: Any) -> str:
-    """The BOS token for provenance: its text, and whether it is the end-of-text token that `give_tokenizer` lent."""
+    """The BOS token for provenance: its text, and whether `give_tokenizer` substituted the end-of-text token."""
     note = " (the end-of-text token: this tokenizer names no BOS)" if getattr(tokenizer, _LENT, False) else ""
     return f"{tokenizer.bos_token}{note}"
 
 
 def tokenizer_of(model: Any, source: str) -> Any:
-    """The tokenizer of a model that was loaded from `source`; InputError where it has none, which names the folder."""
+    """The tokenizer of a model that was loaded from `source`; without one, an InputError that names the folder."""
     if model.tokenizer is not None:
         return model.tokenizer
     if (Path(source).expanduser() / _TEKKEN).is_file():
@@ -186,22 +186,22 @@ def tokenizer_of(model: Any, source: str) -> Any:
 
 
 class Tokenized(Protocol):
-    """Material that carries the digests of the tokenizers that made it."""
+    """Input that carries the digests of the tokenizers that made it."""
 
     @property
     def tokenizer_digests(self) -> frozenset[str]:
-        """Of every part; a part that was made by hand has none."""
+        """The digest of every part; a part that was made by hand has none."""
 
     remedy: ClassVar[tuple[str, str]]
-    """What it is, and what to do where another tokenizer made it, as parts of a sentence."""
+    """What it is, and what to do if another tokenizer made it, as parts of a sentence."""
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of how a tokenizer divides text and numbers its tokens, shortened; empty for None and for unknown kinds.
+    """Shortened SHA-256 of how a tokenizer splits text and numbers its tokens; empty for None and for unknown kinds.
 
-    Of a fast tokenizer these are its added tokens, normalizer, pre-tokenizer and model; of a slow one its vocabulary.
-    The path or name from which it was loaded, truncation and padding, decoding, and which of its tokens serve as BOS,
-    end or padding do not count: prompts hold the ids that these gave. Kept for each tokenizer until it has more tokens.
+    For a fast tokenizer it covers added tokens, normalizer, pre-tokenizer and model; for a slow one, the vocabulary.
+    The source path or name, truncation and padding, decoding, and the choice of BOS, end and padding tokens do not
+    count, because prompts contain the resulting ids. It is cached per tokenizer until tokens are added.
     """
     if tokenizer is None or not hasattr(tokenizer, "get_vocab"):
         return ""
@@ -220,8 +220,8 @@ def tokenizer_digest(tokenizer: Any) -> str:
 def _dividing(text: str) -> str:
     """A fast tokenizer's JSON without truncation, padding, post-processor and decoder.
 
-    Cut from the text, whose parts have a fixed order: parsing a large vocabulary takes a second and more. Quotes inside
-    strings are escaped, so a name in quotes with a colon is a key.
+    These are cut from the text, whose parts have a fixed order, because parsing a large vocabulary takes a second or
+    more. Quotes inside strings are escaped, so a quoted name with a colon is a key.
     """
     start = text.find('"added_tokens":')
     stop = text.find('"post_processor":', start)
@@ -230,9 +230,9 @@ def _dividing(text: str) -> str:
 
 
 def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
-    """Refuse material that another tokenizer than the model's made, by InputError.
+    """Raise InputError for input made with a tokenizer other than the model's.
 
-    Material made by hand, and a model without a tokenizer, pass.
+    Input made by hand, and a model without a tokenizer, pass.
     """
     found, own = material.tokenizer_digests - {""}, tokenizer_digest(net.tokenizer)
     if found and own and found != {own}:
@@ -244,7 +244,7 @@ def check_same_tokenizer(net: Adapter, material: Tokenized) -> None:
 
 
 def has_token(tokenizer: Any, token: int) -> bool:
-    """Whether there is a tokenizer, and it knows the id: embeddings are often padded beyond the vocabulary."""
+    """Whether there is a tokenizer that knows the id; embeddings are often padded beyond the vocabulary."""
     try:
         return tokenizer is not None and tokenizer.convert_ids_to_tokens(token) is not None
     except (IndexError, KeyError, OverflowError):
@@ -252,5 +252,5 @@ def has_token(tokenizer: Any, token: int) -> bool:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """A token as text; its id in brackets, such as [1850], where there is no tokenizer or it has no such token."""
+    """A token as text; its id in brackets, such as [1850], if there is no tokenizer or it has no such token."""
     return str(tokenizer.decode([token])) if has_token(tokenizer, token) else f"[{token}]"

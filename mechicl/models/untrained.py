@@ -1,4 +1,4 @@
-"""A model's untrained twin: the same architecture with random weights, a null for whatever training put there."""
+"""A model's untrained twin: the same architecture with random weights, a null for everything due to training."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from mechicl.models.spread import place, places
 
 
 def has_twin(model: Model) -> bool:
-    """Whether `untrained` can make a twin: of TransformerLens's own classes, not of a class of the user's own."""
+    """Whether `untrained` can make a twin: only for TransformerLens's own classes, not for user-defined ones."""
     return _class(hooked(model)) in _MAKERS
 
 
 def untrained(model: Model, seed: int) -> Any:
-    """A new model of the same configuration, at its own initialisation; the given model is left alone.
+    """A new, freshly initialised model of the same configuration; the given model is unchanged.
 
     Dtype, devices, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
     normal weights of the configuration's `initializer_range`, biases 0, gains 1, so that folded norms have nothing to
-    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, so that a seed gives
-    the same twin on every device, and PyTorch's generators are left as they were. Modules that the user replaced, and
-    hooks, are not in it.
+    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, so a seed gives the
+    same twin on every device, and PyTorch's generators are unchanged. The twin has none of the user's replaced modules
+    or hooks.
 
     Raises:
-        InputError: the model is of a class of the user's own.
+        InputError: the model is of a user-defined class.
     """
     check_seed(seed)
     net = hooked(model)
@@ -55,9 +55,9 @@ def untrained(model: Model, seed: int) -> Any:
 
 @contextmanager
 def untrained_twin(model: Model, seed: int) -> Iterator[Any]:
-    """An `untrained` model for a while: its weights are freed at the end.
+    """A context with an `untrained` model, whose weights are freed at the end.
 
-    Models hold references in circles, and their weights would stay until Python's collector comes by.
+    Models have reference cycles, so their weights would otherwise remain until Python's garbage collector runs.
     """
     twin = untrained(model, seed)
     try:
@@ -69,7 +69,7 @@ def untrained_twin(model: Model, seed: int) -> Iterator[Any]:
 
 
 def _class(net: Adapter) -> str | None:
-    """The name of the TransformerLens class that mechicl's own adapter wraps; None for an adapter of the user's own."""
+    """The name of the TransformerLens class that mechicl's own adapter wraps; None for a user-defined adapter."""
     if not type(net).__module__.startswith("mechicl."):
         return None
     return next((kind.__name__ for kind in type(net.raw).__mro__ if kind.__module__.startswith("transformer_lens")), "")

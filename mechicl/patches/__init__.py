@@ -1,4 +1,4 @@
-"""What can be changed in a pass; a file each."""
+"""Patches change a forward pass; one file each."""
 
 from typing import Any
 

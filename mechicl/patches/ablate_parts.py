@@ -1,4 +1,4 @@
-"""Ablate the attention, or the MLPs, of several layers: what they add is zero, or its mean over reference text."""
+"""Ablate the attention, or the MLPs, of several layers: their output is zero, or its mean over reference text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def part_means(
     """What each layer's attention ("attn") or MLP ("mlp") adds, mean over tokens after position 0, for mean ablation.
 
     Raises:
-        InputError: no token is left, the tokenizer is not the model's, or there is no such part.
+        InputError: no token is left, the tokenizer is not the model's, or the part is unknown.
     """
     if part not in ("attn", "mlp"):
         raise InputError(f"part is {part!r}; it is 'attn' or 'mlp'.")

@@ -15,16 +15,16 @@ from mechicl.prompts import PromptBatch
 
 @dataclass(frozen=True)
 class CutDemonstrations(CutEdges):
-    """Cut all attention between demonstrations, as if each were read by itself, at the place where it stands.
+    """Cut all attention between demonstrations, as if each were read by itself at its position.
 
-    A first token that every prompt has (BOS) stays visible to all. With relative positions the keys and values of a
-    demonstration are those of reading it alone.
+    An initial token common to all prompts (BOS) remains visible to all. With relative positions, a demonstration's keys
+    and values equal those of reading it alone.
     """
 
     scope = "demonstrations"
 
     def edges(self, batch: PromptBatch, layers: tuple[int, ...]) -> Iterator[Bool[Tensor, "batch query key"]]:
-        number = torch.zeros_like(batch.tokens)  # of each token's demonstration, from 1 on; 0: before and behind them
+        number = torch.zeros_like(batch.tokens)  # each token's demonstration, from 1; 0: before and after
         for row, prompt in enumerate(batch.prompts):
             for place, one in enumerate(prompt.demonstrations, start=1):
                 number[row, slice(*one.span)] = place

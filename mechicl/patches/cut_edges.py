@@ -1,4 +1,4 @@
-"""Attention edges that are cut in some layers: the core of isolation and of cutting words."""
+"""Cutting attention edges in some layers: the core of isolation and of cutting words."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Mode = Literal["presoftmax", "presoftmax_keep_0", "postsoftmax_zero", "postsoftm
 
 @dataclass(frozen=True)
 class CutEdges(Patch):
-    """Common to all patches that cut attention edges: in which layers, and how.
+    """Base of all patches that cut attention edges: in which layers, and how.
 
     `mode="presoftmax"` is the code of *Label Words*: cut scores become -inf, so attention to the rest still sums to
-    one. `"presoftmax_keep_0"` keeps the edge to position 0: heads rest on that attention sink, and a token without it
+    one. `"presoftmax_keep_0"` keeps the edge to position 0: heads rely on that attention sink, and a token without it
     may become a sink itself. `"postsoftmax_zero"` zeroes the weights after the softmax, as that paper's text says,
-    which also shrinks the head's output; `"postsoftmax_renorm"` divides by what is left, which equals `"presoftmax"`
-    but for rounding. One layer may be given alone; negative layers count from the end.
+    which also shrinks the head's output; `"postsoftmax_renorm"` divides by the remaining sum, which equals
+    `"presoftmax"` up to rounding. One layer may be given alone; negative layers count from the end.
     """
 
     layers: int | Iterable[int]
@@ -40,7 +40,7 @@ class CutEdges(Patch):
 
     @abstractmethod
     def edges(self, batch: Any, layers: tuple[int, ...]) -> Iterable[Bool[Tensor, "batch query key"]]:
-        """For each of these layers, which are the patch's and count from 0: True where an edge is cut."""
+        """For each of the patch's layers (counted from 0), a mask that is True where an edge is cut."""
 
     def hooks(self, model: Any, batch: Any) -> list[Hook]:
         layers = resolved_layers(self.layers, hooked(model).sizes.n_layers, type(self).__name__)

@@ -1,4 +1,4 @@
-"""Cut a word's last piece off from its other pieces: the causal test of detokenization."""
+"""Cut a word's last piece off from its other pieces: a causal test of detokenization."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mechicl.patches.cut_edges import CutEdges
 class CutWords(CutEdges):
     """In some layers, the last piece of every word of several tokens no longer attends to certain tokens.
 
-    `where="within"` cuts its attention to the word's own earlier pieces; `"before"`, the control, to as many tokens
-    just before the word. Words so near the beginning that the control has no room are left alone in both (`cut_words`
-    says which are cut).
+    `where="within"` cuts its attention to the word's own earlier pieces; `"before"`, the control, to the same number of
+    tokens just before the word. Words so near the beginning that the control has no room are unchanged in both
+    (`cut_words` gives those that are cut).
     """
 
     where: Literal["within", "before"] = "within"
@@ -38,7 +38,7 @@ class CutWords(CutEdges):
 
 
 def cut_words(words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """Number of pieces at the last piece of every word that is cut, 0 elsewhere: several pieces, and room before it."""
+    """Number of pieces at the last piece of every word that is cut (several pieces, room before it); 0 elsewhere."""
     pieces = pieces_of_ended_words(words)
     room = torch.arange(words.shape[1], device=words.device) - (2 * pieces - 2)
     return torch.where((pieces > 1) & (room >= 1), pieces, 0)
@@ -48,7 +48,7 @@ def words_of(batch: Any) -> Int[Tensor, "batch pos"]:
     """The words of a batch of running text.
 
     Raises:
-        InputError: the batch knows none.
+        InputError: the batch has none.
     """
     words = getattr(batch, "words", None)
     if words is None or bool((words < 0).all()):

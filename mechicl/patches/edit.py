@@ -1,4 +1,4 @@
-"""Patches that write values at some hook points: at every position, at the first, at the others, or where you say."""
+"""Patches that write values at some hook points: at every position, at the first, at all others, or at chosen ones."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from mechicl.hooks import Batch, Hook, Patch
 from mechicl.models import Adapter, hooked
 
 Positions = Literal["all", "bos", "rest"] | Callable[[Batch], Bool[Tensor, "batch pos"]]
-"""Positions that an edit changes: all, position 0 alone (the BOS where there is one, and the usual attention sink), all
+"""Positions that an edit changes: all, only position 0 (the BOS if there is one, and the usual attention sink), all
 others, or those where a function of the batch is True.
 """
 Change = Callable[[Tensor], Tensor]
-"""From the values at a hook point, [batch pos ...], to others of the same shape."""
+"""A function from the values at a hook point, [batch pos ...], to values of the same shape."""
 
 
 @dataclass(frozen=True, repr=False)
 class Edit(Patch):
-    """Common to all patches that change values position by position."""
+    """Base of all patches that change values position by position."""
 
     positions: Positions = field(default="all", kw_only=True)
 
     def __repr__(self) -> str:
-        """What was given, without what is at its default."""
+        """The given arguments, without defaults."""
         parts = sorted((part for part in fields(self) if part.repr), key=lambda part: bool(part.kw_only))
         given = {part.name: getattr(self, part.name) for part in parts if getattr(self, part.name) != part.default}
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in given.items())})"
 
     @abstractmethod
     def changes(self, net: Adapter) -> Sequence[tuple[str, Change]]:
-        """Hook points, and what becomes of the values there.
+        """Hook points, each with its edit.
 
         Raises:
-            InputError: the model does not have what the patch names.
+            InputError: the model lacks something that the patch names.
         """
 
     def hooks(self, model: Any, batch: Any = None) -> list[Hook]:
@@ -51,7 +51,7 @@ class Edit(Patch):
         return [(name, partial(_edit, change, mask)) for name, change in self.changes(hooked(model))]
 
     def _mask(self, batch: Any) -> Bool[Tensor, "batch pos"] | str:
-        """Which positions change, where the batch decides that; otherwise their name."""
+        """The mask of positions if it depends on the batch; otherwise the positions' name."""
         if self.positions in ("all", "bos", "rest"):
             return str(self.positions)
         if batch is None or not callable(self.positions):
@@ -77,7 +77,7 @@ def _edit(change: Change, mask: Tensor | str, value: Tensor, hook: Any) -> Tenso
 
 
 def held(numbers: Int[Tensor, " entry"], value: float | Tensor) -> Change:
-    """Hold entries of the third axis (neurons, heads) at one value, or each at its own [entry ...]."""
+    """Fix entries of the third axis (neurons, heads) to one value, or each to its own [entry ...]."""
 
     def hold(values: Tensor) -> Tensor:
         entries = numbers.to(values.device)
@@ -97,7 +97,7 @@ def pairs(given: Iterable[tuple[int, int]], part: str) -> tuple[tuple[int, int],
 
 
 class EqualByValue:
-    """Equality of frozen dataclasses that hold tensors: these are compared by their values."""
+    """Equality of frozen dataclasses that contain tensors, which are compared by value."""
 
     def _values(self) -> tuple[Any, ...]:
         values = vars(self).values()

@@ -1,7 +1,7 @@
-"""Exchange: chosen tokens gather, in chosen layers, what tokens of another prompt gather there.
+"""Exchange: chosen tokens gather, in chosen layers, what tokens of another prompt gather.
 
-Unlike isolation it cuts nothing, makes no attention sink, and gives tokens only activations that the model knows. With
-the same label word in both prompts, its residual, keys and values in the first layers are the other prompt's.
+Unlike isolation, it cuts nothing, makes no attention sink, and gives tokens only activations that occur in the model.
+With the same label word in both prompts, its residual, keys and values in the first layers are the other prompt's.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Exchange(Patch):
     """Attention writes to the tokens of an isolation what it writes to those of another prompt. See `exchange`."""
 
     isolation: Isolate
-    """Which tokens, in which layers; its mode has no part in it."""
+    """The tokens and layers; its mode is ignored."""
     donors: Mapping[Prompt, Prompt] = field(hash=False)
-    """For each prompt the other one; its i-th token goes to the i-th, from the start again where there are fewer."""
+    """Each prompt's donor; its i-th token goes to the i-th, starting over if the donor has fewer."""
     outputs: Mapping[Prompt, Float[Tensor, "layer token d_model"]] = field(hash=False)
-    """Of each donor: what attention writes to its tokens."""
+    """For each donor, what attention writes to its tokens."""
 
     def __repr__(self) -> str:
         return f"Exchange({self.isolation!r})"
@@ -59,11 +59,11 @@ def exchange(model: Any, isolation: Isolate, donors: Mapping[Prompt, Prompt], *,
     """Read what attention writes to the tokens that `isolation` names in each donor, and give it to the prompts'.
 
     Raises:
-        InputError: a donor has no such tokens, or the donors differ in their classes.
+        InputError: a donor lacks such tokens, or the donors differ in their classes.
     """
     prompts, probe = PromptSet.of(list(dict.fromkeys(donors.values()))), _Written(isolation)
     outputs: dict[Prompt, Tensor] = {}
-    for indices in prompts.chunks(batch_size):  # prompts of a batch have as many label words
+    for indices in prompts.chunks(batch_size):  # prompts of a batch have the same number of label words
         part = prompts.select(indices)
         values = run(model, part, [probe], batch_size=batch_size, progress=None)[probe].values
         if not values.shape[2]:

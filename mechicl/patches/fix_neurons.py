@@ -1,4 +1,4 @@
-"""Hold neurons at a value: what does the model do while a neuron is silent, or shouts?"""
+"""Fix neurons to a value, such as 0 or one far above the usual."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from mechicl.prompts import Prompt, PromptSet
 
 @dataclass(frozen=True, repr=False, eq=False)
 class FixNeurons(EqualByValue, Edit):
-    """MLP neurons (layer, index) have the same activation at every position, or where `positions` says; 0 leaves them
-    out.
+    """Fix MLP neurons (layer, index) to one activation at every position, or at `positions`; 0 ablates them.
 
     The activation is what W_out multiplies (`mlp.hook_post`; in a gated MLP, the product).
     """
@@ -29,7 +28,7 @@ class FixNeurons(EqualByValue, Edit):
     neurons: tuple[tuple[int, int], ...]
     value: float = 0.0
     means: Float[Tensor, "layer neuron"] | None = field(default=None, repr=False, kw_only=True)
-    """Mean ablation: each neuron is held at its own mean of `neuron_means`, and `value` does not count."""
+    """Mean ablation: each neuron is fixed to its own mean of `neuron_means`, and `value` is ignored."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "neurons", pairs(self.neurons, "FixNeurons"))

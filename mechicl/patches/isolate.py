@@ -1,4 +1,4 @@
-"""Isolation: chosen tokens may no longer attend to anything before them, in chosen layers (section 2.2)."""
+"""Isolation: chosen tokens cannot attend to anything before them, in chosen layers (section 2.2)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Resample = Literal["per_layer", "per_prompt", "per_seed"]
 def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "batch query key"]:
     """True where an edge is cut: from a position in `rows` to every position before it. Negative rows are ignored.
 
-    A position always keeps its edge to itself, so that no row is left with nothing to attend to.
+    A position always keeps its edge to itself, so every row has something to attend to.
     """
     position = torch.arange(n_pos, device=rows.device)
     isolated = (position[None, :, None] == rows[:, None, :]).any(-1)
@@ -35,7 +35,7 @@ def isolation_mask(rows: Int[Tensor, "batch row"], n_pos: int) -> Bool[Tensor, "
 
 @dataclass(frozen=True)
 class Isolate(CutEdges):
-    """Common to all isolations: chosen tokens attend to themselves alone."""
+    """Base of all isolations: chosen tokens attend only to themselves."""
 
     @abstractmethod
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
@@ -68,8 +68,8 @@ class IsolateLabels(Isolate):
 class IsolateTemplate(Isolate):
     """Isolate template tokens of the demonstrations.
 
-    All; the separators (":", line breaks) or the words alone; or of each demonstration the one token right before or
-    behind its label word.
+    These are all of them; only the separators (":", line breaks) or only the words; or, in each demonstration, the
+    token right before or after its label word.
     """
 
     which: Literal["all", "separators", "words", "before_label", "after_label"] = "all"
@@ -94,13 +94,13 @@ class IsolateTemplate(Isolate):
 
 @dataclass(frozen=True)
 class IsolateRandom(Isolate):
-    """The control: as many random tokens as there are label words (Fig. 4, "random").
+    """The control: random tokens, as many as there are label words (Fig. 4, "random").
 
-    The pool holds all positions before q except label words, the last token before q and nothing else (the authors'
-    pool, `"all"`, which includes query text and position 0), or the text or template tokens of the demonstrations.
-    Draws depend on the seed and the prompt alone: not on batches, nor on the order of prompts. They are made afresh in
-    every layer (the authors' code), once per prompt (default: then a token is isolated throughout, as label words
-    are), or once for all prompts with the same demonstrations (only for pools within them).
+    The pool is all positions before q except label words and the last token before q (the authors' pool, `"all"`, which
+    includes query text and position 0), or the text or template tokens of the demonstrations. Draws depend only on the
+    seed and the prompt, not on batches or the order of prompts. They are made anew in every layer (the authors' code),
+    once per prompt (default: then a token is isolated throughout, as label words are), or once for all prompts with the
+    same demonstrations (only for pools within them).
     """
 
     seed: int = 0
@@ -139,10 +139,10 @@ class IsolatePositions(Isolate):
 
 @dataclass(frozen=True)
 class CutRandomEdges(CutEdges):
-    """The control by edges: as many as the isolation of label words cuts, among those of the other demonstration rows.
+    """The control by edges: as many edges as the isolation of label words cuts, but of other demonstration rows.
 
-    Drawn by the seed and the demonstrations alone, the same in every layer. An edge leads from a token to one before
-    it; where there are fewer than are wanted, all are cut.
+    The draw depends only on the seed and the demonstrations, and is the same in every layer. An edge connects a token
+    to one before it; if there are too few, all are cut.
     """
 
     seed: int = 0

@@ -1,13 +1,13 @@
 """Ablations of whole layers (*Stages of Inference*, sections 3, 4.1, 5.4): left out, swapped, replaced, repeated.
 
-Embedding, final norm and unembedding are unchanged. What is left out adds nothing to the residual stream, at every
-position or at some. What is run in another order moves with all that belongs to it: weights, norms, and settings by
-depth (a local window, a scale by layer). The authors' code moves only the weights, which is the same wherever all
-blocks are built alike.
+Embedding, final norm and unembedding are unchanged. A dropped part adds nothing to the residual stream, at every
+position or at some. Reordered blocks move with everything that belongs to them: weights, norms, and settings by depth
+(a local window, a scale by layer). The authors' code moves only the weights, which is the same if all blocks have the
+same settings.
 
-`run(..., patches=[Swap(4)])` combines them with anything else, `with Swap(4).on(model): ...` changes a model while the
-block of code lasts, and `mechicl.engines.wavefront` runs many of them in one sweep. Layers count from 0, or from the
-end: -1 is the last.
+`run(..., patches=[Swap(4)])` combines them with anything else, `with Swap(4).on(model): ...` changes a model inside the
+`with` block, and `mechicl.engines.wavefront` runs many of them in one sweep. Layers count from 0, or from the end: -1
+is the last.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mechicl.patches.edit import Change, Edit
 
 
 class LeftOut(Edit):
-    """Common to ablations that leave out what some layers, or halves of them, add to the residual stream."""
+    """Base of ablations that drop what some layers, or halves of them, add to the residual stream."""
 
     halves: ClassVar[tuple[str, ...]] = ("attn", "mlp")
 
     @abstractmethod
     def layers(self, n_layers: int) -> tuple[int, ...]:
-        """The layers that are left out, counted from 0."""
+        """The dropped layers, counted from 0."""
 
     def changes(self, net: Adapter) -> list[tuple[str, Change]]:
         halves = [half for half in self.halves if net.sizes.d_mlp or half == "attn"]
@@ -52,26 +52,26 @@ class _OneLeftOut(LeftOut):
 
 @dataclass(frozen=True, repr=False)
 class Drop(_OneLeftOut):
-    """Leave a layer out: r_{i+1} = r_i (the authors' zero ablation)."""
+    """Drop a layer: r_{i+1} = r_i (the authors' zero ablation)."""
 
 
 @dataclass(frozen=True, repr=False)
 class DropAttention(_OneLeftOut):
-    """Leave a layer's attention out; where blocks are sequential, its MLP then reads another input."""
+    """Drop a layer's attention; if blocks are sequential, its MLP then reads another input."""
 
     halves = ("attn",)
 
 
 @dataclass(frozen=True, repr=False)
 class DropMLP(_OneLeftOut):
-    """Leave a layer's MLP out."""
+    """Drop a layer's MLP."""
 
     halves = ("mlp",)
 
 
 @dataclass(frozen=True, repr=False)
 class DropMany(LeftOut):
-    """Leave several layers out at once."""
+    """Drop several layers at once."""
 
     dropped: Iterable[int]
 
@@ -83,14 +83,14 @@ class DropMany(LeftOut):
 
 
 class Reordering(Patch):
-    """Common to ablations that run the blocks in another order, some of them several times or not at all."""
+    """Base of ablations that run the blocks in another order, some of them several times or not at all."""
 
     @abstractmethod
     def order(self, n_layers: int) -> Sequence[int]:
-        """The blocks that are run instead of 0 to n_layers - 1.
+        """The blocks to run instead of 0 to n_layers - 1.
 
         Raises:
-            InputError: the model does not have these layers.
+            InputError: the model lacks one of these layers.
         """
 
     def hooks(self, model: Any, batch: Any = None) -> list[Hook]:
@@ -126,7 +126,7 @@ class Reorder(Reordering):
 
     @property
     def kendall_tau(self) -> float:
-        """Rank correlation of the order with the model's own: 1 where nothing moves, -1 where all is reversed."""
+        """Rank correlation of the order with the model's own: 1 if nothing moves, -1 if the order is reversed."""
         n = len(self.to)
         turned = sum(a > b for i, a in enumerate(self.to) for b in self.to[i + 1 :])
         return 1 - 4 * turned / (n * (n - 1)) if n > 1 else 1.0
@@ -134,7 +134,7 @@ class Reorder(Reordering):
 
 @dataclass(frozen=True)
 class Replace(Reordering):
-    """Run layer `source` in the place of layer `layer` (`source` also runs in its own place)."""
+    """Run layer `source` in place of layer `layer` (`source` also runs in its own place)."""
 
     layer: int
     source: int

@@ -1,4 +1,4 @@
-"""Means of activations over the tokens of text, which mean ablation puts in the place of what it ablates."""
+"""Means of activations over the tokens of text, for mean ablation."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Means(Probe):
 
 
 def check_means(means: Tensor, net: Adapter, axes: str, shape: tuple[int, ...], advice: str) -> None:
-    """Raise InputError where means for mean ablation are not those of this model's layers; `advice` makes them."""
+    """Raise InputError if means for mean ablation do not match this model's layers; `advice` is how to compute them."""
     if means.shape != shape:
         raise InputError(
             f"The means have shape {list(means.shape)}; {net.name} needs [{axes}], {list(shape)}: take them with "
@@ -57,14 +57,14 @@ def site_means(
     model: Any, text: PromptSet | Sequence[Prompt] | TokenCorpus, site: str, *axes: str, square: bool = False,
     batch_size: int = 16,
 ) -> Float[Tensor, "layer *axes"]:  # fmt: skip
-    """Means over tokens after position 0 of what passes a site of every layer, or of its squares.
+    """Means over tokens after position 0 of a site's values in every layer, or of their squares.
 
     Args:
-        model: of any kind that has hooks.
+        model: any model with hooks.
         text: prompts or running text.
         site: such as "attn.hook_z"; its values are [batch pos *axes].
-        axes: names of the axes after the position's.
-        square: the mean of squares instead.
+        axes: names of the axes after the position axis.
+        square: compute the mean of squares instead.
         batch_size: sequences per pass.
 
     Raises:

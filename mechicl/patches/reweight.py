@@ -31,16 +31,16 @@ class ReweightAnchors(Patch):
     """Multiply A(q, p) by exp(beta) of layer, head and class, after the softmax and without renormalising (Eq. 9).
 
     A size of 1 shares beta over layers or heads. `placement="presoftmax"` adds beta to the score instead, which
-    renormalises. beta = 0 changes nothing. On other weights than it was fitted to it acts as well, with a warning.
+    renormalises. beta = 0 changes nothing. On weights other than those it was fitted to, it also acts, with a warning.
     """
 
     beta: Float[Tensor, "layer head class"]
     placement: Placement = "postsoftmax"
     about: Mapping[str, Any] = field(default_factory=dict)
-    """Where it was fitted: model, task, label words, settings; plain values."""
+    """What it was fitted on: model, task, label words, settings; plain values."""
     scope = "target"
     _met: WeakSet[Any] = field(default_factory=WeakSet, init=False, repr=False)
-    """Models that were compared with the one it was fitted to."""
+    """Models already compared with the one it was fitted to."""
 
     def __post_init__(self) -> None:
         if self.beta.ndim != 3 or self.placement not in ("postsoftmax", "presoftmax"):
@@ -67,7 +67,7 @@ class ReweightAnchors(Patch):
         return reweighted(beta[None], self.placement, batch)
 
     def _check_labels(self, batch: PromptBatch) -> None:
-        """A beta belongs to a label word; where it is known for which, other words are refused."""
+        """A beta belongs to a label word; if that word is known, raise InputError for others."""
         fitted, found = self.about.get("label_words"), list(batch.prompts[0].label_words)
         if fitted is not None and list(fitted) != found:
             raise InputError(
@@ -76,7 +76,7 @@ class ReweightAnchors(Patch):
             )
 
     def _tell_of_another(self, model: Any) -> None:
-        """A beta may be tried on another model than it was fitted to, but not unnoticed; said once for each."""
+        """A beta may be used on a model other than its own, but with one warning per model."""
         raw, fitted = hooked(model).raw, self.about.get("weight_digest")
         if fitted is None or raw in self._met:
             return
@@ -89,13 +89,13 @@ class ReweightAnchors(Patch):
             )
 
     def to_json(self) -> str:
-        """Everything, beta's digits too, in one text that `from_json` reads."""
+        """Everything, with beta's exact digits, in one text that `from_json` reads."""
         facts = {"placement": self.placement, "about": dict(self.about)}
         return json.dumps(facts | {"beta": self.beta.detach().tolist()}, default=str)
 
     @classmethod
     def from_json(cls, text: str) -> ReweightAnchors:
-        """A re-weighting from what `to_json` wrote; InputError where the text is anything else."""
+        """A re-weighting from the output of `to_json`; InputError for any other text."""
         facts = parse_json(text, "The JSON of the re-weighting", remedy="fit and save it again", lenient=True)
         try:
             return cls(torch.tensor(facts.pop("beta")), **facts)
@@ -107,7 +107,7 @@ class ReweightAnchors(Patch):
             ) from error
 
     def save(self, folder: str | Path) -> Path:
-        """Write `reweighting.safetensors` and `reweighting.json`; returns the first's path."""
+        """Write `reweighting.safetensors` and `reweighting.json`; return the path of the former."""
         path = make_folder(folder) / "reweighting.safetensors"
         payload, facts = packed({"beta": self.beta}, {"placement": self.placement, "about": dict(self.about)})
         write_atomically(path, payload)
@@ -116,7 +116,7 @@ class ReweightAnchors(Patch):
 
     @classmethod
     def load(cls, folder: str | Path) -> ReweightAnchors:
-        """A re-weighting that was saved in a folder; InputError where there is none, or not a whole one."""
+        """A re-weighting saved in a folder; InputError if there is none, or an incomplete one."""
         tensors, facts = read_tensors(Path(folder) / "reweighting.safetensors", "re-weighting")
         beta, about = tensors.get("beta"), facts.get("about", {})
         if beta is None or not beta.is_floating_point() or set(facts) - {"placement", "about"}:
@@ -131,7 +131,7 @@ class ReweightAnchors(Patch):
 def reweighted(
     beta: Float[Tensor, "one_or_batch layer head class"], placement: Placement, batch: PromptBatch
 ) -> list[Hook]:
-    """The hooks that re-weight the anchors of a batch, by one beta for all its prompts or by one for each."""
+    """The hooks that re-weight the anchors of a batch, by one beta for all its prompts or one per prompt."""
     site = "pattern" if placement == "postsoftmax" else "attn_scores"
 
     def at(layer: int) -> Callable[..., Tensor]:
@@ -147,7 +147,7 @@ def reweighted(
 def _at_anchors(
     beta: Float[Tensor, "one_or_batch head class"], batch: PromptBatch, row: Float[Tensor, "batch head key"]
 ) -> Float[Tensor, "batch head key"]:
-    """beta of its class at every label word, 0 at all other keys."""
+    """The class's beta at every label word, 0 at all other keys."""
     heads = row.shape[1]
     classes, places = (x[:, None].expand(-1, heads, -1) for x in (batch.anchor_classes, batch.anchors))
     values = beta.expand(len(row), -1, -1).gather(2, classes)

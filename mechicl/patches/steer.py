@@ -1,4 +1,4 @@
-"""Steering: add a vector to what passes through a layer."""
+"""Steering: add a vector to the residual stream at a layer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mechicl.patches.edit import Change, Edit, EqualByValue
 class Steer(EqualByValue, Edit):
     """Add `scale` times a vector to the residual stream before a layer, or at another point of the layer.
 
-    Gradients reach the vector, so that it may be learned.
+    Gradients reach the vector, so it can be learned.
     """
 
     vector: Float[Tensor, " d_model"] = field(repr=False)

@@ -1,4 +1,4 @@
-"""What can be read from a pass; a file each."""
+"""Probes read a forward pass; one file each."""
 
 from mechicl.probes.attention_map import AttentionMap
 from mechicl.probes.enrichment import Enrichment, HeadEnrichment

@@ -1,4 +1,4 @@
-"""How much every token attends to every other, layer by layer."""
+"""Attention of every token to every other, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mechicl.prompts import PromptBatch
 class AttentionMap(Probe):
     """Attention of every edge in the chosen layers, mean over heads: reading [prompt layer query key].
 
-    Nothing is left out: where attention sinks are, most of it goes to position 0. Meant for single prompts, as memory
-    grows with the square of the length.
+    Nothing is left out: if there is an attention sink, most of it goes to position 0. Meant for single prompts, as
+    memory grows with the square of the length.
     """
 
     layers: tuple[int, ...]

@@ -1,7 +1,7 @@
-"""Enrichment: saliency that label words get, over what average tokens of the same prompt get.
+"""Enrichment: saliency of label words, relative to average tokens of the same prompt.
 
-A share of saliency (S_wp, S_pq) has no null of its own: in an untrained model, too, most of it may lie on few edges.
-Enrichment has one built in: where saliency is spread evenly it is 1, whatever the prompt's length.
+A share of saliency (S_wp, S_pq) has no null: in an untrained model, too, most of it may be on few edges. Enrichment has
+a built-in one: if saliency is spread evenly it is 1, whatever the prompt's length.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from mechicl.prompts import Prompt, PromptBatch, generator_of
 from mechicl.readings import by_name
 
 TOKEN_SETS = ("label words", "random text", "colon", "line break")
-"""The label words; as many text tokens of the demonstrations; the token before each label word; the one after it."""
+"""The label words; a text token of the demonstrations for each; the token before each label word; the one after."""
 _NEAREST = 8
-"""Text tokens among which the match of a label word is drawn."""
+"""Number of text tokens from which a label word's match is drawn."""
 
 
 def token_sets(prompt: Prompt, seed: int = 0) -> list[list[int]]:
     """Positions of each of `TOKEN_SETS` in a prompt.
 
-    Random text is matched in position, as an early token has fewer edges, each with more attention: for each label
-    word one of the eight text tokens of the demonstrations that stand nearest to it, none twice while there are others.
-    The draw depends on the seed and the prompt's tokens alone. A prompt whose text is not marked (`from_positions`)
-    counts every other token of its demonstrations but the first as text.
+    Random text is matched in position, because an early token has fewer edges, each with more attention: for each label
+    word it is one of the eight nearest text tokens of the demonstrations, without repetition if possible. The draw
+    depends only on the seed and the prompt's tokens. In a prompt whose text is not marked (`from_positions`), all other
+    tokens of its demonstrations except the first count as text.
     """
     generator = generator_of(prompt.tokens, seed)
     unmarked = set(range(1, prompt.query_start)) - set(prompt.label_positions)
@@ -56,10 +56,10 @@ def enrichment(
 ) -> Float[Tensor, "batch set metric"]:
     """Reading and gathering of each set of positions (-1 fills up sets of fewer members).
 
-    Reading: saliency of the edges from the set to q, over that of as many average edges to q. Gathering: saliency per
-    edge into the set's tokens, over its mean over all tokens of the demonstrations but position 0, which no edge
-    enters. Both are 1 where saliency is uniform, and 0 where a set is empty or there is no saliency to share (in the
-    last layer nothing flows into the demonstrations). `absolute`: not over the average, so in units of the loss.
+    Reading: saliency per edge from the set to q, relative to an average edge to q. Gathering: saliency per edge into
+    the set's tokens, relative to its mean over all tokens of the demonstrations except position 0, which no edge
+    enters. Both are 1 if saliency is uniform, and 0 if a set is empty or there is no saliency (in the last layer
+    nothing flows into the demonstrations). `absolute`: not relative to the average, hence in units of the loss.
     """
     below = saliency.tril(-1)
     position = torch.arange(saliency.shape[1], device=saliency.device)
@@ -83,14 +83,14 @@ def enrichment(
 class Enrichment(Probe):
     """How much more saliency flows out of label words into q (reading), and into label words (gathering), than average.
 
-    Reading [prompt layer set], for each of `TOKEN_SETS`; reduced inside the backward pass, which it shares with a
+    Reading [prompt layer set] for each of `TOKEN_SETS`, reduced inside the backward pass, which is shared with a
     `SaliencyFlow` of the same objective.
     """
 
     head_reduce: HeadReduce = "abs_of_sum"
     loss: Objective = field(default=Objective())
     seed: int = 0
-    """Of the random text."""
+    """Seed of the random text."""
     axes = ("prompt", "layer", "set")
     units = dict.fromkeys(("reading", "gathering"), "times an average token")
 
@@ -113,15 +113,15 @@ class Enrichment(Probe):
 class HeadEnrichment(Probe):
     """Reading and gathering of the label words in every head: reading [prompt layer head], of its own |A * dL/dA|.
 
-    Or, as a null, of another set of tokens at matched positions, by the name that it has in `TOKEN_SETS`.
+    As a null, it can be that of another set of `TOKEN_SETS` at matched positions.
     """
 
     loss: Objective = field(default=Objective())
     tokens: str = "label words"
     absolute: bool = False
-    """Saliency per edge in units of the loss: a head may prefer label words, and hardly matter."""
+    """Saliency per edge in units of the loss, because a head may prefer label words but hardly matter."""
     seed: int = 0
-    """Of the random text."""
+    """Seed of the random text."""
     axes = ("prompt", "layer", "head")
 
     @property

@@ -36,7 +36,7 @@ class HeadSaliency(Probe):
 
         def see(pattern: Tensor, hook: Any) -> None:
             value = pattern.detach().float()
-            edges.append(value.new_zeros(value.shape))  # where the loss does not depend on the layer, no gradient comes
+            edges.append(value.new_zeros(value.shape))  # a layer on which the loss does not depend gets no gradient
             pattern.register_hook(lambda gradient: edges.append(value * gradient.float()))  # type: ignore[no-untyped-call]
 
         return Watch([(f"blocks.{layer}.attn.hook_pattern", see)], lambda: edges[-1])

@@ -17,9 +17,9 @@ from mechicl.readings import by_name
 class HeadScores(Probe):
     """Means over queries of two standard shares of attention: reading [sequence layer head].
 
-    Sequences are tokens that come twice, with or without a first token before them (BOS). `induction`: from each token
-    of the second half to the token behind its first occurrence (Olsson et al. 2022). `previous`: from every query after
-    position 1 to the token before it; position 0, the usual sink, is nobody's previous token.
+    Sequences are repeated tokens, with or without an initial token before them (BOS). `induction`: from each token of
+    the second half to the token after its first occurrence (Olsson et al. 2022). `previous`: from every query after
+    position 1 to the token before it; position 0, the usual sink, never counts as a previous token.
     """
 
     axes = ("sequence", "layer", "head")

@@ -22,9 +22,9 @@ Weight = Literal["attention", "norm"]
 class LabelAttention(Probe):
     """A(q, p) of every layer, head and class: reading [prompt layer head class].
 
-    Attention to several label words of one class (more than one shot) is summed. The paper sums over heads as well
-    (footnote 5); that is left to the reader of the reading. `weight="norm"` multiplies each weight by the length of
-    what it moves, |v(p) W_O| of that head (Kobayashi et al. 2020), which the paper mentions and does not compute.
+    Attention to several label words of one class (more than one shot) is summed. The paper also sums over heads
+    (footnote 5), which is left to the user of the reading. `weight="norm"` multiplies each weight by the norm of what
+    it moves, |v(p) W_O| of that head (Kobayashi et al. 2020), which the paper mentions but does not compute.
     """
 
     weight: Weight = "attention"
@@ -66,7 +66,7 @@ class LabelAttention(Probe):
 def _measure(
     lengths: dict[int, Tensor], layer: int, W_O: Float[Tensor, "head d_head d_model"], batch: PromptBatch
 ) -> Callable[..., None]:
-    """A hook on values that notes |v(p) W_O| as [batch head anchor]."""
+    """A hook on values that stores |v(p) W_O| as [batch head anchor]."""
 
     def see(values: Tensor, hook: Any) -> None:
         at_p = values.detach()[torch.arange(len(values), device=values.device)[:, None], batch.anchors]

@@ -1,4 +1,4 @@
-"""What the logit lens says of the label words at q, in the middle of the model."""
+"""The logit lens for the label words at q, throughout the model."""
 
 from __future__ import annotations
 

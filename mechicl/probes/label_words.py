@@ -1,4 +1,4 @@
-"""What isolation does beside changing the prediction: probability on the label words, norms of label words."""
+"""Effects of isolation other than on the prediction: probability of the label words, norms of label words."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class LabelNorms(Probe):
     """Norms of the residual after each layer: reading [prompt layer] of label_norm and first_norm.
 
     The mean over the label words (their anchors), and the value at position 0, the usual attention sink. L2 norms over
-    d_model; they depend on how the weights were processed.
+    d_model; they depend on weight processing.
     """
 
     axes = ("prompt", "layer")

@@ -1,4 +1,4 @@
-"""What is read where a context ends, beside the residual: chosen neurons, and the prediction."""
+"""Readings at the end of a context other than the residual: chosen neurons, and the prediction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LastNeurons(Probe):
 
     def watch(self, model: Any, batch: Any) -> Watch:
         net = hooked(model)
-        chosen = neurons_by_layer(net, self.neurons)  # refuses layers that there are not
+        chosen = neurons_by_layer(net, self.neurons)  # raises for unknown layers
         neurons = [(layer % net.sizes.n_layers, index) for layer, index in self.neurons]
         order = torch.tensor(sorted(range(len(neurons)), key=lambda i: neurons[i]))
         activations: dict[int, Tensor] = {}
@@ -47,7 +47,7 @@ class LastNeurons(Probe):
 
 @dataclass(frozen=True)
 class LastPrediction(Probe):
-    """Id of the token that is most probable after each sequence: reading [sequence]."""
+    """Id of the most probable token after each sequence: reading [sequence]."""
 
     axes = ("sequence",)
     units = {"token": "token id"}

@@ -13,10 +13,10 @@ from mechicl.models import hooked
 
 @dataclass(frozen=True)
 class LastResidual(Probe):
-    """What the model holds at the last real token: reading [sequence point d_model], float32.
+    """The residual at the last real token: reading [sequence point d_model], float32.
 
-    Point i is the residual before layer i; point L that after the last. With causal attention the residual at any token
-    is that of the text cut off behind it.
+    Point i is the residual before layer i; point L is that after the last. With causal attention the residual at any
+    token equals that of the text truncated after it.
     """
 
     points: tuple[int, ...] | None = None

@@ -1,4 +1,4 @@
-"""How the model's prediction at each position comes about: the logit lens at every layer, against the final answer."""
+"""How the model's prediction at each position forms: the logit lens at every layer, against the final prediction."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from mechicl.prompts import PromptBatch
 class LensMap(Probe):
     """The logit lens at some positions against the model's own prediction there: reading [prompt point position].
 
-    Quantities: `token`, the id that the lens finds most probable (of equal ones the lowest); `probability`, what it
-    gives the token that the model predicts in the end; `kl`, KL(final || lens) in nats. Points are the residuals before
-    each layer and the one after the last, L + 1 in all; each is read through the final norm and the unembedding with
-    its bias, so that the last point is the model. Positions are the same for all prompts and lie inside each.
+    Quantities: `token`, the lens's most probable id (the lowest among ties); `probability`, that of the token that the
+    model finally predicts; `kl`, KL(final || lens) in nats. Points are the residuals before each layer and the one
+    after the last, L + 1 in all; each is read through the final norm and the unembedding with its bias, so that the
+    last point is the model. Positions are the same for all prompts and lie inside each.
     """
 
     positions: tuple[int, ...]
@@ -45,7 +45,7 @@ class LensMap(Probe):
 
 @torch.no_grad()
 def _against_the_last(net: Adapter, resid: Float[Tensor, "batch point position d_model"]) -> dict[str, Tensor]:
-    """All points together, so that the unembedding is read once and not once a layer."""
+    """All points together, so that the unembedding is read only once."""
     tiles, d_vocab = tiles_of(net), net.sizes.d_vocab
     *others, final = resid.transpose(0, 1).flatten(1, 2)
     none = torch.zeros(len(final), dtype=torch.long, device=final.device)

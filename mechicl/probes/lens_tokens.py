@@ -1,4 +1,4 @@
-"""What the logit lens says token by token: the most probable next tokens in the middle of the model."""
+"""The logit lens token by token: the most probable next tokens at every layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mechicl.probes.logit_lens import tiles_of
 from mechicl.prompts import PromptBatch
 
 _ROWS, _WIDTH = 384, 1024
-"""Residuals and tokens of the vocabulary that are multiplied at a time: few enough for a processor's cache."""
+"""Number of residuals and of vocabulary tokens multiplied at a time: few enough for a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LensTokens(Probe):
 
     @torch.no_grad()
     def _top(self, net: Adapter, resid: Float[Tensor, "batch point position d_model"]) -> dict[str, Tensor]:
-        """All points together, so that the unembedding is read once and not once a layer, in tiles of its tokens."""
+        """All points together, so that the unembedding is read only once, in tiles of its tokens."""
         k, tiles = min(self.k, net.sizes.d_vocab), tiles_of(net)
         found = [_best(tiles, rows, k) for rows in torch.split(resid.flatten(0, 2), _ROWS)]
         ids, shares = (torch.cat(parts).reshape(*resid.shape[:3], k) for parts in zip(*found, strict=True))
@@ -60,14 +60,14 @@ class LensTokens(Probe):
 def _best(
     tiles: Tiles, rows: Float[Tensor, "row d_model"], k: int
 ) -> tuple[Int[Tensor, "row rank"], Float[Tensor, "row rank"]]:
-    """The k most probable tokens of each row, of equal ones the lower ids, and their probabilities."""
+    """The k most probable tokens of each row (ties go to lower ids), and their probabilities."""
     ids, logits, masses = list[Tensor](), list[Tensor](), list[Tensor]()
     for first, tile in tiles(rows, _WIDTH):
         best = top_k_ids(tile, min(k, tile.shape[-1]))
         ids.append(best + first)
         logits.append(tile.gather(-1, best))
         masses.append(tile.logsumexp(-1))
-    candidates = torch.cat(logits, -1)  # in the order of their ids, where they are equal
+    candidates = torch.cat(logits, -1)  # ties are in the order of their ids
     best = top_k_ids(candidates, k)
     log_mass = torch.stack(masses, -1).logsumexp(-1, keepdim=True)
     return torch.cat(ids, -1).gather(-1, best), (candidates.gather(-1, best) - log_mass).exp()

@@ -22,11 +22,11 @@ _AUTHORS_WINDOW = 5
 class LocalAttention(Probe):
     """Means over each sequence's queries of several shares of attention: reading [sequence layer head].
 
-    - `mass_k`: attention to the previous k tokens, of queries whose k previous tokens all come after position 0.
-    - `free_k`: the same as a share of what is not paid to position 0, where many heads park their attention.
-    - `null_k`: what `mass_k` would be, if every query attended to all its keys alike.
-    - `sink`, `self`: attention to position 0 and to the query itself, of queries after position 0.
-    - `pooled`: the authors' figure: entries A[q, q - i], i = 1..5, each a term of its own, position 0 included.
+    - `mass_k`: attention to the previous k tokens, for queries whose k previous tokens are all after position 0.
+    - `free_k`: the same as a share of attention not paid to position 0, where many heads park their attention.
+    - `null_k`: the value of `mass_k` if every query attended uniformly to all its keys.
+    - `sink`, `self`: attention to position 0 and to the query itself, for queries after position 0.
+    - `pooled`: the authors' measure: the mean of single entries A[q, q - i], i = 1..5, including position 0.
     """
 
     windows: tuple[int, ...] = WINDOWS
@@ -74,7 +74,7 @@ class LocalAttention(Probe):
         widest = min(max(*self.windows, _AUTHORS_WINDOW), n_pos - 1)
         previous = torch.stack([_previous(pattern, i) for i in range(1, widest + 1)], -1)
         sink = pattern[..., 0]
-        # Not 1 - sink, of which float32 keeps no digit where a head pays all but 1e-7 to position 0.
+        # Not 1 - sink, which has no significant digit in float32 if a head pays all but 1e-7 to position 0.
         elsewhere = pattern[..., 1:].sum(-1).clamp(min=torch.finfo(pattern.dtype).tiny)
         masses, free = [], []
         for k in self.windows:
@@ -90,11 +90,11 @@ class LocalAttention(Probe):
 
 
 def _previous(pattern: Float[Tensor, "batch head query key"], offset: int) -> Float[Tensor, "batch head query"]:
-    """A[q, q - offset] for every q; 0 where there is no such key."""
+    """A[q, q - offset] for every q; 0 if there is no such key."""
     return F.pad(torch.diagonal(pattern, -offset, dim1=-2, dim2=-1), (offset, 0))
 
 
 def uniform_mass(k: int, lengths: Int[Tensor, "sequence"]) -> Float[Tensor, "sequence"]:
-    """The sum that `mass_k` would be, if every query attended to all its keys alike: sum over q > k of k / (q + 1)."""
+    """The sum of `mass_k` if every query attended uniformly to all its keys: sum over q > k of k / (q + 1)."""
     query = torch.arange(int(lengths.max()))
     return F.pad(torch.where(query > k, k / (query + 1), 0).cumsum(0), (1, 0))[lengths]

@@ -1,4 +1,4 @@
-"""Logit lens: what the model would predict if a residual in the middle were the last (*Stages of Inference*, 5.2)."""
+"""Logit lens: what the model would predict if an intermediate residual were the last (*Stages of Inference*, 5.2)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ QUANTITIES = {
     "entropy": "bits", "kl": "nats", "kl_reverse": "nats", "js_divergence": "nats", "top_k_overlap": "Jaccard index",
     "agreement": "share of positions", "reciprocal_rank": "1 / rank", "cosine": "cosine", "loss": "nats",
 }  # fmt: skip
-"""What the lens measures, and the units."""
-_LOGITS_AT_ONCE = 2**24  # that the model makes when it is asked for its final norm's scale
+"""The lens's quantities and their units."""
+_LOGITS_AT_ONCE = 2**24  # number of logits that the model computes to find its final norm's scale
 
 
 @dataclass(frozen=True)
@@ -35,21 +35,21 @@ class LogitLens(Probe):
     Points are the residuals before each layer and the one after the last, L + 1 in all. Quantities: entropy in bits;
     KL(final || lens), KL(lens || final) and Jensen-Shannon divergence in nats; Jaccard overlap of the `top_k` tokens;
     whether the most probable token is the final one, and 1 / rank of the final one; cosine of the residual with the
-    last residual; loss on the next token in nats. In running text positions are all but the first (and, with
-    `last=False`, but the last); in prompts it is q alone, and there is no loss.
+    last residual; loss on the next token in nats. In running text, positions are all except the first (and, with
+    `last=False`, the last); in prompts, only q counts, and there is no loss.
 
-    `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias: at the last point
-    the lens is the model. `"authors"` is what the authors' notebook did: every residual is centred and divided by the
-    scale of the *last* residual (in a model with RMS norm: nothing is done), b_U is left out, and entropies are of
-    probabilities raised to 1e-9. It assumes folded norms. A `TunedLens` translates each residual first and then does as
-    the corrected one.
+    `lens="corrected"` applies the final norm to each residual, and the unembedding with its bias, so that at the last
+    point the lens is the model. `"authors"` reproduces the authors' notebook: every residual is centred and divided by
+    the scale of the *last* residual (unchanged in a model with RMS norm), b_U is left out, and entropies are computed
+    from probabilities of at least 1e-9. It assumes folded norms. A `TunedLens` first translates each residual and then
+    works like the corrected one.
     """
 
     lens: Lens | TunedLens = "corrected"
     top_k: int = 10
     last: bool = True
     only: tuple[str, ...] = tuple(QUANTITIES)
-    """Quantities that are computed."""
+    """Quantities to compute."""
     axes = ("sequence", "point")
 
     def __post_init__(self) -> None:
@@ -107,7 +107,7 @@ class LogitLens(Probe):
             values["loss"] = values["loss"] * followed.cpu()[:, None]
         means = {}
         for name in self.units:
-            # Summed on the host: mps has no float64, and CUDA adds to an index in no fixed order.
+            # Summed on the host: mps has no float64, and CUDA's index_add has no fixed order.
             sums = torch.zeros(n, len(residuals), dtype=torch.float64)
             if name in values:
                 sums.index_add_(0, rows, values[name].double())
@@ -134,7 +134,7 @@ class LogitLens(Probe):
         only = [entropy if name == "entropy" else name for name in self.units if name != "cosine"]
         d_vocab, streams = net.sizes.d_vocab, [points[-1], *others]
         read = read_out(tiles, streams, targets, only, min(self.top_k, d_vocab), d_vocab=d_vocab) if only else {}
-        # The final prediction goes first; it is the last point's as well, but with the authors' lens, which differs.
+        # The final prediction goes first; it equals the last point's, except with the authors' lens.
         values = {name: of[:, 1:] if self.lens == "authors" else of.roll(-1, 1) for name, of in read.items()}
         if entropy in values:
             values["entropy"] = values.pop(entropy)
@@ -149,7 +149,7 @@ class LogitLens(Probe):
 
 
 def tiles_of(net: Adapter) -> Tiles:
-    """The model's own tiles, or, where it only gives whole rows, these cut."""
+    """The model's own tiles, or slices of rows if it only gives whole rows."""
 
     def cut(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
         logits = net.lens(rows)
@@ -160,7 +160,7 @@ def tiles_of(net: Adapter) -> Tiles:
 
 
 def _authors_points(net: Adapter, points: list[Float[Tensor, "token d_model"]]) -> list[Tensor]:
-    """Residuals centred and divided by the last one's scale; unchanged where the model's norm does not centre."""
+    """Residuals centred and divided by the last one's scale; unchanged if the model's norm does not centre."""
     if not net.sizes.centred:
         return points
     at_once = max(1, _LOGITS_AT_ONCE // net.sizes.d_vocab)
@@ -169,7 +169,7 @@ def _authors_points(net: Adapter, points: list[Float[Tensor, "token d_model"]]) 
 
 
 def _authors_tiles(net: Blockwise, n_points: int) -> Tiles:
-    """The model's own logits of each token's first residual, and those of W_U alone of its `n_points` others."""
+    """The model's own logits for each token's first residual, and logits by W_U alone for its `n_points` others."""
 
     def tiles(rows: Tensor, width: int) -> Iterator[tuple[int, Tensor]]:
         W_U, of_token = net.W_U, rows.view(-1, 1 + n_points, rows.shape[-1])

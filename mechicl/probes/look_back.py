@@ -1,4 +1,4 @@
-"""What each token attends to just before it, token by token, in chosen heads."""
+"""Attention of each token to the tokens just before it, one by one, in chosen heads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mechicl.models import hooked
 class LookBack(Probe):
     """Attention of every token to itself and to the tokens before it: reading [sequence head query back].
 
-    `back` is the distance, from 0 (the token itself) to `reach` - 1; where there is no such token, attention is 0.
-    Heads (layer, query head) stand in the order of layers, by the name "layer.head".
+    `back` is the distance, from 0 (the token itself) to `reach` - 1; attention is 0 if there is no such token. Heads
+    (layer, query head) are in the order of layers, with the name "layer.head".
     """
 
     heads: tuple[tuple[int, int], ...]

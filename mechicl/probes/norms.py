@@ -1,4 +1,4 @@
-"""How much each layer adds: norms of attention and MLP outputs, and how far the residual turns."""
+"""How much each layer adds: norms of attention and MLP outputs, and how far the residual rotates."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _UNITS = {"attn_ratio": "share of |resid_pre|", "mlp_ratio": "share of |resid_pr
 class Norms(Probe):
     """Each sequence's norms by layer, over d_model: reading [sequence layer] of `NORM_QUANTITIES`.
 
-    Means and medians of |attention out|, |MLP out| (after their biases) and of the residual before and after the
-    layer, over all positions but 0, where norms are of another order (NaN where there is no other); the values at
-    position 0; means of the two outputs' norms over the norm of the residual before the layer, and of the cosine
-    between the residual before and after it (1 - cosine is the block influence of ShortGPT). Norms depend on how the
-    weights were processed.
+    Means and medians of |attention out|, |MLP out| (after their biases) and of the residual before and after the layer,
+    over all positions except 0, where norms have another order of magnitude (NaN if there is no other position); the
+    values at position 0; means of the two outputs' norms over the norm of the residual before the layer, and of the
+    cosine between the residual before and after it (1 - cosine is the block influence of ShortGPT). Norms depend on
+    weight processing.
     """
 
     axes = ("sequence", "layer")

@@ -27,8 +27,8 @@ def edge_saliency(
 ) -> Float[Tensor, "batch *head query key"]:
     """I = |sum over heads of A * dL/dA| (Eq. 1), or the sum of absolute values (footnote 3); None: each head's own.
 
-    The first-order estimate of how much the loss changes when the edge from key to query is deleted, in nats where L
-    is a cross-entropy; float32.
+    A first-order estimate of how much the loss changes if the edge from key to query is deleted; in nats if L is a
+    cross-entropy; float32.
     """
     edges = pattern.float() * gradient.float()
     if head_reduce is None:
@@ -42,10 +42,10 @@ def flow(
 ) -> Float[Tensor, "batch metric"]:  # fmt: skip
     """S_wp, S_pq and S_ww of each prompt: mean saliency per edge of three sets of edges (Eq. 2-4).
 
-    S_wp: from every earlier token into the label words p; S_pq: from the label words into the target position q;
-    S_ww: all other edges among the tokens up to q. Edges of a token with itself belong to none. Rows after q are
-    expected to be zero (the loss at q cannot depend on them). With `text_only`, S_wp leaves out edges from position 0,
-    where attention sinks stand, and from other label words; they belong to no set then.
+    S_wp: from every earlier token into the label words p; S_pq: from the label words into the target position q; S_ww:
+    all other edges among the tokens up to q. Edges from a token to itself belong to none. Rows after q are expected to
+    be zero (the loss at q cannot depend on them). With `text_only`, S_wp leaves out edges from position 0, the usual
+    attention sink, and from other label words; these then belong to no set.
     """
     batch = torch.arange(len(target), device=saliency.device)
     below = saliency.tril(-1)
@@ -57,7 +57,7 @@ def flow(
     if text_only:
         left_out = torch.zeros_like(into, dtype=torch.bool).scatter(1, anchors, True)
         left_out[:, 0] = True
-        before = left_out.cumsum(1) - left_out.long()  # how many of them stand before each position
+        before = left_out.cumsum(1) - left_out.long()  # number of them before each position
         kept = below.masked_fill(left_out[:, None], 0)
         wp = kept.sum(-1).gather(1, anchors).sum(-1)
         n_wp = (n_wp - before.gather(1, anchors).sum(-1)).clamp(min=1)
@@ -127,9 +127,9 @@ class SaliencyMap(Probe):
 def saliency_hooks(
     layers: Sequence[int], head_reduce: HeadReduce | None, nothing: Tensor, reduce: Callable[[Tensor], Tensor]
 ) -> tuple[list[Hook], Callable[[], Float[Tensor, "batch layer *reduced"]]]:
-    """Wait for each pattern's gradient and reduce its saliency; nothing else is kept in between.
+    """Hooks that wait for each pattern's gradient and reduce its saliency; nothing else is kept.
 
-    Where the loss does not depend on a layer (a patch that drops it), no gradient comes, and `nothing` is its reading.
+    A layer on which the loss does not depend (a patch drops it) gets no gradient, and `nothing` is its reading.
     """
     reduced: dict[int, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Attention of a word's last token to its own earlier tokens, against single-token words nearby: sub-joiner heads."""
+"""Attention of a word's last token to its earlier tokens, against nearby single-token words: sub-joiner heads."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ SUB_JOINER_QUANTITIES = ("mass", "first_bias", "control", "auroc")
 
 @dataclass(frozen=True)
 class SubJoiner(Probe):
-    """How each head looks from the last of a word's `pieces` tokens to the others: reading [sequence layer head half].
+    """Attention from the last of a word's `pieces` tokens to the others, by head: reading [sequence layer head half].
 
     Means over the words of exactly `pieces` tokens, in each of two halves of the vocabulary's words (`word_half`):
 
     - `mass`: attention of the last token to the word's earlier ones.
-    - `first_bias`: attention to the first token, less the mean of that to the word's others, the last itself included.
-    - `control`: attention of a single-token word to as many tokens before it, mean over those of the same half and
-      sequence that end at most `near` tokens away: text and position are matched.
-    - `auroc`: share of these single-token words whose attention is smaller than the word's (half of those where it is
-      equal).
+    - `first_bias`: attention to the first token, less the mean attention to the word's others, including the last.
+    - `control`: attention of a single-token word to the same number of tokens before it, averaged over those of the
+      same half and sequence that end at most `near` tokens away, so that text and position are matched.
+    - `auroc`: share of these single-token words whose attention is smaller than the word's (ties count half).
 
     Words without a single-token word nearby are left out.
     """
@@ -99,7 +98,7 @@ class _Cases:
     """Sequence and position of each word's last token."""
     half: Int[Tensor, " word"]
     others: Int[Tensor, "2 pair"]
-    """Sequence and position of the single-token words; a pair for each word that one is compared with."""
+    """Sequence and position of the single-token words; one pair per word that each is compared with."""
     of_word: Int[Tensor, " pair"]
     pairs: Int[Tensor, " word"]
     """Number of single-token words that each word is compared with."""
@@ -117,5 +116,5 @@ def _looking_back(
 
 
 def _sum_by(group: Int[Tensor, " case"], values: Float[Tensor, "case *any"], n: int) -> Float[Tensor, "group *any"]:
-    """Sums of the values of each of n groups; on CUDA in a fixed order, which `index_add_` does not promise."""
+    """Sums of the values of each of n groups; on CUDA in a fixed order, which `index_add_` does not guarantee."""
     return values.new_zeros(n, *values.shape[1:]).index_put_((group,), values, accumulate=True)

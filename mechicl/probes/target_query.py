@@ -15,9 +15,9 @@ from mechicl.prompts import PromptBatch
 
 @dataclass(frozen=True)
 class TargetQuery(Probe):
-    """The query vector at q with all heads side by side, after rotation where there is one: [prompt layer d].
+    """The query vector at q with all heads concatenated, after rotation if there is one: [prompt layer d].
 
-    Meets keys as attention meets them, but for the common factor 1 / sqrt(d_head).
+    Its products with keys are attention scores, up to the common factor 1 / sqrt(d_head).
     """
 
     axes = ("prompt", "layer", "dimension")

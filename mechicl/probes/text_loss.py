@@ -1,4 +1,4 @@
-"""How well a model predicts the texts of a prompt, beside the label words that it is asked for."""
+"""How well a model predicts the texts of a prompt, as opposed to its label words."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mechicl.prompts import Prompt, PromptBatch
 class TextLoss(Probe):
     """Next-token loss, mean over the text tokens of demonstrations and query: reading [prompt].
 
-    The token at position 0, which nothing predicts, does not count. Where texts are not marked (`from_positions`), all
-    tokens but the label words are text.
+    The token at position 0, which nothing predicts, does not count. If texts are not marked (`from_positions`), all
+    tokens except the label words count as text.
     """
 
     units = {"loss": "nats"}

@@ -26,10 +26,10 @@ _FILE = "tuned_lens.safetensors"
 @door
 @dataclass(frozen=True, eq=False)
 class TunedLens:
-    """Translators h + A h + b, one per residual before a layer; the residual after the last is read as it is.
+    """Translators h + A h + b, one per residual before a layer; the residual after the last is read unchanged.
 
-    A residual in the middle speaks of the final prediction in a basis of its own, and the logit lens takes that drift
-    for ignorance. The translator undoes what an affine map can; with A = 0 and b = 0 it is the corrected logit lens.
+    Intermediate residuals represent the final prediction in another basis, which the logit lens mistakes for missing
+    information. The translator corrects what an affine map can; with A = 0 and b = 0 it is the corrected logit lens.
     """
 
     A: Float[Tensor, "layer d_model d_model"]
@@ -37,7 +37,7 @@ class TunedLens:
     about: Mapping[str, Any] = field(default_factory=dict)
     """The model, text and settings that it was fitted with; plain values."""
     kl: Float[Tensor, "step layer"] | None = None
-    """KL(final || lens) in nats on each batch that it learned from, before the step."""
+    """KL(final || lens) in nats on each training batch, before the step."""
 
     def __post_init__(self) -> None:
         if self.A.ndim != 3 or self.A.shape[1] != self.A.shape[2] or self.b.shape != self.A.shape[:2]:
@@ -50,7 +50,7 @@ class TunedLens:
         return f"TunedLens({self.about.get('model', 'unknown model')}, {len(self.A)} layers, {self.digest[:12]})"
 
     def __call__(self, point: int, resid: Float[Tensor, "*any d_model"]) -> Float[Tensor, "*any d_model"]:
-        """The residual before layer `point` as the last residual; in float32, given back in its own dtype."""
+        """The residual before layer `point`, translated to the last; computed in float32, returned in its own dtype."""
         if point == len(self.A):
             return resid
         A, b = self.A[point].to(resid.device), self.b[point].to(resid.device)
@@ -66,7 +66,7 @@ class TunedLens:
         return digest.hexdigest()
 
     def check(self, model: Any) -> None:
-        """Refuse another model than it was fitted to: other weights, or the same in another processing or dtype."""
+        """Raise InputError for another model: other weights, or the same in another processing or dtype."""
         if not is_same_model(hooked(model).raw, self.about):
             facts = provenance(model)
             raise InputError(
@@ -77,7 +77,7 @@ class TunedLens:
             )
 
     def check_apart(self, corpus: TokenCorpus) -> None:
-        """Refuse text that it learned from."""
+        """Raise InputError for text that it was trained on."""
         shared = set(self.about.get("sequences", ())) & set(corpus.sequence_digests())
         if shared:
             raise InputError(
@@ -86,7 +86,7 @@ class TunedLens:
             )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `tuned_lens.safetensors` and `tuned_lens.json`; returns the first's path."""
+        """Write `tuned_lens.safetensors` and `tuned_lens.json`; return the path of the former."""
         path = make_folder(folder) / _FILE
         parts = {"A": self.A, "b": self.b} | ({} if self.kl is None else {"kl": self.kl})
         payload, facts = packed(parts, {"about": dict(self.about)})
@@ -102,10 +102,10 @@ class TunedLens:
     @classmethod
     @door
     def load(cls, folder: str | Path) -> TunedLens:
-        """The lens that was saved in a folder.
+        """The lens saved in a folder.
 
         Raises:
-            InputError: there is none, or its two files do not belong together.
+            InputError: there is none, or its two files do not match.
         """
         tensors, facts = read_tensors(Path(folder) / _FILE, "tuned lens")
         about = facts.get("about")

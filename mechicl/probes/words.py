@@ -21,8 +21,8 @@ from mechicl.readings import by_name, mean_of
 class WordAttention(Probe):
     """Attention at one distance inside a word and across words: reading [sequence layer head].
 
-    Queries are the last tokens of words. *Within* is attention `distance` tokens back where that is still the same
-    word; *across* where the word is a single token, so that it is another one (never position 0).
+    Queries are the last tokens of words. *Within* is attention `distance` tokens back if that token is in the same
+    word; *across* is the same for single-token words, where that token is in another word (never position 0).
     """
 
     distance: int = 1
@@ -60,7 +60,7 @@ class WordAttention(Probe):
 
 
 def word_half(tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:
-    """At the last token of each word, 0 or 1: the same for the same word everywhere (parity of its token ids)."""
+    """At the last token of each word, 0 or 1: the same at all occurrences of a word (parity of its token ids)."""
     parity = torch.zeros_like(tokens)
     first = pieces_so_far(words) <= 1
     for position in range(tokens.shape[1]):
@@ -90,8 +90,8 @@ class LossAt(Probe):
 
 
 def mean_loss_at(net: Adapter, tokens: Int[Tensor, "batch pos"], chosen: Bool[Tensor, "batch pos"]) -> Watch:
-    """Reads the next-token loss in nats, mean over the chosen positions of each sequence, and how many these are."""
-    sequence, position = chosen.nonzero(as_tuple=True)  # here, as inside the pass a GPU would be waited for
+    """Reads the next-token loss in nats, averaged over the chosen positions of each sequence, and their number."""
+    sequence, position = chosen.nonzero(as_tuple=True)  # here, because inside the pass it would wait for a GPU
     sums: list[Tensor] = []
 
     def see(resid: Tensor, hook: Any) -> None:

@@ -1,4 +1,4 @@
-"""Prompts that know the positions of their own label words, target, texts and template."""
+"""Prompts that know the positions of their label words, target, texts and template."""
 
 from typing import Any
 

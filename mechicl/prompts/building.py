@@ -1,9 +1,9 @@
-"""From blocks of text to prompts whose positions are known.
+"""Build prompts with known positions from blocks of text.
 
-The string is put together from pieces whose character spans are noted, tokenized once as a whole, and each
-token is given to the piece whose characters it covers. The space before a text or a label belongs to it, as
-tokenizers see it. A token that covers two pieces belongs to the label rather than to the template, and to the
-template rather than to the text: a label is never lost, and *w* holds nothing but text.
+The string is assembled from pieces with recorded character spans, tokenized once as a whole, and each token is assigned
+to the piece whose characters it covers. The space before a text or a label belongs to it, as for tokenizers. A token
+that covers two pieces belongs to the label rather than the template, and to the template rather than the text: a label
+is never lost, and *w* contains only text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _Offsets = Sequence[tuple[int, int]]
 @door
 @dataclass(frozen=True)
 class Shot:
-    """A solved example; a text of None is left out together with the space before it."""
+    """An example with its answer; a text of None is left out together with the space before it."""
 
     text: str | None
     label_class: int
@@ -40,7 +40,7 @@ class Shot:
 @door
 @dataclass(frozen=True)
 class Query:
-    """What is asked after the demonstrations."""
+    """The question after the demonstrations."""
 
     text: str
     gold: int | None = None
@@ -77,17 +77,17 @@ def build_prompts(
         tokenizer: A fast tokenizer.
         label_words: The word of each class, in class order.
         contents: The demonstrations, in prompt order, and the query of each prompt.
-        anchor: Which sub-token of a label word is its anchor.
+        anchor: The sub-token of a label word that is its anchor.
         prepend_bos: Put the tokenizer's BOS token first.
         n_ctx: The model's context length in tokens, or None not to check it.
 
         chat: Write every example as a turn of a conversation in the tokenizer's own chat template: a text with the
-            template around it is the user's, a label word without its leading space the answer.
-        score: "first" scores a class by the first token of its label word, as the paper does; "sequence" by the
+        template around it is the user's message, a label word without its leading space the answer. score: "first"
+        scores a class by the first token of its label word, as the paper does; "sequence" by the
             log-probability of the whole word.
 
-    Special tokens that the template spells, such as "<|im_start|>", are these tokens; in texts and label words their
-    names are plain text.
+    Names of special tokens in the template, such as "<|im_start|>", become these tokens; in texts and label words they
+    are plain text.
 
     Raises:
         InputError: The label words cannot tell the classes apart (:func:`scoring_tokens`); the tokenizer
@@ -117,7 +117,7 @@ def build_prompts(
             answers = [words[shot.label_class] for shot in shots]
             check_rendered(tokenizer, template, [*(shot.text for shot in shots), query.text], answers, text.string)
         bos = (bos_id(tokenizer),) if prepend_bos else ()
-        bos = () if tuple(tokens[:1]) == bos else bos  # a template may begin with it
+        bos = () if tuple(tokens[:1]) == bos else bos  # a template may already begin with it
         demonstrations, query_start, query_text = _locate(blocks, shots, offsets, anchor, len(bos))
         prompt = Prompt(
             tokens=(*bos, *tokens), string=text.string, demonstrations=demonstrations, query_start=query_start,
@@ -184,7 +184,7 @@ def _locate(
     def inside(span: tuple[int, int]) -> Iterator[int]:
         return (i for i in covered(span) if span[0] <= starts[i] and stops[i] <= span[1])
 
-    # A block begins with the first token that starts in it: a token over its edge belongs to the one before.
+    # A block begins with the first token that starts in it; a token across its edge belongs to the block before.
     edges = [bisect_left(starts, block.start) for block in blocks] + [len(offsets)]
     demonstrations = []
     for i, (block, shot) in enumerate(zip(blocks, shots, strict=False)):
@@ -205,7 +205,7 @@ def _locate(
 
 
 def _check_labels(prompt: Prompt, scoring: Sequence[tuple[int, ...]]) -> None:
-    """A label must stand in the prompt as the tokens by which its class is scored."""
+    """Check that a label occurs in the prompt as the tokens that score its class."""
     for demonstration in prompt.demonstrations:
         c = demonstration.label_class
         tokens = tuple(prompt.tokens[position] for position in demonstration.label[: len(scoring[c])])

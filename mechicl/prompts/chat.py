@@ -1,8 +1,8 @@
 """Prompts as a conversation: every example is a turn of the user, its label word the answer.
 
-The tokenizer's chat template is rendered with secret names in the place of texts and label words, and divided at them,
-so positions are known as in any other prompt. What comes of it is compared with the template rendered of the texts
-themselves (`check_rendered`).
+The tokenizer's chat template is rendered with random placeholders for texts and label words, and split at them, so
+positions are known as in any other prompt. The result is compared with the template rendered with the texts themselves
+(`check_rendered`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Layout:
     """How the examples of a prompt are written."""
 
     templates: tuple[Template, ...]
-    """One for each demonstration, and the query's."""
+    """One per demonstration, and the query's."""
     label_words: tuple[str, ...]
 
 
@@ -31,15 +31,15 @@ def chat_layout(tokenizer: Any, template: Template, label_words: Sequence[str], 
     A label word begins its answer: it has no space in front, unless the chat template writes one there.
 
     Raises:
-        InputError: The tokenizer has no chat template, or one that changes texts, or that shows answers in another form
-            than it asks for them.
+        InputError: The tokenizer has no chat template, or one that changes texts, or that writes given answers
+            differently from requested ones.
     """
     if not getattr(tokenizer, "chat_template", None):
         raise InputError(
             "This tokenizer has no chat template; leave out chat=True (--chat), or use a model that was trained for it."
         )
     heads, middles, between = _pieces(tokenizer, template, n)
-    if not n:  # how answers begin is only seen where there is one
+    if not n:  # how answers begin shows only if there is one
         words = chat_layout(tokenizer, template, label_words, 1).label_words
         return Layout((Template(heads[0], between, "", ""),), words)
     (middle, *others) = dict.fromkeys(middles)
@@ -62,7 +62,7 @@ def chat_layout(tokenizer: Any, template: Template, label_words: Sequence[str], 
 def check_rendered(
     tokenizer: Any, template: Template, texts: Sequence[str | None], words: Sequence[str], string: str
 ) -> None:
-    """Raise InputError unless a prompt is what the chat template makes of its texts and the demonstrations' words."""
+    """Raise InputError unless a prompt equals the chat template's rendering of its texts and demonstrations' words."""
     if _rendered(tokenizer, template, texts, words) != string:
         raise InputError(
             "The chat template of this tokenizer changes some of the texts, such as their spaces, so positions in them "
@@ -71,7 +71,7 @@ def check_rendered(
 
 
 def _pieces(tokenizer: Any, template: Template, n: int, *, ask: bool = True) -> tuple[list[str], list[str], str]:
-    """What the chat template writes before each text, between text and answer, and last, with or without a question."""
+    """The chat template's parts before each text, before its answer, and at the end, with or without a question."""
     texts, words = [_secret() for _ in range(n + ask)], [_secret() for _ in range(n)]
     names = [name for pair in zip(texts, [*words, ""], strict=False) for name in pair if name]
     rest, pieces = _rendered(tokenizer, template, texts, words), []
@@ -90,7 +90,7 @@ def _secret() -> str:
 
 
 def _rendered(tokenizer: Any, template: Template, texts: Sequence[str | None], words: Sequence[str]) -> str:
-    """The chat template of these texts and answers, with its request for one more where there is one text more."""
+    """The chat template rendered with these texts and answers, and a prompt to answer if there is one more text."""
     asked = [template.before.rstrip(" ") if text is None else template.before + text for text in texts]
     turns = [{"role": "user", "content": text + template.between} for text in asked]
     answers = [{"role": "assistant", "content": word.strip() + template.after} for word in words]

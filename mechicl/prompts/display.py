@@ -1,4 +1,4 @@
-"""A prompt as HTML: the text with w, p and q marked in colour, and a legend in words."""
+"""A prompt as HTML: the text with w, p and q marked in colour, and a legend."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MEANING = {"w": "w: demonstration text", "p": "p: label word", "anchor": "p: an
 
 
 def marked_html(text: str, roles: Sequence[str], caption: str) -> str:
-    """A prompt's text with its positions marked; whatever stands in the text is escaped.
+    """A prompt's text with its positions marked and everything escaped.
 
-    `roles` has one of "w", "p", "anchor", "q" or "" for each character; without text there is only the caption. Ink and
-    paper are those around it, and marks are transparent: the same HTML stands in light and in dark pages.
+    `roles` has one of "w", "p", "anchor", "q" or "" for each character; without text there is only the caption. Colours
+    are inherited, and marks are transparent, so the same HTML suits light and dark pages.
     """
     runs = (
         (role, "".join(character for _, character in run))
@@ -37,7 +37,7 @@ def _span(role: str, text: str) -> str:
 
 @cache
 def _styles() -> dict[str, str]:
-    # Imported here: figures bring plotly with them, which whoever only builds prompts need not wait for.
+    # Imported here, because figures import plotly, which is not needed to build prompts.
     from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, faint
 
     label = f"background:{faint(LABEL_COLOUR, 0.32)};font-weight:600"

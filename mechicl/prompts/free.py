@@ -1,4 +1,4 @@
-"""A prompt of free text, or of a conversation: no demonstrations and no label words, only what might come next."""
+"""A prompt of free text, or of a conversation: no demonstrations and no label words, only possible continuations."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def free_prompt(
     Args:
         tokenizer: a fast tokenizer.
         text: a text; or messages, which the tokenizer's chat template writes, with its request for the next answer.
-        answers: what may come next, such as " Paris"; each is a class, scored by its first token.
+        answers: possible continuations, such as " Paris"; each is a class, scored by its first token.
         prepend_bos: put the tokenizer's BOS token first, unless the chat template does.
 
-    Special tokens that a chat template spells are these tokens; in a text their names are plain text.
+    Names of special tokens in a chat template become these tokens; in a text they are plain text.
 
     Raises:
-        InputError: no text, no chat template, messages that it refuses, or answers that the tokenizer joins to the
-            text or that begin with the same token.
+        InputError: there is no text or no chat template, the template rejects the messages, or answers are joined to
+            the text by the tokenizer or begin with the same token.
     """
     written, names = _written(tokenizer, text), tuple(answers)
     (tokens, offsets), *behind = encode(tokenizer, [written, *(_followed(written, name) for name in names)])
@@ -72,7 +72,7 @@ def _followed(written: Written, answer: str) -> Written:
 
 
 def _first_token(text: Sequence[int], whole: Sequence[int], answer: str) -> int:
-    """The token with which an answer begins behind the text."""
+    """The token with which an answer begins after the text."""
     if list(whole[: len(text)]) != list(text) or len(whole) <= len(text):
         raise InputError(
             f"The tokenizer joins the answer {answer!r} to the end of the text; begin the answer with a space, or end "

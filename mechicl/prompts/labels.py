@@ -1,4 +1,4 @@
-"""Label words: which tokens score a class, and when that question has no answer."""
+"""Label words: which tokens score a class, and errors if none can."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _REMEDY = f"{CHOOSE}, or score whole words with score='sequence' (--score sequen
 def scoring_tokens(
     tokenizer: Any, template: Template, label_words: Sequence[str], class_names: Sequence[str], score: Score = "first"
 ) -> tuple[tuple[int, ...], ...]:
-    """The tokens of each label word as it is tokenized behind the template, which score its class.
+    """The tokens of each label word, as tokenized after the template, which score its class.
 
     Args:
         tokenizer: A fast tokenizer.
         label_words: One per class, usually with a leading space.
         class_names: For the messages.
-        score: With "first", the first token of each must tell the classes apart.
+        score: With "first", the first tokens must distinguish the classes.
 
     Raises:
         InputError: A word is empty or belongs to two classes; the tokenizer joins a word to the end of the template,
@@ -60,10 +60,10 @@ def scoring_tokens(
 
 
 def without_lone_spaces(tokenizer: Any, template: Template, label_words: Sequence[str]) -> tuple[str, ...]:
-    """The label words, all without their leading space where that space would be the first token of one.
+    """The label words, all without their leading space if that space would be the first token of one.
 
-    Small vocabularies split " Negative" into " " and "N...": the first token says nothing about the class. Written
-    right behind the template, the words begin with a letter.
+    Small vocabularies split " Negative" into " " and "N...", so the first token does not identify the class. Written
+    right after the template, the words begin with a letter.
     """
     behind, encoded = _behind(tokenizer, template, label_words)
     pairs = zip(encoded, label_words, strict=True)
@@ -72,7 +72,7 @@ def without_lone_spaces(tokenizer: Any, template: Template, label_words: Sequenc
 
 
 def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
-    """Raise InputError unless every class has a label word of its own that is more than a space."""
+    """Raise InputError unless every class has its own label word that is more than a space."""
     if len(label_words) != len(class_names):
         raise InputError(f"There are {len(label_words)} label words for {len(class_names)} classes; give one for each.")
     owner: dict[str, str] = {}
@@ -89,8 +89,8 @@ def check_words(label_words: Sequence[str], class_names: Sequence[str]) -> None:
 def _behind(
     tokenizer: Any, template: Template, label_words: Sequence[str], after: str = ""
 ) -> tuple[int, list[Encoded | None]]:
-    """Where label words stand behind the template, in characters, and their tokens with what is `after`; None for a
-    word that the tokenizer joins to the template.
+    """The characters of label words after the template, and their tokens when followed by `after`; None for a word that
+    the tokenizer joins to the template.
     """
 
     def query() -> Written:
@@ -109,15 +109,15 @@ _SPACE, _PART = "a space", "part of a character"
 
 
 def _says_nothing(encoded: Encoded, word: str, behind: int) -> str:
-    """Why the first token of a word has no meaning of its own; empty where it has one."""
+    """Why the first token of a word is not meaningful by itself; empty if it is."""
     (start, stop), *more = encoded.offsets
-    if more and more[0][0] < stop:  # two tokens of one character
+    if more and more[0][0] < stop:  # two tokens form one character
         return _PART
     return "" if word[max(0, start - behind) : stop - behind].strip() else _SPACE
 
 
 def _same_beginning(tokens: Sequence[tuple[int, ...]], label_words: Sequence[str], class_names: Sequence[str]) -> str:
-    """The words whose tokens begin with those of another, in words; empty where there are none."""
+    """The words whose tokens begin with those of another, in words; empty if there are none."""
     for short in tokens:
         alike = [i for i, long in enumerate(tokens) if long[: len(short)] == short]
         if len(alike) > 1:

@@ -1,4 +1,4 @@
-"""One prompt: its tokens, and where everything in it stands.
+"""One prompt: its tokens, and the positions of everything in it.
 
 Positions are token indices into :attr:`Prompt.tokens`. The names are the paper's (Wang et al. 2023, section
 2.1): *w* the words of the demonstrations, *p* the label words, *q* the target, the last token, where the
@@ -22,7 +22,7 @@ from mechicl.prompts.display import marked_html
 
 
 def generator_of(tokens: Sequence[int], *seeds: int) -> np.random.Generator:
-    """A generator for draws from a prompt: it depends on the seeds and the tokens alone, not on batches or order."""
+    """A generator for draws from a prompt that depends only on the seeds and the tokens, not on batches or order."""
     for seed in seeds:
         check_seed(seed)
     digest = hashlib.sha256(np.asarray(tokens, dtype=np.int64).tobytes()).digest()
@@ -30,7 +30,7 @@ def generator_of(tokens: Sequence[int], *seeds: int) -> np.random.Generator:
 
 
 class PromptRows(NamedTuple):
-    """Which rows of the data a prompt was made of."""
+    """The rows of the data that a prompt was made of."""
 
     demonstrations: tuple[int, ...] = ()
     """Row of each demonstration in its split, in prompt order."""
@@ -40,7 +40,7 @@ class PromptRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Demonstration:
-    """One solved example inside a prompt; every field but the class is a token position."""
+    """One example with its answer inside a prompt; every field except the class is a token position."""
 
     label_class: int
     span: tuple[int, int]
@@ -52,7 +52,7 @@ class Demonstration:
     template: tuple[int, ...]
     """All other tokens of the block, with the separator that follows it."""
     anchor: int
-    """The one sub-token of the label that stands for it: the first, or the last when so asked."""
+    """The one sub-token that represents the label: the first, or the last if requested."""
 
 
 @door
@@ -64,14 +64,14 @@ class Prompt:
     tokens: tuple[int, ...]
     string: str
     demonstrations: tuple[Demonstration, ...]
-    """In prompt order."""
+    """Demonstrations in prompt order."""
     query_start: int
     """First token of the query's block: the tokens before it are the demonstrations."""
     query_text: tuple[int, ...]
     target: int
     """*q*, always the last token."""
     label_words: tuple[str, ...]
-    """As they stand in the prompt, in class order."""
+    """Label words as written in the prompt, in class order."""
     label_ids: tuple[int, ...]
     """Token by which each class is scored at the target: the first sub-token of its label word."""
     class_names: tuple[str, ...]
@@ -82,9 +82,9 @@ class Prompt:
     prepend_bos: bool = False
     task: str = ""
     label_tokens: tuple[tuple[int, ...], ...] = ()
-    """All tokens of every label word, where these together score a class (`score="sequence"`); else empty."""
+    """All tokens of every label word, if these together score a class (`score="sequence"`); else empty."""
     tokenizer_digest: str = field(default="", compare=False)
-    """Of the tokenizer that made it, see `mechicl.models.tokenizer_digest`; empty for a prompt made by hand."""
+    """Digest of its tokenizer, see `mechicl.models.tokenizer_digest`; empty for a prompt made by hand."""
 
     def __post_init__(self) -> None:
         n = len(self.label_ids)
@@ -127,7 +127,7 @@ class Prompt:
     def separator_positions(self) -> tuple[int, ...]:
         """Positions of the demonstrations' template tokens without a letter or digit, such as ":" and line breaks.
 
-        Empty where the characters of the tokens are not known.
+        Empty if the characters of the tokens are unknown.
         """
         spans = ((i, self.offsets[i]) for i in self.template_positions) if self.offsets else ()
         return tuple(i for i, (start, end) in spans if not any(map(str.isalnum, self.string[start:end])))
@@ -140,7 +140,7 @@ class Prompt:
 
     @property
     def n_read(self) -> int:
-        """Tokens that a model reads to score the classes: the prompt's and, of a label word, all but the last."""
+        """Number of tokens read to score the classes: the prompt's and all but the last of a label word."""
         return len(self.tokens) + max((len(word) - 1 for word in self.label_tokens), default=0)
 
     def __len__(self) -> int:
@@ -157,9 +157,9 @@ class Prompt:
         return marked_html(self.string, self.character_roles(), repr(self))
 
     def character_roles(self) -> list[str]:
-        """What each character of the text belongs to: "w", "p", "anchor", "q" or "" (template, query).
+        """The role of each character of the text: "w", "p", "anchor", "q" or "" (template, query).
 
-        Later roles win where two tokens share a character.
+        Later roles win if two tokens share a character.
         """
         roles = [""] * len(self.string)
         marked = [("w", self.w), ("p", self.label_positions), ("anchor", self.anchors), ("q", (self.target,))]
@@ -184,8 +184,7 @@ class Prompt:
         ids: PromptRows | None = None,
         task: str = "",
     ) -> Prompt:
-        """A prompt whose tokens and label positions are stored rather than built; its texts are not known (w
-        is empty).
+        """A prompt with stored tokens and label positions; its texts are unknown (w is empty).
 
         Args:
             tokens: Token ids, unpadded; the target is the last.
@@ -194,7 +193,7 @@ class Prompt:
             gold: The true class, or None.
 
         Raises:
-            InputError: No tokens, a position outside the prompt or used twice, or numbers of classes that
+            InputError: There are no tokens, a position is outside the prompt or used twice, or numbers of classes
                 differ.
         """
         names = tuple(class_names or (f"class {c}" for c in range(len(label_ids))))
@@ -214,7 +213,7 @@ class Prompt:
 
 
 _MOST = 2**31
-"""No vocabulary has so many tokens."""
+"""An upper bound on token ids: no vocabulary is this large."""
 
 
 def _check_stored(

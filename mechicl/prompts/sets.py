@@ -1,4 +1,4 @@
-"""Many prompts: a sequence that knows task and seed, and the padded batches a model is given."""
+"""Many prompts: a sequence that knows its task and seed, and the padded batches that a model gets."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class PromptBatch:
         """Pad prompts to the longest.
 
         Raises:
-            InputError: No prompts, or they differ in their classes' scoring tokens or in the number of
+            InputError: There are no prompts, or they differ in their classes' scoring tokens or in the number of
                 demonstrations.
         """
         if not prompts:
@@ -97,14 +97,14 @@ class PromptSet(Sequence[Prompt]):
     task: str = ""
     seed: int | None = None
     shots: int | str | None = None
-    """Demonstrations per class; in words where classes differ, such as "4/1"."""
+    """Demonstrations per class; as text if classes differ, such as "4/1"."""
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """How the prompts came about: data, policies, options; plain values, for provenance."""
+    """How the prompts were made: data, policies, options; plain values, for provenance."""
     companions: Mapping[str, PromptSet] = field(default_factory=dict)
-    """Sets that an experiment needs beside this one, such as the prompts it learns from."""
+    """Auxiliary sets that an experiment needs in addition to this one, such as training prompts."""
 
     remedy: ClassVar = ("These prompts were made", "build them again with task.prompts(model.tokenizer, ...)")
-    """What it is, and what to do where another tokenizer made it."""
+    """What it is, and what to do if another tokenizer made it."""
 
     def __post_init__(self) -> None:
         _check_same_labels(self.prompts)
@@ -145,12 +145,12 @@ class PromptSet(Sequence[Prompt]):
 
     @property
     def label_tokens(self) -> tuple[tuple[int, ...], ...]:
-        """All tokens of each label word, where these together score a class; else empty."""
+        """All tokens of each label word, if these together score a class; else empty."""
         return self.prompts[0].label_tokens if self.prompts else ()
 
     @property
     def label_words(self) -> tuple[str, ...]:
-        """Label word of each class, as it stands in the prompts."""
+        """Label word of each class, as written in the prompts."""
         return self.prompts[0].label_words if self.prompts else ()
 
     @property
@@ -165,20 +165,19 @@ class PromptSet(Sequence[Prompt]):
 
     @property
     def tokenizer_digests(self) -> frozenset[str]:
-        """Digests of the tokenizers that made the prompts and their companions; "" stands for prompts made by hand."""
+        """Digests of the tokenizers that made the prompts and auxiliary prompts; "" stands for prompts made by hand."""
         companions = (companion.tokenizer_digests for companion in self.companions.values())
         return frozenset({prompt.tokenizer_digest for prompt in self.prompts}.union(*companions))
 
     def batch(self, device: torch.device | str | None = None) -> PromptBatch:
-        """All prompts in one batch, in order; InputError where numbers of demonstrations differ."""
+        """All prompts in one batch, in order; InputError if numbers of demonstrations differ."""
         return PromptBatch.of(self.prompts, device)
 
     @door
     def chunks(self, size: int) -> Iterator[tuple[int, ...]]:
         """Indices of at most ``size`` prompts at a time that fit one batch with little padding.
 
-        Prompts with the same number of demonstrations, longest first, so that memory runs out early if at
-        all.
+        They have the same number of demonstrations; the longest come first, so that memory runs out early if at all.
         """
         check_count("batch_size", size)
         order = sorted(range(len(self)), key=lambda i: (-len(self[i].anchors), -len(self[i]), i))
@@ -195,7 +194,7 @@ class PromptSet(Sequence[Prompt]):
             yield indices, self.select(indices).batch(device)
 
     def digest(self) -> str:
-        """SHA-256 of tokens, positions, scoring tokens, true classes and companions: equal for equal questions."""
+        """SHA-256 of tokens, positions, scoring tokens, true classes and auxiliary prompts; equal for equal prompts."""
         digest = sha256()
         for prompt in self.prompts:
             demonstrations = [(d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations]
@@ -207,7 +206,7 @@ class PromptSet(Sequence[Prompt]):
         return digest.hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What a result should remember of its prompts; plain values."""
+        """Provenance of the prompts, as plain values."""
         return {
             "task": self.task, "seed": self.seed, "shots": self.shots, "prompts": len(self),
             "class_names": list(self.class_names), "label_words": list(self.label_words), "digest": self.digest(),
@@ -228,7 +227,7 @@ class PromptSet(Sequence[Prompt]):
 
 
 def _shots_of(counts: set[tuple[int, ...]]) -> int | str | None:
-    """Demonstrations per class of prompts with these numbers; "mixed" where the prompts differ."""
+    """Demonstrations per class of prompts with these numbers; "mixed" if the prompts differ."""
     if len(counts) > 1:
         return "mixed"
     numbers = next(iter(counts), ())

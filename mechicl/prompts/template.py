@@ -1,4 +1,4 @@
-"""The form every example of a task is written in."""
+"""The form in which every example of a task is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mechicl.errors import InputError
 class Template:
     """``before {text} between {label} after``, one block per example, blocks joined by the separator.
 
-    A query is the same block cut off right before its label.
+    A query is the same block truncated right before its label.
     """
 
     before: str
@@ -24,7 +24,7 @@ class Template:
     @classmethod
     @door
     def parse(cls, form: str, separator: str = "\n") -> Template:
-        """Read a form such as ``"Review: {text}\\nSentiment:{label}"``; ``{{`` and ``}}`` write braces.
+        """Parse a form such as ``"Review: {text}\\nSentiment:{label}"``; ``{{`` and ``}}`` are literal braces.
 
         Raises:
             InputError: The form lacks ``{text}`` or ``{label}``, has them twice or in the other order, has
@@ -44,7 +44,7 @@ class Template:
                 f"The template {form!r} has the fields {fields}; it needs {{text}} once and then {{label}} "
                 "once, as in 'Review: {text}\\nSentiment:{label}'."
             )
-        # Formatter ends a piece at every field and at every escaped brace; only the fields divide the form.
+        # Formatter ends a piece at every field and at every escaped brace; only fields split the form.
         literals = [""]
         for literal, field, _, _ in pieces:
             literals[-1] += literal

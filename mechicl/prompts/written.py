@@ -1,4 +1,4 @@
-"""Strings that know where a template spelled a special token. The name of a special token in the data stays text."""
+"""Strings that record where a template has a special token. The name of a special token in the data is plain text."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mechicl.models.tokenizers import check_fast, encode_texts
 
 @dataclass
 class Written:
-    """A string in the making."""
+    """A string under construction."""
 
     tokenizer: Any
     string: str = ""
     special: list[tuple[int, int]] = field(default_factory=list)
-    """Characters of each special token that the template spells."""
+    """Characters of each special token in the template."""
 
     def __post_init__(self) -> None:
         check_fast(self.tokenizer)
 
     def template(self, part: str) -> Written:
-        """Add a part of a template; the names of special tokens in it are these tokens."""
+        """Add a part of a template; names of special tokens in it become these tokens."""
         start = len(self.string)
         self.special += [(start + name.start(), start + name.end()) for name in _names(self.tokenizer).finditer(part)]
         return self.text(part)
 
     def text(self, part: str) -> Written:
-        """Add what stays text, whatever it spells."""
+        """Add plain text, whatever names it contains."""
         self.string += part
         return self
 
@@ -46,11 +46,11 @@ class Encoded(NamedTuple):
 
 
 def encode(tokenizer: Any, texts: Iterable[Written | str]) -> list[Encoded]:
-    """Token ids and characters of whole strings, nothing added.
+    """Token ids and characters of whole strings, without added tokens.
 
     Raises:
-        InputError: There is no tokenizer, it is a slow one, which does not know which characters a token came from,
-            or it cannot encode a text.
+        InputError: There is no tokenizer, it is a slow one, which does not give a token's characters, or it cannot
+            encode a text.
     """
     check_fast(tokenizer)
     written = [text if isinstance(text, Written) else Written(tokenizer, text) for text in texts]
@@ -74,24 +74,24 @@ def encode(tokenizer: Any, texts: Iterable[Written | str]) -> list[Encoded]:
 
 
 class _Reader(NamedTuple):
-    """A tokenizer that knows every special token by an alias, too, which no text can spell.
+    """A tokenizer that also knows every special token by an alias, which no text can contain.
 
-    Tokenizers divide a text at an added token, special or not. So the text around is divided as around the special
-    token itself, while the names of special tokens that the text spells are read as text.
+    Tokenizers split a text at an added token, special or not. So the surrounding text is split as around the special
+    token itself, while names of special tokens in the text are read as text.
     """
 
     tokenizer: Any
     aliases: dict[str, str]
-    """By the name of the special token."""
+    """Aliases by the name of the special token."""
     ids: dict[int, int]
-    """Id of the special token by that of the alias."""
+    """Id of the special token by id of the alias."""
 
 
 _readers: WeakKeyDictionary[Any, tuple[int, _Reader]] = WeakKeyDictionary()
 
 
 def _reader(tokenizer: Any) -> _Reader:
-    """Kept for each tokenizer until it has more tokens, as it is a copy."""
+    """Cached per tokenizer until it gets more tokens, because it is a copy."""
     known = _readers.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         from tokenizers import AddedToken
@@ -116,7 +116,7 @@ _patterns: WeakKeyDictionary[Any, tuple[int, re.Pattern[str]]] = WeakKeyDictiona
 
 
 def _names(tokenizer: Any) -> re.Pattern[str]:
-    """The name of a special token, the longest that there is at a place."""
+    """Matches the longest name of a special token at a place."""
     known = _patterns.get(tokenizer)
     if known is None or known[0] != len(tokenizer):
         names = sorted(map(re.escape, _special(tokenizer)), key=len, reverse=True)
@@ -125,7 +125,7 @@ def _names(tokenizer: Any) -> re.Pattern[str]:
 
 
 def _aliased(text: Written, aliases: dict[str, str]) -> tuple[str, list[int], list[int]]:
-    """The string with aliases, where each of them ends, and by how much what follows has moved."""
+    """The string with aliases, the end of each, and the offset of the text after it."""
     string, done, ends, shifts = "", 0, list[int](), list[int]()
     for start, stop in text.special:
         string += text.string[done:start] + aliases[text.string[start:stop]]
@@ -136,6 +136,6 @@ def _aliased(text: Written, aliases: dict[str, str]) -> tuple[str, list[int], li
 
 
 def _moved(place: int, ends: list[int], shifts: list[int]) -> int:
-    """A place in the string with aliases as a place in the string itself."""
+    """Convert a place in the string with aliases to a place in the string itself."""
     before = bisect_right(ends, place)
     return place - shifts[before - 1] if before else place

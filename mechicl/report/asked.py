@@ -1,4 +1,4 @@
-"""What was asked, read off a result's provenance: a few facts with names, in the order in which one would tell them."""
+"""The inputs of a result, from its provenance: a few named facts, in reading order."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _prompts(sets: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def headings(results: Sequence[Result]) -> list[str]:
-    """A heading for each result; those of one study and protocol say in what they differ."""
+    """A heading per result; those of the same study and protocol name their differences."""
     plain = [_heading(result) for result in results]
     found = []
     for result, heading in zip(results, plain, strict=True):
@@ -89,7 +89,7 @@ def _shots(result: Result) -> str:
 
 
 _DIFFERENCES = (_models, _asked_about, _seeds, _shots)
-"""What is named where one study stands on a page more than once."""
+"""Facts to name if a study is on a page more than once."""
 
 
 def _counted(number: int, noun: str) -> str:

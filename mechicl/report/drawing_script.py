@@ -1,7 +1,7 @@
-"""The script that draws a page's figures: plotly.js, compressed, and as small a part of it as the figures need.
+"""The script that draws a page's figures: compressed plotly.js, in the smallest bundle that the figures need.
 
-`plotly-cartesian.min.js.gz` is the package plotly.js-cartesian-dist-min (MIT), compressed once by `gzip -9 -n`. It
-serves where it is of plotly's own version and every trace is of a kind that it draws; otherwise all of plotly.js does.
+`plotly-cartesian.min.js.gz` is the package plotly.js-cartesian-dist-min (MIT), compressed once by `gzip -9 -n`. It is
+used if it matches plotly's own version and supports every trace; otherwise all of plotly.js is used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CARTESIAN = frozenset({
 
 
 def drawing_script(figures: Sequence[go.Figure]) -> str:
-    """plotly.js for these figures: gzip in base64, about 0.7 MB, or 2.0 MB where all of it is needed."""
+    """plotly.js for these figures: gzip in base64, about 0.7 MB, or 2.0 MB if all of it is needed."""
     traces = {trace.type for figure in figures for trace in figure.data}
     small = get_plotlyjs_version() == CARTESIAN_VERSION and traces <= _CARTESIAN
     return b64encode(_cartesian() if small else _whole()).decode()

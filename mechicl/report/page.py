@@ -1,4 +1,4 @@
-"""The page: every verdict, what was asked, and for each result verdicts, finding, figure, numbers and provenance."""
+"""The page: all verdicts, the inputs, and for each result verdicts, finding, figure, numbers and provenance."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ _LIGHT_INK = "#e8e8ea"
 def write_report(results: Sequence[Result], folder: str | Path, *, title: str | None = None) -> Path:
     """Write `report.html` into the folder: one page that needs no network.
 
-    Every text of models, tasks and data is escaped, plotly's script is inside once, and each result says by which
-    command it was made.
+    All texts of models, tasks and data are escaped, plotly's script is included once, and each result gives the command
+    that made it.
 
     Raises:
         InputError: there are no results.
@@ -125,7 +125,7 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
 
 
 def _published(result: Result) -> pd.DataFrame:
-    """What its paper prints beside what one model gives; empty where it prints no numbers."""
+    """Its paper's printed numbers next to one model's; empty if the paper prints none."""
     if result.table["model"].nunique() > 1:
         return pd.DataFrame()
     tables = (label_words.against_published([result]), stages.against_published([result]))
@@ -152,7 +152,7 @@ def _list(asked: Mapping[str, str]) -> str:
 
 
 def _script_json(value: Any) -> str:
-    """JSON that no text inside can end or open a script with."""
+    """JSON in which no text can end or open a script element."""
     text: str = plotly.io.json.to_json_plotly(value)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

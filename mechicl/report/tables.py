@@ -1,4 +1,4 @@
-"""Tables for people and for screen readers, to be copied by a button or by plain selection."""
+"""Tables for people and for screen readers, which a button or a plain selection copies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def table_html(table: pd.DataFrame, caption: str) -> str:
 
 
 def verdicts_html(rows: Sequence[Mapping[str, str]], caption: str, links: Sequence[str] = ()) -> str:
-    """A table of `Verdicts.rows`; the study of a row leads to its link. On a narrow page each row is a block."""
+    """A table of `Verdicts.rows`; a row's study links to its section. On a narrow page each row is a block."""
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in rows[0])
     body = "".join(_verdict(row, link) for row, link in zip_longest(rows, links))
     return _copied(head, body, caption, ' class="verdicts"')

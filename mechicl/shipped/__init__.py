@@ -1,8 +1,8 @@
 """tiny-icl: a small transformer that learns in context, and the language it speaks.
 
-A newcomer needs no GPU, no network and no data to see both papers' phenomena: the weights lie in this
-package, and the language is generated. `README.md` beside this file says how well the model does; it was
-trained by `benchmarks/tiny_icl`, which is not part of the package.
+You need no GPU, no network and no data to see both papers' phenomena: the weights are in this package, and the language
+is generated. `README.md` next to this file reports the model's accuracy; `benchmarks/tiny_icl`, which is not part of
+the package, trained it.
 """
 
 from mechicl.shipped.grammar import running_text

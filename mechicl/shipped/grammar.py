@@ -1,8 +1,8 @@
 """Running text: documents about a topic, from a small grammar.
 
-A document is a chain of hidden states (topic, place in the sentence), one word each. The place decides
-the kind of word and the next place; the topic decides which content words are likely, and may change
-where a sentence ends. Determiners fix the number that the verb of the sentence must agree with.
+A document is a chain of hidden states (topic, place in the sentence), one word each. The place determines the kind of
+word and the next place; the topic determines which content words are likely, and may change at the end of a sentence.
+Determiners fix the number with which the sentence's verb must agree.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Grammar:
     words: tuple[str, ...]
 
 
-# Places of a sentence and where each leads; a name before "/" is shared by singular and plural.
+# Places of a sentence and the next places of each; singular and plural share the name before "/".
 ROUTES: dict[str, dict[str, float]] = {
     "open": {"adverb": 0.3, "subject determiner/singular": 0.35, "subject determiner/plural": 0.35},
     "adverb": {"subject determiner/singular": 0.5, "subject determiner/plural": 0.5},
@@ -106,7 +106,7 @@ def grammar() -> Grammar:
 
 
 def _content_words() -> Floats:
-    """Probability of each content word, `topic word`: Zipf within a topic, the own topic preferred."""
+    """Probability of each content word, `topic word`: Zipf within a topic, with a preference for the own topic."""
     zipf = 1 / np.arange(1, lex.WORDS_PER_TOPIC + 1) ** ZIPF
     stray = (1 - ON_TOPIC) / lex.TOPICS
     topics = ON_TOPIC * np.eye(lex.TOPICS) + stray
@@ -114,7 +114,7 @@ def _content_words() -> Floats:
 
 
 def _draw(rng: np.random.Generator, cumulative: Floats) -> Ints:
-    """One index for each row of cumulative probabilities, `batch choice`."""
+    """One index per row of cumulative probabilities, `batch choice`."""
     chosen: Ints = (rng.random((len(cumulative), 1)) * cumulative[:, -1:] >= cumulative).sum(-1)
     return chosen
 
@@ -132,7 +132,7 @@ def sample_words(g: Grammar, documents: int, words: int, rng: np.random.Generato
 
 
 def running_text(documents: int, words: int, seed: int) -> list[str]:
-    """Running text as strings, a document each; it begins with the space of its first word.
+    """Running text as strings, one per document; each begins with the space of its first word.
 
     Training draws from streams seeded by two numbers (seed, step), so no seed here repeats its documents.
     """

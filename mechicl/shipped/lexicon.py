@@ -1,8 +1,8 @@
 """The vocabulary of tiny-icl's language: content words by topic, function words, label words, templates.
 
-A content word is two or three syllables, and no syllable has a meaning of its own: every beginning, middle
-and ending occurs exactly once in every topic, so the topic lies only in their combination. (With syllables
-that favoured topics, a trained network added up syllables instead of reading words.)
+A content word has two or three syllables, and no syllable carries meaning: every beginning, middle and ending occurs
+exactly once in every topic, so only their combination determines the topic. (With syllables that favoured topics, a
+trained network added up syllables instead of reading words.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TEMPLATES = (
     "Words: {text}\nThe class is:{label}",
     "Note: {text}\nFile this under:{label}",
 )
-"""Prompt templates. A label begins with its own space; one newline joins blocks; the query has no label."""
+"""Prompt templates. A label begins with its own space, one newline joins blocks, and the query has no label."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Lexicon:
     words: tuple[tuple[tuple[str, ...], ...], ...]
 
     def spelled(self, topic: int) -> list[str]:
-        """The words of a topic as they stand in text, with their leading space."""
+        """The words of a topic as written in text, with their leading space."""
         return [" " + "".join(word) for word in self.words[topic]]
 
 
@@ -62,8 +62,8 @@ class Lexicon:
 def lexicon(seed: int = LEXICON_SEED) -> Lexicon:
     """Draw the words: every pair of a beginning and an ending once, topics as a Latin square of the pairs.
 
-    Long words have a middle syllable, each topic one long word of every middle. Middles are never endings,
-    so no word is the beginning of another.
+    Long words have a middle syllable; each topic has one long word per middle. Middles are never endings, so no word is
+    a prefix of another.
     """
     rng = np.random.default_rng(seed)
     while True:

@@ -28,7 +28,7 @@ def load_tiny_icl(
 
     Its tokenizer adds no BOS by itself.
 
-    The file holds the weights in float16; they are exact in float32, in which the model was evaluated.
+    The file has the weights in float16; they are exact in float32, in which the model was evaluated.
     """
     sizes, weights = read_weights()
     if chosen(backend) == "bridge":
@@ -36,7 +36,7 @@ def load_tiny_icl(
     else:
         model = to_hooked(sizes, weights)
     model.to(torch.device(device), print_details=False).to(dtype, print_details=False)
-    # Not through set_tokenizer, which rebuilds the tokenizer so that it prepends BOS.
+    # Not by set_tokenizer, which rebuilds the tokenizer so that it prepends BOS.
     model.tokenizer = load_tokenizer()
     model.cfg.default_prepend_bos = False
     model.cfg.tokenizer_prepends_bos = False
@@ -52,13 +52,13 @@ def load_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def weights_digest() -> str:
-    """SHA-256 of the files that hold the sizes and the weights."""
+    """SHA-256 of the files with the sizes and the weights."""
     files_together = (_FILES / "config.json").read_bytes() + (_FILES / "model.safetensors").read_bytes()
     return hashlib.sha256(files_together).hexdigest()
 
 
 def read_weights() -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The sizes of the shipped model, and its weights in float32, by the names that they were trained under."""
+    """The sizes of the shipped model, and its weights in float32, by their names in training."""
     from safetensors.torch import load_file
 
     with as_file(_FILES) as folder:
@@ -112,7 +112,7 @@ def to_neox(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> GPTNeoXF
         eos_token_id=None,
     )
     model = GPTNeoXForCausalLM(config).eval()
-    model.set_output_embeddings(torch.nn.Linear(sizes["d_model"], sizes["d_vocab"]))  # with a bias, as in no GPT-NeoX
+    model.set_output_embeddings(torch.nn.Linear(sizes["d_model"], sizes["d_vocab"]))  # with a bias, unlike GPT-NeoX
     body, head = model.gpt_neox, model.get_output_embeddings()
     modules = {"embed": body.embed_in, "ln_final": body.final_layer_norm, "unembed": head}
     for number, layer in enumerate(body.layers):
@@ -130,7 +130,7 @@ def to_neox(sizes: Mapping[str, Any], weights: Mapping[str, Tensor]) -> GPTNeoXF
         for place, module in modules.items():
             for name, parameter in module.named_parameters():
                 tensor = weights[f"{place}.{name}"]
-                if place.endswith(".qkv"):  # GPT-NeoX keeps a head's query, key and value together
+                if place.endswith(".qkv"):  # GPT-NeoX stores a head's query, key and value together
                     tensor = tensor.view(3, n_heads, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
                 parameter.copy_(tensor)
     return model

@@ -1,7 +1,7 @@
-"""Labelled texts of tiny-icl's language: some words of a topic, which a label word of the sequence's own stands for.
+"""Labelled texts of tiny-icl's language: words of a topic, which each sequence maps to a label word of its own.
 
-One text in five, told by a hash of its content words, and one mapping of topics to label words in ten are never
-trained on.
+One text in five, by a hash of its content words, and one in ten mappings of topics to label words are held out from
+training.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Split = Literal["train", "test"]
 
 FILLERS = (" of", " in", " with", " near", " the", " these")
 FILLED = 0.3  # the probability of a function word before a content word of a text
-TEST_TEXTS = 5  # one text in so many is held out
+TEST_TEXTS = 5  # one text in TEST_TEXTS is held out
 TEST_MAPPINGS = 10
 
 
@@ -28,19 +28,19 @@ def topic_name(topic: int) -> str:
 
 
 def split_of_text(words: Sequence[str]) -> Split:
-    """Where a combination of content words belongs; a single word is none and always for training."""
+    """The split of a combination of content words; a single word is always for training."""
     held_out = len(words) > 1 and zlib.crc32(" ".join(words).encode()) % TEST_TEXTS == 0
     return "test" if held_out else "train"
 
 
 def split_of_mapping(topics: Sequence[int], labels: Sequence[int]) -> Split:
-    """Where a mapping from topics to label words (indices) belongs, whatever the order of its pairs."""
+    """The split of a mapping from topics to label words (indices), whatever the order of its pairs."""
     named = ",".join(f"{t}:{label}" for t, label in sorted(zip(topics, labels, strict=True)))
     return "test" if zlib.crc32(named.encode()) % TEST_MAPPINGS == 0 else "train"
 
 
 def draw_mapping(classes: int, split: Split, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Topics and their label words, as indices, never from the other split."""
+    """Topics and their label words, as indices, only from this split."""
     while True:
         topics = rng.permutation(TOPICS)[:classes].tolist()
         labels = rng.permutation(len(LABEL_WORDS))[:classes].tolist()
@@ -57,7 +57,7 @@ def draw_text(
     longest: int = 4,
     filled: float = FILLED,
 ) -> list[str]:
-    """A text about a topic: some of its most frequent `words` in random order, some with a function word before them.
+    """A text about a topic: some of its most frequent `words` in random order, some after a function word.
 
     Every word has its leading space. The text has `shortest` to `longest` content words, each with a function word
     before it with probability `filled`.
@@ -76,9 +76,9 @@ def draw_text(
 
 
 def examples(split: Split, topics: Sequence[int], count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """Labelled texts, (text, name of its topic): "train" for demonstrations, "test" never trained on.
+    """Labelled texts, (text, name of its topic): "train" for demonstrations, "test" held out from training.
 
-    Topics take turns, so that the classes are balanced.
+    Topics alternate, so the classes are balanced.
     """
     rng = np.random.default_rng(seed)
     for i in range(count):

@@ -1,7 +1,7 @@
-"""The experiments; a file each, to be read from top to bottom beside the paper.
+"""The experiments, one file each; read them from top to bottom next to the paper.
 
-`mi.studies.NAME(model, ...)` runs a study, whether it comes with mechicl or is your own. Its class stands here too, for
-what a call does not do: `mi.studies.Isolation(n_layers=(1,)).estimate(model, prompts)`.
+`mi.studies.NAME(model, ...)` runs a study, whether it comes with mechicl or is your own. Its class is here too, for
+whatever a call does not cover: `mi.studies.Isolation(n_layers=(1,)).estimate(model, prompts)`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mechicl.studies.study import STUDIES, Study
 
 
 def _import_all() -> None:
-    """Import every study that comes with mechicl; each enters `STUDIES`, in the order of the papers."""
+    """Import every study that comes with mechicl; each registers itself in `STUDIES`, in the order of the papers."""
     for paper in ("label_words", "stages", "extensions"):
         package = import_module(f"{__name__}.{paper}")
         before = set(STUDIES)

@@ -81,7 +81,8 @@ def one_prompt(
     position reads it from them in deep layers (an illustration).
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         prompt: Index of the prompt, from 0.
         layers: Layers to draw; default: at one and three quarters of the depth.
@@ -90,8 +91,8 @@ def one_prompt(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per layer and token of the prompt: its text, its role (w, p, q or none), and the
-        saliency of its edges. These are as many as there are tokens, 0 from its own place on.
+        A result. A row per layer and token of the prompt: its text, its role (w, p, q or none), and its
+        edges' saliency. There is one value per token of the prompt, 0 from its own position on.
     """
 
 def information_flow(
@@ -114,22 +115,23 @@ def information_flow(
     (S_wp); in deep layers it flows from the label words to the target position (S_pq).
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         head_reduce: How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs
             (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
         target: Class whose loss is differentiated: gold (the paper) or predicted.
-        untrained: Number of untrained twins, which share the prompts; with 0 every claim is undecided.
+        untrained: Number of untrained twins, which divide the prompts; with 0 every claim is undecided.
         by_head: Also measure reading and gathering of every head.
         protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. A row per prompt and layer, of the model and of its untrained twins. Raw S_wp, S_pq
-        and S_ww, in units of the loss per edge, by both ways of joining heads, and S_wp_text, which
+        and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, which
         counts text alone; reading and gathering of label words, random text, colons and line breaks,
-        over an average token's.
+        times an average token's.
     """
 
 def isolation(
@@ -154,16 +156,17 @@ def isolation(
     the last layers, or isolating as many random tokens, hardly does.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        n_layers: How many first, and how many last, layers to isolate.
+        n_layers: Numbers of first (and of last) layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
             position 0 stays), postsoftmax_zero or postsoftmax_renorm.
-        modes: Further modes in which a verdict must have the same sign, with protocol corrected; the
-            same as mode for none. exchange gives label words what those of another demonstration set
+        modes: Further modes in which a verdict must have the same sign (protocol corrected); give the
+            value of mode for none. exchange gives label words what those of another demonstration set
             gather (the control: text tokens what its text tokens do), and needs two sets.
         pool: Where random tokens are drawn from: all, demo_text or demo_template.
-        resample: How often random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.
+        resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.
         span: Which tokens of a label word are isolated: its anchor, or all (label).
         random_seed: Seed of the random control.
         protocol: corrected, or paper (as the authors' code).
@@ -172,7 +175,7 @@ def isolation(
     Returns:
         A result. A row per prompt and condition (label words or random tokens isolated in the first or
         last n layers). Gold and predicted class, label probabilities, probability of all label words
-        over the vocabulary, and top-10 token ids. At the claimed number of layers also norms of the
+        over the vocabulary, and top-10 token ids. For the claimed number of layers, also norms of the
         residual after them, at label words and at position 0.
     """
 
@@ -192,7 +195,8 @@ def deep_layers(
     0.8, and nearly all of R is gathered in middle and deep layers.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         weight: attention (the paper), or norm: attention times the norm of the value vector.
         protocol: corrected, or paper (as the authors' code).
@@ -200,8 +204,8 @@ def deep_layers(
 
     Returns:
         A result. A row per prompt and layer: attention from q to each class's label words, summed over
-        heads. Gold and predicted class too, and the attention of every head, which `attention_by_head`
-        reads from the table.
+        heads. Also gold and predicted class, and the attention of every head, which `attention_by_head`
+        extracts.
     """
 
 def reweighting(
@@ -224,7 +228,8 @@ def reweighting(
     above that of the same demonstrations, and above that of more demonstrations.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         lr: Learning rate of Adam.
         epochs: Epochs over the training prompts.
@@ -236,9 +241,9 @@ def reweighting(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per prompt and method, with re-weighted anchors or without: the prediction. Gold
-        and predicted class, and the scores of the label words. In the first row of a method that learns
-        a beta also the beta, and loss and accuracy on the training prompts by epoch.
+        A result. A row per prompt and method, with or without re-weighted anchors: the prediction. Gold
+        and predicted class, and the scores of the label words. The first row of a method that learns a
+        beta also holds the beta, and loss and accuracy on the training prompts by epoch.
     """
 
 def compression(
@@ -260,7 +265,8 @@ def compression(
     full context; the same words as text, or random tokens in place of the label words, do not.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         kept: Parts of the context whose hidden states are kept.
         positions: Position ids of queries: original, zero or packed.
@@ -270,7 +276,7 @@ def compression(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per prompt, condition and random set: the prediction on what is kept of the
+        A result. A row per prompt, condition and random set: the prediction from the kept part of the
         context. Gold and predicted class, label probabilities, top-10 token ids, and the number of
         context tokens.
     """
@@ -293,7 +299,8 @@ def compression_speed(
     whole prompts, the more so the longer the demonstrations.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         warm_up: Untimed queries before the measurement.
         repeats: Repetitions of each query; the median is reported.
@@ -302,9 +309,9 @@ def compression_speed(
         protocol: corrected, or paper (as the authors' code).
 
     Returns:
-        A result. A row per prompt and arm (what is kept of the context): seconds, operations and memory
-        of the query. Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of
-        the one pass that fills the cache, and the words of demonstrations and query.
+        A result. A row per prompt and arm (the kept part of the context): seconds, operations and
+        memory of the query. Gold and predicted class, tokens read, tokens and bytes in the cache,
+        seconds of the one pass that fills the cache, and the words of demonstrations and query.
     """
 
 def error_diagnosis(
@@ -325,7 +332,8 @@ def error_diagnosis(
     on TREC, Description and Entity most of all.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         components: Numbers of principal components.
         layer: Layer of the heatmap; default: at two thirds of the depth.
@@ -335,8 +343,8 @@ def error_diagnosis(
 
     Returns:
         A result. A row per pair of classes: real confusion, and the distance between their scaled
-        anchor keys. Real confusion, an AUROC, has layer -1; distances are those of each context, layer
-        and number of components.
+        anchor keys. Real confusion, an AUROC, has layer -1; distances have a row per context, layer and
+        number of components.
     """
 
 def anchor_sweep(
@@ -356,9 +364,10 @@ def anchor_sweep(
     shallow layers.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        windows: How many consecutive layers are isolated together.
+        windows: Numbers of consecutive layers isolated together.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
             position 0 stays), postsoftmax_zero or postsoftmax_renorm.
         random_seed: Seed of the random text tokens.
@@ -384,15 +393,16 @@ def anchor_kinds(
     fails (footnote 6).
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         random_seed: Seed of the random text tokens.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. A row per prompt, change (isolated, kept alone or left out) and kind of token: the
-        prediction. Gold and predicted class, label probabilities, top-10 token ids, and how many tokens
-        are of the kind.
+        prediction. Gold and predicted class, label probabilities, top-10 token ids, and the number of
+        tokens of the kind.
     """
 
 def stages_atlas(
@@ -411,7 +421,8 @@ def stages_atlas(
     calibration (suppression neurons, large MLP norms).
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -420,7 +431,7 @@ def stages_atlas(
     Returns:
         A result. All signatures of the stages: a row per signature, layer and sequence. KL in nats,
         entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)`
-        has the stages.
+        gives the stages.
     """
 
 def benchmarks(
@@ -440,7 +451,8 @@ def benchmarks(
     80-90 % of depth adds some.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         tasks: benchmarks of lm-evaluation-harness, from `mi.tasks.load_benchmarks`.
         kinds: Ablations of each layer.
         windows: Lengths of repeated windows.
@@ -449,8 +461,8 @@ def benchmarks(
 
     Returns:
         A result. Scores of every document, for the clean model and every ablation: a row per ablation
-        and document. `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte;
-        layer -1 is the clean model.
+        and document. `acc` is 1 if the answer is right, `acc_norm` the same by log-probability per
+        byte; layer -1 is the clean model.
     """
 
 def layer_lesions(
@@ -473,7 +485,8 @@ def layer_lesions(
     first layer, and in some models the last, is indispensable. Swapping hurts less than dropping.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -505,12 +518,13 @@ def lesioned_icl(
     words, late layers the reading by the target.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Predictions and information flow with each layer dropped: a row per layer dropped and
+        A result. Predictions and information flow with each layer dropped: a row per dropped layer and
         prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the clean
         model.
     """
@@ -529,16 +543,17 @@ def token_lesions(
     The paper: Early layers merge tokens into words, and middle layers can be dropped.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kind: Ablations of each layer.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. KL and agreement, by the token at which a prediction is made: a row per layer,
-        sequence and group of tokens. KL(clean || ablated) in nats and agreement as a share, means over
-        a group's positions; and, of the first sequence's first tokens, a row per layer and token (`by`
-        is "token").
+        sequence and group of tokens. KL(clean || ablated) in nats and agreement as a share, averaged
+        over a group's positions; and, for the first sequence's first tokens, a row per layer and token
+        (`by` is "token").
     """
 
 def cka(
@@ -557,7 +572,8 @@ def cka(
     The paper: Layers form blocks of similar representations, and the blocks agree with the stages.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -566,9 +582,10 @@ def cka(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. HSIC between every two depths of the residual: a row per minibatch, kind of residuals
-        and pair of depths. `leverage` is the largest share of one sequence in a depth's similarities,
-        where both depths are the same. `result.study.block_structure(result.table)` gives the blocks.
+        A result. HSIC between every two depths of the residual: a row per minibatch, kind of residual
+        and pair of depths. `leverage`, the largest share of one sequence in a depth's similarities, is
+        given if both depths are the same. `result.study.block_structure(result.table)` gives the
+        blocks.
     """
 
 def local_attention(
@@ -587,7 +604,8 @@ def local_attention(
     depth it becomes less local.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
         protocol: corrected, or paper (as the authors' code).
@@ -615,10 +633,11 @@ def joiner_ablation(
     The paper: Early heads merge the tokens of a word.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens per word; heads are chosen for each number.
-        heads: Number of sub-joiner heads, the best first.
+        pieces: Tokens per word; heads are selected for each number.
+        heads: Number of sub-joiner heads, best first.
         draws: Random draws of control heads in the same layers.
         draw_seed: Seed of the draws.
         batch_size: prompts or sequences per pass.
@@ -626,10 +645,11 @@ def joiner_ablation(
     Returns:
         A result. Loss after words with heads ablated, and what these heads attend to, by the column
         `part`. "ablation", a row per set of heads, sequence and kind of word: `draw` is -1 for the sub-
-        joiner heads and numbers the random ones; `cost` is the loss added, in nats, mean over `words`
-        words; `after` says after which. "pattern", a row per sequence, sub-joiner head, tokens of the
-        word (`pieces`) and distance: attention of the word's last token to the token so many `back`,
-        mean over `words` words. "example": the same of single words, by the best head.
+        joiner heads and numbers the random ones; `cost` is the added loss in nats, averaged over
+        `words` words; `after` is the kind of word. "pattern", a row per sequence, sub-joiner head,
+        tokens of the word (`pieces`) and distance: attention of the word's last token to the token
+        `back` positions earlier, averaged over `words` words. "example": the same for single words, by
+        the best head.
     """
 
 def word_merging(
@@ -647,13 +667,14 @@ def word_merging(
     tokens and merge them into a word.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens per word; heads are ranked for each number.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Attention inside and between words, and what cutting it costs: a row per sequence and
+        A result. Attention inside and between words, and the cost of cutting it: a row per sequence and
         head, or per cut. Attention (shares between 0 and 1) by sequence, layer, head and distance or
         number of tokens; losses in nats by sequence, cut and layer. `result.study.heads(result.table)`
         ranks all heads.
@@ -673,7 +694,8 @@ def context_exchange(
     alone.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -682,8 +704,8 @@ def context_exchange(
         A result. How far residuals and attention outputs move when the context is exchanged: a row per
         sequence, layer, distance. Sums over positions of squared distances: `moved` to the same token
         after the other context, `spread` to another token at the same position; `positions` and
-        `differing` count their terms. `distance` is that to the exchange, from each power of two to the
-        next. Vectors have unit length, those of `_raw` their own.
+        `differing` count their terms. `distance` is to the exchange, from each power of two to the
+        next. Vectors have unit length, except in `_raw` columns.
     """
 
 def word_identity(
@@ -704,9 +726,10 @@ def word_identity(
     The paper: The first layers merge the tokens of a word into one representation.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        pieces: Tokens per word; one panel for each number.
+        pieces: Tokens per word; one panel per number.
         occurrences: Contexts per word; at least one per fold.
         classes: Maximum number of words to distinguish.
         context: Tokens per context, including the word.
@@ -714,9 +737,9 @@ def word_identity(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Accuracy of a linear probe for which word ended: a row per sequence, point, length and
-        kind of span. The share of that sequence's contexts that the probe predicts, between 0 and 1;
-        `one_shot`: that the nearest single example does.
+        A result. Accuracy of a linear probe for the word that ends: a row per sequence, point, length
+        and kind of span. The share of that sequence's contexts that the probe predicts, between 0 and
+        1; `one_shot`: that the nearest single example predicts.
     """
 
 def wic(
@@ -733,7 +756,8 @@ def wic(
     The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         pairs: pairs of sentences that share a word, from `mi.corpora.load_word_pairs`.
         seed: Seed of the folds and of the control's labels.
         batch_size: prompts or sequences per pass.
@@ -762,7 +786,8 @@ def logit_lens(
     prediction and its entropy fall, and in some models entropy rises again in the last layers.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -795,7 +820,8 @@ def part_of_speech(
     declines.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         words: Maximum number of words, drawn at random from the text.
         context: Tokens per context, including the word's own.
@@ -803,9 +829,10 @@ def part_of_speech(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Shares of each sequence's words whose part of speech is predicted: a row per sequence
-        and point. `probe`, `control` (the control task), `by_word` (its most frequent part of speech in
-        the training text) and `majority` (the most frequent one of all) are shares of `words` words.
+        A result. Shares of each sequence's words whose part of speech is predicted correctly: a row per
+        sequence and point. `probe`, `control` (the control task), `by_word` (the word's most frequent
+        part of speech in the training text) and `majority` (the most frequent one overall) are shares
+        of `words` words.
     """
 
 def causal_stages(
@@ -825,7 +852,8 @@ def causal_stages(
     neurons of the last layers sharpen it.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         bands: Number of bands of depth, each with the same number of layers.
         draws: Random draws of norm-matched control neurons.
@@ -835,8 +863,8 @@ def causal_stages(
     Returns:
         A result. Predictions with a part of a band of layers ablated: a row per ablation and sequence.
         `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part
-        itself, and numbers its controls; `how` is zero or mean; `neurons` counts what is ablated. KL
-        and losses in nats, entropies in bits.
+        itself and numbers its controls; `how` is zero or mean; `neurons` counts ablated neurons. KL and
+        losses in nats, entropies in bits.
     """
 
 def class_logits(
@@ -855,19 +883,20 @@ def class_logits(
     The paper: Single neurons promote, or suppress, the tokens that end in -ing against all others.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
-        token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
-            ids, or a test of words.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
+        token_class: A suffix (-ing), comma-separated words, a file with a word per line, token ids, or
+            a test of words.
         kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
         variance: Neurons of larger variance are candidates, whatever their kurtosis.
-        neurons: Neurons of largest effect.
+        neurons: Number of neurons of largest effect.
         protocol: corrected, or paper (as the authors' code).
 
     Returns:
-        A result. Histograms of what neurons add to logits, of a class and of all other tokens: a row
-        per neuron and bin. Bins (left to right, in logits per unit of activation) are of one width
-        between a neuron's least and largest value; `members` and `others` count the tokens of the class
-        and the other tokens in each.
+        A result. Histograms of what neurons add to the logits of a class and of all other tokens: a row
+        per neuron and bin. Bins (left to right, in logits per unit of activation) have equal width
+        between a neuron's smallest and largest value; `members` and `others` count the tokens of the
+        class and the other tokens in each.
     """
 
 def voting(
@@ -892,10 +921,11 @@ def voting(
     ends in -ing about as well as the model does. Ensembles of prediction neurons do better than both.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        token_class: A suffix (-ing), words (comma-separated), a file with a word on each line, token
-            ids, or a test of words.
+        token_class: A suffix (-ing), comma-separated words, a file with a word per line, token ids, or
+            a test of words.
         kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
         variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Number of neurons of each kind.
@@ -907,8 +937,8 @@ def voting(
 
     Returns:
         A result. Accuracy of linear probes on neurons, of votes, and of the model itself: a row per
-        test sequence and measure. Accuracy over that sequence's contexts, between 0 and 1: of probes on
-        single neurons and on ensembles, of votes without training, and of the model itself.
+        test sequence and measure. Accuracy over that sequence's contexts, between 0 and 1: for probes
+        on single neurons and on ensembles, for votes without training, and for the model itself.
     """
 
 def neurons(
@@ -926,7 +956,8 @@ def neurons(
     depth; suppression neurons take over in the last layers.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         kurtosis: Minimum kurtosis of a prediction or suppression neuron (a Gaussian has 3).
         variance: Minimum variance of a partition neuron.
         protocol: corrected, or paper (as the authors' code).
@@ -954,7 +985,8 @@ def many_lesions(
     shuffled, predictions change gradually.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         draws: Random sets or orders per size.
         draw_seed: Seed of the draws.
@@ -962,8 +994,8 @@ def many_lesions(
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Random sets of layers dropped, and random disorders: a row per draw and sequence. KL
-        and losses in nats, agreement as a share, entropies in bits.
+        A result. Random sets of dropped layers, and random orders: a row per draw and sequence. KL and
+        losses in nats, agreement as a share, entropies in bits.
     """
 
 def norms(
@@ -980,7 +1012,8 @@ def norms(
     The paper: The norm of the MLPs' outputs grows with depth and peaks in the last layers.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
@@ -1008,15 +1041,16 @@ def entropy_neurons(
     prediction: fixing their activation changes its entropy, through the scale of the final norm.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        neurons: Number of entropy neurons, the most neutral first.
-        controls: Norm-matched control neurons for each of them.
+        neurons: Number of entropy neurons, most neutral first.
+        controls: Norm-matched control neurons per entropy neuron.
         values: Activations to which a neuron is fixed.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. Entropy neurons and norm-matched controls held at values: a row per neuron, value and
+        A result. Entropy neurons and norm-matched controls fixed to values: a row per neuron, value and
         sequence. `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share;
         `length` is the L2 norm of the last residual over the clean model's.
     """
@@ -1035,7 +1069,8 @@ def right_then_wrong(
     The paper: The last layers calibrate the prediction; they may spoil correct ones.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -1044,8 +1079,8 @@ def right_then_wrong(
     Returns:
         A result. Shares of each sequence's tokens, by the entropy of the clean prediction: a row per
         quantity and place. `arm` is lens (at the residual before `layer`), any (over all layers), or
-        drop (with `layer` dropped). `value` is a share of `tokens` tokens; of `restored`, these are the
-        tokens that were spoilt.
+        drop (with `layer` dropped). `value` is a share of `tokens` tokens; for `restored`, of the
+        spoilt tokens.
     """
 
 def inner_lexicon(
@@ -1066,7 +1101,8 @@ def inner_lexicon(
     The claim: The first layers merge the tokens of a word into a representation of the word.
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens per spelling.
         words: Maximum number of words to distinguish.
@@ -1078,7 +1114,7 @@ def inner_lexicon(
         A result. A row per word (or pair, or token), kind, quantity and point: `value` is a share, a
         cosine, or nats. Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut
         (retrieval before the middle layer), patch (kl), meaning (cosine), identity (accuracy). Point i
-        is the residual before layer i; of a cut, layer i.
+        is the residual before layer i; for a cut, layer i.
     """
 
 def anchor_heads(
@@ -1098,7 +1134,8 @@ def anchor_heads(
     The claim: Which heads gather into label words and read them, and what is lost without them?
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -1110,12 +1147,12 @@ def anchor_heads(
     Returns:
         A result. Two kinds of rows, by the column `part`. "heads", a row per prompt, layer and head:
         reading and gathering of label words and of random text, times an average token; their effects,
-        saliency per edge beyond that of random text, in logits; `lost_alone`, the logits that the
-        answer loses over the other label words' mean when this head alone is set to its mean (of the
-        first prompts with an odd number, else NaN); induction and previous-token scores. "ablations", a
-        row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of
-        either, a row for each draw) and method (zero, mean): gold and predicted class, label loyalty,
-        word loyalty (k = 5), accuracy, and loss on the prompt's texts, in nats.
+        saliency per edge beyond that of random text, in logits; `lost_alone`, the drop of the answer's
+        logit relative to the other label words' mean when this head alone is set to its mean (for the
+        first odd-numbered prompts, else NaN); induction and previous-token scores. "ablations", a row
+        per odd-numbered prompt, arm (nothing; reading or gathering heads; controls of either, one row
+        per draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k =
+        5), accuracy, and loss on the prompt's texts, in nats.
     """
 
 def decision_layer(
@@ -1132,18 +1169,19 @@ def decision_layer(
     The claim: Does the answer appear after the label words are read, as the paper's story needs?
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
-        A result. A row per prompt and point: the residual before each layer (0 to L - 1), and after the
-        last (L). Gold and predicted class; of the lens at the target the label words' log-
-        probabilities, and the predicted class's margin over the next, in nats; and of the layer before
-        the point (none before point 0) reading of label words and of random text, times an average
-        token, and S_pq, in logits per edge.
+        A result. A row per prompt and point: the residual before each layer (0 to L - 1) and after the
+        last (L). Gold and predicted class; from the lens at the target, the label words' log-
+        probabilities and the predicted class's margin over the next, in nats; from the layer before the
+        point (none for point 0), reading of label words and of random text, times an average token, and
+        S_pq, in logits per edge.
     """
 
 def shot_sweep(
@@ -1161,7 +1199,8 @@ def shot_sweep(
     The claim: With more demonstrations, does reading stay in label words, and in which ones?
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
@@ -1171,10 +1210,10 @@ def shot_sweep(
     Returns:
         A result. A row per prompt and number of demonstrations (`shots` of each class). Gold and
         predicted class, accuracy; label loyalty with label words isolated in the first third of the
-        layers, with as many text tokens isolated, and on label words and template alone; reading in
-        deep layers, times an average token: of label words, random text, the last and the first half of
-        the label words, and the predicted class's and others'. Without demonstrations there is accuracy
-        alone.
+        layers, with the same number of text tokens isolated, and with label words and template alone;
+        reading in deep layers, times an average token: of label words, random text, the last and the
+        first half of the label words, and those of the predicted class and of the others. Without
+        demonstrations there is only accuracy.
     """
 
 def anchor_patching(
@@ -1193,17 +1232,18 @@ def anchor_patching(
     The claim: Do predictions follow transplanted label words, and fail without them?
 
     Args:
-        model: a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`.
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
             undecided.
         sites: What is patched in single layers: resid_post, attn_out, mlp_out, keys_values.
-        exact: Prompts of every set of which the map is made exactly; to first order it is made of all.
+        exact: Prompts per set for the exact map; the first-order map uses all prompts.
         batch_size: prompts or sequences per pass.
 
     Returns:
         A result. A row per prompt, direction, site, kind of token and layer (-1: all layers at once).
-        Gold, clean and twin answer; gap: logit difference between clean and twin; change: by how much
-        the transplant moves it towards the source prompt, in logits, and the answer then; attributed:
-        change to first order (the map alone).
+        Gold, clean and twin answer; gap: logit difference between clean and twin; change: how far the
+        transplant moves it towards the source prompt, in logits, and the resulting answer; attributed:
+        change to first order (map only).
     """

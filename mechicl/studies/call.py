@@ -1,4 +1,4 @@
-"""The function that a study is to its users, `mi.studies.wic(model, pairs, ...)`, made from its declaration."""
+"""Build the function through which users call a study, such as `mi.studies.wic(model, pairs, ...)`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mechicl.studies.study import Study
 
 @cache
 def call_of(study: type[Study]) -> Callable[..., Result]:
-    """The study as a function of a model and what it is run on, its switches as keywords."""
+    """The study as a function: its arguments are a model and an input, its keywords the switches."""
     declared = declaration(study)
 
     def call(*arguments: Any, **values: Any) -> Result:
@@ -33,7 +33,7 @@ def call_of(study: type[Study]) -> Callable[..., Result]:
 
 
 def signature(study: type[Study], declared: Declaration) -> inspect.Signature:
-    """Model, what it is run on, the switches, and the size of a batch."""
+    """Parameters: the model, the study's input, its switches, and the batch size."""
     hints = get_type_hints(study, include_extras=True)
     either, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     material = INPUTS[declared.reads]
@@ -57,7 +57,9 @@ def signature(study: type[Study], declared: Declaration) -> inspect.Signature:
 def docstring(study: type[Study], declared: Declaration) -> str:
     """Title, source, claim, arguments and result, as a docstring."""
     material = INPUTS[declared.reads]
-    arguments = {"model": "a HookedTransformer, a TransformerBridge, or what answers `mechicl.models.Adapter`."}
+    arguments = {
+        "model": "a HookedTransformer, a TransformerBridge, or an object that implements `mechicl.models.Adapter`."
+    }
     if material.argument:
         arguments[material.argument] = f"{material.words}, from `{material.maker}`."
     arguments |= {switch.name: switch.help for switch in declared.switches}

@@ -1,4 +1,4 @@
-"""A table that was measured, before it is kept: sequences in order, and no value that is not finite."""
+"""Check a measured table before it is stored: sequences in order, all values finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, out_of_mem
 def next_checked(
     tables: Iterator[pd.DataFrame], study: str, facts: Mapping[str, Any], may_lack: Collection[str]
 ) -> pd.DataFrame:
-    """The next table, sequences in order; `facts` say of which cell it is.
+    """The next table, with sequences in order; `facts` identify its cell.
 
     Raises:
         NumericalError: a value is not finite; the message names the study and the cell.
@@ -40,5 +40,5 @@ def next_checked(
             raise NumericalError(
                 f"{where}: {column} is {row[column]} at {place}; try dtype='float32', or leave that text out."
             )
-    # Batches go by length; rows do not, or a bootstrap's draws would depend on the size of the batches.
+    # Batches are sorted by length; rows must not be, or bootstrap draws would depend on the batch size.
     return rows.sort_values("sequence", kind="stable", ignore_index=True) if "sequence" in rows else rows

@@ -35,7 +35,7 @@ class Level(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes, and what is drawn there, from back to front."""
+    """One pair of axes, and its content from back to front."""
 
     title: str
     content: Sequence[Curve | Level | BaseTraceType]
@@ -45,7 +45,7 @@ class Panel(NamedTuple):
 
 
 NO_PANEL = Panel("", (), {"visible": False}, {"visible": False})
-"""Fills a row that has fewer panels than there are columns."""
+"""Fills a row that has fewer panels than columns."""
 
 
 @dataclass(frozen=True)
@@ -60,22 +60,22 @@ class Drawing:
     """Title of the x axis, by default the column."""
     y_title: str = ""
     note: str = ""
-    """End of the subtitle."""
+    """Text at the end of the subtitle."""
     about: str = ""
-    """What follows the study's title."""
+    """Text after the study's title."""
     common: bool = False
-    """One y axis for all panels."""
+    """Whether all panels share a y axis."""
     y_axis: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every y axis, as plotly names them."""
     widths: Sequence[float] = ()
-    """Relative widths of columns; without them the page's width decides how many panels stand in a row."""
+    """Relative widths of columns; if empty, the page's width determines the number of panels per row."""
     height: int = 300
-    """Of a panel, in pixels."""
+    """Height of a panel, in pixels."""
     hover: str = "x unified"
 
 
 def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
-    """The figure in the house style; each name has one entry in the legend."""
+    """The figure in the house style, with one legend entry per name."""
     columns = len(drawing.widths) or len(drawing.panels)
     figure = panels(
         [panel.title for panel in drawing.panels], common=drawing.common, rows=len(drawing.panels) // columns,
@@ -97,11 +97,11 @@ def draw(drawing: Drawing, *, title: str, subtitle: str) -> go.Figure:
         beyond = beyond or bool(marks)
         for trace in (*traces, *marks):
             if trace.type == "scatter":
-                trace.cliponaxis = False  # no mark at an axis's end is cut
+                trace.cliponaxis = False  # do not clip marks at the ends of an axis
             figure.add_trace(trace, **grid)
         for level in panel.content:
             if isinstance(level, Level):
-                # After the traces: plotly draws none in an empty panel.
+                # After the traces, because plotly ignores lines in an empty panel.
                 _add_level(figure, level, coordinates(traces, "y"), grid)
         figure.update_xaxes(axes["x"], **grid)
         figure.update_yaxes(axes["y"], **grid)
@@ -130,7 +130,7 @@ def bars(rows: pd.DataFrame, names: Iterable[str], colours: Sequence[str], **mor
 def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = False, **more: Any) -> list[Panel]:
     """Panels with a value for each head [layer head], by title, on one scale. `more` is plotly's.
 
-    The scale holds all but the 1 % of heads that are furthest from 0.
+    The scale covers all but the 1 % of heads that are furthest from 0.
     """
     ticks = {"tickmode": "array", "tickvals": [-1, 0, 1, 2], "ticktext": ["≤ 0.1", "1", "10", "≥ 100"]}
     sizes = [np.abs(values[np.isfinite(values)]) for values in grids.values()]
@@ -159,7 +159,7 @@ def marks(names: Iterable[str], values: Iterable[float], symbol: str, name: str,
 
 
 def _all_traces(drawing: Drawing, panel: Panel) -> list[Any]:
-    """What is drawn in a panel, but for its levels."""
+    """The items of a panel other than its levels."""
     return [
         trace
         for item in panel.content
@@ -169,7 +169,7 @@ def _all_traces(drawing: Drawing, panel: Panel) -> list[Any]:
 
 
 def _bound(axes: dict[str, dict[str, Any]], traces: Sequence[Any], panel: Panel, *, common: bool) -> list[go.Scatter]:
-    """Keep outliers and wide intervals from setting the axis of values; returns the marks of points beyond it."""
+    """Keep outliers and wide intervals from setting the range of the value axis; return marks for points beyond it."""
     letter = "x" if any(trace.type == "bar" and trace.orientation == "h" for trace in traces) else "y"
     axis = axes[letter]
     if (common and letter == "y") or axis.get("range") or axis.get("type") == "log":
@@ -191,7 +191,7 @@ def _traces(drawing: Drawing, item: Curve) -> list[go.Scatter]:
 
 def _add_level(figure: go.Figure, level: Level, values: np.ndarray, grid: Mapping[str, int]) -> None:
     line = {"color": level.colour, "dash": level.dash}
-    lowest = level.value <= values.min(initial=np.inf)  # below it stand the ticks of the x axis
+    lowest = level.value <= values.min(initial=np.inf)  # the x axis's ticks are below it
     position = "top right" if lowest else "bottom right"
     text = {"annotation_text": level.text, "annotation_position": position} if level.text else {}
     figure.add_hline(level.value, line=line, **text, **grid)

@@ -1,4 +1,4 @@
-"""What a study needs of this machine, before it begins: memory by the model's sizes, time by one short pass."""
+"""Estimate a study's memory, from the model's sizes, and its time, from one short pass, before it begins."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from mechicl.prompts import PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
 _FLOPS = {"cpu": 1e10, "cuda": 1e12}
-"""Operations that are timed: about a tenth of a second, less on small models."""
+"""Operations in the timed pass: about a tenth of a second, less on small models."""
 _LOGITS = 2**25
-"""Numbers of logits that a timed pass may make: 128 MiB in float32."""
+"""Most logits that a timed pass may produce: 128 MiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,11 @@ class Estimate:
     """Memory and time of a study."""
 
     weights: int
-    """Bytes of the model's weights, which are loaded."""
+    """Bytes of the model's weights, which are loaded already."""
     memory: int
-    """Bytes that a batch takes besides, about."""
+    """Approximate bytes that a batch takes on top of the weights."""
     free: int | None
-    """Bytes that are free; None where this is unknown."""
+    """Free bytes; None if unknown."""
     seconds: float
     """An order of magnitude."""
     twins: int = 0
@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def duration(self) -> str:
-        """The time in a word: seconds, minutes, hours or days."""
+        """The time as one word: seconds, minutes, hours or days."""
         return duration(self.seconds)
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class Estimate:
 
 
 def sequence_lengths(material: Any) -> list[int]:
-    """Tokens of every sequence: of prompts, their companions, texts, pairs, and benchmarks (by their characters)."""
+    """Tokens per sequence of prompts (auxiliary ones too), texts, pairs, or benchmarks (estimated from characters)."""
     if isinstance(material, PromptSet):
         return [len(prompt) for one in (material, *material.companions.values()) for prompt in one]
     if isinstance(material, Benchmarks):
@@ -66,12 +66,12 @@ def memory_needed(
     net: Adapter, longest: int, batch_size: int, *, gradients: bool, twins: int = 0,
     held: Callable[[int], int] = lambda tokens: 0,
 ) -> int:  # fmt: skip
-    """Bytes that a batch takes beside the weights, batches as small as they are going to be made.
+    """Bytes that a batch takes on top of the weights, with batches already reduced to fit.
 
-    So many other models of this size must fit beside it, and what a study holds of a batch of so many tokens.
+    Memory must also hold the other models of this size, and whatever the study keeps of each batch.
 
     Raises:
-        InputError: not even one sequence fits into what is free.
+        InputError: not even one sequence fits into free memory.
     """
     itemsize = net.dtype.itemsize
     fit = prompts_that_fit(net.sizes, longest, itemsize, net.device)
@@ -99,10 +99,10 @@ def estimate(
     net: Adapter, lengths: Sequence[int], passes: float, batch_size: int, *, gradients: bool = False, twins: int = 0,
     held: Callable[[int], int] = lambda tokens: 0,
 ) -> Estimate:  # fmt: skip
-    """What so many passes of sequences of these lengths take; a short one is timed.
+    """Estimate of the given number of passes over sequences of these lengths, from one short timed pass.
 
     Raises:
-        InputError: not even one sequence fits into what is free.
+        InputError: not even one sequence fits into free memory.
     """
     longest = max(lengths, default=1)
     memory = memory_needed(net, longest, batch_size, gradients=gradients, twins=twins, held=held)
@@ -112,7 +112,7 @@ def estimate(
 
 @torch.no_grad()
 def _seconds_a_token(net: Adapter, longest: int, batch_size: int) -> float:
-    """Of one pass with its logits, through at most a batch; the second and faster one counts."""
+    """Seconds of one pass with logits, over at most one batch; the second, warmed-up pass counts."""
     sizes = net.sizes
     worth = _FLOPS.get(net.device.type, 1e11) // forward_flops(sizes, 1, 0, sizes.d_vocab)
     n = int(max(1, min(longest * batch_size, worth, _LOGITS // sizes.d_vocab)))

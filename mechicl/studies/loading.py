@@ -21,22 +21,22 @@ from mechicl.studies.study import STUDIES, Study
 
 @door
 def load_studies(path: str | Path) -> list[type[Study]]:
-    """Run a Python file that defines studies, and return those that it adds; a file that is refused adds none.
+    """Run a Python file that defines studies, and return those that it adds; a rejected file adds none.
 
     Raises:
         InputError: the file cannot be read, it fails, it defines no study, or a study lacks a method.
     """
     with one_sentence(path):
         path = Path(path).resolve()
-    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # a name that no library has
+    name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # a name that no library uses
     spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:
         raise InputError(f"{path} is no Python file; give the file that defines your studies, such as study.py.")
     studies, paths, earlier = dict(STUDIES), list(sys.path), sys.modules.get(name)
     module = module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and source code are looked up
+    sys.modules[name] = module  # dataclasses and inspect look modules up here
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # modules beside the file can be imported
+        sys.path.append(str(path.parent))  # so that modules next to the file can be imported
     try:
         spec.loader.exec_module(module)
         return _added(path, studies)
@@ -54,7 +54,7 @@ def load_studies(path: str | Path) -> list[type[Study]]:
 
 
 def _added(path: Path, before: Mapping[str, type[Study]]) -> list[type[Study]]:
-    """The studies that a file has added, each complete."""
+    """The studies that a file has added, checked for completeness."""
     added = [study for name, study in STUDIES.items() if before.get(name) is not study]
     if not added:
         raise InputError(f"{path} defines no study; subclass mechicl.Study, with a name, in it.")
@@ -82,7 +82,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
             several = f"holds the results of {', '.join(names)}; name one" if names else "holds no result; run a study"
             raise InputError(f"{folder} {several}.")
         name = names[0]
-    name = name if name in STUDIES else name.replace("_", "-")  # as it is called in Python
+    name = name if name in STUDIES else name.replace("_", "-")  # its name in Python
     if name not in STUDIES:
         near = get_close_matches(name, STUDIES, 1)
         hint = f"did you mean {near[0]}?" if near else "`mechicl list` names those that there are."
@@ -94,7 +94,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
     result = explained(Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance))
     try:
         result.summary(), result.finding(), result.claims
-    except Exception as error:  # whatever pandas makes of columns that are missing or hold something else
+    except Exception as error:  # whatever pandas raises for missing or unexpected columns
         if not STUDIES[name].__module__.startswith("mechicl."):
             raise InputError(
                 f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); fix "
@@ -108,7 +108,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
 
 
 def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Study:
-    """A study with saved switches; one that there was not yet has its default."""
+    """A study with its saved switches; a switch added since has its default."""
     if isinstance(settings, dict):
         values = {study.renamed.get(name, name): as_tuples(value) for name, value in settings.items()}
         known = {switch.name: switch for switch in switches(study)}
@@ -120,7 +120,7 @@ def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Stu
 def saved_results(folder: str | Path) -> list[Result]:
     """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning.
 
-    A result of a study that is not known here is left out too, with a warning that says how to make it known.
+    A result of an unknown study is left out too, with a warning that says how to load that study.
     """
     results = []
     for name in _saved(folder):
@@ -138,6 +138,6 @@ def saved_results(folder: str | Path) -> list[Result]:
 
 
 def _saved(folder: str | Path) -> list[str]:
-    """The studies whose results a folder holds, in the order of the papers."""
+    """Names of the studies that have results in a folder, in the order of the papers."""
     names = [path.stem for path in sorted(Path(folder).glob("*.json")) if path.with_suffix(".parquet").exists()]
     return sorted(names, key=lambda name: list(STUDIES).index(name) if name in STUDIES else len(STUDIES))

@@ -1,4 +1,4 @@
-"""The figure of a study on several models: on relative depth, over training steps, or a row of panels for each."""
+"""The figure of a study on several models: by relative depth, by training step, or one row of panels per model."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, draw, where
 from mechicl.studies.study import Study
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
-"""A model each; of more, every model has its own panels."""
+"""One dash per model; with more models, each has its own panels."""
 _CROWDED = 4
-"""More curves than these, in one panel of a model, get a panel for each model."""
+"""Where one panel of a model has more curves than this, each model gets its own panel."""
 _LAST = {"layer": 1, "point": 0}
-"""Columns that go along the layers, and how much less than the number of layers their last value is."""
+"""Columns that count layers, each with the number of layers minus the column's last value."""
 _DEPTH = "relative depth: 0 the first layer, 1 the last"
 _STEP = re.compile(r"(.*?)[@/_-]?(?:step|checkpoint|iter)[_-]?(\d+)", re.IGNORECASE)
 
@@ -49,7 +49,7 @@ def draw_models(study: Study, results: Mapping[str, Result]) -> go.Figure:
 
 
 def training_steps(names: list[str]) -> list[int] | None:
-    """The training step of each model where all are checkpoints of one, by their names (name@step1000)."""
+    """Each model's training step, read from its name (name@step1000), if all are checkpoints of one model."""
     found = [_STEP.fullmatch(name) for name in names]
     if not all(found) or len({one[1] for one in found if one}) > 1:
         return None
@@ -57,7 +57,7 @@ def training_steps(names: list[str]) -> list[int] | None:
 
 
 def _on_depth(drawing: Drawing, result: Result) -> Drawing:
-    """With its x axis on relative depth, 0 the first layer and 1 the last, where that goes along the layers."""
+    """The drawing with relative depth on its x axis (0: first layer, 1: last), if the x axis counts layers."""
     rows = drawing.rows.assign(model=result.provenance["model"]["name"])
     if drawing.x not in _LAST or drawing.x not in rows:
         return replace(drawing, rows=rows)
@@ -71,7 +71,7 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
 
 
 def _overlaid(drawings: Mapping[str, Drawing]) -> Drawing:
-    """Curves of all models in the same panels: colours as ever, a dash for each model.
+    """Curves of all models in the same panels: the usual colours, one dash per model.
 
     Panels of many curves are not shared.
     """

@@ -1,4 +1,4 @@
-"""What a study is run on, in the parts that are measured, and kept on disk, together."""
+"""A study's input, split into the parts that are measured and stored together."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.tasks.benchmarks import Benchmarks
 
 Material = PromptSet | Sequence[PromptSet] | Sequence[Prompt] | TokenCorpus | WordPairs | Benchmarks | None
-"""What a study is run on; nothing where it reads weights alone."""
+"""A study's input; None if it reads the weights alone."""
 DEMONSTRATION_SET = "demonstration_set"
 DOCUMENT = "document"
 
 
 def set_names(rows: pd.DataFrame | pd.Index) -> np.ndarray:
-    """The demonstration set of each row: of a table, or of an index that begins with seed and demonstration set."""
+    """The demonstration set of each row of a table, or of an index that starts with seed and demonstration set."""
     places = rows if isinstance(rows, pd.Index) else zip(rows["seed"], rows[DEMONSTRATION_SET], strict=True)
     return np.array([f"{seed} {number}" for seed, number, *_ in places])
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one cell is measured on, and what its rows have in common."""
+    """The input of one cell, and the values that its rows share."""
 
     material: PromptSet | TokenCorpus | WordPairs | Benchmarks | None
     labels: Mapping[str, Any] = field(default_factory=dict)
@@ -38,10 +38,10 @@ class Part:
     """Index of its first sequence in the corpus."""
 
     def label(self, rows: pd.DataFrame, model: str, condition: Mapping[str, Any]) -> pd.DataFrame:
-        """Rows with what they have in common in front: model; of prompts task, seed, shots; and the condition.
+        """Prepend the columns that all rows share: model; for prompts task, seed and shots; and the condition.
 
-        Behind `prompt` stands the number of its demonstration set: prompts with the same demonstrations have the same;
-        behind `sequence` the document that most of its tokens come from.
+        After `prompt` comes the number of its demonstration set (prompts with the same demonstrations share it);
+        after `sequence`, the document that most of its tokens come from.
         """
         if "sequence" in rows:
             if isinstance(self.material, TokenCorpus):
@@ -59,10 +59,10 @@ class Part:
 def parts_of(
     material: Material, reads: Reads, *, name: str, sequences: int, zero_shot: bool = True
 ) -> tuple[list[Part], dict[str, Any]]:
-    """The material of the study `name` in parts, of running text so many sequences each, and its provenance.
+    """The input of the study `name`, split into parts (running text by number of sequences), and its provenance.
 
     Raises:
-        InputError: it is not what the study reads, or, without `zero_shot`, a prompt has no demonstrations.
+        InputError: the study does not read such input, or a prompt has no demonstrations (unless `zero_shot`).
     """
     material = [material] if isinstance(material, Prompt) else material
     given = _reads(material)
@@ -85,7 +85,7 @@ def parts_of(
         starts = range(0, len(material), sequences)
         parts = [Part(material[first : first + sequences], {}, first) for first in starts]
         return parts, {"text": material.provenance()}
-    in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds numbers or words, not both
+    in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds either numbers or strings
     parts = [
         Part(one, {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots})
         for one in sets
@@ -94,7 +94,7 @@ def parts_of(
 
 
 def _reads(material: Material) -> Reads:
-    """Which of the inputs something is; prompts unless it is another."""
+    """The kind of an input; "prompts" unless it is of another kind."""
     if material is None:
         return "weights"
     kind = type(material).__name__
@@ -102,14 +102,14 @@ def _reads(material: Material) -> Reads:
 
 
 def check_same_tokenizers(net: Adapter, parts: Sequence[Part]) -> None:
-    """Refuse material that another tokenizer made; benchmarks are tokenized while they are run."""
+    """Reject input made with another tokenizer; benchmarks are tokenized only when they run."""
     for part in parts:
         if isinstance(part.material, PromptSet | TokenCorpus | WordPairs):
             check_same_tokenizer(net, part.material)
 
 
 def _prompt_sets(given: Any) -> list[PromptSet]:
-    """One prompt set, several, or a list of prompts; nothing for anything else, a mixed list too."""
+    """Prompt sets from one set, several, or a list of prompts; empty for anything else, such as a mixed list."""
     if isinstance(given, PromptSet):
         return [given]
     items = list(given) if isinstance(given, Iterable) else []

@@ -1,4 +1,4 @@
-"""How a study is run: cell by cell, in this process or in several, with what is finished read from disk."""
+"""Run a study cell by cell, in one process or in several; finished cells are read from disk."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Unit:
-    """Cells that are measured at once: conditions of one part, the key of each, and its place [part, condition]."""
+    """Cells measured at once: conditions of one part, with each one's key and place [part, condition]."""
 
     part: Part
     conditions: Sequence[Condition]
@@ -36,36 +36,36 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """The same in every process, and no other unit's."""
+        """An identifier of this unit, the same in every process."""
         return sha256(repr(self.keys).encode()).hexdigest()[:24]
 
 
 Begun = list[tuple[Unit, "Future[tuple[list[pd.DataFrame], list[str]]]"]]
-"""Units that somebody measures: the tables, as they are kept, and warnings."""
+"""Units under measurement, with futures of their stored tables and warnings."""
 
 
 class Helpers(Protocol):
-    """Who measures cells in the stead of this process."""
+    """What measures cells on behalf of this process."""
 
     def ahead(self, plan: Plan) -> None:
-        """Begin with a plan that `run` is going to ask for."""
+        """Start on a plan that `run` will ask for later."""
 
     def closes(self) -> bool:
-        """Whether this process makes the results, of everything that was begun."""
+        """Whether this process writes the results of everything that was begun."""
 
     def begin(self, plan: Plan) -> Begun:
-        """Have what is missing of a plan measured."""
+        """Start measuring the missing cells of a plan."""
 
     def rest(self) -> None:
-        """Wait until nobody works."""
+        """Wait until all work is done."""
 
     def describe(self) -> Mapping[str, Any]:
-        """For provenance: who they are."""
+        """A description of the helpers, for provenance."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, what it is run on in parts, and the key of every cell [part][condition]."""
+    """A study, the parts of its input, and the key of every cell [part][condition]."""
 
     study: Study
     parts: Sequence[Part]
@@ -91,7 +91,7 @@ class Plan:
             yield self.study._checked(tables, unit.part, condition)
 
     def units(self) -> list[Unit]:
-        """What is missing, in the smallest units that measure as one run in one process does."""
+        """The missing cells, in the smallest units that give the same numbers as a run in one process."""
         from mechicl.studies.study import Study
 
         apart = type(self.study).measure_all is Study.measure_all
@@ -105,7 +105,7 @@ class Plan:
 
 
 def plan(study: Study, model: Any, material: Material, batch_size: int, cells: Cells | None, *, shared: bool) -> Plan:
-    """What is to be measured; the study as this material and this model need it; `shared` with other processes.
+    """The plan for this material and model; `shared` if other processes use the same cells.
 
     Raises:
         InputError: as `Study.run`.
@@ -134,7 +134,7 @@ def plan(study: Study, model: Any, material: Material, batch_size: int, cells: C
 def run(
     study: Study, model: Any, material: Material, batch_size: int, cells: Cells | None, helpers: Helpers | None
 ) -> Result:
-    """`Study.run`; with helpers, what they do not measure is waited for."""
+    """Implements `Study.run`; with helpers, it waits for cells that others measure."""
     start = time.monotonic()
     asked = plan(study, model, material, batch_size, cells, shared=helpers is not None)
     name, study = hooked(model).name, asked.study
@@ -159,7 +159,7 @@ def run(
 
 
 def _alone(plan: Plan, model: Any, advance: Callable[[int], None]) -> list[list[pd.DataFrame]]:
-    """Every cell, read or measured here one after the other; a part's missing conditions share what they can."""
+    """Every cell, read or measured here one by one; a part's missing conditions share the work that they can."""
     found = []
     for part, keys in zip(plan.parts, plan.keys, strict=True):
         stored = [plan.found(key) for key in keys]
@@ -175,7 +175,7 @@ def _alone(plan: Plan, model: Any, advance: Callable[[int], None]) -> list[list[
 
 
 def _by(helpers: Helpers, plan: Plan, advance: Callable[[int], None]) -> list[list[pd.DataFrame]]:
-    """Every cell, read or measured by helpers; the first error in the order of cells ends it."""
+    """Every cell, read or measured by helpers; the first error, in the order of cells, ends the run."""
     begun = helpers.begin(plan)
     sizes = {future: len(unit.places) for unit, future in begun}
     advance(len(plan.parts) * len(plan.conditions) - sum(sizes.values()))

@@ -1,4 +1,4 @@
-"""What was sampled, held against what a study can say of it: few prompts, a single class, a single layer."""
+"""Warnings about a sample that is too small to conclude from: few prompts, one class, one layer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mechicl.claims import FEWEST
 
 
 def remarks_on(provenance: Mapping[str, Any], rows: pd.DataFrame, clean: pd.DataFrame) -> list[str]:
-    """What a reader must know of the sample before a finding means much: few prompts, one class, one layer.
+    """Limits of the sample that qualify a finding: few prompts, one class, one layer.
 
     Args:
-        provenance: a result's, of which prompts and model are read.
-        rows: those of its table that are spoken of.
-        clean: of these the clean model's predictions, with a task and a class each.
+        provenance: the result's provenance; its prompts and model are read.
+        rows: the table's rows that the finding rests on.
+        clean: those of the rows that hold the clean model's predictions, each with a task and a class.
 
     Returns:
-        A sentence for each.
+        One sentence per limit.
     """
     said, model = [], provenance.get("model")
     tasks = set(rows["task"]) if "task" in rows else set()

@@ -1,4 +1,4 @@
-"""One study on several models, or on checkpoints of one: a table, a figure, and verdicts for each."""
+"""One study on several models, or on checkpoints of one model: a table, a figure, and verdicts per model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mechicl.studies.models_figure import draw_models
 from mechicl.studies.study import Study
 
 _PER_MODEL = ("prompts", "text", "pairs", "benchmarks", "surroundings", "machine", "workers", "seconds")
-"""What else a result's provenance says of one model's run."""
+"""Fields of provenance that belong to one model's run."""
 
 
 @dataclass(frozen=True)
 class Several:
-    """A study as it explains a result of several models: each model by itself, then side by side."""
+    """A study that reports on a result of several models: each by itself, then side by side."""
 
     study: Study
 
@@ -49,7 +49,7 @@ class Several:
         return self.study.protocol
 
     def each(self, result: Result) -> dict[str, Result]:
-        """The result of every model, by its name."""
+        """The results by model name."""
         return {
             str(facts["name"]): Result(
                 self.study,
@@ -68,7 +68,7 @@ class Several:
         return Verdicts(verdict for one in self.each(result).values() for verdict in one.claims)
 
     def figure(self, result: Result) -> go.Figure:
-        """Curves of layers on relative depth, of checkpoints also over training steps; anything else side by side."""
+        """Curves over layers by relative depth, and for checkpoints by training step; anything else side by side."""
         return draw_models(self.study, self.each(result))
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
@@ -79,7 +79,7 @@ class Several:
         }
 
     def finding(self, result: Result) -> str:
-        """The verdicts on all models, claim by claim, then what is to be known of each model's."""
+        """The verdicts on all models, claim by claim, then the notes on each model."""
         words = result.claims.in_words()
         for name, one in self.each(result).items():
             notes = [text for verdict in one.claims for text in (verdict.reason, verdict.note) if text]
@@ -88,7 +88,7 @@ class Several:
         return words.strip()
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
-        """What must be known of the samples, each model's by its name."""
+        """Limits of the samples, each prefixed with its model's name."""
         return [
             f"{name}: {said}"
             for name, one in self.each(result).items()
@@ -96,7 +96,7 @@ class Several:
         ]
 
     def save_more(self, result: Result, folder: Path) -> None:
-        """What the study keeps beside its table, in a folder for each model."""
+        """Save what the study keeps in addition to its table, one folder per model."""
         for name, one in self.each(result).items():
             self.study.save_more(one, folder / re.sub(r"[^\w.-]+", "_", name))
 
@@ -109,7 +109,7 @@ def compare_models(results: Sequence[Result]) -> Result:
         results: results of the same study with the same switches, one per model.
 
     Raises:
-        InputError: there is none, studies or switches differ, or two models have the same name.
+        InputError: there are no results, studies or switches differ, or two models have the same name.
     """
     if not results:
         raise InputError("There are no results to compare; give one for each model.")
@@ -134,6 +134,6 @@ def compare_models(results: Sequence[Result]) -> Result:
 
 
 def explained(result: Result) -> Result:
-    """A result whose study explains each of its models, where there are several."""
+    """The result with a study that reports per model, if it has several models."""
     several = isinstance(result.provenance.get("model"), list) and "each" in result.provenance
     return replace(result, study=Several(result.study)) if several and isinstance(result.study, Study) else result

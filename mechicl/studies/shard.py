@@ -1,4 +1,4 @@
-"""One process of an array job: all share a folder, and each measures the cells that no other is at (`--shard 2/8`)."""
+"""One process of an array job (`--shard 2/8`): all share a folder, and each measures cells that no other has taken."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mechicl.results import Cells
 from mechicl.studies.running import Begun, Plan, Unit
 
 _PAUSE = 1.0
-"""Seconds between looks at what others are at."""
+"""Seconds between checks of what the others have finished."""
 
 
 class Shard:
-    """Shard `number` of `of`: it begins at its own place among the cells, and then takes what is left.
+    """Shard `number` of `of`: it begins at its own place among the cells, then takes any that are left.
 
-    A lease says that somebody measures a unit of cells; it lasts while its holder lives. The first that finds nothing
-    left to take waits for the rest, does what the dead leave behind, and closes the run.
+    A lease marks a unit of cells as being measured; it lasts while its holder is alive. The first shard that finds
+    nothing left to take waits for the others, redoes units whose holders died, and writes the results.
 
     Args:
         model: a model.
@@ -31,7 +31,7 @@ class Shard:
         stale: seconds without a sign of life after which a shard counts as dead.
 
     Raises:
-        InputError: the share is no such text.
+        InputError: the share is not of this form.
     """
 
     def __init__(self, model: Any, cells: Cells, share: str, *, stale: float = STALE) -> None:
@@ -49,30 +49,30 @@ class Shard:
         self._leases.__exit__(*error)
 
     def ahead(self, plan: Plan) -> None:
-        """Measure what nobody else has measured or is measuring."""
+        """Measure the cells that no other shard has measured or is measuring."""
         if plan.cells is not None:
             self._pass(plan)
 
     def closes(self) -> bool:
-        """Whether this shard waits for the others and makes the results; one alone does."""
+        """Whether this shard waits for the others and writes the results; exactly one does."""
         return self._leases.take("closing")
 
     def begin(self, plan: Plan) -> Begun:
-        """Measure what is missing, and wait for what others measure, until everything is there."""
-        if plan.cells is None:  # nobody can see what others have measured
+        """Measure missing cells, and wait for those of others, until all exist."""
+        if plan.cells is None:  # shards cannot see each other's cells
             return [(unit, self._measured(plan, unit)) for unit in plan.units()]
         while self._pass(plan):
             time.sleep(_PAUSE)
         return []
 
     def rest(self) -> None:
-        """Nobody works for this process."""
+        """A shard has no workers."""
 
     def describe(self) -> Mapping[str, Any]:
         return {"shards": self.of}
 
     def _pass(self, plan: Plan) -> bool:
-        """Whether others are at work on something still."""
+        """Whether other shards are still measuring."""
         units, left = plan.units(), False
         first = len(units) * (self.number - 1) // self.of
         with progress(f"{plan.study.name}, shard {self.number}/{self.of}", len(units)) as advance:
@@ -81,7 +81,7 @@ class Shard:
                     left = True
                     continue
                 try:
-                    if any(plan.found(key) is None for key in unit.keys):  # nobody has measured it in the meantime
+                    if any(plan.found(key) is None for key in unit.keys):  # still not measured
                         self._measured(plan, unit)
                 finally:
                     self._leases.release(unit.name)

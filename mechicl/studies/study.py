@@ -1,4 +1,4 @@
-"""What every study is: a frozen set of switches that can be measured, summarised and drawn."""
+"""The base class of studies: a frozen set of switches that can be measured, summarised and drawn."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ Condition = Mapping[str, Any]
 _NO_SETS = "An earlier version saved the table without demonstration sets; run the study again."
 
 STUDIES: dict[str, type[Study]] = {}
-"""Every study by its name, a user's own included, as soon as its class is made."""
+"""Every study by name, including a user's own; a class registers itself when it is defined."""
 
 
 @dataclass(frozen=True)
 class Study(ABC):
-    """One experiment. Its fields are its switches; class attributes say what it is.
+    """One experiment. Its fields are its switches; class attributes describe it.
 
-    `protocol="paper"` does what the authors' code did, `"corrected"` what a careful reader would. A subclass that has a
-    `name` is a study from then on: for `mi.load_result`, reports, and the command line.
+    `protocol="paper"` does what the authors' code does, `"corrected"` fixes its known problems. A subclass with a
+    `name` is registered for `mi.load_result`, reports, and the command line.
     """
 
     protocol: Annotated[Protocol, Switch("corrected, or paper (as the authors' code).")] = "corrected"
@@ -52,37 +52,37 @@ class Study(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     shows: ClassVar[str] = ""
-    """What is seen of it, in a line."""
+    """What its figure and table show, in one line."""
     source: ClassVar[str]
-    """Where in the paper."""
+    """Section and figure of the paper."""
     claim: ClassVar[str]
-    """What the paper says, in a sentence."""
+    """The paper's claim, in one sentence."""
     claims: ClassVar[tuple[Claim, ...]] = ()
-    """What the paper says that can be decided: `evidence` says by which numbers."""
+    """Claims with a verdict; `evidence` gives the numbers that decide each."""
     reads: ClassVar[Reads] = "prompts"
-    """What it is run on."""
+    """The kind of input it reads."""
     no_paper_protocol: ClassVar[str] = ""
-    """Why there is no protocol "paper"; empty where there is one."""
+    """Why there is no protocol "paper"; empty if there is one."""
     may_lack: ClassVar[tuple[str, ...]] = ()
-    """Columns in which NaN means that there is no such number; anywhere else it is an error."""
+    """Columns in which NaN means "undefined"; in any other column it is an error."""
     batch_size: ClassVar[int | None] = 16
-    """Prompts or sequences per pass, to begin with; None where it makes no batches."""
+    """Initial number of prompts or sequences per pass; None if it makes no batches."""
     shared_options: ClassVar[Mapping[str, Any]] = {}
-    """Other defaults of shared options, in this study's command; None: its command has no such option."""
+    """This study's own defaults of shared command-line options; None removes the option from its command."""
     zero_shot: ClassVar[bool] = False
-    """Whether prompts without demonstrations say anything to it."""
+    """Whether it accepts prompts without demonstrations."""
     across_shots: ClassVar[bool] = False
-    """Whether its claims are about all numbers of demonstrations together."""
+    """Whether its claims pool all numbers of demonstrations."""
     twins_at_once: ClassVar[int] = 0
-    """Untrained twins that are at most in memory beside the model, at a time."""
+    """Largest number of untrained twins in memory at once, in addition to the model."""
     not_measured: ClassVar[tuple[str, ...]] = ()
-    """Switches that change conclusions alone: whatever their values, its cells are the same. Subclasses say it anew."""
+    """Switches that affect conclusions but not measurements, so cells do not depend on them. Not inherited."""
     measures_time: ClassVar[bool] = False
-    """Whether it measures time, so that nothing else may run on the machine."""
+    """Whether it measures time, so nothing else may run on the machine."""
     gradients: ClassVar[bool] = False
-    """Whether activations are kept for a backward pass, which takes memory."""
+    """Whether activations are kept for a backward pass, which takes more memory."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Switches that saved results know by another name: old name, new name."""
+    """Switches that older saved results know by another name: old name to new name."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -96,66 +96,66 @@ class Study(ABC):
 
     @property
     def sequences_a_cell(self) -> int:
-        """Sequences of running text that are measured, and kept on disk, together."""
+        """Number of sequences of running text that are measured and stored together."""
         return 32
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
-        """The prompts it is run on: `task.prompts`, with the demonstrations that its command draws by default."""
+        """The prompts it runs on: `task.prompts`, with demonstrations drawn as its command draws them by default."""
         options.setdefault("demonstrations", self.shared_options.get("demonstrations") or "per_seed")
         return task.prompts(tokenizer, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
-        """The prompts of several seeds, which are averaged: alike in all that should not differ between seeds."""
+        """Prompts of several seeds to average over; whatever should not differ between seeds is the same."""
         return [self.prompts(task, tokenizer, seed=seed, **options) for seed in seeds]
 
     def for_model(self, model: Any) -> Study:
-        """The study with plain values in the place of what is only known beside a model."""
+        """The study with model-dependent defaults replaced by plain values."""
         return self
 
     def for_material(self, material: Material) -> Study:
-        """The study without what this material cannot give."""
+        """The study without the parts that this material cannot provide."""
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Its switches as plain values, for cells and provenance; what is no plain value gives its digest."""
+        """Its switches as plain values, for cells and provenance; any other value is represented by its digest."""
         return asdict(self)
 
     def conditions(self, model: Any) -> list[Condition]:
-        """The parts that are measured, and kept on disk, one by one."""
+        """The conditions, each of which is measured and stored as its own cell."""
         return [{}]
 
     def passes(self, n_layers: int) -> float:
-        """How often it takes all of its material through the model, to a factor of three; a gradient is two more."""
+        """Passes of all its material through the model, to within a factor of three; a gradient counts as two more."""
         return 1
 
     def estimate(self, model: Any, material: Material = None, *, batch_size: int | None = None) -> Estimate:
-        """The memory and the time that `run` is going to take, to an order of magnitude.
+        """The memory and time that `run` will take, to an order of magnitude.
 
-        Memory is counted from sizes. Time is that of one short pass, timed here, by the study's `passes`.
+        Memory is computed from sizes. Time is that of one short pass, timed here, times the study's `passes`.
 
         Raises:
-            InputError: another kind of material, or of another tokenizer, or not even one sequence fits into the memory
-                that is free.
+            InputError: the material is of another kind or another tokenizer, or not even one sequence fits into free
+                memory.
         """
         batch_size = self._passed_at_once(batch_size)
         if (study := self.for_model(model)) is not self:
             return study.estimate(model, material, batch_size=batch_size)
         net, (parts, _) = hooked(model), self.parts(material)
         check_same_tokenizers(net, parts)
-        self.conditions(model)  # they refuse what makes no sense for this model
+        self.conditions(model)  # raises if the switches do not suit this model
         lengths = [length for part in parts for length in sequence_lengths(part.material)]
         return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self.memory(net))
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
-        """Bytes that it holds of a batch of so many tokens, beside what a pass takes."""
+        """Bytes that it keeps per batch of this many tokens, on top of a forward pass."""
         return 0
 
     def memory(self, net: Adapter) -> dict[str, Any]:
-        """What its memory follows from, beside the batch."""
+        """What its memory depends on in addition to the batch."""
         return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
 
     def _passed_at_once(self, batch_size: int | None) -> int:
-        """Prompts or sequences per pass: as given, or to begin with."""
+        """Prompts or sequences per pass: the given number, or the study's initial one."""
         check_count("batch_size", batch_size := self.batch_size or 1 if batch_size is None else batch_size)
         return batch_size
 
@@ -163,22 +163,22 @@ class Study(ABC):
     def measure(self, model: Any, prompts: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         """One row per observation.
 
-        Rows carry `prompt` or `sequence`, its index in the prompt set or the corpus that is measured.
+        Rows have a column `prompt` or `sequence`: the index in the measured prompt set or corpus.
         """
 
     def measure_all(
         self, model: Any, prompts: Any, conditions: Sequence[Condition], *, batch_size: int
     ) -> Iterator[pd.DataFrame]:
-        """The tables of several conditions, in their order; what conditions have in common may be done once."""
+        """The tables of several conditions, in order; work that conditions share may be done once."""
         for condition in conditions:
             yield self.measure(model, prompts, condition, batch_size=batch_size)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """What was measured for one of its claims; `table` holds the rows of one model, task and number of shots."""
+        """The evidence for one of its claims; `table` holds the rows of one model, task and number of shots."""
         raise NotImplementedError(f"{self.name} declares the claim {claim.id}, and gives no evidence for it")
 
     def verdicts(self, result: Result) -> Verdicts:
-        """What was found of each claim, on each model and task."""
+        """The verdict on each claim, on each model and task."""
         if "prompt" in result.table and DEMONSTRATION_SET not in result.table:
             old = Evidence.nothing(_NO_SETS)
             return Verdicts(
@@ -193,17 +193,17 @@ class Study(ABC):
         return Verdicts(verdicts)
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
-        """What a reader must know of the sample (rows of the table) before a finding means much, a sentence each."""
+        """Limits of the sample (rows of the table) that qualify a finding, one sentence each."""
         return remarks_on(result.provenance, rows, rows[self.is_clean(rows)])
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
-        """Which rows hold predictions of the clean model."""
+        """Mask of the rows that hold predictions of the clean model."""
         return pd.Series(False, table.index)
 
     def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str], remarks: Sequence[str]) -> Verdict:
         try:
             evidence = self.evidence(claim, rows)
-        except InputError as error:  # a number that these rows do not have
+        except InputError as error:  # these rows lack a needed number
             evidence = Evidence.nothing(str(error))
         return decide(claim, replace(evidence, note=" ".join(filter(None, (evidence.note, *remarks)))), facts)
 
@@ -212,7 +212,7 @@ class Study(ABC):
         """Figure data: a row per point, with mean, low and high."""
 
     def drawing(self, result: Result) -> Drawing:
-        """What its figure shows: by default a panel for each metric, by layer."""
+        """The contents of its figure: by default one panel per metric, by layer."""
         summary = result.summary()
         metrics = summary["metric"].unique()
         return Drawing(summary, [Panel(metric, [Curve(metric, metric, BLUE)]) for metric in metrics])
@@ -228,21 +228,21 @@ class Study(ABC):
         )  # fmt: skip
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
-        """Further tables of its page, by caption."""
+        """Additional tables for its report page, by caption."""
         return {}
 
     def finding(self, result: Result) -> str:
-        """What was measured, in a sentence or two: the verdict on each of its claims, unless a study says more."""
+        """The result in a sentence or two: the verdict on each of its claims, unless a subclass adds to it."""
         words = result.claims.in_words()
         remarks = dict.fromkeys(text for one in result.claims for text in (one.reason, one.note) if text)
         return " ".join([words, *(text for text in remarks if text not in words)])
 
     def surroundings(self, model: Any) -> dict[str, Any]:
-        """What else the numbers depend on, such as the machine, where time is measured; plain values."""
+        """Plain values that the numbers also depend on, such as the machine where time is measured."""
         return {}
 
-    def save_more(self, result: Result, folder: Path) -> None:  # noqa: B027  # most studies have a table alone
-        """Keep in a folder what a result holds beside its table."""
+    def save_more(self, result: Result, folder: Path) -> None:  # noqa: B027  # most studies have only a table
+        """Save in a folder what a result holds in addition to its table."""
 
     def run(
         self, model: Any, material: Material = None, *, batch_size: int | None = None, cells: Cells | None = None,
@@ -262,8 +262,8 @@ class Study(ABC):
                 threads, otherwise they take the GPUs in turn. The table is the same.
 
         Raises:
-            InputError: the study reads another kind of material, it is of another tokenizer, or it does not fit into
-                the memory that is free; with workers, the model cannot be loaded again, or time is measured.
+            InputError: the material is of another kind or another tokenizer, or does not fit into free memory; with
+                workers, the model cannot be loaded again, or the study measures time.
         """
         batch_size = self._passed_at_once(batch_size)
         if not hasattr(workers, "begin"):
@@ -276,11 +276,11 @@ class Study(ABC):
             return run(self, model, material, batch_size, cells, helpers)
 
     def _checked(self, tables: Iterator[pd.DataFrame], part: Part, condition: Condition) -> pd.DataFrame:
-        """The next table, sequences in order. NumericalError names the study and cell of a non-finite value."""
+        """The next table, with sequences in order. NumericalError names the study and cell of a non-finite value."""
         return next_checked(tables, self.name, {**part.labels, **condition}, self.may_lack)
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        """The material in the parts that cells are made of, and its provenance.
+        """The material, split into the parts that cells are made of, and its provenance.
 
         Raises:
             InputError: the study reads another kind of material.
@@ -303,10 +303,10 @@ class Study(ABC):
 
 
 def _register(study: type[Study]) -> None:
-    """Take a study into `STUDIES`; one that is defined anew, as in a notebook, takes the old one's place.
+    """Register a study in `STUDIES`; one that is redefined, as in a notebook, replaces the old one.
 
     Raises:
-        InputError: another study has the name, or it does not say what it is.
+        InputError: another study has the name, or the class lacks a required text.
     """
     missing = [fact for fact in ("title", "source", "claim") if not isinstance(getattr(study, fact, None), str)]
     if missing:

@@ -1,4 +1,4 @@
-"""From one row per observation to means with intervals."""
+"""Summaries: from one row per observation to means with intervals."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ TEXT_BAND = "band: 95 % bootstrap interval over sequences"
 _SHARES = (
     "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
 )  # fmt: skip
-"""Metrics between 0 and 1, whose interval has some width also where all prompts are alike."""
+"""Metrics between 0 and 1, whose intervals keep some width even if all prompts agree."""
 
 
 def intervals(summary: pd.DataFrame) -> str:
-    """Of what the intervals of a summary are, for the note below a figure's title."""
+    """What a summary's intervals are taken over, for the note below a figure's title."""
     return f"95 % intervals over {'demonstration sets' if summary['sets'].max() > 1 else _ONE_SET}"
 
 
 def bands(summary: pd.DataFrame) -> str:
-    """As `intervals`, of curves."""
+    """Like `intervals`, for curves."""
     return f"band: {intervals(summary).replace('intervals', 'interval')}"
 
 
@@ -38,12 +38,12 @@ def mean_with_interval(
 ) -> pd.DataFrame:
     """Mean of a column within each group of `by`, with an interval over demonstration sets, then prompts.
 
-    Intervals are those of claims (`metrics.resampling`); of a single set, and of running text, they are bootstrap
-    intervals over rows. Where a share (accuracy, loyalty) is 0 or 1 in all rows, its interval is Wilson's.
+    Intervals are computed as for claims (`metrics.resampling`); for a single set, and for running text, they are
+    bootstrap intervals over rows. Where a share (accuracy, loyalty) is 0 or 1 in all rows, the interval is Wilson's.
 
     Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Columns: `by`, mean,
-    low, high, n (rows), sets, seeds, and seed_sd, the standard deviation of the seeds' own means (NaN of a single
-    seed). Running text has no sets and no seed, and so no seed_sd.
+    low, high, n (rows), sets, seeds, and seed_sd, the standard deviation of the seeds' means (NaN for a single seed).
+    Running text has no sets and no seeds, hence no seed_sd.
     """
     rows: list[dict[str, Any]] = []
     named = DEMONSTRATION_SET in table and "seed" in table
@@ -51,7 +51,7 @@ def mean_with_interval(
     alike: dict[bytes, list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
     for key, group in table.groupby(list(by), sort=False, observed=True):
         weights = np.ones(len(group)) if weight is None else group[weight].to_numpy(float)
-        # 0 for prompts without a seed
+        # 0: prompts without a seed
         seed = pd.factorize(group["seed"])[0] + 1 if "seed" in group else np.zeros(len(group), dtype=int)
         weights = weights / np.bincount(seed, weights=weights)[seed]
         sets = pd.factorize(group["_set"])[0]
@@ -61,7 +61,7 @@ def mean_with_interval(
         rows.append(dict(zip(by, key, strict=True)) | counts)
     summary = pd.DataFrame(rows)
     bounds = np.empty((len(rows), 3))
-    for groups in alike.values():  # groups with the same weights and sets share their draws, and so are drawn once
+    for groups in alike.values():  # groups with the same weights and sets share one set of draws
         places, (weights, *_), (sets, *_), columns = zip(*groups, strict=True)
         values, generator = np.stack(columns, 1), np.random.default_rng(0)
         found = (
@@ -76,7 +76,7 @@ def mean_with_interval(
 
 
 def _shares_have_width(summary: pd.DataFrame) -> pd.DataFrame:
-    """Intervals of shares within 0 and 1, and of some width where all rows are alike."""
+    """Intervals of shares, kept within 0 and 1, with some width even if all rows agree."""
     metric = summary["metric"] if "metric" in summary else pd.Series("", summary.index)
     share = metric.isin(_SHARES) | metric.str.startswith("recall")
     bounds = ["low", "high"]
@@ -87,25 +87,25 @@ def _shares_have_width(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_task(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """A title for each task and number of shots, and the values of these columns in its rows."""
+    """Titles, one per task and number of shots, each with the values of these columns."""
     pairs = table[["task", "shots"]].drop_duplicates().itertuples(index=False)
     return {f"{task}, {shots} per class": {"task": task, "shots": shots} for task, shots in pairs}
 
 
 def by_metric(table: pd.DataFrame, metrics: Sequence[str], place: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each of several columns: about its prompt, `place`, metric and value, where there is one."""
+    """Long form of several columns: prompt columns, `place`, metric and value; missing values are dropped."""
     about = [name for name in ("model", "task", "shots", "seed", DEMONSTRATION_SET) if name in table]
     rows = table.melt([*about, *place], list(metrics), var_name="metric")
     return rows[rows["value"].notna()]
 
 
 def spread(of_seeds: Sequence[float] | np.ndarray) -> float:
-    """Standard deviation over seeds; NaN of a single one."""
+    """Standard deviation over seeds; NaN for a single seed."""
     return float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else float("nan")
 
 
 def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
-    """As `mean_with_interval`, with every seed of every task counting the same, as the papers average their tasks."""
+    """Like `mean_with_interval`, with equal weight for every seed of every task, as the papers average their tasks."""
     cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
     return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")
 
@@ -119,9 +119,9 @@ def plateau_in_words(values: np.ndarray, names: Sequence[int]) -> str:
 def extreme_in_words(
     values: np.ndarray, names: Sequence[int], *, lowest: bool = False, spec: str = ".2f", place: str = "in"
 ) -> str:
-    """Where the mean of rows [row place] may be highest, or lowest, corrected for all: "in layers 0, 3-5 (0.45)".
+    """Where the mean of rows [row place] may be highest or lowest, corrected for all: "in layers 0, 3-5 (0.45)".
 
-    The number is the mean of these layers. Where they are all, none stands out.
+    The number is the mean over these layers. If all layers qualify, none stands out.
     """
     means = values.mean(0)
     best = plateau(-values if lowest else values, generator=np.random.default_rng(0))

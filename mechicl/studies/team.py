@@ -28,16 +28,16 @@ from mechicl.studies.study import Study
 
 
 class Team:
-    """Worker processes for the studies of one model; they end with the block.
+    """Worker processes for the studies of one model; they end when the `with` block does.
 
         with Team(model, 4) as team:
             result = Isolation().run(model, prompts, workers=team)
 
     Args:
         model: a model that `load_model` made; each worker loads it again.
-        n: processes; on the CPU they divide the threads of this one, otherwise they take the GPUs in turn. With `ray`
-            None stands for as many as the cluster has room for.
-        ray: have them on a Ray cluster: "local", or its address.
+        n: number of processes; on the CPU they divide this process's threads, otherwise they take the GPUs in turn.
+            With `ray`, None means as many as the cluster has room for.
+        ray: run them on a Ray cluster: "local", or its address.
 
     Raises:
         InputError: the model cannot be loaded again, hooks are installed on it, or its copies exceed the memory.
@@ -70,14 +70,14 @@ class Team:
         return len(self._workers)
 
     def begin(self, plan: Plan) -> Begun:
-        """Have what is missing of a plan measured; what was begun ahead is not begun again."""
+        """Have a plan's missing cells measured; those begun ahead are not begun again."""
         begun = self._all(plan)
         for unit, _ in begun:
             del self._begun[unit.name]
         return begun
 
     def ahead(self, plan: Plan) -> None:
-        """Have it measured while other studies are waited for."""
+        """Have a plan measured while other studies are still running."""
         self._all(plan)
 
     def _all(self, plan: Plan) -> Begun:
@@ -89,11 +89,11 @@ class Team:
         return [(unit, self._begun[unit.name]) for unit in units]
 
     def closes(self) -> bool:
-        """This process makes the results."""
+        """This process writes the results."""
         return True
 
     def rest(self) -> None:
-        """Wait until nobody works."""
+        """Wait until all workers are idle."""
         self._workers.rest()
 
     def describe(self) -> Mapping[str, Any]:
@@ -101,7 +101,7 @@ class Team:
 
     def _submitted(self, plan: Plan, unit: Unit) -> Future[tuple[list[pd.DataFrame], list[str]]]:
         def kept(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-            with self._keeping:  # or a unit would be seen half kept, and the rest of it begun again
+            with self._keeping:  # or a half-stored unit would be seen, and its rest begun again
                 return [plan.kept(key, rows) for key, rows in zip(unit.keys, tables, strict=True)]
 
         labels = {**unit.part.labels, **(unit.conditions[0] if len(unit.conditions) == 1 else {})}
@@ -113,7 +113,7 @@ class Team:
 
 @contextmanager
 def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helpers]:
-    """The helpers that were given, or a team for this study alone."""
+    """The given helpers, or a team for this study alone."""
     if study.measures_time:
         raise InputError(f"{study.name} measures time, which workers would disturb; leave out workers.")
     if not isinstance(workers, int):
@@ -125,14 +125,14 @@ def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helper
 
 @dataclass(frozen=True)
 class Parcel:
-    """A unit on its way to a worker, which first reads the user's own files of studies."""
+    """A unit as sent to a worker, which first loads the user's own study files."""
 
     files: Sequence[str]
     content: bytes
 
     @classmethod
     def of(cls, study: Study, plan: Plan, unit: Unit) -> Parcel:
-        """InputError where another process could not make the study, or what it reads, again."""
+        """Raise InputError if another process could not recreate the study or its input."""
         module, advice = type(study).__module__, "load it with mi.studies.load_studies, or leave out workers"
         if module == "__main__":
             raise InputError(
@@ -142,7 +142,7 @@ class Parcel:
         own = [] if module.startswith("mechicl.") else [inspect.getfile(type(study))]
         try:
             return cls(own, packed((plan, unit)))
-        except Exception as error:  # whatever Python raises of an object that cannot leave its process
+        except Exception as error:  # whatever Python raises for an object that cannot be pickled
             raise InputError(
                 f"What {study.name} is run on cannot be sent to workers ({first_line(error)}); leave out workers."
             ) from error
@@ -152,7 +152,7 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
     """In a worker: the tables of a unit.
 
     Raises:
-        InputError: the model, the code or the libraries are not those of who asks: numbers would not be the same.
+        InputError: the model, code or libraries differ from the caller's, so numbers would not be the same.
     """
     for file in parcel.files:
         _known(file)
@@ -182,12 +182,12 @@ def _code(study: Any) -> str:
 
 @cache
 def _facts(model: Any) -> dict[str, Any]:
-    """A worker's model is its own and does not change."""
+    """A worker's own model, which does not change."""
     return provenance(model)
 
 
 def _devices(device: torch.device, n: int, each: int) -> list[str]:
-    """The first of so many devices for each worker: GPUs in turn, beginning with the model's own."""
+    """The first device of each worker: GPUs in turn, beginning with the model's own."""
     if device.type != "cuda":
         return [str(device)] * n
     groups, first = torch.cuda.device_count() // each, (device.index or 0) // each
@@ -195,7 +195,7 @@ def _devices(device: torch.device, n: int, each: int) -> list[str]:
 
 
 def _check_room(net: Any, n: int) -> None:
-    """Refuse more copies of the weights than this machine's memory holds; each GPU holds its own."""
+    """Reject more copies of the weights than this machine's memory holds; each GPU holds its own."""
     free = free_bytes(net.device) if net.device.type != "cuda" else None
     needed = n * sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
     if free is not None and needed > free:

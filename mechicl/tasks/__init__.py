@@ -1,4 +1,4 @@
-"""What is asked: a template, label words by class name, and where the examples come from."""
+"""Tasks: a template, label words by class name, and a source of examples."""
 
 from mechicl.tasks.benchmarks import Benchmarks, load_benchmarks
 from mechicl.tasks.built_in import built_in_tasks, load_task, shipped_tasks

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAMES = {"hellaswag": "hellaswag", "arc-easy": "arc_easy", "lambada": "lambada_openai"}
-"""The paper's benchmarks and what the harness calls them."""
+"""The paper's benchmarks and their names in the harness."""
 
 Request = tuple[str, str]
-"""A context, and a continuation whose probability is asked for."""
+"""A context, and a continuation whose probability is requested."""
 Answer = tuple[float, bool]
 """Its log-probability in nats, and whether greedy decoding gives it."""
 
@@ -40,11 +40,11 @@ class Benchmarks:
 
     tasks: Mapping[str, Any]
     limit: int | None = None
-    """Documents of each task that are used, from the first; None for all."""
+    """Number of documents of each task to use, from the first; None for all."""
 
     @cached_property
     def requests(self) -> list[Request]:
-        """Everything that the tasks ask, each once."""
+        """All requests of the tasks, each once."""
         asked: dict[Request, None] = {}
 
         def note(requests: Sequence[Request]) -> list[Answer]:
@@ -55,7 +55,7 @@ class Benchmarks:
         return list(asked)
 
     def score(self, answer: Callable[[Sequence[Request]], Sequence[Answer]]) -> pd.DataFrame:
-        """The harness's scores of these answers: a row per document: benchmark, prompt, acc, and acc_norm where known.
+        """The harness's scores of these answers, a row per document: benchmark, prompt, acc, and acc_norm if known.
 
         acc_norm compares log-probabilities per byte of a choice.
         """
@@ -78,7 +78,7 @@ class Benchmarks:
         return sha256(json.dumps(self.requests).encode()).hexdigest()
 
     def provenance(self) -> dict[str, Any]:
-        """What a result should remember of its benchmarks; plain values."""
+        """Provenance of the benchmarks, as plain values."""
         from importlib.metadata import version
 
         versions = {name: str(task.VERSION) for name, task in self.tasks.items()}
@@ -87,7 +87,7 @@ class Benchmarks:
 
 @dataclass(frozen=True)
 class _Answering:
-    """A model as the harness sees it."""
+    """A model with the harness's interface."""
 
     answer: Callable[[Sequence[Request]], Sequence[Answer]]
     rank: int = 0
@@ -109,10 +109,10 @@ def load_benchmarks(
     """Load tasks of lm-evaluation-harness, whose documents come from the hub, or shipped texts in its format.
 
     Args:
-        names: hellaswag, arc-easy, lambada, or what the harness calls a task; without the hub reviews, headlines or
+        names: hellaswag, arc-easy, lambada, or any task name of the harness; without the hub, reviews, headlines or
             questions, whose texts come with mechicl.
-        include: a folder with tasks of one's own in the harness's YAML, which may read local files.
-        limit: documents of each task that are used; default: all.
+        include: a folder with your own tasks in the harness's YAML, which may read local files.
+        limit: number of documents of each task to use; default: all.
 
     Raises:
         InputError: the extra is not installed, there is no such task, or its documents cannot be read.
@@ -130,7 +130,7 @@ def load_benchmarks(
     with _quietly():
         manager = TaskManager(include_path=include, include_defaults=include is None and len(own) < len(wanted))
         if include is not None and not set(wanted) <= set(manager.all_tasks):
-            manager = TaskManager(include_path=include)  # the harness's own, which take seconds to list
+            manager = TaskManager(include_path=include)  # the harness's own tasks, which take seconds to list
         unknown = [name for name in wanted if name not in own and name not in manager.all_tasks]
         if unknown or not wanted:
             raise InputError(
@@ -139,7 +139,7 @@ def load_benchmarks(
             )
         try:
             tasks = manager.load([own.get(name, name) for name in wanted])["tasks"]
-        except Exception as error:  # whatever the harness, datasets or the hub's client make of it
+        except Exception as error:  # whatever the harness, datasets or the hub's client raise
             raise InputError(f"The documents of {', '.join(names)} cannot be loaded ({first_line(error)}).") from error
     return Benchmarks(tasks, limit)
 
@@ -149,7 +149,7 @@ def _shipped_texts() -> list[str]:
 
 
 def _of_shipped_texts(name: str) -> dict[str, Any]:
-    """A shipped task without demonstrations, as the harness's YAML would have it: which label word is likeliest?"""
+    """A shipped task without demonstrations, in the form of the harness's YAML: which label word is most probable?"""
     task = load_task(name)
     assert isinstance(task.source, FileSource)
     return {
@@ -165,7 +165,7 @@ def _of_shipped_texts(name: str) -> dict[str, Any]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the harness's own bars and logs."""
+    """Silence the harness's own progress bars and logs."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval")]
     levels = [logger.level for logger in loggers]
     try:

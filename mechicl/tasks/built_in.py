@@ -1,7 +1,7 @@
 """The tasks that mechicl knows by name.
 
-The four data sets of the paper carry its templates and label words (Wang et al. 2023, table 4). Three tasks of our own
-ship with mechicl; each of their label words is one token in the tokenizers of GPT-2, Llama 2, Qwen and SmolLM2.
+The paper's four data sets use its templates and label words (Wang et al. 2023, table 4). Three tasks of our own ship
+with mechicl; each of their label words is one token in the tokenizers of GPT-2, Llama 2, Qwen and SmolLM2.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TASKS = (
 
 
 def _shipped(name: str) -> FileSource:
-    """Texts that were written for mechicl, so they need neither network nor data; the README there describes them."""
+    """Texts written for mechicl, which need neither network nor data; the README there describes them."""
     return FileSource(Path(__file__).parents[1] / "shipped" / "tasks" / name, origin=f"{name} (shipped with mechicl)")
 
 
@@ -93,22 +93,22 @@ def load_task(
     chat: bool | None = None,
     score: Score | None = None,
 ) -> Task:
-    """A built-in task by name, or a task of one's own, with other data or other label words.
+    """A built-in task by name, or your own task, with other data or other label words.
 
     Args:
         task: A name (:func:`built_in_tasks`), a task, or the path of a task file
             (:func:`~mechicl.tasks.read_task`).
-        data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own:
-            the hub, or what ships with mechicl.
-        label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the
-            task's name then says so ("sst2 (A, B)"), because its numbers are not those of the paper's words.
+        data: A file or a folder (:class:`~mechicl.tasks.FileSource`), or rows; None for the task's own data: from the
+            hub, or shipped with mechicl.
+        label_words: The word of every class by class name, such as ``{"negative": " A", "positive": " B"}``; the task's
+            name then includes them ("sst2 (A, B)"), because results differ from those with the paper's words.
         columns: The columns of its data, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
             sentence, label, ...) need not be given.
-        chat: Whether examples are turns of a conversation, see :class:`~mechicl.tasks.Task`; None leaves it.
-        score: "first" or "sequence", what scores a class, see there; None leaves it. The name says both.
+        chat: Whether examples are turns of a conversation, see :class:`~mechicl.tasks.Task`; None leaves it unchanged.
+        score: "first" or "sequence", what scores a class, see there; None leaves it unchanged. The name includes both.
 
     Raises:
-        InputError: No such task, or label words or columns that are not those of its classes or data.
+        InputError: There is no such task, or label words or columns do not match its classes or data.
     """
     if isinstance(task, str | Path):
         task = _by_name(str(task))

@@ -1,4 +1,4 @@
-"""Prompts of a task and seed in the making: which examples they show and ask about, and how they are written."""
+"""Prompts of a task and seed under construction: which examples they show and ask about, and how they are written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Form:
-    """How prompts are written and tokenized, whichever examples they hold."""
+    """How prompts are written and tokenized, whatever their examples."""
 
     tokenizer: Any
     anchor: Anchor
@@ -47,7 +47,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Draft:
-    """A task as a seed asks it, its form, and which demonstrations it shows, in numbers per class and arranged how."""
+    """A task with a seed's draw, its form, and its demonstrations: numbers per class and their order."""
 
     task: Task
     seed: int
@@ -68,17 +68,17 @@ class Draft:
 
     @property
     def shots(self) -> int | str:
-        """The number per class; in words where classes differ or labels are wrong: "4/1", "4 (3/0 mislabelled)"."""
+        """The number per class; as text if classes differ or labels are wrong: "4/1", "4 (3/0 mislabelled)"."""
         shots: int | str = self.counts[0] if len(set(self.counts)) == 1 else "/".join(map(str, self.counts))
         return f"{shots} ({'/'.join(map(str, self.mislabelled))} mislabelled)" if any(self.mislabelled) else shots
 
     @cached_property
     def template(self) -> Template:
-        """The task's, read."""
+        """The task's examples, already read."""
         return Template.parse(self.task.template, self.task.separator)
 
     def pools(self, counts: Sequence[int]) -> tuple[Examples, Examples]:
-        """Examples for demonstrations and for queries; with too_long="shorter" those that fit with so many shots."""
+        """Examples for demonstrations and for queries; with too_long="shorter", those that fit with all shots."""
         splits = self.task.splits
         if splits.queries is None:
             splits = divide(splits.demonstrations, self.seed, len(self.counts))
@@ -90,7 +90,7 @@ class Draft:
             raise InputError("too_long='shorter' needs n_ctx, the number of tokens that prompts must fit in.")
         room = (self.form.n_ctx - self.form.prepend_bos) // (sum(counts) + 1)
         template, words = self.template, self._words()
-        if self.task.chat:  # its first turn is the longest, as it follows what the system says
+        if self.task.chat:  # its first turn is the longest, because it follows the system message
             layout = chat_layout(self.form.tokenizer, template, words, 1)
             template, words = layout.templates[0], layout.label_words
         return shorter_texts(self.form.tokenizer, template, words, room, pools)
@@ -108,15 +108,15 @@ class Draft:
 
     def shown(self, pool: Examples, indices: Sequence[int]) -> list[Shot]:
         """The demonstrations at these indices, arranged and labelled."""
-        classes = [c for c in (pool.classes[i] for i in indices) if c is not None]  # they were drawn by their class
+        classes = [c for c in (pool.classes[i] for i in indices) if c is not None]  # never None: drawn by class
         labels = shown_classes(classes, self.mislabelled)
         places = arrange(classes, self.order)
         return [Shot(pool.texts[indices[k]], labels[k], pool.rows[indices[k]]) for k in places]
 
     def _words(self) -> tuple[str, ...]:
-        """Label words as this tokenizer can tell them apart."""
+        """Label words in a form that this tokenizer can distinguish."""
         words = tuple(self.task.label_words.values())
-        if self.task.chat or self.task.score == "sequence":  # no space in front, or it counts with the rest
+        if self.task.chat or self.task.score == "sequence":  # there is no space in front, or it is scored with the rest
             return words
         usable = without_lone_spaces(self.form.tokenizer, self.template, words)
         if usable != words:
@@ -152,7 +152,7 @@ class Draft:
         return PromptSet(tuple(prompts), name, self.seed, self.shots, origin)
 
     def _data(self) -> dict[str, str]:
-        """Which data it was, in words and by digest."""
+        """The data, in words and by digest."""
         splits = self.task.splits
         data = {"demonstrations": splits.demonstrations.origin, "demonstrations_digest": splits.demonstrations.digest()}
         if splits.queries is not None:

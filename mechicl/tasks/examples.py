@@ -1,4 +1,4 @@
-"""Labelled texts, and how a label written in some data becomes a class of the task."""
+"""Labelled texts, and the mapping from a label in some data to a class of the task."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from mechicl.errors import InputError, check_unicode
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Texts and their classes, None where a class is not known."""
+    """Texts and their classes; None if a class is unknown."""
 
     texts: tuple[str, ...]
     classes: tuple[int | None, ...]
     rows: tuple[int, ...]
-    """Where each text stood in its data, counted from 0."""
+    """Row of each text in its data, counted from 0."""
     origin: str
     """The data in words: a file, a hub id."""
 
@@ -37,7 +37,7 @@ class Examples:
         return [i for i, c in enumerate(self.classes) if c == label_class]
 
     def select(self, indices: Iterable[int]) -> Examples:
-        """The examples at these indices; they keep their rows."""
+        """The examples at these indices, with their row numbers."""
         chosen = list(indices)
         return replace(
             self,
@@ -47,7 +47,7 @@ class Examples:
         )
 
     def at_rows(self, rows: Iterable[int]) -> list[int]:
-        """Indices of the examples that stand in these rows; InputError where there is none."""
+        """Indices of the examples in these rows; InputError if there is none."""
         place = {row: i for i, row in enumerate(self.rows)}
         try:
             wanted = [index(row) for row in rows]
@@ -70,7 +70,7 @@ class Examples:
 class Splits:
     """Examples to draw demonstrations from and examples to ask about.
 
-    Without the second, each seed divides the first in two.
+    Without the second, each seed splits the first in two.
     """
 
     demonstrations: Examples
@@ -87,7 +87,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ClassReader:
-    """Turns labels as data writes them into class indices: by name, and never by a number that nothing names.
+    """Turns labels as written in data into class indices: by name, and never by a number without a name.
 
     A label has the same class in every kind of file: ``True``, ``true`` and ``"True"`` are one label, and so are
     ``1``, ``1.0`` and ``"1"``.
@@ -95,7 +95,7 @@ class ClassReader:
 
     class_names: Sequence[str]
     id_names: Sequence[str] = ()
-    """The class name behind each integer label, where the data has such a list."""
+    """The class name of each integer label, if the data has such a list."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names, such as long forms."""
 
@@ -106,8 +106,8 @@ class ClassReader:
             where: File and line, for the message.
 
         Raises:
-            InputError: The label is no class of the task, a number that no list gives a name, or a number that is the
-                name of one class and in the list that of another.
+            InputError: The label is not a class of the task, is a number without a name, or is a number that names one
+                class but belongs to another in the list.
         """
         if label is None or (isinstance(label, float | np.floating) and label != label):
             return None
@@ -125,14 +125,14 @@ class ClassReader:
         return by_number if by_name is None else by_name
 
     def _number(self, text: str, by_name: int | None) -> int | None:
-        """The number that a label is: of true and false only where they are no names of classes."""
+        """A label as a number: true and false only if they are not class names."""
         plain = _plain(text)
         if by_name is None:
             plain = {"false": "0", "true": "1"}.get(plain, plain)
         return int(plain) if re.fullmatch(r"\d{1,9}", plain) else None
 
     def _find(self, name: str) -> int | None:
-        """By exact name, else by the one name that is equal but for case, surrounding space and a number's zeros."""
+        """The class by exact name, else by the only name equal up to case, surrounding space and a number's zeros."""
         if name in self.class_names:
             return list(self.class_names).index(name)
         names = [*enumerate(self.class_names)]
@@ -157,11 +157,11 @@ class ClassReader:
 
 
 _LONG = 80
-"""Characters of a label that are shown."""
+"""Number of characters of a label that are shown."""
 
 
 def _plain(name: str) -> str:
-    """A name without what kinds of files write differently: case, surrounding space, the zeros of a whole number."""
+    """A name without differences between file formats: case, surrounding space, the zeros of a whole number."""
     name = name.strip().casefold()
     whole = re.fullmatch(r"([+-]?\d{1,9})(?:\.0*)?", name)
     return str(int(whole[1])) if whole else name
@@ -171,14 +171,14 @@ _USUAL = {
     "text": ("text", "sentence", "content", "review", "question"),
     "label": ("label", "labels", "label-coarse", "coarse_label", "sentiment", "category"),
 }
-"""Columns by what they hold, as data sets name them; the first is taken wherever it is."""
+"""Usual names of columns in data sets, by content; the first takes precedence."""
 
 
 def find_columns(row: Mapping[Any, Any], columns: Mapping[str, str], where: str) -> tuple[Any, Any]:
-    """The columns of text and label, as given in ``columns`` or, where it names none, by the usual names.
+    """The columns of text and label, as given in ``columns`` or, if it names none, by the usual names.
 
     Raises:
-        InputError: There is no such column, or more than one.
+        InputError: There is no such column, or there are several.
     """
     chosen = []
     for what, usual in _USUAL.items():
@@ -204,8 +204,8 @@ def read_examples(
     """Examples from (place, row) pairs.
 
     Raises:
-        InputError: There are no rows, every text is empty, a row lacks a column, a text is not a text or holds half of
-            a character, or a label is unknown.
+        InputError: There are no rows, every text is empty, a row lacks a column, a text is not a string or has a lone
+            surrogate, or a label is unknown.
     """
     texts: list[str] = []
     classes: list[int | None] = []

@@ -1,4 +1,4 @@
-"""Examples from a local file, or a folder with a file per split."""
+"""Examples from a local file, or from a folder with one file per split."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _HELD_OUT = ("test", "validation", "val", "valid", "dev")
 
 @dataclass(frozen=True)
 class FileSource:
-    """A JSONL, JSON, CSV, TSV, Parquet or Arrow file, a folder of such files, or what `Dataset.save_to_disk` wrote.
+    """A JSONL, JSON, CSV, TSV, Parquet or Arrow file, a folder of such files, or the output of `Dataset.save_to_disk`.
 
-    Labels are class names, or numbers that the file itself names (`ClassLabel`) or a ``labels.json`` beside it, which
-    lists the names in their order. In a folder, ``train`` gives the demonstrations and ``test`` or ``validation`` the
-    queries (:func:`~mechicl.files.splits.split_files`); a single file is divided by each seed.
+    Labels are class names, or numbers named by the file itself (`ClassLabel`) or by a ``labels.json`` next to it, which
+    lists the names in order. In a folder, ``train`` gives the demonstrations and ``test`` or ``validation`` the queries
+    (:func:`~mechicl.files.splits.split_files`); each seed splits a single file.
     """
 
     path: Path
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of ``text`` and ``label``; the usual ones are known."""
     origin: str = ""
-    """The data in words, where the path does not say it."""
+    """A description of the data, if not its path."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, str | Path):
@@ -41,11 +41,11 @@ class FileSource:
         """Read the file or folder.
 
         Args:
-            query_split: The split of a folder to ask about, if it is there.
+            query_split: The split of a folder to ask about, if it exists.
 
         Raises:
-            InputError: A file is missing, not readable as what its name says, or not the data of this task;
-                the message names file and line.
+            InputError: A file is missing, does not match its suffix, or is not data of this task; the message names
+                file and line.
         """
         if self.path.is_file() or is_saved(self.path):
             return Splits(self._read([self.path], class_names))

@@ -1,4 +1,4 @@
-"""What to do about prompts that do not fit the context. They are never cut."""
+"""Handling of prompts that do not fit the context. They are never truncated."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def drop_too_long(prompts: Sequence[Prompt], n_ctx: int | None) -> list[Prompt]:
 def shorter_texts(
     tokenizer: Any, template: Template, label_words: Sequence[str], room: int, pools: Sequence[Examples]
 ) -> tuple[Examples, Examples]:
-    """Only the examples whose block has at most ``room`` tokens, whatever their label.
+    """Keep only examples whose block has at most ``room`` tokens, with any label.
 
     Raises:
-        InputError: None of a pool is that short.
+        InputError: No example of a pool is that short.
     """
     longest, kept = max(label_words, key=len), []
     for pool in pools:

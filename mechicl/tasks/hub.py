@@ -13,12 +13,12 @@ from mechicl.models import hub
 from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 
 PARQUET = "refs/convert/parquet"
-"""The hub's parquet copy of data sets that ship as a loading script, which `datasets` 4 refuses to run."""
+"""The hub's parquet copies of data sets with a loading script, which `datasets` 4 refuses to run."""
 
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set on the hub. Classes are read by the names that the data itself gives its numbers."""
+    """A data set on the hub. Classes are identified by the data's own names of its numbers."""
 
     dataset: str
     config: str | None = None
@@ -27,10 +27,10 @@ class HubSource:
     """The columns of ``text`` and ``label``; the usual ones are known."""
 
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
-        """Fetch the train split and the split to ask about (from the local cache, if they are there).
+        """Download the train split and the split to ask about, or read them from the local cache.
 
         Raises:
-            InputError: The hub cannot be reached, or the data set is not what was expected.
+            InputError: The hub cannot be reached, or the data set is not as expected.
         """
         loaded = self._fetch()
         absent = [name for name in ("train", query_split) if name not in loaded]

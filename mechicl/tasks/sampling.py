@@ -1,5 +1,4 @@
-"""Which examples become demonstrations, which are asked about, and in what order: the authors' draws, and
-others.
+"""Select the examples for demonstrations and queries, and their order: the authors' draws, and others.
 
 Wang et al. 2023 shuffle with numpy's legacy generator and Hugging Face's ``dataset.shuffle``; the same seeds
 give the same rows here, from private generators.
@@ -21,14 +20,14 @@ from mechicl.tasks.examples import Examples, Splits
 Order = Literal["encounter", "class", "reversed"] | Sequence[int]
 Policy = Literal["per_seed", "per_prompt"]
 Counts = int | Sequence[int]
-"""A number for every class: the same, or one each in class order."""
+"""A number for every class: one for all, or one per class in class order."""
 
 
 def by_class(counts: Counts, class_names: Sequence[str], what: str) -> tuple[int, ...]:
     """A number for each class.
 
     Raises:
-        InputError: One is negative, or there are not as many as classes.
+        InputError: One is negative, or their number is not the number of classes.
     """
     numbers = tuple(counts) if isinstance(counts, Iterable) else (counts,) * len(class_names)
     if len(numbers) != len(class_names) or not all(isinstance(n, int | np.integer) and n >= 0 for n in numbers):
@@ -69,7 +68,7 @@ def walk(examples: Examples, seed: int, counts: Sequence[Counts], class_names: S
 def fresh_draws(
     examples: Examples, seed: int, shots: Counts, n_prompts: int, class_names: Sequence[str]
 ) -> Iterator[list[int]]:
-    """New demonstrations for every prompt (section 2.1): with replacement, one order of classes per seed."""
+    """New demonstrations for every prompt (section 2.1): drawn with replacement, with one order of classes per seed."""
     counts = by_class(shots, class_names, "shots")
     _check_enough(examples, class_names, [min(1, count) for count in counts])
     generator = np.random.RandomState(seed)
@@ -86,7 +85,7 @@ def query_order(n_queries: int, seed: int, samples: int | None) -> list[int]:
 
 
 def arrange(classes: Sequence[int], order: Order) -> Sequence[int]:
-    """Places of drawn demonstrations in the order asked for.
+    """Indices of drawn demonstrations in the requested order.
 
     Args:
         classes: The class of each, in order of encounter.
@@ -104,8 +103,8 @@ def arrange(classes: Sequence[int], order: Order) -> Sequence[int]:
 
 
 def shown_classes(classes: Sequence[int], mislabelled: Sequence[int]) -> list[int]:
-    """The class whose label word each demonstration shows: its own, but for the first so many of each class the next
-    class in order (of the last class: the first)."""
+    """The class whose label word each demonstration shows: its own, except that the first `mislabelled` of each class
+    show the next class (the last class: the first)."""
     left = list(mislabelled)
     shown = []
     for label_class in classes:
@@ -116,7 +115,7 @@ def shown_classes(classes: Sequence[int], mislabelled: Sequence[int]) -> list[in
 
 
 def all_permutations(n_demonstrations: int) -> list[tuple[int, ...]]:
-    """Every order of so many demonstrations, each a value for ``order=``; InputError above 7."""
+    """Every order of this many demonstrations, each a value for ``order=``; InputError above 7."""
     check_count("The number of demonstrations", n_demonstrations, 0)
     if n_demonstrations > 7:
         orders = f"{factorial(n_demonstrations):,}" if n_demonstrations < 20 else "too many"
@@ -125,7 +124,7 @@ def all_permutations(n_demonstrations: int) -> list[tuple[int, ...]]:
 
 
 def divide(examples: Examples, seed: int, n_classes: int) -> Splits:
-    """Divide a single file in two by the seed: of every class half to demonstrations, the rest to queries."""
+    """Split a single file in two by the seed: half of every class for demonstrations, the rest for queries."""
     generator = np.random.default_rng(seed)
     first: set[int] = set()
     for label_class in range(n_classes):

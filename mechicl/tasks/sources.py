@@ -1,4 +1,4 @@
-"""What a user may give as a task's data: files, rows, or a source of one's own."""
+"""Accepted forms of a task's data: files, rows, or a user-defined source."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ Data = Source | str | Path | list[Row] | tuple[Row, ...] | Mapping[str, Sequence
 class RowsSource:
     """Rows such as ``{"text": "fine film", "label": "positive"}``.
 
-    Given one list, each seed divides it into demonstrations and queries; given a second, that one is asked
-    about.
+    Given one list, each seed splits it into demonstrations and queries; given a second, queries come from that.
     """
 
     demonstrations: Sequence[Row]
@@ -30,10 +29,10 @@ class RowsSource:
     columns: Mapping[str, str] = field(default_factory=dict)
     """The columns of ``text`` and ``label``; the usual ones are known."""
     place: str = ""
-    """What the rows stand in, for messages: "the task file jokes.json"."""
+    """The container of the rows, for messages: "the task file jokes.json"."""
 
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
-        """Read the rows; InputError where one is not a mapping with a text and a class name."""
+        """Read the rows; InputError if one is not a mapping with a text and a class name."""
         if self.queries is None:
             return Splits(self._read(self.demonstrations, class_names, "the rows given"))
         train = self._read(self.demonstrations, class_names, "the train rows")
@@ -54,13 +53,13 @@ class RowsSource:
 
 
 def as_source(data: Data | None, task: str, columns: Mapping[str, str]) -> Source:
-    """A path becomes a FileSource, rows or ``{"train": rows, "test": rows}`` a RowsSource, a Source stays.
+    """A path becomes a FileSource; rows, or ``{"train": rows, "test": rows}``, a RowsSource; a Source is unchanged.
 
     Args:
-        columns: The columns of ``text`` and ``label``; they take the place of those that a Source has.
+        columns: The columns of ``text`` and ``label``; they replace those of a Source.
 
     Raises:
-        InputError: There is no data, or something else than these.
+        InputError: There is no data, or data of another kind.
     """
     source: Any = data
     if isinstance(data, str | Path):

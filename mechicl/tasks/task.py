@@ -1,4 +1,4 @@
-"""A task, and the prompts made of it."""
+"""A task, and the prompts made from it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from mechicl.tasks.sampling import Counts, Order, Policy, by_class, query_order,
 from mechicl.tasks.sources import Data, as_source
 
 _LOOKED_AT = 8
-"""Prompts of which is asked whether their tokenizer spells; those of a task are alike."""
+"""Number of prompts on which to test whether the tokenizer spells words out; a task's prompts are alike."""
 
 _FEW = 5
-"""Prompts that may be of one class by chance."""
+"""Up to this number, all prompts may be of one class by chance."""
 
 
 @partial(door, kinds=False)
 @dataclass(frozen=True)
 class Task:
-    """What is asked: a template, a label word for each class, and where the examples come from.
+    """A task: a template, a label word for each class, and a source of examples.
 
     >>> Task("jokes", "Line: {text}\\nFunny:{label}", {"no": " No", "yes": " Yes"}, "jokes.csv")
     """
@@ -44,12 +44,12 @@ class Task:
     source: Data | None = None
     """A file, a folder, rows ``{"text": ..., "label": ...}``, "train" and "test" rows, or a Source."""
     query_split: str = "test"
-    """The split to ask about, where the source has several; demonstrations come from "train"."""
+    """The split to ask about, if the source has several; demonstrations come from "train"."""
     separator: str = "\n"
-    """Between the blocks of a prompt."""
+    """Text between the blocks of a prompt."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Where the data have texts and labels, such as ``{"text": "body", "label": "stars"}``; the usual names (text,
-    sentence, label, ...) need not be given."""
+    """The columns of texts and labels, such as ``{"text": "body", "label": "stars"}``; the usual names (text, sentence,
+    label, ...) need not be given."""
     chat: bool = False
     """Write every example as a turn of a conversation, in the tokenizer's own chat template: a text with the template
     around it is the user's, a label word without its leading space the answer."""
@@ -72,7 +72,7 @@ class Task:
             as_source(self.source, self.name, self.columns)
 
     def _check_texts(self) -> None:
-        """Raise InputError unless all that a tokenizer may see is text, without halves of characters."""
+        """Raise InputError unless everything that a tokenizer may see is text, without lone surrogates."""
         if not isinstance(self.label_words, Mapping):
             raise InputError(f"label_words is {shorten(self.label_words)}; expected a word for each class by its name.")
         if not isinstance(self.columns, Mapping) or not set(self.columns) <= {"text", "label"}:
@@ -99,13 +99,13 @@ class Task:
         return tuple(self.label_words)
 
     def for_seed(self, seed: int) -> Task:
-        """The task as this seed asks it: itself, except where the seed draws classes and label words."""
+        """The task for this seed: unchanged, unless the seed draws classes and label words."""
         check_seed(seed)
         return self
 
     @cached_property
     def splits(self) -> Splits:
-        """The examples, read once; InputError where they cannot be."""
+        """The examples, read only once; InputError if they cannot be read."""
         return as_source(self.source, self.name, self.columns).load(self.class_names, self.query_split)
 
     def prompts(
@@ -126,29 +126,27 @@ class Task:
         rows: Sequence[int] | None = None,
         room_for: Counts | None = None,
     ) -> PromptSet:
-        """Prompts that ask about examples of the query split; the draws are the authors' for the same seed
-        and data.
+        """Prompts that ask about examples of the query split; draws equal the authors' for the same seed and data.
 
         Args:
             tokenizer: A fast tokenizer.
-            shots: Demonstrations per class, or of each class in class order, such as ``(4, 1)``; 0 asks
-                without any.
-            mislabelled: How many of them carry the label word of the next class in order: ``(3, 0)`` biases
-                two classes towards the second. The first drawn are the wrong ones.
-            samples: How many queries, at most; None for all.
-            demonstrations: "per_seed", the same for all queries (the paper's experiments from section 2.2
-                on), or "per_prompt", fresh for each and drawn with replacement (section 2.1).
+            shots: Demonstrations per class, or one number per class in class order, such as ``(4, 1)``; 0 for none.
+            mislabelled: Number of them with the label word of the next class in order: ``(3, 0)`` biases two classes
+                towards the second. The first drawn are the mislabelled ones.
+            samples: Largest number of queries; None for all.
+            demonstrations: "per_seed", the same for all queries (the paper's experiments from section 2.2 on), or
+                "per_prompt", new for each and drawn with replacement (section 2.1).
             order: "encounter" as drawn, "class", "reversed", or a permutation
                 (:func:`~mechicl.tasks.all_permutations`).
             anchor: Which sub-token of a label word is its anchor.
-            prepend_bos: Put the tokenizer's BOS token first; the paper has none.
+            prepend_bos: Put the tokenizer's BOS token first; the paper does not.
             n_ctx: The model's context length in tokens, which no prompt may exceed.
-            too_long: What becomes of prompts over ``n_ctx``: "refuse" raises; "drop" leaves them out;
-                "shorter" draws only from examples short enough that every prompt fits. Nothing is ever cut.
+            too_long: What to do with prompts over ``n_ctx``: "refuse" raises; "drop" leaves them out; "shorter" draws
+                only from examples short enough that every prompt fits. No prompt is ever truncated.
             demonstration_text: False leaves the texts of the demonstrations out (the paper's Text_anchor).
             rows: Ask about these rows of the query split, in this order, instead of drawing.
-            room_for: With ``too_long="shorter"`` draw from the examples of prompts with so many shots, so
-                that fewer and more shots are of the same examples; what does not fit is refused.
+            room_for: With ``too_long="shorter"``, draw from examples short enough for prompts with this number of
+                shots, so that fewer and more shots use the same examples; prompts that do not fit raise.
 
         Raises:
             DoesNotFit: A class has too few examples, or a prompt is too long; an InputError.
@@ -241,9 +239,9 @@ class Task:
         too_long: TooLong = "refuse",
         rows: Sequence[int] | None = None,
     ) -> PromptSet:
-        """Prompts for error diagnosis (section 3.3): query i, in the order of the data, behind context i
-        modulo ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in
-        class order; context 0 is that of ``prompts(order="class")``."""
+        """Prompts for error diagnosis (section 3.3): query i, in the order of the data, after context i modulo
+        ``contexts``. Context k holds the k-th ``shots`` examples of every class in the seed's walk, in class order;
+        context 0 is that of ``prompts(order="class")``."""
         check_count("contexts", contexts)
         draft = Draft.of(self, Form(tokenizer, anchor, prepend_bos, n_ctx, too_long), seed, shots, mislabelled, "class")
         pool, asked = draft.pools(draft.counts)
@@ -258,7 +256,7 @@ class Task:
 
 
 def _warn_of_fewer(built: PromptSet, samples: int, in_data: int, too_long: TooLong) -> None:
-    """Say how many prompts there are instead of those asked for, and why."""
+    """Warn that there are fewer prompts than requested, and why."""
     reasons = [f"the data have {in_data} to ask about" + (" that are short enough" if too_long == "shorter" else "")]
     dropped = min(samples, in_data) - len(built)
     if dropped:

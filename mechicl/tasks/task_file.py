@@ -1,4 +1,4 @@
-"""A task of one's own in a file, so that a command can name it."""
+"""A user-defined task in a file, so that a command can name it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def read_task(path: Path) -> Task:
         {"name": "jokes", "template": "Line: {text}\\nFunny:{label}",
          "label_words": {"no": " No", "yes": " Yes"}, "data": "jokes.csv"}
 
-    `data` is a file or folder, seen from the task file, rows, or `{"train": rows, "test": rows}`; the name is by
-    default the file's.
+    `data` is a file or folder relative to the task file, rows, or `{"train": rows, "test": rows}`; the name defaults to
+    the file's.
 
     Raises:
-        InputError: there is no such file, or it is not such an object; the message names the field.
+        InputError: there is no such file, or its content is invalid; the message names the field.
     """
     if file_kind(path) in READERS and path.suffix != ".json":
         raise InputError(

@@ -14,14 +14,14 @@ from mechicl.tasks.examples import ClassReader, Examples, Splits, read_examples
 from mechicl.tasks.task import Task
 
 PER_CLASS = 100
-"""Examples of each topic that demonstrations are drawn from."""
+"""Number of examples per topic from which demonstrations are drawn."""
 QUERIES = 1000
 TEMPLATE = "Text: {text}\nTopic:{label}"
 
 
 @dataclass(frozen=True)
 class TopicsSource:
-    """Texts about some topics of the language; the queries' word combinations were never trained on."""
+    """Texts about some topics of the language; the queries' word combinations are held out from training."""
 
     topics: tuple[int, ...]
     seed: int
@@ -44,12 +44,12 @@ class TopicsSource:
 class TopicsTask(Task):
     """Name the topic of a text.
 
-    Every seed draws topics and label words anew, in a pairing that the shipped model was not trained on:
-    only the demonstrations say which word means which topic.
+    Every seed draws new topics and label words, in a pairing that is held out from training: only the demonstrations
+    show which word means which topic.
     """
 
     def for_seed(self, seed: int) -> Task:
-        """The topics, and a label word for each, that this seed draws."""
+        """This seed's topics, with a label word for each."""
         check_seed(seed)
         topics, words = shipped.draw_mapping(len(self.label_words), "test", np.random.default_rng(seed))
         label_words = {
@@ -60,7 +60,7 @@ class TopicsTask(Task):
 
 
 def topics_task(name: str, n_topics: int) -> TopicsTask:
-    """A task with so many topics; as it stands, before a seed draws others, with those of seed 42."""
+    """A task with this many topics: those of seed 42, until a seed draws others."""
     blank = TopicsTask(name, TEMPLATE, {f"topic {k}": shipped.LABEL_WORDS[k] for k in range(n_topics)})
     drawn = blank.for_seed(42)
     return TopicsTask(name, TEMPLATE, drawn.label_words, drawn.source)

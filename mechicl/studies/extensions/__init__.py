@@ -1,1 +1,1 @@
-"""Beyond both papers: which heads, what is carried, when it is decided. A file each."""
+"""Studies beyond both papers, one file each: which heads matter, what label words carry, when the answer is decided."""

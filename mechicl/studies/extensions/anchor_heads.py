@@ -1,23 +1,23 @@
-"""Which attention heads gather into label words, and which read them? What is lost without them?
+"""Which attention heads gather into label words, which read them, and what is lost without them?
 
-Saliency of the edges of single heads (|A dL/dA|) gives each head's enrichment: reading, how much of the target row's
-saliency is on label words, and gathering, how much goes into their rows, both over what average tokens have; the same
-of random text at matched positions is the null. A ranking by enrichment is only worth something if other prompts give
-it, too: we correlate the heads' ranks between prompts with other demonstrations.
+The saliency of a head's edges (|A dL/dA|) gives its enrichment. Reading is the saliency of the target's row on label
+words, and gathering the saliency in label words' rows, each relative to an average token; random text at matched
+positions is the null. A ranking by enrichment is useful only if it holds for other prompts, so we correlate heads'
+ranks between prompts with different demonstrations.
 
-Enrichment says what a head prefers, not how much comes of it. So the k heads to ablate are those with the most saliency
-on label words, per edge, beyond that on random text: the first-order effect of these edges, in logits. Their output is
-set to zero, or to its mean. Heads are ranked on the prompts with even numbers, and ablated while the model answers the
-others. Beside them stand as many heads that are not among them, each drawn from the four whose output is nearest in
-size. We count label loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which tells heads of
-in-context learning from heads that all prediction needs. Where other heads do the same work, nothing is lost.
+Enrichment measures what a head prefers, not how much effect it has. So the k heads to ablate are those with the most
+saliency on label words, per edge, beyond that on random text: the first-order effect of these edges, in logits. Their
+output is set to zero, or to its mean. Heads are ranked on even-numbered prompts and ablated on odd-numbered ones.
+Controls are the same number of other heads, each drawn from the four whose output norm is nearest. We measure label
+loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which separates heads of in-context learning
+from heads that all prediction needs. If other heads do the same work, nothing is lost.
 
-Each head is also ablated alone, on a few prompts: how much the answer's logit loses over the mean of the other label
-words'. That is all the head does, not its edges to label words alone, and other heads may make up for it.
+Each head is also ablated alone, on a few prompts: how much does the answer's logit drop relative to the other label
+words' mean? This covers everything the head does, not only its edges to label words, and other heads may compensate.
 
-Induction and previous-token heads are known by their scores on random tokens that come twice (Olsson et al. 2022). We
-measure these and say how many of the k highest are the same heads. Position 0, the attention sink, is no label word and
-no text token, and the scores do not count it.
+Induction and previous-token heads are identified by their scores on repeated random tokens (Olsson et al. 2022). We
+measure these scores and count the heads that two top-k lists share. Position 0, the attention sink, counts as neither
+label word nor text token, and the scores exclude it.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ class AnchorHeads(AgainstTwins):
     """Two kinds of rows, by the column `part`.
 
     "heads", a row per prompt, layer and head: reading and gathering of label words and of random text, times an average
-    token; their effects, saliency per edge beyond that of random text, in logits; `lost_alone`, the logits that the
-    answer loses over the other label words' mean when this head alone is set to its mean (of the first prompts with an
-    odd number, else NaN); induction and previous-token scores.
-    "ablations", a row per prompt with an odd number, arm (nothing; reading or gathering heads; the controls of either,
-    a row for each draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k = 5),
-    accuracy, and loss on the prompt's texts, in nats.
+    token; their effects, saliency per edge beyond that of random text, in logits; `lost_alone`, the drop of the
+    answer's logit relative to the other label words' mean when this head alone is set to its mean (for the first
+    odd-numbered prompts, else NaN); induction and previous-token scores.
+    "ablations", a row per odd-numbered prompt, arm (nothing; reading or gathering heads; controls of either, one row
+    per draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k = 5), accuracy, and loss
+    on the prompt's texts, in nats.
     """
 
     k: Annotated[int, Switch("Number of heads ablated together; at most half of the model's.", min=1)] = 5
@@ -114,7 +114,7 @@ class AnchorHeads(AgainstTwins):
     least_read = 2
 
     def passes(self, n_layers: int) -> float:
-        # A pass for half of every head, of a few prompts; models have about half as many heads as layers.
+        # One pass per head, on a few prompts, covers half the layers on average; a layer has about n_layers / 2 heads.
         of_single_heads = self.alone * n_layers**2 / 4 / int(self.shared_options["samples"])
         return 6 + 2 * (1 + self.draws) + of_single_heads
 
@@ -137,7 +137,7 @@ class AnchorHeads(AgainstTwins):
         return pd.concat([heads.assign(part="heads"), ablations.assign(part="ablations")], ignore_index=True)
 
     def of_twin(self, model: Any, material: PromptSet, batch_size: int) -> pd.DataFrame:
-        """Without single heads, which no claim rests on."""
+        """Leave out single heads, on which no claim rests."""
         return replace(self, alone=0).read(model, material, batch_size)
 
     def _heads(self, model: Any, prompts: PromptSet, batch_size: int) -> pd.DataFrame:
@@ -153,7 +153,7 @@ class AnchorHeads(AgainstTwins):
         )  # fmt: skip
 
     def _lost_alone(self, model: Any, odd: PromptSet, means: Float[Tensor, "layer head d_head"]) -> pd.DataFrame:
-        """A row per prompt, layer and head of the first prompts."""
+        """A row per prompt, layer and head, for the first few prompts."""
         first = odd.prompts[: self.alone]
         lost = np.stack([lost_alone(model, prompt, means) for prompt in first]) if first else np.empty((0, 0, 0))
         prompt, layer, head = (place.flatten() for place in np.indices(lost.shape))
@@ -204,8 +204,8 @@ class AnchorHeads(AgainstTwins):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, task, shots, metric, part, arm, method, layer, head, mean, low, high, n, seeds.
 
-        Of heads reading, gathering and their nulls (arm and method are empty), of ablations the effects (layer and head
-        are -1). Of the model as given.
+        For heads: reading, gathering and their nulls (arm and method are empty). For ablations: the effects (layer and
+        head are -1). Only for the model as given, not its twins.
         """
         rows = given(table)
         rows = rows.assign(**{name: rows[name].fillna(-1).astype(int) for name in ("layer", "head")})
@@ -217,13 +217,13 @@ class AnchorHeads(AgainstTwins):
         summary = result.summary()
         note = f"mean of tasks; k = {self._k(result)}; {intervals(summary)}"
         n_alone = where(summary, metric="lost_alone")["n"]
-        note += f"; heads alone: {n_alone.max()} prompts of a task" if len(n_alone) else ""
+        note += f"; single heads: {n_alone.max()} prompts per task" if len(n_alone) else ""
         panels = heads_panels(summary)
-        widths = (1.0, 1.0) if len(panels) % 2 == 0 else ()  # scores in pairs
+        widths = (1.0, 1.0) if len(panels) % 2 == 0 else ()  # scores come in pairs
         return Drawing(summary, panels, x_title="", note=note, hover="closest", height=260, widths=widths)
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
-        """Of every task, how many of the k highest heads of two scores are the same, and how many chance gives."""
+        """Per task, how many of the k highest heads two scores share, and how many are expected by chance."""
         return {f"Heads in common, of the {self._k(result)} highest": overlap(result.summary(), self._k(result))}
 
     def _k(self, result: Result) -> int:
@@ -247,7 +247,7 @@ def _lost(rows: pd.DataFrame, kind: str) -> pd.Series[float]:
     table = ablated.assign(seed=ablated["seed"].map(str))
     loyalty: pd.DataFrame = table.pivot_table(
         index=index, columns="arm", values="label_loyalty"
-    )  # the mean of controls' draws
+    )  # mean over the controls' draws
     lost: pd.Series[float] = loyalty[f"{kind} controls"] - loyalty[kind]
     return lost
 
@@ -256,7 +256,7 @@ _lost_by = {"reading": lambda rows: _lost(rows, "reading"), "gathering": lambda 
 
 
 def _agreement(rows: pd.DataFrame) -> pd.Series[float]:
-    """Of each prompt, the mean rank correlation of its heads' reading with that on prompts of other sets."""
+    """For each prompt, the mean rank correlation of its heads' reading with that on prompts of other sets."""
     heads = where(rows, part="heads")
     heads = heads.assign(seed=heads["seed"].map(str), excess=heads["reading"] - heads["reading_random_text"])
     index = ["seed", DEMONSTRATION_SET, "prompt"]

@@ -1,20 +1,20 @@
 """Activation patching at label words: what do they carry, to whom, and in which layers?
 
-*Label Words are Anchors* cuts attention and correlates it with predictions. We transplant. A prompt (clean) and its
-twin differ in the demonstrations' label words alone, which the twin has exchanged: each class's demonstrations carry
-the next class's word. The logit difference is that of the clean prompt's answer less the mean of the other label words.
-We put into the twin, layer by layer, what the clean run has at one kind of token: its residual, attention output, MLP
-output, or keys and values. The share of the logit difference that comes back says what these tokens carry there. The
-map is made twice: to first order (gradient times difference, one backward pass), and exactly.
+*Label Words are Anchors* cuts attention and correlates it with predictions; we transplant activations. A clean prompt
+and its twin differ only in the demonstrations' label words: in the twin, each class's demonstrations carry the next
+class's word. The logit difference is the logit of the clean prompt's answer less the mean of the other label words'
+logits. Layer by layer, we copy activations at one kind of token from the clean run into the twin: residual, attention
+output, MLP output, or keys and values. The share of the logit difference that this restores measures what these tokens
+carry there. The map is computed twice: to first order (gradient times difference, one backward pass), and exactly.
 
-Then whole sets: the clean keys and values of a kind in all layers at once. If predictions follow the label words
-(sufficient), and leave the clean answer when the clean prompt gets the twin's label words (necessary), what the prompt
-says about classes goes through them, and not through the tokens behind them, which have read them too.
+Then we transplant whole sets: the keys and values of a kind of token in all layers at once. If predictions follow the
+transplanted label words (sufficient), and the clean prompt loses its answer when it gets the twin's label words
+(necessary), class information flows through the label words and not through later tokens that have read them.
 
-Only label words differ between the two prompts. So position 0 and all that stands before the first label word is the
-same in both and restores nothing, by construction; position 0 is in no kind. And random weights, too, send most of the
-difference through label words: a share proves nothing. The claims count predictions that follow, against as many random
-text tokens at matched positions, and compare the model with untrained twins of itself.
+Only label words differ between the two prompts, so everything before the first label word is the same in both and
+restores nothing by construction; position 0 belongs to no kind. With random weights, too, most of the difference passes
+through label words, so a share alone proves nothing. The claims count predictions that follow, against the same number
+of random text tokens at matched positions, and compare the model with its untrained twins.
 """
 
 from __future__ import annotations
@@ -73,17 +73,15 @@ _LOSS = Objective("logit_difference")
 class AnchorPatching(AgainstTwins):
     """A row per prompt, direction, site, kind of token and layer (-1: all layers at once).
 
-    Gold, clean and twin answer; gap: logit difference between clean and twin; change: by how much the transplant moves
-    it towards the source prompt, in logits, and the answer then; attributed: change to first order (the map alone).
+    Gold, clean and twin answer; gap: logit difference between clean and twin; change: how far the transplant moves it
+    towards the source prompt, in logits, and the resulting answer; attributed: change to first order (map only).
     """
 
     sites: Annotated[
         tuple[Site, ...], Switch("What is patched in single layers: resid_post, attn_out, mlp_out, keys_values.")
     ] = SITES
 
-    exact: Annotated[
-        int, Switch("Prompts of every set of which the map is made exactly; to first order it is made of all.", min=1)
-    ] = 8
+    exact: Annotated[int, Switch("Prompts per set for the exact map; the first-order map uses all prompts.", min=1)] = 8
 
     name = "anchor-patching"
     title = "What label words carry"
@@ -99,7 +97,7 @@ class AnchorPatching(AgainstTwins):
     each_twin_reads = 8
 
     def passes(self, n_layers: int) -> float:
-        return len(self.sites) * len(KINDS) * n_layers / 6 + 4  # demonstrations are read once for many queries
+        return len(self.sites) * len(KINDS) * n_layers / 6 + 4  # one pass over the demonstrations serves many queries
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
         """One row of each prompt."""
@@ -115,7 +113,7 @@ class AnchorPatching(AgainstTwins):
     def _read(
         self, model: Any, prompts: PromptSet, sites: Sequence[Site], batch_size: int, kinds: Sequence[str] = KINDS
     ) -> pd.DataFrame:
-        """The answer of the clean prompt is the gold class of both, for the objective."""
+        """Both prompts with the clean prompt's answer as their gold class, for the objective."""
         predicted = run_shared(model, prompts, batch_size=batch_size, progress=None).label_logits.argmax(-1).tolist()
         clean = [replace(prompt, gold=answer) for prompt, answer in zip(prompts, predicted, strict=True)]
         twins = [with_exchanged_labels(prompt) for prompt in clean]
@@ -146,8 +144,9 @@ class AnchorPatching(AgainstTwins):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, task, shots, metric, direction, site, kind, layer (-1: all), mean, low, high, n, seeds.
 
-        `restored`: share of the logit difference that moves to the source prompt's side, a ratio of sums over prompts;
-        `attributed`: the same to first order; `clean_answer`: share of prompts that give it. Of the model as given.
+        `restored`: share of the logit difference that moves towards the source prompt, a ratio of sums over prompts;
+        `attributed`: the same to first order; `clean_answer`: share of prompts that give it. Only for the model as
+        given.
         """
         rows = given(table)
         rows = rows[rows["gap"] != 0]
@@ -163,7 +162,7 @@ class AnchorPatching(AgainstTwins):
         return mean_with_interval(known, "value", by, weight="weight")
 
     def drawing(self, result: Result) -> Drawing:
-        """A map for each site, by first order and exactly; and the answers with whole sets transplanted."""
+        """One map per site, to first order and exact; and the answers with whole sets transplanted."""
         summary = result.summary()
         return Drawing(
             summary, patching_panels(summary, self.sites, KINDS), x="kind", x_title="", hover="closest", height=190,
@@ -182,7 +181,7 @@ class AnchorPatching(AgainstTwins):
 
 
 def positions_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:
-    """The tokens of each kind; position 0, where attention sinks stand, is in none."""
+    """The tokens of each kind; position 0, a common attention sink, is in none."""
     labels = prompt.label_positions
     matched = token_sets(prompt)[TOKEN_SETS.index(RANDOM)]
     kinds = (labels, prompt.separator_positions, prompt.w, tuple(sorted(set(matched) - set(labels))))
@@ -195,7 +194,7 @@ def _measured(
     net: Adapter, twins: Sequence[Prompt], clean: Sequence[Prompt], kinds: Mapping[str, tuple[int, ...]],
     sites: Sequence[Site], exact: Sequence[int], batch_size: int,
 ) -> Iterator[pd.DataFrame]:  # fmt: skip
-    """The map, and whole sets in both directions, of prompts with the same demonstrations."""
+    """The map, and whole sets in both directions, for prompts with the same demonstrations."""
     sites = [site for site in sites if site != "mlp_out" or net.sizes.d_mlp]
     layers, nothing = tuple(range(net.sizes.n_layers)), Transplant("keys_values", (0,), ())
     inside = [kind for kind in kinds if kinds[kind] != (TARGET,)]
@@ -242,7 +241,7 @@ def _rows(
     columns |= {name: values.numpy().repeat(n) for name, values in facts.items()}
     changes = towards * (ahead[:, 1:] - ahead[:, :1]).flatten().numpy()
     answer = logits[:, 1:].argmax(-1).flatten().numpy().astype(float)
-    answer[np.isnan(changes)] = np.nan  # where the map is made to first order alone
+    answer[np.isnan(changes)] = np.nan  # prompts with only a first-order map
     prompt = np.arange(len(logits)).repeat(n)
     return pd.DataFrame({"prompt": prompt, "direction": direction, **columns, "change": changes, "answer": answer})
 
@@ -266,19 +265,19 @@ def _loses(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _deep(rows: pd.DataFrame) -> pd.Series[float]:
-    """Of the mean size of the logit difference, so that prompts that hardly differ from their twins count little."""
+    """Relative to the mean size of the logit difference, so prompts that hardly differ from their twin count little."""
     single = where(rows, direction=INTO_TWIN, site="keys_values", kind=LABELS)
     single = single[(single["layer"] >= 0) & single["change"].notna()].assign(seed=single["seed"].map(str))
-    side = np.sign(single["layer"] - single["layer"].max() / 2)  # the middle of an odd number counts for neither
+    side = np.sign(single["layer"] - single["layer"].max() / 2)  # an exact middle layer counts for neither half
     value = single["change"] * np.sign(single["gap"]) * side
     sums: pd.Series[float] = value.groupby([single[name] for name in ("seed", DEMONSTRATION_SET, "prompt")]).sum()
     return sums / max(float(single["gap"].abs().mean()), 1e-12)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Pearson's correlation of the map to first order with the exact one, over layers and kinds: a row per site.
+    """Pearson's correlation of the first-order map with the exact one, over layers and kinds: a row per site.
 
-    Both are means over the prompts of which the map was made exactly.
+    Both maps are means over the prompts that have an exact one.
     """
     rows = table[(table["layer"] >= 0) & table["change"].notna()]
     rows = rows.assign(**{name: rows[name] * np.sign(rows["gap"]) for name in ("change", "attributed")})

@@ -1,22 +1,22 @@
-"""When the answer is decided: the margin between label words by layer, beside the layers in which they are read.
+"""When the answer is decided: the margin between label words by layer, next to the layers in which they are read.
 
-*Label Words are Anchors* says that deep layers read the answer off the label words (section 2.3). If that is how the
-answer comes about, it cannot stand before the reading. We read the residual at the target position through the logit
-lens before every layer and after the last: how far the final answer is ahead of the other label words (margin), from
-which point on it stays ahead, and how much probability all label words have together.
+*Label Words are Anchors* says that deep layers read the answer off the label words (section 2.3). If so, the answer
+cannot be decided before they are read. We apply the logit lens to the residual at the target position before every
+layer and after the last, and measure how far the final answer is ahead of the other label words (margin), from which
+point on it remains ahead, and the total probability of all label words.
 
 A lens that prefers one class for every prompt agrees with many final answers before anything is decided. The claims
 therefore rest on the prompt's *own margin*: the label words' lens logits, less their mean over prompts at the same
-point, along their final direction. It is 0 where the lens says the same of all prompts, and 1 at the end. The
-*decision* is the first point from which at least half of it stands.
+point, projected on their final direction. It is 0 where the lens gives the same logits for all prompts, and 1 at the
+end. The *decision* is the first point from which the own margin remains at least one half.
 
-Where label words are read follows from saliency in the same pass: the saliency per edge from label words to the target
-(S_pq), less that of random text at matched positions. Half of the *reading* is done where half of the sum of this
-excess over layers is reached. The figure shows reading as enrichment: over what an average edge to the target has.
+Saliency from the same pass shows where label words are read: the saliency per edge from label words to the target
+(S_pq), less that of random text at matched positions. Half of the *reading* is done where the cumulative sum of this
+excess over layers reaches half. The figure shows reading as enrichment, relative to an average edge to the target.
 
-The lens finds in an early residual only what stands there in the final layers' directions. A decision by the lens is
-therefore a latest date: the answer may be there before, in another form. Random weights have an order, too. Both claims
-compare the model with untrained twins, each of which reads its part of the prompts.
+In an early residual the lens finds only what is written in the final layers' directions. The lens therefore gives an
+upper bound: the answer may be present earlier in another form. Random weights have such an order, too, so both claims
+compare the model with untrained twins, each of which reads a part of the prompts.
 """
 
 from __future__ import annotations
@@ -53,22 +53,22 @@ FORMAT = Claim(
     "of the model's depth", TWINS, 0.05,
 )  # fmt: skip
 _SETS = {"reading": "label words", "reading_random_text": "random text"}
-"""Columns of the table, and the set of tokens that each is the reading of."""
+"""Columns of the table, and the set of tokens whose reading each holds."""
 _GIVEN, _UNTRAINED = "as given", "untrained"
 _METRICS = ("final_answer", "stays", "margin", "own_margin", "label_mass", *_SETS)
 _MODEL = ("model", "task", "shots", "weights")
 _ALL = (*_MODEL, "seed", DEMONSTRATION_SET, "prompt")
 _LEAST = 1e-12
-"""Squared logits that count as no difference from the mean of prompts."""
+"""Squared logits below this count as no difference from the mean over prompts."""
 
 
 @dataclass(frozen=True)
 class DecisionLayer(AgainstTwins):
-    """A row per prompt and point: the residual before each layer (0 to L - 1), and after the last (L).
+    """A row per prompt and point: the residual before each layer (0 to L - 1) and after the last (L).
 
-    Gold and predicted class; of the lens at the target the label words' log-probabilities, and the predicted class's
-    margin over the next, in nats; and of the layer before the point (none before point 0) reading of
-    label words and of random text, times an average token, and S_pq, in logits per edge.
+    Gold and predicted class; from the lens at the target, the label words' log-probabilities and the predicted class's
+    margin over the next, in nats; from the layer before the point (none for point 0), reading of label words and of
+    random text, times an average token, and S_pq, in logits per edge.
     """
 
     name = "decision-layer"
@@ -116,7 +116,7 @@ class DecisionLayer(AgainstTwins):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         contrast = _added_behind_reading if claim is AFTER else _behind_format
         if contrast(given(table)).empty:
-            return Evidence.nothing("No prompt has a margin of its own, or none reads label words more than text.")
+            return Evidence.nothing("No prompt has an own margin, or none reads label words more than random text.")
         depths = depths_of(given(table)).mean()
         note = "Mean depths: half of the reading {reading:.2f}, decision {decision:.2f}, format {format:.2f}."
         return against_twins(contrast, table, note=note.format(**depths))
@@ -124,9 +124,9 @@ class DecisionLayer(AgainstTwins):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per point: model, task, shots, weights, metric, point, mean, low, high, n (prompts), seeds.
 
-        `final_answer`: share of prompts whose lens prefers the final answer; `stays`: and does so at all later points;
-        own_margin: of the prompt alone, 1 at the end; label_mass: probability of all label words; margin, reading and
-        reading_random_text as in the table. Of the model and its untrained twins.
+        `final_answer`: share of prompts whose lens prefers the final answer; `stays`: and prefers it at all later
+        points; own_margin: the prompt's own margin, 1 at the end; label_mass: probability of all label words; margin,
+        reading and reading_random_text as in the table. For the model and its untrained twins.
         """
         table = with_margins(table)
         rows = by_metric(table, _METRICS, ("weights", "point"))
@@ -148,9 +148,9 @@ class DecisionLayer(AgainstTwins):
 
 
 def with_margins(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows with label_mass, own_margin, final_answer and stays; the points of each prompt are in order.
+    """The rows with columns label_mass, own_margin, final_answer and stays; each prompt's points are in order.
 
-    The own margin of a prompt whose label words have the mean's logits at the end is NaN.
+    The own margin is NaN if the label words' final logits equal their mean over prompts.
     """
     groups = [name for name in _MODEL if name in table]
     alike = [rows for _, rows in table.groupby(groups, sort=False)] if groups else [table]
@@ -171,15 +171,15 @@ def _of_one_task(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _prompt(rows: pd.DataFrame) -> list[pd.Series[Any]]:
-    """What tells prompts apart; seeds as text, as prompts made by hand have none."""
+    """Columns that identify a prompt; seeds as strings, because prompts made by hand have none."""
     return [rows[name].map(str) if name == "seed" else rows[name] for name in _ALL if name in rows]
 
 
 def depths_of(table: pd.DataFrame) -> pd.DataFrame:
-    """Of each prompt the depths, between 0 and 1, of half the reading, of the decision, and of half the final mass.
+    """Per prompt the depths, between 0 and 1, of half the reading, of the decision, and of half the final mass.
 
-    Depth is the share of layers that have run; `left` is the share of the own margin that is missing where half of the
-    reading is done. NaN where label words are not read more than random text, or a prompt has no margin of its own.
+    Depth is the share of layers that have run; `left` is the share of the own margin still missing where half of the
+    reading is done. NaN where label words are not read more than random text, or a prompt has no own margin.
     """
     table = with_margins(table)
     of_prompt = _prompt(table)
@@ -211,12 +211,12 @@ def _behind_format(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _by_prompt(depths: pd.DataFrame) -> pd.DataFrame:
-    """Those of one model and task, by seed, demonstration set and prompt."""
+    """The depths of one model and task, by seed, demonstration set and prompt."""
     return depths.droplevel([name for name in depths.index.names if name in _MODEL])
 
 
 def _to_the_end(holds: pd.Series[bool], of_prompt: list[pd.Series[Any]]) -> pd.Series[bool]:
-    """Where something holds at a point and at all later points of the prompt."""
+    """Whether a condition holds at a point and at all later points of the prompt."""
     backwards = holds.astype(int)[::-1]
     return backwards.groupby([one[::-1] for one in of_prompt], sort=False).cummin()[::-1].astype(bool)
 

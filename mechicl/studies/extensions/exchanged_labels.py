@@ -1,4 +1,4 @@
-"""A prompt's twin: the same tokens, but for the demonstrations' label words, which are exchanged."""
+"""A prompt's twin: the same tokens, except that the demonstrations' label words are exchanged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from mechicl.prompts import Prompt
 
 
 def with_exchanged_labels(prompt: Prompt, only: int | None = None) -> Prompt:
-    """Every demonstration, or only this one, carries the label word of the next class; texts, template and query stay.
+    """Give every demonstration, or only this one, the next class's label word; texts, template and query are unchanged.
 
-    Positions are the prompt's own. The twin's text is not written out.
+    Positions are the same as in the prompt. The twin's text is not written out.
 
     Raises:
         InputError: a class without a demonstration, or label words of different numbers of tokens.

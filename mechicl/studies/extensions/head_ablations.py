@@ -1,4 +1,4 @@
-"""Which heads are ablated, and which stand beside them: heads of about the same output, drawn at random."""
+"""Heads to ablate, and their controls: random heads with outputs of about the same norm."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mechicl.readings import mean_of
 
 Heads = tuple[tuple[int, int], ...]
 _NEAREST = 4
-"""Heads among which each control is drawn."""
+"""Number of heads from which each control is drawn."""
 _SEQUENCES, _HALF = 4, 24
-"""Sequences of random tokens, and tokens that come twice in each."""
+"""Number of sequences of random tokens, and of tokens that each repeats."""
 
 
 def top_heads(score: Float[np.ndarray, "layer head"], k: int) -> Heads:
-    """The k heads of the highest score, highest first."""
+    """The k heads with the highest scores, highest first."""
     order = np.argsort(-score, axis=None, kind="stable")[:k]
     return tuple((int(layer), int(head)) for layer, head in zip(*np.unravel_index(order, score.shape), strict=True))
 
@@ -38,7 +38,7 @@ def matched_heads(
     chosen: Sequence[tuple[int, int]], norms: Float[np.ndarray, "layer head"], others: Sequence[tuple[int, int]],
     *, generator: np.random.Generator,
 ) -> Heads:  # fmt: skip
-    """For each chosen head one of the four of `others` whose output is nearest in size, none twice."""
+    """For each chosen head, one of the four of `others` whose output norm is nearest, without repetition."""
     free, drawn = list(others), []
     for head in chosen:
         nearest = sorted(free, key=lambda other: abs(np.log(norms[other] / norms[head])))[:_NEAREST]
@@ -50,16 +50,16 @@ def matched_heads(
 def lost_alone(
     model: Any, prompt: Prompt, means: Float[Tensor, "layer head d_head"]
 ) -> Float[np.ndarray, "layer head"]:
-    """What the clean answer's logit, less the mean of the other label words', loses to mean ablation of each head.
+    """Drop of the clean answer's logit, less the mean of the other label words', under mean ablation of each head.
 
-    One sweep, in which a head's pass is the clean one up to its layer.
+    One sweep, in which a head's pass equals the clean one up to its layer.
     """
     sizes = hooked(model).sizes
     heads = [(layer, head) for layer in range(sizes.n_layers) for head in range(sizes.n_heads)]
     clean = run(model, prompt, progress=None).label_logits
     answer = clean.argmax(-1)
     ablated = label_logits_alone(model, prompt, [AblateHeads((one,), means) for one in heads])
-    difference = Objective("logit_difference", "gold")  # of the same answer, whatever the ablated model says
+    difference = Objective("logit_difference", "gold")  # for the clean answer, whatever the ablated model predicts
     lost = difference(ablated, answer.expand(len(heads))) - difference(clean, answer)
     return lost.double().numpy().reshape(sizes.n_layers, sizes.n_heads)
 
@@ -94,7 +94,7 @@ class _OutputNorms(Probe):
 
 
 def standard_scores(model: Any, seed: int = 0) -> Mapping[str, Float[np.ndarray, "layer head"]]:
-    """Induction and previous-token scores of every head, on random tokens that come twice."""
+    """Induction and previous-token scores of every head, on repeated random tokens."""
     net = hooked(model)
     special = set(getattr(net.tokenizer, "all_special_ids", None) or ())
     words = np.array([token for token in range(min(net.sizes.d_vocab, 50_000)) if token not in special])

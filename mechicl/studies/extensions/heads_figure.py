@@ -1,4 +1,4 @@
-"""The figure of anchor-heads: every head's scores, and what is left without the highest."""
+"""The figure of anchor-heads: every head's scores, and predictions without the top heads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mechicl.studies.drawing import Panel, bars, head_grids, where
 from mechicl.studies.extensions.head_ablations import top_heads
 
 _SCORES, _LEAST = ("induction", "previous"), 0.1
-"""Standard scores, and the least share of attention that makes such a head."""
+"""Standard scores, and the least share of attention that qualifies a head as such."""
 _ARMS = ("nothing", "reading", "reading controls", "gathering", "gathering controls")
 _NAMES = {"reading": "reading heads", "reading controls": "controls", "gathering": "gathering heads",
           "gathering controls": "their controls", "nothing": "nothing"}  # fmt: skip
@@ -27,7 +27,7 @@ _TITLES = {
 
 
 def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Of every score the value of each head [layer head]; enrichment less that of random text where it ranks heads."""
+    """Per score, the value of each head [layer head]; enrichment that ranks heads is less that of random text."""
     rows = rows[rows["part"] == "heads"]
     means = rows.groupby(["metric", "layer", "head"])["mean"].mean()
     grids = {str(name): of_score.unstack("head").to_numpy() for name, of_score in means.groupby(level=0)}
@@ -37,7 +37,7 @@ def grids_of(rows: pd.DataFrame) -> dict[str, np.ndarray]:
 
 
 def heads_panels(summary: pd.DataFrame) -> list[Panel]:
-    """Bars of what ablation leaves; by head reading, gathering, what is lost without it, effects, and scores."""
+    """Bars of metrics after ablation; per head: reading, gathering, loss without it, effects, and scores."""
     grids, pair = grids_of(summary), ("reading", "gathering")
     style: dict[str, Any] = {"colorscale": "Viridis"}
     enriched = head_grids(
@@ -54,7 +54,7 @@ def heads_panels(summary: pd.DataFrame) -> list[Panel]:
 
 
 def _lost_alone(grids: Mapping[str, np.ndarray]) -> list[Panel]:
-    """What the answer loses to ablation of each head alone, and the same against what saliency says of the head."""
+    """The answer's loss when each head is ablated alone, as a map and against the head's saliency."""
     lost, effect = grids["lost_alone"], grids["reading_effect"]
     layer, head = (place.flatten() for place in np.indices(lost.shape))
     dots = go.Scatter(
@@ -83,9 +83,9 @@ def _bars(summary: pd.DataFrame) -> list[Panel]:
 
 
 def overlap(summary: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Heads in common among the k highest of two scores, and how many random choices of as many would share.
+    """Heads in common among the k highest of two scores, and how many two random choices of that size would share.
 
-    Of induction and previous-token heads only those count that pay a tenth of their attention as such.
+    Induction and previous-token heads count only if they pay at least a tenth of their attention as such.
     """
     found = []
     for (model, task, shots), rows in summary.groupby(["model", "task", "shots"], sort=False):

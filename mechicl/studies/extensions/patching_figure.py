@@ -1,4 +1,4 @@
-"""The figure of activation patching: layers by kinds of token, and whole sets."""
+"""The figure of activation patching: maps of layers by kind of token, and bars for whole sets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SHARE = "share of prompts with the clean answer"
 
 
 def patching_panels(summary: pd.DataFrame, sites: Sequence[str], kinds: Sequence[str]) -> list[Panel]:
-    """Maps of all sites, exactly, then to first order; and bars for each direction of whole sets."""
+    """Maps of all sites, exact, then to first order; and bars for each direction of whole sets."""
     by = ["metric", "direction", "site", "kind", "layer"]
     means = summary.groupby(by, as_index=False, sort=False)[["mean", "low", "high"]].mean()
     maps = means[means["layer"] >= 0]
-    sites = [site for site in sites if site in set(maps["site"])]  # a model may have no MLPs
+    sites = [site for site in sites if site in set(maps["site"])]  # a model may lack MLPs
     panels = list[Panel]()
     for metric, how in _ROWS.items():
         for site in sites:

@@ -1,18 +1,18 @@
-"""More demonstrations: does reading stay in label words, in which ones, and do isolation and compression still work?
+"""With more demonstrations, are label words still read, which ones, and do isolation and compression still work?
 
-*Label Words are Anchors* shows one or two demonstrations of each class. We show 0, 1, 2, 4, ... of each, as far as the
-context and the data go, and ask about the same texts. With each number of demonstrations we measure
+*Label Words are Anchors* shows one or two demonstrations per class. We show 0, 1, 2, 4, ... per class, as far as the
+context and the data allow, and ask about the same texts. For each number of demonstrations we measure
 
-- accuracy, and how many prompts' predictions stay (label loyalty) where label words are isolated in the first third of
-  the layers, as text tokens are, and where the query sees the label words and the template alone (compression);
-- *reading* in deep layers: the saliency of the edges from label words to the target over that of as many average edges;
-  the same of as many random text tokens is its null. Deep are the second half of the layers, the last left out;
-- which label words are read: those of the last half of the demonstrations against the first half (recency), and those
-  of the predicted class against the others (majority).
+- accuracy, and the share of unchanged predictions (label loyalty) when label words, or text tokens, are isolated in the
+  first third of the layers, and when the query sees only the label words and the template (compression);
+- *reading* in deep layers (the second half of the layers without the last): the saliency of the edges from label words
+  to the target, relative to average edges; random text tokens are the null;
+- which label words are read: the last half of the demonstrations against the first half (recency), and the predicted
+  class against the others (majority).
 
-Demonstrations are read once for all queries of a seed, and of each query only the target's row needs a gradient, so
-that time grows linearly with their number. Position 0, the attention sink, is neither label word nor text here, but one
-of the average edges.
+Demonstrations are read once for all queries of a seed, and each query needs a gradient only for the target's row, so
+time grows linearly with the number of demonstrations. Position 0, the attention sink, counts here as neither label word
+nor text, but as one of the average edges.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class ShotSweep(AgainstTwins):
     """A row per prompt and number of demonstrations (`shots` of each class).
 
     Gold and predicted class, accuracy; label loyalty with label words isolated in the first third of the layers, with
-    as many text tokens isolated, and on label words and template alone; reading in deep layers, times an average token:
-    of label words, random text, the last and the first half of the label words, and the predicted class's and others'.
-    Without demonstrations there is accuracy alone.
+    the same number of text tokens isolated, and with label words and template alone; reading in deep layers, times an
+    average token: of label words, random text, the last and the first half of the label words, and those of the
+    predicted class and of the others. Without demonstrations there is only accuracy.
     """
 
     counts: Annotated[
@@ -98,7 +98,7 @@ class ShotSweep(AgainstTwins):
         return 5
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
-        """The prompts of every number of demonstrations and seed; what does not fit is left out, with a warning.
+        """The prompts for every number of demonstrations and seed; those that do not fit are left out, with a warning.
 
         Raises:
             DoesNotFit: not even the fewest fit.
@@ -180,7 +180,7 @@ class ShotSweep(AgainstTwins):
         return against_twins(lambda rows: _by_prompt(rows.assign(value=rows[one] - rows[other])), longest, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means: model, task, shots, metric, mean, low, high, n (prompts), seeds. Of the model as given."""
+        """Means: model, task, shots, metric, mean, low, high, n (prompts), seeds. Only for the model as given."""
         rows = by_metric(given(table), ("accuracy", *_LOYALTIES, *_READINGS))
         return mean_with_interval(rows, "value", ["model", "task", "metric", "shots"])
 
@@ -214,7 +214,7 @@ _CATEGORIES = {"type": "category"}
 
 
 def reading_of(prompt: Prompt, edges: np.ndarray, predicted: int) -> Mapping[str, float]:
-    """Reading of sets of tokens in deep layers, times an average token; `edges` [layer key] are those to the target."""
+    """Reading of sets of tokens in deep layers, times an average token; `edges` [layer key] lead to the target."""
     n_layers = len(edges)
     deep = edges[n_layers // 2 : max(n_layers - 1, n_layers // 2 + 1), : prompt.target]
     average = deep.mean(1)
@@ -236,7 +236,7 @@ def reading_of(prompt: Prompt, edges: np.ndarray, predicted: int) -> Mapping[str
 
 
 def _number(shots: Any) -> float:
-    """Demonstrations per class; of unequal numbers, such as "4/1", the mean."""
+    """Demonstrations per class; for unequal numbers, such as "4/1", the mean."""
     return float(np.mean([float(count) for count in str(shots).split("/")]))
 
 
@@ -247,7 +247,7 @@ def _by_prompt(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _gain(rows: pd.DataFrame, fewest: float, most: float) -> pd.Series[float]:
-    """What the most demonstrations add to a prompt's accuracy; 0 where a model was asked with one number alone."""
+    """Gain in accuracy from fewest to most demonstrations; 0 for a model that was run with a single number."""
     by_count = {count: _by_prompt(rows[rows["shots"].map(_number) == count].assign(value=rows["accuracy"]))
                 for count in (fewest, most)}  # fmt: skip
     gain: pd.Series[float] = (by_count[most] - by_count[fewest]).dropna()

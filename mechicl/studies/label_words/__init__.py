@@ -1,1 +1,1 @@
-"""*Label Words are Anchors* (Wang et al., EMNLP 2023); an experiment a file."""
+"""*Label Words are Anchors* (Wang et al., EMNLP 2023); one experiment per file."""

@@ -1,19 +1,19 @@
-"""How special label words are among the tokens of a context (beyond the paper; after Bai et al. 2024).
+"""How special label words are among a context's tokens (beyond the paper; after Bai et al. 2024).
 
-The paper keeps label words together with the template's tokens and finds that label words alone do not do. We ask which
-of them carry the demonstrations, for every kind of token apart: label words, the template's separators (":", line
-breaks), the template's words, and as many random tokens of the texts as there are label words. Three changes, each
-compared with the whole context:
+The paper keeps label words together with the template's tokens and finds that label words alone do not suffice. We ask
+which of these tokens carry the demonstrations, for each kind separately: label words, the template's separators (":",
+line breaks), the template's words, and random text tokens, one per label word. There are three changes, each compared
+with the full context:
 
 - *isolated*: tokens of the kind see nothing before them, in any layer, so they gather nothing (section 2.2);
-- *kept alone*: of all the demonstrations' keys and values only theirs are left to the query (section 3.2);
-- *left out*: all are left but theirs, as Bai et al. ablate them.
+- *kept alone*: the query sees only their keys and values of all the demonstrations' (section 3.2);
+- *left out*: the query sees all keys and values but theirs, as Bai et al. ablate them.
 
 A kind that is an anchor hurts when isolated or left out, and suffices when kept alone.
 
-Position 0 is among the template's words where there is no BOS token. It is no anchor but a sink: attention goes there
+Without a BOS token, position 0 is one of the template's words. It is not an anchor but a sink, which takes attention
 that has nowhere else to go. So it is also left out and kept by itself, and kept together with the label words. A BOS
-token stays with every kind.
+token is always kept.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _KINDS: dict[str, Kept | None] = {
     SINK: None,
     _LABELS_AND_SINK: "label",
 }
-"""Kinds of tokens: the kept set that they are."""
+"""Kinds of tokens, each with its name among kept sets."""
 _COLOURS = dict(zip(_KINDS, (LABEL_COLOUR, GREEN, ORANGE, PURPLE, SKY, GREY, INK, LABEL_COLOUR), strict=True))
 _NO_CHANGE = {("isolated", SINK), ("isolated", _LABELS_AND_SINK), ("left out", _LABELS_AND_SINK)}
 """Not measured: position 0 sees nothing before it anyway, and label words are left out without it already."""
 _CHANGES = ("kept alone", "left out", "isolated")
-"""In the order of the panels: the first has every kind, and so names the bars."""
+"""In the order of the panels; the first has every kind, and so labels the bars."""
 
 
 def _claim(kind: str, null: str) -> Claim:
@@ -68,14 +68,14 @@ def _claim(kind: str, null: str) -> Claim:
 
 _CLAIMS = {_claim(kind, null): kind
            for kind, null in ((RANDOM, "as many random text tokens"), ("separators", "the separators"))}  # fmt: skip
-"""Each claim, and the kind that it compares label words with."""
+"""Each claim, with the kind of token that it compares label words with."""
 
 
 @dataclass(frozen=True)
 class AnchorKinds(PredictionStudy):
     """A row per prompt, change (isolated, kept alone or left out) and kind of token: the prediction.
 
-    Gold and predicted class, label probabilities, top-10 token ids, and how many tokens are of the kind.
+    Gold and predicted class, label probabilities, top-10 token ids, and the number of tokens of the kind.
     """
 
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
@@ -97,7 +97,7 @@ class AnchorKinds(PredictionStudy):
         return [{"change": "nothing", "kind": ""}, *changed]
 
     def passes(self, n_layers: int) -> float:
-        return (1 + len(_CHANGES) * len(_KINDS)) / 3  # demonstrations are read once for many queries
+        return (1 + len(_CHANGES) * len(_KINDS)) / 3  # one pass over the demonstrations serves many queries
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         kind = condition["kind"]
@@ -112,7 +112,7 @@ class AnchorKinds(PredictionStudy):
             return super().runs(model, prompts, condition, top, batch_size)
 
         def remaining(prompt: Prompt) -> list[list[int]]:
-            """What a change leaves of the demonstrations; a BOS token always stays."""
+            """The tokens of the demonstrations that a change keeps; a BOS token is always among them."""
             of_kind = set(self.positions(prompt, kind))
             if change == "left out":
                 return [sorted(set(range(prompt.query_start)) - of_kind)]

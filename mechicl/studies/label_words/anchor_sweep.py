@@ -1,13 +1,13 @@
-"""Which tokens are anchors, and in which layers (beyond the paper; after section 2.2 and Bai et al. 2024).
+"""Which tokens are anchors, in which layers (beyond the paper; after section 2.2 and Bai et al. 2024).
 
-The paper isolates label words in the first or last five layers at once. We isolate every single layer, and every window
-of layers, on its own; and not only label words, but as many tokens of other kinds: the template's token right before
-each label word (":" in the paper's templates), the one right behind it (the line break), and a random token of each
-demonstration's text. Where a kind of token gathers what the prediction needs, isolating it there changes the
-prediction. Loyalty is agreement with the clean run, as in section 2.2.
+The paper isolates label words in the first or last five layers at once. We isolate them in each single layer, and in
+each window of layers. We also isolate the same number of other tokens: the template's token right before each label
+word (":" in the paper's templates), the one right after it (the line break), and a random token of each demonstration's
+text. If a kind of token gathers what the prediction needs in some layer, isolating it there changes the prediction.
+Loyalty is agreement with the clean run, as in section 2.2.
 
-Position 0 is no anchor but a sink: attention goes there that has nowhere else to go. An isolated token loses it like
-every other key, whatever its kind. So the claim compares label words with random text, which loses it, too.
+Position 0 is not an anchor but a sink, which takes attention that has nowhere else to go. Any isolated token loses this
+edge along with all others, so the claim compares label words with random text, which loses it, too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AnchorSweep(PredictionStudy):
     Gold and predicted class, label probabilities, and top-10 token ids.
     """
 
-    windows: Annotated[tuple[int, ...], Switch("How many consecutive layers are isolated together.", min=1)] = (1,)
+    windows: Annotated[tuple[int, ...], Switch("Numbers of consecutive layers isolated together.", min=1)] = (1,)
     mode: Annotated[
         Mode,
         Switch(
@@ -85,7 +85,7 @@ class AnchorSweep(PredictionStudy):
 
     def passes(self, n_layers: int) -> float:
         windows = sum(n_layers - width + 1 for width in self.windows)
-        return (1 + windows * len(_COLOURS)) / 3  # demonstrations are read once for many queries
+        return (1 + windows * len(_COLOURS)) / 3  # one pass over the demonstrations serves many queries
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         kind, layers = condition["isolated"], range(condition["layer"], condition["layer"] + condition["window"])
@@ -99,9 +99,9 @@ class AnchorSweep(PredictionStudy):
         return [IsolateTemplate(layers, mode=self.mode, which="before_label" if before else "after_label")]
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Paired by prompt, of the first width of windows.
+        """Paired by prompt, for the first window width.
 
-        The last layers are held against random tokens, too: isolation there can change less by construction.
+        The last layers, too, are compared with random tokens: isolation there can change less by construction.
         """
         rows = where(self.loyalty(table), window=self.windows[0])
         loyalty = by_prompt(rows, "word_loyalty_5", ["isolated", "layer"])
@@ -115,7 +115,7 @@ class AnchorSweep(PredictionStudy):
         return paired(claim, more_in_shallow("label words"), more_in_shallow("random text"))
 
     def drawing(self, result: Result) -> Drawing:
-        """A panel for each width of windows and loyalty; `layer` is the first isolated one."""
+        """A panel per window width and loyalty; `layer` is the first isolated one."""
         by = ["model", "metric", "window", "isolated", "layer"]
         means = result.summary().groupby(by, as_index=False, sort=False)[["mean", "low", "high"]].mean()
         panels = [

@@ -1,16 +1,16 @@
 """Compressing the context to its anchors (section 3.2, Table 2).
 
-The paper keeps, of the demonstrations, only the keys and values of label words and template tokens (Hidden_anchor), and
-asks the queries on top. It compares with the same tokens read as a text of their own (Text_anchor), with a random token
-of each demonstration in place of its label word (Hidden_random), and with the best of 20 such random sets
-(Hidden_random-top), by agreement with the full context (label and word loyalty) and by accuracy.
+From the demonstrations, the paper keeps only the keys and values of label words and template tokens (Hidden_anchor),
+and runs the queries on top. By agreement with the full context (label and word loyalty) and by accuracy, it compares
+this with the same tokens read as a text of their own (Text_anchor), with a random token of each demonstration in place
+of its label word (Hidden_random), and with the best of 20 such random sets (Hidden_random-top).
 
-The authors' code puts the query at position 0 for GPT-2 but behind the original context for GPT-J and in the random-top
-run, and its 20 random sets are unions of all sets before them (`protocol="paper"`, with their very draws; both
+The authors' code puts the query at position 0 for GPT-2 but after the original context for GPT-J and in the random-top
+run, and each of its 20 random sets contains all sets before it (`protocol="paper"`, with the authors' draws; both
 placements are reported). `"corrected"` measures every kept set and every random set with every placement; its random
 sets are independent and equal in size, and the same in every placement; Hidden_random is their mean, and
 Hidden_random-top the best of them for each task, seed and placement. The authors' code reads all demonstrations
-together; `"corrected"` also reads each apart from the others, as the paper's text may be understood.
+together; `"corrected"` also reads each separately, another reading of the paper's text.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _CLAIM = Claim(
 
 @dataclass(frozen=True)
 class Compression(PredictionStudy):
-    """A row per prompt, condition and random set: the prediction on what is kept of the context.
+    """A row per prompt, condition and random set: the prediction from the kept part of the context.
 
     Gold and predicted class, label probabilities, top-10 token ids, and the number of context tokens.
     """
@@ -102,7 +102,7 @@ class Compression(PredictionStudy):
 
     def passes(self, n_layers: int) -> float:
         placed = len(self.positions) if self.protocol == "corrected" else 1
-        return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # of queries, behind demonstrations read before
+        return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # over queries; demonstrations are read once
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
@@ -126,7 +126,7 @@ class Compression(PredictionStudy):
         )  # fmt: skip
 
     def kept_sets(self, prompt: Prompt, condition: Condition) -> list[tuple[int, ...]]:
-        """Positions that are kept of a prompt's demonstrations: one set, or several random ones."""
+        """Kept positions of a prompt's demonstrations: one set, or several random ones."""
         if condition["method"] in ("hidden anchor", READ_APART):
             return [kept_positions(prompt, condition["kept"])]
         if self.protocol == "corrected":
@@ -136,7 +136,7 @@ class Compression(PredictionStudy):
         return engine.authors_top_sets(prompt, self.n_sets)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
-        """All rows with their agreement with the full context and, where gold is known, whether they are right.
+        """All rows with their agreement with the full context and, where the gold class is known, correctness.
 
         Hidden_random-top keeps the rows of the set with the highest label loyalty of its task, seed and placement.
         """
@@ -172,7 +172,7 @@ class Compression(PredictionStudy):
         return paired(claim, of_anchors, loyalty[best], note)
 
     def drawing(self, result: Result) -> Drawing:
-        """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class with accuracy."""
+        """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class next to accuracy."""
         summary, panels = result.summary(), []
         metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
         for metric in metrics:

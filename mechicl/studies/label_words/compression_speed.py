@@ -1,22 +1,22 @@
-"""How much faster a compressed context is (section 3.2, Tables 3 and 6), and re-weighted anchors on top of it.
+"""How much faster a compressed context is (section 3.2, Tables 3 and 6), with re-weighted anchors, too.
 
-The paper times the whole prompt, demonstrations read again for every query, against queries asked on the cached keys
-and values of label words and template, and reports the ratio. That is not the alternative: a cache of the whole context
-is exact, and saves the demonstrations just as well. So there are four arms here: everything recomputed, the full prefix
-cached, its anchors alone cached, and the anchors' tokens read as text. Two more join compression with re-weighting,
-which the paper could not: with accuracy beside the time, they show whether both rise at once.
+The paper times the whole prompt, with demonstrations read again for every query, against queries on the cached keys and
+values of label words and template, and reports the ratio. That is not the real alternative: a cache of the whole
+context is exact, and also avoids reading the demonstrations again. So we time four arms: everything recomputed, the
+full prefix cached, only its anchors cached, and the anchors' tokens read as text. Two more arms combine compression
+with re-weighting, which the paper could not do: they show whether speed and accuracy rise together.
 
-Times follow from sizes and from the machine, not from what a model has learned: untrained weights are as fast. So the
+Times depend on sizes and on the machine, not on what a model has learned: untrained weights are just as fast. So the
 claims about speed alone say what compression saves, against the whole prompt and against its rival, the exact cache;
-the claim about speed and accuracy holds where both rise, and is decided by the weaker of the two.
+the claim about speed and accuracy holds where both rise, and the weaker of the two decides it.
 
-`protocol="paper"` times a loop over the queries as a whole, without warm-up, of the paper's two arms.
-`"corrected"` reads a few queries first, waits for the device before and after every pass, takes the arms in turn for
-each query so that all see the same machine, and reports the median over queries with the quartiles. Both read one query
-at a time, as the paper does; all arms go through the same blocks of the same implementation.
+`protocol="paper"` times a loop over the queries as a whole, without warm-up, of the paper's two arms. `"corrected"`
+warms up with a few queries, synchronizes the device before and after every pass, alternates the arms within each query
+so that all see the same machine, and reports the median over queries with the quartiles. Both read one query at a time,
+as the paper does; all arms go through the same blocks of the same implementation.
 
-Times belong to a machine and a moment. All arms of a task and seed are measured together in one cell, and the machine
-(device, processor, threads) is part of the cell's key: a run that goes on elsewhere measures again.
+Times hold for one machine at one moment. All arms of a task and seed are measured together in one cell, and the machine
+(device, processor, threads) is part of the cell's key: a run resumed elsewhere measures again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ FULL, PREFIX, ANCHORS, TEXT = "full recompute", "full prefix cache", "anchor cac
 PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED = "full prefix cache, re-weighted", "anchor cache, re-weighted"
 ARMS = (FULL, TEXT, PREFIX, ANCHORS, PREFIX_REWEIGHTED, ANCHORS_REWEIGHTED)
 _LEAST_FASTER, _LEAST_BETTER = 0.1, 0.05
-"""The smallest gains that matter: in speed that of the paper's slowest task, in accuracy that of re-weighting."""
+"""The smallest gains that matter: in speed, that of the paper's slowest task; in accuracy, that of re-weighting."""
 
 
 def _claim(id: str, sentence: str, null: str, published: str = "") -> Claim:
@@ -69,7 +69,7 @@ _OF_SPEED = {
     _claim("compression-speed-prefix", "Queries on the cached anchors are faster than on an exact cache of the whole "
            "context.", "the exact cache of the whole context"): PREFIX,
 }  # fmt: skip
-"""Each claim about speed, and the arm that it compares the cached anchors with."""
+"""Each claim about speed, with the arm that it compares the cached anchors with."""
 _OF_BOTH = Claim(
     "compression-speed-accuracy", "Re-weighted anchors alone are faster and more accurate than the whole prompt.",
     "beyond Label Words are Anchors, section 3", "gain in speed or in accuracy, whichever matters less",
@@ -79,7 +79,7 @@ _OF_BOTH = Claim(
 
 @dataclass(frozen=True)
 class CompressionSpeed(Study):
-    """A row per prompt and arm (what is kept of the context): seconds, operations and memory of the query.
+    """A row per prompt and arm (the kept part of the context): seconds, operations and memory of the query.
 
     Gold and predicted class, tokens read, tokens and bytes in the cache, seconds of the one pass that fills the cache,
     and the words of demonstrations and query.
@@ -106,7 +106,7 @@ class CompressionSpeed(Study):
     shared_options = {"demonstrations": None}
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
-        """A task's prompts, with `per_class` training items of every class for the re-weighted arms; 0: without."""
+        """A task's prompts, with `per_class` training prompts of every class for the re-weighted arms; 0: none."""
         prompts = task.prompts(tokenizer, **options)
         if not self.per_class or self.protocol == "paper":
             return prompts
@@ -132,9 +132,9 @@ class CompressionSpeed(Study):
         return pd.concat(parts, ignore_index=True)
 
     def _arms(self, model: Any, prompts: PromptSet, training: PromptSet | None) -> Iterator[pd.DataFrame]:
-        """Rows of each arm, for prompts with the same demonstrations; caches are read, and timed, here."""
+        """Rows of each arm, for prompts with the same demonstrations; this also fills and times the caches."""
         net, first = blockwise(model, self.name), prompts[0]
-        read_context(model, first)  # a first pass takes longer than those after it
+        read_context(model, first)  # the first pass takes longer than later ones
         whole, reading = timed(net, lambda: read_context(model, first))
         anchors, gathering = timed(net, lambda: anchors_of(whole, first))
         caches = {PREFIX: (whole, reading), ANCHORS: (anchors, reading + gathering)}
@@ -179,7 +179,7 @@ class CompressionSpeed(Study):
             return Evidence(ratios, 1.0, set_names(speed.index), interval=times, note=_SIZES)
         right = by_prompt(rows, "right", "arm")
         if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
-            why = "The whole prompt is answered rightly, or nobody knows the answers: accuracy has no room to rise."
+            why = "Accuracy has no room to rise: whole prompts are all answered correctly, or gold classes are unknown."
             return Evidence.nothing(why)
         better = _over_sets(right[arm] - right[FULL])
         in_speed, in_accuracy = np.array(faster[:3]) / np.log1p(_LEAST_FASTER), np.array(better[:3]) / _LEAST_BETTER
@@ -187,7 +187,7 @@ class CompressionSpeed(Study):
         both = better._replace(mean=mean, low=low, high=high)
         values = (right[arm] - right[FULL]).to_numpy()
         note = f"{np.exp(faster.mean):.2f} times as fast, accuracy {better.mean:+.1%} {_bounds(better)}."
-        if PREFIX_REWEIGHTED in speed:  # the rival has both as well
+        if PREFIX_REWEIGHTED in speed:  # the rival has both, too
             exact, of_exact = (by[arm] - by[PREFIX_REWEIGHTED] for by in (speed, right))
             note += (
                 f" Against the exact cache of the whole context, re-weighted: {np.exp(exact.mean()):.2f} times as fast,"
@@ -196,14 +196,13 @@ class CompressionSpeed(Study):
         return Evidence(values, 0.0, set_names(right.index), interval=both, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the standard deviation of the
-        seeds' own.
+        """By model, task, shots, metric and arm: mean, low, high, n, seeds, and seed_sd, the seeds' standard deviation.
 
-        Of ms_per_query and times_as_fast (as everything recomputed, the same query) `mean` is the median over queries,
-        `low` and `high` are the quartiles; under the paper's protocol the ratio of mean times, without quartiles. The
-        other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that reads the context); and
-        with intervals, as in every summary, accuracy, macro_f1, of everything recomputed majority_rate, and
-        label_loyalty (the same answer as everything recomputed).
+        For ms_per_query and times_as_fast (relative to recomputing everything for the same query) `mean` is the median
+        over queries, and `low` and `high` are the quartiles; under the paper's protocol it is the ratio of mean times,
+        without quartiles. The other metrics are means: gflops, cached_tokens, cache_kib, caching_ms (the one pass that
+        reads the context); and, with intervals as in every summary, accuracy, macro_f1, majority_rate (of the full
+        recompute alone), and label_loyalty (same answer as the full recompute).
         """
         full = where(table, arm=FULL)[[*PROMPT, "seconds", "predicted"]]
         rows = table.merge(full, on=PROMPT, suffixes=("", "_full"))
@@ -287,7 +286,7 @@ _COLOURS = {FULL: GREY, PREFIX: SKY, ANCHORS: BLUE, TEXT: ORANGE, PREFIX_REWEIGH
 
 
 def _words(prompt: Prompt, positions: Sequence[int]) -> int:
-    """Words between spaces of the texts at these tokens, template left out: as L_demo and L_x seem to be counted."""
+    """Space-separated words of the texts at these tokens, without the template, as L_demo and L_x seem to count."""
     text = ""
     for before, position in pairwise([-2, *positions]):
         start, end = prompt.offsets[position] if prompt.offsets else (0, 0)

@@ -1,4 +1,4 @@
-"""What re-weighted anchors must be compared with: more demonstrations, no anchors, no attention."""
+"""Controls for re-weighted anchors: more demonstrations, random tokens, and methods without attention."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def fit_biases(logits: Float[Tensor, "prompt class"], gold: Int[Tensor, "prompt"
 
 
 def at_random_positions(prompts: PromptSet, seed: int) -> PromptSet:
-    """The same prompts with a random text token of each demonstration in the place of its anchor.
+    """The same prompts with a random text token of each demonstration in place of its anchor.
 
-    Drawn by the seed and the demonstrations alone.
+    The draw depends only on the seed and the demonstrations.
     """
 
     def moved(prompt: Prompt) -> Prompt:
@@ -56,10 +56,10 @@ def at_random_positions(prompts: PromptSet, seed: int) -> PromptSet:
 def with_companions(
     task: Task, tokenizer: Any, per_class: int, more_shots: int, *, seed: int = 42, shots: Counts = 1, **options: Any
 ) -> PromptSet:
-    """A task's prompts with `per_class` training prompts, and the same queries behind at most `more_shots` per class.
+    """A task's prompts with `per_class` training prompts, and the same queries after at most `more_shots` per class.
 
-    More shots are as many as fit the context with every query and as the data have; as many of them are mislabelled. If
-    they are fewer, a warning says why.
+    The number of shots is limited by the context, with every query, and by the data; the same number is mislabelled. If
+    there are fewer than asked for, a warning says why.
     """
     prompts = task.prompts(tokenizer, seed=seed, shots=shots, **options)
     shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
@@ -79,13 +79,13 @@ def with_companions(
 
 
 def more_shots_of(prompts: PromptSet) -> int:
-    """Demonstrations per class of the companions with more shots, but for wrong labels; 0 where there are none."""
+    """Demonstrations per class, without wrong labels, of the auxiliary prompts with more shots; 0 if there are none."""
     more = prompts.companions.get("more_shots")
     return 0 if more is None else len(more[0].demonstrations) // len(more.label_ids)
 
 
 def asking_the_same(prompts: PromptSet) -> PromptSet:
-    """Of the prompts with more shots those that ask about the same rows; none where there are no others."""
+    """The prompts with more shots that ask about the same rows; empty if there are none."""
     others = prompts.companions.get("more_shots", prompts[:0])
     rows = {prompt.ids.query for prompt in prompts}
     return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
@@ -94,8 +94,8 @@ def asking_the_same(prompts: PromptSet) -> PromptSet:
 def _with_more_shots(
     task: Task, tokenizer: Any, shots: Counts, most: int, options: Mapping[str, Any]
 ) -> tuple[PromptSet | None, str]:
-    """The same queries behind as many demonstrations as fit, if any do, and why they are no more."""
-    if options.get("too_long") == "drop":  # the queries are those that were not dropped: none may go now
+    """The same queries after as many demonstrations as fit, if any do, and why there are not more."""
+    if options.get("too_long") == "drop":  # these queries were not dropped before, so none may be dropped now
         options = {**options, "too_long": "refuse"}
     reason = ""
     for more in range(most, shots if isinstance(shots, int) else max(shots), -1):
@@ -111,7 +111,7 @@ def _with_more_shots(
 def without_beta(
     method: str, sets: Mapping[str, PromptSet], clean: Callable[[str], Tensor]
 ) -> Float[Tensor, "prompt class"]:
-    """What a method answers that fits no beta: label logits, or scores in their place."""
+    """The answers of a method without a beta: label logits, or scores in their place."""
     if method == "majority class":
         counts = torch.bincount(sets[""].gold, minlength=len(sets[""].label_ids)).float()
         return counts.expand(len(sets[""]), -1)

@@ -1,15 +1,15 @@
 """Deep layers read the prediction off the label words (section 2.3, Fig. 5; with two shots Fig. 11).
 
-The paper sums the attention from the target position q to each class's label words over heads, and takes it as a score
-for the class: AUCROC_l says how well layer l's attention predicts the model's label. R_l is the share of
-all (AUCROC - 1/2) that layers up to l have gathered. Both stay low in shallow layers and rise in the middle. We hold
-the claim against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
+The paper sums the attention from the target position q to each class's label words over heads, and uses it as a score
+for the class: AUCROC_l measures how well layer l's attention predicts the model's label. R_l is the share of the total
+(AUCROC - 1/2) over all layers that is accumulated up to layer l. Both are low in shallow layers and rise in the middle.
+The claim is tested against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
 
-The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` takes its
-share, which a common factor of both does not change. Classes that are never predicted drop out; with a single one left
+The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` uses its
+share, which a factor common to both does not change. Classes that are never predicted drop out; if only one is left
 there is no AUROC, and the seed is left out of the average and named. R_l is not clipped: a layer below one half
-subtracts (`R_clipped` leaves such layers out). Where the interval of its denominator holds 0, R is undetermined: it has
-no interval and is not drawn. The average of tasks has the R of the averaged curve, as in the paper's figure.
+subtracts (`R_clipped` leaves such layers out). If the interval of its denominator contains 0, R is undetermined: it has
+no interval and is not drawn. The average of tasks uses the R of the averaged curve, as in the paper's figure.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _CLAIM = Claim(
 )  # fmt: skip
 _BOUNDS = torch.tensor([0.025, 0.975], dtype=torch.float64)
 _PUBLISHED = 0.8
-"""What the AUROC approaches in deep layers of GPT2-XL and GPT-J (section 2.3.2; its curves are not printed)."""
+"""The AUROC that deep layers of GPT2-XL and GPT-J approach (section 2.3.2; the curves' values are not printed)."""
 
 
 @dataclass(frozen=True)
 class DeepLayers(Study):
     """A row per prompt and layer: attention from q to each class's label words, summed over heads.
 
-    Gold and predicted class too, and the attention of every head, which `attention_by_head` reads from the table.
+    Also gold and predicted class, and the attention of every head, which `attention_by_head` extracts.
     """
 
     weight: Annotated[
@@ -98,7 +98,7 @@ class DeepLayers(Study):
         )
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Over demonstration sets; within a seed whole sets are resampled where it has several."""
+        """Resampled over demonstration sets: a seed with several sets is resampled by whole sets."""
         seeds = list(_scores(table, "predicted", self.protocol))
         note = _predictions(table)
         if not seeds:
@@ -123,12 +123,11 @@ class DeepLayers(Study):
         """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.
 
         Metrics: AUCROC, R and R_clipped of the predicted label; AUCROC_gold, R_gold and R_gold_clipped of the true one.
-
-        Intervals are over seeds, each of which draws other demonstrations, then prompts; of a single seed over its
-        prompts. Those of R hold the R of resampled curves; where the interval of its denominator holds 0, R is
+        Intervals are over seeds, each with its own demonstrations, then prompts; for a single seed, over its prompts.
+        Intervals of R are over the R of resampled curves; if the interval of R's denominator contains 0, R is
         undetermined and they are NaN. `smallest_class` counts the prompts of the rarest target in any seed, `sets` and
-        `seeds` the seeds that have an AUROC; `seed_sd` is the standard deviation of their own. With several tasks,
-        "average of tasks" is the mean of their curves, and has no seed_sd.
+        `seeds` the seeds that have an AUROC; `seed_sd` is the standard deviation of these seeds' values. With several
+        tasks, "average of tasks" is the mean of their curves, and has no seed_sd.
         """
         tables: list[pd.DataFrame] = []
         for (model, shots), group in table.groupby(["model", "shots"], sort=False):
@@ -147,7 +146,7 @@ class DeepLayers(Study):
         return pd.concat(tables, ignore_index=True)
 
     def _curve(self, table: pd.DataFrame, metric: str) -> _Curve | None:
-        """One task's curve, averaged over the seeds that have one; None where none has."""
+        """One task's curve, averaged over the seeds that have one; None if none has."""
         curves = []
         for _, attention, target in _scores(table, _TARGETS[metric], self.protocol):
             auroc = auroc_by_layer(attention, target, protocol=self.protocol)
@@ -159,7 +158,7 @@ class DeepLayers(Study):
         return replace(_Curve.mean(curves, len(curves)), of_seeds=of_seeds, draws=_over_seeds(draws))
 
     def drawing(self, result: Result) -> Drawing:
-        """Of each task the AUROC of every layer and, where its denominator is above 0, R; and AUROC by head."""
+        """Per task, the AUROC of every layer and, if its denominator is above 0, R; and AUROC by head."""
         summary = result.summary()
         summary = summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable", ignore_index=True)
         panels, undetermined, grids = [], [], dict[str, np.ndarray]()
@@ -199,7 +198,7 @@ def _scores(table: pd.DataFrame, target: str, protocol: Protocol) -> Iterator[tu
 
 
 def _predictions(table: pd.DataFrame) -> str:
-    """How many predictions the rarest class has, and which seeds predict few classes."""
+    """Number of predictions of the rarest class, and the seeds that predict few classes."""
     single, missing, rarest, tasks = [], [], len(table), " and ".join(table["task"].unique())
     for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
         counts, classes = where(rows, layer=0)["predicted"].value_counts(), len(rows["attention"].iloc[0])
@@ -220,9 +219,9 @@ def _predictions(table: pd.DataFrame) -> str:
 
 
 def _by_head(title: str, table: pd.DataFrame, protocol: Protocol) -> dict[str, np.ndarray]:
-    """AUROC of every head's attention [layer head], mean over seeds, by a title; nothing where it is not defined.
+    """AUROC of every head's attention [layer head], mean over seeds, by title; empty where undefined.
 
-    The title says what the largest of all heads stays below in 95 % of permuted predictions.
+    The title gives the bound that the largest of all heads does not exceed in 95 % of permuted predictions.
     """
     values, null, generator = [], [], np.random.default_rng(0)
     for rows, _, classes in _scores(table, "predicted", protocol):
@@ -239,21 +238,21 @@ def _by_head(title: str, table: pd.DataFrame, protocol: Protocol) -> dict[str, n
 
 @dataclass(frozen=True)
 class _Curve:
-    """An AUROC per layer, the same for resampled prompts, and what it stands on."""
+    """An AUROC per layer, the same for resampled prompts, and the sample behind it."""
 
     values: Tensor
     draws: Tensor
     n: int
     seeds: int
     smallest_class: int
-    """Prompts of the rarest class in any seed: what an AUROC stands on."""
-    of_seeds: Tensor = torch.empty(0)  # noqa: RUF009  # nobody writes to it
-    """Of a task the curves of its seeds, [seed layer]."""
+    """Number of prompts of the rarest class in any seed, which limits an AUROC's precision."""
+    of_seeds: Tensor = torch.empty(0)  # noqa: RUF009  # never written to
+    """A task's curves per seed, [seed layer]."""
 
     @classmethod
     def mean(cls, curves: Sequence[_Curve], seeds: int) -> _Curve:
         values = torch.stack([curve.values for curve in curves]).mean(0)
-        draws = torch.stack([curve.draws for curve in curves]).mean(0)  # NaN where one has none: left out of quantiles
+        draws = torch.stack([curve.draws for curve in curves]).mean(0)  # NaN where a curve has none: not in quantiles
         return cls(values, draws, sum(curve.n for curve in curves), seeds, min(one.smallest_class for one in curves))
 
     def tables(self, metric: str, labels: Mapping[str, Any]) -> Iterator[pd.DataFrame]:
@@ -263,7 +262,7 @@ class _Curve:
         undetermined = (self.draws - 0.5).sum(1).nanquantile(_BOUNDS[0]) <= 0
         for name, measure in ((metric, Tensor.double), (share, cumulative_contribution), (f"{share}_clipped", clipped)):
             low, high = measure(self.draws).nanquantile(_BOUNDS, 0)
-            if name == metric and self.seeds > 1:  # as wide as Student's t makes so few seeds
+            if name == metric and self.seeds > 1:  # widened by Student's t for so few seeds
                 wider = stats.t.ppf(0.975, self.seeds - 1) / stats.norm.ppf(0.975) * (1 - 1 / self.seeds) ** -0.5
                 low, high = ((self.values + wider * (one - self.values)).clamp(0, 1) for one in (low, high))
             if undetermined and name != metric:
@@ -297,7 +296,7 @@ def attention_by_head(table: pd.DataFrame) -> Float[np.ndarray, "row head class_
     """Attention from q to each class's label words by head, of each row (prompt and layer) of a task's results.
 
     Raises:
-        InputError: the result was saved by a version that kept the sum over heads alone.
+        InputError: the result was saved by a version that kept only the sum over heads.
     """
     if "attention_by_head" not in table:
         raise InputError("This result was saved without heads; run deep-layers again.")

@@ -1,20 +1,20 @@
 """Error diagnosis: near anchors are confused classes (section 3.3, Fig. 6, appendices J and K, Fig. 14).
 
-Attention from q to a label word depends on the product of q's query vector and the label word's key. Where the keys of
-two classes lie close together along the directions in which queries vary, attention cannot tell them apart. Queries of
-many prompts give the directions (the first M principal components); each anchor key is written in these components,
-each scaled by the queries' deviation along it; distances between the classes, divided by the largest, are the predicted
-confusion. The real confusion of two classes is the AUROC with which their scores separate their own items.
+Attention from q to a label word depends on the product of q's query vector and the label word's key. If the keys of two
+classes are close together along the directions in which queries vary, attention cannot distinguish them. Queries of
+many prompts give the directions (the first M principal components). Each anchor key is expressed in these components,
+each scaled by the queries' standard deviation along it; distances between the classes, divided by the largest, are the
+predicted confusion. The real confusion of two classes is the AUROC with which their scores separate their own items.
 
-The authors' code takes layer 32 of GPT2-XL's 48, the keys of a single context, and the scores of all items behind that
+The authors' code uses layer 32 of GPT2-XL's 48, the keys of a single context, and the scores of all items after that
 context (`protocol="paper"`; here the layer at two thirds of the depth unless one is given). `"corrected"` averages
-distances over all contexts and takes the scores behind those contexts. The paper shows two heat maps; here their rank
-correlation over pairs of classes is measured in every layer, with a test that permutes the classes: one test for each
-task, on the seeds' mean matrices. Where every seed draws classes of its own, the classes of each are permuted apart.
-The summary's interval is the spread over contexts. Where the model confuses all pairs alike, there is no correlation.
+distances over all contexts and uses the scores after those contexts. The paper shows two heat maps; we measure their
+rank correlation over pairs of classes in every layer, with a test that permutes the classes: one test per task, on the
+seeds' mean matrices. If every seed draws its own classes, each seed's classes are permuted separately. The summary's
+interval is the spread over contexts. If the model confuses all pairs alike, there is no correlation.
 
-With several demonstrations of a class, its anchor key is the mean of the keys of its label words, whatever class the
-text beside a wrong label is of. So a model that hardly errs can be diagnosed, too: wrong labels make it err.
+With several demonstrations of a class, its anchor key is the mean of the keys of its label words, even next to a
+wrongly labelled text. So a model that hardly errs can be diagnosed, too: wrong labels make it err.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _NOTHING = (
 
 
 _HIDDEN = {"visible": False}
-"""Axes of a panel that fills up a row."""
+"""Axes of a panel that only fills a row."""
 
 
 @dataclass(frozen=True)
 class ErrorDiagnosis(Study):
     """A row per pair of classes: real confusion, and the distance between their scaled anchor keys.
 
-    Real confusion, an AUROC, has layer -1; distances are those of each context, layer and number of components.
+    Real confusion, an AUROC, has layer -1; distances have a row per context, layer and number of components.
     """
 
     components: Annotated[
@@ -79,7 +79,7 @@ class ErrorDiagnosis(Study):
     source = "Label Words are Anchors, section 3.3, Fig. 6 and 14"
     claims = (_CLAIM,)
     not_measured = ("layer",)
-    may_lack = ("value",)  # the confusion with a class that no item has
+    may_lack = ("value",)  # undefined for a class without items
     claim = (
         "Classes whose label words have keys close together are the ones that the model confuses: on TREC, Description "
         "and Entity most of all."
@@ -95,10 +95,10 @@ class ErrorDiagnosis(Study):
         demonstrations: str = "per_seed",
         **options: Any,
     ) -> PromptSet:
-        """All items behind one context (in class order; the paper: a demonstration of each), and each behind its own.
+        """All items after one context (in class order; paper: one demonstration per class), and each after its own.
 
-        `options` are those of `task.prompts`; `mislabelled` makes a model err that hardly does. Where the data cannot
-        fill `contexts`, there are half as many, and so on.
+        `options` are those of `task.prompts`; `mislabelled` makes a model err that otherwise hardly does. If the data
+        cannot fill `contexts`, their number is halved until they can.
         """
         if demonstrations != "per_seed":
             raise InputError("Error diagnosis has contexts that many prompts share; use demonstrations='per_seed'.")
@@ -152,7 +152,7 @@ class ErrorDiagnosis(Study):
         if not numbers:
             raise InputError(f"{len(queries)} prompts allow {most} components at most; use more prompts or fewer.")
         for layer in range(queries.shape[1]):
-            # One decomposition for all contexts; fewer components are the first columns of more.
+            # One decomposition serves all contexts; fewer components are its first columns.
             scaled = scaled_keys(queries[:, layer], keys[:, layer].flatten(0, 1), max(numbers))
             for context, of_context in enumerate(scaled.reshape(keys.shape[0], keys.shape[2], -1)):
                 for m in numbers:
@@ -173,7 +173,7 @@ class ErrorDiagnosis(Study):
         return pairs.predicted_matrix(table, layer, components)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Over seeds, in the layer of the heat map; its p, of permuted classes, is corrected for all layers."""
+        """Over seeds, in the heat map's layer; p comes from permuted classes and is corrected for all layers."""
         layer, components = self.shown(table)
         alike = pairs.with_differences(table)
         if not alike:
@@ -198,10 +198,10 @@ class ErrorDiagnosis(Study):
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,
         n (contexts), seeds, seed_sd.
 
-        Metrics: spearman and pearson over pairs of classes, of the seeds' mean matrices, and spearman's one-sided
-        p_value, one for each task. Where seeds draw classes of their own, the correlations of these are averaged, and
-        tested together. `low` and `high` of spearman hold 95 % of the contexts' own values; `seed_sd` is the standard
-        deviation of the seeds' own. All are NaN where the model confuses all pairs of classes alike.
+        Metrics: spearman and pearson over pairs of classes, for the seeds' mean matrices, and spearman's one-sided
+        p_value, one per task. If seeds draw their own classes, their correlations are averaged, and tested together.
+        `low` and `high` of spearman span 95 % of the contexts' values; `seed_sd` is the standard deviation of the
+        seeds' values. All are NaN if the model confuses all pairs of classes alike.
         """
         means = []
         for (model, task, shots), rows in table.groupby(["model", "task", "shots"], sort=False):
@@ -216,7 +216,7 @@ class ErrorDiagnosis(Study):
         return pd.DataFrame(means, columns=[*columns, "seed_sd"])
 
     def drawing(self, result: Result) -> Drawing:
-        """Of each task real and predicted confusion, their rank correlation in every layer, and Fig. 14: every M."""
+        """Per task, real and predicted confusion, their rank correlation in every layer, and Fig. 14 (every M)."""
         table, summary = result.table, result.summary()
         layer, components = self.shown(table)
         numbers, panels = sorted(set(table["components"]) - {0}), list[Panel]()
@@ -240,7 +240,7 @@ class ErrorDiagnosis(Study):
 
 
 def anchor_keys(model: Any, context: Context) -> Float[Tensor, "layer class_ d"]:
-    """Keys of the label words, the mean of each class's; repeated for heads that share them, heads side by side."""
+    """Mean key of each class's label words; repeated for heads that share keys, with heads concatenated."""
     heads, n_classes = hooked(model).sizes.n_heads, len(context.label_ids)
     member = torch.nn.functional.one_hot(torch.tensor(context.anchor_classes), n_classes).float()
     mean = (member / member.sum(0)).T

@@ -1,8 +1,8 @@
-"""Where gathering ends and reading begins: the layer in which enrichment crosses.
+"""Where gathering ends and reading begins: the layer from which reading dominates.
 
-Both curves may stay above an average token's in all layers, and on very different scales, so that they need not meet.
-We take the logarithm of reading over gathering, and the split of the layers in two that explains most of its variance:
-from that layer on, reading is high relative to gathering. Resampled demonstration sets give its interval.
+Both curves may be above an average token's in all layers, and on very different scales, so they need not cross. We take
+the logarithm of reading over gathering, and find the split of the layers in two that explains most of its variance:
+from that layer on, reading is high relative to gathering. Its interval comes from resampled demonstration sets.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 FEWEST_SETS = 6
-"""With fewer, resampling sets says too little of where another set would have split."""
+"""With fewer sets, resampling says too little about where another set would split."""
 _RESAMPLES, _LEAST = 1000, 0.01
-"""No enrichment counts as smaller than the second: its logarithm would decide everything."""
+"""Number of resamples; and a floor for enrichment, whose logarithm would otherwise dominate."""
 
 
 class Handover(NamedTuple):
@@ -30,11 +30,11 @@ class Handover(NamedTuple):
 
 
 def handover(gathering: Float[np.ndarray, "set layer"], reading: Float[np.ndarray, "set layer"]) -> Handover | None:
-    """The layer from which on reading is high relative to gathering; None where it is not determined.
+    """The layer from which on reading is high relative to gathering; None if undetermined.
 
-    It is not determined with fewer than six sets, where the interval holds more than a third of the layers, or where
-    reading falls at the split in more than one resample of forty. Layers in which nothing gathers (the last) are left
-    out by the caller. What sets share, such as the architecture, is not resampled: ask only where both are supported.
+    It is undetermined with fewer than six sets, if the interval covers more than a third of the layers, or if reading
+    falls at the split in more than one of forty resamples. The caller leaves out layers in which nothing gathers (the
+    last). What sets share, such as the architecture, is not resampled, so use this only if both claims are supported.
     """
     n_sets, n_layers = gathering.shape
     if n_sets < FEWEST_SETS or n_layers < 2:
@@ -45,7 +45,7 @@ def handover(gathering: Float[np.ndarray, "set layer"], reading: Float[np.ndarra
     ratio = np.log(np.maximum(weights @ reading, _LEAST)) - np.log(np.maximum(weights @ gathering, _LEAST))
     before = np.arange(1, n_layers)
     sums = ratio.cumsum(1)
-    step = (sums[:, -1:] - sums[:, :-1]) / (n_layers - before) - sums[:, :-1] / before  # mean after less mean before
+    step = (sums[:, -1:] - sums[:, :-1]) / (n_layers - before) - sums[:, :-1] / before  # mean after, less mean before
     split = (step**2 * before * (n_layers - before)).argmax(1)
     low, high = np.quantile(split[1:] + 1, [0.025, 0.975])
     rises = np.take_along_axis(step, split[:, None], 1)[:, 0] > 0

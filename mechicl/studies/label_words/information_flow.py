@@ -6,20 +6,20 @@ target position (S_pq), and all others (S_ww). In shallow layers S_wp dominates,
 the demonstrations' information, and the prediction reads it there.
 
 The authors average the raw values over prompts and then divide by the sum of the three in each layer, so uncertain
-prompts, whose gradients are large, dominate (`protocol="paper"`). `"corrected"` takes each prompt's shares first, so
-that every prompt counts the same. The table keeps the raw values.
+prompts, whose gradients are large, dominate (`protocol="paper"`). `"corrected"` computes each prompt's shares first, so
+every prompt counts the same. The table keeps the raw values.
 
-A share has no null: in an untrained model, too, S_pq holds most of the deep layers. The claims are therefore decided by
+A share has no null: S_pq dominates deep layers in an untrained model, too. The claims are therefore decided by
 enrichment (`probes/enrichment.py`): how much more saliency goes into label words (gathering) and from them to the
-target (reading) than for text tokens at matched positions, and than the same in untrained twins of the model. Each twin
-reads its part of the prompts, so that all twins together cost one more pass over them; how far twins differ among
-themselves is part of the interval.
+target (reading) than for text tokens at matched positions, and how much this exceeds the same difference in untrained
+twins. Each twin reads a part of the prompts, so all twins together cost one more pass over them; the spread among twins
+is part of the interval.
 
-The authors draw demonstrations afresh for every prompt; so do the command and `InformationFlow().prompts(task, ...)`.
+The authors draw new demonstrations for every prompt; so do the command and `InformationFlow().prompts(task, ...)`.
 With `task.prompts(...)` all prompts of a seed share theirs unless `demonstrations="per_prompt"` is given.
 
-The same pass gives what the paper mentions beside its figure: shares of the sum of absolute values over heads
-(footnote 3), and S_wp from text alone, without the edges from position 0 and from other label words.
+The same pass also gives variants: shares of the sum of absolute values over heads (the paper's footnote 3), and S_wp
+from text alone, without the edges from position 0 and from other label words.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ _OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs"
 class InformationFlow(Study):
     """A row per prompt and layer, of the model and of its untrained twins.
 
-    Raw S_wp, S_pq and S_ww, in units of the loss per edge, by both ways of joining heads, and S_wp_text, which counts
-    text alone; reading and gathering of label words, random text, colons and line breaks, over an average token's.
+    Raw S_wp, S_pq and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, which counts
+    text alone; reading and gathering of label words, random text, colons and line breaks, times an average token's.
     """
 
     head_reduce: Annotated[
@@ -88,7 +88,7 @@ class InformationFlow(Study):
         Literal["gold", "predicted"], Switch("Class whose loss is differentiated: gold (the paper) or predicted.")
     ] = "gold"
     untrained: Annotated[
-        int, Switch("Number of untrained twins, which share the prompts; with 0 every claim is undecided.", min=0)
+        int, Switch("Number of untrained twins, which divide the prompts; with 0 every claim is undecided.", min=0)
     ] = 4
     by_head: Annotated[bool, Switch("Also measure reading and gathering of every head.")] = False
 
@@ -151,7 +151,7 @@ class InformationFlow(Study):
             return Evidence.nothing(why)
         rows = table[table["layer"].isin(layers)]
         labels, text = rows[_column(kind, "label words")], rows[_column(kind, "random text")]
-        excess = (labels - text)[(labels > 0) | (text > 0)]  # where the loss has no gradient, nothing was seen
+        excess = (labels - text)[(labels > 0) | (text > 0)]  # without a gradient of the loss there is no observation
         by = ["weights", "seed", DEMONSTRATION_SET, "prompt"]
         means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
         means = means[means[_GIVEN].notna()]
@@ -168,7 +168,7 @@ class InformationFlow(Study):
         return Evidence(values, null, sets, interval=against_few(sampled, twins.mean().to_numpy()), note=note)
 
     def _handover(self, table: pd.DataFrame) -> str:
-        """Where reading takes over from gathering, in a sentence; empty where too little gathers."""
+        """Where reading takes over from gathering, in one sentence; empty if too little gathers."""
         if decide(GATHERING, self.evidence(GATHERING, table)).outcome != "supported":
             return ""
         rows = table[(table["weights"] == _GIVEN) & (table["layer"] < table["layer"].max())]
@@ -180,13 +180,13 @@ class InformationFlow(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
 
-        Of the model as given. Prompts whose saliency is exactly zero in a layer (a gradient that underflows) have no
-        shares and are left out; `n` says how many remain.
+        Only for the model as given. Prompts whose saliency is exactly zero in a layer (the gradient underflows) have no
+        shares and are left out; `n` counts the rest.
         """
         return self._shares(table, FLOWS, FLOWS)
 
     def other_shares(self, table: pd.DataFrame) -> pd.DataFrame:
-        """As `summary`: S_wp_text in the place of S_wp, and all three by the other way of joining heads."""
+        """Like `summary`: S_wp_text in place of S_wp, and all three with heads reduced the other way."""
         others = tuple(f"{name}_{_OTHER[self.head_reduce]}" for name in FLOWS)
         pairs = {(_TEXT, *FLOWS[1:]): (_TEXT,), others: others}
         return pd.concat([self._shares(table, of, metrics) for of, metrics in pairs.items()], ignore_index=True)
@@ -200,7 +200,7 @@ class InformationFlow(Study):
         return mean_with_interval(long, "value", ["model", "task", "shots", "metric", "layer"], weight=weight)
 
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Mean reading and gathering per layer, of the model and its untrained twins: as `summary`, and weights."""
+        """Mean reading and gathering per layer, of the model and its untrained twins; columns of `summary`, weights."""
         columns = [_column(kind, tokens) for kind in _KINDS.values() for tokens in TOKEN_SETS]
         table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
         rows = by_metric(table, columns, ("weights", "layer"))
@@ -231,7 +231,7 @@ class InformationFlow(Study):
         )  # fmt: skip
 
     def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
-        """The three shares of a task; by the other way of joining heads dotted, S_wp from text alone dashed."""
+        """The three shares of a task; dotted: heads reduced the other way; dashed: S_wp from text alone."""
         other = _OTHER[self.head_reduce]
         ways = {"": ("", "solid"), f"_{other}": (f", {other}", "dot")}
         curves = [Curve(f"{flow}{way}", _NAMES[flow] + name, FLOW_COLOURS[flow], dash, task)
@@ -271,7 +271,7 @@ def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
 
 
 def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Mean gathering and reading of every head [layer head], by a title that has an untrained model's largest."""
+    """Mean gathering and reading of every head [layer head], by a title that gives an untrained model's largest."""
     grids = {}
     for kind in _KINDS.values():
         by_layer = table.groupby(["weights", "layer"], sort=False)[_column(kind, "by head")]

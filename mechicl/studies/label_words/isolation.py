@@ -2,15 +2,15 @@
 
 The paper cuts the label words' attention to everything before them in the first or the last n layers, and compares the
 prediction with the clean run's: the same label (label loyalty), the same top-k next words (word loyalty, Jaccard).
-Cutting in the first layers should hurt, cutting in the last layers or cutting at random tokens should not.
+Cutting in the first layers should hurt; cutting in the last layers or at random tokens should not.
 
-The authors draw the random tokens afresh in every layer from all positions up to the query, so no random token is
-isolated throughout (`protocol="paper"`, with their very draws). `"corrected"` draws once per prompt. Both report word
-loyalty at k = 5 (the paper) and k = 10 (the authors' notebook), and the probability of the label words.
+The authors redraw the random tokens in every layer from all positions up to the query, so no random token is isolated
+throughout (`protocol="paper"`, with the authors' draws). `"corrected"` draws once per prompt. Both report word loyalty
+at k = 5 (the paper) and k = 10 (the authors' notebook), and the probability of the label words.
 
-How attention is cut matters: without the edge to position 0 a label word may become an attention sink itself. So
-`"corrected"` also isolates in further modes (`modes`), and cuts as many random edges as a second control. A claim is
-supported only where its sign is the same in all. Loyalty stands beside what a constant answer reaches.
+How attention is cut matters: without the edge to position 0, a label word may itself become an attention sink. So
+`"corrected"` also isolates in further modes (`modes`), and cuts the same number of random edges as a second control. A
+claim is supported only if its sign is the same in all modes. Loyalty is reported next to that of a constant answer.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ _MEASURED = {
         ("-depth", "isolating them in the last layers", _BY_LAST, " over that of random tokens"),
     )
 }  # fmt: skip
-"""Each claim with its metric, and the condition that is its null."""
+"""Each claim, with its metric and the condition that serves as its null."""
 _CLAIMED = 5
-"""Numbers of first and of last layers that the paper speaks of."""
+"""Numbers of first and last layers that the paper discusses."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,10 @@ class Isolation(PredictionStudy):
     """A row per prompt and condition (label words or random tokens isolated in the first or last n layers).
 
     Gold and predicted class, label probabilities, probability of all label words over the vocabulary, and top-10 token
-    ids. At the claimed number of layers also norms of the residual after them, at label words and at position 0.
+    ids. For the claimed number of layers, also norms of the residual after them, at label words and at position 0.
     """
 
-    n_layers: Annotated[tuple[int, ...], Switch("How many first, and how many last, layers to isolate.", min=1)] = (
-        1,
-        3,
-        5,
-    )
+    n_layers: Annotated[tuple[int, ...], Switch("Numbers of first (and of last) layers to isolate.", min=1)] = (1, 3, 5)
     mode: Annotated[
         Mode,
         Switch(
@@ -90,7 +86,7 @@ class Isolation(PredictionStudy):
     modes: Annotated[
         tuple[Variant, ...],
         Switch(
-            "Further modes in which a verdict must have the same sign, with protocol corrected; the same as mode for "
+            "Further modes in which a verdict must have the same sign (protocol corrected); give the value of mode for "
             "none. exchange gives label words what those of another demonstration set gather (the control: text tokens "
             "what its text tokens do), and needs two sets."
         ),
@@ -99,8 +95,7 @@ class Isolation(PredictionStudy):
         "all"
     )
     resample: Annotated[
-        isolate.Resample,
-        Switch("How often random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed."),
+        isolate.Resample, Switch("When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.")
     ] = "per_prompt"
     span: Annotated[
         Literal["anchor", "label"], Switch("Which tokens of a label word are isolated: its anchor, or all (label).")
@@ -140,10 +135,10 @@ class Isolation(PredictionStudy):
 
     @property
     def _arms(self) -> dict[str, tuple[str, Variant]]:
-        """What is isolated, and in which mode, by its name in the table.
+        """The isolated tokens and the mode, by the arm's name in the table.
 
-        The first two have every number of layers. Random tokens in the last layers, which change next to nothing, are
-        isolated in `mode` alone.
+        The first two arms cover every number of layers. Random tokens in the last layers, which change next to nothing,
+        are isolated only in `mode`.
         """
         arms: dict[str, tuple[str, Variant]] = {tokens: (tokens, self.mode) for tokens in (LABELS, RANDOM)}
         if self.protocol == "corrected":
@@ -157,7 +152,7 @@ class Isolation(PredictionStudy):
         return sorted({self._claimed, self._apart(total) or self._claimed})
 
     def _apart(self, total: int) -> int:
-        """The largest of them with which the first and the last layers do not overlap; 0 where there is none."""
+        """The largest of them for which the first and last layers do not overlap; 0 if there is none."""
         return max((n for n in self.n_layers if n <= min(total // 2, self._claimed)), default=0)
 
     def passes(self, n_layers: int) -> float:
@@ -165,14 +160,14 @@ class Isolation(PredictionStudy):
         return 1 + 1.5 * len(self.n_layers) + 0.6 * further
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
-        """Sets of prompts with the same demonstrations get a prompt of the set before; the first, of the second."""
+        """Give each group of prompts with the same demonstrations a prompt of the previous group (the first: next)."""
         parts, origin = super().parts(material)
         if all(mode != "exchange" for _, mode in self._arms.values()):
             return parts, origin
         return with_other_sets(parts), origin
 
     def for_material(self, material: Material) -> Study:
-        """Without the exchange where there is a single demonstration set, which decides nothing anyway."""
+        """Drop the exchange mode if there is only one demonstration set, which decides nothing anyway."""
         sets = [part.material for part in self.parts(material)[0] if isinstance(part.material, PromptSet)]
         if "exchange" not in self.modes or all(map(donors, sets)):
             return self
@@ -190,7 +185,7 @@ class Isolation(PredictionStudy):
         if tokens == RANDOM and self.protocol == "paper":
             return [isolate.IsolatePositions(layers, mode=cut, positions=authors_draws(prompts, len(layers)))]
         drawn: dict[str, Any] = {"pool": self.pool, "resample": self.resample}
-        if mode == "exchange":  # text with text, as label words with label words
+        if mode == "exchange":  # text is exchanged with text, label words with label words
             drawn = {"pool": "demo_text", "resample": "per_seed"}
         isolation = (
             isolate.IsolateLabels(layers, span=self.span, mode=cut) if tokens == LABELS
@@ -208,7 +203,7 @@ class Isolation(PredictionStudy):
         )  # fmt: skip
 
     def _norms(self, model: Any, prompts: PromptSet, condition: Condition) -> dict[str, float]:
-        """Norms after the claimed number of layers, without isolation and with that of label words there."""
+        """Norms after the claimed number of layers, without isolation and with label words isolated there."""
         n, arm = condition["n_layers"], condition["isolated"]
         measured = arm == "nothing" or (
             self._arms[arm][0] == LABELS and condition["where"] == "first" and n == self._claimed
@@ -219,7 +214,7 @@ class Isolation(PredictionStudy):
         return missing | norms_after(model, prompts, self.patches(model, prompts, condition), self._claimed)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Rows with their agreement with the clean run; tables of earlier versions have no probability."""
+        """Rows with their agreement with the clean run; tables of earlier versions lack the probability."""
         rows = super().loyalty(table)
         return rows if "label_mass" in rows else rows.assign(label_mass=np.nan)
 
@@ -241,12 +236,12 @@ class Isolation(PredictionStudy):
             return Evidence.nothing(why)
         if control == _BY_RANDOM:
             return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)
-        # What is cut in the last layers can change less by construction, which random tokens show, too.
+        # Cuts in the last layers can change less by construction; random tokens share this.
         excess = {end: changes["label words", end] - changes["random tokens", end] for end in ("first", "last")}
         return Evidence(excess["first"].to_numpy(), excess["last"].to_numpy(), sets)
 
     def _verdict(self, claim: Claim, rows: pd.DataFrame, facts: Mapping[str, str], remarks: Sequence[str]) -> Verdict:
-        """In `mode`, held against the other modes and against random edges."""
+        """The verdict in `mode`, checked against the other modes and against random edges."""
         measured, found = set(rows["isolated"]), dict[str, Verdict]()
         comparisons = {
             mode: {arm: tokens for arm, (tokens, one) in self._arms.items() if one == mode and tokens != EDGES}
@@ -271,7 +266,7 @@ class Isolation(PredictionStudy):
         return _CLAIMED if _CLAIMED in self.n_layers else max(self.n_layers)
 
     def floor(self, table: pd.DataFrame, metric: str = "label_loyalty") -> float:
-        """Loyalty of always giving one answer, mean over tasks and seeds; of `label_mass` the clean run's."""
+        """Loyalty of always giving one answer, mean over tasks and seeds; for `label_mass`, the clean run's value."""
         clean = constant_answer(table[self.is_clean(table)])
         return float(clean.groupby(PROMPT[:-1], dropna=False)[metric].mean().mean()) if metric in clean else np.nan
 
@@ -303,10 +298,10 @@ class Isolation(PredictionStudy):
 
 
 def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list[list[int]]]:
-    """The random positions that the authors' code isolates: per prompt, then per layer, from one stream.
+    """The random positions that the authors' code isolates: per prompt, then per layer, from one random stream.
 
-    Python's generator seeded with 42, whatever the experiment's seed; the pool is every position up to the one before
-    the last before q, but for the label words.
+    Python's generator is seeded with 42 whatever the experiment's seed; the pool is every position before the last one
+    before q, except label words.
     """
     stream = random.Random(_AUTHORS_SEED)
     return {

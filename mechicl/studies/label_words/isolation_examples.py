@@ -18,7 +18,7 @@ def isolation_examples(result: Result, tokenizer: Any = None, *, n: int = 5, k: 
     """Prompts whose most probable words change most with label words isolated in the first layers (App. C, Table 5).
 
     Columns: prompt, predicted class index with and without isolation, and the k most probable words of each. Without a
-    tokenizer these are the five that the result holds.
+    tokenizer, the words are the five that the result holds.
     """
     study = result.study
     if not isinstance(study, PredictionStudy) or result.name != "isolation":

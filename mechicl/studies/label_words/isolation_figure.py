@@ -1,4 +1,4 @@
-"""The panels of `isolation`: curves by the number of isolated layers, or bars where that is a single number."""
+"""The panels of `isolation`: curves over the number of isolated layers, or bars if there is only one number."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mechicl.studies.label_words.predictions import TITLES
 
 LABELS, RANDOM, EDGES = "label words", "random tokens", "random edges"
 Arms = Mapping[str, tuple[str, str]]
-"""What is isolated, and in which mode, by its name in the table."""
+"""Names in the table of the isolated tokens, or edges."""
 _STYLES = {(LABELS, "first"): (LABEL_COLOUR, "solid"), (LABELS, "last"): (LABEL_COLOUR, "dot"),
            (RANDOM, "first"): (GREY, "solid"), (RANDOM, "last"): (GREY, "dot")}  # fmt: skip
 _FURTHER = (GREY, ORANGE, PURPLE, GREEN, SKY, BLUE)
 """Colours of further modes."""
 _LEVELS = {"label_mass": "clean run"}
-"""What the level in a panel is, if not that of a constant answer."""
+"""What a panel's level shows, if not a constant answer."""
 _CONSTANT = "constant answer"
 
 
 def by_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, claimed: int) -> Panel:
-    """By the number of isolated layers; marks where label words are isolated in further modes."""
+    """Curves over the number of isolated layers; marks show label words isolated in further modes."""
     numbers = means.loc[means["n_layers"] > 0, "n_layers"]
     level = go.Scatter(
         x=[numbers.min(), numbers.max() + 0.5], y=[floor] * 2, mode="lines", name=_LEVELS.get(metric, _CONSTANT),
@@ -48,7 +48,7 @@ def by_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, claime
 
 
 def at_one_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, n_layers: int) -> Panel:
-    """With a single number of isolated layers."""
+    """Bars for a single number of isolated layers."""
     rows = where(means, metric=metric).set_index(["isolated", "where"])
     styles = _STYLES | {
         (arm, "first"): (LABEL_COLOUR if tokens == LABELS else GREY, "solid")
@@ -65,6 +65,6 @@ def at_one_number(metric: str, means: pd.DataFrame, floor: float, arms: Arms, n_
 
 
 def _in_words(arm: str, arms: Arms) -> str:
-    """An arm as a legend names it."""
+    """An arm's name in the legend."""
     tokens, mode = arms[arm]
     return tokens if tokens == arm else f"{tokens}, {IN_WORDS[mode]}"

@@ -1,4 +1,4 @@
-"""Isolation in several modes: other demonstrations to exchange with, and one verdict over all modes."""
+"""Isolation in several modes: demonstrations to exchange with, and one verdict over all modes."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies.parts import Part
 
 _OTHERS = "other_demonstrations"
-"""The companion of a prompt set: a prompt of the same task with other demonstrations."""
+"""Name of a set's auxiliary prompt: one of the same task with other demonstrations."""
 IN_WORDS = {
     "presoftmax": "cut before the softmax", "presoftmax_keep_0": "edge to position 0 kept",
     "postsoftmax_zero": "zeroed after the softmax", "postsoftmax_renorm": "renormalised after the softmax",
     "exchange": "exchanged with another set",
 }  # fmt: skip
-"""What a mode does, for legends."""
+"""What each mode does, for legends."""
 _SETS_FOR_NORMS = 8
-"""Of so many demonstration sets the norms are taken."""
+"""Number of demonstration sets over which norms are averaged."""
 
 
 def with_other_sets(parts: Sequence[Part]) -> list[Part]:
-    """Prompt sets with a prompt of the set before them, of the same task and shots; the first has one of the second."""
+    """Prompt sets, each with a prompt of the set before it (same task and shots); the first has one of the second."""
     tasks: dict[tuple[Any, ...], list[Part]] = {}
     for part in parts:
         tasks.setdefault((part.labels["task"], part.labels["shots"]), []).append(part)
@@ -48,9 +48,9 @@ def with_other_sets(parts: Sequence[Part]) -> list[Part]:
 
 
 def donors(prompts: PromptSet) -> dict[Prompt, Prompt]:
-    """For each prompt another with other demonstrations: of the set before among the prompts', or a companion.
+    """For each prompt one with other demonstrations: from the set before among the prompts, or an auxiliary prompt.
 
-    Empty where there is none, or too few tokens are known to be text: like is exchanged with like.
+    Empty if there is none, or if too few tokens are known to be text, because like is exchanged with like.
     """
     groups = shared_demonstrations(prompts)
     others = [prompts[group[0]] for group in groups]
@@ -62,9 +62,9 @@ def donors(prompts: PromptSet) -> dict[Prompt, Prompt]:
 
 
 def norms_after(model: Any, prompts: PromptSet, patches: Sequence[Patch], n_layers: int) -> dict[str, float]:
-    """Mean norms of resid_post after so many layers, at label words and at position 0; empty without label words.
+    """Mean norms of resid_post after this many layers, at label words and at position 0; empty without label words.
 
-    They depend on demonstrations alone: one prompt of each set is enough.
+    They depend only on the demonstrations, so one prompt per set is enough.
     """
     sets = [group[0] for group in shared_demonstrations(prompts) if prompts[group[0]].anchors][:_SETS_FOR_NORMS]
     if not sets:
@@ -75,9 +75,9 @@ def norms_after(model: Any, prompts: PromptSet, patches: Sequence[Patch], n_laye
 
 
 def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
-    """The first verdict, where the others agree: a claim is supported only if its sign is the same in all.
+    """The first verdict, if the others agree: a claim is supported only if its sign is the same in all modes.
 
-    And contradicted only if none of the others supports it.
+    It is contradicted only if none of the others supports it.
     """
     (mode, verdict), *others = found.items()
     if not others or np.isnan(verdict.effect):
@@ -95,9 +95,9 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
 
 
 def sinks(norms: pd.DataFrame, modes: Mapping[str, str], n_layers: int) -> str:
-    """A warning where the cut brings the norm of label words nearer to that of position 0 than to their own.
+    """A warning if the cut brings the label words' norm nearer to that of position 0 than to their clean one.
 
-    `norms` has label_norm and first_norm of each arm, "nothing" among them; `modes` says the mode of each.
+    `norms` has label_norm and first_norm of each arm, including "nothing"; `modes` gives each arm's mode.
     """
     clean, first = norms.loc["nothing", ["label_norm", "first_norm"]].to_numpy(float)
     cut = {str(arm): float(norm) for arm, norm in norms["label_norm"].drop("nothing").items()}

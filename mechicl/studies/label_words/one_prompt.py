@@ -1,8 +1,9 @@
-"""The information flow of one prompt, drawn (section 1, Fig. 1).
+"""A picture of the information flow in one prompt (section 1, Fig. 1).
 
-The paper illustrates its idea by the edges of a single prompt: in a shallow layer they lead into the label words, in a
-deep layer from the label words to the target. The picture is saliency, not attention, which the first token's sink
-would dominate. It is an example, chosen by its number, and no evidence: `information-flow` decides the claims.
+The paper illustrates its idea with the edges of a single prompt: in a shallow layer they lead into the label words, in
+a deep layer from the label words to the target. The picture shows saliency, not attention, because the sink at the
+first token would dominate the latter. It is an example, selected by index, not evidence: `information-flow` decides the
+claims.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from mechicl.studies.label_words.saliency_map import LEGEND, map_height, map_pan
 from mechicl.studies.study import Condition, Study
 
 _SHOWN = 10
-"""Edges of a layer that are listed, the strongest first."""
+"""Number of edges listed per layer, strongest first."""
 _MAP = ["model", "task", "seed", "layer"]
 
 
 @dataclass(frozen=True)
 class OnePrompt(Study):
-    """A row per layer and token of the prompt: its text, its role (w, p, q or none), and the saliency of its edges.
+    """A row per layer and token of the prompt: its text, its role (w, p, q or none), and its edges' saliency.
 
-    These are as many as there are tokens, 0 from its own place on.
+    There is one value per token of the prompt, 0 from its own position on.
     """
 
     prompt: Annotated[int, Switch("Index of the prompt, from 0.", min=0)] = 0
@@ -68,13 +69,13 @@ class OnePrompt(Study):
         return pd.concat(rows, ignore_index=True)
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
-        """None: that it is one prompt, its finding says itself."""
+        """No remarks: the finding itself says that this is one prompt."""
         return []
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """The ten strongest edges of each layer: model, task, seed, layer, both tokens and roles, metric, mean, n.
 
-        `mean` is the edge's saliency as a share of the layer's largest; of a single prompt `low` and `high` are NaN.
+        `mean` is the edge's saliency as a share of the layer's largest; `low` and `high` are NaN for a single prompt.
         """
         parts = []
         for _, rows in table.groupby(_MAP, sort=False, dropna=False):
@@ -89,7 +90,7 @@ class OnePrompt(Study):
         return pd.concat(parts, ignore_index=True).assign(low=np.nan, high=np.nan, n=1)
 
     def finding(self, result: Result) -> str:
-        """In how many of the strongest edges label words take part."""
+        """How many of the strongest edges involve label words."""
         top, told = result.summary(), []
         read = top["reader_role"].where(top["reader_role"] != "q", top["read_role"] + " to q")
         for (task, layer), of_layer in read.groupby([top["task"], top["layer"]], sort=False):

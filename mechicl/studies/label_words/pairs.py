@@ -1,4 +1,4 @@
-"""Pairs of classes: as rows, as matrices, and drawn."""
+"""Pairs of classes: as rows, as matrices, and in figures."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ REAL = -1
 
 
 def pair_rows(matrix: Float[Tensor, "class_ class_"], names: Sequence[str], **place: int) -> pd.DataFrame:
-    """A row for each two classes."""
+    """A row per pair of classes."""
     a, b = np.triu_indices(len(names), 1)
     values, classes = matrix.cpu().double().numpy(), np.array(names)
     return pd.DataFrame({**place, "class_a": classes[a], "class_b": classes[b], "value": values[a, b]})
 
 
 def pair_matrix(pairs: pd.Series[float]) -> pd.DataFrame:
-    """A symmetric matrix with diagonal 1 of values by pair."""
+    """A symmetric matrix of values by pair, with diagonal 1."""
     names = list(dict.fromkeys([*pairs.index.get_level_values(0), *pairs.index.get_level_values(1)]))
-    empty = np.where(np.eye(len(names)), 1, np.nan)  # a pair that was not measured has no value
+    empty = np.where(np.eye(len(names)), 1, np.nan)  # NaN for pairs that were not measured
     matrix = pd.DataFrame(empty, index=names, columns=names)
     for pair, value in pairs.items():
         matrix.loc[pair] = matrix.loc[pair[::-1]] = value  # type: ignore[index]
@@ -48,7 +48,7 @@ def smallest(matrix: pd.DataFrame) -> tuple[str, str]:
 
 
 def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The rows of a task's seeds together where they have the same classes, apart where each draws its own."""
+    """The rows of a task's seeds: together if they have the same classes, separate if each draws its own."""
     alike: dict[tuple[str, ...], list[pd.DataFrame]] = {}
     for _, of_seed in table.groupby("seed", sort=False, dropna=False):
         alike.setdefault(tuple(dict.fromkeys([*of_seed["class_a"], *of_seed["class_b"]])), []).append(of_seed)
@@ -56,12 +56,12 @@ def seeds_by_classes(table: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def real_matrix(table: pd.DataFrame) -> pd.DataFrame:
-    """Real confusion, the mean of the seeds."""
+    """Real confusion, averaged over seeds."""
     return pair_matrix(where(table, layer=REAL).groupby(PAIR, sort=False)["value"].mean())
 
 
 def with_differences(table: pd.DataFrame) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The rows of the seeds that have the same classes, with their real confusion, where that differs between pairs."""
+    """The rows of seeds with the same classes, and their real confusion, if that differs between pairs."""
     alike = [(rows, real_matrix(rows)) for rows in seeds_by_classes(table)]
     return [(rows, real) for rows, real in alike if _differs(real)]
 
@@ -73,7 +73,7 @@ def _differs(real: pd.DataFrame) -> bool:
 
 
 def rank_correlations(rows: pd.DataFrame, real: pd.DataFrame, by: str) -> Float[np.ndarray, "group"]:
-    """Spearman's correlation with the real confusion, of each group of rows (each context)."""
+    """Spearman's correlation with the real confusion, for each group of rows (each context)."""
     from scipy.stats import rankdata
 
     grouped = rows.pivot_table(index=by, columns=PAIR, values="value", sort=False)
@@ -97,7 +97,7 @@ def predicted_matrix(table: pd.DataFrame, layer: int, components: int) -> pd.Dat
 def correlations(
     alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int
 ) -> list[tuple[str, float, float, float, float]]:
-    """Of each metric the value, its bounds over contexts, and the seeds' standard deviation."""
+    """For each metric the value, its bounds over contexts, and the seeds' standard deviation."""
     nan = float("nan")
     if not alike:
         return [(metric, nan, nan, nan, nan) for metric in ("spearman", "pearson", "p_value")]
@@ -113,7 +113,7 @@ def correlations(
 
 
 def _test(table: pd.DataFrame, real: pd.DataFrame, layer: int, components: int) -> Correlation:
-    """Correlation of mean matrices; with the same classes the permutations are the same in every layer."""
+    """Correlation of mean matrices; for the same classes, every layer uses the same permutations."""
     predicted = predicted_matrix(table, layer, components)
     matrices = (torch.tensor(m.to_numpy()) for m in (predicted, real.loc[predicted.index, predicted.index]))
     return confusion_correlation(*matrices, generator=np.random.default_rng(0))
@@ -122,7 +122,7 @@ def _test(table: pd.DataFrame, real: pd.DataFrame, layer: int, components: int) 
 def by_context(
     alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layer: int, components: int, *, mean: bool = False
 ) -> Float[np.ndarray, "context"]:
-    """Spearman's correlation of each seed's contexts, or of their mean; seeds that confuse nothing have none."""
+    """Spearman's correlation for each seed's contexts, or for their mean; seeds without any confusion have none."""
     parts = []
     for table, _ in alike:
         for _, of_seed in table.groupby("seed", dropna=False):
@@ -137,12 +137,12 @@ def by_context(
 def corrected_p(
     alike: Sequence[tuple[pd.DataFrame, pd.DataFrame]], layers: Sequence[int], components: int
 ) -> dict[int, float]:
-    """One-sided p of each layer's correlation, corrected for having looked at all: permuted classes' largest."""
+    """One-sided p of each layer's correlation, corrected for all layers: null of the largest with permuted classes."""
     curves, draws, generator = [], [], np.random.default_rng(0)
     for table, real in alike:
         tests = [_test(table, real, layer, components) for layer in layers]
         null = np.stack([test.relabelled for test in tests], 1)
-        null = null[1:] if tests[0].exact else null  # of all permutations the first changes nothing
+        null = null[1:] if tests[0].exact else null  # among all permutations, the first is the identity
         curves.append([test.spearman for test in tests])
         draws.append(null if len(alike) == 1 else generator.choice(null, 10_000))
     p = max_statistic_p(np.mean(curves, axis=0) - 1e-12, np.mean(draws, axis=0))
@@ -161,7 +161,7 @@ def heat_map(matrix: pd.DataFrame, lowest: float) -> go.Heatmap:
 
 
 def correlation_traces(rows: pd.DataFrame, components: int) -> list[go.Scatter]:
-    """Rank correlation by layer, a curve for each number of components, the chosen one with its band."""
+    """Rank correlation by layer, a curve per number of components, the chosen one with its band."""
     colours = cycle((SKY, BLUE, GREEN, ORANGE, PURPLE, VERMILION, GREY))
     curves = [
         go.Scatter(

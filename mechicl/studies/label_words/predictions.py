@@ -1,4 +1,4 @@
-"""Predictions under several conditions, and how far they agree with the clean run (section 2.2).
+"""Predictions under several conditions, and their agreement with the clean run (section 2.2).
 
 Label loyalty is 1 where the same class is predicted; word loyalty is the Jaccard similarity of the most probable next
 words.
@@ -38,23 +38,23 @@ _CLEAN = ("nothing", "full context")
 
 
 class PredictionStudy(Study):
-    """A study that predicts under conditions; in the clean run's the first of `axes` is "nothing" or "full context"."""
+    """A study of predictions under conditions; for the clean run the first of `axes` is "nothing" or "full context"."""
 
     axes: ClassVar[tuple[str, ...]]
     """Columns that name a condition."""
     metrics: ClassVar[tuple[str, ...]] = ("label_loyalty", "word_loyalty_5")
-    """Columns of `loyalty` that are averaged; with accuracy the clean run is summarised, too."""
+    """Columns of `loyalty` to average; if accuracy is among them, the clean run is summarised, too."""
     more: ClassVar[Mapping[str, Probe]] = {}
-    """What is read in the same passes besides, a value for each prompt: the column and its probe."""
+    """Additional readings from the same passes, one value per prompt: each column with its probe."""
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
-        """What is changed in a condition."""
+        """The patches of a condition."""
         return []
 
     def runs(
         self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
     ) -> Sequence[Run]:
-        """The prompts in one condition: once, or once for each of several random draws."""
+        """Run the prompts in one condition: once, or once per random draw."""
         patches = self.patches(model, prompts, condition)
         return [run_shared(model, prompts, [top, *self.more.values()], patches, batch_size=batch_size)]
 
@@ -75,7 +75,7 @@ class PredictionStudy(Study):
         return table[self.axes[0]].isin(_CLEAN)
 
     def loyalty(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Rows with their agreement with the clean run, between 0 and 1, and whether they are right."""
+        """Rows with their agreement with the clean run, between 0 and 1, and their correctness."""
         clean = self.is_clean(table)
         reference = table[clean][[*PROMPT, "predicted", "top_tokens"]]
         rows = table[~clean | ("accuracy" in self.metrics)].merge(reference, on=PROMPT, suffixes=("", "_clean"))
@@ -89,7 +89,7 @@ class PredictionStudy(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means of `metrics`: model, task, shots, metric, the condition's columns, mean, low, high, n, seeds, seed_sd.
 
-        With accuracy, where gold classes are known: also macro_f1 (of random sets the mean of the sets') and, of the
+        If accuracy is among them and gold classes are known, also macro_f1 (averaged over random sets) and, for the
         clean run, majority_rate.
         """
         rows = self.loyalty(table)
@@ -107,12 +107,12 @@ class PredictionStudy(Study):
 def by_prompt(rows: pd.DataFrame, value: str, condition: str | list[str]) -> pd.DataFrame:
     """A row per prompt (seed, demonstration set, prompt) and a column per condition, which is the mean of its draws."""
     index = ["seed", DEMONSTRATION_SET, "prompt"]
-    rows = rows.assign(seed=rows["seed"].map(str))  # None of prompts without a seed
+    rows = rows.assign(seed=rows["seed"].map(str))  # None for prompts without a seed
     return rows.pivot_table(index=index, columns=condition, values=value, sort=False)
 
 
 def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None, note: str = "") -> Evidence:
-    """Evidence of two columns of `by_prompt` between 0 and 1; undecided where the null leaves no room for an effect."""
+    """Evidence from two columns of `by_prompt` between 0 and 1; undecided if the null leaves no room for an effect."""
     if null is not None:
         both = pd.concat([values, null], axis=1).dropna()
         values, null = both.iloc[:, 0], both.iloc[:, 1]
@@ -124,9 +124,9 @@ def paired(claim: Claim, values: pd.Series[float], null: pd.Series[float] | None
 
 
 def constant_answer(clean: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the clean run with what one answer for all prompts of a seed keeps of them: the floor of loyalty.
+    """Rows of the clean run, scored as if all prompts of a seed got one constant answer: the floor of loyalty.
 
-    Of labels it is the seed's commonest, of words the k that are most often among the k most probable.
+    For labels, this is the seed's most common; for words, the k that are most often among the k most probable.
     """
 
     def of_seed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -141,9 +141,9 @@ def constant_answer(clean: pd.DataFrame) -> pd.DataFrame:
 
 
 def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean over seeds of macro-F1, with an interval over seeds, or of a single seed over resampled prompts.
+    """Mean over seeds of macro-F1, with an interval over seeds, or for a single seed over resampled prompts.
 
-    Rows of one seed may be of several random sets.
+    One seed may have rows of several random sets.
     """
     rows = []
     for key, group in table.groupby(by, sort=False):
@@ -159,14 +159,14 @@ def macro_f1_rows(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def is_right(table: pd.DataFrame) -> pd.Series[float]:
-    """1 where the predicted class is the gold one, else 0; NaN where that is not known."""
+    """1 if the predicted class is the gold one, else 0; NaN if the gold class is unknown."""
     return (table["predicted"] == table["gold"]).astype(float).where(table["gold"] >= 0)
 
 
 def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool]) -> pd.DataFrame:
-    """What puts accuracy in context: macro-F1, and majority_rate, what always answering the commonest class reaches.
+    """Context for accuracy: macro-F1, and majority_rate, the accuracy of always answering the most common class.
 
-    Of prompts whose gold class is known. The rate is that of the `clean` rows; it is the same in all others.
+    Only prompts with a known gold class count. The rate is computed from the `clean` rows; it is the same for others.
     """
     known = table["gold"] >= 0
     commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
@@ -178,7 +178,7 @@ def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool])
 
 
 def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:
-    """Macro-F1 of one seed, the mean of its sets where there are several, which share the resampled prompts."""
+    """Macro-F1 of one seed; several random sets are averaged, and share the resampled prompts."""
     sets = [part for _, part in rows.groupby("set")] if "set" in rows else [rows]
     scores = [_macro_f1(part["gold"].to_numpy(), part["predicted"].to_numpy(), np.random.default_rng(seed))
               for part in sets]  # fmt: skip
@@ -187,7 +187,7 @@ def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:
 
 
 def _macro_f1(gold: np.ndarray, predicted: np.ndarray, generator: np.random.Generator) -> Float[np.ndarray, "draw"]:
-    """Mean F1 of the classes that are in the gold labels or predicted; first of all prompts, then of 500 resamples."""
+    """Mean F1 over classes that occur as gold or predicted; first for all prompts, then for 500 resamples."""
     n, classes = len(gold), int(max(gold.max(), predicted.max())) + 1
     weights = np.vstack([np.ones(n), generator.multinomial(n, np.full(n, 1 / n), size=500)])
     cells = np.eye(classes * classes)[gold * classes + predicted]

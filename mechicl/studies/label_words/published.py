@@ -1,8 +1,8 @@
-"""What the paper reports in numbers, to be held against what was measured.
+"""The paper's published numbers, for comparison with measured ones.
 
 Tables 1, 2, 3 and 6, the height that the AUROC approaches, the accuracy with unrelated labels, and values that others
-read off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, its
-demonstrations one per class: results with more shots are held against the rows about more shots only.
+read off Fig. 6; its other results are figures without printed values. The paper's models are GPT2-XL and GPT-J, with
+one demonstration per class: results with more shots are compared only with the rows about more shots.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mechicl.studies.label_words.tables import TABLE_1, TABLE_2, TABLE_3, TABLE_
 _METRICS = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k = 5", "accuracy": "accuracy"}
 _MEAN = "mean of tasks"
 _FIG_6 = {("ABBR", "DESC"): (76, 45), ("ABBR", "ENTY"): (84, 49)}
-"""Real and predicted confusion in percent of two pairs, as others read them off Fig. 6."""
+"""Real and predicted confusion of two pairs, in percent, as others read them off Fig. 6."""
 UNRELATED = "sst2 (A, B)"
-"""The task of appendix F.2, with 8 demonstrations of each class."""
+"""The task of appendix F.2, with 8 demonstrations per class."""
 
 
 class _Row(NamedTuple):
@@ -42,8 +42,9 @@ class _Row(NamedTuple):
 
 
 def against_published(results: Sequence[Result]) -> pd.DataFrame:
-    """Published beside measured: quantity, unit, task, GPT2-XL, GPT-J, and a column of what was measured in each
-    protocol, with its interval where it is one mean; empty where nothing is known.
+    """Published and measured values: quantity, unit, task, GPT2-XL, GPT-J, and a column per protocol that we measured.
+
+    Measured values have an interval if they are a single mean; unknown values are empty.
     """
     compare = {
         Reweighting.name: _table_1, Compression.name: _table_2, CompressionSpeed.name: _tables_3_and_6,
@@ -65,7 +66,7 @@ def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def _table_1(result: Result) -> Iterator[_Row]:
-    """Accuracy of each task and their mean, where the tasks are the paper's four."""
+    """Accuracy of each task and, if the tasks are the paper's four, their mean."""
     accuracy = where(_one_shot(result.summary()), metric="accuracy")
     for method, values in TABLE_1.items():
         known = dict[str, float]()
@@ -82,7 +83,7 @@ def _table_1(result: Result) -> Iterator[_Row]:
 
 
 def _table_2(result: Result) -> Iterator[_Row]:
-    """The paper's rows: label words and template kept, with the placements of the query that its code has."""
+    """The paper's rows: label words and template kept, with the query placements of the authors' code."""
     summary = _one_shot(result.summary())
     kept = summary[summary["kept"].isin(["", "label+template"])]
     means = kept.groupby(["method", "positions", "metric"])["mean"].mean()
@@ -96,7 +97,7 @@ def _table_2(result: Result) -> Iterator[_Row]:
 
 
 def _tables_3_and_6(result: Result) -> Iterator[_Row]:
-    """Times as fast (the paper's machine is not stated), and the lengths that make it so; neither in percent."""
+    """Speed-ups (the paper does not state its machine), and the lengths that explain them; neither in percent."""
     summary = _one_shot(result.summary())
     fast = where(summary, metric="times_as_fast", arm=ANCHORS).set_index("task")["mean"]
     for task, times in fast.items():
@@ -133,7 +134,7 @@ def _deep_layers(result: Result) -> Iterator[_Row]:
 
 
 def _figure_6(result: Result) -> Iterator[_Row]:
-    """Two pairs of TREC's classes, with the layer and the number of components that the heat map shows."""
+    """Two pairs of TREC's classes, with the heat map's layer and number of components."""
     table = _one_shot(where(result.table, task="trec"))
     if not len(table):
         return

@@ -1,15 +1,16 @@
 """Anchor re-weighting (section 3.1, Table 1, appendices G and H).
 
-The attention from q to each class's label word is multiplied by exp(beta), one beta for every layer, head and class,
-learned on training prompts (4 per class; Adam, learning rate 0.01, 10 rounds, one prompt a step). The paper compares
-with the same demonstrations without it, and with all those items as demonstrations (5 per class; 3 for AG News, whose
-texts are long). Where they do not fit, all seeds of a task have as many as fit every seed.
+The attention from q to each class's label word is multiplied by exp(beta), with one beta per layer, head and class,
+learned on training prompts (4 per class; Adam, learning rate 0.01, 10 epochs, one prompt per step). The paper compares
+this with the same demonstrations without re-weighting, and with the training items as additional demonstrations (5 per
+class in all; 3 for AG News, whose texts are long). If they do not fit, every seed of a task uses the largest number
+that fits all seeds.
 
-`protocol="paper"` measures these three. `"corrected"` adds controls that show whether the gain is about anchors: fitted
-biases of the labels' logits, contextual calibration (Zhao et al. 2021), the majority class, beta shared over heads,
-layers or both, beta on random text tokens, and beta before the softmax; AG News has as many more shots as fit, like
-every task. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1, the recall
-of every class, the gain over every other method on the same queries, and how each beta learned, epoch by epoch.
+`protocol="paper"` measures these three. `"corrected"` adds controls that show whether the gain depends on anchors:
+fitted biases of the labels' logits, contextual calibration (Zhao et al. 2021), the majority class, beta shared over
+heads, layers or both, beta on random text tokens, and beta before the softmax; AG News, like every task, gets as many
+more shots as fit. It also re-weights compressed contexts, which the paper could not. We report accuracy, macro-F1, the
+recall of every class, the gain over every other method on the same queries, and learning curves of each beta.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ _FITTED = (REWEIGHTED, *_SHARED, _AT_RANDOM, _PRESOFTMAX, REWEIGHTED_COMPRESSED)
 _UNFITTED = ("label biases", "contextual calibration", "majority class", COMPRESSED)
 _CONTROLS = (*_SHARED, _AT_RANDOM, _PRESOFTMAX, *_UNFITTED, REWEIGHTED_COMPRESSED)
 _KEPT = {REWEIGHTED: "", REWEIGHTED_COMPRESSED: ", compressed"}
-"""Methods whose beta is kept, and what its name adds."""
+"""Methods whose beta is saved, with the suffix of its name."""
 _COLOURS = {VANILLA: GREY, MORE_SHOTS: GREY, REWEIGHTED: LABEL_COLOUR, REWEIGHTED_COMPRESSED: LABEL_COLOUR,
             COMPRESSED: ORANGE}  # fmt: skip
 
@@ -82,14 +83,14 @@ _CLAIMS = {
     _claim("reweighting-compressed", "Re-weighted anchors alone are more accurate than the whole context.",
            "the whole context"): (REWEIGHTED_COMPRESSED, VANILLA),
 }  # fmt: skip
-"""Each claim, and the methods that it compares."""
+"""Each claim, with the methods that it compares."""
 
 
 @dataclass(frozen=True)
 class Reweighting(Study):
-    """A row per prompt and method, with re-weighted anchors or without: the prediction.
+    """A row per prompt and method, with or without re-weighted anchors: the prediction.
 
-    Gold and predicted class, and the scores of the label words. In the first row of a method that learns a beta also
+    Gold and predicted class, and the scores of the label words. The first row of a method that learns a beta also holds
     the beta, and loss and accuracy on the training prompts by epoch.
     """
 
@@ -117,7 +118,7 @@ class Reweighting(Study):
         return [{"method": method} for method in (*methods, *(_CONTROLS if self.protocol == "corrected" else ()))]
 
     def prompts(self, task: Task, tokenizer: Any, **options: Any) -> PromptSet:
-        """A task's prompts with their companions: training prompts, more shots, content-free queries.
+        """A task's prompts with auxiliary prompts: training prompts, more shots, content-free queries.
 
         `options` are those of `task.prompts`.
         """
@@ -127,7 +128,7 @@ class Reweighting(Study):
         return controls.with_companions(task, tokenizer, self.per_class, most, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
-        """As `prompts`, with as many more shots as fit every seed."""
+        """Like `prompts`, with as many more shots as fit every seed."""
         sets = super().prompt_sets(task, tokenizer, seeds=seeds, **options)
         fitting = [controls.more_shots_of(prompts) for prompts in sets]
         fewest = min(fitting)
@@ -153,7 +154,7 @@ class Reweighting(Study):
     def measure_all(
         self, model: Any, prompts: PromptSet, conditions: Sequence[Condition], *, batch_size: int
     ) -> Iterator[pd.DataFrame]:
-        """All betas are fitted together, and each set of prompts is asked without a beta only once."""
+        """All betas are fitted together, and each set of prompts runs without a beta only once."""
         if "training" not in prompts.companions:
             raise InputError(
                 "Re-weighting needs training prompts; make the prompts by Reweighting().prompts(task, ...)."
@@ -200,7 +201,7 @@ class Reweighting(Study):
         return run_shared(model, prompts, patches=patches, batch_size=batch_size).label_logits
 
     def _fits(self, model: Any, training: PromptSet, methods: Sequence[str]) -> dict[str, Fit]:
-        """Beta as each method learns it, all in lockstep."""
+        """The beta of each method, all trained in lockstep."""
         variants = [
             Variant(
                 at_random_positions(training, self.random_seed) if method == _AT_RANDOM else training,
@@ -215,7 +216,7 @@ class Reweighting(Study):
         return dict(zip(methods, fits, strict=True))
 
     def fitted(self, result: Result) -> dict[str, ReweightAnchors]:
-        """The re-weightings that were fitted, by task, shots and seed; those of a compressed context are named so."""
+        """The fitted re-weightings by task, shots and seed; "compressed" marks those of a compressed context."""
         rows = result.table[result.table["method"].isin(list(_KEPT)) & result.table["fit"].notna()]
         places = zip(rows["task"], rows["shots"], rows["seed"], rows["method"], rows["fit"], strict=True)
         return {
@@ -224,12 +225,12 @@ class Reweighting(Study):
         }
 
     def save_more(self, result: Result, folder: Path) -> None:
-        """Every fitted re-weighting in a folder of its own, for `ReweightAnchors.load`."""
+        """Save every fitted re-weighting in its own folder, for `ReweightAnchors.load`."""
         for name, patch in self.fitted(result).items():
             patch.save(folder / self.name / "-".join(re.findall(r"[\w.]+", name)))
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        """Paired by query, also where another context is before it."""
+        """Paired by query, even if the methods' contexts differ."""
         right = by_prompt(table.assign(right=is_right(table)), "right", "method")
         method, baseline = _CLAIMS[claim]
         if method not in right:
@@ -242,10 +243,10 @@ class Reweighting(Study):
         return replace(evidence, undecided=f"{few}give it wrong labels (mislabelled), or a harder task.")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Accuracy, macro_f1, recall of each class, and gain: how much more accurate re-weighted anchors are.
+        """Accuracy, macro_f1, recall of each class, and gain: the lead in accuracy of re-weighted anchors.
 
-        The gain is that over each other method on the same queries. Columns: model, task, shots, metric, method,
-        per_class (demonstrations that it is shown), mean, low, high, n, sets, seeds.
+        The gain is over each other method on the same queries. Columns: model, task, shots, metric, method, per_class
+        (demonstrations shown), mean, low, high, n, sets, seeds.
         """
         rows = table.assign(value=is_right(table), metric="recall of " + table["gold_name"])
         by = ["model", "task", "shots", "method", "per_class"]
@@ -255,10 +256,10 @@ class Reweighting(Study):
         return pd.concat([accuracy, macro_f1_rows(table, by), recall, _gains(rows, by)], ignore_index=True)
 
     def learning_curves(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Means over seeds of loss in nats and accuracy on the training prompts, in each epoch before its steps.
+        """Means over seeds of loss (nats) and accuracy on the training prompts, in each epoch before its steps.
 
         Columns: model, task, shots, method, metric (training_loss, training_accuracy), epoch, mean, low, high, n,
-        sets, seeds, seed_sd. Empty where the result was saved without them.
+        sets, seeds, seed_sd. Empty if the result was saved without them.
         """
         if "training_loss" not in table or table["training_loss"].isna().all():
             return pd.DataFrame()
@@ -270,7 +271,7 @@ class Reweighting(Study):
         return curves.assign(low=curves["low"].clip(lower=0))
 
     def drawing(self, result: Result) -> Drawing:
-        """Of each task bars of accuracy by method, with macro-F1 and published accuracies; gains; learning curves."""
+        """Per task: accuracy by method, with macro-F1 and published accuracies; gains; learning curves."""
         summary, learned, panels = result.summary(), self.learning_curves(result.table), []
         for title, task in by_task(summary).items():
             rows = where(summary, **task)
@@ -305,7 +306,7 @@ def _learning(rows: pd.DataFrame) -> list[go.Scatter]:
 
 
 def _gains(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Mean difference in accuracy between re-weighted anchors and each other method, query by query."""
+    """Mean difference in accuracy between re-weighted anchors and each other method, paired by query."""
     if DEMONSTRATION_SET not in rows:  # saved by 0.1
         return pd.DataFrame()
     place = [*PROMPT, DEMONSTRATION_SET]
@@ -321,7 +322,7 @@ def _gains(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 
 def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
-    """What the panel of a task shows."""
+    """The contents of a task's panel."""
     (task, *_), (shots, *_), rows = rows["task"], rows["shots"], _named(rows)
     accuracy, f1 = where(rows, metric="accuracy")[::-1], where(rows, metric="macro_f1")
     more = accuracy["per_class"] != accuracy["shots"].astype(str)
@@ -341,6 +342,6 @@ def _accuracies(rows: pd.DataFrame) -> list[go.Bar | go.Scatter]:
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with the name of their bar; with several numbers of shots a method has a bar for each."""
+    """Rows with the name of their bar; a method has one bar per number of shots."""
     several = rows.duplicated(["metric", "method"], keep=False)
     return rows.assign(name=rows["method"].where(~several, rows["method"] + ", " + rows["per_class"]))

@@ -1,7 +1,7 @@
 """The saliency of every edge of one prompt, and its picture (section 1, Fig. 1).
 
-The paper draws one prompt's information flow in a shallow and in a deep layer. Its picture is saliency, not attention,
-which the first token's sink would dominate.
+The paper draws one prompt's information flow in a shallow and in a deep layer. The picture shows saliency, not
+attention, because the sink at the first token would dominate the latter.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def saliency_map(
     head_reduce: HeadReduce = "abs_of_sum",
     objective: Objective | None = None,
 ) -> Float[Tensor, "layer query key"]:
-    """Saliency of every edge of one prompt, in the layers asked for, in units of the loss.
+    """Saliency of every edge of one prompt, in the given layers, in units of the loss.
 
     Raises:
-        InputError: a layer that the model does not have.
+        InputError: the model does not have one of the layers.
     """
     n_layers = hooked(model).sizes.n_layers
     if not layers or not set(layers) <= set(range(n_layers)):
@@ -46,9 +46,9 @@ def saliency_map(
 
 
 def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], layers: Sequence[int]) -> go.Figure:
-    """Draw the maps of `saliency_map` side by side: rows read, columns are read; w, p and q in their colours.
+    """Draw the maps of `saliency_map` side by side: row tokens read column tokens; w, p and q have their colours.
 
-    Each layer is scaled to its own largest edge, and edges of a token with itself are left out.
+    Each layer is scaled to its own largest edge; edges from a token to itself are left out.
     """
     if len(saliency) != len(layers) or saliency.shape[1] != len(prompt):
         raise InputError(
@@ -62,14 +62,14 @@ def saliency_figure(prompt: Prompt, saliency: Float[Tensor, "layer query key"], 
 
 
 def texts_and_roles(prompt: Prompt) -> tuple[list[str], list[str]]:
-    """Each token's text, its position where that is not known, and its role: w, p, q or none."""
+    """Each token's text, or its position if the text is unknown, and its role: w, p, q or none."""
     texts = [prompt.string[start:end] for start, end in prompt.offsets] or [str(i) for i in range(len(prompt))]
     roles = dict.fromkeys(prompt.w, "w") | dict.fromkeys(prompt.label_positions, "p") | {prompt.target: "q"}
     return texts, [roles.get(i, "") for i in range(len(prompt))]
 
 
 def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterable[str]) -> Panel:
-    """The edges of one layer [query key] beside the largest; each token's text in the colour of its role."""
+    """The edges of one layer [query key] relative to the largest; each token's text in the colour of its role."""
     colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": "#6E6E6E"}
     roles = list(roles)
     labels = [
@@ -92,12 +92,12 @@ def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterab
 
 
 def map_height(n_tokens: int) -> int:
-    """Pixels in which every row of a map has its token's text."""
+    """Height in pixels at which every row of a map shows its token's text."""
     return max(300, (12 if n_tokens < _MANY else 9) * n_tokens)
 
 
 _NAMED_ACROSS, _MANY = 24, 100
-"""Tokens that can all be named below a map; and of how many the names are small."""
+"""Largest number of tokens named below a map, and the number from which names are small."""
 
 
 LEGEND = (

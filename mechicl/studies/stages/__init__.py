@@ -1,1 +1,1 @@
-"""*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); an experiment a file."""
+"""*The Remarkable Robustness of LLMs: Stages of Inference?* (Lad et al. 2024); one experiment per file."""

@@ -1,18 +1,18 @@
-"""The atlas: every signature of the four stages of one model on a common relative depth (Fig. 1, Table 1).
+"""The atlas: all signatures of a model's four stages on a common relative depth (Fig. 1, Table 1).
 
-The paper's first figure overlays four curves, each scaled to its own range: what dropping a layer costs (KL), attention
-to the previous five tokens, and the densities of prediction and suppression neurons. We add the logit lens (KL to the
-final prediction, entropy), the MLPs' norm and block influence. One pass over the text gives attention, norms and block
-influence; one sweep runs all ablations and the lens, which is an ablation too: reading the residual before layer i as
-if it were the last drops all layers from i on. Neurons are read from weights.
+The paper's first figure overlays four curves, each scaled to its own range: the cost of dropping a layer (KL),
+attention to the previous five tokens, and the densities of prediction and suppression neurons. We add the logit lens
+(KL to the final prediction, entropy), the MLPs' norm and block influence. One pass over the text gives attention, norms
+and block influence; one sweep runs all ablations and the lens, which is an ablation too: reading the residual before
+layer i as if it were the last drops all layers from i on. Neuron kinds follow from weights.
 
-Position 0 has two curves of its own, where a layer makes an attention sink there: its residual's norm over the median
-of all others, and the attention that it receives.
+Position 0 has two curves of its own if a layer makes it an attention sink: its residual's norm over the median of all
+others, and the attention that it receives.
 
-Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are a proposal of
-ours, in `boundaries.py`; whether untrained twins have them, too, is decided in `atlas_claims.py`. A twin's neurons are
-the model's own with W_U rotated at random. There is no `protocol="paper"`.
-`joined_atlas.py` adds what other studies found of the stages, `in_context_atlas.py` the curves of in-context learning.
+Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are our own proposal
+(`boundaries.py`); `atlas_claims.py` tests whether untrained twins have them, too. A twin's neurons are the model's own
+with W_U rotated at random. There is no `protocol="paper"`. `joined_atlas.py` adds other studies' results about the
+stages, `in_context_atlas.py` the curves of in-context learning.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _ROTATED_NEURONS = 64
 class Atlas(AgainstTwins):
     """All signatures of the stages: a row per signature, layer and sequence.
 
-    KL in nats, entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)` has the
+    KL in nats, entropies in bits, attention and densities as shares. `result.study.boundaries(result.table)` gives the
     stages.
     """
 
@@ -78,7 +78,7 @@ class Atlas(AgainstTwins):
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super().parts(material)
-        return [*parts, Part(None)], origin  # the last is measured on weights alone
+        return [*parts, Part(None)], origin  # the last part is measured on weights alone
 
     def passes(self, n_layers: int) -> float:
         return 2 * n_layers
@@ -120,7 +120,7 @@ class Atlas(AgainstTwins):
         return pd.concat(parts, ignore_index=True)
 
     def verdicts(self, result: Result) -> Verdicts:
-        """Of each model, and of all of them together."""
+        """Verdicts for each model, and for all of them together."""
         facts = {"study": self.name, "protocol": self.protocol}
         own = [one for one in super().verdicts(result) if one.claim is not DEEPER]
         return Verdicts([*own, decide(DEEPER, deeper(result.table), facts)])
@@ -133,8 +133,8 @@ class Atlas(AgainstTwins):
     def boundaries(self, table: pd.DataFrame) -> pd.DataFrame:
         """The first layer of each later stage, for every model: model, stage, layer, low, high, kept, by, overlaps.
 
-        And `verdict`: whether untrained twins do not change as much there. A stage has a place, but is not shown,
-        where it is not "supported".
+        `verdict` is "supported" if untrained twins change less there. Other stages have a place, too, but are not
+        shown.
         """
         tables = []
         for model, rows in table.groupby("model", sort=False):
@@ -152,7 +152,7 @@ class Atlas(AgainstTwins):
         return figure
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
-        """Where the stages begin."""
+        """A table of where the stages begin."""
         rows = self.boundaries(result.table)
         return {"Where stages begin (layers, with 95 % intervals over documents and signatures)": rows}
 
@@ -168,7 +168,7 @@ class Atlas(AgainstTwins):
 
 
 def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:
-    """What one pass over the text gives, of the model or of a twin."""
+    """The signatures that one pass over the text gives, for the model or a twin."""
     local, sizes = readings[probes[0]].mean("head").frame(), readings[probes[1]].frame()
     yield _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"])
     yield _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"])
@@ -202,11 +202,11 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
 
 @torch.no_grad()
 def _neurons(model: Any, turned: int | None) -> pd.DataFrame:
-    """Densities of both kinds; with W_U rotated at random by this seed, of some neurons that are as good as any."""
+    """Densities of both kinds; with a seed, W_U is rotated at random and a sample of neurons suffices."""
     net = blockwise(model, Atlas.name)
     W_U, W_out = net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers))
     n = net.sizes.d_mlp
-    if turned is not None:  # what neurons write is turned, which is turning W_U the other way
+    if turned is not None:  # rotating what neurons write is rotating W_U the other way
         n = min(n, _ROTATED_NEURONS)
         turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=torch.Generator().manual_seed(turned)))[0]
         W_U, W_out = W_U.float(), (w[:n].float() @ turn.to(w.device) for w in W_out)
@@ -220,7 +220,7 @@ def _neurons(model: Any, turned: int | None) -> pd.DataFrame:
 
 @door
 def compare_atlases(results: Sequence[Result]) -> Result:
-    """Atlases of several models as one result, with a panel each in one figure."""
+    """Atlases of several models as one result, with one panel per model in one figure."""
     if not results or not all(isinstance(result.study, Atlas) for result in results):
         raise InputError("Give the results of stages_atlas, one for each model.")
     table = pd.concat([result.table for result in results], ignore_index=True)

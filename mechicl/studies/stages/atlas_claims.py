@@ -1,8 +1,7 @@
-"""What the atlas decides: whether stages begin where untrained models have no such change, and how stages go together.
+"""The atlas's claims: whether stages begin where untrained models change less, and how stages are related.
 
-A boundary is one that is shown only where its signatures change there by more than those of untrained twins do at the
-place that suits them best. Where the inner lexicon stands on the atlas, it is the evidence of merging: the words' own
-control is its null.
+A boundary is shown only if its signatures change there by more than those of untrained twins do at the twins' own best
+place. If the inner lexicon is on the atlas, it is the evidence of merging, and the words' own control is its null.
 """
 
 from __future__ import annotations
@@ -47,17 +46,17 @@ _OF_TEXT = (
     "local attention", "block influence", "lens KL", "lens entropy", "MLP norm", "prediction neurons",
     "suppression neurons",
 )  # fmt: skip
-"""Signatures that untrained twins have as well."""
+"""Signatures that are measured on untrained twins, too."""
 _RESAMPLES = 500
 _FEW_LAYERS = 20
-"""With fewer, one shift in 20 is the original itself."""
+"""With fewer layers, one shift in 20 is the original itself."""
 _FEW_MODELS = 5
 
 
 def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
-    """Whether signatures change at a boundary by more than those of untrained twins.
+    """Evidence that signatures change at a boundary by more than those of untrained twins.
 
-    A twin's change is that at the model's boundary, or at its own best one, where that is larger.
+    A twin's change is that at the model's boundary or at its own best one, whichever is larger.
     """
     rows, boundary = given(table), BOUNDARIES.index(claim)
     found = signatures_of(rows)
@@ -83,7 +82,7 @@ def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
 
 
 def denser(table: pd.DataFrame) -> Evidence:
-    """Whether the density of prediction neurons goes with a small KL of the lens."""
+    """Evidence that prediction neurons are dense where the lens's KL is small."""
     rows = given(table)
     neurons = where(rows, signature="prediction neurons").sort_values("layer")["value"].to_numpy(float)
     lens = where(rows, signature="lens KL")
@@ -98,10 +97,10 @@ def denser(table: pd.DataFrame) -> Evidence:
 
 
 def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
-    """Rank correlation of a curve of layers with the mean of curves of sequences.
+    """Rank correlation of one curve over layers with the mean of the sequences' curves.
 
-    Neighbouring layers are alike, so permuted layers would be too easy a null: it is all shifts along the layers,
-    around their end. The interval resamples documents.
+    Neighbouring layers are alike, so permuted layers would be too easy a null; we use all cyclic shifts along the
+    layers. The interval resamples documents.
     """
     from scipy.stats import rankdata
 
@@ -124,7 +123,7 @@ def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
 
 
 def deeper(table: pd.DataFrame) -> Evidence:
-    """Models are what is sampled; the interval of their rank correlation is Fisher's."""
+    """The sample is the models; the interval of their rank correlation is Fisher's."""
     drops = where(given(table), signature="drop KL")
     n_layers = drops.groupby("model")["layer"].max() + 1
     if len(n_layers) < _FEW_MODELS:

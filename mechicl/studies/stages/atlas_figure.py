@@ -1,7 +1,7 @@
-"""How the atlas is drawn and told: signatures of the early and of the late stages, boundaries, the attention sink.
+"""The atlas's figure and finding: signatures of early and late stages, boundaries, the attention sink.
 
-Of several models the first panel is the paper's Fig. 1: four signatures, each scaled to its own range in each model, on
-a common relative depth, and averaged over the models.
+For several models the first panel is the paper's Fig. 1: four signatures, each scaled to its own range per model, on a
+common relative depth, averaged over models.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "position 0": {"norm at position 0": (SKY, "dot"), "attention to position 0": (SKY, "solid")},
     "in context": IN_CONTEXT,
 }
-"""Signatures by panel, each in the colour of the stage that it marks."""
+"""Signatures by panel, each in its stage's colour."""
 AVERAGED = {
     "drop KL": (INK, "KL of dropping a layer"), "local attention": (_COLOURS[0], "attention to the previous five"),
     "prediction neurons": (_COLOURS[2], "density of prediction neurons"),
@@ -54,7 +54,7 @@ _DEPTHS = np.linspace(0, 1, 101)
 
 
 def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
-    """A row of panels for each model."""
+    """One row of panels per model."""
     of_models = {
         str(model): rows[~rows["metric"].isin(_left_out(result.table, str(model), rows))]
         for model, rows in summary.groupby("model", sort=False)
@@ -74,7 +74,7 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
 
 
 def _averages(of_models: Mapping[str, pd.DataFrame], columns: int) -> list[Panel]:
-    """A row of panels whose first has the means over models, and how far models lie apart."""
+    """A row of panels; the first has the means over models, with their range."""
     content = list[go.Scatter]()
     for name, (colour, words) in AVERAGED.items():
         curves = on_common_depth([where(rows, metric=name) for rows in of_models.values()])
@@ -90,9 +90,9 @@ def _averages(of_models: Mapping[str, pd.DataFrame], columns: int) -> list[Panel
 
 
 def on_common_depth(signatures: Sequence[pd.DataFrame]) -> Float[np.ndarray, "model depth"]:
-    """One signature of several models, each from 0 (its least) to 1 (its most), at 101 depths from 0 to 1.
+    """One signature of several models, each scaled from 0 (minimum) to 1 (maximum), at 101 depths from 0 to 1.
 
-    Models in which it is absent, or the same in all layers, are left out.
+    Models in which it is absent, or equal in all layers, are left out.
     """
     scaled = []
     for rows in signatures:
@@ -103,9 +103,9 @@ def on_common_depth(signatures: Sequence[pd.DataFrame]) -> Float[np.ndarray, "mo
 
 
 def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter:
-    """A curve on a scale on which no layer flattens all others; the values themselves on hover."""
+    """A curve on a scale on which no single layer flattens all others; hovering shows the values."""
     means = rows["mean"].to_numpy(float)
-    if name == "words retrieved":  # what each layer adds is noisier than what there is so far
+    if name == "words retrieved":  # increments per layer are noisier than the cumulative value
         means = means.cumsum()
     middle, spread = spread_of(means) if len(means) else (0.0, 1.0)
     y = np.arcsinh((means - middle) / spread)
@@ -119,7 +119,7 @@ def _scaled(rows: pd.DataFrame, name: str, colour: str, dash: str) -> go.Scatter
 
 
 def _left_out(table: pd.DataFrame, model: str, summary: pd.DataFrame) -> list[str]:
-    """Kinds of neurons of which a model has hardly any: one would fill the panel. Position 0 where it is no sink."""
+    """Curves to omit: kinds with too few neurons, one of which would fill the panel; position 0 if it is no sink."""
     rows = given(table)
     neurons = rows[(rows["model"] == model) & rows["signature"].isin(OF_WEIGHTS)]
     counts = (neurons["value"] * neurons["weight"]).groupby(neurons["signature"]).sum()
@@ -128,7 +128,7 @@ def _left_out(table: pd.DataFrame, model: str, summary: pd.DataFrame) -> list[st
 
 
 def add_boundaries(figure: go.Figure, boundaries: pd.DataFrame, n_layers: Mapping[Any, int]) -> None:
-    """Lines and bands of the boundaries that are shown, in every panel of their model."""
+    """Lines and bands of the supported boundaries, in every panel of their model."""
     columns = figure.layout.meta["columns"]
     for place, title in enumerate(figure.layout.meta["panels"]):
         model, grid = title.rpartition(", ")[0], {"row": place // columns + 1, "col": place % columns + 1}
@@ -137,13 +137,13 @@ def add_boundaries(figure: go.Figure, boundaries: pd.DataFrame, n_layers: Mappin
 
 
 def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, grid: Mapping[str, int]) -> None:
-    """A stage begins before its first layer: the line stands half a layer to the left."""
+    """A stage begins before its first layer, so the line is half a layer to the left."""
     place = [(layer - 0.5) / max(last, 1) for layer in (row["layer"], row["low"], row["high"])]
     colour = STAGE_COLOURS[row["stage"]]
     if place[1] < place[2]:
         figure.add_vrect(place[1], place[2], fillcolor=colour, opacity=0.15, line_width=0, **grid)
     text = row["stage"] + (" (overlaps)" if row["overlaps"] else "")
-    late = row["stage"] == STAGES[3]  # it may begin where prediction ensembling does
+    late = row["stage"] == STAGES[3]  # it may begin at the same layer as prediction ensembling
     figure.add_vline(
         place[0], line={"dash": "dot", "color": colour}, **grid,
         annotation={"text": text, "textangle": -90, "yanchor": "bottom" if late else "top", "font": {"size": 11}},
@@ -152,7 +152,7 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, gri
 
 
 def boundary_in_words(row: Mapping[Hashable, Any]) -> str:
-    """Where a stage begins, by which signatures, and whether it can be told from the one before."""
+    """Where a stage begins, by which signatures, and whether it can be separated from the previous one."""
     if row["verdict"] != "supported":
         return f"no beginning of {row['stage']} is shown"
     text = f"{row['stage']} from layer {row['layer']:.0f} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
@@ -160,7 +160,7 @@ def boundary_in_words(row: Mapping[Hashable, Any]) -> str:
 
 
 def sink_in_words(summary: pd.DataFrame) -> list[str]:
-    """The layer that makes position 0 an attention sink; nothing without one."""
+    """The layer that makes position 0 an attention sink; empty if there is none."""
     norm, attention = (
         where(summary, metric=name).set_index("layer")["mean"]
         for name in ("norm at position 0", "attention to position 0")

@@ -1,4 +1,4 @@
-"""Contexts that are followed by a token of a class, and as many that are not, alike in all else that can be matched."""
+"""Contexts followed by a token of a class, and the same number that are not, matched in other respects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe, other_forms
 
 LEAST = 60
-"""Pairs of contexts that a study of probes needs."""
+"""Least number of pairs of contexts for a study of linear probes."""
 
 
 def ballots(
@@ -20,13 +20,13 @@ def ballots(
 ) -> pd.DataFrame:
     """A balanced set: sequence, position (where the context ends, before the token), label, matched_by, fold.
 
-    Where the class is a suffix and the tokenizer has other forms of the same stems, contexts before " going" are set
-    against as many before " go" or " goes", stem by stem (`matched_by` "stem"). Otherwise, or where these are too few,
-    contexts end in the same token and continue inside or outside the class ("last token"). Fold 0 is for choosing and
-    fitting, fold 1 for testing; a sequence of the text is in one of them.
+    If the class is a suffix and the tokenizer has other forms of the same stems, contexts before " going" are paired
+    with contexts before " go" or " goes", stem by stem (`matched_by` "stem"). Otherwise, or if these are too few,
+    paired contexts end in the same token and continue inside or outside the class ("last token"). Fold 0 is for
+    selecting and fitting, fold 1 for testing; each sequence of the text is in only one of them.
 
     Raises:
-        InputError: fewer than 60 pairs of either sort.
+        InputError: there are fewer than 60 pairs of either kind.
     """
     generator = np.random.default_rng(seed)
     members = class_members(corpus.tokenizer, token_class, d_vocab)
@@ -51,7 +51,7 @@ def ballots(
 
 
 def _followed(corpus: TokenCorpus, members: torch.Tensor, context: int) -> pd.DataFrame:
-    """Every context that a token of its own document follows: where it ends, its last token, the token, its class."""
+    """Every context whose next token is in the same document: its end, its last token, the next token, its class."""
     documents = corpus.documents
     ends = context_ends(corpus, context)[:, :-1] & (documents[:, 1:] == documents[:, :-1])
     row, position = ends.nonzero(as_tuple=True)
@@ -64,7 +64,7 @@ def _followed(corpus: TokenCorpus, members: torch.Tensor, context: int) -> pd.Da
 
 
 def _balanced(candidates: pd.DataFrame, generator: np.random.Generator) -> pd.DataFrame:
-    """In each group, as many contexts of the class as others: pairs, at random."""
+    """In each group, random pairs of a context of the class and another."""
     parts: list[pd.DataFrame] = []
     for _, rows in candidates.groupby("group"):
         inside, outside = rows[rows["label"]], rows[~rows["label"]]
@@ -77,5 +77,5 @@ def _balanced(candidates: pd.DataFrame, generator: np.random.Generator) -> pd.Da
 
 
 def contexts_of(corpus: TokenCorpus, table: pd.DataFrame, length: int) -> TokenCorpus:
-    """The contexts that end where a table says by sequence and position, in its order."""
+    """The contexts that end at a table's sequences and positions, in its order."""
     return contexts(corpus, torch.tensor(table[["sequence", "position"]].to_numpy()), length)

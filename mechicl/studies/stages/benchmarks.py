@@ -4,7 +4,7 @@ The paper scores models with a layer dropped or swapped on HellaSwag, ARC-Easy a
 repeated on HellaSwag; it says that repeats at 80 to 90 % of depth help. It names no harness and no settings, so there
 is no protocol "paper": we use lm-evaluation-harness, its documents, requests and scores unchanged, zero-shot.
 
-One sweep answers the harness's requests with the clean model and all ablations.
+One sweep answers the harness's requests for the clean model and all ablations.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _Kind = Literal["drop", "swap", "repeat"]
 class LesionedBenchmarks(Study):
     """Scores of every document, for the clean model and every ablation: a row per ablation and document.
 
-    `acc` is 1 where the answer was right, `acc_norm` by log-probability per byte; layer -1 is the clean model.
+    `acc` is 1 if the answer is right, `acc_norm` the same by log-probability per byte; layer -1 is the clean model.
     """
 
     kinds: Annotated[tuple[_Kind, ...], Switch("Ablations of each layer.")] = ("drop", "swap", "repeat")
@@ -52,7 +52,7 @@ class LesionedBenchmarks(Study):
     )
     reads = "benchmarks"
     no_paper_protocol = "the paper does not say how it scored"
-    may_lack = ("acc_norm",)  # a task with one choice to judge has none
+    may_lack = ("acc_norm",)  # undefined for a task with a single choice
 
     def passes(self, n_layers: int) -> float:
         return self._ablations.passes(n_layers)
@@ -76,7 +76,7 @@ class LesionedBenchmarks(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy: model, benchmark, kind, metric (acc, acc_norm), layer, mean, low, high, n (documents), seeds.
 
-        Layer -1 is the clean model; a window stands at its first layer.
+        Layer -1 is the clean model; a window is listed at its first layer.
         """
         weights = {metric: f"has_{metric}" for metric in _METRICS}
         counted = table.assign(**{has: table[metric].notna().astype(float) for metric, has in weights.items()})
@@ -125,7 +125,7 @@ class LesionedBenchmarks(Study):
 
 
 def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """One benchmark's accuracies: normalised by length where the harness does so (HellaSwag), else as they are."""
+    """One benchmark's accuracies, normalised by length if the harness does so (HellaSwag)."""
     rows = where(summary, benchmark=benchmark)
     normalised = where(rows, metric="acc_norm")
     return normalised if len(normalised) and benchmark == "hellaswag" else where(rows, metric="acc")

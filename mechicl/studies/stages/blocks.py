@@ -1,8 +1,8 @@
-"""Blocks in a matrix of similarities between layers: where they lie, and whether there are any.
+"""Blocks in a matrix of similarities between layers: where they are, and whether there are any.
 
 Neighbouring layers are alike because each adds little to the residual, so a matrix without any blocks, in which
-similarity only falls with distance, also looks blocky. Blocks are therefore held against the same matrix with every
-entry replaced by the mean at its distance.
+similarity only falls with distance, also looks blocky. Blocks are therefore compared with those of the same matrix with
+every entry replaced by the mean at its distance.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Blocks(NamedTuple):
-    """Consecutive layers in blocks that are alike inside and differ from one another."""
+    """Consecutive layers in blocks: alike within a block, different between blocks."""
 
     starts: tuple[int, ...]
     """First layer of every block."""
     explained: float
-    """Share of the variance of entries off the diagonal that is explained by being inside a block or between two."""
+    """Share of the variance off the diagonal explained by which block or pair of blocks an entry is in."""
 
 
 def best_blocks(similarity: FloatArray, n_blocks: int) -> Blocks:
@@ -63,7 +63,7 @@ def explained_by_blocks(similarity: FloatArray, starts: IntArray) -> FloatArray:
 
 
 def by_distance(similarity: FloatArray) -> FloatArray:
-    """Matrices [matrix layer layer] in which each entry is the mean of those as far from the diagonal."""
+    """Matrices [matrix layer layer] with each entry replaced by the mean at its distance from the diagonal."""
     n = similarity.shape[-1]
     distance = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     smooth = np.empty_like(similarity)

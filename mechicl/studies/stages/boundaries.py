@@ -1,21 +1,21 @@
 """Where one stage ends and the next begins: change points that several signatures share.
 
-The paper draws no boundaries and says that stages blur; this is a proposal of ours. Every signature is read as what
-each layer does (the KL that it takes from the lens, the logarithm of its MLP's norm), and should change where a stage
-begins: `SIGNATURES` says which, where, and in which direction. Three boundaries, in order, are placed where
-signatures that are constant between their changes explain most: the profile likelihood of a piecewise constant mean,
-each signature with a variance of its own, penalised as in BIC (half log L for each level more, 2 log L for each
-boundary, whose place and signatures are chosen). So a signature that changes in another direction, or at another place,
-has no say, and a boundary that none changes at is none. No term grows with a signature's size, and none counts more
-than a change that explains 98 % of it. In noise, each boundary is found in 1 to 3 % of models of 16 layers, 7 to 14 %
-of 8, 15 to 29 % of 6. Untrained models' curves are smooth, not noise: `atlas_claims.py` asks whether they change, too.
+The paper draws no boundaries and says that stages blur; this is our own proposal. Every signature is expressed per
+layer (the reduction of the lens's KL, the logarithm of the MLP's norm), and should change where a stage begins:
+`SIGNATURES` says which, where, and in which direction. Three ordered boundaries are placed where signatures that are
+piecewise constant explain most: the criterion is the profile likelihood of a piecewise constant mean, with one variance
+per signature, penalised as in BIC (half log L for each additional level, 2 log L for each boundary, whose place and
+signatures are chosen). So a signature that changes in another direction, or at another place, has no influence, and
+there is no boundary where none changes. No term grows with a signature's scale, and none counts more than a change that
+explains 98 % of it. In noise, each boundary is found in 1 to 3 % of models of 16 layers, 7 to 14 % of 8, 15 to 29 % of
+6. Untrained models' curves are smooth, not noise, so `atlas_claims.py` tests whether they change, too.
 
-The optimum is exact: all orders of three boundaries are compared. (Libraries for change points, such as ruptures, let
-all signatures change at all boundaries, in either direction.)
+The optimum is exact: all orders of three boundaries are compared. (Change-point libraries, such as ruptures, let all
+signatures change at all boundaries, in either direction.)
 
-Intervals resample documents (words, pairs), and signatures among those of the same stage: what weights alone say, or a
-single signature, has an interval, too. They are over the resamples that have the boundary; `kept` is their share. Two
-boundaries are not separable where 5 % of the resamples or more leave no layer between them.
+Intervals resample documents (words, pairs), and signatures within the same stage, so signatures from weights alone, or
+single signatures, have an interval, too. Intervals are over the resamples that have the boundary; `kept` is their
+share. Two boundaries are not separable if 5 % of the resamples or more leave no layer between them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.stages.ensembles import FloatArray
 
 STAGES = ("detokenization", "feature engineering", "prediction ensembling", "calibration")
-"""Boundary 0 is where the second of them begins, and so on."""
+"""Boundary 0 is where the second stage begins, and so on."""
 FEW_NEURONS = 10
-"""Fewer in a model say nothing about its stages."""
+"""With fewer neurons, a kind says nothing about a model's stages."""
 SIGNATURES: Mapping[str, tuple[str, Mapping[int, int]]] = {
     "local attention": (STAGES[0], {0: -1}),
     "words retrieved": (STAGES[0], {0: -1}),
@@ -49,9 +49,9 @@ SIGNATURES: Mapping[str, tuple[str, Mapping[int, int]]] = {
     "MLP norm": (STAGES[3], {2: 1}),
     "lens entropy": (STAGES[3], {2: 1}),
 }
-"""The stage that it bears on; at which boundaries it changes, up (1), down (-1) or either way (0: if it must)."""
+"""Each signature's stage, and the boundaries where it changes: up (1), down (-1) or either way, if at all (0)."""
 DIRECT = ("words retrieved", "words lost by a cut")
-"""They show what the first stage does; beside them, no other signature has a say in where it ends."""
+"""Direct evidence of the first stage; if present, no other signature influences where that stage ends."""
 OF_WEIGHTS = ("prediction neurons", "suppression neurons")
 _MOST_EXPLAINED = 0.98
 _RESAMPLES = 200
@@ -60,28 +60,28 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Signature(NamedTuple):
-    """What each layer does, by sequence (word, pair): one of a model's signatures."""
+    """One of a model's signatures, per layer and sequence (word, pair)."""
 
     values: FloatArray
     """[unit layer]"""
     weights: FloatArray
     rows_of: pd.MultiIndex
-    """Document (word, pair), which is what is resampled, and sequence of each row."""
+    """Document (word, pair) of each row, which is resampled, and its sequence."""
     middle: float
     spread: float
-    """Of its layers, in the unit of `values`."""
+    """Spread over its layers, in the unit of `values`."""
 
     def compressed(self, values: FloatArray) -> FloatArray:
-        """On a scale that is linear within the spread of its layers, and logarithmic outside."""
+        """Values on a scale that is linear within the spread of its layers, and logarithmic outside."""
         return np.asarray(np.arcsinh((values - self.middle) / self.spread), dtype=np.float64)
 
     def curve(self, counts: FloatArray | None = None) -> FloatArray:
-        """Its mean [layer] on that scale, every row counting as often as it was drawn."""
+        """Its mean [layer] on that scale, with each row counted as often as it was drawn."""
         weights = self.weights if counts is None else self.weights * counts
         return self.compressed(weights @ self.values / weights.sum())
 
     def rows(self) -> FloatArray:
-        """Each row [unit layer] on that scale, to the first order around the mean: their mean is the curve."""
+        """Each row [unit layer] on that scale, to first order around the mean, so that the rows' mean is the curve."""
         mean = self.weights @ self.values / self.weights.sum()
         slope = 1 / np.hypot(self.spread, mean - self.middle)
         return np.asarray(self.curve() + slope * (self.values - mean), dtype=np.float64)
@@ -97,11 +97,11 @@ class Fit(NamedTuple):
 def signatures_of(
     rows: pd.DataFrame, spreads: Mapping[str, float] | None = None, least: int = FEW_NEURONS
 ) -> dict[str, Signature]:
-    """Those of one model in an atlas' table, as what each layer does.
+    """The signatures of one model in an atlas's table, per layer.
 
-    Their scale, of which these may be the spreads, is such that no layer outweighs all others: layer 0 turns most of
-    the embedding's residual, and takes 90 nats from a lens that is sure of the token read. Kinds of neurons of which
-    the model has fewer than `least` are left out.
+    They are scaled (by `spreads` if given) so that no layer outweighs all others: layer 0 rotates most of the
+    embedding's residual, and removes 90 nats from a lens that is sure of the current token. Kinds with fewer than
+    `least` neurons are left out.
     """
     found = {}
     known = SIGNATURES if spreads is None else spreads
@@ -120,21 +120,21 @@ def signatures_of(
 
 
 def spread_of(curve: FloatArray) -> tuple[float, float]:
-    """The median of a curve, and the spread of its layers: their median distance from it, as standard deviations of a
-    Gaussian; where most are equal, the standard deviation.
+    """The median of a curve, and the spread of its layers: their median distance from it, scaled to a Gaussian's
+    standard deviation; if most layers are equal, the standard deviation.
     """
     middle = float(np.median(curve))
     return middle, 1.4826 * float(np.median(np.abs(curve - middle))) or float(curve.std()) or 1.0
 
 
 def _by_layer(name: str, values: FloatArray) -> FloatArray:
-    """From values at layers, or at points of the lens, to what each layer does: [unit layer]."""
+    """Convert values at layers, or at points of the lens, to each layer's contribution: [unit layer]."""
     if name == "lens KL":
         return -np.diff(values)
-    if name == "lens entropy":  # in some models it falls, in others it rises: how much it changes
+    if name == "lens entropy":  # absolute change: it falls in some models and rises in others
         change = np.diff(values)
         return np.asarray(change * np.sign(change.mean(0)), dtype=np.float64)
-    if name == "words retrieved":  # what is lost after the best layer is no matter of words
+    if name == "words retrieved":  # losses after the best layer do not concern words
         return np.where(np.arange(values.shape[1]) <= values.mean(0).cumsum().argmax(), values, 0.0)
     if name == "MLP norm":
         return np.asarray(np.log2(np.maximum(values, 1e-12)), dtype=np.float64)
@@ -144,9 +144,9 @@ def _by_layer(name: str, values: FloatArray) -> FloatArray:
 def common_changes(
     curves: Mapping[str, FloatArray], counts: Mapping[str, int] | None = None, *, penalised: bool = True
 ) -> Fit:
-    """The best three boundaries of curves [layer], each of which counts once, or so many times.
+    """The best three boundaries of curves [layer], each counted once, or with the given weights.
 
-    Not penalised, every boundary is where it is best, however little that explains.
+    Without a penalty, every boundary is at its best place, however little that explains.
     """
     n = len(next(iter(curves.values())))
     orders = _orders(n)
@@ -168,7 +168,7 @@ def common_changes(
 
 
 def _paid_for(boundary: int, found: Mapping[str, tuple[list[set[int]], FloatArray]], price: float) -> tuple[str, ...]:
-    """The signatures that change at a boundary; none where they do not outweigh its price, at a shared place too."""
+    """The signatures that change at a boundary; none if they do not outweigh its penalty, even at a shared place."""
     by, worth = [], 0.0
     for name, (sets, gains) in found.items():
         without = max(gain for one, gain in zip(sets, gains, strict=True) if boundary not in one)
@@ -179,7 +179,7 @@ def _paid_for(boundary: int, found: Mapping[str, tuple[list[set[int]], FloatArra
 
 
 def _signs(name: str, beside: Container[str]) -> Mapping[int, int]:
-    """At which boundaries a signature changes; beside direct evidence, no other says where the first stage ends."""
+    """The boundaries where a signature changes; with direct evidence, no other decides where the first stage ends."""
     signs = SIGNATURES[name][1]
     if name in DIRECT or not any(one in beside for one in DIRECT):
         return signs
@@ -188,7 +188,7 @@ def _signs(name: str, beside: Container[str]) -> Mapping[int, int]:
 
 @lru_cache(maxsize=8)
 def _orders(n_layers: int) -> IntArray:
-    """All first layers of the three later stages, [order 3]; 0 and L are none inside the model."""
+    """All choices of first layers of the three later stages, [order 3]; 0 and L mean that there is no boundary."""
     places = np.arange(n_layers + 1)
     grid = np.stack(np.meshgrid(places, places, places, indexing="ij"), -1).reshape(-1, 3)
     return np.asarray(grid[(np.diff(grid) >= 0).all(1)])
@@ -197,10 +197,10 @@ def _orders(n_layers: int) -> IntArray:
 def _gains(
     curve: FloatArray, signs: Mapping[int, int], orders: IntArray, penalised: bool
 ) -> tuple[list[tuple[int, ...]], FloatArray]:
-    """Sets of boundaries at which a curve may change, and by how much each order explains it better with them.
+    """Sets of boundaries at which a curve may change, and the gain in explaining it for each order.
 
-    [set order]: the log likelihood over that of no change, less the penalty of its levels; -inf where it would change
-    in another direction than it should.
+    [set order]: the gain in log likelihood over no change, less the penalty for its levels; -inf if it would change in
+    the wrong direction.
     """
     n, curve = len(curve), curve - curve.mean()
     total = max(float(curve @ curve), 1e-300)
@@ -225,7 +225,7 @@ def _gains(
 
 @lru_cache(maxsize=24)
 def _places(n_layers: int, size: int) -> IntArray:
-    """All places of so many boundaries between 0 and L, with both ends: [size + 2, (L + 1) ** size]."""
+    """All places of `size` boundaries between 0 and L, with both ends: [size + 2, (L + 1) ** size]."""
     grid = np.indices((n_layers + 1,) * size).reshape(size, -1)
     ends = np.zeros((1, grid.shape[1]), int)
     return np.maximum.accumulate(np.concatenate([ends, grid, ends + n_layers]))
@@ -234,9 +234,9 @@ def _places(n_layers: int, size: int) -> IntArray:
 def stage_boundaries(rows: pd.DataFrame) -> pd.DataFrame:
     """The first layer of each stage after the first, of one model's atlas: stage, layer, low, high, kept, by, overlaps.
 
-    `layer`, `low` and `high` are NaN where there is no boundary; `kept` is the share of the resamples that have it,
-    and `overlaps` the previous stage where the two cannot be separated. Whether untrained twins have such boundaries,
-    too, is what the atlas' claims say.
+    `layer`, `low` and `high` are NaN if there is no boundary; `kept` is the share of the resamples that have it, and
+    `overlaps` names the previous stage if the two cannot be separated. The atlas's claims say whether untrained twins
+    have such boundaries, too.
     """
     found = signatures_of(rows)
     best = fitted(found)
@@ -257,7 +257,7 @@ def stage_boundaries(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _resampled(found: Mapping[str, Signature]) -> FloatArray:
-    """Boundaries of resampled documents and signatures, [draw 3]; NaN where there is none."""
+    """Boundaries of resampled documents and signatures, [draw 3]; NaN if there is none."""
     generator = np.random.default_rng(0)
     stages = [[name for name in found if SIGNATURES[name][0] == stage and _signs(name, found)] for stage in STAGES]
     samples: list[tuple[pd.MultiIndex, IntArray]] = []
@@ -290,10 +290,10 @@ def fitted(found: Mapping[str, Signature], *, penalised: bool = True) -> Fit:
 
 
 def change(found: Mapping[str, Signature], starts: tuple[int, ...], boundary: int, names: Container[str]) -> pd.Series:
-    """By how much some signatures change at a boundary, in the direction in which they should.
+    """Change of some signatures at a boundary, in the expected direction.
 
-    Their mean for each document and sequence, in spreads of their layers, between the layers from the boundary to the
-    next and those from the one before.
+    Mean over signatures, per document and sequence, in spreads over layers: layers from the boundary to the next one,
+    less layers back to the previous one.
     """
     n_layers, start = next(iter(found.values())).values.shape[1], starts[boundary]
     before = max((one for one in (0, *starts[:boundary]) if one < start), default=0)
@@ -309,5 +309,5 @@ def change(found: Mapping[str, Signature], starts: tuple[int, ...], boundary: in
     rows = max((step.index for step in steps), key=len, default=pd.MultiIndex.from_arrays([[], []]))
     total = pd.Series(0.0, rows)
     for step in steps:
-        total += step.reindex(rows) if len(step) == len(rows) else step.mean()  # weights have a single row
+        total += step.reindex(rows) if len(step) == len(rows) else step.mean()  # weights have only one row
     return total / max(len(steps), 1)

@@ -1,18 +1,19 @@
-"""Stages by intervention: what do prediction and suppression neurons, attention and MLPs do, by depth? (section 5.3)
+"""Stages by intervention: what prediction and suppression neurons, attention and MLPs do, by depth (section 5.3).
 
-*Stages of Inference* places its stages by what can be seen: where prediction neurons are, where the lens's KL falls.
-Here a band of layers at a time loses something, and the prediction is compared with the clean model's (KL, entropy,
+*Stages of Inference* locates its stages by observation: where prediction neurons are, where the lens's KL falls. Here
+we ablate parts of one band of layers at a time, and compare the prediction with the clean model's (KL, entropy,
 accuracy on the next token):
 
-- all its *prediction* neurons, or all its *suppression* neurons. Control: as many others of the same layers, each
-  matched in the norm of what it writes on this text (root mean square of its activation times the norm of w_out), drawn
-  several times. Neurons of a kind may be many and active; only what they do beyond these controls is theirs.
+- all its *prediction* neurons, or all its *suppression* neurons. Controls are the same number of other neurons of the
+  same layers, each matched in the norm of what it writes on this text (root mean square of its activation times the
+  norm of w_out), drawn several times. Neurons of a kind may be many and active; only effects beyond these controls are
+  specific to the kind.
 - all its *attention*, or all its *MLPs*.
 
-What is ablated is set to zero, or to its mean over the text, which takes away what depends on the context and leaves
-the rest. Position 0 is left alone, at which many models make the attention sink that all later tokens need.
+Ablated parts are set to zero, or to their mean over the text, which removes only what depends on the context. Position
+0 is not ablated, because many models make it the attention sink that all later tokens need.
 
-Does silencing suppression neurons blunt the last stage? If they sharpen predictions, entropy rises. Kinds are those of
+If suppression neurons sharpen predictions in the last stage, ablating them raises entropy. Kinds are those of
 `neurons` (kurtosis > 10, on folded weights). There is no `protocol="paper"`: the authors ablate none.
 """
 
@@ -59,11 +60,11 @@ _KINDS = {"prediction": BLUE, "suppression": VERMILION}
 _PARTS = {"attn": ("attention", GREEN), "mlp": ("MLPs", ORANGE)}
 _HOW = {"mean": "solid", "zero": "dash"}
 _NEAREST = 10
-"""Others whose norms are nearest, of which a control is drawn."""
+"""Number of neurons of nearest norm from which a control is drawn."""
 _FEW = 5
-"""Neurons of a kind in a band on which nothing can be said."""
+"""Below this number of neurons in a band, a kind is undecided."""
 _LEAST = 1e-4
-"""Nats: the smallest KL that is drawn, as 0 has no place on a log axis."""
+"""Smallest KL drawn, in nats, because a log axis has no 0."""
 _WEIGHTS = {
     "kl": "positions", "agreement": "positions", "entropy_difference": "positions", "accuracy_difference": "targets",
     "loss_difference": "targets",
@@ -74,8 +75,8 @@ _WEIGHTS = {
 class CausalStages(Study):
     """Predictions with a part of a band of layers ablated: a row per ablation and sequence.
 
-    `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part itself, and numbers its
-    controls; `how` is zero or mean; `neurons` counts what is ablated. KL and losses in nats, entropies in bits.
+    `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part itself and numbers its
+    controls; `how` is zero or mean; `neurons` counts ablated neurons. KL and losses in nats, entropies in bits.
     """
 
     bands: Annotated[int, Switch("Number of bands of depth, each with the same number of layers.", min=2)] = 4
@@ -106,7 +107,7 @@ class CausalStages(Study):
         return Lesions().swept(model, corpus, [patch for _, patch in chosen], facts, batch_size)
 
     def layers(self, n_layers: int) -> list[range]:
-        """The bands; the first ones have a layer more where they cannot be alike."""
+        """The bands; if the layers do not divide evenly, the first ones have one more."""
         parts = np.array_split(np.arange(n_layers), min(self.bands, n_layers))
         return [range(int(part[0]), int(part[-1]) + 1) for part in parts]
 
@@ -135,7 +136,7 @@ class CausalStages(Study):
                     yield facts | {"how": "mean"}, FixNeurons(tuple(neurons), means=means, positions="rest")
 
     def _parts(self, net: Blockwise, corpus: TokenCorpus, size: int) -> Iterator[tuple[dict[str, Any], Patch]]:
-        """All attention, and all MLPs, of each band."""
+        """All attention, and all MLPs, in each band."""
         for part, (name, _) in _PARTS.items():
             if part == "mlp" and not net.sizes.d_mlp:
                 continue
@@ -170,7 +171,7 @@ class CausalStages(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, kind, of (itself or control), how, neurons, metric, band, mean, low, high, n, seeds.
 
-        KL and loss in nats, entropy in bits, agreement and accuracy as shares; differences are ablated less clean.
+        KL and loss in nats, entropy in bits, agreement and accuracy as shares; differences are ablated minus clean.
         """
         measured = with_differences(table)
         measured = measured.assign(
@@ -225,9 +226,9 @@ def controls(
     places: list[tuple[int, int]], written: Float[np.ndarray, "layer neuron"], free: Bool[np.ndarray, "layer neuron"],
     generator: np.random.Generator,
 ) -> list[tuple[int, int]]:  # fmt: skip
-    """For each neuron another of its layer, drawn among the ten free ones whose norm is nearest; none twice.
+    """For each neuron another of its layer, drawn from the ten free ones of nearest norm; none twice.
 
-    A layer with too few free neurons gives as many as it has.
+    A layer with too few free neurons gives all that it has.
     """
     free, drawn = free.copy(), list[tuple[int, int]]()
     for place in generator.permutation(len(places)):

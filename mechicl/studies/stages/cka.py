@@ -1,22 +1,22 @@
 """Similarity of layers' representations: linear CKA (section 5, Fig. 4, 5 and 14).
 
-We compare the residual stream at the last token of many sequences between every two depths, with the unbiased
-estimate of HSIC (`mechicl.metrics.similarity`). The paper reads blocks of similar layers off the matrix, and its
-stages off the blocks. It took last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
+We compare the residual stream at the last token of many sequences between every two depths, with the unbiased estimate
+of HSIC (`mechicl.metrics.similarity`). The paper identifies blocks of similar layers in the matrix, and stages with
+these blocks. It used last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
 
-A few residuals of great length decide HSIC alone: two sequences of 97 can make or unmake all blocks. So
-`"corrected"` divides each residual by its norm, and takes the raw ones beside. The leverage of a sequence is its share
-in the sum of a layer's squared similarities, 1 / n where all weigh the same, 1/2 where two decide; the largest is in
-the table, and a share above a third is warned about.
+A few residuals of large norm can dominate HSIC: two sequences of 97 can create or remove all blocks. So `"corrected"`
+divides each residual by its norm, and reports raw residuals in addition. The leverage of a sequence is its share in the
+sum of a layer's squared similarities: 1 / n if all weigh the same, 1/2 if two dominate. The table has the largest, and
+a share above a third raises a warning.
 
-Only last tokens are kept, a minibatch at a time. `protocol="paper"` takes minibatches of 128 and averages their CKA.
-`"corrected"` averages HSIC over minibatches and divides once: a mean of ratios is biased. Its minibatches are smaller
-(the unbiased estimate has the same mean at any size), so that there are enough of them to resample for an interval. A
+Only last tokens are kept, one minibatch at a time. `protocol="paper"` uses minibatches of 128 and averages their CKA.
+`"corrected"` averages HSIC over minibatches and divides once, because a mean of ratios is biased. Its minibatches are
+smaller (the unbiased estimate has the same mean at any size), so that there are enough to resample for an interval. A
 last minibatch of fewer than four sequences is left out.
 
 Similarity that only falls with distance looks blocky, too. So we compare the best division into blocks with the best
-division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`). Early layers
-change a short residual much, which makes blocks with random weights, too: the claim is held against untrained twins.
+division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`). Early layers change
+a short residual a lot, which makes blocks with random weights, too, so the claim is tested against untrained twins.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ BLOCKS = Claim(
 )  # fmt: skip
 UNIT, RAW = "unit norm", "raw"
 MOST_LEVERAGE = 1 / 3
-"""Of a single sequence; more is warned about, and in small minibatches more than three times an equal share."""
+"""Leverage of one sequence that raises a warning; in small minibatches, three times an equal share."""
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
 _BLOCKS = 4
-"""As many as the paper has stages."""
+"""The number of stages in the paper."""
 _RESAMPLES = 500
 
 
 @dataclass(frozen=True)
 class Cka(AgainstTwins):
-    """HSIC between every two depths of the residual: a row per minibatch, kind of residuals and pair of depths.
+    """HSIC between every two depths of the residual: a row per minibatch, kind of residual and pair of depths.
 
-    `leverage` is the largest share of one sequence in a depth's similarities, where both depths are the same.
+    `leverage`, the largest share of one sequence in a depth's similarities, is given if both depths are the same.
 
     `result.study.block_structure(result.table)` gives the blocks.
     """
@@ -80,7 +80,7 @@ class Cka(AgainstTwins):
     source = "Stages of Inference, section 5, Fig. 4, 5 and 14"
     claim = "Layers form blocks of similar representations, and the blocks agree with the stages."
     claims = (BLOCKS,)
-    may_lack = ("leverage",)  # between two depths
+    may_lack = ("leverage",)  # undefined between two depths
     each_twin_reads = None
     reads = "text"
     batch_size = 8
@@ -99,7 +99,7 @@ class Cka(AgainstTwins):
 
     @property
     def residuals(self) -> tuple[str, ...]:
-        """Kinds of residuals; the figure and the claim are of the first."""
+        """Kinds of residuals; the figure and the claim use the first."""
         return (RAW,) if self.protocol == "paper" else (UNIT, RAW)
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
@@ -133,7 +133,7 @@ class Cka(AgainstTwins):
         return Evidence(values, null, np.zeros(1), "minibatches", interval=interval, note=note)
 
     def _told(self, table: pd.DataFrame, starts: tuple[int, ...]) -> str:
-        """The best blocks, those of raw residuals, and whether single sequences decide either."""
+        """The best blocks, those of raw residuals, and whether single sequences dominate either."""
         texts = [f"Blocks start before layers {', '.join(map(str, starts))}"]
         if len(self.residuals) > 1:
             (raw,) = self.block_structure(table, RAW, interval=False).to_dict("records")
@@ -150,7 +150,7 @@ class Cka(AgainstTwins):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """CKA of every two depths: model, residuals, metric ("with point j"), layer, mean, low, high, n, seeds.
 
-        Point i is the residual before layer i, point L that after the last; n counts minibatches.
+        Point i is the residual before layer i, point L the one after the last; n counts minibatches.
         """
         parts = []
         for (model, kind), rows in given(table).groupby(["model", "residuals"], sort=False):
@@ -180,14 +180,14 @@ class Cka(AgainstTwins):
         return self._cka(hsic, weights * generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES))
 
     def _interval(self, hsic: FloatArray, weights: FloatArray) -> FloatArray:
-        if len(weights) == 1:  # nothing is known of the spread
+        if len(weights) == 1:  # the spread is unknown
             return np.full((2, *hsic.shape[1:]), np.nan)
         return np.asarray(np.nanquantile(self._draws(hsic, weights), [0.025, 0.975], axis=0))
 
     def block_structure(
         self, table: pd.DataFrame, residuals: str | None = None, *, interval: bool = True
     ) -> pd.DataFrame:  # fmt: skip
-        """The best blocks of every model: model, starts, explained, by_distance (what the best blocks explain where
+        """The best blocks of every model: model, starts, explained, by_distance (what the best blocks explain if
         similarity depends on distance alone), and low, high of the difference over resampled minibatches.
         """
         rows = []
@@ -268,7 +268,7 @@ def _heat_map(
 
 
 def largest_leverage(vectors: Float[Tensor, "layer sequence d"]) -> Float[Tensor, " layer"]:
-    """Of each layer, the largest share that one sequence has in the squared similarities of different sequences."""
+    """Per layer, the largest share that one sequence has in the squared similarities of different sequences."""
     centred = vectors.double() - vectors.double().mean(1, keepdim=True)
     squares = (centred @ centred.transpose(1, 2)) ** 2
     squares.diagonal(dim1=1, dim2=2).zero_()

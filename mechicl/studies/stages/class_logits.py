@@ -1,12 +1,12 @@
-"""What single neurons add to the logits of a class of tokens and to those of all others (appendix I).
+"""What single neurons add to the logits of a class of tokens and of all others (appendix I).
 
 The paper shows its 36 neurons of largest effect on "-ing" as histograms: what one unit of a neuron's activation adds to
-the logit of every token, W_U' w_out, the tokens of the class apart from all others. The two lie apart for each of them,
-because neurons were chosen for it; the histograms show by how much, and whether a whole class moves or a few tokens of
-it. The overlap is the area that the two have in common. From weights alone: counts of bins are kept, never a value for
-each token. Effects assume a folded final norm (`processing="fold"`).
+the logit of every token, W_U' w_out, for tokens of the class and for all others. The two differ for each neuron,
+because neurons were selected for that; the histograms show by how much, and whether the whole class or only a few of
+its tokens move. The overlap is the area that the two share. All is computed from weights; we keep bin counts, not one
+value per token. Effects assume a folded final norm (`processing="fold"`).
 
-`protocol="paper"` names kinds as the authors' code files them (see `find_neurons`).
+`protocol="paper"` names kinds as the authors' code does (see `find_neurons`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _COLOURS = {"prediction": BLUE, "suppression": VERMILION}
 
 @dataclass(frozen=True)
 class ClassLogits(OfTokenClass):
-    """Histograms of what neurons add to logits, of a class and of all other tokens: a row per neuron and bin.
+    """Histograms of what neurons add to the logits of a class and of all other tokens: a row per neuron and bin.
 
-    Bins (left to right, in logits per unit of activation) are of one width between a neuron's least and largest value;
-    `members` and `others` count the tokens of the class and the other tokens in each.
+    Bins (left to right, in logits per unit of activation) have equal width between a neuron's smallest and largest
+    value; `members` and `others` count the tokens of the class and the other tokens in each.
     """
 
-    neurons: Annotated[int, Switch("Neurons of largest effect.", min=1)] = 36
+    neurons: Annotated[int, Switch("Number of neurons of largest effect.", min=1)] = 36
 
     name = "class-logits"
     title = "What neurons add to the logits of a class"
@@ -63,7 +63,7 @@ class ClassLogits(OfTokenClass):
         for rank, one in enumerate(ranking.head(self.neurons).to_dict("records")):
             logits = (net.W_out(one["layer"])[one["neuron"]].float() @ W_U).cpu().numpy()
             edges = np.linspace(logits.min(), logits.max(), _BINS + 1, dtype=float)
-            edges[[0, -1]] += [-1e-6, 1e-6]  # rounding leaves no token outside
+            edges[[0, -1]] += [-1e-6, 1e-6]  # so that rounding leaves no token outside
             facts = {name: one[name] for name in ("layer", "neuron", "kind", "effect")}
             counts = {"members": np.histogram(logits[members], edges)[0]}
             counts["others"] = np.histogram(logits[~members], edges)[0]
@@ -71,10 +71,10 @@ class ClassLogits(OfTokenClass):
         return pd.concat(tables, ignore_index=True)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Of each neuron: model, metric, rank, layer, neuron, kind, mean, low, high, n (tokens of the class).
+        """Per neuron: model, metric, rank, layer, neuron, kind, mean, low, high, n (tokens of the class).
 
         Metrics: "effect", the mean over the class less that over all others, and "overlap", the area that both
-        histograms share (1: alike). Weights are not a sample: there is no interval.
+        histograms share (1: identical). Weights are not a sample, so there is no interval.
         """
         rows = []
         by = ["model", "rank", "layer", "neuron", "kind", "effect"]

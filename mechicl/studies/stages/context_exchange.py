@@ -1,20 +1,21 @@
-"""Does the first layer see only the current token? (section 5.1) The same tokens, after another context.
+"""Does the first layer depend only on the current token? (section 5.1) The same tokens after another context.
 
 The paper calls the first layer an extension of the embedding, "only a function of the current token". Literally that is
-false, because the first layer has attention; the question is how much of its output comes from the context. So the
-first half of each sequence is exchanged for that of another: the tokens of the second half keep their ids and their
-positions, and position 0 keeps its token. How far their residuals move is held against the distance between different
-tokens at the same position: 1 less the ratio is the share of variance that the current token (and what was read since
-the exchange) explains. A token right at the exchange shares nothing with its twin but itself; a later one shares ever
-more of its context, so the share is also given by distance to the exchange.
+false, because the first layer has attention; the question is how much of its output comes from the context. So we
+exchange the first half of each sequence for that of another: tokens of the second half keep their ids and positions,
+and position 0 keeps its token. We compare how far their residuals move with the distance between different tokens at
+the same position: 1 minus the ratio is the share of variance that the current token (and tokens since the exchange)
+explains. A token right at the exchange shares only itself with its twin; later tokens share more and more of their
+context, so the share is also given by distance to the exchange.
 
-Squared distances are between vectors of unit length: next layers read them normalised, and a few dimensions would
-decide raw ones, which stand beside. The same is measured of attention's output alone.
+Squared distances are between vectors of unit length, because later layers read them normalised and a few dimensions
+would dominate raw ones, which are reported in addition. We measure the same for attention's output alone.
 
-Attention that writes little leaves residuals to their tokens: in untrained models the token explains 98 % and more, in
-all layers. So the share after the first layer is no evidence by itself. The claims ask whether it is larger than after
-middle layers, and whether attention's own output in the first layer is the token's; both right at the exchange, where
-tokens share nothing else, and against untrained twins. All of it is ours: there is no `protocol="paper"`.
+If attention writes little, residuals depend mostly on their tokens: in untrained models the token explains 98 % and
+more, in all layers. So the share after the first layer is no evidence by itself. The claims ask whether it is larger
+than after middle layers, and whether attention's own output in the first layer depends on the token alone; both are
+measured right at the exchange, where tokens share nothing else, and against untrained twins. The experiment is our own,
+so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ _SHOWN = {
     0: ("at the exchange", INK), 1: ("1 token on", VERMILION), 4: ("4-7 tokens on", ORANGE),
     16: ("16-31 tokens on", BLUE), 64: ("64-127 tokens on", SKY),
 }  # fmt: skip
-"""Distances to the exchange that are drawn; from each to its double."""
+"""Distances to the exchange that are drawn, each up to its double."""
 _FEWEST = 4
-"""Tokens of a sequence whose halves can be exchanged."""
+"""Least number of tokens of a sequence whose first half can be exchanged."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ class ContextExchange(AgainstTwins):
     """How far residuals and attention outputs move when the context is exchanged: a row per sequence, layer, distance.
 
     Sums over positions of squared distances: `moved` to the same token after the other context, `spread` to another
-    token at the same position; `positions` and `differing` count their terms. `distance` is that to the exchange, from
-    each power of two to the next. Vectors have unit length, those of `_raw` their own.
+    token at the same position; `positions` and `differing` count their terms. `distance` is to the exchange, from each
+    power of two to the next. Vectors have unit length, except in `_raw` columns.
     """
 
     name = "context-exchange"
@@ -90,7 +91,7 @@ class ContextExchange(AgainstTwins):
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # a sequence takes the context of another
+        return sys.maxsize  # sequences need one another's contexts
 
     def passes(self, n_layers: int) -> float:
         return 3
@@ -116,8 +117,8 @@ class ContextExchange(AgainstTwins):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Shares of variance that the token explains: model, metric, layer, mean, low, high, n (sequences), seeds.
 
-        Metrics: residual (after the layer) and attention (its output); "_raw" of vectors of their own length; ", 4" and
-        the like at this distance to the exchange and up to its double.
+        Metrics: residual (after the layer) and attention (its output); "_raw" without normalisation; ", 4" and the like
+        at this distance to the exchange and up to its double.
         """
         rows = given(table)
         parts = []
@@ -144,13 +145,13 @@ class ContextExchange(AgainstTwins):
 
 
 def exchanged(corpus: TokenCorpus) -> tuple[list[int], TokenCorpus]:
-    """Three sequences for each of the corpus: itself, itself after another's first half, and that other one.
+    """Three sequences for each one of the corpus: itself, itself after another's first half, and that other one.
 
-    All three are cut to the shorter length. The other is the next sequence of another document, or the next of all
-    where there is one document alone. Position 0 is a sequence's own.
+    All three are cut to the shorter length. The other is the next sequence of another document, or simply the next if
+    there is only one document. Position 0 is not exchanged.
 
     Returns:
-        Which sequences have one, and the triples in this order.
+        The sequences that have a partner, and the triples in this order.
 
     Raises:
         InputError: there is no other sequence.
@@ -179,7 +180,8 @@ def exchanged(corpus: TokenCorpus) -> tuple[list[int], TokenCorpus]:
 def shares(table: pd.DataFrame, kind: str, by: Sequence[str] = ()) -> pd.DataFrame:
     """Of each sequence and layer, the share of variance that the token explains: 1 - moved / spread.
 
-    The spread is that of all sequences: how far different tokens lie apart at one position is a thing of the layer.
+    The spread is that over all sequences: how far different tokens at one position are apart is a property of the
+    layer.
     """
     moved, spread = f"{kind}_moved", f"{kind}_spread"
     unit = [*([DOCUMENT] if DOCUMENT in table else []), "model", "sequence", "layer"]
@@ -190,7 +192,7 @@ def shares(table: pd.DataFrame, kind: str, by: Sequence[str] = ()) -> pd.DataFra
 
 
 def _at_exchange(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Shares of tokens that have nothing but themselves in common; of each sequence [sequence layer]."""
+    """Shares for tokens that share nothing but themselves, per sequence [sequence layer]."""
     return by_layer(where(shares(rows, kind, ["distance"]), distance=0), "share")
 
 
@@ -208,7 +210,7 @@ _FIRST_LAYER = {FADES.id: _fades, ALONE.id: _alone}
 
 @dataclass(frozen=True)
 class _Moved(Probe):
-    """Of triples of `exchanged`, in batches of three: sums of squared distances, by distance to the exchange."""
+    """For triples of `exchanged`, in batches of three: sums of squared distances, by distance to the exchange."""
 
     longest: int
     axes = ("sequence", "layer", "distance")
@@ -242,6 +244,6 @@ class _Moved(Probe):
 
 
 def _bins(distance: Int[Tensor, "pos"], longest: int) -> Float[Tensor, "pos bin"]:
-    """Which distances are 0, 1, 2-3, 4-7, ...: one of a row."""
+    """One-hot bins of distances: 0, 1, 2-3, 4-7, ..."""
     number = torch.where(distance > 0, distance.clamp(min=1).log2().floor().long() + 1, 0)
     return torch.nn.functional.one_hot(number, longest.bit_length()).float()

@@ -1,4 +1,4 @@
-"""Linear probes on single neurons and on growing ensembles of them; what chooses never sees what judges."""
+"""Linear probes on single neurons and on growing ensembles; selection never uses the test data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BoolArray = npt.NDArray[np.bool_]
 class Judged:
     """Activations of some neurons before tokens of a class and others, in two folds.
 
-    The selection fold is halved once more: probes that rank neurons learn on `learn` and are scored on `score`.
+    The selection fold is split again: probes that rank neurons are fitted on `learn` and scored on `score`.
     """
 
     activations: FloatArray
@@ -27,21 +27,21 @@ class Judged:
     score: BoolArray
 
     def correct(self, neurons: list[int], fit: BoolArray, judge: BoolArray) -> BoolArray:
-        """Whether a probe on these neurons, learned on `fit`, tells the label of each context of `judge`."""
+        """Whether a linear probe on these neurons, fitted on `fit`, predicts the label of each context of `judge`."""
         probe = linear_probe().fit(self.activations[fit][:, neurons], self.label[fit])
         right: BoolArray = probe.predict(self.activations[judge][:, neurons]) == self.label[judge]
         return right
 
     def ranked(self, neurons: list[int], *, on_test: bool = False) -> list[int]:
-        """Neurons by the accuracy of their single probes; `on_test` ranks by what will be reported (the authors)."""
+        """Neurons ranked by accuracy of their single probes; `on_test` ranks on the test data (as the authors do)."""
         fit, judge = (~self.test, self.test) if on_test else (self.learn, self.score)
         accuracy = [self.correct([neuron], fit, judge).mean() for neuron in neurons]
         return [neurons[i] for i in np.argsort(-np.array(accuracy), kind="stable")]
 
     def greedy(self, ranked: list[int], most: int) -> list[int]:
-        """Neurons in the order in which each improves a least-squares probe most, given those before it.
+        """Neurons in greedy order: each improves a least-squares probe most, given those before it.
 
-        Least squares stand in for logistic regression: thousands of probes are compared, by their error on `score`.
+        Least squares replace logistic regression because thousands of probes are compared, by their error on `score`.
         """
         learn, score = self.activations[self.learn], self.activations[self.score]
         mean, spread = learn.mean(0), learn.std(0) + 1e-9
@@ -59,12 +59,12 @@ class Judged:
         return [column - 1 for column in chosen[1:]]
 
     def growing(self, order: list[int]) -> list[BoolArray]:
-        """Of the ensemble of the first 1, 2, ... neurons: which test contexts it tells, learned on the other fold."""
+        """For ensembles of the first 1, 2, ... neurons: test contexts that a probe from the other fold gets right."""
         return [self.correct(order[:k], ~self.test, self.test) for k in range(1, len(order) + 1)]
 
 
 def linear_probe(**options: Any) -> Any:
-    """Standardised logistic regression, as scikit-learn's estimator, still to be fitted."""
+    """Standardised logistic regression as an unfitted scikit-learn estimator."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

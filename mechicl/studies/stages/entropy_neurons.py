@@ -1,16 +1,16 @@
 """Entropy neurons fixed to a value (Gurnee et al. 2024, section 4.3; a mechanism of the last stage, calibration).
 
-Some neurons of the last layers have heavy weights that favour no token: what they write lies where the unembedding
-hardly reads. They act through the final norm, as Stolfo et al. (2024) found: the longer the residual, the smaller all
-logits, and the more uniform the prediction. So fixing one should move entropy more than it moves the loss or the most
-probable token. Candidates are the heavy ones of `neurons`, the most neutral first; small models have none within its
-bound of variance, and the finding says so.
+Some neurons of the last layers have output weights of large norm that favour no token: they write where the unembedding
+hardly reads. They act through the final norm, as Stolfo et al. (2024) found: the larger the residual's norm, the
+smaller all logits, and the more uniform the prediction. So fixing one should change entropy more than the loss or the
+most probable token. Candidates are the large-norm ones of `neurons`, the most neutral first; small models have none
+within its bound of variance, and the finding says so.
 
-As in *Universal Neurons* one neuron at a time has the same activation at all positions, of a few values from 0
-(ablated) to 6. We measure entropy, loss and agreement against the clean model, and the norm of the last residual. There
-the baseline is random ordinary neurons; here each entropy neuron has norm-matched controls from the last two layers,
-which change the residual as much. *Stages of Inference* names these neurons without such a test, so there is no
-`protocol="paper"`.
+As in *Universal Neurons*, one neuron at a time is fixed to the same activation at all positions, to each of a few
+values from 0 (ablated) to 6. We measure entropy, loss and agreement against the clean model, and the norm of the last
+residual. There the baseline is random ordinary neurons; here each entropy neuron has norm-matched controls from the
+last two layers, which change the residual by the same amount. *Stages of Inference* names these neurons without such a
+test, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ _NAMES = {"entropy": ("entropy neurons", PURPLE), "control": ("norm-matched cont
 
 @dataclass(frozen=True)
 class EntropyNeurons(Study):
-    """Entropy neurons and norm-matched controls held at values: a row per neuron, value and sequence.
+    """Entropy neurons and norm-matched controls fixed to values: a row per neuron, value and sequence.
 
     `held` is the value. Entropies in bits, losses and KL in nats, agreement as a share; `length` is the L2 norm of the
     last residual over the clean model's.
     """
 
-    neurons: Annotated[int, Switch("Number of entropy neurons, the most neutral first.", min=1)] = 4
-    controls: Annotated[int, Switch("Norm-matched control neurons for each of them.", min=1)] = 2
+    neurons: Annotated[int, Switch("Number of entropy neurons, most neutral first.", min=1)] = 4
+    controls: Annotated[int, Switch("Norm-matched control neurons per entropy neuron.", min=1)] = 2
     values: Annotated[tuple[float, ...], Switch("Activations to which a neuron is fixed.")] = (0.0, 2.0, 4.0, 6.0)
 
     name = "entropy-neurons"
@@ -97,7 +97,7 @@ class EntropyNeurons(Study):
     def chosen(self, model: Any) -> pd.DataFrame:
         """The neurons: kind (entropy or control), layer, neuron, norm (of w_out), variance.
 
-        Candidates are the heavy neurons without a heavy tail, those that favour tokens least first.
+        Candidates are neurons of large norm without a heavy tail, ordered from the least to the most token-selective.
 
         Raises:
             InputError: there is no candidate.

@@ -1,12 +1,12 @@
-"""Where the two papers meet: which layers does in-context learning need, and what for?
+"""Where the two papers meet: which layers does in-context learning need, and for what?
 
-Neither paper asks. *Label Words are Anchors* says that label words gather the demonstrations' information in shallow
-layers (S_wp) and that the prediction reads it there in deep ones (S_pq); *Stages of Inference* says that tokens
-become words and features in early layers, and that predictions form later. If both are right, dropping an early layer
-should hurt the gathering, dropping a late one the reading.
+Neither paper asks this. *Label Words are Anchors* says that label words gather the demonstrations' information in
+shallow layers (S_wp) and that the prediction reads it from them in deep layers (S_pq); *Stages of Inference* says that
+tokens become words and features in early layers, and that predictions form later. If both are right, dropping an early
+layer should reduce the gathering, and dropping a late one the reading.
 
-We drop each layer in turn while the model solves prompts, and measure accuracy, agreement with the clean model's label
-(label loyalty), and the sums over all layers of S_wp and S_pq relative to the clean model. The figure also shows the
+We drop each layer in turn while the model answers prompts, and measure accuracy, agreement with the clean model's label
+(label loyalty), and the sums of S_wp and S_pq over all layers, relative to the clean model. The figure also shows the
 clean model's shares of S_wp and S_pq by layer. There is no protocol "paper".
 """
 
@@ -36,7 +36,7 @@ _INTACT = -1
 
 @dataclass(frozen=True)
 class LesionedLearning(Study):
-    """Predictions and information flow with each layer dropped: a row per layer dropped and prompt.
+    """Predictions and information flow with each layer dropped: a row per dropped layer and prompt.
 
     The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the clean model.
     """
@@ -105,7 +105,7 @@ class LesionedLearning(Study):
             Panel("predictions, layer dropped",
                   [Curve("accuracy", "accuracy", BLUE), Curve("loyalty", "same label as the clean model", GREY),
                    *(Level(accuracy, BLUE) for accuracy in clean)]),
-            # A model that is sure of its answers has hardly any gradient; made unsure, thousands of times as much.
+            # Log axis: a confident model has hardly any gradient, and thousands of times more once it is unsure.
             Panel("flow that is left",
                   [Curve("S_wp kept", *gathering), Curve("S_pq kept", *reading), Level(1, GREY)],
                   y_axis={"type": "log", "rangemode": "normal", "title_text": "times the clean flow"}),
@@ -131,11 +131,11 @@ class LesionedLearning(Study):
                 curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
             )
             told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
-        return f"Predictions change most where fewest labels stay: {'; '.join(told)}."
+        return f"Predictions change most where label loyalty is lowest: {'; '.join(told)}."
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The clean model's share of one flow in each layer: a row per prompt and layer."""
+    """The clean model's share of one flow per layer: a row per prompt and layer."""
     rows = clean.explode([*FLOWS])
     total = rows[[*FLOWS]].astype(float).sum(axis=1)
     value = rows[name].astype(float) / total

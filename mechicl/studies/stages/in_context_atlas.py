@@ -1,13 +1,13 @@
-"""In-context learning on the atlas: do label words gather in the early stages, and are they read in the late ones?
+"""In-context learning on the atlas: do label words gather information in early stages, and are they read in late ones?
 
 *Label Words are Anchors* finds by saliency that demonstrations' information flows into label words in shallow layers
-(S_wp) and from there to the target in deep ones (S_pq), and by attention that deep layers' AUCROC against the
-prediction is high, so that their share R of it grows late. *Stages of Inference* names what layers do. Here the first
-paper's curves share the second's depth axis, for the same model, and are summed by stage.
+(S_wp) and from there to the target in deep ones (S_pq), and by attention that the AUCROC of deep layers is high, so
+that its share R accumulates late. *Stages of Inference* names what layers do. Here the first paper's curves share the
+second's depth axis, for the same model, and are summed by stage.
 
-Each flow's curve is that layer's share of the flow within the layer (S_wp / (S_wp + S_pq + S_ww)), as the paper draws
-it. Saliency wants weights as they are: flows are measured with `processing="none"`, the atlas with folded norms; layers
-compute the same in both.
+Each flow's curve is its share within the layer (S_wp / (S_wp + S_pq + S_ww)), as the paper draws it. Saliency needs
+unprocessed weights: flows are measured with `processing="none"`, the atlas with folded norms; layers compute the same
+in both.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ IN_CONTEXT = {
     "AUCROC": (BLUE, "solid"),
     "R": (ORANGE, "dot"),
 }
-"""Information flow to label words and from them to the target, and how well attention to them predicts the output."""
+"""Information flow into label words and from them to the target, and how well attention to them predicts the output."""
 _FROM_PROMPTS = -2
 
 
 def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
-    """The atlas with S_wp, S_pq, AUCROC and R of prompts of the same model, means over tasks.
+    """The atlas with S_wp, S_pq, AUCROC and R on prompts of the same model, averaged over tasks.
 
     Args:
-        atlas: of `stages_atlas`.
-        flow: of `information_flow`.
-        deep: of `deep_layers`, on the same prompts.
+        atlas: result of `stages_atlas`.
+        flow: result of `information_flow`.
+        deep: result of `deep_layers`, on the same prompts.
 
     Raises:
         InputError: the results are of other studies, or of different models.
@@ -58,9 +58,9 @@ def in_context_atlas(atlas: Result, flow: Result, deep: Result) -> Result:
 
 
 def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int]) -> list[str]:
-    """What one model's curves say of the question, in sentences; none without curves.
+    """What one model's curves show, in sentences; empty without curves.
 
-    Sums are parted where prediction ensembling begins; in the middle of the model where it is not shown.
+    Sums are split where prediction ensembling begins, or in the middle of the model if that boundary is not supported.
     """
     curves = summary[summary["metric"].isin(IN_CONTEXT)].set_index(["metric", "layer"])["mean"].sort_index()
     there = set(curves.index.get_level_values("metric"))
@@ -75,7 +75,7 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
         f"{place} lie {early:.0%} of S_wp, the gathering in label words, summed over layers, and {1 - late:.0%} of "
         "S_pq, their reading"
     ]
-    auc = curves["AUCROC"] if "AUCROC" in there else curves.iloc[:0]  # it is not where every prompt was answered alike
+    auc = curves["AUCROC"] if "AUCROC" in there else curves.iloc[:0]  # missing if every prompt got the same answer
     if 0 < start < n and len(auc):
         parts = auc[auc.index < start].mean(), auc[auc.index >= start].mean()
         sentences.append(

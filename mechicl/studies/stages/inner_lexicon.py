@@ -1,21 +1,21 @@
-"""The inner lexicon: does the last piece of a word become the word? (after Kaplan et al. 2024, Feucht et al. 2024)
+"""The inner lexicon: does a word's last piece come to represent it? (after Kaplan et al. 2024, Feucht et al. 2024)
 
-*Stages of Inference* infers detokenization from attention; this shows it directly. A word that has a token of its own
-is spelt in two or three tokens, in the same context. By layer:
+*Stages of Inference* infers detokenization from attention; here we test it directly. A word that has its own token is
+also spelt in two or three tokens, in the same context. By layer:
 
-- *Retrieval*: is the last piece's residual nearest (cosine, centred), among all the words, to that of the whole word in
+- *Retrieval*: among all words, is the last piece's residual nearest (cosine, centred) to that of the whole word in
   another context? Controls: the last piece alone, another word's pieces before it, the first pieces' letters shuffled.
   Ceiling: the whole word itself.
-- *Going on*: KL(whole || spelling) of the next token in nats, and the same with the spelling's residual replaced by the
-  whole word's (or another word's) before a layer.
+- *Continuation*: KL(whole || spelling) of the next token in nats, and the same with the spelling's residual replaced by
+  the whole word's (or another word's) before a layer.
 - *Cuts*: retrieval before the middle layer with the last piece's attention to the word's other pieces cut in a single
-  layer, or in the first third of the layers; the control cuts as many edges to the tokens before the word.
+  layer, or in the first third of the layers; the control cuts the same number of edges to the tokens before the word.
 - *Meaning*: is the residual at the end of a phrase ("kick the bucket") nearer to that of a word of the same meaning
-  ("die") than to words of other pairs that are as frequent? Phrases and words stand in different carrier sentences.
-- *Identity*: can a linear probe still tell which token stands there, at the last pieces of words of several tokens, and
-  at words of one token (Feucht et al. call the loss token erasure)?
+  ("die") than to equally frequent words of other pairs? Phrases and words are in different carrier sentences.
+- *Identity*: can a linear probe still predict the current token, at the last pieces of words of several tokens, and at
+  words of one token (Feucht et al. call the loss token erasure)?
 
-All of it is ours: there is no `protocol="paper"`.
+The experiments are our own, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ _CLASSES, _OCCURRENCES = 20, 10
 _COLUMNS = {
     "word": "object", "point": "int64", "value": "float64", "kind": "object", "pieces": "int64", "quantity": "object",
 }  # fmt: skip
-"""Of a table without rows: the vocabulary or the text is too small for an arm."""
+"""An empty table: the vocabulary or the text is too small for an arm."""
 _PATCHED = 10
-"""Layers, at most, before which residuals are replaced."""
+"""Largest number of layers before which residuals are replaced."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class InnerLexicon(Study):
     """A row per word (or pair, or token), kind, quantity and point: `value` is a share, a cosine, or nats.
 
     Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut (retrieval before the middle layer),
-    patch (kl), meaning (cosine), identity (accuracy). Point i is the residual before layer i; of a cut, layer i.
+    patch (kl), meaning (cosine), identity (accuracy). Point i is the residual before layer i; for a cut, layer i.
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens per spelling.", min=2)] = (2, 3)
@@ -112,13 +112,13 @@ class InnerLexicon(Study):
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # words are told apart among all that the text has
+        return sys.maxsize  # retrieval compares all words of the text
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"arm": arm} for arm in ("spelling", "cut", "patch", "meaning", "identity")]
 
     def passes(self, n_layers: int) -> float:
-        return 1  # of some hundred short contexts, many times: about the cost of a long text once
+        return 1  # some hundred short contexts, many times: about the cost of one pass over a long text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         arms = {
@@ -141,7 +141,7 @@ class InnerLexicon(Study):
         return spellings
 
     def _spelling(self, bench: Bench) -> Iterator[pd.DataFrame]:
-        """How near every kind of spelling comes to the whole word in another context, and how the model goes on."""
+        """How near each kind of spelling is to the whole word in another context, and how the model continues."""
         prototypes, whole = bench.residuals(bench.whole(1)), bench.residuals(bench.whole(0))
         yield from bench.retrieval(whole, prototypes, kind="whole word", pieces=1)
         generator = np.random.default_rng(self.draw_seed)
@@ -153,7 +153,7 @@ class InnerLexicon(Study):
                 yield bench.rows("kl", divergence[:, None], [whole.shape[1] - 1], kind=kind, pieces=pieces)
 
     def _cut(self, bench: Bench) -> Iterator[pd.DataFrame]:
-        """Retrieval before the middle layer, with attention cut in each layer alone, and in the first third of them."""
+        """Retrieval before the middle layer, with attention cut in each layer, and in the first third of them."""
         middle, third = _middle(bench.n_layers), range(_third(bench.n_layers))
         prototypes = bench.residuals(bench.whole(1), point=middle)
         pieces = min(self.pieces)
@@ -168,7 +168,7 @@ class InnerLexicon(Study):
                 advance(1)
 
     def _patch(self, bench: Bench) -> Iterator[pd.DataFrame]:
-        """KL of the next token, the last piece's residual replaced by the whole word's before some ten layers."""
+        """KL of the next token with the last piece's residual replaced by the whole word's, before about ten layers."""
         whole = bench.residuals(bench.whole(0))
         pieces = min(self.pieces)
         spelling = bench.spelt(pieces, np.random.default_rng(self.draw_seed))["spelling"]
@@ -184,13 +184,13 @@ class InnerLexicon(Study):
                     advance(1)
 
     def _meaning(self, bench: Bench) -> Iterator[pd.DataFrame]:
-        """Cosine of a phrase's last residual with its word's, and with words of other pairs that are as frequent."""
+        """Cosine of a phrase's last residual with its word's, and with equally frequent words of other pairs."""
         names, cosines = bench.meanings(least=_LEAST_PAIRS)
         for kind, values in cosines.items():
             yield bench.rows("cosine", values, range(values.shape[1]), kind=kind, pieces=0, names=names)
 
     def _identity(self, bench: Bench) -> Iterator[pd.DataFrame]:
-        """Accuracy of a linear probe for the token that stands there, at last pieces and at words of one token."""
+        """Accuracy of a linear probe for the current token, at last pieces and at words of one token."""
         for kind, cases in _identities(bench.corpus, self.context, self.draw_seed):
             residuals = bench.residuals(contexts_of(bench.corpus, cases, self.context))
             names = [f"{kind} {label}" for label in cases["label"]]
@@ -224,19 +224,19 @@ class InnerLexicon(Study):
             if of_kind.empty:
                 why = f"Fewer than {_LEAST_PAIRS} of the shipped phrases have a word of one token in this vocabulary."
                 return Evidence.nothing(why)
-            rise = of_kind - last_tokens  # the last tokens alone are alike in meaning already
+            rise = of_kind - last_tokens  # the phrase's last token alone may be close in meaning already
             return replace(_evidence(rise["same meaning"], rise["as frequent"]), unit_sampled="pairs")
         return self._erasure(table, first)
 
     def _erasure(self, table: pd.DataFrame, first: int) -> Evidence:
-        """Tokens are what was sampled: each class of tokens gives the fall of its accuracy."""
+        """The sample is tokens: each class of tokens gives the fall of its accuracy."""
         rows = where(table, arm="identity")
         if rows["kind"].nunique() < 2:
             why = f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times; take more text."
             return Evidence.nothing(why)
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]
-        # As many of either, paired as they come: both were sampled, and the interval holds the spread of both.
+        # The same number of each, paired arbitrarily: both are samples, and the interval includes the spread of both.
         pieces, words = (fall[kind].to_numpy() for kind in ("last pieces", "words of one token"))
         return Evidence(pieces, words, np.arange(_CLASSES), unit_sampled="words")
 
@@ -281,7 +281,7 @@ class InnerLexicon(Study):
         return Drawing(shown, panels, x="point", x_title="residual before layer", note=note)
 
     def _levels(self, summary: pd.DataFrame) -> list[Level]:
-        """Retrieval with the first third of the layers cut: inside the word, and just before it."""
+        """Retrieval with attention cut in the first third of the layers: within the word, and to just before it."""
         pieces = min(self.pieces)
         return [
             level
@@ -291,7 +291,7 @@ class InnerLexicon(Study):
 
 
 def _identities(corpus: TokenCorpus, context: int, seed: int) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Occurrences of tokens that are last pieces, or words of their own: as many tokens, each as often."""
+    """Occurrences of tokens that are last pieces, and of one-token words: equally many tokens, each equally often."""
     ended, room = pieces_of_ended_words(corpus.words), context_ends(corpus, context)
     kinds = {"last pieces": (ended > 1) & room, "words of one token": (ended == 1) & room}
     generator = np.random.default_rng(seed)
@@ -314,14 +314,14 @@ def _by_word(table: pd.DataFrame, arm: str, quantity: str, points: Any, pieces: 
 
 
 def _evidence(values: pd.Series[float], null: pd.Series[float], note: str = "") -> Evidence:
-    """Words are what was sampled."""
+    """The sample is words."""
     return Evidence(
         values.to_numpy(), null.loc[values.index].to_numpy(), np.arange(len(values)), unit_sampled="words", note=note
     )
 
 
 def _level(summary: pd.DataFrame, arm: str, metric: str, kind: str, pieces: int, colour: str = ORANGE) -> list[Level]:
-    """A line at the mean of what has no layer."""
+    """A line at the mean of rows without a layer."""
     rows = where(summary, arm=arm, metric=metric, kind=kind, pieces=pieces)
     return [Level(value, colour, kind) for value in rows["mean"].iloc[:1]]
 

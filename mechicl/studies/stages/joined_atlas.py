@@ -1,12 +1,12 @@
-"""What other studies found of the stages, as signatures of the atlas, so that boundaries rest on them as well.
+"""Other studies' results about the stages as signatures of the atlas, so that boundaries rest on them, too.
 
-- *Words retrieved* and *words lost by a cut* (inner lexicon): by how much each layer brings the last piece of a word
-  nearer to the word than its best control does, in retrieval; and the retrieval before the middle layer that is lost
-  with attention inside words cut in that layer alone (none in later layers, which cannot change it).
+- *Words retrieved* and *words lost by a cut* (inner lexicon): how much each layer raises retrieval of the word at its
+  last piece, relative to the best control; and the loss of retrieval before the middle layer when attention inside
+  words is cut in that layer alone (0 in later layers, which cannot change it).
 - *Word sense* (Word in Context): the probe's accuracy after each layer, less that with shuffled labels.
-- *Votes* (voting): how often the signs of a layer's neurons' votes are right, over chance, summed over its neurons.
+- *Votes* (voting): how often the votes of a layer's neurons have the right sign, above chance, summed over its neurons.
 
-Each enters only where it beat its own null there: where its study's claim is supported.
+Each enters only if its study's claim is supported, that is, if it beats its own null there.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Curves = Iterator[tuple[str, pd.DataFrame]]
 
 @door
 def joined_atlas(atlas: Result, results: Sequence[Result]) -> Result:
-    """The atlas with signatures from results of the same model, and boundaries that rest on them as well.
+    """The atlas with signatures from results of the same model, and boundaries that rest on them, too.
 
     Args:
-        atlas: of `stages_atlas`, of one model.
-        results: of `inner_lexicon`, `wic` and `voting`, any of them.
+        atlas: result of `stages_atlas` for one model.
+        results: results of any of `inner_lexicon`, `wic` and `voting`.
 
     Raises:
         InputError: a result is of another study, or of a different model.
@@ -58,7 +58,7 @@ def joined_atlas(atlas: Result, results: Sequence[Result]) -> Result:
 
 
 def _rows(name: str, values: pd.DataFrame) -> pd.DataFrame:
-    """As the atlas' table has them; units stand in the place of sequences and documents."""
+    """Rows in the form of the atlas's table; units replace sequences and documents."""
     n, n_layers = values.shape
     place = {"sequence": np.repeat(range(n), n_layers), "layer": np.tile(range(n_layers), n)}
     return pd.DataFrame({"signature": name, **place, "value": values.to_numpy().flatten(), "weight": 1.0}).assign(
@@ -99,4 +99,4 @@ JOINED: Mapping[str, tuple[str, Callable[[pd.DataFrame, int], Curves]]] = {
     "inner-lexicon": ("inner-lexicon", _of_words), "wic": ("sense-rises", _of_senses),
     "voting": ("neurons-vote", _of_votes),
 }  # fmt: skip
-"""The claim that must be supported, and what is read, by study."""
+"""By study, the claim that must be supported and the reader of its signatures."""

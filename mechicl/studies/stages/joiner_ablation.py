@@ -1,15 +1,15 @@
-"""Sub-joiner heads ablated: does the model need them after words of several tokens? (section 5.1, Fig. 6b)
+"""Ablating sub-joiner heads: does the model need them after words of several tokens? (section 5.1, Fig. 6b)
 
-*Stages of Inference* shows a head that looks from a word's last token back to its first ones, and concludes that it
-puts words together. If so, the model should predict worse without it, where a word of several tokens has just ended.
+*Stages of Inference* shows a head that attends from a word's last token to its first ones, and concludes that it
+assembles words. If so, the model should predict worse without it where a word of several tokens has just ended.
 
-Heads of the first third of the layers are chosen by what `word-merging` ranks them by (attention to the word's other
-tokens, less that of single-token words as many tokens back), on one half of the vocabulary's words. They are set to
-their mean outputs, everywhere but at position 0, and the loss on the token after a word is measured on the other half.
-Control: as many random heads of the same layers, several draws. Beside it stands the loss after single-token words,
-where a sub-joiner head has nothing to join. The paper's picture is drawn of the best of these heads: what a word's last
-token attends to, in the mean over held-out words and in ten of them. There is no `protocol="paper"`: the authors ablate
-none.
+We select heads in the first third of the layers as `word-merging` ranks them (attention to the word's other tokens,
+less that of single-token words the same number of tokens back), on one half of the vocabulary's words. They are set to
+their mean outputs, except at position 0, and the loss on the token after a word is measured on the other half. Controls
+are several draws of the same number of random heads of the same layers. We also report the loss after single-token
+words, where a sub-joiner head has nothing to join. The paper's picture is drawn for the best of these heads: what a
+word's last token attends to, averaged over held-out words and for ten of them. There is no `protocol="paper"`: the
+authors ablate no heads.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ class JoinerAblation(Study):
     """Loss after words with heads ablated, and what these heads attend to, by the column `part`.
 
     "ablation", a row per set of heads, sequence and kind of word: `draw` is -1 for the sub-joiner heads and numbers the
-    random ones; `cost` is the loss added, in nats, mean over `words` words; `after` says after which. "pattern", a row
-    per sequence, sub-joiner head, tokens of the word (`pieces`) and distance: attention of the word's last token to the
-    token so many `back`, mean over `words` words. "example": the same of single words, by the best head.
+    random ones; `cost` is the added loss in nats, averaged over `words` words; `after` is the kind of word. "pattern",
+    a row per sequence, sub-joiner head, tokens of the word (`pieces`) and distance: attention of the word's last token
+    to the token `back` positions earlier, averaged over `words` words. "example": the same for single words, by the
+    best head.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are chosen for each number.", min=2)] = (2, 3)
-    heads: Annotated[int, Switch("Number of sub-joiner heads, the best first.", min=1)] = 4
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are selected for each number.", min=2)] = (2, 3)
+    heads: Annotated[int, Switch("Number of sub-joiner heads, best first.", min=1)] = 4
     draws: Annotated[int, Switch("Random draws of control heads in the same layers.", min=2)] = 8
     draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
 
@@ -73,12 +74,12 @@ class JoinerAblation(Study):
     claims = (NEEDED,)
     reads = "text"
     no_paper_protocol = "the authors ablate no heads"
-    may_lack = ("draw", "cost", "after", "pieces", "back", "attention", "word")  # of another part
+    may_lack = ("draw", "cost", "after", "pieces", "back", "attention", "word")  # columns of the other parts
     batch_size = 4
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # heads are chosen on all of the text
+        return sys.maxsize  # heads are selected on the whole text
 
     def passes(self, n_layers: int) -> float:
         return 3 + 2 + self.draws
@@ -131,7 +132,7 @@ class JoinerAblation(Study):
         return [(int(layer), int(head)) for layer, head in score.index[: self.heads]]
 
     def sets(self, chosen: list[tuple[int, int]], n_heads: int) -> dict[int, list[tuple[int, int]]]:
-        """The chosen heads, and for each draw others of their layers, as many as these layers have left."""
+        """The selected heads, and for each draw the same number of others of their layers, or all that are left."""
         found = {-1: sorted(chosen)}
         for draw in range(self.draws):
             generator = np.random.default_rng([self.draw_seed, draw])
@@ -160,10 +161,10 @@ class JoinerAblation(Study):
         return against_draws(by_layer(several, "cost", "draw"), note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Model, of (which heads), metric, mean, low, high, n (sequences), pieces and back (or -1).
+        """Columns: model, of (which heads), metric, mean, low, high, n (sequences), pieces and back (or -1).
 
-        By metric: loss added after words of several tokens, or of one (nats); `pattern`, attention of a word's last
-        token to the token so many back, by the best sub-joiner head.
+        Metrics: loss added after words of several tokens, or of one (nats); `pattern`, attention of a word's last token
+        to the token `back` positions earlier, by the best sub-joiner head.
         """
         rows = where(table, part="ablation")
         rows = rows.assign(of=np.where(rows["draw"] < 0, *_OF), metric=rows["after"])
@@ -189,6 +190,6 @@ class JoinerAblation(Study):
 
 
 def _cost(rows: pd.DataFrame, *, own: bool) -> float:
-    """Mean over words of the chosen heads, or of the random ones."""
+    """Mean over words for the selected heads, or for the random ones."""
     chosen = rows[(rows["draw"] < 0) == own]
     return float(np.average(chosen["cost"], weights=chosen["words"])) if len(chosen) else float("nan")

@@ -1,21 +1,22 @@
-"""The logit lens (section 5.2, Fig. 8 and 19): how a prediction comes about, from layer to layer.
+"""The logit lens (section 5.2, Fig. 8 and 19): how a prediction forms from layer to layer.
 
-Each residual is read as if it were the last. The paper shows the entropy of that prediction and its KL to the final
-one: little progress in the first half, then a steady decline, and in some models entropy rises again at the very end.
+Each residual is decoded as if it were the last. The paper shows the entropy of that prediction and its KL to the final
+one: little progress in the first half, then a steady decline; in some models entropy rises again at the very end.
 
-The authors' curves come from a faulty lens: their library divided every residual by the *last* layer's norm, and
-the unembedding's bias was left out. Early residuals are short, so their logits nearly vanish and entropy starts
-near log2(d_vocab) bits. `protocol="paper"` gives these curves as the notebook does: positions 1 to T - 2, probabilities
-raised to 1e-9, every document the same, the band their standard deviation. `"corrected"` norms each residual by itself
-and keeps the bias, so that the last point is the model's own prediction; `authors_lens` draws theirs beside it (in a
-model whose norm does not centre it applies none, and is left to `protocol="paper"`). The direction of the paper's KL is
-not published: ours is KL(final || lens); the other direction and the Jensen-Shannon divergence are in the table.
+The authors' curves come from a faulty lens: their library divided every residual by the *last* layer's norm, and left
+out the unembedding's bias. Early residuals are short, so their logits nearly vanish and entropy starts near
+log2(d_vocab) bits. `protocol="paper"` reproduces the notebook's curves: positions 1 to T - 2, probabilities clipped to
+at least 1e-9, equal weight for every document, bands of their standard deviation. `"corrected"` normalises each
+residual by its own norm and keeps the bias, so that the last point is the model's own prediction; `authors_lens` draws
+the authors' lens next to it (for a model whose norm does not centre, that lens applies no norm, and only
+`protocol="paper"` has it). The direction of the paper's KL is not published: ours is KL(final || lens); the other
+direction and the Jensen-Shannon divergence are in the table.
 
 A tuned lens (Belrose et al. 2023) can be added: an affine map of each residual, learned on other text, removes
-differences of basis. The KL that remains is what the residual does not yet say about the prediction.
+differences of basis. The remaining KL is what the residual does not yet contain about the prediction.
 
-Random weights have such curves, too: a tied unembedding begins sure of the token that was read, and each layer makes
-it less so. The claims are therefore held against untrained twins.
+Random weights have such curves, too: with a tied unembedding, the lens begins sure of the current token, and each layer
+makes it less so. The claims are therefore tested against untrained twins.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ TURNS_UP = Claim(
 )  # fmt: skip
 _AUTHORS_BAND = "band: standard deviation over documents, as the authors draw it"
 _LEAST = 0.01
-"""Nats: the smallest KL that is drawn, as 0 has no place on a log axis."""
+"""Smallest KL drawn, in nats, because a log axis has no 0."""
 _STYLES: dict[str, tuple[str, str, str]] = {
     "corrected": ("corrected lens", BLUE, "solid"),
     "authors": ("authors' lens", GREY, "dot"),
@@ -73,7 +74,7 @@ class LensStudy(AgainstTwins):
         TunedLens | str | Path | None,
         Switch("A tuned lens to draw as well, or its folder; it must have been fitted to this model on other text."),
     ] = None
-    """Of a result that was loaded, its digest."""
+    """The tuned lens's digest, in a loaded result."""
 
     name = "logit-lens"
     title = "Logit lens"
@@ -87,13 +88,13 @@ class LensStudy(AgainstTwins):
     reads = "text"
     batch_size = 8
     shared_options = {"processing": "fold"}
-    may_lack = ("loss",)  # of a sequence of two tokens
+    may_lack = ("loss",)  # undefined for a sequence of two tokens
 
     def for_model(self, model: Any) -> LensStudy:
-        """A folder becomes the lens that is saved in it.
+        """Replace a folder by the lens saved in it.
 
         Raises:
-            InputError: the authors' lens is asked for beside the corrected one, and the model's norm does not centre.
+            InputError: the authors' lens is requested next to the corrected one, but the model's norm does not centre.
         """
         if self.authors_lens and self.protocol == "corrected" and not hooked(model).sizes.centred:
             raise InputError(
@@ -110,7 +111,7 @@ class LensStudy(AgainstTwins):
         }  # fmt: skip
 
     def lenses(self) -> tuple[Lens | TunedLens, ...]:
-        """The lenses that the protocol asks for, and the tuned one."""
+        """The lenses of the protocol, and the tuned one."""
         if isinstance(self.tuned, str | Path):
             raise InputError("The result keeps only the digest of the tuned lens; load the lens with TunedLens.load.")
         beside: tuple[Lens, ...] = ("authors",) if self.authors_lens else ()
@@ -118,10 +119,10 @@ class LensStudy(AgainstTwins):
         return plain if self.tuned is None else (*plain, self.tuned)
 
     def passes(self, n_layers: int) -> float:
-        return 1 + (n_layers + 1) * len(self.lenses())  # a reading and its ranks take as long as the blocks
+        return 1 + (n_layers + 1) * len(self.lenses())  # decoding and ranking take as long as the blocks
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
-        """Every point's residuals, as they come and by position, and tiles of the vocabulary."""
+        """Residuals of every point, before and after sorting by position, and tiles of the vocabulary."""
         n_points = net.sizes.n_layers + 1
         residuals = 2 * tokens * n_points * net.sizes.d_model * net.dtype.itemsize * len(self.lenses())
         return residuals + kept_bytes(1 + n_points, net.sizes.d_vocab, net.device)
@@ -152,7 +153,7 @@ class LensStudy(AgainstTwins):
                 entropy = by_layer(rows, "entropy", "point")
                 return entropy[n_layers] - entropy[before]
             kl = by_layer(rows, "kl", "point")
-            middle = kl[(n_layers + 1) // 2]  # at the embedding a tied unembedding is sure of the wrong token
+            middle = kl[(n_layers + 1) // 2]  # at the embedding, a tied unembedding is sure of the wrong token
             return (2 * middle - kl[1] - kl[n_layers]) / kl[1].clip(lower=1e-12)
 
         return against_twins(contrast, rows)

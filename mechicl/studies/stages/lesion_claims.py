@@ -1,7 +1,7 @@
-"""What *Stages of Inference* says of ablated layers, and by which contrasts between layers it is decided.
+"""The claims of *Stages of Inference* about ablated layers, and the contrasts between layers that decide them.
 
-All contrasts are held against untrained twins. Middle layers are those of the middle half, the first and the last never
-among them.
+All contrasts are tested against untrained twins. Middle layers are the middle half, without the first and the last
+layer.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CLAIMS = (ROBUST, FIRST, SWAP, FINAL, REPEATS)
 
 
 def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
-    """The contrast of a claim, from rows with `entropy_difference`; undecided where a kind was not measured."""
+    """The contrast of a claim, from rows with `entropy_difference`; undecided if a kind was not measured."""
     kinds, contrast = _CONTRASTS[claim.id]
     n_layers = 1 + int(max(table["layer"] + table["kind"].map(length) - 1))
     missing = [kind for kind in kinds if not table["kind"].str.startswith(kind).any()]
@@ -54,7 +54,7 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
 
 
 def length(kind: str) -> int:
-    """How many layers an ablation spans."""
+    """Number of layers that an ablation spans."""
     return int(kind.split()[1]) if kind.startswith("repeat") else 2 if kind in ("swap", "replace") else 1
 
 
@@ -106,7 +106,7 @@ _CONTRASTS: Mapping[str, tuple[tuple[str, ...], Callable[[pd.DataFrame, int], pd
 
 
 def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:
-    """Agreement in the first, middle and last layers of one kind of ablation, and in the worst of the middle."""
+    """Agreement for the first, middle and last layers under one kind of ablation, and for the worst middle layer."""
     curve = _curves(rows, kind, "agreement").mean()
     of_middle = curve[[layer for layer in middle(n_layers) if layer in curve]]
     ends = " and ".join(f"{curve[layer]:.0%} (layer {layer})" for layer in curve.index[-2:])

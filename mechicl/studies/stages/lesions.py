@@ -1,21 +1,21 @@
 """Layer ablations: drop, swap, replace (section 4.1, Fig. 2 and 3) and repeat (section 5.4, Fig. 11 and 22).
 
-The paper leaves out each layer in turn (drop), or runs two neighbours in the other order (swap), and compares the
-predictions with the clean model's: KL(clean || ablated), the share of positions with the same most probable token (its
-"relative accuracy"), and entropy. First and last layers matter, middle layers hardly. Beyond the paper's code we also
-leave out attention or MLPs alone, put a neighbour in a layer's place, and repeat windows of layers.
+The paper drops each layer in turn, or swaps two neighbours, and compares the predictions with the clean model's:
+KL(clean || ablated), the share of positions with the same most probable token (its "relative accuracy"), and entropy.
+First and last layers matter, middle layers hardly do. Beyond the paper's code, we also drop attention or MLPs alone,
+replace a layer by its neighbour, and repeat windows of layers.
 
-Positions are all but the prediction from position 0 (BOS). Means weigh every token the same; intervals resample whole
+All predictions count except that from position 0 (BOS). Means weight every token equally; intervals resample whole
 sequences, because tokens of a text are not independent.
 
-A layer may matter for what it writes at position 0 alone, where many models make an attention sink that all later
-tokens rely on: dropping it then costs much, without any part in processing the text. So layers are also dropped at
-position 0 alone (`bos`), and everywhere else (`rest`); the authors' protocol does not tell them apart.
+A layer may matter only for what it writes at position 0, where many models make an attention sink that all later tokens
+rely on: dropping it then costs a lot, even if it does not process the text. So layers are also dropped at position 0
+alone (`bos`), and everywhere else (`rest`); the authors' protocol does not separate the two.
 
-The authors pair the loss at position t with the KL at t + 1, and call two tokens the same when they decode to the
-same string, so that different fragments of bytes agree; they raise probabilities to 1e-9 before they take entropies,
-give the loss that is left over instead of what is added, and swap weights alone, not what a layer's place decides
-(`protocol="paper"`). `"corrected"` aligns all measures, and compares token ids.
+The authors pair the loss at position t with the KL at t + 1, and count two tokens as the same if they decode to the
+same string, so that different byte fragments agree; they clip probabilities to at least 1e-9 before computing
+entropies, report the clean loss less the ablated one instead of the added loss, and swap only weights, not properties
+that depend on a layer's place (`protocol="paper"`). `"corrected"` aligns all measures, and compares token ids.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ WEIGHTS = {
     "accuracy": "targets", "accuracy_retained": "hits", "top_10_overlap": "positions", "entropy": "positions",
     "base_entropy": "positions",
 }  # fmt: skip
-"""What each metric's mean over sequences is weighted by."""
+"""The weights of each metric's mean over sequences."""
 _LEAST = 1e-3
 _LOG = {"type": "log", "title_text": f"log; least {_LEAST:g}"}
-"""KL spans many orders; below this nothing changes."""
+"""KL spans many orders of magnitude; below this, nothing changes."""
 _STYLES: dict[str, tuple[str, str]] = {
     "drop": ("drop", BLUE), "swap": ("swap", VERMILION), "attention": ("drop attention", GREEN),
     "mlp": ("drop MLP", ORANGE), "replace": ("replace by the next layer", PURPLE),
@@ -97,7 +97,7 @@ class Lesions(AgainstTwins):
     batch_size = 4
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
-        """(kind, layer, ablation) of everything that is measured; a window's layer is its first."""
+        """(kind, layer, ablation) of every measurement; a window's layer is its first."""
         each = range(n_layers)
         more = f" ({self.times} times)" if self.times > 1 else ""
         by_kind: dict[str, list[tuple[str, int, Patch]]] = {
@@ -119,7 +119,7 @@ class Lesions(AgainstTwins):
         return [lesion for kind in self.kinds for lesion in by_kind[kind]]
 
     def passes(self, n_layers: int) -> float:
-        return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
+        return 1 + len(self.lesions(n_layers))  # each runs half of the blocks on average, plus logits
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
         """Residuals of all passes of a sweep, twice; in the authors' protocol also tiles of the vocabulary."""
@@ -142,7 +142,7 @@ class Lesions(AgainstTwins):
     def swept(
         self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: pd.DataFrame, size: int
     ) -> pd.DataFrame:  # fmt: skip
-        """A row per ablation and sequence, with the row of `facts` that describes it; `size` sequences per pass."""
+        """A row per ablation and sequence, with its describing row of `facts`; `size` sequences per pass."""
         tables = []
         for indices, batch in corpus.batches(size):
             clamped = self.protocol == "paper"
@@ -207,16 +207,16 @@ class Lesions(AgainstTwins):
 
 
 def with_differences(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of ablations with what they add to entropy (bits) and loss (nats)."""
+    """A table of ablations with their added entropy (bits) and loss (nats)."""
     entropy, loss = (table[name] - table[f"base_{name}"] for name in ("entropy", "loss"))
     return table.assign(entropy_difference=entropy, loss_difference=loss)
 
 
 def late_windows(summary: pd.DataFrame) -> pd.DataFrame:
-    """What repeating windows in the latter half of the layers does to entropy, for each length of window.
+    """Effect on entropy of repeating windows in the latter half of the layers, per window length.
 
-    Columns: kind, n (windows), lower (how many lower the mean entropy), layer (first layer of the window that lowers it
-    most), difference (that window's entropy less the clean model's, in bits).
+    Columns: kind, n (windows), lower (number that lower the mean entropy), layer (first layer of the window that lowers
+    it most), difference (that window's entropy less the clean model's, in bits).
     """
     repeats = summary[(summary["metric"] == "entropy_difference") & summary["kind"].str.startswith("repeat")]
     rows = []
@@ -233,8 +233,8 @@ def scored_positions(
 ) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
     """Positions whose prediction counts, and those whose loss counts.
 
-    Predictions: all but from position 0. Losses: the same, as far as they have a next token; in the authors' code
-    also the loss from position 0.
+    Predictions: all except from position 0. Losses: the same, if they have a next token; in the authors' code also the
+    loss from position 0.
     """
     position = torch.arange(compared.tokens.shape[1])
     real = position < compared.lengths[:, None]
@@ -248,6 +248,6 @@ def same_string(compared: Compared, tokenizer: Any) -> Float[Tensor, "lesion bat
     ids = sorted({*compared.top_token.flatten().tolist(), *compared.base_top_token.flatten().tolist()} - {-1})
     strings = [tokenizer.decode([i]) for i in ids]
     number = {string: n for n, string in enumerate(set(strings))}
-    table = torch.full((max(ids) + 2,), -1)  # the last entry is that of -1, where there is no token
+    table = torch.full((max(ids) + 2,), -1)  # the last entry serves -1, which means no token
     table[ids] = torch.tensor([number[string] for string in strings])
     return (table[compared.top_token] == table[compared.base_top_token]).float()

@@ -1,14 +1,15 @@
-"""Attention to the previous tokens (section 5.1, Fig. 6a): the first stage is said to be local.
+"""Attention to the previous tokens (section 5.1, Fig. 6a): is the first stage local?
 
-The paper plots "attention to the previous five tokens" by layer: high in the first layers, where tokens are put
-together to words, and falling with depth. The authors' code takes the mean over single entries A[q, q - i], i =
-1..5, so about a fifth of the mass on five tokens; it counts position 0 (BOS) as a key like any other and weighs
-every document the same, without those that are NaN or zero in all layers. Its band is the standard deviation over the
-root of 100, however many documents there are (`protocol="paper"` gives this mean and band).
+The paper plots "attention to the previous five tokens" by layer: high in the first layers, where tokens are merged into
+words, and falling with depth. The authors' code averages single entries A[q, q - i], i = 1..5, which is about a fifth
+of the mass on five tokens; it counts position 0 (BOS) as a key like any other and weights every document equally,
+without those that are NaN or zero in all layers. Its band is the standard deviation over the square root of 100,
+whatever the number of documents (`protocol="paper"` gives this mean and band).
 
-`"corrected"` sums the attention to the previous k tokens, never counting position 0, and weighs every query the
-same, as a share of all attention and of what position 0 leaves: a growing sink alone makes attention to all others
-fall with depth. The figure also shows attention to position 0 (the sink) and what uniform attention would give.
+`"corrected"` sums the attention to the previous k tokens without position 0, and weights every query equally. It
+reports the sum as a share of all attention and of attention not paid to position 0, because a growing sink alone makes
+attention to all other tokens fall with depth. The figure also shows attention to position 0 (the sink) and the value
+for uniform attention.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ FREE = Claim(
     _SOURCE, FALLS.quantity, "of attention not paid to position 0", _LEVEL, 0.05,
 )  # fmt: skip
 _AUTHORS_DOCUMENTS = 100
-"""Their standard errors are over the root of this number, however many documents were read."""
+"""The authors' standard errors divide by the square root of this number, whatever the number of documents."""
 _AUTHORS_BAND = "band: standard deviation over documents / 10, as the authors draw it"
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
 
@@ -71,7 +72,7 @@ class LocalAttentionStudy(Study):
 
     @property
     def may_lack(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(LocalAttention(self.windows).units)  # of a sequence that is shorter than the window
+        return tuple(LocalAttention(self.windows).units)  # undefined for a sequence shorter than the window
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         return run(model, corpus, [LocalAttention(self.windows)], batch_size=batch_size).frame()
@@ -102,7 +103,7 @@ class LocalAttentionStudy(Study):
             Panel("attention to the previous k tokens",
                   [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
                    Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
-            Panel("the same, of what position 0 leaves",
+            Panel("the same, without the sink's share",
                   [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)]),
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),

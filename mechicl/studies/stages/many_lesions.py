@@ -1,12 +1,13 @@
-"""Several layers at once: is a model an ensemble of shallow paths? (section 5.4 and discussion; our extension)
+"""Ablating several layers at once: is a model an ensemble of shallow paths? (section 5.4 and discussion; our extension)
 
-The paper reads the robustness of middle layers as ensembling, and cites residual networks: Veit et al. (2016) dropped
-more and more random blocks, and shuffled blocks, and error rose smoothly. The paper does not repeat their test. Here we
-drop k random middle layers (all but the first and the last), with k growing; swap k random pairs of neighbours, one
-after the other; and shuffle the middle layers. Kendall's tau of the order in which layers run measures disorder.
+The paper interprets the robustness of middle layers as ensembling, and cites residual networks: Veit et al. (2016)
+dropped more and more random blocks, and shuffled blocks, and error rose smoothly. The paper does not repeat their test.
+Here we drop an increasing number k of random middle layers (all except the first and last), swap k random pairs of
+neighbours one after the other, and shuffle the middle layers. Kendall's tau of the order in which layers run measures
+disorder.
 
-If middle layers worked independently, dropping k of them would cost about as much as each alone, summed: the figure
-shows that sum. All draws of a batch of text run in one sweep. There is no protocol "paper".
+If middle layers worked independently, dropping k of them would cost about the sum of their single costs, which the
+figure shows. All draws for a batch of text run in one sweep. There is no protocol "paper".
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from mechicl.studies.summary import mean_with_interval
 
 _METRICS = ("kl", "agreement", "entropy_difference", "loss_difference", "accuracy")
 _SIZES = 6
-"""Numbers of layers, between one and all of the middle, that are dropped."""
+"""Numbers of layers to drop, from one to all middle layers."""
 
 
 @dataclass(frozen=True)
 class ManyLesions(Study):
-    """Random sets of layers dropped, and random disorders: a row per draw and sequence.
+    """Random sets of dropped layers, and random orders: a row per draw and sequence.
 
     KL and losses in nats, agreement as a share, entropies in bits.
     """
@@ -65,10 +66,10 @@ class ManyLesions(Study):
     renamed = {"seed": "draw_seed"}
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, float, DropMany | Reorder]]:
-        """(kind, size, Kendall's tau, ablation) of every draw: size counts layers dropped, or swaps.
+        """(kind, size, Kendall's tau, ablation) of every draw; size counts dropped layers, or swaps.
 
         Raises:
-            InputError: fewer than two layers to choose from.
+            InputError: there are fewer than two layers to choose from.
         """
         middle = range(1, n_layers - 1) if self.spare_ends else range(n_layers)
         if len(middle) < 2:
@@ -85,7 +86,7 @@ class ManyLesions(Study):
         return draws + [("shuffle", len(middle), order.kendall_tau, order) for order in orders]
 
     def _orders(self, n_layers: int, draw: Callable[[], list[int]]) -> list[Reorder]:
-        """Distinct orders with the middle as drawn; the original order is drawn again."""
+        """Distinct random orders of the middle; a draw of the original order is repeated."""
         original, orders = tuple(range(n_layers)), dict[tuple[int, ...], None]()
         for _ in range(self.draws):
             order = original
@@ -96,7 +97,7 @@ class ManyLesions(Study):
         return [Reorder(order) for order in orders]
 
     def _sets(self, middle: range, size: int, generator: np.random.Generator) -> Iterator[tuple[int, ...]]:
-        """Every layer alone; else distinct random sets, or all that there are."""
+        """For size 1, every layer; otherwise distinct random sets, or all sets if they are few."""
         if size == 1 or comb(len(middle), size) <= self.draws:
             yield from combinations(middle, size)
             return
@@ -106,7 +107,7 @@ class ManyLesions(Study):
         yield from sets
 
     def passes(self, n_layers: int) -> float:
-        return 1 + len(self.lesions(n_layers))  # half of the blocks each, and logits to compare
+        return 1 + len(self.lesions(n_layers))  # each runs half of the blocks on average, plus logits
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = self.lesions(hooked(model).sizes.n_layers)
@@ -119,8 +120,8 @@ class ManyLesions(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean over draws: model, kind, size, metric, mean, low, high, n (draws), seeds; intervals resample draws.
 
-        Metrics as of `layer-lesions`; `kl if independent` sums what each layer of a set costs alone (nats), `tau` is
-        the mean of Kendall's tau.
+        Metrics are those of `layer-lesions`; `kl if independent` sums the cost of each layer of a set alone (nats),
+        `tau` is the mean of Kendall's tau.
         """
         by = ["model", "kind", "size"]
         long = draw_means(table).melt(by, [*_METRICS, "kl if independent", "tau"], "metric").dropna()
@@ -189,7 +190,7 @@ def _dots(draws: pd.DataFrame, x: str, y: str, name: str, colour: str) -> go.Sca
 
 
 def _swapped(middle: range, swaps: int, generator: np.random.Generator) -> list[int]:
-    """The middle after so many swaps of neighbours, each drawn anew."""
+    """The middle layers after a number of random swaps of neighbours."""
     order = list(middle)
     for place in generator.integers(0, len(order) - 1, size=swaps).tolist():
         order[place], order[place + 1] = order[place + 1], order[place]

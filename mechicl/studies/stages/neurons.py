@@ -1,25 +1,24 @@
-"""Prediction and suppression neurons (section 5.3, Fig. 8 and 17): where single neurons write tokens.
+"""Prediction and suppression neurons (section 5.3, Fig. 8 and 17): the layers in which single neurons write tokens.
 
-From weights alone: for every neuron the moments of cos(w_out, W_U) over the vocabulary. A heavy tail (kurtosis > 10)
-to the right makes a prediction neuron, which promotes a few tokens, to the left a suppression neuron. The paper
-counts them by layer: prediction neurons appear in the middle and are densest at about 85 % of depth, suppression
-neurons take over at the end. Partition neurons (variance > 0.005) split the vocabulary in two large groups; the
-threshold is made for wide models: cosines of random directions have variance 1 / d_model, above it where d_model is
-below 200. Entropy neurons (Gurnee et al. 2024) write long vectors that favour no token, late in the model: heavier than
-nine in ten of the last two layers' neurons (|w_in|^2 + |w_out|^2), variance at most 0.001, no heavy tail; rho, the
-share of w_out where the unembedding hardly reads, is in the table.
+From weights alone, we compute for every neuron the moments of cos(w_out, W_U) over the vocabulary. A heavy right tail
+(kurtosis > 10) makes a prediction neuron, which promotes a few tokens; a heavy left tail makes a suppression neuron.
+The paper counts them by layer: prediction neurons appear in the middle and are densest at about 85 % of depth, and
+suppression neurons take over at the end. Partition neurons (variance > 0.005) split the vocabulary into two large
+groups; the threshold suits wide models: cosines of random directions have variance 1 / d_model, which exceeds it if
+d_model is below 200. Entropy neurons (Gurnee et al. 2024) write vectors of large norm that favour no token, late in the
+model: their weights (|w_in|^2 + |w_out|^2) are larger than those of nine in ten of the last two layers' neurons, with
+variance at most 0.001 and no heavy tail; rho, the share of w_out where the unembedding hardly reads, is in the table.
 
-The counts assume a folded final norm and centred W_U and W_out (`processing="fold"`); so did the authors. Both
-protocols are the same: the authors' code is right, only slow. With gated MLPs or GELU a neuron may be active with
-either sign. Where W_U is not centred, tokens' common direction makes tails of its own, and the counts with W_U centred
-stand beside.
+The counts assume a folded final norm and centred W_U and W_out (`processing="fold"`), as the authors do. Both protocols
+are the same: the authors' code is correct, only slow. With gated MLPs or GELU a neuron may be active with either sign.
+If W_U is not centred, the tokens' common direction makes its own tails, so counts with W_U centred are also given.
 
-A heavy tail may come from W_U alone, whatever a neuron writes. So the claims are held against W_U under a random
-rotation, which keeps all angles between tokens and forgets how neurons lie to them. Every rotated neuron is as good as
-any other; 64 of each layer are enough.
+A heavy tail may come from W_U alone, whatever a neuron writes. So the claims are tested against W_U under a random
+rotation, which preserves all angles between tokens but not those between neurons and tokens. After rotation all neurons
+are equivalent, so 64 per layer are enough.
 
-The threshold of 10 is the authors' choice, for all models alike. So densities and verdicts are also given at others,
-from 5 (a Gaussian has 3) to 40.
+The threshold of 10 is the authors' choice for all models. Densities and verdicts are also given at others, from 5 (a
+Gaussian has 3) to 40.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ OVERTAKES = Claim(
 _GIVEN, _CENTRED, _ROTATED = "as given", "centred", "rotated"
 _ROTATED_NEURONS = 64
 _THRESHOLDS = {5: SKY, 10: INK, 20: ORANGE, 40: GREY}
-"""Of kurtosis, each with its colour."""
+"""Thresholds of kurtosis, each with its colour."""
 _CENTRED_TO = 1e-3
-"""W_U is centred where its mean column has less than this share of a column's mean norm."""
+"""W_U counts as centred if its mean column's norm is less than this share of the mean column norm."""
 _KINDS = ("prediction", "suppression", "partition", "entropy")
 LAST_LAYERS = 2
 MOST_VARIANCE = 1e-3
-"""Of an entropy neuron's cosines with the vocabulary; those of random directions have 1 / d_model."""
+"""Largest variance of an entropy neuron's cosines with the vocabulary; random directions have 1 / d_model."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class NeuronsStudy(Study):
     batch_size = None
     shared_options = {"processing": "fold"}
     not_measured = ("kurtosis", "variance")
-    may_lack = ("skewness", "kurtosis")  # of neurons that write nothing
+    may_lack = ("skewness", "kurtosis")  # undefined for neurons that write nothing
 
     def conditions(self, model: Any) -> list[Condition]:
         W_U = blockwise(model, self.name).W_U.detach().float()
@@ -142,8 +141,8 @@ class NeuronsStudy(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Density of each kind per layer: model, metric (kind), layer, mean, low, high, count, n (neurons).
 
-        "prediction, centred" and the like: with W_U centred, where it was not; "rotated": with W_U rotated; "above 20":
-        with this threshold of kurtosis. Weights are not a sample: there is no interval.
+        "prediction, centred" and the like: with W_U centred, if it was not; "rotated": with W_U rotated; "above 20":
+        with this threshold of kurtosis. Weights are not a sample, so there is no interval.
         """
         parts = (
             [self._densities(rows, str(which)) for which, rows in table.groupby("unembedding", sort=False)]
@@ -203,7 +202,7 @@ def _named(thresholds: Sequence[int]) -> str:
 
 
 def _contrast(claim: Claim, rows: pd.DataFrame, kurtosis: float) -> np.ndarray:
-    """Of each neuron what its claim's quantity is the mean of."""
+    """Per neuron, the value whose mean is the claim's quantity."""
     n_layers = int(rows["layer"].max()) + 1
     late = rows["layer"] >= (n_layers // 2 if claim is LATE else n_layers - max(1, n_layers // 10))
     prediction, suppression = (_heavy(rows, kurtosis, sign) for sign in (1, -1))
@@ -213,7 +212,7 @@ def _contrast(claim: Claim, rows: pd.DataFrame, kurtosis: float) -> np.ndarray:
 
 
 def _evidence(claim: Claim, table: pd.DataFrame, kurtosis: float) -> Evidence:
-    """Densities at a threshold of kurtosis, against those with W_U rotated."""
+    """Evidence from densities at a threshold of kurtosis, against those with W_U rotated."""
     values, null = (_contrast(claim, where(table, unembedding=which), kurtosis) for which in (_GIVEN, _ROTATED))
     found, by_chance = mean_of_many(values), float(null.mean())
     effect = found._replace(mean=found.mean - by_chance, low=found.low - by_chance, high=found.high - by_chance)
@@ -222,7 +221,7 @@ def _evidence(claim: Claim, table: pd.DataFrame, kurtosis: float) -> Evidence:
 
 @torch.no_grad()
 def neuron_table(net: Blockwise, layers: range) -> pd.DataFrame:
-    """A row per neuron of these layers: moments, norms of what it writes and reads, and rho."""
+    """A row per neuron of these layers: moments, norms of output and input weights, and rho."""
     table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
     reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
     rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
@@ -232,7 +231,7 @@ def neuron_table(net: Blockwise, layers: range) -> pd.DataFrame:
 
 
 def is_entropy_neuron(table: pd.DataFrame, kurtosis: float, variance: float = MOST_VARIANCE) -> pd.Series[bool]:
-    """Which rows have heavy weights in the last layers that favour no token; the bound on size is each model's own."""
+    """Which rows have large weights in the last layers that favour no token; the bound on size is per model."""
     last = table.groupby("model")["layer"].transform("max")
     late = table["layer"] > last - LAST_LAYERS
     size = table["in_norm"] ** 2 + table["norm"] ** 2

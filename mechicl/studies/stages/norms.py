@@ -2,12 +2,12 @@
 
 The paper reports that the norm of the MLPs' outputs grows with depth and peaks in the last layers, where predictions
 are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
-`"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows the
-median of each sequence and the outputs' norms relative to the residual that they are added to. Norms at position 0
-stand apart, and the layer that makes an attention sink there is named (`sink_maker`). Block influence,
-1 - cos(residual before, after), predicts cheaply what dropping the layer costs.
+`"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows each
+sequence's median and the outputs' norms relative to the residual that they are added to. Norms at position 0 are shown
+separately, and `sink_maker` names the layer that makes an attention sink there. Block influence, 1 - cos(residual
+before, after), is a cheap predictor of the cost of dropping the layer.
 
-Norms depend on how weights were processed: folding the final norm does not matter here, centring W_out does.
+Norms depend on weight processing: folding the final norm does not matter here, but centring W_out does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GROW = Claim(
     "the same norm in all layers", 0.5,
 )  # fmt: skip
 SINK = 10.0
-"""Position 0 is a sink where its residual is so many times longer than the median of the others."""
+"""Position 0 is a sink if its residual's norm exceeds the median of the others by this factor."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ _LOG = {"type": "log", "rangemode": "normal"}
 
 
 def sink_maker(norms: pd.DataFrame) -> str | None:
-    """The layer that makes position 0 an attention sink, in words; None where position 0 is like the others.
+    """The layer that makes position 0 an attention sink, in words; None if position 0 is like the others.
 
-    It is the layer in which the residual at position 0 grows most over the median of all others. `norms` is the table
-    of the study, of one model.
+    It is the layer in which the residual at position 0 grows most relative to the median of all others. `norms` is the
+    study's table for one model.
     """
     means = norms.groupby("layer").mean(numeric_only=True)
     before, after = (means[f"{site}_at_0"] / means[f"{site}_median"] for site in ("resid_pre", "resid_post"))

@@ -1,16 +1,16 @@
-"""Part of speech: at which depth does a word's representation say what it is in the sentence? (section 5.2)
+"""Part of speech: at which depth does a word's representation encode its role in the sentence? (section 5.2)
 
-*Stages of Inference* shows feature engineering by one task, Word in Context. A word's part of speech is another, and a
-simpler one. A linear probe predicts it from the residual at the word's last token, which has seen what stands before
-the word alone.
+*Stages of Inference* shows feature engineering with one task, Word in Context. Part of speech is another, simpler one.
+A linear probe predicts it from the residual at the word's last token, which depends only on the word and the tokens
+before it.
 
-A probe may just learn words by heart, since most words have one part of speech. So there is a *control task* (Hewitt
-and Liang 2019): every word is given a random part of speech, always the same one, drawn as often as each occurs; a
-probe can answer only by knowing the word. Accuracy less the control's is selectivity. Beside them stands each word's
-most frequent part of speech in the training text.
+A probe may just memorise words, since most words have one part of speech. So there is a *control task* (Hewitt and
+Liang 2019): every word gets a fixed random part of speech, drawn with the observed frequencies, which a probe can
+predict only by knowing the word. Accuracy less the control's is selectivity. A further baseline is each word's most
+frequent part of speech in the training text.
 
-Tags are TextBlob's (extra `tags`), which come with errors, of English text. Probes are standardised
-logistic regressions, fitted on some sequences and tested on others in three folds. All of it is ours: there is no
+Tags are TextBlob's (extra `tags`), for English text and with errors. Probes are standardised logistic
+regressions, cross-validated over sequences in three folds. The experiment is our own, so there is no
 `protocol="paper"`.
 """
 
@@ -56,19 +56,19 @@ DECLINES = Claim(
     _QUANTITY.format("last"), "of words", _NULL, 0.02,
 )  # fmt: skip
 _LEAST = 100
-"""Words that a probe needs."""
+"""Least number of words for a probe."""
 _FOLDS = 3
 _STRENGTH = 0.01
-"""Inverse of the L2 penalty: strong, as a probe that is free to learn words by heart is not selective."""
+"""Inverse of the L2 penalty, which is strong because a probe that can memorise words is not selective."""
 _ANSWERS = ("probe", "control", "by_word", "majority")
 
 
 @dataclass(frozen=True)
 class PartOfSpeech(Study):
-    """Shares of each sequence's words whose part of speech is predicted: a row per sequence and point.
+    """Shares of each sequence's words whose part of speech is predicted correctly: a row per sequence and point.
 
-    `probe`, `control` (the control task), `by_word` (its most frequent part of speech in the training text) and
-    `majority` (the most frequent one of all) are shares of `words` words.
+    `probe`, `control` (the control task), `by_word` (the word's most frequent part of speech in the training text) and
+    `majority` (the most frequent one overall) are shares of `words` words.
     """
 
     words: Annotated[int, Switch("Maximum number of words, drawn at random from the text.", min=_LEAST)] = 1000
@@ -87,7 +87,7 @@ class PartOfSpeech(Study):
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # a probe learns from all of the text
+        return sys.maxsize  # a probe learns from the whole text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         cases = self.cases(corpus)
@@ -111,10 +111,11 @@ class PartOfSpeech(Study):
         return pd.concat(tables, ignore_index=True)
 
     def cases(self, corpus: TokenCorpus) -> pd.DataFrame:
-        """The words that are read: sequence, position (of the last token), word, tag, fold (of its sequence).
+        """The words to use: sequence, position (of the last token), word, tag, fold (of its sequence).
 
         Raises:
-            InputError: too few words, all of one part of speech, or in fewer sequences than there are folds.
+            InputError: there are too few words, they have only one part of speech, or are in fewer sequences than
+                folds.
         """
         words = tagged_words(corpus)
         room = context_ends(corpus, self.context).numpy()
@@ -172,7 +173,7 @@ class PartOfSpeech(Study):
 
 
 def control_task(cases: pd.DataFrame, seed: int) -> pd.Series[str]:
-    """A random part of speech for every word, the same wherever it occurs, drawn as often as each occurs."""
+    """A random part of speech for every word, the same at all occurrences, drawn with the observed frequencies."""
     generator, tags = np.random.default_rng(seed), cases["tag"].to_numpy()
     dealt = {word: generator.choice(tags) for word in sorted(cases["word"].unique())}
     return cases["word"].map(dealt)
@@ -181,7 +182,7 @@ def control_task(cases: pd.DataFrame, seed: int) -> pd.Series[str]:
 def frequent_tags(
     cases: pd.DataFrame, folds: list[Bool[np.ndarray, " word"]]
 ) -> tuple[Bool[np.ndarray, " word"], Bool[np.ndarray, " word"]]:
-    """Where the most frequent tag of the word, and of all words, is right; both of the other folds."""
+    """Whether the most frequent tag of the word, and of all words, in the other folds is right."""
     by_word, majority = (np.zeros(len(cases), dtype=bool) for _ in range(2))
     for fold in folds:
         learn, judge = cases[~fold], cases[fold]
@@ -196,7 +197,7 @@ def _correct(
     vectors: Float[np.ndarray, "word d_model"], labels: Shaped[np.ndarray, " word"],
     folds: list[Bool[np.ndarray, " word"]],
 ) -> Bool[np.ndarray, " word"]:  # fmt: skip
-    """Where a probe that was fitted on the other folds is right."""
+    """Whether a probe fitted on the other folds is right."""
     right = np.zeros(len(labels), dtype=bool)
     for fold in folds:
         probe = linear_probe(C=_STRENGTH, max_iter=2000).fit(vectors[~fold], labels[~fold])

@@ -1,23 +1,23 @@
-"""Right, then wrong: do late layers spoil predictions that were correct? (section 5.4; what its readers ask)
+"""Right, then wrong: do late layers spoil correct predictions? (section 5.4; a question of readers)
 
-*Stages of Inference* says that the last layers calibrate. If they do more than that, some tokens are predicted
-correctly by the logit lens in the middle of the model and wrongly at its end. We count them, and the reverse: tokens
-that no layer before the last predicts correctly. Both by the entropy of the clean prediction.
+*Stages of Inference* says that the last layers calibrate. If they do more than that, the logit lens predicts some
+tokens correctly in the middle of the model and wrongly at its end. We count these, and the reverse: tokens that no
+layer before the last predicts correctly. Both are split by the entropy of the clean prediction.
 
-Whether the end does more harm than good is seen at one place: before the last quarter of the layers, how many tokens
-are right that end up wrong, and how many the other way round?
+To see whether the end does more harm than good, we look at one place: before the last quarter of the layers, how many
+tokens are right that end up wrong, and how many the other way round?
 
-That a token is right somewhere is less. It has as many chances to be right as there are layers, and frequent tokens are
-often right by accident. *By chance* is the same count with another token's target: of all tokens of the sequence that
-end up wrong, how often is one of a token's predictions on the way the right one of another? What is beyond chance is
-held against untrained twins.
+That a token is right at some layer is weaker evidence: it has one chance per layer, and frequent tokens are often right
+by accident. *By chance* is the same count with another token's target: among all tokens of the sequence that end up
+wrong, how often is one of a token's intermediate predictions the correct one of another token? The excess over chance
+is tested against untrained twins.
 
-Then the intervention: each of some late layers is dropped, and each of as many middle layers. How many of the spoilt
-tokens come back, and what becomes of all others? The last layer is left out here: dropping it is reading the lens
-before it, where some of these tokens are right by definition.
+Then we intervene: we drop each late layer, and each of the same number of middle layers. How many of the spoilt tokens
+become right again, and what happens to all others? The last layer is left out here: dropping it is the same as reading
+the lens before it, where some of these tokens are right by definition.
 
 Reading the lens before layer i is dropping all layers from i on, so one sweep gives all of it. Predictions from
-position 0 do not count. All of it is ours: there is no `protocol="paper"`.
+position 0 do not count. The experiment is our own, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _GROUPS = (*(f"{low}-{high} bits" for low, high in pairwise(_BITS)), f"{_BITS[-1
 _COLOURS = {_ALL: INK, **dict(zip(_GROUPS, (BLUE, SKY, GREEN, ORANGE, VERMILION), strict=True))}
 _EITHER = ("right, then wrong", "wrong, then right")
 _FEW = 20
-"""Spoilt tokens on which nothing can be said of what restores them."""
+"""With fewer spoilt tokens, the claim about restoring them is undecided."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RightThenWrong(AgainstTwins):
     """Shares of each sequence's tokens, by the entropy of the clean prediction: a row per quantity and place.
 
     `arm` is lens (at the residual before `layer`), any (over all layers), or drop (with `layer` dropped). `value` is a
-    share of `tokens` tokens; of `restored`, these are the tokens that were spoilt.
+    share of `tokens` tokens; for `restored`, of the spoilt tokens.
     """
 
     name = "right-then-wrong"
@@ -93,7 +93,7 @@ class RightThenWrong(AgainstTwins):
     shared_options = {"processing": "fold"}
 
     def passes(self, n_layers: int) -> float:
-        return 1 + n_layers + 2 * len(late(n_layers))  # a reading takes as long as the blocks
+        return 1 + n_layers + 2 * len(late(n_layers))  # decoding takes as long as the blocks
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         n_layers = blockwise(model, self.name).sizes.n_layers
@@ -168,7 +168,7 @@ def late(n_layers: int) -> range:
 
 
 def some_of_middle(n_layers: int) -> list[int]:
-    """As many layers of the middle half, evenly spread; none of them is late."""
+    """The same number of layers of the middle half, evenly spaced; none of them is late."""
     layers = [layer for layer in middle(n_layers) if layer not in late(n_layers)]
     n = min(len(layers), len(late(n_layers)))
     return sorted({layers[int(place)] for place in np.linspace(0, len(layers) - 1, n).round()})
@@ -176,7 +176,7 @@ def some_of_middle(n_layers: int) -> list[int]:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Predictions of the tokens of one sequence that have a next token: of the clean model and with layers left out."""
+    """Predictions at the tokens of one sequence that have a next token: of the clean model and with layers left out."""
 
     targets: Int[np.ndarray, " token"]
     final: Int[np.ndarray, " token"]
@@ -190,7 +190,7 @@ class _Sequence:
         chosen = scored_positions(compared, "corrected")[1][row].nonzero()[:, 0]
         entropy = compared.base_entropy[row, chosen]
         bad = ~torch.cat([entropy[None], compared.kl[:, row, chosen]]).isfinite().all(0)
-        if bad.any():  # tokens are counted here, and the most probable token of NaN is a token, too
+        if bad.any():  # only tokens are counted from here on, and argmax of NaN is a token, too
             raise NumericalError(
                 f"The prediction is nan or infinite at position {int(chosen[bad.nonzero()[0, 0]])}; try "
                 "dtype='float32', or leave that text out."
@@ -208,11 +208,11 @@ class _Sequence:
         return np.asarray(self.final == self.targets)
 
     def spoilt(self) -> Bool[np.ndarray, " token"]:
-        """Right after some layer, wrong at the end; at the embedding no layer has done anything."""
+        """Right after some layer, wrong at the end; the embedding does not count, because no layer has run."""
         return np.asarray((self.on_the_way[1:] == self.targets).any(0) & ~self.end)
 
     def by_chance(self) -> Float[np.ndarray, " token"]:
-        """For each token that ends up wrong, how likely the target of another such token is among its predictions."""
+        """Per token that ends up wrong, the probability that another such token's target is among its predictions."""
         wrong, chance = ~self.end, np.zeros(len(self.targets))
         targets, final, tops = self.targets[wrong], self.final[wrong], self.on_the_way[1:, wrong]
         others = (final[:, None] != targets) & ~np.eye(len(targets), dtype=bool)
@@ -221,7 +221,7 @@ class _Sequence:
         return chance
 
     def shares(self) -> Iterator[pd.DataFrame]:
-        """Quantities at each lens point, and over all of them, by entropy."""
+        """Quantities at each lens point, and over all points, by entropy."""
         right = np.concatenate([self.on_the_way == self.targets, self.end[None]])
         n_layers = len(self.on_the_way)
         at_points = {
@@ -275,7 +275,7 @@ def _mean(rows: pd.DataFrame) -> float:
 
 
 def _told(rows: pd.DataFrame) -> str:
-    """The shares over all layers, and the best lens point beside the end."""
+    """The shares over all layers, and the best lens point compared with the end."""
     of_any = {str(name): _mean(one) for name, one in where(rows, arm="any", entropy=_ALL).groupby("quantity")}
     accuracy = where(rows, arm="lens", entropy=_ALL, quantity="accuracy").groupby("layer")[["value", "tokens"]]
     curve = accuracy.apply(_mean)
@@ -290,7 +290,7 @@ def _told(rows: pd.DataFrame) -> str:
 
 
 def _told_drops(rows: pd.DataFrame, n_layers: int) -> str:
-    """What dropping late and middle layers does to the spoilt tokens, and to all."""
+    """Effect of dropping late and middle layers on the spoilt tokens, and on all."""
     drops = where(rows, arm="drop")
     parts = []
     for name, layers in (("late", late(n_layers)), ("middle", some_of_middle(n_layers))):

@@ -1,4 +1,4 @@
-"""From positions to sequences to means: every token weighs the same, whole sequences are resampled."""
+"""From positions to sequences to means: every token has equal weight, and whole sequences are resampled."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def sequence_means(
     Args:
         facts: What distinguishes the rows of the values.
         sequences: Index of each sequence of the batch.
-        measured: Positions, and what is averaged over them by column (without a first axis where all facts share it),
-            under the column that counts these positions.
+        measured: By the column that counts positions: the positions, and values to average over them, by column
+            (without the first axis if all facts share them).
 
     Raises:
         InputError: a sequence has none of these positions.
@@ -52,7 +52,7 @@ def weighted_summary(
 ) -> pd.DataFrame:
     """Means of several columns, each weighted by a column of counts: `by`, metric, x, mean, low, high, n, seeds.
 
-    Rows of weight 0 (a sequence without a single case) are left out.
+    Rows of weight 0 (a sequence without any case) are left out.
     """
     parts = []
     for metric, weight in weights.items():
@@ -66,8 +66,8 @@ def weighted_summary(
 def authors_summary(
     table: pd.DataFrame, metrics: Sequence[str], by: Sequence[str], x: str, *, root_of: float = 1.0
 ) -> pd.DataFrame:
-    """Means as the authors take them: every document counts the same, and the band is the standard deviation of the
-    documents (of the population) over a root. Columns as of `weighted_summary`.
+    """Means as the authors compute them: every document counts the same, and the band is the documents' (population)
+    standard deviation over a square root. Columns are those of `weighted_summary`.
     """
     long = table.melt([*by, x], metrics, var_name="metric")
     groups = long.groupby([*by, "metric", x], sort=False)["value"]

@@ -1,4 +1,4 @@
-"""Words in their contexts, as their own token and spelt in several, and how near the residuals come to each other."""
+"""Words in their contexts, as one token and spelt in several, and how close their residuals are."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mechicl.probes import LastResidual
 
 CONTROLS = ("last piece alone", "another word's pieces", "letters shuffled")
 _CARRIERS = ("In other words,", "What they had in mind was")
-"""What stands before phrases and words; each is compared across the two."""
+"""Text before phrases and words; each is compared across the two."""
 _AS_FREQUENT = 5
-"""Words of other pairs, nearest in frequency, that each phrase is compared with."""
+"""Number of words of other pairs, nearest in frequency, that each phrase is compared with."""
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """A model, and the words that it reads in their contexts."""
+    """A model, and words in their contexts."""
 
     model: Any
     corpus: TokenCorpus
@@ -44,7 +44,7 @@ class Bench:
         return hooked(self.model).sizes.n_layers
 
     def whole(self, occurrence: int) -> TokenCorpus:
-        """Every word as its own token, in its first or second place in the text."""
+        """Every word as its own token, at its first or second place in the text."""
         return self._read(occurrence, [(spelling.token,) for spelling in self.spellings])
 
     def _read(self, occurrence: int, endings: list[tuple[int, ...]]) -> TokenCorpus:
@@ -52,7 +52,7 @@ class Bench:
         return in_context(self.corpus, places, endings, context=self.context)
 
     def spelt(self, pieces: int, generator: np.random.Generator) -> dict[str, TokenCorpus]:
-        """Every word in so many tokens, and the controls, in the first place in the text."""
+        """Every word spelt in `pieces` tokens, and the controls, at its first place in the text."""
         own = [spelling.pieces[pieces] for spelling in self.spellings]
         others = [own[i - 1] for i in range(len(own))]  # in random order
         endings = {
@@ -67,7 +67,7 @@ class Bench:
         return {kind: self._read(0, ids) for kind, ids in endings.items()}
 
     def _shuffled(self, word: str, ids: tuple[int, ...], generator: np.random.Generator) -> tuple[int, ...]:
-        """The tokens of the first pieces' letters in another order."""
+        """Tokens for the first pieces' letters in another order."""
         tokenizer = self.corpus.tokenizer
         letters = word[: len(word) - len(tokenizer.convert_ids_to_tokens(ids[-1]))]
         orders = [generator.permutation(len(letters)) for _ in range(8)]
@@ -77,13 +77,13 @@ class Bench:
     def residuals(
         self, corpus: TokenCorpus, patches: list[Patch] | None = None, point: int | None = None
     ) -> Float[Tensor, "word point d_model"]:
-        """At the last token, at every point or at one."""
+        """Residuals at the last token, at every point or at one."""
         probe = LastResidual(None if point is None else (point,))
         return run(self.model, corpus, [probe], patches or [], batch_size=self.batch_size)[probe].values
 
     @torch.no_grad()
     def divergence(self, p: Float[Tensor, "word d_model"], q: Float[Tensor, "word d_model"]) -> Float[Tensor, " word"]:
-        """KL of the next token in nats, from last residuals."""
+        """KL of the next token in nats, computed from last residuals."""
         net, parts = hooked(self.model), []
         for rows in torch.split(torch.arange(len(p)), self.batch_size):
             logits = (net.lens(side[rows].to(net.device, net.dtype)) for side in (p, q))
@@ -100,22 +100,22 @@ class Bench:
         self, quantity: str, values: Float[Tensor, "word point"], points: Sequence[int], *, kind: str, pieces: int,
         names: Sequence[str] | None = None,
     ) -> pd.DataFrame:  # fmt: skip
-        """A row per word (or whatever has these names) and point."""
+        """A row per point and word (or other item with these names)."""
         words = [spelling.word for spelling in self.spellings] if names is None else list(names)
         columns = {"word": np.repeat(words, len(points)), "point": np.tile(points, len(words))}
         facts: dict[str, Any] = {"kind": kind, "pieces": pieces, "quantity": quantity}
         return pd.DataFrame({**columns, "value": values.flatten().double().numpy()}).assign(**facts)
 
     def meanings(self, least: int) -> tuple[list[str], dict[str, Float[Tensor, "pair point"]]]:
-        """Names of pairs, and cosines of phrases to words: of the same meaning, and as frequent ones of other pairs.
+        """Names of pairs, and cosines of phrases to words: of the same meaning, and frequency-matched ones of others.
 
-        Empty where the vocabulary has fewer than `least` of the shipped pairs.
+        Empty if the vocabulary has fewer than `least` of the shipped pairs.
         """
         names, phrases, words = self._pairs()
         if len(names) < least:
             return [], {}
         after_phrase, after_word = self._carried(phrases), self._carried(words)
-        pairs = zip(after_phrase, reversed(after_word), strict=True)  # a phrase and its word in different sentences
+        pairs = zip(after_phrase, reversed(after_word), strict=True)  # a phrase and its word are in different sentences
         cosine = torch.stack([nearness(phrase, word) for phrase, word in pairs]).mean(0)
         own, others = torch.arange(len(names)), self._as_frequent([ids[0] for ids in words])
         return names, {"same meaning": cosine[own, own], "as frequent": cosine[own[:, None], others].mean(1)}
@@ -140,7 +140,7 @@ class Bench:
         return ends
 
     def _as_frequent(self, tokens: list[int]) -> Tensor:
-        """Of each word, the indices of the other words that are nearest to it in frequency, in the text."""
+        """For each word, the indices of the other words that are nearest to it in frequency in the text."""
         counts = torch.bincount(self.corpus.tokens.flatten(), minlength=max(tokens) + 1)[tokens].float()
         apart = (counts[:, None] - counts).abs()
         apart.fill_diagonal_(torch.inf)
@@ -153,7 +153,7 @@ class Put(Patch):
 
     layer: int
     tokens: Tensor
-    """Of all sequences, by which those of a batch are recognised."""
+    """Tokens of all sequences, by which those of a batch are identified."""
     residuals: Tensor
 
     def hooks(self, model: Any, batch: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Sub-joiner heads, chosen on one half of all words and judged on the other."""
+"""Sub-joiner heads, selected on one half of all words and tested on the other."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mechicl.studies.stages.sequences import weighted_means, weighted_summary
 
 HEAD = ["model", "pieces", "layer", "head"]
 LEAST_WORDS = 20
-"""Of a length, to choose heads by, and as many to judge them by."""
+"""Least number of words of a length to select heads on, and the same number to test them on."""
 
 
 def measure_heads(model: Any, corpus: TokenCorpus, pieces: Sequence[int], batch_size: int) -> pd.DataFrame:
-    """A row per sequence, length of word, layer and head: means over held-out words, and what heads are chosen by."""
+    """A row per sequence, word length, layer and head: means over held-out words, and the score for selection."""
     probes = [SubJoiner(n) for n in pieces]
     readings = run(model, corpus, probes, batch_size=batch_size)
     return pd.concat([_table(readings[probe]).assign(pieces=probe.pieces) for probe in probes], ignore_index=True)
@@ -35,7 +35,7 @@ def _table(reading: Reading) -> pd.DataFrame:
 
 def ranked_heads(rows: pd.DataFrame, least: int = 1) -> pd.DataFrame:
     """Every head: model, pieces, layer, head, score_to_choose, and on held-out words auroc, mass, control, first_bias,
-    score (mass - control) and words; for each length of word those of the largest score on the other half first.
+    score (mass - control) and words; per word length in descending order of the score on the other half.
 
     A head with hardly any mass may still have a large AUROC. Lengths with fewer than `least` words in either half are
     left out.
@@ -49,11 +49,11 @@ def ranked_heads(rows: pd.DataFrame, least: int = 1) -> pd.DataFrame:
 
 
 def best_of_layers(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The first of each layer's heads, per length of word."""
+    """The first of each layer's heads, per word length."""
     return ranked.drop_duplicates(["model", "pieces", "layer"]).sort_values(HEAD, ignore_index=True)
 
 
 def judged(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Means of the chosen heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
+    """Means of the selected heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
     chosen_rows = rows.merge(chosen[HEAD], on=HEAD)
     return weighted_summary(chosen_rows, dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), ["model", "pieces", "head"])

@@ -1,15 +1,15 @@
 """Which predictions an ablation changes (section 4.1, token by token; an extension).
 
-The paper gives one mean per layer. Some predictions need a layer, and many do not; here we separate the KL to the clean
+The paper gives one mean per layer. Some predictions need a layer, and many do not; here we split the KL to the clean
 model by the token at which the prediction is made:
 
-- by *place in its word*: if early layers put words together, dropping one should hurt most at the last token of a word
-  of several, and less where a word is a single token;
-- by its *position* in the sequence: what needs a long context comes late;
-- by the clean model's *entropy*: whether the model needs a layer for what it is sure of, or for the rest.
+- by *place in its word*: if early layers merge tokens into words, dropping one should hurt most at the last token of a
+  multi-token word, and less at single-token words;
+- by its *position* in the sequence: predictions that need a long context come late;
+- by the clean model's *entropy*: does the model need a layer for confident predictions, or for the rest?
 
-The figure shows the first tokens of the text one by one, layer by layer. There is no `protocol="paper"`: the authors
-write such rows, with loss and KL of different positions side by side, and evaluate none.
+The figure also shows the first tokens of the text one by one, layer by layer. There is no `protocol="paper"`: the
+authors save such rows, with loss and KL of different positions side by side, but do not evaluate them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SORTS = {"word": "where in a word", "position": "position", "entropy": "clean en
 WORDS = ("single-token word", "first token of a word", "inner token of a word", "last token of a word", "no word")
 _BITS = (0, 1, 2, 4, 8)
 _SHOWN = 24
-"""Tokens of the first sequence that are kept one by one."""
+"""Number of tokens of the first sequence that are kept one by one."""
 WholeLesion = Literal["drop", "swap", "attention", "mlp", "replace"]
 
 
@@ -52,8 +52,8 @@ WholeLesion = Literal["drop", "swap", "attention", "mlp", "replace"]
 class TokenLesions(Study):
     """KL and agreement, by the token at which a prediction is made: a row per layer, sequence and group of tokens.
 
-    KL(clean || ablated) in nats and agreement as a share, means over a group's positions; and, of the first sequence's
-    first tokens, a row per layer and token (`by` is "token").
+    KL(clean || ablated) in nats and agreement as a share, averaged over a group's positions; and, for the first
+    sequence's first tokens, a row per layer and token (`by` is "token").
     """
 
     kind: Annotated[WholeLesion, Switch("Ablations of each layer.")] = "drop"
@@ -101,7 +101,7 @@ class TokenLesions(Study):
         for title, rows in maps.items():
             last = len(panels) == len(SORTS)
             groups = list(rows["group"].unique()) if last else sorted(rows["group"].unique(), key=_order)
-            # names of tokens such as "1 '='" would be taken for numbers
+            # names of tokens such as "1 '='" would be parsed as numbers
             axis = {"type": "category", "autorange": "reversed", "tickfont_size": 10}
             panels.append(Panel(title, [_map(rows, groups, kl["mean"])], y_axis=axis))
         return Drawing(
@@ -120,9 +120,9 @@ class TokenLesions(Study):
 
 
 def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, Bool[Tensor, "batch pos"]]]:
-    """Positions of each group, by place in the word (where words are known), by position and by clean entropy.
+    """Positions of each group, by place in the word (if words are known), by position and by clean entropy.
 
-    In every division each position whose prediction counts is in one group.
+    In every division, each position whose prediction counts is in exactly one group.
     """
     counted = scored_positions(compared, "corrected")[0]
     groups: dict[str, dict[str, Tensor]] = {}
@@ -141,7 +141,7 @@ def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, B
 
 
 def _means(compared: Compared, positions: Tensor, indices: Sequence[int], layers: pd.DataFrame) -> pd.DataFrame:
-    """KL and agreement over some positions: a row per ablation and sequence that has any."""
+    """KL and agreement over some positions: a row per ablation and per sequence that has any of them."""
     some = positions.any(1)
     values = {name: value[:, some] for name, value in _measures(compared).items()}
     sequences = torch.tensor(indices)[some].tolist()

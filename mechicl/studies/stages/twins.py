@@ -1,11 +1,10 @@
-"""What claims are decided by: contrasts of each sequence or prompt, over what was sampled, against untrained twins.
+"""Evidence for claims: a contrast per sequence or prompt, over sampled units, against untrained twins.
 
 A claim of *Stages of Inference* orders layers: one costs more than another, a curve rises. Such a contrast is a number
-for each sequence. Its interval comes from documents, because sequences of one document are not independent; that of
-prompts from demonstration sets. Random
-weights have an order of layers, too (what a layer adds to a residual that has grown matters less; a tied unembedding
-begins sure of the token that was read). Where they do, the effect is the contrast less that in untrained twins of the
-model, and how far twins differ among themselves is part of the interval.
+per sequence. Its interval is over documents, because sequences of one document are not independent; for prompts, over
+demonstration sets. Random weights order layers, too (what a layer adds matters less once the residual has grown; with a
+tied unembedding, the lens begins sure of the current token). The effect is therefore the contrast less that in
+untrained twins of the model, and the spread among twins is part of the interval.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ TWINS = "the same in untrained models"
 GIVEN, _UNTRAINED = "as given", "untrained"
 """The model itself, and the beginning of its twins' names, in the column `weights`."""
 Contrast = Callable[[pd.DataFrame], pd.Series]
-"""From rows of one model to a number for each sequence, indexed by document and sequence; or for each prompt, by
+"""A map from one model's rows to a number per sequence, indexed by document and sequence, or per prompt, indexed by
 seed, demonstration set and prompt.
 """
 
 
 @dataclass(frozen=True)
 class AgainstTwins(Study):
-    """Common to studies whose claims are held against untrained twins, which read a part of the text or of the prompts.
+    """Base of studies that test claims against untrained twins, which read a part of the text or of the prompts.
 
     The authors had no twins, and `protocol="paper"` has none.
     """
@@ -46,10 +45,10 @@ class AgainstTwins(Study):
     ] = 4
 
     each_twin_reads: ClassVar[int | None] = 2
-    """Sequences of every part of the text, or prompts of every set: twins differ more than texts. None: all of them."""
+    """Sequences per part of the text, or prompts per set, for a twin, as twins differ more than texts. None: all."""
 
     least_read: ClassVar[int] = 1
-    """Where a twin's share would be less, it reads all."""
+    """If a twin's share would be smaller, it reads everything."""
 
     @property
     def twins_at_once(self) -> int:  # type: ignore[override]
@@ -73,16 +72,16 @@ class AgainstTwins(Study):
         return rows.assign(**{place: np.take(share, rows[place])})
 
     def of_twin(self, model: Any, material: Any, batch_size: int) -> pd.DataFrame:
-        """The rows of an untrained twin: of what claims rest on, where reading less is quicker."""
+        """The rows of an untrained twin; a subclass may measure only what claims rest on."""
         return self.read(model, material, batch_size)
 
     @abstractmethod
     def read(self, model: Any, material: Any, batch_size: int) -> pd.DataFrame:
-        """The rows of one model, trained or not."""
+        """The rows of one model, trained or untrained."""
 
 
 def seed_of(condition: Condition) -> int | None:
-    """The seed of the twin that is measured; None for the model as given."""
+    """The seed of the measured twin; None for the model as given."""
     which = condition["weights"]
     return None if which == GIVEN else int(which.removeprefix(_UNTRAINED))
 
@@ -93,9 +92,9 @@ def given(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evidence:
-    """A contrast of the model against that of its untrained twins; `more` is of `Evidence`.
+    """A contrast of the model against that of its untrained twins; `more` is passed to `Evidence`.
 
-    Twins of the opposite sign count as 0: what random weights do can speak against a claim, never for it.
+    Twins of the opposite sign count as 0: random weights can only weaken a claim, never support it.
     """
     values = contrast(given(table))
     weights = table["weights"] if "weights" in table else pd.Series(GIVEN, table.index)
@@ -114,9 +113,9 @@ def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evide
 
 
 def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
-    """What was ablated (column -1) against draws of a control (the other columns), of each sequence.
+    """Per sequence, the ablated part (column -1) against draws of a control (the other columns).
 
-    The interval is over documents, and holds what another draw of the control might have given.
+    The interval is over documents, and includes the spread of the control's draws.
     """
     own, drawn = curves[-1], curves.drop(columns=-1)
     documents, _ = _sampled(own)
@@ -128,25 +127,25 @@ def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:
 
 
 def of_documents(values: pd.Series, null: Any = 0.0, **more: Any) -> Evidence:
-    """A contrast of each sequence or prompt against a number, or a number of each."""
+    """A contrast per sequence or prompt against one number, or a number for each."""
     return Evidence(values.to_numpy(float), null, *_sampled(values), **more)
 
 
 def _sampled(values: pd.Series) -> tuple[np.ndarray, Literal["documents", "prompts"]]:
-    """The document, or demonstration set, of each contrast, and what a row is."""
+    """The document, or demonstration set, of each contrast, and the name of the sampled unit."""
     if DOCUMENT in values.index.names:
         return values.index.get_level_values(DOCUMENT).to_numpy(), "documents"
     return set_names(values.index), "prompts"
 
 
 def by_layer(rows: pd.DataFrame, value: str, x: str = "layer") -> pd.DataFrame:
-    """A row for each document and sequence, a column for each layer; heads and the like are averaged."""
+    """A row per document and sequence, a column per layer; heads and the like are averaged."""
     if DOCUMENT not in rows:  # an earlier version did not save them
         rows = rows.assign(**{DOCUMENT: rows["sequence"]})
     return rows.pivot_table(index=[DOCUMENT, "sequence"], columns=x, values=value)
 
 
 def slope(curves: pd.DataFrame) -> pd.Series:
-    """By how much each sequence's least-squares line rises from the first layer to the last."""
+    """The rise of each sequence's least-squares line from the first layer to the last."""
     place = np.linspace(-0.5, 0.5, curves.shape[1])
     return pd.Series(curves.to_numpy() @ place / (place**2).sum(), curves.index)

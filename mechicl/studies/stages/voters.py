@@ -1,4 +1,4 @@
-"""Neurons that may vote for a class of tokens: ranked from weights, as the authors did (section 5.3)."""
+"""Neurons that may vote for a class of tokens, ranked from weights as the authors do (section 5.3)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,16 @@ from mechicl.models.tokenizers import token_text
 from mechicl.studies.study import Protocol, Study
 
 _DRAWS = 3
-"""Ensembles of random neurons."""
+"""Number of ensembles of random neurons."""
 
 
 @dataclass(frozen=True)
 class OfTokenClass(Study):
-    """Common to studies of neurons that move a class of tokens: which class, and which neurons are candidates."""
+    """Base of studies of neurons that move a class of tokens: the class, and the candidate neurons."""
 
     token_class: Annotated[
         TokenClass,
-        Switch(
-            "A suffix (-ing), words (comma-separated), a file with a word on each line, token ids, or a test of words."
-        ),
+        Switch("A suffix (-ing), comma-separated words, a file with a word per line, token ids, or a test of words."),
     ] = "-ing"
     kurtosis: Annotated[float, Switch("Neurons of larger kurtosis are candidates, whatever their variance.")] = 10.0
     variance: Annotated[float, Switch("Neurons of larger variance are candidates, whatever their kurtosis.")] = 0.005
@@ -44,7 +42,7 @@ class OfTokenClass(Study):
         object.__setattr__(self, "token_class", _named_class(self.token_class))
 
     def for_model(self, model: Any) -> OfTokenClass:
-        """A test of words becomes the ids of the tokens that pass it."""
+        """Replace a test of words by the ids of the tokens that pass it."""
         if not callable(self.token_class):
             return self
         net = hooked(model)
@@ -53,7 +51,7 @@ class OfTokenClass(Study):
 
 
 def _named_class(token_class: TokenClass | Path) -> TokenClass:
-    """A class as it is kept: a suffix, a tuple of words or of token ids, or a test."""
+    """A class in its stored form: a suffix, a tuple of words or of token ids, or a test."""
     if callable(token_class) or (isinstance(token_class, str) and token_class.startswith("-")):
         return token_class
     if not isinstance(token_class, str | Path):
@@ -74,9 +72,10 @@ def find_neurons(
 
     Candidates have kurtosis above 10 or variance above 0.005, of their cosines with the vocabulary. A neuron's effect
     is the mean over the class of what one unit of its activation adds to a logit, W_U' w_out, less the mean over all
-    other tokens. In the corrected protocol a neuron is of the kind prediction where its effect is positive, and
-    suppression where it is negative; the authors call prediction what has kurtosis above 10 and positive skewness, and
-    suppression all else, so a candidate by variance alone is misfiled where it is positive (`protocol="paper"`).
+    other tokens. In the corrected protocol a neuron is a prediction neuron if its effect is positive, and a suppression
+    neuron if it is negative; the authors call neurons with kurtosis above 10 and positive skewness prediction neurons
+    and all others suppression neurons, which misclassifies candidates by variance alone with a positive effect
+    (`protocol="paper"`).
 
     Returns:
         A row per candidate: layer, neuron, kind, effect, kurtosis, skewness, variance.
@@ -114,9 +113,9 @@ def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"
 def neuron_groups(
     ranking: pd.DataFrame, effect: Float[np.ndarray, "layer neuron"], n: int, protocol: Protocol, seed: int
 ) -> dict[str, pd.DataFrame]:
-    """The `n` neurons of each ensemble: of both kinds, and, in the corrected protocol, of each and at random.
+    """The `n` neurons of each ensemble: of both kinds, and, in the corrected protocol, of each kind and at random.
 
-    Random neurons (three draws) are of the same layers as the others, and none of them.
+    Random neurons (three draws) are from the same layers as the others, but not among them.
     """
     both = ranking.head(n)
     if protocol == "paper":
@@ -144,7 +143,7 @@ def _by_kind(ranking: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _random_neurons(
     layers: Iterable[int], effect: np.ndarray, taken: set[tuple[int, int]], generator: np.random.Generator
 ) -> pd.DataFrame:
-    """A random neuron for each of these layers, none twice and none of those taken."""
+    """A random neuron for each of these layers, without repetition and not among those taken."""
     chosen: list[tuple[int, int]] = []
     for layer in layers:
         free = sorted(set(range(effect.shape[1])) - {neuron for other, neuron in (*taken, *chosen) if other == layer})
@@ -158,8 +157,8 @@ def _random_neurons(
 def neuron_tokens(model: Any, layer: int, neuron: int, *, k: int = 10) -> pd.DataFrame:
     """The tokens that a neuron promotes and demotes most: rank, top, top_cosine, bottom, bottom_cosine.
 
-    Cosines are those of its output weights with the unembedding; load the model with `processing="fold"` for the
-    papers' numbers.
+    Cosines are between its output weights and the unembedding; load the model with `processing="fold"` for the papers'
+    numbers.
 
     Raises:
         InputError: the model has no such neuron.

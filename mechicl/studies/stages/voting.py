@@ -4,18 +4,18 @@ The paper ranks prediction and suppression neurons of GPT-2 XL by how far they m
 trains linear probes on their activations before a verb, 24 tokens into a text: on single neurons, and on ensembles of 1
 to 32. Single suppression neurons are about as good as the model itself, ensembles of prediction neurons better.
 
-Neurons are read where the context ends, one token before the one to predict; nothing else is kept. Data are
-balanced: where the tokenizer has other forms of the same stems, contexts before " going" are set against as many before
-" go" or " goes"; otherwise contexts that end in the same token are set against each other (see `ballots.py`).
+Activations are read where the context ends, one token before the one to predict; nothing else is kept. Data are
+balanced: if the tokenizer has other forms of the same stems, contexts before " going" are paired with contexts before "
+go" or " goes"; otherwise contexts that end in the same token are paired (see `ballots.py`).
 
-`protocol="paper"` does what the authors' code and text say: the 32 neurons of largest effect, kinds as their code files
-them, ranked by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks
-and chooses on one half of the text and judges on the other, adds greedy ensembles, both kinds mixed, and a control that
-the paper lacks: as many random neurons of the same layers (several draws). Beside the probes stand votes without any
-training: a neuron's activation times its effect on the class's logits against all others, added up; its sign is the
-vote.
+`protocol="paper"` follows the authors' code and text: the 32 neurons of largest effect, kinds as in their code, ranked
+by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks and selects
+on one half of the text and tests on the other, and adds greedy ensembles, both kinds mixed, and a control that the
+paper lacks: the same number of random neurons of the same layers (several draws). In addition to the probes there are
+votes without any training: the sum of each neuron's activation times its effect on the class's logits against all
+others; its sign is the vote.
 
-The class may be any: a suffix, words, or a test of a token's text. Effects assume a folded final norm
+The class may be a suffix, words, or a test of a token's text. Effects assume a folded final norm
 (`processing="fold"`).
 """
 
@@ -61,7 +61,7 @@ BEYOND = Claim(
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}
 Answers = tuple[dict[str, Any], BoolArray]
-"""What is measured, and whether it is right in each test context."""
+"""Each measure, and whether it is right in each test context."""
 _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "single vote", "votes of "
 
 
@@ -69,8 +69,8 @@ _MODEL, _SINGLE, _VOTE, _VOTES = "model's own prediction", "single probe", "sing
 class Voting(OfTokenClass):
     """Accuracy of linear probes on neurons, of votes, and of the model itself: a row per test sequence and measure.
 
-    Accuracy over that sequence's contexts, between 0 and 1: of probes on single neurons and on ensembles, of votes
-    without training, and of the model itself.
+    Accuracy over that sequence's contexts, between 0 and 1: for probes on single neurons and on ensembles, for votes
+    without training, and for the model itself.
     """
 
     neurons: Annotated[int, Switch("Number of neurons of each kind.", min=1)] = 32
@@ -94,7 +94,7 @@ class Voting(OfTokenClass):
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # a probe learns from all of the text
+        return sys.maxsize  # a probe learns from the whole text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         net = hooked(model)
@@ -127,7 +127,7 @@ class Voting(OfTokenClass):
         return _means(cases["sequence"][judged.test], answers).assign(matched_by=cases["matched_by"].iloc[0])
 
     def _judged(self, activations: np.ndarray, cases: pd.DataFrame) -> Judged:
-        """The folds, and the halves of the selection fold: a sequence of the text lies in one of them."""
+        """The folds, and the halves of the selection fold; each sequence of the text is in exactly one."""
         test = cases["fold"].to_numpy() == 1
         sequences = np.random.default_rng(self.draw_seed).permutation(cases["sequence"][~test].unique())
         learn = cases["sequence"].isin(sequences[::2]).to_numpy() & ~test
@@ -158,9 +158,9 @@ class Voting(OfTokenClass):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracies: model, metric, k, layer, neuron, kind, effect, mean, low, high, n (sequences), seeds.
 
-        Metrics: "prediction, ranked" and the like by number k of neurons; votes; the model's own; and for each neuron
-        that of its single probe and, as "single vote", how often the sign of its vote is right. Numbers of layer,
-        neuron and k are -1 where there is none.
+        Metrics: "prediction, ranked" and the like by number k of neurons; votes; the model's own prediction; and for
+        each neuron its single probe and, as "single vote", how often its vote has the right sign. Layer, neuron and k
+        are -1 if they do not apply.
         """
         by = ["model", "what", "layer", "neuron", "kind", "effect"]
         means = weighted_summary(table, {"accuracy": "contexts"}, by, "k")

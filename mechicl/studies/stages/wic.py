@@ -1,14 +1,14 @@
 """Word in Context (section 5.2, Fig. 7 and 18): at which depth does a word's representation encode its sense?
 
-Two sentences share a word; is it used in the same sense? At every depth a linear probe answers from the residuals h1
+Two sentences share a word: is it used in the same sense? At every depth a linear probe answers from the residuals h1
 and h2 at the word's last token. The paper says that its accuracy rises, peaks in middle layers and falls in every
 family; it gives neither numbers nor code, and does not say how h1 and h2 are combined, which of the word's tokens is
-read, how the probe is regularised, or what data it is tested on. So there is no protocol "paper". Ours:
-[h1, h2, |h1 - h2|, h1 * h2], standardised, L2 logistic regression with C chosen by cross-validation on the training
-pairs (a word never on both sides of a fold), tested on dev pairs.
+used, how the probe is regularised, or what data it is tested on. So there is no protocol "paper". Our probe uses [h1,
+h2, |h1 - h2|, h1 * h2], standardised, and L2 logistic regression with C chosen by cross-validation on the training
+pairs (no word is on both sides of a fold); it is tested on dev pairs.
 
-We add a probe that sees only cos(h1, h2), and a control: the same probe fitted to shuffled labels, which must stay at
-chance. A causal model sees nothing after the word, so in one of its uses it often has little context.
+We add a probe on cos(h1, h2) alone, and a control: the same probe fitted to shuffled labels, which must be at chance. A
+causal model sees nothing after the word, so one of the two uses often has little context.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ DECLINES = Claim(
     _QUANTITY.format("last"), "of pairs", _NULL, 0.02,
 )  # fmt: skip
 _READ_AT_ONCE = 2**30
-"""Bytes of residuals held at a time; a deep model is passed through several times, a few depths at once."""
+"""Bytes of residuals held at a time; a deep model runs several times, for a few depths at once."""
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _FOLDS = 3
 _CURVES = (
@@ -90,7 +90,7 @@ class Wic(Study):
         return pd.concat(tables, ignore_index=True)
 
     def _probed(self, first: FloatArray, second: FloatArray, pairs: WordPairs) -> pd.DataFrame:
-        """A row for every dev pair and probe, at one depth."""
+        """A row per dev pair and probe, at one depth."""
         train, dev = pairs.places("train"), pairs.places("dev")
         labels = np.array([pair.same for pair in pairs.pairs])
         words = [pairs.pairs[i].word for i in train]
@@ -151,12 +151,12 @@ class Wic(Study):
 
 
 def _by_point(rows: pd.DataFrame) -> FloatArray:
-    """Whether each dev pair is right at each depth, [pair point]."""
+    """Whether each dev pair is classified correctly at each depth, [pair point]."""
     return rows.pivot(index="prompt", columns="point", values="correct").to_numpy(float)
 
 
 def chosen_penalty(features: FloatArray, labels: BoolArray, groups: Sequence[str], seed: int) -> float:
-    """The C of the best cross-validated accuracy, no group (word) on both sides of a fold."""
+    """The C of the best cross-validated accuracy, with no group (word) on both sides of a fold."""
     from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 
     folds = min(_FOLDS, len(set(groups)))

@@ -1,20 +1,20 @@
-"""Does a word's last token know the word? (section 5.1; the direct evidence that the paper does not give)
+"""Does a word's last token encode the word? (section 5.1; direct evidence that the paper does not give)
 
-If early layers merge the tokens of a word, its identity must be readable at its last token, and not only from
-that token. So we compare words that end in the same token, such as "could" and "would": a linear probe predicts which
-of them was read, from the residual at the last token. At the embedding it can only guess among the words of one ending;
-contexts have the same length, so that position says nothing either.
+If early layers merge the tokens of a word, its identity must be decodable at its last token, beyond what that token
+itself says. So we compare words that end in the same token, such as "could" and "would": a linear probe predicts which
+of them was read, from the residual at the last token. At the embedding it can only guess among the words with the same
+ending; contexts have the same length, so position carries no information either.
 
-Two words in a row are carried forward as well (previous-token heads), so we ask the same of phrases of as many words of
-one token each, such as "of the" and "in the", in equally many groups of the same sizes: what words have beyond phrases
-is special to them.
+Previous-token heads carry any two words in a row forward, too, so we do the same with phrases of one-token words of the
+same length, such as "of the" and "in the", in the same number of groups of the same sizes: only the excess of words
+over phrases is specific to words.
 
 A probe saturates: with ten examples of each word it is right for phrases, too. So each context is also compared with
-one example of every word, and the nearest (by cosine, the common mean taken out) is its answer; this is what words and
-phrases are compared by.
+one example of every word, and the nearest (by cosine, with the common mean removed) is its answer; the comparison of
+words with phrases uses this measure.
 
-Each word occurs equally often. Probes (standardised logistic regression) are fitted on some contexts and tested on
-others, of other sequences of the text, in five folds. All of it is ours: there is no `protocol="paper"`.
+Each word occurs equally often. Probes (standardised logistic regression) are cross-validated in five folds of different
+sequences of the text. The experiment is our own, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _SPANS: tuple[Span, ...] = ("word", "phrase")
 _NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
 _FOLDS = 5
 _EXAMPLES = 5
-"""Random examples of every word, each taken alone."""
+"""Number of random examples of every word, each used alone."""
 KNOWN = Claim(
     "words-beyond-phrases", "Early layers put a word's tokens together, more than the tokens of a phrase.",
     "Stages of Inference, section 5.1; a test of our own",
@@ -64,13 +64,13 @@ KNOWN = Claim(
 
 @dataclass(frozen=True)
 class WordIdentity(Study):
-    """Accuracy of a linear probe for which word ended: a row per sequence, point, length and kind of span.
+    """Accuracy of a linear probe for the word that ends: a row per sequence, point, length and kind of span.
 
     The share of that sequence's contexts that the probe predicts, between 0 and 1; `one_shot`: that the nearest single
-    example does.
+    example predicts.
     """
 
-    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; one panel for each number.", min=2)] = (2, 3)
+    pieces: Annotated[tuple[int, ...], Switch("Tokens per word; one panel per number.", min=2)] = (2, 3)
     occurrences: Annotated[int, Switch("Contexts per word; at least one per fold.", min=_FOLDS)] = 10
     classes: Annotated[int, Switch("Maximum number of words to distinguish.", min=2)] = 40
     context: Annotated[int, Switch("Tokens per context, including the word.", min=1)] = 24
@@ -89,7 +89,7 @@ class WordIdentity(Study):
 
     @property
     def sequences_a_cell(self) -> int:
-        return sys.maxsize  # a probe learns from all of the text
+        return sys.maxsize  # a probe learns from the whole text
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         chosen = [table for pieces in self.pieces if (table := self._cases(corpus, pieces)) is not None]
@@ -118,7 +118,7 @@ class WordIdentity(Study):
         return pd.concat(tables, ignore_index=True)
 
     def _cases(self, corpus: TokenCorpus, pieces: int) -> pd.DataFrame | None:
-        """Contexts of words and of phrases, in groups of equal sizes; None where there are too few."""
+        """Contexts of words and of phrases, in groups of equal sizes; None if there are too few."""
         generator = np.random.default_rng([self.draw_seed, pieces])
         groups = [self._groups(occurrences(corpus, pieces, span, self.context)) for span in _SPANS]
         tables: list[pd.DataFrame] = []
@@ -134,7 +134,7 @@ class WordIdentity(Study):
         return pd.concat(tables, ignore_index=True) if tables else None
 
     def _groups(self, cases: pd.DataFrame) -> list[list[pd.DataFrame]]:
-        """Per ending, the occurrences of each word that is frequent enough; the ending with most words first."""
+        """Per ending, the occurrences of each sufficiently frequent word; the ending with most words first."""
         groups: dict[int, list[pd.DataFrame]] = defaultdict(list)
         for _, rows in cases.groupby("label"):
             if len(rows) >= self.occurrences:
@@ -185,12 +185,12 @@ class WordIdentity(Study):
         return " ".join([*parts, *(f"The text has {lack}." for lack in self._lacking(summary))])
 
     def _lacking(self, summary: pd.DataFrame) -> list[str]:
-        """Which lengths the text has too few words of, in words."""
+        """The lengths of which the text has too few words, as text."""
         return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(summary["pieces"]))]
 
 
 def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:
-    """Every word of so many tokens, or phrase of so many words of one token: sequence, position, label, ending.
+    """Every word of `n` tokens, or phrase of `n` one-token words: sequence, position, label, ending.
 
     `position` is that of its last token, before which there is room for the context; `ending` is that token.
     """
@@ -209,7 +209,7 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
 
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """Whether a probe predicts each case's label when it is fitted on other sequences."""
+    """Whether a probe fitted on other sequences predicts each case's label."""
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     probe = linear_probe(max_iter=2000)
@@ -220,7 +220,7 @@ def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, 
 
 
 def nearest_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """How often each case is nearest to its own label, given one example of every label from other sequences."""
+    """How often each case is nearest to its own label, given one example per label from other sequences."""
     label, sequence = (pd.factorize(cases[name])[0] for name in ("label", "sequence"))
     centred = torch.nn.functional.normalize(activations.double() - activations.double().mean(0), dim=-1)
     similar = (centred @ centred.T).numpy()

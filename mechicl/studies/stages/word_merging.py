@@ -1,18 +1,18 @@
-"""Are the tokens of a word put together? (section 5.1, Fig. 6b, and what the paper leaves open)
+"""Are the tokens of a word merged? (section 5.1, Fig. 6b, and questions that the paper leaves open)
 
-The paper shows one head that looks back to the first pieces of words of four tokens, chosen by eye from examples
-that were filtered for that very pattern; no head gets a score, and nothing shows that the model needs it. Three
-direct tests, all ours (there is no `protocol="paper"`: the authors compute no number):
+The paper shows one head that attends back to the first pieces of words of four tokens, chosen by eye from examples that
+were filtered for exactly this pattern; no head gets a score, and nothing shows that the model needs it. We add three
+direct tests (there is no `protocol="paper"`: the authors compute no number):
 
-- *Within against across*: attention of a word's last token one token back (and two, three), where that is the same
-  word, and where the word is a single token and it is another. At equal distance, only the word differs.
-- *Sub-joiner heads*: attention of the last of 2, 3 or 4 tokens to the word's others (mass), against that of
-  single-token words nearby to as many tokens before them (control), and the probability that the first is larger
+- *Within against across*: attention of a word's last token one token back (and two, three), if that token is in the
+  same word, and, for single-token words, if it is in another word. The distance is the same; only the word differs.
+- *Sub-joiner heads*: attention of the last of 2, 3 or 4 tokens to the word's others (mass), against that of nearby
+  single-token words to the same number of tokens before them (control), and the probability that the first is larger
   (AUROC). Heads are ranked by mass less control on one half of all words, and tested on the other half. The preference
-  for the first token, which the paper's figure shows, is the attention that it gets beyond the mean of the word's
-  others (first bias).
-- *Causal*: cut the last token's attention to its own word in one layer, each in turn, and measure the loss on the token
-  after the word. The control cuts as many edges to the tokens just before the word.
+  for the first token, which the paper's figure shows, is its attention beyond the mean of the word's others (first
+  bias).
+- *Causal*: cut the last token's attention to its own word in one layer at a time, and measure the loss on the token
+  after the word. The control cuts the same number of edges to the tokens just before the word.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _COLOURS = [GREEN, ORANGE, PURPLE, SKY]
 
 @dataclass(frozen=True)
 class WordMerging(Study):
-    """Attention inside and between words, and what cutting it costs: a row per sequence and head, or per cut.
+    """Attention inside and between words, and the cost of cutting it: a row per sequence and head, or per cut.
 
     Attention (shares between 0 and 1) by sequence, layer, head and distance or number of tokens; losses in nats by
     sequence, cut and layer. `result.study.heads(result.table)` ranks all heads.
@@ -81,7 +81,7 @@ class WordMerging(Study):
     )
     claims = (JOINERS, NEEDED)
     reads = "text"
-    may_lack = ("cost", "within", "across", "score_to_choose", *SUB_JOINER_QUANTITIES)  # where there is no such word
+    may_lack = ("cost", "within", "across", "score_to_choose", *SUB_JOINER_QUANTITIES)  # undefined without such a word
     no_paper_protocol = "the authors compute no number to reproduce"
     batch_size = 8
 
@@ -132,9 +132,9 @@ class WordMerging(Study):
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, metric, layer, pieces and head (or -1), mean, low, high, n (sequences), seeds.
 
-        `within_d`, `across_d`: shares of attention, mean over heads; of each layer's head that does best on the other
-        half of the words, for words of so many `pieces`, on held-out words: `auroc`, `mass`, `control`, `first_bias`;
-        `cost, ...`: what a cut in that layer adds to the loss after words of several tokens, in nats.
+        `within_d`, `across_d`: shares of attention, mean over heads; `auroc`, `mass`, `control`, `first_bias`: held-out
+        values for words of `pieces` tokens of each layer's head that is best on the other half of the words; `cost,
+        ...`: loss added after words of several tokens by a cut in that layer, in nats.
         """
         attention = _rows(table, "attention", "distance")
         parts = []
@@ -151,7 +151,7 @@ class WordMerging(Study):
         return summary.fillna({"pieces": -1, "head": -1}).astype({"pieces": int, "head": int})
 
     def heads(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Every head as a sub-joiner, for words of each number of tokens, the best first: see `ranked_heads`.
+        """Every head as a sub-joiner, for words of each number of tokens, best first: see `ranked_heads`.
 
         Raises:
             InputError: no number of tokens has 20 words in both halves.
@@ -200,13 +200,13 @@ class WordMerging(Study):
         return super().finding(result) + few
 
     def _lacking(self, heads: pd.DataFrame) -> str:
-        """Which lengths the text has too few words of, in words."""
+        """The lengths of which the text has too few words, as text."""
         few = sorted(set(self.pieces) - set(heads["pieces"]))
         return f"too few words of {' and '.join(map(str, few))} tokens" if few else ""
 
 
 def _told(best: pd.DataFrame) -> str:
-    """The best head for each length of word, on held-out words."""
+    """The best head for each word length, on held-out words."""
     parts = [
         f"for words of {row.pieces} tokens L{row.layer}.H{row.head} (mass {row.mass:.2f} against {row.control:.2f}, "
         f"AUROC {row.auroc:.2f}, n = {row.words:.0f} held-out words)"

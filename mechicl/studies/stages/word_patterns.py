@@ -1,7 +1,7 @@
-"""What the last token of a word attends to, token by token: the pattern of Fig. 6b, on words that nothing filtered.
+"""What the last token of a word attends to, token by token: the pattern of Fig. 6b, on unfiltered words.
 
-The paper shows ten words of four tokens, chosen among those whose attention already had the pattern, for one head. We
-show the heads that other words chose, the mean over all held-out words, and ten of them drawn at random.
+The paper shows ten words of four tokens, chosen from those whose attention already had the pattern, for one head. We
+show heads selected on other words: their mean over all held-out words, and ten random examples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mechicl.studies.drawing import Curve, Panel, where
 from mechicl.studies.summary import mean_with_interval
 
 REACH = 16
-"""Tokens of the paper's figure, the word's last one included."""
+"""Number of tokens in the paper's figure, including the word's last one."""
 _EXAMPLES = 10
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 
@@ -33,10 +33,10 @@ _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 def word_patterns(
     model: Any, corpus: TokenCorpus, heads: Sequence[tuple[int, int]], pieces: Sequence[int], batch_size: int
 ) -> pd.DataFrame:
-    """Attention of words' last tokens by the tokens that it goes back, of held-out words of one token and of `pieces`.
+    """Attention of words' last tokens by distance back, for held-out words of one token and of `pieces`.
 
-    Part "pattern": a row per sequence, head, number of tokens and distance, mean over `words`. Part "example": the same
-    of single words, drawn at random, by the first head alone. Position 0 is out of reach of all of them.
+    Part "pattern": a row per sequence, head, number of tokens and distance, averaged over `words`. Part "example": the
+    same for single random words, by the first head alone. None of them reaches position 0.
     """
     reading = run(model, corpus, [probe := LookBack(tuple(heads), REACH)], batch_size=batch_size)[probe]
     names, first = reading.along("head"), ".".join(map(str, heads[0]))
@@ -54,7 +54,7 @@ def word_patterns(
 def _means(
     values: Float[Tensor, "sequence head query back"], at: Bool[Tensor, "sequence query"], names: Sequence[str]
 ) -> pd.DataFrame:
-    """Of every sequence that has such words."""
+    """Means for every sequence that has such words."""
     words = at.sum(1)
     sums = torch.einsum("shqb,sq->shb", values.double(), at.double())
     index = pd.MultiIndex.from_product([range(len(at)), names, range(REACH)], names=["sequence", "heads", "back"])
@@ -68,7 +68,7 @@ def _means(
 def _examples(
     corpus: TokenCorpus, values: Float[Tensor, "sequence query back"], at: Bool[Tensor, "sequence query"]
 ) -> Iterator[pd.DataFrame]:
-    """Different words, in the order of a seeded draw."""
+    """Different words, in seeded random order."""
     places, known = at.nonzero().numpy(), set[str]()
     for sequence, position in np.random.default_rng(0).permutation(places):
         word = next(one.word for one in corpus.word_spans(int(sequence)) if one.stop == position + 1)
@@ -90,7 +90,7 @@ def pattern_summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def pattern_panels(summary: pd.DataFrame, table: pd.DataFrame) -> list[Panel]:
-    """The mean pattern of the first head, and its attention after each of the words that were drawn."""
+    """The mean pattern of the first head, and its attention at each of the drawn words."""
     means = where(summary, metric="pattern")
     if means.empty:
         return []

@@ -1,9 +1,9 @@
-"""What the paper and the authors' notebooks report, to be held against what was measured.
+"""Values from the paper and the authors' notebooks, for comparison with measured ones.
 
 Notebook values are read off their figures (attention to about 0.002, entropy 0.05 bits, counts one neuron). The
 notebooks ran on other text than ours, so only neuron counts, which need no text, should agree exactly. Values marked as
-a replication are from others' runs on WikiText-2. Many claims of the paper have no number; where they name a place (a
-depth), the measured place stands beside it.
+a replication are from others' runs on WikiText-2. Many claims of the paper have no number; if they name a place (a
+depth), we compare the measured place.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mechicl.studies.stages.word_merging import WordMerging
 
 
 def against_published(results: Sequence[Result]) -> pd.DataFrame:
-    """Published beside measured: quantity, place (layer, lens point, depth), published, measured.
+    """Published and measured values: quantity, place (layer, lens point, depth), published, measured.
 
-    `results` are those of the studies of this paper, in both protocols where there are two: notebook values are held
-    against the authors' protocol.
+    `results` are those of this paper's studies, in both protocols if there are two: notebook values are compared with
+    the authors' protocol.
     """
     rows: list[Row] = []
     for result in results:
@@ -60,13 +60,13 @@ def _corrected_lens(result: Result) -> Comparisons:
 
 
 def _repeats(result: Result) -> Comparisons:
-    """Windows in the latter half are said to lower entropy consistently."""
+    """The paper says that windows in the latter half lower entropy consistently."""
     for row in late_windows(result.summary()).itertuples():
         yield f"{row.kind}: windows that lower entropy", "latter half", "all", f"{row.lower} of {row.n}"
 
 
 def _sub_joiner(result: Result) -> Comparisons:
-    """The authors chose one head by eye; no head has a score. Where it stands among all heads is ours."""
+    """The authors chose one head by eye, without a score; its rank among all heads is our measurement."""
     if model_of(result) not in SUB_JOINER:
         return
     assert isinstance(result.study, WordMerging)
@@ -108,7 +108,7 @@ def _seconds(published: str) -> Callable[[Result], Comparisons]:
 
 
 def _agreement(result: Result) -> Comparisons:
-    """Top-1 agreement over the middle half of the layers, and over the first and last eighth where it is published."""
+    """Top-1 agreement over the middle half of the layers, and, if published, over the first and last eighth."""
     middle_published, edges_published = REPLICATED.get(model_of(result), (None, None))
     for kind in ("drop", "swap"):
         same = means(result, "agreement", kind=kind)
@@ -143,4 +143,4 @@ _QUANTITIES: tuple[tuple[str, bool, Callable[[Result], Comparisons]], ...] = (
     ("wic", False, _best_probe),
     ("benchmarks", False, _best_window),
 )
-"""Study, whether the authors' protocol is what the values belong to, and the comparison."""
+"""Study, whether the published values belong to the authors' protocol, and the comparison."""

@@ -1,4 +1,4 @@
-"""Neurons: counts and densities by layer, and those that vote for "-ing"."""
+"""Published values about neurons: counts and densities by layer, and "-ing" neurons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mechicl.studies.stages.published.values import ENTROPY_NEURONS, ING, PREDIC
 
 
 def counts(result: Result) -> Comparisons:
-    """Exact from weights: the same numbers are expected."""
+    """Exact from weights, so the same numbers are expected."""
     summary, model = result.summary(), model_of(result)
     for kind, published in (("prediction", PREDICTION), ("suppression", SUPPRESSION)):
         yield from curve(f"{kind} neurons", result, published, kind, value="count")
@@ -27,7 +27,7 @@ def counts(result: Result) -> Comparisons:
 
 
 def densities(result: Result) -> Comparisons:
-    """Where along the depth the two kinds lie."""
+    """At which depths the two kinds are."""
     prediction, suppression = (means(result, kind) for kind in ("prediction", "suppression"))
     if not prediction.max() > 0:
         return
@@ -43,7 +43,7 @@ def densities(result: Result) -> Comparisons:
 
 
 def voters(result: Result) -> Comparisons:
-    """The "-ing" study: which neurons, and what the paper says of their probes; of the paper's model alone."""
+    """The "-ing" study: which neurons, and the paper's statements about their probes; for the paper's model only."""
     summary, model = result.summary(), model_of(result)
     settings = result.provenance.get("settings", {})
     if settings.get("token_class") != "-ing" or model not in ING:
@@ -67,7 +67,7 @@ def voters(result: Result) -> Comparisons:
 
 
 def entropy_neurons(result: Result) -> Comparisons:
-    """Those that are shown in Universal Neurons, among ours; its bounds were chosen model by model."""
+    """Whether entropy neurons shown in Universal Neurons are among ours; its bounds were chosen per model."""
     rows = result.table[is_entropy_neuron(result.table, NeuronsStudy().kurtosis)]
     ours = {f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy()}
     for expected in ENTROPY_NEURONS.get(model_of(result), ()):

@@ -20,7 +20,7 @@ def curve(
     quantity: str, result: Result, published: Mapping[str, Curve], metric: str, *, x: str = "layer",
     value: str = "mean", **more: Any,
 ) -> Comparisons:  # fmt: skip
-    """A row for every layer or point at which this very model's value is published."""
+    """A row for every layer or point at which a value of this same model is published."""
     measured = means(result, metric, x=x, value=value, **more)
     for place, old in published.get(model_of(result), {}).items():
         if place in measured.index:
@@ -28,12 +28,12 @@ def curve(
 
 
 def means(result: Result, metric: str, *, x: str = "layer", value: str = "mean", **more: Any) -> pd.Series[float]:
-    """What was measured by layer or point, of the rows of a summary in which other columns hold these values."""
+    """Measured values by layer or point, from the rows of a summary in which other columns have these values."""
     return where(result.summary(), metric=metric, **more).set_index(x)[value]
 
 
 def model_of(result: Result) -> str:
-    """The name of the model that was measured."""
+    """The name of the measured model."""
     return str(result.table["model"].iloc[0])
 
 

@@ -1,4 +1,4 @@
-"""Numbers of the paper, of the authors' notebooks and of others, by model; read off figures unless said otherwise."""
+"""Numbers from the paper, the authors' notebooks and others, by model; read off figures unless said otherwise."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ ATTENTION: Mapping[str, Curve] = {
     "phi-1_5": {**_all(.075, .058, .035, .025, .028, .022), 23: .026},
     "phi-2": {**_all(.075, .061, .028, .016, .019, .022), 25: .011, 31: .015},
 }  # fmt: skip
-"""The authors' mean of single entries of attention, previous five tokens, by layer."""
+"""The authors' mean of single attention entries, previous five tokens, by layer."""
 
 ENTROPY: Mapping[str, Curve] = {
     "gpt2": _all(15.60, 15.46, 15.43, 15.36, 15.30, 15.23, 15.09, 14.86, 14.46, 13.65, 11.9, 9.22, 7.18)
 }
-"""Of the authors' lens, by point, in bits."""
+"""Entropy of the authors' lens, by point, in bits."""
 
 PREDICTION: Mapping[str, Curve] = {"gpt2": _all(0, 0, 0, 1, 1, 2, 0, 2, 14, 57, 97, 52)}
 SUPPRESSION: Mapping[str, Curve] = {"gpt2": _all(0, 0, 0, 0, 0, 0, 0, 0, 3, 7, 32, 94)}
@@ -51,7 +51,7 @@ REPLICATED = {
     "pythia-70m": ("0.274", None),
     "SmolLM2-360M": ("0.789", None),
 }
-"""Agreement under drops in the middle half, and in the first and last eighth, of the layers: others' runs."""
+"""Agreement under drops in the middle half, and in the first and last eighth, of the layers, from others' runs."""
 
 ING = {
     "gpt2-xl": (
@@ -74,7 +74,7 @@ ENTROPY_NEURONS = {
     "stanford-gpt2-medium-a": ("23.945", "22.2882"),
     "pythia-160m": ("11.1070", "10.1205", "10.2385"),
 }
-"""Layer.neuron of those that Universal Neurons shows."""
+"""Layer.neuron of entropy neurons that Universal Neurons shows."""
 
 SUB_JOINER = {"pythia-2.8b-deduped": (1, 6)}
 """Layer and head in the authors' code, counted from 0; their figure says "layer 2 head 5"."""
