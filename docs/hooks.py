@@ -71,7 +71,8 @@ def study_page(study: Any) -> str:
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
-            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) describes what a run writes.",
+            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) describes what "
+            "a run writes.",
             *_claims(study),
             *_shown(study),
             f"## From Python\n\n::: mechicl.studies.{call}\n    options: {_SIGNATURE}",

@@ -102,7 +102,7 @@ class InnerLexicon(Study):
 
     name = "inner-lexicon"
     title = "The inner lexicon"
-    shows = "How words spelt in several tokens become the word's own token, layer by layer; the same for phrases and meanings."
+    shows = "How words spelt in several tokens become the word's own token, layer by layer; also phrases and meanings."
     source = _SOURCE
     claim = "The first layers merge the tokens of a word into a representation of the word."
     claims = (_MERGES, _GOES_ON, _CUT, _MEANS, _ERASED)
