@@ -167,7 +167,7 @@ class CompressionSpeed(Study):
         speed, arm = by_prompt(rows, "speed", "arm"), ANCHORS_REWEIGHTED if claim == _OF_BOTH else ANCHORS
         rival = _OF_SPEED.get(claim, FULL)
         if not {arm, rival} <= set(speed):
-            why = "Protocol paper does not measure it, nor do prompts without training items (per_class)."
+            why = "It is not measured with protocol paper, nor on prompts without training prompts (per_class)."
             return Evidence.nothing(why)
         faster = _over_sets(speed[arm] - speed[rival])
         if claim != _OF_BOTH:

@@ -115,10 +115,7 @@ class NeuronsStudy(Study):
         holds: dict[bool, list[int]] = {True: [], False: []}
         for threshold in _THRESHOLDS:
             holds[effect * decide(claim, _evidence(claim, table, threshold)).effect > 0].append(threshold)
-        notes = [
-            f"The {claim.quantity} keeps its sign at {_named(holds[True])}"
-            + (f", not at {_named(holds[False])}." if holds[False] else ".")
-        ]
+        notes = [f"The {claim.quantity} keeps its sign at {_named(holds[True], holds[False])}."]
         if len(centred := where(table, unembedding=_CENTRED)):
             of_centred, as_given = (
                 _contrast(claim, rows, self.kurtosis).mean() for rows in (centred, where(table, unembedding=_GIVEN))
@@ -197,8 +194,12 @@ def _heavy(table: pd.DataFrame, kurtosis: float, sign: int) -> pd.Series[bool]:
     return (table["kurtosis"] > kurtosis) & (sign * table["skewness"] > 0)
 
 
-def _named(thresholds: Sequence[int]) -> str:
-    return f"kurtosis thresholds {', '.join(map(str, thresholds))}" if thresholds else "no kurtosis threshold tried"
+def _named(kept: Sequence[int], lost: Sequence[int]) -> str:
+    """The kurtosis thresholds at which a sign is kept, and those at which it is lost."""
+    if not kept:
+        return f"none of the kurtosis thresholds {', '.join(map(str, lost))}"
+    without = f", not at {', '.join(map(str, lost))}" if lost else ""
+    return f"kurtosis thresholds {', '.join(map(str, kept))}{without}"
 
 
 def _contrast(claim: Claim, rows: pd.DataFrame, kurtosis: float) -> np.ndarray:
