@@ -84,7 +84,7 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_sentences(
 ) -> None:
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage(1e6))
-    with pytest.raises(InputError, match="has 1 MB of room and 545 MB are needed"):
+    with pytest.raises(InputError, match="needs 545 MB and has 1 MB free"):
         cache.made_once("thing", fill, needs_bytes=545_000_000)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "file" / "cache"))

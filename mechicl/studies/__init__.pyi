@@ -1093,7 +1093,7 @@ def inner_lexicon(
     draw_seed: int = 0,
     batch_size: int = 50,
 ) -> Result:
-    """How words spelt in several tokens become the word's own token, layer by layer; phrases and meanings.
+    """How words spelt in several tokens become the word's own token, layer by layer; also phrases and meanings.
 
     The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
     5.1).
