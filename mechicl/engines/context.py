@@ -227,6 +227,12 @@ def read_context(model: Any, prompt: Prompt, patches: Sequence[Patch] = ()) -> C
     with torch.no_grad(), frozen(net), net.hooks(installed.edits):
         _, layers = forward_on(net, batch.tokens, 0, ())
     installed.check()
+    return context_of(net, prompt, layers)
+
+
+def context_of(net: Blockwise, prompt: Prompt, layers: tuple[KeyValues, ...]) -> Context:
+    """A context of all demonstrations of a prompt, whose keys and values these are."""
+    n = prompt.query_start
     return Context(
         layers, tuple(range(n)), n, prompt.anchors, prompt.anchor_classes, prompt.label_ids, prompt.label_words,
         Reader(net.name, net.raw), prompt.tokenizer_digest,

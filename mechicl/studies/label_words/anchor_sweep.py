@@ -12,6 +12,7 @@ edge along with all others, so the claim compares label words with random text, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ import pandas as pd
 
 from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
+from mechicl.engines.rising import run_each
 from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY
 from mechicl.hooks import Patch
@@ -78,14 +80,23 @@ class AnchorSweep(PredictionStudy):
             *(
                 {"isolated": kind, "window": width, "layer": first}
                 for width in self.windows
-                for kind in _COLOURS
                 for first in range(layers - width + 1)
+                for kind in _COLOURS
             ),
         ]
 
     def passes(self, n_layers: int) -> float:
         windows = sum(n_layers - width + 1 for width in self.windows)
-        return (1 + windows * len(_COLOURS)) / 3  # one pass over the demonstrations serves many queries
+        return (
+            1 + windows * len(_COLOURS)
+        ) / 5  # the demonstrations are read once per condition, and layers below run once
+
+    def measure_all(
+        self, model: Any, prompts: PromptSet, conditions: Sequence[Condition], *, batch_size: int
+    ) -> Iterator[pd.DataFrame]:
+        top, patches = self.top(model), [self.patches(model, prompts, one) for one in conditions]
+        for run in run_each(model, prompts, [top], patches, batch_size=batch_size):
+            yield self.rows(prompts, [run], top)
 
     def patches(self, model: Any, prompts: PromptSet, condition: Condition) -> list[Patch]:
         kind, layers = condition["isolated"], range(condition["layer"], condition["layer"] + condition["window"])

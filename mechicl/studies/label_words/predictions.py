@@ -60,14 +60,22 @@ class PredictionStudy(Study):
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         """A row per run and prompt: gold and predicted class, label probabilities, the ten most probable tokens."""
-        top = TopTokens(min(10, hooked(model).sizes.d_vocab))
+        top = self.top(model)
+        return self.rows(prompts, self.runs(model, prompts, condition, top, batch_size), top)
+
+    def top(self, model: Any) -> TopTokens:
+        """The probe of the ten most probable tokens."""
+        return TopTokens(min(10, hooked(model).sizes.d_vocab))
+
+    def rows(self, prompts: PromptSet, runs: Sequence[Run], top: TopTokens) -> pd.DataFrame:
+        """The rows of a condition's runs."""
         tables = [
             pd.DataFrame({
                 "prompt": np.arange(len(prompts)), "gold": prompts.gold.numpy(), "predicted": run.predicted.numpy(),
                 "label_probs": run.label_probs.tolist(), "top_tokens": run[top].values.tolist(),
                 **{column: run[probe].values.tolist() for column, probe in self.more.items()},
             })
-            for run in self.runs(model, prompts, condition, top, batch_size)
+            for run in runs
         ]  # fmt: skip
         return pd.concat(tables, ignore_index=True)
 
