@@ -42,9 +42,11 @@ def run_each(
     """
     prompts = prompts_of(prompts)
     net, groups = hooked(model), shared_demonstrations(prompts)
-    fits = runs_by_block(net) and not prompts.label_tokens and all(prompt.query_start for prompt in prompts)
+    fits = not prompts.label_tokens and all(prompt.query_start for prompt in prompts)
     fits = fits and all(probe.scope == "target" and probe.objective is None for probe in probes)
-    below = [_Below(net, prompts.select(indices)) for indices in groups] if fits else []
+    below: list[_Below] = []
+    if fits and runs_by_block(net):
+        below = [_Below(net, prompts.select(indices)) for indices in groups]
     for patches in patch_lists:
         check_parts(probes, patches)
         if not below or not patches or any(patch.scope != "demonstrations" for patch in patches):
