@@ -94,7 +94,7 @@ def _parameter(one: inspect.Parameter) -> str:
 def _written(hint: Any) -> str:
     """A type as it stands in source code."""
     text = hint.__name__ if isinstance(hint, type) and not hasattr(hint, "__origin__") else str(hint)
-    for module in ("typing.", "collections.abc.", "pathlib.", "mechicl.probes.tuned_lens."):
+    for module in ("typing.", "collections.abc.", "pathlib._local.", "pathlib.", "mechicl.probes.tuned_lens."):
         text = text.replace(module, "")
     return text.replace("NoneType", "None")
 
