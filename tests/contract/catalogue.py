@@ -32,6 +32,7 @@ from mechicl.engines.last_token import last_tokens
 from mechicl.engines.patching import SITES, Transplant, transplanted
 from mechicl.engines.prefix import run_shared
 from mechicl.engines.reweighting import Variant, fit_reweighting, fit_together
+from mechicl.engines.rising import run_each
 from mechicl.engines.timing import Ready, in_turn, whole_loop
 from mechicl.engines.tuned_lens import fit_tuned_lens
 from mechicl.engines.wavefront import lesion_sweep
@@ -427,6 +428,13 @@ class Shifted(Patch):
         return [("hook_embed", lambda value, hook: value + 1)]
 
 
+def _each(model: Any) -> Pair:
+    """Isolation of one layer after the other."""
+    lists = [[IsolateLabels((layer,))] for layer in range(hooked(model).sizes.n_layers)]
+    ours = [out.label_logits for out in run_each(model, prompts(), [], lists)]
+    return torch.stack(ours), torch.stack([run(model, prompts(), patches=one).label_logits for one in lists])
+
+
 def _alone(model: Any) -> Pair:
     """Patches inside the blocks share what lies below them; one of the embedding takes a run of its own."""
     prompt = prompts()[0]
@@ -498,6 +506,7 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     attributed: _attributed,
     transplanted: _transplanted,
     run_shared: _shared,
+    run_each: _each,
     read_context: _asked,
     compress: _compressed,
     last_tokens: _last,
