@@ -143,7 +143,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
         return studies
     studies += [
         (w.Compression(protocol), asked),
-        (w.CompressionSpeed(protocol), asked),
+        (w.CompressionSpeed(protocol, repeats=1), asked),  # intervals are over prompts, each timed once
         (w.Reweighting(protocol), asked),
         (w.ErrorDiagnosis(protocol), replace(asked, shots="1", order="encounter")),
     ]
