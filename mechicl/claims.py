@@ -7,7 +7,7 @@ of that difference; sentences, reports and `--json` are derived from verdicts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -187,15 +187,27 @@ class Verdicts(tuple[Verdict, ...]):
         sentences = list[str]()
         for claim in dict.fromkeys(one.claim for one in self):
             verdicts = [one for one in self if one.claim == claim]
-            varying = [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
+            varying = _varying(verdicts)
             places: dict[str, list[str]] = {}
             for one in verdicts:
                 places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
             where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
             numbers = "" if varying else verdicts[0].short()
-            said = "" if any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # state each reason once
+            said = "" if not numbers or any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # once each
             sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
         return " ".join(sentences)
+
+    def remarks(self, *, notes: bool = True) -> list[str]:
+        """Reasons, and notes, each once; those that do not hold on every model and task name theirs."""
+        varying, places = _varying(self), dict[str, dict[str, None]]()
+        for one in self:
+            for text in filter(None, (one.reason, one.note if notes else "")):
+                places.setdefault(text, {})[" ".join(one.about[by] for by in varying)] = None
+        everywhere = len({" ".join(one.about[by] for by in varying) for one in self})
+        return [
+            text if len(on) == everywhere or any(place in text for place in on) else f"On {', '.join(on)}: {text}"
+            for text, on in places.items()
+        ]
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -205,15 +217,20 @@ class Verdicts(tuple[Verdict, ...]):
         return "\n".join(map(str, self)) or "no claims"
 
 
+def _varying(verdicts: Sequence[Verdict]) -> list[str]:
+    """In which respects verdicts differ."""
+    return [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
+
+
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
     if evidence.undecided or not len(evidence.values):
-        why = evidence.undecided or "Nothing was measured for it."
+        why = evidence.undecided or f"The {claim.quantity} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
-        why = f"The {claim.quantity} is {mean:.3g} {claim.unit}, and {claim.null} was not measured."
+        why = f"The {claim.quantity} is {mean:.3g} {claim.unit}; its null, {claim.null}, was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
     effect = evidence.interval or mean_over_sets(

@@ -58,7 +58,7 @@ def test_without_a_null_or_a_second_set_nothing_is_decided():
     values, sets = drawn(np.random.default_rng(0), 9.0, 8, 8)
     without = decide(CLAIM, Evidence(values, None, sets))
     assert without.outcome == "undecided"
-    assert "random text was not measured" in without.reason
+    assert "random text, was not measured" in without.reason
     single = decide(CLAIM, Evidence(values, 0.0, np.zeros_like(sets)))
     assert single.outcome == "undecided"
     assert "single demonstration set" in single.reason

@@ -234,8 +234,7 @@ class Study(ABC):
     def finding(self, result: Result) -> str:
         """The result in a sentence or two: the verdict on each of its claims, unless a subclass adds to it."""
         words = result.claims.in_words()
-        remarks = dict.fromkeys(text for one in result.claims for text in (one.reason, one.note) if text)
-        return " ".join([words, *(text for text in remarks if text not in words)])
+        return " ".join([words, *(text for text in result.claims.remarks() if text not in words)])
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """Plain values that the numbers also depend on, such as the machine where time is measured."""

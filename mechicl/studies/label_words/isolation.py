@@ -290,7 +290,7 @@ class Isolation(PredictionStudy):
 
     def finding(self, result: Result) -> str:
         words = result.claims.in_words()
-        reasons = dict.fromkeys(one.reason for one in result.claims if one.reason not in words)
+        reasons = [reason for reason in result.claims.remarks(notes=False) if reason not in words]
         return " ".join([
             words, *reasons, f"Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
             f"{self.floor(result.table):.0%} of predicted labels.",

@@ -21,7 +21,7 @@ def test_both_lenses_and_their_points():
     assert means["corrected", "agreement", 3] == 1
     assert means["authors", "kl", 3] > 1e-3
     assert len(result.table) == 2 * len(TEXTS) * 4
-    assert "the same in untrained models was not measured" in result.finding()
+    assert "the same in untrained models, was not measured" in result.finding()
     assert result.figure().data
     paper = logit_lens(tiny.fresh("gpt2", "fold"), corpus, protocol="paper")
     assert set(paper.table["lens"]) == {"authors"}
