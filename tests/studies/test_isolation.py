@@ -38,7 +38,7 @@ def test_a_result_shows_the_words_that_it_holds() -> None:
     (shown,) = result.study.tables(result).values()
     expected = mi.studies.isolation_examples(result, model.tokenizer)
     assert shown["words_isolated"].tolist() == expected["words_isolated"].tolist()
-    assert shown["words_whole"].tolist() == expected["words_whole"].tolist()
+    assert shown["words_clean"].tolist() == expected["words_clean"].tolist()
     without = replace(result, table=result.table.drop(columns="top_words"))
     assert without.study.tables(without) == {}
 
@@ -55,7 +55,7 @@ def test_examples_show_words_with_and_without_isolation() -> None:
     result = mi.isolation(model, random_prompts(6), n_layers=[2])
     examples = mi.studies.isolation_examples(result, tiny.tokenizer(), n=3, k=4)
     assert len(examples) == 3
-    assert all(len(words) == 4 for column in ("words_whole", "words_isolated") for words in examples[column])
+    assert all(len(words) == 4 for column in ("words_clean", "words_isolated") for words in examples[column])
     flow = mi.information_flow(model, random_prompts(2))
     with pytest.raises(mi.InputError, match="study isolation"):
         mi.studies.isolation_examples(flow, tiny.tokenizer())

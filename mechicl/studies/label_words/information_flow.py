@@ -65,6 +65,7 @@ READING = Claim(
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _TEXT = "S_wp_text"
 _NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
+_SAID: dict[HeadReduce, str] = {"abs_of_sum": "absolute sum over heads", "sum_of_abs": "sum of absolute heads"}
 _OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs": "abs_of_sum"}
 
 
@@ -233,7 +234,7 @@ class InformationFlow(Study):
     def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
         """The three shares of a task; dotted: heads reduced the other way; dashed: S_wp from text alone."""
         other = _OTHER[self.head_reduce]
-        ways = {"": ("", "solid"), f"_{other}": (f", {other}", "dot")}
+        ways = {"": ("", "solid"), f"_{other}": (f", {_SAID[other]}", "dot")}
         curves = [Curve(f"{flow}{way}", _NAMES[flow] + name, FLOW_COLOURS[flow], dash, task)
                   for way, (name, dash) in ways.items() for flow in FLOWS]  # fmt: skip
         return [*curves, Curve(_TEXT, "S_wp, text alone (no position 0)", FLOW_COLOURS["S_wp"], "dash", task)]

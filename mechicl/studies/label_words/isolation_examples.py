@@ -37,9 +37,9 @@ def isolation_examples(result: Result, tokenizer: Any = None, *, n: int = 5, k: 
         return [stored.get(int(token)) or token_text(tokenizer, int(token)) for token in ids[:k]]
 
     table: pd.DataFrame = rows[[*PROMPT, "n_layers", "gold"]].assign(
-        predicted_whole=rows["predicted_clean"],
+        predicted_clean=rows["predicted_clean"],
         predicted_isolated=rows["predicted"],
-        words_whole=rows["top_tokens_clean"].map(words),
+        words_clean=rows["top_tokens_clean"].map(words),
         words_isolated=rows["top_tokens"].map(words),
     )
     return table
