@@ -8,7 +8,9 @@ function draw(figure, light) {
   const shown = dark.matches && !light;
   let text = figure.querySelector("script").textContent;
   if (shown) text = text.replaceAll(`"${style.ink}"`, `"${style.light_ink}"`);
-  const { data, layout } = JSON.parse(text)[narrow.matches ? "narrow" : "wide"];
+  const { data, traces, ...layouts } = JSON.parse(text);
+  const layout = layouts[narrow.matches ? "narrow" : "wide"];
+  if (narrow.matches) for (const [place, changes] of Object.entries(traces)) Object.assign(data[place], changes);
   layout.template = shown ? style.dark : style.light;
   layout.datarevision = `${shown} ${narrow.matches}`;
   const plot = figure.querySelector(".plot");

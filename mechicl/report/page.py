@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
@@ -104,7 +105,7 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
 def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
     study = result.study
     finding = escape(result.finding())
-    shown = {"wide": for_page(figure, width=WIDE), "narrow": for_page(figure, width=NARROW)}
+    shown = _in_both_widths(figure)
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
     further = "".join(table_html(table, caption) for caption, table in study.tables(result).items())
@@ -122,6 +123,28 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f"{table_html(result.summary(), 'Figure data')}{further}"
         f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'
     )
+
+
+def _in_both_widths(figure: go.Figure) -> dict[str, Any]:
+    """A figure's data once, its layout for a wide and a narrow page, and what the narrow one changes in its traces."""
+    wide, narrow = (for_page(figure, width=width) for width in (WIDE, NARROW))
+    pairs = enumerate(zip(wide["data"], narrow["data"], strict=True))
+    traces = {place: changed for place, (ours, theirs) in pairs if (changed := _changes(ours, theirs))}
+    data = [{name: _single(value) for name, value in trace.items()} for trace in wide["data"]]
+    return {"data": data, "traces": traces, "wide": wide["layout"], "narrow": narrow["layout"]}
+
+
+def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """The properties of the other trace that differ; None for one that it lacks."""
+    written = plotly.io.json.to_json_plotly
+    return {name: other.get(name) for name in {**one, **other} if written(one.get(name)) != written(other.get(name))}
+
+
+def _single(value: Any) -> Any:
+    """Numbers of a trace in single precision, which is more than a screen shows, in half the room."""
+    if isinstance(value, np.ndarray) and value.dtype == np.float64 and not (np.abs(value) > 1e37).any():
+        return value.astype(np.float32)
+    return value
 
 
 def _published(result: Result) -> pd.DataFrame:
