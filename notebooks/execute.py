@@ -1,9 +1,9 @@
 """Execute the notebooks from a clean kernel and store them with outputs that GitHub can show: `make notebooks`.
 
 GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless
-Chromium takes one of the page that an explorer saves. Stills are stored with a palette, and numbers of figures with six
-digits, because they take most of a notebook's room. The digest of the executed cells is stored as well: tests compare
-it, and so notice a notebook that was edited and not executed again.
+Chromium takes one of the page that an explorer saves. Most of a notebook's room is taken by stills and by the numbers of
+figures, so stills are stored with a small palette, and numbers with six digits. The digest of the executed cells is
+stored, too: tests compare it, and so notice a notebook that was edited and not executed again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def lighten(output: Any) -> None:
     """Store an output's still with a palette, and the numbers of its figure with six digits."""
     data = output.get("data", {})
     if "image/png" in data:
-        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]))).decode()
+        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]), colours=48)).decode()
     if PLOTLY in data:
         data[PLOTLY] = shortened(data[PLOTLY])
 

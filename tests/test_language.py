@@ -27,6 +27,10 @@ def _texts() -> Iterator[tuple[str, str]]:
     for path in (
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "benchmarks" / "README.md",
+        *ROOT.glob("docs/measured/*.md"),
+        *ROOT.glob("docs/pages/studies/*.json"),
         *ROOT.glob("docs/pages/*.md"),
         *ROOT.glob("mechicl/**/*.md"),
     ):
