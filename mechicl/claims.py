@@ -199,13 +199,18 @@ class Verdicts(tuple[Verdict, ...]):
 
     def remarks(self, *, notes: bool = True) -> list[str]:
         """Reasons, and notes, each once; those that do not hold on every model and task name theirs."""
-        varying, places = _varying(self), dict[str, dict[str, None]]()
+        varying = _varying(self)
+
+        def place(one: Verdict) -> str:
+            return " ".join(one.about[by] for by in varying if by in one.about)
+
+        places: dict[str, dict[str, None]] = {}
         for one in self:
             for text in filter(None, (one.reason, one.note if notes else "")):
-                places.setdefault(text, {})[" ".join(one.about[by] for by in varying)] = None
-        everywhere = len({" ".join(one.about[by] for by in varying) for one in self})
+                places.setdefault(text, {})[place(one)] = None
+        everywhere = {place(one) for one in self} - {""}  # a verdict that compares models has none
         return [
-            text if len(on) == everywhere or any(place in text for place in on) else f"On {', '.join(on)}: {text}"
+            text if on.keys() >= everywhere or any(one in text for one in on) else f"On {', '.join(on)}: {text}"
             for text, on in places.items()
         ]
 
@@ -219,7 +224,8 @@ class Verdicts(tuple[Verdict, ...]):
 
 def _varying(verdicts: Sequence[Verdict]) -> list[str]:
     """In which respects verdicts differ."""
-    return [by for by in ("model", "task", "shots") if len({one.about.get(by) for one in verdicts}) > 1]
+    known = ("model", "task", "shots")
+    return [by for by in known if len({one.about[by] for one in verdicts if by in one.about}) > 1]
 
 
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mechicl.claims import Claim, Evidence, decide
+from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
 from mechicl.metrics.resampling import max_statistic_p, mean_over_sets
 from mechicl.studies.summary import mean_with_interval
 from tests import claiming
@@ -142,3 +142,17 @@ def test_a_share_of_all_or_nothing_has_width():
     assert of["kl"]["low"] == of["kl"]["high"] == 1
     mostly = rows.assign(value=[1, 1, 1, 1, 0, 0], metric="accuracy")
     assert mean_with_interval(mostly, "value", ["metric"])["high"].iloc[0] == 1, "no share is above 1"
+
+
+def test_remarks_name_the_task_they_hold_on_unless_they_hold_on_all():
+    """A verdict that compares models is on none of the tasks."""
+    result = claiming.result_of(("sst2", "trec")).claims
+    shared, one, none = (
+        result[0],
+        replace(result[3], note="Only here."),
+        Verdict(result[0].claim, "undecided", reason="Give more."),
+    )
+    verdicts = Verdicts([replace(shared, note="Everywhere."), replace(one, reason="Everywhere."), none])
+    assert verdicts.remarks() == ["Everywhere.", "On trec: Only here.", "Give more."]
+    assert Verdicts(verdicts[:2]).remarks() == ["Everywhere.", "On trec: Only here."]
+    assert Verdicts(verdicts[:2]).remarks(notes=False) == ["On trec: Everywhere."]
