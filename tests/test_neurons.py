@@ -144,7 +144,7 @@ def test_entropy_neurons_write_long_vectors_where_the_vocabulary_does_not_read()
 
 def test_wrong_shapes_are_refused() -> None:
     W_U, W_out = weights()
-    with pytest.raises(InputError, match=r"W_U asks for \[d_mlp, 24\]"):
+    with pytest.raises(InputError, match=r"W_U needs \[d_mlp, 24\]"):
         vocabulary_moments(W_U, [W_out[0].T])
     with pytest.raises(InputError, match="no layer"):
         vocabulary_moments(W_U, [])

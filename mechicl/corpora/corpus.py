@@ -74,7 +74,7 @@ class TokenCorpus:
     def __post_init__(self) -> None:
         shape = tuple(self.tokens.shape)
         if (*self.documents.shape, *self.words.shape, *self.lengths.shape) != (*shape, *shape, *shape[:1]):
-            raise InputError("documents and words need one number per token, lengths one per sequence.")
+            raise InputError("Documents and words need one number per token, lengths one per sequence.")
         if len(self.tokens) and not 0 < int(self.lengths.min()) <= int(self.lengths.max()) <= shape[1]:
             raise InputError(f"The length of a sequence is outside 1 to {shape[1]} tokens.")
         if self.tokenizer_digest is None:

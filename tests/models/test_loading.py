@@ -172,7 +172,7 @@ def test_options_that_do_not_exist():
     for dtype in ("int8", "floaty", torch.int64):
         with pytest.raises(InputError, match="No model runs in dtype"):
             parse_dtype(dtype)
-    with pytest.raises(InputError, match="not one PyTorch knows"):
+    with pytest.raises(InputError, match="PyTorch knows no device"):
         parse_device("gpu")
     with pytest.raises(InputError, match=r"GPUs?, and there are"):
         parse_device("cuda:99")

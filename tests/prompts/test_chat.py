@@ -144,7 +144,7 @@ REFUSED: list[tuple[str | None, str]] = [
     (None, "has no chat template; leave out chat=True"),
     ("{{ raise_exception('Roles must alternate') }}", r"cannot be used \(Roles must alternate\)"),
     ("{{ messages[0]['content'] }}:", "leaves out or repeats texts"),
-    (CHATML.replace("assistant\n' }}", "answer\n' }}"), "shows answers in another form than it asks for them"),
+    (CHATML.replace("assistant\n' }}", "answer\n' }}"), "writes the answer of a demonstration differently"),
     (TRIMS, "changes some of the texts"),
 ]
 

@@ -163,7 +163,7 @@ def test_models_and_checkpoints_on_a_command_line(tmp_path: Path) -> None:
     assert models_named(run, "step10") == (f"{run}/step10",)
     with pytest.raises(InputError, match="has no checkpoint 'step7'; it has step9, step10"):
         models_named(run, "step7")
-    with pytest.raises(InputError, match="--checkpoints are of one model"):
+    with pytest.raises(InputError, match="--checkpoints takes one model"):
         models_named("gpt2,gpt2-xl", "step1")
     (tmp_path / "run" / "config.json").write_text("{}")
     assert models_named(run, None) == (run,), "a model of its own"
