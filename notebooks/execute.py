@@ -1,9 +1,9 @@
 """Execute the notebooks from a clean kernel and store them with outputs that GitHub can show: `make notebooks`.
 
 GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless
-Chromium takes one of the page that an explorer saves. Most of a notebook is stills and numbers of
-figures, so stills are stored with a small palette and numbers with six digits. The digest of the executed cells is
-stored, too: tests compare it, and so notice a notebook that was edited and not executed again.
+Chromium takes one of the page that an explorer saves. Most of a notebook is stills and numbers of figures, so stills
+are stored with a small palette and numbers with six digits. The digest of the executed cells is stored, too: tests
+compare it, and so notice a notebook that was edited and not executed again.
 """
 
 from __future__ import annotations

@@ -17,14 +17,12 @@ from torch import Tensor
 from mechicl.engines.context import Context, blocks_on, context_of
 from mechicl.engines.lower_layers import first_layer
 from mechicl.engines.prefix import joined_runs, run_shared, shared_demonstrations
+from mechicl.engines.wavefront import RESIDUAL_BYTES
 from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
 from mechicl.models import Blockwise, KeyValues, frozen, hooked, runs_by_block
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.readings import Reading
-
-_HELD_BYTES = 2**30
-"""Most bytes of the queries' residuals that are held; the layers below further queries run again for each list."""
 
 
 def run_each(
@@ -106,11 +104,12 @@ class _Below:
         return context_of(self.net, self.prompts[0], (*self.past, *above))
 
     def _risen(self, part: PromptSet, batch: PromptBatch, layer: int) -> tuple[Tensor, Tensor]:
-        """A batch of queries before this layer, and their positions."""
+        """A batch of queries before this layer, and their positions; held for the next list if there is room."""
         n, width = self.prompts[0].query_start, batch.tokens.shape[1]
         positions = torch.arange(n, n + width, device=self.net.device)
-        at, resid = self.queries.get(part.prompts) or (0, self.net.embed(batch.tokens, positions))
+        known = self.queries.pop(part.prompts, None)
+        at, resid = known or (0, self.net.embed(batch.tokens, positions))
         resid, _ = blocks_on(self.net, range(at, layer), resid, positions, self.past)
-        if sum(held.nbytes for _, held in self.queries.values()) + resid.nbytes <= _HELD_BYTES:
+        if sum(held.nbytes for _, held in self.queries.values()) + resid.nbytes <= RESIDUAL_BYTES:
             self.queries[part.prompts] = (layer, resid)
         return resid, positions

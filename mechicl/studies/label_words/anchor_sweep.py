@@ -87,9 +87,8 @@ class AnchorSweep(PredictionStudy):
 
     def passes(self, n_layers: int) -> float:
         windows = sum(n_layers - width + 1 for width in self.windows)
-        return (
-            1 + windows * len(_COLOURS)
-        ) / 5  # the demonstrations are read once per condition, and layers below run once
+        # the demonstrations are read once per condition, and layers below run once
+        return (1 + windows * len(_COLOURS)) / 5
 
     def measure_all(
         self, model: Any, prompts: PromptSet, conditions: Sequence[Condition], *, batch_size: int
