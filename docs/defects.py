@@ -52,7 +52,7 @@ def raw_attention(model: Any, sets: list[Any], text: Any) -> str:
         rows = mi.studies.deep_layers(model, sets, protocol=protocol).summary()
         return _curve(rows[(rows["metric"] == "AUCROC") & (rows["task"] == sets[0].task)], "layer")
 
-    return f"AUCROC by layer, two classes: {_both(auroc)}"
+    return f"AUROC by layer, two classes: {_both(auroc)}"
 
 
 @measure
@@ -62,7 +62,7 @@ def class_layout(model: Any, sets: list[Any], text: Any) -> str:
     n, layers, classes = attention.shape
     as_read = attention.transpose(1, 2).reshape(n, layers, classes)  # written class by class, read layer by layer
     found = (_numbers(auroc_by_layer(a, out.predicted).values.tolist()) for a in (attention, as_read))
-    return "AUCROC by layer, four classes, one seed: {} as it is; {} as the notebook reads it".format(*found)
+    return "AUROC by layer, four classes, one seed: {} as it is; {} as the notebook reads it".format(*found)
 
 
 @measure

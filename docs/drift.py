@@ -22,7 +22,7 @@ PAGE = Path(__file__).parent / "pages" / "precision.json"
 
 STATISTICS: dict[str, tuple[str, Callable[..., Any], Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "S_wp, S_pq, S_ww (shares)": ("prompts", mi.information_flow, lambda rows: rows),
-    "AUCROC": ("prompts", mi.studies.deep_layers, lambda rows: rows[rows["metric"] == "AUCROC"]),
+    "AUROC": ("prompts", mi.studies.deep_layers, lambda rows: rows[rows["metric"] == "AUCROC"]),
     "label loyalty": (
         "prompts",
         lambda model, prompts: mi.isolation(model, prompts, n_layers=(1, 2)),
@@ -88,7 +88,7 @@ def table() -> str:
     rows = pd.DataFrame(json.loads(PAGE.read_text()))
     rows["relative"] = rows["drift"] / rows["largest"].where(~rows["statistic"].map(_is_share), 1.0)
     lines = [
-        "| statistic | in | tiny-icl, bfloat16 | tiny-icl, float16 | worst, bfloat16 | worst, float16 |",
+        "| statistic | difference | tiny-icl, bfloat16 | tiny-icl, float16 | worst, bfloat16 | worst, float16 |",
         "|---|---|---|---|---|---|",
     ]
     for statistic in dict.fromkeys(rows["statistic"]):
@@ -108,7 +108,7 @@ def measured() -> list[str]:
 
 
 def _is_share(statistic: str) -> bool:
-    return statistic.startswith(("S_wp", "AUCROC", "label", "word"))
+    return statistic.startswith(("S_wp", "AUROC", "label", "word"))
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def citation_page() -> str:
     fenced = "\n\n".join(entries)
     return (
         f"# How to cite\n\n{told['message']}\n\n```bibtex\n{fenced}\n```\n\nTo make a number reproducible, give the "
-        "command and the provenance that lies beside each table: weight digest, versions, settings, seeds, data."
+        "command and the provenance next to each table: weight digest, versions, settings, seeds, data."
     )
 
 

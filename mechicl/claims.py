@@ -38,8 +38,9 @@ class Claim:
     """A testable sentence of a paper.
 
     The effect is the quantity less its null. The claim is supported if the effect is at least `least` and its 95 %
-    interval is above 0; contradicted if the interval is below `least`, which excludes an effect that matters; undecided
-    otherwise, and always if no null was measured.
+    interval is above 0; contradicted if the interval is below `least`, which excludes an effect that matters (and, where
+    the null is another model, if the quantity alone is as small); undecided otherwise, and always if no null was
+    measured.
     """
 
     id: str
@@ -72,6 +73,10 @@ class Evidence:
     """For an effect that is not a mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
     """For a maximum over layers or heads: its p, corrected for testing all of them."""
+    alone: SetInterval | None = None
+    """The quantity itself, without its null, where the null is another model: a claim is contradicted only if this is
+    small, too.
+    """
     undecided: str = ""
     """Why the claim cannot be decided, if so: a constant prediction, no errors."""
     note: str = ""
@@ -245,6 +250,9 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit)
+    if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
+        size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
+        outcome, reason = "undecided", f"Below its null, {claim.null}, but not small by itself ({size})."
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"Fewer than {FEWEST} prompts decide nothing; take more, and several seeds."
     mean, low, high, *_ = effect

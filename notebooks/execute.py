@@ -2,7 +2,7 @@
 
 GitHub runs no scripts, so every interactive output gets a still: plotly draws its own (kaleido), and a headless
 Chromium takes one of the page that an explorer saves. Most of a notebook is stills and numbers of figures, so stills
-are stored with a small palette and numbers with six digits. The digest of the executed cells is stored, too: tests
+are stored with a small palette and numbers in single precision. The digest of the executed cells is stored, too: tests
 compare it, and so notice a notebook that was edited and not executed again.
 """
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 from nbclient import NotebookClient
 from playwright.sync_api import sync_playwright
 
@@ -55,7 +56,7 @@ def execute(path: Path, chromium: Any) -> None:
 
 
 def lighten(output: Any) -> None:
-    """Store an output's still with a palette, and the numbers of its figure with six digits."""
+    """Store an output's still with a palette, and the numbers of its figure in single precision."""
     data = output.get("data", {})
     if "image/png" in data:
         data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]), colours=48)).decode()
@@ -64,8 +65,11 @@ def lighten(output: Any) -> None:
 
 
 def shortened(value: Any) -> Any:
-    """A figure's JSON with numbers of six digits."""
+    """A figure's JSON with numbers in single precision: arrays as plotly encodes them, others with six digits."""
     if isinstance(value, dict):
+        if value.get("dtype") == "f8":
+            numbers = np.frombuffer(base64.b64decode(value["bdata"]), "<f8").astype("<f4")
+            return value | {"dtype": "f4", "bdata": base64.b64encode(numbers).decode()}
         return {name: shortened(one) for name, one in value.items()}
     if isinstance(value, list):
         return [shortened(one) for one in value]

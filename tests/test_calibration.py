@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mechicl.claims import Verdict
 from mechicl.corpora import TokenCorpus, load_corpus
 from mechicl.studies import STUDIES, Study
 from mechicl.tasks import Task
@@ -19,7 +20,7 @@ from tests.contract.catalogue import TASK, TEXTS
 
 FAMILIES = ("gpt2", "neox", "llama", "qwen2", "opt")
 MODEL_SEEDS = (0, 1, 2)
-SETS, PROMPTS = (42, 43, 44, 45), {"deep-layers": 16, "isolation": 4}
+SETS, PROMPTS = (42, 43, 44, 45), {"deep-layers": 16, "isolation": 4, "anchor-heads": 4}
 """Demonstration sets, and prompts of each: 2, but more where they cost little."""
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "isolation": {"n_layers": (1,)},
@@ -30,9 +31,9 @@ SWITCHES: Mapping[str, Mapping[str, Any]] = {
     "layer-lesions": {"kinds": ("drop", "swap", "repeat"), "windows": (1,), "positions": ("all",)},
     "cka": {"minibatch": 8},
     "causal-stages": {"bands": 2, "draws": 2},
-    "anchor-patching": {"sites": ("keys_values",), "exact": 1},
-    "anchor-heads": {"k": 2, "draws": 1},
-    "shot-sweep": {"counts": (1,)},
+    "anchor-patching": {"sites": ("keys_values",), "exact": 2},
+    "anchor-heads": {"k": 2, "draws": 2},
+    "shot-sweep": {"counts": (1, 2)},
 }
 """What makes a study small; a full grid has the defaults."""
 FULL: Mapping[str, Mapping[str, Any]] = {"isolation": {"n_layers": (1,)}}
@@ -100,8 +101,19 @@ def outcomes(
     seeds: Sequence[int] = MODEL_SEEDS,
     task: Task = TASK,
 ) -> dict[Pair, list[str]]:
-    """The verdict of every claim on every untrained model; `prompts` are those of a set, by study."""
-    found: dict[Pair, list[str]] = {}
+    """The outcome of every claim on every untrained model; `prompts` are those of a set, by study."""
+    found = verdicts_on_untrained(studies, prompts, families, seeds, task)
+    return {pair: [verdict.outcome for verdict in verdicts] for pair, verdicts in found.items()}
+
+
+def verdicts_on_untrained(
+    studies: Sequence[Study],
+    prompts: Mapping[str, int],
+    families: Sequence[str] = FAMILIES,
+    seeds: Sequence[int] = MODEL_SEEDS,
+    task: Task = TASK,
+) -> dict[Pair, list[Verdict]]:
+    found: dict[Pair, list[Verdict]] = {}
     for study in studies:
         material: Any = text() if study.reads == "text" else None
         if study.reads == "prompts":
@@ -111,7 +123,7 @@ def outcomes(
             for seed in seeds:
                 verdicts = study.run(untrained(family, seed), material).claims
                 for verdict in (one for one in verdicts if one.claim.id not in OF_TIME):
-                    found.setdefault((verdict.claim.id, family, seed), []).append(verdict.outcome)
+                    found.setdefault((verdict.claim.id, family, seed), []).append(verdict)
     return found
 
 
@@ -133,8 +145,12 @@ def test_untrained_models_support_next_to_nothing() -> None:
 def test_untrained_models_support_nothing_beyond_the_papers() -> None:
     beyond = [study for study in studies(small=True) if study.name in BEYOND]
     assert len(beyond) == 4
-    found = outcomes(beyond, PROMPTS, ("gpt2", "llama"), MODEL_SEEDS[:1])
-    assert [pair for pair, verdicts in found.items() if "supported" in verdicts] == []
+    found = verdicts_on_untrained(beyond, PROMPTS, ("gpt2", "llama"), MODEL_SEEDS[:1])
+    assert {claim for claim, *_ in found} == {claim.id for study in beyond for claim in study.claims}
+    of_all = [verdict for verdicts in found.values() for verdict in verdicts]
+    assert [str(one) for one in of_all if one.outcome == "supported"] == []
+    too_small = ("It needs", "Fewer than", "was not measured", "There is a single")
+    assert [str(one) for one in of_all if any(why in one.reason for why in too_small)] == []
 
 
 def test_untrained_models_have_no_stages() -> None:

@@ -118,7 +118,7 @@ def test_every_text_is_shown_as_text(results: list[Result], browser: Browser, tm
     assert (tab.errors, tab.requests) == ([], [])
     assert tab.fits()
     assert tab.page.evaluate("window.hurt") is None
-    assert tab.page.locator("img, main script:not([type='application/json'])").count() == 0
+    assert tab.page.locator("img, main script:not([type='text/plain'])").count() == 0
     heading = tab.page.locator("h1").text_content()
     sections = tab.page.locator("section:has(figure)")
     for place, name in enumerate(HOSTILE):

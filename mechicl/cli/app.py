@@ -26,7 +26,7 @@ app = typer.Typer(
     epilog=(
         "Begin with: mechicl demo. Then: mechicl run information-flow --model tiny-icl --task tiny-topics-4 "
         "--out results. What there is: mechicl list. Every command explains itself with --help; "
-        "mechicl --install-completion teaches the shell its options."
+        "mechicl --install-completion makes your shell complete options."
     ),
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -76,7 +76,8 @@ class _Differences(Patch):
                 def take(gradient: Tensor) -> None:
                     self.total[site, layer] += (gradient[0].float().flatten(1) * difference).sum(1) @ member
 
-                value.register_hook(take)  # type: ignore[no-untyped-call]
+                if value.requires_grad:  # not in the first of two passes, if layers are computed again for the gradient
+                    value.register_hook(take)  # type: ignore[no-untyped-call]
                 return value
 
             return watch

@@ -112,8 +112,9 @@ class _Read:
     """Before each layer."""
     positions: Int[Tensor, " pos"]
     keys_values: tuple[KeyValues, ...]
-    """Keys and values of all tokens up to these, including those that they were read on."""
+    """Their keys and values in every layer."""
     past: tuple[KeyValues, ...]
+    """Those of the tokens before them, if any; one tuple serves many queries."""
     states: Mapping[str, Float[Tensor, "pos ..."]]
     """Activations by hook point, those of `_PARTS` in every layer."""
 
@@ -136,9 +137,10 @@ class _Read:
 
     def last(self) -> _Read:
         """The last token alone, on all tokens before it."""
-        index = torch.arange(len(self.keys_values[0]) - 1, device=self.positions.device)
-        past = tuple(layer.select(index) for layer in self.keys_values)
-        return _Read(tuple(x[:, -1:] for x in self.resids), self.positions[-1:], self.keys_values, past, {})
+        index = torch.arange(len(self.positions) - 1, device=self.positions.device)
+        own = tuple(layer.select(index) for layer in self.keys_values)
+        past = tuple(before.then(one) for before, one in zip(self.past, own, strict=True)) if self.past else own
+        return _Read(tuple(x[:, -1:] for x in self.resids), self.positions[-1:], (), past, {})
 
 
 def _read(net: Blockwise, tokens: Sequence[int], start: int, past: Sequence[KeyValues]) -> _Read:
@@ -150,7 +152,7 @@ def _read(net: Blockwise, tokens: Sequence[int], start: int, past: Sequence[KeyV
         for layer in range(net.sizes.n_layers):
             resids.append(resid)
             resid, new = net.block(layer, resid, positions, past[layer] if past else None)
-            keys_values.append(past[layer].then(new) if past else new)
+            keys_values.append(new)
     return _Read(tuple(resids), positions, tuple(keys_values), tuple(past), states)
 
 

@@ -18,9 +18,9 @@ from mechicl.engines.context import Context, blocks_on, context_of
 from mechicl.engines.lower_layers import first_layer
 from mechicl.engines.prefix import joined_runs, run_shared, shared_demonstrations
 from mechicl.engines.wavefront import RESIDUAL_BYTES
-from mechicl.hooks import Pass, Patch, Probe, Run, sweep, target_pass
+from mechicl.hooks import Pass, Patch, Probe, Run, layer_of, sweep, target_pass
 from mechicl.hooks.doors import check_parts, prompts_of
-from mechicl.models import Blockwise, KeyValues, frozen, hooked, runs_by_block
+from mechicl.models import Adapter, Blockwise, KeyValues, frozen, hooked, runs_by_block
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 from mechicl.readings import Reading
 
@@ -41,18 +41,27 @@ def run_each(
     prompts = prompts_of(prompts)
     net, groups = hooked(model), shared_demonstrations(prompts)
     fits = not prompts.label_tokens and all(prompt.query_start for prompt in prompts)
+    fits = fits and len(prompts) >= 2 * len(groups)
     fits = fits and all(probe.scope == "target" and probe.objective is None for probe in probes)
     below: list[_Below] = []
     if fits and runs_by_block(net):
         below = [_Below(net, prompts.select(indices)) for indices in groups]
     for patches in patch_lists:
         check_parts(probes, patches)
-        if not below or not patches or any(patch.scope != "demonstrations" for patch in patches):
+        if not below or not patches or not _inside_blocks(net, prompts, patches):
             yield run_shared(model, prompts, probes, patches, batch_size=batch_size, progress=None)
             continue
         layer = first_layer(net, prompts, probes, patches)
         parts = [one.run(probes, patches, layer, batch_size) for one in below]
         yield joined_runs(parts, groups, probes)
+
+
+def _inside_blocks(net: Adapter, prompts: PromptSet, patches: Sequence[Patch]) -> bool:
+    """Whether all patches act in blocks, and inside the demonstrations."""
+    if any(patch.scope != "demonstrations" for patch in patches):
+        return False
+    edits = Pass(net, patches, prompts[:1].batch(net.device)).edits
+    return all(layer_of(name) is not None for name, _ in edits)
 
 
 @dataclass

@@ -29,6 +29,11 @@ def drawing_script(figures: Sequence[go.Figure]) -> str:
     return b64encode(_cartesian() if small else _whole()).decode()
 
 
+def packed(text: str) -> str:
+    """A figure's JSON as the page's script unpacks it: gzip in base64, in which nothing can end a script element."""
+    return b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+
+
 @cache
 def _cartesian() -> bytes:
     return files("mechicl.report").joinpath("plotly-cartesian.min.js.gz").read_bytes()

@@ -3,10 +3,16 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 700px)");
 const pointer = matchMedia("(hover: hover)");
 const style = JSON.parse(document.getElementById("style").textContent);
+const figures = new Map(); // each figure and its JSON
+
+async function unpack(element) {
+  const packed = Uint8Array.from(atob(element.textContent), (c) => c.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
 
 function draw(figure, light) {
   const shown = dark.matches && !light;
-  let text = figure.querySelector("script").textContent;
+  let text = figures.get(figure);
   if (shown) text = text.replaceAll(`"${style.ink}"`, `"${style.light_ink}"`);
   const { data, traces, ...layouts } = JSON.parse(text);
   const layout = layouts[narrow.matches ? "narrow" : "wide"];
@@ -21,17 +27,18 @@ function draw(figure, light) {
   });
 }
 
-const drawAll = (light) => document.querySelectorAll("figure").forEach((figure) => draw(figure, light === true));
+const drawAll = (light) => figures.forEach((_, figure) => draw(figure, light === true));
 
-async function loadPlotly() {
-  const packed = Uint8Array.from(atob(document.getElementById("plotly").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+async function load() {
   const script = document.createElement("script");
-  script.textContent = await new Response(stream).text();
+  script.textContent = await unpack(document.getElementById("plotly"));
   document.head.append(script);
+  for (const figure of document.querySelectorAll("figure")) {
+    figures.set(figure, await unpack(figure.querySelector("script")));
+  }
 }
 
-loadPlotly().then(() => {
+load().then(() => {
   drawAll();
   dark.addEventListener("change", drawAll);
   narrow.addEventListener("change", drawAll);

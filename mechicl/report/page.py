@@ -20,7 +20,7 @@ from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
-from mechicl.report.drawing_script import drawing_script
+from mechicl.report.drawing_script import drawing_script, packed
 from mechicl.report.tables import table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
@@ -118,7 +118,7 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
         f"<figcaption>{caption}</figcaption>"
-        f'<script type="application/json">{_script_json(shown)}</script></figure>'
+        f'<script type="text/plain">{packed(plotly.io.json.to_json_plotly(shown))}</script></figure>'
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
         f"{table_html(result.summary(), 'Figure data')}{further}"
         f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'

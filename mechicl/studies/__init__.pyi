@@ -269,7 +269,8 @@ def compression(
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         kept: Parts of the context whose hidden states are kept.
-        positions: Position ids of queries: original, zero or packed.
+        positions: Position ids of queries: original, zero or packed; controls are measured at the
+            first.
         n_sets: Number of random sets.
         random_seed: Seed of the random sets.
         protocol: corrected, or paper (as the authors' code).
@@ -445,7 +446,8 @@ def benchmarks(
 ) -> Result:
     """HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (extra lm-eval).
 
-    Benchmarks under lesions (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24).
+    Benchmarks under layer ablation (Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig.
+    24).
 
     The paper: Dropping or swapping middle layers costs little accuracy; repeating windows of layers at
     80-90 % of depth adds some.
@@ -479,7 +481,7 @@ def layer_lesions(
 ) -> Result:
     """Predictions with each layer dropped, swapped with the next, replaced or repeated.
 
-    Layer lesions (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
+    Layer ablations (Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4).
 
     The paper: Dropping or swapping a middle layer leaves 72-95 % of top-1 predictions unchanged. The
     first layer, and in some models the last, is indispensable. Swapping hurts less than dropping.
@@ -538,7 +540,8 @@ def token_lesions(
 ) -> Result:
     """Which predictions a layer ablation changes: by place in the word, position and entropy.
 
-    Which predictions a lesion changes (Stages of Inference, section 4.1; by token, a test of our own).
+    Which predictions a layer ablation changes (Stages of Inference, section 4.1; by token, a test of
+    our own).
 
     The paper: Early layers merge tokens into words, and middle layers can be dropped.
 
@@ -1166,7 +1169,7 @@ def decision_layer(
 
     When the answer is decided (beyond Label Words are Anchors, section 2.3).
 
-    The claim: Does the answer appear after the label words are read, as the paper's story needs?
+    The claim: Does the answer appear after the label words are read, as the paper's account implies?
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements

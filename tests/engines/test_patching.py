@@ -13,6 +13,7 @@ from mechicl.engines.attribution import attributed
 from mechicl.engines.patching import SITES, Transplant, transplanted
 from mechicl.errors import InputError
 from mechicl.metrics.objective import Objective
+from mechicl.models import recompute
 from mechicl.prompts import Prompt
 from tests import tiny
 from tests.studies.extensions import plain
@@ -101,6 +102,16 @@ def test_attribution_is_gradient_times_difference(family: str) -> None:
             expected = [sum(float(x[0, list(kind)].sum()) for x in products) for kind in kinds]
             torch.testing.assert_close(ours[place, layer], torch.tensor(expected), rtol=1e-3, atol=1e-4)
     model.zero_grad()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "neox", "llama"])
+def test_attribution_is_the_same_where_layers_are_computed_again(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt's graph does not fit, so its layers run twice, the first time without gradients."""
+    model, base = tiny.model(family), plain.prompts(1)[0]
+    source, kinds = with_other_labels(base), [base.label_positions, (-1,)]
+    expected = attributed(model, base, source, kinds)
+    monkeypatch.setattr(recompute, "GRAPH_BYTES", 1)
+    torch.testing.assert_close(attributed(model, base, source, kinds), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_transplant_of_the_same_changes_nothing() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
 
 from mechicl.engines.rising import run_each
-from mechicl.hooks import run
+from mechicl.hooks import Patch, run
 from mechicl.models import hooked
 from mechicl.patches import Drop, IsolateLabels, IsolateTemplate
 from mechicl.probes import LabelAttention, TopTokens
@@ -33,6 +36,28 @@ def test_a_probe_below_the_first_patch_reads_what_it_reads_in_a_plain_run() -> N
     lists = [[IsolateLabels((layer,))] for layer in (1, 2)]
     for ours, patches in zip(run_each(model, prompts, [probe], lists), lists, strict=True):
         close(ours[probe].values, run(model, prompts, [probe], patches, progress=None)[probe].values)
+
+
+@dataclass(frozen=True)
+class OtherWord(Patch):
+    """A demonstration's first token is read as another word."""
+
+    scope = "demonstrations"
+
+    def hooks(self, model: Any, batch: Any) -> list[Any]:
+        def write(value: torch.Tensor, hook: Any) -> torch.Tensor:
+            edited = value.clone()
+            edited[:, 1] = value[:, 2]
+            return edited
+
+        return [("hook_embed", write)]
+
+
+def test_a_patch_of_the_embedding_acts_and_leaves_the_clean_run_clean() -> None:
+    model, prompts = tiny.model("llama"), shared_prompts(3)
+    lists = [[OtherWord()], [IsolateLabels((1,))], [OtherWord()]]
+    for ours, patches in zip(run_each(model, prompts, [TOP], lists), lists, strict=True):
+        close(ours.label_logits, run(model, prompts, [TOP], patches, progress=None).label_logits)
 
 
 def test_layers_below_run_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,11 @@ ranks between prompts with different demonstrations.
 Enrichment measures what a head prefers, not how much effect it has. So the k heads to ablate are those with the most
 saliency on label words, per edge, beyond that on random text: the first-order effect of these edges, in logits. Their
 output is set to zero, or to its mean. Heads are ranked on even-numbered prompts and ablated on odd-numbered ones.
-Controls are the same number of other heads, each drawn from the four whose output norm is nearest. We measure label
-loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which separates heads of in-context learning
-from heads that all prediction needs. If other heads do the same work, nothing is lost.
+Controls are the same number of other heads: for each, one of four with the nearest output norm, in its layer or, if
+fewer than four are left there, in the nearest. They are drawn anew for every seed, and the spread of the draws is part
+of every interval. We measure label loyalty, word loyalty and accuracy, and the loss on the prompts' texts, which
+separates heads of in-context learning from heads that all prediction needs. If other heads do the same work, nothing
+is lost.
 
 Each head is also ablated alone, on a few prompts: how much does the answer's logit drop relative to the other label
 words' mean? This covers everything the head does, not only its edges to label words, and other heads may compensate.
@@ -41,7 +43,7 @@ from mechicl.models import hooked
 from mechicl.patches import AblateHeads
 from mechicl.patches.ablate_heads import head_means
 from mechicl.probes import HeadEnrichment, TextLoss, TopTokens
-from mechicl.prompts import PromptSet
+from mechicl.prompts import PromptSet, generator_of
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.extensions.head_ablations import (
@@ -58,7 +60,7 @@ from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, giv
 from mechicl.studies.summary import by_metric, intervals, mean_with_interval
 
 _SOURCE = "beyond Label Words are Anchors, section 2.1"
-_LOST = "label loyalty lost to mean ablation, less that to as many heads of about the same output"
+_LOST = "label loyalty lost to mean ablation, less that to as many heads of the same layers and about the same output"
 READING = Claim(
     "heads-reading", "Predictions rest on the heads that read label words.", _SOURCE, _LOST, "label loyalty", TWINS, 0.1
 )
@@ -164,7 +166,7 @@ class AnchorHeads(AgainstTwins):
         means: Float[Tensor, "layer head d_head"], batch_size: int,
     ) -> Iterator[pd.DataFrame]:  # fmt: skip
         norms = output_norms(model, even, batch_size)
-        k, generator = min(self.k, norms.size // 2), np.random.default_rng(0)
+        k, generator = min(self.k, norms.size // 2), generator_of(odd[0].tokens, 0)
         chosen = {kind: top_heads(score[kind], k) for kind in KINDS}
         arms: list[tuple[str, float, Heads]] = []
         for kind, heads in chosen.items():
@@ -196,10 +198,10 @@ class AnchorHeads(AgainstTwins):
         means = where(given(table), part="ablations", method="mean").groupby("arm")["loss"].mean()
         clean = where(given(table), arm="nothing")["loss"].mean()
         note = (
-            f"The loss on texts rises by {means[kind] - clean:.2f} nats without them, by "
-            f"{means[f'{kind} controls'] - clean:.2f} without the controls."
+            f"The loss on texts rises by {means[kind] - clean:.2f} nats without the {kind} heads, by "
+            f"{means[f'{kind} controls'] - clean:.2f} without their controls."
         )
-        return against_twins(_lost_by[kind], table, note=note)
+        return against_twins(_lost_by[kind], table, controls=_draws(given(table), kind), note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, task, shots, metric, part, arm, method, layer, head, mean, low, high, n, seeds.
@@ -252,11 +254,26 @@ def _lost(rows: pd.DataFrame, kind: str) -> pd.Series[float]:
     return lost
 
 
+def _draws(rows: pd.DataFrame, kind: str) -> np.ndarray | None:
+    """Mean label loyalty under each draw of control heads, without differences between seeds; None for one draw."""
+    drawn = where(rows, arm=f"{kind} controls", method="mean")
+    means = drawn.pivot_table(index=drawn["seed"].map(str), columns="draw", values="label_loyalty")
+    n = means.shape[1]
+    if n < 2:
+        return None
+    within = means.sub(means.mean(axis=1), axis=0) * np.sqrt(n / (n - 1))  # as spread as draws around their true mean
+    return within.to_numpy().flatten()
+
+
 _lost_by = {"reading": lambda rows: _lost(rows, "reading"), "gathering": lambda rows: _lost(rows, "gathering")}
 
 
 def _agreement(rows: pd.DataFrame) -> pd.Series[float]:
-    """For each prompt, the mean rank correlation of its heads' reading with that on prompts of other sets."""
+    """Of each prompt, the rank correlation of its heads' reading with that on prompts of other sets.
+
+    Each correlation belongs to two prompts. Prompts' deviations from the mean are therefore doubled (Hoeffding's
+    projection), so that an interval over prompts is one of the mean over pairs.
+    """
     heads = where(rows, part="heads")
     heads = heads.assign(seed=heads["seed"].map(str), excess=heads["reading"] - heads["reading_random_text"])
     index = ["seed", DEMONSTRATION_SET, "prompt"]
@@ -268,4 +285,4 @@ def _agreement(rows: pd.DataFrame) -> pd.Series[float]:
     other = sets[:, None] != sets
     means = np.where(other, ranks @ ranks.T, 0).sum(1) / np.maximum(other.sum(1), 1)
     agreement: pd.Series[float] = pd.Series(means, table.index)[other.any(1)]
-    return agreement
+    return 2 * agreement - agreement.mean()

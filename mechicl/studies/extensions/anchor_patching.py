@@ -121,7 +121,7 @@ class AnchorPatching(AgainstTwins):
         for group in shared_demonstrations(prompts):
             base, source = [twins[i] for i in group], [clean[i] for i in group]
             positions = positions_of(clean[group[0]])
-            chosen = {kind: positions[kind] for kind in kinds}
+            chosen = {kind: positions[kind] for kind in kinds if positions[kind]}
             exact = [place for place, i in enumerate(group) if i < n_exact]
             parts = _measured(hooked(model), base, source, chosen, sites, exact, batch_size)
             rows = pd.concat(parts, ignore_index=True)
@@ -133,6 +133,8 @@ class AnchorPatching(AgainstTwins):
         return table.sort_values("prompt", kind="stable", ignore_index=True)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        if missing := {LABELS, RANDOM} - set(table["kind"]):
+            return Evidence.nothing(f"These prompts mark no tokens as {' or '.join(sorted(missing))}.")
         if claim is DEEP:
             if table["layer"].max() < 1 or "keys_values" not in set(given(table)["site"]):
                 return Evidence.nothing("It needs the site keys_values, and a model of two layers or more.")
@@ -181,10 +183,17 @@ class AnchorPatching(AgainstTwins):
 
 
 def positions_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:
-    """The tokens of each kind; position 0, a common attention sink, is in none."""
+    """The tokens of each kind, none for a kind that is not marked; position 0, a common attention sink, is in none.
+
+    Random text has as many tokens as the label words: a match for each label word, and for its further sub-tokens the
+    text tokens nearest to them, as far as there are any.
+    """
     labels = prompt.label_positions
-    matched = token_sets(prompt)[TOKEN_SETS.index(RANDOM)]
-    kinds = (labels, prompt.separator_positions, prompt.w, tuple(sorted(set(matched) - set(labels))))
+    matched = set(token_sets(prompt)[TOKEN_SETS.index(RANDOM)]) - set(labels)
+    others = set(prompt.w) - matched - {0}
+    nearest = sorted(others, key=lambda place: (min(abs(place - label) for label in labels), place))
+    matched |= set(nearest[: max(0, len(labels) - len(matched))])
+    kinds = (labels, prompt.separator_positions, prompt.w, tuple(sorted(matched)))
     return {kind: tuple(place for place in places if place) for kind, places in zip(KINDS, kinds, strict=False)} | {
         "target": (TARGET,)
     }

@@ -75,7 +75,7 @@ class DecisionLayer(AgainstTwins):
     title = "When the answer is decided"
     shows = "Margin and probability of label words by layer, next to the layers that read them."
     source = _SOURCE
-    claim = "Does the answer appear after the label words are read, as the paper's story needs?"
+    claim = "Does the answer appear after the label words are read, as the paper's account implies?"
     claims = (AFTER, FORMAT)
     no_paper_protocol = "the paper does not ask this"
     gradients = True
@@ -83,6 +83,7 @@ class DecisionLayer(AgainstTwins):
     shared_options = {"samples": 32, "demonstrations": "per_prompt"}
     may_lack = (*_SETS, "S_pq")
     each_twin_reads = 8
+    least_read = 2
 
     def passes(self, n_layers: int) -> float:
         return 6 if self.untrained else 3
@@ -119,19 +120,24 @@ class DecisionLayer(AgainstTwins):
             return Evidence.nothing("No prompt has an own margin, or none reads label words more than random text.")
         depths = depths_of(given(table)).mean()
         note = "Mean depths: half of the reading {reading:.2f}, decision {decision:.2f}, format {format:.2f}."
+        if claim is AFTER:
+            note += " The lens may see an answer later than it is there."
         return against_twins(contrast, table, note=note.format(**depths))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means per point: model, task, shots, weights, metric, point, mean, low, high, n (prompts), seeds.
 
         `final_answer`: share of prompts whose lens prefers the final answer; `stays`: and prefers it at all later
-        points; own_margin: the prompt's own margin, 1 at the end; label_mass: probability of all label words; margin,
-        reading and reading_random_text as in the table. For the model and its untrained twins.
+        points; own_margin: the prompts' own margin, 1 at the end, as a ratio of sums over prompts, so that those with
+        hardly any do not decide it; label_mass: probability of all label words; margin, reading and reading_random_text
+        as in the table. For the model and its untrained twins.
         """
         table = with_margins(table)
-        rows = by_metric(table, _METRICS, ("weights", "point"))
+        rows = by_metric(table, _METRICS, ("weights", "point", "own_size"))
         rows["weights"] = rows["weights"].where(rows["weights"] == _GIVEN, _UNTRAINED)
-        return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "point"])
+        rows["weight"] = rows["own_size"].where(rows["metric"] == "own_margin", 1.0)
+        by = ["model", "task", "shots", "weights", "metric", "point"]
+        return mean_with_interval(rows, "value", by, weight="weight")
 
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
@@ -148,9 +154,10 @@ class DecisionLayer(AgainstTwins):
 
 
 def with_margins(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with columns label_mass, own_margin, final_answer and stays; each prompt's points are in order.
+    """The rows with columns label_mass, own_margin, own_size, final_answer and stays; a prompt's points are in order.
 
-    The own margin is NaN if the label words' final logits equal their mean over prompts.
+    `own_size` is the squared size of the label words' final logits less their mean over prompts; if it is 0, the own
+    margin is NaN.
     """
     groups = [name for name in _MODEL if name in table]
     alike = [rows for _, rows in table.groupby(groups, sort=False)] if groups else [table]
@@ -166,6 +173,7 @@ def _of_one_task(rows: pd.DataFrame) -> pd.DataFrame:
     same = pd.Series(log_probs.argmax(1) == rows["predicted"], rows.index)
     return rows.assign(
         label_mass=np.exp(log_probs).sum(1), own_margin=(own * final).sum(axis=1) / size.where(size > _LEAST),
+        own_size=size,
         final_answer=same.astype(float), stays=_to_the_end(same, of_prompt).astype(float),
     )  # fmt: skip
 

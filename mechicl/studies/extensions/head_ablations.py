@@ -1,4 +1,4 @@
-"""Heads to ablate, and their controls: random heads with outputs of about the same norm."""
+"""Heads to ablate, and their controls: random heads of the same layers with outputs of about the same norm."""
 
 from __future__ import annotations
 
@@ -38,10 +38,15 @@ def matched_heads(
     chosen: Sequence[tuple[int, int]], norms: Float[np.ndarray, "layer head"], others: Sequence[tuple[int, int]],
     *, generator: np.random.Generator,
 ) -> Heads:  # fmt: skip
-    """For each chosen head, one of the four of `others` whose output norm is nearest, without repetition."""
+    """For each chosen head, one of `others`, without repetition.
+
+    Of those in its layer, or in the nearest layers that have four left, one of the four whose output norm is nearest.
+    """
     free, drawn = list(others), []
     for head in chosen:
-        nearest = sorted(free, key=lambda other: abs(np.log(norms[other] / norms[head])))[:_NEAREST]
+        away = sorted(abs(layer - head[0]) for layer, _ in free)[:_NEAREST]
+        near = [other for other in free if abs(other[0] - head[0]) <= away[-1]]
+        nearest = sorted(near, key=lambda other: abs(np.log(norms[other] / norms[head])))[:_NEAREST]
         drawn.append(nearest[int(generator.integers(len(nearest)))])
         free.remove(drawn[-1])
     return tuple(drawn)

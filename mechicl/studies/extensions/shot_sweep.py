@@ -104,6 +104,11 @@ class ShotSweep(AgainstTwins):
             DoesNotFit: not even the fewest fit.
         """
         options.pop("shots", None)
+        if (too_long := options.get("too_long", "refuse")) != "refuse":
+            raise InputError(
+                f"{self.name} asks about the same texts with every number of demonstrations, which too_long="
+                f"{too_long!r} would change; leave it out, and numbers that do not fit are left out."
+            )
         sets = list[PromptSet]()
         for shots in sorted(self.counts):
             try:
@@ -117,6 +122,8 @@ class ShotSweep(AgainstTwins):
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
         parts, origin = super().parts(material)
+        for part in parts:
+            _number(part.labels["shots"])  # raises
         if not any(prompt.demonstrations for part in parts for prompt in part.material or ()):  # type: ignore[union-attr]
             raise InputError(
                 f"{self.name} reads the demonstrations of its prompts, and these prompts have none; use shots=1 or "
@@ -236,8 +243,15 @@ def reading_of(prompt: Prompt, edges: np.ndarray, predicted: int) -> Mapping[str
 
 
 def _number(shots: Any) -> float:
-    """Demonstrations per class; for unequal numbers, such as "4/1", the mean."""
-    return float(np.mean([float(count) for count in str(shots).split("/")]))
+    """Demonstrations per class; for unequal numbers, such as "4/1", the mean. "2 (1/0 mislabelled)" is 2.
+
+    Raises:
+        InputError: it is not known, because prompts of different numbers were joined.
+    """
+    counts = str(shots).split(" ")[0].split("/")
+    if not all(count.isdigit() for count in counts):
+        raise InputError(f"shot-sweep compares numbers of demonstrations, and these prompts have {shots}.")
+    return float(np.mean([float(count) for count in counts]))
 
 
 def _by_prompt(rows: pd.DataFrame) -> pd.Series[float]:

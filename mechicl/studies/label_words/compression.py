@@ -7,9 +7,9 @@ of its label word (Hidden_random), and with the best of 20 such random sets (Hid
 
 The authors' code puts the query at position 0 for GPT-2 but after the original context for GPT-J and in the random-top
 run, and each of its 20 random sets contains all sets before it (`protocol="paper"`, with the authors' draws; both
-placements are reported). `"corrected"` measures every kept set and every random set with every placement; its random
-sets are independent and equal in size, and the same in every placement; Hidden_random is their mean, and
-Hidden_random-top the best of them for each task, seed and placement. The authors' code reads all demonstrations
+placements are reported). `"corrected"` measures every kept set with every placement, and the controls with the first,
+which the claim is about; its random sets are independent and equal in size; Hidden_random is their mean, and
+Hidden_random-top the best of them for each task and seed. The authors' code reads all demonstrations
 together; `"corrected"` also reads each separately, another reading of the paper's text.
 """
 
@@ -62,7 +62,8 @@ class Compression(PredictionStudy):
         "template",
     )
     positions: Annotated[
-        tuple[PositionMode, ...], Switch("Position ids of queries: original, zero or packed.")
+        tuple[PositionMode, ...],
+        Switch("Position ids of queries: original, zero or packed; controls are measured at the first."),
     ] = ("original", "zero", "packed")  # fmt: skip
     n_sets: Annotated[int, Switch("Number of random sets.", min=1)] = 20
     random_seed: Annotated[int, Switch("Seed of the random sets.", min=0)] = 0
@@ -96,13 +97,12 @@ class Compression(PredictionStudy):
         return [
             *common,
             *(condition("hidden anchor", kept, where) for kept in self.kept for where in self.positions),
-            condition(READ_APART, _PAPER_SET, self.positions[0]),
-            *(condition("hidden random", _PAPER_SET, where) for where in self.positions),
+            *(condition(control, _PAPER_SET, self.positions[0]) for control in (READ_APART, "hidden random")),
         ]
 
     def passes(self, n_layers: int) -> float:
         placed = len(self.positions) if self.protocol == "corrected" else 1
-        return (2 + (len(self.kept) + 1 + self.n_sets) * placed) / 4  # over queries; demonstrations are read once
+        return (3 + len(self.kept) * placed + self.n_sets) / 4  # over queries; demonstrations are read once
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)

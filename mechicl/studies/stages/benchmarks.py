@@ -43,7 +43,7 @@ class LesionedBenchmarks(Study):
     prepend_bos: Annotated[bool, Switch("Prepend a BOS to every request, as the harness does for Llama.")] = False
 
     name = "benchmarks"
-    title = "Benchmarks under lesions"
+    title = "Benchmarks under layer ablation"
     shows = "HellaSwag, ARC-Easy and LAMBADA with layers dropped, swapped or repeated (extra lm-eval)."
     source = "Stages of Inference, section 4.1, Fig. 15 and 16; section 5.4, Fig. 24"
     claim = (

@@ -59,11 +59,11 @@ _MERGES = Claim(
     "the best control (the last piece alone, or after others' pieces)", 0.1,
 )  # fmt: skip
 _GOES_ON = Claim(
-    "inner-lexicon-continuation", "The model goes on after a word's pieces as after its own token.", _SOURCE,
+    "inner-lexicon-continuation", "The model continues after a word's pieces as after the word's own token.", _SOURCE,
     "KL from the whole word to the last piece alone", "nats", "that to the spelling", 0.1,
 )  # fmt: skip
 _CUT = Claim(
-    "inner-lexicon-attention", "Attention to the word's other pieces in early layers does it.", _SOURCE,
+    "inner-lexicon-attention", "Attention to the word's other pieces in early layers merges them.", _SOURCE,
     "retrieval lost when it is cut in the first third of the layers", "share",
     "cutting as many edges to the tokens before the word", 0.1,
 )  # fmt: skip

@@ -103,6 +103,8 @@ _CONTRASTS: Mapping[str, tuple[tuple[str, ...], Callable[[pd.DataFrame, int], pd
     ROBUST.id: (("drop",), _robust), FIRST.id: (("drop",), _first), SWAP.id: (("drop", "swap"), _swap),
     FINAL.id: (("swap",), _final), REPEATS.id: (("repeat",), _repeats),
 }  # fmt: skip
+CLAIMED = frozenset(kind for kinds, _ in _CONTRASTS.values() for kind in kinds)
+"""The kinds of ablation that a claim rests on."""
 
 
 def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:

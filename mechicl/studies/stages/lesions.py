@@ -44,7 +44,7 @@ from mechicl.models import Adapter, hooked
 from mechicl.patches.lesions import Drop, DropAttention, DropMLP, Repeat, Replace, Swap
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
-from mechicl.studies.stages.lesion_claims import CLAIMS, length, lesion_evidence
+from mechicl.studies.stages.lesion_claims import CLAIMED, CLAIMS, length, lesion_evidence
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.stages.twins import AgainstTwins, given
 from mechicl.studies.study import Protocol
@@ -85,7 +85,7 @@ class Lesions(AgainstTwins):
     ] = ("all", "bos", "rest")
 
     name = "layer-lesions"
-    title = "Layer lesions"
+    title = "Layer ablations"
     shows = "Predictions with each layer dropped, swapped with the next, replaced or repeated."
     source = "Stages of Inference, section 4.1, Fig. 2 and 3; section 5.4"
     claim = (
@@ -137,7 +137,8 @@ class Lesions(AgainstTwins):
         return self.swept(model, corpus, [lesion for *_, lesion in chosen], facts, batch_size)
 
     def of_twin(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
-        return replace(self, positions=("all",)).read(model, corpus, batch_size)
+        claimed = tuple(kind for kind in self.kinds if kind in CLAIMED)
+        return replace(self, kinds=claimed or self.kinds, positions=("all",)).read(model, corpus, batch_size)
 
     def swept(
         self, model: Any, corpus: TokenCorpus, lesions: Sequence[Patch], facts: pd.DataFrame, size: int

@@ -162,9 +162,10 @@ class ManyLesions(Study):
             kl, alone = means["drop", "kl"], means["drop", "kl if independent"]
             size = kl.index[min(1, len(kl) - 1)]
             parts.append(
-                f"{model}: with {size} middle layers left out KL is {kl[size]:.2f} nats "
+                f"{model}: with {size} middle layers dropped, the KL is {kl[size]:.2f} nats "
                 f"({kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed), with all "
-                f"{kl.index[-1]} {kl.iloc[-1]:.2f}; with the middle shuffled {means['shuffle', 'kl'].iloc[0]:.2f}"
+                f"{kl.index[-1]} {kl.iloc[-1]:.2f}; with the middle layers shuffled "
+                f"{means['shuffle', 'kl'].iloc[0]:.2f}"
             )
         return ". ".join(parts) + "."
 

@@ -59,7 +59,7 @@ class TokenLesions(Study):
     kind: Annotated[WholeLesion, Switch("Ablations of each layer.")] = "drop"
 
     name = "token-lesions"
-    title = "Which predictions a lesion changes"
+    title = "Which predictions a layer ablation changes"
     shows = "Which predictions a layer ablation changes: by place in the word, position and entropy."
     source = "Stages of Inference, section 4.1; by token, a test of our own"
     claim = "Early layers merge tokens into words, and middle layers can be dropped."

@@ -91,25 +91,32 @@ def given(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["weights"] == GIVEN].drop(columns="weights") if "weights" in table else table
 
 
-def against_twins(contrast: Contrast, table: pd.DataFrame, **more: Any) -> Evidence:
+def against_twins(
+    contrast: Contrast, table: pd.DataFrame, controls: np.ndarray | None = None, **more: Any
+) -> Evidence:  # fmt: skip
     """A contrast of the model against that of its untrained twins; `more` is passed to `Evidence`.
 
-    Twins of the opposite sign count as 0: random weights can only weaken a claim, never support it.
+    If the contrast is with a control that was drawn at random, `controls` are the means of its draws, whose spread is
+    part of the interval.
+    Twins of the opposite sign count as 0: random weights can only weaken a claim, never support it. A twin in which the
+    contrast is undefined does not count.
     """
     values = contrast(given(table))
     weights = table["weights"] if "weights" in table else pd.Series(GIVEN, table.index)
-    twins = [max(0.0, contrast(rows).mean()) for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
+    means = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
+    twins = [max(0.0, mean) for mean in means if not np.isnan(mean)]
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
     null = float(np.mean(twins))
     raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
+    raw = raw if controls is None else against_few(raw, controls)
     shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
     effect = against_few(shifted, np.array(twins))
     if raw.low > 0 >= effect.low:
         size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g}"
         return of_documents(values, null, undecided=f"Random weights may show the same ({size}).", **more)
-    return of_documents(values, null, interval=effect, **more)
+    return of_documents(values, null, interval=effect, alone=raw, **more)
 
 
 def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:

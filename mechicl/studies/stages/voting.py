@@ -51,12 +51,12 @@ from mechicl.studies.summary import TEXT_BAND
 
 _SOURCE, _QUANTITY = "Stages of Inference, section 5.3 and appendix I", "accuracy of the ensemble of most neurons"
 VOTES = Claim(
-    "neurons-vote", "Ensembles of prediction neurons tell the class better than ensembles of random neurons.", _SOURCE,
-    _QUANTITY, "of contexts", "as many random neurons of the same layers", 0.05,
+    "neurons-vote", "Ensembles of prediction neurons predict the class better than ensembles of random neurons.",
+    _SOURCE, _QUANTITY, "of contexts", "as many random neurons of the same layers", 0.05,
 )  # fmt: skip
 BEYOND = Claim(
-    "neurons-beat-the-model", "Ensembles of prediction neurons tell the class better than the model itself.", _SOURCE,
-    _QUANTITY, "of contexts", "the model's own prediction", 0.02,
+    "neurons-beat-the-model", "Ensembles of prediction neurons predict the class better than the model itself.",
+    _SOURCE, _QUANTITY, "of contexts", "the model's own prediction", 0.02,
 )  # fmt: skip
 _COLOURS = {"prediction": BLUE, "suppression": VERMILION, "both kinds": GREEN, "random": GREY}
 _ORDERS = {"ranked": "best neurons first", "greedy": "chosen one after the other"}

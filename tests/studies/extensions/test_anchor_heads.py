@@ -147,15 +147,16 @@ def test_the_loss_on_texts_is_that_of_their_tokens() -> None:
         assert ours.counts["tokens"].flatten()[index] == len(places)
 
 
-def test_controls_are_heads_of_about_the_same_output() -> None:
-    norms = np.exp(np.arange(24.0).reshape(6, 4) / 4)
+def test_controls_are_heads_of_the_same_layers_and_about_the_same_output() -> None:
+    norms = np.exp(np.arange(48.0).reshape(6, 8) / 4)
     heads = top_heads(norms, 3)
-    assert heads == ((5, 3), (5, 2), (5, 1))
+    assert heads == ((5, 7), (5, 6), (5, 5))
     others = [one for one in np.ndindex(norms.shape) if one not in heads]
     drawn = matched_heads(heads, norms, others, generator=np.random.default_rng(0))
     assert len(set(drawn)) == 3
     assert not set(drawn) & set(heads)
-    assert all(norms[one] >= norms[3, 2] for one in drawn), "the nearest in size, of those that are left"
+    assert drawn[0] in {(5, head) for head in (1, 2, 3, 4)}, "the nearest in size, of those left in the layer"
+    assert {layer for layer, _ in drawn} <= {4, 5}, "and of the nearest layer, where its own has too few left"
     sizes = output_norms(tiny.model("llama"), plain.prompts(2), 4)
     assert sizes.shape == (3, 4)
     assert (sizes > 0).all()
@@ -173,7 +174,7 @@ def test_heads_that_gather_are_needed_and_heads_that_read_are_the_same_everywher
     assert same.outcome == "supported"
     assert gathering.effect > 0.3
     assert reading.outcome != "supported", "other heads read in their place"
-    assert "The loss on texts rises by" in result.finding()
+    assert "without the reading heads, by" in result.finding()
     common = next(iter(result.study.tables(result).values())).set_index("heads")
     assert common.loc["gathering, previous", "common"] > 2 * common.loc["gathering, previous", "by chance"]
     assert len(result.figure().data) >= 8

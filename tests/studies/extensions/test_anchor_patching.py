@@ -39,6 +39,19 @@ def test_no_kind_holds_position_0_and_random_text_is_as_much_as_label_words() ->
     assert set(kinds["random text"]) <= set(kinds["text"])
     assert not set(kinds["separators"]) & {*kinds["text"], *kinds[LABELS]}
     assert positions_of(Prompt.from_positions(range(9), [[2], [5]], [0, 1]))["separators"] == ()
+    prompt = plain.prompts(1)[0]
+    longer = tuple(
+        replace(one, label=(*one.label, one.label[-1] + 1), template=tuple({*one.template} - {one.label[-1] + 1}))
+        for one in prompt.demonstrations
+    )
+    of_two = positions_of(replace(prompt, demonstrations=longer))
+    assert len(of_two["random text"]) == len(of_two[LABELS]) == 4, "a text token for every token of a label word"
+
+
+def test_prompts_without_marked_text_have_no_bars_of_it() -> None:
+    prompts = [Prompt.from_positions(range(9, 18), [[2], [5]], [11, 14]) for _ in range(2)]
+    result = AnchorPatching(sites=("keys_values",), untrained=0).run(tiny.model("gpt2"), prompts)
+    assert set(result.table["kind"]) == {LABELS, "random text", "target"}
 
 
 def test_the_table_is_what_transplants_give() -> None:

@@ -84,6 +84,15 @@ def test_depths_by_their_definition() -> None:
     assert (early["decision"], early["left"]) == (0.25, 0), "decided before it is read"
 
 
+def test_a_prompt_without_an_own_margin_does_not_decide_the_mean() -> None:
+    """Its final logits are next to the mean over prompts, so that earlier ones are hundreds of times as large."""
+    table = by_hand([[0, 1, 2, 3, 4], [0, -1, -2, -3, -3.99], [0, 9, 9, 9, 0.001]], read_in=2)
+    table = table.assign(model="m", task="t", shots=1, weights="as given", gold=0, margin=0.0)
+    own = DecisionLayer().summary(table).query("metric == 'own_margin'").set_index("point")["mean"]
+    assert own[4] == pytest.approx(1)
+    assert own.abs().max() < 1.5
+
+
 @pytest.fixture(scope="module")
 def result() -> mi.Result:
     model = mi.load_model("tiny-icl")

@@ -86,6 +86,17 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
         study.prompt_sets(TASK, tiny.tokenizer(), seeds=(0,), samples=4, n_ctx=20)
 
 
+def test_wrong_labels_have_a_number_and_other_texts_are_refused() -> None:
+    model, study = tiny.model("gpt2"), ShotSweep(untrained=2, counts=(2, 3))
+    sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=(0, 1), samples=3, mislabelled=(1, 0))
+    assert [one.n for one in study.run(model, sets).claims] == [{"sets": 2, "prompts": 6}] * 3
+    with pytest.raises(mi.InputError, match="asks about the same texts"):
+        study.prompt_sets(TASK, tiny.tokenizer(), seeds=(0,), samples=3, too_long="shorter", n_ctx=200)
+    mixed = mi.PromptSet.of([*sets[0].prompts, *sets[2].prompts])
+    with pytest.raises(mi.InputError, match="compares numbers of demonstrations"):
+        study.run(model, mixed)
+
+
 @pytest.fixture(scope="module")
 def result() -> mi.Result:
     model, study = mi.load_model("tiny-icl"), ShotSweep(counts=(0, 1, 4))

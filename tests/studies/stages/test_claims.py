@@ -1,5 +1,7 @@
 """What decides claims on text: planted contrasts are supported, and those that random weights share are not."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +12,7 @@ from mechicl.studies.stages.atlas import DENSER, Atlas
 from mechicl.studies.stages.lesion_claims import ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.norms import sink_maker
-from mechicl.studies.stages.twins import by_layer, of_documents
+from mechicl.studies.stages.twins import against_twins, by_layer, of_documents
 from mechicl.studies.summary import extreme_in_words
 from tests import tiny
 
@@ -42,6 +44,32 @@ def test_what_random_weights_show_as_well_is_no_finding():
     assert alike.outcome == "undecided"
     assert "Random weights may show the same" in alike.reason
     assert verdict(SWAP, lesions(0.8, 0.2)).outcome == "undecided"  # twins are swapped as cheaply
+
+
+def test_a_contrast_below_that_of_twins_contradicts_only_if_it_is_small_itself():
+    """Between "random weights may show the same" and "contradicted" nothing jumps."""
+    claim = replace(ROBUST, least=0.1)
+    wide = np.array([-0.9, 0.8, -0.7, 1.1, 0.2, 0.9, -0.5, 0.9])  # of either sign, and large
+    outcomes = {}
+    for name, values in (("wide", wide), ("small", wide / 100)):
+        rows = pd.concat([
+            pd.DataFrame({"weights": weights, "sequence": range(8), "document": range(8), "value": of})
+            for weights, of in (("as given", values), ("untrained 0", 3.0), ("untrained 1", 3.1))
+        ])  # fmt: skip
+        evidence = against_twins(lambda one: one.set_index(["document", "sequence"])["value"], rows)
+        outcomes[name] = decide(claim, evidence)
+    assert outcomes["small"].outcome == "contradicted"
+    assert outcomes["wide"].outcome == "undecided"
+    assert "but not small by itself" in outcomes["wide"].reason
+
+
+def test_twins_in_which_nothing_is_defined_do_not_count():
+    rows = pd.concat([
+        pd.DataFrame({"weights": weights, "sequence": range(8), "document": range(8), "value": of})
+        for weights, of in (("as given", np.linspace(0.8, 1.2, 8)), ("untrained 0", 0.9), ("untrained 1", np.nan))
+    ])  # fmt: skip
+    evidence = against_twins(lambda one: one.set_index(["document", "sequence"])["value"].dropna(), rows)
+    assert decide(ROBUST, evidence).outcome == "undecided", "a single twin is left"
 
 
 def test_documents_are_what_is_sampled():
