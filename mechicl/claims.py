@@ -38,9 +38,9 @@ class Claim:
     """A testable sentence of a paper.
 
     The effect is the quantity less its null. The claim is supported if the effect is at least `least` and its 95 %
-    interval is above 0; contradicted if the interval is below `least`, which excludes an effect that matters (and, where
-    the null is another model, if the quantity alone is as small); undecided otherwise, and always if no null was
-    measured.
+    interval is above 0; contradicted if the interval is below `least`, which excludes an effect that matters (and,
+    where the null is another model, if the quantity alone is as small). Otherwise it is undecided, and always if no
+    null was measured.
     """
 
     id: str
