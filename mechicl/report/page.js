@@ -58,10 +58,15 @@ function copy(text) {
   return done;
 }
 
-const line = (row) => [...row.cells].map((cell) => cell.textContent.replace(/[\t\n\r]+/g, " ")).join("\t");
+const inLine = (texts) => texts.map((text) => text.replace(/[\t\n\r]+/g, " ")).join("\t");
+function inLines(table) { // with the columns that its caption has in their place
+  const everywhere = JSON.parse(table.dataset.everywhere ?? "{}");
+  const more = (row) => (row.parentElement.matches("thead") ? Object.keys : Object.values)(everywhere);
+  return [...table.rows].map((row) => inLine([...more(row), ...[...row.cells].map((cell) => cell.textContent)]));
+}
 document.querySelectorAll("button.copy").forEach((button) => button.addEventListener("click", () => {
   const from = document.getElementById(button.dataset.copies);
-  const done = copy(from.rows ? [...from.rows].map(line).join("\n") : from.textContent);
+  const done = copy(from.rows ? inLines(from).join("\n") : from.textContent);
   document.getElementById("status").textContent = done ? "Copied." : "Not copied: select it and copy by hand.";
   const label = button.textContent;
   button.textContent = done ? "Copied" : "Not copied";

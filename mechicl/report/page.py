@@ -21,7 +21,7 @@ from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
 from mechicl.report.drawing_script import drawing_script, packed
-from mechicl.report.tables import table_html, verdicts_html
+from mechicl.report.tables import column_rules, table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
 from mechicl.studies.stages import published as stages
@@ -65,7 +65,8 @@ def _page(results: Sequence[Result], title: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{_asset("page.css")}</style></head>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        f"<style>{_asset('page.css')}{column_rules()}</style></head>"
         f'<body><a class="skip" href="#results">Skip to the results</a>'
         f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(titles)}"
         f'<main id="results" tabindex="-1"><noscript><p>Figures need JavaScript; all numbers are in the tables.</p>'
