@@ -120,8 +120,6 @@ class DecisionLayer(AgainstTwins):
             return Evidence.nothing("No prompt has an own margin, or none reads label words more than random text.")
         depths = depths_of(given(table)).mean()
         note = "Mean depths: half of the reading {reading:.2f}, decision {decision:.2f}, format {format:.2f}."
-        if claim is AFTER:
-            note += " The lens may see an answer later than it is there."
         return against_twins(contrast, table, note=note.format(**depths))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -146,6 +144,9 @@ class DecisionLayer(AgainstTwins):
             summary, panels, x="point", x_title="layers run", note=f"dotted: untrained twins; {bands(summary)}",
             widths=(1, 1, 1, 1),
         )  # fmt: skip
+
+    def finding(self, result: Result) -> str:
+        return f"{super().finding(result)} The lens may see an answer later than it is there."
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         by = ["model", "task", "shots", "weights"]
