@@ -236,7 +236,7 @@ def _varying(verdicts: Sequence[Verdict]) -> list[str]:
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
-    if evidence.undecided or not len(evidence.values):
+    if (evidence.undecided and not _excluded(claim, evidence)) or not len(evidence.values):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
@@ -258,6 +258,13 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
+
+
+def _excluded(claim: Claim, evidence: Evidence) -> bool:
+    """Whether both the effect and the quantity alone are too small to matter, whatever else is unsure."""
+    if evidence.alone is None or evidence.interval is None:
+        return False
+    return max(evidence.alone.high, evidence.interval.high) < claim.least
 
 
 def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | None, unit: str) -> tuple[Outcome, str]:

@@ -21,10 +21,12 @@ from mechicl.cli import main, reproduce
 from mechicl.cli.asked import OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.finish import as_json, fitting, overview, terminal
+from mechicl.cli.sharing import job_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError
 from mechicl.files.leases import Leases
 from mechicl.studies import STUDIES, load_result
+from mechicl.studies.shard import closing_lease
 from tests import claiming, tiny
 
 WORDS = ["a", "good", "bad", "film", "match", "is", "was", "the"]
@@ -190,7 +192,7 @@ def test_a_shard_leaves_the_results_to_the_one_that_closes(
     asked = ["run", "deep-layers", "--model", model_folder, "--task", "sst2", "--data", data_folder, "--samples", 3,
              "--seeds", "1,2", "--out", tmp_path]  # fmt: skip
     with Leases(tmp_path / "leases") as other:
-        assert other.take("closing")
+        assert other.take(closing_lease(job_of([*map(str, asked), "--shard", "1/2"], "1/2")))
         code, out, err = mechicl(*asked, "--shard", "1/2")
     assert (code, out) == (0, "")
     assert complaints(err) == ["mechicl: Shard 1/2 is done; the shard that ends last makes the results."]

@@ -3,6 +3,7 @@
 Annotations are not strings here: `mechicl.cli.command` turns fields with a `typer.Option` into options.
 """
 
+import gc
 import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from mechicl.cli.finish import run
 from mechicl.cli.reading import assignments, integers, models_named, names, order_of, per_class
 from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.errors import InputError
-from mechicl.limits import check_room_for_libraries
+from mechicl.limits import check_room_for_libraries, return_freed_memory
 
 if TYPE_CHECKING:
     from mechicl.prompts import PromptSet
@@ -64,7 +65,7 @@ class Asked(ABC):
     )
     device: Annotated[
         str | None,
-        where("cpu, cuda, cuda:1 or mps; default: the fastest available.", completion.one_of("cpu", "cuda", "mps")),
+        where("cpu, cuda, cuda:1 or mps; default: cuda if there is one.", completion.one_of("cpu", "cuda", "mps")),
     ] = None
     n_devices: Annotated[int, where("GPUs to spread the layers of one model over, from --device on.", min=1)] = 1
     backend: Annotated[
@@ -135,7 +136,16 @@ class Asked(ABC):
         """The study's result for these options; finished cells are read from the folder."""
         from mechicl.studies.several import compare_models
 
-        return compare_models([one.of_one(study) for one in self.each_model()])
+        return compare_models(self.of_each(study))
+
+    def of_each(self, study: "Study") -> "list[Result]":
+        """The result on each model, with one model in memory at a time."""
+        results = []
+        for one in self.each_model():
+            results.append(one.of_one(study))
+            gc.collect()  # a model and its adapter refer to each other
+            return_freed_memory()
+        return results
 
     def each_model(self: A) -> list[A]:
         """These options, split into one set per model.

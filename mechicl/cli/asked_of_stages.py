@@ -4,7 +4,7 @@ Annotations are not strings here, as in `mechicl.cli.asked`.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -76,7 +76,7 @@ class OnText(OnWeights):
             return super().result(study)
         if self.shard is not None:
             raise InputError("--shard takes one text; run the shards of each text, then all texts without --shard.")
-        parts = [(text, replace(one, text=text).of_one(study)) for text in texts for one in self.each_model()]
+        parts = [(text, part) for text in texts for part in replace(self, text=text).of_each(study)]
         return compare_models([_on_text(part, text) for text, part in parts])
 
     def material(self, study: "Study", model: Any) -> "Material":
@@ -122,17 +122,17 @@ class OnTextAndPrompts(OnText):
 
     def prompts(self) -> OnPrompts:
         """The same model with unprocessed weights, on prompts of the tasks."""
+        same = {one.name: getattr(self, one.name) for one in fields(Asked)}
+        same |= {"model": self.models()[0], "checkpoints": None}
         return OnPrompts(
-            model=self.model, out=self.out, batch_size=self.batch_size, dtype=self.dtype, device=self.device,
-            n_ctx=self.n_ctx, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds,
-            workers=self.workers, ray=self.ray, shard=self.shard,
+            **same, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds
         )  # fmt: skip
 
     def result(self, study: "Study") -> "Result":
         """The atlas of every model that --model names; with --task, information flow and attention are added."""
         from mechicl.studies.stages.atlas import compare_atlases
 
-        return compare_atlases([one.of_one(study) for one in self.each_model()])
+        return compare_atlases(self.of_each(study))
 
     def of_one(self, study: "Study") -> "Result":
         from mechicl.studies import DeepLayers, InformationFlow

@@ -46,11 +46,11 @@ def run(
 
     A study that measures time waits until all workers are idle, and runs alone.
     """
-    needs = study.estimate(model, material, batch_size=asked.batch_size)
     shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
     if study.measures_time and helpers is not None:
         helpers.rest()
         helpers, shared = None, ", alone, because it measures time"
+    needs = study.estimate(model, material, batch_size=asked.batch_size)
     print(f"mechicl: {study.name} needs {needs}{shared}.", file=sys.stderr)
     workers = 1 if helpers is None else helpers
     return study.run(model, material, batch_size=asked.batch_size, cells=cells, workers=workers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,18 @@ def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | Non
     if asked.shard is not None and (asked.workers > 1 or asked.ray is not None):
         raise InputError("--shard shares a folder with other commands, without --workers and --ray; leave these out.")
     if asked.shard is not None:
-        with Shard(model, cells, asked.shard) as shard:
+        with Shard(model, cells, asked.shard, job=job_of(sys.argv[1:], asked.shard)) as shard:
             yield shard
     elif asked.workers > 1 or asked.ray is not None:
         with Team(model, asked.workers if asked.workers > 1 else None, ray=asked.ray) as team:
             yield team
     else:
         yield None
+
+
+def job_of(words: Sequence[str], share: str) -> str:
+    """What all shards of a command have in common."""
+    return shlex.join(words).replace(f"--shard {share}", "").replace(f"--shard={share}", "")
 
 
 def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:

@@ -115,7 +115,7 @@ class Workers:
         self._closed, self._busy, self._failed = False, 0, ""
         self._seats: dict[int, Seat] = {}
         self._threads = [threading.Thread(target=self._serve, args=(place,), daemon=True) for place in range(n)]
-        self._able = n
+        self._able, self._starting = n, set(range(n))
         for thread in self._threads:
             thread.start()
 
@@ -138,9 +138,9 @@ class Workers:
         return work.future
 
     def rest(self) -> None:
-        """Wait until all workers are idle."""
+        """Wait until all workers are idle: none works, and none still loads its model."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+            self._changed.wait_for(lambda: not self._waiting and not self._busy and not self._starting)
 
     def close(self) -> None:
         """End all processes, and cancel work that has not begun."""
@@ -163,14 +163,20 @@ class Workers:
                 seat = self._sit(place)
                 with self._changed:
                     self._seats[place] = seat  # `close` stops the seats that it sees
+                    self._starting.add(place)
                 seat.begin()
+                with self._changed:
+                    self._starting.discard(place)
+                    self._changed.notify_all()
             except Died as error:
                 deaths += 1
                 if deaths == DEATHS or error.args:
-                    return self._leave(str(error) or f"A worker ended {DEATHS} times before it began; {_MEMORY}.")
+                    return self._leave(
+                        place, str(error) or f"A worker ended {DEATHS} times before it began; {_MEMORY}."
+                    )
                 continue
             except Exception as error:
-                return self._leave(first_line(error))
+                return self._leave(place, first_line(error))
             deaths = 0
             while (work := self._next()) is not None and self._done(seat, work):
                 pass
@@ -219,9 +225,10 @@ class Workers:
                 sentence = f"{work.name}: {DEATHS} worker processes were killed at it; {_MEMORY}."
                 work.future.set_exception(InputError(sentence))
 
-    def _leave(self, why: str) -> None:
+    def _leave(self, place: int, why: str) -> None:
         """Leave a seat empty; once all are empty, no work can be done."""
         with self._changed:
+            self._starting.discard(place)
             self._able -= 1
             self._failed = why
             if not self._able:

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 from mechicl.errors import InputError
 from mechicl.models.adapter import hooked
+from mechicl.models.names import understood
 from mechicl.models.provenance import is_as_loaded
 
 _calls: WeakKeyDictionary[Any, Again] = WeakKeyDictionary()
@@ -35,8 +36,8 @@ class Again:
 
 def note_call(model: Any, name: Any, **how: Any) -> None:
     """Record the call that loaded a model; local paths become absolute."""
-    place = os.path.expanduser(str(name))
-    _calls[model] = Again(os.path.abspath(place) if os.path.exists(place) else str(name), how)
+    local = understood(name).kind in ("folder", "gguf", "wheel")
+    _calls[model] = Again(os.path.abspath(os.path.expanduser(str(name))) if local else str(name), how)
 
 
 def again(model: Any) -> Again:

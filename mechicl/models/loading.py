@@ -176,6 +176,8 @@ def parse_device(device: str | torch.device | None, n_devices: int = 1) -> torch
         raise InputError(f"PyTorch knows no device {device!r}; use cpu, cuda or cuda:1.") from error
     if found.type not in ("cpu", "cuda", "mps", "xpu"):  # such as meta, which holds no numbers
         raise InputError(f"Models cannot run on device {device!r}; use cpu, cuda or cuda:1.")
+    if found.type in ("mps", "xpu") and not getattr(torch, found.type).is_available():
+        raise InputError(f"PyTorch finds no {found.type} device here; use cpu.")
     needed = (found.index or 0) + n_devices if found.type == "cuda" or n_devices > 1 else 0
     if needed > gpus or (found.index or 0) >= max(gpus, 1):
         asks = "a GPU" if needed <= 1 else f"{needed} GPUs"

@@ -640,7 +640,7 @@ def joiner_ablation(
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         pieces: Tokens per word; heads are selected for each number.
-        heads: Number of sub-joiner heads, best first.
+        heads: Number of sub-joiner heads, best first; at most half of a layer's.
         draws: Random draws of control heads in the same layers.
         draw_seed: Seed of the draws.
         batch_size: prompts or sequences per pass.

@@ -33,11 +33,13 @@ class Unit:
     conditions: Sequence[Condition]
     keys: Sequence[Mapping[str, Any]]
     places: Sequence[tuple[int, int]]
+    together: Sequence[Mapping[str, Any]] = ()
+    """The keys of all cells that are measured at once, also of those that were stored already."""
 
     @property
     def name(self) -> str:
-        """An identifier of this unit, the same in every process."""
-        return sha256(repr(self.keys).encode()).hexdigest()[:24]
+        """An identifier of this unit, the same in every process, whatever of it is stored."""
+        return sha256(repr(self.together).encode()).hexdigest()[:24]
 
 
 Begun = list[tuple[Unit, "Future[tuple[list[pd.DataFrame], list[str]]]"]]
@@ -100,7 +102,8 @@ class Plan:
             missing = [j for j, key in enumerate(keys) if self.found(key) is None]
             for some in [[j] for j in missing] if apart else [missing] * bool(missing):
                 conditions = [self.conditions[j] for j in some]
-                units.append(Unit(part, conditions, [keys[j] for j in some], [(i, j) for j in some]))
+                of_some = [keys[j] for j in some]
+                units.append(Unit(part, conditions, of_some, [(i, j) for j in some], of_some if apart else keys))
         return units
 
 

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from hashlib import sha256
 from typing import Any
 
 from mechicl.errors import InputError
@@ -18,6 +19,11 @@ _PAUSE = 1.0
 """Seconds between checks of what the others have finished."""
 
 
+def closing_lease(job: str) -> str:
+    """The lease of the shard that writes an array job's results."""
+    return f"closing-{sha256(job.encode()).hexdigest()[:16]}"
+
+
 class Shard:
     """Shard `number` of `of`: it begins at its own place among the cells, then takes any that are left.
 
@@ -28,17 +34,19 @@ class Shard:
         model: a model.
         cells: the finished cells, in a folder that all shards share.
         share: such as "2/8".
+        job: an identifier of the array job, whose shards close together; a folder may hold the results of several.
         stale: seconds without a sign of life after which a shard counts as dead.
 
     Raises:
         InputError: the share is not of this form.
     """
 
-    def __init__(self, model: Any, cells: Cells, share: str, *, stale: float = STALE) -> None:
+    def __init__(self, model: Any, cells: Cells, share: str, *, job: str = "", stale: float = STALE) -> None:
         found = re.fullmatch(r"(\d+)/(\d+)", share)
         self.number, self.of = map(int, found.groups()) if found else (0, 0)
         if not 1 <= self.number <= self.of:
             raise InputError(f"--shard is {share!r}; give one of several, from 1 on, such as 2/8.")
+        self._closing = closing_lease(job)
         self._model, self._leases = model, Leases(cells.folder.parent / "leases", stale=stale)
 
     def __enter__(self) -> Shard:
@@ -55,7 +63,7 @@ class Shard:
 
     def closes(self) -> bool:
         """Whether this shard waits for the others and writes the results; exactly one does."""
-        return self._leases.take("closing")
+        return self._leases.take(self._closing)
 
     def begin(self, plan: Plan) -> Begun:
         """Measure missing cells, and wait for those of others, until all exist."""

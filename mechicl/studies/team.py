@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import pandas as pd
@@ -25,6 +27,8 @@ from mechicl.models.again import again
 from mechicl.studies.loading import load_studies
 from mechicl.studies.running import Begun, Helpers, Plan, Unit
 from mechicl.studies.study import Study
+
+_HOOKED = "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
 
 
 class Team:
@@ -46,9 +50,7 @@ class Team:
     def __init__(self, model: Any, n: int | None, *, ray: str | None = None) -> None:
         net, load, facts = hooked(model), again(model), provenance(model)
         if "hooked" in facts:
-            raise InputError(
-                "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
-            )
+            raise InputError(_HOOKED)
         self._begun: dict[str, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
         self._keeping, self._ray = threading.Lock(), ray
         if ray is not None:
@@ -81,6 +83,8 @@ class Team:
         self._all(plan)
 
     def _all(self, plan: Plan) -> Begun:
+        if "hooked" in plan.model_facts:
+            raise InputError(_HOOKED)
         with self._keeping:
             units = plan.units()
         for unit in units:
@@ -127,7 +131,8 @@ def helping(study: Study, model: Any, workers: int | Helpers) -> Iterator[Helper
 class Parcel:
     """A unit as sent to a worker, which first loads the user's own study files."""
 
-    files: Sequence[str]
+    own: Sequence[tuple[str, str]]
+    """Modules of the user's, and their files."""
     content: bytes
 
     @classmethod
@@ -139,7 +144,7 @@ class Parcel:
                 f"Workers cannot read the study {study.name} from a notebook or a script that runs; put it in a file "
                 f"of its own and {advice}."
             )
-        own = [] if module.startswith("mechicl.") else [inspect.getfile(type(study))]
+        own = [] if module.startswith("mechicl.") else [(module, inspect.getfile(type(study)))]
         try:
             return cls(own, packed((plan, unit)))
         except Exception as error:  # whatever Python raises for an object that cannot be pickled
@@ -154,8 +159,8 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
     Raises:
         InputError: the model, code or libraries differ from the caller's, so numbers would not be the same.
     """
-    for file in parcel.files:
-        _known(file)
+    for module, file in parcel.own:
+        _known(module, file)
     plan, unit = unpacked(parcel.content)
     kind: Any = type(plan.study)
     keys = [plan.study._key(_code(kind), _facts(model), unit.part, one) for one in unit.conditions]
@@ -170,8 +175,13 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
 
 
 @cache
-def _known(file: str) -> None:
-    if not any(getattr(module, "__file__", None) == file for module in list(sys.modules.values())):
+def _known(name: str, file: str) -> None:
+    """Import a module of the user's where Python finds it under its name, else load its file as `load_studies` did."""
+    if any(getattr(module, "__file__", None) == file for module in list(sys.modules.values())):
+        return
+    if find_spec(name.partition(".")[0]):
+        import_module(name)
+    else:
         load_studies(file)
 
 

@@ -16,6 +16,7 @@ from mechicl.errors import InputError
 from mechicl.files.leases import Leases
 from mechicl.results import Cells
 from mechicl.studies import load_result
+from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.running import plan
 from mechicl.studies.shard import Shard
@@ -73,3 +74,14 @@ def test_what_a_dead_shard_was_at_is_done_by_the_one_that_closes(tmp_path: Path,
 def test_a_share_is_one_of_several(share: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give one of several, from 1 on, such as 2/8"):
         Shard(tiny.model("gpt2"), Cells(tmp_path), share)
+
+
+def test_a_unit_keeps_its_name_while_its_cells_are_stored_one_by_one(tmp_path: Path) -> None:
+    """Or another shard would take the rest of a unit that is still being measured."""
+    model = tiny.model("gpt2")
+    asked = plan(AnchorSweep(windows=(1,)), model, PROMPTS, 16, Cells(tmp_path), shared=True)
+    unit = asked.units()[0]
+    asked.kept(unit.keys[0], next(asked.measured(model, unit)))
+    again = asked.units()[0]
+    assert len(again.keys) == len(unit.keys) - 1
+    assert again.name == unit.name

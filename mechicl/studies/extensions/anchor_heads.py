@@ -262,7 +262,7 @@ def _draws(rows: pd.DataFrame, kind: str) -> np.ndarray | None:
     if n < 2:
         return None
     within = means.sub(means.mean(axis=1), axis=0) * np.sqrt(n / (n - 1))  # as spread as draws around their true mean
-    return within.to_numpy().flatten()
+    return np.asarray(within).flatten()
 
 
 _lost_by = {"reading": lambda rows: _lost(rows, "reading"), "gathering": lambda rows: _lost(rows, "gathering")}

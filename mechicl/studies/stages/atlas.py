@@ -178,7 +178,8 @@ def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:
 
 
 def _signature(name: str, index: pd.DataFrame, value: Any, weight: Any) -> pd.DataFrame:
-    return index[["sequence", "layer"]].assign(value=value, weight=weight, signature=name)
+    rows = index[["sequence", "layer"]].assign(value=value, weight=weight, signature=name)
+    return rows[rows["weight"] > 0]  # a sequence too short for a signature has none
 
 
 def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:

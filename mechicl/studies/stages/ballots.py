@@ -11,7 +11,7 @@ from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe, other_forms
 
-LEAST = 60
+LEAST, _SEQUENCES = 60, 4
 """Least number of pairs of contexts for a study of linear probes."""
 
 
@@ -46,6 +46,11 @@ def ballots(
     pairs = generator.permutation(table["pair"].unique())[:most]
     table = table[table["pair"].isin(pairs)].reset_index(drop=True)
     sequences = generator.permutation(table["sequence"].unique())
+    if len(sequences) < _SEQUENCES:
+        raise InputError(
+            f"The pairs of contexts lie in {len(sequences)} sequences, and ensembles are chosen on some and judged on "
+            f"others: at least {_SEQUENCES} are needed; take more text, or shorter sequences."
+        )
     judged = sequences[: len(sequences) // 2]
     return table.assign(matched_by=matched_by, fold=table["sequence"].isin(judged).astype(int))
 

@@ -5,9 +5,9 @@ we ablate parts of one band of layers at a time, and compare the prediction with
 accuracy on the next token):
 
 - all its *prediction* neurons, or all its *suppression* neurons. Controls are the same number of other neurons of the
-  same layers, each matched in the norm of what it writes on this text (root mean square of its activation times the
-  norm of w_out), drawn several times. Neurons of a kind may be many and active; only effects beyond these controls are
-  specific to the kind.
+  same layers, each matched in what it writes on this text beyond its mean (standard deviation of its activation times
+  the norm of w_out), drawn several times. Neurons of a kind may be many and active; only effects beyond these controls
+  are specific to the kind.
 - all its *attention*, or all its *MLPs*.
 
 Ablated parts are set to zero, or to their mean over the text, which removes only what depends on the context. Position
@@ -117,8 +117,8 @@ class CausalStages(Study):
         moments = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in range(n_layers)), top=1)
         kinds = classify(moments)
         square = site_means(net.raw, corpus, "mlp.hook_post", "neuron", square=True, batch_size=size)
-        written = (square.sqrt() * moments.norm).numpy()
         means = neuron_means(net.raw, corpus, batch_size=size)
+        written = ((square - means**2).clamp(min=0).sqrt() * moments.norm).numpy()
         of_either = (kinds.prediction | kinds.suppression).numpy()
         for number, kind in enumerate(_KINDS):
             mask = getattr(kinds, kind).numpy()

@@ -39,14 +39,14 @@ from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY
 from mechicl.hooks import run
 from mechicl.metrics import hsic_matrix
-from mechicl.metrics.resampling import SetInterval, against_few
+from mechicl.metrics.resampling import SetInterval
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
 from mechicl.studies.stages.ensembles import FloatArray
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, given
+from mechicl.studies.stages.twins import TWINS, AgainstTwins, beyond, given
 
 BLOCKS = Claim(
     "layer-blocks", "Layers form blocks of similar representations.",
@@ -121,16 +121,13 @@ class Cka(AgainstTwins):
         gains = []
         for one in twins:
             (twin,) = self.block_structure(where(table, weights=one), interval=False).to_dict("records")
-            gains.append(twin["explained"] - twin["by_distance"])
+            gains.append(max(0.0, twin["explained"] - twin["by_distance"]))
         gain, minibatches = row["explained"] - row["by_distance"], given(table)["sequence"].nunique()
         values, note = np.array([gain]), self._told(given(table), row["starts"])
         if len(gains) < 2:
             return Evidence(values, None, np.zeros(1), note=note)
         found = SetInterval(gain, row["low"], row["high"], minibatches, minibatches)
-        null = float(np.mean(gains))
-        shifted = found._replace(mean=gain - null, low=found.low - null, high=found.high - null)
-        interval = against_few(shifted, np.array(gains))
-        return Evidence(values, null, np.zeros(1), "minibatches", interval=interval, note=note)
+        return Evidence(values=values, sets=np.zeros(1), unit_sampled="minibatches", note=note, **beyond(found, gains))
 
     def _told(self, table: pd.DataFrame, starts: tuple[int, ...]) -> str:
         """The best blocks, those of raw residuals, and whether single sequences dominate either."""
@@ -206,7 +203,7 @@ class Cka(AgainstTwins):
                     explained_by_blocks(one[None], ways).max() - explained_by_blocks(by_distance(one[None]), ways).max()
                     for one in draws[np.isfinite(draws).all((1, 2))]
                 ]
-                low, high = np.quantile(differences, [0.025, 0.975])
+                low, high = np.quantile(differences, [0.025, 0.975]) if differences else (np.nan, np.nan)
             rows.append((model, best.starts, best.explained, smooth.explained, low, high))
         return pd.DataFrame(rows, columns=["model", "starts", "explained", "by_distance", "low", "high"])
 

@@ -59,7 +59,8 @@ _MERGES = Claim(
     "the best control (the last piece alone, or after others' pieces)", 0.1,
 )  # fmt: skip
 _GOES_ON = Claim(
-    "inner-lexicon-continuation", "The model continues after a word's pieces as after the word's own token.", _SOURCE,
+    "inner-lexicon-continuation",
+    "After a word's pieces, the model continues more as after its own token than after the last piece alone.", _SOURCE,
     "KL from the whole word to the last piece alone", "nats", "that to the spelling", 0.1,
 )  # fmt: skip
 _CUT = Claim(
@@ -208,7 +209,9 @@ class InnerLexicon(Study):
             quantity, points = ("retrieval", early) if claim == _MERGES else ("kl", range(n_layers, n_layers + 1))
             of_kind = _by_word(table, "spelling", quantity, points, pieces)
             if claim == _GOES_ON:
-                return _evidence(of_kind[CONTROLS[0]], of_kind["spelling"])
+                alone, spelt = of_kind[CONTROLS[0]], of_kind["spelling"]
+                sizes = f"to its spelling {spelt.mean():.2f} nats, to its last piece {alone.mean():.2f}"
+                return _evidence(alone, spelt, f"KL from the whole word: {sizes}.")
             best = of_kind[list(CONTROLS)].mean().idxmax()
             whole = _by_word(table, "spelling", quantity, early, 1)["whole word"].mean()
             note = f"The best control is {best}; the whole word itself gives {whole:.2f}."

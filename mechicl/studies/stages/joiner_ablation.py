@@ -62,7 +62,7 @@ class JoinerAblation(Study):
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are selected for each number.", min=2)] = (2, 3)
-    heads: Annotated[int, Switch("Number of sub-joiner heads, best first.", min=1)] = 4
+    heads: Annotated[int, Switch("Number of sub-joiner heads, best first; at most half of a layer's.", min=1)] = 4
     draws: Annotated[int, Switch("Random draws of control heads in the same layers.", min=2)] = 8
     draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
 
@@ -129,10 +129,12 @@ class JoinerAblation(Study):
             )
         early = ranked[ranked["layer"] < max(1, net.sizes.n_layers // 3)]
         score = early.groupby(HEAD[2:])["score_to_choose"].mean().sort_values(ascending=False, kind="stable")
-        return [(int(layer), int(head)) for layer, head in score.index[: self.heads]]
+        ranked_in_layer = pd.Series(1, score.index).groupby(level=0).cumsum()
+        kept = score.index[(ranked_in_layer <= max(1, net.sizes.n_heads // 2)).to_numpy()]  # others remain as controls
+        return [(int(layer), int(head)) for layer, head in kept[: self.heads]]
 
     def sets(self, chosen: list[tuple[int, int]], n_heads: int) -> dict[int, list[tuple[int, int]]]:
-        """The selected heads, and for each draw the same number of others of their layers, or all that are left."""
+        """The selected heads, and for each draw the same number of others of their layers."""
         found = {-1: sorted(chosen)}
         for draw in range(self.draws):
             generator = np.random.default_rng([self.draw_seed, draw])

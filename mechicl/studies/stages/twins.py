@@ -10,7 +10,7 @@ untrained twins of the model, and the spread among twins is part of the interval
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 from mechicl.claims import Evidence
 from mechicl.declared import Switch
-from mechicl.metrics.resampling import against_few, mean_over_sets
+from mechicl.metrics.resampling import SetInterval, against_few, mean_over_sets
 from mechicl.models import has_twin, untrained_twin
 from mechicl.studies.parts import DOCUMENT, set_names
 from mechicl.studies.study import Condition, Study
@@ -108,15 +108,24 @@ def against_twins(
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
-    null = float(np.mean(twins))
     raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
-    raw = raw if controls is None else against_few(raw, controls)
+    return of_documents(values, **beyond(raw if controls is None else against_few(raw, controls), twins), **more)
+
+
+def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
+    """What `Evidence` takes of a quantity with its interval, and of the same in two untrained twins or more."""
+    null = float(np.mean(twins))
     shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
     effect = against_few(shifted, np.array(twins))
+    found: dict[str, Any] = {"null": null, "interval": effect, "alone": raw}
     if raw.low > 0 >= effect.low:
         size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g}"
-        return of_documents(values, null, undecided=f"Random weights may show the same ({size}).", **more)
-    return of_documents(values, null, interval=effect, alone=raw, **more)
+        alike = f"Random weights may show the same ({size})."
+        apart = (
+            f"Too few untrained models to exclude that random weights show the same ({size}); take more (untrained)."
+        )
+        found["undecided"] = alike if null >= raw.low / 2 else apart
+    return found
 
 
 def against_draws(curves: pd.DataFrame, **more: Any) -> Evidence:

@@ -209,13 +209,24 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
 
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """Whether a probe fitted on other sequences predicts each case's label."""
+    """Whether a probe fitted on other sequences predicts each case's label.
+
+    Raises:
+        InputError: the cases lie in too few sequences.
+    """
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     probe = linear_probe(max_iter=2000)
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     label = cases["label"].to_numpy()
-    predicted = cross_val_predict(probe, activations.numpy(), label, groups=cases["sequence"].to_numpy(), cv=folds)
+    groups = cases["sequence"].to_numpy()
+    try:
+        predicted = cross_val_predict(probe, activations.numpy(), label, groups=groups, cv=folds)
+    except ValueError as error:  # fewer groups than folds, or a single label in all but one
+        n = len(np.unique(groups))
+        raise InputError(
+            f"A probe of words needs more than the {n} sequences that hold them; take more text."
+        ) from error
     return np.asarray(predicted == label)
 
 
