@@ -46,8 +46,8 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     missing = [kind for kind in kinds if not table["kind"].str.startswith(kind).any()]
     if missing:
         return Evidence.nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
-    if n_layers < 3:
-        return Evidence.nothing("It needs a model of three layers or more.")
+    if n_layers < (least := 4 if claim == FINAL else 3):  # a middle swap that does not move the last layer but one
+        return Evidence.nothing(f"It needs a model of {least} layers or more.")
     told = _NOTES.get(claim.id)
     note = told(given(table), n_layers) if told else ""
     return against_twins(lambda rows: contrast(rows, n_layers), table, note=note)

@@ -189,7 +189,8 @@ class Voting(OfTokenClass):
         best = singles.nlargest(1, "mean").iloc[0]
         parts = [
             f"Accuracy for the class {describe(self.token_class)}: the model itself {mean[_MODEL]:.0%}; the best of "
-            f"{len(singles)} single neurons ({best['kind']}, {best['layer']}.{best['neuron']}) {best['mean']:.0%}"
+            f"{len(singles)} single neurons, picked by these contexts ({best['kind']}, "
+            f"{best['layer']}.{best['neuron']}), {best['mean']:.0%}"
         ]
         for group in _COLOURS:
             for last in where(summary, metric=f"{group}, ranked").nlargest(1, "k").itertuples():

@@ -71,8 +71,10 @@ def _examples(
     """Different words, in seeded random order."""
     places, known = at.nonzero().numpy(), set[str]()
     for sequence, position in np.random.default_rng(0).permutation(places):
+        if len(known) == _EXAMPLES:
+            return
         word = next(one.word for one in corpus.word_spans(int(sequence)) if one.stop == position + 1)
-        if word not in known and len(known) < _EXAMPLES:
+        if word not in known:
             known.add(word)
             attention = values[sequence, position].double().numpy()
             yield pd.DataFrame({
