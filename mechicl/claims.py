@@ -236,7 +236,7 @@ def _varying(verdicts: Sequence[Verdict]) -> list[str]:
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
-    if (evidence.undecided and not _excluded(claim, evidence)) or not len(evidence.values):
+    if not len(evidence.values) or (evidence.undecided and evidence.interval is None):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     if evidence.null is None:
@@ -250,6 +250,8 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit)
+    if evidence.undecided and not _excluded(claim, evidence):
+        outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
         outcome, reason = "undecided", f"Below its null, {claim.null}, but not small by itself ({size})."
