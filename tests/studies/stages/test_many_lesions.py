@@ -63,7 +63,7 @@ def test_draws_are_the_sweep_and_singles_are_summed():
 
 def test_it_shows_itself():
     _, found = result()
-    assert "middle layers left out" in found.finding()
+    assert "middle layers dropped" in found.finding()
     assert found.figure().data
     assert set(found.summary()["kind"]) == {"drop", "swaps", "shuffle"}
 
