@@ -135,8 +135,8 @@ class Verdict:
         return ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
 
     def short(self) -> str:
-        """Effect and interval, or why there are none."""
-        if not np.isfinite(self.low):
+        """Effect and interval, or why there are none; or a reason that has an interval of its own."""
+        if not np.isfinite(self.low) or "[" in self.reason:
             return self.reason
         return f"({self.effect:+.3g} {self.claim.unit} [{self.low:.3g}, {self.high:.3g}])"
 
