@@ -25,8 +25,7 @@ from mechicl.studies import STUDIES, Study
 from mechicl.studies.study import Condition
 from tests import tiny
 from tests.studies.test_label_word_claims import PROMPTS, SEEDS, outcomes, rows_of
-from tests.test_calibration import larger_task, studies
-from tests.test_calibration import outcomes as outcomes_on_untrained
+from tests.test_calibration import larger_task, studies, verdicts_on_untrained
 
 _PLANTED: Mapping[str, tuple[str, str]] = {
     "compression": ("method", "hidden anchor"), "anchor-kinds": ("kind", "label words"),
@@ -38,8 +37,8 @@ _DRAWS = 50
 
 def false_alarms(study: Study, samples: int, models: int) -> list[tuple[str, str, int, str]]:
     """Claim, architecture, seed and verdict on every untrained model."""
-    found = outcomes_on_untrained([study], {study.name: samples}, seeds=range(models), task=larger_task())
-    return [(*pair, outcome) for pair, verdicts in found.items() for outcome in verdicts]
+    found = verdicts_on_untrained([study], {study.name: samples}, seeds=range(models), task=larger_task())
+    return [(*pair, verdict.outcome) for pair, verdicts in found.items() for verdict in verdicts]
 
 
 def planted(study: Any, sign: int, draw: int) -> dict[str, str]:

@@ -94,18 +94,6 @@ def untrained(family: str, seed: int) -> Any:
     return model
 
 
-def outcomes(
-    studies: Sequence[Study],
-    prompts: Mapping[str, int],
-    families: Sequence[str] = FAMILIES,
-    seeds: Sequence[int] = MODEL_SEEDS,
-    task: Task = TASK,
-) -> dict[Pair, list[str]]:
-    """The outcome of every claim on every untrained model; `prompts` are those of a set, by study."""
-    found = verdicts_on_untrained(studies, prompts, families, seeds, task)
-    return {pair: [verdict.outcome for verdict in verdicts] for pair, verdicts in found.items()}
-
-
 def verdicts_on_untrained(
     studies: Sequence[Study],
     prompts: Mapping[str, int],
@@ -113,6 +101,7 @@ def verdicts_on_untrained(
     seeds: Sequence[int] = MODEL_SEEDS,
     task: Task = TASK,
 ) -> dict[Pair, list[Verdict]]:
+    """The verdicts of every claim on every untrained model; `prompts` are those of a set, by study."""
     found: dict[Pair, list[Verdict]] = {}
     for study in studies:
         material: Any = text() if study.reads == "text" else None
@@ -127,6 +116,10 @@ def verdicts_on_untrained(
     return found
 
 
+def outcomes(found: Mapping[Pair, Sequence[Verdict]]) -> dict[Pair, list[str]]:
+    return {pair: [verdict.outcome for verdict in verdicts] for pair, verdicts in found.items()}
+
+
 def false_alarms(found: Mapping[Pair, Sequence[str]]) -> str:
     """Why verdicts on untrained models are too often "supported"; nothing where they are rare."""
     supported = [pair for pair, verdicts in found.items() if "supported" in verdicts]
@@ -139,7 +132,7 @@ def false_alarms(found: Mapping[Pair, Sequence[str]]) -> str:
 
 def test_untrained_models_support_next_to_nothing() -> None:
     of_the_papers = [study for study in studies(small=True) if study.name not in BEYOND]
-    assert false_alarms(outcomes(of_the_papers, PROMPTS)) == ""
+    assert false_alarms(outcomes(verdicts_on_untrained(of_the_papers, PROMPTS))) == ""
 
 
 def test_untrained_models_support_nothing_beyond_the_papers() -> None:
@@ -155,19 +148,24 @@ def test_untrained_models_support_nothing_beyond_the_papers() -> None:
 
 def test_untrained_models_have_no_stages() -> None:
     """On text and on weights; a tied unembedding (gpt2) and another (llama) begin with other predictions."""
-    found = outcomes(studies(small=True, reads=("text", "weights")), {}, ("gpt2", "llama"), MODEL_SEEDS[:2])
-    assert false_alarms(found) == ""
+    of_stages = studies(small=True, reads=("text", "weights"))
+    found = verdicts_on_untrained(of_stages, {}, ("gpt2", "llama"), MODEL_SEEDS[:2])
+    assert false_alarms(outcomes(found)) == ""
 
 
 @pytest.mark.slow
 def test_untrained_models_support_next_to_nothing_in_the_full_grid() -> None:
     everything = studies(small=False, reads=("prompts", "text", "weights"))
-    assert false_alarms(outcomes(everything, dict.fromkeys(STUDIES, 16), task=larger_task())) == ""
+    assert (
+        false_alarms(outcomes(verdicts_on_untrained(everything, dict.fromkeys(STUDIES, 16), task=larger_task()))) == ""
+    )
 
 
 def test_claims_that_are_always_supported_are_noticed() -> None:
     """The control: one claim of three rests on numbers that no model has any part in."""
-    assert "two seeds of one architecture" in false_alarms(outcomes([claiming.Claiming()], PROMPTS))
+    assert "two seeds of one architecture" in false_alarms(
+        outcomes(verdicts_on_untrained([claiming.Claiming()], PROMPTS))
+    )
     once = {("a", family, 0): ["supported"] for family in FAMILIES} | {
         ("b", "gpt2", n): ["undecided"] for n in range(9)
     }

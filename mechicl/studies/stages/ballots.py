@@ -11,8 +11,10 @@ from mechicl.corpora.contexts import context_ends, contexts
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.token_classes import TokenClass, class_members, describe, other_forms
 
-LEAST, _SEQUENCES = 60, 4
+LEAST = 60
 """Least number of pairs of contexts for a study of linear probes."""
+_SEQUENCES = 4
+"""Least number of sequences that hold them: two to choose ensembles on, and two to judge them."""
 
 
 def ballots(

@@ -216,17 +216,13 @@ def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, 
     """
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-    probe = linear_probe(max_iter=2000)
+    label, groups = cases["label"].to_numpy(), cases["sequence"].to_numpy()
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
-    label = cases["label"].to_numpy()
-    groups = cases["sequence"].to_numpy()
-    try:
-        predicted = cross_val_predict(probe, activations.numpy(), label, groups=groups, cv=folds)
-    except ValueError as error:  # fewer groups than folds, or a single label in all but one
-        n = len(np.unique(groups))
-        raise InputError(
-            f"A probe of words needs more than the {n} sequences that hold them; take more text."
-        ) from error
+    enough = (n := len(np.unique(groups))) >= _FOLDS
+    splits = list(folds.split(activations, label, groups)) if enough else []
+    if not enough or any(len(np.unique(label[fitted])) < 2 for fitted, _ in splits):
+        raise InputError(f"A probe of words needs more than the {n} sequences that hold them; take more text.")
+    predicted = cross_val_predict(linear_probe(max_iter=2000), activations.numpy(), label, cv=splits)
     return np.asarray(predicted == label)
 
 

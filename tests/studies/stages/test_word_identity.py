@@ -1,6 +1,7 @@
 """Contexts of one length, groups of one ending, and a probe that tells words only where their other tokens are seen."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -89,3 +90,12 @@ def test_the_embedding_of_the_last_token_tells_no_word(corpus):
         word_identity(model, corpus[:1], pieces=(2,), context=8)
     with pytest.raises(InputError, match=r"pieces is .*; give whole numbers from 2 on"):
         word_identity(model, corpus, pieces=(1,))
+
+
+def test_too_few_sequences_are_refused_and_an_error_of_another_kind_is_not_told_as_that() -> None:
+    cases = pd.DataFrame({"label": ["a", "b"] * 6, "sequence": [0, 1, 2] * 4})
+    activations = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="more than the 3 sequences that hold them"):
+        held_out_correct(activations, cases, 0)
+    with pytest.raises(ValueError, match="NaN"):
+        held_out_correct(activations * torch.nan, cases.assign(sequence=range(12)), 0)
