@@ -338,7 +338,7 @@ def test_scan_looks_at_a_prompt_or_at_a_text(mechicl: Mechicl, tmp_path: Path) -
     assert code == 0, err
     assert "among 2 answers" in out
     of_task = ["--task", "tiny-topics-2"]
-    for words in ([], [*of_task, "--text", "so"], [*of_task, "--answers", " Amber"]):
+    for words in ([], [*of_task, "--text", "so"], [*of_task, "--answers", " Amber"], ["--text", "so", "--shots", 2]):
         code, _, err = mechicl("scan", *words, "--out", tmp_path)
         assert (code, err.count("\n")) == (2, 1), err
     code, _, err = mechicl("scan", *of_task, "--prompt", 10**6, "--out", tmp_path)

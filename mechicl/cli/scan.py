@@ -14,6 +14,7 @@ _PRINTED = ("layer", "reading", "gathering", "reads_most", "lens", "answer_prob"
 
 
 def scan(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help="Any model, as in `mechicl run`.", autocompletion=completion.models)
     ] = "tiny-icl",
@@ -44,6 +45,9 @@ def scan(
     """
     if (task is None) == (text is None):
         raise InputError("Give either --task or --text; scan reads a single prompt.")
+    of_task = [name for name in ("data", "shots", "seed", "prompt") if _is_given(context, name)]
+    if text is not None and of_task:
+        raise InputError(f"--{of_task[0]} applies to --task; a text has no demonstrations of a task.")
     if answers is not None and text is None:
         raise InputError("--answers applies to --text; the answers of a task are its label words.")
     asked = OnPrompts(
@@ -58,6 +62,11 @@ def scan(
         heads = ", ".join(f"L{one.layer}H{one.head}" for one in found.heads.itertuples(index=False))
         console.print(f"Heads that read label words most: {heads}.")
     print(found.save_html(out / "scan.html").resolve())
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answers: str | None) -> Any:

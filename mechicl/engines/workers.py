@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, ClassVar
 
-from mechicl.errors import InputError, NumericalError, first_line
+from mechicl.errors import OUT_OF_MEMORY, InputError, NumericalError, first_line, out_of_memory
 from mechicl.progress import nothing_shown
 
 Loading = Callable[[str], Any]
@@ -61,10 +61,17 @@ def answered(work: bytes, model: Any) -> bytes:
         try:
             function, argument = unpacked(work)
             return packed(("done", function(model, argument), [str(one.message) for one in said]))
-        except (InputError, NumericalError) as error:
-            return packed((type(error).__name__, str(error), []))
-        except Exception:
-            return packed(("failed", traceback.format_exc(), []))
+        except Exception as error:
+            return _raised(error)
+
+
+def _raised(error: Exception) -> bytes:
+    """In a worker: the answer that raises this error again; memory that ran out is no defect, and has no traceback."""
+    if out_of_memory(error):
+        return packed((InputError.__name__, OUT_OF_MEMORY, []))
+    if isinstance(error, (InputError, NumericalError)):
+        return packed((type(error).__name__, str(error), []))
+    return packed(("failed", "".join(traceback.format_exception(error)), []))
 
 
 def result_of(answer: bytes) -> tuple[Any, list[str]]:
@@ -299,8 +306,8 @@ def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
     prepare(threads)
     try:
         model = load(device)
-    except (InputError, NumericalError) as error:
-        pipe.send_bytes(packed((type(error).__name__, str(error), [])))
+    except Exception as error:
+        pipe.send_bytes(_raised(error))
         return
     pipe.send_bytes(packed(("done", None, [])))
     with suppress(EOFError, OSError):

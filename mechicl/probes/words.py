@@ -22,7 +22,7 @@ class WordAttention(Probe):
     """Attention at one distance inside a word and across words: reading [sequence layer head].
 
     Queries are the last tokens of words. *Within* is attention `distance` tokens back if that token is in the same
-    word; *across* is the same for single-token words, where that token is in another word (never position 0).
+    word; *across* is the same for single-token words, where that token is in another word (never position 0, nor punctuation).
     """
 
     distance: int = 1
@@ -53,10 +53,11 @@ class WordAttention(Probe):
         return watch_layers(model, "attn.hook_pattern", reduce=read, collect=means)
 
     def cases(self, words: Int[Tensor, "batch pos"]) -> tuple[Bool[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-        """Queries whose key is in the same word, and queries of single-token words, whose key is not."""
+        """Queries whose key is in the same word, and queries of single-token words whose key is in another."""
         pieces = pieces_of_ended_words(words)
         room = torch.arange(words.shape[1], device=words.device) > self.distance
-        return (pieces > self.distance) & room, (pieces == 1) & room
+        key = torch.nn.functional.pad(words, (self.distance, 0), value=-1)[:, : words.shape[1]]
+        return (pieces > self.distance) & room, (pieces == 1) & room & (key >= 0)
 
 
 def word_half(tokens: Int[Tensor, "batch pos"], words: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch pos"]:

@@ -11,6 +11,7 @@ import torch
 
 from mechicl.corpora import TokenCorpus, WordPairs
 from mechicl.engines.cost import forward_flops
+from mechicl.engines.prefix import shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.limits import duration, free_bytes, in_words, pass_bytes, prompts_that_fit
 from mechicl.models import Adapter, frozen, graph_bytes, prompts_at_once
@@ -52,8 +53,14 @@ class Estimate:
         )
 
 
-def sequence_lengths(material: Any) -> list[int]:
-    """Tokens per sequence of prompts (auxiliary ones too), texts, pairs, or benchmarks (estimated from characters)."""
+def sequence_lengths(material: Any, demonstrations_once: bool = False) -> list[int]:
+    """Tokens per sequence of prompts (auxiliary ones too), texts, pairs, or benchmarks (estimated from characters).
+
+    If demonstrations are read once for all their queries, they count once, apart from the queries.
+    """
+    if isinstance(material, PromptSet) and demonstrations_once:
+        begins = [material[group[0]].query_start for group in shared_demonstrations(material)]
+        return begins + [len(prompt) - prompt.query_start for prompt in material]
     if isinstance(material, PromptSet):
         return [len(prompt) for one in (material, *material.companions.values()) for prompt in one]
     if isinstance(material, Benchmarks):

@@ -17,7 +17,7 @@ from mechicl.errors import InputError
 from mechicl.models import hooked, provenance
 from mechicl.progress import progress
 from mechicl.results import Cells, Result
-from mechicl.studies.estimate import memory_needed, sequence_lengths
+from mechicl.studies.estimate import memory_needed
 from mechicl.studies.parts import Material, Part, check_same_tokenizers
 from mechicl.versions import machine, versions
 
@@ -117,8 +117,7 @@ def plan(study: Study, model: Any, material: Material, batch_size: int, cells: C
     study = study.for_material(material).for_model(model)
     parts, origin = study.parts(material)
     check_same_tokenizers(net, parts)
-    longest = max((length for part in parts for length in sequence_lengths(part.material)), default=1)
-    memory_needed(net, longest, batch_size, **study.memory(net))
+    memory_needed(net, max(study.lengths(parts), default=1), **study.memory(net, batch_size))
     model_facts, surroundings = provenance(model), study.surroundings(model)
     cells = None if "hooked" in model_facts else cells
     code = ""

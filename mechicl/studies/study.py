@@ -81,6 +81,8 @@ class Study(ABC):
     """Whether it measures time, so nothing else may run on the machine."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes more memory."""
+    demonstrations_once: ClassVar[bool] = False
+    """Whether demonstrations are read once for all their queries, which alone are read in batches."""
     renamed: ClassVar[Mapping[str, str]] = {}
     """Switches that older saved results know by another name: old name to new name."""
 
@@ -143,16 +145,21 @@ class Study(ABC):
         net, (parts, _) = hooked(model), self.parts(material)
         check_same_tokenizers(net, parts)
         self.conditions(model)  # raises if the switches do not suit this model
-        lengths = [length for part in parts for length in sequence_lengths(part.material)]
-        return estimate(net, lengths, self.passes(net.sizes.n_layers), batch_size, **self.memory(net))
+        return estimate(net, self.lengths(parts), self.passes(net.sizes.n_layers), **self.memory(net, batch_size))
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
         """Bytes that it keeps per batch of this many tokens, on top of a forward pass."""
         return 0
 
-    def memory(self, net: Adapter) -> dict[str, Any]:
-        """What its memory depends on in addition to the batch."""
-        return {"gradients": self.gradients, "twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
+    def lengths(self, parts: Sequence[Part]) -> list[int]:
+        """Tokens of each sequence that it reads."""
+        return [n for part in parts for n in sequence_lengths(part.material, self.demonstrations_once)]
+
+    def memory(self, net: Adapter, batch_size: int) -> dict[str, Any]:
+        """What its memory depends on in addition to the longest sequence."""
+        batch_size = 1 if self.demonstrations_once else batch_size
+        kept = {"twins": self.twins_at_once, "held": partial(self.held_bytes, net)}
+        return {"batch_size": batch_size, "gradients": self.gradients, **kept}
 
     def _passed_at_once(self, batch_size: int | None) -> int:
         """Prompts or sequences per pass: the given number, or the study's initial one."""

@@ -109,7 +109,6 @@ class AnchorHeads(AgainstTwins):
     claims = (READING, GATHERING, SAME)
     no_paper_protocol = "the paper sums over heads"
     gradients = True
-    twins_at_once = 1
     shared_options = {"samples": 32, "demonstrations": "per_prompt"}
     may_lack = (*_HEAD, *_EFFECTS, "gold", "predicted", "head", "layer", "draw")
     each_twin_reads = 8

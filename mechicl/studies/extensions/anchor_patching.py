@@ -91,7 +91,6 @@ class AnchorPatching(AgainstTwins):
     claims = (SUFFICIENT, NECESSARY, DEEP)
     no_paper_protocol = "the paper transplants nothing"
     gradients = True
-    twins_at_once = 1
     shared_options = {"samples": 32, "demonstrations": None}
     may_lack = ("attributed", "change", "answer")
     each_twin_reads = 8

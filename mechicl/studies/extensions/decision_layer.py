@@ -79,7 +79,6 @@ class DecisionLayer(AgainstTwins):
     claims = (AFTER, FORMAT)
     no_paper_protocol = "the paper does not ask this"
     gradients = True
-    twins_at_once = 1
     shared_options = {"samples": 32, "demonstrations": "per_prompt"}
     may_lack = (*_SETS, "S_pq")
     each_twin_reads = 8

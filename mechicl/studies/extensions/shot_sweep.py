@@ -89,13 +89,13 @@ class ShotSweep(AgainstTwins):
     no_paper_protocol = "the paper shows one or two demonstrations per class"
     zero_shot = True
     across_shots = True
-    twins_at_once = 1
+    demonstrations_once = True
     shared_options = {"samples": 32, "shots": None, "demonstrations": None}
     may_lack = (*_READINGS, *_LOYALTIES, "accuracy")
     each_twin_reads = 4
 
     def passes(self, n_layers: int) -> float:
-        return 5
+        return 8
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """The prompts for every number of demonstrations and seed; those that do not fit are left out, with a warning.
@@ -261,7 +261,7 @@ def _by_prompt(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _gain(rows: pd.DataFrame, fewest: float, most: float) -> pd.Series[float]:
-    """Gain in accuracy from fewest to most demonstrations; 0 for a model that was run with a single number."""
+    """Gain in accuracy from fewest to most demonstrations."""
     by_count = {count: _by_prompt(rows[rows["shots"].map(_number) == count].assign(value=rows["accuracy"]))
                 for count in (fewest, most)}  # fmt: skip
     gain: pd.Series[float] = (by_count[most] - by_count[fewest]).dropna()

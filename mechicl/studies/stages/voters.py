@@ -115,13 +115,14 @@ def neuron_groups(
 ) -> dict[str, pd.DataFrame]:
     """The `n` neurons of each ensemble: of both kinds, and, in the corrected protocol, of each kind and at random.
 
-    Random neurons (three draws) are from the same layers as the others, but not among them.
+    Random neurons (three draws) are from the layers of the prediction neurons (of all, without any), but not among the
+    others.
     """
     both = ranking.head(n)
     if protocol == "paper":
         return _by_kind(both) | {"both kinds": both}
     groups = {kind: rows.head(n) for kind, rows in _by_kind(ranking).items()}
-    layers = pd.concat(groups.values())["layer"].to_numpy()
+    layers = groups.get("prediction", both)["layer"].to_numpy()
     groups["both kinds"] = both
     taken = {pair for rows in groups.values() for pair in pairs_of(rows)}
     generator = np.random.default_rng(seed)

@@ -11,7 +11,7 @@ go" or " goes"; otherwise contexts that end in the same token are paired (see `b
 `protocol="paper"` follows the authors' code and text: the 32 neurons of largest effect, kinds as in their code, ranked
 by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks and selects
 on one half of the text and tests on the other, and adds greedy ensembles, both kinds mixed, and a control that the
-paper lacks: the same number of random neurons of the same layers (several draws). In addition to the probes there are
+paper lacks: as many random neurons of the prediction neurons' layers (several draws). In addition to the probes there are
 votes without any training: the sum of each neuron's activation times its effect on the class's logits against all
 others; its sign is the vote.
 
@@ -44,7 +44,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.twins import by_layer, of_documents
+from mechicl.studies.stages.twins import against_draws, by_layer, of_documents
 from mechicl.studies.stages.voters import OfTokenClass, effects, find_neurons, neuron_groups, pairs_of
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import TEXT_BAND
@@ -118,11 +118,12 @@ class Voting(OfTokenClass):
         with progress("ensembles", len(groups)) as advance:
             for group, chosen in groups.items():
                 columns = [column[pair] for pair in pairs_of(chosen)]
-                kind = "random" if group.startswith("random") else group
-                answers += self._ensembles(judged, kind, columns)
+                kind, _, draw = group.partition(" ") if group.startswith("random") else (group, "", -1)
+                ensembles = list(self._ensembles(judged, kind, columns))
                 votes = judged.activations[judged.test][:, columns] @ neurons["effect"].to_numpy()[columns]
                 right = (votes > 0) == judged.label[judged.test]
-                answers.append(({"what": _VOTES + kind, "k": len(columns)}, right))
+                ensembles.append(({"what": _VOTES + kind, "k": len(columns)}, right))
+                answers += [(facts | {"draw": int(draw)}, right) for facts, right in ensembles]
                 advance(1)
         return _means(cases["sequence"][judged.test], answers).assign(matched_by=cases["matched_by"].iloc[0])
 
@@ -147,13 +148,15 @@ class Voting(OfTokenClass):
         others = where(table, what="random, ranked" if claim is VOTES else _MODEL)
         if ensembles.empty or others.empty:
             return Evidence.nothing("It needs prediction neurons, and those of the same layers to compare them with.")
-        if claim is VOTES:  # of as many neurons
-            k = min(int(ensembles["k"].max()), int(others["k"].max()))
-            ensembles, others = where(ensembles, k=k), where(others, k=k)
-        else:
-            ensembles = where(ensembles, k=ensembles["k"].max())
-        both = [by_layer(rows, "accuracy", "what").iloc[:, 0] for rows in (ensembles, others)]
-        return of_documents(both[0], both[1].to_numpy(), note=f"The ensemble has {int(ensembles['k'].max())} neurons.")
+        if claim is VOTES:
+            if "draw" not in table:
+                return Evidence.nothing("An earlier version saved the table without draws; run the study again.")
+            k = min(int(ensembles["k"].max()), int(others["k"].max()))  # of as many neurons
+            curves = by_layer(where(pd.concat([ensembles, others]), k=k), "accuracy", "draw")
+            return against_draws(curves, note=_size(k))
+        k = int(ensembles["k"].max())
+        both = [by_layer(rows, "accuracy", "what").iloc[:, 0] for rows in (where(ensembles, k=k), others)]
+        return of_documents(both[0], both[1].to_numpy(), note=_size(k))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracies: model, metric, k, layer, neuron, kind, effect, mean, low, high, n (sequences), seeds.
@@ -163,6 +166,9 @@ class Voting(OfTokenClass):
         are -1 if they do not apply.
         """
         by = ["model", "what", "layer", "neuron", "kind", "effect"]
+        if "draw" in table:
+            drawn = [name for name in table.columns if name not in ("draw", "accuracy")]
+            table = table.groupby(drawn, sort=False, as_index=False, dropna=False)[["accuracy"]].mean()
         means = weighted_summary(table, {"accuracy": "contexts"}, by, "k")
         return means.drop(columns="metric").rename(columns={"what": "metric"})
 
@@ -219,9 +225,11 @@ def _singles(judged: Judged, neurons: pd.DataFrame) -> Iterator[Answers]:
 
 
 def _means(sequences: pd.Series[int], answers: Iterable[Answers]) -> pd.DataFrame:
-    """Accuracy over the contexts of each sequence, a row per sequence and measure; random draws are averaged."""
-    unknown: dict[str, Any] = {"what": "", "k": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0}
+    """Accuracy over the contexts of each sequence, a row per sequence and measure; random neurons have a `draw`."""
+    unknown: dict[str, Any] = {"what": "", "k": -1, "draw": -1, "layer": -1, "neuron": -1, "kind": "", "effect": 0.0}
     parts = [accuracy_by_sequence(sequences.to_numpy(), right).assign(**(unknown | facts)) for facts, right in answers]
-    table = pd.concat(parts, ignore_index=True)
-    keys = [name for name in table.columns if name != "accuracy"]
-    return table.groupby(keys, sort=False, as_index=False)[["accuracy"]].mean()
+    return pd.concat(parts, ignore_index=True)
+
+
+def _size(k: int) -> str:
+    return f"The ensemble has {k} neurons."

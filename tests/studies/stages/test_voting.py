@@ -11,7 +11,7 @@ from mechicl.studies import class_logits, voting
 from mechicl.studies.stages.ballots import ballots
 from mechicl.studies.stages.ensembles import Judged
 from mechicl.studies.stages.voters import find_neurons, neuron_tokens
-from mechicl.studies.stages.voting import Voting
+from mechicl.studies.stages.voting import VOTES, Voting
 from tests import tiny
 
 WORDS = ("Happy", "Sad", "Angry")
@@ -122,6 +122,11 @@ def test_the_study_in_both_protocols(corpus):
     assert metrics >= {"votes of prediction", "single probe", "single vote", "model's own prediction"}
     assert result.table["accuracy"].between(0, 1).all()
     assert "model itself" in result.finding()
+    drawn = result.table[result.table["what"] == "random, ranked"]
+    assert set(drawn["draw"]) == {0, 1, 2}
+    apart = result.table.assign(accuracy=result.table["accuracy"] + 0.3 * result.table["draw"].clip(lower=0))
+    here, spread = (result.study.evidence(VOTES, table).interval for table in (result.table, apart))
+    assert spread.high - spread.low > here.high - here.low, "draws of random neurons differ, too"
     assert result.figure().data
     paper = voting(model, corpus, token_class=WORDS, neurons=3, context=8, pairs=80, protocol="paper")
     assert not {metric for metric in paper.summary()["metric"] if "greedy" in metric or "random" in metric}

@@ -57,6 +57,7 @@ def test_within_and_across_are_single_entries(corpus):
     model, probe = tiny.model("gpt2"), WordAttention(1)
     reading = run(model, corpus, [probe])[probe]
     within, across = probe.cases(corpus.words)
+    assert (corpus.words[:, :-1][across[:, 1:]] >= 0).all()  # not punctuation
     _, cache = model.run_with_cache(corpus.tokens)
     pattern = cache["blocks.1.attn.hook_pattern"]
     for row in range(len(corpus)):
