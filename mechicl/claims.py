@@ -22,10 +22,10 @@ FEWEST = 5
 """Least number of prompts for a decision."""
 _OF_SETS = ("demonstration set", "take more seeds, each of which draws other demonstrations")
 _MORE = {
-    "prompts": _OF_SETS, "sets": _OF_SETS, "documents": ("document", "take more text, or packing='documents'"),
+    "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
+    "documents": ("document", "take more text, or packing='documents'"),
     "words": ("word", "take more words"), "neurons": ("neuron", "take a larger model"),
-    "pairs": ("pair", "take more pairs"),
-    "minibatches": ("minibatch", "take more text"),
+    "pairs": ("pair", "take more pairs"), "minibatches": ("minibatch", "take more text"),
     "models": ("model", "take more models"),
 }  # fmt: skip
 """For each sampled unit: its singular, and how to get more."""
@@ -65,10 +65,10 @@ class Evidence:
     """The null on the same prompts, or a number; None if it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents", "sets", "words", "neurons", "pairs", "minibatches", "models"] = (
+    unit_sampled: Literal["prompts", "documents", "seeds", "words", "neurons", "pairs", "minibatches", "models"] = (
         "prompts"
     )
-    """What a row is; "sets" where a row is a whole demonstration set."""
+    """What a row is; "seeds" where a row is one of many sets of demonstrations of a seed, which share its queries."""
     interval: SetInterval | None = None
     """For an effect that is not a mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None

@@ -30,7 +30,8 @@ def described(thing: Any) -> str:
 def shown(value: Any) -> str:
     """A short description of a value: a tensor's shape and range, or a shortened repr."""
     if isinstance(value, Tensor):
-        spread = f", {float(value.min()):.4g} to {float(value.max()):.4g}" if value.numel() else ""
+        known = value[~value.isnan()]  # a reading of prompts of several lengths is padded with NaN
+        spread = f", {float(known.min()):.4g} to {float(known.max()):.4g}" if known.numel() else ""
         return f"{list(value.shape)}{spread}"
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

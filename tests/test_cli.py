@@ -341,6 +341,10 @@ def test_scan_looks_at_a_prompt_or_at_a_text(mechicl: Mechicl, tmp_path: Path) -
     for words in ([], [*of_task, "--text", "so"], [*of_task, "--answers", " Amber"], ["--text", "so", "--shots", 2]):
         code, _, err = mechicl("scan", *words, "--out", tmp_path)
         assert (code, err.count("\n")) == (2, 1), err
+    code, _, err = mechicl("scan", "--task", "tiny-topics-2,tiny-topics-4", "--out", tmp_path)
+    assert (code, err.splitlines()[-1]) == (
+        2, "mechicl: scan looks at one prompt, and --task names several tasks: tiny-topics-2,tiny-topics-4; give one."
+    )  # fmt: skip
     code, _, err = mechicl("scan", *of_task, "--prompt", 10**6, "--out", tmp_path)
     assert code == 2
     assert err.splitlines()[-1] == "mechicl: --prompt is 1000000, and tiny-topics-2 has 1000 prompts, counted from 0."

@@ -194,8 +194,10 @@ def stages(asked: OnAllOfStages) -> None:
     planned = [(p, one) for p in _PROTOCOLS for one in _stages_studies(p, model.cfg.n_layers, asked)]
     with progress("stages", len(planned)) as advance, helpers_of(asked, model, cells) as helpers:
         jobs: list[_Job] = [(part, study, _tried(asked.material, study, model)) for part, study in planned]
-        done, _ = _all_of(jobs, model, asked, cells, helpers, advance)
+        done, failed = _all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
+    if failed is not None and not done:
+        raise failed
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
     _close(against_published(done), asked)

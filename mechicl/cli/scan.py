@@ -60,7 +60,7 @@ def scan(
     console.print(found.finding())
     if len(found.heads):
         heads = ", ".join(f"L{one.layer}H{one.head}" for one in found.heads.itertuples(index=False))
-        console.print(f"Heads that read label words most: {heads}.")
+        console.print(f"Heads with the largest saliency from label words to the target: {heads}.")
     print(found.save_html(out / "scan.html").resolve())
 
 
@@ -78,7 +78,9 @@ def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answer
         return look(model, given, answers=several)
     from mechicl.studies import OnePrompt
 
-    (prompts,) = asked.material(OnePrompt(), model)
+    prompts, *others = asked.material(OnePrompt(), model)
+    if others:
+        raise InputError(f"scan looks at one prompt, and --task names several tasks: {asked.task}; give one.")
     if number >= len(prompts):
         raise InputError(f"--prompt is {number}, and {asked.task} has {len(prompts)} prompts, counted from 0.")
     return look(model, prompts[number])

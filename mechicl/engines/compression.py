@@ -5,7 +5,6 @@ Keeping a token means keeping its keys and values in every layer, computed with 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -13,14 +12,12 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal, get_args
 
-import numpy as np
-
 from mechicl.doors import door
 from mechicl.engines.context import Context, read_context
 from mechicl.engines.prefix import joined_runs, shared_demonstrations
 from mechicl.errors import InputError
 from mechicl.hooks import Patch, Probe, Run
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import Prompt, PromptSet, generator_of
 
 Kept = Literal[
     "label", "template", "label+template", "separators", "template words", "label+separators", "label+template words"
@@ -28,7 +25,7 @@ Kept = Literal[
 KEPT: tuple[Kept, ...] = get_args(Kept)
 PositionMode = Literal["original", "zero", "packed"]
 
-_AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
+AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 
 
 @door
@@ -161,15 +158,14 @@ def random_sets(prompt: Prompt, n_sets: int, seed: int = 0) -> list[tuple[int, .
 
     The draw depends only on the seed and the demonstrations.
     """
-    shown = np.asarray(prompt.tokens[: prompt.query_start], dtype=np.int64).tobytes()
-    generator = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(shown).digest()[:8], "little")])
+    generator = generator_of(prompt.tokens[: prompt.query_start], seed)
     pools = random_pools(prompt)
     return [_replaced(prompt, [int(generator.choice(pool)) for pool in pools]) for _ in range(n_sets)]
 
 
 def authors_random_set(prompt: Prompt) -> tuple[int, ...]:
     """The kept set that the authors' compress.py draws, from Python's generator seeded with 42."""
-    stream = random.Random(_AUTHORS_SEED)
+    stream = random.Random(AUTHORS_SEED)
     return _replaced(prompt, [stream.sample(pool, 1)[0] for pool in random_pools(prompt)])
 
 
@@ -182,7 +178,7 @@ def authors_top_sets(prompt: Prompt, n_sets: int) -> list[tuple[int, ...]]:
     n_sets = min(n_sets, n_combinations := math.prod(map(len, pools)))
     so_far: set[int] = set()
     sets = []
-    for code in random.Random(_AUTHORS_SEED).sample(range(n_combinations), n_sets):
+    for code in random.Random(AUTHORS_SEED).sample(range(n_combinations), n_sets):
         for pool in pools:
             code, place = divmod(code, len(pool))
             so_far.add(pool[place])

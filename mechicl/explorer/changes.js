@@ -73,6 +73,10 @@ function makeChanges(start, source, changed, compared) {
 
   return {
     beside: () => beside.checked,
+    show(those) {
+      switches = those;
+      show();
+    },
     elements: [
       start.isolate ? row(isolateBox, h("span", {}, "Isolate label words"), h("span", { class: "mx-detail" }, "layers ", ends[0], " to ", ends[1])) : null,
       ...start.own.map((one, i) => row(ownBoxes[i], h("span", { title: one }, h("bdi", {}, one)))),

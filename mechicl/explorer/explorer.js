@@ -22,7 +22,7 @@ const SIGHTS = {
 };
 const EXPLAINED = {
   saliency: "Saliency: how much the loss would change, to first order, if the edge were deleted (Eq. 1).",
-  attention: "Attention: mean over heads, without edges to position 0.",
+  attention: "Attention: mean over heads, to earlier tokens other than position 0.",
   enrichment: "Enrichment: saliency relative to an average token; 1 is no preference. Arcs: what the target reads. Outlines: tokens that gather.",
 };
 
@@ -31,11 +31,11 @@ let mounted = 0;
 function mount(root, start, source) {
   const id = `mx${++mounted}`;
   const state = {
-    layer: 0, token: null, view: start.view, switches: NONE, sight: "saliency", beside: false,
+    layer: 0, token: null, view: start.view, switches: NONE, asked: NONE, sight: "saliency", beside: false,
     heads: null, off: new Set(), guesses: null, busy: 0,
     folded: new Set(start.tokens.length > LONG ? start.blocks.keys() : []),
   };
-  const changed = () => JSON.stringify(state.switches) !== JSON.stringify(NONE);
+  const changed = () => !same(state.switches, NONE);
 
   const name = (end) => pictureOf(state.switches.exchange, state.beside && changed() ? 1 : 0).name(end);
   const readout = makeReadout(start, name, follow);
@@ -49,7 +49,7 @@ function mount(root, start, source) {
     ...Object.entries(SIGHTS).map(([sight, said]) =>
       h("button", { type: "button", class: "mx-sight", "aria-pressed": "false", "data-sight": sight, onclick: () => see(sight) }, said)));
   const explained = h("span", { class: "mx-soft" });
-  const foldAll = h("button", { type: "button", class: "mx-link", hidden: start.tokens.length <= LONG, onclick: () => {
+  const foldAll = h("button", { type: "button", class: "mx-link", hidden: start.tokens.length <= LONG || !start.blocks.length, onclick: () => {
     state.folded = new Set(state.folded.size ? [] : start.blocks.keys());
     draw();
   } });
@@ -131,12 +131,12 @@ function mount(root, start, source) {
     foldAll.textContent = state.folded.size ? "Unfold all demonstrations" : "Fold all demonstrations";
     explained.textContent = EXPLAINED[state.sight];
     sights.querySelectorAll("button").forEach((one) => one.setAttribute("aria-pressed", String(one.dataset.sight === state.sight)));
-    layers.drawBars(state.view.saliency ? state.view : start.view, state);
+    layers.drawBars(state.view.saliency ? state.view : start.view, state, !state.view.saliency);
     describe(null);
   }
 
-  function describe(edge) {
-    if (edge) readout.ofEdge(edge);
+  function describe(edge, named) {
+    if (edge) readout.ofEdge(edge, named);
     else readout.ofLayer(state, edges(state.view));
   }
 
@@ -172,20 +172,26 @@ function mount(root, start, source) {
       const { layer, switches } = state;
       const answer = await answered("heads", switches, layer);
       if (state.layer !== layer || state.switches !== switches) return;
-      if (answer.error) { state.off = new Set(); tell(answer.error); }
+      tell(answer.error);
+      if (answer.error) state.off = new Set();
       else state.heads = answer.value;
       heads.mark(state.off);
     }
     draw();
   }
 
+  /** Shows the answer under these changes; until it is there, and after an error, the picture is of the ones before. */
   async function switchTo(switches) {
-    state.switches = switches;
-    const answer = changed() ? await answered("view", switches) : { value: start.view };
-    if (state.switches !== switches) return;
+    state.asked = switches;
+    const answer = same(switches, NONE) ? { value: start.view } : await answered("view", switches);
+    if (state.asked !== switches) return;
     tell(answer.error);
-    if (answer.error) return;
-    Object.assign(state, { view: answer.value, heads: null, off: new Set(), beside: changes.beside() });
+    if (answer.error) {
+      state.asked = state.switches;
+      changes.show(state.switches);
+      return;
+    }
+    Object.assign(state, { switches, view: answer.value, heads: null, off: new Set(), beside: changes.beside() });
     prediction.draw(state.view.probs, changed());
     drawHeads();
     draw();
@@ -208,6 +214,7 @@ function mount(root, start, source) {
 
   function see(sight) {
     state.sight = sight;
+    tell();
     drawHeads();
     draw();
   }
@@ -220,6 +227,7 @@ function mount(root, start, source) {
   }
 
   function toLayer(layer) {
+    tell();
     Object.assign(state, { layer, heads: null, off: new Set() });
     layers.show(layer);
     drawHeads();

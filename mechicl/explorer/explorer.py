@@ -223,13 +223,18 @@ def exchanges(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
-    check_sequence(prompt.label_tokens, "The explorer")
+def check_length(prompt: Prompt, where: str) -> None:
+    """Reject a prompt whose edges, of every layer, would take gigabytes."""
     if len(prompt) > LONGEST:
         raise InputError(
-            f"This prompt has {len(prompt)} tokens, and the explorer shows at most {LONGEST}; explore one with fewer "
-            "shots or shorter texts."
+            f"This prompt has {len(prompt)} tokens, and {where} shows at most {LONGEST}; take one with fewer shots or "
+            "shorter texts."
         )
+
+
+def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
+    check_sequence(prompt.label_tokens, "The explorer")
+    check_length(prompt, "the explorer")
     for name, patch in patches.items():
         if not isinstance(patch, Patch):
             raise InputError(f"{name!r} is {type(patch).__name__}, not a patch; mechicl.patches lists them.")

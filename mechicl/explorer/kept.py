@@ -17,8 +17,6 @@ OFF: dict[str, Any] = {"isolate": None, "drop": None, "own": [], "heads": [], "e
 """The switches of the clean model and the unchanged prompt."""
 _LENSED = 64
 """Number of tokens at which the lens is kept."""
-_HEADS = 4
-"""Number of heads, of those that read label words most, whose ablation is kept."""
 
 
 def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,13 +57,8 @@ def _whole(explorer: Explorer) -> list[dict[str, Any]]:
 
 def _alone(explorer: Explorer, clean: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Switches for which only the answer is kept."""
-    reading = clean["heads"] or []
-    ranked = sorted(
-        ((layer, head) for layer, row in enumerate(reading) for head in range(len(row))),
-        key=lambda one: -reading[one[0]][one[1]],
-    )
     drops = ({"drop": layer} for layer in range(explorer.sizes.n_layers))
-    return [*drops, *({"heads": [list(one)]} for one in ranked[:_HEADS])]
+    return [*drops, *({"heads": [head]} for head in clean["most"])]
 
 
 def lensed(prompt: Prompt) -> list[int]:

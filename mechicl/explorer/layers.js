@@ -13,10 +13,11 @@ function makeLayers(start, id, to, playing) {
     type: "range", min: 0, max: start.layers - 1, value: 0, id: `${id}-layer`, "aria-label": "Layer",
     oninput: () => choose(Number(slider.value)),
   });
-  const play = h("button", { type: "button", class: "mx-play", onclick: () => (timer ? stop() : run()) });
+  const play = h("button", { type: "button", class: "mx-play", disabled: start.layers < 2, onclick: () => (timer ? stop() : run()) });
   const where = h("output", { class: "mx-where", for: `${id}-layer` });
   const bars = h("div", { class: "mx-bars", "aria-hidden": "true" });
   const largest = h("span", {}, "share of the layer’s saliency");
+  const ofClean = h("p", { class: "mx-soft", hidden: true }, "These bars are the clean model’s.");
   const captions = {
     saliency: start.anchors.length
       ? caption("share of mean saliency per edge, by layer", ["wp", "into label words (S_wp)"],
@@ -50,7 +51,9 @@ function makeLayers(start, id, to, playing) {
     return { title: sight, parts: ["wp", "pq"], rows: enriched.map(([read, , gather]) => [ofLog(gather), ofLog(read)]), pair };
   }
 
-  function drawBars(view, state) {
+  /** `clean`: the view is the clean model's, in place of one that was not kept. */
+  function drawBars(view, state, clean) {
+    ofClean.hidden = !clean;
     const { title, parts, rows, pair } = rowsOf(view, state);
     // A single token's share is small, so its bars are scaled to its largest layer, whose share the caption gives.
     const full = title === "token" ? Math.max(...rows.map(([into, out]) => into + out), 1e-30) : 1;
@@ -92,7 +95,7 @@ function makeLayers(start, id, to, playing) {
 
   const scrub = h("div", { class: "mx-scrub", style: `--layers:${start.layers}` }, bars, slider);
   return {
-    elements: [h("div", { class: "mx-depth" }, play, scrub, where), h("div", { class: "mx-note" }, ...Object.values(captions))],
+    elements: [h("div", { class: "mx-depth" }, play, scrub, where), h("div", { class: "mx-note" }, ...Object.values(captions)), ofClean],
     show, drawBars, drawPlay, stop,
   };
 }

@@ -46,7 +46,7 @@ const spoken = (text) => text.trim() || (/\n/.test(text) ? "line break" : text ?
  * The picture of one prompt.
  *
  * `tokens` are texts, gaps and roles; `start` has blocks, anchors and target. `on` has a callback per action: `follow`
- * (a token or null), `fold` (a demonstration), `describe` (an edge or null).
+ * (a token or null), `fold` (a demonstration), `describe` (an edge and a function that names its ends, or null).
  */
 function makePicture(start, tokens, on) {
   const anchors = new Set(start.anchors);
@@ -126,6 +126,11 @@ function makePicture(start, tokens, on) {
       fold.replaceChildren(closed ? "▸ " : "▾ ", `${number + 1} `,
         ...(closed ? [h("bdi", {}, words.replace(/\s+/g, " "), "…"), h("small", {}, ` ${count} tokens`)] : []));
     });
+    const tabbed = chips.findIndex((chip) => chip.tabIndex === 0);
+    if (tabbed < 0 || hidden(tabbed)) {
+      const first = chips.findIndex((_, i) => !hidden(i));
+      chips.forEach((chip, i) => (chip.tabIndex = i === first ? 0 : -1));
+    }
   }
 
   // -- edges
@@ -167,7 +172,7 @@ function makePicture(start, tokens, on) {
       let path = paths.get(at);
       if (!path) {
         path = s("path", { pathLength: 1, fill: "none" });
-        path.addEventListener("pointerenter", () => on.describe(path.edge));
+        path.addEventListener("pointerenter", () => on.describe(path.edge, named));
         path.addEventListener("pointerleave", () => on.describe(null));
         paths.set(at, path);
         svg.append(path);
@@ -214,13 +219,14 @@ function makePicture(start, tokens, on) {
     });
   }
 
+  function named(end) {
+    if (typeof end === "string") return h("span", { class: "mx-name mx-other" }, `demonstration ${Number(end.slice(1)) + 1}`);
+    const { text: shown, role } = tokens[end];
+    return h("span", { class: `mx-name mx-${role || "other"}` }, label(shown || "…"));
+  }
+
   return {
-    element, chips, frame,
-    name(end) {
-      if (typeof end === "string") return h("span", { class: "mx-name mx-other" }, `demonstration ${Number(end.slice(1)) + 1}`);
-      const { text: shown, role } = tokens[end];
-      return h("span", { class: `mx-name mx-${role || "other"}` }, label(shown || "…"));
-    },
+    element, chips, frame, name: named,
     /** Show edges [query, key, value]; `missing` says why there are none. */
     draw({ edges, said, token, folded, heading, missing, outlined }) {
       followed = token;

@@ -15,10 +15,12 @@ function makeReadout(start, name, follow) {
   const element = h("p", { class: "mx-readout", role: "status" });
   const say = (...parts) => element.replaceChildren(...parts);
 
-  function ofEdge(edge) {
-    const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: `${percent(edge.value)} of the attention`,
+  /** `named` gives the names of the edge's own picture. Edges of folded tokens are sums. */
+  function ofEdge(edge, named) {
+    const summed = [edge.query, edge.key].some((end) => typeof end !== "number") ? ", summed over the tokens of folded demonstrations" : "";
+    const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: summed ? `attention ${number(edge.value)}` : `${percent(edge.value)} of the attention`,
       enrichment: `${times(edge.value)} an average token` }[edge.said];
-    say(name(edge.query), " reads ", name(edge.key), `: ${what}`);
+    say(named(edge.query), " reads ", named(edge.key), `: ${what}${summed}`);
   }
 
   /** Describes the drawn edges: those of the followed token, the enrichment of label words, or the strongest. */
@@ -30,7 +32,7 @@ function makeReadout(start, name, follow) {
       return say(state.off.size === start.heads ? "No head is shown." : "Nothing flows here: the loss does not depend on this layer's attention.");
     }
     const { sight, layer, off } = state, [query, key] = edges[0], { total, shown, sink } = state.view[sight];
-    const whole = sight === "saliency" ? "the layer’s saliency" : "the attention that does not go to position 0";
+    const whole = sight === "saliency" ? "the layer’s saliency" : "the attention to earlier tokens other than position 0";
     const cut = off.size && sight === "saliency"
       ? `the ${edges.length} strongest edges of the heads that are shown`
       : `the ${edges.length} strongest of ${total[layer]} edges, ${percent(shown[layer])} of ${whole}`;
@@ -47,7 +49,8 @@ function makeReadout(start, name, follow) {
   function ofToken({ token, layer, view, sight }, edges) {
     const reads = edges.find(([query]) => query === token), readBy = edges.find(([, key]) => key === token);
     const all = h("button", { type: "button", class: "mx-link", onclick: () => follow(null) }, "Show all");
-    const links = [...(reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
+    const compared = sight !== "enrichment"; // whose only reader is the target
+    const links = [...(compared && reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(compared && readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
     const said = {
       saliency: `${percent(view.into[layer][token])} of the layer’s saliency flows into it, ${percent(view.out[layer][token])} out of it.`,
       attention: "its strongest edges.",

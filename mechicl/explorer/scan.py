@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from mechicl.doors import door
 from mechicl.engines.alone import label_logits_alone
-from mechicl.explorer.explorer import usual_isolation
+from mechicl.explorer.explorer import check_length, usual_isolation
 from mechicl.explorer.given import prompt_of
 from mechicl.explorer.kept import lensed
 from mechicl.explorer.lens_picture import lens_figure, lens_html, lens_table
@@ -61,7 +61,9 @@ class Scan:
     probs: tuple[float, ...]
     layers: pd.DataFrame
     heads: pd.DataFrame
-    """Heads that read label words most: layer, head, reading (times an average token), saliency (loss per edge)."""
+    """The heads with the largest saliency from label words to the target: layer, head, reading (times an average
+    token), saliency (loss per edge).
+    """
     lens: pd.DataFrame
     """The logit lens after every layer at label words and at the last tokens, 64 in all: position, token, role, layer,
     guess (the most probable next token), probability (of the final prediction there), kl (nats, final || lens).
@@ -108,7 +110,11 @@ class Scan:
 
     def _repr_html_(self) -> str:
         heads = ", ".join(f"L{row.layer}H{row.head} ({row.reading:.3g})" for row in self.heads.itertuples(index=False))
-        reading = f"<p>Heads that read label words most (times an average token): {escape(heads)}.</p>" if heads else ""
+        said = (
+            "Heads with the largest saliency from label words to the target (in brackets: reading, times an average "
+            "token)"
+        )
+        reading = f"<p>{said}: {escape(heads)}.</p>" if heads else ""
         return (
             f'<div style="max-width:1100px"><h3><bdi>{escape(self.model)}</bdi>, '
             f"<bdi>{escape(self.prompt.task or 'stored prompt')}</bdi>, {len(self.prompt)} tokens</h3>"
@@ -143,6 +149,7 @@ def scan(
         InputError: the prompt is of another tokenizer, scores classes by whole label words, or is not a prompt.
     """
     prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
+    check_length(prompt, "scan")
     net, loss = hooked(model), objective(prompt)
     n_layers = net.sizes.n_layers
     saliency, lens, labels, path = (

@@ -2,9 +2,9 @@
 
 const NONE = { isolate: null, drop: null, own: [], heads: [], exchange: null };
 
-/** Asks the kernel; an answer carries the number of its request. */
+/** Asks the kernel; an answer carries the number of its request, and of the view, as all views hear all answers. */
 function fromKernel(model) {
-  const waiting = new Map();
+  const waiting = new Map(), view = Math.random().toString(36).slice(2);
   let last = 0;
   const hear = (message) => {
     const { resolve, reject } = waiting.get(message.id) ?? {};
@@ -18,8 +18,9 @@ function fromKernel(model) {
     has: () => true,
     ask: (ask, switches, about = 0) =>
       new Promise((resolve, reject) => {
-        waiting.set(++last, { resolve, reject });
-        model.send({ id: last, ask, switches, about });
+        const id = `${view}-${++last}`;
+        waiting.set(id, { resolve, reject });
+        model.send({ id, ask, switches, about });
       }),
     close: () => model.off("msg:custom", hear),
   };
@@ -27,7 +28,6 @@ function fromKernel(model) {
 
 /** Looks up what the page holds: some patches, one at a time; heads and guesses without patches. */
 function fromPage(kept) {
-  const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
   const found = (switches) => kept.views.find((one) => same(one.switches, switches))?.view;
   return {
     live: false,
@@ -42,4 +42,5 @@ function fromPage(kept) {
   };
 }
 
+const same = (a, b) => JSON.stringify(order(a)) === JSON.stringify(order(b));
 const order = ({ isolate, drop, own, heads, exchange }) => [isolate, drop, [...own].sort(), heads, exchange];

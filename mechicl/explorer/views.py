@@ -27,6 +27,8 @@ from mechicl.readings import Reading
 
 SHARE, MOST = 0.95, 120
 GUESSES = 3
+HEADS = 4
+"""Number of heads, of those with the largest saliency from label words, whose ablation a page keeps."""
 _KEPT = 2**26
 """Most saliency values of heads that a pass may keep: 256 MiB."""
 
@@ -39,7 +41,7 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     `out` [layer token] are shares of the layer's saliency, `reading` and `gathering` [layer token] the enrichment of
     each token, and `enriched` [layer] that of label words and of random text, in the order reading, reading, gathering,
     gathering. `flow` and `enriched` are None without label words. `heads` [layer head] is each head's reading of label
-    words.
+    words, and `most` lists the heads with the largest saliency from them.
     """
     return both(model, prompt, patches, ())[0]
 
@@ -71,7 +73,10 @@ def both(
         "lens": LensTokens((prompt.target,), GUESSES),
     }
     if prompt.anchors:
-        probes |= {"enrichment": Enrichment(loss=loss), "heads": HeadEnrichment(loss=loss)}
+        probes |= {
+            "enrichment": Enrichment(loss=loss), "heads": HeadEnrichment(loss=loss),
+            "most": HeadEnrichment(loss=loss, absolute=True),
+        }  # fmt: skip
     seen = run(model, [prompt], [*probes.values(), *of_heads], patches, progress=None)
     rest = heads(model, prompt, patches, [layer for some in later for layer in some])
     shown = _shown(model, prompt, {name: seen[probe] for name, probe in probes.items()}, seen)
@@ -104,8 +109,15 @@ def _shown(model: Any, prompt: Prompt, readings: dict[str, Reading], seen: Run) 
         "gathering": rounded(of_tokens[..., 1], 3),
         "enriched": _enriched(readings.get("enrichment")),
         "heads": rounded(readings["heads"]["reading"][0]) if "heads" in readings else None,
+        "most": _most(readings["most"]["reading"][0]) if "most" in readings else [],
         "guesses": guess_rows(model, readings["lens"], 0),
     }
+
+
+def _most(reading: Float[Tensor, "layer head"]) -> list[list[int]]:
+    """The heads with the largest saliency from label words to the target, as [layer, head], first the largest."""
+    order = reading.flatten().argsort(descending=True)[:HEADS].tolist()
+    return [list(divmod(place, reading.shape[1])) for place in order]
 
 
 def _edges(edges: Float[Tensor, "layer query key"]) -> dict[str, Any]:

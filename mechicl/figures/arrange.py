@@ -165,13 +165,18 @@ def _foot(box: _Panel, width: float, size: float) -> float:
     """Room for the labels and the title of an x axis."""
     font = box.x.tickfont.size or size
     words = _words(box, "x")
-    if words and box.x.tickangle == -90:
+    if words and (box.x.tickangle == -90 or _too_wide(words, width / len(words), font)):
         ticks = max(width_of(word, font) for word in words) + 8
     elif words:
         ticks = max(len(_tick_lines(word, width / len(words), font)) for word in words) * 1.35 * font + 8
     else:
         ticks = 1.7 * size
     return ticks + (1.7 * size if box.x.title.text else 0)
+
+
+def _too_wide(words: Sequence[str], pixels: float, size: float) -> bool:
+    """Whether a single word, which no line break may divide, is wider than its place."""
+    return any(width_of(part, size) > pixels for word in words for part in word.split())
 
 
 def _words(box: _Panel, letter: str) -> list[str]:
@@ -215,10 +220,10 @@ def _place(
         axis.title.font.size, font = size, axis.tickfont.size or size
         words = _words(box, letter)
         if words and (axis.ticktext is None or _ours(axis)):
-            lines = [
-                wrapped_html(unescape(word), room if letter == "y" else along / len(words), font) for word in words
-            ]
-            axis.update(tickmode="array", tickvals=words, ticktext=lines)
+            slot = room if letter == "y" else along / len(words)
+            upright = letter == "x" and _too_wide(words, slot, font)  # such as training steps: no line break in them
+            lines = [plain(unescape(word)) if upright else wrapped_html(unescape(word), slot, font) for word in words]
+            axis.update(tickmode="array", tickvals=words, ticktext=lines, tickangle=-90 if upright else axis.tickangle)
         elif not words:
             set_ticks(axis, box.traces, letter, along, font)
     if box.heading is not None:

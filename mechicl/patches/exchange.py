@@ -19,7 +19,7 @@ from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.hooks import Hook, Patch, Probe, Scope, Watch, resolved_layers, run, watch_points
 from mechicl.models import hooked
-from mechicl.patches.isolate import Isolate
+from mechicl.patches.isolate import Isolate, IsolateLabels, Span
 from mechicl.prompts import Prompt, PromptBatch, PromptSet
 
 
@@ -30,7 +30,9 @@ class Exchange(Patch):
     isolation: Isolate
     """The tokens and layers; its mode is ignored."""
     donors: Mapping[Prompt, Prompt] = field(hash=False)
-    """Each prompt's donor; its i-th token goes to the i-th, starting over if the donor has fewer."""
+    """Each prompt's donor; its i-th token goes to the i-th, starting over if the donor has fewer. Label words get what
+    those of the same class gathered, where the donor has that class.
+    """
     outputs: Mapping[Prompt, Float[Tensor, "layer token d_model"]] = field(hash=False)
     """For each donor, what attention writes to its tokens."""
 
@@ -41,6 +43,18 @@ class Exchange(Patch):
     def scope(self) -> Scope:
         return self.isolation.scope
 
+    def _tokens(self, prompt: Prompt, n: int) -> list[int]:
+        """For each of the n isolated tokens of a prompt, the index of the donor's token in its place."""
+        donor, given = self.donors[prompt], self.outputs[self.donors[prompt]].shape[1]
+        if not isinstance(self.isolation, IsolateLabels):
+            return [i % given for i in range(n)]
+        own, theirs = (_classes(one, self.isolation.span) for one in (prompt, donor))
+        chosen = []
+        for i, class_ in enumerate(own):
+            alike = [j for j, other in enumerate(theirs) if other == class_] or range(given)
+            chosen.append(alike[own[:i].count(class_) % len(alike)])
+        return chosen
+
     def hooks(self, model: Any, batch: PromptBatch) -> list[Hook]:
         layers = _layers(self.isolation, model)
         if any(prompt not in self.donors for prompt in batch.prompts):
@@ -49,7 +63,8 @@ class Exchange(Patch):
         hooks: list[Hook] = []
         for place, layer in enumerate(layers):
             rows = _rows(self.isolation, batch, layer)
-            given = torch.stack([one[place, torch.arange(rows.shape[1]) % one.shape[1]] for one in outputs])
+            chosen = [self._tokens(prompt, rows.shape[1]) for prompt in batch.prompts]
+            given = torch.stack([one[place, own] for one, own in zip(outputs, chosen, strict=True)])
             hooks.append((f"blocks.{layer}.hook_attn_out", partial(_write, rows, given)))
         return hooks
 
@@ -88,6 +103,12 @@ class _Written(Probe):
             [(f"blocks.{layer}.hook_attn_out",) for layer in layers],
             reduce=lambda place, written: written[index, rows[place]], coordinates={"layer": layers},
         )  # fmt: skip
+
+
+def _classes(prompt: Prompt, span: Span) -> list[int]:
+    """The class of each token that `IsolateLabels` isolates."""
+    pairs = zip(prompt.demonstrations, prompt.anchor_classes, strict=True)
+    return [class_ for one, class_ in pairs for _ in (one.label if span == "label" else (one.anchor,))]
 
 
 def _layers(isolation: Isolate, model: Any) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from mechicl.prompts import Prompt, PromptBatch, generator_of
 
 Pool = Literal["all", "demo_text", "demo_template"]
 Resample = Literal["per_layer", "per_prompt", "per_seed"]
+Span = Literal["anchor", "label"]
 
 
 @door
@@ -57,11 +58,11 @@ class Isolate(CutEdges):
 class IsolateLabels(Isolate):
     """Isolate the label words: their anchor sub-token (the paper), or all their sub-tokens with `span="label"`."""
 
-    span: Literal["anchor", "label"] = "anchor"
+    span: Span = "anchor"
     scope = "demonstrations"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
-        return prompt.anchors if self.span == "anchor" else prompt.label_positions
+        return label_tokens(prompt, self.span)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class IsolateTemplate(Isolate):
 
 @dataclass(frozen=True)
 class IsolateRandom(Isolate):
-    """The control: random tokens, as many as there are label words (Fig. 4, "random").
+    """The control: random tokens, as many as `IsolateLabels` isolates with this span (Fig. 4, "random").
 
     The pool is all positions before q except label words and the last token before q (the authors' pool, `"all"`, which
     includes query text and position 0), or the text or template tokens of the demonstrations. Draws depend only on the
@@ -106,6 +107,7 @@ class IsolateRandom(Isolate):
     seed: int = 0
     pool: Pool = "all"
     resample: Resample = "per_prompt"
+    span: Span = "anchor"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,7 +119,8 @@ class IsolateRandom(Isolate):
         return "demonstrations" if self.resample == "per_seed" else "anywhere"
 
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
-        pool, n_draws = random_pool(prompt, self.pool), len(prompt.anchors)
+        labels = label_tokens(prompt, self.span)
+        pool, n_draws = [place for place in random_pool(prompt, self.pool) if place not in labels], len(labels)
         if len(pool) < n_draws:
             raise InputError(f"IsolateRandom: the pool {self.pool!r} has {len(pool)} tokens, {n_draws} are needed.")
         tokens = prompt.tokens[: prompt.query_start] if self.resample == "per_seed" else prompt.tokens
@@ -146,18 +149,25 @@ class CutRandomEdges(CutEdges):
     """
 
     seed: int = 0
+    span: Span = "anchor"
     scope = "demonstrations"
 
     def edges(self, batch: PromptBatch, layers: tuple[int, ...]) -> list[Bool[Tensor, "batch query key"]]:
         mask = torch.zeros(*batch.tokens.shape, batch.tokens.shape[1], dtype=torch.bool)
         for of_prompt, prompt in zip(mask, batch.prompts, strict=True):
-            rows = sorted(set(range(prompt.query_start)) - set(prompt.anchors))
+            labels = label_tokens(prompt, self.span)
+            rows = sorted(set(range(prompt.query_start)) - set(labels))
             edges = [(row, before) for row in rows for before in range(row)]
             generator = generator_of(prompt.tokens[: prompt.query_start], self.seed)
-            drawn = generator.choice(len(edges), min(sum(prompt.anchors), len(edges)), replace=False)
+            drawn = generator.choice(len(edges), min(sum(labels), len(edges)), replace=False)
             for place in drawn:
                 of_prompt[edges[place]] = True
         return [mask.to(batch.device)] * len(layers)
+
+
+def label_tokens(prompt: Prompt, span: Span) -> tuple[int, ...]:
+    """Positions of the label words: their anchors, or all their tokens."""
+    return prompt.anchors if span == "anchor" else tuple(prompt.label_positions)
 
 
 @door

@@ -22,7 +22,8 @@ class WordAttention(Probe):
     """Attention at one distance inside a word and across words: reading [sequence layer head].
 
     Queries are the last tokens of words. *Within* is attention `distance` tokens back if that token is in the same
-    word; *across* is the same for single-token words, where that token is in another word (never position 0, nor punctuation).
+    word; *across* is the same for single-token words, where that token is in another word (never position 0, nor
+    punctuation).
     """
 
     distance: int = 1

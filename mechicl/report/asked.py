@@ -16,8 +16,9 @@ def facts(result: Result) -> dict[str, str]:
     prompts = _listed(known.get("prompts"))
     if prompts:
         found |= _prompts(prompts)
-    if known.get("text"):
-        found["Text"] = _text(known["text"])
+    texts = [one["text"] for one in known.get("each", ()) if one.get("text")] or _listed(known.get("text"))
+    if texts:  # of every model, or every text
+        found["Text"] = _each(map(_text, texts), "; ")
     switches = dict(known.get("settings", {}))
     found["Protocol"] = str(switches.pop("protocol", result.study.protocol))
     if switches:

@@ -129,9 +129,9 @@ def information_flow(
 
     Returns:
         A result. A row per prompt and layer, of the model and of its untrained twins. Raw S_wp, S_pq
-        and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, which
-        counts text alone; reading and gathering of label words, random text, colons and line breaks,
-        times an average token's.
+        and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, without
+        edges from position 0 and from other label words; reading and gathering of label words, random
+        text, colons and line breaks, times an average token's.
     """
 
 def isolation(
@@ -859,7 +859,7 @@ def causal_stages(
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         bands: Number of bands of depth, each with the same number of layers.
-        draws: Random draws of norm-matched control neurons.
+        draws: Random draws of matched control neurons.
         draw_seed: Seed of the draws.
         batch_size: prompts or sequences per pass.
 

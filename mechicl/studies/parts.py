@@ -85,12 +85,25 @@ def parts_of(
         starts = range(0, len(material), sequences)
         parts = [Part(material[first : first + sequences], {}, first) for first in starts]
         return parts, {"text": material.provenance()}
+    _check_distinct(sets)
     in_words = any(isinstance(one.shots, str) for one in sets)  # a column holds either numbers or strings
     parts = [
         Part(one, {"task": one.task, "seed": one.seed, "shots": str(one.shots) if in_words else one.shots})
         for one in sets
     ]
     return parts, {"prompts": [one.provenance() for one in sets]}
+
+
+def _check_distinct(sets: Sequence[PromptSet]) -> None:
+    """Reject sets whose rows could not be told apart in a table."""
+    seen = set()
+    for one in sets:
+        if (about := (one.task, one.seed, str(one.shots))) in seen:
+            raise InputError(
+                f"Two sets of prompts have the task {one.task}, the seed {one.seed} and {one.shots} demonstrations per "
+                "class, so that their rows could not be told apart; give them different seeds, or run them separately."
+            )
+        seen.add(about)
 
 
 def _reads(material: Material) -> Reads:

@@ -30,6 +30,8 @@ def remarks_on(provenance: Mapping[str, Any], rows: pd.DataFrame, clean: pd.Data
         if n < FEWEST:
             said.append(f"It rests on {n} prompt{'s' * (n > 1)} of {task}; take {FEWEST} or more.")
             continue
+        if len({tuple(one.get("class_names", ())) for one in of_task}) > 1:  # seeds drew other classes
+            continue
         counts = [sum(numbers) for numbers in zip(*(one.get("gold", ()) for one in of_task), strict=False)]
         asked = [name for name, count in zip(names, counts, strict=False) if count]
         if len(asked) == 1:

@@ -170,7 +170,7 @@ class Task:
         )  # fmt: skip
         if rows is None and samples is not None and len(built) < samples:
             _warn_of_fewer(built, samples, len(asked), too_long)
-        if len(built) >= _FEW and len({prompt.gold for prompt in built}) == 1:
+        if len(built) >= _FEW and len(classes := {prompt.gold for prompt in built}) == 1 and classes != {None}:
             warnings.warn(
                 f"{built.task}, seed {built.seed}: all {len(built)} prompts ask about texts of one class, so accuracy "
                 "and confusion say nothing of the other classes.",

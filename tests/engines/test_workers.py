@@ -81,7 +81,7 @@ def test_values_errors_and_warnings_travel(many: Workers) -> None:
         many.submit(too_long, None, name="", then=same).result()
     with pytest.raises(NumericalError, match="layer 3"):
         many.submit(raised, NumericalError("NaN in layer 3"), name="", then=same).result()
-    with pytest.raises(InputError, match="^Memory ran out; use shorter prompts"):
+    with pytest.raises(InputError, match=r"^Memory ran out; use shorter prompts"):
         many.submit(raised, torch.OutOfMemoryError("CUDA out of memory"), name="", then=same).result()
     with pytest.raises(RuntimeError, match=r"(?s)A worker process failed.*ZeroDivisionError: by zero"):
         many.submit(raised, ZeroDivisionError("by zero"), name="", then=same).result()

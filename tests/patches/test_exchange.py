@@ -29,15 +29,16 @@ def seen(model: Any, prompt: Any, names: list[str], edits: Any = ()) -> tuple[to
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
 def test_by_hand(family: str) -> None:
-    """The donor's attention outputs, read and written by plain hooks."""
+    """The donor's attention outputs at the label word of the same class, read and written by plain hooks."""
     model, (own, other) = tiny.model(family), random_prompts(2)
     names = [f"blocks.{layer}.hook_attn_out" for layer in LAYERS]
     _, written = seen(model, other, names)
 
     def write(value: torch.Tensor, hook: Any) -> torch.Tensor:
         value = value.clone()
-        for place, donor in zip(own.anchors, other.anchors, strict=True):
-            value[0, place] = written[hook.name][donor]
+        donors = dict(zip(other.anchor_classes, other.anchors, strict=True))
+        for place, class_ in zip(own.anchors, own.anchor_classes, strict=True):
+            value[0, place] = written[hook.name][donors[class_]]
         return value
 
     expected, _ = seen(model, own, [], [(name, write) for name in names])

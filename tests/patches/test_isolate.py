@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from mechicl.patches import (
     random_pool,
 )
 from tests import tiny
+from tests.engines.test_compression import films
 from tests.random_prompts import random_prompts
 
 
@@ -111,6 +113,23 @@ def test_random_edges_are_as_many_and_none_of_a_label_words() -> None:
         assert cut.sum() == min(sum(prompt.anchors), others)
         assert not cut[list(prompt.anchors)].any()
         assert not cut[prompt.query_start :].any()
+
+
+def test_controls_are_as_many_as_the_tokens_of_label_words() -> None:
+    prompt = films()[0]
+    one = prompt.demonstrations[0]
+    longer = replace(
+        one, label=(one.label[0], one.label[0] + 1), template=tuple(set(one.template) - {one.label[0] + 1})
+    )
+    prompt = replace(prompt, demonstrations=(longer, *prompt.demonstrations[1:]))
+    n = len(prompt.label_positions)
+    assert len(IsolateLabels([0], span="label").rows(prompt, 0)) == n == 1 + len(prompt.anchors)
+    rows = IsolateRandom([0], span="label").rows(prompt, 0)
+    assert len(rows) == n
+    assert not set(rows) & set(prompt.label_positions)
+    (mask,) = CutRandomEdges([0], span="label").edges(type(films()).of([prompt]).batch(), (0,))
+    assert mask.sum() == sum(prompt.label_positions)
+    assert not mask[0][list(prompt.label_positions)].any()
 
 
 def test_given_positions() -> None:

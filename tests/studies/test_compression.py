@@ -21,6 +21,9 @@ def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
     assert mean[("word_loyalty_5", "full context", "", "")] == 1
     draws = Compression(n_sets=4).loyalty(result.table).query("method == 'hidden random'")
     by_set = draws.groupby("set")["label_loyalty"].mean()
+    assert set(result.summary().query("method == 'hidden random'")["n"]) <= {len(films())}, "sets share the prompts"
+    anchors = result.table.query("method == 'hidden anchor'")["context_tokens"]
+    assert set(draws["context_tokens"]) == set(anchors.iloc[: len(films())])
     assert len(by_set) == 4
     random = ("label+template", "original")
     assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set.mean())
@@ -43,6 +46,13 @@ def test_unknown_labels_leave_accuracy_out() -> None:
     result.table["gold"] = -1
     assert "accuracy" not in set(result.summary()["metric"])
     assert result.figure().data
+
+
+def test_the_majority_is_among_known_classes() -> None:
+    result = compression(tiny.model("gpt2"), films(), n_sets=1, kept=("label",), positions=("original",))
+    known = result.table["prompt"] == result.table["prompt"].max()
+    result.table["gold"] = result.table["gold"].where(known, -1)
+    assert set(result.summary().query("metric == 'majority_rate'")["mean"]) == {1.0}
 
 
 def test_nothing_to_measure_is_refused() -> None:

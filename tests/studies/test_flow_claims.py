@@ -49,6 +49,21 @@ def test_reading_takes_over_where_both_are_found(flow: Any) -> None:
     assert "takes over" not in one_set.finding()
 
 
+def test_a_model_must_show_it_itself(flow: Any) -> None:
+    """Twins in which label words gather less than text support nothing; those that are alike contradict nothing."""
+    of_model, label = flow.table["weights"] == "as given", "gathering_label_words"
+
+    def gathering(model: float, twins: float) -> str:
+        noise = 0.01 * np.random.default_rng(0).standard_normal(len(flow.table))
+        excess = np.where(of_model, model, twins) + noise
+        table = flow.table.assign(**{label: 2 + excess, "gathering_random_text": 2.0})
+        return outcomes(type(flow)(flow.study, table, {}))[0]
+
+    assert gathering(1.0, 0.0) == "supported"
+    assert gathering(-0.3, -0.9) == "contradicted"
+    assert gathering(1.0, 1.0) == "undecided"
+
+
 def test_python_and_the_command_line_draw_the_same_prompts(model: Any) -> None:
     """Fresh demonstrations for every prompt, as the authors; and the place of the study says so."""
     task, study = mi.load_task("tiny-topics-4"), InformationFlow()

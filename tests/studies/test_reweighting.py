@@ -42,6 +42,15 @@ def test_companions_share_the_demonstrations() -> None:
     assert "3 per class" in prompts.provenance()["fewer_shots"]
 
 
+def test_companions_have_the_order_of_the_prompts() -> None:
+    prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0, shots=2, order="class")
+    start = prompts[0].tokens[: prompts[0].query_start]
+    for name in ("training", "content_free"):
+        assert all(p.tokens[: p.query_start] == start for p in prompts.companions[name])
+    more = prompts.companions["more_shots"][0].anchor_classes
+    assert list(more) == sorted(more)
+
+
 def test_seeds_that_are_averaged_have_as_many_more_shots() -> None:
     """The context holds three in one seed alone; queries that would be too long for a share of it are asked as well."""
     seeds, study = (0, 1, 2), replace(STUDY, more_shots=3)

@@ -56,8 +56,8 @@ from mechicl.studies.extensions.head_ablations import (
 )
 from mechicl.studies.extensions.heads_figure import heads_panels, overlap
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.studies.summary import by_metric, intervals, mean_with_interval
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 
 _SOURCE = "beyond Label Words are Anchors, section 2.1"
 _LOST = "label loyalty lost to mean ablation, less that to as many heads of the same layers and about the same output"

@@ -42,8 +42,8 @@ from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
 from mechicl.studies.extensions.patching_figure import patching_panels
 from mechicl.studies.parts import DEMONSTRATION_SET
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.studies.summary import intervals, mean_with_interval
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 
 _SOURCE = "beyond Label Words are Anchors, sections 2.1 and 2.2"
 LABELS, RANDOM = "label words", "random text"

@@ -38,8 +38,8 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel
 from mechicl.studies.parts import DEMONSTRATION_SET
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.studies.summary import bands, by_metric, by_task, mean_with_interval
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 
 _SOURCE = "beyond Label Words are Anchors, section 2.3"
 AFTER = Claim(

@@ -42,8 +42,8 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel
 from mechicl.studies.parts import Material, Part
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.studies.summary import bands, by_metric, mean_with_interval
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.tasks import Task
 
 _SOURCE = "beyond Label Words are Anchors, sections 2 and 3.2"

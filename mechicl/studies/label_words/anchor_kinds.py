@@ -156,14 +156,14 @@ class AnchorKinds(PredictionStudy):
 
     def drawing(self, result: Result) -> Drawing:
         """Bars of label loyalty for each change, with word loyalty as marks."""
-        summary = result.summary()
+        summary = self.over_tasks(result.table)
         tokens = where(summary, metric="kind_tokens").groupby("kind")["mean"].mean()
         panels = []
         for change in _CHANGES:
             kinds = [kind for kind in reversed(_KINDS) if (change, kind) not in _NO_CHANGE]
             names = [f"{kind} ({tokens[kind]:.0f})" for kind in kinds]
             label, words = (
-                where(summary, change=change, metric=metric).groupby("kind")[["mean", "low", "high"]].mean().loc[kinds]
+                where(summary, change=change, metric=metric).set_index("kind").loc[kinds]
                 for metric in ("label_loyalty", "word_loyalty_5")
             )
             hover = "%{y}: label loyalty %{x:.4f}<extra></extra>"

@@ -115,7 +115,10 @@ class AnchorSweep(PredictionStudy):
         """
         rows = where(self.loyalty(table), window=self.windows[0])
         loyalty = by_prompt(rows, "word_loyalty_5", ["isolated", "layer"])
-        third = max(1, rows["layer"].nunique() // 3)
+        width, starts = self.windows[0], rows["layer"].nunique()
+        third = max(1, starts // 3)
+        if third - 1 + width > starts - third:
+            return Evidence.nothing(f"Windows of {width} layers at either end overlap; take narrower ones (windows).")
 
         def more_in_shallow(kind: str) -> pd.Series[float]:
             by_layer = pd.DataFrame(loyalty[kind]).sort_index(axis=1)
@@ -126,8 +129,7 @@ class AnchorSweep(PredictionStudy):
 
     def drawing(self, result: Result) -> Drawing:
         """A panel per window width and loyalty; `layer` is the first isolated one."""
-        by = ["model", "metric", "window", "isolated", "layer"]
-        means = result.summary().groupby(by, as_index=False, sort=False)[["mean", "low", "high"]].mean()
+        means = self.over_tasks(result.table)
         panels = [
             Panel(
                 f"{TITLES[metric]}, {_layers(width)}",
@@ -136,7 +138,7 @@ class AnchorSweep(PredictionStudy):
             )
             for width in self.windows for metric in self.metrics
         ]  # fmt: skip
-        note = f"mean of tasks; isolated tokens lose position 0, too; {bands(result.summary())}"
+        note = f"mean of tasks; isolated tokens lose position 0, too; {bands(means)}"
         return Drawing(
             means, panels, x_title="first isolated layer", y_title="agreement with the clean run", note=note,
             common=True, y_axis={"range": [0, 1.02]},

@@ -106,9 +106,17 @@ class Compression(PredictionStudy):
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         rows = super().measure(model, prompts, condition, batch_size=batch_size)
-        first, kept = prompts[0], condition["kept"]
-        tokens = len(kept_positions(first, kept)) if kept else first.query_start
-        return rows.assign(set=rows.groupby("prompt").cumcount(), context_tokens=tokens)
+        rows = rows.assign(set=rows.groupby("prompt").cumcount())
+        return rows.assign(context_tokens=self._context_tokens(prompts, condition, rows))
+
+    def _context_tokens(self, prompts: PromptSet, condition: Condition, rows: pd.DataFrame) -> list[int]:
+        """Tokens of the demonstrations that each row's query sees."""
+        if not condition["kept"]:
+            return [prompts[i].query_start for i in rows["prompt"]]
+        if condition["method"] == "text anchor":
+            return [len(kept_positions(prompts[i], condition["kept"])) for i in rows["prompt"]]
+        sizes = [[len(one) for one in self.kept_sets(prompt, condition)] for prompt in prompts]
+        return [sizes[i][of_set] for i, of_set in zip(rows["prompt"], rows["set"], strict=True)]
 
     def runs(
         self, model: Any, prompts: PromptSet, condition: Condition, top: TopTokens, batch_size: int
@@ -173,10 +181,10 @@ class Compression(PredictionStudy):
 
     def drawing(self, result: Result) -> Drawing:
         """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class next to accuracy."""
-        summary, panels = result.summary(), []
-        metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(summary["metric"])]
+        summary, of_all, panels = result.summary(), self.over_tasks(result.table), []
+        metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(of_all["metric"])]
         for metric in metrics:
-            means = where(summary, metric=metric).groupby(list(self.axes), sort=False)[["mean", "low", "high"]].mean()
+            means = where(of_all, metric=metric).set_index(list(self.axes))
             rows = means[::-1].reset_index()
             names = [_label(*row) for row in rows[list(self.axes)].itertuples(index=False)]
             items = [bars(rows, names, [_COLOURS.get(method, SKY) for method in rows["method"]])]
@@ -185,7 +193,7 @@ class Compression(PredictionStudy):
                 items += _accuracy_context(summary, means[::-1].index, names)
             panels.append(Panel(TITLES[metric], items, {"range": [0, 1.04]}))
         return Drawing(
-            summary, panels, x_title="share of prompts", note=f"mean of tasks, {intervals(summary)}", common=True,
+            summary, panels, x_title="share of prompts", note=f"mean of tasks, {intervals(of_all)}", common=True,
             height=34 * len(rows), hover="closest",
         )  # fmt: skip
 

@@ -59,13 +59,14 @@ _LEAST_FASTER, _LEAST_BETTER = 0.1, 0.05
 
 
 def _claim(id: str, sentence: str, null: str, published: str = "") -> Claim:
-    source, unit = "Label Words are Anchors, section 3.2, Table 3", "times as fast"
-    return Claim(id, sentence, source, "speed of a query on the cached anchors", unit, null, _LEAST_FASTER, published)
+    source, unit = "Label Words are Anchors, section 3.2, Table 3", "of its rival's speed"
+    quantity = "speed of a query on the cached anchors"
+    return Claim(id, sentence, source, quantity, unit, null, _LEAST_FASTER, published)
 
 
 _OF_SPEED = {
     _claim("compression-speed", "Queries on the cached anchors are faster than whole prompts.", "the whole prompt",
-           "1.1 to 2.9 times as fast"): FULL,
+           "+0.1 to +1.9 (1.1 to 2.9 times as fast)"): FULL,
     _claim("compression-speed-prefix", "Queries on the cached anchors are faster than on an exact cache of the whole "
            "context.", "the exact cache of the whole context"): PREFIX,
 }  # fmt: skip

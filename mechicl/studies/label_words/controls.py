@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechicl.errors import DoesNotFit
-from mechicl.prompts import Prompt, PromptSet
+from mechicl.prompts import Prompt, PromptSet, generator_of
 from mechicl.tasks import Counts, Task
 
 MORE_SHOTS = "vanilla, more shots"
@@ -43,8 +41,7 @@ def at_random_positions(prompts: PromptSet, seed: int) -> PromptSet:
     """
 
     def moved(prompt: Prompt) -> Prompt:
-        shown = np.asarray(prompt.tokens[: prompt.query_start], dtype=np.int64).tobytes()
-        generator = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(shown).digest()[:8], "little")])
+        generator = generator_of(prompt.tokens[: prompt.query_start], seed)
         demonstrations = [
             replace(one, anchor=int(generator.choice(one.text or one.template))) for one in prompt.demonstrations
         ]
@@ -62,13 +59,15 @@ def with_companions(
     there are fewer than asked for, a warning says why.
     """
     prompts = task.prompts(tokenizer, seed=seed, shots=shots, **options)
-    shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled")
+    shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled", "order")
     common = {"seed": seed, **{name: options[name] for name in shared if name in options}}
     companions = {
         "training": task.auxiliary_prompts(tokenizer, shots=shots, per_class=per_class, **common),
         "content_free": task.content_free_prompts(tokenizer, shots=shots, **common),
     }
     rows = [prompt.ids.query for prompt in prompts if prompt.ids.query is not None]
+    if not isinstance(common.get("order", ""), str):  # a permutation is one of so many demonstrations
+        del common["order"]
     more, reason = _with_more_shots(task, tokenizer, shots, more_shots, common | {"rows": rows})
     if more is not None:
         companions["more_shots"] = more

@@ -117,7 +117,9 @@ class DeepLayers(Study):
             low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
             interval = interval._replace(low=float(low), high=float(high))
         counted = interval._replace(sets=int(sum(one.max() + 1 for one in sets)), n=sum(map(len, sets)))
-        return Evidence(values, 0.5, np.arange(len(values)), interval=counted, p=float(p[deep].min()), note=note)
+        alone = "There is a single seed, and an AUROC is a number per seed; take more." if np.isnan(counted.low) else ""
+        found = {"interval": counted, "p": float(p[deep].min()), "undecided": alone, "note": note}
+        return Evidence(values, 0.5, np.arange(len(values)), **found)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.

@@ -192,7 +192,7 @@ class ErrorDiagnosis(Study):
         ]
         by_context, seeds = np.concatenate(of_seeds), np.repeat(range(len(of_seeds)), list(map(len, of_seeds)))
         p = pairs.corrected_p(alike, sorted(set(table["layer"]) - {REAL}), components)[layer]
-        return Evidence(by_context, 0.0, seeds, "sets", p=p, note=note)
+        return Evidence(by_context, 0.0, seeds, "seeds", p=p, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Correlation of predicted and real confusion: model, task, shots, metric, components, layer, mean, low, high,

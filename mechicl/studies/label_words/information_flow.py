@@ -19,7 +19,7 @@ The authors draw new demonstrations for every prompt; so do the command and `Inf
 With `task.prompts(...)` all prompts of a seed share theirs unless `demonstrations="per_prompt"` is given.
 
 The same pass also gives variants: shares of the sum of absolute values over heads (the paper's footnote 3), and S_wp
-from text alone, without the edges from position 0 and from other label words.
+without the edges from position 0 and from other label words.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ from mechicl.declared import Switch
 from mechicl.figures import FLOW_COLOURS, GREY
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
-from mechicl.metrics.resampling import against_few, mean_over_sets
 from mechicl.models import has_twin, untrained_twin
 from mechicl.probes import Enrichment, HeadEnrichment, SaliencyFlow
 from mechicl.probes.enrichment import TOKEN_SETS
@@ -45,22 +44,21 @@ from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, head_grids, where
 from mechicl.studies.label_words.handover import handover
-from mechicl.studies.parts import DEMONSTRATION_SET, set_names
+from mechicl.studies.parts import DEMONSTRATION_SET
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import bands, by_metric, by_task, mean_with_interval
+from mechicl.studies.twins import GIVEN, TWINS, UNTRAINED, against_twins, given, seed_of
 
 _SOURCE = "Label Words are Anchors, section 2.1, Fig. 3"
-_GIVEN, _UNTRAINED = "as given", "untrained"
 _AVERAGE = "times an average token"
 GATHERING = Claim(
     "flow-gathering", "In shallow layers, information gathers in the label words.", _SOURCE,
-    "excess gathering of label words over random text in the first half of the layers", _AVERAGE,
-    "the same in untrained models", 0.5,
+    "excess gathering of label words over random text in the first half of the layers", _AVERAGE, TWINS, 0.5,
 )  # fmt: skip
 READING = Claim(
     "flow-reading", "In deep layers, the prediction reads information from the label words.", _SOURCE,
     "excess reading of label words over random text in the second half of the layers, the last left out", _AVERAGE,
-    "the same in untrained models", 2.0,
+    TWINS, 2.0,
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _TEXT = "S_wp_text"
@@ -73,8 +71,9 @@ _OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs"
 class InformationFlow(Study):
     """A row per prompt and layer, of the model and of its untrained twins.
 
-    Raw S_wp, S_pq and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, which counts
-    text alone; reading and gathering of label words, random text, colons and line breaks, times an average token's.
+    Raw S_wp, S_pq and S_ww, in units of the loss per edge, with heads reduced in both ways, and S_wp_text, without
+    edges from position 0 and from other label words; reading and gathering of label words, random text, colons and
+    line breaks, times an average token's.
     """
 
     head_reduce: Annotated[
@@ -109,15 +108,15 @@ class InformationFlow(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) else 0)
-        return [{"weights": _GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
+        return [{"weights": GIVEN}, *({"weights": f"{UNTRAINED} {seed}"} for seed in seeds)]
 
     def passes(self, n_layers: int) -> float:
         return 6 if self.untrained else 3
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        if condition["weights"] == _GIVEN:
+        seed = seed_of(condition)
+        if seed is None:
             return self._read(model, prompts, batch_size)
-        seed = int(condition["weights"].removeprefix(_UNTRAINED))
         share = range(seed % len(prompts), len(prompts), self.untrained)
         with untrained_twin(model, seed) as twin:
             rows = self._read(twin, prompts.select(share), batch_size)
@@ -150,33 +149,22 @@ class InformationFlow(Study):
                 else "The result was saved without enrichment."
             )
             return Evidence.nothing(why)
-        rows = table[table["layer"].isin(layers)]
-        labels, text = rows[_column(kind, "label words")], rows[_column(kind, "random text")]
-        excess = (labels - text)[(labels > 0) | (text > 0)]  # without a gradient of the loss there is no observation
-        by = ["weights", "seed", DEMONSTRATION_SET, "prompt"]
-        means = excess.groupby([rows[name].map(str) for name in by]).mean().unstack("weights")
-        means = means[means[_GIVEN].notna()]
-        values, twins = means.pop(_GIVEN).to_numpy(), means
-        sets = set_names(means.index)
-        if twins.shape[1] < 2:
-            why = (
-                "A single untrained twin does not show how far twins differ; take two or more." if len(twins.T) else ""
-            )
-            return Evidence(values, None, sets, undecided=why)
-        null = twins.mean(axis=1).to_numpy()
-        sampled = mean_over_sets(values - null, sets, generator=np.random.default_rng(0))
-        note = self._handover(table) if claim is READING else ""
-        return Evidence(values, null, sets, interval=against_few(sampled, twins.mean().to_numpy()), note=note)
+        found = against_twins(lambda rows: _excess(rows[rows["layer"].isin(layers)], kind), table)
+        if claim is READING and decide(claim, found).outcome == "supported":
+            found = replace(found, note=self._handover(table))
+        return found
 
     def _handover(self, table: pd.DataFrame) -> str:
-        """Where reading takes over from gathering, in one sentence; empty if too little gathers."""
+        """Where reading takes over from gathering, in one sentence; empty unless information gathers."""
         if decide(GATHERING, self.evidence(GATHERING, table)).outcome != "supported":
             return ""
-        rows = table[(table["weights"] == _GIVEN) & (table["layer"] < table["layer"].max())]
+        rows = table[(table["weights"] == GIVEN) & (table["layer"] < table["layer"].max())]
         kinds = [_column(kind, "label words") for kind in ("gathering", "reading")]
         means = rows.groupby([rows[name].map(str) for name in ("seed", DEMONSTRATION_SET)] + ["layer"])[kinds].mean()
         taken_over = handover(*(means[kind].unstack("layer").to_numpy() for kind in kinds))
-        return f"Reading takes over from gathering in {taken_over or 'a layer that is not determined'}."
+        if taken_over is None:
+            return "Where reading takes over from gathering is not determined."
+        return f"Reading takes over from gathering in {taken_over}."
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Share of each metric per layer: model, task, shots, layer, metric, mean, low, high, n, seeds.
@@ -193,7 +181,7 @@ class InformationFlow(Study):
         return pd.concat([self._shares(table, of, metrics) for of, metrics in pairs.items()], ignore_index=True)
 
     def _shares(self, table: pd.DataFrame, of: Sequence[str], metrics: Sequence[str]) -> pd.DataFrame:
-        table = _given(table)
+        table = given(table)
         total = table[list(of)].sum(axis=1)
         shares = table.assign(total=total, **{name: table[name] / total for name in metrics})[total > 0]
         long = by_metric(shares, metrics, ("layer", "total"))
@@ -203,12 +191,12 @@ class InformationFlow(Study):
     def enrichment(self, table: pd.DataFrame) -> pd.DataFrame:
         """Mean reading and gathering per layer, of the model and its untrained twins; columns of `summary`, weights."""
         columns = [_column(kind, tokens) for kind in _KINDS.values() for tokens in TOKEN_SETS]
-        table = table.assign(weights=table["weights"].where(table["weights"] == _GIVEN, _UNTRAINED))
+        table = table.assign(weights=table["weights"].where(table["weights"] == GIVEN, UNTRAINED))
         rows = by_metric(table, columns, ("weights", "layer"))
         return mean_with_interval(rows, "value", ["model", "task", "shots", "weights", "metric", "layer"])
 
     def drawing(self, result: Result) -> Drawing:
-        table, summary = result.table, result.summary().assign(weights=_GIVEN)
+        table, summary = result.table, result.summary().assign(weights=GIVEN)
         tasks, rows = by_task(summary), [summary]
         panels = [
             Panel(f"Flow: {title}", self._curves(task), y_axis={"range": [0, 1.02]}) for title, task in tasks.items()
@@ -232,12 +220,12 @@ class InformationFlow(Study):
         )  # fmt: skip
 
     def _curves(self, task: Mapping[str, Any]) -> list[Curve]:
-        """The three shares of a task; dotted: heads reduced the other way; dashed: S_wp from text alone."""
+        """The three shares of a task; dotted: heads reduced the other way; dashed: S_wp with fewer edges."""
         other = _OTHER[self.head_reduce]
         ways = {"": ("", "solid"), f"_{other}": (f", {_SAID[other]}", "dot")}
         curves = [Curve(f"{flow}{way}", _NAMES[flow] + name, FLOW_COLOURS[flow], dash, task)
                   for way, (name, dash) in ways.items() for flow in FLOWS]  # fmt: skip
-        return [*curves, Curve(_TEXT, "S_wp, text alone (no position 0)", FLOW_COLOURS["S_wp"], "dash", task)]
+        return [*curves, Curve(_TEXT, "S_wp without position 0 and label words", FLOW_COLOURS["S_wp"], "dash", task)]
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         if _TEXT not in result.table:  # saved by an earlier version
@@ -253,9 +241,14 @@ def _column(kind: str, tokens: str) -> str:
     return f"{kind}_{tokens.replace(' ', '_')}"
 
 
-def _given(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the model as given; results of 0.1 hold no others."""
-    return table[table["weights"] == _GIVEN] if "weights" in table else table
+def _excess(rows: pd.DataFrame, kind: str) -> pd.Series[float]:
+    """Reading or gathering of label words beyond random text, mean over layers, for each prompt."""
+    labels, text = rows[_column(kind, "label words")], rows[_column(kind, "random text")]
+    excess = (labels - text)[(labels > 0) | (text > 0)]  # without a gradient of the loss there is no observation
+    by_prompt: pd.Series[float] = excess.groupby(
+        [rows[name].map(str) for name in ("seed", DEMONSTRATION_SET, "prompt")]
+    ).mean()
+    return by_prompt
 
 
 def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
@@ -263,9 +256,9 @@ def _enrichment(task: Mapping[str, Any]) -> list[Curve | Level]:
     curves: list[Curve | Level] = [Level(1, GREY)]
     for kind, flow in (("gathering", "S_wp"), ("reading", "S_pq")):
         for tokens, weights, dash in (
-            ("label words", _GIVEN, "solid"), ("random text", _GIVEN, "dash"), ("label words", _UNTRAINED, "dot"),
+            ("label words", GIVEN, "solid"), ("random text", GIVEN, "dash"), ("label words", UNTRAINED, "dot"),
         ):  # fmt: skip
-            name = f"{kind}, {tokens}" + (f", {weights}" if weights == _UNTRAINED else "")
+            name = f"{kind}, {tokens}" + (f", {weights}" if weights == UNTRAINED else "")
             where = {**task, "weights": weights}
             curves.append(Curve(_column(kind, tokens), name, FLOW_COLOURS[flow], dash, where))
     return curves
@@ -277,7 +270,7 @@ def _heads(title: str, table: pd.DataFrame) -> dict[str, np.ndarray]:
     for kind in _KINDS.values():
         by_layer = table.groupby(["weights", "layer"], sort=False)[_column(kind, "by head")]
         means = by_layer.apply(lambda rows: np.stack(list(rows)).mean(0)).unstack("layer")
-        twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != _GIVEN]
+        twins = [np.max(np.stack(list(row))) for weights, row in means.iterrows() if weights != GIVEN]
         beyond = f" (untrained: at most {max(twins):.2g})" if twins else ""
-        grids[f"{kind.capitalize()} by head: {title}{beyond}"] = np.stack(means.T[_GIVEN].to_list())
+        grids[f"{kind.capitalize()} by head: {title}{beyond}"] = np.stack(means.T[GIVEN].to_list())
     return grids

@@ -25,6 +25,7 @@ import pandas as pd
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts
 from mechicl.declared import Switch
+from mechicl.engines.compression import AUTHORS_SEED
 from mechicl.errors import InputError
 from mechicl.hooks import Patch
 from mechicl.models import hooked
@@ -43,9 +44,8 @@ from mechicl.studies.label_words.isolation_modes import donors, in_every, norms_
 from mechicl.studies.label_words.predictions import PROMPT, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import bands, by_metric, intervals, mean_over_tasks
+from mechicl.studies.summary import bands, intervals
 
-_AUTHORS_SEED = 42  # their Trainer resets the global seed to 42 whatever the experiment's seed
 Variant = Literal["presoftmax", "presoftmax_keep_0", "postsoftmax_zero", "postsoftmax_renorm", "exchange"]
 _SOURCE = "Label Words are Anchors, section 2.2, Fig. 4 and 8"
 _BY_RANDOM, _BY_LAST = ("random tokens", "first"), ("label words", "last")
@@ -97,9 +97,9 @@ class Isolation(PredictionStudy):
     resample: Annotated[
         isolate.Resample, Switch("When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.")
     ] = "per_prompt"
-    span: Annotated[
-        Literal["anchor", "label"], Switch("Which tokens of a label word are isolated: its anchor, or all (label).")
-    ] = "anchor"
+    span: Annotated[isolate.Span, Switch("Which tokens of a label word are isolated: its anchor, or all (label).")] = (
+        "anchor"
+    )
     random_seed: Annotated[int, Switch("Seed of the random control.", min=0)] = 0
 
     name = "isolation"
@@ -181,7 +181,7 @@ class Isolation(PredictionStudy):
         tokens, mode = self._arms[condition["isolated"]]
         cut: Mode = self.mode if mode == "exchange" else mode
         if tokens == EDGES:
-            return [isolate.CutRandomEdges(layers, mode=cut, seed=self.random_seed)]
+            return [isolate.CutRandomEdges(layers, mode=cut, seed=self.random_seed, span=self.span)]
         if tokens == RANDOM and self.protocol == "paper":
             return [isolate.IsolatePositions(layers, mode=cut, positions=authors_draws(prompts, len(layers)))]
         drawn: dict[str, Any] = {"pool": self.pool, "resample": self.resample}
@@ -189,7 +189,7 @@ class Isolation(PredictionStudy):
             drawn = {"pool": "demo_text", "resample": "per_seed"}
         isolation = (
             isolate.IsolateLabels(layers, span=self.span, mode=cut) if tokens == LABELS
-            else isolate.IsolateRandom(layers, mode=cut, seed=self.random_seed, **drawn)
+            else isolate.IsolateRandom(layers, mode=cut, seed=self.random_seed, span=self.span, **drawn)
         )  # fmt: skip
         return [exchange(model, isolation, donors(prompts)) if mode == "exchange" else isolation]
 
@@ -271,8 +271,7 @@ class Isolation(PredictionStudy):
         return float(clean.groupby(PROMPT[:-1], dropna=False)[metric].mean().mean()) if metric in clean else np.nan
 
     def drawing(self, result: Result) -> Drawing:
-        rows = by_metric(self.loyalty(result.table), self.metrics, self.axes)
-        means = mean_over_tasks(rows, "value", ["model", "metric", *self.axes])
+        means = self.over_tasks(result.table)
         metrics = [metric for metric in self.metrics if metric in set(means["metric"])]
         floors, what = {metric: self.floor(result.table, metric) for metric in metrics}, "agreement or probability"
         if len(self.n_layers) == 1:
@@ -292,9 +291,14 @@ class Isolation(PredictionStudy):
         words = result.claims.in_words()
         reasons = [reason for reason in result.claims.remarks(notes=False) if reason not in words]
         return " ".join([
-            words, *reasons, f"Isolated layers: {self._claimed}, mode {self.mode}. A constant answer keeps "
-            f"{self.floor(result.table):.0%} of predicted labels.",
+            words, *reasons, f"Isolated layers: {self._layers_in_words(result.table)}, mode {self.mode}. A constant "
+            f"answer keeps {self.floor(result.table):.0%} of predicted labels.",
         ])  # fmt: skip
+
+    def _layers_in_words(self, table: pd.DataFrame) -> str:
+        """Numbers of isolated layers that the claims rest on."""
+        apart = self._apart(int(table["model_layers"].iloc[0])) if "model_layers" in table else self._claimed
+        return f"{self._claimed} ({apart} for first against last)" if 0 < apart < self._claimed else f"{self._claimed}"
 
 
 def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list[list[int]]]:
@@ -303,7 +307,7 @@ def authors_draws(prompts: Sequence[Prompt], n_layers: int) -> dict[Prompt, list
     Python's generator is seeded with 42 whatever the experiment's seed; the pool is every position before the last one
     before q, except label words.
     """
-    stream = random.Random(_AUTHORS_SEED)
+    stream = random.Random(AUTHORS_SEED)
     return {
         prompt: [stream.sample(random_pool(prompt), len(prompt.anchors)) for _ in range(n_layers)] for prompt in prompts
     }

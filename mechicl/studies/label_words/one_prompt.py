@@ -93,13 +93,14 @@ class OnePrompt(Study):
         """How many of the strongest edges involve label words."""
         top, told = result.summary(), []
         read = top["reader_role"].where(top["reader_role"] != "q", top["read_role"] + " to q")
-        for (task, layer), of_layer in read.groupby([top["task"], top["layer"]], sort=False):
+        by = [top[name] for name in ("task", "seed", "layer")]
+        for (task, seed, layer), of_layer in read.groupby(by, sort=False, dropna=False):
             into, out = ((of_layer == which).sum() for which in ("p", "p to q"))
             told.append(
-                f"Of the {len(of_layer)} strongest edges in layer {layer} ({task}), {into} lead into label words and "
-                f"{out} from them to the target."
+                f"Of the {len(of_layer)} strongest edges in layer {layer} ({task}, seed {seed}), {into} lead into "
+                f"label words and {out} from them to the target."
             )
-        return " ".join([*told, "This is one prompt, an illustration."])
+        return " ".join([*told, "Single prompts are illustrations."])
 
     def drawing(self, result: Result) -> Drawing:
         panels = [

@@ -24,7 +24,7 @@ from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import by_metric, mean_with_interval, spread
+from mechicl.studies.summary import by_metric, mean_over_tasks, mean_with_interval, spread
 
 TITLES = {
     "label_loyalty": "label loyalty",
@@ -94,6 +94,13 @@ class PredictionStudy(Study):
             accuracy=is_right(rows),
         )
 
+    def one_per_prompt(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of `loyalty` with several random sets averaged, as they share the prompt."""
+        if "set" not in rows:
+            return rows
+        index = [*PROMPT, DEMONSTRATION_SET, *self.axes]
+        return rows.groupby(index, sort=False, as_index=False, dropna=False)[list(self.metrics)].mean()
+
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means of `metrics`: model, task, shots, metric, the condition's columns, mean, low, high, n, seeds, seed_sd.
 
@@ -101,7 +108,7 @@ class PredictionStudy(Study):
         clean run, majority_rate.
         """
         rows = self.loyalty(table)
-        long = by_metric(rows, self.metrics, self.axes)
+        long = by_metric(self.one_per_prompt(rows), self.metrics, self.axes)
         means = mean_with_interval(long, "value", ["model", "task", "shots", "metric", *self.axes])
         means.loc[self.is_clean(means) & means["metric"].str.contains("loyalty"), ["low", "high"]] = (
             1.0  # by definition
@@ -110,6 +117,15 @@ class PredictionStudy(Study):
             return means
         context = accuracy_context(rows, ["model", "task", "shots", *self.axes], self.is_clean(rows))
         return pd.concat([means, context], ignore_index=True)
+
+    def over_tasks(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Means of `metrics` over all tasks, for figures: model, metric, the condition's columns, and as in `summary`.
+
+        The clean run's agreement with itself is left out.
+        """
+        rows = by_metric(self.one_per_prompt(self.loyalty(table)), self.metrics, self.axes)
+        rows = rows[~(self.is_clean(rows) & rows["metric"].str.contains("loyalty"))]
+        return mean_over_tasks(rows, "value", ["model", "metric", *self.axes])
 
 
 def by_prompt(rows: pd.DataFrame, value: str, condition: str | list[str]) -> pd.DataFrame:
@@ -177,12 +193,13 @@ def accuracy_context(table: pd.DataFrame, by: list[str], clean: pd.Series[bool])
     Only prompts with a known gold class count. The rate is computed from the `clean` rows; it is the same for others.
     """
     known = table["gold"] >= 0
-    commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
-    of_all = table.assign(value=(table["gold"] == commonest).astype(float), metric="majority_rate")
     if not known.any():
         return pd.DataFrame()
-    rates = mean_with_interval(of_all[known & clean], "value", [*by, "metric"])
-    return pd.concat([macro_f1_rows(table[known], by), rates], ignore_index=True)
+    table, clean = table[known], clean[known]
+    commonest = table.groupby(["task", "seed"], dropna=False)["gold"].transform(lambda gold: gold.mode().iloc[0])
+    of_all = table.assign(value=(table["gold"] == commonest).astype(float), metric="majority_rate")
+    rates = mean_with_interval(of_all[clean], "value", [*by, "metric"])
+    return pd.concat([macro_f1_rows(table, by), rates], ignore_index=True)
 
 
 def _of_sets(rows: pd.DataFrame, seed: int) -> Float[np.ndarray, "draw"]:

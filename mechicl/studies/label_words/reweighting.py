@@ -78,8 +78,8 @@ _CLAIMS = {
            "+0.167, from 51.9 to 68.6 % (GPT2-XL)"): (REWEIGHTED, VANILLA),
     _claim("reweighting-shots", "Re-weighting the anchors beats more demonstrations.", "more demonstrations",
            "+0.218, from 46.9 to 68.6 % (GPT2-XL)"): (REWEIGHTED, MORE_SHOTS),
-    _claim("reweighting-biases", "Re-weighting the anchors beats a bias for each class.", "a trained bias for each"):
-        (REWEIGHTED, "label biases"),
+    _claim("reweighting-biases", "Re-weighting the anchors beats a bias for each class.",
+           "a trained bias for each class"): (REWEIGHTED, "label biases"),
     _claim("reweighting-compressed", "Re-weighted anchors alone are more accurate than the whole context.",
            "the whole context"): (REWEIGHTED_COMPRESSED, VANILLA),
 }  # fmt: skip

@@ -45,9 +45,9 @@ from mechicl.studies.stages.boundaries import stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.stages.twins import AgainstTwins, given, seed_of
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import AgainstTwins, given, seed_of
 
 _WINDOW = 5
 _ROTATED_NEURONS = 64

@@ -14,7 +14,7 @@ from mechicl.metrics.resampling import SetInterval
 from mechicl.studies.drawing import where
 from mechicl.studies.stages.boundaries import DIRECT, FEW_NEURONS, STAGES, change, fitted, signatures_of
 from mechicl.studies.stages.lesion_claims import middle
-from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given
+from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE, _QUANTITY = "Stages of Inference, Table 1; boundaries are ours", "change of its signatures where {} begins"
 _UNIT, _LEAST = "spreads over layers", 0.5

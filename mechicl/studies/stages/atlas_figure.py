@@ -20,7 +20,7 @@ from mechicl.studies.drawing import NO_PANEL, Drawing, Panel, where
 from mechicl.studies.stages.boundaries import FEW_NEURONS, OF_WEIGHTS, STAGES, spread_of
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT
 from mechicl.studies.stages.norms import SINK
-from mechicl.studies.stages.twins import given
+from mechicl.studies.twins import given
 
 _COLOURS = [STAGE_COLOURS[stage] for stage in STAGES]
 PANELS: Mapping[str, Mapping[str, tuple[str, str]]] = {
@@ -168,9 +168,9 @@ def sink_in_words(summary: pd.DataFrame) -> list[str]:
     if norm.empty or norm.max() < SINK:
         return []
     layer = int((norm / norm.shift(fill_value=1.0)).to_numpy().argmax())
-    after = attention[attention.index > layer]
+    after, until = attention[attention.index > layer], attention[attention.index <= layer]
+    receives = f", and it receives {after.mean():.0%} of attention in later layers ({until.mean():.0%} until then)"
     return [
         f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {norm[layer]:.3g} times the "
-        f"median of all others, and it receives {after.mean():.0%} of attention in later layers "
-        f"({attention[attention.index <= layer].mean():.0%} until then)"
+        f"median of all others{receives if len(after) and len(until) else ''}"
     ]

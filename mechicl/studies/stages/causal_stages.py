@@ -41,12 +41,12 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesions import Lesions, with_differences
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import against_draws, by_layer
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import against_draws, by_layer
 
 _SOURCE = "Stages of Inference, section 5.3 and 5.4; a test of our own"
-_NULL = "norm-matched control neurons of the same layers"
+_NULL = "matched control neurons of the same layers"
 PREDICT = Claim(
     "prediction-neurons-decide", "Prediction neurons decide the prediction more than other neurons do.", _SOURCE,
     "KL to the clean model with the prediction neurons of the band that has most of them at their means", "nats", _NULL,
@@ -60,7 +60,7 @@ _KINDS = {"prediction": BLUE, "suppression": VERMILION}
 _PARTS = {"attn": ("attention", GREEN), "mlp": ("MLPs", ORANGE)}
 _HOW = {"mean": "solid", "zero": "dash"}
 _NEAREST = 10
-"""Number of neurons of nearest norm from which a control is drawn."""
+"""Number of neurons that write nearly as much, from which a control is drawn."""
 _FEW = 5
 """Below this number of neurons in a band, a kind is undecided."""
 _LEAST = 1e-4
@@ -80,7 +80,7 @@ class CausalStages(Study):
     """
 
     bands: Annotated[int, Switch("Number of bands of depth, each with the same number of layers.", min=2)] = 4
-    draws: Annotated[int, Switch("Random draws of norm-matched control neurons.", min=2)] = 4
+    draws: Annotated[int, Switch("Random draws of matched control neurons.", min=2)] = 4
     draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
 
     name = "causal-stages"
@@ -226,7 +226,7 @@ def controls(
     places: list[tuple[int, int]], written: Float[np.ndarray, "layer neuron"], free: Bool[np.ndarray, "layer neuron"],
     generator: np.random.Generator,
 ) -> list[tuple[int, int]]:  # fmt: skip
-    """For each neuron another of its layer, drawn from the ten free ones of nearest norm; none twice.
+    """For each neuron another of its layer, drawn from the ten free ones that write nearly as much; none twice.
 
     A layer with too few free neurons gives all that it has.
     """

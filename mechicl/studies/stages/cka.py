@@ -46,7 +46,7 @@ from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.parts import Material, Part
 from mechicl.studies.stages.blocks import best_blocks, by_distance, divisions, explained_by_blocks
 from mechicl.studies.stages.ensembles import FloatArray
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, beyond, given
+from mechicl.studies.twins import TWINS, AgainstTwins, beyond, given
 
 BLOCKS = Claim(
     "layer-blocks", "Layers form blocks of similar representations.",

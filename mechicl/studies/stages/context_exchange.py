@@ -42,8 +42,8 @@ from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 5.1; a test of our own"
 _TOLERANCE = 0.9

@@ -19,7 +19,7 @@ import pandas as pd
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, FLOW_COLOURS, ORANGE
 from mechicl.results import Result
-from mechicl.studies.stages.twins import GIVEN
+from mechicl.studies.twins import GIVEN
 
 IN_CONTEXT = {
     "S_wp": (FLOW_COLOURS["S_wp"], "solid"),

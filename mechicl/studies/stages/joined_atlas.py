@@ -22,7 +22,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import where
 from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.stages.spelling_bench import CONTROLS
-from mechicl.studies.stages.twins import GIVEN
+from mechicl.studies.twins import GIVEN
 
 Curves = Iterator[tuple[str, pd.DataFrame]]
 """Names of signatures, and their values [unit layer]."""

@@ -35,10 +35,10 @@ from mechicl.probes.words import followed, word_half
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
 from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, measure_heads, ranked_heads
-from mechicl.studies.stages.twins import against_draws, by_layer
 from mechicl.studies.stages.word_patterns import pattern_panels, pattern_summary, word_patterns
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND, mean_with_interval
+from mechicl.studies.twins import against_draws, by_layer
 
 NEEDED = Claim(
     "sub-joiners-needed", "Predictions after words of several tokens need the sub-joiner heads.",

@@ -40,8 +40,8 @@ from mechicl.probes.tuned_lens import TunedLens
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
 from mechicl.studies.stages.sequences import authors_summary, weighted_summary
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 5.2, Fig. 8 and 19"
 LATE = Claim(

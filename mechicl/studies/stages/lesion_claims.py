@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from mechicl.claims import Claim, Evidence
-from mechicl.studies.stages.twins import TWINS, against_twins, by_layer, given
+from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 4.1, Fig. 2 and 3"
 ROBUST = Claim(

@@ -46,9 +46,9 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesion_claims import CLAIMED, CLAIMS, length, lesion_evidence
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
-from mechicl.studies.stages.twins import AgainstTwins, given
 from mechicl.studies.study import Protocol
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import AgainstTwins, given
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
 Where = Literal["all", "bos", "rest"]

@@ -29,9 +29,9 @@ from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import authors_summary, weighted_summary
-from mechicl.studies.stages.twins import by_layer, of_documents, slope
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import by_layer, of_documents, slope
 
 _SOURCE = "Stages of Inference, section 5.1, Fig. 6a"
 _LEVEL = "the same in all layers"

@@ -26,9 +26,9 @@ from mechicl.probes.norms import PARTS, Norms
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import by_layer, of_documents, slope
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import by_layer, of_documents, slope
 
 GROW = Claim(
     "mlp-norms-grow", "The norm of the MLPs' outputs grows with depth.",

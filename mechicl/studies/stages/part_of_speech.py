@@ -39,9 +39,9 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import weighted_summary
-from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import by_layer, of_documents
 
 _SOURCE, _NULL = "Stages of Inference, section 5.2; a test of our own", "the same of the control task"
 _QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"

@@ -45,8 +45,8 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
-from mechicl.studies.stages.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 from mechicl.studies.summary import TEXT_BAND, mean_with_interval
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 5.4; a test of our own"
 SPOILT = Claim(

@@ -11,8 +11,8 @@ go" or " goes"; otherwise contexts that end in the same token are paired (see `b
 `protocol="paper"` follows the authors' code and text: the 32 neurons of largest effect, kinds as in their code, ranked
 by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks and selects
 on one half of the text and tests on the other, and adds greedy ensembles, both kinds mixed, and a control that the
-paper lacks: as many random neurons of the prediction neurons' layers (several draws). In addition to the probes there are
-votes without any training: the sum of each neuron's activation times its effect on the class's logits against all
+paper lacks: as many random neurons of the prediction neurons' layers (several draws). In addition to the probes there
+are votes without any training: the sum of each neuron's activation times its effect on the class's logits against all
 others; its sign is the vote.
 
 The class may be a suffix, words, or a test of a token's text. Effects assume a folded final norm
@@ -44,10 +44,10 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import ballots, contexts_of
 from mechicl.studies.stages.ensembles import BoolArray, Judged
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.twins import against_draws, by_layer, of_documents
 from mechicl.studies.stages.voters import OfTokenClass, effects, find_neurons, neuron_groups, pairs_of
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import against_draws, by_layer, of_documents
 
 _SOURCE, _QUANTITY = "Stages of Inference, section 5.3 and appendix I", "accuracy of the ensemble of most neurons"
 VOTES = Claim(

@@ -44,9 +44,9 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
-from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import by_layer, of_documents
 
 Span = Literal["word", "phrase"]
 _SPANS: tuple[Span, ...] = ("word", "phrase")

@@ -41,9 +41,9 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.sequences import weighted_means, weighted_summary
 from mechicl.studies.stages.sub_joiners import HEAD, LEAST_WORDS, best_of_layers, judged, measure_heads, ranked_heads
-from mechicl.studies.stages.twins import by_layer, of_documents
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.twins import by_layer, of_documents
 
 _SOURCE = "Stages of Inference, section 5.1, Fig. 6b"
 JOINERS = Claim(

@@ -12,8 +12,8 @@ from mechicl.studies.stages.atlas import DENSER, Atlas
 from mechicl.studies.stages.lesion_claims import ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.norms import sink_maker
-from mechicl.studies.stages.twins import against_twins, by_layer, of_documents
 from mechicl.studies.summary import extreme_in_words
+from mechicl.studies.twins import against_twins, by_layer, of_documents
 from tests import tiny
 
 N_LAYERS, N_SEQUENCES = 8, 12

@@ -25,7 +25,7 @@ from mechicl.studies.parts import DOCUMENT, set_names
 from mechicl.studies.study import Condition, Study
 
 TWINS = "the same in untrained models"
-GIVEN, _UNTRAINED = "as given", "untrained"
+GIVEN, UNTRAINED = "as given", "untrained"
 """The model itself, and the beginning of its twins' names, in the column `weights`."""
 Contrast = Callable[[pd.DataFrame], pd.Series]
 """A map from one model's rows to a number per sequence, indexed by document and sequence, or per prompt, indexed by
@@ -56,7 +56,7 @@ class AgainstTwins(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         seeds = range(self.untrained if has_twin(model) and self.protocol == "corrected" else 0)
-        return [{"weights": GIVEN}, *({"weights": f"{_UNTRAINED} {seed}"} for seed in seeds)]
+        return [{"weights": GIVEN}, *({"weights": f"{UNTRAINED} {seed}"} for seed in seeds)]
 
     def measure(self, model: Any, material: Any, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         seed = seed_of(condition)
@@ -83,7 +83,7 @@ class AgainstTwins(Study):
 def seed_of(condition: Condition) -> int | None:
     """The seed of the measured twin; None for the model as given."""
     which = condition["weights"]
-    return None if which == GIVEN else int(which.removeprefix(_UNTRAINED))
+    return None if which == GIVEN else int(which.removeprefix(UNTRAINED))
 
 
 def given(table: pd.DataFrame) -> pd.DataFrame:
