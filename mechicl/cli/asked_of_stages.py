@@ -32,7 +32,8 @@ class OnWeights(Asked):
     """A model's weights, processed as in *Stages of Inference*."""
 
     processing: Annotated[
-        Literal["none", "fold"], on("none, or fold: norms folded and weights centred, as in the papers.")
+        Literal["none", "fold"],
+        on("none, or fold: norms folded, weights centred and value biases folded, as in Stages of Inference."),
     ] = "none"
 
     def load_model(self, **how: Any) -> Any:
@@ -116,7 +117,7 @@ class OnTextAndPrompts(OnText):
     """Running text and, if requested, prompts of tasks."""
 
     task: Annotated[str | None, on("Tasks whose information flow to add, comma-separated.", completion.tasks)] = None
-    data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the hub.")] = None
+    data: Annotated[Path | None, on("Data of these tasks, as for information-flow; default: the tasks' own.")] = None
     samples: Annotated[int, on("Prompts per task and seed.", min=1)] = 32
     prompt_seeds: Annotated[str, on("Seeds of their demonstrations, comma-separated.")] = "42,43"
 

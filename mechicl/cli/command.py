@@ -42,7 +42,9 @@ class _Studies(TyperGroup):
         return _command(told)
 
 
-studies = typer.Typer(help="Run one experiment on a model and a task.", no_args_is_help=True, cls=_Studies)
+studies = typer.Typer(
+    help="Run one study on a model, and on prompts, text or weights.", no_args_is_help=True, cls=_Studies
+)
 
 
 def declarations() -> dict[str, Declaration]:

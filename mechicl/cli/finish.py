@@ -46,12 +46,12 @@ def run(
 
     A study that measures time waits until all workers are idle, and runs alone.
     """
-    shared = f" in each of {asked.workers} workers" if asked.workers > 1 else ""
+    shared = f", in each of {asked.workers} workers" if asked.workers > 1 else ""
     if study.measures_time and helpers is not None:
         helpers.rest()
         helpers, shared = None, ", alone, because it measures time"
     needs = study.estimate(model, material, batch_size=asked.batch_size)
-    print(f"mechicl: {study.name} needs {needs}{shared}.", file=sys.stderr)
+    print(f"mechicl: {study.name}. {needs}{shared}.", file=sys.stderr)
     workers = 1 if helpers is None else helpers
     return study.run(model, material, batch_size=asked.batch_size, cells=cells, workers=workers)
 
@@ -85,8 +85,7 @@ def keep(result: Result, out: Path) -> None:
     before = _command_of(out, result.name)
     replace(result, provenance={**result.provenance, "command": command}).save(out)
     if before not in (None, command):
-        print(f"mechicl: This {result.name} took the place of the one in {out} that was made by: {before}",
-              file=sys.stderr)  # fmt: skip
+        print(f"mechicl: Replaced the earlier {result.name} result in {out} (from: {before}).", file=sys.stderr)
 
 
 def _command_of(folder: Path, name: str) -> str | None:

@@ -16,7 +16,7 @@ from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, compared, keep, page, run, say_left_out, terminal
 from mechicl.cli.sharing import begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
-from mechicl.errors import InputError
+from mechicl.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 _Job = tuple[str, "Study", "Material | InputError"]
 """A part, a study, and its input, or why there is none."""
+_Failure = tuple[str, "Study", Exception]
+"""A part, a study, and why it has no result."""
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
 _PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
@@ -64,9 +66,9 @@ def label_words(asked: OnAllOfLabelWords) -> None:
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
         done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
-    if failed is not None and not done:
-        raise failed
-    _close(against_published(done), asked)
+    if failed and not done:
+        raise failed[-1][-1]
+    _close(against_published(done), failed, asked)
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
@@ -84,23 +86,22 @@ def _all_of(
     cells: Cells,
     helpers: Helpers | None,
     advance: Callable[[int], None],
-) -> tuple[list[Result], InputError | None]:  # fmt: skip
-    """Results of all jobs, each saved as soon as it is ready; if one fails, the reason is printed and returned."""
+) -> tuple[list[Result], list[_Failure]]:  # fmt: skip
+    """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
     for _, study, material in jobs:
         if not isinstance(material, InputError):
             begin(helpers, study, model, material, asked, cells)
     end_unless_last(helpers, asked)
-    done: list[Result] = []
-    failed: InputError | None = None
+    done, failed = list[Result](), list[_Failure]()
     for part, study, material in jobs:
         try:
             if isinstance(material, InputError):
                 raise material
             done.append(run(study, model, material, asked, cells, helpers))
             _keep(done[-1], asked, part)
-        except InputError as error:  # such as no errors to diagnose; the other studies still run
+        except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
             _say(f"{study.name} ({part}) has no result: {error}", asked)
-            failed = error
+            failed.append((part, study, error))
         advance(1)
     return done, failed
 
@@ -196,11 +197,11 @@ def stages(asked: OnAllOfStages) -> None:
         jobs: list[_Job] = [(part, study, _tried(asked.material, study, model)) for part, study in planned]
         done, failed = _all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
-    if failed is not None and not done:
-        raise failed
+    if failed and not done:
+        raise failed[-1][-1]
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
-    _close(against_published(done), asked)
+    _close(against_published(done), failed, asked)
 
 
 _PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
@@ -276,17 +277,18 @@ def _keep(result: Result, asked: Asked, part: str) -> None:
         terminal().print(f"{result.name} ({part}): {finding}")
 
 
-def _close(table: pd.DataFrame, asked: Asked) -> None:
+def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked) -> None:
     """Print published and measured values, then every claim's verdict, and the pages' paths last."""
-    from mechicl.claims import Verdicts
+    from mechicl.claims import Evidence, Verdicts, decide
     from mechicl.studies import saved_results
 
     folders = [asked.out / part for part in _PARTS if any((asked.out / part).glob("*.parquet"))]
     pages = [str(page(folder).resolve()) for folder in folders]
     results = [(folder.name, result) for folder in folders for result in saved_results(folder)]
-    verdicts = Verdicts(
-        replace(verdict, about={"part": part, **verdict.about}) for part, result in results for verdict in result.claims
-    )
+    verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
+    for part, study, why in failed:
+        about = {"part": part, "study": study.name, "protocol": study.protocol, "model": asked.model}
+        verdicts += [decide(claim, Evidence.nothing(str(why)), about) for claim in study.claims]
     if asked.as_json:
         answer = {
             "claims": [verdict.facts() for verdict in verdicts],
@@ -300,5 +302,5 @@ def _close(table: pd.DataFrame, asked: Asked) -> None:
     shown, left_out = compared(table, console)
     console.print(shown)
     say_left_out(left_out, console)
-    print_verdicts(verdicts, console)
+    print_verdicts(Verdicts(verdicts), console)
     print("\n".join(pages))

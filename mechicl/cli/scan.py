@@ -32,7 +32,7 @@ def scan(
         typer.Option("--chat", help="Use the tokenizer's chat template: the text is a message, examples are turns."),
     ] = False,
     data: Annotated[
-        Optional[Path], typer.Option(help="File or folder with the task's data; default: the hub.")  # noqa: UP045
+        Optional[Path], typer.Option(help="File or folder with the task's data; default: the task's own.")  # noqa: UP045
     ] = None,
     shots: Annotated[str, typer.Option(help="Demonstrations per class.")] = "1",
     seed: Annotated[int, typer.Option(help="Seed of the demonstrations and of the prompts.", min=0)] = 42,

@@ -55,5 +55,5 @@ def begin(helpers: Helpers | None, study: Study, model: Any, material: Material,
 def end_unless_last(helpers: Helpers | None, asked: Asked) -> None:
     """End the command of a shard that leaves writing the results to another."""
     if helpers is not None and not helpers.closes():
-        print(f"mechicl: Shard {asked.shard} is done; the shard that ends last makes the results.", file=sys.stderr)
+        print(f"mechicl: Shard {asked.shard} is done; another shard writes the results.", file=sys.stderr)
         raise typer.Exit

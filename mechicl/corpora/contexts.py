@@ -18,7 +18,7 @@ def context_ends(corpus: TokenCorpus, length: int) -> Bool[Tensor, "sequence pos
         raise InputError(f"length is {length}; a context needs at least 1 token.")
     documents = corpus.documents
     before = torch.full_like(documents, -1)
-    before[:, length - 1 :] = documents[:, : documents.shape[1] - length + 1]
+    before[:, length - 1 :] = documents[:, : max(0, documents.shape[1] - length + 1)]
     return (documents >= 0) & (documents == before)
 
 

@@ -116,7 +116,7 @@ class TokenCorpus:
 
     @door
     def apart(self, tokens: int) -> tuple[TokenCorpus, TokenCorpus]:
-        """The first sequences, up to `tokens` tokens of text, and those after them that share no document with them.
+        """The first sequences that hold at least `tokens` tokens of text, and those after them that share no document.
 
         Raises:
             InputError: one of the two would be empty.

@@ -21,6 +21,9 @@ from mechicl.models import Blockwise, blockwise, frozen
 from mechicl.models.tokenizers import check_tokenizer, encode_texts
 from mechicl.progress import progress
 
+_LOGITS = 2**24
+"""Logits that are held at a time: 64 MiB in float32."""
+
 
 class Continuations(NamedTuple):
     """Row 0 is the clean model, the others are the ablations in order."""
@@ -120,9 +123,12 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Se
 
 
 def _read(net: Blockwise, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
-    log_p = net.lens(final).log_softmax(-1)
-    of_target = log_p.gather(-1, targets[:, None])[:, 0]
-    missed = (log_p.argmax(-1) != targets).float()
+    rows, parts = max(1, _LOGITS // net.sizes.d_vocab), []
+    for some, wanted in zip(final.split(rows), targets.split(rows), strict=True):
+        log_p = net.lens(some).log_softmax(-1)
+        missed = (log_p.argmax(-1) != wanted).float()
+        parts.append(torch.stack([log_p.gather(-1, wanted[:, None])[:, 0], missed], -1))
     # On CUDA index_put_ adds in a fixed order, which index_add_ does not promise.
-    sums = of_target.new_zeros(n_rows, 2).index_put_((row,), torch.stack([of_target, missed], -1), accumulate=True)
+    found = torch.cat(parts)
+    sums = found.new_zeros(n_rows, 2).index_put_((row,), found, accumulate=True)
     return sums[:, 0], sums[:, 1] == 0

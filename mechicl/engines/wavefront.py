@@ -61,6 +61,8 @@ def lesion_sweep(
     """
     if not lesions:
         raise InputError("There is no ablation to sweep; give at least one.")
+    if not len(tokens):
+        raise InputError("There is no text to sweep; give at least one sequence.")
     net = blockwise(model, "lesion_sweep")
     known = torch.full((len(tokens),), tokens.shape[1]) if lengths is None else lengths
     batch = TokenBatch(tokens, known).to(net.device)

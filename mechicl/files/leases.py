@@ -51,14 +51,14 @@ class Leases:
         path = self._folder / f"{name}.lease"
         if path in self._held:
             return True
-        if self._is_stale(path):
-            with suppress(OSError):  # another process was quicker
-                path.unlink()
         try:
+            if self._is_stale(path):
+                with suppress(OSError):  # another process was quicker
+                    path.unlink()
             make_folder(self._folder)
             with path.open("x") as file:  # fails if the file exists
                 file.write(self._me)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):  # it is held, or another process has just removed the folder
             return False
         self._held.add(path)
         return True

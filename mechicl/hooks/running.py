@@ -83,7 +83,13 @@ class Run:
 
     @property
     def predicted(self) -> Int[Tensor, "prompt"]:
-        """Index of the most probable label word."""
+        """Index of the most probable label word.
+
+        Raises:
+            InputError: running text has no label words.
+        """
+        if not self.label_logits.shape[1]:
+            raise InputError("Running text has no label words, so no class is predicted.")
         return self.label_logits.argmax(-1)
 
     def __repr__(self) -> str:

@@ -56,12 +56,26 @@ def null_space_score(
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction is {fraction}; it is the share of W_U's directions to call null, between 0 and 1.")
+    return share_in(null_space(W_U, fraction), W_out)
+
+
+@torch.no_grad()
+def null_space(W_U: Float[Tensor, "d_model d_vocab"], fraction: float = 0.01) -> Float[Tensor, "d_model direction"]:
+    """The left singular directions of W_U with the smallest singular values, in float64."""
     wide = W_U.cpu().double()
     _, directions = torch.linalg.eigh(wide @ wide.T)  # ascending
-    null = directions[:, : max(1, round(fraction * len(wide)))]
+    null: Tensor = directions[:, : max(1, round(fraction * len(wide)))]
+    return null
+
+
+@torch.no_grad()
+def share_in(
+    directions: Float[Tensor, "d_model direction"], W_out: Float[Tensor, "neuron d_model"]
+) -> Float[Tensor, "neuron"]:
+    """The share of each neuron's norm that lies in the span of orthonormal directions."""
     w = W_out.cpu().double()
-    score: Tensor = (w @ null).norm(dim=1) / w.norm(dim=1)
-    return score
+    share: Tensor = (w @ directions).norm(dim=1) / w.norm(dim=1)
+    return share
 
 
 def entropy_neurons(

@@ -48,7 +48,11 @@ class BridgeModel(RunsBridgeBlocks):
         """The findings of a first run."""
         if self._findings is None:
             self._findings = Findings()  # for requests in the meantime
-            self._findings = examine(self)
+            try:
+                self._findings = examine(self)
+            except BaseException:  # an interrupted run has found nothing
+                self._findings = None
+                raise
         return self._findings
 
     @property
@@ -122,7 +126,7 @@ class BridgeModel(RunsBridgeBlocks):
 
                 def carry(module: Any, args: Any, out: Tensor) -> Tensor:
                     handle.remove()
-                    return out + (new - value)
+                    return out + (new - value).to(out.device)
 
                 handle = end.register_forward_hook(carry, prepend=True)
                 handles.append(handle)

@@ -117,6 +117,11 @@ def _layers(isolation: Isolate, model: Any) -> tuple[int, ...]:
 
 def _rows(isolation: Isolate, batch: PromptBatch, layer: int) -> Int[Tensor, "batch token"]:
     rows = [list(isolation.rows(prompt, layer)) for prompt in batch.prompts]
+    if len(set(map(len, rows))) > 1:
+        raise InputError(
+            "Exchange needs as many tokens in every prompt of a batch, and these label words differ in their number of "
+            'tokens; use span="anchor", or run the prompts one by one.'
+        )
     return torch.tensor(rows, dtype=torch.long, device=batch.device)
 
 

@@ -137,7 +137,10 @@ class IsolatePositions(Isolate):
     def rows(self, prompt: Prompt, layer: int) -> Sequence[int]:
         if prompt not in self.positions:
             raise InputError("IsolatePositions has no positions for one of the prompts; give them for every prompt.")
-        return self.positions[prompt][as_layers(self.layers, "IsolatePositions").index(layer)]
+        rows = self.positions[prompt][as_layers(self.layers, "IsolatePositions").index(layer)]
+        if outside := [place for place in rows if not 0 <= place < len(prompt)]:
+            raise InputError(f"IsolatePositions has position {outside[0]} of a prompt of {len(prompt)} tokens.")
+        return rows
 
 
 @dataclass(frozen=True)

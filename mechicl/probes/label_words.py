@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mechicl.hooks import Probe, Watch, watch_layers
+from mechicl.probes.saliency import check_anchors
 from mechicl.prompts import PromptBatch
 from mechicl.readings import by_name
 
@@ -41,6 +42,8 @@ class LabelNorms(Probe):
     units = dict.fromkeys(("label_norm", "first_norm"), "L2 norm over d_model")
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        check_anchors(batch, "LabelNorms")
+
         def norms(_: int, resid: Tensor) -> Tensor:
             norm = resid.float().norm(dim=-1)
             return torch.stack([norm.gather(1, batch.anchors).mean(1), norm[:, 0]], -1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from mechicl.errors import InputError
 from mechicl.hooks import Batch, Probe, Watch, watch_points
 from mechicl.models import hooked
 
@@ -27,6 +28,8 @@ class LastResidual(Probe):
     def watch(self, model: Any, batch: Batch) -> Watch:
         n_layers = hooked(model).sizes.n_layers
         points = range(n_layers + 1) if self.points is None else self.points
+        if outside := [point for point in points if not 0 <= point <= n_layers]:
+            raise InputError(f"LastResidual has point {outside[0]}; this model has points 0 to {n_layers}.")
         rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
         last = batch.lengths.to(batch.tokens.device) - 1
         return watch_points(

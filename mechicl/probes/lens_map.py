@@ -13,6 +13,7 @@ from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.metrics.readout import read_out
 from mechicl.models import Adapter, hooked
 from mechicl.probes.last_residual import resid_name
+from mechicl.probes.lens_tokens import check_positions
 from mechicl.probes.logit_lens import tiles_of
 from mechicl.prompts import PromptBatch
 
@@ -34,6 +35,7 @@ class LensMap(Probe):
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
         net = hooked(model)
         n_layers = net.sizes.n_layers
+        check_positions(self.positions, batch, type(self).__name__)
         places = torch.tensor(self.positions, device=batch.device)
         return watch_points(
             [(resid_name(point, n_layers),) for point in range(n_layers + 1)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.errors import InputError
 from mechicl.hooks import Probe, Watch, watch_points
 from mechicl.metrics import top_k_ids
 from mechicl.metrics.readout import Tiles
@@ -40,6 +42,7 @@ class LensTokens(Probe):
         net = hooked(model)
         n_layers = net.sizes.n_layers
         points = [(resid_name(point, n_layers),) for point in range(n_layers + 1)]
+        check_positions(self.positions, batch, type(self).__name__)
         places = torch.tensor(self.positions, device=batch.device)
         return watch_points(
             points,
@@ -55,6 +58,16 @@ class LensTokens(Probe):
         found = [_best(tiles, rows, k) for rows in torch.split(resid.flatten(0, 2), _ROWS)]
         ids, shares = (torch.cat(parts).reshape(*resid.shape[:3], k) for parts in zip(*found, strict=True))
         return {"token": ids, "probability": shares}
+
+
+def check_positions(positions: Sequence[int], batch: PromptBatch, name: str) -> None:
+    """Reject positions outside a prompt, where a batch holds padding."""
+    shortest = int(batch.lengths.min())
+    if outside := [place for place in positions if not 0 <= place < shortest]:
+        raise InputError(
+            f"{name} has position {outside[0]}, and the shortest prompt has positions 0 to {shortest - 1}; give "
+            "positions inside every prompt."
+        )
 
 
 def _best(

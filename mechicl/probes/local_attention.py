@@ -71,7 +71,7 @@ class LocalAttention(Probe):
         n_pos = pattern.shape[-1]
         query = torch.arange(n_pos, device=pattern.device)
         real = (query < lengths[:, None])[:, None]  # [batch 1 query]
-        widest = min(max(*self.windows, _AUTHORS_WINDOW), n_pos - 1)
+        widest = max(1, min(max(*self.windows, _AUTHORS_WINDOW), n_pos - 1))
         previous = torch.stack([_previous(pattern, i) for i in range(1, widest + 1)], -1)
         sink = pattern[..., 0]
         # Not 1 - sink, which has no significant digit in float32 if a head pays all but 1e-7 to position 0.
@@ -91,7 +91,7 @@ class LocalAttention(Probe):
 
 def _previous(pattern: Float[Tensor, "batch head query key"], offset: int) -> Float[Tensor, "batch head query"]:
     """A[q, q - offset] for every q; 0 if there is no such key."""
-    return F.pad(torch.diagonal(pattern, -offset, dim1=-2, dim2=-1), (offset, 0))
+    return F.pad(torch.diagonal(pattern, -offset, dim1=-2, dim2=-1), (offset, 0))[..., : pattern.shape[-1]]
 
 
 def uniform_mass(k: int, lengths: Int[Tensor, "sequence"]) -> Float[Tensor, "sequence"]:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechicl.errors import InputError
 from mechicl.hooks import Hook, Probe, Watch, resolved_layers
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
@@ -64,6 +65,12 @@ def flow(
     return torch.stack([wp / n_wp, pq / n_pq, ww / n_ww], -1)
 
 
+def check_anchors(batch: PromptBatch, name: str) -> None:
+    """Reject prompts without label words."""
+    if not batch.anchors.shape[1]:
+        raise InputError(f"{name} reads label words, and these prompts have none; use shots=1 or more.")
+
+
 def edge_counts(
     anchors: Int[Tensor, "batch anchor"], target: Int[Tensor, "batch"]
 ) -> tuple[Int[Tensor, "batch"], Int[Tensor, "batch"], Int[Tensor, "batch"]]:
@@ -89,6 +96,7 @@ class SaliencyFlow(Probe):
         return self.loss
 
     def watch(self, model: Any, batch: PromptBatch) -> Watch:
+        check_anchors(batch, "SaliencyFlow")
         layers = range(hooked(model).sizes.n_layers)
         nothing = torch.zeros(len(batch), 3, device=batch.device)
         hooks, result = saliency_hooks(

@@ -90,6 +90,7 @@ class TunedLens:
         path = make_folder(folder) / _FILE
         parts = {"A": self.A, "b": self.b} | ({} if self.kl is None else {"kl": self.kl})
         payload, facts = packed(parts, {"about": dict(self.about)})
+        path.with_suffix(".json").unlink(missing_ok=True)  # an interruption leaves no lens, not two halves of two
         write_atomically(path, payload)
         write_atomically(path.with_suffix(".json"), facts)
         return path

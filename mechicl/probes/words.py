@@ -42,7 +42,8 @@ class WordAttention(Probe):
 
         def read(layer: int, pattern: Tensor) -> Tensor:
             back = torch.diagonal(pattern.float(), -self.distance, dim1=-2, dim2=-1)
-            back = torch.nn.functional.pad(back, (self.distance, 0)).transpose(1, 2)  # [batch query head]
+            back = torch.nn.functional.pad(back, (self.distance, 0))[..., : pattern.shape[-1]]
+            back = back.transpose(1, 2)  # [batch query head]
             return torch.stack([(back * case[:, :, None]).sum(1) for case in cases.values()], -1)
 
         def means(sums: Tensor) -> dict[str, Tensor]:

@@ -39,7 +39,6 @@ from mechicl.studies.label_words.anchor_kinds import AnchorKinds as AnchorKinds
 from mechicl.studies.stages.atlas import Atlas as Atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks as LesionedBenchmarks
 from mechicl.studies.stages.lesions import Lesions as Lesions
-from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
 from mechicl.studies.stages.token_lesions import TokenLesions as TokenLesions
 from mechicl.studies.stages.cka import Cka as Cka
 from mechicl.studies.stages.local_attention import LocalAttentionStudy as LocalAttentionStudy
@@ -59,6 +58,7 @@ from mechicl.studies.stages.norms import NormsStudy as NormsStudy
 from mechicl.studies.stages.entropy_neurons import EntropyNeurons as EntropyNeurons
 from mechicl.studies.stages.right_then_wrong import RightThenWrong as RightThenWrong
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
+from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
 from mechicl.studies.extensions.anchor_heads import AnchorHeads as AnchorHeads
 from mechicl.studies.extensions.decision_layer import DecisionLayer as DecisionLayer
 from mechicl.studies.extensions.shot_sweep import ShotSweep as ShotSweep
@@ -160,11 +160,11 @@ def isolation(
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         n_layers: Numbers of first (and of last) layers to isolate.
-        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
-            position 0 stays), postsoftmax_zero or postsoftmax_renorm.
+        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
+            position 0), postsoftmax_zero or postsoftmax_renorm.
         modes: Further modes in which a verdict must have the same sign (protocol corrected); give the
-            value of mode for none. exchange gives label words what those of another demonstration set
-            gather (the control: text tokens what its text tokens do), and needs two sets.
+            value of mode for none. exchange replaces what label words gather with what those of another
+            demonstration set gather (its control does this to text tokens), and needs two sets.
         pool: Where random tokens are drawn from: all, demo_text or demo_template.
         resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.
         span: Which tokens of a label word are isolated: its anchor, or all (label).
@@ -369,8 +369,8 @@ def anchor_sweep(
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         windows: Numbers of consecutive layers isolated together.
-        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to
-            position 0 stays), postsoftmax_zero or postsoftmax_renorm.
+        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
+            position 0), postsoftmax_zero or postsoftmax_renorm.
         random_seed: Seed of the random text tokens.
         batch_size: prompts or sequences per pass.
 
@@ -503,32 +503,6 @@ def layer_lesions(
         A result. Every layer dropped, swapped with the next, and so on: a row per ablation and
         sequence. The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere
         else. KL and losses in nats, agreement as a share, entropies in bits.
-    """
-
-def lesioned_icl(
-    model: Model,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    batch_size: int = 16,
-) -> Result:
-    """In-context accuracy and information flow with each layer dropped.
-
-    In-context learning with a layer left out (Stages of Inference, section 4.1; Label Words are
-    Anchors, section 2.1).
-
-    The paper: Neither paper says. Together they suggest: early layers serve the gathering at label
-    words, late layers the reading by the target.
-
-    Args:
-        model: a HookedTransformer, a TransformerBridge, or an object that implements
-            `mechicl.models.Adapter`.
-        prompts: prompts of one or more tasks, from `task.prompts`.
-        batch_size: prompts or sequences per pass.
-
-    Returns:
-        A result. Predictions and information flow with each layer dropped: a row per dropped layer and
-        prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the clean
-        model.
     """
 
 def token_lesions(
@@ -664,7 +638,7 @@ def word_merging(
 ) -> Result:
     """Whether early layers merge a word's tokens: attention, sub-joiner heads, cut edges.
 
-    Putting words together (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
+    Merging the tokens of a word (Stages of Inference, section 5.1, Fig. 6b; tests of our own).
 
     The paper: Early layers have sub-joiner heads, which attend from a word's last token to its other
     tokens and merge them into a word.
@@ -1118,6 +1092,32 @@ def inner_lexicon(
         cosine, or nats. Arms: spelling (retrieval, cosine, kl of the next token at the last point), cut
         (retrieval before the middle layer), patch (kl), meaning (cosine), identity (accuracy). Point i
         is the residual before layer i; for a cut, layer i.
+    """
+
+def lesioned_icl(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    batch_size: int = 16,
+) -> Result:
+    """In-context accuracy and information flow with each layer dropped.
+
+    In-context learning with a layer left out (beyond Stages of Inference, section 4.1, and Label Words
+    are Anchors, section 2.1).
+
+    The claim: Both papers together suggest that early layers serve gathering at label words, and late
+    layers reading by the target.
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. Predictions and information flow with each layer dropped: a row per dropped layer and
+        prompt. The predicted label, and S_wp, S_pq and S_ww of every layer; layer -1 is the clean
+        model.
     """
 
 def anchor_heads(

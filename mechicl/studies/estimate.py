@@ -47,9 +47,9 @@ class Estimate:
     def __str__(self) -> str:
         free = "" if self.free is None else f" ({in_words(self.free)} free)"
         return (
-            f"about {in_words(self.memory)} of memory plus {in_words(self.weights + self.twins)} of weights"
-            f"{', those of an untrained twin among them' * (self.twins > 0)}{free}; "
-            f"it will take {self.duration} (an order of magnitude)"
+            f"Estimated memory: {in_words(self.memory)} plus {in_words(self.weights + self.twins)} of weights"
+            f"{' (with those of an untrained twin)' * (self.twins > 0)}{free}. "
+            f"Estimated time: {self.duration} (an order of magnitude)"
         )
 
 

@@ -37,7 +37,7 @@ def draw_models(study: Study, results: Mapping[str, Result]) -> go.Figure:
     steps, along = training_steps(list(results)), first.x == "depth"
     if curves and along and steps is not None:
         combined = _over_steps(drawings, steps)
-    elif curves and len(drawings) <= len(_DASHES):
+    elif curves and len(drawings) <= len(_DASHES) and len({_ticks(one) for one in drawings.values()}) == 1:
         combined = _overlaid(drawings)
     else:
         combined = _side_by_side(drawings)
@@ -68,6 +68,11 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
     note = "; ".join(filter(None, (drawing.note, _DEPTH)))
     rows = rows.assign(depth=rows[drawing.x] / last)
     return replace(drawing, rows=rows, x="depth", x_title="relative depth", panels=panels, note=note)
+
+
+def _ticks(drawing: Drawing) -> str:
+    """The words at the x axes, which models of different depth need not share."""
+    return str([list(panel.x_axis.get("ticktext", ())) for panel in drawing.panels])
 
 
 def _overlaid(drawings: Mapping[str, Drawing]) -> Drawing:

@@ -123,14 +123,21 @@ def compare_models(results: Sequence[Result]) -> Result:
         raise InputError(f"The results differ in {', '.join(differing)}; run the study with the same switches.")
     models = [dict(one.provenance["model"]) for one in results]
     names = [str(facts["name"]) for facts in models]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"Two of the models are called {twice[0]}; give folders, or revisions, of different names.")
+    check_names(names)
     if len(results) == 1:
         return results[0]
     each = [{name: one.provenance[name] for name in _PER_MODEL if name in one.provenance} for one in results]
     facts: Mapping[str, Any] = {**results[0].provenance, "model": models, "each": each}
     facts = {**facts, "seconds": round(sum(one.provenance.get("seconds", 0) for one in results), 2)}
     return explained(Result(study, pd.concat([one.table for one in results], ignore_index=True), facts))
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Reject models, or models on texts, of the same name."""
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"Two of the models or texts are called {twice[0]}; give folders, revisions or files of different names."
+        )
 
 
 def explained(result: Result) -> Result:

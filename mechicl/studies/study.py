@@ -17,6 +17,7 @@ import plotly.graph_objects as go
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
 from mechicl.declared import INPUTS, RESERVED, Reads, Switch, check_values
+from mechicl.engines.wavefront import RESIDUAL_BYTES
 from mechicl.errors import InputError, check_count
 from mechicl.figures import BLUE
 from mechicl.models import Adapter, hooked
@@ -79,6 +80,8 @@ class Study(ABC):
     """Switches that affect conclusions but not measurements, so cells do not depend on them. Not inherited."""
     measures_time: ClassVar[bool] = False
     """Whether it measures time, so nothing else may run on the machine."""
+    sweeps: ClassVar[bool] = False
+    """Whether it keeps the last residuals of all its passes over a batch, to compare them with the clean model's."""
     gradients: ClassVar[bool] = False
     """Whether activations are kept for a backward pass, which takes more memory."""
     demonstrations_once: ClassVar[bool] = False
@@ -149,7 +152,9 @@ class Study(ABC):
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
         """Bytes that it keeps per batch of this many tokens, on top of a forward pass."""
-        return 0
+        n_streams = int(self.passes(net.sizes.n_layers)) if self.sweeps else 0
+        residuals = n_streams * tokens * net.sizes.d_model * net.dtype.itemsize
+        return 2 * min(RESIDUAL_BYTES, residuals)  # sorted by position, they exist twice
 
     def lengths(self, parts: Sequence[Part]) -> list[int]:
         """Tokens of each sequence that it reads."""

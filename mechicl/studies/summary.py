@@ -113,7 +113,13 @@ def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.Da
 def plateau_in_words(values: np.ndarray, names: Sequence[int]) -> str:
     """Where the mean of rows [row place] may be highest, corrected for all: "on a plateau, before layers 3-7"."""
     best = np.asarray(names)[plateau(values, generator=np.random.default_rng(0))]
-    return f"highest before layer {best[0]}" if len(best) == 1 else f"on a plateau, before layers {best[0]}-{best[-1]}"
+    return f"highest before layer {best[0]}" if len(best) == 1 else f"on a plateau, before layers {_runs(best)}"
+
+
+def _runs(layers: np.ndarray) -> str:
+    """Layers in increasing order, runs of them shortened: "0, 3-5"."""
+    runs = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def extreme_in_words(
@@ -128,6 +134,4 @@ def extreme_in_words(
     if best.all() and len(best) > 1:
         return f"no layer stands out ({means.min():{spec}} to {means.max():{spec}})"
     layers = np.sort(np.asarray(names)[best])
-    runs = np.split(layers, np.flatnonzero(np.diff(layers) > 1) + 1)
-    told = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
-    return f"{place} layer{'s' if len(layers) > 1 else ''} {told} ({means[best].mean():{spec}})"
+    return f"{place} layer{'s' if len(layers) > 1 else ''} {_runs(layers)} ({means[best].mean():{spec}})"

@@ -55,7 +55,7 @@ class FileSource:
         if not train:
             raise InputError(
                 f"The folder {self.path} has no train file; expected train{' or train'.join(READERS)}, and "
-                "test or validation beside it."
+                "test or validation next to it."
             )
         held_out = (split_files(self.path, split) for split in (query_split, *_HELD_OUT))
         queries = next(filter(None, held_out), None)

@@ -36,6 +36,15 @@ def same(found, expected, tolerance=1e-5):
     assert error < tolerance, f"relative error {error:.1e}"
 
 
+def test_an_interrupted_check_of_a_bridge_is_made_again(monkeypatch):
+    net = hooked(tiny.fresh("gpt2/bridge"))
+    net._findings = None
+    monkeypatch.setattr("mechicl.models.bridge.examine", lambda net: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        _ = net.findings
+    assert net._findings is None
+
+
 @pytest.fixture(params=BRIDGES)
 def net(request):
     return hooked(tiny.fresh(request.param).requires_grad_(False))

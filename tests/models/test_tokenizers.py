@@ -72,7 +72,7 @@ def mechicl(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         except SystemExit as stopped:
             code = int(stopped.code or 0)
         said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("mechicl: ", "Trace"))]
-        return code, "\n".join(line for line in said if " needs about " not in line)
+        return code, "\n".join(line for line in said if "Estimated memory: " not in line)
 
     return call
 

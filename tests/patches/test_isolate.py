@@ -137,6 +137,9 @@ def test_given_positions() -> None:
     same = IsolatePositions([0, 1], positions={p: [p.anchors, p.anchors] for p in prompts})
     ours, labels = (run(model, prompts, patches=[patch]).label_logits for patch in (same, IsolateLabels([0, 1])))
     torch.testing.assert_close(ours, labels)
+    for outside in (-1, len(prompts[0])):
+        with pytest.raises(InputError, match=rf"position {outside} of a prompt"):
+            run(model, prompts[:1], patches=[IsolatePositions([0], positions={prompts[0]: [(outside,)]})])
     with pytest.raises(InputError, match="every prompt"):
         run(model, prompts, patches=[IsolatePositions([0], positions={})])
 

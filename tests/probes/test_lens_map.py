@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from mechicl import metrics
+from mechicl.errors import InputError
 from mechicl.hooks import run
 from mechicl.models import hooked
-from mechicl.probes import LensMap
+from mechicl.probes import LastResidual, LensMap, LensTokens
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -32,6 +35,12 @@ def test_each_cell_is_the_residual_under_the_final_norm(family: str) -> None:
             torch.testing.assert_close(reading["probability"][row, point], answer, atol=1e-6, rtol=1e-4)
             kl = metrics.kl_divergence(final, logits).float()
             torch.testing.assert_close(reading["kl"][row, point], kl, atol=5e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("probe", [LensMap((50,)), LensMap((-1,)), LensTokens((50,)), LastResidual((0, 99))])
+def test_what_no_prompt_has_is_refused(probe: Any) -> None:
+    with pytest.raises(InputError, match=r"has (position|point) (50|-1|99)"):
+        run(tiny.model("gpt2"), random_prompts(3), [probe], progress=None)
 
 
 def test_the_last_point_is_the_models_prediction() -> None:

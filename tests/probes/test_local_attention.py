@@ -18,6 +18,12 @@ def corpus():
     return load_corpus(tiny.tokenizer(), TEXTS, n_ctx=40, packing="documents", prepend_bos=True)
 
 
+def test_texts_of_one_token_have_no_previous_tokens():
+    short = load_corpus(tiny.tokenizer(), ["a", "b"], n_ctx=40, packing="documents", prepend_bos=False)
+    reading = run(tiny.model("gpt2"), short, [probe := LocalAttention((1, 5))])[probe]
+    assert reading["mass_1"].isnan().all()
+
+
 def same(ours, expected):
     torch.testing.assert_close(ours, expected.double(), atol=1e-6, rtol=1e-5, equal_nan=True)
 

@@ -90,5 +90,5 @@ def test_what_does_not_fit_is_refused_before_a_pass(monkeypatch: pytest.MonkeyPa
 
 def test_an_estimate_is_a_sentence() -> None:
     assert str(Estimate(3 * 2**30, 2**28, 2**34, 340.0)) == (
-        "about 256 MiB of memory plus 3.0 GiB of weights (16.0 GiB free); it will take minutes (an order of magnitude)"
+        "Estimated memory: 256 MiB plus 3.0 GiB of weights (16.0 GiB free). Estimated time: minutes (an order of magnitude)"
     )

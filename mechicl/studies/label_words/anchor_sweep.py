@@ -55,8 +55,8 @@ class AnchorSweep(PredictionStudy):
     mode: Annotated[
         Mode,
         Switch(
-            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to position 0 "
-            "stays), postsoftmax_zero or postsoftmax_renorm."
+            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to "
+            "position 0), postsoftmax_zero or postsoftmax_renorm."
         ),
     ] = "presoftmax"
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0

@@ -21,7 +21,7 @@ Times hold for one machine at one moment. All arms of a task and seed are measur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any
@@ -47,7 +47,7 @@ from mechicl.studies.label_words.predictions import PROMPT, accuracy_context, by
 from mechicl.studies.label_words.tables import PAPER_MODELS, TABLE_3
 from mechicl.studies.parts import set_names
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import mean_with_interval, spread
+from mechicl.studies.summary import mean_over_tasks, mean_with_interval, spread
 from mechicl.tasks import Task
 from mechicl.versions import machine
 
@@ -205,9 +205,15 @@ class CompressionSpeed(Study):
         reads the context); and, with intervals as in every summary, accuracy, macro_f1, majority_rate (of the full
         recompute alone), and label_loyalty (same answer as the full recompute).
         """
+        rows, by = self._compared(table), ["model", "task", "shots", "arm"]
+        context = accuracy_context(rows, by, rows["arm"] == FULL)
+        return pd.concat([self._means(rows, by, mean_with_interval), context], ignore_index=True)
+
+    def _compared(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Every row with its metrics, compared with recomputing everything for the same query."""
         full = where(table, arm=FULL)[[*PROMPT, "seconds", "predicted"]]
         rows = table.merge(full, on=PROMPT, suffixes=("", "_full"))
-        rows = rows.assign(
+        return rows.assign(
             ms_per_query=1e3 * rows["seconds"],
             times_as_fast=rows["seconds_full"] / rows["seconds"],
             gflops=rows["flops"] / 1e9,
@@ -216,7 +222,10 @@ class CompressionSpeed(Study):
             accuracy=is_right(rows),
             label_loyalty=(rows["predicted"] == rows["predicted_full"]).astype(float),
         )
-        by, means = ["model", "task", "shots", "arm"], []
+
+    def _means(self, rows: pd.DataFrame, by: list[str], mean: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+        """Means of each metric; `mean` takes those of shares."""
+        means = []
         for key, group in rows.groupby(by, sort=False):
             counts = {"n": len(group), "seeds": group["seed"].nunique(dropna=False)}
             for metric in _METRICS:
@@ -225,11 +234,10 @@ class CompressionSpeed(Study):
                     numbers = self._numbers(group, metric) | counts | {"seed_sd": spread(of_seeds)}
                     means.append(dict(zip(by, key, strict=True)) | {"metric": metric} | numbers)
         shares = [
-            mean_with_interval(rows[rows[metric].notna()].assign(metric=metric), metric, [*by, "metric"])
+            mean(rows[rows[metric].notna()].assign(metric=metric), metric, [*by, "metric"])
             for metric in ("accuracy", "label_loyalty") if rows[metric].notna().any()
         ]  # fmt: skip
-        context = accuracy_context(rows, by, rows["arm"] == FULL)
-        return pd.concat([pd.DataFrame(means), *shares, context], ignore_index=True)
+        return pd.concat([pd.DataFrame(means), *shares], ignore_index=True)
 
     def _numbers(self, group: pd.DataFrame, metric: str) -> dict[str, float]:
         if metric in _TIMES and self.protocol == "corrected":
@@ -242,13 +250,13 @@ class CompressionSpeed(Study):
 
     def drawing(self, result: Result) -> Drawing:
         """Bars by arm, with the paper's ratios as marks."""
-        summary = result.summary()
+        summary, of_all = result.summary(), self._means(self._compared(result.table), ["arm"], mean_over_tasks)
         arms = [arm for arm in ARMS if arm in set(summary["arm"])][::-1]
         tasks = list(dict.fromkeys(summary["task"]))
         published = [task for task in tasks if task in TABLE_3]
         panels = []
         for metric, title in _TITLES.items():
-            rows = where(summary, metric=metric).groupby("arm")[["mean", "low", "high"]].mean()
+            rows = where(of_all, metric=metric).set_index("arm")
             if rows.empty:
                 continue
             arm_bars = bars(

@@ -79,16 +79,16 @@ class Isolation(PredictionStudy):
     mode: Annotated[
         Mode,
         Switch(
-            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (the edge to position 0 "
-            "stays), postsoftmax_zero or postsoftmax_renorm."
+            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to "
+            "position 0), postsoftmax_zero or postsoftmax_renorm."
         ),
     ] = "presoftmax"
     modes: Annotated[
         tuple[Variant, ...],
         Switch(
             "Further modes in which a verdict must have the same sign (protocol corrected); give the value of mode for "
-            "none. exchange gives label words what those of another demonstration set gather (the control: text tokens "
-            "what its text tokens do), and needs two sets."
+            "none. exchange replaces what label words gather with what those of another demonstration set gather (its "
+            "control does this to text tokens), and needs two sets."
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
     pool: Annotated[isolate.Pool, Switch("Where random tokens are drawn from: all, demo_text or demo_template.")] = (

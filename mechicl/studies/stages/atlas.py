@@ -39,6 +39,7 @@ from mechicl.probes.logit_lens import LogitLens
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.parts import Material, Part
+from mechicl.studies.several import check_names
 from mechicl.studies.stages.atlas_claims import BOUNDARIES, DEEPER, DENSER, begins, deeper, denser
 from mechicl.studies.stages.atlas_figure import add_boundaries, boundary_in_words, drawing, sink_in_words
 from mechicl.studies.stages.boundaries import stage_boundaries
@@ -74,6 +75,7 @@ class Atlas(AgainstTwins):
     reads = "text"
     no_paper_protocol = "it puts curves together that the studies of each have in the authors' protocol"
     batch_size = 4
+    sweeps = True
     shared_options = {"processing": "fold"}
 
     def parts(self, material: Material) -> tuple[list[Part], dict[str, Any]]:
@@ -224,5 +226,6 @@ def compare_atlases(results: Sequence[Result]) -> Result:
     """Atlases of several models as one result, with one panel per model in one figure."""
     if not results or not all(isinstance(result.study, Atlas) for result in results):
         raise InputError("Give the results of stages_atlas, one for each model.")
+    check_names([str(result.provenance["model"]["name"]) for result in results])
     table = pd.concat([result.table for result in results], ignore_index=True)
     return Result(results[0].study, table, {**results[0].provenance, "model": [r.provenance["model"] for r in results]})

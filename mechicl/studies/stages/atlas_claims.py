@@ -128,6 +128,8 @@ def deeper(table: pd.DataFrame) -> Evidence:
     n_layers = drops.groupby("model")["layer"].max() + 1
     if len(n_layers) < _FEW_MODELS:
         return Evidence.nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
+    if n_layers.nunique() < 2:
+        return Evidence.nothing("All models have the same number of layers; give models of different depths.")
     of_middle = [rows[rows["layer"].isin(middle(int(n_layers[model])))] for model, rows in drops.groupby("model")]
     kl = np.array([np.average(rows["value"], weights=rows["weight"]) for rows in of_middle])
     found = float(pd.Series(n_layers.to_numpy()).corr(pd.Series(-kl), method="spearman"))

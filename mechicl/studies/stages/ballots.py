@@ -15,17 +15,20 @@ LEAST = 60
 """Least number of pairs of contexts for a study of linear probes."""
 _SEQUENCES = 4
 """Least number of sequences that hold them: two to choose ensembles on, and two to judge them."""
+_DOCUMENTS = 8
+"""With fewer documents, folds divide sequences."""
 
 
 def ballots(
     corpus: TokenCorpus, token_class: TokenClass, d_vocab: int, *, context: int, most: int, seed: int
 ) -> pd.DataFrame:
-    """A balanced set: sequence, position (where the context ends, before the token), label, matched_by, fold.
+    """A balanced set: sequence, position (where the context ends, before the token), label, matched_by, apart, fold.
 
     If the class is a suffix and the tokenizer has other forms of the same stems, contexts before " going" are paired
     with contexts before " go" or " goes", stem by stem (`matched_by` "stem"). Otherwise, or if these are too few,
     paired contexts end in the same token and continue inside or outside the class ("last token"). Fold 0 is for
-    selecting and fitting, fold 1 for testing; each sequence of the text is in only one of them.
+    selecting and fitting, fold 1 for testing; each document of the text (`apart`; each sequence, if there are fewer
+    than eight documents) is in only one of them.
 
     Raises:
         InputError: there are fewer than 60 pairs of either kind.
@@ -47,14 +50,21 @@ def ballots(
         )
     pairs = generator.permutation(table["pair"].unique())[:most]
     table = table[table["pair"].isin(pairs)].reset_index(drop=True)
-    sequences = generator.permutation(table["sequence"].unique())
-    if len(sequences) < _SEQUENCES:
+    sequences = table["sequence"].nunique()
+    if sequences < _SEQUENCES:
         raise InputError(
-            f"The pairs of contexts lie in {len(sequences)} sequences, and ensembles are chosen on some and judged on "
+            f"The pairs of contexts lie in {sequences} sequences, and ensembles are chosen on some and judged on "
             f"others: at least {_SEQUENCES} are needed; take more text, or shorter sequences."
         )
-    judged = sequences[: len(sequences) // 2]
-    return table.assign(matched_by=matched_by, fold=table["sequence"].isin(judged).astype(int))
+    table = table.assign(matched_by=matched_by, apart=_apart(corpus, table))
+    units = generator.permutation(table["apart"].unique())
+    return table.assign(fold=table["apart"].isin(units[: len(units) // 2]).astype(int))
+
+
+def _apart(corpus: TokenCorpus, table: pd.DataFrame) -> np.ndarray:
+    """What folds divide: documents, which share words and subjects; sequences if there are too few documents."""
+    documents = corpus.documents[table["sequence"].to_numpy(), table["position"].to_numpy()].numpy()
+    return documents if len(np.unique(documents)) >= _DOCUMENTS else table["sequence"].to_numpy()
 
 
 def _followed(corpus: TokenCorpus, members: torch.Tensor, context: int) -> pd.DataFrame:

@@ -53,6 +53,7 @@ class LesionedBenchmarks(Study):
     reads = "benchmarks"
     no_paper_protocol = "the paper does not say how it scored"
     may_lack = ("acc_norm",)  # undefined for a task with a single choice
+    sweeps = True
 
     def passes(self, n_layers: int) -> float:
         return self._ablations.passes(n_layers)

@@ -95,6 +95,7 @@ class CausalStages(Study):
     reads = "text"
     no_paper_protocol = "the authors ablate no neurons"
     batch_size = 4
+    sweeps = True
     shared_options = {"processing": "fold"}
 
     def passes(self, n_layers: int) -> float:

@@ -74,6 +74,7 @@ class EntropyNeurons(Study):
     reads = "text"
     no_paper_protocol = "the paper names entropy neurons, and fixes none"
     batch_size = 8
+    sweeps = True
     shared_options = {"processing": "fold"}
 
     def passes(self, n_layers: int) -> float:

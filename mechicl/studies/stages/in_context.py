@@ -44,10 +44,10 @@ class LesionedLearning(Study):
     name = "lesioned-icl"
     title = "In-context learning with a layer left out"
     shows = "In-context accuracy and information flow with each layer dropped."
-    source = "Stages of Inference, section 4.1; Label Words are Anchors, section 2.1"
+    source = "beyond Stages of Inference, section 4.1, and Label Words are Anchors, section 2.1"
     claim = (
-        "Neither paper says. Together they suggest: early layers serve the gathering at label words, late layers the "
-        "reading by the target."
+        "Both papers together suggest that early layers serve gathering at label words, and late layers reading by the "
+        "target."
     )
     no_paper_protocol = "neither paper did it"
     gradients = True

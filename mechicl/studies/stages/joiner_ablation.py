@@ -76,6 +76,7 @@ class JoinerAblation(Study):
     no_paper_protocol = "the authors ablate no heads"
     may_lack = ("draw", "cost", "after", "pieces", "back", "attention", "word")  # columns of the other parts
     batch_size = 4
+    sweeps = True
 
     @property
     def sequences_a_cell(self) -> int:

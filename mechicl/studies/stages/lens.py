@@ -187,8 +187,9 @@ class LensStudy(AgainstTwins):
             Panel("1 / rank of the final token", of_rank),
         ]
         return Drawing(
-            summary, panels, x="point", x_title="residual before layer", y_axis={"rangemode": "tozero"}, note=TEXT_BAND
-        )
+            summary, panels, x="point", x_title="residual before layer", y_axis={"rangemode": "tozero"},
+            note=_AUTHORS_BAND if self.protocol == "paper" else TEXT_BAND,
+        )  # fmt: skip
 
     def finding(self, result: Result) -> str:
         kl = where(result.summary(), metric="kl")

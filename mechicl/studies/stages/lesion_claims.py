@@ -43,11 +43,14 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     """The contrast of a claim, from rows with `entropy_difference`; undecided if a kind was not measured."""
     kinds, contrast = _CONTRASTS[claim.id]
     n_layers = 1 + int(max(table["layer"] + table["kind"].map(length) - 1))
-    missing = [kind for kind in kinds if not table["kind"].str.startswith(kind).any()]
+    measured = given(table)["kind"]
+    missing = [kind for kind in kinds if not ((measured == kind) | measured.str.startswith(f"{kind} ")).any()]
     if missing:
         return Evidence.nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
-    if n_layers < (least := 4 if claim == FINAL else 3):  # a middle swap that does not move the last layer but one
+    if n_layers < (least := 4 if claim in (FINAL, SWAP) else 3):  # a middle swap that does not move the last layer
         return Evidence.nothing(f"It needs a model of {least} layers or more.")
+    if claim == REPEATS and _late(given(table), n_layers).empty:
+        return Evidence.nothing("No repeated window begins in the latter half; repeat shorter ones (windows).")
     told = _NOTES.get(claim.id)
     note = told(given(table), n_layers) if told else ""
     return against_twins(lambda rows: contrast(rows, n_layers), table, note=note)
@@ -82,7 +85,7 @@ def _first(rows: pd.DataFrame, n_layers: int) -> pd.Series:
 
 
 def _swap(rows: pd.DataFrame, n_layers: int) -> pd.Series:
-    dropped, swapped = (_curves(rows, kind, "kl") for kind in ("drop", "swap"))
+    dropped, swapped = _curves(rows, "drop", "kl"), _curves(rows, "swap", "kl").drop(columns=n_layers - 2)
     return _in_middle(dropped[swapped.columns] - swapped, n_layers)
 
 
@@ -99,6 +102,8 @@ def _repeats(rows: pd.DataFrame, n_layers: int) -> pd.Series:
     return -by_layer(_late(rows, n_layers), "entropy_difference").mean(axis=1)
 
 
+_LEAST_TOLD = 0.05
+"""Smallest KL, in nats, of a layer dropped at position 0 that is told."""
 _CONTRASTS: Mapping[str, tuple[tuple[str, ...], Callable[[pd.DataFrame, int], pd.Series]]] = {
     ROBUST.id: (("drop",), _robust), FIRST.id: (("drop",), _first), SWAP.id: (("drop", "swap"), _swap),
     FINAL.id: (("swap",), _final), REPEATS.id: (("repeat",), _repeats),
@@ -110,7 +115,8 @@ CLAIMED = frozenset(kind for kinds, _ in _CONTRASTS.values() for kind in kinds)
 def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:
     """Agreement for the first, middle and last layers under one kind of ablation, and for the worst middle layer."""
     curve = _curves(rows, kind, "agreement").mean()
-    of_middle = curve[[layer for layer in middle(n_layers) if layer in curve]]
+    moves_last = n_layers - 2 if kind == "swap" else n_layers - 1
+    of_middle = curve[[layer for layer in middle(n_layers) if layer in curve and layer < moves_last]]
     ends = " and ".join(f"{curve[layer]:.0%} (layer {layer})" for layer in curve.index[-2:])
     return (
         f"{curve.iloc[0]:.0%} (layer 0), {of_middle.mean():.0%} (mean of the middle half), {of_middle.min():.0%} "
@@ -124,10 +130,12 @@ def _told_agreement(rows: pd.DataFrame, n_layers: int) -> str:
     if len(apart) < 3:
         return text
     kl = {kind: _curves(rows, kind, "kl").mean() for kind in apart}
-    worst = max((layer for layer in range(1, n_layers)), key=lambda layer: kl["drop, bos"][layer])
+    worst = max(range(1, n_layers), key=lambda layer: kl["drop, bos"][layer])
+    if kl["drop, bos"][worst] < _LEAST_TOLD:
+        return text
     return text + (
-        f" Position 0 matters most in layer {worst}: KL {kl['drop, bos'][worst]:.3g} nats dropped there alone, "
-        f"{kl['drop, rest'][worst]:.3g} everywhere else, {kl['drop'][worst]:.3g} at all positions."
+        f" Of the layers after layer 0, position 0 matters most in layer {worst}: KL {kl['drop, bos'][worst]:.3g} nats "
+        f"dropped there alone, {kl['drop, rest'][worst]:.3g} everywhere else, {kl['drop'][worst]:.3g} at all positions."
     )
 
 

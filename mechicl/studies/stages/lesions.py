@@ -35,7 +35,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.engines.comparison import Compared
 from mechicl.engines.swap_weights import SwapWeights
-from mechicl.engines.wavefront import RESIDUAL_BYTES, lesion_sweep
+from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.hooks import Patch
@@ -95,6 +95,7 @@ class Lesions(AgainstTwins):
     claims = CLAIMS
     reads = "text"
     batch_size = 4
+    sweeps = True
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
         """(kind, layer, ablation) of every measurement; a window's layer is its first."""
@@ -122,11 +123,9 @@ class Lesions(AgainstTwins):
         return 1 + len(self.lesions(n_layers))  # each runs half of the blocks on average, plus logits
 
     def held_bytes(self, net: Adapter, tokens: int) -> int:
-        """Residuals of all passes of a sweep, twice; in the authors' protocol also tiles of the vocabulary."""
-        n_streams = 1 + len(self.lesions(net.sizes.n_layers))
-        residuals = 2 * min(RESIDUAL_BYTES, n_streams * tokens * net.sizes.d_model * net.dtype.itemsize)
-        clamped = self.protocol == "paper"
-        return residuals + clamped * kept_bytes(n_streams, net.sizes.d_vocab, net.device)
+        """In the authors' protocol also tiles of the vocabulary."""
+        n_streams, clamped = 1 + len(self.lesions(net.sizes.n_layers)), self.protocol == "paper"
+        return super().held_bytes(net, tokens) + clamped * kept_bytes(n_streams, net.sizes.d_vocab, net.device)
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
         net = hooked(model)

@@ -40,8 +40,9 @@ FALLS = Claim(
     "fall from the first layer to the last, by a line through all layers", "of attention", _LEVEL, 0.05,
 )  # fmt: skip
 FREE = Claim(
-    "locality-falls-beside-sink", "Attention to the previous five tokens falls with depth beside the sink, too.",
-    _SOURCE, FALLS.quantity, "of attention not paid to position 0", _LEVEL, 0.05,
+    "locality-falls-beside-sink",
+    "Attention to the previous five tokens also falls with depth if the sink is left out.", _SOURCE, FALLS.quantity,
+    "of attention not paid to position 0", _LEVEL, 0.05,
 )  # fmt: skip
 _AUTHORS_DOCUMENTS = 100
 """The authors' standard errors divide by the square root of this number, whatever the number of documents."""
@@ -81,6 +82,8 @@ class LocalAttentionStudy(Study):
         share = "mass_5" if claim is FALLS else "free_5"
         if share not in table:
             return Evidence.nothing("It needs a window of 5 tokens.")
+        if table["layer"].nunique() < 2:
+            return Evidence.nothing("It needs a model of two layers or more.")
         sink = table.groupby("layer")["sink"].mean()
         least, most = (int(place(sink.to_numpy())) for place in (np.argmin, np.argmax))
         note = (

@@ -63,6 +63,7 @@ class ManyLesions(Study):
     reads = "text"
     no_paper_protocol = "the paper did not do it"
     batch_size = 4
+    sweeps = True
     renamed = {"seed": "draw_seed"}
 
     def lesions(self, n_layers: int) -> list[tuple[str, int, float, DropMany | Reorder]]:

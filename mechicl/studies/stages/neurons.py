@@ -35,7 +35,8 @@ from mechicl.claims import Claim, Evidence, decide
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.metrics.resampling import mean_of_many
-from mechicl.mlp_neurons import null_space_score, vocabulary_moments
+from mechicl.mlp_neurons import vocabulary_moments
+from mechicl.mlp_neurons.kinds import null_space, share_in
 from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
@@ -225,7 +226,8 @@ def neuron_table(net: Blockwise, layers: range) -> pd.DataFrame:
     """A row per neuron of these layers: moments, norms of output and input weights, and rho."""
     table = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in layers), top=1).frame()
     reads = torch.cat([net.W_in(layer).float().norm(dim=0) for layer in layers])
-    rho = torch.cat([null_space_score(net.W_U, net.W_out(layer)) for layer in layers])
+    null = null_space(net.W_U)
+    rho = torch.cat([share_in(null, net.W_out(layer)) for layer in layers])
     return table.assign(
         layer=table["layer"] + layers.start, in_norm=reads.cpu().double().numpy(), rho=rho.cpu().numpy()
     )

@@ -90,6 +90,7 @@ class RightThenWrong(AgainstTwins):
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
     batch_size = 4
+    sweeps = True
     shared_options = {"processing": "fold"}
 
     def passes(self, n_layers: int) -> float:
@@ -107,7 +108,8 @@ class RightThenWrong(AgainstTwins):
             for row, sequence in enumerate(indices):
                 one = _Sequence.of(compared, row, n_layers)
                 if len(one.targets):
-                    tables.append(pd.concat([*one.shares(), *one.with_dropped(dropped)]).assign(sequence=sequence))
+                    parts = [*one.shares(), *one.with_dropped(dropped, late(n_layers)[0])]
+                    tables.append(pd.concat(parts).assign(sequence=sequence))
         columns = pd.DataFrame(columns=["arm", "layer", "entropy", "quantity", "value", "tokens", "sequence"])
         return pd.concat(tables, ignore_index=True) if tables else columns
 
@@ -244,10 +246,11 @@ class _Sequence:
                 rows = {"layer": [n_layers], "quantity": quantity, "value": float(of_token[group].mean())}
                 yield pd.DataFrame({"arm": "any", **rows, **facts})
 
-    def with_dropped(self, layers: list[int]) -> Iterator[pd.DataFrame]:
-        """Accuracy with each layer dropped, on all tokens and on those that were spoilt."""
+    def with_dropped(self, layers: list[int], first_late: int) -> Iterator[pd.DataFrame]:
+        """Accuracy with each layer dropped, on all tokens and on those that late layers turn wrong."""
         right = self.dropped == self.targets
-        for quantity, group in (("accuracy", self.groups[_ALL]), ("restored", self.spoilt())):
+        turned = (self.on_the_way[first_late] == self.targets) & ~self.end
+        for quantity, group in (("accuracy", self.groups[_ALL]), ("restored", turned)):
             if group.any():
                 facts: dict[str, Any] = {"entropy": _ALL, "tokens": int(group.sum()), "quantity": quantity}
                 yield pd.DataFrame({"arm": "drop", "layer": layers, "value": right[:, group].mean(1), **facts})

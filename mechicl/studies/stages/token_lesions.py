@@ -66,6 +66,7 @@ class TokenLesions(Study):
     reads = "text"
     no_paper_protocol = "the authors evaluate no lesion token by token"
     batch_size = 4
+    sweeps = True
 
     def passes(self, n_layers: int) -> float:
         return 1 + n_layers

@@ -128,10 +128,10 @@ class Voting(OfTokenClass):
         return _means(cases["sequence"][judged.test], answers).assign(matched_by=cases["matched_by"].iloc[0])
 
     def _judged(self, activations: np.ndarray, cases: pd.DataFrame) -> Judged:
-        """The folds, and the halves of the selection fold; each sequence of the text is in exactly one."""
+        """The folds, and the halves of the selection fold; each document, or sequence, is in exactly one."""
         test = cases["fold"].to_numpy() == 1
-        sequences = np.random.default_rng(self.draw_seed).permutation(cases["sequence"][~test].unique())
-        learn = cases["sequence"].isin(sequences[::2]).to_numpy() & ~test
+        units = np.random.default_rng(self.draw_seed).permutation(cases["apart"][~test].unique())
+        learn = cases["apart"].isin(units[::2]).to_numpy() & ~test
         return Judged(activations, cases["label"].to_numpy(), test, learn, ~test & ~learn)
 
     def _ensembles(self, judged: Judged, kind: str, columns: list[int]) -> Iterator[Answers]:

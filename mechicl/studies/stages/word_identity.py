@@ -55,7 +55,7 @@ _FOLDS = 5
 _EXAMPLES = 5
 """Number of random examples of every word, each used alone."""
 KNOWN = Claim(
-    "words-beyond-phrases", "Early layers put a word's tokens together, more than the tokens of a phrase.",
+    "words-beyond-phrases", "Early layers merge a word's tokens, more than the tokens of a phrase.",
     "Stages of Inference, section 5.1; a test of our own",
     "accuracy of the nearest single example of a word in the first half of the layers", "of contexts",
     "phrases of as many words", 0.05,

@@ -72,7 +72,7 @@ class WordMerging(Study):
     pieces: Annotated[tuple[int, ...], Switch("Tokens per word; heads are ranked for each number.", min=2)] = (2, 3, 4)
 
     name = "word-merging"
-    title = "Putting words together"
+    title = "Merging the tokens of a word"
     shows = "Whether early layers merge a word's tokens: attention, sub-joiner heads, cut edges."
     source = "Stages of Inference, section 5.1, Fig. 6b; tests of our own"
     claim = (
@@ -84,6 +84,7 @@ class WordMerging(Study):
     may_lack = ("cost", "within", "across", "score_to_choose", *SUB_JOINER_QUANTITIES)  # undefined without such a word
     no_paper_protocol = "the authors compute no number to reproduce"
     batch_size = 8
+    sweeps = True
 
     def conditions(self, model: Any) -> list[Condition]:
         return [{"cut": cut} for cut in ("attention", "heads", *_CUTS)]

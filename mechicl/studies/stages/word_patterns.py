@@ -85,6 +85,8 @@ def _examples(
 def pattern_summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means of the first head's patterns over words: model, of (the head), metric, pieces, back, mean, low, high, n."""
     rows = where(table, part="pattern")
+    if rows.empty:  # no word has enough tokens before it
+        return pd.DataFrame(columns=["model", "of", "metric", "pieces", "back", "mean", "low", "high", "n"])
     firsts = where(table, part="example").drop_duplicates("model")[["model", "heads"]]
     rows = rows.merge(firsts, on=["model", "heads"]).assign(metric="pattern").astype({"pieces": int, "back": int})
     by = ["model", "heads", "metric", "pieces", "back"]

@@ -9,9 +9,10 @@ from mechicl.claims import decide
 from mechicl.metrics.resampling import plateau
 from mechicl.studies import neurons
 from mechicl.studies.stages.atlas import DENSER, Atlas
-from mechicl.studies.stages.lesion_claims import ROBUST, SWAP
+from mechicl.studies.stages.lesion_claims import REPEATS, ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
-from mechicl.studies.stages.norms import sink_maker
+from mechicl.studies.stages.local_attention import LocalAttentionStudy
+from mechicl.studies.stages.norms import NormsStudy, sink_maker
 from mechicl.studies.summary import extreme_in_words
 from mechicl.studies.twins import against_twins, by_layer, of_documents
 from tests import tiny
@@ -84,6 +85,28 @@ def test_without_twins_or_the_right_ablations_nothing_is_decided():
     table = lesions(0.8, 0.2)
     assert "was not measured" in verdict(ROBUST, table[table["weights"] == "as given"]).reason
     assert "swap was not measured" in verdict(SWAP, table[table["kind"] == "drop"]).reason
+
+
+def test_one_layer_neither_falls_nor_grows():
+    rows = [{"layer": 0, "sequence": i, "document": i, "model": "m", "mass_5": 0.3, "free_5": 0.3, "sink": 0.1,
+             "mlp_median": 0.1} for i in range(12)]  # fmt: skip
+    table = pd.DataFrame(rows)
+    for study in (LocalAttentionStudy(), NormsStudy()):
+        assert {study.evidence(claim, table).undecided for claim in study.claims} == {
+            "It needs a model of two layers or more."
+        }
+
+
+def test_ablations_away_from_position_0_alone_are_not_those_everywhere():
+    table = lesions(0.8, 0.2)
+    apart = table.assign(kind=table["kind"].where(table["weights"] != "as given", table["kind"] + ", rest"))
+    assert "drop was not measured" in verdict(ROBUST, apart).reason
+
+
+def test_no_late_window_is_said():
+    table = lesions(0.8, 0.2)
+    early = table[table["layer"] < 2].assign(kind="repeat 3", entropy_difference=-1.0)
+    assert "latter half" in verdict(REPEATS, pd.concat([table.assign(entropy_difference=0.0), early])).reason
 
 
 def test_the_worst_middle_layer_and_the_last_are_told():

@@ -54,6 +54,15 @@ def sequence(on_the_way, final, targets):
     return _Sequence(targets, final, on_the_way, on_the_way[:0], {"all tokens": np.ones(n, dtype=bool)})
 
 
+def test_what_late_layers_turn_wrong_was_right_before_them():
+    targets, final = np.array([7, 7, 7, 7]), np.array([7, 1, 1, 1])
+    on_the_way = np.array([[0, 0, 0, 0], [7, 7, 0, 0], [7, 0, 7, 0], [7, 0, 7, 0]])
+    one = sequence(on_the_way, final, targets)
+    one = _Sequence(one.targets, one.final, on_the_way, np.array([[7, 7, 7, 1]]), one.groups)
+    (restored,) = [rows for rows in one.with_dropped([2], first_late=2) if set(rows["quantity"]) == {"restored"}]
+    assert restored[["tokens", "value"]].to_numpy().tolist() == [[1, 1.0]]  # the third token alone
+
+
 def test_by_chance_is_the_mean_over_all_other_targets_that_are_as_wrong():
     draw = np.random.default_rng(0)
     one = sequence(draw.integers(0, 6, (5, 30)), draw.integers(0, 6, 30), draw.integers(0, 6, 30))

@@ -26,6 +26,7 @@ def corpus():
 
 
 def test_contexts_are_the_tokens_up_to_their_end(corpus):
+    assert not context_ends(corpus, corpus.tokens.shape[1] + 1).any()
     allowed = context_ends(corpus, 5)
     assert not allowed[:, :5].any()  # BOS is no token of a document
     assert allowed[:, 5].all()
