@@ -195,7 +195,7 @@ def test_a_shard_leaves_the_results_to_the_one_that_closes(
         assert other.take(closing_lease(job_of([*map(str, asked), "--shard", "1/2"], "1/2")))
         code, out, err = mechicl(*asked, "--shard", "1/2")
     assert (code, out) == (0, "")
-    assert complaints(err) == ["mechicl: Shard 1/2 is done; the shard that ends last makes the results."]
+    assert complaints(err) == ["mechicl: Shard 1/2 is done; another shard writes the results."]
     assert len(list((tmp_path / "cells").iterdir())) == 2
     assert not (tmp_path / "deep-layers.json").exists()
     code, out, _ = mechicl(*asked, "--shard", "2/2")

@@ -92,7 +92,8 @@ def _all_of(
         if not isinstance(material, InputError):
             begin(helpers, study, model, material, asked, cells)
     end_unless_last(helpers, asked)
-    done, failed = list[Result](), list[_Failure]()
+    done: list[Result] = []
+    failed: list[_Failure] = []
     for part, study, material in jobs:
         try:
             if isinstance(material, InputError):

@@ -124,7 +124,7 @@ def _batch(net: Blockwise, encoded: Sequence[tuple[list[int], int]], lesions: Se
 
 def _read(net: Blockwise, final: Tensor, targets: Tensor, row: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
     rows, parts = max(1, _LOGITS // net.sizes.d_vocab), []
-    for some, wanted in zip(final.split(rows), targets.split(rows), strict=True):
+    for some, wanted in zip(torch.split(final, rows), torch.split(targets, rows), strict=True):
         log_p = net.lens(some).log_softmax(-1)
         missed = (log_p.argmax(-1) != wanted).float()
         parts.append(torch.stack([log_p.gather(-1, wanted[:, None])[:, 0], missed], -1))

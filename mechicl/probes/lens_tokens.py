@@ -62,7 +62,7 @@ class LensTokens(Probe):
 
 def check_positions(positions: Sequence[int], batch: PromptBatch, name: str) -> None:
     """Reject positions outside a prompt, where a batch holds padding."""
-    shortest = int(batch.lengths.min())
+    shortest = min(map(len, batch.prompts))
     if outside := [place for place in positions if not 0 <= place < shortest]:
         raise InputError(
             f"{name} has position {outside[0]}, and the shortest prompt has positions 0 to {shortest - 1}; give "

@@ -95,10 +95,11 @@ def parts_of(
 
 
 def _check_distinct(sets: Sequence[PromptSet]) -> None:
-    """Reject sets whose rows could not be told apart in a table."""
+    """Reject sets whose rows could not be told apart in a table; prompts of one's own have no seed."""
     seen = set()
     for one in sets:
-        if (about := (one.task, one.seed, str(one.shots))) in seen:
+        about = (one.task, one.seed, str(one.shots))
+        if one.seed is not None and about in seen:
             raise InputError(
                 f"Two sets of prompts have the task {one.task}, the seed {one.seed} and {one.shots} demonstrations per "
                 "class, so that their rows could not be told apart; give them different seeds, or run them separately."

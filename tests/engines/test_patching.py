@@ -73,7 +73,7 @@ def test_transplants_are_a_plain_loop(family: str) -> None:
     for index in range(2):
         expected = one_by_one(model, base[index], source[index], transplants)
         torch.testing.assert_close(ours[index], expected, rtol=1e-4, atol=2e-4)
-    assert (ours[:, 1:] - ours[:, :1]).abs().amax((0, 2)).count_nonzero() > 8, "the control: something changes"
+    assert ((ours[:, 1:] - ours[:, :1]).abs().amax((0, 2)) > 1e-3).sum() > 5, "the control: something changes"
 
 
 @pytest.mark.parametrize("family", tiny.FIVE)

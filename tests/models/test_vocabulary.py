@@ -100,7 +100,9 @@ DOORS = {
     "run, prompts in a list": lambda model, prompts: run(model, list(prompts)),
     "run_shared": lambda model, prompts: run_shared(model, prompts),
     "a study": lambda model, prompts: InformationFlow().run(model, prompts),
-    "a study of several sets": lambda model, prompts: InformationFlow().run(model, [catalogue.prompts(), prompts]),
+    "a study of several sets": lambda model, prompts: InformationFlow().run(
+        model, [catalogue.prompts(), replace(prompts, seed=1)]
+    ),
     "an estimate": lambda model, prompts: InformationFlow().estimate(model, prompts),
     "a companion": lambda model, prompts: Reweighting().run(
         model, replace(catalogue.prompts(), companions={"training": prompts})

@@ -138,7 +138,7 @@ def test_it_is_saved_read_and_reported(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     one = on(LensStudy(), "a", corpus())
-    with pytest.raises(InputError, match="Two of the models are called a"):
+    with pytest.raises(InputError, match="Two of the models or texts are called a"):
         compare_models([one, one])
     with pytest.raises(InputError, match="The results differ in protocol"):
         compare_models([one, on(LensStudy("paper"), "b", corpus())])

@@ -203,11 +203,11 @@ class ShotSweep(AgainstTwins):
                     Curve("isolated_random_text", "loyalty, text isolated", GREY, where=where),
                     Curve("anchors_alone", "loyalty, label words and template alone", GREEN, "dash", where),
                 ], _CATEGORIES, {"range": [0, 1.02], "title_text": "share of prompts"}),
-                Panel("reading in deep layers", [
+                Panel(f"{task}: reading in deep layers", [
                     Level(1, GREY), Curve("reading", "label words", LABEL_COLOUR, where=where),
                     Curve("reading_random_text", "random text", GREY, where=where),
                 ], _CATEGORIES, {"title_text": _AVERAGE}),
-                Panel("which label words", [
+                Panel(f"{task}: which label words", [
                     Level(1, GREY), Curve("reading_last", "last half", PURPLE, where=where),
                     Curve("reading_first", "first half", SKY, where=where),
                     Curve("reading_predicted", "of the predicted class", ORANGE, "dash", where),

@@ -130,7 +130,7 @@ def _deep_layers(result: Result) -> Iterator[_Row]:
         yield _Row("accuracy (the paper, with LLaMA-33B: 83.0)", UNRELATED, published, published, _percent(right))
         return
     summary = _one_shot(summary)
-    n_layers = 1 + int(summary["layer"].max())
+    n_layers = 1 + int(table["layer"].max())
     deep = summary[(summary["metric"] == "AUCROC") & (summary["layer"] >= n_layers - max(1, n_layers // 3))]
     tasks = [AVERAGE] if AVERAGE in set(deep["task"]) else list(dict.fromkeys(deep["task"]))
     for task in tasks:
