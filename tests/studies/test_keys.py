@@ -166,14 +166,12 @@ def test_what_measures_is_in_the_key_of_those_that_it_measures_for(
 
 
 def test_a_constant_that_measuring_reads_is_in_the_key(edited: Any, before: dict[str, str]) -> None:
-    def other_seed(node: ast.AST) -> None:
-        if isinstance(node, ast.Assign) and ast.unparse(node) == "AUTHORS_SEED = 42":
-            node.value = ast.Constant(43)
+    def other_number(node: ast.AST) -> None:
+        if isinstance(node, ast.Assign) and ast.unparse(node) == "_CLAIMED = 5":
+            node.value = ast.Constant(4)
 
-    after = keys(edited(("engines/compression.py", other_seed)))
-    changed = {name for name, key in after.items() if key != before[name]}
-    assert changed >= {"isolation", "compression"}
-    assert not changed & {"information-flow", "norms", "cka"}
+    after = keys(edited(("studies/label_words/isolation.py", other_number)))
+    assert {name for name, key in after.items() if key != before[name]} == {"isolation"}
 
 
 def test_measuring_leads_to_nothing_that_draws() -> None:
