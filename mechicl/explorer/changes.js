@@ -14,7 +14,7 @@ function makeChanges(start, source, changed, compared) {
   function set(change) {
     switches = source.live ? { ...switches, ...change } : { ...NONE, ...change };
     show();
-    changed(JSON.stringify(switches) === JSON.stringify(NONE) ? NONE : switches);
+    changed(same(switches, NONE) ? NONE : switches);
   }
 
   // Isolation: from any layer to any later one in a notebook, in the first layers on a page.

@@ -1056,8 +1056,8 @@ def right_then_wrong(
     Returns:
         A result. Shares of each sequence's tokens, by the entropy of the clean prediction: a row per
         quantity and place. `arm` is lens (at the residual before `layer`), any (over all layers), or
-        drop (with `layer` dropped). `value` is a share of `tokens` tokens; for `restored`, of the
-        spoilt tokens.
+        drop (with `layer` dropped). `value` is a share of `tokens` tokens; for `restored`, of those
+        that late layers turn wrong.
     """
 
 def inner_lexicon(

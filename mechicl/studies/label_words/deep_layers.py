@@ -117,9 +117,11 @@ class DeepLayers(Study):
             low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
             interval = interval._replace(low=float(low), high=float(high))
         counted = interval._replace(sets=int(sum(one.max() + 1 for one in sets)), n=sum(map(len, sets)))
-        alone = "There is a single seed, and an AUROC is a number per seed; take more." if np.isnan(counted.low) else ""
+        single = (
+            "There is a single seed, and an AUROC is a number per seed; take more." if np.isnan(counted.low) else ""
+        )
         least = float(p[deep].min())
-        return Evidence(values, 0.5, np.arange(len(values)), "prompts", counted, least, undecided=alone, note=note)
+        return Evidence(values, 0.5, np.arange(len(values)), "prompts", counted, least, undecided=single, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.

@@ -12,9 +12,9 @@ by accident. *By chance* is the same count with another token's target: among al
 wrong, how often is one of a token's intermediate predictions the correct one of another token? The excess over chance
 is tested against untrained twins.
 
-Then we intervene: we drop each late layer, and each of the same number of middle layers. How many of the spoilt tokens
-become right again, and what happens to all others? The last layer is left out here: dropping it is the same as reading
-the lens before it, where some of these tokens are right by definition.
+Then we intervene: we drop each late layer, and each of the same number of middle layers. How many of the tokens that
+late layers turn wrong become right again, and what happens to all others? The last layer is left out here: dropping it
+is the same as reading the lens before it, where some of these tokens are right by definition.
 
 Reading the lens before layer i is dropping all layers from i on, so one sweep gives all of it. Predictions from
 position 0 do not count. The experiment is our own, so there is no `protocol="paper"`.
@@ -70,7 +70,7 @@ _GROUPS = (*(f"{low}-{high} bits" for low, high in pairwise(_BITS)), f"{_BITS[-1
 _COLOURS = {_ALL: INK, **dict(zip(_GROUPS, (BLUE, SKY, GREEN, ORANGE, VERMILION), strict=True))}
 _EITHER = ("right, then wrong", "wrong, then right")
 _FEW = 20
-"""With fewer spoilt tokens, the claim about restoring them is undecided."""
+"""With fewer tokens that late layers turn wrong, the claim about restoring them is undecided."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RightThenWrong(AgainstTwins):
     """Shares of each sequence's tokens, by the entropy of the clean prediction: a row per quantity and place.
 
     `arm` is lens (at the residual before `layer`), any (over all layers), or drop (with `layer` dropped). `value` is a
-    share of `tokens` tokens; for `restored`, of the spoilt tokens.
+    share of `tokens` tokens; for `restored`, of those that late layers turn wrong.
     """
 
     name = "right-then-wrong"
@@ -155,7 +155,7 @@ class RightThenWrong(AgainstTwins):
                   {"title_text": "share of tokens"}, {"title_text": "clean entropy"}),
             Panel("right with a layer dropped", [
                 Curve("accuracy", "all tokens", INK, where={"arm": "drop"}),
-                Curve("restored", "right, then wrong", PURPLE, where={"arm": "drop"}),
+                Curve("restored", "those that late layers turn wrong", PURPLE, where={"arm": "drop"}),
             ], {"title_text": "layer dropped"}),
         ]  # fmt: skip
         return Drawing(
@@ -293,15 +293,15 @@ def _told(rows: pd.DataFrame) -> str:
 
 
 def _told_drops(rows: pd.DataFrame, n_layers: int) -> str:
-    """Effect of dropping late and middle layers on the spoilt tokens, and on all."""
+    """Effect of dropping late and middle layers on the tokens that late layers turn wrong, and on all."""
     drops = where(rows, arm="drop")
     parts = []
     for name, layers in (("late", late(n_layers)), ("middle", some_of_middle(n_layers))):
         chosen = drops[drops["layer"].isin(list(layers))]
         restored, accuracy = (_mean(where(chosen, quantity=name)) for name in ("restored", "accuracy"))
-        parts.append(f"a {name} layer dropped restores {restored:.1%} of them and leaves {accuracy:.1%} of all right")
+        parts.append(f"a {name} layer dropped restores {restored:.1%} and leaves {accuracy:.1%} of all tokens right")
     clean = _mean(where(rows, arm="lens", entropy=_ALL, quantity="accuracy", layer=n_layers))
-    return f"On average {'; '.join(parts)} (clean {clean:.1%})."
+    return f"Of the tokens that late layers turn wrong, on average {'; '.join(parts)} (clean {clean:.1%})."
 
 
 def _bars(rows: pd.DataFrame) -> list[go.Bar]:
