@@ -255,7 +255,10 @@ class OnAllOfLabelWords(OnPrompts):
     """Prompts of tasks, and whether to run the studies beyond both papers, too."""
 
     extensions: Annotated[
-        bool, on("Also run studies beyond both papers: decision-layer, anchor-patching, anchor-heads, shot-sweep.")
+        bool,
+        on(
+            "Also run studies beyond both papers: anchor-sweep, decision-layer, anchor-patching, anchor-heads, shot-sweep."
+        ),
     ] = False
 
 

@@ -152,16 +152,19 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
     if protocol == "paper":
         return studies
     one = replace(asked, seeds=asked.seeds.split(",")[0], samples=1)
-    return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked), (w.AnchorSweep(), asked)]
+    return [(w.OnePrompt(), one), *studies, (w.AnchorKinds(), asked)]
 
 
 def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
-    """The studies of `mechicl.studies.extensions`, on the prompts of their own commands."""
+    """The sweep of isolation, and the studies of `mechicl.studies.extensions`, on the prompts of their own commands."""
     from mechicl import studies as w
 
     few = replace(asked, samples=min(asked.samples, 32))
     fresh = replace(few, demonstrations="per_prompt")
-    return [(w.DecisionLayer(), fresh), (w.AnchorPatching(), few), (w.AnchorHeads(), fresh), (w.ShotSweep(), few)]
+    return [
+        (w.AnchorSweep(), few), (w.DecisionLayer(), fresh), (w.AnchorPatching(), few), (w.AnchorHeads(), fresh),
+        (w.ShotSweep(), few),
+    ]  # fmt: skip
 
 
 def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
