@@ -1,4 +1,4 @@
-# make test | test-tl4 | test-lm-eval | test-ray | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean:
+# make test | test-thorough | test-tl4 | test-lm-eval | test-ray | test-matrix | coverage | audit | demo | lint | format | bench | gpu | notebooks | docs | docs-figures | clean:
 # each sets up .venv when it is missing or out of date.
 PYTHON ?= python3
 VENV   := .venv
@@ -6,12 +6,16 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: declare test test-tl4 test-lm-eval test-ray test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
+.PHONY: declare test test-thorough test-tl4 test-lm-eval test-ray test-matrix coverage audit demo lint format bench gpu notebooks docs docs-figures clean
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -q
-CORE   = $(PYTEST) -m "not lm_eval and not ray"
+CORE   = $(PYTEST) -m "not lm_eval and not ray and not thorough"
 
 test: $(STAMP)
 	$(CORE)
+
+# The same contracts on every architecture, and on more untrained models.
+test-thorough: $(STAMP)
+	$(PYTEST) -m thorough tests/contract tests/test_calibration.py tests/test_cli.py tests/test_notebooks.py
 
 # The same tests of models, architectures and the real model with TransformerLens 4, which has Bridges alone. A folder
 # with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
@@ -29,7 +33,7 @@ $(TL4)/.installed-$(TL): $(STAMP) constraints-tl4.txt
 # The tests that need lm-evaluation-harness, in a folder of its own beside the first environment.
 LM_EVAL := build/lm-eval
 test-lm-eval: $(LM_EVAL)/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(LM_EVAL) $(BIN)/python -m pytest -q -m lm_eval
+	OMP_NUM_THREADS=1 PYTHONPATH=$(LM_EVAL) $(BIN)/python -m pytest -q -m lm_eval tests/studies/stages/test_benchmarks.py
 
 $(LM_EVAL)/.installed: $(STAMP) constraints-lm-eval.txt
 	rm -rf $(LM_EVAL)
@@ -39,7 +43,7 @@ $(LM_EVAL)/.installed: $(STAMP) constraints-lm-eval.txt
 # The tests of workers on a Ray cluster, likewise.
 RAY := build/ray
 test-ray: $(RAY)/.installed
-	OMP_NUM_THREADS=1 PYTHONPATH=$(RAY) $(BIN)/python -m pytest -q -m ray
+	OMP_NUM_THREADS=1 PYTHONPATH=$(RAY) $(BIN)/python -m pytest -q -m ray tests/engines/test_on_ray.py
 
 $(RAY)/.installed: $(STAMP) constraints-ray.txt
 	rm -rf $(RAY)

@@ -28,8 +28,8 @@ from mechicl.hooks import run
 from mechicl.probes import LabelAttention, SaliencyFlow
 from mechicl.probes.target_query import TargetQuery
 from mechicl.prompts import PromptSet
+from mechicl.studies.extensions.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.compression import READ_APART, Compression
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import REWEIGHTED, Reweighting

@@ -244,9 +244,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         why = f"The {claim.quantity} is {mean:.3g} {claim.unit}; its null, {claim.null}, was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
-    effect = evidence.interval or mean_over_sets(
-        evidence.values - null, evidence.sets, generator=np.random.default_rng(0)
-    )
+    effect = evidence.interval or _beyond(evidence)
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
     outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit)
@@ -260,6 +258,19 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
+
+
+def _beyond(evidence: Evidence) -> SetInterval:
+    """The mean of the values beyond their null.
+
+    A null that is one number, and not measured, is subtracted from the bounds instead of the values, so that shares of
+    0 or 1 keep their width.
+    """
+    null, generator = np.asarray(evidence.null, dtype=float), np.random.default_rng(0)
+    if null.ndim:
+        return mean_over_sets(evidence.values - null, evidence.sets, generator=generator)
+    found, by = mean_over_sets(evidence.values, evidence.sets, generator=generator), float(null)
+    return found._replace(mean=found.mean - by, low=found.low - by, high=found.high - by)
 
 
 def _excluded(claim: Claim, evidence: Evidence) -> bool:
@@ -277,9 +288,9 @@ def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | No
     if high < claim.least:
         return "contradicted", ""
     if low <= 0:
-        return "undecided", f"The interval holds 0; {more}."
+        return "undecided", f"The interval includes 0; {more}."
     if p is not None and p > 0.05:
-        return "undecided", f"Corrected for all places that were looked at, p = {p:.2g}; {more}."
+        return "undecided", f"After correction for all layers or heads tested, p = {p:.2g}; {more}."
     if effect < claim.least:
         return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
     return "supported", ""

@@ -73,7 +73,7 @@ def one_sentence(file: object) -> Iterator[None]:
 
 def _place(file: object, error: UnicodeDecodeError) -> str:
     """Where a text file is not UTF-8; readers in chunks do not know the line."""
-    if isinstance(file, Path) and file.suffix != ".parquet":
+    if isinstance(file, Path) and file.suffix not in (".parquet", ".gz", ".bz2", ".xz", ".zst"):
         try:
             file.read_bytes().decode()
         except UnicodeDecodeError as whole:

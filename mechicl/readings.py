@@ -152,17 +152,21 @@ def _as_wide(parts: list[Tensor]) -> list[Tensor]:
 
 
 def without_padding(reading: Reading, lengths: Int[Tensor, " row"]) -> Reading:
-    """The reading with NaN at positions after a row's last token; `lengths` are in tokens."""
-    beyond = torch.zeros(reading.shape, dtype=torch.bool)
+    """The reading with NaN at positions after a row's last token; `lengths` are in tokens.
+
+    A quantity of whole numbers, such as ranks, with an axis of positions becomes one of floating point.
+    """
+    beyond, along_positions = torch.zeros(reading.shape, dtype=torch.bool), False
     for dim, axis in enumerate(reading.axes):
         if axis in _POSITIONS and axis not in reading.coordinates:
+            along_positions = True
             place = torch.arange(reading.shape[dim]) >= lengths[:, None]
             beyond |= place.reshape(len(lengths), *(-1 if other == dim else 1 for other in range(1, len(reading.axes))))
-    if not beyond.any():
+    if not along_positions:
         return reading
-    masked = {name: values.masked_fill(beyond, nan) if values.is_floating_point() else values
-              for name, values in reading.quantities.items()}  # fmt: skip
-    return replace(reading, quantities=masked)
+    floating = {name: values if values.is_floating_point() else values.double()
+                for name, values in reading.quantities.items()}  # fmt: skip
+    return replace(reading, quantities={name: values.masked_fill(beyond, nan) for name, values in floating.items()})
 
 
 def by_name(values: Float[Tensor, "*axes quantity"], names: Sequence[str]) -> dict[str, Float[Tensor, "*axes"]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -28,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Generated cases of bad input at every door: a few in the everyday suite, 500 on request.
     os.environ["MECHICL_CASES"] = "500" if config.getoption("--slow") else "40"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 _LONGEST = tuple(

@@ -20,6 +20,7 @@ from tests.contract.catalogue import TASK, TEXTS
 
 FAMILIES = ("gpt2", "neox", "llama", "qwen2", "opt")
 MODEL_SEEDS = (0, 1, 2)
+EVERYDAY = {"families": ("gpt2", "neox", "llama"), "seeds": (0, 1)}
 SETS, PROMPTS = (42, 43, 44, 45), {"deep-layers": 16, "isolation": 4, "anchor-heads": 4}
 """Demonstration sets, and prompts of each: 2, but more where they cost little."""
 SWITCHES: Mapping[str, Mapping[str, Any]] = {
@@ -130,14 +131,15 @@ def false_alarms(found: Mapping[Pair, Sequence[str]]) -> str:
     return "" if rare else f"{len(supported)} of {len(found)} pairs are supported: {supported}"
 
 
-def test_untrained_models_support_next_to_nothing() -> None:
+@pytest.mark.parametrize("grid", [EVERYDAY, pytest.param({}, marks=pytest.mark.thorough)], ids=["few", "all"])
+def test_untrained_models_support_next_to_nothing(grid: Mapping[str, Any]) -> None:
     of_the_papers = [study for study in studies(small=True) if study.name not in BEYOND]
-    assert false_alarms(outcomes(verdicts_on_untrained(of_the_papers, PROMPTS))) == ""
+    assert false_alarms(outcomes(verdicts_on_untrained(of_the_papers, PROMPTS, **grid))) == ""
 
 
 def test_untrained_models_support_nothing_beyond_the_papers() -> None:
     beyond = [study for study in studies(small=True) if study.name in BEYOND]
-    assert len(beyond) == 4
+    assert len(beyond) == 5
     found = verdicts_on_untrained(beyond, PROMPTS, ("gpt2", "llama"), MODEL_SEEDS[:1])
     assert {claim for claim, *_ in found} == {claim.id for study in beyond for claim in study.claims}
     of_all = [verdict for verdicts in found.values() for verdict in verdicts]

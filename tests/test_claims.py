@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
-from mechicl.metrics.resampling import max_statistic_p, mean_over_sets
+from mechicl.metrics.resampling import max_statistic_p, mean_of_many, mean_over_sets, over_few_sets
 from mechicl.studies.summary import mean_with_interval
 from tests import claiming
 
@@ -85,7 +85,36 @@ def test_what_is_right_or_wrong_has_width_where_all_are_alike(sets):
     assert nothing.high == pytest.approx(0.39, abs=0.05)
     many = mean_over_sets(np.zeros(400), np.arange(400), generator=np.random.default_rng(0))
     assert many.high < 0.02
+    assert 0 < mean_of_many(np.zeros(50)).high < 0.1
     assert decide(replace(CLAIM, least=0.1), Evidence(np.zeros(6), 0.0, np.array(sets))).outcome == "undecided"
+
+
+@pytest.mark.parametrize(("share", "null", "effect"), [(0.0, 0.25, -0.25), (1.0, 0.5, 0.5)])
+def test_shares_have_their_width_against_a_number_other_than_0_too(share, null, effect):
+    """Of six prompts of two sets none, or each, is right: against a constant answer this decides nothing."""
+    verdict = decide(replace(CLAIM, least=0.1), Evidence(np.full(6, share), null, np.repeat([0, 1], 3)))
+    assert verdict.effect == pytest.approx(effect)
+    assert max(verdict.high - verdict.effect, verdict.effect - verdict.low) > 0.3
+    measured = Evidence(np.ones(6), np.ones(6), np.repeat([0, 1], 3))
+    assert decide(replace(CLAIM, least=0.1), measured).outcome == "undecided", "a null that is measured, too"
+
+
+def test_an_interval_covers_where_one_of_few_sets_weighs_most():
+    """Half the weight is in one of ten sets; were it a tenth, both formulas would be Student's t."""
+    generator, weights = np.random.default_rng(0), np.array([9.0, *np.ones(9)])
+    estimates = generator.normal(size=(10, 4000))
+    low, high = over_few_sets(estimates, np.zeros_like(estimates), weights)
+    assert 0.93 < ((low <= 0) & (high >= 0)).mean() < 0.99
+
+
+def test_few_rows_of_a_single_set_have_students_interval():
+    """Percentiles of five resampled prompts cover 84 of 100."""
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(300):
+        rows = pd.DataFrame({"metric": "kl", "sequence": range(5), "value": generator.normal(size=5)})
+        found = mean_with_interval(rows, "value", ["metric"]).iloc[0]
+        covered += found["low"] <= 0 <= found["high"]
+    assert covered > 0.92 * 300
 
 
 def test_a_maximum_is_held_against_maxima():

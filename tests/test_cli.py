@@ -394,7 +394,7 @@ def test_reproduce_runs_what_neither_paper_has_where_it_is_asked_to(tmp_path: Pa
     assert reproduce._label_word_studies("extensions", 6, asked) == []
     plan = reproduce._label_word_studies("extensions", 6, replace(asked, extensions=True))
     names = [study.name for study, _ in plan]
-    assert names == ["decision-layer", "anchor-patching", "anchor-heads", "shot-sweep"]
+    assert names == ["anchor-sweep", "decision-layer", "anchor-patching", "anchor-heads", "shot-sweep"]
     shipped = [name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.studies.extensions")]
     assert set(names) == set(shipped)
     for study, own in plan:
@@ -433,7 +433,10 @@ def test_order_and_anchor_make_other_prompts(tmp_path: Path) -> None:
             prompt(order=wrong)
 
 
-def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_folder: Path, tmp_path: Path) -> None:
+def test_reproduce_runs_every_study_of_the_second_paper(
+    mechicl: Mechicl, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mechicl.studies.twins.has_twin", lambda model: False)  # other tests run twins
     text = tmp_path / "text.jsonl"
     words = ["Review", "film", "matches", "goodbye", "Businesses", "World", "worldly"]
     rows = [{"text": " ".join(words[(i * j) % 7] for j in range(1, 9))} for i in range(1, 30)]
@@ -456,6 +459,30 @@ def test_reproduce_runs_every_study_of_the_second_paper(mechicl: Mechicl, model_
         assert load_result(out / "corrected", study).study.protocol == "corrected"
     for study in ("layer-lesions", "logit-lens", "norms", "local-attention", "cka"):
         assert load_result(out / "paper", study).study.protocol == "paper"
+
+
+def test_each_text_of_a_reproduction_has_a_folder(
+    mechicl: Mechicl, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What reads weights alone is measured once."""
+    both = [STUDIES["stages-atlas"](), STUDIES["norms"](), STUDIES["neurons"]()]
+    monkeypatch.setattr(reproduce, "_stages_studies", lambda protocol, *_: both if protocol == "corrected" else [])
+    for name in ("films", "news"):
+        rows = [{"text": f"{name} Review film matches goodbye Businesses World {i}"} for i in range(20)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = f"{tmp_path / 'films.jsonl'},{tmp_path / 'news.jsonl'}"
+    asked = ["--model", model_folder, "--text", texts, "--tokens", 300, "--length", 32, "--packing", "documents"]
+    code, printed, err = mechicl("reproduce", "stages", *asked, "--out", tmp_path / "out")
+    assert (code, complaints(err)) == (0, [])
+    assert [printed.count(f"norms ({name}.jsonl/corrected)") for name in ("films", "news")] == [1, 1]
+    saved = {str(one.relative_to(tmp_path / "out")) for one in (tmp_path / "out").glob("*/*/*.parquet")}
+    assert {f"films.jsonl/corrected/{name}.parquet" for name in ("stages-atlas", "norms", "neurons")} <= saved
+    assert "news.jsonl/corrected/stages-atlas.parquet" in saved
+    assert "news.jsonl/corrected/neurons.parquet" not in saved
+    code, _, _ = mechicl("run", "stages-atlas", *asked, "--out", tmp_path / "atlas")
+    assert code == 0
+    named = [facts["name"] for facts in load_result(tmp_path / "atlas", "stages-atlas").provenance["model"]]
+    assert [name.rpartition(" on ")[2] for name in named] == ["films.jsonl", "news.jsonl"]
 
 
 @pytest.mark.parametrize("columns", [80, 132])
@@ -485,11 +512,12 @@ def test_a_reproduction_ends_with_every_claim(
         result.save(tmp_path / part)
     table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
     asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; take more."
-    reproduce._close(table, [], asked)  # type: ignore[arg-type]
+    parts = ("corrected", "two-per-class")
+    reproduce._close(table, [], asked, parts)  # type: ignore[arg-type]
     printed = capsys.readouterr().out
     assert printed.index("published and measured") < printed.index("(two-per-") < printed.index("report.html")
     asked.as_json = True
-    reproduce._close(table, [("paper", claiming.Claiming(), InputError(why))], asked)  # type: ignore[arg-type]
+    reproduce._close(table, [("paper", claiming.Claiming(), InputError(why))], asked, parts)  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out)
     assert [(one["part"], one["id"]) for one in told["claims"]] == [
         (part, one.id) for part in ("corrected", "two-per-class", "paper") for one in claiming.CLAIMS

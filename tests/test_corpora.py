@@ -179,6 +179,12 @@ def test_what_cannot_be_read_is_one_sentence(tokenizer: Any, tmp_path: Path) -> 
     assert "how many tokens" in failure("tiny-icl", tokens=None)
 
 
+def test_a_text_in_place_of_its_name_is_said(tokenizer: Any) -> None:
+    for text in ("A paragraph. " * 40, "It rains."):
+        with pytest.raises(InputError, match=r"give it in a list: \[text\]|File name too long"):
+            load_corpus(tokenizer, text, prepend_bos=True)
+
+
 def test_the_hub_is_read_as_a_shuffled_stream(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

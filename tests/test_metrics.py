@@ -316,15 +316,15 @@ def test_weights_make_a_ratio_of_sums() -> None:
     assert interval.high == pytest.approx(3)
 
 
-def test_correlated_samples_need_clusters() -> None:
+def test_correlated_samples_need_their_sets() -> None:
     rng = np.random.default_rng(0)
     seeds = np.repeat(np.arange(8), 50)
     x = rng.normal(size=8)[seeds] + 0.1 * rng.normal(size=400)
     naive = metrics.bootstrap_mean(x, generator=np.random.default_rng(1))
-    clustered = metrics.bootstrap_mean(x, clusters=seeds, generator=np.random.default_rng(1))
-    assert (naive.n, clustered.n) == (400, 8)
-    assert clustered.mean == pytest.approx(naive.mean)
-    assert clustered.high - clustered.low > 3 * (naive.high - naive.low)
+    of_sets = metrics.mean_over_sets(x, seeds, generator=np.random.default_rng(1))
+    assert (naive.n, of_sets.sets) == (400, 8)
+    assert of_sets.mean == pytest.approx(naive.mean)
+    assert of_sets.high - of_sets.low > 3 * (naive.high - naive.low)
 
 
 def test_the_same_generator_gives_the_same_interval_and_one_unit_none() -> None:
@@ -367,23 +367,6 @@ def test_an_interval_is_the_percentiles_of_the_resampled_means(monkeypatch: pyte
         )
         np.testing.assert_allclose(found.low, np.quantile(means, 0.05, axis=0))
         np.testing.assert_allclose(found.high, np.quantile(means, 0.95, axis=0))
-
-
-def test_clusters_are_resampled_whole_with_their_weights() -> None:
-    """A cluster is one unit: its weighted sum over its weight. Names of clusters may be a tensor or words."""
-    x, weights = np.array([1.0, 2.0, 4.0, 8.0, 16.0]), np.array([1.0, 3.0, 2.0, 2.0, 1.0])
-    found = metrics.bootstrap_mean(
-        x, weights=weights, clusters=torch.tensor([0, 0, 1, 1, 1]), generator=np.random.default_rng(0)
-    )
-    assert found.mean == pytest.approx((x * weights).sum() / weights.sum())
-    assert found.low == pytest.approx(7 / 4)  # the first alone
-    assert found.high == pytest.approx(40 / 5)
-    named = metrics.bootstrap_mean(
-        x, weights=weights, clusters=np.array(list("aabbb")), generator=np.random.default_rng(0)
-    )
-    assert named == found
-    with pytest.raises(InputError, match="clusters is of shape"):
-        metrics.bootstrap_mean(x, clusters=np.arange(4), generator=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("level", "resamples"), [(0.0, 10), (1.0, 10), (0.5, 0)])

@@ -27,7 +27,7 @@ def prompts(request: pytest.FixtureRequest, model: Any) -> list[Any]:
 
 
 def test_information_gathers_in_label_words_and_is_read_there(model: Any, prompts: list[Any]) -> None:
-    summary = InformationFlow().run(model, prompts).summary()
+    summary = InformationFlow(untrained=0).run(model, prompts).summary()
     share = summary.pivot(index="metric", columns="layer", values="mean")
     assert share.loc["S_wp", 0] > 0.6
     assert share.loc["S_pq", 0] < 0.3
@@ -35,7 +35,7 @@ def test_information_gathers_in_label_words_and_is_read_there(model: Any, prompt
 
 
 def test_isolation_hurts_only_label_words_in_the_first_layers(model: Any, prompts: list[Any]) -> None:
-    summary = Isolation(n_layers=(2,)).run(model, prompts).summary()
+    summary = Isolation(n_layers=(2,), modes=("presoftmax",)).run(model, prompts).summary()
     loyalty = summary[summary["metric"] == "label_loyalty"].set_index(["isolated", "where"])["mean"]
     chance = 1 / len(prompts[0].class_names)
     assert loyalty["label words", "first"] < chance + 0.2

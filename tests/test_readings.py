@@ -16,7 +16,7 @@ from mechicl.corpora import TokenCorpus
 from mechicl.errors import InputError, NumericalError
 from mechicl.hooks import Probe, Watch, run
 from mechicl.probes import LabelAttention, LastResidual, LocalAttention, SaliencyFlow
-from mechicl.readings import Reading
+from mechicl.readings import Reading, without_padding
 from tests import tiny
 from tests.contract import catalogue
 from tests.random_prompts import random_prompts
@@ -50,6 +50,13 @@ def test_a_frame_has_a_row_per_entry() -> None:
         assert (row.largest, row.terms) == (reading["largest"][place], len(TERMS[place[:2]]))
     assert table["mass"].dtype == np.float64
     assert table["largest"].dtype == np.int64
+
+
+def test_padding_is_left_out_of_whole_numbers_too() -> None:
+    whole = torch.arange(6).view(2, 3)
+    reading = without_padding(Reading(("prompt", "position"), {"rank": whole}, {"rank": "1"}), torch.tensor([3, 2]))
+    assert len(reading.frame()) == 5
+    assert reading.mean("position")["rank"].tolist() == [1.0, 3.5]
 
 
 def test_a_mean_counts_every_term_once() -> None:

@@ -103,7 +103,8 @@ def _list_claims() -> None:
     for name, study in declarations().items():
         for one in study.claims:
             terminal().print(
-                f"{name}: {one['sentence']} ({one['source']})\n  {one['quantity']}, against {one['null']}; "
+                f"{name} ({one['id']}): {one['sentence']} ({one['source']})\n"
+                f"  {one['quantity']}, against {one['null']}; "
                 f"smallest effect that matters: {one['least']:g} {one['unit']}"
             )
 

@@ -135,9 +135,13 @@ class Asked(ABC):
 
     def result(self, study: "Study") -> "Result":
         """The study's result for these options; finished cells are read from the folder."""
+        return self.together(self.of_each(study))
+
+    def together(self, results: "list[Result]") -> "Result":
+        """One result of several models, or of one model on several texts."""
         from mechicl.studies.several import compare_models
 
-        return compare_models(self.of_each(study))
+        return compare_models(results)
 
     def of_each(self, study: "Study") -> "list[Result]":
         """The result on each model, with one model in memory at a time."""
@@ -257,7 +261,8 @@ class OnAllOfLabelWords(OnPrompts):
     extensions: Annotated[
         bool,
         on(
-            "Also run studies beyond both papers: anchor-sweep, decision-layer, anchor-patching, anchor-heads, shot-sweep."
+            "Also run studies beyond both papers: anchor-sweep, decision-layer, anchor-patching, anchor-heads, "
+            "shot-sweep."
         ),
     ] = False
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from mechicl.cli import completion
 from mechicl.cli.asked import Asked, OnPrompts, on
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mechicl.studies.study import Study
 
 
+T = TypeVar("T", bound="OnText")
 _benchmarks = completion.several_of("hellaswag", "arc-easy", "lambada", "reviews", "headlines", "questions")
 _Bos = Annotated[bool, on("Prepend BOS to every sequence or sentence, or end-of-text if the tokenizer has no BOS.")]
 _Limit = Annotated[int | None, on("Documents per benchmark; default: all.", min=1)]
@@ -53,7 +54,8 @@ class OnText(OnWeights):
     text: Annotated[
         str,
         on(
-            "Text: a file or folder (txt, jsonl, csv, parquet), a hub data set, pydocs (English, offline), tiny-icl.",
+            "Text, or several texts, comma-separated: a file or folder (txt, jsonl, csv, parquet), a hub data set, "
+            "pydocs (English, offline), or tiny-icl (the shipped model's language).",
             completion.texts,
         ),
     ] = "NeelNanda/pile-10k"
@@ -70,15 +72,23 @@ class OnText(OnWeights):
 
     def result(self, study: "Study") -> "Result":
         """Also split by text: each text of --text is named next to the model."""
-        from mechicl.studies.several import compare_models
+        return self.together([
+            _on_text(result, one.text) if several else result
+            for one, several in self.of_each_text() for result in one.of_each(study)
+        ])  # fmt: skip
 
+    def of_each_text(self: T) -> list[tuple[T, bool]]:
+        """These options, split into one set per text, each with whether there are several.
+
+        Raises:
+            InputError: a shard is requested for several texts, or two texts have the same name.
+        """
         texts = names_or_path("--text", self.text)
-        if len(texts) == 1:
-            return super().result(study)
-        if self.shard is not None:
+        if len(texts) > 1 and self.shard is not None:
             raise InputError("--shard takes one text; run the shards of each text, then all texts without --shard.")
-        parts = [(text, part) for text in texts for part in replace(self, text=text).of_each(study)]
-        return compare_models([_on_text(part, text) for text, part in parts])
+        if len({Path(text).name for text in texts}) < len(texts):
+            raise InputError(f"--text is {self.text!r}; two of the texts have the same name: rename one file.")
+        return [(replace(self, text=text), len(texts) > 1) for text in texts]
 
     def material(self, study: "Study", model: Any) -> "Material":
         """The text as sequences; None for a study that reads weights alone."""
@@ -129,11 +139,11 @@ class OnTextAndPrompts(OnText):
             **same, task=self.task or "", data=self.data, samples=self.samples, seeds=self.prompt_seeds
         )  # fmt: skip
 
-    def result(self, study: "Study") -> "Result":
-        """The atlas of every model that --model names; with --task, information flow and attention are added."""
+    def together(self, results: "list[Result]") -> "Result":
+        """The atlases of all models and texts; with --task, information flow and attention are added."""
         from mechicl.studies.stages.atlas import compare_atlases
 
-        return compare_atlases(self.of_each(study))
+        return compare_atlases(results)
 
     def of_one(self, study: "Study") -> "Result":
         from mechicl.studies import DeepLayers, InformationFlow
@@ -235,7 +245,7 @@ def _on_text(result: "Result", text: str) -> "Result":
     """The result with the text's name next to the model's."""
     facts = result.provenance["model"]
     name = f"{facts['name']} on {Path(text).name}"
-    provenance = {**result.provenance, "model": {**facts, "name": name}}
+    provenance = {**result.provenance, "model": {**facts, "name": name, "model": facts["name"]}}
     return replace(result, table=result.table.assign(model=name), provenance=provenance)
 
 

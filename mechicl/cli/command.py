@@ -105,7 +105,7 @@ def _option(switch: DeclaredSwitch) -> inspect.Parameter:
         kind = str
         if default is not None:
             default = ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in default)
-        help += f" Of {', '.join(switch.choices)}; comma-separated." if switch.choices else " Comma-separated."
+        help += f" Choose from {', '.join(switch.choices)}; comma-separated." if switch.choices else " Comma-separated."
         more = {"autocompletion": several_of(*switch.choices)} if switch.choices else {}
     elif switch.kind == "choice":
         kind = Literal[switch.choices]

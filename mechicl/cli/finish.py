@@ -163,7 +163,7 @@ def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
         room = console.width - sum(min(_LONGEST_VALUE, one) + 2 for one in longest)
         if room >= _SHORTEST_QUANTITY:
             break
-    numbers = [name for name in shown.columns[1:] if name not in ("unit", "task", "place")]
+    numbers = [name for name in shown.columns[1:] if name not in ("unit", "task", "place", "text")]
     widths = (_LONGEST_VALUE, _LONGEST_VALUE, max(room, _SHORTEST_QUANTITY))
     left_out = ["the intervals"] if shown is short and not short.equals(whole) else []
     return printed("published and measured", shown, numbers=numbers, widths=widths), left_out

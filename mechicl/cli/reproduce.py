@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 _Job = tuple[str, "Study", "Material | InputError"]
 """A part, a study, and its input, or why there is none."""
+_Done = list[tuple[str, "Result"]]
+"""The results, each with its part."""
 _Failure = tuple[str, "Study", Exception]
 """A part, a study, and why it has no result."""
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
@@ -68,7 +71,7 @@ def label_words(asked: OnAllOfLabelWords) -> None:
         done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
     if failed and not done:
         raise failed[-1][-1]
-    _close(against_published(done), failed, asked)
+    _close(against_published([result for _, result in done]), failed, asked, _PARTS)
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
@@ -86,20 +89,20 @@ def _all_of(
     cells: Cells,
     helpers: Helpers | None,
     advance: Callable[[int], None],
-) -> tuple[list[Result], list[_Failure]]:  # fmt: skip
+) -> tuple[_Done, list[_Failure]]:  # fmt: skip
     """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
     for _, study, material in jobs:
         if not isinstance(material, InputError):
             begin(helpers, study, model, material, asked, cells)
     end_unless_last(helpers, asked)
-    done: list[Result] = []
+    done: _Done = []
     failed: list[_Failure] = []
     for part, study, material in jobs:
         try:
             if isinstance(material, InputError):
                 raise material
-            done.append(run(study, model, material, asked, cells, helpers))
-            _keep(done[-1], asked, part)
+            done.append((part, run(study, model, material, asked, cells, helpers)))
+            _keep(done[-1][1], asked, part)
         except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
             _say(f"{study.name} ({part}) has no result: {error}", asked)
             failed.append((part, study, error))
@@ -156,7 +159,7 @@ def _label_word_studies(part: str, n_layers: int, asked: OnAllOfLabelWords) -> l
 
 
 def _beyond(asked: OnPrompts) -> list[tuple[Study, OnPrompts]]:
-    """The sweep of isolation, and the studies of `mechicl.studies.extensions`, on the prompts of their own commands."""
+    """The studies of `mechicl.studies.extensions`, on the prompts of their own commands."""
     from mechicl import studies as w
 
     few = replace(asked, samples=min(asked.samples, 32))
@@ -184,28 +187,50 @@ def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
 def stages(asked: OnAllOfStages) -> None:
     """Run all of Stages of Inference, in both protocols: one page each in OUT/paper and OUT/corrected.
 
-    Add Word-in-Context data (--word-pairs), benchmarks (--benchmarks, extra lm-eval) or tasks for in-context learning
-    (--task) to measure these, too.
+    With several texts, each has a folder of its name in OUT. Add Word-in-Context data (--word-pairs), benchmarks
+    (--benchmarks, extra lm-eval) or tasks for in-context learning (--task) to measure these, too.
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
     from mechicl.studies import LesionedLearning
-    from mechicl.studies.stages.published import against_published
 
     cells = Cells(asked.out)
+    texts = {Path(Path(one.text).name if several else ""): one for one, several in asked.of_each_text()}
     model = asked.load_model()
     if asked.task is not None:  # a task that cannot be had is said before hours of work, not after
         asked.prompts().material(LesionedLearning(), model)
-    planned = [(p, one) for p in _PROTOCOLS for one in _stages_studies(p, model.cfg.n_layers, asked)]
+    planned = [
+        (str(folder / protocol), study, one)
+        for folder, one in texts.items()
+        for protocol in _PROTOCOLS
+        for study in _stages_studies(protocol, model.cfg.n_layers, asked)
+        if study.reads == "text" or folder == next(iter(texts))  # what does not depend on the text is measured once
+    ]
     with progress("stages", len(planned)) as advance, helpers_of(asked, model, cells) as helpers:
-        jobs: list[_Job] = [(part, study, _tried(asked.material, study, model)) for part, study in planned]
+        jobs: list[_Job] = [(part, study, _tried(one.material, study, model)) for part, study, one in planned]
         done, failed = _all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
     if failed and not done:
         raise failed[-1][-1]
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
-    _close(against_published(done), failed, asked)
+    _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in planned)))
+
+
+def _published(done: _Done) -> pd.DataFrame:
+    """Published and measured values, for each text."""
+    import pandas as pd
+
+    from mechicl.studies.stages.published import against_published
+
+    folders = list(dict.fromkeys(Path(part).parent for part, _ in done))
+    tables = {
+        folder.name: against_published([result for part, result in done if Path(part).parent == folder])
+        for folder in folders
+    }
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return pd.concat([table.assign(text=name) for name, table in tables.items()], ignore_index=True)
 
 
 _PROTOCOLS: tuple[Protocol, ...] = ("corrected", "paper")
@@ -237,18 +262,22 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
     return studies
 
 
-def _join(done: list[Result], asked: OnAllOfStages) -> None:
+def _join(done: _Done, asked: Asked) -> None:
     """Add other studies' results about the stages to the atlas, so that its boundaries rest on them, too."""
+    from mechicl.studies import STUDIES
     from mechicl.studies.stages.joined_atlas import JOINED, joined_atlas
 
-    others = [result for result in done if result.name in JOINED and result.study.protocol == "corrected"]
-    for place, result in enumerate(done):
+    for place, (part, result) in enumerate(done):
+        others = [  # word pairs and weights belong to all texts
+            one for of_part, one in done
+            if one.name in JOINED and (of_part == part or STUDIES[one.name].reads != "text")
+        ]  # fmt: skip
         if result.name == "stages-atlas" and others:
-            done[place] = joined_atlas(result, others)
-            _keep(done[place], asked, "corrected")
+            done[place] = (part, joined_atlas(result, others))
+            _keep(done[place][1], asked, part)
 
 
-def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cells) -> list[Result]:
+def _where_the_papers_meet(done: _Done, asked: OnAllOfStages, cells: Cells) -> _Done:
     """In-context learning under ablations, and the first paper's curves on the atlas, with unprocessed weights."""
     from mechicl.studies import DeepLayers, InformationFlow, LesionedLearning
     from mechicl.studies.stages.in_context_atlas import in_context_atlas
@@ -264,10 +293,11 @@ def _where_the_papers_meet(done: list[Result], asked: OnAllOfStages, cells: Cell
     except InputError as error:  # the pages of the other studies are still made
         _say(f"In-context learning under ablation has no result: {error}", asked)
         return []
-    atlases = [in_context_atlas(one, flow, deep) for one in done if one.name == "stages-atlas"]
-    for result in (*atlases, lesioned):
-        _keep(result, asked, "corrected")
-    return [lesioned]
+    atlases = [(part, in_context_atlas(one, flow, deep)) for part, one in done if one.name == "stages-atlas"]
+    learned = (done[0][0], lesioned)
+    for part, result in (*atlases, learned):
+        _keep(result, asked, part)
+    return [learned]
 
 
 def _say(text: str, asked: Asked) -> None:
@@ -281,14 +311,14 @@ def _keep(result: Result, asked: Asked, part: str) -> None:
         terminal().print(f"{result.name} ({part}): {finding}")
 
 
-def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked) -> None:
+def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str]) -> None:
     """Print published and measured values, then every claim's verdict, and the pages' paths last."""
     from mechicl.claims import Evidence, Verdicts, decide
     from mechicl.studies import saved_results
 
-    folders = [asked.out / part for part in _PARTS if any((asked.out / part).glob("*.parquet"))]
-    pages = [str(page(folder).resolve()) for folder in folders]
-    results = [(folder.name, result) for folder in folders for result in saved_results(folder)]
+    saved = [part for part in parts if any((asked.out / part).glob("*.parquet"))]
+    pages = [str(page(asked.out / part).resolve()) for part in saved]
+    results = [(part, result) for part in saved for result in saved_results(asked.out / part)]
     verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
     for part, study, why in failed:
         about = {"part": part, "study": study.name, "protocol": study.protocol, "model": asked.model}

@@ -109,8 +109,8 @@ class TokenCorpus:
     def select(self, indices: Sequence[int]) -> TokenCorpus:
         """The sequences at these indices, in this order."""
         rows = torch.tensor(list(indices), dtype=torch.long)
-        if len(rows) and not -len(self) <= int(rows.min()) <= int(rows.max()) < len(self):
-            raise InputError(f"There is no sequence {int(rows.max())}; this corpus has {len(self)}, counted from 0.")
+        if len(absent := rows[(rows < -len(self)) | (rows >= len(self))]):
+            raise InputError(f"There is no sequence {int(absent[0])}; this corpus has {len(self)}, counted from 0.")
         parts = {name: getattr(self, name)[rows] for name in ("tokens", "lengths", "documents", "words")}
         return replace(self, **parts, origin={**self.origin, "selected": len(rows)})
 

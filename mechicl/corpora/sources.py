@@ -62,7 +62,9 @@ def open_source(
     path = Path(source).expanduser()
     if not str(source).strip():
         raise InputError("The text has no name; give a file, a folder, a hub data set, 'pydocs' or 'tiny-icl'.")
-    if path.exists():
+    with one_sentence(f"The text {shorten(str(source))}"):
+        there = path.exists()
+    if there:
         return _shuffled(str(source), lambda: _local(path, column, split), shuffle_seed)
     if source == TINY_ICL:
         return Documents(TINY_ICL, lambda: _generated(words, shuffle_seed or 0), endless=True)
@@ -71,6 +73,8 @@ def open_source(
         return replace(_shuffled(PYDOCS, lambda: iter(texts), shuffle_seed), origin=pydocs.origin(texts))
     if isinstance(source, Path) or file_kind(path) in _SUFFIXES or source.startswith((".", "/", "~")):
         raise InputError(f"There is no file or folder {source}; give the path of the text.")
+    if any(character.isspace() for character in source):
+        raise InputError(f"{shorten(source)} names no text; if it is one, give it in a list: [text].")
     return Documents(f"{source} ({split})", lambda: _hub(source, column, split, shuffle_seed), endless=True)
 
 

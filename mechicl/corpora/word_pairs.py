@@ -205,16 +205,16 @@ def _span(where: str, word: str, sentence: str, row: Mapping[str, Any], place: s
 
 def _divided(pairs: list[SensePair], seed: int) -> list[SensePair]:
     """Assign words in random order to dev, until it has a quarter of the pairs."""
-    words = sorted({pair.word for pair in pairs})
+    words = sorted({pair.word.casefold() for pair in pairs})
     if len(words) < 2:
         raise InputError("A single file is split by target word, and this one has only one; give train and dev files.")
     order = np.random.default_rng(seed).permutation(len(words))
     dev: set[str] = set()
     for index in order[:-1].tolist():
-        if dev and sum(pair.word in dev for pair in pairs) >= _DEV_SHARE * len(pairs):
+        if dev and sum(pair.word.casefold() in dev for pair in pairs) >= _DEV_SHARE * len(pairs):
             break
         dev.add(words[index])
-    return [replace(pair, split="dev" if pair.word in dev else "train") for pair in pairs]
+    return [replace(pair, split="dev" if pair.word.casefold() in dev else "train") for pair in pairs]
 
 
 def _tokenised(tokenizer: Any, pairs: list[SensePair], prepend_bos: bool, n_ctx: int, source: str) -> TokenCorpus:

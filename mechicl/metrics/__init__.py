@@ -34,15 +34,16 @@ from mechicl.metrics.predictions import (
     top_k_overlap,
     word_loyalty,
 )
+from mechicl.metrics.resampling import SetInterval, mean_over_sets
 from mechicl.metrics.similarity import cka_matrix, cka_of_hsic, hsic_matrix
 
 __all__ = [
-    "ClassificationScores", "Correlation", "Interval", "LayerAUROC", "Objective", "auroc_by_layer", "bootstrap_auroc",
-    "bootstrap_mean", "cka_matrix", "cka_of_hsic", "classification_scores", "combined_p_value",
+    "ClassificationScores", "Correlation", "Interval", "LayerAUROC", "Objective", "SetInterval", "auroc_by_layer",
+    "bootstrap_auroc", "bootstrap_mean", "cka_matrix", "cka_of_hsic", "classification_scores", "combined_p_value",
     "confusion_correlation", "cross_entropy", "cumulative_contribution", "entropy", "entropy_of_log_probs",
     "hsic_matrix", "jaccard", "js_divergence", "kl_divergence", "kl_of_log_probs", "label_loyalty", "log_probs",
-    "permuted_auroc", "predicted_confusion", "real_confusion", "scaled_keys", "token_rank", "top_1_agreement",
-    "top_k_ids", "top_k_overlap", "word_loyalty",
+    "mean_over_sets", "permuted_auroc", "predicted_confusion", "real_confusion", "scaled_keys", "token_rank",
+    "top_1_agreement", "top_k_ids", "top_k_overlap", "word_loyalty",
 ]  # fmt: skip
 
 for _function in filter(isfunction, [globals()[name] for name in __all__]):

@@ -1,6 +1,4 @@
-"""Bootstrap intervals of a mean: over prompts, over sequences weighted by their tokens, clustered over
-seeds.
-"""
+"""Bootstrap intervals of a mean: over prompts, or over sequences weighted by their tokens."""
 
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ class Interval(NamedTuple):
     low: np.ndarray
     high: np.ndarray
     n: int
-    """Units resampled: prompts, sequences, or clusters."""
+    """Units resampled: prompts or sequences."""
     level: float
 
 
@@ -30,7 +28,6 @@ def bootstrap_mean(
     *,
     generator: np.random.Generator,
     weights: Shaped[Tensor, "sample"] | Shaped[np.ndarray, "sample"] | None = None,
-    clusters: Shaped[Tensor, "sample"] | Shaped[np.ndarray, "sample"] | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     name: str = "values",
@@ -38,9 +35,9 @@ def bootstrap_mean(
     """Mean over the first axis with a percentile interval, resampling whole samples with replacement.
 
     `weights` makes it a ratio of sums, sum w x / sum w, as for sequences' means weighted by their tokens (tokens of one
-    sequence are correlated: never resample tokens). `clusters` names each sample's cluster, such as its seed, and whole
-    clusters are resampled. All further axes (layers) share the draws. With a single unit the bounds are NaN, because
-    the spread is unknown. With few clusters (five seeds) a percentile interval is too narrow; report their number.
+    sequence are correlated: never resample tokens). All further axes (layers) share the draws. With a single unit the
+    bounds are NaN, because the spread is unknown. With few units a percentile interval is too narrow: `mean_over_sets`
+    gives one that is not, also for prompts of several sets.
 
     Raises InputError for no samples, NaN or infinite values (`name` is for the message), or nonpositive weights.
     """
@@ -49,8 +46,6 @@ def bootstrap_mean(
     _check(x, w, level, resamples, name)
     denominator = w
     numerator = x.reshape(len(x), -1) * w[:, None]
-    if clusters is not None:
-        numerator, denominator = _sum_by_cluster(numerator, denominator, clusters)
     n, rest = len(numerator), x.shape[1:]
     mean = (numerator.sum(0) / denominator.sum()).reshape(rest)
     if n == 1:
@@ -85,17 +80,3 @@ def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str
         raise InputError(
             f"level is {level} and resamples {resamples}; take a level between 0 and 1 and at least one resample."
         )
-
-
-def _sum_by_cluster(
-    numerator: np.ndarray, denominator: np.ndarray, clusters: Tensor | np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    labels = clusters.cpu().numpy() if isinstance(clusters, Tensor) else np.asarray(clusters)
-    if labels.shape != (len(numerator),):
-        raise InputError(
-            f"clusters has shape {labels.shape} for {len(numerator)} samples; name one cluster per sample."
-        )
-    names, index = np.unique(labels, return_inverse=True)
-    sums = np.zeros((len(names), numerator.shape[1]))
-    np.add.at(sums, index, numerator)
-    return sums, np.bincount(index, weights=denominator)

@@ -95,7 +95,8 @@ def over_few_sets(
     n = len(estimates)
     shares = np.full((n, 1), 1 / n) if weights is None else (weights / weights.sum())[:, None]
     mean = (shares * estimates).sum(0)
-    between = (shares**2 * (estimates - mean) ** 2).sum(0) * n / (n - 1)
+    of_mean = (shares**2).sum()  # the share of a set's variance that the mean has; 1 / n for equal weights
+    between = (shares * (estimates - mean) ** 2).sum(0) * of_mean / (1 - of_mean)
     half = stats.t.ppf((1 + level) / 2, n - 1) * np.sqrt(np.maximum(between, (shares**2 * errors**2).sum(0)))
     return mean - half, mean + half
 
@@ -125,9 +126,10 @@ def plateau(values: Float[np.ndarray, "row place"], *, generator: np.random.Gene
 def mean_of_many(values: Float[np.ndarray, " row"]) -> SetInterval:
     """The mean of many independent rows (neurons, pairs) of a few values each, with a normal 95 % interval.
 
-    One case of the largest size is added on either side, so that the interval has some width even if all are equal.
+    One case of the largest size (1 if all are 0) is added on either side, so that the interval has some width even if
+    all are equal.
     """
-    scale = max(float(np.abs(values).max()), 1e-12)
+    scale = float(np.abs(values).max()) or 1.0
     half, mean = scale * _least_half_width(values / scale, 0.95), float(values.mean())
     return SetInterval(mean, mean - half, mean + half, len(values), len(values))
 

@@ -10,6 +10,7 @@ import inspect
 from functools import partial
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ _LIBRARIES = ("torch", "transformer_lens", "builtins", "abc")
 """Packages whose code is identified by its name; results record their versions."""
 _GROWN = ("mask", "IGNORE", "rotary_sin", "rotary_cos")
 """TransformerLens's own buffers, made from the configuration; some grow while it runs."""
+_sources: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""Digests of the sources of classes and of functions' code: Python parses a whole file to find one."""
 _DEPTH = 4
 """Depth to which a user-defined function's closures, arguments and bases are described."""
 
@@ -112,11 +115,19 @@ def _of_a_library(value: Any) -> bool:
 
 def _code(value: Any) -> str:
     """Digest of a function's or a class's source, or of its bytecode if there is no source."""
+    known = inspect.unwrap(value).__code__ if isinstance(value, FunctionType) else value
+    if known in _sources:
+        return _sources[known]
     try:
         text = inspect.getsource(value)
     except (OSError, TypeError):
         functions = [value] if isinstance(value, FunctionType) else vars(value).values()
-        text = repr([_bytecode(function.__code__) for function in functions if isinstance(function, FunctionType)])
+        return _digest(repr([_bytecode(one.__code__) for one in functions if isinstance(one, FunctionType)]))
+    _sources[known] = _digest(text)
+    return _sources[known]
+
+
+def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 

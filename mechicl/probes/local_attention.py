@@ -24,6 +24,7 @@ class LocalAttention(Probe):
 
     - `mass_k`: attention to the previous k tokens, for queries whose k previous tokens are all after position 0.
     - `free_k`: the same as a share of attention not paid to position 0, where many heads park their attention.
+    - `at_k`: attention to the k-th previous token alone, for the same queries.
     - `null_k`: the value of `mass_k` if every query attended uniformly to all its keys.
     - `sink`, `self`: attention to position 0 and to the query itself, for queries after position 0.
     - `pooled`: the authors' measure: the mean of single entries A[q, q - i], i = 1..5, including position 0.
@@ -39,7 +40,7 @@ class LocalAttention(Probe):
 
     @property
     def terms(self) -> dict[str, str]:  # type: ignore[override]
-        windows = {f"{name}_{k}": f"queries_{k}" for name in ("mass", "free", "null") for k in self.windows}
+        windows = {f"{name}_{k}": f"queries_{k}" for name in ("mass", "free", "at", "null") for k in self.windows}
         return windows | {"sink": "queries", "self": "queries", "pooled": "entries"}
 
     @property
@@ -76,16 +77,18 @@ class LocalAttention(Probe):
         sink = pattern[..., 0]
         # Not 1 - sink, which has no significant digit in float32 if a head pays all but 1e-7 to position 0.
         elsewhere = pattern[..., 1:].sum(-1).clamp(min=torch.finfo(pattern.dtype).tiny)
-        masses, free = [], []
+        masses, free, at = [], [], []
         for k in self.windows:
-            mass = previous[..., :k].sum(-1) * (real & (query > k))
+            chosen = real & (query > k)
+            mass = previous[..., :k].sum(-1) * chosen
             masses.append(mass.sum(-1))
+            at.append((previous[..., min(k, widest) - 1] * chosen).sum(-1))
             free.append((mass / elsewhere).clamp(max=1).sum(-1))
         after_0 = real & (query > 0)
         to_self = torch.diagonal(pattern, dim1=-2, dim2=-1)
         pooled = previous[..., :_AUTHORS_WINDOW].sum(-1) * real
         return torch.stack(
-            [*masses, *free, (sink * after_0).sum(-1), (to_self * after_0).sum(-1), pooled.sum(-1)], -1
+            [*masses, *free, *at, (sink * after_0).sum(-1), (to_self * after_0).sum(-1), pooled.sum(-1)], -1
         )  # fmt: skip
 
 

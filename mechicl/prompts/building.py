@@ -80,10 +80,9 @@ def build_prompts(
         anchor: The sub-token of a label word that is its anchor.
         prepend_bos: Put the tokenizer's BOS token first.
         n_ctx: The model's context length in tokens, or None not to check it.
-
         chat: Write every example as a turn of a conversation in the tokenizer's own chat template: a text with the
-        template around it is the user's message, a label word without its leading space the answer. score: "first"
-        scores a class by the first token of its label word, as the paper does; "sequence" by the
+            template around it is the user's message, a label word without its leading space the answer.
+        score: "first" scores a class by the first token of its label word, as the paper does; "sequence" by the
             log-probability of the whole word.
 
     Names of special tokens in the template, such as "<|im_start|>", become these tokens; in texts and label words they

@@ -34,7 +34,6 @@ from mechicl.studies.label_words.reweighting import Reweighting as Reweighting
 from mechicl.studies.label_words.compression import Compression as Compression
 from mechicl.studies.label_words.compression_speed import CompressionSpeed as CompressionSpeed
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis as ErrorDiagnosis
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep as AnchorSweep
 from mechicl.studies.label_words.anchor_kinds import AnchorKinds as AnchorKinds
 from mechicl.studies.stages.atlas import Atlas as Atlas
 from mechicl.studies.stages.benchmarks import LesionedBenchmarks as LesionedBenchmarks
@@ -60,6 +59,7 @@ from mechicl.studies.stages.right_then_wrong import RightThenWrong as RightThenW
 from mechicl.studies.stages.inner_lexicon import InnerLexicon as InnerLexicon
 from mechicl.studies.stages.in_context import LesionedLearning as LesionedLearning
 from mechicl.studies.extensions.anchor_heads import AnchorHeads as AnchorHeads
+from mechicl.studies.extensions.anchor_sweep import AnchorSweep as AnchorSweep
 from mechicl.studies.extensions.decision_layer import DecisionLayer as DecisionLayer
 from mechicl.studies.extensions.shot_sweep import ShotSweep as ShotSweep
 from mechicl.studies.extensions.anchor_patching import AnchorPatching as AnchorPatching
@@ -162,11 +162,14 @@ def isolation(
         n_layers: Numbers of first (and of last) layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
             position 0), postsoftmax_zero or postsoftmax_renorm.
-        modes: Further modes in which a verdict must have the same sign (protocol corrected); give the
-            value of mode for none. exchange replaces what label words gather with what those of another
-            demonstration set gather (its control does this to text tokens), and needs two sets.
-        pool: Where random tokens are drawn from: all, demo_text or demo_template.
-        resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.
+        modes: Further modes in which the interval must lie above 0, too (protocol corrected); for none,
+            repeat the value of mode. exchange, which does not affect the verdict, replaces what label
+            words gather with what those of the same class gather in another demonstration set (its
+            control does this to text tokens), and needs two sets.
+        pool: Where random tokens are drawn from: all (any position before the target, query and
+            template included), demo_text or demo_template.
+        resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed (needs
+            pool demo_text or demo_template).
         span: Which tokens of a label word are isolated: its anchor, or all (label).
         random_seed: Seed of the random control.
         protocol: corrected, or paper (as the authors' code).
@@ -305,8 +308,8 @@ def compression_speed(
         prompts: prompts of one or more tasks, from `task.prompts`.
         warm_up: Untimed queries before the measurement.
         repeats: Repetitions of each query; the median is reported.
-        lr: Learning rate of the re-weighted arms.
-        per_class: Training prompts per class of the re-weighted arms; 0 leaves them out.
+        lr: Learning rate of the re-weighted methods.
+        per_class: Training prompts per class of the re-weighted methods; 0 leaves them out.
         protocol: corrected, or paper (as the authors' code).
 
     Returns:
@@ -346,37 +349,6 @@ def error_diagnosis(
         A result. A row per pair of classes: real confusion, and the distance between their scaled
         anchor keys. Real confusion, an AUROC, has layer -1; distances have a row per context, layer and
         number of components.
-    """
-
-def anchor_sweep(
-    model: Model,
-    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
-    *,
-    windows: Sequence[int] = (1,),
-    mode: Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
-    random_seed: int = 0,
-    batch_size: int = 16,
-) -> Result:
-    """Isolation of label words and of other tokens, in every layer or window of layers.
-
-    Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
-
-    The claim: Label words, not other tokens, gather the demonstrations' information, and they do so in
-    shallow layers.
-
-    Args:
-        model: a HookedTransformer, a TransformerBridge, or an object that implements
-            `mechicl.models.Adapter`.
-        prompts: prompts of one or more tasks, from `task.prompts`.
-        windows: Numbers of consecutive layers isolated together.
-        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
-            position 0), postsoftmax_zero or postsoftmax_renorm.
-        random_seed: Seed of the random text tokens.
-        batch_size: prompts or sequences per pass.
-
-    Returns:
-        A result. A row per prompt, isolated kind of token and window of layers: the prediction. Gold
-        and predicted class, label probabilities, and top-10 token ids.
     """
 
 def anchor_kinds(
@@ -425,8 +397,8 @@ def stages_atlas(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -490,8 +462,8 @@ def layer_lesions(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         kinds: Ablations of each layer.
         windows: Lengths of repeated windows.
         times: How many more times each layer of a repeated window runs.
@@ -552,8 +524,8 @@ def cka(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         minibatch: Sequences per HSIC minibatch (protocol paper: 128).
         protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
@@ -570,6 +542,7 @@ def local_attention(
     corpus: TokenCorpus,
     *,
     windows: Sequence[int] = (1, 2, 4, 5, 8, 16),
+    by_head: bool = False,
     protocol: Literal['paper', 'corrected'] = 'corrected',
     batch_size: int = 8,
 ) -> Result:
@@ -585,6 +558,7 @@ def local_attention(
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
+        by_head: Also draw the attention of every head.
         protocol: corrected, or paper (as the authors' code).
         batch_size: prompts or sequences per pass.
 
@@ -674,8 +648,8 @@ def context_exchange(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
 
     Returns:
         A result. How far residuals and attention outputs move when the context is exchanged: a row per
@@ -766,8 +740,8 @@ def logit_lens(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         top_k: k of the top-k overlap.
         authors_lens: Also draw the authors' faulty lens.
         tuned: A tuned lens to draw as well, or its folder; it must have been fitted to this model on
@@ -862,8 +836,8 @@ def class_logits(
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
-        token_class: A suffix (-ing), comma-separated words, a file with a word per line, token ids, or
-            a test of words.
+        token_class: A suffix (-ing), comma-separated words, or a file with a word per line; in Python
+            also token ids, or a function of a token's text.
         kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
         variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Number of neurons of largest effect.
@@ -901,8 +875,8 @@ def voting(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        token_class: A suffix (-ing), comma-separated words, a file with a word per line, token ids, or
-            a test of words.
+        token_class: A suffix (-ing), comma-separated words, or a file with a word per line; in Python
+            also token ids, or a function of a token's text.
         kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
         variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Number of neurons of each kind.
@@ -1049,8 +1023,8 @@ def right_then_wrong(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1140,8 +1114,8 @@ def anchor_heads(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         k: Number of heads ablated together; at most half of the model's.
         draws: Random draws of control heads.
         alone: Prompts of every set that are answered with each head ablated alone; 0: none.
@@ -1156,6 +1130,37 @@ def anchor_heads(
         per odd-numbered prompt, arm (nothing; reading or gathering heads; controls of either, one row
         per draw) and method (zero, mean): gold and predicted class, label loyalty, word loyalty (k =
         5), accuracy, and loss on the prompt's texts, in nats.
+    """
+
+def anchor_sweep(
+    model: Model,
+    prompts: PromptSet | Sequence[PromptSet] | Sequence[Prompt],
+    *,
+    windows: Sequence[int] = (1,),
+    mode: Literal['presoftmax', 'presoftmax_keep_0', 'postsoftmax_zero', 'postsoftmax_renorm'] = 'presoftmax',
+    random_seed: int = 0,
+    batch_size: int = 16,
+) -> Result:
+    """Isolation of label words and of other tokens, in every layer or window of layers.
+
+    Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
+
+    The claim: Do label words, and not other tokens, gather the demonstrations' information, and in
+    which layers?
+
+    Args:
+        model: a HookedTransformer, a TransformerBridge, or an object that implements
+            `mechicl.models.Adapter`.
+        prompts: prompts of one or more tasks, from `task.prompts`.
+        windows: Numbers of consecutive layers isolated together.
+        mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
+            position 0), postsoftmax_zero or postsoftmax_renorm.
+        random_seed: Seed of the random text tokens.
+        batch_size: prompts or sequences per pass.
+
+    Returns:
+        A result. A row per prompt, isolated kind of token and window of layers: the prediction. Gold
+        and predicted class, label probabilities, and top-10 token ids.
     """
 
 def decision_layer(
@@ -1175,8 +1180,8 @@ def decision_layer(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1205,8 +1210,8 @@ def shot_sweep(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         counts: Demonstrations per class; counts that context or data cannot hold are reduced.
         batch_size: prompts or sequences per pass.
 
@@ -1238,8 +1243,8 @@ def anchor_patching(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
-        untrained: Number of untrained twins, which run on part of the input; with 0 claims stay
-            undecided.
+        untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
+            them undecided.
         sites: What is patched in single layers: resid_post, attn_out, mlp_out, keys_values.
         exact: Prompts per set for the exact map; the first-order map uses all prompts.
         batch_size: prompts or sequences per pass.

@@ -119,7 +119,8 @@ def compare_models(results: Sequence[Result]) -> Result:
     if not isinstance(study, Study) or any(one.study.name != study.name for one in results):
         raise InputError("Results of several models are compared for one study; give those of one study.")
     settings = [dict(one.provenance.get("settings", {})) for one in results]
-    if differing := [name for name in settings[0] if len({str(one.get(name)) for one in settings}) > 1]:
+    known = [name for name in settings[0] if all(name in one for one in settings)]  # earlier versions had fewer
+    if differing := [name for name in known if len({str(one[name]) for one in settings}) > 1]:
         raise InputError(f"The results differ in {', '.join(differing)}; run the study with the same switches.")
     models = [dict(one.provenance["model"]) for one in results]
     names = [str(facts["name"]) for facts in models]

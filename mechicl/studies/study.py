@@ -191,7 +191,7 @@ class Study(ABC):
 
     def verdicts(self, result: Result) -> Verdicts:
         """The verdict on each claim, on each model and task."""
-        if "prompt" in result.table and DEMONSTRATION_SET not in result.table:
+        if self.reads == "prompts" and "prompt" in result.table and DEMONSTRATION_SET not in result.table:
             old = Evidence.nothing(_NO_SETS)
             return Verdicts(
                 decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
@@ -206,7 +206,12 @@ class Study(ABC):
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
         """Limits of the sample (rows of the table) that qualify a finding, one sentence each."""
-        return remarks_on(result.provenance, rows, rows[self.is_clean(rows)])
+        said = remarks_on(result.provenance, rows, rows[self.is_clean(rows)])
+        model = result.provenance.get("model")
+        folded = self.shared_options.get("processing") == "fold"
+        if folded and self.protocol == "paper" and isinstance(model, Mapping) and model.get("processing") == "none":
+            said.append("The authors fold the weights (processing='fold'); these are unprocessed, so numbers differ.")
+        return said
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:
         """Mask of the rows that hold predictions of the clean model."""

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from mechicl.metrics import bootstrap_mean
-from mechicl.metrics.resampling import plateau, weighted_over_sets, wilson
+from mechicl.metrics.resampling import FEW_SETS, plateau, weighted_over_sets, wilson
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
-TEXT_BAND = "band: 95 % bootstrap interval over sequences"
+TEXT_BAND = "band: 95 % interval over sequences"
 _SHARES = (
     "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
 )  # fmt: skip
@@ -39,7 +39,8 @@ def mean_with_interval(
     """Mean of a column within each group of `by`, with an interval over demonstration sets, then prompts.
 
     Intervals are computed as for claims (`metrics.resampling`); for a single set, and for running text, they are
-    bootstrap intervals over rows. Where a share (accuracy, loyalty) is 0 or 1 in all rows, the interval is Wilson's.
+    intervals over rows: bootstrap intervals, or with few rows Student's t. Where a share (accuracy, loyalty) is 0 or 1
+    in all rows, the interval is Wilson's.
 
     Every seed counts the same, as in the papers: a row's weight is divided by its seed's total. Columns: `by`, mean,
     low, high, n (rows), sets, seeds, and seed_sd, the standard deviation of the seeds' means (NaN for a single seed).
@@ -64,6 +65,8 @@ def mean_with_interval(
     for groups in alike.values():  # groups with the same weights and sets share one set of draws
         places, (weights, *_), (sets, *_), columns = zip(*groups, strict=True)
         values, generator = np.stack(columns, 1), np.random.default_rng(0)
+        if not sets.max() and len(values) < FEW_SETS and np.isfinite(values).all():  # resampling so few undercovers
+            sets = np.arange(len(values))
         found = (
             weighted_over_sets(values, weights, sets, generator=generator)
             if sets.max()

@@ -41,7 +41,10 @@ class AgainstTwins(Study):
     """
 
     untrained: Annotated[
-        int, Switch("Number of untrained twins, which run on part of the input; with 0 claims stay undecided.", min=0)
+        int,
+        Switch(
+            "Number of untrained twins, each run on part of the input; 0 leaves claims that need them undecided.", min=0
+        ),
     ] = 4
 
     each_twin_reads: ClassVar[int | None] = 2

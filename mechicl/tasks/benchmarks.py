@@ -65,6 +65,9 @@ class Benchmarks:
         with _quietly():
             found = evaluate(_Answering(answer), {"tasks": dict(self.tasks)}, limit=self.limit, bootstrap_iters=0)
         names = {harness: name for name, harness in NAMES.items()}
+        for task, documents in found["samples"].items():
+            if any("acc" not in document for document in documents):
+                raise InputError(f"The benchmark {task} has no accuracy; list the metric acc in its YAML file.")
         rows = [
             {"benchmark": names.get(task, task), "prompt": int(document["doc_id"]), "acc": float(document["acc"]),
              "acc_norm": float(document.get("acc_norm", "nan"))}

@@ -110,11 +110,13 @@ def load_task(
     Raises:
         InputError: There is no such task, or label words or columns do not match its classes or data.
     """
+    from mechicl.tasks.topics import TopicsTask
+
     if isinstance(task, str | Path):
         task = _by_name(str(task))
     if not isinstance(task, Task):
         raise InputError(f"The task is {shorten(task)}; expected a name, the path of a task file, or a Task.")
-    if task.name in _TOPICS and any(given is not None for given in (data, label_words, columns)):
+    if isinstance(task, TopicsTask) and any(given is not None for given in (data, label_words, columns)):
         raise InputError(f"The task {task.name!r} draws its texts and label words by the seed; give it no others.")
     if data is not None:
         task = replace(task, source=data, columns={})

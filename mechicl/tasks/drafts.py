@@ -133,7 +133,9 @@ class Draft:
         form, name = self.form, self.task.name
         if not contents:
             where = self.task.splits.demonstrations.origin
-            raise InputError(f"The task {name!r} has no examples left to ask about in {where}; give more data.")
+            raise InputError(
+                f"The task {name!r} has no examples left to ask about in {where}; give more data, or any rows or texts."
+            )
         if not form.texts:
             contents = [([Shot(None, s.label_class, s.row) for s in shown], query) for shown, query in contents]
         prompts: Sequence[Prompt] = build_prompts(

@@ -182,7 +182,8 @@ def find_columns(row: Mapping[Any, Any], columns: Mapping[str, str], where: str)
     """
     chosen = []
     for what, usual in _USUAL.items():
-        wanted = (columns[what],) if what in columns else usual[:1] if usual[0] in row else usual
+        there = {str(c).strip().casefold() for c in row}
+        wanted = (columns[what],) if what in columns else usual[:1] if usual[0] in there else usual
         fitting = [c for c in row if c in wanted] or [c for c in row if str(c).strip().casefold() in wanted]
         if len(fitting) != 1:
             wrong = (

@@ -41,7 +41,8 @@ class FileSource:
         """Read the file or folder.
 
         Args:
-            query_split: The split of a folder to ask about, if it exists.
+            query_split: The split of a folder to ask about; if a folder lacks a test, validation or dev split, another
+                of these serves. With "train", each seed splits the train file in two.
 
         Raises:
             InputError: A file is missing, does not match its suffix, or is not data of this task; the message names
@@ -56,6 +57,13 @@ class FileSource:
             raise InputError(
                 f"The folder {self.path} has no train file; expected train{' or train'.join(READERS)}, and "
                 "test or validation next to it."
+            )
+        if query_split == "train":  # the same texts are not shown and asked about
+            return Splits(self._read(train, class_names))
+        if query_split not in _HELD_OUT and not split_files(self.path, query_split):
+            raise InputError(
+                f"The folder {self.path} has no {query_split} file to ask about; give its name as query_split, or "
+                "train to split the train file in two."
             )
         held_out = (split_files(self.path, split) for split in (query_split, *_HELD_OUT))
         queries = next(filter(None, held_out), None)

@@ -39,12 +39,15 @@ def shorter_texts(
     Raises:
         InputError: No example of a pool is that short.
     """
-    longest, kept = max(label_words, key=len), []
+    after = template.after + template.separator
+    ends = (Written(tokenizer).template(template.between).text(word).template(after) for word in label_words)
+    n_tokens = [len(end.tokens) for end in encode(tokenizer, ends)]
+    longest, kept = label_words[n_tokens.index(max(n_tokens))], []
     for pool in pools:
         heads = (Written(tokenizer).template(template.before).text(text) for text in pool.texts)
         blocks = encode(
             tokenizer,
-            (head.template(template.between).text(longest).template(template.after + template.separator)
+            (head.template(template.between).text(longest).template(after)
              for head in heads),
         )  # fmt: skip
         lengths = [len(block.tokens) for block in blocks]

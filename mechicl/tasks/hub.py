@@ -33,11 +33,14 @@ class HubSource:
             InputError: The hub cannot be reached, or the data set is not as expected.
         """
         loaded = self._fetch()
-        absent = [name for name in ("train", query_split) if name not in loaded]
+        absent = [name for name in dict.fromkeys(("train", query_split)) if name not in loaded]
         if absent:
             raise InputError(
-                f"The data set {self.dataset} has the splits {', '.join(loaded)}; expected {' and '.join(absent)} too."
+                f"The data set {self.dataset} has the splits {', '.join(loaded)}; expected {' and '.join(absent)} too "
+                "(query_split='train' splits train in two)."
             )
+        if query_split == "train":  # the same texts are not shown and asked about
+            return Splits(self._examples(loaded["train"], class_names, "train"))
         return Splits(*(self._examples(loaded[name], class_names, name) for name in ("train", query_split)))
 
     def _fetch(self) -> Any:

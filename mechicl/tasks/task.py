@@ -12,7 +12,7 @@ from typing import Any, get_args
 from mechicl.doors import door
 from mechicl.errors import InputError, check_count, check_seed, check_unicode
 from mechicl.models.tokenizers import warn_if_spelled
-from mechicl.prompts import PromptSet, Query, Score, Template
+from mechicl.prompts import PromptSet, Query, Score, Shot, Template
 from mechicl.prompts.building import Anchor
 from mechicl.prompts.labels import check_words
 from mechicl.tasks.drafts import Draft, Form, query_of
@@ -44,7 +44,8 @@ class Task:
     source: Data | None = None
     """A file, a folder, rows ``{"text": ..., "label": ...}``, "train" and "test" rows, or a Source."""
     query_split: str = "test"
-    """The split to ask about, if the source has several; demonstrations come from "train"."""
+    """The split to ask about, if the source has several; demonstrations come from "train". With "train", each seed
+    splits it in two."""
     separator: str = "\n"
     """Text between the blocks of a prompt."""
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -168,6 +169,8 @@ class Task:
             (one.string[start:end] for one in built[:_LOOKED_AT] for start, end in one.offsets or ()),
             self.name, "this language", "tiny-icl speaks only that of tiny-topics-2 and tiny-topics-4",
         )  # fmt: skip
+        if demonstration_text:
+            _warn_of_shown(built.task, seed, contents)
         if rows is None and samples is not None and len(built) < samples:
             _warn_of_fewer(built, samples, len(asked), too_long)
         if len(built) >= _FEW and len(classes := {prompt.gold for prompt in built}) == 1 and classes != {None}:
@@ -253,6 +256,17 @@ class Task:
         chosen = asked.at_rows(rows) if rows is not None else list(range(len(asked)))
         contents = [(shown[k % contexts], query_of(asked, i)) for k, i in enumerate(chosen)]
         return draft.build(contents, {"demonstrations": "contexts", "contexts": contexts})
+
+
+def _warn_of_shown(task: str, seed: int, contents: Sequence[tuple[Sequence[Shot], Query]]) -> None:
+    """Warn of queries whose text is one of their own demonstrations, which gives the answer away."""
+    shown = sum(query.text in {shot.text for shot in shots} for shots, query in contents if query.text)
+    if shown:
+        warnings.warn(
+            f"{task}, seed {seed}: {shown} of {len(contents)} queries drawn have a text that is among their own "
+            "demonstrations, where its label can be read; the data hold it several times.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_fewer(built: PromptSet, samples: int, in_data: int, too_long: TooLong) -> None:

@@ -82,9 +82,9 @@ from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies import STUDIES
 from mechicl.studies.extensions.anchor_heads import AnchorHeads
 from mechicl.studies.extensions.anchor_patching import AnchorPatching
+from mechicl.studies.extensions.anchor_sweep import AnchorSweep
 from mechicl.studies.extensions.decision_layer import DecisionLayer
 from mechicl.studies.extensions.shot_sweep import ShotSweep
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.compression import Compression
 from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.error_diagnosis import ErrorDiagnosis
@@ -611,6 +611,7 @@ def _subclasses(kind: type) -> Iterator[type]:
         yield from _subclasses(own)
 
 
+@functools.cache
 def studied(study: Study) -> PromptSet | TokenCorpus | WordPairs | Benchmarks | None:
     """What a study is run on."""
     if study.reads == "pairs":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,11 +38,24 @@ RANKS = ("auroc", "agreement", "reciprocal_rank", "top_k_overlap")
 OF_THE_PREDICTION = ("LensMap", "probability")
 """Read at the token that the model predicts; of two that are about as probable, another dtype predicts the other."""
 _OF_WEIGHTS = tuple(name for name, study in STUDIES.items() if study.reads == "weights")
+EVERYDAY = ("gpt2", "neo", "gptj", "llama", "gemma2", "gpt2/bridge", "neox/bridge", "gemma2/bridge")
+"""All others, and Bridges of TransformerLens 3.9 whose parts these have, are run by `make test-thorough`."""
 FEW = ("gpt2", "gptj", "llama", "gemma2")
 """Sequential, parallel, grouped keys with gated MLPs, and norms on both sides with soft caps and local layers."""
 
 
-@pytest.fixture(scope="module", params=[(f, d) for f in tiny.cases for d in DEVICES], ids=lambda p: "-".join(p))
+def _cases() -> list[Any]:
+    """Every family on every device."""
+    return [
+        pytest.param(
+            (family, device), id=f"{family}-{device}",
+            marks=[] if family in EVERYDAY or not tiny.HOOKED else pytest.mark.thorough,
+        )
+        for family in tiny.cases for device in DEVICES
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=_cases())
 def model(request: pytest.FixtureRequest) -> Any:
     """A model of every family, in an unusual state: training, some gradients on, and a hook of the user's."""
     family, device = request.param
@@ -245,6 +258,7 @@ def measured(study: Study, model: Any) -> Result | None:
         return None
 
 
+@pytest.mark.xdist_group("contract of studies")
 def test_studies_run_and_leave_the_model_alone(model: Any) -> None:
     before = fingerprint(model)
     for study in catalogue.studies():
@@ -261,12 +275,16 @@ class Stop(Exception):
     """Thrown from inside a hook."""
 
 
+@pytest.mark.xdist_group("contract when thrown")
 @pytest.mark.parametrize(
-    ("family", "error"), [("gpt2", Stop), ("gpt2", KeyboardInterrupt), ("gptj", Stop), ("llama", Stop)]
+    ("family", "error", "layers"),
+    [("gpt2", Stop, range(3)), ("gpt2", KeyboardInterrupt, [1]), ("gptj", Stop, [1]), ("llama", Stop, [1])],
 )
-def test_whatever_is_thrown_inside_leaves_the_model_as_it_was(family: str, error: type[BaseException]) -> None:
+def test_whatever_is_thrown_inside_leaves_the_model_as_it_was(
+    family: str, error: type[BaseException], layers: Sequence[int]
+) -> None:  # fmt: skip
     model = unusual(tiny.fresh(family))
-    for layer in range(model.cfg.n_layers):
+    for layer in layers:
         armed, thrown = [True], []
 
         def throw(value: Tensor, hook: Any, armed: list[bool] = armed, thrown: list[bool] = thrown) -> None:
@@ -330,6 +348,7 @@ def test_a_run_inside_another_ones_modes() -> None:
             assert differences(before, fingerprint(model)) == []
 
 
+@pytest.mark.xdist_group("contract in half precision")
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("family", FEW)
 def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype) -> None:
@@ -354,7 +373,7 @@ def test_half_precision_gives_float32_statistics(family: str, dtype: torch.dtype
         ours, plain = catalogue.ENGINES[engine](model)
         assert ours.dtype == plain.dtype == torch.float32
         close(ours, plain, 0.1)
-    for study in catalogue.studies() if family == "gpt2" else []:
+    for study in catalogue.studies() if (family, dtype) == ("gpt2", torch.bfloat16) else []:
         measured(study, model)
     assert differences(before, fingerprint(model)) == []
 

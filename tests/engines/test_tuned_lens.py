@@ -99,7 +99,7 @@ def test_on_a_trained_model_it_lowers_the_kl_at_every_layer_of_unseen_text(load_
 def test_kill_9_changes_nothing(tmp_path: Path) -> None:
     undisturbed = killed.fit(tmp_path / "undisturbed")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.engines.killed"])
+    context.set_forkserver_preload(["tests.studies.killed", "tests.engines.killed"])  # one for the process
     part = tmp_path / "killed" / "tuned_lens.part.safetensors"
     for _ in range(2):
         victim = context.Process(target=killed.fit, args=(tmp_path / "killed", True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ CHANGES = (
 )  # fmt: skip
 
 
+@cache
+def figure_of(name: str, change: Callable[[Any], Result]) -> go.Figure:
+    return changed(name, change).figure()
+
+
 def changed(name: str, change: Callable[[Any], Result]) -> Result:
     return change(name if change is adversarial.small else adversarial.small(name))
 
@@ -45,7 +51,7 @@ def test_every_study_has_a_table() -> None:
 @pytest.mark.parametrize("name", DRAWN)
 def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[Any], Result]) -> None:
     result = changed(name, change)
-    figure = result.figure()
+    figure = figure_of(name, change)
     assert all(model in figure.layout.meta["title"] for model in result.table["model"].unique())
     drawn = 0
     for title, (x_axis, y_axis, traces) in zip(figure.layout.meta["panels"], panels(figure), strict=True):
@@ -67,8 +73,8 @@ def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[
 @pytest.mark.parametrize("change", [adversarial.one_outlier, adversarial.wide_intervals], ids=["outlier", "wide"])
 @pytest.mark.parametrize("name", DRAWN)
 def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: Callable[[Any], Result]) -> None:
-    plain = {str(x.plotly_name): extents for x, _, extents in spans(adversarial.small(name).figure())}
-    for x_axis, letter, (low, high) in spans(changed(name, change).figure()):
+    plain = {str(x.plotly_name): extents for x, _, extents in spans(figure_of(name, adversarial.small))}
+    for x_axis, letter, (low, high) in spans(figure_of(name, change)):
         before = plain.get(str(x_axis.plotly_name), (0.0, 0.0))
         if high > low and before[1] > before[0]:
             assert high - low <= 5 * (before[1] - before[0]), f"{letter} of {x_axis.plotly_name}"

@@ -44,6 +44,8 @@ def test_masses_are_means_of_single_entries(family, corpus):
             queries = range(k + 1, n)
             sums = [pattern[:, q, q - k : q].sum(-1) for q in queries]
             same(reading[f"mass_{k}"][row, 1], torch.stack(sums).mean(0) if sums else torch.full((4,), torch.nan))
+            at = [pattern[:, q, q - k] for q in queries]
+            same(reading[f"at_{k}"][row, 1], torch.stack(at).mean(0) if at else torch.full((4,), torch.nan))
             assert reading.counts[f"queries_{k}"][row] == len(queries)
         same(reading["sink"][row, 1], pattern[:, 1:, 0].mean(-1))
         entries = [pattern[:, q, q - i] for i in range(1, 6) for q in range(i, n)]

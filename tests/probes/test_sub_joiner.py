@@ -83,7 +83,7 @@ def test_a_head_that_joins_is_chosen_and_judged(corpus):
     assert len(heads) == tiny.N_LAYERS * tiny.N_HEADS
     summary = judged(rows, best_of_layers(heads))
     np.testing.assert_allclose(summary[(summary["layer"] == 1) & (summary["metric"] == "auroc")]["mean"], 1)
-    assert len(summary) == 4 * tiny.N_LAYERS
+    assert len(summary) == 5 * tiny.N_LAYERS
 
 
 def test_single_tokens_are_refused():

@@ -37,8 +37,8 @@ class Real:
 
     @cached_property
     def prompts(self) -> Any:
-        """Six prompts of about 70 tokens with one demonstration per class."""
-        return self.task.prompts(self.model.tokenizer, samples=6, seed=42)
+        """Four prompts of about 70 tokens with one demonstration per class."""
+        return self.task.prompts(self.model.tokenizer, samples=4, seed=42)
 
     @cached_property
     def corpus(self) -> Any:

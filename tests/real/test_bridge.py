@@ -33,7 +33,7 @@ def bridge(real: Real) -> Any:
 STUDIES = {
     "information-flow": lambda model, real: mi.information_flow(model, real.prompts[:2], untrained=0),
     "isolation": lambda model, real: mi.isolation(model, real.prompts[:2], n_layers=[5]),
-    "lesions": lambda model, real: Lesions(kinds=("drop",), positions=("all", "bos"), untrained=0).run(
+    "lesions": lambda model, real: Lesions(kinds=("drop",), positions=("all",), untrained=0).run(
         model, real.corpus[1:]
     ),
     "norms": lambda model, real: NormsStudy().run(model, real.corpus),

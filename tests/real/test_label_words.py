@@ -47,7 +47,7 @@ def test_information_flow(real: Real, agree: Callable[..., None]) -> None:
 
 @pytest.fixture(scope="module")
 def isolation(real: Real) -> Result:
-    return mi.isolation(real.model, real.prompts, n_layers=[5])
+    return mi.isolation(real.model, real.prompts, n_layers=[5], modes=["presoftmax"])
 
 
 @pytest.mark.parametrize("where", ["first", "last"])

@@ -22,7 +22,7 @@ from tests.real.conftest import Real
 
 pytestmark = pytest.mark.xdist_group("real")
 N_LAYERS = 30
-DROPPED, SWAPPED = (0, 2, 11, 16, 29), (0, 10, 28)
+DROPPED, SWAPPED = (0, 11, 29), (0, 28)
 
 
 def without(layer: int) -> list[int]:
@@ -49,7 +49,7 @@ def test_dropped_and_swapped_layers(real: Real, agree: Callable[..., None]) -> N
 
 def test_layers_dropped_at_position_0_alone_and_elsewhere_alone(real: Real, agree: Callable[..., None]) -> None:
     """Layer 11 makes the attention sink: nearly all that its ablation costs is lost at position 0; layer 2 does not."""
-    places = {"bos": slice(0, 1), "rest": slice(1, None), "all": slice(None)}
+    places = {"bos": slice(0, 1), "rest": slice(1, None)}
     lesions = [Drop(layer, positions=where) for layer in (2, 11) for where in places]
     ours = mi.engines.lesion_sweep(real.model, real.corpus.tokens, lesions, lengths=real.corpus.lengths, top_k=0)
     for text, (tokens, clean) in enumerate(zip(real.texts, real.text_passes, strict=True)):
@@ -57,7 +57,7 @@ def test_layers_dropped_at_position_0_alone_and_elsewhere_alone(real: Real, agre
         theirs = torch.stack([reference.kl(clean.logits, logits)[1:].mean() for logits in changed])
         means = ours.kl[:, text, 1 : len(tokens)].double().mean(1)
         agree(f"KL, text {text}", means, theirs, within=1e-5, mistaken=theirs.roll(1), relative=True)
-        in_2, in_11 = means.view(2, 3)
+        in_2, in_11 = means.view(2, 2)
         assert in_11[0] > 4 * in_11[1]
         assert in_2[0] < in_2[1]
 
@@ -73,7 +73,7 @@ def test_an_ablated_head(real: Real, agree: Callable[..., None]) -> None:
     agree("KL", means, theirs, within=1e-4, mistaken=theirs.roll(1), relative=True)
 
 
-def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None:
+def test_the_lens(real: Real, agree: Callable[..., None]) -> None:
     probe = mi.probes.LogitLens(only=("entropy", "kl", "kl_reverse"))
     corpus, seen = real.corpus[1:], real.text_passes[1]
     ours = mi.run(real.model, corpus, [probe])[probe]
@@ -82,12 +82,13 @@ def test_the_lens_at_every_point(real: Real, agree: Callable[..., None]) -> None
         logits = reference.lens(real.hf, seen.residual[point, 1:], normed)
         return reference.lens_measures(logits, seen.logits[1:]).mean(1)
 
-    theirs = torch.stack([measured(point) for point in range(N_LAYERS + 1)])
+    points = [0, 12, 29, 30]
+    theirs = torch.stack([measured(point) for point in points])
     mistaken = theirs.clone()
-    mistaken[12] = measured(12, normed=False)
+    mistaken[1] = measured(12, normed=False)
     bounds = {"entropy (bits)": 5e-6, "KL (nats)": 5e-5, "reverse KL (nats)": 2e-5}
     for place, ((name, bound), values) in enumerate(zip(bounds.items(), ours.quantities.values(), strict=True)):
-        agree(f"lens, {name}", values[0], theirs[:, place], within=bound, mistaken=mistaken[:, place])
+        agree(f"lens, {name}", values[0][points], theirs[:, place], within=bound, mistaken=mistaken[:, place])
 
 
 def test_attention_to_the_previous_five(real: Real, agree: Callable[..., None]) -> None:
@@ -121,7 +122,7 @@ def last_layers_folded(model: Any, n: int) -> Any:
 
 
 def test_neuron_moments_and_kinds(real: Real, agree: Callable[..., None]) -> None:
-    layers, few = (28, 29), slice(64)
+    layers, few = (29,), slice(64)
     folded = last_layers_folded(real.model, len(layers))
     ours = vocabulary_moments(folded.W_U, folded.W_out)
     kinds = classify(ours)

@@ -10,13 +10,14 @@ import torch
 
 import mechicl as mi
 from tests.prompts.vocabularies import covered
+from tests.real import reference
 from tests.real.conftest import Real
 
 pytestmark = pytest.mark.xdist_group("real")
 WORDS = {"negative": " really not good at all", "positive": " rather good, I would say"}
 
 
-def test_a_conversation_has_the_tokens_of_transformers(real: Real) -> None:
+def test_a_conversation_has_the_tokens_of_transformers(real: Real, agree: Callable[..., None]) -> None:
     tokenizer = real.model.tokenizer
     prompts = replace(real.task, chat=True).prompts(tokenizer, samples=4, shots=2)
     for prompt in prompts:
@@ -27,7 +28,9 @@ def test_a_conversation_has_the_tokens_of_transformers(real: Real) -> None:
         assert [covered(prompt, one.label) for one in prompt.demonstrations] == [
             prompt.label_words[c] for c in prompt.anchor_classes
         ]
-    assert mi.isolation(real.model, prompts[:2], n_layers=[5]).table["predicted"].isin([0, 1]).all()
+    theirs = reference.logits_at_q(real.hf, prompts[0])[list(prompts.label_ids)].log_softmax(-1)
+    ours = mi.run(real.model, prompts[:1], progress=None).label_logits[0].log_softmax(-1)
+    agree("label logits of a conversation", ours, theirs, within=1e-3, mistaken=theirs.flip(0))
 
 
 def test_whole_label_words_have_the_probability_of_transformers(real: Real, agree: Callable[..., None]) -> None:

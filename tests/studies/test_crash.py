@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.Data
 @pytest.fixture(scope="module")
 def processes() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.studies.killed"])
+    context.set_forkserver_preload(["tests.studies.killed", "tests.engines.killed"])  # one for the process
     return context
 
 

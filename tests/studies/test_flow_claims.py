@@ -12,12 +12,10 @@ import pytest
 import mechicl as mi
 from mechicl.cli.asked import OnPrompts
 from mechicl.metrics.resampling import SetInterval, against_few
-from mechicl.models import untrained
 from mechicl.results import Cells
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.study import Protocol
-from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -113,17 +111,6 @@ def test_isolation_is_found_where_it_is(model: Any) -> None:
     assert {verdict.about["mode"] for verdict in result.claims} == {"presoftmax"}
     assert 0.25 <= result.study.floor(result.table) < 0.7
     assert re.search(r"A constant answer keeps \d+% of predicted labels\.$", result.finding())
-
-
-@pytest.mark.parametrize("family", ["gpt2", "llama", "neox"])
-@pytest.mark.parametrize("seed", [11, 12])
-def test_an_untrained_model_supports_nothing(family: str, seed: int) -> None:
-    twin, task = untrained(tiny.model(family), seed), mi.load_task("reviews")
-    flow = InformationFlow().run(
-        twin, task.prompts(tiny.tokenizer(), samples=8, seed=seed, demonstrations="per_prompt")
-    )
-    sets = [task.prompts(tiny.tokenizer(), samples=4, seed=seed) for seed in range(4)]
-    assert "supported" not in outcomes(flow) + outcomes(Isolation(n_layers=(1,)).run(twin, sets))
 
 
 def test_an_interval_over_few_nulls_covers_another_draw() -> None:

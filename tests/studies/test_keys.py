@@ -147,21 +147,20 @@ _OF_LESIONS = {
 
 
 @pytest.mark.parametrize(
-    ("places", "edit", "changed"),
+    ("edits", "changed"),
     [
-        ("studies/label_words/isolation.py", also("patches"), {"isolation"}),
-        ("studies/label_words/isolation.py", also("authors_draws"), {"isolation"}),
-        ("studies/stages/lesions.py", also("scored_positions"), _OF_LESIONS),
-        ("studies/stages/ensembles.py", also("greedy"), {"voting"}),
-        ("studies/study.py", also("_checked"), set(STUDIES)),
-        ("studies/checking.py", also("next_checked"), set(STUDIES)),
-        ("hooks/running.py", also("run"), set(STUDIES)),
+        ([("studies/label_words/isolation.py", also("patches")), ("studies/stages/ensembles.py", also("greedy")),
+          ("studies/stages/lesions.py", also("scored_positions"))], {"isolation", "voting", *_OF_LESIONS}),
+        ([("studies/label_words/isolation.py", also("authors_draws"))], {"isolation"}),
+        ([("studies/study.py", also("_checked"))], set(STUDIES)),
+        ([("studies/checking.py", also("next_checked"))], set(STUDIES)),
+        ([("hooks/running.py", also("run"))], set(STUDIES)),
     ],
-)
+)  # fmt: skip
 def test_what_measures_is_in_the_key_of_those_that_it_measures_for(
-    places: str, edit: Edit, changed: set[str], edited: Any, before: dict[str, str]
+    edits: list[tuple[str, Edit]], changed: set[str], edited: Any, before: dict[str, str]
 ) -> None:
-    after = keys(edited((places, edit)))
+    after = keys(edited(*edits))
     assert {name for name, key in after.items() if key != before[name]} == changed
 
 

@@ -16,7 +16,7 @@ from mechicl.errors import InputError
 from mechicl.files.leases import Leases
 from mechicl.results import Cells
 from mechicl.studies import load_result
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep
+from mechicl.studies.extensions.anchor_sweep import AnchorSweep
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.running import plan
 from mechicl.studies.shard import Shard
@@ -36,7 +36,7 @@ def serial() -> pd.DataFrame:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_shards_measure_each_cell_once_and_one_closes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.studies.killed"])
+    context.set_forkserver_preload(["tests.studies.killed", "tests.engines.killed"])  # one for the process
     shards = [context.Process(target=killed.share, args=(tmp_path, f"{number}/3")) for number in (1, 2, 3)]
     for one in shards:
         one.start()

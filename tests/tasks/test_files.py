@@ -154,6 +154,7 @@ BAD = {
     "null.jsonl": ('{"text": null, "label": "positive"}\n', "line 1: the text is None, expected a string"),
     "nested.jsonl": ('{"text": "a", "label": ["positive"]}\n', r"line 1: the label \['positive'\] is not a class"),
     "twice.csv": ("text,label,text\na,positive,b\n", "line 1: there are 2 columns 'text'; keep one of them"),
+    "cased.csv": ("text,Label,category\na,positive,b\nc,other,d\n", "line 3: the label 'other' is not a class"),
     "two.csv": ("sentence,review,label\na,b,positive\n", "line 2: both 'sentence' and 'review' may be the text"),
     "quoted.tsv": ('text\tlabel\n"a\nb"\tpositive\n', "line 2: the row does not have the 2 columns"),
     "object.json": ('[{"text": "a", "label": "positive"}, 5]', "row 1 holds a number; expected one object"),

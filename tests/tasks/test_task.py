@@ -7,6 +7,8 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,8 @@ def sst2() -> Task:
 
 
 def test_a_task_of_ones_own() -> None:
-    jokes = [{"text": "a horse walks into a bar", "label": "yes"}, {"text": "it rains", "label": "no"}] * 4
+    lines = {"a horse walks into a bar": "yes", "it rains": "no"}
+    jokes = [{"text": f"{text} {n} times", "label": label} for n in range(4) for text, label in lines.items()]
     task = Task("jokes", "Line: {text}\nFunny:{label}", {"no": " No", "yes": " Yes"}, jokes)
     prompts = task.prompts(TOKENIZER, shots=2, seed=1)
     assert prompts[0].string.startswith("Line: ")
@@ -142,6 +145,19 @@ def test_a_single_source_is_divided_by_the_seed() -> None:
     assert task.prompts(TOKENIZER, seed=42).digest() != task.prompts(TOKENIZER, seed=43).digest()
 
 
+def test_the_train_split_is_asked_about_apart_from_what_is_shown(tmp_path: Path) -> None:
+    """And a query that the data hold twice is said."""
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows("sst2", 8)))
+    task = replace(load_task("sst2", data=tmp_path), query_split="train")
+    prompts = task.prompts(TOKENIZER, shots=4)
+    assert {*prompts[0].ids.demonstrations}.isdisjoint({prompt.ids.query for prompt in prompts})
+    with pytest.raises(InputError, match="has no validaton file to ask about"):
+        replace(task, query_split="validaton").prompts(TOKENIZER)
+    twice = [{"text": text, "label": label} for text, label in (("good", "positive"), ("dull", "negative"))] * 4
+    with pytest.warns(UserWarning, match="4 of 4 queries drawn have a text that is among their own demonstrations"):
+        load_task("sst2", data=twice).prompts(TOKENIZER, shots=2)
+
+
 def test_samples_and_rows_choose_the_queries(sst2: Task) -> None:
     assert len(sst2.prompts(TOKENIZER, samples=5)) == 5
     assert len(sst2.prompts(TOKENIZER, samples=500)) == 12
@@ -196,6 +212,9 @@ def test_prompts_too_long_are_refused_dropped_or_avoided(sst2: Task) -> None:
         task.prompts(TOKENIZER, n_ctx=20, too_long="drop")
     with pytest.raises(InputError, match="its share of the context, 6 tokens"):
         task.prompts(TOKENIZER, n_ctx=20, too_long="shorter")
+    longest = replace(task, label_words={"negative": " Negative", "positive": " q z x v w"})
+    fitting = longest.prompts(TOKENIZER, n_ctx=limit, too_long="shorter")
+    assert max(map(len, fitting)) <= limit, "more characters are not more tokens"
     for too_long in ("drop", "shorter"):
         with pytest.raises(InputError, match="needs n_ctx"):
             task.prompts(TOKENIZER, too_long=too_long)

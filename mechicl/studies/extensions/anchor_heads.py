@@ -62,10 +62,11 @@ from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 _SOURCE = "beyond Label Words are Anchors, section 2.1"
 _LOST = "label loyalty lost to mean ablation, less that to as many heads of the same layers and about the same output"
 READING = Claim(
-    "heads-reading", "Predictions rest on the heads that read label words.", _SOURCE, _LOST, "label loyalty", TWINS, 0.1
-)
+    "heads-reading", "Predictions depend on the heads that read label words.", _SOURCE, _LOST, "label loyalty", TWINS,
+    0.1,
+)  # fmt: skip
 GATHERING = Claim(
-    "heads-gathering", "Predictions rest on the heads that gather into label words.", _SOURCE, _LOST, "label loyalty",
+    "heads-gathering", "Predictions depend on the heads that gather into label words.", _SOURCE, _LOST, "label loyalty",
     TWINS, 0.1,
 )  # fmt: skip
 SAME = Claim(

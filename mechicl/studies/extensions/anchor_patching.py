@@ -58,8 +58,9 @@ SUFFICIENT = Claim(
     0.1,
 )  # fmt: skip
 NECESSARY = Claim(
-    "patching-necessary", "Without their own label words, prompts lose the clean answer.", _SOURCE,
-    "share of prompts that lose it, less the same with random text tokens transplanted", "of prompts", TWINS, 0.1,
+    "patching-necessary", "Without the prompt's own label words, the model no longer gives the clean answer.",
+    _SOURCE, "share of prompts whose answer changes, less the same with random text tokens transplanted", "of prompts",
+    TWINS, 0.1,
 )  # fmt: skip
 DEEP = Claim(
     "patching-read-deep", "Label words are read in deep layers.", _SOURCE,

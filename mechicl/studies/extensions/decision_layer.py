@@ -44,7 +44,7 @@ from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 _SOURCE = "beyond Label Words are Anchors, section 2.3"
 AFTER = Claim(
     "decision-after-reading", "The answer is decided after the label words are read.", _SOURCE,
-    "share of a prompt's own margin that is added after half of the reading, less these layers' share of all layers",
+    "share of the final logit margin that is added after half of the reading, minus the share of layers that these are",
     "of the margin", TWINS, 0.1,
 )  # fmt: skip
 FORMAT = Claim(

@@ -59,7 +59,7 @@ _LEAST_FASTER, _LEAST_BETTER = 0.1, 0.05
 
 
 def _claim(id: str, sentence: str, null: str, published: str = "") -> Claim:
-    source, unit = "Label Words are Anchors, section 3.2, Table 3", "of its rival's speed"
+    source, unit = "Label Words are Anchors, section 3.2, Table 3", "relative to the speed of what it is compared with"
     quantity = "speed of a query on the cached anchors"
     return Claim(id, sentence, source, quantity, unit, null, _LEAST_FASTER, published)
 
@@ -73,7 +73,8 @@ _OF_SPEED = {
 """Each claim about speed, with the arm that it compares the cached anchors with."""
 _OF_BOTH = Claim(
     "compression-speed-accuracy", "Re-weighted anchors alone are faster and more accurate than the whole prompt.",
-    "beyond Label Words are Anchors, section 3", "gain in speed or in accuracy, whichever matters less",
+    "beyond Label Words are Anchors, section 3",
+    "the smaller of the gains in speed and in accuracy, each over the smallest gain that matters",
     f"times the smallest that matters (speed {_LEAST_FASTER:.0%}, accuracy {_LEAST_BETTER:.0%})", "the whole prompt", 1,
 )  # fmt: skip
 
@@ -88,9 +89,9 @@ class CompressionSpeed(Study):
 
     warm_up: Annotated[int, Switch("Untimed queries before the measurement.", min=0)] = 3
     repeats: Annotated[int, Switch("Repetitions of each query; the median is reported.", min=1)] = 3
-    lr: Annotated[float, Switch("Learning rate of the re-weighted arms.", above=0)] = 0.01
+    lr: Annotated[float, Switch("Learning rate of the re-weighted methods.", above=0)] = 0.01
     per_class: Annotated[
-        int, Switch("Training prompts per class of the re-weighted arms; 0 leaves them out.", min=0)
+        int, Switch("Training prompts per class of the re-weighted methods; 0 leaves them out.", min=0)
     ] = 4
 
     name = "compression-speed"

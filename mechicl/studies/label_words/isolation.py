@@ -10,7 +10,9 @@ at k = 5 (the paper) and k = 10 (the authors' notebook), and the probability of 
 
 How attention is cut matters: without the edge to position 0, a label word may itself become an attention sink. So
 `"corrected"` also isolates in further modes (`modes`), and cuts the same number of random edges as a second control. A
-claim is supported only if its sign is the same in all modes. Loyalty is reported next to that of a constant answer.
+claim is supported only if its sign is the same in all modes that cut. One mode cuts nothing: `exchange` gives a label
+word what that of the same class gathers in another demonstration set, which shows whether label words carry more than
+their class. Loyalty is reported next to that of a constant answer.
 """
 
 from __future__ import annotations
@@ -86,16 +88,25 @@ class Isolation(PredictionStudy):
     modes: Annotated[
         tuple[Variant, ...],
         Switch(
-            "Further modes in which a verdict must have the same sign (protocol corrected); give the value of mode for "
-            "none. exchange replaces what label words gather with what those of another demonstration set gather (its "
-            "control does this to text tokens), and needs two sets."
+            "Further modes in which the interval must lie above 0, too (protocol corrected); for none, repeat the "
+            "value of mode. exchange, which does not affect the verdict, replaces what label words gather with what "
+            "those of the same class gather in another demonstration set (its control does this to text tokens), and "
+            "needs two sets."
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
-    pool: Annotated[isolate.Pool, Switch("Where random tokens are drawn from: all, demo_text or demo_template.")] = (
-        "all"
-    )
+    pool: Annotated[
+        isolate.Pool,
+        Switch(
+            "Where random tokens are drawn from: all (any position before the target, query and template included), "
+            "demo_text or demo_template."
+        ),
+    ] = "all"
     resample: Annotated[
-        isolate.Resample, Switch("When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed.")
+        isolate.Resample,
+        Switch(
+            "When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed (needs pool demo_text or "
+            "demo_template)."
+        ),
     ] = "per_prompt"
     span: Annotated[isolate.Span, Switch("Which tokens of a label word are isolated: its anchor, or all (label).")] = (
         "anchor"

@@ -24,6 +24,14 @@ IN_WORDS = {
     "exchange": "exchanged with another set",
 }  # fmt: skip
 """What each mode does, for legends."""
+_EXCHANGE = "exchange"
+_EXCHANGED = {
+    "supported": "Exchanged with those of the same class in another set, they change more than the control: they carry "
+    "more than their class.",
+    "contradicted": "Exchanged with those of the same class in another set, they change hardly more than the control: "
+    "they carry little beyond their class.",
+}
+"""What the verdict on exchanged label words says about them."""
 _SETS_FOR_NORMS = 8
 """Number of demonstration sets over which norms are averaged."""
 
@@ -75,15 +83,19 @@ def norms_after(model: Any, prompts: PromptSet, patches: Sequence[Patch], n_laye
 
 
 def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
-    """The first verdict, if the others agree: a claim is supported only if its sign is the same in all modes.
+    """The first verdict, if the others agree: a claim is supported only if its sign is the same in all modes that cut.
 
-    It is contradicted only if none of the others supports it.
+    It is contradicted only if none of the others supports it. An exchange cuts nothing, so it is told and need not
+    agree: it shows whether label words carry more than their class.
     """
     (mode, verdict), *others = found.items()
     if not others or np.isnan(verdict.effect):
         return verdict
     sizes = "; ".join(f"{name} {one.size()}" for name, one in found.items())
-    verdict = replace(verdict, note=" ".join(filter(None, (verdict.note, f"By mode: {sizes}.", warning))))
+    exchanged = _EXCHANGED.get(found[_EXCHANGE].outcome, "") if _EXCHANGE in dict(others) else ""
+    notes = (verdict.note, f"By mode: {sizes}.", exchanged, warning)
+    verdict = replace(verdict, note=" ".join(filter(None, notes)))
+    others = [(name, one) for name, one in others if name != _EXCHANGE]
     opposite = {"supported": "contradicted", "contradicted": "supported"}.get(verdict.outcome)
     contrary = [name for name, one in others if one.outcome == opposite]
     unsure = [name for name, one in others if not one.low > 0] if verdict.outcome == "supported" else []
@@ -105,7 +117,7 @@ def sinks(norms: pd.DataFrame, modes: Mapping[str, str], n_layers: int) -> str:
     if not jumps:
         return ""
     return (
-        f"After {n_layers} isolated layers label words have the norm {', '.join(jumps)}; in the clean run it is "
+        f"After {n_layers} isolated layers label words have norm {', '.join(jumps)}; in the clean run it is "
         f"{clean:.0f}, and {first:.0f} at position 0. Such a cut makes attention sinks, and part of its effect may be "
         "theirs."
     )

@@ -41,7 +41,7 @@ from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.parts import Material, Part
 from mechicl.studies.several import check_names
 from mechicl.studies.stages.atlas_claims import BOUNDARIES, DEEPER, DENSER, begins, deeper, denser
-from mechicl.studies.stages.atlas_figure import add_boundaries, boundary_in_words, drawing, sink_in_words
+from mechicl.studies.stages.atlas_figure import add_boundaries, boundary_in_words, drawing, on_texts, sink_in_words
 from mechicl.studies.stages.boundaries import stage_boundaries
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT, gathered_and_read
 from mechicl.studies.stages.lesions import scored_positions
@@ -125,7 +125,9 @@ class Atlas(AgainstTwins):
         """Verdicts for each model, and for all of them together."""
         facts = {"study": self.name, "protocol": self.protocol}
         own = [one for one in super().verdicts(result) if one.claim is not DEEPER]
-        return Verdicts([*own, decide(DEEPER, deeper(result.table), facts)])
+        models = {name: model for model, names in on_texts(result).items() for name in names}
+        table = result.table.assign(model=result.table["model"].map(models))  # several texts are not several models
+        return Verdicts([*own, decide(DEEPER, deeper(table), facts)])
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if claim in BOUNDARIES:

@@ -23,7 +23,7 @@ MERGED = Claim(
     _QUANTITY.format(STAGES[1]), _UNIT, TWINS, _LEAST,
 )  # fmt: skip
 ENSEMBLES = Claim(
-    "ensembling-begins", "Signatures of prediction ensembling begin together, behind a plateau.", _SOURCE,
+    "ensembling-begins", "Signatures of prediction ensembling begin together, after a plateau.", _SOURCE,
     _QUANTITY.format(STAGES[2]), _UNIT, TWINS, _LEAST,
 )  # fmt: skip
 CALIBRATES = Claim(

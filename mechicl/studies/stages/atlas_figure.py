@@ -1,11 +1,12 @@
 """The atlas's figure and finding: signatures of early and late stages, boundaries, the attention sink.
 
 For several models the first panel is the paper's Fig. 1: four signatures, each scaled to its own range per model, on a
-common relative depth, averaged over models.
+common relative depth, averaged over models; beside it stand the averages of each family of two models or more.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -61,7 +62,12 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
     }
     there = {metric for rows in of_models.values() for metric in rows["metric"]}
     kinds = {title: styles for title, styles in PANELS.items() if there & set(styles)}
-    panels = _averages(of_models, len(kinds)) if len(of_models) > 1 else []
+    of_all_texts = {
+        model: pd.concat([of_models[name] for name in names])
+        .groupby(["metric", "layer", "depth"], as_index=False, sort=False)[["mean"]].mean()
+        for model, names in on_texts(result).items()
+    }  # fmt: skip
+    panels = _averages(of_all_texts, len(kinds)) if len(of_all_texts) > 1 else []
     for model, rows in of_models.items():
         for title, styles in kinds.items():
             curves = [_scaled(where(rows, metric=name), name, *style) for name, style in styles.items()]
@@ -73,8 +79,37 @@ def drawing(result: Result, summary: pd.DataFrame, note: str) -> Drawing:
     )  # fmt: skip
 
 
+def on_texts(result: Result) -> dict[str, list[str]]:
+    """The names in the table by model: a model on several texts has a name for each."""
+    given = result.provenance.get("model", [])
+    of_name = {one["name"]: one.get("model", one["name"]) for one in (given if isinstance(given, list) else [given])}
+    found: dict[str, list[str]] = {}
+    for name in result.table["model"].unique():
+        found.setdefault(str(of_name.get(name, name)), []).append(str(name))
+    return found
+
+
 def _averages(of_models: Mapping[str, pd.DataFrame], columns: int) -> list[Panel]:
-    """A row of panels; the first has the means over models, with their range."""
+    """Whole rows of panels: the means over all models, then those over each family."""
+    panels = [_average(of_models, "")]
+    for name, models in families(list(of_models)).items():
+        if 1 < len(models) < len(of_models):
+            panels.append(_average({model: of_models[model] for model in models}, f"{name}: "))
+    return [*panels, *[NO_PANEL] * (-len(panels) % columns)]
+
+
+def families(models: Sequence[str]) -> dict[str, list[str]]:
+    """The models by what their names begin with: gpt2 and gpt2-xl are of one family, pythia-70m and gpt-neo are not."""
+    found: dict[str, list[str]] = {}
+    for model in models:
+        name = model.rpartition("/")[2].lower()
+        begins = re.match(r"[a-z]+\d*(-(neox|neo|j)\b)?", name)
+        found.setdefault(begins.group() if begins else name, []).append(model)
+    return found
+
+
+def _average(of_models: Mapping[str, pd.DataFrame], family: str) -> Panel:
+    """Means over models, with their range."""
     content = list[go.Scatter]()
     for name, (colour, words) in AVERAGED.items():
         curves = on_common_depth([where(rows, metric=name) for rows in of_models.values()])
@@ -85,8 +120,8 @@ def _averages(of_models: Mapping[str, pd.DataFrame], columns: int) -> list[Panel
         traces = curve_traces(means, x="depth", name=words + of, colour=colour)
         traces[-1].mode = "lines"
         content += traces
-    title = f"mean and range of {len(of_models)} models, each curve scaled to its own range (Fig. 1)"
-    return [Panel(title, content), *[NO_PANEL] * (columns - 1)]
+    of_all = "" if family else ", each curve scaled to its own range (Fig. 1)"
+    return Panel(f"{family}mean and range of {len(of_models)} models{of_all}", content)
 
 
 def on_common_depth(signatures: Sequence[pd.DataFrame]) -> Float[np.ndarray, "model depth"]:

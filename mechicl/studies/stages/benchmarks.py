@@ -101,7 +101,7 @@ class LesionedBenchmarks(Study):
             documents.append(f"{benchmark}: {int(rows['n'].max())} documents")
         return Drawing(
             summary, panels, y_title="accuracy", common=True, y_axis={"range": [0, 1.02]},
-            note=f"{'; '.join(documents)}; dotted: clean model; band: 95 % bootstrap interval over documents",
+            note=f"{'; '.join(documents)}; dotted: clean model; band: 95 % interval over documents",
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

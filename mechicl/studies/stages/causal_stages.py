@@ -49,12 +49,12 @@ _SOURCE = "Stages of Inference, section 5.3 and 5.4; a test of our own"
 _NULL = "matched control neurons of the same layers"
 PREDICT = Claim(
     "prediction-neurons-decide", "Prediction neurons decide the prediction more than other neurons do.", _SOURCE,
-    "KL to the clean model with the prediction neurons of the band that has most of them at their means", "nats", _NULL,
+    "KL to the clean model after mean-ablating the prediction neurons of the band that has most of them", "nats", _NULL,
     0.01,
 )  # fmt: skip
 SHARPEN = Claim(
     "suppression-sharpens", "Suppression neurons of the last layers sharpen the prediction.", _SOURCE,
-    "rise of entropy with the suppression neurons of the last band at their means", "bits", _NULL, 0.02,
+    "rise of entropy after mean-ablating the suppression neurons of the last band", "bits", _NULL, 0.02,
 )  # fmt: skip
 _KINDS = {"prediction": BLUE, "suppression": VERMILION}
 _PARTS = {"attn": ("attention", GREEN), "mlp": ("MLPs", ORANGE)}

@@ -49,7 +49,7 @@ _SOURCE = "Stages of Inference, section 5.1; a test of our own"
 _TOLERANCE = 0.9
 ALONE = Claim(
     "first-attention-sees-the-token", "What attention writes in the first layer depends on the current token alone.",
-    _SOURCE, "share of variance that the token explains, over nine tenths", "of variance", TWINS, 0.02,
+    _SOURCE, "share of variance that the current token explains, minus 0.9", "of variance", TWINS, 0.02,
 )  # fmt: skip
 FADES = Claim(
     "token-fades", "Residuals depend on the current token more after the first layer than after middle layers.",

@@ -60,8 +60,8 @@ _MERGES = Claim(
 )  # fmt: skip
 _GOES_ON = Claim(
     "inner-lexicon-continuation",
-    "After a word's pieces, the model continues more as after its own token than after the last piece alone.", _SOURCE,
-    "KL from the whole word to the last piece alone", "nats", "that to the spelling", 0.1,
+    "After a word's spelling, predictions are closer to those after its own token than after the last piece alone.",
+    _SOURCE, "KL of the last piece alone from the whole word", "nats", "KL of the spelling from the whole word", 0.1,
 )  # fmt: skip
 _CUT = Claim(
     "inner-lexicon-attention", "Attention to the word's other pieces in early layers merges them.", _SOURCE,
@@ -279,7 +279,7 @@ class InnerLexicon(Study):
                     "a linear probe predicts the token", curves("identity", "accuracy", kinds), {}, {"range": [0, 1.02]}
                 )
             )
-        note = f"words spelt in {pieces} tokens unless said otherwise; band: 95 % bootstrap interval over words"
+        note = f"words spelt in {pieces} tokens unless said otherwise; band: 95 % interval over words"
         shown = summary[summary["point"] >= 0]
         return Drawing(shown, panels, x="point", x_title="residual before layer", note=note)
 

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from mechicl.claims import Claim, Evidence
+from mechicl.studies.summary import extreme_in_words
 from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 4.1, Fig. 2 and 3"
 ROBUST = Claim(
     "robust-middle", "Dropping a middle layer changes fewer predictions than dropping layer 0.", _SOURCE,
     "top-1 agreement with a middle layer dropped, less that with layer 0 dropped", "of predictions", TWINS, 0.1,
-    "72-95 % of predictions stay when a layer is dropped or swapped",
+    "72-95 % of top-1 predictions are unchanged when a layer is dropped or swapped",
 )  # fmt: skip
 FIRST = Claim(
     "first-layer-entropy", "Dropping layer 0 makes predictions of high entropy.", _SOURCE,
@@ -46,7 +47,9 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     measured = given(table)["kind"]
     missing = [kind for kind in kinds if not ((measured == kind) | measured.str.startswith(f"{kind} ")).any()]
     if missing:
-        return Evidence.nothing(f"It needs the kinds {' and '.join(kinds)}; {' and '.join(missing)} was not measured.")
+        return Evidence.nothing(
+            f"It needs {' and '.join(kinds)} among kinds; {' and '.join(missing)} was not measured."
+        )
     if n_layers < (least := 4 if claim in (FINAL, SWAP) else 3):  # a middle swap that does not move the last layer
         return Evidence.nothing(f"It needs a model of {least} layers or more.")
     if claim == REPEATS and _late(given(table), n_layers).empty:
@@ -113,14 +116,17 @@ CLAIMED = frozenset(kind for kinds, _ in _CONTRASTS.values() for kind in kinds)
 
 
 def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:
-    """Agreement for the first, middle and last layers under one kind of ablation, and for the worst middle layer."""
-    curve = _curves(rows, kind, "agreement").mean()
+    """Agreement for the first, middle and last layers under one kind of ablation, and where the middle is lowest."""
+    curves = _curves(rows, kind, "agreement")
+    mean = curves.mean()
     moves_last = n_layers - 2 if kind == "swap" else n_layers - 1
-    of_middle = curve[[layer for layer in middle(n_layers) if layer in curve and layer < moves_last]]
-    ends = " and ".join(f"{curve[layer]:.0%} (layer {layer})" for layer in curve.index[-2:])
+    layers = [layer for layer in middle(n_layers) if layer in curves and layer < moves_last]
+    of_middle = curves[layers].dropna()
+    lowest = extreme_in_words(of_middle.to_numpy(), layers, lowest=True, spec=".0%")
+    ends = " and ".join(f"{mean[layer]:.0%} (layer {layer})" for layer in mean.index[-2:])
     return (
-        f"{curve.iloc[0]:.0%} (layer 0), {of_middle.mean():.0%} (mean of the middle half), {of_middle.min():.0%} "
-        f"(worst middle layer, {of_middle.idxmin()}), {ends}."
+        f"{mean.iloc[0]:.0%} (layer 0), {of_middle.to_numpy().mean():.0%} (mean of the middle half; lowest: {lowest}), "
+        f"{ends}."
     )
 
 

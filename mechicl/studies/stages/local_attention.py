@@ -14,6 +14,7 @@ for uniform attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -27,8 +28,8 @@ from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILI
 from mechicl.hooks import run
 from mechicl.probes.local_attention import WINDOWS, LocalAttention
 from mechicl.results import Result
-from mechicl.studies.drawing import Curve, Drawing, Panel
-from mechicl.studies.stages.sequences import authors_summary, weighted_summary
+from mechicl.studies.drawing import Curve, Drawing, Panel, head_grids
+from mechicl.studies.stages.sequences import authors_summary, weighted_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 from mechicl.studies.twins import by_layer, of_documents, slope
@@ -58,6 +59,7 @@ class LocalAttentionStudy(Study):
     """
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of previous tokens.", min=1)] = WINDOWS
+    by_head: Annotated[bool, Switch("Also draw the attention of every head.")] = False
 
     name = "local-attention"
     title = "Attention to the previous tokens"
@@ -70,6 +72,7 @@ class LocalAttentionStudy(Study):
     claims = (FALLS, FREE)
     reads = "text"
     batch_size = 8
+    not_measured = ("by_head",)
 
     @property
     def may_lack(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -98,7 +101,18 @@ class LocalAttentionStudy(Study):
         if self.protocol == "paper":
             read = heads.groupby(["model", "sequence"])["pooled"].transform(lambda means: (means.fillna(0) != 0).any())
             return authors_summary(heads[read], ["pooled"], ["model"], "layer", root_of=_AUTHORS_DOCUMENTS)
-        return weighted_summary(heads, LocalAttention(self.windows).terms)
+        terms = LocalAttention(self.windows).terms
+        return weighted_summary(heads, {name: count for name, count in terms.items() if name in heads})
+
+    def _by_head(self, table: pd.DataFrame, windows: Sequence[int]) -> list[Panel]:
+        """Attention of every head to the previous k tokens, for each of the windows."""
+        grids = {}
+        for k in windows:
+            means = weighted_means(table, {f"mass_{k}": f"queries_{k}"}, ["layer", "head"])
+            tokens = "token" if k == 1 else f"{k} tokens"
+            grid = means.pivot(index="layer", columns="head", values=f"mass_{k}")
+            grids[f"attention to the previous {tokens}, by head"] = grid.to_numpy()
+        return head_grids(grids, "share of attention", colorscale="Viridis", zmin=0, zmax=1)
 
     def drawing(self, result: Result) -> Drawing:
         middle = self.windows[len(self.windows) // 2]
@@ -108,12 +122,17 @@ class LocalAttentionStudy(Study):
                    Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
             Panel("the same, without the sink's share",
                   [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)]),
+            *([Panel("attention to the k-th previous token alone",
+                     [Curve(f"at_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)])]
+              if f"at_{middle}" in result.table else []),  # earlier versions did not measure it
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),
             Panel("the authors' mean entry, k ≤ 5", [Curve("pooled", "authors' mean", GREY)]),
         ]  # fmt: skip
         paper = self.protocol == "paper"
+        if self.by_head and not paper:
+            panels += self._by_head(result.table, sorted({self.windows[0], middle}))
         return Drawing(
-            result.summary(), panels[3:] if paper else panels, y_title="share of attention",
+            result.summary(), panels[-1:] if paper else panels, y_title="share of attention",
             note=f"mean over heads; {_AUTHORS_BAND if paper else TEXT_BAND}", y_axis={"rangemode": "tozero"},
         )  # fmt: skip

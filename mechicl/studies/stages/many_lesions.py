@@ -153,7 +153,7 @@ class ManyLesions(Study):
         ]  # fmt: skip
         return Drawing(
             rows, panels, x="size", x_title="middle layers dropped", y_axis={"rangemode": "tozero"}, hover="closest",
-            note="a dot: one draw; band: 95 % bootstrap interval over draws",
+            note="a dot: one draw; band: 95 % interval over draws",
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

@@ -40,20 +40,20 @@ from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
-from mechicl.studies.summary import TEXT_BAND
+from mechicl.studies.summary import TEXT_BAND, plateau_in_words
 from mechicl.studies.twins import by_layer, of_documents
 
 _SOURCE, _NULL = "Stages of Inference, section 5.2; a test of our own", "the same of the control task"
 _QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"
 RISES = Claim(
     "part-of-speech-rises",
-    "Middle layers say a word's part of speech, beyond the word itself, more than the first do.", _SOURCE,
-    _QUANTITY.format("first"), "of words", _NULL, 0.02,
+    "A probe reads a word's part of speech, beyond the word itself, better from middle layers than from the first.",
+    _SOURCE, _QUANTITY.format("first"), "of words", _NULL, 0.02,
 )  # fmt: skip
 DECLINES = Claim(
     "part-of-speech-declines",
-    "Middle layers say a word's part of speech, beyond the word itself, more than the last do.", _SOURCE,
-    _QUANTITY.format("last"), "of words", _NULL, 0.02,
+    "A probe reads a word's part of speech, beyond the word itself, better from middle layers than from the last.",
+    _SOURCE, _QUANTITY.format("last"), "of words", _NULL, 0.02,
 )  # fmt: skip
 _LEAST = 100
 """Least number of words for a probe."""
@@ -144,11 +144,12 @@ class PartOfSpeech(Study):
             return curves[list(range(quarter, n - quarter))].mean(axis=1) - curves[list(ends)].mean(axis=1)
 
         probe, control, by_word = (_curve(table, answers) for answers in ("probe", "control", "by_word"))
-        best = int((probe - control).to_numpy().argmax())
+        selective = by_layer(table.assign(selectivity=table["probe"] - table["control"]), "selectivity", "point")
+        best = int(selective.to_numpy().mean(0).argmax())
         note = (
-            f"Before layer {best}, where the probe is most selective, it is right on {probe[best]:.1%} of words, and "
-            f"on {control[best]:.1%} in the control task; each word's most frequent part of speech is right on "
-            f"{by_word[best]:.1%}."
+            f"Selectivity is {plateau_in_words(selective.to_numpy(), range(n))}. Before layer {best}, where its mean "
+            f"is highest, the probe is right on {probe[best]:.1%} of words, and on {control[best]:.1%} in the control "
+            f"task; each word's most frequent part of speech is right on {by_word[best]:.1%}."
         )
         return of_documents(contrast("probe"), contrast("control").to_numpy(), note=note)
 

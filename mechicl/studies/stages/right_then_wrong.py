@@ -45,13 +45,13 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
-from mechicl.studies.summary import TEXT_BAND, mean_with_interval
+from mechicl.studies.summary import TEXT_BAND, mean_with_interval, plateau_in_words
 from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, given
 
 _SOURCE = "Stages of Inference, section 5.4; a test of our own"
 SPOILT = Claim(
-    "right-then-wrong", "Some tokens are predicted correctly on the way and wrongly at the end.", _SOURCE,
-    "tokens predicted correctly after some layer and wrongly at the end, less those that are so by chance",
+    "right-then-wrong", "The lens predicts some tokens correctly after a layer that the model predicts wrongly.",
+    _SOURCE, "tokens predicted correctly after some layer and wrongly at the end, minus the share expected by chance",
     "of tokens", TWINS, 0.02,
 )  # fmt: skip
 SPOIL_MORE = Claim(
@@ -61,8 +61,8 @@ SPOIL_MORE = Claim(
 )  # fmt: skip
 RESTORED = Claim(
     "late-drops-restore", "Dropping a late layer restores predictions that late layers turn wrong.", _SOURCE,
-    "of these tokens, those predicted correctly with a late layer dropped, less those with a middle layer dropped",
-    "of these tokens", TWINS, 0.02,
+    "share of the tokens that late layers turn wrong that is correct again with a late layer dropped, minus that with "
+    "a middle layer dropped", "of these tokens", TWINS, 0.02,
 )  # fmt: skip
 _BITS = (0, 1, 2, 4, 8)
 _ALL = "all tokens"
@@ -280,15 +280,16 @@ def _mean(rows: pd.DataFrame) -> float:
 def _told(rows: pd.DataFrame) -> str:
     """The shares over all layers, and the best lens point compared with the end."""
     of_any = {str(name): _mean(one) for name, one in where(rows, arm="any", entropy=_ALL).groupby("quantity")}
-    accuracy = where(rows, arm="lens", entropy=_ALL, quantity="accuracy").groupby("layer")[["value", "tokens"]]
-    curve = accuracy.apply(_mean)
-    best = int(curve.iloc[:-1].to_numpy().argmax())
+    accuracy = where(rows, arm="lens", entropy=_ALL, quantity="accuracy")
+    curve = accuracy.groupby("layer")[["value", "tokens"]].apply(_mean)
+    on_the_way = by_layer(accuracy, "value").to_numpy()[:, :-1]
+    best = plateau_in_words(on_the_way, range(on_the_way.shape[1]))
     one_layer = _mean(where(rows, arm="lens", entropy=_ALL, quantity="right, then wrong"))
     return (
         f"{of_any['right, then wrong']:.1%} of tokens are right after some layer and wrong at the end "
         f"({of_any['by chance']:.1%} by chance; {one_layer:.1%} after one layer chosen at random); "
         f"{of_any['right at the end alone']:.1%} are right at the end alone. The model is right on {curve.iloc[-1]:.1%}"
-        f", the lens at most on {curve[best]:.1%} (before layer {best})."
+        f", the lens at most on {curve.iloc[:-1].max():.1%} ({best})."
     )
 
 

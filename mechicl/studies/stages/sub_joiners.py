@@ -54,6 +54,11 @@ def best_of_layers(ranked: pd.DataFrame) -> pd.DataFrame:
 
 
 def judged(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Means of the selected heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds."""
+    """Means of the selected heads on held-out words: model, pieces, head, metric, layer, mean, low, high, n, seeds.
+
+    The metric `score` is mass less control.
+    """
     chosen_rows = rows.merge(chosen[HEAD], on=HEAD)
-    return weighted_summary(chosen_rows, dict.fromkeys(SUB_JOINER_QUANTITIES, "words"), ["model", "pieces", "head"])
+    scored = chosen_rows.assign(score=chosen_rows["mass"] - chosen_rows["control"])
+    weights = dict.fromkeys((*SUB_JOINER_QUANTITIES, "score"), "words")
+    return weighted_summary(scored, weights, ["model", "pieces", "head"])

@@ -32,7 +32,10 @@ class OfTokenClass(Study):
 
     token_class: Annotated[
         TokenClass,
-        Switch("A suffix (-ing), comma-separated words, a file with a word per line, token ids, or a test of words."),
+        Switch(
+            "A suffix (-ing), comma-separated words, or a file with a word per line; in Python also token ids, or a "
+            "function of a token's text."
+        ),
     ] = "-ing"
     kurtosis: Annotated[float, Switch("Neurons of larger kurtosis are candidates, whatever their variance.")] = 10.0
     variance: Annotated[float, Switch("Neurons of larger variance are candidates, whatever their kurtosis.")] = 0.005

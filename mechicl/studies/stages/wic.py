@@ -26,7 +26,6 @@ from mechicl.declared import Switch
 from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY, INK, ORANGE
 from mechicl.hooks import run
-from mechicl.metrics.resampling import mean_of_many
 from mechicl.models import hooked
 from mechicl.probes import LastResidual
 from mechicl.progress import progress
@@ -93,7 +92,7 @@ class Wic(Study):
         """A row per dev pair and probe, at one depth."""
         train, dev = pairs.places("train"), pairs.places("dev")
         labels = np.array([pair.same for pair in pairs.pairs])
-        words = [pairs.pairs[i].word for i in train]
+        words = [pairs.pairs[i].word.casefold() for i in train]
         features = np.concatenate([first, second, np.abs(first - second), first * second], 1)
         norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
         cosine = ((first * second).sum(1) / np.maximum(norms, 1e-30))[:, None]
@@ -106,9 +105,10 @@ class Wic(Study):
         }
         same = labels[dev]
         tables = [
-            pd.DataFrame({"prompt": dev, "probe": name, "penalty": c, "same": same, "correct": predicted == same})
+            pd.DataFrame({"prompt": dev, "word": [pairs.pairs[i].word.casefold() for i in dev], "probe": name,
+                          "penalty": c, "same": same, "correct": predicted == same})
             for name, (c, predicted) in answers.items()
-        ]
+        ]  # fmt: skip
         return pd.concat(tables)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
@@ -118,9 +118,11 @@ class Wic(Study):
             return Evidence.nothing("It needs a model of two layers or more.")
         ends = slice(quarter) if claim is RISES else slice(n - quarter, n)
         contrasts = [one[:, quarter : n - quarter].mean(1) - one[:, ends].mean(1) for one in (probe, control)]
-        effect = mean_of_many(contrasts[0] - contrasts[1])
         note = f"Accuracy is {plateau_in_words(probe, range(n))} ({probe.mean(0).max():.0%})."
-        return Evidence(contrasts[0], contrasts[1], np.arange(len(probe)), "pairs", interval=effect, note=note)
+        if "word" not in table:  # earlier versions did not save it
+            return Evidence(contrasts[0], contrasts[1], np.arange(len(probe)), "pairs", note=note)
+        words = where(table, probe="probe", point=0).sort_values("prompt")["word"].to_numpy(str)
+        return Evidence(contrasts[0], contrasts[1], words, "words", note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy on dev pairs: model, metric (probe, cosine, control, majority), point, mean, low, high, n, seeds."""
@@ -138,7 +140,7 @@ class Wic(Study):
         return Drawing(
             summary, [Panel("is it the same sense?", [*_CURVES, Level(majority, INK, "larger class alone", "dash")])],
             x="point", x_title="residual before layer", y_title="accuracy",
-            note=f"{int(summary['n'].iloc[0])} dev pairs; band: 95 % bootstrap interval over pairs",
+            note=f"{int(summary['n'].iloc[0])} dev pairs; band: 95 % interval over pairs",
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:

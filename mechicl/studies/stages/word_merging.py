@@ -17,6 +17,7 @@ direct tests (there is no `protocol="paper"`: the authors compute no number):
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -124,18 +125,20 @@ class WordMerging(Study):
                 return Evidence.nothing(f"The text has {words} words of several tokens to cut; take more text.")
             return of_documents(costs[0], costs[1].to_numpy(), note=f"The text has {words} such words.")
         best = self._best(self.heads(table[table["layer"] < early]))
-        rows = _rows(table, "heads", "pieces").merge(best[HEAD], on=HEAD)
+        of_heads = _rows(table, "heads", "pieces")
+        rows = of_heads.merge(best[HEAD], on=HEAD)
         by = [name for name in ("document", "sequence") if name in rows]
         means = weighted_means(rows, {"mass": "words", "control": "words"}, by)
         means = means[means["words"] > 0].assign(document=lambda one: one[by[0]]).set_index(["document", "sequence"])
-        return of_documents(means["mass"], means["control"].to_numpy(), note=_told(best))
+        return of_documents(means["mass"], means["control"].to_numpy(), note=_told(best, judged(of_heads, best)))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Means: model, metric, layer, pieces and head (or -1), mean, low, high, n (sequences), seeds.
 
-        `within_d`, `across_d`: shares of attention, mean over heads; `auroc`, `mass`, `control`, `first_bias`: held-out
-        values for words of `pieces` tokens of each layer's head that is best on the other half of the words; `cost,
-        ...`: loss added after words of several tokens by a cut in that layer, in nats.
+        `within_d`, `across_d`: shares of attention, mean over heads; `auroc`, `mass`, `control`, `first_bias`, and
+        `score` (mass less control): held-out values for words of `pieces` tokens of each layer's head that is best on
+        the other half of the words; `cost, ...`: loss added after words of several tokens by a cut in that layer, in
+        nats.
         """
         attention = _rows(table, "attention", "distance")
         parts = []
@@ -206,14 +209,20 @@ class WordMerging(Study):
         return f"too few words of {' and '.join(map(str, few))} tokens" if few else ""
 
 
-def _told(best: pd.DataFrame) -> str:
-    """The best head for each word length, on held-out words."""
+def _told(best: pd.DataFrame, on_held_out: pd.DataFrame) -> str:
+    """The best head for each word length, on held-out words, with the interval of its mass above control."""
+    scores = where(on_held_out, metric="score")[["pieces", "low", "high"]]
     parts = [
         f"for words of {row.pieces} tokens L{row.layer}.H{row.head} (mass {row.mass:.2f} against {row.control:.2f}, "
-        f"AUROC {row.auroc:.2f}, n = {row.words:.0f} held-out words)"
-        for row in best.itertuples()
+        f"{_bounds(row.low, row.high)}AUROC {row.auroc:.2f}, n = {row.words:.0f} held-out words)"
+        for row in best.merge(scores, on="pieces").itertuples()
     ]
     return f"The heads are {'; '.join(parts)}."
+
+
+def _bounds(low: Any, high: Any) -> str:
+    """The interval of a difference; nothing for a single sequence."""
+    return "" if math.isnan(low) else f"difference [{low:.2f}, {high:.2f}], "
 
 
 def _compared(model: Any, batch: TokenBatch, patches: Sequence[Patch]) -> Compared:

@@ -10,7 +10,7 @@ from mechicl.errors import InputError
 from mechicl.results import Cells
 from mechicl.studies import deep_layers, local_attention, norms
 from mechicl.studies.stages.atlas import Atlas, compare_atlases
-from mechicl.studies.stages.atlas_figure import on_common_depth
+from mechicl.studies.stages.atlas_figure import families, on_common_depth, on_texts
 from mechicl.studies.stages.in_context_atlas import in_context_atlas
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -55,6 +55,19 @@ def test_signatures_are_averaged_on_relative_depth_each_on_its_own_scale():
     curves = on_common_depth([signature(0, 4, 2), signature(30, 10), signature(5, 5, 5), signature()])
     assert len(curves) == 2, "one that is flat, and one that is absent, have no scale"
     np.testing.assert_allclose(curves[:, [0, 25, 50, 100]], [[0, 0.5, 1, 0.5], [1, 0.75, 0.5, 0]])
+
+
+def test_families_are_told_by_what_names_begin_with():
+    assert families(["gpt2", "EleutherAI/pythia-70m", "gpt2-xl", "pythia-160m", "gpt-neo-125m", "7b"]) == {
+        "gpt2": ["gpt2", "gpt2-xl"], "pythia": ["EleutherAI/pythia-70m", "pythia-160m"], "gpt-neo": ["gpt-neo-125m"],
+        "7b": ["7b"],
+    }  # fmt: skip
+
+
+def test_several_texts_are_not_several_models():
+    models = [{"name": "a on x", "model": "a"}, {"name": "a on y", "model": "a"}, {"name": "b"}]
+    result = Result(Atlas(), pd.DataFrame({"model": ["a on x", "a on y", "b"]}), {"model": models})
+    assert on_texts(result) == {"a": ["a on x", "a on y"], "b": ["b"]}
 
 
 def test_both_papers_on_one_atlas(corpus):

@@ -111,8 +111,9 @@ def test_no_late_window_is_said():
 
 def test_the_worst_middle_layer_and_the_last_are_told():
     table = lesions(0.8, 0.2)
+    assert "no layer stands out" in verdict(ROBUST, table).note
     table.loc[(table["kind"] == "drop") & (table["layer"] == 4), "agreement"] = 0.4
-    assert "40% (worst middle layer, 4)" in verdict(ROBUST, table).note
+    assert "lowest: in layer 4 (40%)" in verdict(ROBUST, table).note
     assert "80% (layer 6) and 21% (layer 7)" in verdict(ROBUST, table).note
 
 

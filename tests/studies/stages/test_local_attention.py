@@ -21,6 +21,12 @@ def test_layers_heads_and_windows():
     assert longer[0] < longer[1]
     assert "Position 0 receives" in result.finding()
     assert len(result.figure().data) > 8
+    assert "heatmap" not in {trace.type for trace in result.figure().data}
+    by_head = local_attention(tiny.model("gpt2"), corpus, windows=(1, 2, 5, 8), by_head=True).figure()
+    previous, *_ = (trace for trace in by_head.data if trace.type == "heatmap")
+    rows = result.table.assign(mass=result.table["mass_1"] * result.table["queries_1"])
+    sums = rows[(rows["layer"] == 1) & (rows["head"] == 2)][["mass", "queries_1"]].sum()
+    np.testing.assert_allclose(np.array(previous.z)[1, 2], sums["mass"] / sums["queries_1"])
     paper = local_attention(tiny.model("gpt2"), corpus, protocol="paper")
     assert set(paper.summary()["metric"]) == {"pooled"}
     assert paper.figure().data

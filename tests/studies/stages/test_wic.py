@@ -51,6 +51,10 @@ def test_a_word_stays_on_one_side():
     assert train | dev == set(WORDS)
     assert len(pairs.places("dev")) == len(ROWS) // 4
     assert load(ROWS, seed=1).places("dev") != pairs.places("dev")
+    cased = load([{**row, "word": row["word"].title() if i % 2 else row["word"]} for i, row in enumerate(ROWS)])
+    train, dev = ({cased.pairs[i].word.lower() for i in cased.places(split)} for split in ("train", "dev"))
+    assert not train & dev, "in either case"
+    assert {claim.n["words"] for claim in result().claims} == {3}, "pairs of a word are alike, so words are sampled"
 
 
 def test_every_form_of_the_data_is_the_same_data(tmp_path):

@@ -84,6 +84,9 @@ def test_the_study():
     metrics = set(result.summary()["metric"])
     assert metrics >= {"within_1", "across_1", "auroc", "mass", "control", "cost, within", "cost, before"}
     assert "for words of 3 tokens L" in result.finding()
+    score = result.summary().query("metric == 'score' and pieces == 3")
+    assert (score["low"] <= score["mean"] + 1e-9).all()
+    assert (score["mean"] <= score["high"] + 1e-9).all()
     assert "too few words of 2 and 4 tokens" in result.finding()
     assert result.figure().data
     with pytest.raises(InputError, match="Too few words"):

@@ -9,7 +9,7 @@ from mechicl import isolation
 from mechicl.errors import InputError
 from mechicl.patches import IsolateTemplate
 from mechicl.studies import anchor_sweep
-from mechicl.studies.label_words.anchor_sweep import AnchorSweep
+from mechicl.studies.extensions.anchor_sweep import AnchorSweep
 from tests import tiny
 from tests.engines.test_compression import films
 from tests.random_prompts import random_prompts

@@ -65,10 +65,10 @@ class AnchorSweep(PredictionStudy):
     title = "Which tokens are anchors, in which layers"
     shows = "Isolation of label words and of other tokens, in every layer or window of layers."
     source = "beyond Label Words are Anchors, section 2.2"
-    claim = "Label words, not other tokens, gather the demonstrations' information, and they do so in shallow layers."
+    claim = "Do label words, and not other tokens, gather the demonstrations' information, and in which layers?"
     claims = (_CLAIM,)
     no_paper_protocol = "the paper has no such sweep"
-    shared_options = {"demonstrations": None}
+    shared_options = {"demonstrations": None, "samples": 32}
     axes = ("isolated", "window", "layer")
 
     def conditions(self, model: Any) -> list[Condition]:
