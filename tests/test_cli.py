@@ -46,10 +46,10 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with SST-2 rows of our own, <img> and all."""
     folder = tmp_path_factory.mktemp("data")
     (folder / "sst2").mkdir()
-    for split in ("train", "validation"):
+    for step, split in enumerate(("train", "validation"), start=1):
         rows = [
             {
-                "text": " ".join(WORDS[(i + j) % 8] for j in range(4)) + " <img src=x>",
+                "text": " ".join(WORDS[(i + step * j) % 8] for j in range(4)) + " <img src=x>",
                 "label": ["negative", "positive"][i % 2],
             }
             for i in range(12)

@@ -7,7 +7,7 @@ import pytest
 from mechicl import information_flow, layer_lesions, logit_lens, stages_atlas
 from mechicl.corpora import load_corpus
 from mechicl.errors import InputError
-from mechicl.results import Cells
+from mechicl.results import Cells, Result
 from mechicl.studies import deep_layers, local_attention, norms
 from mechicl.studies.stages.atlas import Atlas, compare_atlases
 from mechicl.studies.stages.atlas_figure import families, on_common_depth, on_texts
