@@ -139,9 +139,13 @@ def _told_agreement(rows: pd.DataFrame, n_layers: int) -> str:
     worst = max(range(1, n_layers), key=lambda layer: kl["drop, bos"][layer])
     if kl["drop, bos"][worst] < _LEAST_TOLD:
         return text
+    of_mlp = ""
+    if (rows["kind"] == "mlp, bos").any():
+        of_mlp = f" ({_curves(rows, 'mlp, bos', 'kl').mean()[worst]:.3g} its MLP there alone)"
     return text + (
         f" Of the layers after layer 0, position 0 matters most in layer {worst}: KL {kl['drop, bos'][worst]:.3g} nats "
-        f"dropped there alone, {kl['drop, rest'][worst]:.3g} everywhere else, {kl['drop'][worst]:.3g} at all positions."
+        f"dropped there alone{of_mlp}, {kl['drop, rest'][worst]:.3g} everywhere else, {kl['drop'][worst]:.3g} at all "
+        "positions."
     )
 
 

@@ -10,7 +10,8 @@ sequences, because tokens of a text are not independent.
 
 A layer may matter only for what it writes at position 0, where many models make an attention sink that all later tokens
 rely on: dropping it then costs a lot, even if it does not process the text. So layers are also dropped at position 0
-alone (`bos`), and everywhere else (`rest`); the authors' protocol does not separate the two.
+alone (`bos`), and everywhere else (`rest`), attention and MLPs also at position 0 alone; the authors' protocol does not
+separate these.
 
 The authors pair the loss at position t with the KL at t + 1, and count two tokens as the same if they decode to the
 same string, so that different byte fragments agree; they clip probabilities to at least 1e-9 before computing
@@ -52,6 +53,8 @@ from mechicl.studies.twins import AgainstTwins, given
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
 Where = Literal["all", "bos", "rest"]
+Lesion = tuple[str, int, Patch]
+"""Kind, layer and ablation."""
 WEIGHTS = {
     "kl": "positions", "agreement": "positions", "entropy_difference": "positions", "loss_difference": "targets",
     "accuracy": "targets", "accuracy_retained": "hits", "top_10_overlap": "positions", "entropy": "positions",
@@ -65,6 +68,8 @@ _STYLES: dict[str, tuple[str, str]] = {
     "drop": ("drop", BLUE), "swap": ("swap", VERMILION), "attention": ("drop attention", GREEN),
     "mlp": ("drop MLP", ORANGE), "replace": ("replace by the next layer", PURPLE),
     "drop, bos": ("at position 0 alone", ORANGE), "drop, rest": ("everywhere else", GREEN),
+    "attention, bos": ("attention, at position 0 alone", PURPLE), "mlp, bos": ("MLP, at position 0 alone", VERMILION),
+    "attention, rest": ("attention, everywhere else", SKY), "mlp, rest": ("MLP, everywhere else", GREY),
 }  # fmt: skip
 
 
@@ -72,7 +77,8 @@ _STYLES: dict[str, tuple[str, str]] = {
 class Lesions(AgainstTwins):
     """Every layer dropped, swapped with the next, and so on: a row per ablation and sequence.
 
-    The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere else.
+    The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere else; likewise "attention, bos"
+    and "mlp, bos".
 
     KL and losses in nats, agreement as a share, entropies in bits.
     """
@@ -97,19 +103,23 @@ class Lesions(AgainstTwins):
     batch_size = 4
     sweeps = True
 
-    def lesions(self, n_layers: int) -> list[tuple[str, int, Patch]]:
+    def lesions(self, n_layers: int) -> list[Lesion]:
         """(kind, layer, ablation) of every measurement; a window's layer is its first."""
         each = range(n_layers)
         more = f" ({self.times} times)" if self.times > 1 else ""
-        by_kind: dict[str, list[tuple[str, int, Patch]]] = {
-            "drop": [
-                ("drop" if where == "all" else f"drop, {where}", i, Drop(i, positions=where))
-                for where in (self.positions if self.protocol == "corrected" else ("all",))
-                for i in each
-            ],
+
+        def left_out(kind: str, patch: type[Drop | DropAttention | DropMLP], *places: Where) -> list[Lesion]:
+            asked: tuple[Where, ...] = self.positions if self.protocol == "corrected" else ("all",)
+            chosen = [one for one in asked if one in places] or asked
+            return [
+                (kind if one == "all" else f"{kind}, {one}", i, patch(i, positions=one)) for one in chosen for i in each
+            ]
+
+        by_kind: dict[str, list[Lesion]] = {
+            "drop": left_out("drop", Drop, "all", "bos", "rest"),
             "swap": [("swap", i, SwapWeights(i) if self.protocol == "paper" else Swap(i)) for i in each[:-1]],
-            "attention": [("attention", i, DropAttention(i)) for i in each],
-            "mlp": [("mlp", i, DropMLP(i)) for i in each],
+            "attention": left_out("attention", DropAttention, "all", "bos"),
+            "mlp": left_out("mlp", DropMLP, "all", "bos"),
             "replace": [("replace", i, Replace(i, i + 1)) for i in each[:-1]],
             "repeat": [
                 (f"repeat {length}{more}", start, Repeat(start, length, self.times))

@@ -34,6 +34,20 @@ def test_every_lesion_of_every_sequence_is_a_row(corpus):
     assert {trace.name for trace in result.figure().data if trace.name} >= {"drop", "swap", "repeat 2"}
 
 
+def test_attention_and_mlps_are_dropped_at_position_0_too(corpus):
+    """In parallel blocks (gptj) neither half reads the other: what each adds there is what Drop leaves out in all."""
+    found = layer_lesions(tiny.model("gptj"), corpus, kinds=("drop", "attention", "mlp"), untrained=0)
+    kinds = ["drop", "drop, bos", "drop, rest", "attention", "attention, bos", "mlp", "mlp, bos"]
+    assert list(found.table["kind"].unique()) == kinds
+    assert "MLP, at position 0 alone" in {trace.name for trace in found.figure().data}
+    kl = found.table.groupby(["kind", "layer"])["kl"].mean().unstack("layer")
+    assert (kl.loc[["attention, bos", "mlp, bos"]].max(axis=1) > 1e-6).all()
+    assert (kl.loc["mlp, bos"][:2] != kl.loc["mlp"][:2]).all()
+    only = layer_lesions(tiny.model("gptj"), corpus, kinds=("mlp",), positions=("rest",), untrained=0)
+    assert list(only.table["kind"].unique()) == ["mlp, rest"]
+    assert "MLP, everywhere else" in {trace.name for trace in only.figure().data}
+
+
 def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
     result = layer_lesions(
         tiny.model("gpt2"), corpus, kinds=("drop", "repeat"), windows=(1, 2), positions=("all",), untrained=0
