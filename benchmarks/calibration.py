@@ -1,6 +1,6 @@
 """How often each claim is supported where it must not be, and found where it must be: docs/pages/claims.md.
 
-    PYTHONPATH=. python benchmarks/calibration.py [--samples 8] [--models 3] [--out calibration.json]
+    PYTHONPATH=. python benchmarks/calibration.py [--samples 8] [--models 3] [--studies NAME,...] [--out FILE]
 
 Untrained models of five architectures, each at several initialisations, with four demonstration sets and the studies'
 own defaults: whatever is supported there is a false alarm. Then predictions by arithmetic, 50 draws of eight sets of 24
@@ -66,11 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in (("samples", 8), ("models", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--studies", help="comma-separated; default: all that answer claims")
     parser.add_argument("--out", type=Path, default=Path("calibration.json"))
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     known = json.loads(asked.out.read_text()) if asked.out.exists() else {}
     answering = studies(small=False, reads=("prompts", "text", "weights"))
+    if asked.studies:
+        answering = [study for study in answering if study.name in asked.studies.split(",")]
     for study in answering:
         if study.name in _PLANTED and f"planted {study.name}" not in known:
             pairs = [(sign, draw) for sign in (1, -1) for draw in range(_DRAWS)]
