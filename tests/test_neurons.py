@@ -150,6 +150,17 @@ def test_wrong_shapes_are_refused() -> None:
         vocabulary_moments(W_U, [])
     with pytest.raises(InputError, match="top is 0"):
         vocabulary_moments(W_U, W_out, top=0)
+
+
+def test_tokens_without_weights_are_left_out() -> None:
+    """A row of padding in the embedding stays zero when it is initialised."""
+    W_U, W_out = weights()
+    others = [token for token in range(W_U.shape[1]) if token != 9]
+    without = vocabulary_moments(W_U[:, others], W_out)
     W_U[:, 9] = 0
-    with pytest.raises(InputError, match="1 columns of W_U are zero"):
-        vocabulary_moments(W_U, W_out)
+    found = vocabulary_moments(W_U, W_out)
+    for name in ("mean", "variance", "kurtosis", "top_cosines"):
+        assert torch.equal(getattr(found, name), getattr(without, name))
+    assert torch.equal(found.top_tokens, torch.tensor(others)[without.top_tokens])
+    with pytest.raises(InputError, match="0 tokens with weights"):
+        vocabulary_moments(torch.zeros_like(W_U), W_out)

@@ -65,16 +65,20 @@ def vocabulary_moments(
     The mean is a closed form in the mean of W_U's normalised columns. Given it, the central moments are streamed,
     `chunk` tokens at a time, and summed in float64: one matrix product, whose results are used while they are in the
     processor's cache. Results are on the CPU. `W_out` may be a generator of layers; a gated MLP's down projection
-    counts as W_out. Raises InputError if the shapes do not match or a column of W_U is zero.
+    counts as W_out. Tokens whose column of W_U is zero, such as padding, have no cosine and are left out. Raises
+    InputError if the shapes do not match.
     """
-    if not 1 <= top <= W_U.shape[1]:
-        raise InputError(f"top is {top}; W_U has {W_U.shape[1]} tokens: take 1 to {W_U.shape[1]}.")
-    unembedding = _Unembedding.of(W_U)
+    tokens = (W_U != 0).any(0).nonzero()[:, 0].cpu()
+    if not 1 <= top <= len(tokens):
+        raise InputError(f"top is {top}; W_U has {len(tokens)} tokens with weights: take 1 to {len(tokens)}.")
+    unembedding = _Unembedding.of(W_U if len(tokens) == W_U.shape[1] else W_U[:, tokens.to(W_U.device)])
     layers = [_layer_moments(unembedding, w_out, top, chunk) for w_out in W_out]
     if not layers:
         raise InputError("There is no layer in W_out; give the output weights of at least one MLP.")
     names = (field.name for field in fields(VocabularyMoments))
-    return VocabularyMoments(**{name: torch.stack([layer[name] for layer in layers]) for name in names})
+    found = {name: torch.stack([layer[name] for layer in layers]) for name in names}
+    found |= {name: tokens[found[name]] for name in ("top_tokens", "bottom_tokens")}
+    return VocabularyMoments(**found)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,6 @@ class _Unembedding:
         W_U = W_U.cpu() if W_U.device.type == "mps" else W_U  # no float64 there
         W_U = W_U if W_U.dtype == torch.float64 else W_U.float()
         norm = W_U.norm(dim=0)
-        if not (norm > 0).all():
-            raise InputError(f"{int((norm == 0).sum())} columns of W_U are zero; a cosine with them is undefined.")
         pieces = (slice(start, start + 4096) for start in range(0, W_U.shape[1], 4096))
         mean = sum((W_U[:, at].double() / norm[at]).sum(1) for at in pieces) / W_U.shape[1]
         assert isinstance(mean, Tensor)
