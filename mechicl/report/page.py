@@ -115,8 +115,8 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
         f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
-        f"{verdicts_html(result.claims.rows(), result.claims.outcomes()) if result.claims else ''}"
-        f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>'
+        f"{verdicts_html(result.claims.rows(notes=False), result.claims.outcomes()) if result.claims else ''}"
+        f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>{_notes(result.claims, result.finding())}'
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
         f"<figcaption>{caption}</figcaption>"
         f'<script type="text/plain">{packed(plotly.io.json.to_json_plotly(shown))}</script></figure>'
@@ -124,6 +124,17 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f"{table_html(result.summary(), 'Figure data')}{further}"
         f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'
     )
+
+
+def _notes(verdicts: Verdicts, finding: str) -> str:
+    """Notes on single verdicts that the finding does not repeat, in a list that opens."""
+    told = [one for one in verdicts if one.note and one.note not in finding]
+    items = "".join(
+        f"<li><bdi>{escape(' '.join(filter(None, (one.about.get('task'), one.claim.sentence))))}</bdi> "
+        f"<bdi>{escape(one.note)}</bdi></li>"
+        for one in told
+    )
+    return f"<details><summary>Notes on the verdicts ({len(told)})</summary><ul>{items}</ul></details>" if told else ""
 
 
 def _in_both_widths(figure: go.Figure) -> dict[str, Any]:

@@ -187,7 +187,7 @@ class DeepLayers(Study):
                 grids |= _by_head(title, where(result.table, **task), self.protocol)
         panels += head_grids(grids, "AUROC", zmin=0, zmax=1)
         score = "attention" if self.weight == "attention" else "attention times norm of value"
-        note = f"score: {score}; smallest class: at least {summary['smallest_class'].min()} prompts; {bands(summary)}"
+        note = f"score: {score}; smallest class: {summary['smallest_class'].min()} or more prompts; {bands(summary)}"
         if undetermined:
             note += f"; R undetermined ({'; '.join(undetermined)}): the layers together may be at chance"
         return Drawing(summary, panels, note=note)
@@ -212,11 +212,9 @@ def _predictions(table: pd.DataFrame) -> str:
         rarest = min(rarest, counts.min())
         if len(counts) < classes:
             missing.append(f"{classes - len(counts)} of {classes} in {task}, seed {seed}")
-    parts = (
-        [f"On {tasks} the rarest class is predicted for at least {rarest} prompts of every seed that has an AUROC"]
-        if rarest < len(table)
-        else []
-    )
+    n = f"{rarest} prompt{'s' * (int(rarest) != 1)}"
+    every = f"On {tasks} the rarest class is predicted for at least {n} of every seed that has an AUROC"
+    parts = [every] if rarest < len(table) else []
     parts += [f"No AUROC, because a single class is predicted: {'; '.join(single)}"] if single else []
     parts += [f"Classes never predicted are left out: {'; '.join(missing)}"] if missing else []
     return " ".join(f"{part}." for part in parts)
