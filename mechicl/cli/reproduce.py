@@ -242,7 +242,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
 
     windows = tuple(length for length in (3, 5) if length <= n_layers)
     both: list[Study] = [
-        s.LocalAttentionStudy(protocol),
+        s.LocalAttentionStudy(protocol, by_head=protocol == "corrected"),
         s.LensStudy(protocol),
         s.NormsStudy(protocol),
         s.Cka(protocol),
