@@ -300,7 +300,8 @@ def _identities(corpus: TokenCorpus, context: int, seed: int) -> Iterator[tuple[
     generator = np.random.default_rng(seed)
     for kind, ends in kinds.items():
         row, position = ends.nonzero(as_tuple=True)
-        columns = {"sequence": row, "position": position, "label": corpus.tokens[row, position]}
+        columns = {"sequence": row, "document": corpus.document_of[row], "position": position}
+        columns["label"] = corpus.tokens[row, position]
         cases = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
         counts = cases["label"].value_counts()
         frequent = counts[counts >= _OCCURRENCES].index[:_CLASSES]

@@ -10,7 +10,7 @@ predict only by knowing the word. Accuracy less the control's is selectivity. A 
 frequent part of speech in the training text.
 
 Tags are TextBlob's (extra `tags`), for English text and with errors. Probes are standardised logistic
-regressions, cross-validated over sequences in three folds. The experiment is our own, so there is no
+regressions, cross-validated over documents in three folds. The experiment is our own, so there is no
 `protocol="paper"`.
 """
 
@@ -111,26 +111,28 @@ class PartOfSpeech(Study):
         return pd.concat(tables, ignore_index=True)
 
     def cases(self, corpus: TokenCorpus) -> pd.DataFrame:
-        """The words to use: sequence, position (of the last token), word, tag, fold (of its sequence).
+        """The words to use: sequence, position (of the last token), word, tag, fold (of its document).
 
         Raises:
-            InputError: there are too few words, they have only one part of speech, or are in fewer sequences than
+            InputError: there are too few words, they have only one part of speech, or are in fewer documents than
                 folds.
         """
         words = tagged_words(corpus)
         room = context_ends(corpus, self.context).numpy()
         words = words[room[words["sequence"], words["position"]]]
-        if len(words) < _LEAST or words["tag"].nunique() < 2 or words["sequence"].nunique() < _FOLDS:
+        n_documents = len(np.unique(corpus.document_of.numpy()[words["sequence"]]))
+        if len(words) < _LEAST or words["tag"].nunique() < 2 or n_documents < _FOLDS:
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold {len(words)} words with a part of speech and "
-                f"{self.context} tokens up to there, in {words['sequence'].nunique()} sequences; at least {_LEAST} "
-                f"words in {_FOLDS} sequences are needed: take more text, or a shorter context."
+                f"{self.context} tokens up to there, in {n_documents} documents; at least {_LEAST} words in {_FOLDS} "
+                "documents are needed: take more text, or a shorter context."
             )
         generator = np.random.default_rng(self.draw_seed)
         chosen = words.sample(min(self.words, len(words)), random_state=generator).reset_index(drop=True)
-        sequences = generator.permutation(chosen["sequence"].unique())
-        fold = dict(zip(sequences, np.arange(len(sequences)) % _FOLDS, strict=True))
-        return chosen.assign(fold=chosen["sequence"].map(fold))
+        documents = corpus.document_of.numpy()[chosen["sequence"]]  # of one document, sequences are not independent
+        order = generator.permutation(np.unique(documents))
+        fold = dict(zip(order, np.arange(len(order)) % _FOLDS, strict=True))
+        return chosen.assign(fold=[fold[document] for document in documents])
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         n = int(table["point"].max()) + 1

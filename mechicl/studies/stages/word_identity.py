@@ -14,7 +14,7 @@ one example of every word, and the nearest (by cosine, with the common mean remo
 words with phrases uses this measure.
 
 Each word occurs equally often. Probes (standardised logistic regression) are cross-validated in five folds of different
-sequences of the text. The experiment is our own, so there is no `protocol="paper"`.
+documents of the text. The experiment is our own, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ class WordIdentity(Study):
 
 
 def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:
-    """Every word of `n` tokens, or phrase of `n` one-token words: sequence, position, label, ending.
+    """Every word of `n` tokens, or phrase of `n` one-token words: document, sequence, position, label, ending.
 
     `position` is that of its last token, before which there is room for the context; `ending` is that token.
     """
@@ -205,35 +205,36 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
     row, position = (ends & context_ends(corpus, max(context, pieces))).nonzero(as_tuple=True)
     tokens = corpus.tokens[row[:, None], position[:, None] + torch.arange(1 - pieces, 1)]
     labels = [" ".join(map(str, ids)) for ids in tokens.tolist()]
-    return pd.DataFrame({"sequence": row, "position": position, "ending": tokens[:, -1], "label": labels})
+    found = {"sequence": row, "document": corpus.document_of[row], "position": position, "ending": tokens[:, -1]}
+    return pd.DataFrame({**found, "label": labels})
 
 
 def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """Whether a probe fitted on other sequences predicts each case's label.
+    """Whether a probe fitted on other documents predicts each case's label.
 
     Raises:
-        InputError: the cases lie in too few sequences.
+        InputError: the cases lie in too few documents.
     """
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
-    label, groups = cases["label"].to_numpy(), cases["sequence"].to_numpy()
+    label, groups = cases["label"].to_numpy(), cases["document"].to_numpy()
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
     enough = (n := len(np.unique(groups))) >= _FOLDS
     splits = list(folds.split(activations, label, groups)) if enough else []
     if not enough or any(len(np.unique(label[fitted])) < 2 for fitted, _ in splits):
-        raise InputError(f"A probe of words needs more than the {n} sequences that hold them; take more text.")
+        raise InputError(f"A probe of words needs more than the {n} documents that hold them; take more text.")
     predicted = cross_val_predict(linear_probe(max_iter=2000), activations.numpy(), label, cv=splits)
     return np.asarray(predicted == label)
 
 
 def nearest_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, seed: int) -> np.ndarray:
-    """How often each case is nearest to its own label, given one example per label from other sequences."""
-    label, sequence = (pd.factorize(cases[name])[0] for name in ("label", "sequence"))
+    """How often each case is nearest to its own label, given one example per label from other documents."""
+    label, document = (pd.factorize(cases[name])[0] for name in ("label", "document"))
     centred = torch.nn.functional.normalize(activations.double() - activations.double().mean(0), dim=-1)
     similar = (centred @ centred.T).numpy()
     generator, own = np.random.default_rng(seed), np.zeros(len(label))
     for _ in range(_EXAMPLES):
-        lot = np.where(sequence[:, None] == sequence, -1.0, generator.random(similar.shape))
+        lot = np.where(document[:, None] == document, -1.0, generator.random(similar.shape))
         found = np.full((label.max() + 1, len(label)), -np.inf)
         for one in range(label.max() + 1):
             members = np.flatnonzero(label == one)

@@ -93,10 +93,10 @@ def test_the_embedding_of_the_last_token_tells_no_word(corpus):
         word_identity(model, corpus, pieces=(1,))
 
 
-def test_too_few_sequences_are_refused_and_an_error_of_another_kind_is_not_told_as_that() -> None:
-    cases = pd.DataFrame({"label": ["a", "b"] * 6, "sequence": [0, 1, 2] * 4})
+def test_too_few_documents_are_refused_and_an_error_of_another_kind_is_not_told_as_that() -> None:
+    cases = pd.DataFrame({"label": ["a", "b"] * 6, "document": [0, 1, 2] * 4})
     activations = torch.randn(12, 4, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(InputError, match="more than the 3 sequences that hold them"):
+    with pytest.raises(InputError, match="more than the 3 documents that hold them"):
         held_out_correct(activations, cases, 0)
     with pytest.raises(ValueError, match="NaN"):
         held_out_correct(activations * torch.nan, cases.assign(sequence=range(12)), 0)
