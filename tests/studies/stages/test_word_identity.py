@@ -99,4 +99,4 @@ def test_too_few_documents_are_refused_and_an_error_of_another_kind_is_not_told_
     with pytest.raises(InputError, match="more than the 3 documents that hold them"):
         held_out_correct(activations, cases, 0)
     with pytest.raises(ValueError, match="NaN"):
-        held_out_correct(activations * torch.nan, cases.assign(sequence=range(12)), 0)
+        held_out_correct(activations * torch.nan, cases.assign(document=range(12)), 0)
