@@ -101,13 +101,12 @@ def against_twins(
 
     If the contrast is with a control that was drawn at random, `controls` are the means of its draws, whose spread is
     part of the interval.
-    Twins of the opposite sign count as 0: random weights can only weaken a claim, never support it. A twin in which the
-    contrast is undefined does not count.
+    A twin in which the contrast is undefined does not count.
     """
     values = contrast(given(table))
     weights = table["weights"] if "weights" in table else pd.Series(GIVEN, table.index)
     means = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
-    twins = [max(0.0, mean) for mean in means if not np.isnan(mean)]
+    twins = [float(mean) for mean in means if not np.isnan(mean)]
     if len(twins) < 2:
         why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
@@ -116,8 +115,12 @@ def against_twins(
 
 
 def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
-    """What `Evidence` takes of a quantity with its interval, and of the same in two untrained twins or more."""
-    null = float(np.mean(twins))
+    """What `Evidence` takes of a quantity with its interval, and of the same in two untrained twins or more.
+
+    In the null, twins of the opposite sign count as 0: random weights can only weaken a claim, never support it. How far
+    twins differ is judged by what they are.
+    """
+    null = float(np.maximum(twins, 0).mean())
     shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
     effect = against_few(shifted, np.array(twins))
     found: dict[str, Any] = {"null": null, "interval": effect, "alone": raw}

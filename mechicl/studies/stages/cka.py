@@ -121,7 +121,7 @@ class Cka(AgainstTwins):
         gains = []
         for one in twins:
             (twin,) = self.block_structure(where(table, weights=one), interval=False).to_dict("records")
-            gains.append(max(0.0, twin["explained"] - twin["by_distance"]))
+            gains.append(twin["explained"] - twin["by_distance"])
         gain, minibatches = row["explained"] - row["by_distance"], given(table)["sequence"].nunique()
         values, note = np.array([gain]), self._told(given(table), row["starts"])
         if len(gains) < 2:

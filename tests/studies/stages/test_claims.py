@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from mechicl.claims import decide
-from mechicl.metrics.resampling import plateau
+from mechicl.claims import Evidence, decide
+from mechicl.metrics.resampling import SetInterval, plateau
 from mechicl.studies import neurons
 from mechicl.studies.stages.atlas import DENSER, Atlas
 from mechicl.studies.stages.lesion_claims import REPEATS, ROBUST, SWAP
@@ -14,7 +14,7 @@ from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy
 from mechicl.studies.stages.norms import NormsStudy, sink_maker
 from mechicl.studies.summary import extreme_in_words
-from mechicl.studies.twins import against_twins, by_layer, of_documents
+from mechicl.studies.twins import against_twins, beyond, by_layer, of_documents
 from tests import tiny
 
 N_LAYERS, N_SEQUENCES = 8, 12
@@ -62,6 +62,16 @@ def test_a_contrast_below_that_of_twins_contradicts_only_if_it_is_small_itself()
     assert outcomes["small"].outcome == "contradicted"
     assert outcomes["wide"].outcome == "undecided"
     assert "but not small by itself" in outcomes["wide"].reason
+
+
+def test_one_more_model_with_random_weights_is_seldom_supported():
+    """Twins of the opposite sign are no reason to think that twins are alike."""
+    generator, supported = np.random.default_rng(0), 0
+    for model, *twins in generator.normal(0, 0.2, size=(400, 5)):
+        found = beyond(SetInterval(model, model - 0.02, model + 0.02, 8, 8), twins)
+        evidence = Evidence(np.full(8, model), sets=np.arange(8), unit_sampled="documents", **found)
+        supported += decide(ROBUST, evidence).outcome == "supported"
+    assert supported < 0.03 * 400
 
 
 def test_twins_in_which_nothing_is_defined_do_not_count():
