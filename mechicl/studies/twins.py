@@ -117,8 +117,8 @@ def against_twins(
 def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
     """What `Evidence` takes of a quantity with its interval, and of the same in two untrained twins or more.
 
-    In the null, twins of the opposite sign count as 0: random weights can only weaken a claim, never support it. How far
-    twins differ is judged by what they are.
+    In the null, twins of the opposite sign count as 0: random weights can only weaken a claim, never support it. Their
+    spread is that of what they are.
     """
     null = float(np.maximum(twins, 0).mean())
     shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
