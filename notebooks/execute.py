@@ -59,7 +59,7 @@ def lighten(output: Any) -> None:
     """Store an output's still with a palette, and the numbers of its figure in single precision."""
     data = output.get("data", {})
     if "image/png" in data:
-        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]), colours=48)).decode()
+        data["image/png"] = base64.b64encode(light(base64.b64decode(data["image/png"]), colours=32)).decode()
     if PLOTLY in data:
         data[PLOTLY] = shortened(data[PLOTLY])
 
