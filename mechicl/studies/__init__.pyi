@@ -474,7 +474,8 @@ def layer_lesions(
     Returns:
         A result. Every layer dropped, swapped with the next, and so on: a row per ablation and
         sequence. The kinds "drop, bos" and "drop, rest" are drops at position 0 alone, and everywhere
-        else. KL and losses in nats, agreement as a share, entropies in bits.
+        else; likewise "attention, bos" and "mlp, bos". KL and losses in nats, agreement as a share,
+        entropies in bits.
     """
 
 def token_lesions(

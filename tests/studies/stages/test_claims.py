@@ -71,6 +71,7 @@ def test_one_more_model_with_random_weights_is_seldom_supported():
         found = beyond(SetInterval(model, model - 0.02, model + 0.02, 8, 8), twins)
         evidence = Evidence(np.full(8, model), sets=np.arange(8), unit_sampled="documents", **found)
         supported += decide(ROBUST, evidence).outcome == "supported"
+        assert found["interval"].high <= model + 0.02, "no null is below 0"
     assert supported < 0.03 * 400
 
 
