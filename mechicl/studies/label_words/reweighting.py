@@ -234,7 +234,7 @@ class Reweighting(Study):
         right = by_prompt(table.assign(right=is_right(table)), "right", "method")
         method, baseline = _CLAIMS[claim]
         if method not in right:
-            return Evidence.nothing()
+            return Evidence.nothing(f"The method {method!r} was not measured.")
         evidence = paired(claim, right[method], right.get(baseline))
         errors = 1 - right[VANILLA].mean() if VANILLA in right else 1.0
         if errors >= claim.least:
