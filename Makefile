@@ -15,7 +15,7 @@ test: $(STAMP)
 
 # The same contracts on every architecture, and on more untrained models.
 test-thorough: $(STAMP)
-	$(PYTEST) -m thorough tests/contract tests/test_calibration.py tests/test_cli.py tests/test_notebooks.py
+	$(PYTEST) -m thorough tests/contract tests/test_calibration.py
 
 # The same tests of models, architectures and the real model with TransformerLens 4, which has Bridges alone. A folder
 # with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
