@@ -269,8 +269,7 @@ def _beyond(evidence: Evidence) -> SetInterval:
     null, generator = np.asarray(evidence.null, dtype=float), np.random.default_rng(0)
     if null.ndim:
         return mean_over_sets(evidence.values - null, evidence.sets, generator=generator)
-    found, by = mean_over_sets(evidence.values, evidence.sets, generator=generator), float(null)
-    return found._replace(mean=found.mean - by, low=found.low - by, high=found.high - by)
+    return mean_over_sets(evidence.values, evidence.sets, generator=generator).less(float(null))
 
 
 def _excluded(claim: Claim, evidence: Evidence) -> bool:

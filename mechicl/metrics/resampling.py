@@ -28,6 +28,10 @@ class SetInterval(NamedTuple):
     n: int
     """Number of prompts, or of rows of the documents."""
 
+    def less(self, known: float) -> SetInterval:
+        """The mean less a number that has no error of its own, with the same width."""
+        return self._replace(mean=self.mean - known, low=self.low - known, high=self.high - known)
+
 
 def mean_over_sets(
     values: Float[np.ndarray, " row"],

@@ -105,7 +105,8 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
 
 def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
     study = result.study
-    finding = escape(result.finding())
+    finding = result.finding()
+    said = escape(finding)
     shown = _in_both_widths(figure)
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
@@ -116,8 +117,8 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
         f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
         f"{verdicts_html(result.claims.rows(notes=False), result.claims.outcomes()) if result.claims else ''}"
-        f'<p class="said"><b>Measured:</b> <bdi>{finding}</bdi></p>{_notes(result.claims, result.finding())}'
-        f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {finding}"></div>'
+        f'<p class="said"><b>Measured:</b> <bdi>{said}</bdi></p>{_notes(result.claims, finding)}'
+        f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {said}"></div>'
         f"<figcaption>{caption}</figcaption>"
         f'<script type="text/plain">{packed(plotly.io.json.to_json_plotly(shown))}</script></figure>'
         f"{table_html(published, 'Published against measured') if len(published) else ''}"

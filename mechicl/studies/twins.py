@@ -121,8 +121,7 @@ def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
     spread is that of what they are.
     """
     null = float(np.maximum(twins, 0).mean())
-    shifted = raw._replace(mean=raw.mean - null, low=raw.low - null, high=raw.high - null)
-    effect = against_few(shifted, np.array(twins))
+    effect = against_few(raw.less(null), np.array(twins))
     effect = effect._replace(high=min(effect.high, raw.high))  # the null is 0 or more, whatever the twins
     found: dict[str, Any] = {"null": null, "interval": effect, "alone": raw}
     if raw.low > 0 >= effect.low:

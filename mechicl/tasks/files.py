@@ -42,7 +42,7 @@ class FileSource:
 
         Args:
             query_split: The split of a folder to ask about; if a folder lacks a test, validation or dev split, another
-                of these serves. With "train", each seed splits the train file in two.
+                of these serves.
 
         Raises:
             InputError: A file is missing, does not match its suffix, or is not data of this task; the message names
@@ -58,8 +58,6 @@ class FileSource:
                 f"The folder {self.path} has no train file; expected train{' or train'.join(READERS)}, and "
                 "test or validation next to it."
             )
-        if query_split == "train":  # the same texts are not shown and asked about
-            return Splits(self._read(train, class_names))
         if query_split not in _HELD_OUT and not split_files(self.path, query_split):
             raise InputError(
                 f"The folder {self.path} has no {query_split} file to ask about; give its name as query_split, or "

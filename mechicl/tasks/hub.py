@@ -39,8 +39,6 @@ class HubSource:
                 f"The data set {self.dataset} has the splits {', '.join(loaded)}; expected {' and '.join(absent)} too "
                 "(query_split='train' splits train in two)."
             )
-        if query_split == "train":  # the same texts are not shown and asked about
-            return Splits(self._examples(loaded["train"], class_names, "train"))
         return Splits(*(self._examples(loaded[name], class_names, name) for name in ("train", query_split)))
 
     def _fetch(self) -> Any:

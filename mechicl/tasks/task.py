@@ -107,7 +107,9 @@ class Task:
     @cached_property
     def splits(self) -> Splits:
         """The examples, read only once; InputError if they cannot be read."""
-        return as_source(self.source, self.name, self.columns).load(self.class_names, self.query_split)
+        found = as_source(self.source, self.name, self.columns).load(self.class_names, self.query_split)
+        # The same texts are not shown and asked about: each seed splits them.
+        return Splits(found.demonstrations) if self.query_split == "train" else found
 
     def prompts(
         self,

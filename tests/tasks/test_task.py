@@ -151,6 +151,9 @@ def test_the_train_split_is_asked_about_apart_from_what_is_shown(tmp_path: Path)
     task = replace(load_task("sst2", data=tmp_path), query_split="train")
     prompts = task.prompts(TOKENIZER, shots=4)
     assert {*prompts[0].ids.demonstrations}.isdisjoint({prompt.ids.query for prompt in prompts})
+    of_rows = replace(load_task("sst2", data=SST2), query_split="train").prompts(TOKENIZER, shots=4)
+    assert {*of_rows[0].ids.demonstrations}.isdisjoint({prompt.ids.query for prompt in of_rows}), "rows given, too"
+    assert len(of_rows) == len(SST2["train"]) // 2
     with pytest.raises(InputError, match="has no validaton file to ask about"):
         replace(task, query_split="validaton").prompts(TOKENIZER)
     twice = [{"text": text, "label": label} for text, label in (("good", "positive"), ("dull", "negative"))] * 4

@@ -217,8 +217,7 @@ def _evidence(claim: Claim, table: pd.DataFrame, kurtosis: float) -> Evidence:
     """Evidence from densities at a threshold of kurtosis, against those with W_U rotated."""
     values, null = (_contrast(claim, where(table, unembedding=which), kurtosis) for which in (_GIVEN, _ROTATED))
     found, by_chance = mean_of_many(values), float(null.mean())
-    effect = found._replace(mean=found.mean - by_chance, low=found.low - by_chance, high=found.high - by_chance)
-    return Evidence(values, by_chance, np.arange(len(values)), "neurons", interval=effect)
+    return Evidence(values, by_chance, np.arange(len(values)), "neurons", interval=found.less(by_chance))
 
 
 @torch.no_grad()
