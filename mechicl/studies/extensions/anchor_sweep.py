@@ -25,12 +25,11 @@ from mechicl.errors import InputError
 from mechicl.figures import GREY, LABEL_COLOUR, PURPLE, SKY
 from mechicl.hooks import Patch
 from mechicl.models import hooked
-from mechicl.patches.cut_edges import Mode
 from mechicl.patches.isolate import IsolateLabels, IsolateRandom, IsolateTemplate
 from mechicl.prompts import PromptSet
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
-from mechicl.studies.label_words.predictions import TITLES, PredictionStudy, by_prompt, paired
+from mechicl.studies.label_words.predictions import TITLES, CutMode, PredictionStudy, by_prompt, paired
 from mechicl.studies.study import Condition
 from mechicl.studies.summary import bands
 
@@ -52,13 +51,7 @@ class AnchorSweep(PredictionStudy):
     """
 
     windows: Annotated[tuple[int, ...], Switch("Numbers of consecutive layers isolated together.", min=1)] = (1,)
-    mode: Annotated[
-        Mode,
-        Switch(
-            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to "
-            "position 0), postsoftmax_zero or postsoftmax_renorm."
-        ),
-    ] = "presoftmax"
+    mode: CutMode = "presoftmax"
     random_seed: Annotated[int, Switch("Seed of the random text tokens.", min=0)] = 0
 
     name = "anchor-sweep"

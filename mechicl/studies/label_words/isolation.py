@@ -43,7 +43,7 @@ from mechicl.studies.drawing import Drawing, where
 from mechicl.studies.label_words.isolation_examples import isolation_examples
 from mechicl.studies.label_words.isolation_figure import EDGES, LABELS, RANDOM, at_one_number, by_number
 from mechicl.studies.label_words.isolation_modes import donors, in_every, norms_after, sinks, with_other_sets
-from mechicl.studies.label_words.predictions import PROMPT, PredictionStudy, constant_answer
+from mechicl.studies.label_words.predictions import PROMPT, CutMode, PredictionStudy, constant_answer
 from mechicl.studies.parts import DEMONSTRATION_SET, Material, Part, set_names
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import bands, intervals
@@ -78,13 +78,7 @@ class Isolation(PredictionStudy):
     """
 
     n_layers: Annotated[tuple[int, ...], Switch("Numbers of first (and of last) layers to isolate.", min=1)] = (1, 3, 5)
-    mode: Annotated[
-        Mode,
-        Switch(
-            "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to "
-            "position 0), postsoftmax_zero or postsoftmax_renorm."
-        ),
-    ] = "presoftmax"
+    mode: CutMode = "presoftmax"
     modes: Annotated[
         tuple[Variant, ...],
         Switch(

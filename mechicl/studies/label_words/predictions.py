@@ -7,7 +7,7 @@ words.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,11 +15,13 @@ import torch
 from jaxtyping import Float
 
 from mechicl.claims import Claim, Evidence
+from mechicl.declared import Switch
 from mechicl.engines.prefix import run_shared
 from mechicl.hooks import Patch, Probe, Run
 from mechicl.metrics import jaccard
 from mechicl.metrics.resampling import over_few_sets
 from mechicl.models import hooked
+from mechicl.patches.cut_edges import Mode
 from mechicl.probes import TopTokens
 from mechicl.prompts import PromptSet
 from mechicl.studies.parts import DEMONSTRATION_SET, set_names
@@ -34,6 +36,14 @@ TITLES = {
     "label_mass": "mass on the label words",
 }
 PROMPT = ["model", "task", "seed", "shots", "prompt"]
+CutMode = Annotated[
+    Mode,
+    Switch(
+        "How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to position 0), "
+        "postsoftmax_zero or postsoftmax_renorm."
+    ),
+]
+"""The switch of studies that isolate tokens."""
 _CLEAN = ("nothing", "full context")
 
 
