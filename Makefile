@@ -30,7 +30,7 @@ $(TL4)/.installed-$(TL): $(STAMP) constraints-tl4.txt
 	$(BIN)/python -m pip install -q --no-deps --target $(TL4) $(if $(TL),transformer-lens,-r constraints-tl4.txt)
 	touch $@
 
-# The tests that need lm-evaluation-harness, in a folder of its own beside the first environment.
+# The tests that need lm-evaluation-harness, in a separate folder, next to the main environment.
 LM_EVAL := build/lm-eval
 test-lm-eval: $(LM_EVAL)/.installed
 	OMP_NUM_THREADS=1 PYTHONPATH=$(LM_EVAL) $(BIN)/python -m pytest -q -m lm_eval tests/studies/stages/test_benchmarks.py
@@ -61,7 +61,7 @@ coverage: $(STAMP)
 	$(CORE) --cov=mechicl --cov-branch \
 	    --cov-report=term-missing:skip-covered --cov-fail-under=90
 
-# Known weaknesses of the pinned dependencies: information, never a failure; --strict says what could not be looked up.
+# Known vulnerabilities of the pinned dependencies; never fails; --strict says what could not be looked up.
 audit: $(STAMP)
 	-$(BIN)/python -m pip install -q -c constraints.txt pip-audit && $(BIN)/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 

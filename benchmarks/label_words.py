@@ -209,17 +209,17 @@ def one_row_through(model: Any) -> None:
 
 def reweighting_study(model: Any, prompts: PromptSet) -> list[Comparison]:
     """The paper's three rows with all its training, ten epochs over four items of each class."""
-    return _reweighting_study(model, prompts, prompts.companions["training"], 10)
+    return _reweighting_study(model, prompts, prompts.auxiliary["training"], 10)
 
 
 def reweighting_sample(model: Any, prompts: PromptSet) -> list[Comparison]:
     """The paper's three rows with a thirtieth of its training: two epochs over four items, 8 steps."""
-    return _reweighting_study(model, prompts, prompts.companions["training"][:4], 2)
+    return _reweighting_study(model, prompts, prompts.auxiliary["training"][:4], 2)
 
 
 def _reweighting_study(model: Any, prompts: PromptSet, training: PromptSet, epochs: int) -> list[Comparison]:
-    more = prompts.companions["more_shots"]
-    asked = replace(prompts, companions={"training": training, "more_shots": more}, seed=42)
+    more = prompts.auxiliary["more_shots"]
+    asked = replace(prompts, auxiliary={"training": training, "more_shots": more}, seed=42)
     study = Reweighting("paper", epochs=epochs)
 
     def ours() -> Tensor:

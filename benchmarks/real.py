@@ -147,7 +147,7 @@ def reweighting(model: Any, hf: Any, in_blocks: float, readout: float) -> Row:
     """The paper's three rows with two epochs over four training prompts: 8 steps."""
     study = Reweighting("paper", epochs=2, per_class=2)
     prompts = study.prompts(mi.load_task("reviews"), model.tokenizer, samples=4, seed=42)
-    training, more = prompts.companions["training"], prompts.companions["more_shots"]
+    training, more = prompts.auxiliary["training"], prompts.auxiliary["more_shots"]
 
     def theirs() -> Tensor:
         beta = plain_studies.fit(hf, training, study.epochs)

@@ -36,15 +36,15 @@ def model_for(asked: argparse.Namespace) -> Any:
 
 
 def random_prompts(n: int, vocabulary: int = VOCABULARY) -> PromptSet:
-    """Queries of random tokens behind the same random demonstrations; as companions some to learn from, and the same
+    """Queries of random tokens behind the same random demonstrations; as auxiliary some to learn from, and the same
     queries behind five times as many demonstrations.
     """
     generator = np.random.default_rng(0)
     queries = [generator.integers(0, vocabulary, QUERY).tolist() for _ in range(n)]
     learned = [generator.integers(0, vocabulary, QUERY).tolist() for _ in range(4 * CLASSES)]
     one, five = (generator.integers(0, vocabulary, shots * CLASSES * DEMONSTRATION).tolist() for shots in (1, 5))
-    companions = {"training": _behind(one, learned), "more_shots": _behind(five, queries)}
-    return replace(_behind(one, queries), companions=companions)
+    auxiliary = {"training": _behind(one, learned), "more_shots": _behind(five, queries)}
+    return replace(_behind(one, queries), auxiliary=auxiliary)
 
 
 def _behind(shown: list[int], queries: list[list[int]]) -> PromptSet:
@@ -73,5 +73,5 @@ def _block(start: int, label_class: int) -> Demonstration:
 
 
 def tiny_icl(model: Any, n: int) -> PromptSet:
-    """Questions of tiny-icl's own task of four topics, with their companions."""
+    """Questions of tiny-icl's own task of four topics, with their auxiliary."""
     return Reweighting().prompts(load_task("tiny-topics-4"), model.tokenizer, samples=n, seed=42)

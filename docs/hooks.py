@@ -67,12 +67,12 @@ def study_page(study: Any) -> str:
         [
             f"# {study.title}",
             f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
-            f"**{'The question' if _home(study) == 'extensions' else claimant(study.source)}:** {study.claim}",
+            f"**{claimant(study.source)}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "
-            f"`mechicl run {study.name} --help` lists its options; [Quick start](../index.md) describes what "
-            "a run writes.",
+            f"`mechicl run {study.name} --help` lists its options; "
+            "[What a run writes](../command-line.md#what-a-run-writes) describes the files.",
             *_claims(study),
             *_shown(study),
             f"## From Python\n\n::: mechicl.studies.{call}\n    options: {_SIGNATURE}",
@@ -125,8 +125,10 @@ _KEYS = {"wang-etal-2023-label": "inproceedings", "lad-etal-2024-remarkable": "a
 
 
 def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
-    authors = [", ".join(filter(None, [one.get("family-names", one.get("name")), one.get("given-names")]))
-               for one in told["authors"]]  # fmt: skip
+    authors = [  # braces keep the name of a group whole
+        f"{{{one['name']}}}" if "name" in one else f"{one['family-names']}, {one['given-names']}"
+        for one in told["authors"]
+    ]
     facts = {
         "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
         "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
@@ -143,7 +145,11 @@ def _switches(told: Declaration) -> str:
     """A row per switch."""
     rows = [f"| `{one.name}` | {_values(one)} | `{one.default!r}` | {one.help} |" for one in told.switches]
     head = "Keywords in Python; on the command line `--` and dashes in place of underscores.\n"
-    return "\n".join([head, "| switch | values | default | |", "|---|---|---|---|", *rows]) if rows else "None."
+    return (
+        "\n".join([head, "| switch | values | default | what it does |", "|---|---|---|---|", *rows])
+        if rows
+        else "None."
+    )
 
 
 def _values(one: DeclaredSwitch) -> str:

@@ -39,7 +39,9 @@ def folder() -> Path:
     with _can_write(found):
         in_the_way = next((path for path in (found, *found.parents) if path.exists() and not path.is_dir()), None)
     if in_the_way is not None:
-        raise InputError(f"The cache {found} cannot be used: {in_the_way} is no folder; set MECHICL_CACHE to another.")
+        raise InputError(
+            f"The cache {found} cannot be used: {in_the_way} is not a folder; set MECHICL_CACHE to another."
+        )
     return found
 
 

@@ -20,13 +20,13 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
 """Least number of prompts for a decision."""
-_OF_SETS = ("demonstration set", "take more seeds, each of which draws other demonstrations")
+_OF_SETS = ("demonstration set", "use more seeds; each draws different demonstrations")
 _MORE = {
     "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
-    "documents": ("document", "take more text, or packing='documents'"),
-    "words": ("word", "take more words"), "neurons": ("neuron", "take a larger model"),
-    "pairs": ("pair", "take more pairs"), "minibatches": ("minibatch", "take more text"),
-    "models": ("model", "take more models"),
+    "documents": ("document", "use more text, or packing='documents'"),
+    "words": ("word", "use more words"), "neurons": ("neuron", "use a larger model"),
+    "pairs": ("pair", "use more pairs"), "minibatches": ("minibatch", "use more text"),
+    "models": ("model", "use more models"),
 }  # fmt: skip
 """For each sampled unit: its singular, and how to get more."""
 _ABOUT = ("study", "part", "model", "task", "shots")
@@ -254,7 +254,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
         outcome, reason = "undecided", f"Below its null, {claim.null}, but not small by itself ({size})."
     if unit == "prompts" and effect.n < FEWEST:
-        outcome, reason = "undecided", f"Fewer than {FEWEST} prompts decide nothing; take more, and several seeds."
+        outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)

@@ -91,7 +91,7 @@ class DeclaredSwitch:
         if self.kind == "choice":
             *most, last = self.choices
             one = f"{', '.join(most)} or {last}" if most else last
-            return f"choose among {one}, each once" if self.several else f"choose {one}"
+            return f"choose from {one}, each once" if self.several else f"choose {one}"
         limits = "" if self.min is None else f" from {self.min:g} on"
         limits = limits if self.above is None else f" above {self.above:g}"
         if self.several:
@@ -173,8 +173,8 @@ def check_values(study: Any) -> None:
 
 
 def claimant(source: str) -> str:
-    """Who makes the claim of a study with this source."""
-    return "The paper" if source.startswith(("Label Words are Anchors", "Stages of Inference")) else "The claim"
+    """What a study with this source answers: a paper's claim, or a question beyond both papers."""
+    return "The paper" if source.startswith(("Label Words are Anchors", "Stages of Inference")) else "The question"
 
 
 @cache

@@ -17,7 +17,7 @@ from mechicl.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _WORDS: dict[Any, tuple[str, str]] = {
-    int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), str: ("a text", "texts"),
+    int: ("a whole number", "whole numbers"), float: ("a number", "numbers"), str: ("a string", "strings"),
     bool: ("True or False", "truth values"), NoneType: ("None", "None"),
 }  # fmt: skip
 """One of a kind, and several."""

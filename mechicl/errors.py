@@ -59,11 +59,11 @@ def one_sentence(file: object) -> Iterator[None]:
         file: A path, or a phrase with it ("The task file jokes.json"), for the message.
     """
     if "\0" in str(file):
-        raise InputError(f"{str(file)!r} contains a null character, which no path can; give another path.")
+        raise InputError(f"{str(file)!r} contains a null character, which paths cannot; give another path.")
     try:
         yield
     except UnicodeEncodeError:
-        raise InputError(f"{file} contains half of a character, which no path can; give another path.") from None
+        raise InputError(f"{file} contains an unpaired surrogate, which paths cannot; give another path.") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text ({_place(file, error)}: {error.reason}); convert it.") from None
     except OSError as error:
@@ -97,8 +97,8 @@ _NO_MEMORY = (
 )  # fmt: skip
 """Out-of-memory messages of PyTorch, the system's loader, Python and CUDA's libraries."""
 OUT_OF_MEMORY = (
-    "Memory ran out; use shorter prompts, a smaller batch size, a smaller model or a lower dtype, or allow more memory "
-    "(ulimit -v, the limit of the job)."
+    "Memory ran out; use shorter prompts, a smaller batch size, a smaller model or a lower-precision dtype, or allow "
+    "more memory (ulimit -v, the limit of the job)."
 )
 
 
@@ -128,8 +128,8 @@ def check_unicode(text: str, where: str) -> None:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(text[error.start]):04x}"
         raise InputError(
-            f"{where} holds half of a character, {half} at character {error.start}, which no tokenizer reads; write "
-            "the whole character, or remove the half."
+            f"{where} contains an unpaired surrogate, {half}, at character {error.start}, which no tokenizer reads; "
+            "write the whole character, or remove it."
         ) from None
 
 
@@ -138,7 +138,7 @@ def check_seed(seed: Any) -> None:
     number = int(seed) if isinstance(seed, Integral) else None
     if number is None or not 0 <= number <= _LARGEST:
         written = "far too large" if number is not None and abs(number) >= 10**20 else shorten(seed)
-        raise InputError(f"A seed is {written}; take one from 0 to {_LARGEST}.")
+        raise InputError(f"The seed is {written}; choose one from 0 to {_LARGEST}.")
 
 
 def check_count(what: str, value: Any, least: int = 1) -> None:

@@ -50,8 +50,8 @@ def prompts_that_fit(sizes: Any, length: int, itemsize: int, device: Any) -> int
     needed = pass_bytes(sizes, length, itemsize)
     if needed > free:
         raise InputError(
-            f"A prompt of {length} tokens needs about {in_words(needed)} in this model, and {in_words(free)} are free "
-            f"on {device}; use shorter prompts, a smaller model, or a lower dtype."
+            f"A prompt of {length} tokens does not fit: estimated memory {in_words(needed)}, free memory "
+            f"{in_words(free)} on {device}; use shorter prompts, a smaller model, or a lower-precision dtype."
         )
     return free // needed
 
@@ -62,7 +62,7 @@ def check_weights_fit(name: object, numbers: int, itemsize: int, device: Any) ->
     free = free_bytes(device)
     if free is not None and needed > free:
         raise InputError(
-            f"Loading {name} needs about {in_words(needed)} and {in_words(free)} are free on {device}; use "
+            f"{name} does not fit: estimated memory {in_words(needed)}, free memory {in_words(free)} on {device}; use "
             "dtype='bfloat16', a smaller model, or another machine."
         )
 

@@ -89,7 +89,7 @@ def test_a_full_disk_and_a_cache_that_cannot_be_written_are_sentences(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MECHICL_CACHE", str(tmp_path / "file" / "cache"))
     for ask in (lambda: cache.made_once("thing", fill, needs_bytes=1), cache.entries, cache.clear):
-        with pytest.raises(InputError, match=r"cannot be used: .*file is no folder; set MECHICL_CACHE"):
+        with pytest.raises(InputError, match=r"cannot be used: .*file is not a folder; set MECHICL_CACHE"):
             ask()
 
 

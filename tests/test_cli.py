@@ -485,6 +485,25 @@ def test_each_text_of_a_reproduction_has_a_folder(
     assert [name.rpartition(" on ")[2] for name in named] == ["films.jsonl", "news.jsonl"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--text", "tiny-icl,missing.txt"], "There is no file or folder missing.txt; give the path of the text."),
+        (["--text", "tiny-icl", "--word-pairs", "missing"], "missing"),
+        (["--text", "tiny-icl", "--task", "missing.json"], "missing.json"),
+    ],
+)
+def test_a_wrong_input_of_a_reproduction_is_said_before_any_work(
+    wrong: list[str], sentence: str, mechicl: Mechicl, tmp_path: Path
+) -> None:
+    asked = ["--model", "tiny-icl", "--tokens", 300, "--length", 32, "--out", tmp_path / "out"]
+    code, printed, err = mechicl("reproduce", "stages", *asked, *wrong)
+    assert (code, printed) == (2, "")
+    assert sentence in err
+    assert (err.count("\n"), "Traceback" in err) == (1, False)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("columns", [80, 132])
 def test_verdicts_fit_the_terminal_without_breaking_words(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     verdicts = claiming.result_of(("sst2", "trec")).claims
@@ -511,7 +530,7 @@ def test_a_reproduction_ends_with_every_claim(
     for part in ("corrected", "two-per-class"):
         result.save(tmp_path / part)
     table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
-    asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; take more."
+    asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; use more."
     parts = ("corrected", "two-per-class")
     reproduce._close(table, [], asked, parts)  # type: ignore[arg-type]
     printed = capsys.readouterr().out

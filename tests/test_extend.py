@@ -79,7 +79,7 @@ def test_a_study_of_ones_own_runs_in_python(study_file: Path, tmp_path: Path) ->
     assert "grows from layer to layer" in page
     (verdict,) = again.claims
     assert verdict.outcome == "undecided", "of a single demonstration set"
-    assert "take more seeds" in page
+    assert "use more seeds" in page
 
 
 def test_a_study_of_ones_own_answers_its_claim(study_file: Path) -> None:

@@ -29,8 +29,8 @@ class Programme:
     length: int
 
 
-TINY = Programme(("tiny-topics-2", "tiny-topics-4"), 32, (42, 43, 44), "tiny-icl", 2000, 64)
-REAL = Programme(("reviews", "headlines"), 12, (42, 43), "pydocs", 252, 64)
+TINY = Programme(("tiny-topics-2", "tiny-topics-4"), 24, (42, 43, 44, 45), "tiny-icl", 2000, 64)
+REAL = Programme(("reviews", "headlines"), 6, (42, 43, 44, 45), "pydocs", 252, 64)
 
 
 def demo(

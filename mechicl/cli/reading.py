@@ -32,7 +32,7 @@ def choices(option: str, text: str, *among: str) -> tuple[Any, ...]:
     """Several choices from a text such as png,pdf."""
     found = names(option, text)
     if wrong := [name for name in found if name not in among]:
-        raise InputError(f"{option} is {wrong[0]!r}; choose among {', '.join(among)}.")
+        raise InputError(f"{option} is {wrong[0]!r}; choose from {', '.join(among)}.")
     return found
 
 

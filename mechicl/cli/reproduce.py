@@ -197,24 +197,23 @@ def stages(asked: OnAllOfStages) -> None:
     cells = Cells(asked.out)
     texts = {Path(Path(one.text).name if several else ""): one for one, several in asked.of_each_text()}
     model = asked.load_model()
-    if asked.task is not None:  # a task that cannot be had is said before hours of work, not after
-        asked.prompts().material(LesionedLearning(), model)
-    planned = [
-        (str(folder / protocol), study, one)
+    if asked.task is not None:
+        asked.prompts().material(LesionedLearning(), model)  # a wrong task is said before hours of work
+    jobs: list[_Job] = [  # also a text, before hours of work on another one
+        (str(folder / protocol), study, one.material(study, model))
         for folder, one in texts.items()
         for protocol in _PROTOCOLS
         for study in _stages_studies(protocol, model.cfg.n_layers, asked)
         if study.reads == "text" or folder == next(iter(texts))  # what does not depend on the text is measured once
     ]
-    with progress("stages", len(planned)) as advance, helpers_of(asked, model, cells) as helpers:
-        jobs: list[_Job] = [(part, study, _tried(one.material, study, model)) for part, study, one in planned]
+    with progress("stages", len(jobs)) as advance, helpers_of(asked, model, cells) as helpers:
         done, failed = _all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
     if failed and not done:
         raise failed[-1][-1]
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
-    _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in planned)))
+    _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in jobs)))
 
 
 def _published(done: _Done) -> pd.DataFrame:

@@ -100,9 +100,7 @@ class TokenCorpus:
 
     def __getitem__(self, rows: slice) -> TokenCorpus:
         if not isinstance(rows, slice):
-            raise InputError(
-                f"A corpus has no item {rows!r}; take sequences by a slice, such as corpus[:3], or select."
-            )
+            raise InputError(f"A corpus has no item {rows!r}; use a slice, such as corpus[:3], or select.")
         return self.select(range(len(self))[rows])
 
     @door

@@ -54,7 +54,7 @@ def keep(context: Context, kept: Sequence[int], positions: PositionMode) -> Cont
     """These tokens of a context, with the query placed as `positions` says."""
     starts = {"original": context.next_position, "zero": 0, "packed": len(kept)}
     if positions not in starts:
-        raise InputError(f"positions is {positions!r}; it is 'original', 'zero' or 'packed'.")
+        raise InputError(f"positions is {positions!r}; it must be 'original', 'zero' or 'packed'.")
     return context.keep(kept, next_position=starts[positions])
 
 
@@ -97,7 +97,7 @@ def kept_positions(prompt: Prompt, kept: Kept = "label+template") -> tuple[int, 
         InputError: there is no such set, or the prompt's template is unknown.
     """
     if kept not in KEPT:
-        raise InputError(f"kept is {kept!r}; it is one of {', '.join(map(repr, KEPT))}.")
+        raise InputError(f"kept is {kept!r}; it must be one of {', '.join(map(repr, KEPT))}.")
     separators = prompt.separator_positions
     parts = {
         "label": prompt.label_positions,

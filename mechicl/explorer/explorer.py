@@ -227,7 +227,7 @@ def check_length(prompt: Prompt, where: str) -> None:
     """Reject a prompt whose edges, of every layer, would take gigabytes."""
     if len(prompt) > LONGEST:
         raise InputError(
-            f"This prompt has {len(prompt)} tokens, and {where} shows at most {LONGEST}; take one with fewer shots or "
+            f"This prompt has {len(prompt)} tokens, and {where} shows at most {LONGEST}; use one with fewer shots or "
             "shorter texts."
         )
 

@@ -42,7 +42,7 @@ def prompt_of(
             "prompts[0], for example."
         )
     if isinstance(answers, str):
-        raise InputError(f"answers is a text; give several, such as answers=[{answers!r}, ' other'].")
+        raise InputError(f"answers is a string; give a list, such as answers=[{answers!r}, ' other'].")
     prompt = free_prompt(hooked(model).tokenizer, given, answers or (), prepend_bos=prepend_bos)
     if answers is not None:
         return prompt

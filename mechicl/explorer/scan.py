@@ -39,6 +39,7 @@ from mechicl.readings import Reading
 _HEADS = 8
 """Number of heads listed."""
 COLUMNS = {
+    "layer": "number of the layer",
     "reading": "reading of label words, times an average token",
     "reading_random": "reading of random text, times an average token",
     "gathering": "gathering of label words, times an average token",
@@ -47,6 +48,7 @@ COLUMNS = {
     "lens": "most probable next token at the target, by the logit lens after the layer",
     "lens_prob": "its probability",
     "answer_prob": "probability of the clean run's answer after the layer, among the label words, by the logit lens",
+    "window": "layers in which label words are isolated together",
     "isolated_prob": "probability of the clean run's answer while label words are isolated in the layer's window",
 }
 """Columns of `Scan.frame`, and what they hold."""
@@ -142,7 +144,7 @@ def scan(
     """A first look at one prompt: prediction, enrichment, lens, reading heads and isolation, layer by layer.
 
     Args:
-        model: a HookedTransformer.
+        model: a HookedTransformer or a TransformerBridge.
         prompt: one prompt of a task, a text, or a conversation; see `explore`, also for `answers` and `prepend_bos`.
 
     Raises:

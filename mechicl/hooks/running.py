@@ -66,7 +66,7 @@ class Run:
             InputError: there are several probes.
         """
         if len(self.readings) > 1:
-            raise InputError("This run has several probes, and each its own table: run[probe].frame().")
+            raise InputError("This run has several probes, each with its own table; use run[probe].frame().")
         return next(iter([*self.readings.values(), self.predictions])).frame()
 
     @property
@@ -288,7 +288,8 @@ def _as_leaf(embedding: Tensor, hook: Any) -> Tensor:
 def _halves(indices: tuple[int, ...], error: Exception) -> list[tuple[int, ...]]:
     if len(indices) == 1:
         raise InputError(
-            "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower dtype."
+            "Memory ran out on a batch of a single prompt; use shorter prompts, a smaller model, or a lower-precision "
+            "dtype."
         ) from error
     middle = len(indices) // 2
     return [indices[:middle], indices[middle:]]

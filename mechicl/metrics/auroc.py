@@ -35,7 +35,7 @@ def auroc_by_layer(
     uses the raw attention to the second class, "corrected" its share. With one there is no AUROC: NaN and a reason.
     """
     if protocol not in ("paper", "corrected"):
-        raise InputError(f"protocol is {protocol!r}; it is 'paper' or 'corrected'.")
+        raise InputError(f"protocol is {protocol!r}; it must be 'paper' or 'corrected'.")
     values, classes = _weighted_auroc(attention, target, target[None], lambda n: torch.ones(1, n), protocol)
     n = len(target)
     reason = None if len(classes) > 1 else f"all {n} targets are class {classes[0]}: an AUROC needs two classes"

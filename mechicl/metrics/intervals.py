@@ -78,5 +78,5 @@ def _check(x: np.ndarray, w: np.ndarray, level: float, resamples: int, name: str
         )
     if not 0 < level < 1 or resamples < 1:
         raise InputError(
-            f"level is {level} and resamples {resamples}; take a level between 0 and 1 and at least one resample."
+            f"level is {level} and resamples {resamples}; use a level between 0 and 1 and at least one resample."
         )

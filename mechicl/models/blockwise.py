@@ -159,8 +159,9 @@ def blockwise(model: Any, work: str) -> Blockwise:
     net = hooked(model)
     if not _answers(net):
         raise InputError(
-            f"{work} needs a model that can be run block by block and whose weights can be read; {net.name} "
-            f"({type(net).__name__}) can only be run whole, where mi.run does with probes and other patches."
+            f"{work} needs a model that runs block by block and whose weights can be read; {net.name} "
+            f"({type(net).__name__}) runs only whole forward passes: use mi.run with probes, and patches that "
+            "are hooks."
         )
     return net
 

@@ -118,7 +118,7 @@ def samples(hf_model: Any, cfg: Any, n_ctx: int) -> list[Sample]:
 def _warn_of_uncompared(cfg: Any, threshold: int) -> None:
     warnings.warn(
         f"{cfg.model_name} computes differently beyond {threshold} tokens, and comparing it with its original there "
-        "takes too long on this machine: its numbers for longer sequences are not vouched for.",
+        "takes too long on this machine: we have not checked its outputs on longer sequences.",
         stacklevel=2,
     )
 

@@ -37,7 +37,7 @@ class AblateParts(EqualByValue, Edit):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", as_layers(self.layers, "AblateParts"))
         if self.part not in ("attn", "mlp"):
-            raise InputError(f"AblateParts got the part {self.part!r}; it is 'attn' or 'mlp'.")
+            raise InputError(f"AblateParts got the part {self.part!r}; it must be 'attn' or 'mlp'.")
 
     def changes(self, net: Adapter) -> list[tuple[str, Change]]:
         shape = (net.sizes.n_layers, net.sizes.d_model)
@@ -68,5 +68,5 @@ def part_means(
         InputError: no token is left, the tokenizer is not the model's, or the part is unknown.
     """
     if part not in ("attn", "mlp"):
-        raise InputError(f"part is {part!r}; it is 'attn' or 'mlp'.")
+        raise InputError(f"part is {part!r}; it must be 'attn' or 'mlp'.")
     return site_means(model, prompts, f"hook_{part}_out", "d_model", batch_size=batch_size)

@@ -119,8 +119,8 @@ def _rows(isolation: Isolate, batch: PromptBatch, layer: int) -> Int[Tensor, "ba
     rows = [list(isolation.rows(prompt, layer)) for prompt in batch.prompts]
     if len(set(map(len, rows))) > 1:
         raise InputError(
-            "Exchange needs as many tokens in every prompt of a batch, and these label words differ in their number of "
-            'tokens; use span="anchor", or run the prompts one by one.'
+            "Exchange needs the same number of label-word tokens in every prompt of a batch, and these prompts differ; "
+            'use span="anchor", or run the prompts one by one.'
         )
     return torch.tensor(rows, dtype=torch.long, device=batch.device)
 

@@ -84,7 +84,7 @@ class ReweightAnchors(Patch):
         if not is_same_model(raw, self.about):
             warnings.warn(
                 f"This re-weighting was fitted to {self.about.get('model', 'another model')} with other weights, "
-                f"processing or dtype than {hooked(model).name} has; fit it to this model unless that is meant.",
+                f"processing or dtype than {hooked(model).name} has; fit it to this model unless this is intended.",
                 stacklevel=2,
             )
 

@@ -131,7 +131,7 @@ class HeadEnrichment(Probe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tokens not in TOKEN_SETS:
-            raise InputError(f"tokens is {self.tokens!r}; it is one of {', '.join(map(repr, TOKEN_SETS))}.")
+            raise InputError(f"tokens is {self.tokens!r}; it must be one of {', '.join(map(repr, TOKEN_SETS))}.")
 
     @property
     def objective(self) -> Objective:

@@ -36,7 +36,7 @@ class LabelAttention(Probe):
 
     def __post_init__(self) -> None:
         if self.weight not in ("attention", "norm"):
-            raise InputError(f"LabelAttention: weight is {self.weight!r}; it is 'attention' or 'norm'.")
+            raise InputError(f"LabelAttention: weight is {self.weight!r}; it must be 'attention' or 'norm'.")
 
     @property
     def scope(self) -> Scope:

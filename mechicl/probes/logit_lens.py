@@ -55,9 +55,9 @@ class LogitLens(Probe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.lens not in ("corrected", "authors") and not isinstance(self.lens, TunedLens):
-            raise InputError(f"lens is {self.lens!r}; it is 'corrected', 'authors', or a TunedLens.")
+            raise InputError(f"lens is {self.lens!r}; it must be 'corrected', 'authors' or a TunedLens.")
         if not self.only or not set(self.only) <= set(QUANTITIES):
-            raise InputError(f"only is {self.only}; choose among {', '.join(QUANTITIES)}.")
+            raise InputError(f"only is {self.only}; choose from {', '.join(QUANTITIES)}.")
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ class SubJoiner(Probe):
     Means over the words of exactly `pieces` tokens, in each of two halves of the vocabulary's words (`word_half`):
 
     - `mass`: attention of the last token to the word's earlier ones.
-    - `first_bias`: attention to the first token, less the mean attention to the word's others, including the last.
+    - `first_bias`: attention to the first token, minus the mean attention to the word's others, including the last.
     - `control`: attention of a single-token word to the same number of tokens before it, averaged over those of the
       same half and sequence that end at most `near` tokens away, so that text and position are matched.
     - `auroc`: share of these single-token words whose attention is smaller than the word's (ties count half).

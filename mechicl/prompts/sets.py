@@ -100,7 +100,7 @@ class PromptSet(Sequence[Prompt]):
     """Demonstrations per class; as text if classes differ, such as "4/1"."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """How the prompts were made: data, policies, options; plain values, for provenance."""
-    companions: Mapping[str, PromptSet] = field(default_factory=dict)
+    auxiliary: Mapping[str, PromptSet] = field(default_factory=dict)
     """Auxiliary sets that an experiment needs in addition to this one, such as training prompts."""
 
     remedy: ClassVar = ("These prompts were made", "build them again with task.prompts(model.tokenizer, ...)")
@@ -166,8 +166,8 @@ class PromptSet(Sequence[Prompt]):
     @property
     def tokenizer_digests(self) -> frozenset[str]:
         """Digests of the tokenizers that made the prompts and auxiliary prompts; "" stands for prompts made by hand."""
-        companions = (companion.tokenizer_digests for companion in self.companions.values())
-        return frozenset({prompt.tokenizer_digest for prompt in self.prompts}.union(*companions))
+        auxiliary = (prompts.tokenizer_digests for prompts in self.auxiliary.values())
+        return frozenset({prompt.tokenizer_digest for prompt in self.prompts}.union(*auxiliary))
 
     def batch(self, device: torch.device | str | None = None) -> PromptBatch:
         """All prompts in one batch, in order; InputError if numbers of demonstrations differ."""
@@ -201,8 +201,8 @@ class PromptSet(Sequence[Prompt]):
             facts: tuple[Any, ...] = (prompt.tokens, demonstrations, prompt.query_text, prompt.label_ids, prompt.gold)
             facts += (prompt.label_tokens,) if prompt.label_tokens else ()
             digest.update(json.dumps(facts).encode() + b"\n")
-        for name, companion in sorted(self.companions.items()):
-            digest.update(f"{name} {companion.digest()}\n".encode())
+        for name, prompts in sorted(self.auxiliary.items()):
+            digest.update(f"{name} {prompts.digest()}\n".encode())
         return digest.hexdigest()
 
     def provenance(self) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class PromptSet(Sequence[Prompt]):
             "task": self.task, "seed": self.seed, "shots": self.shots, "prompts": len(self),
             "class_names": list(self.class_names), "label_words": list(self.label_words), "digest": self.digest(),
             "gold": [int((self.gold == c).sum()) for c in range(len(self.class_names))],
-            **self.origin, **{name: companion.provenance() for name, companion in self.companions.items()},
+            **self.origin, **{name: prompts.provenance() for name, prompts in self.auxiliary.items()},
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -122,9 +122,10 @@ def information_flow(
             (footnote 3).
         loss: cross_entropy over the label words (the paper), in nats, or logit_difference.
         target: Class whose loss is differentiated: gold (the paper) or predicted.
-        untrained: Number of untrained twins, which divide the prompts; with 0 every claim is undecided.
+        untrained: Number of untrained twins, each run on part of the prompts; 0 leaves every claim
+            undecided.
         by_head: Also measure reading and gathering of every head.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -153,7 +154,7 @@ def isolation(
     Isolating label words (Label Words are Anchors, section 2.2, Fig. 4 and 8).
 
     The paper: Isolating the label words in the first layers changes the prediction; isolating them in
-    the last layers, or isolating as many random tokens, hardly does.
+    the last layers, or isolating the same number of random tokens, hardly does.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -162,17 +163,17 @@ def isolation(
         n_layers: Numbers of first (and of last) layers to isolate.
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
             position 0), postsoftmax_zero or postsoftmax_renorm.
-        modes: Further modes in which the interval must lie above 0, too (protocol corrected); for none,
-            repeat the value of mode. exchange, which does not affect the verdict, replaces what label
-            words gather with what those of the same class gather in another demonstration set (its
-            control does this to text tokens), and needs two sets.
+        modes: Additional modes (protocol corrected); a claim is supported only if its interval lies
+            above 0 in each. Repeat the value of mode for none. exchange does not affect the verdict: it
+            replaces what label words gather with what those of the same class gather in another
+            demonstration set (its control does this to text tokens), and needs two sets.
         pool: Where random tokens are drawn from: all (any position before the target, query and
             template included), demo_text or demo_template.
         resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed (needs
             pool demo_text or demo_template).
         span: Which tokens of a label word are isolated: its anchor, or all (label).
         random_seed: Seed of the random control.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -202,7 +203,7 @@ def deep_layers(
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         weight: attention (the paper), or norm: attention times the norm of the value vector.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -240,7 +241,7 @@ def reweighting(
         more_shots: Demonstrations per class of the many-shot baseline, or as many as fit; 0 leaves it
             out.
         random_seed: Seed of the random positions.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -276,7 +277,7 @@ def compression(
             first.
         n_sets: Number of random sets.
         random_seed: Seed of the random sets.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -310,7 +311,7 @@ def compression_speed(
         repeats: Repetitions of each query; the median is reported.
         lr: Learning rate of the re-weighted methods.
         per_class: Training prompts per class of the re-weighted methods; 0 leaves them out.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
 
     Returns:
         A result. A row per prompt and arm (the kept part of the context): seconds, operations and
@@ -342,7 +343,7 @@ def error_diagnosis(
         components: Numbers of principal components.
         layer: Layer of the heatmap; default: at two thirds of the depth.
         contexts: Demonstration sets; halved until the data suffice.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -362,7 +363,7 @@ def anchor_kinds(
 
     How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
 
-    The claim: Label words are the anchors; with label words alone, without the template, compression
+    The question: Label words are the anchors; with label words alone, without the template, compression
     fails (footnote 6).
 
     Args:
@@ -468,7 +469,7 @@ def layer_lesions(
         windows: Lengths of repeated windows.
         times: How many more times each layer of a repeated window runs.
         positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -528,7 +529,7 @@ def cka(
         untrained: Number of untrained twins, each run on part of the input; 0 leaves claims that need
             them undecided.
         minibatch: Sequences per HSIC minibatch (protocol paper: 128).
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -560,7 +561,7 @@ def local_attention(
         corpus: running text, from `mi.load_corpus`.
         windows: Numbers of previous tokens.
         by_head: Also draw the attention of every head.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -747,7 +748,7 @@ def logit_lens(
         authors_lens: Also draw the authors' faulty lens.
         tuned: A tuned lens to draw as well, or its folder; it must have been fitted to this model on
             other text.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -842,7 +843,7 @@ def class_logits(
         kurtosis: Neurons of larger kurtosis are candidates, whatever their variance.
         variance: Neurons of larger variance are candidates, whatever their kurtosis.
         neurons: Number of neurons of largest effect.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
 
     Returns:
         A result. Histograms of what neurons add to the logits of a class and of all other tokens: a row
@@ -884,7 +885,7 @@ def voting(
         pairs: Maximum number of context pairs.
         context: Tokens per context.
         draw_seed: Seed of all draws.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -912,7 +913,7 @@ def neurons(
             `mechicl.models.Adapter`.
         kurtosis: Minimum kurtosis of a prediction or suppression neuron (a Gaussian has 3).
         variance: Minimum variance of a partition neuron.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
 
     Returns:
         A result. Vocabulary moments of neurons, and the density of each kind by layer: a row per
@@ -967,7 +968,7 @@ def norms(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        protocol: corrected, or paper (as the authors' code).
+        protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1018,7 +1019,7 @@ def right_then_wrong(
 
     Right, then wrong (Stages of Inference, section 5.4; a test of our own).
 
-    The paper: The last layers calibrate the prediction; they may spoil correct ones.
+    The paper: The last layers calibrate the prediction.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1050,7 +1051,7 @@ def inner_lexicon(
     The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
     5.1).
 
-    The claim: The first layers merge the tokens of a word into a representation of the word.
+    The question: The first layers merge the tokens of a word into a representation of the word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1080,8 +1081,8 @@ def lesioned_icl(
     In-context learning with a layer left out (beyond Stages of Inference, section 4.1, and Label Words
     are Anchors, section 2.1).
 
-    The claim: Both papers together suggest that early layers serve gathering at label words, and late
-    layers reading by the target.
+    The question: Both papers together suggest that early layers serve gathering at label words, and
+    late layers reading by the target.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1109,7 +1110,7 @@ def anchor_heads(
 
     Heads that gather and read (beyond Label Words are Anchors, section 2.1).
 
-    The claim: Which heads gather into label words and read them, and what is lost without them?
+    The question: Which heads gather into label words and read them, and what is lost without them?
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1119,7 +1120,7 @@ def anchor_heads(
             them undecided.
         k: Number of heads ablated together; at most half of the model's.
         draws: Random draws of control heads.
-        alone: Prompts of every set that are answered with each head ablated alone; 0: none.
+        alone: Prompts per demonstration set for ablating each head alone; 0 skips this.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -1146,7 +1147,7 @@ def anchor_sweep(
 
     Which tokens are anchors, in which layers (beyond Label Words are Anchors, section 2.2).
 
-    The claim: Do label words, and not other tokens, gather the demonstrations' information, and in
+    The question: Do label words, and not other tokens, gather the demonstrations' information, and in
     which layers?
 
     Args:
@@ -1175,7 +1176,7 @@ def decision_layer(
 
     When the answer is decided (beyond Label Words are Anchors, section 2.3).
 
-    The claim: Does the answer appear after the label words are read, as the paper's account implies?
+    The question: Does the answer appear after the label words are read, as the paper's account implies?
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1205,7 +1206,7 @@ def shot_sweep(
 
     More demonstrations (beyond Label Words are Anchors, sections 2 and 3.2).
 
-    The claim: With more demonstrations, does reading stay in label words, and in which ones?
+    The question: With more demonstrations, does reading stay in label words, and in which ones?
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1238,7 +1239,7 @@ def anchor_patching(
 
     What label words carry (beyond Label Words are Anchors, sections 2.1 and 2.2).
 
-    The claim: Do predictions follow transplanted label words, and fail without them?
+    The question: Do predictions follow transplanted label words, and fail without them?
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements

@@ -62,7 +62,7 @@ def sequence_lengths(material: Any, demonstrations_once: bool = False) -> list[i
         begins = [material[group[0]].query_start for group in shared_demonstrations(material)]
         return begins + [len(prompt) - prompt.query_start for prompt in material]
     if isinstance(material, PromptSet):
-        return [len(prompt) for one in (material, *material.companions.values()) for prompt in one]
+        return [len(prompt) for one in (material, *material.auxiliary.values()) for prompt in one]
     if isinstance(material, Benchmarks):
         return [1 + len("".join(request)) // 4 for request in material.requests]
     corpus = material.sentences if isinstance(material, WordPairs) else material
@@ -91,8 +91,9 @@ def memory_needed(
     others, free = twins * _weights(net) + held(longest), free_bytes(net.device)
     if free is not None and one + others > free:
         raise InputError(
-            f"A sequence of {longest} tokens needs about {in_words(one + others)} in this study and model, and "
-            f"{in_words(free)} are free on {net.device}; use shorter ones, a smaller model, or a lower dtype."
+            f"A sequence of {longest} tokens does not fit in this study: estimated memory {in_words(one + others)}, "
+            f"free memory {in_words(free)} on {net.device}; use shorter ones, a smaller model, or a lower-precision "
+            "dtype."
         )
     return batch * one + held(batch * longest)
 

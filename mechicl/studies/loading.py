@@ -31,7 +31,7 @@ def load_studies(path: str | Path) -> list[type[Study]]:
     name = f"{path.stem}_{sha256(str(path).encode()).hexdigest()[:8]}"  # a name that no library uses
     spec = spec_from_file_location(name, path) if path.suffix == ".py" and path.is_file() else None
     if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file; give the file that defines your studies, such as study.py.")
+        raise InputError(f"{path} is not a Python file; give the file that defines your studies, such as study.py.")
     studies, paths, earlier = dict(STUDIES), list(sys.path), sys.modules.get(name)
     module = module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and inspect look modules up here
@@ -85,10 +85,10 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
     name = name if name in STUDIES else name.replace("_", "-")  # its name in Python
     if name not in STUDIES:
         near = get_close_matches(name, STUDIES, 1)
-        hint = f"did you mean {near[0]}?" if near else "`mechicl list` names those that there are."
+        hint = f"did you mean {near[0]}?" if near else "`mechicl list` lists all studies."
         raise InputError(
-            f"There is no study {name!r}; {hint} One of your own is there once the file that defines it is imported "
-            "(in commands: --studies FILE)."
+            f"There is no study {name!r}; {hint} To load a study of your own, import its file first (in commands: "
+            "--studies FILE)."
         )
     table, provenance = load_table(folder, name)
     result = explained(Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance))
@@ -101,8 +101,7 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
                 "its summary, finding or evidence, or run it again."
             ) from error
         raise InputError(
-            f"The table of {name} in {folder} is not one of this version of mechicl: another version wrote it; run the "
-            "study again."
+            f"Another version of mechicl wrote the table of {name} in {folder}; run the study again."
         ) from error
     return result
 

@@ -126,7 +126,7 @@ def plan(study: Study, model: Any, material: Material, batch_size: int, cells: C
             code = measured_by(type(study))
         except InputError as error:
             if cells is not None:
-                warnings.warn(f"{study.name} keeps no cells, and a run that stops begins anew: {error}", stacklevel=4)
+                warnings.warn(f"{study.name} keeps no cells, so an interrupted run starts over: {error}", stacklevel=4)
             cells = None
     conditions = study.conditions(model)
     keys = [[study._key(code, model_facts, part, one) | surroundings for one in conditions] for part in parts]

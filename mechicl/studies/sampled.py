@@ -28,14 +28,14 @@ def remarks_on(provenance: Mapping[str, Any], rows: pd.DataFrame, clean: pd.Data
         of_task = [one for one in sets if one["task"] == task]
         names, n = of_task[0].get("class_names", ()), sum(one.get("prompts", FEWEST) for one in of_task)
         if n < FEWEST:
-            said.append(f"It rests on {n} prompt{'s' * (n > 1)} of {task}; take {FEWEST} or more.")
+            said.append(f"This result rests on {n} prompt{'s' * (n > 1)} of {task}; use {FEWEST} or more.")
             continue
         if len({tuple(one.get("class_names", ())) for one in of_task}) > 1:  # seeds drew other classes
             continue
         counts = [sum(numbers) for numbers in zip(*(one.get("gold", ()) for one in of_task), strict=False)]
         asked = [name for name, count in zip(names, counts, strict=False) if count]
         if len(asked) == 1:
-            said.append(f"All prompts of {task} ask about the class {asked[0]}; take prompts of other classes, too.")
+            said.append(f"All prompts of {task} ask about the class {asked[0]}; use prompts of other classes, too.")
         predicted = set(clean.loc[clean["task"] == task, "predicted"]) if len(clean) else ()
         if predicted and (never := [name for c, name in enumerate(names) if c not in predicted]):
             said.append(f"The model never predicts {', '.join(never)} on {task}.")

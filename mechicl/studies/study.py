@@ -48,7 +48,7 @@ class Study(ABC):
     `name` is registered for `mi.load_result`, reports, and the command line.
     """
 
-    protocol: Annotated[Protocol, Switch("corrected, or paper (as the authors' code).")] = "corrected"
+    protocol: Annotated[Protocol, Switch("corrected, or paper (reproduces the authors' code).")] = "corrected"
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -330,7 +330,7 @@ def _register(study: type[Study]) -> None:
     called = study.name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9-]*", study.name) or called in vars(import_module("mechicl.studies")):
         raise InputError(
-            f"A study cannot be named {study.name!r}; take small letters, dashes and no name of mechicl.studies."
+            f"A study cannot be named {study.name!r}; use small letters and dashes, and no name in mechicl.studies."
         )
     if study.reads not in INPUTS:
         raise InputError(f"The study {study.name} reads {study.reads!r}; let it read one of {', '.join(INPUTS)}.")

@@ -141,7 +141,7 @@ class Parcel:
         module, advice = type(study).__module__, "load it with mi.studies.load_studies, or leave out workers"
         if module == "__main__":
             raise InputError(
-                f"Workers cannot read the study {study.name} from a notebook or a script that runs; put it in a file "
+                f"Workers cannot read the study {study.name} from a notebook or a running script; put it in a file "
                 f"of its own and {advice}."
             )
         own = [] if module.startswith("mechicl.") else [(module, inspect.getfile(type(study)))]
@@ -168,7 +168,7 @@ def measure(model: Any, parcel: Parcel) -> list[pd.DataFrame]:
         differs = [name for name in mine if asked[name] != "" and mine[name] != asked[name]]
         if differs:
             raise InputError(
-                f"A worker's {' and '.join(differs)} differ from those of this process, so its numbers would; give "
+                f"A worker's {' and '.join(differs)} differ from this process's, so its results would differ; give "
                 "both the same model, code and libraries."
             )
     return list(plan.measured(model, unit))
@@ -210,5 +210,6 @@ def _check_room(net: Any, n: int) -> None:
     needed = n * sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
     if free is not None and needed > free:
         raise InputError(
-            f"{n} workers hold {n} copies of the model, {in_words(needed)}, and {in_words(free)} are free; use fewer."
+            f"{n} workers do not fit: {n} copies of the model take {in_words(needed)}, free memory {in_words(free)}; "
+            "use fewer."
         )

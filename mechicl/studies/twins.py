@@ -108,7 +108,7 @@ def against_twins(
     means = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
     twins = [float(mean) for mean in means if not np.isnan(mean)]
     if len(twins) < 2:
-        why = "A single untrained twin does not show how far twins differ; take two or more." if twins else ""
+        why = "A single untrained twin does not show how far twins differ; use two or more." if twins else ""
         return of_documents(values, None, undecided=why, **more)
     raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
     return of_documents(values, **beyond(raw if controls is None else against_few(raw, controls), twins), **more)
@@ -127,9 +127,7 @@ def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
     if raw.low > 0 >= effect.low:
         size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g}"
         alike = f"Random weights may show the same ({size})."
-        apart = (
-            f"Too few untrained models to exclude that random weights show the same ({size}); take more (untrained)."
-        )
+        apart = f"Too few untrained twins to rule out that random weights show the same ({size}); use more (untrained)."
         found["undecided"] = alike if null >= raw.low / 2 else apart
     return found
 

@@ -104,8 +104,8 @@ DOORS = {
         model, [catalogue.prompts(), replace(prompts, seed=1)]
     ),
     "an estimate": lambda model, prompts: InformationFlow().estimate(model, prompts),
-    "a companion": lambda model, prompts: Reweighting().run(
-        model, replace(catalogue.prompts(), companions={"training": prompts})
+    "an auxiliary prompt": lambda model, prompts: Reweighting().run(
+        model, replace(catalogue.prompts(), auxiliary={"training": prompts})
     ),
     "compress": lambda model, prompts: compress(model, prompts[0]),
     "fit_reweighting": lambda model, prompts: fit_reweighting(model, prompts, epochs=1),
@@ -160,7 +160,7 @@ def test_prompts_by_hand_and_models_without_a_tokenizer_pass(other):
 
 def test_the_tokenizer_is_no_part_of_equality_or_of_digests(other):
     prompts = catalogue.prompts()
-    bare = PromptSet(tuple(replace(prompt, tokenizer_digest="") for prompt in prompts), companions=prompts.companions)
+    bare = PromptSet(tuple(replace(prompt, tokenizer_digest="") for prompt in prompts), auxiliary=prompts.auxiliary)
     assert bare[0] == prompts[0]
     assert bare.digest() == prompts.digest()
     assert prompts[0].tokenizer_digest == tokenizer_digest(tiny.tokenizer())

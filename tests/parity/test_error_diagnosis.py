@@ -23,7 +23,7 @@ def test_confusions_equal_the_authors(path: Path, shared: Path, load_shared_mode
     asked = task.prompts(model.tokenizer, order="class", rows=shuffled)
     behind = task.context_prompts(model.tokenizer, contexts=meta["n_contexts"], rows=rows)
     study = ErrorDiagnosis("paper", components=(5, 10), layer=meta["default_layer"])
-    result = study.run(model, replace(asked, companions={"contexts": behind}), batch_size=8)
+    result = study.run(model, replace(asked, auxiliary={"contexts": behind}), batch_size=8)
     pairs = np.triu_indices(len(asked.class_names), 1)
     real = result.table[result.table["layer"] == REAL]["value"]
     np.testing.assert_allclose(real, np.array(fixture["conf_real_unrounded"])[pairs], atol=1e-9)

@@ -57,7 +57,7 @@ def test_the_majority_is_among_known_classes() -> None:
 
 
 def test_nothing_to_measure_is_refused() -> None:
-    with pytest.raises(InputError, match=r"kept is .*; choose among label"):
+    with pytest.raises(InputError, match=r"kept is .*; choose from label"):
         Compression(kept=())
 
 

@@ -85,13 +85,13 @@ def test_queries_and_keys_make_the_scores(family: str) -> None:
 
 
 def test_there_are_as_many_contexts_as_the_data_fill() -> None:
-    behind = replace(STUDY, contexts=64).prompts(TASK, tiny.tokenizer(), seed=0).companions["contexts"]
+    behind = replace(STUDY, contexts=64).prompts(TASK, tiny.tokenizer(), seed=0).auxiliary["contexts"]
     assert len({prompt.tokens[: prompt.query_start] for prompt in behind}) == 8
 
 
 def test_contexts_hold_as_many_demonstrations_as_asked_for_and_the_first_is_that_of_all_items() -> None:
     asked = STUDY.prompts(TASK, tiny.tokenizer(), seed=3, shots=(2, 1, 1), mislabelled=(1, 0, 0))
-    behind = asked.companions["contexts"]
+    behind = asked.auxiliary["contexts"]
     assert {prompt.anchor_classes for prompt in behind} == {(1, 0, 1, 2)}  # the first drawn of the first is wrong
     assert behind[0].tokens[: behind[0].query_start] == asked[0].tokens[: asked[0].query_start]
     shown = [set(prompt.ids.demonstrations) for prompt in behind[:4]]

@@ -60,11 +60,11 @@ def test_memory_follows_the_batch_and_the_gradients() -> None:
     assert "those of an untrained twin" in str(gradients)
 
 
-def test_companions_count() -> None:
+def test_auxiliary_prompts_count() -> None:
     """More shots are longer than the prompts that they accompany: these must fit as well."""
     prompts = Reweighting(per_class=1, more_shots=2).prompts(catalogue.TASK, tiny.tokenizer(), seed=0, samples=3)
-    assert len(prompts.companions) >= 2
-    assert len(sequence_lengths(prompts)) == len(prompts) + sum(map(len, prompts.companions.values()))
+    assert len(prompts.auxiliary) >= 2
+    assert len(sequence_lengths(prompts)) == len(prompts) + sum(map(len, prompts.auxiliary.values()))
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2", "bloom"])

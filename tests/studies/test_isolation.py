@@ -63,7 +63,7 @@ def test_examples_show_words_with_and_without_isolation() -> None:
 
 @pytest.mark.parametrize("n_layers", [(), (0,), (4,)])
 def test_numbers_of_layers_that_the_model_does_not_have(n_layers: tuple[int, ...]) -> None:
-    with pytest.raises(mi.InputError, match=r"choose among 1 to 3|from 1 on"):
+    with pytest.raises(mi.InputError, match=r"choose from 1 to 3|from 1 on"):
         mi.isolation(tiny.model("gpt2"), random_prompts(2), n_layers=n_layers)
 
 

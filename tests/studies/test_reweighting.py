@@ -1,4 +1,4 @@
-"""The re-weighting study: its companions, controls and numbers."""
+"""The re-weighting study: its auxiliary prompts, controls and numbers."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from tests.engines.test_compression import TASK, films
 STUDY = Reweighting(lr=0.1, epochs=2, per_class=2, more_shots=3)
 
 
-def test_companions_share_the_demonstrations() -> None:
+def test_auxiliary_prompts_share_the_demonstrations() -> None:
     prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
     start = prompts[0].query_start
     for name in ("training", "content_free"):
-        assert all(p.tokens[:start] == prompts[0].tokens[:start] for p in prompts.companions[name])
-    assert len(prompts.companions["training"]) == 4
-    assert prompts.companions["more_shots"].shots == 3
-    assert [p.ids.query for p in prompts.companions["more_shots"]] == [p.ids.query for p in prompts]
+        assert all(p.tokens[:start] == prompts[0].tokens[:start] for p in prompts.auxiliary[name])
+    assert len(prompts.auxiliary["training"]) == 4
+    assert prompts.auxiliary["more_shots"].shots == 3
+    assert [p.ids.query for p in prompts.auxiliary["more_shots"]] == [p.ids.query for p in prompts]
     assert prompts.digest() != films().digest()
     room = max(map(len, TASK.prompts(tiny.tokenizer(), seed=0, shots=2)))
     with pytest.warns(UserWarning, match=r"cannot have 3 per class: .* tokens .* It has 2\."):
         prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0, n_ctx=room)
-    assert prompts.companions["more_shots"].shots == 2
+    assert prompts.auxiliary["more_shots"].shots == 2
     assert "3 per class" in prompts.provenance()["fewer_shots"]
 
 
-def test_companions_have_the_order_of_the_prompts() -> None:
+def test_auxiliary_prompts_have_the_order_of_the_prompts() -> None:
     prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0, shots=2, order="class")
     start = prompts[0].tokens[: prompts[0].query_start]
     for name in ("training", "content_free"):
-        assert all(p.tokens[: p.query_start] == start for p in prompts.companions[name])
-    more = prompts.companions["more_shots"][0].anchor_classes
+        assert all(p.tokens[: p.query_start] == start for p in prompts.auxiliary[name])
+    more = prompts.auxiliary["more_shots"][0].anchor_classes
     assert list(more) == sorted(more)
 
 
@@ -59,7 +59,7 @@ def test_seeds_that_are_averaged_have_as_many_more_shots() -> None:
     with pytest.warns(UserWarning, match="2 per class fit every seed"):
         sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=seeds, n_ctx=min(need), too_long="shorter")
     for one in sets:
-        more = one.companions["more_shots"]
+        more = one.auxiliary["more_shots"]
         assert more.shots == 2
         assert [prompt.ids.query for prompt in more] == [prompt.ids.query for prompt in one]
         assert set(one[0].ids.demonstrations) <= set(more[0].ids.demonstrations)
@@ -76,7 +76,7 @@ def test_different_numbers_of_shots_are_not_averaged() -> None:
 
 def test_ag_news_has_the_authors_number_in_their_protocol() -> None:
     news, study = replace(TASK, name="agnews"), replace(STUDY, more_shots=5)
-    shots = {p: replace(study, protocol=p).prompts(news, tiny.tokenizer()).companions["more_shots"].shots
+    shots = {p: replace(study, protocol=p).prompts(news, tiny.tokenizer()).auxiliary["more_shots"].shots
              for p in ("paper", "corrected")}  # fmt: skip
     assert shots == {"paper": 3, "corrected": 5}
 
@@ -100,8 +100,8 @@ def test_all_methods_are_measured() -> None:
 def test_queries_are_paired_by_what_they_ask() -> None:
     """More shots may ask in another order, and lack a query; a gain is that on the same queries all the same."""
     model, prompts = tiny.model("gpt2"), STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
-    more = prompts.companions["more_shots"]
-    other = replace(prompts, companions={**prompts.companions, "more_shots": more.select(range(len(more) - 2, -1, -1))})
+    more = prompts.auxiliary["more_shots"]
+    other = replace(prompts, auxiliary={**prompts.auxiliary, "more_shots": more.select(range(len(more) - 2, -1, -1))})
     straight, turned = (STUDY.measure(model, one, {"method": MORE_SHOTS}, batch_size=16) for one in (prompts, other))
     both = turned.merge(straight, on="prompt")
     assert len(both) == len(more) - 1
@@ -121,7 +121,7 @@ def test_gains_are_paired_and_learning_is_kept() -> None:
     assert gain.loc["label biases", ["mean", "low", "high"]].tolist() == [verdict.effect, verdict.low, verdict.high]
     curves = STUDY.learning_curves(result.table)
     assert set(curves["epoch"]) == {1, 2}
-    training = [STUDY.prompts(TASK, tiny.tokenizer(), seed=seed).companions["training"] for seed in (0, 1)]
+    training = [STUDY.prompts(TASK, tiny.tokenizer(), seed=seed).auxiliary["training"] for seed in (0, 1)]
     fits = [fit_reweighting(model, one, lr=STUDY.lr, epochs=2, seed=one.seed) for one in training]
     losses = curves.query(f"method == {REWEIGHTED!r} and metric == 'training_loss'")["mean"]
     np.testing.assert_allclose(losses, np.mean([fit.by_epoch()[0] for fit in fits], axis=0), rtol=1e-4)
@@ -178,7 +178,7 @@ def test_biases_undo_a_shift_of_the_logits() -> None:
 def test_random_positions_are_text_and_the_same_for_the_same_demonstrations() -> None:
     prompts = STUDY.prompts(TASK, tiny.tokenizer(), seed=0)
     moved = at_random_positions(prompts, 0)
-    assert {p.anchors for p in moved} == {at_random_positions(prompts.companions["training"], 0)[0].anchors}
+    assert {p.anchors for p in moved} == {at_random_positions(prompts.auxiliary["training"], 0)[0].anchors}
     assert set(moved[0].anchors) <= set(prompts[0].w)
 
 

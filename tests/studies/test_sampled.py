@@ -34,7 +34,7 @@ def test_a_study_of_label_words_refuses_prompts_without_demonstrations(name: str
 def test_a_layer_cannot_be_left_out_of_a_model_of_one() -> None:
     model = tiny.fresh("gpt2")
     model.cfg.n_layers = 1
-    with pytest.raises(mi.InputError, match="single one; take a deeper model"):
+    with pytest.raises(mi.InputError, match="single one; use a deeper model"):
         LesionedLearning().conditions(model)
 
 

@@ -60,7 +60,10 @@ from mechicl.studies.summary import by_metric, intervals, mean_with_interval
 from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 
 _SOURCE = "beyond Label Words are Anchors, section 2.1"
-_LOST = "label loyalty lost to mean ablation, less that to as many heads of the same layers and about the same output"
+_LOST = (
+    "label loyalty lost to mean ablation, minus the loss from ablating the same number of heads of the same layers "
+    "with about the same output norm"
+)
 READING = Claim(
     "heads-reading", "Predictions depend on the heads that read label words.", _SOURCE, _LOST, "label loyalty", TWINS,
     0.1,
@@ -99,7 +102,7 @@ class AnchorHeads(AgainstTwins):
     draws: Annotated[int, Switch("Random draws of control heads.", min=1)] = 3
 
     alone: Annotated[
-        int, Switch("Prompts of every set that are answered with each head ablated alone; 0: none.", min=0)
+        int, Switch("Prompts per demonstration set for ablating each head alone; 0 skips this.", min=0)
     ] = 4
 
     name = "anchor-heads"
@@ -192,7 +195,7 @@ class AnchorHeads(AgainstTwins):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if claim is SAME:
             if _agreement(given(table)).empty:
-                return Evidence.nothing("It needs two demonstration sets or more.")
+                return Evidence.nothing("This claim needs two demonstration sets or more.")
             return against_twins(_agreement, table)
         kind = "reading" if claim is READING else "gathering"
         means = where(given(table), part="ablations", method="mean").groupby("arm")["loss"].mean()

@@ -52,14 +52,14 @@ KINDS = (LABELS, "separators", "text", RANDOM, "target")
 ALL_LAYERS = -1
 """In the column `layer`."""
 INTO_TWIN, INTO_CLEAN = "clean into twin", "twin into clean"
-_FOLLOWING = "share of prompts with the clean answer, less the same with random text tokens transplanted"
+_FOLLOWING = "share of prompts with the clean answer, minus the same with random text tokens transplanted"
 SUFFICIENT = Claim(
     "patching-sufficient", "Predictions follow the transplanted label words.", _SOURCE, _FOLLOWING, "of prompts", TWINS,
     0.1,
 )  # fmt: skip
 NECESSARY = Claim(
     "patching-necessary", "Without the prompt's own label words, the model no longer gives the clean answer.",
-    _SOURCE, "share of prompts whose answer changes, less the same with random text tokens transplanted", "of prompts",
+    _SOURCE, "share of prompts whose answer changes, minus the same with random text tokens transplanted", "of prompts",
     TWINS, 0.1,
 )  # fmt: skip
 DEEP = Claim(
@@ -137,7 +137,7 @@ class AnchorPatching(AgainstTwins):
             return Evidence.nothing(f"These prompts mark no tokens as {' or '.join(sorted(missing))}.")
         if claim is DEEP:
             if table["layer"].max() < 1 or "keys_values" not in set(given(table)["site"]):
-                return Evidence.nothing("It needs the site keys_values, and a model of two layers or more.")
+                return Evidence.nothing("This claim needs the site keys_values, and a model of two layers or more.")
             return against_twins(_deep, table)
         changed = given(table)["predicted"] != given(table)["twin_answer"]
         note = f"Exchanged labels change {changed.mean():.0%} of the answers."

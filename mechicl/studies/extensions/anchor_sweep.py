@@ -38,8 +38,8 @@ _COLOURS = {"label words": LABEL_COLOUR, "before the label": PURPLE, "behind the
 _CLAIM = Claim(
     "anchor-sweep", "Label words gather the demonstrations' information in shallow layers.",
     "beyond Label Words are Anchors, section 2.2",
-    "word loyalty (k = 5) lost to isolation in the first third of the layers, less that in the last third",
-    "word loyalty", "as many random text tokens", 0.05,
+    "word loyalty (k = 5) lost to isolation in the first third of the layers, minus that in the last third",
+    "word loyalty", "the same number of random text tokens", 0.05,
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ class AnchorSweep(PredictionStudy):
     def conditions(self, model: Any) -> list[Condition]:
         layers = hooked(model).sizes.n_layers
         if max(self.windows) > layers:
-            raise InputError(f"windows is {self.windows}; this model has {layers} layers, choose among 1 to {layers}.")
+            raise InputError(f"windows is {self.windows}; this model has {layers} layers, choose from 1 to {layers}.")
         return [
             {"isolated": "nothing", "window": 0, "layer": 0},
             *(
@@ -111,7 +111,7 @@ class AnchorSweep(PredictionStudy):
         width, starts = self.windows[0], rows["layer"].nunique()
         third = max(1, starts // 3)
         if third - 1 + width > starts - third:
-            return Evidence.nothing(f"Windows of {width} layers at either end overlap; take narrower ones (windows).")
+            return Evidence.nothing(f"Windows of {width} layers at either end overlap; use narrower ones (windows).")
 
         def more_in_shallow(kind: str) -> pd.Series[float]:
             by_layer = pd.DataFrame(loyalty[kind]).sort_index(axis=1)

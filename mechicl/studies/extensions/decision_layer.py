@@ -6,12 +6,12 @@ layer and after the last, and measure how far the final answer is ahead of the o
 point on it remains ahead, and the total probability of all label words.
 
 A lens that prefers one class for every prompt agrees with many final answers before anything is decided. The claims
-therefore rest on the prompt's *own margin*: the label words' lens logits, less their mean over prompts at the same
+therefore rest on the prompt's *own margin*: the label words' lens logits, minus their mean over prompts at the same
 point, projected on their final direction. It is 0 where the lens gives the same logits for all prompts, and 1 at the
 end. The *decision* is the first point from which the own margin remains at least one half.
 
 Saliency from the same pass shows where label words are read: the saliency per edge from label words to the target
-(S_pq), less that of random text at matched positions. Half of the *reading* is done where the cumulative sum of this
+(S_pq), minus that of random text at matched positions. Half of the *reading* is done where the cumulative sum of this
 excess over layers reaches half. The figure shows reading as enrichment, relative to an average edge to the target.
 
 In an early residual the lens finds only what is written in the final layers' directions. The lens therefore gives an
@@ -145,7 +145,7 @@ class DecisionLayer(AgainstTwins):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        return f"{super().finding(result)} The lens may see an answer later than it is there."
+        return f"{super().finding(result)} The answer may be present before the lens shows it."
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         by = ["model", "task", "shots", "weights"]

@@ -55,7 +55,7 @@ def matched_heads(
 def lost_alone(
     model: Any, prompt: Prompt, means: Float[Tensor, "layer head d_head"]
 ) -> Float[np.ndarray, "layer head"]:
-    """Drop of the clean answer's logit, less the mean of the other label words', under mean ablation of each head.
+    """Drop of the clean answer's logit, minus the mean of the other label words', under mean ablation of each head.
 
     One sweep, in which a head's pass equals the clean one up to its layer.
     """

@@ -176,7 +176,7 @@ class ShotSweep(AgainstTwins):
         shown = table[table["shots"].map(_number) > 0]
         fewest, most = (end(shown["shots"].map(_number)) for end in (min, max))
         if claim is not READS and fewest == most:
-            return Evidence.nothing("It needs two numbers of demonstrations or more.")
+            return Evidence.nothing("This claim needs two numbers of demonstrations or more.")
         note = f"The most are {most:g} per class, the fewest {fewest:g}."
         if claim is LEARNS:
             if given(shown)["accuracy"].isna().any():

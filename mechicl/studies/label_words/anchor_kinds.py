@@ -66,8 +66,8 @@ def _claim(kind: str, null: str) -> Claim:
     )  # fmt: skip
 
 
-_CLAIMS = {_claim(kind, null): kind
-           for kind, null in ((RANDOM, "as many random text tokens"), ("separators", "the separators"))}  # fmt: skip
+_NULLS = {RANDOM: "the same number of random text tokens", "separators": "the separators"}
+_CLAIMS = {_claim(kind, null): kind for kind, null in _NULLS.items()}
 """Each claim, with the kind of token that it compares label words with."""
 
 
@@ -149,8 +149,10 @@ class AnchorKinds(PredictionStudy):
         rows = where(self.loyalty(table), change="isolated")
         tokens = rows.groupby("kind")["kind_tokens"].mean()
         if _CLAIMS[claim] == RANDOM and tokens["label words"] > tokens[RANDOM]:
-            why = "Label words are isolated whole, random text a token for each; take label words of one token."
-            return Evidence.nothing(why)
+            return Evidence.nothing(
+                "Label words have several tokens here, but only one random token is isolated for each; use label words "
+                "of one token."
+            )
         changed = 1 - by_prompt(rows, "word_loyalty_5", "kind")
         return paired(claim, changed["label words"], changed[_CLAIMS[claim]])
 

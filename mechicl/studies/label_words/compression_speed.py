@@ -114,7 +114,7 @@ class CompressionSpeed(Study):
             return prompts
         common = {name: value for name, value in options.items() if name not in ("samples", "demonstrations", "rows")}
         training = task.auxiliary_prompts(tokenizer, per_class=self.per_class, **common)
-        return replace(prompts, companions={"training": training})
+        return replace(prompts, auxiliary={"training": training})
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         device = hooked(model).device
@@ -124,7 +124,7 @@ class CompressionSpeed(Study):
         return 5 * (1 if self.protocol == "paper" else self.repeats + 1)  # one query at a time
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        training, parts = prompts.companions.get("training"), []
+        training, parts = prompts.auxiliary.get("training"), []
         for indices in shared_demonstrations(prompts):
             members = prompts.select(indices)
             words = {"demonstration_words": [_words(prompt, prompt.w) for prompt in members],
@@ -169,7 +169,7 @@ class CompressionSpeed(Study):
         speed, arm = by_prompt(rows, "speed", "arm"), ANCHORS_REWEIGHTED if claim == _OF_BOTH else ANCHORS
         rival = _OF_SPEED.get(claim, FULL)
         if not {arm, rival} <= set(speed):
-            why = "It is not measured with protocol paper, nor on prompts without training prompts (per_class)."
+            why = "This claim is not measured with protocol paper, nor on prompts without training prompts (per_class)."
             return Evidence.nothing(why)
         faster = _over_sets(speed[arm] - speed[rival])
         if claim != _OF_BOTH:

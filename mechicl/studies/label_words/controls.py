@@ -50,7 +50,7 @@ def at_random_positions(prompts: PromptSet, seed: int) -> PromptSet:
     return replace(prompts, prompts=tuple(moved(prompt) for prompt in prompts))
 
 
-def with_companions(
+def with_auxiliary_prompts(
     task: Task, tokenizer: Any, per_class: int, more_shots: int, *, seed: int = 42, shots: Counts = 1, **options: Any
 ) -> PromptSet:
     """A task's prompts with `per_class` training prompts, and the same queries after at most `more_shots` per class.
@@ -61,7 +61,7 @@ def with_companions(
     prompts = task.prompts(tokenizer, seed=seed, shots=shots, **options)
     shared = ("n_ctx", "too_long", "prepend_bos", "anchor", "mislabelled", "order")
     common = {"seed": seed, **{name: options[name] for name in shared if name in options}}
-    companions = {
+    auxiliary = {
         "training": task.auxiliary_prompts(tokenizer, shots=shots, per_class=per_class, **common),
         "content_free": task.content_free_prompts(tokenizer, shots=shots, **common),
     }
@@ -70,22 +70,22 @@ def with_companions(
         del common["order"]
     more, reason = _with_more_shots(task, tokenizer, shots, more_shots, common | {"rows": rows})
     if more is not None:
-        companions["more_shots"] = more
+        auxiliary["more_shots"] = more
     if reason:
         warnings.warn(f"{task.name}, seed {seed}: {reason}", stacklevel=3)
     origin = {**prompts.origin, **({"fewer_shots": reason} if reason else {})}
-    return replace(prompts, companions=companions, origin=origin)
+    return replace(prompts, auxiliary=auxiliary, origin=origin)
 
 
 def more_shots_of(prompts: PromptSet) -> int:
     """Demonstrations per class, without wrong labels, of the auxiliary prompts with more shots; 0 if there are none."""
-    more = prompts.companions.get("more_shots")
+    more = prompts.auxiliary.get("more_shots")
     return 0 if more is None else len(more[0].demonstrations) // len(more.label_ids)
 
 
 def asking_the_same(prompts: PromptSet) -> PromptSet:
     """The prompts with more shots that ask about the same rows; empty if there are none."""
-    others = prompts.companions.get("more_shots", prompts[:0])
+    others = prompts.auxiliary.get("more_shots", prompts[:0])
     rows = {prompt.ids.query for prompt in prompts}
     return others.select([i for i, prompt in enumerate(others) if prompt.ids.query in rows])
 

@@ -102,7 +102,7 @@ class DeepLayers(Study):
         seeds = list(_scores(table, "predicted", self.protocol))
         note = _predictions(table)
         if not seeds:
-            why = "The model predicts a single class, so no AUROC is defined; take more prompts or another task."
+            why = "The model predicts a single class, so no AUROC is defined; use more prompts or another task."
             return Evidence.nothing(why)
         deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
         options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
@@ -117,9 +117,7 @@ class DeepLayers(Study):
             low, high = draws[..., deep].mean((0, 2)).sub(0.5).nanquantile(_BOUNDS)
             interval = interval._replace(low=float(low), high=float(high))
         counted = interval._replace(sets=int(sum(one.max() + 1 for one in sets)), n=sum(map(len, sets)))
-        single = (
-            "There is a single seed, and an AUROC is a number per seed; take more." if np.isnan(counted.low) else ""
-        )
+        single = "There is a single seed, and an AUROC is a number per seed; use more." if np.isnan(counted.low) else ""
         least = float(p[deep].min())
         return Evidence(values, 0.5, np.arange(len(values)), "prompts", counted, least, undecided=single, note=note)
 

@@ -51,7 +51,7 @@ _CLAIM = Claim(
     "Spearman correlation", "permuted classes", 0.2,
 )  # fmt: skip
 _NOTHING = (
-    "The model confuses all pairs of classes alike; take more prompts, a model that makes errors, or wrong labels, "
+    "The model confuses all pairs of classes alike; use more prompts, a model that makes errors, or wrong labels, "
     "which bias it (mislabelled)."
 )
 
@@ -108,14 +108,14 @@ class ErrorDiagnosis(Study):
         while True:
             try:
                 behind = task.context_prompts(tokenizer, contexts=contexts, rows=rows, **options)
-                return replace(prompts, companions={"contexts": behind})
+                return replace(prompts, auxiliary={"contexts": behind})
             except DoesNotFit:
                 if contexts == 1:
                     raise
                 contexts //= 2
 
     def measure(self, model: Any, prompts: PromptSet, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        behind = prompts.companions.get("contexts")
+        behind = prompts.auxiliary.get("contexts")
         if behind is None or len(prompts.label_ids) < 3:
             raise InputError(
                 "Error diagnosis compares pairs of three or more classes in many contexts; give a task of three "
@@ -136,7 +136,7 @@ class ErrorDiagnosis(Study):
         known = between[between.isfinite()]
         if not len(known):
             raise InputError(
-                f"There is nothing to diagnose: no two classes of {prompts.task} have prompts; take more prompts, of "
+                f"There is nothing to diagnose: no two classes of {prompts.task} have prompts; use more prompts, of "
                 "known classes."
             )
         rows = [pairs.pair_rows(real, names, context=0, layer=REAL, components=0)]
@@ -183,7 +183,7 @@ class ErrorDiagnosis(Study):
         nearest, confused = (" and ".join(pairs.smallest(matrix)) for matrix in (predicted, real))
         note = f"Nearest anchors in layer {layer} (M = {components}): {nearest}; most confused: {confused}."
         if len(predicted) < 4:
-            why = "Three pairs of classes cannot decide a correlation; take a task of four classes or more."
+            why = "Three pairs of classes cannot decide a correlation; use a task of four classes or more."
             return Evidence.nothing(why, note=note)
         of_seeds = [
             pairs.by_context([(rows, real)], layer, components)

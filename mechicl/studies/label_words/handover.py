@@ -45,7 +45,7 @@ def handover(gathering: Float[np.ndarray, "set layer"], reading: Float[np.ndarra
     ratio = np.log(np.maximum(weights @ reading, _LEAST)) - np.log(np.maximum(weights @ gathering, _LEAST))
     before = np.arange(1, n_layers)
     sums = ratio.cumsum(1)
-    step = (sums[:, -1:] - sums[:, :-1]) / (n_layers - before) - sums[:, :-1] / before  # mean after, less mean before
+    step = (sums[:, -1:] - sums[:, :-1]) / (n_layers - before) - sums[:, :-1] / before  # mean after, minus mean before
     split = (step**2 * before * (n_layers - before)).argmax(1)
     low, high = np.quantile(split[1:] + 1, [0.025, 0.975])
     rises = np.take_along_axis(step, split[:, None], 1)[:, 0] > 0

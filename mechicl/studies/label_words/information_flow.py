@@ -88,7 +88,8 @@ class InformationFlow(Study):
         Literal["gold", "predicted"], Switch("Class whose loss is differentiated: gold (the paper) or predicted.")
     ] = "gold"
     untrained: Annotated[
-        int, Switch("Number of untrained twins, which divide the prompts; with 0 every claim is undecided.", min=0)
+        int,
+        Switch("Number of untrained twins, each run on part of the prompts; 0 leaves every claim undecided.", min=0),
     ] = 4
     by_head: Annotated[bool, Switch("Also measure reading and gathering of every head.")] = False
 
@@ -144,7 +145,7 @@ class InformationFlow(Study):
         layers = range(n_layers // 2) if claim is GATHERING else range(n_layers // 2, n_layers - 1)
         if not layers or _column(kind, "label words") not in table:
             why = (
-                "It needs a model of three layers or more."
+                "This claim needs a model of three layers or more."
                 if not layers
                 else "The result was saved without enrichment."
             )

@@ -10,9 +10,9 @@ at k = 5 (the paper) and k = 10 (the authors' notebook), and the probability of 
 
 How attention is cut matters: without the edge to position 0, a label word may itself become an attention sink. So
 `"corrected"` also isolates in further modes (`modes`), and cuts the same number of random edges as a second control. A
-claim is supported only if its sign is the same in all modes that cut. One mode cuts nothing: `exchange` gives a label
-word what that of the same class gathers in another demonstration set, which shows whether label words carry more than
-their class. Loyalty is reported next to that of a constant answer.
+claim is supported only if its interval lies above 0 in every mode that cuts, and against random edges. One mode cuts
+nothing: `exchange` gives a label word what that of the same class gathers in another demonstration set, which shows
+whether label words carry more than their class. Loyalty is reported next to that of a constant answer.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _MEASURED = {
         ("labels", "label_loyalty", "predicted labels"), ("words", "word_loyalty_5", "the five most probable words"),
     )
     for suffix, control, condition, over in (
-        ("", "isolating as many random tokens there", _BY_RANDOM, ""),
+        ("", "isolating the same number of random tokens there", _BY_RANDOM, ""),
         ("-depth", "isolating them in the last layers", _BY_LAST, " over that of random tokens"),
     )
 }  # fmt: skip
@@ -82,10 +82,10 @@ class Isolation(PredictionStudy):
     modes: Annotated[
         tuple[Variant, ...],
         Switch(
-            "Further modes in which the interval must lie above 0, too (protocol corrected); for none, repeat the "
-            "value of mode. exchange, which does not affect the verdict, replaces what label words gather with what "
-            "those of the same class gather in another demonstration set (its control does this to text tokens), and "
-            "needs two sets."
+            "Additional modes (protocol corrected); a claim is supported only if its interval lies above 0 in each. "
+            "Repeat the value of mode for none. exchange does not affect the verdict: it replaces what label words "
+            "gather with what those of the same class gather in another demonstration set (its control does this to "
+            "text tokens), and needs two sets."
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
     pool: Annotated[
@@ -113,7 +113,7 @@ class Isolation(PredictionStudy):
     source = _SOURCE
     claim = (
         "Isolating the label words in the first layers changes the prediction; isolating them in the last layers, or "
-        "isolating as many random tokens, hardly does."
+        "isolating the same number of random tokens, hardly does."
     )
     claims = tuple(_MEASURED)
 
@@ -125,7 +125,7 @@ class Isolation(PredictionStudy):
     def conditions(self, model: Any) -> list[Condition]:
         total, arms = hooked(model).sizes.n_layers, list(self._arms)
         if max(self.n_layers) > total:
-            raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose among 1 to {total}.")
+            raise InputError(f"n_layers is {self.n_layers}; this model has {total} layers, choose from 1 to {total}.")
         return [
             {"isolated": "nothing", "where": "", "n_layers": 0},
             *(
@@ -237,7 +237,9 @@ class Isolation(PredictionStudy):
         changes = change.unstack(["isolated", "where"])
         sets = set_names(changes.index)
         if metric == "label_loyalty" and 1 - (floor := self.floor(table)) < claim.least:
-            why = f"{floor:.0%} of the clean model's answers are the same, so that hardly one could change."
+            why = (
+                f"The clean model gives the same answer to {floor:.0%} of prompts, so few predicted labels can change."
+            )
             return Evidence.nothing(why)
         if control == _BY_RANDOM:
             return Evidence(changes["label words", "first"].to_numpy(), changes[control].to_numpy(), sets)

@@ -49,8 +49,8 @@ def with_other_sets(parts: Sequence[Part]) -> list[Part]:
         assert isinstance(own, PromptSet)
         assert isinstance(other, PromptSet)
         if other is not own:
-            companion = replace(other.select([0]), companions={})
-            own = replace(own, companions={**own.companions, _OTHERS: companion})
+            of_another = replace(other.select([0]), auxiliary={})
+            own = replace(own, auxiliary={**own.auxiliary, _OTHERS: of_another})
         given.append(replace(part, material=own))
     return given
 
@@ -63,7 +63,7 @@ def donors(prompts: PromptSet) -> dict[Prompt, Prompt]:
     groups = shared_demonstrations(prompts)
     others = [prompts[group[0]] for group in groups]
     if len(groups) == 1:
-        others = list(prompts.companions.get(_OTHERS, ()))
+        others = list(prompts.auxiliary.get(_OTHERS, ()))
     if not all(0 < len(prompt.anchors) <= len(prompt.w) for prompt in (*prompts, *others)):
         return {}
     return {prompts[i]: others[number - 1] for number, group in enumerate(groups) for i in group if others}
@@ -83,10 +83,10 @@ def norms_after(model: Any, prompts: PromptSet, patches: Sequence[Patch], n_laye
 
 
 def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
-    """The first verdict, if the others agree: a claim is supported only if its sign is the same in all modes that cut.
+    """The first verdict, if the others agree: a claim is supported only if its interval lies above 0 in all that cut.
 
-    It is contradicted only if none of the others supports it. An exchange cuts nothing, so it is told and need not
-    agree: it shows whether label words carry more than their class.
+    It is contradicted only if none of the others supports it. An exchange cuts nothing, so it is reported and does not
+    decide: it shows whether label words carry more than their class.
     """
     (mode, verdict), *others = found.items()
     if not others or np.isnan(verdict.effect):
@@ -102,7 +102,7 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
     if contrary:
         why = f"Modes disagree: {verdict.outcome} in {mode}, {opposite} in {', '.join(contrary)}."
     elif unsure:
-        why = f"The sign is not certain in every mode ({', '.join(unsure)}); take more seeds."
+        why = f"The sign is not certain in every mode ({', '.join(unsure)}); use more seeds."
     return replace(verdict, outcome="undecided", reason=why) if contrary or unsure else verdict
 
 

@@ -125,7 +125,7 @@ class Reweighting(Study):
         most = self.more_shots
         if self.protocol == "paper":
             most = min(most, tables.MORE_SHOTS_PER_CLASS.get(task.name, most))
-        return controls.with_companions(task, tokenizer, self.per_class, most, **options)
+        return controls.with_auxiliary_prompts(task, tokenizer, self.per_class, most, **options)
 
     def prompt_sets(self, task: Task, tokenizer: Any, *, seeds: Sequence[int], **options: Any) -> list[PromptSet]:
         """Like `prompts`, with as many more shots as fit every seed."""
@@ -134,7 +134,7 @@ class Reweighting(Study):
         fewest = min(fitting)
         if len(set(fitting)) == 1:
             return sets
-        all_have = f"{fewest} per class fit every seed, so {MORE_SHOTS!r} has them in all."
+        all_have = f"at most {fewest} demonstrations per class fit every seed, so {MORE_SHOTS!r} uses {fewest} for all."
         warnings.warn(f"{task.name}: {all_have if fewest else f'no seed has {MORE_SHOTS!r}.'}", stacklevel=2)
         fewer = replace(self, more_shots=fewest)
         return [
@@ -155,16 +155,16 @@ class Reweighting(Study):
         self, model: Any, prompts: PromptSet, conditions: Sequence[Condition], *, batch_size: int
     ) -> Iterator[pd.DataFrame]:
         """All betas are fitted together, and each set of prompts runs without a beta only once."""
-        if "training" not in prompts.companions:
+        if "training" not in prompts.auxiliary:
             raise InputError(
                 "Re-weighting needs training prompts; make the prompts by Reweighting().prompts(task, ...)."
             )
         if not len(prompts) or int(prompts.gold.min()) < 0:
             raise InputError("Re-weighting is judged by accuracy; give prompts whose gold class is known.")
         methods = [condition["method"] for condition in conditions]
-        fits = self._fits(model, prompts.companions["training"], [m for m in methods if m in _FITTED])
+        fits = self._fits(model, prompts.auxiliary["training"], [m for m in methods if m in _FITTED])
         places = {prompt.ids.query: place for place, prompt in enumerate(prompts)}
-        sets = {**prompts.companions, "": prompts, "more_shots": controls.asking_the_same(prompts)}
+        sets = {**prompts.auxiliary, "": prompts, "more_shots": controls.asking_the_same(prompts)}
 
         @cache
         def clean(name: str) -> Tensor:

@@ -73,7 +73,7 @@ class Atlas(AgainstTwins):
     )
     claims = (*BOUNDARIES, DENSER, DEEPER)
     reads = "text"
-    no_paper_protocol = "it puts curves together that the studies of each have in the authors' protocol"
+    no_paper_protocol = "it combines curves of several studies; run those with protocol='paper'"
     batch_size = 4
     sweeps = True
     shared_options = {"processing": "fold"}

@@ -17,7 +17,7 @@ from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE, _QUANTITY = "Stages of Inference, Table 1; boundaries are ours", "change of its signatures where {} begins"
-_UNIT, _LEAST = "spreads over layers", 0.5
+_UNIT, _LEAST = "times the spread over layers", 0.5
 MERGED = Claim(
     "detokenization-ends", "Signatures of detokenization end together, in early layers.", _SOURCE,
     _QUANTITY.format(STAGES[1]), _UNIT, TWINS, _LEAST,
@@ -39,8 +39,8 @@ DENSER = Claim(
 DEEPER = Claim(
     "deeper-robust", "Deeper models are more robust to dropping a middle layer.",
     "Stages of Inference, section 4.1 and abstract",
-    "Spearman correlation, over models, of their layers and −KL with a middle layer dropped", "correlation",
-    "no correlation", 0.3,
+    "Spearman correlation across models between the number of layers and −KL after dropping a middle layer",
+    "correlation", "no correlation", 0.3,
 )  # fmt: skip
 _OF_TEXT = (
     "local attention", "block influence", "lens KL", "lens entropy", "MLP norm", "prediction neurons",
@@ -127,7 +127,7 @@ def deeper(table: pd.DataFrame) -> Evidence:
     drops = where(given(table), signature="drop KL")
     n_layers = drops.groupby("model")["layer"].max() + 1
     if len(n_layers) < _FEW_MODELS:
-        return Evidence.nothing(f"It compares models; give {_FEW_MODELS} or more of different depths.")
+        return Evidence.nothing(f"This claim compares models; run {_FEW_MODELS} or more models of different depths.")
     if n_layers.nunique() < 2:
         return Evidence.nothing("All models have the same number of layers; give models of different depths.")
     of_middle = [rows[rows["layer"].isin(middle(int(n_layers[model])))] for model, rows in drops.groupby("model")]

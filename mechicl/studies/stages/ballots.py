@@ -46,7 +46,7 @@ def ballots(
         raise InputError(
             f"{corpus.n_tokens} tokens of {corpus.source} hold {len(table) // 2} pairs of contexts of {context} tokens "
             f"that go on in a token of the class {describe(token_class)}, or in another that is matched with it; at "
-            f"least {LEAST} are needed: take more text, or a more frequent class."
+            f"least {LEAST} are needed: use more text, or a more frequent class."
         )
     pairs = generator.permutation(table["pair"].unique())[:most]
     table = table[table["pair"].isin(pairs)].reset_index(drop=True)
@@ -54,7 +54,7 @@ def ballots(
     if sequences < _SEQUENCES:
         raise InputError(
             f"The pairs of contexts lie in {sequences} sequences, and ensembles are chosen on some and judged on "
-            f"others: at least {_SEQUENCES} are needed; take more text, or shorter sequences."
+            f"others: at least {_SEQUENCES} are needed; use more text, or shorter sequences."
         )
     table = table.assign(matched_by=matched_by, apart=_apart(corpus, table))
     units = generator.permutation(table["apart"].unique())

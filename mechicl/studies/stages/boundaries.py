@@ -199,7 +199,7 @@ def _gains(
 ) -> tuple[list[tuple[int, ...]], FloatArray]:
     """Sets of boundaries at which a curve may change, and the gain in explaining it for each order.
 
-    [set order]: the gain in log likelihood over no change, less the penalty for its levels; -inf if it would change in
+    [set order]: the gain in log likelihood over no change, minus the penalty for its levels; -inf if it would change in
     the wrong direction.
     """
     n, curve = len(curve), curve - curve.mean()

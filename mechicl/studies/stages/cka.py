@@ -94,7 +94,7 @@ class Cka(AgainstTwins):
         parts, origin = super().parts(material)
         enough = [part for part in parts if isinstance(part.material, TokenCorpus) and len(part.material) >= _LEAST]
         if not enough:
-            raise InputError(f"CKA needs at least {_LEAST} sequences; take more text, or shorter sequences.")
+            raise InputError(f"CKA needs at least {_LEAST} sequences; use more text, or shorter sequences.")
         return enough, origin
 
     @property
@@ -156,7 +156,7 @@ class Cka(AgainstTwins):
             if not np.isfinite(mean).all():
                 raise InputError(
                     f"The residuals of last tokens before layer {int(np.isnan(mean).all(1).argmax())} of {model} do "
-                    f"not vary: all texts end alike; take packed sequences, or more of them."
+                    f"not vary: all texts end alike; use packed sequences, or more of them."
                 )
             for other in range(len(mean)):
                 column = {"mean": mean[:, other], "low": low[:, other], "high": high[:, other]}

@@ -53,7 +53,7 @@ ALONE = Claim(
 )  # fmt: skip
 FADES = Claim(
     "token-fades", "Residuals depend on the current token more after the first layer than after middle layers.",
-    _SOURCE, "share of variance that the token explains after layer 0, less that after middle layers", "of variance",
+    _SOURCE, "share of variance that the token explains after layer 0, minus that after middle layers", "of variance",
     TWINS, 0.05,
 )  # fmt: skip
 _SITES = {"residual": "hook_resid_post", "attention": "hook_attn_out"}
@@ -105,7 +105,7 @@ class ContextExchange(AgainstTwins):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if int(table["layer"].max()) < 2:
-            return Evidence.nothing("It needs a model of three layers or more.")
+            return Evidence.nothing("This claim needs a model of three layers or more.")
         after, written = (_at_exchange(given(table), kind).mean() for kind in ("residual", "attention"))
         later = after[list(middle(len(after)))].mean()
         note = (
@@ -160,7 +160,7 @@ def exchanged(corpus: TokenCorpus) -> tuple[list[int], TokenCorpus]:
     if len(long) < 2:
         raise InputError(
             f"{corpus.source} has {len(long)} sequence{'s' * (len(long) != 1)} of {_FEWEST} tokens or more, and an "
-            "exchange of contexts needs two; take more text."
+            "exchange of contexts needs two; use more text."
         )
     document, triples, lengths = corpus.document_of.tolist(), [], []
     for place, index in enumerate(long):
@@ -218,7 +218,7 @@ class _Moved(Probe):
 
     def watch(self, model: Any, batch: Batch) -> Watch:
         if len(batch.tokens) != 3:
-            raise InputError(f"Three sequences of {self.longest} tokens do not fit into memory; take shorter ones.")
+            raise InputError(f"Three sequences of {self.longest} tokens do not fit into memory; use shorter ones.")
         stop = int(batch.lengths[0])
         start = stop // 2
         own, _, other = batch.tokens[:, start:stop]

@@ -43,8 +43,8 @@ from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
 
 _PANELS = {
-    "entropy_difference": "entropy, held − clean (bits)",
-    "loss_difference": "loss, held − clean (nats)",
+    "entropy_difference": "entropy, fixed − clean (bits)",
+    "loss_difference": "loss, fixed − clean (nats)",
     "agreement": "top-1 agreement",
     "length": "norm of the last residual, over the clean model's",
 }

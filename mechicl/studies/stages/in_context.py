@@ -55,7 +55,7 @@ class LesionedLearning(Study):
 
     def conditions(self, model: Any) -> list[Condition]:
         if (n_layers := hooked(model).sizes.n_layers) == 1:
-            raise InputError("lesioned-icl drops a layer, and this model has a single one; take a deeper model.")
+            raise InputError("lesioned-icl drops a layer, and this model has a single one; use a deeper model.")
         return [{"dropped": layer} for layer in (_INTACT, *range(n_layers))]
 
     def is_clean(self, table: pd.DataFrame) -> pd.Series[bool]:

@@ -66,7 +66,7 @@ _GOES_ON = Claim(
 _CUT = Claim(
     "inner-lexicon-attention", "Attention to the word's other pieces in early layers merges them.", _SOURCE,
     "retrieval lost when it is cut in the first third of the layers", "share",
-    "cutting as many edges to the tokens before the word", 0.1,
+    "cutting the same number of edges to the tokens before the word", 0.1,
 )  # fmt: skip
 _MEANS = Claim(
     "inner-lexicon-meaning", "At the end of a phrase, the residual becomes like that of a word of the same meaning.",
@@ -75,8 +75,8 @@ _MEANS = Claim(
 )  # fmt: skip
 _ERASED = Claim(
     "inner-lexicon-erasure", "At a word's last piece, early layers erase which token stands there.", _SOURCE,
-    "fall of a probe's accuracy from the embedding to a third of the layers", "accuracy", "that at words of one token",
-    0.1,
+    "drop in a linear probe's accuracy from the embedding to a third of the depth", "accuracy",
+    "that at words of one token", 0.1,
 )  # fmt: skip
 _LEAST_WORDS, _LEAST_PAIRS = 100, 60
 _CLASSES, _OCCURRENCES = 20, 10
@@ -137,7 +137,7 @@ class InnerLexicon(Study):
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold {len(spellings)} words that have a token of their "
                 f"own, occur twice and can be spelt in {' and in '.join(map(str, self.pieces))} tokens; at least "
-                f"{_LEAST_WORDS} are needed: take more text, or a model whose tokenizer has such words."
+                f"{_LEAST_WORDS} are needed: use more text, or a model whose tokenizer has such words."
             )
         return spellings
 
@@ -235,7 +235,7 @@ class InnerLexicon(Study):
         """The sample is tokens: each class of tokens gives the fall of its accuracy."""
         rows = where(table, arm="identity")
         if rows["kind"].nunique() < 2:
-            why = f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times; take more text."
+            why = f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times; use more text."
             return Evidence.nothing(why)
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]

@@ -4,7 +4,7 @@
 assembles words. If so, the model should predict worse without it where a word of several tokens has just ended.
 
 We select heads in the first third of the layers as `word-merging` ranks them (attention to the word's other tokens,
-less that of single-token words the same number of tokens back), on one half of the vocabulary's words. They are set to
+minus that of single-token words the same number of tokens back), on one half of the vocabulary's words. They are set to
 their mean outputs, except at position 0, and the loss on the token after a word is measured on the other half. Controls
 are several draws of the same number of random heads of the same layers. We also report the loss after single-token
 words, where a sub-joiner head has nothing to join. The paper's picture is drawn for the best of these heads: what a
@@ -43,7 +43,7 @@ from mechicl.studies.twins import against_draws, by_layer
 NEEDED = Claim(
     "sub-joiners-needed", "Predictions after words of several tokens need the sub-joiner heads.",
     "Stages of Inference, section 5.1, Fig. 6b; a test of our own",
-    "loss that ablating them adds after words of several tokens that they were not chosen on", "nats",
+    "loss added by ablating them, after held-out words of several tokens", "nats",
     "random heads of the same layers", 0.02,
 )  # fmt: skip
 _AFTER = {"several tokens": "words of several tokens", "one token": "words of one token"}
@@ -126,7 +126,7 @@ class JoinerAblation(Study):
         if ranked.empty:
             raise InputError(
                 f"Too few words of {' or '.join(map(str, self.pieces))} tokens to choose heads by: fewer than "
-                f"{LEAST_WORDS} in either half; take more text."
+                f"{LEAST_WORDS} in either half; use more text."
             )
         early = ranked[ranked["layer"] < max(1, net.sizes.n_layers // 3)]
         score = early.groupby(HEAD[2:])["score_to_choose"].mean().sort_values(ascending=False, kind="stable")
@@ -155,7 +155,7 @@ class JoinerAblation(Study):
         several, one = (where(table, part="ablation", after=after) for after in _AFTER)
         words = int(where(several, draw=-1)["words"].sum())
         if words < LEAST_WORDS:
-            return Evidence.nothing(f"The text has {words} words of several tokens to judge by; take more text.")
+            return Evidence.nothing(f"The text has {words} words of several tokens to judge by; use more text.")
         beside = [f"{mean:+.3g}" for mean in (_cost(one, own=True), _cost(one, own=False))]
         note = (
             f"The heads are {where(several, draw=-1)['heads'].iloc[0]}; after words of one token they add {beside[0]} "

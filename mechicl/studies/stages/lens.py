@@ -46,12 +46,12 @@ from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, 
 _SOURCE = "Stages of Inference, section 5.2, Fig. 8 and 19"
 LATE = Claim(
     "lens-late", "The prediction forms in the second half of the layers.", _SOURCE,
-    "fall of KL(final ‖ lens) in the second half, less that in the first, layer 0 left out", "of KL after layer 0",
+    "fall of KL(final ‖ lens) in the second half, minus that in the first, layer 0 left out", "of KL after layer 0",
     TWINS, 0.1,
 )  # fmt: skip
 TURNS_UP = Claim(
     "entropy-turns-up", "Entropy rises again in the last layers.", _SOURCE,
-    "entropy of the prediction, less that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
+    "entropy of the prediction, minus that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
     "in some models",
 )  # fmt: skip
 _AUTHORS_BAND = "band: standard deviation over documents, as the authors draw it"
@@ -146,7 +146,7 @@ class LensStudy(AgainstTwins):
         n_layers = int(rows["point"].max())
         before = n_layers - max(1, n_layers // 10)
         if n_layers < 3:
-            return Evidence.nothing("It needs a model of three layers or more.")
+            return Evidence.nothing("This claim needs a model of three layers or more.")
 
         def contrast(rows: pd.DataFrame) -> pd.Series:
             if claim is TURNS_UP:

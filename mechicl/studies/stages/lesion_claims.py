@@ -17,20 +17,20 @@ from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 _SOURCE = "Stages of Inference, section 4.1, Fig. 2 and 3"
 ROBUST = Claim(
     "robust-middle", "Dropping a middle layer changes fewer predictions than dropping layer 0.", _SOURCE,
-    "top-1 agreement with a middle layer dropped, less that with layer 0 dropped", "of predictions", TWINS, 0.1,
+    "top-1 agreement with a middle layer dropped, minus that with layer 0 dropped", "of predictions", TWINS, 0.1,
     "72-95 % of top-1 predictions are unchanged when a layer is dropped or swapped",
 )  # fmt: skip
 FIRST = Claim(
     "first-layer-entropy", "Dropping layer 0 makes predictions of high entropy.", _SOURCE,
-    "entropy with layer 0 dropped, less that with a middle layer dropped", "bits", TWINS, 1.0,
+    "entropy with layer 0 dropped, minus that with a middle layer dropped", "bits", TWINS, 1.0,
 )  # fmt: skip
 SWAP = Claim(
     "swap-less-than-drop", "Swapping a middle layer with the next hurts less than dropping it.", _SOURCE,
-    "KL with a middle layer dropped, less that with it swapped", "nats", TWINS, 0.02,
+    "KL with a middle layer dropped, minus that with it swapped", "nats", TWINS, 0.02,
 )  # fmt: skip
 FINAL = Claim(
     "final-swap", "Swapping the last two layers changes more predictions than swapping middle layers.", _SOURCE,
-    "top-1 agreement with middle layers swapped, less that with the last two swapped", "of predictions", TWINS, 0.1,
+    "top-1 agreement with middle layers swapped, minus that with the last two swapped", "of predictions", TWINS, 0.1,
 )  # fmt: skip
 REPEATS = Claim(
     "late-repeats", "Repeating windows of layers in the latter half lowers the entropy of predictions.",
@@ -48,10 +48,10 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     missing = [kind for kind in kinds if not ((measured == kind) | measured.str.startswith(f"{kind} ")).any()]
     if missing:
         return Evidence.nothing(
-            f"It needs {' and '.join(kinds)} among kinds; {' and '.join(missing)} was not measured."
+            f"This claim needs {' and '.join(kinds)} among kinds; {' and '.join(missing)} was not measured."
         )
     if n_layers < (least := 4 if claim in (FINAL, SWAP) else 3):  # a middle swap that does not move the last layer
-        return Evidence.nothing(f"It needs a model of {least} layers or more.")
+        return Evidence.nothing(f"This claim needs a model of {least} layers or more.")
     if claim == REPEATS and _late(given(table), n_layers).empty:
         return Evidence.nothing("No repeated window begins in the latter half; repeat shorter ones (windows).")
     told = _NOTES.get(claim.id)

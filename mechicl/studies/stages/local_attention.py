@@ -84,9 +84,9 @@ class LocalAttentionStudy(Study):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         share = "mass_5" if claim is FALLS else "free_5"
         if share not in table:
-            return Evidence.nothing("It needs a window of 5 tokens.")
+            return Evidence.nothing("This claim needs a window of 5 tokens.")
         if table["layer"].nunique() < 2:
-            return Evidence.nothing("It needs a model of two layers or more.")
+            return Evidence.nothing("This claim needs a model of two layers or more.")
         sink = table.groupby("layer")["sink"].mean()
         least, most = (int(place(sink.to_numpy())) for place in (np.argmin, np.argmax))
         note = (

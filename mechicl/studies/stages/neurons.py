@@ -110,7 +110,7 @@ class NeuronsStudy(Study):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if int(table["layer"].max()) < 1 or "unembedding" not in table:
-            return Evidence.nothing("It needs two layers, and W_U rotated.")
+            return Evidence.nothing("This claim needs two layers, and W_U rotated.")
         found = _evidence(claim, table, self.kurtosis)
         effect = decide(claim, found).effect
         holds: dict[bool, list[int]] = {True: [], False: []}

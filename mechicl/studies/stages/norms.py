@@ -62,7 +62,7 @@ class NormsStudy(Study):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if table["layer"].nunique() < 2:
-            return Evidence.nothing("It needs a model of two layers or more.")
+            return Evidence.nothing("This claim needs a model of two layers or more.")
         norms = by_layer(table, "mlp_median").clip(lower=1e-12)
         ends = norms.mean().iloc[[0, -1]]
         notes = [

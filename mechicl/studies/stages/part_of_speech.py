@@ -44,15 +44,17 @@ from mechicl.studies.summary import TEXT_BAND, plateau_in_words
 from mechicl.studies.twins import by_layer, of_documents
 
 _SOURCE, _NULL = "Stages of Inference, section 5.2; a test of our own", "the same of the control task"
-_QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"
+_QUANTITY = "accuracy in the middle half of the depths, minus that in the {} quarter"
 RISES = Claim(
     "part-of-speech-rises",
-    "A probe reads a word's part of speech, beyond the word itself, better from middle layers than from the first.",
+    "A linear probe predicts a word's part of speech, beyond what the word itself predicts, better from middle layers "
+    "than from the first.",
     _SOURCE, _QUANTITY.format("first"), "of words", _NULL, 0.02,
 )  # fmt: skip
 DECLINES = Claim(
     "part-of-speech-declines",
-    "A probe reads a word's part of speech, beyond the word itself, better from middle layers than from the last.",
+    "A linear probe predicts a word's part of speech, beyond what the word itself predicts, better from middle layers "
+    "than from the last.",
     _SOURCE, _QUANTITY.format("last"), "of words", _NULL, 0.02,
 )  # fmt: skip
 _LEAST = 100
@@ -125,7 +127,7 @@ class PartOfSpeech(Study):
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold {len(words)} words with a part of speech and "
                 f"{self.context} tokens up to there, in {n_documents} documents; at least {_LEAST} words in {_FOLDS} "
-                "documents are needed: take more text, or a shorter context."
+                "documents are needed: use more text, or a shorter context."
             )
         generator = np.random.default_rng(self.draw_seed)
         chosen = words.sample(min(self.words, len(words)), random_state=generator).reset_index(drop=True)
@@ -138,7 +140,7 @@ class PartOfSpeech(Study):
         n = int(table["point"].max()) + 1
         quarter = max(1, n // 4)
         if n < 3:
-            return Evidence.nothing("It needs a model of two layers or more.")
+            return Evidence.nothing("This claim needs a model of two layers or more.")
         ends = range(quarter) if claim is RISES else range(n - quarter, n)
 
         def contrast(answers: str) -> pd.Series[float]:

@@ -57,7 +57,7 @@ SPOILT = Claim(
 SPOIL_MORE = Claim(
     "late-layers-spoil", "Late layers spoil more predictions than they repair.", _SOURCE,
     "tokens that the lens predicts correctly before the last quarter of the layers and the model at the end does not, "
-    "less those of which the reverse is true", "of tokens", TWINS, 0.02,
+    "minus those of which the reverse is true", "of tokens", TWINS, 0.02,
 )  # fmt: skip
 RESTORED = Claim(
     "late-drops-restore", "Dropping a late layer restores predictions that late layers turn wrong.", _SOURCE,
@@ -85,7 +85,7 @@ class RightThenWrong(AgainstTwins):
     title = "Right, then wrong"
     shows = "Tokens that the lens predicts correctly in the middle and the model wrongly at the end, and the reverse."
     source = _SOURCE
-    claim = "The last layers calibrate the prediction; they may spoil correct ones."
+    claim = "The last layers calibrate the prediction."
     claims = (SPOILT, SPOIL_MORE, RESTORED)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
@@ -117,7 +117,7 @@ class RightThenWrong(AgainstTwins):
         rows = given(table)
         n_layers = int(where(rows, arm="lens")["layer"].max())
         if n_layers < 4:
-            return Evidence.nothing("It needs a model of four layers or more.")
+            return Evidence.nothing("This claim needs a model of four layers or more.")
         if claim is SPOILT:
             return against_twins(_beyond_chance, where(table, arm="any", entropy=_ALL), note=_told(rows))
         if claim is SPOIL_MORE:
@@ -127,7 +127,7 @@ class RightThenWrong(AgainstTwins):
             return against_twins(_lost_less_gained, at, note=note)
         restored = where(rows, arm="drop", quantity="restored", layer=late(n_layers)[0])
         if (n := int(restored["tokens"].sum())) < _FEW:
-            return Evidence.nothing(f"Late layers spoil {n} predictions of this text; take more text.")
+            return Evidence.nothing(f"Late layers spoil {n} predictions of this text; use more text.")
         drops = where(table, arm="drop", entropy=_ALL)
         return against_twins(lambda one: _late_less_middle(one, n_layers), drops, note=_told_drops(rows, n_layers))
 

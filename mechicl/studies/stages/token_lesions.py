@@ -64,7 +64,7 @@ class TokenLesions(Study):
     source = "Stages of Inference, section 4.1; by token, a test of our own"
     claim = "Early layers merge tokens into words, and middle layers can be dropped."
     reads = "text"
-    no_paper_protocol = "the authors evaluate no lesion token by token"
+    no_paper_protocol = "the authors do not evaluate ablations token by token"
     batch_size = 4
     sweeps = True
 

@@ -74,7 +74,7 @@ def find_neurons(
     """Neurons that separate a class of tokens from all others, most effective first.
 
     Candidates have kurtosis above 10 or variance above 0.005, of their cosines with the vocabulary. A neuron's effect
-    is the mean over the class of what one unit of its activation adds to a logit, W_U' w_out, less the mean over all
+    is the mean over the class of what one unit of its activation adds to a logit, W_U' w_out, minus the mean over all
     other tokens. In the corrected protocol a neuron is a prediction neuron if its effect is positive, and a suppression
     neuron if it is negative; the authors call neurons with kurtosis above 10 and positive skewness prediction neurons
     and all others suppression neurons, which misclassifies candidates by variance alone with a positive effect
@@ -106,7 +106,7 @@ def find_neurons(
 
 @torch.no_grad()
 def effects(model: Any, token_class: TokenClass) -> Float[Tensor, "layer neuron"]:
-    """Mean over a class's tokens of W_U' w_out, less the mean over all other tokens, of every neuron."""
+    """Mean over a class's tokens of W_U' w_out, minus the mean over all other tokens, of every neuron."""
     net = blockwise(model, "effects")
     members = class_members(net.tokenizer, token_class, net.sizes.d_vocab).to(net.device)
     direction = net.W_U[:, members].float().mean(1) - net.W_U[:, ~members].float().mean(1)

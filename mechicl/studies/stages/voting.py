@@ -52,7 +52,7 @@ from mechicl.studies.twins import against_draws, by_layer, of_documents
 _SOURCE, _QUANTITY = "Stages of Inference, section 5.3 and appendix I", "accuracy of the ensemble of most neurons"
 VOTES = Claim(
     "neurons-vote", "Ensembles of prediction neurons predict the class better than ensembles of random neurons.",
-    _SOURCE, _QUANTITY, "of contexts", "as many random neurons of the same layers", 0.05,
+    _SOURCE, _QUANTITY, "of contexts", "the same number of random neurons of the same layers", 0.05,
 )  # fmt: skip
 BEYOND = Claim(
     "neurons-beat-the-model", "Ensembles of prediction neurons predict the class better than the model itself.",
@@ -147,7 +147,9 @@ class Voting(OfTokenClass):
         ensembles = where(table, what="prediction, ranked")
         others = where(table, what="random, ranked" if claim is VOTES else _MODEL)
         if ensembles.empty or others.empty:
-            return Evidence.nothing("It needs prediction neurons, and those of the same layers to compare them with.")
+            return Evidence.nothing(
+                "This claim needs prediction neurons, and those of the same layers to compare them with."
+            )
         if claim is VOTES:
             if "draw" not in table:
                 return Evidence.nothing("An earlier version saved the table without draws; run the study again.")

@@ -36,7 +36,7 @@ from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval, plateau_in_words
 
 _SOURCE, _NULL = "Stages of Inference, section 5.2, Fig. 7 and 18", "the same with shuffled labels"
-_QUANTITY = "accuracy in the middle half of the depths, less that in the {} quarter"
+_QUANTITY = "accuracy in the middle half of the depths, minus that in the {} quarter"
 RISES = Claim(
     "sense-rises", "A word's sense is easier to read in middle layers than in the first.", _SOURCE,
     _QUANTITY.format("first"), "of pairs", _NULL, 0.02,
@@ -115,7 +115,7 @@ class Wic(Study):
         probe, control = (_by_point(where(table, probe=name)) for name in ("probe", "control"))
         n, quarter = probe.shape[1], max(1, probe.shape[1] // 4)
         if n < 3:
-            return Evidence.nothing("It needs a model of two layers or more.")
+            return Evidence.nothing("This claim needs a model of two layers or more.")
         ends = slice(quarter) if claim is RISES else slice(n - quarter, n)
         contrasts = [one[:, quarter : n - quarter].mean(1) - one[:, ends].mean(1) for one in (probe, control)]
         note = f"Accuracy is {plateau_in_words(probe, range(n))} ({probe.mean(0).max():.0%})."

@@ -50,7 +50,10 @@ from mechicl.studies.twins import by_layer, of_documents
 
 Span = Literal["word", "phrase"]
 _SPANS: tuple[Span, ...] = ("word", "phrase")
-_NAMES: dict[Span, tuple[str, str]] = {"word": ("words", BLUE), "phrase": ("phrases of as many words", GREY)}
+_NAMES: dict[Span, tuple[str, str]] = {
+    "word": ("words", BLUE),
+    "phrase": ("phrases of the same numbers of words", GREY),
+}
 _FOLDS = 5
 _EXAMPLES = 5
 """Number of random examples of every word, each used alone."""
@@ -58,7 +61,7 @@ KNOWN = Claim(
     "words-beyond-phrases", "Early layers merge a word's tokens, more than the tokens of a phrase.",
     "Stages of Inference, section 5.1; a test of our own",
     "accuracy of the nearest single example of a word in the first half of the layers", "of contexts",
-    "phrases of as many words", 0.05,
+    "phrases of the same numbers of words", 0.05,
 )  # fmt: skip
 
 
@@ -97,7 +100,7 @@ class WordIdentity(Study):
             numbers = " or ".join(map(str, self.pieces))
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold no two words of {numbers} tokens that end in the "
-                f"same token and occur {self.occurrences} times each (and as many phrases); take more text."
+                f"same token and occur {self.occurrences} times each (and the same number of phrases); use more text."
             )
         cases = pd.concat(chosen, ignore_index=True)
         texts = contexts_of(corpus, cases, self.context)
@@ -222,7 +225,7 @@ def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, 
     enough = (n := len(np.unique(groups))) >= _FOLDS
     splits = list(folds.split(activations, label, groups)) if enough else []
     if not enough or any(len(np.unique(label[fitted])) < 2 for fitted, _ in splits):
-        raise InputError(f"A probe of words needs more than the {n} documents that hold them; take more text.")
+        raise InputError(f"A probe of words needs more than the {n} documents that hold them; use more text.")
     predicted = cross_val_predict(linear_probe(max_iter=2000), activations.numpy(), label, cv=splits)
     return np.asarray(predicted == label)
 

@@ -48,14 +48,14 @@ from mechicl.studies.twins import by_layer, of_documents
 
 _SOURCE = "Stages of Inference, section 5.1, Fig. 6b"
 JOINERS = Claim(
-    "sub-joiner-heads", "Early layers have heads that look from a word's last token back to its other tokens.", _SOURCE,
+    "sub-joiner-heads", "Early layers have heads that attend from a word's last token to its other tokens.", _SOURCE,
     "mass on the word's other tokens, of heads of the first third of the layers that were chosen on other words",
-    "of attention", "single-token words nearby, as many tokens back", 0.1,
+    "of attention", "nearby single-token words, at the same distance", 0.1,
 )  # fmt: skip
 NEEDED = Claim(
-    "merging-is-needed", "Predictions after a word need this attention in early layers.", _SOURCE,
+    "merging-is-needed", "Predictions after a word depend on attention inside the word in early layers.", _SOURCE,
     "loss that cuts inside the word add in the first third of the layers, one layer at a time, summed", "nats",
-    "cuts of as many edges before the word", 0.05,
+    "cuts of the same number of edges before the word", 0.05,
 )  # fmt: skip
 DISTANCES = (1, 2, 3)
 _CUTS = ("within", "before")
@@ -122,7 +122,7 @@ class WordMerging(Study):
             costs = [by_layer(where(table, cut=cut), "cost").dropna().loc[:, : early - 1].sum(axis=1) for cut in _CUTS]
             words = int(table[(table["cut"] == "within") & (table["layer"] == 0)]["words"].sum())
             if words < LEAST_WORDS:
-                return Evidence.nothing(f"The text has {words} words of several tokens to cut; take more text.")
+                return Evidence.nothing(f"The text has {words} words of several tokens to cut; use more text.")
             return of_documents(costs[0], costs[1].to_numpy(), note=f"The text has {words} such words.")
         best = self._best(self.heads(table[table["layer"] < early]))
         of_heads = _rows(table, "heads", "pieces")
@@ -165,7 +165,7 @@ class WordMerging(Study):
         ranked = ranked_heads(_rows(table, "heads", "pieces"), LEAST_WORDS)
         if ranked.empty:
             raise InputError(
-                f"Too few words of several tokens to compare heads: fewer than {LEAST_WORDS} in either half; take "
+                f"Too few words of several tokens to compare heads: fewer than {LEAST_WORDS} in either half; use "
                 "more text."
             )
         return ranked

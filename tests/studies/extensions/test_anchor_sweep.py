@@ -38,11 +38,11 @@ def test_every_kind_isolates_one_token_a_demonstration() -> None:
 
 
 def test_refusals_say_what_to_do() -> None:
-    with pytest.raises(InputError, match="3 layers, choose among 1 to 3"):
+    with pytest.raises(InputError, match="3 layers, choose from 1 to 3"):
         anchor_sweep(tiny.model("gpt2"), films(), windows=(4,))
     wide = anchor_sweep(tiny.model("gpt2"), films(), windows=(2,))
     assert [verdict.reason for verdict in wide.claims] == [
-        "Windows of 2 layers at either end overlap; take narrower ones (windows)."
+        "Windows of 2 layers at either end overlap; use narrower ones (windows)."
     ]
     with pytest.raises(InputError, match="build it from a task"):
         IsolateTemplate((0,), which="before_label").rows(random_prompts(1)[0], 0)

@@ -104,7 +104,7 @@ def test_one_layer_neither_falls_nor_grows():
     table = pd.DataFrame(rows)
     for study in (LocalAttentionStudy(), NormsStudy()):
         assert {study.evidence(claim, table).undecided for claim in study.claims} == {
-            "It needs a model of two layers or more."
+            "This claim needs a model of two layers or more."
         }
 
 

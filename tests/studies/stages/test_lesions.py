@@ -124,7 +124,7 @@ def test_a_result_is_saved_and_goes_on_from_its_cells(corpus, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(corpus):
-    with pytest.raises(InputError, match=r"kinds is .*; choose among"):
+    with pytest.raises(InputError, match=r"kinds is .*; choose from"):
         Lesions(kinds=("shuffle",))
     with pytest.raises(InputError, match="running text"):
         Lesions().run(tiny.model("gpt2"), None)

@@ -63,7 +63,7 @@ def test_an_untrained_model_supports_nothing():
     known = ["good", "bad", "film", "World", "so", "the", "in", "a", "Person", "was"]
     texts = [" ".join(known[i] for i in draw.integers(0, len(known), 30)) for _ in range(9)]
     corpus = load_corpus(tiny.tokenizer(), texts, n_ctx=64, packing="documents", prepend_bos=True)
-    with pytest.raises(InputError, match="take more text, or a shorter context"):
+    with pytest.raises(InputError, match="use more text, or a shorter context"):
         PartOfSpeech(context=60).run(tiny.model("gpt2"), corpus)
     result = PartOfSpeech(words=120, context=3).run(tiny.model("gpt2"), corpus)
     assert all(one.outcome != "supported" for one in result.claims)

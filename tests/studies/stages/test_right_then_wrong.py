@@ -158,4 +158,4 @@ def test_late_and_middle_layers_are_apart_and_the_last_is_neither():
 def test_the_figure_and_the_sentence(corpus):
     result = right_then_wrong(tiny.fresh("gpt2", "fold"), corpus, untrained=0)
     assert len(result.figure().layout.meta["panels"]) == 4
-    assert "It needs a model of four layers or more" in result.finding()
+    assert "This claim needs a model of four layers or more" in result.finding()

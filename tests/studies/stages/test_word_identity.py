@@ -87,7 +87,7 @@ def test_a_length_that_is_left_out_is_named():
 
 def test_the_embedding_of_the_last_token_tells_no_word(corpus):
     model = tiny.model("gpt2")
-    with pytest.raises(InputError, match="take more text"):
+    with pytest.raises(InputError, match="use more text"):
         word_identity(model, corpus[:1], pieces=(2,), context=8)
     with pytest.raises(InputError, match=r"pieces is .*; give whole numbers from 2 on"):
         word_identity(model, corpus, pieces=(1,))

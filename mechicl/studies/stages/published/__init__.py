@@ -138,7 +138,7 @@ _QUANTITIES: tuple[tuple[str, bool, Callable[[Result], Comparisons]], ...] = (
     ("voting", True, neurons.voters),
     ("layer-lesions", True, _agreement),
     ("layer-lesions", False, _repeats),
-    ("layer-lesions", True, _seconds("8 h for 1M tokens and one kind of lesion (two A6000)")),
+    ("layer-lesions", True, _seconds("8 h for 1M tokens and one kind of ablation (two A6000)")),
     ("norms", False, _largest_norm),
     ("wic", False, _best_probe),
     ("benchmarks", False, _best_window),
