@@ -104,6 +104,13 @@ class Result:
         said = self.study.finding(self)
         return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
 
+    def beyond_claims(self) -> str:
+        """The finding without its verdicts and why some are undecided, for a page that has these in a table."""
+        said = self.finding()
+        for told in sorted((self.claims.in_words(), *self.claims.remarks(notes=False)), key=len, reverse=True):
+            said = said.replace(told, "")
+        return " ".join(said.split())
+
     def __repr__(self) -> str:
         outcomes = f" Claims: {self.claims.outcomes()}." if self.claims else ""
         return f"<Result {self.name}: {len(self.table)} rows.{outcomes} {self.finding()}>"

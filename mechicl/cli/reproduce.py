@@ -101,8 +101,9 @@ def _all_of(
         try:
             if isinstance(material, InputError):
                 raise material
-            done.append((part, run(study, model, material, asked, cells, helpers)))
-            _keep(done[-1][1], asked, part)
+            result = run(study, model, material, asked, cells, helpers)
+            _keep(result, asked, part)
+            done.append((part, result))
         except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
             _say(f"{study.name} ({part}) has no result: {error}", asked)
             failed.append((part, study, error))

@@ -172,9 +172,9 @@ class TokenCorpus:
         return str(self.tokenizer.decode(tokens.tolist()))
 
     def digest(self) -> str:
-        """SHA-256 of the tokens and lengths."""
-        digest = sha256(str(tuple(self.tokens.shape)).encode())
-        for tensor in (self.tokens, self.lengths):
+        """SHA-256 of the tokens and lengths, and of the document and word of each token."""
+        digest = sha256(f"{tuple(self.tokens.shape)} {self.prepend_bos}".encode())
+        for tensor in (self.tokens, self.lengths, self.documents, self.words):
             digest.update(tensor.contiguous().numpy().tobytes())
         return digest.hexdigest()
 

@@ -39,6 +39,14 @@ class Died(Exception):
     """A working process has died."""
 
 
+class Failed(RuntimeError):
+    """A worker's error that is not the user's, with the worker's traceback; `cause` is the last line of that."""
+
+    def __init__(self, traceback: str) -> None:
+        super().__init__(f"A worker process failed:\n{traceback}")
+        self.cause = f"A worker process failed: {traceback.strip().splitlines()[-1].rstrip('.')}."
+
+
 class _ByValue(ForkingPickler):
     """Tensors travel by value: memory that processes share is scarce in containers, and lost with a process."""
 
@@ -62,10 +70,10 @@ def answered(work: bytes, model: Any) -> bytes:
             function, argument = unpacked(work)
             return packed(("done", function(model, argument), [str(one.message) for one in said]))
         except Exception as error:
-            return _raised(error)
+            return raised(error)
 
 
-def _raised(error: Exception) -> bytes:
+def raised(error: Exception) -> bytes:
     """In a worker: the answer that raises this error again; memory that ran out is no defect, and has no traceback."""
     if out_of_memory(error):
         return packed((InputError.__name__, OUT_OF_MEMORY, []))
@@ -79,14 +87,14 @@ def result_of(answer: bytes) -> tuple[Any, list[str]]:
 
     Raises:
         InputError, NumericalError: as the worker raised them.
-        RuntimeError: any other error, with the worker's traceback.
+        Failed: any other error.
     """
     kind, value, said = unpacked(answer)
     if kind == "done":
         return value, said
     if kind == "NumericalError":
         raise NumericalError(value)
-    raise RuntimeError(f"A worker process failed:\n{value}") if kind == "failed" else InputError(value)
+    raise Failed(value) if kind == "failed" else InputError(value)
 
 
 class Seat(ABC):
@@ -119,7 +127,8 @@ class Workers:
 
     def __init__(self, n: int, sit: Callable[[int], Seat]) -> None:
         self._sit, self._waiting, self._changed = sit, deque[_Work](), threading.Condition()
-        self._closed, self._busy, self._failed = False, 0, ""
+        self._closed, self._busy = False, 0
+        self._causes: dict[str, bool] = {}  # why seats were left, and whether it was said
         self._seats: dict[int, Seat] = {}
         self._threads = [threading.Thread(target=self._serve, args=(place,), daemon=True) for place in range(n)]
         self._able, self._starting = n, set(range(n))
@@ -127,7 +136,8 @@ class Workers:
             thread.start()
 
     def __len__(self) -> int:
-        return len(self._threads)
+        """Number of seats that work, or may still begin."""
+        return self._able
 
     def submit(
         self, function: Callable[[Any, Any], Any], argument: Any, *, name: str, then: Callable[[Any], Any]
@@ -183,7 +193,7 @@ class Workers:
                     )
                 continue
             except Exception as error:
-                return self._leave(place, first_line(error))
+                return self._leave(place, error.cause if isinstance(error, Failed) else first_line(error))
             deaths = 0
             while (work := self._next()) is not None and self._done(seat, work):
                 pass
@@ -209,7 +219,7 @@ class Workers:
             if not work.future.running() and not work.future.set_running_or_notify_cancel():
                 return True
             value, said = result_of(seat.do(work.payload))
-            work.future.set_result((work.then(value), said))
+            work.future.set_result((work.then(value), [*said, *self._unsaid()]))
         except Died:
             alive = False
             self._again(work)
@@ -233,29 +243,36 @@ class Workers:
                 work.future.set_exception(InputError(sentence))
 
     def _leave(self, place: int, why: str) -> None:
-        """Leave a seat empty; once all are empty, no work can be done."""
+        """Leave a seat empty, of which the next result warns; once all are empty, no work can be done."""
         with self._changed:
             self._starting.discard(place)
             self._able -= 1
-            self._failed = why
+            self._causes.setdefault(why, False)
             if not self._able:
                 self._give_up()
             self._changed.notify_all()
+
+    def _unsaid(self) -> list[str]:
+        """Warnings of empty seats, one for each cause that was not said yet."""
+        with self._changed:
+            new = [why for why, said in self._causes.items() if not said]
+            self._causes |= dict.fromkeys(new, True)
+        return [f"A worker did not begin, and the others do its work: {why}" for why in new]
 
     def _give_up(self) -> None:
         while self._waiting:
             work = self._waiting.popleft()
             if work.future.running() or work.future.set_running_or_notify_cancel():
-                work.future.set_exception(InputError(self._failed))
+                work.future.set_exception(InputError(next(reversed(self._causes))))
 
 
 class OwnProcess(Seat):
-    """A process on this machine, with a device and a number of threads."""
+    """A process on this machine, with a device that so many processes share, and a number of threads."""
 
-    def __init__(self, load: Loading, device: str, threads: int) -> None:
+    def __init__(self, load: Loading, device: str, *, threads: int, sharing: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, load, device, threads), daemon=True)
+        self._process = context.Process(target=_work, args=(theirs, load, device, threads, sharing), daemon=True)
         if hasattr(signal, "pthread_sigmask"):  # Ctrl-C is for this process only; processes started here ignore it
             resource_tracker.ensure_running()  # started with the process, it would let SIGINT through again
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for this seat's own thread
@@ -299,15 +316,15 @@ class OwnProcess(Seat):
         self._process.join()
 
 
-def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
+def _work(pipe: Connection, load: Loading, device: str, threads: int, sharing: int) -> None:
     """The loop of a worker process, until its pipe or its parent process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    prepare(threads)
+    prepare(threads, sharing)
     try:
         model = load(device)
     except Exception as error:
-        pipe.send_bytes(_raised(error))
+        pipe.send_bytes(raised(error))
         return
     pipe.send_bytes(packed(("done", None, [])))
     with suppress(EOFError, OSError):
@@ -315,13 +332,16 @@ def _work(pipe: Connection, load: Loading, device: str, threads: int) -> None:
             pipe.send_bytes(answered(pipe.recv_bytes(), model))
 
 
-def prepare(threads: int) -> None:
-    """In a worker: set the number of threads, and show no progress."""
+def prepare(threads: int, sharing: int) -> None:
+    """In a worker: set the number of threads and of processes on its device, and show no progress."""
     import torch
     from threadpoolctl import threadpool_limits
 
+    from mechicl.hooks.running import share_device
+
     torch.set_num_threads(threads)
     threadpool_limits(threads)
+    share_device(sharing)
     nothing_shown()
 
 

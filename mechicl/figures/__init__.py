@@ -1,6 +1,6 @@
 """The plotly style of all figures: one colour per thing everywhere, a band for every mean, exact values on hover."""
 
-from mechicl.figures.arrange import NARROW, NOTEBOOK, WIDE, arrange
+from mechicl.figures.arrange import NARROW, NOTEBOOK, PAGE_WIDTHS, WIDE, arrange
 from mechicl.figures.axes import bounded, coordinates
 from mechicl.figures.colours import (
     BLUE,
@@ -24,7 +24,7 @@ from mechicl.figures.text import plain, shortened
 
 __all__ = [
     "BLUE", "DARK", "FLOW_COLOURS", "GREEN", "GREY", "INK", "LABEL_COLOUR", "LIGHT", "NARROW", "NOTEBOOK", "ORANGE",
-    "PURPLE", "SKY", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "VERMILION", "WIDE", "add_curve", "arrange",
-    "band", "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain", "shortened",
-    "styled",
+    "PAGE_WIDTHS", "PURPLE", "SKY", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "VERMILION", "WIDE", "add_curve",
+    "arrange", "band", "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain",
+    "shortened", "styled",
 ]  # fmt: skip

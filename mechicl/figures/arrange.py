@@ -18,8 +18,12 @@ import plotly.graph_objects as go
 from mechicl.figures.axes import set_ticks
 from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
 
-WIDE, NOTEBOOK, NARROW = 1040, 700, 380
-"""Widths in pixels: a desktop page, the least of a notebook cell (and plotly's own export), a phone page."""
+WIDE, NOTEBOOK, NARROW = PAGE_WIDTHS = (1040, 700, 320)
+"""Widths in pixels: a desktop page, the least of a notebook cell (and plotly's own export), a small phone's page.
+
+A report has a layout for each and shows the widest that fits, because a figure wider than its layout has room to spare,
+and in a narrower one texts overlap.
+"""
 
 _LEAST_PANEL = 20.5
 """Width of a panel with its axis, in units of the text size."""

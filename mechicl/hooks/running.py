@@ -40,6 +40,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_processes = 1
+
+
+def share_device(processes: int) -> None:
+    """Size this process's batches for its part of the device's memory, which so many processes share."""
+    global _processes
+    _processes = processes
+
+
 @dataclass(frozen=True, repr=False)
 class Run:
     """The result of `run`, in the order of the prompts. `run[probe]` is that probe's reading, `run.frame()` the table.
@@ -146,7 +155,7 @@ def run(
     at_once = batch_size
     if any(probe.objective is not None for probe in probes) and len(prompts):
         check_sequence(prompts.label_tokens, "A probe with an objective")
-        at_once = prompts_at_once(net, max(map(len, prompts)))
+        at_once = prompts_at_once(net, max(map(len, prompts))) // _processes
 
     def whole(part: PromptSet) -> tuple[Tensor, dict[Probe, Reading]]:
         batch = part.batch(net.device)
@@ -179,7 +188,7 @@ def sweep(
     check_same_tokenizer(net, prompts)
     longest = int(prompts.lengths.max()) if isinstance(prompts, TokenCorpus) else max(one.n_read for one in prompts)
     fit = prompts_that_fit(net.sizes, longest, net.dtype.itemsize, net.device)
-    batch_size = batch_size if fit is None else min(batch_size, fit)
+    batch_size = batch_size if fit is None else min(batch_size, max(1, fit // _processes))
     lengths = prompts.lengths if isinstance(prompts, TokenCorpus) else torch.tensor(list(map(len, prompts)))
     collected = _Collected(lengths, probes)
     # a caller's inference mode would leave no gradients to ask for

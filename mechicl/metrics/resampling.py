@@ -32,6 +32,13 @@ class SetInterval(NamedTuple):
         """The mean less a number that has no error of its own, with the same width."""
         return self._replace(mean=self.mean - known, low=self.low - known, high=self.high - known)
 
+    def less_measured(self, null: SetInterval) -> SetInterval:
+        """The mean less another one, measured apart; both errors add in quadrature."""
+        mean = self.mean - null.mean
+        below = float(np.hypot(self.mean - self.low, null.high - null.mean))
+        above = float(np.hypot(self.high - self.mean, null.mean - null.low))
+        return self._replace(mean=mean, low=mean - below, high=mean + above)
+
 
 def mean_over_sets(
     values: Float[np.ndarray, " row"],
@@ -105,6 +112,19 @@ def over_few_sets(
     return mean - half, mean + half
 
 
+def jackknife(
+    whole: Float[np.ndarray, "*any"], without: Float[np.ndarray, "set *any"], level: float = 0.95
+) -> tuple[Float[np.ndarray, "*any"], Float[np.ndarray, "*any"]]:
+    """Low and high of a statistic of a few sets (not a mean) by Student's t over Tukey's pseudo-values.
+
+    `without` is the statistic with each set left out; at least two.
+    """
+    n = len(without)
+    pseudo = n * whole - (n - 1) * without
+    half = stats.t.ppf((1 + level) / 2, n - 1) * pseudo.std(0, ddof=1) / np.sqrt(n)
+    return whole - half, whole + half
+
+
 def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's interval of a share of n cases, which has some width even if the share is 0 or 1."""
     interval = stats.binomtest(round(share * n), n).proportion_ci(level, method="wilson")
@@ -114,16 +134,21 @@ def wilson(share: float, n: int, level: float = 0.95) -> tuple[float, float]:
 def plateau(values: Float[np.ndarray, "row place"], *, generator: np.random.Generator) -> np.ndarray:
     """Places (layers, depths) whose mean may be the highest, as a mask.
 
-    Each place's mean is compared with the largest, over resampled rows; the 95 % bound is that of the largest
-    standardised deviation over all places, which corrects for all of them (2,000 draws).
+    Rows are independent, such as documents. Each place's mean is compared with the largest, over resampled rows; the
+    95 % bound is that of the largest standardised deviation over all places, which corrects for all of them (2,000
+    draws). With fewer than 20 rows it is widened as Student's t is, and a single row excludes no place.
     """
     n, mean = len(values), values.mean(0)
+    if n < 2:
+        return np.ones(len(mean), dtype=bool)
     gap = mean.max() - mean
     weights = generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES) / n
     draws = weights @ values
     gaps = draws[:, mean.argmax()][:, None] - draws
     spread = np.maximum(gaps.std(0), 1e-12)
     bound = np.quantile(((gaps - gap) / spread).max(1), 0.95)
+    if n < FEW_SETS:
+        bound *= stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
     return np.asarray(gap <= bound * spread)
 
 

@@ -74,7 +74,7 @@ def share_in(
 ) -> Float[Tensor, "neuron"]:
     """The share of each neuron's norm that lies in the span of orthonormal directions."""
     w = W_out.cpu().double()
-    share: Tensor = (w @ directions).norm(dim=1) / w.norm(dim=1)
+    share: Tensor = (w @ directions).norm(dim=1) / w.norm(dim=1).clamp(min=1e-30)  # a pruned neuron writes nothing
     return share
 
 

@@ -102,6 +102,7 @@ def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Pa
         settings |= corrections(hf_model.config, settings) | {
             "model_name": name,
             "original_architecture": architecture,
+            "tie_word_embeddings": _ties(hf_model),  # folding norms hides it from the weights
             "tokenizer_name": None,  # or HookedTransformer would fetch one
             "init_weights": False,
             "dtype": hf_model.dtype,
@@ -116,6 +117,12 @@ def _converted(hf_model: Any, place: DevicePlacement, name: str, remote_code: Pa
         return model, state
 
     return cfg, make
+
+
+def _ties(hf_model: Any) -> bool:
+    """Whether the unembedding is the embedding."""
+    embedding, unembedding = hf_model.get_input_embeddings(), hf_model.get_output_embeddings()
+    return unembedding is not None and embedding.weight is unembedding.weight
 
 
 def _reason(error: Exception) -> str:

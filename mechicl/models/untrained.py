@@ -28,9 +28,10 @@ def untrained(model: Model, seed: int) -> Any:
 
     Dtype, devices, tokenizer and settings are the model's. A HookedTransformer gets TransformerLens's initialisation:
     normal weights of the configuration's `initializer_range`, biases 0, gains 1, so that folded norms have nothing to
-    fold. A TransformerBridge gets that of its Hugging Face class. Weights are drawn on the CPU, so a seed gives the
-    same twin on every device, and PyTorch's generators are unchanged. The twin has none of the user's replaced modules
-    or hooks.
+    fold. A TransformerBridge gets that of its Hugging Face class. If the model's unembedding is its embedding, so is
+    the twin's, because the logit lens then begins with the current token; a model that was processed elsewhere no
+    longer shows this, unless its configuration says so. Weights are drawn on the CPU, so a seed gives the same twin on
+    every device, and PyTorch's generators are unchanged. The twin has none of the user's replaced modules or hooks.
 
     Raises:
         InputError: the model is of a user-defined class.
@@ -81,6 +82,8 @@ def _hooked_transformer(raw: Any) -> Any:
     cfg = copy.deepcopy(raw.cfg)
     cfg.device, cfg.n_devices, cfg.seed, cfg.tokenizer_name, cfg.init_weights = "cpu", 1, None, None, True
     twin = HookedTransformer(cfg, move_to_device=False)
+    if cfg.tie_word_embeddings or torch.equal(raw.embed.W_E.T, raw.unembed.W_U):
+        twin.unembed.W_U.data = twin.embed.W_E.data.T.clone()
     clear_unused(twin)
     return twin
 

@@ -1,6 +1,5 @@
 "use strict";
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const narrow = matchMedia("(max-width: 700px)");
 const pointer = matchMedia("(hover: hover)");
 const style = JSON.parse(document.getElementById("style").textContent);
 const figures = new Map(); // each figure and its JSON
@@ -10,15 +9,22 @@ async function unpack(element) {
   return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
+// The widest layout that fits: in a narrower plot than it was made for, texts would overlap.
+function widthFor(figure) {
+  const room = figure.querySelector(".plot").clientWidth;
+  return style.widths.find((width) => width <= room) ?? style.widths.at(-1);
+}
+
 function draw(figure, light) {
   const shown = dark.matches && !light;
   let text = figures.get(figure);
   if (shown) text = text.replaceAll(`"${style.ink}"`, `"${style.light_ink}"`);
-  const { data, traces, ...layouts } = JSON.parse(text);
-  const layout = layouts[narrow.matches ? "narrow" : "wide"];
-  if (narrow.matches) for (const [place, changes] of Object.entries(traces)) Object.assign(data[place], changes);
+  const width = figure.dataset.width = widthFor(figure);
+  const { data, layouts } = JSON.parse(text);
+  const { layout, traces } = layouts[width];
+  for (const [place, changes] of Object.entries(traces)) Object.assign(data[place], changes);
   layout.template = shown ? style.dark : style.light;
-  layout.datarevision = `${shown} ${narrow.matches}`;
+  layout.datarevision = `${shown} ${width}`;
   const plot = figure.querySelector(".plot");
   plot.style.height = `${layout.height}px`;
   Plotly.react(plot, data, layout, {
@@ -28,6 +34,9 @@ function draw(figure, light) {
 }
 
 const drawAll = (light) => figures.forEach((_, figure) => draw(figure, light === true));
+const drawResized = () => figures.forEach((_, figure) => {
+  if (Number(figure.dataset.width) !== widthFor(figure)) draw(figure);
+});
 
 async function load() {
   const script = document.createElement("script");
@@ -41,7 +50,7 @@ async function load() {
 load().then(() => {
   drawAll();
   dark.addEventListener("change", drawAll);
-  narrow.addEventListener("change", drawAll);
+  addEventListener("resize", drawResized);
   addEventListener("beforeprint", () => drawAll(true));
   addEventListener("afterprint", drawAll);
 }).catch((error) => {

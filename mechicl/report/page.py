@@ -1,4 +1,4 @@
-"""The page: all verdicts, the inputs, and for each result verdicts, finding, figure, numbers and provenance."""
+"""The page: all verdicts, the inputs, and for each result verdicts, figure, finding, numbers and provenance."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import plotly.io
 from mechicl.claims import Verdicts
 from mechicl.declared import claimant
 from mechicl.errors import InputError
-from mechicl.figures import DARK, INK, LIGHT, NARROW, WIDE, for_page
+from mechicl.figures import DARK, INK, LIGHT, PAGE_WIDTHS, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.asked import facts, headings, shared_facts
 from mechicl.report.drawing_script import drawing_script, packed
 from mechicl.report.tables import column_rules, table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
+from mechicl.studies.several import Several
 from mechicl.studies.stages import published as stages
 from mechicl.versions import versions
 
@@ -61,7 +62,7 @@ def _page(results: Sequence[Result], title: str) -> str:
         _section(result, figure, heading, {name: value for name, value in own.items() if name not in common}, number)
         for number, (result, figure, heading, own) in enumerate(zip(results, figures, titles, asked, strict=True), 1)
     ]
-    style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK}
+    style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK, "widths": PAGE_WIDTHS}
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -70,7 +71,7 @@ def _page(results: Sequence[Result], title: str) -> str:
         f'<body><a class="skip" href="#results">Skip to the results</a>'
         f"<header><h1><bdi>{escape(title)}</bdi></h1>{_list(common)}</header>{_contents(titles)}"
         f'<main id="results" tabindex="-1"><noscript><p>Figures need JavaScript; all numbers are in the tables.</p>'
-        f"</noscript>{_verdicts(results, titles)}{''.join(sections)}{_again(results)}</main>"
+        f"</noscript>{_verdicts(results, titles)}{''.join(sections)}</main>"
         f"<footer><p>mechicl {escape(versions()['mechicl'])}. This page needs no network.</p></footer>"
         f'<p id="status" class="unseen" role="status"></p>'
         f'<script type="application/json" id="style">{_script_json(style)}</script>'
@@ -104,27 +105,37 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
 
 
 def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
-    study = result.study
-    finding = result.finding()
-    said = escape(finding)
-    shown = _in_both_widths(figure)
+    study, said = result.study, _beyond_claims(result)
+    described = f' aria-describedby="measured-{number}"' if said else ""
+    shown = _in_all_widths(figure)
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
     further = "".join(table_html(table, caption) for caption, table in study.tables(result).items())
-    origin = escape(json.dumps(dict(result.provenance), indent=2, default=str, ensure_ascii=False))
     return (
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
         f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
         f"{verdicts_html(result.claims.rows(notes=False), result.claims.outcomes()) if result.claims else ''}"
-        f'<p class="said"><b>Measured:</b> <bdi>{said}</bdi></p>{_notes(result.claims, finding)}'
-        f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}. {said}"></div>'
+        f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}"{described}></div>'
         f"<figcaption>{caption}</figcaption>"
         f'<script type="text/plain">{packed(plotly.io.json.to_json_plotly(shown))}</script></figure>'
+        f"{_measured(said, number)}{_notes(result.claims, said)}"
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
         f"{table_html(result.summary(), 'Figure data')}{further}"
-        f'<details><summary>Provenance</summary><pre tabindex="0">{origin}</pre></details></section>'
+        f"{_origin(result, number)}</section>"
     )
+
+
+def _measured(said: str, number: int) -> str:
+    return f'<p class="said" id="measured-{number}"><b>Measured:</b> <bdi>{escape(said)}</bdi></p>' if said else ""
+
+
+def _beyond_claims(result: Result) -> str:
+    """What a finding adds to the verdicts, which have a table; of several models, each one's after its name."""
+    if not isinstance(result.study, Several):
+        return result.beyond_claims()
+    each = {name: one.beyond_claims() for name, one in result.study.each(result).items()}
+    return " ".join(f"{name}: {said}" for name, said in each.items() if said)
 
 
 def _notes(verdicts: Verdicts, finding: str) -> str:
@@ -138,13 +149,21 @@ def _notes(verdicts: Verdicts, finding: str) -> str:
     return f"<details><summary>Notes on the verdicts ({len(told)})</summary><ul>{items}</ul></details>" if told else ""
 
 
-def _in_both_widths(figure: go.Figure) -> dict[str, Any]:
-    """A figure's data once, its layout for a wide and a narrow page, and what the narrow one changes in its traces."""
-    wide, narrow = (for_page(figure, width=width) for width in (WIDE, NARROW))
-    pairs = enumerate(zip(wide["data"], narrow["data"], strict=True))
-    traces = {place: changed for place, (ours, theirs) in pairs if (changed := _changes(ours, theirs))}
-    data = [{name: _single(value) for name, value in trace.items()} for trace in wide["data"]]
-    return {"data": data, "traces": traces, "wide": wide["layout"], "narrow": narrow["layout"]}
+def _in_all_widths(figure: go.Figure) -> dict[str, Any]:
+    """A figure's data once, and for each width of a page its layout and what this changes in the traces."""
+    drawn = {width: for_page(figure, width=width) for width in PAGE_WIDTHS}
+    widest = drawn[PAGE_WIDTHS[0]]["data"]
+    data = [{name: _single(value) for name, value in trace.items()} for trace in widest]
+    layouts = {
+        width: {"layout": one["layout"], "traces": _all_changes(widest, one["data"])} for width, one in drawn.items()
+    }
+    return {"data": data, "layouts": layouts}
+
+
+def _all_changes(ours: Sequence[Any], theirs: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    """The changes of each trace that has any, by its place."""
+    pairs = enumerate(zip(ours, theirs, strict=True))
+    return {place: changed for place, (one, other) in pairs if (changed := _changes(one, other))}
 
 
 def _changes(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,16 +187,21 @@ def _published(result: Result) -> pd.DataFrame:
     return next((table for table in tables if len(table)), pd.DataFrame())
 
 
-def _again(results: Sequence[Result]) -> str:
-    """The commands that reproduce the results."""
-    commands = list(dict.fromkeys(str(result.provenance.get("command", "")) for result in results))
-    known = "\n".join(command for command in commands if command)
-    unknown = "" if all(commands) else "<p>Results without a command were made in Python.</p>"
-    shown = (
-        f'<button type="button" class="copy" data-copies="commands">Copy commands</button>'
-        f'<pre id="commands" tabindex="0">{escape(known)}</pre>'
+def _origin(result: Result, number: int) -> str:
+    """The command that reproduces the result, and its provenance, each of which opens."""
+    command = str(result.provenance.get("command", ""))
+    again = (
+        f'<button type="button" class="copy" data-copies="command-{number}">Copy command</button>'
+        f'<pre id="command-{number}" class="command" tabindex="0">{escape(command, quote=False)}</pre>'
+        if command
+        else "<p>This result was made in Python, not by a command.</p>"
     )
-    return f'<section aria-labelledby="again"><h2 id="again">Reproduce</h2>{shown if known else ""}{unknown}</section>'
+    # Quotes mean nothing in an element's text, and escaped they would be a third of it.
+    facts = escape(json.dumps(dict(result.provenance), indent=2, default=str, ensure_ascii=False), quote=False)
+    return (
+        f"<details><summary>Reproduce</summary>{again}</details>"
+        f'<details><summary>Provenance</summary><pre class="provenance" tabindex="0">{facts}</pre></details>'
+    )
 
 
 def _list(asked: Mapping[str, str]) -> str:

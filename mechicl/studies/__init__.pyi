@@ -1033,7 +1033,8 @@ def right_then_wrong(
         A result. Shares of each sequence's tokens, by the entropy of the clean prediction: a row per
         quantity and place. `arm` is lens (at the residual before `layer`), any (over all layers), or
         drop (with `layer` dropped). `value` is a share of `tokens` tokens; for `restored`, of those
-        that late layers turn wrong.
+        that late layers turn wrong; for `returned`, of all those whose prediction late layers change,
+        the share that has the earlier prediction again.
     """
 
 def inner_lexicon(

@@ -15,7 +15,8 @@ from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
 TEXT_BAND = "band: 95 % interval over sequences"
 _SHARES = (
-    "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
+    "acc", "acc_norm", "accuracy", "agreement", "label_loyalty", "loyalty", "majority_rate",
+    "top_10_overlap", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
 )  # fmt: skip
 """Metrics between 0 and 1, whose intervals keep some width even if all prompts agree."""
 

@@ -10,7 +10,7 @@ untrained twins of the model, and the spread among twins is part of the interval
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,7 +21,7 @@ from mechicl.claims import Evidence
 from mechicl.declared import Switch
 from mechicl.metrics.resampling import SetInterval, against_few, mean_over_sets
 from mechicl.models import has_twin, untrained_twin
-from mechicl.studies.parts import DOCUMENT, set_names
+from mechicl.studies.parts import DOCUMENT, Part, set_names
 from mechicl.studies.study import Condition, Study
 
 TWINS = "the same in untrained models"
@@ -65,14 +65,20 @@ class AgainstTwins(Study):
         seed = seed_of(condition)
         if seed is None:
             return self.read(model, material, batch_size)
-        share = range(len(material))
+        share: Sequence[int] = range(len(material))
         if self.each_twin_reads is not None:
-            some = share[seed % len(material) :: self.untrained][: self.each_twin_reads]
-            share = some if len(some) >= self.least_read else share
+            step = max(1, len(material) // self.each_twin_reads)
+            places = {(seed + step * one) % len(material) for one in range(self.each_twin_reads)}
+            share = sorted(places) if len(places) >= self.least_read else share
         with untrained_twin(model, seed) as twin:
             rows = self.of_twin(twin, material.select(share), batch_size)
         place = "prompt" if self.reads == "prompts" else "sequence"
         return rows.assign(**{place: np.take(share, rows[place])})
+
+    def _key(self, code: str, model_facts: Mapping[str, Any], part: Part, condition: Condition) -> dict[str, Any]:
+        """More twins leave the cells of the model, and of the other twins, as they are."""
+        key = super()._key(code, model_facts, part, condition)
+        return key | {"settings": {name: value for name, value in key["settings"].items() if name != "untrained"}}
 
     def of_twin(self, model: Any, material: Any, batch_size: int) -> pd.DataFrame:
         """The rows of an untrained twin; a subclass may measure only what claims rest on."""
@@ -108,7 +114,10 @@ def against_twins(
     means = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
     twins = [float(mean) for mean in means if not np.isnan(mean)]
     if len(twins) < 2:
-        why = "A single untrained twin does not show how far twins differ; use two or more." if twins else ""
+        undefined = f" (it is undefined in {len(means) - len(twins)} of {len(means)})" * (len(means) > len(twins))
+        why = (
+            f"One untrained twin does not show how far twins differ{undefined}; use more (untrained)." if means else ""
+        )
         return of_documents(values, None, undecided=why, **more)
     raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
     return of_documents(values, **beyond(raw if controls is None else against_few(raw, controls), twins), **more)
@@ -163,6 +172,11 @@ def by_layer(rows: pd.DataFrame, value: str, x: str = "layer") -> pd.DataFrame:
     if DOCUMENT not in rows:  # an earlier version did not save them
         rows = rows.assign(**{DOCUMENT: rows["sequence"]})
     return rows.pivot_table(index=[DOCUMENT, "sequence"], columns=x, values=value)
+
+
+def by_document(curves: pd.DataFrame) -> pd.DataFrame:
+    """A row per document of the text, because its sequences are not independent."""
+    return curves.groupby(level=DOCUMENT).mean()
 
 
 def slope(curves: pd.DataFrame) -> pd.Series:

@@ -38,6 +38,15 @@ def test_folding_leaves_nothing_to_fold() -> None:
     torch.testing.assert_close(twin(tiny.tokens()), untrained(tiny.model("gpt2"), 3)(tiny.tokens()))
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama", "gpt2/bridge", "llama/bridge"])
+@pytest.mark.parametrize("processing", ["none", "fold"])
+def test_a_twin_is_tied_if_its_model_is(family: str, processing: str) -> None:
+    """Here gpt2 is tied, and llama is not."""
+    twin = untrained(tiny.fresh(family, processing), 0)
+    tied = torch.equal(twin.W_E, twin.W_U.T)
+    assert tied == family.startswith("gpt2")
+
+
 def test_a_class_of_the_users_own_has_none() -> None:
     for model in (Plain(), Wrapped(tiny.model("gpt2"))):
         assert not has_twin(model)

@@ -175,7 +175,7 @@ def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:
     """The signatures that one pass over the text gives, for the model or a twin."""
     local, sizes = readings[probes[0]].mean("head").frame(), readings[probes[1]].frame()
     yield _signature("local attention", local, local[f"mass_{_WINDOW}"], local[f"queries_{_WINDOW}"])
-    yield _signature("MLP norm", sizes, sizes["mlp_norm"], sizes["positions"])
+    yield _signature("MLP norm", sizes, sizes["mlp_median"], sizes["positions"])  # few tokens have very large ones
     yield _signature("block influence", sizes, 1 - sizes["cosine"], sizes["positions"])
     yield _signature("norm at position 0", sizes, sizes["resid_post_at_0"] / sizes["resid_post_median"], 1.0)
     yield _signature("attention to position 0", local, local["sink"], local["queries"])

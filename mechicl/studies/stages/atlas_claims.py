@@ -12,25 +12,27 @@ import pandas as pd
 from mechicl.claims import Claim, Evidence
 from mechicl.metrics.resampling import SetInterval
 from mechicl.studies.drawing import where
-from mechicl.studies.stages.boundaries import DIRECT, FEW_NEURONS, STAGES, change, fitted, signatures_of
+from mechicl.studies.stages.boundaries import DIRECT, FEW_NEURONS, STAGES, Fit, change, fitted, signatures_of
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.twins import TWINS, against_twins, by_layer, given
 
 _SOURCE, _QUANTITY = "Stages of Inference, Table 1; boundaries are ours", "change of its signatures where {} begins"
 _UNIT, _LEAST = "times the spread over layers", 0.5
 MERGED = Claim(
-    "detokenization-ends", "Signatures of detokenization end together, in early layers.", _SOURCE,
+    "detokenization-ends", "Signatures of detokenization end in early layers.", _SOURCE,
     _QUANTITY.format(STAGES[1]), _UNIT, TWINS, _LEAST,
 )  # fmt: skip
 ENSEMBLES = Claim(
-    "ensembling-begins", "Signatures of prediction ensembling begin together, after a plateau.", _SOURCE,
+    "ensembling-begins", "Signatures of prediction ensembling begin after the early layers.", _SOURCE,
     _QUANTITY.format(STAGES[2]), _UNIT, TWINS, _LEAST,
 )  # fmt: skip
 CALIBRATES = Claim(
-    "calibration-begins", "Signatures of calibration begin together, in the last layers.", _SOURCE,
+    "calibration-begins", "Signatures of calibration begin in the last layers.", _SOURCE,
     _QUANTITY.format(STAGES[3]), _UNIT, TWINS, _LEAST,
 )  # fmt: skip
 BOUNDARIES = (MERGED, ENSEMBLES, CALIBRATES)
+_WHERE = {MERGED.id: (0, 1 / 2), ENSEMBLES.id: (1 / 3, 1), CALIBRATES.id: (2 / 3, 1)}
+"""The part of the depth in which a claim places its boundary."""
 DENSER = Claim(
     "denser-as-lens-falls", "Prediction neurons are densest where the lens's KL to the final prediction is low.",
     "Stages of Inference, section 5.3, Fig. 8", "Spearman correlation of density and −KL over layers", "correlation",
@@ -69,6 +71,8 @@ def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
         of_words = change(found, fit.starts, 0, DIRECT).to_numpy()
         note = "The end of detokenization is read from the inner lexicon; what its control shows is taken off."
         return Evidence(of_words, 0.0, np.arange(len(of_words)), "words", note=note)
+    if why := _elsewhere(claim, fit, next(iter(found.values())).values.shape[1]):
+        return Evidence.nothing(why)
 
     def contrast(rows: pd.DataFrame) -> pd.Series:
         if "weights" not in rows:  # `given` drops the column
@@ -79,6 +83,15 @@ def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
 
     note = f"{STAGES[boundary + 1].capitalize()} rests on {', '.join(fit.by[boundary])}."
     return against_twins(contrast, table, note=note)
+
+
+def _elsewhere(claim: Claim, fit: Fit, n_layers: int) -> str:
+    """Why signatures do not change where the claim says; empty if they do."""
+    boundary = BOUNDARIES.index(claim)
+    start, (low, high) = fit.starts[boundary], _WHERE[claim.id]
+    if low * n_layers <= start <= high * n_layers:
+        return ""
+    return f"Signatures change in layer {start} of {n_layers}, outside the part of the depth that is claimed."
 
 
 def denser(table: pd.DataFrame) -> Evidence:
@@ -119,11 +132,18 @@ def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
     shifted = correlation(means.mean(0), np.stack([np.roll(density, shift) for shift in range(len(density))]))
     interval = SetInterval(found, float(low), float(high), n, len(kl))
     p = float((shifted >= found - 1e-12).mean())
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p)
+    steps = float(correlation(np.diff(means.mean(0)), np.diff(density)))
+    note = (
+        f"The interval is over documents; over layers p = {p:.2g}. Any two curves that rise with depth are correlated; "
+        f"the steps from layer to layer are with {steps:+.2f}."
+    )
+    return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p, note=note)
 
 
 def deeper(table: pd.DataFrame) -> Evidence:
-    """The sample is the models; the interval of their rank correlation is Fisher's."""
+    """The sample is the models: their rank correlation with Fisher's interval, and p over all orders of the models."""
+    from scipy.stats import permutation_test, spearmanr
+
     drops = where(given(table), signature="drop KL")
     n_layers = drops.groupby("model")["layer"].max() + 1
     if len(n_layers) < _FEW_MODELS:
@@ -136,4 +156,12 @@ def deeper(table: pd.DataFrame) -> Evidence:
     half = 1.96 / np.sqrt(len(kl) - 3)
     low, high = np.tanh(np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-half, half]))
     interval = SetInterval(found, float(low), float(high), len(kl), len(kl))
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval)
+    layers = n_layers.to_numpy()
+    p = permutation_test(
+        (-kl,),
+        lambda one: spearmanr(layers, one).statistic,
+        permutation_type="pairings",
+        n_resamples=9999,
+        random_state=0,
+    ).pvalue  # Fisher's interval is too narrow for so few
+    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval, p=float(p))

@@ -309,5 +309,5 @@ def change(found: Mapping[str, Signature], starts: tuple[int, ...], boundary: in
     rows = max((step.index for step in steps), key=len, default=pd.MultiIndex.from_arrays([[], []]))
     total = pd.Series(0.0, rows)
     for step in steps:
-        total += step.reindex(rows) if len(step) == len(rows) else step.mean()  # weights have only one row
+        total += step if step.index.equals(rows) else step.mean()  # weights have a single row
     return total / max(len(steps), 1)

@@ -19,6 +19,7 @@ If suppression neurons sharpen predictions in the last stage, ablating them rais
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -97,6 +98,10 @@ class CausalStages(Study):
     batch_size = 4
     sweeps = True
     shared_options = {"processing": "fold"}
+
+    @property
+    def sequences_a_cell(self) -> int:
+        return sys.maxsize  # means, and what controls are matched on, are those of the whole text
 
     def passes(self, n_layers: int) -> float:
         return 3 + min(self.bands, n_layers) * len(_HOW) * (len(_KINDS) * (1 + self.draws) + len(_PARTS))

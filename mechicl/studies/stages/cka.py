@@ -21,8 +21,9 @@ a short residual a lot, which makes blocks with random weights, too, so the clai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from mechicl.errors import InputError
 from mechicl.figures import BLUE, GREY
 from mechicl.hooks import run
 from mechicl.metrics import hsic_matrix
-from mechicl.metrics.resampling import SetInterval
+from mechicl.metrics.resampling import FEW_SETS, SetInterval, jackknife
 from mechicl.probes import LastResidual
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
@@ -171,15 +172,21 @@ class Cka(AgainstTwins):
             return np.asarray(np.einsum("dm,mij->dij", weights, _ratio(hsic)))
         return _ratio(np.einsum("dm,mij->dij", weights, hsic))
 
-    def _draws(self, hsic: FloatArray, weights: FloatArray) -> FloatArray:
-        generator = np.random.default_rng(0)
-        n = len(weights)
-        return self._cka(hsic, weights * generator.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES))
+    def _interval(
+        self, hsic: FloatArray, weights: FloatArray, of: Callable[[FloatArray], FloatArray] = np.asarray
+    ) -> FloatArray:
+        """Low and high of a statistic of CKA matrices [draw layer layer], by default CKA, over minibatches.
 
-    def _interval(self, hsic: FloatArray, weights: FloatArray) -> FloatArray:
-        if len(weights) == 1:  # the spread is unknown
-            return np.full((2, *hsic.shape[1:]), np.nan)
-        return np.asarray(np.nanquantile(self._draws(hsic, weights), [0.025, 0.975], axis=0))
+        Few minibatches are left out in turn, because resampling them undercovers; the spread of one is unknown.
+        """
+        n = len(weights)
+        whole = of(self._cka(hsic, weights[None]))[0]
+        if n == 1:
+            return np.full((2, *whole.shape), np.nan)
+        if n < FEW_SETS:
+            return np.stack(jackknife(whole, of(self._cka(hsic, weights * (1 - np.eye(n))))))
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+        return np.asarray(np.nanquantile(of(self._cka(hsic, weights * drawn)), [0.025, 0.975], axis=0))
 
     def block_structure(
         self, table: pd.DataFrame, residuals: str | None = None, *, interval: bool = True
@@ -196,14 +203,8 @@ class Cka(AgainstTwins):
             cka = self._cka(hsic, weights[None])
             n_blocks = min(_BLOCKS, cka.shape[-1] - 1)
             best, smooth = (best_blocks(matrix[0], n_blocks) for matrix in (cka, by_distance(cka)))
-            low = high = np.nan
-            if interval and len(weights) > 1:
-                draws, ways = self._draws(hsic, weights), divisions(cka.shape[-1], n_blocks)
-                differences = [
-                    explained_by_blocks(one[None], ways).max() - explained_by_blocks(by_distance(one[None]), ways).max()
-                    for one in draws[np.isfinite(draws).all((1, 2))]
-                ]
-                low, high = np.quantile(differences, [0.025, 0.975]) if differences else (np.nan, np.nan)
+            gain = partial(_beyond_distance, ways=divisions(cka.shape[-1], n_blocks))
+            low, high = self._interval(hsic, weights, gain) if interval else (np.nan, np.nan)
             rows.append((model, best.starts, best.explained, smooth.explained, low, high))
         return pd.DataFrame(rows, columns=["model", "starts", "explained", "by_distance", "low", "high"])
 
@@ -291,6 +292,16 @@ def _square(summary: pd.DataFrame, column: str) -> FloatArray:
     first = where(summary, model=summary["model"].iloc[0])
     n = int(first["layer"].max()) + 1
     return np.asarray(first[column].to_numpy(float).reshape(n, n), dtype=np.float64)
+
+
+def _beyond_distance(cka: FloatArray, ways: Any) -> FloatArray:
+    """What the best blocks explain, beyond what they do if similarity depends on distance alone: [draw]."""
+    gains = [
+        explained_by_blocks(one[None], ways).max() - explained_by_blocks(by_distance(one[None]), ways).max()
+        if np.isfinite(one).all() else np.nan
+        for one in cka
+    ]  # fmt: skip
+    return np.array(gains)
 
 
 def _counted(table: pd.DataFrame) -> str:

@@ -48,7 +48,8 @@ from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, 
 _SOURCE = "Stages of Inference, section 5.1; a test of our own"
 _TOLERANCE = 0.9
 ALONE = Claim(
-    "first-attention-sees-the-token", "What attention writes in the first layer depends on the current token alone.",
+    "first-attention-sees-the-token",
+    "What attention writes in the first layer depends almost only on the current token.",
     _SOURCE, "share of variance that the current token explains, minus 0.9", "of variance", TWINS, 0.02,
 )  # fmt: skip
 FADES = Claim(

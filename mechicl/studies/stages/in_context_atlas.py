@@ -72,8 +72,8 @@ def gathered_and_read(summary: pd.DataFrame, boundaries: Mapping[Hashable, int])
     early, late = wp[wp.index < start].sum() / wp.sum(), pq[pq.index >= start].sum() / pq.sum()
     place = f"Before {stage} ({start / n:.0%} of the layers)" if stage in boundaries else f"Before layer {start}"
     sentences = [
-        f"{place} lie {early:.0%} of S_wp, the gathering in label words, summed over layers, and {1 - late:.0%} of "
-        "S_pq, their reading"
+        f"{place} lie {early:.0%} of S_wp, the gathering in label words, and {1 - late:.0%} of S_pq, their reading "
+        "(shares of each layer's saliency, summed over layers)"
     ]
     auc = curves["AUCROC"] if "AUCROC" in there else curves.iloc[:0]  # missing if every prompt got the same answer
     if 0 < start < n and len(auc):

@@ -43,7 +43,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.spelling_bench import CONTROLS, Bench, Put, nearest
-from mechicl.studies.stages.word_identity import held_out_correct
+from mechicl.studies.stages.word_identity import FOLDS, held_out_correct
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
 
@@ -300,12 +300,12 @@ def _identities(corpus: TokenCorpus, context: int, seed: int) -> Iterator[tuple[
     generator = np.random.default_rng(seed)
     for kind, ends in kinds.items():
         row, position = ends.nonzero(as_tuple=True)
-        columns = {"sequence": row, "document": corpus.document_of[row], "position": position}
+        columns = {"sequence": row, "document": corpus.documents[row, position], "position": position}
         columns["label"] = corpus.tokens[row, position]
         cases = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
         counts = cases["label"].value_counts()
         frequent = counts[counts >= _OCCURRENCES].index[:_CLASSES]
-        if len(frequent) == _CLASSES:
+        if len(frequent) == _CLASSES and cases["document"].nunique() >= FOLDS:
             of_token = [where(cases, label=label).sample(_OCCURRENCES, random_state=generator) for label in frequent]
             yield kind, pd.concat(of_token, ignore_index=True)
 

@@ -50,7 +50,7 @@ LATE = Claim(
     TWINS, 0.1,
 )  # fmt: skip
 TURNS_UP = Claim(
-    "entropy-turns-up", "Entropy rises again in the last layers.", _SOURCE,
+    "entropy-turns-up", "Entropy rises in the last layers.", _SOURCE,
     "entropy of the prediction, minus that of the lens a tenth of the layers before", "bits", TWINS, 0.1,
     "in some models",
 )  # fmt: skip

@@ -174,7 +174,8 @@ class Lesions(AgainstTwins):
         """Mean of each metric per ablation: model, kind, metric, layer, mean, low, high, n (sequences), seeds.
 
         KL and losses in nats, entropies in bits; `accuracy_retained` is the ablated model's accuracy on the true next
-        token over the clean model's. In the authors' protocol `loss_difference` is the clean loss less the ablated one.
+        token over the clean model's, without the sequences where that is 0. In the authors' protocol `loss_difference`
+        is the clean loss less the ablated one.
         """
         table = given(table)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -225,8 +226,7 @@ def with_differences(table: pd.DataFrame) -> pd.DataFrame:
 def late_windows(summary: pd.DataFrame) -> pd.DataFrame:
     """Effect on entropy of repeating windows in the latter half of the layers, per window length.
 
-    Columns: kind, n (windows), lower (number that lower the mean entropy), layer (first layer of the window that lowers
-    it most), difference (that window's entropy less the clean model's, in bits).
+    Columns: kind, n (windows), lower (number that lower the mean entropy).
     """
     repeats = summary[(summary["metric"] == "entropy_difference") & summary["kind"].str.startswith("repeat")]
     rows = []
@@ -234,8 +234,8 @@ def late_windows(summary: pd.DataFrame) -> pd.DataFrame:
         n_layers = windows["layer"].max() + length(str(kind))
         late = windows[windows["layer"] >= n_layers / 2].set_index("layer")["mean"]
         if len(late):
-            rows.append((kind, len(late), int((late < 0).sum()), late.idxmin(), late.min()))
-    return pd.DataFrame(rows, columns=["kind", "n", "lower", "layer", "difference"])
+            rows.append((kind, len(late), int((late < 0).sum())))
+    return pd.DataFrame(rows, columns=["kind", "n", "lower"])
 
 
 def scored_positions(

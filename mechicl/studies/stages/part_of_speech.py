@@ -41,7 +41,7 @@ from mechicl.studies.stages.ensembles import linear_probe
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND, plateau_in_words
-from mechicl.studies.twins import by_layer, of_documents
+from mechicl.studies.twins import by_document, by_layer, of_documents
 
 _SOURCE, _NULL = "Stages of Inference, section 5.2; a test of our own", "the same of the control task"
 _QUANTITY = "accuracy in the middle half of the depths, minus that in the {} quarter"
@@ -122,7 +122,8 @@ class PartOfSpeech(Study):
         words = tagged_words(corpus)
         room = context_ends(corpus, self.context).numpy()
         words = words[room[words["sequence"], words["position"]]]
-        n_documents = len(np.unique(corpus.document_of.numpy()[words["sequence"]]))
+        words["document"] = corpus.documents.numpy()[words["sequence"], words["position"]]
+        n_documents = words["document"].nunique()
         if len(words) < _LEAST or words["tag"].nunique() < 2 or n_documents < _FOLDS:
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold {len(words)} words with a part of speech and "
@@ -131,7 +132,7 @@ class PartOfSpeech(Study):
             )
         generator = np.random.default_rng(self.draw_seed)
         chosen = words.sample(min(self.words, len(words)), random_state=generator).reset_index(drop=True)
-        documents = corpus.document_of.numpy()[chosen["sequence"]]  # of one document, sequences are not independent
+        documents = chosen.pop("document")  # words of one document are not independent
         order = generator.permutation(np.unique(documents))
         fold = dict(zip(order, np.arange(len(order)) % _FOLDS, strict=True))
         return chosen.assign(fold=[fold[document] for document in documents])
@@ -148,7 +149,9 @@ class PartOfSpeech(Study):
             return curves[list(range(quarter, n - quarter))].mean(axis=1) - curves[list(ends)].mean(axis=1)
 
         probe, control, by_word = (_curve(table, answers) for answers in ("probe", "control", "by_word"))
-        selective = by_layer(table.assign(selectivity=table["probe"] - table["control"]), "selectivity", "point")
+        selective = by_document(
+            by_layer(table.assign(selectivity=table["probe"] - table["control"]), "selectivity", "point")
+        )
         best = int(selective.to_numpy().mean(0).argmax())
         note = (
             f"Selectivity is {plateau_in_words(selective.to_numpy(), range(n))}. Before layer {best}, where its mean "

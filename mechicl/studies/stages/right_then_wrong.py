@@ -14,7 +14,9 @@ is tested against untrained twins.
 
 Then we intervene: we drop each late layer, and each of the same number of middle layers. How many of the tokens that
 late layers turn wrong become right again, and what happens to all others? The last layer is left out here: dropping it
-is the same as reading the lens before it, where some of these tokens are right by definition.
+is the same as reading the lens before it, where some of these tokens are right by definition. A late layer that is
+dropped also undoes changes in a model that knows nothing, so the null is how often this happens in untrained twins.
+These hardly ever predict the correct token, so in twins all tokens count whose prediction late layers change.
 
 Reading the lens before layer i is dropping all layers from i on, so one sweep gives all of it. Predictions from
 position 0 do not count. The experiment is our own, so there is no `protocol="paper"`.
@@ -46,7 +48,7 @@ from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
 from mechicl.studies.stages.lesion_claims import middle
 from mechicl.studies.stages.lesions import scored_positions
 from mechicl.studies.summary import TEXT_BAND, mean_with_interval, plateau_in_words
-from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_layer, given
+from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, by_document, by_layer, given
 
 _SOURCE = "Stages of Inference, section 5.4; a test of our own"
 SPOILT = Claim(
@@ -78,7 +80,8 @@ class RightThenWrong(AgainstTwins):
     """Shares of each sequence's tokens, by the entropy of the clean prediction: a row per quantity and place.
 
     `arm` is lens (at the residual before `layer`), any (over all layers), or drop (with `layer` dropped). `value` is a
-    share of `tokens` tokens; for `restored`, of those that late layers turn wrong.
+    share of `tokens` tokens; for `restored`, of those that late layers turn wrong; for `returned`, of all those whose
+    prediction late layers change, the share that has the earlier prediction again.
     """
 
     name = "right-then-wrong"
@@ -129,6 +132,10 @@ class RightThenWrong(AgainstTwins):
         if (n := int(restored["tokens"].sum())) < _FEW:
             return Evidence.nothing(f"Late layers spoil {n} predictions of this text; use more text.")
         drops = where(table, arm="drop", entropy=_ALL)
+        if "returned" not in set(drops["quantity"]):
+            return Evidence.nothing(
+                "An earlier version saved the table without what the claim is compared with; run again."
+            )
         return against_twins(lambda one: _late_less_middle(one, n_layers), drops, note=_told_drops(rows, n_layers))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -247,13 +254,17 @@ class _Sequence:
                 yield pd.DataFrame({"arm": "any", **rows, **facts})
 
     def with_dropped(self, layers: list[int], first_late: int) -> Iterator[pd.DataFrame]:
-        """Accuracy with each layer dropped, on all tokens and on those that late layers turn wrong."""
-        right = self.dropped == self.targets
-        turned = (self.on_the_way[first_late] == self.targets) & ~self.end
-        for quantity, group in (("accuracy", self.groups[_ALL]), ("restored", turned)):
+        """With each layer dropped, accuracy on all tokens, and whether what late layers change is undone."""
+        before = self.on_the_way[first_late]
+        for quantity, group, sought in (
+            ("accuracy", self.groups[_ALL], self.targets),
+            ("restored", (before == self.targets) & ~self.end, self.targets),
+            ("returned", before != self.final, before),
+        ):
             if group.any():
                 facts: dict[str, Any] = {"entropy": _ALL, "tokens": int(group.sum()), "quantity": quantity}
-                yield pd.DataFrame({"arm": "drop", "layer": layers, "value": right[:, group].mean(1), **facts})
+                shares = (self.dropped == sought)[:, group].mean(1)
+                yield pd.DataFrame({"arm": "drop", "layer": layers, "value": shares, **facts})
 
 
 def _beyond_chance(rows: pd.DataFrame) -> pd.Series[float]:
@@ -267,7 +278,8 @@ def _lost_less_gained(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def _late_less_middle(rows: pd.DataFrame, n_layers: int) -> pd.Series[float]:
-    restored = by_layer(where(rows, quantity="restored"), "value")
+    untrained = "weights" in rows  # `given` drops the column
+    restored = by_layer(where(rows, quantity="returned" if untrained else "restored"), "value")
     groups = (late(n_layers), some_of_middle(n_layers))
     of_late, of_middle = (restored.reindex(columns=list(layers)).mean(axis=1) for layers in groups)
     return (of_late - of_middle).dropna()
@@ -282,7 +294,7 @@ def _told(rows: pd.DataFrame) -> str:
     of_any = {str(name): _mean(one) for name, one in where(rows, arm="any", entropy=_ALL).groupby("quantity")}
     accuracy = where(rows, arm="lens", entropy=_ALL, quantity="accuracy")
     curve = accuracy.groupby("layer")[["value", "tokens"]].apply(_mean)
-    on_the_way = by_layer(accuracy, "value").to_numpy()[:, :-1]
+    on_the_way = by_document(by_layer(accuracy, "value")).to_numpy()[:, :-1]
     best = plateau_in_words(on_the_way, range(on_the_way.shape[1]))
     one_layer = _mean(where(rows, arm="lens", entropy=_ALL, quantity="right, then wrong"))
     return (
@@ -300,7 +312,11 @@ def _told_drops(rows: pd.DataFrame, n_layers: int) -> str:
     for name, layers in (("late", late(n_layers)), ("middle", some_of_middle(n_layers))):
         chosen = drops[drops["layer"].isin(list(layers))]
         restored, accuracy = (_mean(where(chosen, quantity=name)) for name in ("restored", "accuracy"))
-        parts.append(f"a {name} layer dropped restores {restored:.1%} and leaves {accuracy:.1%} of all tokens right")
+        returned = _mean(where(chosen, quantity="returned"))
+        parts.append(
+            f"a {name} layer dropped restores {restored:.1%} (of all changed predictions, {returned:.1%} return) and "
+            f"leaves {accuracy:.1%} of all tokens right"
+        )
     clean = _mean(where(rows, arm="lens", entropy=_ALL, quantity="accuracy", layer=n_layers))
     return f"Of the tokens that late layers turn wrong, on average {'; '.join(parts)} (clean {clean:.1%})."
 

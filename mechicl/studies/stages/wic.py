@@ -118,10 +118,13 @@ class Wic(Study):
             return Evidence.nothing("This claim needs a model of two layers or more.")
         ends = slice(quarter) if claim is RISES else slice(n - quarter, n)
         contrasts = [one[:, quarter : n - quarter].mean(1) - one[:, ends].mean(1) for one in (probe, control)]
-        note = f"Accuracy is {plateau_in_words(probe, range(n))} ({probe.mean(0).max():.0%})."
+        best = f"({probe.mean(0).max():.0%})."
         if "word" not in table:  # earlier versions did not save it
+            note = f"Accuracy is {plateau_in_words(probe, range(n))} {best}"
             return Evidence(contrasts[0], contrasts[1], np.arange(len(probe)), "pairs", note=note)
         words = where(table, probe="probe", point=0).sort_values("prompt")["word"].to_numpy(str)
+        of_word = pd.DataFrame(probe).groupby(words).mean().to_numpy()  # pairs of a word are alike
+        note = f"Accuracy is {plateau_in_words(of_word, range(n))} {best}"
         return Evidence(contrasts[0], contrasts[1], words, "words", note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

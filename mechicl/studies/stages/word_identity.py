@@ -54,7 +54,7 @@ _NAMES: dict[Span, tuple[str, str]] = {
     "word": ("words", BLUE),
     "phrase": ("phrases of the same numbers of words", GREY),
 }
-_FOLDS = 5
+FOLDS = 5
 _EXAMPLES = 5
 """Number of random examples of every word, each used alone."""
 KNOWN = Claim(
@@ -74,7 +74,7 @@ class WordIdentity(Study):
     """
 
     pieces: Annotated[tuple[int, ...], Switch("Tokens per word; one panel per number.", min=2)] = (2, 3)
-    occurrences: Annotated[int, Switch("Contexts per word; at least one per fold.", min=_FOLDS)] = 10
+    occurrences: Annotated[int, Switch("Contexts per word; at least one per fold.", min=FOLDS)] = 10
     classes: Annotated[int, Switch("Maximum number of words to distinguish.", min=2)] = 40
     context: Annotated[int, Switch("Tokens per context, including the word.", min=1)] = 24
     draw_seed: Annotated[int, Switch("Seed of all draws.", min=0)] = 0
@@ -132,15 +132,18 @@ class WordIdentity(Study):
                 break
             room -= size
             for span, group in zip(_SPANS, pair, strict=True):
-                samples = [rows.sample(self.occurrences, random_state=generator) for rows in group[:size]]
+                samples = [_over_documents(rows, self.occurrences, generator) for rows in group[:size]]
                 tables += [rows.assign(span=span, pieces=pieces) for rows in samples]
         return pd.concat(tables, ignore_index=True) if tables else None
 
     def _groups(self, cases: pd.DataFrame) -> list[list[pd.DataFrame]]:
-        """Per ending, the occurrences of each sufficiently frequent word; the ending with most words first."""
+        """Per ending, the occurrences of each sufficiently frequent word; the ending with most words first.
+
+        A word of a single document has no example in another, so no answer could be right.
+        """
         groups: dict[int, list[pd.DataFrame]] = defaultdict(list)
         for _, rows in cases.groupby("label"):
-            if len(rows) >= self.occurrences:
+            if len(rows) >= self.occurrences and rows["document"].nunique() > 1:
                 groups[int(rows["ending"].iloc[0])].append(rows)
         ordered = [sorted(group, key=len, reverse=True) for group in groups.values()]
         return sorted(ordered, key=len, reverse=True)
@@ -192,6 +195,12 @@ class WordIdentity(Study):
         return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(summary["pieces"]))]
 
 
+def _over_documents(rows: pd.DataFrame, n: int, generator: np.random.Generator) -> pd.DataFrame:
+    """Random rows of as many documents as possible: no document gives a second one before all have given one."""
+    mixed = rows.sample(frac=1, random_state=generator)
+    return mixed.iloc[mixed.groupby("document").cumcount().argsort(kind="stable")[:n]]
+
+
 def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> pd.DataFrame:
     """Every word of `n` tokens, or phrase of `n` one-token words: document, sequence, position, label, ending.
 
@@ -208,7 +217,12 @@ def occurrences(corpus: TokenCorpus, pieces: int, span: Span, context: int) -> p
     row, position = (ends & context_ends(corpus, max(context, pieces))).nonzero(as_tuple=True)
     tokens = corpus.tokens[row[:, None], position[:, None] + torch.arange(1 - pieces, 1)]
     labels = [" ".join(map(str, ids)) for ids in tokens.tolist()]
-    found = {"sequence": row, "document": corpus.document_of[row], "position": position, "ending": tokens[:, -1]}
+    found = {
+        "sequence": row,
+        "document": corpus.documents[row, position],
+        "position": position,
+        "ending": tokens[:, -1],
+    }
     return pd.DataFrame({**found, "label": labels})
 
 
@@ -221,8 +235,8 @@ def held_out_correct(activations: Float[Tensor, "case d"], cases: pd.DataFrame, 
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
     label, groups = cases["label"].to_numpy(), cases["document"].to_numpy()
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
-    enough = (n := len(np.unique(groups))) >= _FOLDS
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    enough = (n := len(np.unique(groups))) >= FOLDS
     splits = list(folds.split(activations, label, groups)) if enough else []
     if not enough or any(len(np.unique(label[fitted])) < 2 for fitted, _ in splits):
         raise InputError(f"A probe of words needs more than the {n} documents that hold them; use more text.")

@@ -56,7 +56,7 @@ def _means(
 ) -> pd.DataFrame:
     """Means for every sequence that has such words."""
     words = at.sum(1)
-    sums = torch.einsum("shqb,sq->shb", values.double(), at.double())
+    sums = torch.where(at[:, None, :, None], values, 0).double().sum(2)  # padded queries are NaN
     index = pd.MultiIndex.from_product([range(len(at)), names, range(REACH)], names=["sequence", "heads", "back"])
     table = index.to_frame(index=False).assign(
         words=words.repeat_interleave(len(names) * REACH).numpy(),

@@ -34,7 +34,7 @@ def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
         "local attention": local_attention(model, corpus).summary().query("metric == 'mass_5'"),
         "lens KL": lens.query("metric == 'kl' and lens == 'corrected'"),
         "lens entropy": lens.query("metric == 'entropy' and lens == 'corrected'"),
-        "MLP norm": norms(model, corpus).summary().query("metric == 'mlp_norm'"),
+        "MLP norm": norms(model, corpus).summary().query("metric == 'mlp_median'"),
     }
     for signature, expected in alone.items():
         np.testing.assert_allclose(summary[signature], expected["mean"], rtol=1e-4, atol=1e-5, err_msg=signature)

@@ -124,7 +124,8 @@ def planted(spoilt, twins, restored=0.5, repaired=0.2):
                 rows.append({**at, "quantity": quantity, "value": value + draw.normal(0, 0.004)})
             for layer in (*late(N_LAYERS), *some_of_middle(N_LAYERS)):
                 back = restored if layer in late(N_LAYERS) and weights == "as given" else 0.1
-                for quantity, value in (("restored", back + draw.normal(0, 0.02)), ("accuracy", 0.3)):
+                undone = {"restored": back + draw.normal(0, 0.02), "returned": 0.1 + draw.normal(0, 0.02)}
+                for quantity, value in (undone | {"accuracy": 0.3}).items():
                     rows.append(
                         {**about, "arm": "drop", "layer": layer, "quantity": quantity, "value": value, "tokens": 10}
                     )
