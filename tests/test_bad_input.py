@@ -410,7 +410,7 @@ def test_seeds_that_no_generator_takes(seed: int) -> None:
         lambda: Isolation(random_seed=seed),
         lambda: ManyLesions(draw_seed=seed),
     ):
-        with pytest.raises(InputError, match="take one from 0 to 4294967295"):
+        with pytest.raises(InputError, match="choose one from 0 to 4294967295"):
             door()
 
 

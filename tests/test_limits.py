@@ -89,7 +89,7 @@ def test_batches_shrink_to_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None
     assert max(sizes) == 2
     torch.testing.assert_close(got.label_logits, expected.label_logits, rtol=1e-5, atol=1e-5)
     monkeypatch.setattr("mechicl.limits.free_bytes", lambda device: one - 1)
-    with pytest.raises(InputError, match="are free on cpu; use shorter prompts"):
+    with pytest.raises(InputError, match="on cpu; use shorter prompts"):
         run(model, prompts)
 
 
@@ -213,7 +213,7 @@ def test_a_model_of_the_hub_is_sized_before_it_is_fetched(tmp_path: Path, monkey
     assert parameters_of("openai-community/no-such") is None
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: f"{'0' * 40}/config.json")
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("fetched"))
-    with pytest.raises(InputError, match=r"Loading .*gpt2-xl needs about 11\.6 GiB and 8\.0 GiB are free"):
+    with pytest.raises(InputError, match=r"gpt2-xl does not fit: estimated memory 11\.6 GiB, free memory 8\.0 GiB"):
         load_model("gpt2-xl")
 
 

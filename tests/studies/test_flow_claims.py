@@ -86,7 +86,7 @@ def test_both_protocols_measure_the_same_cells_and_conclude_each_its_way(model: 
 
 
 def test_without_twins_nothing_is_decided(flow: Any) -> None:
-    for twins, reason in ((0, "was not measured"), (1, "A single untrained twin")):
+    for twins, reason in ((0, "was not measured"), (1, "One untrained twin")):
         kept = flow.table["weights"].isin(["as given", *(f"untrained {seed}" for seed in range(twins))])
         few = type(flow)(flow.study, flow.table[kept], {})
         assert outcomes(few) == ["undecided", "undecided"]

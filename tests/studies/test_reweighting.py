@@ -56,7 +56,7 @@ def test_seeds_that_are_averaged_have_as_many_more_shots() -> None:
     seeds, study = (0, 1, 2), replace(STUDY, more_shots=3)
     need = [max(map(len, TASK.prompts(tiny.tokenizer(), seed=seed, shots=3))) for seed in seeds]
     assert len(set(need)) > 1
-    with pytest.warns(UserWarning, match="2 per class fit every seed"):
+    with pytest.warns(UserWarning, match="2 demonstrations per class fit every seed"):
         sets = study.prompt_sets(TASK, tiny.tokenizer(), seeds=seeds, n_ctx=min(need), too_long="shorter")
     for one in sets:
         more = one.auxiliary["more_shots"]

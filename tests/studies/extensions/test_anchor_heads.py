@@ -131,7 +131,7 @@ def test_the_null_of_a_head_and_its_effect_in_logits() -> None:
     ratio = effect["reading"] / labels["reading"]  # the average edge to the target
     assert (ratio > 0).all()
     assert ratio.std() > 0
-    with pytest.raises(mi.InputError, match="tokens is 'nonsense'; it is one of 'label words'"):
+    with pytest.raises(mi.InputError, match="tokens is 'nonsense'; it must be one of 'label words'"):
         HeadEnrichment(tokens="nonsense")
 
 
