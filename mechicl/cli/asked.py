@@ -77,11 +77,13 @@ class Asked(ABC):
     ] = None
     n_ctx: Annotated[int | None, where("Context length in tokens; default: as configured.", min=1)] = None
     workers: Annotated[
-        int,
+        int | None,
         where(
-            "Worker processes that share the work; each loads the model and takes a GPU, or its part of the CPU.", min=1
+            "Worker processes that share the work; each loads the model and takes a GPU, or its part of the CPU. "
+            "Default: 1; with --ray, as many as the cluster has room for.",
+            min=1,
         ),
-    ] = 1
+    ] = None
     ray: Annotated[
         str | None, where("Run the workers on a Ray cluster: its address, or local. Needs the extra ray.")
     ] = None
@@ -156,11 +158,15 @@ class Asked(ABC):
         """These options, split into one set per model.
 
         Raises:
-            InputError: a shard is requested for several models.
+            InputError: a shard is requested for several models, or two models have the same name.
         """
+        from mechicl.studies.several import check_names
+
         each = [replace(self, model=name, checkpoints=None) for name in self.models()]
         if len(each) > 1 and self.shard is not None:
             raise InputError("--shard takes one model; run the shards of each model, then all models without --shard.")
+        if len(each) > 1:
+            check_names([_name_in_results(one.model) for one in each])  # before the first is measured
         return each
 
     def of_one(self, study: "Study") -> "Result":
@@ -174,6 +180,20 @@ class Asked(ABC):
             begin(helpers, study, model, material, self, cells)
             end_unless_last(helpers, self)
             return run(study, model, material, self, cells, helpers)
+
+
+def _name_in_results(model: str) -> str:
+    """The name that a model will have in its results; InputError if there is no such model."""
+    from mechicl.models.names import understood
+    from mechicl.models.published import name_on_hub
+
+    named = understood(model)
+    if named.kind in ("folder", "gguf"):
+        return named.path.resolve().name if named.kind == "folder" else named.path.stem
+    if named.kind != "hub":
+        return model
+    name = name_on_hub(named.hub).split("/")[-1]
+    return f"{name}@{named.revision}" if named.revision else name
 
 
 @dataclass(frozen=True, kw_only=True)

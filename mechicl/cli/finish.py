@@ -7,11 +7,13 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -37,23 +39,54 @@ _LONGEST_VALUE, _SHORTEST_QUANTITY = 18, 20
 """Characters per line of published and measured values."""
 _NAMED = 4
 """Largest number of omitted metrics that are named; for more, only their number is given."""
+_said: WeakKeyDictionary[Helpers, list[Study]] = WeakKeyDictionary()
+"""For each group of helpers, the studies whose needs were printed."""
 
 
 def run(
     study: Study, model: Any, material: Material, asked: Asked, cells: Cells, helpers: Helpers | None = None
 ) -> Result:
-    """Print on standard error what a study will need, or that it cannot fit, and run it, with helpers if any.
+    """Print on standard error what a study will need, unless that was said, and run it, with helpers if any.
 
     A study that measures time waits until all workers are idle, and runs alone.
     """
-    shared = f", in each of {asked.workers} workers" if asked.workers > 1 else ""
+    how = ""
     if study.measures_time and helpers is not None:
         helpers.rest()
-        helpers, shared = None, ", alone, because it measures time"
-    needs = study.estimate(model, material, batch_size=asked.batch_size)
-    print(f"mechicl: {study.name}. {needs}{shared}.", file=sys.stderr)
+        helpers, how = None, ", alone, because it measures time"
+    if helpers is None or not any(one is study for one in _said.get(helpers, ())):
+        say_needs(study, model, material, asked, helpers, how)
     workers = 1 if helpers is None else helpers
     return study.run(model, material, batch_size=asked.batch_size, cells=cells, workers=workers)
+
+
+def say_needs(
+    study: Study, model: Any, material: Material, asked: Asked, helpers: Helpers | None, how: str = ""
+) -> None:
+    """Print on standard error the memory of each worker and the time of all; InputError if a study cannot fit."""
+    facts = {} if helpers is None else helpers.describe()
+    n = max(1, facts.get("processes", 1))
+    with _threads(facts.get("threads")):
+        needs = study.estimate(model, material, batch_size=asked.batch_size)
+    text = str(replace(needs, seconds=needs.seconds / n))
+    if n > 1:
+        text = text.replace("memory:", f"memory in each of {n} workers:").replace("time:", f"time with {n} workers:")
+    print(f"mechicl: {study.name}. {text}{how}.", file=sys.stderr)
+    if helpers is not None:
+        _said.setdefault(helpers, []).append(study)
+
+
+@contextmanager
+def _threads(n: int | None) -> Iterator[None]:
+    """Compute with a worker's number of threads, if there is one: each has a part of the CPU."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def close(result: Result, asked: Asked) -> None:

@@ -193,7 +193,7 @@ def stages(asked: OnAllOfStages) -> None:
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
-    from mechicl.studies import LesionedLearning
+    from mechicl.studies import LesionedLearning, Wic
 
     cells = Cells(asked.out)
     texts = {Path(Path(one.text).name if several else ""): one for one, several in asked.of_each_text()}
@@ -214,6 +214,8 @@ def stages(asked: OnAllOfStages) -> None:
         raise failed[-1][-1]
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
+    if asked.word_pairs is None:
+        failed.append((jobs[0][0], Wic(), InputError("Word-in-Context data were not given; add --word-pairs.")))
     _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in jobs)))
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mechicl.errors import InputError
+from mechicl.cli.finish import say_needs
+from mechicl.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
     from mechicl.cli.asked import Asked
@@ -26,13 +27,14 @@ def helpers_of(asked: Asked, model: Any, cells: Cells) -> Iterator[Helpers | Non
     from mechicl.studies.shard import Shard
     from mechicl.studies.team import Team
 
-    if asked.shard is not None and (asked.workers > 1 or asked.ray is not None):
+    with_workers = asked.ray is not None or (asked.workers or 1) > 1
+    if asked.shard is not None and with_workers:
         raise InputError("--shard shares a folder with other commands, without --workers and --ray; leave these out.")
     if asked.shard is not None:
         with Shard(model, cells, asked.shard, job=job_of(sys.argv[1:], asked.shard)) as shard:
             yield shard
-    elif asked.workers > 1 or asked.ray is not None:
-        with Team(model, asked.workers if asked.workers > 1 else None, ray=asked.ray) as team:
+    elif with_workers:
+        with Team(model, asked.workers, ray=asked.ray) as team:
             yield team
     else:
         yield None
@@ -44,11 +46,15 @@ def job_of(words: Sequence[str], share: str) -> str:
 
 
 def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
-    """Let helpers start on what this command will request; errors are raised only at that request."""
+    """Say what a study needs, and let helpers start on it; errors are raised only when its result is requested.
+
+    The pass that the estimate times would be slower beside workers, so it comes first.
+    """
     from mechicl.studies.running import plan
 
     if helpers is not None and not study.measures_time:
-        with suppress(InputError):
+        with suppress(InputError, NumericalError):
+            say_needs(study, model, material, asked, helpers)
             helpers.ahead(plan(study, model, material, asked.batch_size, cells, shared=True))
 
 

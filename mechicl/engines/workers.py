@@ -175,7 +175,7 @@ class Workers:
 
     def _serve(self, place: int) -> None:
         deaths = 0
-        while not self._ended():
+        while not self._closed:
             try:
                 seat = self._sit(place)
                 with self._changed:
@@ -188,9 +188,8 @@ class Workers:
             except Died as error:
                 deaths += 1
                 if deaths == DEATHS or error.args:
-                    return self._leave(
-                        place, str(error) or f"A worker ended {DEATHS} times before it began; {_MEMORY}."
-                    )
+                    why = f"A worker ended {DEATHS} times before it began; {_MEMORY}."
+                    return self._leave(place, str(error) or why)
                 continue
             except Exception as error:
                 return self._leave(place, error.cause if isinstance(error, Failed) else first_line(error))
@@ -199,10 +198,6 @@ class Workers:
                 pass
             seat.stop()
         return None
-
-    def _ended(self) -> bool:
-        with self._changed:
-            return self._closed
 
     def _next(self) -> _Work | None:
         with self._changed:
@@ -239,8 +234,8 @@ class Workers:
             elif work.deaths < DEATHS:
                 self._waiting.appendleft(work)
             else:
-                sentence = f"{work.name}: {DEATHS} worker processes were killed at it; {_MEMORY}."
-                work.future.set_exception(InputError(sentence))
+                why = f"{work.name}: {DEATHS} worker processes were killed at it; {_MEMORY}."
+                work.future.set_exception(InputError(why))
 
     def _leave(self, place: int, why: str) -> None:
         """Leave a seat empty, of which the next result warns; once all are empty, no work can be done."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
-from mechicl.files.writing import make_folder
+from mechicl.files.writing import make_folder, write_atomically
 
 STALE = 300.0
 """Seconds without a sign of life after which a lease's holder counts as dead."""
@@ -70,6 +70,20 @@ class Leases:
         with suppress(OSError):
             if path.read_text() == self._me:
                 path.unlink()
+
+    def mark(self, name: str, text: str) -> None:
+        """Leave a mark, which stays when all leases have ended."""
+        write_atomically(self._mark(name), text.encode())
+
+    def marked(self, name: str) -> str:
+        """The text of a mark; empty if there is none."""
+        try:
+            return self._mark(name).read_text()
+        except OSError:
+            return ""
+
+    def _mark(self, name: str) -> Path:
+        return self._folder / f"{name}.mark"
 
     def _is_stale(self, path: Path) -> bool:
         try:

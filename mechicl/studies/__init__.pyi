@@ -468,7 +468,8 @@ def layer_lesions(
         kinds: Ablations of each layer.
         windows: Lengths of repeated windows.
         times: How many more times each layer of a repeated window runs.
-        positions: Where layers are dropped: at all positions, at position 0 alone, everywhere else.
+        positions: Where layers are dropped: at all positions, at position 0 alone, or elsewhere (whole
+            layers).
         protocol: corrected, or paper (reproduces the authors' code).
         batch_size: prompts or sequences per pass.
 
@@ -484,6 +485,7 @@ def token_lesions(
     corpus: TokenCorpus,
     *,
     kind: Literal['drop', 'swap', 'attention', 'mlp', 'replace'] = 'drop',
+    positions: Literal['all', 'bos', 'rest'] = 'all',
     batch_size: int = 4,
 ) -> Result:
     """Which predictions a layer ablation changes: by place in the word, position and entropy.
@@ -498,6 +500,8 @@ def token_lesions(
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
         kind: Ablations of each layer.
+        positions: Where layers (attention, MLPs) are dropped: at all positions, at position 0 alone,
+            elsewhere.
         batch_size: prompts or sequences per pass.
 
     Returns:
@@ -927,6 +931,7 @@ def many_lesions(
     *,
     draws: int = 8,
     draw_seed: int = 0,
+    positions: Literal['all', 'rest'] = 'all',
     spare_ends: bool = True,
     batch_size: int = 4,
 ) -> Result:
@@ -943,6 +948,7 @@ def many_lesions(
         corpus: running text, from `mi.load_corpus`.
         draws: Random sets or orders per size.
         draw_seed: Seed of the draws.
+        positions: Where sets of layers are dropped: everywhere, or everywhere but at position 0.
         spare_ends: Leave the first and the last layer unchanged.
         batch_size: prompts or sequences per pass.
 

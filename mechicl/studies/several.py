@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.claims import Verdicts
+from mechicl.claims import Verdict, Verdicts
 from mechicl.doors import door
 from mechicl.errors import InputError
 from mechicl.results import Result
@@ -65,7 +65,9 @@ class Several:
         return pd.concat([self.study.summary(rows) for rows in by_model], ignore_index=True)
 
     def verdicts(self, result: Result) -> Verdicts:
-        return Verdicts(verdict for one in self.each(result).values() for verdict in one.claims)
+        verdicts = OfModels(verdict for one in self.each(result).values() for verdict in one.claims)
+        verdicts.counted = _counted(result.provenance["model"])
+        return verdicts
 
     def figure(self, result: Result) -> go.Figure:
         """Curves over layers by relative depth, and for checkpoints by training step; anything else side by side."""
@@ -99,6 +101,42 @@ class Several:
         """Save what the study keeps in addition to its table, one folder per model."""
         for name, one in self.each(result).items():
             self.study.save_more(one, folder / re.sub(r"[^\w.-]+", "_", name))
+
+
+class OfModels(Verdicts):
+    """Verdicts on several models; in words, each claim with the number of models that support it in every case."""
+
+    counted: str = "models"
+    """What is counted: models, texts, or both."""
+
+    def in_words(self) -> str:
+        if any("model" not in one.about for one in self):  # of tables that version 0.1.0 saved
+            return super().in_words()
+        of_claims = {one.claim: [other for other in self if other.claim == one.claim] for one in self}
+        return " ".join(self._in_words(verdicts) for verdicts in of_claims.values())
+
+    def _in_words(self, verdicts: Sequence[Verdict]) -> str:
+        """Such as "Supported on 2 of 3 models (a, b); undecided on c: the claim"."""
+        by = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
+        models = list(dict.fromkeys(one.about["model"] for one in verdicts))
+        less = {one.about["model"] for one in verdicts if one.outcome != "supported"}
+        supporting = [name for name in models if name not in less]
+        places: dict[str, list[str]] = {}
+        for one in verdicts:
+            if one.about["model"] in less:
+                places.setdefault(one.outcome, []).append(" ".join(one.about[name] for name in by if name in one.about))
+        everywhere = " in every case" if len(by) > 1 else ""  # every task and number of demonstrations
+        named = f" ({', '.join(supporting)})" if supporting else ""
+        first = f"Supported{everywhere} on {len(supporting)} of {len(models)} {self.counted}{named}"
+        rest = [f"{outcome} on {', '.join(on)}" for outcome, on in places.items()]
+        return f"{'; '.join([first, *rest])}: {verdicts[0].claim.sentence}"
+
+
+def _counted(models: Sequence[Mapping[str, Any]]) -> str:
+    """What verdicts are counted over: a model on several texts has a name for each."""
+    if not any("model" in facts for facts in models):
+        return "models"
+    return "texts" if len({facts.get("model", facts["name"]) for facts in models}) == 1 else "pairs of model and text"
 
 
 @door

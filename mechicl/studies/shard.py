@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
@@ -46,7 +47,7 @@ class Shard:
         self.number, self.of = map(int, found.groups()) if found else (0, 0)
         if not 1 <= self.number <= self.of:
             raise InputError(f"--shard is {share!r}; give one of several, from 1 on, such as 2/8.")
-        self._closing = closing_lease(job)
+        self._share, self._closing, self._closes = share, closing_lease(job), False
         self._model, self._leases = model, Leases(cells.folder.parent / "leases", stale=stale)
 
     def __enter__(self) -> Shard:
@@ -54,6 +55,9 @@ class Shard:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._closes and error[0] is None:
+            with suppress(InputError):  # without a mark, a shard that starts later writes the same results again
+                self._leases.mark(self._closing, self._share)
         self._leases.__exit__(*error)
 
     def ahead(self, plan: Plan) -> None:
@@ -62,8 +66,17 @@ class Shard:
             self._pass(plan)
 
     def closes(self) -> bool:
-        """Whether this shard waits for the others and writes the results; exactly one does."""
-        return self._leases.take(self._closing)
+        """Whether this shard waits for the others and writes the results; exactly one does.
+
+        The one that did leaves a mark, for shards that start later. If the job runs again, that one writes them again.
+        """
+        if not self._leases.take(self._closing):
+            return False
+        by = self._leases.marked(self._closing)
+        self._closes = by in ("", self._share) or by.partition("/")[2] != str(self.of)  # another number of shards
+        if not self._closes:
+            self._leases.release(self._closing)
+        return self._closes
 
     def begin(self, plan: Plan) -> Begun:
         """Measure missing cells, and wait for those of others, until all exist."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -28,6 +29,10 @@ from mechicl.studies.loading import load_studies
 from mechicl.studies.running import Begun, Helpers, Plan, Unit
 from mechicl.studies.study import Study
 
+_Stored = Future[tuple[list[pd.DataFrame], list[str]]]
+"""A unit's tables, as they are stored, and warnings."""
+_LIBRARIES = 2**29
+"""Bytes of memory that Python and its libraries take in each worker process."""
 _HOOKED = "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
 
 
@@ -51,16 +56,21 @@ class Team:
         net, load, facts = hooked(model), again(model), provenance(model)
         if "hooked" in facts:
             raise InputError(_HOOKED)
-        self._begun: dict[str, Future[tuple[list[pd.DataFrame], list[str]]]] = {}
+        self._begun: dict[tuple[str, int], tuple[Unit, _Stored]] = {}
         self._keeping, self._ray = threading.Lock(), ray
         if ray is not None:
             n, resources = places_on_ray(ray, n, gpus=load.n_devices if net.device.type == "cuda" else 0)
+            self._threads = resources["threads"]
             self._workers = Workers(n, lambda place: RaySeat(load, **resources))
             return
         n = n or 1
         _check_room(net, n)
-        threads, devices = max(1, torch.get_num_threads() // n), _devices(net.device, n, load.n_devices)
-        self._workers = Workers(n, lambda place: OwnProcess(load, devices[place], threads))
+        self._threads = threads = max(1, torch.get_num_threads() // n)
+        devices = _devices(net.device, n, load.n_devices)
+        sharing = Counter(devices)
+        self._workers = Workers(
+            n, lambda place: OwnProcess(load, devices[place], threads=threads, sharing=sharing[devices[place]])
+        )
 
     def __enter__(self) -> Team:
         return self
@@ -72,25 +82,20 @@ class Team:
         return len(self._workers)
 
     def begin(self, plan: Plan) -> Begun:
-        """Have a plan's missing cells measured; those begun ahead are not begun again."""
-        begun = self._all(plan)
-        for unit, _ in begun:
-            del self._begun[unit.name]
-        return begun
+        """Have a plan's missing cells measured; those begun ahead are not begun again, finished or not."""
+        self.ahead(plan)
+        every = _named(replace(plan, cells=None).units())
+        return [_in_place(unit, *self._begun.pop(name)) for name, unit in every.items() if name in self._begun]
 
     def ahead(self, plan: Plan) -> None:
         """Have a plan measured while other studies are still running."""
-        self._all(plan)
-
-    def _all(self, plan: Plan) -> Begun:
         if "hooked" in plan.model_facts:
             raise InputError(_HOOKED)
         with self._keeping:
-            units = plan.units()
-        for unit in units:
-            if unit.name not in self._begun:
-                self._begun[unit.name] = self._submitted(plan, unit)
-        return [(unit, self._begun[unit.name]) for unit in units]
+            units = _named(plan.units())
+        for name, unit in units.items():
+            if name not in self._begun:
+                self._begun[name] = (unit, self._submitted(plan, unit))
 
     def closes(self) -> bool:
         """This process writes the results."""
@@ -101,9 +106,11 @@ class Team:
         self._workers.rest()
 
     def describe(self) -> Mapping[str, Any]:
-        return {"processes": len(self), **({} if self._ray is None else {"ray": self._ray})}
+        """The number of processes that began, the threads of each, and the cluster if there is one."""
+        facts = {"processes": len(self), "threads": self._threads}
+        return facts if self._ray is None else {**facts, "ray": self._ray}
 
-    def _submitted(self, plan: Plan, unit: Unit) -> Future[tuple[list[pd.DataFrame], list[str]]]:
+    def _submitted(self, plan: Plan, unit: Unit) -> _Stored:
         def kept(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
             with self._keeping:  # or a half-stored unit would be seen, and its rest begun again
                 return [plan.kept(key, rows) for key, rows in zip(unit.keys, tables, strict=True)]
@@ -113,6 +120,22 @@ class Team:
         bare = replace(plan, parts=(), keys=(), origin={}, conditions=(), model_facts={}, cells=None)
         parcel = Parcel.of(plan.study, bare, unit)
         return self._workers.submit(measure, parcel, name=", ".join([plan.study.name, *where]), then=kept)
+
+
+def _named(units: Sequence[Unit]) -> dict[tuple[str, int], Unit]:
+    """Units by name, and by number where parts have the same prompts, each of which gets tables of its own."""
+    seen, named = Counter[str](), dict[tuple[str, int], Unit]()
+    for unit in units:
+        name = unit.name
+        named[name, seen[name]] = unit
+        seen[name] += 1
+    return named
+
+
+def _in_place(unit: Unit, begun: Unit, future: _Stored) -> tuple[Unit, _Stored]:
+    """What was begun of a unit, at this unit's place in its plan; some cells may have been stored before."""
+    there = [unit.keys.index(key) for key in begun.keys]
+    return replace(begun, part=unit.part, places=[unit.places[i] for i in there]), future
 
 
 @contextmanager
@@ -205,11 +228,12 @@ def _devices(device: torch.device, n: int, each: int) -> list[str]:
 
 
 def _check_room(net: Any, n: int) -> None:
-    """Reject more copies of the weights than this machine's memory holds; each GPU holds its own."""
-    free = free_bytes(net.device) if net.device.type != "cuda" else None
-    needed = n * sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
-    if free is not None and needed > free:
+    """Reject more processes, each with libraries and weights, than memory holds; a GPU holds its own weights."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in net.raw.parameters())
+    each = _LIBRARIES + (0 if net.device.type == "cuda" else weights)
+    free = free_bytes("cpu")
+    if free is not None and n * each > free:
         raise InputError(
-            f"{n} workers do not fit: {n} copies of the model take {in_words(needed)}, free memory {in_words(free)}; "
-            "use fewer."
+            f"{n} workers do not fit: each takes {in_words(each)} for libraries and weights, free memory "
+            f"{in_words(free)}; use fewer."
         )

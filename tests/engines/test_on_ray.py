@@ -60,6 +60,11 @@ def node_of(model: Any, seconds: float) -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
+def test_as_many_workers_as_the_nodes_have_room_for(cluster: Any) -> None:
+    with pytest.warns(UserWarning, match="room for 2 of the 3 workers, so 2 work"):
+        assert places_on_ray(cluster.address, 3, gpus=0) == (2, {"gpus": 0, "threads": 1, "sharing": 1})
+
+
 def test_a_node_is_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun: list[RaySeat] = []
     monkeypatch.setattr(

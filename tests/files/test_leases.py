@@ -48,6 +48,15 @@ def test_clocks_of_machines_may_differ(machine_is: str, tmp_path: Path, monkeypa
             assert not theirs.take("a")
 
 
+def test_a_mark_lasts(tmp_path: Path) -> None:
+    with Leases(tmp_path / "leases") as mine:
+        assert mine.marked("a") == ""
+        mine.mark("a", "2/3")
+        assert mine.take("a"), "a mark is no lease"
+    with Leases(tmp_path / "leases") as theirs:
+        assert theirs.marked("a") == "2/3"
+
+
 def test_holders_show_signs_of_life(tmp_path: Path) -> None:
     with Leases(tmp_path, stale=0.5) as mine:
         assert mine.take("a")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mechicl.claims import Verdict
 from mechicl.cli.reading import models_named
 from mechicl.corpora import TokenCorpus, load_corpus
 from mechicl.errors import InputError
@@ -19,10 +20,10 @@ from mechicl.results import Result
 from mechicl.studies import compare_models, load_result
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.models_figure import training_steps
-from mechicl.studies.several import Several
+from mechicl.studies.several import OfModels, Several, _counted
 from mechicl.studies.stages.lens import LensStudy
 from mechicl.studies.stages.local_attention import LocalAttentionStudy
-from tests import tiny
+from tests import claiming, tiny
 from tests.random_prompts import random_prompts
 
 
@@ -57,10 +58,32 @@ def test_each_model_keeps_its_numbers_and_verdicts() -> None:
     assert [(one.claim.id, one.about["model"], one.outcome) for one in both.claims] == [
         (one.claim.id, one.about["model"], one.outcome) for part in parts for one in part.claims
     ]
+    first = [one.outcome for one in both.claims if one.claim == both.claims[0].claim]
+    assert both.finding().startswith(f"Supported on {first.count('supported')} of 2 models")
     assert "a: " in both.finding()
     assert "b: " in both.finding()
     with pytest.raises(InputError, match="of several models already"):
         compare_models([both, parts[0]])
+
+
+def test_models_that_support_a_claim_are_counted() -> None:
+    claim = claiming.claim("up", "Information gathers.")
+
+    def verdicts(**outcomes: str) -> OfModels:
+        """Of models, or of models and tasks, joined by _on_."""
+        about = [dict(zip(("model", "task"), name.split("_on_"), strict=False)) for name in outcomes]
+        return OfModels(Verdict(claim, outcome, about=of) for of, outcome in zip(about, outcomes.values(), strict=True))
+
+    two, none = verdicts(a="supported", b="supported", c="undecided"), verdicts(a="contradicted", b="undecided")
+    assert two.in_words() == "Supported on 2 of 3 models (a, b); undecided on c: Information gathers."
+    assert none.in_words() == "Supported on 0 of 2 models; contradicted on a; undecided on b: Information gathers."
+    tasks = verdicts(a_on_x="supported", a_on_y="supported", b_on_x="supported", b_on_y="contradicted")
+    assert tasks.in_words() == (
+        "Supported in every case on 1 of 2 models (a); supported on b x; contradicted on b y: Information gathers."
+    )
+    assert _counted([{"name": "a"}, {"name": "b"}]) == "models"
+    texts = [{"name": f"{model} on {text}", "model": model} for model in "ab" for text in "xy"]
+    assert (_counted(texts[:2]), _counted(texts)) == ("texts", "pairs of model and text")
 
 
 def test_curves_of_models_share_relative_depth() -> None:

@@ -46,7 +46,7 @@ def test_shards_measure_each_cell_once_and_one_closes(tmp_path: Path) -> None:
     kept = (tmp_path / "kept.txt").read_text().splitlines()
     assert len(kept) == len(set(kept)) == len(list((tmp_path / "cells").iterdir()))
     pd.testing.assert_frame_equal(load_result(tmp_path).table, killed.run(tmp_path / "alone"), check_exact=True)
-    assert not (tmp_path / "leases").exists(), "nothing is left behind"
+    assert [path.suffix for path in (tmp_path / "leases").iterdir()] == [".mark"], "no lease is left behind"
 
 
 def test_what_a_dead_shard_was_at_is_done_by_the_one_that_closes(tmp_path: Path, serial: pd.DataFrame) -> None:
@@ -68,6 +68,26 @@ def test_what_a_dead_shard_was_at_is_done_by_the_one_that_closes(tmp_path: Path,
         table = STUDY.run(model, PROMPTS, cells=cells, workers=shard).table
     assert done, "it was waited for"
     pd.testing.assert_frame_equal(table, serial, check_exact=True)
+
+
+def test_a_shard_that_starts_after_the_end_does_not_close_again(tmp_path: Path) -> None:
+    def closes(share: str, job: str = "a") -> bool:
+        with Shard(tiny.model("gpt2"), Cells(tmp_path), share, job=job) as shard:
+            return shard.closes() and shard.closes()
+
+    assert closes("2/3")
+    assert [closes("1/3"), closes("3/3"), closes("1/3")] == [False, False, False]
+    assert closes("1/3", job="b"), "another job"
+    assert closes("2/3"), "the job runs again"
+    assert closes("1/4"), "the job runs again, with more shards"
+
+
+def test_a_shard_that_fails_to_write_the_results_has_not_closed(tmp_path: Path) -> None:
+    with pytest.raises(InputError), Shard(tiny.model("gpt2"), Cells(tmp_path), "2/3") as shard:  # noqa: PT012
+        assert shard.closes()
+        raise InputError("The disk is full.")
+    with Shard(tiny.model("gpt2"), Cells(tmp_path), "1/3") as shard:
+        assert shard.closes()
 
 
 @pytest.mark.parametrize("share", ["0/2", "3/2", "1", "a/b", "1/2/3", "-1/2"])

@@ -5,24 +5,26 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 import mechicl as mi
-from mechicl.engines.workers import OwnProcess
+from mechicl.engines.workers import OwnProcess, Seat, answered
 from mechicl.errors import InputError
-from mechicl.models import load_model
+from mechicl.models import hooked, load_model
 from mechicl.models.again import again
 from mechicl.results import Cells
 from mechicl.studies.label_words.compression_speed import CompressionSpeed
 from mechicl.studies.label_words.deep_layers import DeepLayers
 from mechicl.studies.running import plan
-from mechicl.studies.team import Parcel, Team, measure
+from mechicl.studies.team import Parcel, Team, _check_room, measure
 from tests import tiny
 from tests.random_prompts import random_prompts
 
@@ -65,7 +67,7 @@ def test_two_workers_one_of_them_killed_give_the_table_of_one_process(
         assert len(alone) == 2
     assert len(cells.kept) == len(set(cells.kept)), "nothing is measured twice"
     pd.testing.assert_frame_equal(result.table, study.run(model, prompts).table, check_exact=True)
-    assert result.provenance["workers"] == {"processes": 2}
+    assert result.provenance["workers"] == {"processes": 2, "threads": max(1, torch.get_num_threads() // 2)}
     for pid in alone:
         with pytest.raises(ProcessLookupError):  # they end with the block
             os.kill(pid or 0, 0)
@@ -125,3 +127,64 @@ def test_a_model_is_loaded_again_as_it_was(model: Any, tmp_path: Path, monkeypat
     for fact in ("weight_digest", "config_digest", "processing", "dtype"):
         assert facts[0][fact] == facts[1][fact]
     assert copy.cfg.n_ctx == 64
+
+
+class Here(Seat):
+    """A seat whose work is done in this process."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def begin(self) -> None:
+        pass
+
+    def do(self, work: bytes) -> bytes:
+        return answered(work, self._model)
+
+    def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def team(model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Team]:
+    """A team of one, without a process."""
+    monkeypatch.setattr("mechicl.studies.team.OwnProcess", lambda load, device, **how: Here(model))
+    with Team(model, 1) as alone:
+        yield alone
+
+
+@dataclass(frozen=True)
+class Warns(DeepLayers):
+    """All conditions of a part are measured at once, with a warning."""
+
+    def measure_all(self, *arguments: Any, **more: Any) -> Iterator[pd.DataFrame]:
+        warnings.warn("Few examples.", stacklevel=1)
+        yield from super().measure_all(*arguments, **more)
+
+
+def test_what_ended_ahead_of_time_still_warns_and_is_not_kept_in_memory(
+    team: Team, model: Any, prompts: list[mi.PromptSet], tmp_path: Path
+) -> None:
+    study, cells = Warns(), Cells(tmp_path)
+    asked = plan(study, model, prompts, 16, cells, shared=True)
+    team.ahead(asked)
+    team.rest()
+    assert asked.units() == [], "all cells are stored"
+    assert team._begun
+    with pytest.warns(UserWarning, match=r"^Few examples\.$"):
+        result = study.run(model, prompts, cells=cells, workers=team)
+    assert not team._begun
+    pd.testing.assert_frame_equal(result.table, DeepLayers().run(model, prompts).table, check_exact=True)
+
+
+def test_two_parts_may_have_the_same_prompts(team: Team, model: Any, prompts: list[mi.PromptSet]) -> None:
+    same = [mi.PromptSet.of(list(prompts[0])) for _ in range(2)]
+    result = DeepLayers().run(model, same, workers=team)
+    pd.testing.assert_frame_equal(result.table, DeepLayers().run(model, same).table, check_exact=True)
+
+
+def test_libraries_of_each_process_count(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mechicl.studies.team.free_bytes", lambda device: 2**30)
+    _check_room(hooked(model), 1)
+    with pytest.raises(InputError, match=r"^2 workers do not fit: each takes 0\.5 GiB for libraries and weights, free"):
+        _check_room(hooked(model), 2)

@@ -87,7 +87,8 @@ class Lesions(AgainstTwins):
     windows: Annotated[tuple[int, ...], Switch("Lengths of repeated windows.", min=1)] = (3, 5)
     times: Annotated[int, Switch("How many more times each layer of a repeated window runs.", min=1)] = 1
     positions: Annotated[
-        tuple[Where, ...], Switch("Where layers are dropped: at all positions, at position 0 alone, everywhere else.")
+        tuple[Where, ...],
+        Switch("Where layers are dropped: at all positions, at position 0 alone, or elsewhere (whole layers)."),
     ] = ("all", "bos", "rest")
 
     name = "layer-lesions"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from math import comb
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -50,6 +50,9 @@ class ManyLesions(Study):
 
     draws: Annotated[int, Switch("Random sets or orders per size.", min=1)] = 8
     draw_seed: Annotated[int, Switch("Seed of the draws.", min=0)] = 0
+    positions: Annotated[
+        Literal["all", "rest"], Switch("Where sets of layers are dropped: everywhere, or everywhere but at position 0.")
+    ] = "all"
     spare_ends: Annotated[bool, Switch("Leave the first and the last layer unchanged.")] = True
 
     name = "many-lesions"
@@ -78,7 +81,10 @@ class ManyLesions(Study):
         generator = np.random.default_rng(self.draw_seed)
         draws: list[tuple[str, int, float, DropMany | Reorder]] = []
         for size in np.unique(np.linspace(1, len(middle), min(_SIZES, len(middle))).round().astype(int)).tolist():
-            draws += [("drop", size, 1.0, DropMany(dropped)) for dropped in self._sets(middle, size, generator)]
+            draws += [
+                ("drop", size, 1.0, DropMany(dropped, positions=self.positions))
+                for dropped in self._sets(middle, size, generator)
+            ]
         most = len(middle) * (len(middle) - 1) // 2
         for swaps in (2**power for power in range(10) if 2**power <= most):
             orders = self._orders(n_layers, partial(_swapped, middle, swaps, generator))

@@ -36,7 +36,7 @@ from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
-from mechicl.studies.stages.lesions import Lesions, scored_positions
+from mechicl.studies.stages.lesions import Lesions, Where, scored_positions
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 
@@ -57,6 +57,9 @@ class TokenLesions(Study):
     """
 
     kind: Annotated[WholeLesion, Switch("Ablations of each layer.")] = "drop"
+    positions: Annotated[
+        Where, Switch("Where layers (attention, MLPs) are dropped: at all positions, at position 0 alone, elsewhere.")
+    ] = "all"
 
     name = "token-lesions"
     title = "Which predictions a layer ablation changes"
@@ -72,7 +75,7 @@ class TokenLesions(Study):
         return 1 + n_layers
 
     def measure(self, model: Any, corpus: TokenCorpus, condition: Condition, *, batch_size: int) -> pd.DataFrame:
-        chosen = Lesions(kinds=(self.kind,), positions=("all",)).lesions(hooked(model).sizes.n_layers)
+        chosen = Lesions(kinds=(self.kind,), positions=(self.positions,)).lesions(hooked(model).sizes.n_layers)
         if not chosen:
             raise InputError(f"{hooked(model).name} has one layer: too few for {self.kind}.")
         layers = pd.DataFrame({"layer": [layer for _, layer, _ in chosen]})
