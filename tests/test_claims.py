@@ -6,9 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from mechicl.claims import Claim, Evidence, Verdict, Verdicts, decide
-from mechicl.metrics.resampling import max_statistic_p, mean_of_many, mean_over_sets, over_few_sets
+from mechicl.metrics.resampling import (
+    SetInterval,
+    jackknife,
+    max_statistic_p,
+    mean_of_many,
+    mean_over_sets,
+    over_few_sets,
+    plateau,
+)
 from mechicl.studies.summary import mean_with_interval
 from tests import claiming
 
@@ -115,6 +124,28 @@ def test_few_rows_of_a_single_set_have_students_interval():
         found = mean_with_interval(rows, "value", ["metric"]).iloc[0]
         covered += found["low"] <= 0 <= found["high"]
     assert covered > 0.92 * 300
+
+
+def test_few_units_leave_more_places_on_a_plateau():
+    draw = np.random.default_rng(0)
+    assert plateau(np.array([[0.1, 0.9, 0.2]]), generator=draw).all(), "one document excludes no layer"
+    excluded = []
+    for _ in range(300):  # all places are equal, so each exclusion of the last is an error
+        values = draw.normal(size=(3, 4))
+        excluded.append(not plateau(values, generator=draw)[-1])
+    assert np.mean(excluded) < 0.05
+
+
+def test_a_jackknife_of_a_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(size=9)
+    without = np.array([np.delete(values, i).mean() for i in range(9)])
+    expected = stats.t.interval(0.95, 8, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(jackknife(values.mean(), without), expected)
+
+
+def test_two_measured_means_have_the_errors_of_both():
+    one, other = SetInterval(0.5, 0.2, 0.8, 5, 5), SetInterval(0.1, -0.3, 0.5, 5, 5)
+    assert one.less_measured(other)[:3] == pytest.approx((0.4, -0.1, 0.9))
 
 
 def test_a_maximum_is_held_against_maxima():

@@ -148,7 +148,7 @@ def plateau(values: Float[np.ndarray, "row place"], *, generator: np.random.Gene
     spread = np.maximum(gaps.std(0), 1e-12)
     bound = np.quantile(((gaps - gap) / spread).max(1), 0.95)
     if n < FEW_SETS:
-        bound *= stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
+        bound *= stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975) * np.sqrt(n / (n - 1))
     return np.asarray(gap <= bound * spread)
 
 

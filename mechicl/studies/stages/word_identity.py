@@ -132,7 +132,7 @@ class WordIdentity(Study):
                 break
             room -= size
             for span, group in zip(_SPANS, pair, strict=True):
-                samples = [_over_documents(rows, self.occurrences, generator) for rows in group[:size]]
+                samples = [over_documents(rows, self.occurrences, generator) for rows in group[:size]]
                 tables += [rows.assign(span=span, pieces=pieces) for rows in samples]
         return pd.concat(tables, ignore_index=True) if tables else None
 
@@ -195,7 +195,7 @@ class WordIdentity(Study):
         return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(summary["pieces"]))]
 
 
-def _over_documents(rows: pd.DataFrame, n: int, generator: np.random.Generator) -> pd.DataFrame:
+def over_documents(rows: pd.DataFrame, n: int, generator: np.random.Generator) -> pd.DataFrame:
     """Random rows of as many documents as possible: no document gives a second one before all have given one."""
     mixed = rows.sample(frac=1, random_state=generator)
     return mixed.iloc[mixed.groupby("document").cumcount().argsort(kind="stable")[:n]]

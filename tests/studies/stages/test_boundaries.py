@@ -147,6 +147,20 @@ def test_boundaries_count_where_untrained_twins_have_none():
     assert [decide(claim, begins(claim, alone)).outcome for claim in BOUNDARIES] == ["undecided"] * 3
 
 
+def test_twins_of_a_single_sequence_count_beside_neurons():
+    """A signature from weights has one row, too, and it is not that sequence."""
+    counts = {"prediction neurons": [0.0] * 10 + [40.0] * 6}
+    twins = [atlas(FLAT, 0.02, f"untrained {seed}", seed + 1, counts).query("sequence < 1") for seed in range(4)]
+    table = pd.concat([atlas(planted(), counts=counts), *twins], ignore_index=True)
+    assert [decide(claim, begins(claim, table)).outcome for claim in BOUNDARIES] == ["supported"] * 3
+
+
+def test_a_change_in_another_part_of_the_depth_is_none_that_is_claimed():
+    late = {name: curve[::-1] if name == "local attention" else curve for name, curve in planted((12, 13, 14)).items()}
+    table = with_twins(late, FLAT)
+    assert "outside the part of the depth" in decide(MERGED, begins(MERGED, table)).reason
+
+
 def test_an_untrained_model_has_no_stages():
     """Noise, and curves that fall smoothly with depth, as block influence does in random weights."""
     smooth = {name: 1 / np.arange(1, N_LAYERS + 1) for name in planted()}

@@ -4,11 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from mechicl.claims import Evidence, decide
 from mechicl.metrics.resampling import SetInterval, plateau
+from mechicl.results import Cells
 from mechicl.studies import neurons
 from mechicl.studies.stages.atlas import DENSER, Atlas
+from mechicl.studies.stages.atlas_claims import DEEPER, deeper
+from mechicl.studies.stages.lens import LensStudy
 from mechicl.studies.stages.lesion_claims import REPEATS, ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy
@@ -16,6 +20,7 @@ from mechicl.studies.stages.norms import NormsStudy, sink_maker
 from mechicl.studies.summary import extreme_in_words
 from mechicl.studies.twins import against_twins, beyond, by_layer, of_documents
 from tests import tiny
+from tests.contract.catalogue import more_text
 
 N_LAYERS, N_SEQUENCES = 8, 12
 
@@ -45,6 +50,50 @@ def test_what_random_weights_show_as_well_is_no_finding():
     assert alike.outcome == "undecided"
     assert "Random weights may show the same" in alike.reason
     assert verdict(SWAP, lesions(0.8, 0.2)).outcome == "undecided"  # twins are swapped as cheaply
+
+
+def test_a_layer_that_makes_a_sink_does_not_decide_what_swaps_cost():
+    """Layer 3 dropped costs 5 nats, swapped nothing; the other middle layers cost as much either way."""
+    table = lesions(0.8, 0.2)
+    table["kl"] = np.where(
+        (table["kind"] == "drop") & (table["layer"] == 3) & (table["weights"] == "as given"), 5.0, 0.1
+    )
+    table["kl"] += np.random.default_rng(0).normal(0, 0.002, len(table))
+    found = verdict(SWAP, table)
+    assert found.effect == pytest.approx(0, abs=0.005)
+    assert found.outcome == "contradicted"
+    assert "most in layer 3, 4.9" in found.note
+    table.loc[table["kind"] == "drop", "kl"] += np.where(table["weights"] == "as given", 0.3, 0.0)[
+        table["kind"] == "drop"
+    ]
+    assert verdict(SWAP, table).outcome == "supported"
+
+
+def test_five_models_decide_only_if_nearly_all_orders_are_worse():
+    """Fisher's interval excludes 0 at a rank correlation of .9 over five models; one order in 24 reaches it."""
+
+    def models(costs):
+        rows = [
+            {"model": f"m{n}", "signature": "drop KL", "layer": layer, "value": cost, "weight": 1.0, "sequence": 0}
+            for n, cost in zip((4, 8, 12, 16, 24), costs, strict=True)
+            for layer in range(n)
+        ]
+        return decide(DEEPER, deeper(pd.DataFrame(rows)))
+
+    nearly = models((0.5, 0.4, 0.2, 0.3, 0.1))
+    assert nearly.effect == pytest.approx(0.9)
+    assert nearly.low > 0
+    assert nearly.outcome == "undecided"
+    assert models((0.5, 0.4, 0.3, 0.2, 0.1)).outcome == "supported"
+
+
+def test_more_twins_leave_the_cells_of_the_others(tmp_path):
+    """Each reads the same of the text however many there are, and nothing is measured twice."""
+    model, corpus, cells = tiny.model("gpt2"), more_text(), Cells(tmp_path)
+    few, more = (LensStudy(untrained=n).run(model, corpus, cells=cells) for n in (2, 3))
+    assert len(list((tmp_path / "cells").iterdir())) == 4, "the model and three twins"
+    kept = more.table[more.table["weights"] != "untrained 2"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, few.table.reset_index(drop=True))
 
 
 def test_a_contrast_below_that_of_twins_contradicts_only_if_it_is_small_itself():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mechicl.claims import decide
-from mechicl.corpora import pieces_of_ended_words
+from mechicl.corpora import load_corpus, pieces_of_ended_words
 from mechicl.errors import InputError
 from mechicl.metrics import cross_entropy
 from mechicl.patches import head_means
@@ -45,6 +45,17 @@ def test_costs_are_those_of_hooks_by_hand(result):
     row = result.table.query("draw == -1 and sequence == 0 and after == 'several tokens'").iloc[0]
     assert row["words"] == int(at[0, :-1].sum())
     assert row["cost"] == pytest.approx(float((ablated - clean)[at[0, :-1]].mean()), rel=1e-3, abs=1e-6)
+
+
+def test_padding_has_no_part_in_patterns():
+    """A shorter sequence is padded, and what its padding attends to is NaN."""
+    draw, words = np.random.default_rng(0), ["Happy", "Sad", "World", "ax", "bx", "a b", "c b"]
+    texts = [" " + " ".join(words[i] for i in draw.integers(0, len(words), 40 - n % 3)) for n in range(12)]
+    corpus = load_corpus(tiny.tokenizer(), texts, prepend_bos=True, n_ctx=160, packing="documents")
+    assert len(set(corpus.lengths.tolist())) > 1
+    result = STUDY.run(tiny.model("gpt2"), corpus)
+    assert result.table.query("part == 'pattern'")["attention"].notna().all()
+    assert len(result.summary())
 
 
 def test_patterns_are_those_of_held_out_words(result):

@@ -12,7 +12,13 @@ from mechicl.hooks import run
 from mechicl.probes import LastResidual
 from mechicl.probes.last_position import LastNeurons, LastPrediction
 from mechicl.studies import word_identity
-from mechicl.studies.stages.word_identity import held_out_correct, nearest_correct, occurrences
+from mechicl.studies.stages.word_identity import (
+    WordIdentity,
+    held_out_correct,
+    nearest_correct,
+    occurrences,
+    over_documents,
+)
 from tests import tiny
 
 
@@ -72,6 +78,18 @@ def test_a_probe_judged_on_other_sequences_tells_signal_from_noise(corpus):
     assert held_out_correct(noise, cases, 0).mean() < 0.4
     assert nearest_correct(signal, cases, 0).mean() > 0.95
     assert nearest_correct(noise, cases, 0).mean() < 0.4
+
+
+def test_a_word_of_one_document_is_not_asked_for(corpus):
+    """No other document has an example of it, so no answer could be right; others are drawn from all their documents."""
+    cases = occurrences(corpus, 2, "word", 8)
+    first = cases["label"].iloc[0]
+    alone = cases[(cases["label"] != first) | (cases["document"] == cases["document"].iloc[0])]
+    study = WordIdentity(pieces=(2,), occurrences=5)
+    there, here = ({rows["label"].iloc[0] for group in study._groups(one) for rows in group} for one in (cases, alone))
+    assert there - here == {first}
+    mixed = over_documents(cases[cases["label"] == first], 6, np.random.default_rng(0))
+    assert mixed["document"].nunique() == 6
 
 
 def test_a_length_that_is_left_out_is_named():
