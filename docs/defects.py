@@ -16,7 +16,8 @@ import torch
 
 import mechicl as mi
 from mechicl.metrics import auroc_by_layer
-from mechicl.models import untrained
+from mechicl.mlp_neurons import vocabulary_moments
+from mechicl.models import blockwise, untrained
 from mechicl.studies.stages.lesions import same_string
 
 SEEDS = (42, 43, 44, 45, 46)
@@ -130,6 +131,38 @@ def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
 
 
 @measure
+def rows_on_three(model: Any, sets: list[Any], text: Any) -> str:
+    def correlations(folded: Any, corpus: Any) -> str:
+        compared = mi.engines.lesion_sweep(folded, corpus.tokens, [mi.patches.Drop(2)], lengths=corpus.lengths)
+        loss = compared.loss[0] - compared.base_loss
+        stored, aligned = (_correlation(compared.kl[0, :, start:-1], loss[:, : -1 - start]) for start in (1, 0))
+        return f"{stored:.2f} instead of {aligned:.2f}"
+
+    return f"correlation of KL and added loss, layer 2 dropped: {_three(correlations)}"
+
+
+@measure
+def one_position_fewer(model: Any, sets: list[Any], text: Any) -> str:
+    def bits(folded: Any, corpus: Any) -> str:
+        probes = [mi.probes.LogitLens("authors", only=("entropy",), last=last) for last in (False, True)]
+        out = mi.run(folded, corpus, probes, progress=None)
+        return " instead of ".join(f"{out[probe]['entropy'][:, -1].mean():.2f}" for probe in probes)
+
+    return f"entropy at the last point, in bits: {_three(bits)}"
+
+
+@measure
+def misfiled(model: Any, sets: list[Any], text: Any) -> str:
+    def neurons(folded: Any, corpus: Any) -> str:
+        net = blockwise(folded, "misfiled")
+        found = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers)), top=1)
+        wide = (found.variance > 0.005) & ~((found.kurtosis > 10) & (found.skewness > 0))
+        return f"{int((wide & (found.kurtosis <= 10)).sum())} of {wide.numel()}"
+
+    return f"neurons that would be suppression neurons by their variance alone: {_three(neurons)}"
+
+
+@measure
 def clamped(model: Any, sets: list[Any], text: Any) -> str:
     def bits(folded: Any, corpus: Any) -> str:
         lesions = [mi.patches.Drop(1)]
@@ -150,9 +183,9 @@ def same_strings(model: Any, sets: list[Any], text: Any) -> str:
         both = (same_string(compared, corpus.tokenizer), compared.agreement)
         real = ~compared.agreement[0, :, 1:].isnan()
         by_string, by_id = (one[0, :, 1:][real].mean() for one in both)
-        return f"{by_string:.3f} instead of {by_id:.3f}"
+        return f"{by_string:.4f} and {by_id:.4f}"
 
-    return f"top-1 agreement, layer 1 dropped: {_three(share)}"
+    return f"top-1 agreement by string and by id, layer 1 dropped: {_three(share)}"
 
 
 @measure
@@ -207,7 +240,8 @@ def _numbers(values: list[float], digits: int = 2) -> str:
 
 
 def _correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
+    both = torch.stack([a.flatten(), b.flatten()])
+    return float(torch.corrcoef(both[:, both.isfinite().all(0)])[0, 1])
 
 
 def main() -> None:

@@ -485,6 +485,27 @@ def test_each_text_of_a_reproduction_has_a_folder(
     assert [name.rpartition(" on ")[2] for name in named] == ["films.jsonl", "news.jsonl"]
 
 
+@pytest.mark.parametrize(("architecture", "longest"), [("GPT2LMHeadModel", 500), ("LlamaForCausalLM", 800)])
+def test_documents_are_cut_as_the_authors_cut_them(architecture: str, longest: int, tmp_path: Path) -> None:
+    """Of a GPT-2, 500 characters for the lens, and 500 tokens for attention; all documents if there are too few."""
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{i} " + "good film " * 500}) + "\n" for i in range(4)))
+    asked = OnAllOfStages(model="any", out=tmp_path, text=str(text), tokens=100_000)
+    cfg = SimpleNamespace(n_ctx=800, original_architecture=architecture)
+    model = SimpleNamespace(cfg=cfg, tokenizer=tiny.tokenizer())
+    lens, attention, lesions = (
+        asked.material(study, model)
+        for study in (
+            STUDIES["logit-lens"]("paper"),
+            STUDIES["local-attention"]("paper"),
+            STUDIES["layer-lesions"]("paper"),
+        )
+    )
+    assert [len(one) for one in (lens, attention, lesions)] == [4, 4, 4]
+    assert max(len(lens.text(i)) for i in range(4)) <= 500
+    assert (int(attention.lengths.max()), int(lesions.lengths.max())) == (longest, 800)
+
+
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
