@@ -135,7 +135,7 @@ def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
     steps = float(correlation(np.diff(means.mean(0)), np.diff(density)))
     note = (
         f"The interval is over documents; over layers p = {p:.2g}. Any two curves that rise with depth are correlated; "
-        f"the steps from layer to layer are with {steps:+.2f}."
+        f"the correlation of their steps from layer to layer is {steps:+.2f}."
     )
     return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p, note=note)
 

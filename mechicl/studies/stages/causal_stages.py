@@ -62,6 +62,8 @@ _PARTS = {"attn": ("attention", GREEN), "mlp": ("MLPs", ORANGE)}
 _HOW = {"mean": "solid", "zero": "dash"}
 _NEAREST = 10
 """Number of neurons that write nearly as much, from which a control is drawn."""
+_ALIKE = 0.8
+"""Controls that write less than this share of what the neurons do are none."""
 _FEW = 5
 """Below this number of neurons in a band, a kind is undecided."""
 _LEAST = 1e-4
@@ -77,7 +79,8 @@ class CausalStages(Study):
     """Predictions with a part of a band of layers ablated: a row per ablation and sequence.
 
     `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part itself and numbers its
-    controls; `how` is zero or mean; `neurons` counts ablated neurons. KL and losses in nats, entropies in bits.
+    controls; `how` is zero or mean; `neurons` counts ablated neurons, and `written` sums what they write beyond their
+    means (L2 norms over d_model). KL and losses in nats, entropies in bits.
     """
 
     bands: Annotated[int, Switch("Number of bands of depth, each with the same number of layers.", min=2)] = 4
@@ -137,7 +140,8 @@ class CausalStages(Study):
                     generator = np.random.default_rng([self.draw_seed, number, band, draw])
                     sets[draw] = controls(places, written, ~of_either, generator)
                 for draw, neurons in sets.items():
-                    facts = _facts(kind, band, layers) | {"draw": draw, "neurons": len(neurons)}
+                    amount = float(sum(written[place] for place in neurons))
+                    facts = _facts(kind, band, layers) | {"draw": draw, "neurons": len(neurons), "written": amount}
                     yield facts | {"how": "zero"}, FixNeurons(tuple(neurons), positions="rest")
                     yield facts | {"how": "mean"}, FixNeurons(tuple(neurons), means=means, positions="rest")
 
@@ -148,7 +152,7 @@ class CausalStages(Study):
                 continue
             means = part_means(net.raw, corpus, part, batch_size=size)  # type: ignore[arg-type]
             for band, layers in enumerate(self.layers(net.sizes.n_layers)):
-                facts = _facts(name, band, layers) | {"draw": -1, "neurons": 0}
+                facts = _facts(name, band, layers) | {"draw": -1, "neurons": 0, "written": 0.0}
                 for how, of in (("zero", None), ("mean", means)):
                     patch = AblateParts(part, tuple(layers), of, positions="rest")  # type: ignore[arg-type]
                     yield facts | {"how": how}, patch
@@ -172,6 +176,11 @@ class CausalStages(Study):
             f"{n} {kind} neurons of {layers} at their means: {own.mean():.3g} {claim.unit}, controls "
             f"{float(drawn.to_numpy().mean()):.3g}; at zero {float(zero[-1]):.3g} and {zero.drop(-1).mean():.3g}."
         )
+        alike = _written(rows)
+        if alike is not None and alike < _ALIKE:
+            return Evidence.nothing(
+                f"No control neurons write as much (only {alike:.0%}), so none can be compared.", note
+            )
         return against_draws(curves, note=note)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -226,6 +235,14 @@ class CausalStages(Study):
             summary, panels, x="band", x_title="ablated", widths=(1, 1, 1), height=260,
             note=f"ablated everywhere but at position 0, to the mean or to zero; {TEXT_BAND}",
         )  # fmt: skip
+
+
+def _written(rows: pd.DataFrame) -> float | None:
+    """What controls write on this text, as a share of what the neurons do; earlier versions did not save it."""
+    if "written" not in rows:
+        return None
+    of_draw = rows.groupby("draw")["written"].first()
+    return float(of_draw.drop(-1).mean() / of_draw[-1])
 
 
 def controls(

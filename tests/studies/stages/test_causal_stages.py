@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from mechicl import metrics
+from mechicl.claims import decide
 from mechicl.corpora import load_corpus
 from mechicl.studies import causal_stages
-from mechicl.studies.stages.causal_stages import controls
+from mechicl.studies.stages.causal_stages import PREDICT, controls
 from tests import tiny
 
 WORDS = ["good", "bad", "film", "World", "Sports", "Question", "Answer", "Happy", "Sad"]
@@ -59,6 +60,15 @@ def test_neurons_that_write_tokens_are_told_from_others_that_write_as_much(resul
     assert set(plain.table["kind"]) >= {"attention", "MLPs"}
     assert len(result.figure().layout.meta["panels"]) == 6
     assert set(result.summary()["of"]) == {"itself", "control"}
+
+
+def test_controls_that_write_much_less_are_none(result):
+    """Where a kind holds the largest writers of a layer, any other neurons would do less when ablated."""
+    table = result.table.copy()
+    table.loc[table["draw"] >= 0, "written"] *= 0.5
+    found = decide(PREDICT, result.study.evidence(PREDICT, table))
+    assert found.outcome == "undecided"
+    assert "No control neurons write as much" in found.reason
 
 
 def test_controls_are_others_of_the_layer_that_write_as_much():
