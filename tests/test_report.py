@@ -17,7 +17,7 @@ from mechicl.models import load_model
 from mechicl.report import write_report
 from mechicl.report.drawing_script import CARTESIAN_VERSION
 from mechicl.results import Result
-from mechicl.studies import load_result, saved_results
+from mechicl.studies import compare_models, load_result, saved_results
 from mechicl.studies.label_words.information_flow import InformationFlow
 from mechicl.studies.label_words.isolation import Isolation
 from mechicl.studies.label_words.reweighting import Reweighting
@@ -97,6 +97,27 @@ def test_panels_stand_below_one_another_where_the_page_is_narrow(page: Path, bro
         for width in (1280, 360)
     ]
     assert heights[1] > 2 * heights[0]
+
+
+@pytest.mark.parametrize(("width", "layout"), [(1280, 1040), (1079, 700), (800, 700), (739, 320), (390, 320)])
+def test_no_figure_is_narrower_than_its_layout(page: Path, browser: Browser, width: int, layout: int) -> None:
+    tab = browser.open(page, width=width)
+    laid_out = "[...document.querySelectorAll('figure')].map((one) => [Number(one.dataset.width), one.querySelector('.plot').clientWidth])"
+    for made_for, room in tab.page.evaluate(laid_out):
+        assert made_for == layout <= room
+
+
+def test_figures_follow_the_width_of_the_window(page: Path, browser: Browser) -> None:
+    tab = browser.open(page)
+    height = "document.querySelectorAll('figure .plot')[1].offsetHeight"
+    wide = tab.page.evaluate(height)
+    tab.page.set_viewport_size({"width": 390, "height": 900})
+    tab.page.wait_for_selector("figure[data-width='320']")
+    assert tab.page.evaluate(height) > 2 * wide
+    tab.page.set_viewport_size({"width": 1280, "height": 900})
+    tab.page.wait_for_selector("figure[data-width='1040']")
+    assert tab.page.evaluate(height) == wide
+    assert tab.errors == []
 
 
 def test_figures_follow_a_change_of_colours(page: Path, browser: Browser) -> None:
@@ -183,10 +204,15 @@ def test_landmarks_headings_and_tables_are_named(page: Path, browser: Browser) -
     assert tab.locator("html").get_attribute("lang") == "en"
     for landmark in ("header", "nav[aria-label]", "main", "footer", "h1"):
         assert tab.locator(landmark).count() == 1, landmark
-    assert tab.locator("section").count() == tab.locator("section[aria-labelledby] > h2[id]").count() == 5
+    assert tab.locator("section").count() == tab.locator("section[aria-labelledby] > h2[id]").count() == 4
     assert tab.locator("table").count() == tab.locator("table > caption").count() >= 3
     assert tab.locator("th:not([scope])").count() == 0
     assert tab.locator(".plot[role=group][aria-label]").count() == 3
+    described = tab.evaluate(
+        "[...document.querySelectorAll('[aria-describedby]')].map((e) => e.getAttribute('aria-describedby'))"
+    )
+    assert described
+    assert all(tab.locator(f"#{name}").count() == 1 for name in described)
     identifiers = tab.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
     named = [name for name in identifiers if not name.startswith(("clip", "g", "legend", "topdefs", "defs"))]
     assert len(named) == len(set(named))
@@ -232,10 +258,12 @@ def test_the_page_says_what_was_asked_and_how_to_make_it_again(page: Path, brows
         assert fact in asked
     protocols = [own.text_content() for own in tab.locator("section dl").all()]
     assert ["Protocolcorrected" in own for own in protocols] == [True, True, False]
-    assert tab.locator("#commands").text_content() == "mechicl run isolation --model tiny-icl"
-    origin = json.loads(tab.locator("section details pre").first.text_content())
+    commands = tab.locator("section:has(figure) pre.command")
+    assert commands.all_text_contents() == ["mechicl run isolation --model tiny-icl"] * 3, "one in each section"
+    origin = json.loads(tab.locator("pre.provenance").first.text_content())
     assert origin["model"]["weight_digest"]
-    assert not tab.locator("section details pre").first.is_visible(), "folded away"
+    for folded in ("pre.command", "pre.provenance"):
+        assert not tab.locator(folded).first.is_visible(), "folded away"
 
 
 def test_published_values_stand_beside_measured_ones(results: list[Result], browser: Browser, tmp_path: Path) -> None:
@@ -243,6 +271,26 @@ def test_published_values_stand_beside_measured_ones(results: list[Result], brow
     tab = browser.open(write_report([of_sst2], tmp_path)).page
     table = tab.locator("table", has=tab.locator("caption", has_text="Published against measured"))
     assert "GPT2-XL" in table.text_content()
+
+
+def test_what_was_measured_follows_the_figure_and_repeats_no_verdict(
+    results: list[Result], browser: Browser, tmp_path: Path
+) -> None:
+    isolated = results[1]
+    several = compare_models([isolated, renamed(isolated, "gpt2-xl")])
+    tab = browser.open(write_report([isolated, several, results[0]], tmp_path)).page
+    said = tab.locator("section:has(figure) .said:has-text('Measured:')")
+    alone, of_models = (said.nth(place).text_content() for place in range(2))
+    for verdict in isolated.claims:
+        assert verdict.claim.sentence in isolated.finding(), "the control"
+        assert verdict.claim.sentence not in alone
+        assert of_models.count(verdict.claim.sentence) == 1, "on how many models"
+        for text in (alone, of_models):
+            assert not verdict.reason or verdict.reason not in text
+    assert alone.startswith("Measured: Isolated layers: ")
+    assert of_models.index("tiny-icl: Isolated layers: ") < of_models.index("gpt2-xl: Isolated layers: ")
+    after = said.first.evaluate("(p) => document.querySelector('figure').compareDocumentPosition(p)")
+    assert after & 4, "the figure comes first"
 
 
 def test_a_table_of_another_version_is_told_and_left_out(results: list[Result], tmp_path: Path) -> None:

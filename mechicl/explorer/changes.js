@@ -41,7 +41,7 @@ function makeChanges(start, source, changed, compared) {
   // Heads: all in a notebook, those that are kept on a page, each with its reading of label words.
   const heads = layers.flatMap((layer) => Array.from({ length: start.heads }, (_, head) => [layer, head]))
     .filter((one) => source.has({ ...NONE, heads: [one] }));
-  const reading = (layer, head) => (start.view.heads ? ` (reads label words ${number(start.view.heads[layer][head])} times)` : "");
+  const reading = (layer, head) => (start.view.heads ? ` (reads label words ${times(start.view.heads[layer][head])} as much as an average token)` : "");
   const head = choice("head to ablate", heads.map(([l, n], i) => h("option", { value: i }, `layer ${l}, head ${n}${reading(l, n)}`)), () => {
     const one = heads[Number(head.value)];
     const others = switches.heads.filter((other) => String(other) !== String(one));

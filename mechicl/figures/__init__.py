@@ -1,7 +1,7 @@
 """The plotly style of all figures: one colour per thing everywhere, a band for every mean, exact values on hover."""
 
 from mechicl.figures.arrange import NARROW, NOTEBOOK, PAGE_WIDTHS, WIDE, arrange
-from mechicl.figures.axes import bounded, coordinates
+from mechicl.figures.axes import bounded, coordinates, without_outliers
 from mechicl.figures.colours import (
     BLUE,
     FLOW_COLOURS,
@@ -17,6 +17,7 @@ from mechicl.figures.colours import (
     TEXT_COLOUR,
     VERMILION,
     faint,
+    shades,
 )
 from mechicl.figures.curves import add_curve, band, curve_traces, error_bars, panels
 from mechicl.figures.style import DARK, LIGHT, for_page, styled
@@ -26,5 +27,5 @@ __all__ = [
     "BLUE", "DARK", "FLOW_COLOURS", "GREEN", "GREY", "INK", "LABEL_COLOUR", "LIGHT", "NARROW", "NOTEBOOK", "ORANGE",
     "PAGE_WIDTHS", "PURPLE", "SKY", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "VERMILION", "WIDE", "add_curve",
     "arrange", "band", "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain",
-    "shortened", "styled",
+    "shades", "shortened", "styled", "without_outliers",
 ]  # fmt: skip

@@ -13,9 +13,10 @@ from html import unescape
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
-from mechicl.figures.axes import set_ticks
+from mechicl.figures.axes import coordinates, set_ticks
 from mechicl.figures.text import plain, shortened, width_of, wrapped, wrapped_html
 
 WIDE, NOTEBOOK, NARROW = PAGE_WIDTHS = (1040, 700, 320)
@@ -43,6 +44,8 @@ class _Panel:
     name: str
     heading: Any
     traces: list[Any]
+    levels: list[Any]
+    """The names of horizontal lines."""
 
 
 def arrange(figure: go.Figure, *, width: float, heading: bool = True, size: float = 13) -> go.Figure:
@@ -90,7 +93,10 @@ def _panels(figure: go.Figure, meta: Mapping[str, Any]) -> list[_Panel]:
         number = str(i + 1) if i else ""
         traces = [trace for trace in figure.data if (getattr(trace, "xaxis", None) or "x") == f"x{number}"]
         heading = figure.layout.annotations[i] if "panels" in meta else None
-        found.append(_Panel(figure.layout[f"xaxis{number}"], figure.layout[f"yaxis{number}"], name, heading, traces))
+        at = f"x{number} domain", f"y{number}"
+        levels = [one for one in figure.layout.annotations if (one.xref, one.yref) == at]
+        axes = figure.layout[f"xaxis{number}"], figure.layout[f"yaxis{number}"]
+        found.append(_Panel(*axes, name, heading, traces, levels))
     return found
 
 
@@ -235,12 +241,27 @@ def _place(
             text=wrapped_html(box.name, pixels[0], 1.05 * size), x=x[0], y=y[1], xref="paper", yref="paper",
             xanchor="left", yanchor="bottom", align="left", showarrow=False, font={"size": 1.05 * size},
         )  # fmt: skip
+    _part(box, pixels[1], size)
     for trace in box.traces:
         if getattr(trace, "showscale", None):
             trace.colorbar.update(
                 x=x[1], xanchor="left", y=(y[0] + y[1]) / 2, len=y[1] - y[0], thickness=0.9 * size, xpad=6, ypad=0,
                 title_font_size=size, tickfont_size=size,
             )  # fmt: skip
+
+
+def _part(box: _Panel, height: float, size: float) -> None:
+    """Move names of levels that would lie over one another: those below their lines down, those above them up."""
+    levels = [one for one in box.levels if np.isfinite(one.y)]
+    values = np.array([*coordinates(box.traces, "y"), *(one.y for one in levels)])
+    low, high = box.y.range or (values.min(initial=np.inf), values.max(initial=-np.inf))
+    scale = height / (high - low) if high > low else 0.0
+    for side, upwards in (("top", -1), ("bottom", 1)):
+        taken = -math.inf
+        for one in sorted((one for one in levels if one.yanchor == side), key=lambda one: upwards * one.y):
+            place = upwards * one.y * scale
+            taken = max(place, taken + 1.4 * size)
+            one.yshift = upwards * (taken - place)
 
 
 def _head(figure: go.Figure, meta: Mapping[str, Any], width: float, size: float) -> float:
@@ -268,7 +289,8 @@ def _legend_height(figure: go.Figure, width: float, size: float) -> float:
             lines = wrapped(unescape(trace.name.replace("<br>", " ")), width - _SYMBOL, size)
             trace.name = "<br>".join(map(plain, lines))
             shown[trace.legendgroup or trace.name] = lines
-    if len(figure.data) < 2 or not shown:
+    alone = len(figure.data) == 1 and figure.data[0].showlegend is None  # which plotly gives no legend
+    if alone or not shown:
         return 0.0
     # On several lines plotly may give each entry the widest one's room, with more space between groups than within.
     entries = [max(width_of(line, size) for line in lines) + _SYMBOL for lines in shown.values()]

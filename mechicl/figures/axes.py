@@ -14,7 +14,6 @@ from mechicl.figures.text import width_of
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FEW_DECADES = 2
 _FENCE, _FEW = 10.0, 0.05
-"""Points this many interquartile ranges beyond the quartiles are outliers, if at most this share of points are."""
 
 
 def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size: float) -> None:
@@ -28,13 +27,24 @@ def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size
         decades = np.ptp(np.log10(values[values > 0]))
         axis.dtick = "D2" if decades < _FEW_DECADES else max(1, round(decades / 8))
         return
-    if axis.dtick != 1 or not len(values):
+    if not len(values):
+        return
+    if axis.dtick != 1:
+        _thin_out(axis, values, letter, pixels, size)
         return
     first, last = math.ceil(values.min()), math.floor(values.max())
     room = width_of(str(last), size) + 0.9 * size if letter == "x" else 1.9 * size
     step = next((step for step in _STEPS if (last - first) / step * room <= pixels), _STEPS[-1])
     begin = -(-first // step) * step
     axis.update(tickmode="array", tickvals=list(range(begin, last + 1, step)), tickangle=0)
+
+
+def _thin_out(axis: Any, values: np.ndarray, letter: str, pixels: float, size: float) -> None:
+    """Have as many labels below a linear axis as fit side by side; plotly would turn them, into what is below."""
+    if letter == "x" and axis.tickmode != "array":
+        ends = axis.range or (values.min(), values.max())
+        longest = max(width_of(f"{end:.3g}", size) for end in ends)
+        axis.update(nticks=max(2, min(10, int(pixels // (longest + 2 * size)))), tickangle=0)
 
 
 def bounded(
@@ -48,7 +58,7 @@ def bounded(
     points = coordinates(curves, letter)
     if not len(points):
         return None, []
-    kept = _without_outliers(points)
+    kept = without_outliers(points)
     low, high = (float(end) for end in (min(kept.min(), *levels, np.inf), max(kept.max(), *levels, -np.inf)))
     if zero or any(trace.type == "bar" for trace in curves):
         low, high = min(low, 0.0), max(high, 0.0)
@@ -81,12 +91,13 @@ def _numbers(values: Any) -> np.ndarray:
     )
 
 
-def _without_outliers(points: np.ndarray) -> np.ndarray:
+def without_outliers(points: np.ndarray, *, fence: float = _FENCE, few: float = _FEW) -> np.ndarray:
+    """Points within `fence` interquartile ranges of the quartiles, if at most a share of `few` is beyond; else all."""
     lower, upper = np.quantile(points, [0.25, 0.75])
-    fence = _FENCE * (upper - lower)
-    kept = points[(points >= lower - fence) & (points <= upper + fence)]
-    few = len(points) - len(kept) <= max(1, _FEW * len(points))
-    return kept if fence > 0 and few else points
+    room = fence * (upper - lower)
+    kept = points[(points >= lower - room) & (points <= upper + room)]
+    beyond = len(points) - len(kept)
+    return kept if room > 0 and beyond <= max(1, few * len(points)) else points
 
 
 def _ends(traces: Sequence[Any], curves: Sequence[Any], letter: str) -> np.ndarray:

@@ -131,11 +131,14 @@ def _measured(said: str, number: int) -> str:
 
 
 def _beyond_claims(result: Result) -> str:
-    """What a finding adds to the verdicts, which have a table; of several models, each one's after its name."""
+    """What a finding adds to the verdicts, which have a table.
+
+    Of several models these are the numbers of models that support a claim, and what each model's own finding adds.
+    """
     if not isinstance(result.study, Several):
         return result.beyond_claims()
     each = {name: one.beyond_claims() for name, one in result.study.each(result).items()}
-    return " ".join(f"{name}: {said}" for name, said in each.items() if said)
+    return " ".join([result.claims.in_words(), *(f"{name}: {said}" for name, said in each.items() if said)]).strip()
 
 
 def _notes(verdicts: Verdicts, finding: str) -> str:

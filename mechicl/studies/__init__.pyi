@@ -820,8 +820,9 @@ def causal_stages(
     Returns:
         A result. Predictions with a part of a band of layers ablated: a row per ablation and sequence.
         `kind` is prediction or suppression (neurons), attention or MLPs; `draw` is -1 for the part
-        itself and numbers its controls; `how` is zero or mean; `neurons` counts ablated neurons. KL and
-        losses in nats, entropies in bits.
+        itself and numbers its controls; `how` is zero or mean; `neurons` counts ablated neurons, and
+        `written` sums what they write beyond their means (L2 norms over d_model). KL and losses in
+        nats, entropies in bits.
     """
 
 def class_logits(

@@ -222,6 +222,8 @@ def _place(tab: Tab, option: str) -> int:
 def test_an_ablated_head_is_named_and_comes_back(browser: Browser, tmp_path: Path, explorer: Explorer) -> None:
     tab = open_widget(browser, tmp_path, explorer)
     before = bars(tab)
+    head = tab.page.get_by_label("head to ablate").locator("option").nth(_place(tab, "layer 2, head 0"))
+    assert head.text_content().endswith(" times as much as an average token)")
     tab.page.get_by_label("head to ablate").select_option(index=_place(tab, "layer 2, head 0"))
     tab.page.locator(".mx[aria-busy='false']").wait_for()
     ablated = explorer.answer({"ask": "view", "switches": OFF | {"heads": [[2, 0]]}})

@@ -3,7 +3,14 @@ const KINDS = {
   title: ".gtitle", heading: ".annotation-text", legend: ".legendtext", axis: "[class*='xtitle'], [class*='ytitle']",
   scale: ".cbtitle text, .cbaxis text",
 };
-// Draw a figure, and tell which of its texts stand outside of it, and which overlap by more than a pixel or two.
+// The areas between the axes of the panels that are shown.
+function areas(plot) {
+  return Object.values(plot._fullLayout._plots).map(({ xaxis, yaxis }) => [xaxis, yaxis])
+    .filter(([x]) => x.visible)
+    .map(([x, y]) => ({ left: x._offset, width: x._length, top: y._offset, height: y._length }));
+}
+// Draw a figure, and tell which of its texts stand outside of it or in a panel, and which overlap by more than a pixel
+// or two.
 async function measure(data, layout) {
   const plot = document.createElement("div");
   document.body.append(plot);
@@ -24,6 +31,13 @@ async function measure(data, layout) {
     if (one.left < outer.left - 2 || one.right > outer.right + 2 || one.top < outer.top - 2 || one.bottom > outer.bottom + 2) {
       faults.push(`outside: ${one.text} (${one.kind})`);
     }
+  }
+  // Headings have their place above a panel, and names of levels stand in it.
+  const panels = areas(plot).map((one) => ({ ...one, left: outer.left + one.left, top: outer.top + one.top }));
+  for (const one of texts.filter((text) => text.kind !== "heading")) {
+    const inside = panels.some((panel) => Math.min(one.right, panel.left + panel.width) - Math.max(one.left, panel.left) > 2
+      && Math.min(one.bottom, panel.top + panel.height) - Math.max(one.top, panel.top) > 2);
+    if (inside) faults.push(`in a panel: ${one.text} (${one.kind})`);
   }
   texts.forEach((one, i) => texts.slice(i + 1).forEach((other) => {
     const across = Math.min(one.right, other.right) - Math.max(one.left, other.left);

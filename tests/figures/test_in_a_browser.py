@@ -10,16 +10,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from mechicl.figures import NARROW, WIDE, arrange
+from mechicl.figures import BLUE, GREY, NARROW, NOTEBOOK, WIDE, arrange
 from mechicl.report.drawing_script import drawing_script
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, draw
 from tests.browser import chromium
 from tests.figures import adversarial
-from tests.figures.test_every_figure import DRAWN
+from tests.figures.test_every_figure import DRAWN, figure_of
 
-WIDTHS = {"page": (WIDE, 13.0), "phone": (NARROW, 13.0), "double column": (662, 10.67), "column": (317, 10.0)}
+WIDTHS = {
+    "page": (WIDE, WIDE, 13.0), "window of 800": (NOTEBOOK, 760, 13.0), "phone": (NARROW, 350, 13.0),
+    "double column": (662, 662, 10.67), "column": (317, 317, 10.0),
+}  # fmt: skip
+"""Of each place: the width of the layout, that of the plot, and the text size."""
 MEASURE = (Path(__file__).parent / "measure.js").read_text()
 
 
@@ -27,10 +34,10 @@ MEASURE = (Path(__file__).parent / "measure.js").read_text()
 class Page:
     page: Any
 
-    def faults(self, figure: go.Figure, width: float, size: float) -> list[str]:
-        """What stands outside of a figure, and which of its texts overlap."""
-        shown = arrange(go.Figure(figure), width=width, size=size)
-        return self.measured(shown.update_layout(width=width))
+    def faults(self, figure: go.Figure, width: float, shown: float, size: float) -> list[str]:
+        """What stands outside of a figure laid out for a width, or in its panels, and which of its texts overlap."""
+        made = arrange(go.Figure(figure), width=width, size=size)
+        return self.measured(made.update_layout(width=shown))
 
     def measured(self, figure: go.Figure) -> list[str]:
         made = json.loads(figure.to_json())
@@ -61,6 +68,12 @@ def test_overlaps_and_what_is_cut_would_be_seen(page: Page) -> None:
     assert any(fault.startswith("outside: further out") for fault in found)
 
 
+def test_a_figure_narrower_than_its_layout_would_be_seen(page: Page) -> None:
+    """The control of the widths of pages: labels of one panel in the next."""
+    figure = adversarial.small("reweighting").figure()
+    assert any(fault.startswith("in a panel: ") for fault in page.faults(figure, WIDE, 760, 13.0))
+
+
 @pytest.mark.parametrize("change", [adversarial.many_layers, adversarial.many_tasks], ids=["layers", "tasks"])
 @pytest.mark.parametrize("name", DRAWN)
 def test_nothing_overlaps_and_nothing_is_cut(page: Page, name: str, change: Callable[[Any], Any]) -> None:
@@ -74,3 +87,22 @@ def test_heat_maps_of_several_models_keep_their_scales_apart(page: Page, name: s
     figure = adversarial.many_models(adversarial.small(name)).figure()
     faults = {width: page.faults(figure, *sizes) for width, sizes in WIDTHS.items()}
     assert not {width: found for width, found in faults.items() if found}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [adversarial.one_outlier, adversarial.wide_intervals, adversarial.without_intervals, adversarial.one_row],
+    ids=lambda change: change.__name__,
+)
+def test_nothing_overlaps_on_tables_that_figures_break_on(page: Page, change: Callable[[Any], Any]) -> None:
+    """All figures at one width, that of a page between a desktop's and a phone's."""
+    faults = {name: page.faults(figure_of(name, change), *WIDTHS["window of 800"]) for name in DRAWN}
+    assert not {name: found for name, found in faults.items() if found}
+
+
+def test_levels_of_about_the_same_height_have_their_names_apart(page: Page) -> None:
+    for heights in ((0.5, 0.5), (0.5, 0.51), (0.1, 0.1)):
+        levels = [Level(height, GREY, f"level {number}") for number, height in enumerate(heights)]
+        rows = pd.DataFrame({"layer": [0, 1], "metric": "m", "mean": [0.2, 0.9], "low": np.nan, "high": np.nan})
+        figure = draw(Drawing(rows, [Panel("one", [Curve("m", "m", BLUE), *levels])]), title="x", subtitle="")
+        assert page.faults(figure, *WIDTHS["phone"]) == []

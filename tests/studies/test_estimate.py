@@ -83,7 +83,9 @@ def test_what_does_not_fit_is_refused_before_a_pass(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("mechicl.studies.estimate.free_bytes", lambda device: 1000)
     with hooked(model).hooks([("hook_embed", lambda value, hook: ran.append(1))]):
         for door in (Lesions().run, Lesions().estimate):
-            with pytest.raises(InputError, match="does not fit in this study: estimated memory 1 MiB, free memory 1 MiB"):
+            with pytest.raises(
+                InputError, match="does not fit in this study: estimated memory 1 MiB, free memory 1 MiB"
+            ):
                 door(model, catalogue.text())
     assert not ran
 

@@ -104,11 +104,13 @@ def test_a_panel_of_many_curves_is_not_shared_and_a_models_dash_is_no_curves() -
     parts = [on(LocalAttentionStudy(windows=(1, 2, 3, 4, 5)), name, text, name) for name in ("gpt2", "neo")]
     figure = compare_models(parts).figure()
     panels = figure.layout.meta["panels"]
-    assert panels[:2] == [f"attention to the previous k tokens: {name}" for name in ("gpt2", "neo")]
+    assert panels[:3] == [f"attention to the previous k tokens: {name}" for name in ("k = 5", "gpt2", "neo")]
     assert panels[-1] == "the authors' mean entry, k ≤ 5"
-    for place, dash in enumerate(("solid", "dash")):
+    for place, dashes in enumerate(({"solid", "dash"}, {"solid"}, {"dash"})):
         curves = [trace for trace in figure.data if trace.xaxis == f"x{place + 1 if place else ''}" and not trace.fill]
-        assert {trace.line.dash for trace in curves if len(trace.x) > 1} == {dash}
+        assert {trace.line.dash for trace in curves if len(trace.x) > 1} == dashes
+        shared = {trace.name for trace in curves if len(trace.x) > 1} == {"k = 5"}
+        assert shared is (place == 0), "the curve of the claims is that of both models"
     beside = [trace for trace in figure.data if trace.name == "itself" and not trace.fill]
     assert all(trace.opacity < 0.5 for trace in beside), "drawn with a dash of its own where there is one model"
 
