@@ -4,8 +4,8 @@
 
 The authors' algorithm, written out in plain code, goes layer by layer and text by text. What each row counts of it:
 
-- drops, arithmetic: the intact pass and the pass with zeroed outputs, both through the hooked model; log-softmaxes,
-  KL(intact || dropped), both entropies from clamped probabilities, both next-token losses, both argmaxes.
+- drops, arithmetic: the clean pass and the pass with zeroed outputs, both through the hooked model; log-softmaxes,
+  KL(clean || dropped), both entropies from clamped probabilities, both next-token losses, both argmaxes.
 - drops: the same, and what their script does with each number: the two most probable tokens as strings (from a table;
   they call a tokenizer) and ten Python objects for every token.
 - drops and swaps: the same for swapped neighbours, and for each swap what they do to the model, twice, there and back:
@@ -213,7 +213,7 @@ def assert_equal(ours: Compared, lesions: list[int], rows: dict[str, list[object
 
 
 def operations(model: HookedTransformer, lesions: list[Patch], texts: Tensor) -> float:
-    """Products of one sweep: each pass shares the intact one's blocks as far as they agree."""
+    """Products of one sweep: each pass shares the clean one's blocks as far as they agree."""
     n_layers = model.cfg.n_layers
     blocks = n_layers
     for lesion in lesions:

@@ -12,22 +12,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pandas as pd
 
+from mechicl.claims import Claim, Evidence
 from mechicl.declared import Switch
 from mechicl.engines.continuations import continuations
 from mechicl.figures import BLUE, GREEN, GREY, INK, SKY, VERMILION
 from mechicl.models import hooked
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
+from mechicl.studies.stages.lesion_claims import length, middle
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.sequences import weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import extreme_in_words
 from mechicl.tasks.benchmarks import Answer, Benchmarks, Request
 
+_SOURCE = "Stages of Inference, section 4.1, Fig. 15 and 16"
+KEPT = Claim(
+    "benchmarks-robust-middle", "Dropping a middle layer costs less accuracy on benchmarks than dropping layer 0.",
+    _SOURCE, "accuracy with a middle layer dropped", "of documents", "accuracy with layer 0 dropped", 0.05,
+)  # fmt: skip
+HELPED = Claim(
+    "benchmarks-late-repeats", "Repeating a window of layers at 80 to 90 % of depth raises accuracy on benchmarks.",
+    "Stages of Inference, section 5.4, Fig. 24", "accuracy with such a window repeated", "of documents",
+    "accuracy of the clean model", 0.01,
+)  # fmt: skip
+_HELPFUL = (0.8, 0.9)
+"""Relative depths of the middle of a repeated window."""
 _METRICS = ("acc", "acc_norm")
-_INTACT = -1
+_CLEAN = -1
 _Kind = Literal["drop", "swap", "repeat"]
 
 
@@ -50,6 +65,7 @@ class LesionedBenchmarks(Study):
         "Dropping or swapping middle layers costs little accuracy; repeating windows of layers at 80-90 % of depth "
         "adds some."
     )
+    claims = (KEPT, HELPED)
     reads = "benchmarks"
     no_paper_protocol = "the paper does not say how it scored"
     may_lack = ("acc_norm",)  # undefined for a task with a single choice
@@ -67,12 +83,32 @@ class LesionedBenchmarks(Study):
         lesions, requests = [lesion for *_, lesion in chosen], tasks.requests
         scores = continuations(model, requests, lesions, prepend_bos=self.prepend_bos, batch_size=batch_size)
         tables = []
-        for row, (kind, layer) in enumerate([("intact", _INTACT), *((kind, layer) for kind, layer, _ in chosen)]):
+        for row, (kind, layer) in enumerate([("clean", _CLEAN), *((kind, layer) for kind, layer, _ in chosen)]):
             pairs = zip(scores.log_prob[row].tolist(), scores.greedy[row].tolist(), strict=True)
             answers: dict[Request, Answer] = dict(zip(requests, pairs, strict=True))
             table = tasks.score(lambda some, answers=answers: [answers[one] for one in some])  # type: ignore[misc]
             tables.append(table.assign(kind=kind, layer=layer))
         return pd.concat(tables, ignore_index=True)
+
+    def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
+        right = _by_document(table)
+        places = [(str(place[0]), int(place[1])) for place in right.columns.to_flat_index()]
+        n_layers = 1 + max(layer + length(kind) - 1 for kind, layer in places)
+        if claim is KEPT:
+            if ("drop", 0) not in places or n_layers < 3:
+                return Evidence.nothing("This claim needs drop among kinds, and a model of three layers or more.")
+            dropped = right[[("drop", layer) for layer in middle(n_layers)]]
+            return _evidence(dropped.mean(axis=1), right["drop", 0], _told(dropped, right["clean", _CLEAN]))
+        windows = [
+            (kind, layer) for kind, layer in places
+            if kind.startswith("repeat") and _at_depth(layer + (length(kind) - 1) / 2, n_layers)
+        ]  # fmt: skip
+        if not windows:
+            return Evidence.nothing(
+                "No repeated window has its middle at 80 to 90 % of depth; repeat others (windows)."
+            )
+        named = ", ".join(f"layers {layer}-{layer + length(kind) - 1}" for kind, layer in windows)
+        return _evidence(right[windows].mean(axis=1), right["clean", _CLEAN], f"Repeated: {named}.")
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Accuracy: model, benchmark, kind, metric (acc, acc_norm), layer, mean, low, high, n (documents), seeds.
@@ -95,9 +131,9 @@ class LesionedBenchmarks(Study):
             curves = [
                 Curve(rows["metric"].iloc[0], kind, colours[kind], where=facts | {"kind": kind})
                 for kind in rows["kind"].unique()
-                if kind != "intact"
+                if kind != "clean"
             ]
-            panels.append(Panel(benchmark, [*curves, Level(where(rows, kind="intact")["mean"].item(), GREY)]))
+            panels.append(Panel(benchmark, [*curves, Level(where(rows, kind="clean")["mean"].item(), GREY)]))
             documents.append(f"{benchmark}: {int(rows['n'].max())} documents")
         return Drawing(
             summary, panels, y_title="accuracy", common=True, y_axis={"range": [0, 1.02]},
@@ -109,10 +145,10 @@ class LesionedBenchmarks(Study):
         parts = []
         for name in summary["benchmark"].unique():
             rows = scores(summary, name)
-            clean, metric = where(rows, kind="intact")["mean"].item(), rows["metric"].iloc[0]
+            clean, metric = where(rows, kind="clean")["mean"].item(), rows["metric"].iloc[0]
             answers = where(result.table, benchmark=name).dropna(subset=metric)
             told = [f"{name}: clean {clean:.1%}"]
-            for kind, of_kind in answers[answers["kind"] != "intact"].groupby("kind", sort=False):
+            for kind, of_kind in answers[answers["kind"] != "clean"].groupby("kind", sort=False):
                 right = of_kind.pivot_table(index=["model", "prompt"], columns="layer", values=metric)
                 low, high = (
                     extreme_in_words(
@@ -122,7 +158,34 @@ class LesionedBenchmarks(Study):
                 )
                 told.append(f"{kind}: {low}" if low == high else f"{kind}: lowest {low}, highest {high}")
             parts.append("; ".join(told))
-        return ". ".join(parts) + "."
+        return f"{super().finding(result)} {'. '.join(parts)}."
+
+
+def _by_document(table: pd.DataFrame) -> pd.DataFrame:
+    """Whether each document is answered correctly: a row per benchmark and document, a column per kind and layer."""
+    normalised = table["benchmark"].eq("hellaswag") & table["acc_norm"].notna()
+    rows = table.assign(right=table["acc"].where(~normalised, table["acc_norm"]))
+    return rows.pivot_table(index=["benchmark", "prompt"], columns=["kind", "layer"], values="right")
+
+
+def _at_depth(layer: float, n_layers: int) -> bool:
+    low, high = _HELPFUL
+    return low <= layer / max(1, n_layers - 1) <= high
+
+
+def _evidence(values: pd.Series[float], null: pd.Series[float], note: str) -> Evidence:
+    """Per document; documents are what was sampled, and all count the same."""
+    documents = np.arange(len(values))
+    return Evidence(values.to_numpy(float), null.to_numpy(float), documents, "documents", note=note)
+
+
+def _told(dropped: pd.DataFrame, clean: pd.Series[float]) -> str:
+    """The worst of the dropped layers, beside the clean model."""
+    means = dropped.droplevel(0, axis=1).mean()
+    return (
+        f"Clean accuracy is {clean.mean():.1%}, the lowest with one of the middle layers dropped {means.min():.1%} "
+        f"(layer {means.idxmin()})."
+    )
 
 
 def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:

@@ -4,14 +4,17 @@ import functools
 import json
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from mechicl.claims import decide
 from mechicl.engines.continuations import continuations
 from mechicl.errors import InputError
 from mechicl.patches import Drop
 from mechicl.studies import benchmarks
-from mechicl.studies.stages.benchmarks import LesionedBenchmarks
+from mechicl.studies.stages.benchmarks import HELPED, KEPT, LesionedBenchmarks
 from mechicl.tasks import load_benchmarks, load_task
 from tests import tiny
 
@@ -74,7 +77,7 @@ def test_accuracies_are_those_of_plain_passes(tasks):
     model = tiny.model("gpt2")
     result = benchmarks(model, tasks, kinds=("drop",))
     table = result.table.set_index(["benchmark", "kind", "layer", "prompt"])
-    for kind, layer, lesion in (("intact", -1, None), ("drop", 1, Drop(1))):
+    for kind, layer, lesion in (("clean", -1, None), ("drop", 1, Drop(1))):
         for i, document in enumerate(DOCUMENTS):
             requests = [(document["query"], f" {choice}") for choice in document["choices"]]
             if lesion is None:
@@ -96,8 +99,32 @@ def test_accuracies_are_those_of_plain_passes(tasks):
 @pytest.mark.lm_eval
 def test_every_kind_of_lesion_is_scored(tasks):
     result = benchmarks(tiny.model("llama"), tasks, windows=(2,))
-    assert set(result.table["kind"]) == {"intact", "drop", "swap", "repeat 2"}
+    assert set(result.table["kind"]) == {"clean", "drop", "swap", "repeat 2"}
     assert len(result.table) == (1 + 3 + 2 + 2) * 2 * len(DOCUMENTS)
+
+
+def scored(layer_0, middle, repeated, n=60):
+    """Documents that so many of the clean model's right answers survive."""
+    draw, rows = np.random.default_rng(0), []
+    shares = {("clean", -1): 0.8, ("drop", 0): layer_0, ("repeat 1", 8): repeated}
+    shares |= {("drop", layer): middle for layer in range(1, 10)}
+    for (kind, layer), share in shares.items():
+        right = (draw.random(n) < share).astype(float)
+        rows.append(
+            pd.DataFrame({"benchmark": "reviews", "prompt": range(n), "kind": kind, "layer": layer, "acc": right})
+        )
+    return pd.concat(rows).assign(acc_norm=np.nan, model="m")
+
+
+def test_what_ablations_cost_and_repeats_add_is_decided_over_documents():
+    def outcomes(table):
+        return [decide(claim, LesionedBenchmarks().evidence(claim, table)).outcome for claim in (KEPT, HELPED)]
+
+    assert outcomes(scored(0.2, 0.7, 1.0)) == ["supported", "supported"]
+    assert outcomes(scored(0.7, 0.2, 0.2)) == ["contradicted", "contradicted"]
+    assert outcomes(scored(0.5, 0.5, 0.8)) == ["undecided", "undecided"]
+    early = scored(0.2, 0.7, 1.0).replace({"layer": {8: 3}})
+    assert "No repeated window has its middle" in LesionedBenchmarks().evidence(HELPED, early).undecided
 
 
 @pytest.mark.lm_eval
@@ -140,7 +167,7 @@ def test_what_is_wrong_is_said(folder, monkeypatch):
     monkeypatch.setattr(harness, "TaskManager", functools.cache(harness.TaskManager))
     with pytest.raises(InputError, match="no task 'nothing'"):
         load_benchmarks(["nothing"])
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="not a folder"):
         load_benchmarks(["own_choice"], include=folder / "nowhere")
     with pytest.raises(InputError, match="cannot be loaded"):  # the hub is not reached in the tests
         load_benchmarks(["hellaswag"])
