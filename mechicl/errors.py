@@ -113,7 +113,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 def check_unicode(text: str, where: str) -> None:
-    """Reject a text with a lone surrogate, half of a character such as an emoji: it has no UTF-8, so no tokens.
+    """Reject a text with an unpaired surrogate, such as the first of an emoji: it has no UTF-8, so no tokens.
 
     Python's `json` returns such texts for "\\ud83d" without its other half; UTF-8 files cannot contain them.
 

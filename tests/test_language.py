@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,12 +19,14 @@ RETIRED = (
     "put tokens together", "put the tokens of a word together", "above it a neuron", "can only make it surer", "obstacle",
     "to go on from here", "what was tried", "foretold", "held at a value",
     "the one cell to change", "lesion the", "lesion a layer", "put a word's tokens together", "beside the sink",
-    "took the place", "explains itself",
+    "took the place", "explains itself", "are free on", "kind of lesion", "no lesion", "held −",
+    "decide nothing", "half of a character", "as many random", "end together", "behind a plateau", "vouched for",
+    "begins anew", "holds 0", "held at 6",
 )  # fmt: skip
 
 
 def _texts() -> Iterator[tuple[str, str]]:
-    """Pages whole, and of code every string, docstrings among them."""
+    """Pages whole, and of code every string, docstrings among them, and every comment."""
     for path in (
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
@@ -35,15 +39,21 @@ def _texts() -> Iterator[tuple[str, str]]:
         *ROOT.glob(".github/**/*.y*ml"),
         ROOT / "CITATION.cff",
         ROOT / "Makefile",
+        ROOT / ".ci" / "run",
+        ROOT / "docs" / "mkdocs.yml",
         *ROOT.glob("mechicl/**/*.md"),
     ):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     for path in (*ROOT.glob("mechicl/**/*.js"), ROOT / "mechicl" / "studies" / "declared.json"):
         yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
     for path in ROOT.glob("mechicl/**/*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text, place = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+                yield f"{place}:{node.lineno}", node.value
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                yield f"{place}:{token.start[0]}", token.string
     for path in ROOT.glob("notebooks/*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             yield str(path.relative_to(ROOT)), "".join(cell["source"])

@@ -82,7 +82,7 @@ def test_half_a_character_is_one_sentence_that_says_where(door: str, tmp_path: P
     call, where = DOORS[door]
     call(WHOLE, tmp_path)
     with pytest.raises(
-        InputError, match=rf"(?i){where}.* holds half of a character, \\ud83d at character \d+"
+        InputError, match=rf"(?i){where}.* contains an unpaired surrogate, \\ud83d, at character \d+"
     ) as refusal:
         call(HALF, tmp_path)
     assert "\n" not in str(refusal.value)
@@ -150,7 +150,7 @@ def test_names_of_a_file_that_cannot_be_printed_are_written_out(tmp_path: Path) 
         (lambda: Task("t", FORM, {0: " A", 1: " B"}), "class name 0 of a task is 0; expected a text"),  # type: ignore[dict-item]
         (
             lambda: load_corpus(tiny.tokenizer(), ["a", 5], prepend_bos=True),
-            r"source\[1\] is 5; give .* a list of texts",
+            r"source\[1\] is 5; give .* a list of strings",
         ),  # type: ignore[list-item]
     ],
 )

@@ -11,9 +11,9 @@ go" or " goes"; otherwise contexts that end in the same token are paired (see `b
 `protocol="paper"` follows the authors' code and text: the 32 neurons of largest effect, kinds as in their code, ranked
 by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks and selects
 on one half of the text and tests on the other, and adds greedy ensembles, both kinds mixed, and a control that the
-paper lacks: as many random neurons of the prediction neurons' layers (several draws). In addition to the probes there
-are votes without any training: the sum of each neuron's activation times its effect on the class's logits against all
-others; its sign is the vote.
+paper lacks: the same number of random neurons of the prediction neurons' layers (several draws). In addition to the
+probes there are votes without any training: the sum of each neuron's activation times its effect on the class's logits
+against all others; its sign is the vote.
 
 The class may be a suffix, words, or a test of a token's text. Effects assume a folded final norm
 (`processing="fold"`).
