@@ -43,8 +43,8 @@ def test_what_annotations_allow_passes() -> None:
         (lambda: made(2.5), "n is 2.5; give a whole number."),  # type: ignore[arg-type]
         (lambda: made(True), "n is True; give a whole number."),
         (lambda: made(1, "c"), "how is 'c'; give 'a' or 'b'."),  # type: ignore[arg-type]
-        (lambda: made(1, texts="xy"), "texts is 'xy'; give a list of texts."),
-        (lambda: made(1, texts=["x", 5]), "texts[1] is 5; give a list of texts."),  # type: ignore[list-item]
+        (lambda: made(1, texts="xy"), "texts is 'xy'; give a list of strings."),
+        (lambda: made(1, texts=["x", 5]), "texts[1] is 5; give a list of strings."),  # type: ignore[list-item]
         (lambda: made(1, share="x"), "share is 'x'; give a number or None."),  # type: ignore[arg-type]
         (lambda: made(), "made(): missing a required argument: 'n'; its arguments are n, how, texts, share."),  # type: ignore[call-arg]
         (lambda: made(1, x=2), "made(): got an unexpected keyword argument 'x'; its arguments are n, how, texts, share."),  # type: ignore[call-arg]

@@ -301,7 +301,7 @@ def test_a_conversation_is_written_by_the_chat_template(tiny_icl: Any) -> None:
     ("given", "answers", "says"),
     [
         ("", None, "no tokens"),
-        ("Text:", " Amber", "answers is a text"),
+        ("Text:", " Amber", "answers is a string"),
         ("Text:", [" Amber", " Amber"], "tokens of their own"),
         ([{"role": "me"}], None, "list of messages"),
         ([{"role": "me", "content": "so"}], None, "no chat template"),
