@@ -25,7 +25,7 @@ EXAMPLES = {
     "compression": _ICL,
     "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
     "reweighting": _ICL,
-    "error-diagnosis": "--task tiny-topics-4 --samples 200 --shots 4 --mislabelled 3,3,0,0",
+    "error-diagnosis": "--task tiny-topics-4 --samples 64 --shots 4 --mislabelled 3,3,0,0 --seeds 42,43,44,45",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
     "anchor-heads": f"{_FEW} --seeds 42,43,44",
