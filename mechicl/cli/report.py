@@ -49,7 +49,7 @@ def _results(folder: Path) -> "list[Result]":
     from mechicl.studies import saved_results
 
     if not folder.is_dir():
-        raise InputError(f"There is not a folder {folder}; give folders that `mechicl run ... --out` has written.")
+        raise InputError(f"There is no folder {folder}; give folders that `mechicl run ... --out` has written.")
     places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     found = [result for place in places for result in saved_results(place)]
     if not found:

@@ -51,7 +51,7 @@ def understood(name: str | Path) -> Named:
     if before in (SHIPPED, REAL):
         raise InputError(f"{before} has no revisions; leave out {at}{revision}.")
     if isinstance(name, Path) or before.startswith((".", "/", "~")) or before.count("/") > 1 or "\\" in before:
-        raise InputError(f"There is not a folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}.")
+        raise InputError(f"There is no folder {name}; give a Hugging Face model folder, a hub name or {SHIPPED!r}.")
     if not before or (at and not revision):
         raise InputError(f"{text!r} is not a model name; give name@revision, such as EleutherAI/pythia-70m@step1000.")
     return Named("hub", path, before, revision)

@@ -127,7 +127,7 @@ def load_benchmarks(
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; use at least one document, or leave it out for all.")
     if include is not None and not Path(include).is_dir():
-        raise InputError(f"There is not a folder {include}; give one with the YAML files of your tasks.")
+        raise InputError(f"There is no folder {include}; give one with the YAML files of your tasks.")
     wanted = [NAMES.get(name, name) for name in names]
     own = {} if include is not None else {name: _of_shipped_texts(name) for name in wanted if name in _shipped_texts()}
     with _quietly():

@@ -144,12 +144,12 @@ def test_what_kills_every_worker_is_given_up_in_one_sentence() -> None:
 
 def test_workers_that_cannot_begin_say_why() -> None:
     def sit(place: int) -> Seat:
-        raise InputError("There is not a folder x; give another.")
+        raise InputError("There is no folder x; give another.")
 
     workers = Workers(2, sit)
     early = workers.submit(twice, 1, name="", then=same)
     for future in (early, workers.submit(twice, 2, name="", then=same)):
-        with pytest.raises(InputError, match=r"^There is not a folder x; give another\.$"):
+        with pytest.raises(InputError, match=r"^There is no folder x; give another\.$"):
             future.result(timeout=10)
     workers.rest()
     workers.close()

@@ -154,8 +154,8 @@ def test_a_damaged_directory_is_one_sentence(directory, message):
     [
         ("gpt2-xxl", "No model 'gpt2-xxl'.*did you mean gpt2-xl"),
         ("tiny_icl", "did you mean tiny-icl"),
-        ("./nowhere", "There is not a folder ./nowhere"),
-        ("/no/such/place", "There is not a folder"),
+        ("./nowhere", "There is no folder ./nowhere"),
+        ("/no/such/place", "There is no folder"),
         ("NeelNanda/GELU_2L512W_C4_Code", "pickle"),
         ("microsoft/phi-2", "trust_remote_code=True"),
         (42, "Expected a HookedTransformer or a TransformerBridge, got int"),

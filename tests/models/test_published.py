@@ -114,8 +114,8 @@ def test_names_that_nobody_knows() -> None:
         ("gpt2@", "give name@revision"),
         ("@main", "give name@revision"),
         ("", "The model's name is ''"),
-        (Path("nothing here"), "There is not a folder nothing here"),
-        ("~nouser/x", "There is not a folder ~nouser/x"),
+        (Path("nothing here"), "There is no folder nothing here"),
+        ("~nouser/x", "There is no folder ~nouser/x"),
         ("a" * 300 + ".gguf", "cannot be read"),
     ],
 )

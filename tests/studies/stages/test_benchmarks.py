@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said(folder, monkeypatch):
     monkeypatch.setattr(harness, "TaskManager", functools.cache(harness.TaskManager))
     with pytest.raises(InputError, match="no task 'nothing'"):
         load_benchmarks(["nothing"])
-    with pytest.raises(InputError, match="not a folder"):
+    with pytest.raises(InputError, match="no folder"):
         load_benchmarks(["own_choice"], include=folder / "nowhere")
     with pytest.raises(InputError, match="cannot be loaded"):  # the hub is not reached in the tests
         load_benchmarks(["hellaswag"])
