@@ -124,14 +124,6 @@ def mean_of_cells(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
-    compared = mi.engines.lesion_sweep(model, text.batch().tokens, [mi.patches.Drop(2)])
-    loss = compared.loss[0] - compared.base_loss
-    found = (_correlation(compared.kl[0, :, start:-1], loss[:, : -1 - start]) for start in (0, 1))
-    return "correlation of a token's KL with its loss, layer 2 dropped: {:.2f} aligned, {:.2f} as stored".format(*found)
-
-
-@measure
-def rows_on_three(model: Any, sets: list[Any], text: Any) -> str:
     def correlations(folded: Any, corpus: Any) -> str:
         compared = mi.engines.lesion_sweep(folded, corpus.tokens, [mi.patches.Drop(2)], lengths=corpus.lengths)
         loss = compared.loss[0] - compared.base_loss
@@ -156,8 +148,8 @@ def misfiled(model: Any, sets: list[Any], text: Any) -> str:
     def neurons(folded: Any, corpus: Any) -> str:
         net = blockwise(folded, "misfiled")
         found = vocabulary_moments(net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers)), top=1)
-        wide = (found.variance > 0.005) & ~((found.kurtosis > 10) & (found.skewness > 0))
-        return f"{int((wide & (found.kurtosis <= 10)).sum())} of {wide.numel()}"
+        alone = (found.variance > 0.005) & (found.kurtosis <= 10)
+        return f"{int(alone.sum())} of {alone.numel()}"
 
     return f"neurons that would be suppression neurons by their variance alone: {_three(neurons)}"
 

@@ -67,7 +67,7 @@ def study_page(study: Any) -> str:
         [
             f"# {study.title}",
             f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
-            f"**{claimant(study.source)}:** {study.claim}",
+            f"**{claimant(study.source, study.claim)}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
             f"## The command\n\n```sh\n{wrapped(command(study.name))}\n```\n\nRuns on {INPUTS[study.reads].words}. "

@@ -25,6 +25,7 @@ _MORE = {
     "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
     "documents": ("document", "use more text, or packing='documents'"),
     "words": ("word", "use more words"), "neurons": ("neuron", "use a larger model"),
+    "questions": ("question", "use more documents (limit)"),
     "pairs": ("pair", "use more pairs"), "minibatches": ("minibatch", "use more text"),
     "models": ("model", "use more models"),
 }  # fmt: skip
@@ -65,14 +66,16 @@ class Evidence:
     """The null on the same prompts, or a number; None if it was not measured."""
     sets: Shaped[np.ndarray, " row"]
     """The demonstration set, or document, of each row."""
-    unit_sampled: Literal["prompts", "documents", "seeds", "words", "neurons", "pairs", "minibatches", "models"] = (
-        "prompts"
-    )
+    unit_sampled: Literal[
+        "prompts", "documents", "seeds", "words", "neurons", "questions", "pairs", "minibatches", "models"
+    ] = "prompts"
     """What a row is; "seeds" where a row is one of many sets of demonstrations of a seed, which share its queries."""
     interval: SetInterval | None = None
     """For an effect that is not a mean of differences (an AUROC, a correlation): the effect and its interval."""
     p: float | None = None
-    """For a maximum over layers or heads: its p, corrected for testing all of them."""
+    """For a maximum over layers or heads its p, corrected for testing all of them; or that of a permutation test."""
+    p_over: str = "after correction for all layers or heads tested"
+    """What p is taken over."""
     alone: SetInterval | None = None
     """The quantity itself, without its null, where the null is another model: a claim is contradicted only if this is
     small, too.
@@ -247,7 +250,8 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     effect = evidence.interval or _beyond(evidence)
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
-    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, evidence.p, unit)
+    p = None if evidence.p is None else (evidence.p, evidence.p_over)
+    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, p, unit)
     if evidence.undecided and not _excluded(claim, evidence):
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
@@ -279,8 +283,10 @@ def _excluded(claim: Claim, evidence: Evidence) -> bool:
     return max(evidence.alone.high, evidence.interval.high) < claim.least
 
 
-def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | None, unit: str) -> tuple[Outcome, str]:
-    """The outcome for an effect and its interval; if undecided, why, and what would decide it."""
+def _outcome(
+    claim: Claim, effect: float, low: float, high: float, p: tuple[float, str] | None, unit: str
+) -> tuple[Outcome, str]:  # fmt: skip
+    """The outcome for an effect, its interval, and p with what it is over; if undecided, why, and how to decide it."""
     single, more = _MORE[unit]
     if np.isnan(low):
         return "undecided", f"There is a single {single}; {more}."
@@ -288,8 +294,8 @@ def _outcome(claim: Claim, effect: float, low: float, high: float, p: float | No
         return "contradicted", ""
     if low <= 0:
         return "undecided", f"The interval includes 0; {more}."
-    if p is not None and p > 0.05:
-        return "undecided", f"After correction for all layers or heads tested, p = {p:.2g}; {more}."
+    if p is not None and p[0] > 0.05:
+        return "undecided", f"{p[1].capitalize()}, p = {p[0]:.2g}; {more}."
     if effect < claim.least:
         return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
     return "supported", ""

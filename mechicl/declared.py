@@ -172,9 +172,11 @@ def check_values(study: Any) -> None:
             raise InputError(f"{switch.name} is {value!r}; {switch.wanted()}.")
 
 
-def claimant(source: str) -> str:
-    """What a study with this source answers: a paper's claim, or a question beyond both papers."""
-    return "The paper" if source.startswith(("Label Words are Anchors", "Stages of Inference")) else "The question"
+def claimant(source: str, claim: str) -> str:
+    """What a study answers: a paper's claim, or one beyond both papers, or a question."""
+    if source.startswith(("Label Words are Anchors", "Stages of Inference")):
+        return "The paper"
+    return "The question" if claim.endswith("?") else "The claim"
 
 
 @cache

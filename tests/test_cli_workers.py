@@ -12,7 +12,7 @@ import torch
 
 from mechicl.cli.asked import OnPrompts
 from mechicl.cli.finish import run
-from mechicl.cli.sharing import begin, helpers_of
+from mechicl.cli.sharing import announce, begin, helpers_of
 from mechicl.errors import InputError, NumericalError
 from mechicl.results import Cells
 from mechicl.studies.estimate import Estimate
@@ -88,6 +88,7 @@ def test_the_needs_of_workers_are_said_once_before_they_begin(
     events: list[str] = []
     helpers: Any = Eight(events)
     study, threads = a_study(events), torch.get_num_threads()
+    announce(helpers, study, None, None, ASKED)
     begin(helpers, study, None, None, ASKED, cells)
     assert run(study, None, None, ASKED, cells, helpers) == "a result"
     assert events == ["estimated with 1 threads", "begun", "together"]

@@ -297,7 +297,7 @@ def test_a_table_of_another_version_is_told_and_left_out(results: list[Result], 
     results[0].save(tmp_path)
     old = results[1]
     replace(old, table=old.table.drop(columns="isolated")).save(tmp_path)
-    with pytest.raises(InputError, match=r"isolation in .* another version wrote it; run the study again"):
+    with pytest.raises(InputError, match=r"Another version .* the table of isolation in .*; run the study again"):
         load_result(tmp_path, "isolation")
     with pytest.warns(UserWarning, match="another version"):
         assert [result.name for result in saved_results(tmp_path)] == ["information-flow"]

@@ -15,7 +15,7 @@ import typer
 from mechicl.cli import completion
 from mechicl.cli.finish import run
 from mechicl.cli.reading import assignments, integers, models_named, names, order_of, per_class
-from mechicl.cli.sharing import begin, end_unless_last, helpers_of
+from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
 from mechicl.errors import InputError
 from mechicl.limits import check_room_for_libraries, return_freed_memory
 
@@ -177,6 +177,7 @@ class Asked(ABC):
         with helpers_of(self, model, cells) as helpers:
             study = self.prepared(study, model)
             material = self.material(study, model)
+            announce(helpers, study, model, material, self)
             begin(helpers, study, model, material, self, cells)
             end_unless_last(helpers, self)
             return run(study, model, material, self, cells, helpers)

@@ -15,7 +15,7 @@ from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, compared, keep, page, run, say_left_out, terminal
-from mechicl.cli.sharing import begin, end_unless_last, helpers_of
+from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError, NumericalError
 
@@ -91,9 +91,11 @@ def _all_of(
     advance: Callable[[int], None],
 ) -> tuple[_Done, list[_Failure]]:  # fmt: skip
     """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
-    for _, study, material in jobs:
-        if not isinstance(material, InputError):
-            begin(helpers, study, model, material, asked, cells)
+    ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
+    for study, given in ready:  # all before any begins, because what is timed would be slower beside workers
+        announce(helpers, study, model, given, asked)
+    for study, given in ready:
+        begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)
     done: _Done = []
     failed: list[_Failure] = []
@@ -193,7 +195,7 @@ def stages(asked: OnAllOfStages) -> None:
     """
     from mechicl.progress import progress
     from mechicl.results import Cells
-    from mechicl.studies import LesionedLearning, Wic
+    from mechicl.studies import LesionedBenchmarks, LesionedLearning, Wic
 
     cells = Cells(asked.out)
     texts = {Path(Path(one.text).name if several else ""): one for one, several in asked.of_each_text()}
@@ -214,8 +216,12 @@ def stages(asked: OnAllOfStages) -> None:
         raise failed[-1][-1]
     if asked.task is not None:  # these helpers hold the machine until they end; the second model needs others
         done += _where_the_papers_meet(done, asked, cells)
-    if asked.word_pairs is None:
-        failed.append((jobs[0][0], Wic(), InputError("Word-in-Context data were not given; add --word-pairs.")))
+    for study, given, what in (
+        (Wic(), asked.word_pairs, "word-pairs"),
+        (LesionedBenchmarks(), asked.benchmarks, "benchmarks"),
+    ):
+        if given is None:
+            failed.append((jobs[0][0], study, InputError(f"Its data were not given; add --{what}.")))
     _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in jobs)))
 
 
@@ -322,8 +328,9 @@ def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked, parts:
     pages = [str(page(asked.out / part).resolve()) for part in saved]
     results = [(part, result) for part in saved for result in saved_results(asked.out / part)]
     verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
+    names = [str(result.provenance["model"]["name"]) for _, result in results]
     for part, study, why in failed:
-        about = {"part": part, "study": study.name, "protocol": study.protocol, "model": asked.model}
+        about = {"part": part, "study": study.name, "protocol": study.protocol, "model": [*names, asked.model][0]}
         verdicts += [decide(claim, Evidence.nothing(str(why)), about) for claim in study.claims]
     if asked.as_json:
         answer = {

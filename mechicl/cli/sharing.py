@@ -45,16 +45,19 @@ def job_of(words: Sequence[str], share: str) -> str:
     return shlex.join(words).replace(f"--shard {share}", "").replace(f"--shard={share}", "")
 
 
-def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
-    """Say what a study needs, and let helpers start on it; errors are raised only when its result is requested.
+def announce(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked) -> None:
+    """Say what a study needs of helpers; errors are raised only when its result is requested."""
+    if helpers is not None and not study.measures_time:
+        with suppress(InputError, NumericalError):
+            say_needs(study, model, material, asked, helpers)
 
-    The pass that the estimate times would be slower beside workers, so it comes first.
-    """
+
+def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
+    """Let helpers start on a study; errors are raised only when its result is requested."""
     from mechicl.studies.running import plan
 
     if helpers is not None and not study.measures_time:
         with suppress(InputError, NumericalError):
-            say_needs(study, model, material, asked, helpers)
             helpers.ahead(plan(study, model, material, asked.batch_size, cells, shared=True))
 
 

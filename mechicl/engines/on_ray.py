@@ -19,7 +19,7 @@ _STORE = 100 * 2**20
 def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[str, Any]]:
     """Join a cluster, or start one on this machine ("local"): number of workers, and the resources of each.
 
-    A worker lies on one node, so room is counted node by node. If there is less than `n` need, fewer work, with a
+    A worker lies on one node, so room is counted node by node. If there is room for fewer than `n`, fewer work, with a
     warning, because Ray would let the others wait for ever.
 
     Args:

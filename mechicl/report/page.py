@@ -114,7 +114,7 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
     return (
         f'<section aria-labelledby="result-{number}"><h2 id="result-{number}"><bdi>{escape(heading)}</bdi></h2>'
         f'<p class="soft">{escape(study.source)}</p>{_list(own)}'
-        f'<p class="said"><b>{claimant(study.source)}:</b> {escape(study.claim)}</p>'
+        f'<p class="said"><b>{claimant(study.source, study.claim)}:</b> {escape(study.claim)}</p>'
         f"{verdicts_html(result.claims.rows(notes=False), result.claims.outcomes()) if result.claims else ''}"
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}"{described}></div>'
         f"<figcaption>{caption}</figcaption>"

@@ -363,7 +363,7 @@ def anchor_kinds(
 
     How special label words are (beyond Label Words are Anchors, sections 2.2 and 3.2).
 
-    The question: Label words are the anchors; with label words alone, without the template, compression
+    The claim: Label words are the anchors; with label words alone, without the template, compression
     fails (footnote 6).
 
     Args:
@@ -1059,7 +1059,7 @@ def inner_lexicon(
     The inner lexicon (after Kaplan et al. 2024 and Feucht et al. 2024; Stages of Inference, section
     5.1).
 
-    The question: The first layers merge the tokens of a word into a representation of the word.
+    The claim: The first layers merge the tokens of a word into a representation of the word.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -1089,8 +1089,8 @@ def lesioned_icl(
     In-context learning with a layer left out (beyond Stages of Inference, section 4.1, and Label Words
     are Anchors, section 2.1).
 
-    The question: Both papers together suggest that early layers serve gathering at label words, and
-    late layers reading by the target.
+    The claim: Both papers together suggest that early layers serve gathering at label words, and late
+    layers reading by the target.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements

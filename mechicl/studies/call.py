@@ -71,7 +71,7 @@ def docstring(study: type[Study], declared: Declaration) -> str:
         [
             declared.shows or declared.title,
             _paragraph(f"{declared.title} ({declared.source})."),
-            _paragraph(f"{claimant(declared.source)}: {declared.claim}"),
+            _paragraph(f"{claimant(declared.source, declared.claim)}: {declared.claim}"),
             "\n".join(["Args:", *listed]),
             "\n".join(["Returns:", _paragraph(f"A result. {rows}", "    ", "    ")]),
         ]

@@ -42,6 +42,8 @@ class Panel(NamedTuple):
     x_axis: Mapping[str, Any] = {}
     """Settings of this panel's x axis, as plotly names them."""
     y_axis: Mapping[str, Any] = {}
+    main: str = ""
+    """The name of the curve that many models share in place of all; by default the first."""
 
 
 NO_PANEL = Panel("", (), {"visible": False}, {"visible": False})
@@ -147,7 +149,8 @@ def head_grids(grids: Mapping[str, np.ndarray], unit: str, *, logarithm: bool = 
             colorbar={"title": {"text": unit, "side": "right"}, **(ticks if logarithm else {})},
             hovertemplate="layer %{y}, head %{x}: %{customdata:.3g}<extra></extra>", **style | more,
         )  # fmt: skip
-        panels.append(Panel(title, [grid], *({"title_text": name, "dtick": 1} for name in ("head", "layer"))))
+        heads, layers = ({"title_text": name, "dtick": 1} for name in ("head", "layer"))
+        panels.append(Panel(title, [grid], heads, layers))
     return panels
 
 

@@ -21,8 +21,6 @@ _DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
 """One dash per model; of more models, each has a colour."""
 _CROWDED = 4
 """Where a panel has more solid curves than this, models share only a panel of one of them."""
-_MAIN = "k = 5"
-"""That one curve: of local attention, which alone has as many by default, the one of its claims; or else the first."""
 _FENCE, _FEW = 3.0, 0.25
 """A colour scale leaves out values this many interquartile ranges beyond the quartiles, if at most this share is."""
 _FAINTER = 0.07
@@ -106,7 +104,7 @@ def _dashed(drawings: Mapping[str, Drawing]) -> Drawing:
         if len(solid) <= _CROWDED or first.widths:
             panels.append(panel._replace(content=_together(drawings, contents, pens)))
             continue
-        main = _MAIN if _MAIN in solid else solid[0]
+        main = panel.main if panel.main in solid else solid[0]
         of_main = {name: _with_curve(content, main) for name, content in contents.items()}
         panels.append(panel._replace(title=f"{panel.title}: {main}", content=_together(drawings, of_main, pens)))
         panels += [

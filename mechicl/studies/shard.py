@@ -70,13 +70,16 @@ class Shard:
 
         The one that did leaves a mark, for shards that start later. If the job runs again, that one writes them again.
         """
-        if not self._leases.take(self._closing):
+        if not self._may_close() or not self._leases.take(self._closing):
             return False
-        by = self._leases.marked(self._closing)
-        self._closes = by in ("", self._share) or by.partition("/")[2] != str(self.of)  # another number of shards
+        self._closes = self._may_close()  # another one may have closed in between
         if not self._closes:
             self._leases.release(self._closing)
         return self._closes
+
+    def _may_close(self) -> bool:
+        by = self._leases.marked(self._closing)
+        return by in ("", self._share) or by.partition("/")[2] != str(self.of)  # another number of shards
 
     def begin(self, plan: Plan) -> Begun:
         """Measure missing cells, and wait for those of others, until all exist."""

@@ -15,10 +15,12 @@ from mechicl.studies.parts import DEMONSTRATION_SET, set_names
 
 TEXT_BAND = "band: 95 % interval over sequences"
 _SHARES = (
-    "acc", "acc_norm", "accuracy", "agreement", "label_loyalty", "loyalty", "majority_rate",
-    "top_10_overlap", "training_accuracy", "word_loyalty_5", "word_loyalty_10",
+    "acc", "acc_norm", "accuracy", "label_loyalty", "loyalty", "majority_rate", "training_accuracy", "word_loyalty_5",
+    "word_loyalty_10",
 )  # fmt: skip
 """Metrics between 0 and 1, whose intervals keep some width even if all prompts agree."""
+_OF_POSITIONS = ("agreement", "top_10_overlap")
+"""Such metrics whose rows are means over many positions."""
 
 
 def intervals(summary: pd.DataFrame) -> str:
@@ -83,8 +85,8 @@ def _shares_have_width(summary: pd.DataFrame) -> pd.DataFrame:
     """Intervals of shares, kept within 0 and 1, with some width even if all rows agree."""
     metric = summary["metric"] if "metric" in summary else pd.Series("", summary.index)
     share = metric.isin(_SHARES) | metric.str.startswith("recall")
-    bounds = ["low", "high"]
-    summary.loc[share, bounds] = summary.loc[share, bounds].clip(0, 1)
+    bounds, within = ["low", "high"], share | metric.isin(_OF_POSITIONS)
+    summary.loc[within, bounds] = summary.loc[within, bounds].clip(0, 1)
     for row in summary.index[share & summary["mean"].round(9).isin([0.0, 1.0])]:
         summary.loc[row, bounds] = wilson(summary.loc[row, "mean"], int(summary.loc[row, "n"]))
     return summary

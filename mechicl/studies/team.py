@@ -106,7 +106,7 @@ class Team:
         self._workers.rest()
 
     def describe(self) -> Mapping[str, Any]:
-        """The number of processes that began, the threads of each, and the cluster if there is one."""
+        """The number of processes, without those that failed to begin, the threads of each, and the cluster if any."""
         facts = {"processes": len(self), "threads": self._threads}
         return facts if self._ray is None else {**facts, "ray": self._ray}
 

@@ -114,10 +114,10 @@ def against_twins(
     means = [contrast(rows).mean() for name, rows in table.groupby(weights, sort=False) if name != GIVEN]
     twins = [float(mean) for mean in means if not np.isnan(mean)]
     if len(twins) < 2:
-        undefined = f" (it is undefined in {len(means) - len(twins)} of {len(means)})" * (len(means) > len(twins))
-        why = (
-            f"One untrained twin does not show how far twins differ{undefined}; use more (untrained)." if means else ""
-        )
+        undefined = f" (it is undefined in {len(means) - 1} of {len(means)})" if len(means) > 1 else ""
+        why = f"One untrained twin does not show how far twins differ{undefined}; use more (untrained)."
+        if not twins:
+            why = f"The quantity is undefined in all {len(means)} untrained twins." if means else ""
         return of_documents(values, None, undecided=why, **more)
     raw = mean_over_sets(values.to_numpy(float), _sampled(values)[0], generator=np.random.default_rng(0))
     return of_documents(values, **beyond(raw if controls is None else against_few(raw, controls), twins), **more)

@@ -49,7 +49,7 @@ AFTER = Claim(
 )  # fmt: skip
 FORMAT = Claim(
     "decision-after-format", "Label words become probable before the answer among them is decided.", _SOURCE,
-    "depth of the decision less the depth from which label words keep half of their final probability",
+    "depth of the decision minus the depth from which label words keep half of their final probability",
     "of the model's depth", TWINS, 0.05,
 )  # fmt: skip
 _SETS = {"reading": "label words", "reading_random_text": "random text"}

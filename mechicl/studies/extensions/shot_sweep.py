@@ -54,12 +54,12 @@ READS = Claim(
 )  # fmt: skip
 RECENT = Claim(
     "shots-recency", "Of many label words, the last are read most.", _SOURCE,
-    "reading of the last half of the label words less the first half, with the most demonstrations", _AVERAGE, TWINS,
+    "reading of the last half of the label words minus the first half, with the most demonstrations", _AVERAGE, TWINS,
     0.5,
 )  # fmt: skip
 LEARNS = Claim(
     "shots-accuracy", "More demonstrations make predictions more accurate.", _SOURCE,
-    "accuracy with the most demonstrations less that with the fewest (one or more)", "accuracy", TWINS, 0.05,
+    "accuracy with the most demonstrations minus that with the fewest (one or more)", "accuracy", TWINS, 0.05,
 )  # fmt: skip
 _READINGS = ("reading", "reading_random_text", "reading_last", "reading_first", "reading_predicted", "reading_others")
 _LOYALTIES = ("isolated", "isolated_random_text", "anchors_alone")

@@ -6,6 +6,8 @@ place. If the inner lexicon is on the atlas, it is the evidence of merging, and 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -67,12 +69,12 @@ def begins(claim: Claim, table: pd.DataFrame) -> Evidence:
     fit = fitted(found)
     if not fit.by[boundary]:
         return Evidence.nothing("Its signatures have no change in common that outweighs its penalty.")
+    if why := _elsewhere(claim, fit, next(iter(found.values())).values.shape[1]):
+        return Evidence.nothing(why)
     if boundary == 0 and any(name in found for name in DIRECT):
         of_words = change(found, fit.starts, 0, DIRECT).to_numpy()
         note = "The end of detokenization is read from the inner lexicon; what its control shows is taken off."
         return Evidence(of_words, 0.0, np.arange(len(of_words)), "words", note=note)
-    if why := _elsewhere(claim, fit, next(iter(found.values())).values.shape[1]):
-        return Evidence.nothing(why)
 
     def contrast(rows: pd.DataFrame) -> pd.Series:
         if "weights" not in rows:  # `given` drops the column
@@ -91,7 +93,10 @@ def _elsewhere(claim: Claim, fit: Fit, n_layers: int) -> str:
     start, (low, high) = fit.starts[boundary], _WHERE[claim.id]
     if low * n_layers <= start <= high * n_layers:
         return ""
-    return f"Signatures change in layer {start} of {n_layers}, outside the part of the depth that is claimed."
+    return (
+        f"Signatures change in layer {start} of {n_layers}; the claim is about layers {math.ceil(low * n_layers)} to "
+        f"{min(n_layers - 1, math.floor(high * n_layers))}."
+    )
 
 
 def denser(table: pd.DataFrame) -> Evidence:
@@ -137,12 +142,14 @@ def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
         f"The interval is over documents; over layers p = {p:.2g}. Any two curves that rise with depth are correlated; "
         f"the correlation of their steps from layer to layer is {steps:+.2f}."
     )
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p, note=note)
+    return Evidence(
+        np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p, p_over="over layers", note=note
+    )
 
 
 def deeper(table: pd.DataFrame) -> Evidence:
     """The sample is the models: their rank correlation with Fisher's interval, and p over all orders of the models."""
-    from scipy.stats import permutation_test, spearmanr
+    from scipy.stats import permutation_test, rankdata
 
     drops = where(given(table), signature="drop KL")
     n_layers = drops.groupby("model")["layer"].max() + 1
@@ -156,12 +163,13 @@ def deeper(table: pd.DataFrame) -> Evidence:
     half = 1.96 / np.sqrt(len(kl) - 3)
     low, high = np.tanh(np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-half, half]))
     interval = SetInterval(found, float(low), float(high), len(kl), len(kl))
-    layers = n_layers.to_numpy()
+    ranks, depth = rankdata(-kl), rankdata(n_layers.to_numpy())
     p = permutation_test(
-        (-kl,),
-        lambda one: spearmanr(layers, one).statistic,
+        (ranks,),
+        lambda one: float((one - one.mean()) @ depth),
         permutation_type="pairings",
         n_resamples=9999,
         random_state=0,
     ).pvalue  # Fisher's interval is too narrow for so few
-    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval, p=float(p))
+    over = "over all orders of the models"
+    return Evidence(np.array([found]), 0.0, np.zeros(1), "models", interval=interval, p=float(p), p_over=over)

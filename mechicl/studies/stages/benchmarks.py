@@ -42,6 +42,8 @@ HELPED = Claim(
 _HELPFUL = (0.8, 0.9)
 """Relative depths of the middle of a repeated window."""
 _METRICS = ("acc", "acc_norm")
+_NORMALISED = ("hellaswag",)
+"""Benchmarks whose accuracy is that by log-probability per byte."""
 _CLEAN = -1
 _Kind = Literal["drop", "swap", "repeat"]
 
@@ -91,7 +93,7 @@ class LesionedBenchmarks(Study):
         return pd.concat(tables, ignore_index=True)
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        right = _by_document(table)
+        right = _by_document(_renamed(table))
         places = [(str(place[0]), int(place[1])) for place in right.columns.to_flat_index()]
         n_layers = 1 + max(layer + length(kind) - 1 for kind, layer in places)
         if claim is KEPT:
@@ -99,6 +101,8 @@ class LesionedBenchmarks(Study):
                 return Evidence.nothing("This claim needs drop among kinds, and a model of three layers or more.")
             dropped = right[[("drop", layer) for layer in middle(n_layers)]]
             return _evidence(dropped.mean(axis=1), right["drop", 0], _told(dropped, right["clean", _CLEAN]))
+        if not any(kind.startswith("repeat") for kind, _ in places):
+            return Evidence.nothing("This claim needs repeat among kinds.")
         windows = [
             (kind, layer) for kind, layer in places
             if kind.startswith("repeat") and _at_depth(layer + (length(kind) - 1) / 2, n_layers)
@@ -116,6 +120,7 @@ class LesionedBenchmarks(Study):
         Layer -1 is the clean model; a window is listed at its first layer.
         """
         weights = {metric: f"has_{metric}" for metric in _METRICS}
+        table = _renamed(table)
         counted = table.assign(**{has: table[metric].notna().astype(float) for metric, has in weights.items()})
         return weighted_summary(counted, weights, ["model", "benchmark", "kind"])
 
@@ -146,7 +151,7 @@ class LesionedBenchmarks(Study):
         for name in summary["benchmark"].unique():
             rows = scores(summary, name)
             clean, metric = where(rows, kind="clean")["mean"].item(), rows["metric"].iloc[0]
-            answers = where(result.table, benchmark=name).dropna(subset=metric)
+            answers = where(_renamed(result.table), benchmark=name).dropna(subset=metric)
             told = [f"{name}: clean {clean:.1%}"]
             for kind, of_kind in answers[answers["kind"] != "clean"].groupby("kind", sort=False):
                 right = of_kind.pivot_table(index=["model", "prompt"], columns="layer", values=metric)
@@ -161,9 +166,14 @@ class LesionedBenchmarks(Study):
         return f"{super().finding(result)} {'. '.join(parts)}."
 
 
+def _renamed(table: pd.DataFrame) -> pd.DataFrame:
+    """Version 0.1 called the clean model intact."""
+    return table.replace({"kind": {"intact": "clean"}})
+
+
 def _by_document(table: pd.DataFrame) -> pd.DataFrame:
     """Whether each document is answered correctly: a row per benchmark and document, a column per kind and layer."""
-    normalised = table["benchmark"].eq("hellaswag") & table["acc_norm"].notna()
+    normalised = table["benchmark"].isin(_NORMALISED) & table["acc_norm"].notna()
     rows = table.assign(right=table["acc"].where(~normalised, table["acc_norm"]))
     return rows.pivot_table(index=["benchmark", "prompt"], columns=["kind", "layer"], values="right")
 
@@ -176,7 +186,7 @@ def _at_depth(layer: float, n_layers: int) -> bool:
 def _evidence(values: pd.Series[float], null: pd.Series[float], note: str) -> Evidence:
     """Per document; documents are what was sampled, and all count the same."""
     documents = np.arange(len(values))
-    return Evidence(values.to_numpy(float), null.to_numpy(float), documents, "documents", note=note)
+    return Evidence(values.to_numpy(float), null.to_numpy(float), documents, "questions", note=note)
 
 
 def _told(dropped: pd.DataFrame, clean: pd.Series[float]) -> str:
@@ -189,7 +199,7 @@ def _told(dropped: pd.DataFrame, clean: pd.Series[float]) -> str:
 
 
 def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """One benchmark's accuracies, normalised by length if the harness does so (HellaSwag)."""
+    """One benchmark's accuracies, normalised by length where that is customary."""
     rows = where(summary, benchmark=benchmark)
     normalised = where(rows, metric="acc_norm")
-    return normalised if len(normalised) and benchmark == "hellaswag" else where(rows, metric="acc")
+    return normalised if len(normalised) and benchmark in _NORMALISED else where(rows, metric="acc")

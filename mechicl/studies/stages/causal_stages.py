@@ -179,7 +179,8 @@ class CausalStages(Study):
         alike = _written(rows)
         if alike is not None and alike < _ALIKE:
             return Evidence.nothing(
-                f"No control neurons write as much (only {alike:.0%}), so none can be compared.", note
+                f"Control neurons write only {alike:.0%} of what these neurons write, too little for a comparison.",
+                note,
             )
         return against_draws(curves, note=note)
 

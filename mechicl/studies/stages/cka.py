@@ -184,7 +184,8 @@ class Cka(AgainstTwins):
         if n == 1:
             return np.full((2, *whole.shape), np.nan)
         if n < FEW_SETS:
-            return np.stack(jackknife(whole, of(self._cka(hsic, weights * (1 - np.eye(n))))))
+            without = of(self._cka(hsic, weights * (1 - np.eye(n))))
+            return np.stack(jackknife(whole, without)).clip(max=1)  # NaN where CKA is undefined without one
         drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
         return np.asarray(np.nanquantile(of(self._cka(hsic, weights * drawn)), [0.025, 0.975], axis=0))
 
@@ -192,7 +193,8 @@ class Cka(AgainstTwins):
         self, table: pd.DataFrame, residuals: str | None = None, *, interval: bool = True
     ) -> pd.DataFrame:  # fmt: skip
         """The best blocks of every model: model, starts, explained, by_distance (what the best blocks explain if
-        similarity depends on distance alone), and low, high of the difference over resampled minibatches.
+        similarity depends on distance alone), and low, high of the difference over minibatches (NaN if it is undefined
+        without one of few).
         """
         rows = []
         if "residuals" not in table:

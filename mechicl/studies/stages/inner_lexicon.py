@@ -70,7 +70,7 @@ _CUT = Claim(
 )  # fmt: skip
 _MEANS = Claim(
     "inner-lexicon-meaning", "At the end of a phrase, the residual becomes like that of a word of the same meaning.",
-    _SOURCE, "cosine to that word, mean over the middle third of the layers less that of the embeddings", "cosine",
+    _SOURCE, "cosine to that word, mean over the middle third of the layers minus that of the embeddings", "cosine",
     "words of other pairs that are as frequent", 0.05,
 )  # fmt: skip
 _ERASED = Claim(
@@ -235,8 +235,10 @@ class InnerLexicon(Study):
         """The sample is tokens: each class of tokens gives the fall of its accuracy."""
         rows = where(table, arm="identity")
         if rows["kind"].nunique() < 2:
-            why = f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times; use more text."
-            return Evidence.nothing(why)
+            return Evidence.nothing(
+                f"The text has no {_CLASSES} last pieces and words that occur {_OCCURRENCES} times, in {FOLDS} "
+                "documents; use more text."
+            )
         accuracy = rows.pivot_table(index=["kind", "word"], columns="point", values="value")
         fall = accuracy[0] - accuracy[first]
         # The same number of each, paired arbitrarily: both are samples, and the interval includes the spread of both.

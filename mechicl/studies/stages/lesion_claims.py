@@ -34,7 +34,7 @@ FINAL = Claim(
 )  # fmt: skip
 REPEATS = Claim(
     "late-repeats", "Repeating windows of layers in the latter half lowers the entropy of predictions.",
-    "Stages of Inference, section 5.4, Fig. 11 and 22", "clean entropy less that with a late window repeated", "bits",
+    "Stages of Inference, section 5.4, Fig. 11 and 22", "clean entropy minus that with a late window repeated", "bits",
     TWINS, 0.05,
 )  # fmt: skip
 CLAIMS = (ROBUST, FIRST, SWAP, FINAL, REPEATS)

@@ -49,6 +49,8 @@ _AUTHORS_DOCUMENTS = 100
 """The authors' standard errors divide by the square root of this number, whatever the number of documents."""
 _AUTHORS_BAND = "band: standard deviation over documents / 10, as the authors draw it"
 _COLOURS = (SKY, BLUE, GREEN, VERMILION, ORANGE, PURPLE)
+_CLAIMED = 5
+"""The window of the claims, and of the paper."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,9 @@ class LocalAttentionStudy(Study):
         return run(model, corpus, [LocalAttention(self.windows)], batch_size=batch_size).frame()
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
-        share = "mass_5" if claim is FALLS else "free_5"
+        share = f"mass_{_CLAIMED}" if claim is FALLS else f"free_{_CLAIMED}"
         if share not in table:
-            return Evidence.nothing("This claim needs a window of 5 tokens.")
+            return Evidence.nothing(f"This claim needs a window of {_CLAIMED} tokens.")
         if table["layer"].nunique() < 2:
             return Evidence.nothing("This claim needs a model of two layers or more.")
         sink = table.groupby("layer")["sink"].mean()
@@ -115,15 +117,16 @@ class LocalAttentionStudy(Study):
         return head_grids(grids, "share of attention", colorscale="Viridis", zmin=0, zmax=1)
 
     def drawing(self, result: Result) -> Drawing:
-        middle = self.windows[len(self.windows) // 2]
+        middle, main = self.windows[len(self.windows) // 2], f"k = {_CLAIMED}"
         panels = [
             Panel("attention to the previous k tokens",
                   [*(Curve(f"mass_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)),
-                   Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")]),
+                   Curve(f"null_{middle}", f"uniform attention, k = {middle}", GREY, "dot")],
+                  main=main),
             Panel("the same, without the sink's share",
-                  [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)]),
+                  [Curve(f"free_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)], main=main),
             *([Panel("attention to the k-th previous token alone",
-                     [Curve(f"at_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)])]
+                     [Curve(f"at_{k}", f"k = {k}", _COLOURS[i % 6]) for i, k in enumerate(self.windows)], main=main)]
               if f"at_{middle}" in result.table else []),  # earlier versions did not measure it
             Panel("to position 0, and to itself",
                   [Curve("sink", "position 0", INK), Curve("self", "itself", VERMILION, "dash")]),

@@ -50,7 +50,7 @@ LATE = Claim(
 )  # fmt: skip
 OVERTAKES = Claim(
     "suppression-overtakes", "In the last layers suppression neurons outnumber prediction neurons.", _SOURCE,
-    "density of suppression less that of prediction neurons in the last tenth of the layers", "of neurons", _NULL,
+    "density of suppression minus that of prediction neurons in the last tenth of the layers", "of neurons", _NULL,
     0.001,
 )  # fmt: skip
 _GIVEN, _CENTRED, _ROTATED = "as given", "centred", "rotated"

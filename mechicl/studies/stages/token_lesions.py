@@ -71,6 +71,16 @@ class TokenLesions(Study):
     batch_size = 4
     sweeps = True
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.positions != "all" and self.kind in ("swap", "replace"):
+            raise InputError(f"{self.kind} moves whole layers; leave out positions={self.positions!r}, or drop layers.")
+
+    @property
+    def _ablation(self) -> str:
+        places = {"all": "", "bos": " at position 0 alone", "rest": " everywhere but at position 0"}
+        return f"{self.kind}{places[self.positions]}"
+
     def passes(self, n_layers: int) -> float:
         return 1 + n_layers
 
@@ -109,7 +119,7 @@ class TokenLesions(Study):
             axis = {"type": "category", "autorange": "reversed", "tickfont_size": 10}
             panels.append(Panel(title, [_map(rows, groups, kl["mean"])], y_axis=axis))
         return Drawing(
-            kl, panels, about=f" ({self.kind})", hover="closest",
+            kl, panels, about=f" ({self._ablation})", hover="closest",
             note="colour: KL to the clean model (nats) at the tokens read; intervals on hover",
         )  # fmt: skip
 
@@ -118,8 +128,8 @@ class TokenLesions(Study):
         late = kl.iloc[:, len(kl.columns) // 2 :].mean(axis=1)
         parts = [f"{name} {kl.loc[name].iloc[0]:.2f}, {late[name]:.3f}" for name in WORDS if name in kl.index]
         return (
-            f"KL (nats) with layer {kl.columns[0]} ablated ({self.kind}) and mean over the later half of layers, by "
-            f"where the prediction is made: {'; '.join(parts)}."
+            f"KL (nats) with layer {kl.columns[0]} ablated ({self._ablation}) and mean over the later half of layers, "
+            f"by where the prediction is made: {'; '.join(parts)}."
         )
 
 

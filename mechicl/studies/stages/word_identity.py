@@ -100,7 +100,8 @@ class WordIdentity(Study):
             numbers = " or ".join(map(str, self.pieces))
             raise InputError(
                 f"{corpus.n_tokens} tokens of {corpus.source} hold no two words of {numbers} tokens that end in the "
-                f"same token and occur {self.occurrences} times each (and the same number of phrases); use more text."
+                f"same token and occur {self.occurrences} times each, in two documents or more (and the same number of "
+                "phrases); use more text."
             )
         cases = pd.concat(chosen, ignore_index=True)
         texts = contexts_of(corpus, cases, self.context)

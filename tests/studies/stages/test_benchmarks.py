@@ -123,6 +123,8 @@ def test_what_ablations_cost_and_repeats_add_is_decided_over_documents():
     assert outcomes(scored(0.2, 0.7, 1.0)) == ["supported", "supported"]
     assert outcomes(scored(0.7, 0.2, 0.2)) == ["contradicted", "contradicted"]
     assert outcomes(scored(0.5, 0.5, 0.8)) == ["undecided", "undecided"]
+    old = scored(0.2, 0.7, 1.0).replace({"kind": {"clean": "intact"}})
+    assert outcomes(old) == ["supported", "supported"], "a table of version 0.1"
     early = scored(0.2, 0.7, 1.0).replace({"layer": {8: 3}})
     assert "No repeated window has its middle" in LesionedBenchmarks().evidence(HELPED, early).undecided
 

@@ -158,7 +158,7 @@ def test_twins_of_a_single_sequence_count_beside_neurons():
 def test_a_change_in_another_part_of_the_depth_is_none_that_is_claimed():
     late = {name: curve[::-1] if name == "local attention" else curve for name, curve in planted((12, 13, 14)).items()}
     table = with_twins(late, FLAT)
-    assert "outside the part of the depth" in decide(MERGED, begins(MERGED, table)).reason
+    assert "layer 12 of 16; the claim is about layers 0 to 8" in decide(MERGED, begins(MERGED, table)).reason
 
 
 def test_an_untrained_model_has_no_stages():

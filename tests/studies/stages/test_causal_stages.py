@@ -68,7 +68,7 @@ def test_controls_that_write_much_less_are_none(result):
     table.loc[table["draw"] >= 0, "written"] *= 0.5
     found = decide(PREDICT, result.study.evidence(PREDICT, table))
     assert found.outcome == "undecided"
-    assert "No control neurons write as much" in found.reason
+    assert "Control neurons write only 5" in found.reason
 
 
 def test_controls_are_others_of_the_layer_that_write_as_much():

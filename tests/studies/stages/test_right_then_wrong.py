@@ -83,7 +83,7 @@ def test_each_group_of_entropy_has_its_own_share(corpus):
         assert np.average(by_group["value"], weights=by_group["tokens"]) == pytest.approx(whole["value"])
 
 
-def planted(spoilt, twins, restored=0.5, repaired=0.2):
+def planted(spoilt, twins, restored=0.5, repaired=0.2, returned=0.1):
     """Documents of which so many tokens are spoilt beyond .02 by chance, in the model and in four twins."""
     draw, rows = np.random.default_rng(0), []
     for weights in ("as given", *(f"untrained {seed}" for seed in range(4))):
@@ -124,7 +124,9 @@ def planted(spoilt, twins, restored=0.5, repaired=0.2):
                 rows.append({**at, "quantity": quantity, "value": value + draw.normal(0, 0.004)})
             for layer in (*late(N_LAYERS), *some_of_middle(N_LAYERS)):
                 back = restored if layer in late(N_LAYERS) and weights == "as given" else 0.1
-                undone = {"restored": back + draw.normal(0, 0.02), "returned": 0.1 + draw.normal(0, 0.02)}
+                known = weights == "as given" or layer not in late(N_LAYERS)
+                undone = {"restored": back, "returned": 0.1 if known else returned}
+                undone = {name: share + draw.normal(0, 0.02) for name, share in undone.items()}
                 for quantity, value in (undone | {"accuracy": 0.3}).items():
                     rows.append(
                         {**about, "arm": "drop", "layer": layer, "quantity": quantity, "value": value, "tokens": 10}
@@ -142,6 +144,7 @@ def test_what_chance_and_random_weights_give_is_no_finding():
     assert outcome(SPOILT, planted(0.08, 0.08)) != "supported"
     assert outcome(RESTORED, planted(0.08, 0.0)) == "supported"
     assert outcome(RESTORED, planted(0.08, 0.0, restored=0.1)) == "contradicted"
+    assert outcome(RESTORED, planted(0.08, 0.0, returned=0.9)) != "supported", "late drops undo as much at random"
     assert outcome(SPOIL_MORE, planted(0.08, 0.0)) == "contradicted"
     assert outcome(SPOIL_MORE, planted(0.08, 0.0, repaired=0.1)) == "contradicted"
     assert outcome(SPOIL_MORE, planted(0.08, 0.0, repaired=0.03)) == "supported"

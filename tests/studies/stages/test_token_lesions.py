@@ -66,5 +66,7 @@ def test_single_tokens_are_those_of_the_sweep(corpus):
 
 
 def test_other_kinds_are_refused():
+    with pytest.raises(InputError, match="swap moves whole layers"):
+        TokenLesions(kind="swap", positions="bos")
     with pytest.raises(InputError, match="choose drop, swap, attention, mlp or replace"):
         TokenLesions(kind="repeat")
