@@ -299,7 +299,7 @@ def test_a_table_of_another_version_is_told_and_left_out(results: list[Result], 
     replace(old, table=old.table.drop(columns="isolated")).save(tmp_path)
     with pytest.raises(InputError, match=r"Another version .* the table of isolation in .*; run the study again"):
         load_result(tmp_path, "isolation")
-    with pytest.warns(UserWarning, match="another version"):
+    with pytest.warns(UserWarning, match="Another version"):
         assert [result.name for result in saved_results(tmp_path)] == ["information-flow"]
 
 
