@@ -20,7 +20,7 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
 """Least number of prompts for a decision."""
-_OF_SETS = ("demonstration set", "use more seeds; each draws different demonstrations")
+_OF_SETS = ("demonstration set", "use more seeds (each draws different demonstrations)")
 _MORE = {
     "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
     "documents": ("document", "use more text, or packing='documents'"),
