@@ -211,7 +211,7 @@ def test_a_summary_without_its_columns_is_refused_in_a_sentence(study_file: Path
 def test_a_name_of_the_namespace_and_an_unknown_input_are_refused(study_file: Path) -> None:
     text = study_file.read_text()
     study_file.write_text(text.replace('name = "target-norm"', 'name = "saliency-map"'))
-    with pytest.raises(InputError, match="no name of mechicl"):
+    with pytest.raises(InputError, match="no name in mechicl"):
         load_studies(study_file)
     study_file.write_text(text.replace('name = "target-norm"', 'name, reads = "target-norm", "words"'))
     with pytest.raises(InputError, match="reads 'words'; let it read one of prompts, text"):

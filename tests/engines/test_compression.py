@@ -95,7 +95,7 @@ def test_a_compressed_context_answers(family: str) -> None:
 
 def test_refusals_say_what_to_do() -> None:
     model, prompt = tiny.model("gpt2"), films()[0]
-    with pytest.raises(InputError, match="it is one of 'label', 'template'"):
+    with pytest.raises(InputError, match="it must be one of 'label', 'template'"):
         kept_positions(prompt, "text")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'original', 'zero' or 'packed'"):
         compress(model, prompt, positions="far")  # type: ignore[arg-type]

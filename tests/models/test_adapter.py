@@ -208,7 +208,7 @@ def test_what_needs_blocks_says_so(prompts):
     }
     for name, act in work.items():
         with pytest.raises(
-            InputError, match=rf"(?i)^{name}.* needs a model that can be run block by block .*; wrapped \("
+            InputError, match=rf"(?i)^{name}.* needs a model that runs block by block .*; wrapped \("
         ):
             act()
     assert blockwise(model.raw, "the control") is hooked(model.raw)

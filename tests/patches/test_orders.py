@@ -108,6 +108,6 @@ def test_a_model_that_runs_whole_says_so() -> None:
         "lens",
     ):
         setattr(Whole, name, property(lambda self, name=name: getattr(net, name)))
-    with pytest.raises(InputError, match=r"Swap needs a model .* can only be run whole"):
+    with pytest.raises(InputError, match=r"Swap needs a model .* runs only whole forward passes"):
         run(Whole(), random_prompts(1), patches=[Swap(0)])
     assert run(Whole(), random_prompts(1), patches=[Drop(0)]).label_logits.isfinite().all()

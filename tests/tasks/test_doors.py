@@ -80,7 +80,7 @@ def test_wrong_arguments_end_in_one_sentence(door: str) -> None:
         ({"samples": "a"}, "samples is 'a'; give a whole number, at least 1"),
         ({"shots": -1}, "shots is -1; give one number, 0 or more, or one for each of the 2 classes: no, yes"),
         ({"shots": "a"}, "shots is 'a'; give one number"),
-        ({"seed": 1.5}, "A seed is 1.5; take one from 0 to"),
+        ({"seed": 1.5}, "The seed is 1.5; choose one from 0 to"),
         ({"too_long": "cut"}, "too_long is 'cut'; it must be 'refuse' or 'drop' or 'shorter'"),
         ({"anchor": "middle"}, "anchor is 'middle'; it must be 'first'"),
         ({"n_ctx": 0}, "n_ctx is 0; give a whole number, at least 1"),
