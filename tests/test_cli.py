@@ -563,7 +563,9 @@ def test_a_reproduction_ends_with_every_claim(
         (part, one.id) for part in ("corrected", "two-per-class", "paper") for one in claiming.CLAIMS
     ]
     without = told["claims"][-1]
-    assert (without["verdict"], without["reason"], without["model"]) == ("undecided", why, "tiny"), "a study that failed"
+    assert (without["verdict"], without["reason"], without["model"]) == ("undecided", why, "tiny"), (
+        "a study that failed"
+    )
     facts = as_json(result)["claims"][0]
     keys = "id claim source study model task protocol verdict effect unit low high n null reason"
     assert set(keys.split()) <= facts.keys()

@@ -34,7 +34,10 @@ PYTHONS_OWN: dict[str, tuple[bytes, str]] = {
     "NaN": (b'{"a": NaN}', "holds NaN, which JSON does not have"),
     "Infinity": (b"[-Infinity]", "holds -Infinity"),
     "too large": (b"[1e999]", "holds the number 1e999, which is too large"),
-    "half a character": (b'{"a": [{"b": "x\\ud83d"}]}', r"the text at a\[0\]\.b, contains an unpaired surrogate, \\ud83d"),
+    "half a character": (
+        b'{"a": [{"b": "x\\ud83d"}]}',
+        r"the text at a\[0\]\.b, contains an unpaired surrogate, \\ud83d",
+    ),
     "half a key": (b'{"a": {"\\ude42": 1}}', r"a key at a, contains an unpaired surrogate, \\ude42, at character 0"),
 }
 """What Python's `json` writes and reads, and nobody else."""

@@ -207,9 +207,7 @@ def test_what_needs_blocks_says_so(prompts):
         "LogitLens": lambda: mi.run(model, catalogue.text(), [LogitLens("authors")], progress=None),
     }
     for name, act in work.items():
-        with pytest.raises(
-            InputError, match=rf"(?i)^{name}.* needs a model that runs block by block .*; wrapped \("
-        ):
+        with pytest.raises(InputError, match=rf"(?i)^{name}.* needs a model that runs block by block .*; wrapped \("):
             act()
     assert blockwise(model.raw, "the control") is hooked(model.raw)
 
