@@ -19,7 +19,7 @@ _SHARES = (
     "word_loyalty_10",
 )  # fmt: skip
 """Metrics between 0 and 1, whose intervals keep some width even if all prompts agree."""
-_OF_POSITIONS = ("agreement", "top_10_overlap")
+_OF_POSITIONS = ("agreement", "pattern", "top_10_overlap")
 """Such metrics whose rows are means over many positions."""
 
 
