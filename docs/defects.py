@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +136,8 @@ def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def one_position_fewer(model: Any, sets: list[Any], text: Any) -> str:
-    def bits(folded: Any, corpus: Any) -> str:
-        probes = [mi.probes.LogitLens("authors", only=("entropy",), last=last) for last in (False, True)]
-        out = mi.run(folded, corpus, probes, progress=None)
-        return " instead of ".join(f"{out[probe]['entropy'][:, -1].mean():.2f}" for probe in probes)
-
-    return f"entropy at the last point, in bits: {_three(bits)}"
+    probes = [mi.probes.LogitLens("authors", only=("entropy",), last=last) for last in (False, True)]
+    return f"entropy at the last point, in bits: {_three(partial(_entropies, probes, -1))}"
 
 
 @measure
@@ -182,12 +179,8 @@ def same_strings(model: Any, sets: list[Any], text: Any) -> str:
 
 @measure
 def first_lens_point(model: Any, sets: list[Any], text: Any) -> str:
-    def bits(folded: Any, corpus: Any) -> str:
-        probes = [mi.probes.LogitLens(lens, only=("entropy",)) for lens in ("authors", "corrected")]
-        out = mi.run(folded, corpus, probes, progress=None)
-        return " instead of ".join(f"{out[probe]['entropy'][:, 0].mean():.2f}" for probe in probes)
-
-    return f"entropy at the embedding, in bits: {_three(bits)}"
+    probes = [mi.probes.LogitLens(lens, only=("entropy",)) for lens in ("authors", "corrected")]
+    return f"entropy at the embedding, in bits: {_three(partial(_entropies, probes, 0))}"
 
 
 @measure
@@ -198,6 +191,12 @@ def position_0_as_key(model: Any, sets: list[Any], text: Any) -> str:
         return f"{layers['pooled'].iloc[-1]:.3f} instead of {layers['mass_5'].iloc[-1]:.3f}"
 
     return f"in the last layer: {_three(share)}"
+
+
+def _entropies(probes: list[Any], point: int, model: Any, corpus: Any) -> str:
+    """Mean entropy at one point, as two lenses see it."""
+    out = mi.run(model, corpus, probes, progress=None)
+    return " instead of ".join(f"{out[probe]['entropy'][:, point].mean():.2f}" for probe in probes)
 
 
 def _three(found: Callable[[Any, Any], str]) -> str:

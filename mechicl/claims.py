@@ -250,8 +250,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     effect = evidence.interval or _beyond(evidence)
     unit = evidence.unit_sampled
     n: dict[str, int] = {"sets": effect.sets, "prompts": effect.n} if unit == "prompts" else {unit: effect.sets}
-    p = None if evidence.p is None else (evidence.p, evidence.p_over)
-    outcome, reason = _outcome(claim, effect.mean, effect.low, effect.high, p, unit)
+    outcome, reason = _outcome(claim, effect, evidence)
     if evidence.undecided and not _excluded(claim, evidence):
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
@@ -283,20 +282,18 @@ def _excluded(claim: Claim, evidence: Evidence) -> bool:
     return max(evidence.alone.high, evidence.interval.high) < claim.least
 
 
-def _outcome(
-    claim: Claim, effect: float, low: float, high: float, p: tuple[float, str] | None, unit: str
-) -> tuple[Outcome, str]:  # fmt: skip
-    """The outcome for an effect, its interval, and p with what it is over; if undecided, why, and how to decide it."""
-    single, more = _MORE[unit]
-    if np.isnan(low):
+def _outcome(claim: Claim, effect: SetInterval, evidence: Evidence) -> tuple[Outcome, str]:
+    """The outcome for an effect with its interval and p; if undecided, why, and what would decide it."""
+    single, more = _MORE[evidence.unit_sampled]
+    if np.isnan(effect.low):
         return "undecided", f"There is a single {single}; {more}."
-    if high < claim.least:
+    if effect.high < claim.least:
         return "contradicted", ""
-    if low <= 0:
+    if effect.low <= 0:
         return "undecided", f"The interval includes 0; {more}."
-    if p is not None and p[0] > 0.05:
-        return "undecided", f"{p[1].capitalize()}, p = {p[0]:.2g}; {more}."
-    if effect < claim.least:
+    if evidence.p is not None and evidence.p > 0.05:
+        return "undecided", f"{evidence.p_over.capitalize()}, p = {evidence.p:.2g}; {more}."
+    if effect.mean < claim.least:
         return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
     return "supported", ""
 

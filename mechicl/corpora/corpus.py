@@ -172,7 +172,7 @@ class TokenCorpus:
         return str(self.tokenizer.decode(tokens.tolist()))
 
     def digest(self) -> str:
-        """SHA-256 of the tokens and lengths, and of the document and word of each token."""
+        """SHA-256 of the tokens, their documents and words, the lengths, and whether BOS was prepended."""
         digest = sha256(f"{tuple(self.tokens.shape)} {self.prepend_bos}".encode())
         for tensor in (self.tokens, self.lengths, self.documents, self.words):
             digest.update(tensor.contiguous().numpy().tobytes())

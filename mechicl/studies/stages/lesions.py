@@ -53,6 +53,8 @@ from mechicl.studies.twins import AgainstTwins, given
 
 LesionKind = Literal["drop", "swap", "attention", "mlp", "replace", "repeat"]
 Where = Literal["all", "bos", "rest"]
+IN_WORDS: dict[Where, str] = {"all": "", "bos": " at position 0 alone", "rest": " everywhere but at position 0"}
+"""Where layers are dropped, as what follows "dropped"."""
 Lesion = tuple[str, int, Patch]
 """Kind, layer and ablation."""
 WEIGHTS = {

@@ -31,7 +31,7 @@ from mechicl.models import hooked
 from mechicl.patches.lesions import DropMany, Reorder
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Panel, where
-from mechicl.studies.stages.lesions import WEIGHTS, Lesions, with_differences
+from mechicl.studies.stages.lesions import IN_WORDS, WEIGHTS, Lesions, with_differences
 from mechicl.studies.stages.sequences import weighted_means
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import mean_with_interval
@@ -113,10 +113,6 @@ class ManyLesions(Study):
             sets[tuple(sorted(generator.choice(middle, size, replace=False).tolist()))] = None
         yield from sets
 
-    @property
-    def _place(self) -> str:
-        return "" if self.positions == "all" else " everywhere but at position 0"
-
     def passes(self, n_layers: int) -> float:
         return 1 + len(self.lesions(n_layers))  # each runs half of the blocks on average, plus logits
 
@@ -162,8 +158,8 @@ class ManyLesions(Study):
                   x_axis={"title_text": "Kendall's tau of the order", "autorange": "reversed"}),
         ]  # fmt: skip
         return Drawing(
-            rows, panels, x="size", x_title=f"middle layers dropped{self._place}", y_axis={"rangemode": "tozero"},
-            hover="closest", note="a dot: one draw; band: 95 % interval over draws",
+            rows, panels, x="size", x_title=f"middle layers dropped{IN_WORDS[self.positions]}",
+            y_axis={"rangemode": "tozero"}, hover="closest", note="a dot: one draw; band: 95 % interval over draws",
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
@@ -173,7 +169,7 @@ class ManyLesions(Study):
             kl, alone = means["drop", "kl"], means["drop", "kl if independent"]
             size = kl.index[min(1, len(kl) - 1)]
             parts.append(
-                f"{model}: with {size} middle layers dropped{self._place}, the KL is {kl[size]:.2f} nats "
+                f"{model}: with {size} middle layers dropped{IN_WORDS[self.positions]}, the KL is {kl[size]:.2f} nats "
                 f"({kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed), with all "
                 f"{kl.index[-1]} {kl.iloc[-1]:.2f}; with the middle layers shuffled "
                 f"{means['shuffle', 'kl'].iloc[0]:.2f}"

@@ -36,7 +36,7 @@ from mechicl.models import hooked
 from mechicl.models.tokenizers import token_text
 from mechicl.results import Result
 from mechicl.studies.drawing import Drawing, Panel, where
-from mechicl.studies.stages.lesions import Lesions, Where, scored_positions
+from mechicl.studies.stages.lesions import IN_WORDS, Lesions, Where, scored_positions
 from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 
@@ -78,8 +78,7 @@ class TokenLesions(Study):
 
     @property
     def _ablation(self) -> str:
-        places = {"all": "", "bos": " at position 0 alone", "rest": " everywhere but at position 0"}
-        return f"{self.kind}{places[self.positions]}"
+        return f"{self.kind}{IN_WORDS[self.positions]}"
 
     def passes(self, n_layers: int) -> float:
         return 1 + n_layers
