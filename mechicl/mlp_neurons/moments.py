@@ -6,7 +6,7 @@ vocabulary and depend on how the weights were processed: the papers fold the fin
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 
 import pandas as pd
@@ -50,6 +50,17 @@ class VocabularyMoments:
         columns = {field.name: getattr(self, field.name).flatten().tolist() for field in fields(self)[:5]}
         index = pd.MultiIndex.from_product([range(n_layers), range(n_neurons)], names=["layer", "neuron"])
         return pd.DataFrame(columns, index=index).reset_index()
+
+
+def turned(
+    W_out: Iterable[Float[Tensor, "d_mlp d_model"]], d_model: int, *, most: int, seed: int
+) -> Iterator[Float[Tensor, "neuron d_model"]]:
+    """At most so many neurons of each layer, with what they write rotated at random in float32.
+
+    Cosines are then those with W_U rotated the other way, which would cost more.
+    """
+    turn = torch.linalg.qr(torch.randn(d_model, d_model, generator=torch.Generator().manual_seed(seed)))[0]
+    return (w[:most].float() @ turn.to(w.device) for w in W_out)
 
 
 @torch.no_grad()

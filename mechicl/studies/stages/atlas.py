@@ -31,7 +31,7 @@ from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.mlp_neurons import classify, vocabulary_moments
+from mechicl.mlp_neurons import classify, turned, vocabulary_moments
 from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
@@ -87,7 +87,7 @@ class Atlas(AgainstTwins):
 
     def measure(self, model: Any, corpus: TokenCorpus | None, condition: Condition, *, batch_size: int) -> pd.DataFrame:
         if corpus is None:
-            return _neurons(model, turned=seed_of(condition))
+            return _neurons(model, seed_of(condition))
         return super().measure(model, corpus, condition, batch_size=batch_size)
 
     def read(self, model: Any, corpus: TokenCorpus, batch_size: int) -> pd.DataFrame:
@@ -206,15 +206,14 @@ def _drops_and_lens(model: Any, corpus: TokenCorpus, batch_size: int) -> pd.Data
 
 
 @torch.no_grad()
-def _neurons(model: Any, turned: int | None) -> pd.DataFrame:
+def _neurons(model: Any, seed: int | None) -> pd.DataFrame:
     """Densities of both kinds; with a seed, W_U is rotated at random and a sample of neurons suffices."""
     net = blockwise(model, Atlas.name)
-    W_U, W_out = net.W_U, (net.W_out(layer) for layer in range(net.sizes.n_layers))
-    n = net.sizes.d_mlp
-    if turned is not None:  # rotating what neurons write is rotating W_U the other way
+    W_U, n = net.W_U, net.sizes.d_mlp
+    W_out: Iterator[torch.Tensor] = (net.W_out(layer) for layer in range(net.sizes.n_layers))
+    if seed is not None:
         n = min(n, _ROTATED_NEURONS)
-        turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=torch.Generator().manual_seed(turned)))[0]
-        W_U, W_out = W_U.float(), (w[:n].float() @ turn.to(w.device) for w in W_out)
+        W_U, W_out = W_U.float(), turned(W_out, len(W_U), most=n, seed=seed)
     frame = classify(vocabulary_moments(W_U, W_out, top=1)).frame()
     rows = frame[frame["kind"].isin(["prediction", "suppression"])]
     return pd.DataFrame(

@@ -36,7 +36,7 @@ from mechicl.claims import Claim, Evidence, decide
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.metrics.resampling import mean_of_many
-from mechicl.mlp_neurons import vocabulary_moments
+from mechicl.mlp_neurons import turned, vocabulary_moments
 from mechicl.mlp_neurons.kinds import null_space, share_in
 from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
@@ -105,9 +105,7 @@ class NeuronsStudy(Study):
         W_out = (net.W_out(layer).float() for layer in range(net.sizes.n_layers))
         if which == _CENTRED:
             return vocabulary_moments(W_U - W_U.mean(1, keepdim=True), W_out, top=1).frame()
-        # Rotating what some neurons write is rotating W_U the other way.
-        turn = torch.linalg.qr(torch.randn(len(W_U), len(W_U), generator=torch.Generator().manual_seed(0)))[0]
-        return vocabulary_moments(W_U, (w[:_ROTATED_NEURONS] @ turn.to(w.device) for w in W_out), top=1).frame()
+        return vocabulary_moments(W_U, turned(W_out, len(W_U), most=_ROTATED_NEURONS, seed=0), top=1).frame()
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if int(table["layer"].max()) < 1 or "unembedding" not in table:
