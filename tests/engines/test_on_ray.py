@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +38,17 @@ def cluster() -> Iterator[Any]:
 
 
 class Watched(Cells):
-    """Cells that say when the fifth is kept, and by whom they are not kept twice."""
+    """Cells that remember what was kept, and let something happen while the fifth is."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, at_fifth: Callable[[], None]) -> None:
         super().__init__(folder)
         self.kept: list[str] = []
-        self.fifth = threading.Event()
+        self._at_fifth = at_fifth
 
     def keep(self, key: Mapping[str, Any], table: pd.DataFrame) -> pd.DataFrame:
         self.kept.append(repr(key))
         if len(self.kept) == 5:
-            self.fifth.set()
+            self._at_fifth()
         return super().keep(key, table)
 
 
@@ -66,13 +66,12 @@ def test_as_many_workers_as_the_nodes_have_room_for(cluster: Any) -> None:
 
 
 def test_a_node_is_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[RaySeat] = []
+    begun = threading.Semaphore(0)
     monkeypatch.setattr(
-        RaySeat,
-        "__init__",
-        lambda seat, *a, __init__=RaySeat.__init__, **k: begun.append(seat) or __init__(seat, *a, **k),
+        RaySeat, "__init__", lambda seat, *a, __init__=RaySeat.__init__, **k: begun.release() or __init__(seat, *a, **k)
     )
-    model, study, cells = mi.load_model("tiny-icl", device="cpu"), Isolation(n_layers=(1, 2)), Watched(tmp_path)
+    model, study = mi.load_model("tiny-icl", device="cpu"), Isolation(n_layers=(1, 2))
+    cells = Watched(tmp_path, lambda: cluster.remove_node(cluster.nodes[0], allow_graceful=False))
     task = mi.load_task("tiny-topics-4")
     prompts = study.prompt_sets(task, model.tokenizer, seeds=(42, 43), samples=16, shots=1)
     alone = study.run(model, prompts).table
@@ -80,17 +79,9 @@ def test_a_node_is_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: 
         work = team._workers
         places = [work.submit(node_of, 2.0, name="node", then=str) for _ in range(2)]
         assert len({place.result(timeout=120)[0] for place in places}) == 2, "an actor on each node"
-        seats = len(begun)
-
-        def kill() -> None:
-            assert cells.fifth.wait(120)
-            cluster.remove_node(cluster.nodes[0], allow_graceful=False)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
+        assert [begun.acquire(blocking=False) for _ in range(3)] == [True, True, False], "two actors so far"
         result = study.run(model, prompts, cells=cells, workers=team)
-        killer.join(30)
-    assert len(begun) > seats, "another actor was begun in the place of the lost one"
+        assert begun.acquire(timeout=60), "another actor was begun in the place of the lost one"
     pd.testing.assert_frame_equal(result.table, alone, check_exact=True)
     assert len(cells.kept) == len(set(cells.kept)) == len(list(cells.folder.iterdir())), "nothing lost, nothing doubled"
     assert result.provenance["workers"]["ray"] == cluster.address
