@@ -227,6 +227,13 @@ def test_unknown_commands_are_one_sentence(mechicl: Mechicl) -> None:
         assert err.count("\n") == 1
 
 
+def test_a_prompt_without_quotes_is_not_repeated_whole(mechicl: Mechicl) -> None:
+    code, _, err = mechicl("scan", *["word"] * 5000)
+    assert code == 2
+    assert err.startswith("mechicl: Got unexpected extra argument")
+    assert len(err) < 500
+
+
 def test_tables_fit_a_terminal_without_breaking_words(capsys: pytest.CaptureFixture[str]) -> None:
     metrics = ["label_loyalty", "word_loyalty_5", "word_loyalty_10", "reciprocal_rank", "S_wp"]
     summary = pd.DataFrame(

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -165,6 +166,7 @@ def _refuse(error: Any) -> NoReturn:
     said = " ".join(error.format_message().split())
     for theirs, ours in _INVALID:
         said = re.sub(theirs, ours, said)
+    said = textwrap.shorten(said, 400, placeholder=" […]")  # a prompt without quotes would be repeated whole
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
     _tell(f"{said.rstrip('.')}.{where}")
     sys.exit(2)
