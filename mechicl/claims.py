@@ -76,6 +76,8 @@ class Evidence:
     """For a maximum over layers or heads its p, corrected for testing all of them; or that of a permutation test."""
     p_over: str = "after correction for all layers or heads tested"
     """What p is taken over."""
+    p_needs: str = ""
+    """What would make p smaller, if it is not more of the sampled unit."""
     alone: SetInterval | None = None
     """The quantity itself, without its null, where the null is another model: a claim is contradicted only if this is
     small, too.
@@ -141,7 +143,7 @@ class Verdict:
         """Effect and interval, or why there are none; or a reason that has an interval of its own."""
         if not np.isfinite(self.low) or "[" in self.reason:
             return self.reason
-        return f"({self.effect:+.3g} {self.claim.unit} [{self.low:.3g}, {self.high:.3g}])"
+        return f"({self.size()} {self.claim.unit})"
 
     def facts(self) -> dict[str, Any]:
         """Plain values for `--json`; missing numbers are None."""
@@ -292,7 +294,7 @@ def _outcome(claim: Claim, effect: SetInterval, evidence: Evidence) -> tuple[Out
     if effect.low <= 0:
         return "undecided", f"The interval includes 0; {more}."
     if evidence.p is not None and evidence.p > 0.05:
-        return "undecided", f"{evidence.p_over.capitalize()}, p = {evidence.p:.2g}; {more}."
+        return "undecided", f"{evidence.p_over.capitalize()}, p = {evidence.p:.2g}; {evidence.p_needs or more}."
     if effect.mean < claim.least:
         return "undecided", f"The effect may be smaller than {claim.least:g} {claim.unit}; {more}."
     return "supported", ""

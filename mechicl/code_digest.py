@@ -31,10 +31,11 @@ import torch
 from mechicl.errors import InputError
 
 PACKAGE = Path(__file__).parent
-# Parts of mechicl that display, check, or read files whose digests are in every key.
-SHOWS = frozenset(("cache", "cli", "code_digest", "declared", "display", "doors", "engines.on_ray", "engines.workers",
-                   "errors", "explorer", "figures", "files.leases", "files.writing", "models.again", "models.hub",
-                   "progress", "prompts.display", "renamed", "report", "results", "shipped", "versions"))  # fmt: skip
+# Parts of mechicl that display, check, judge, or read files whose digests are in every key.
+SHOWS = frozenset(("cache", "claims", "cli", "code_digest", "declared", "display", "doors", "engines.on_ray",
+                   "engines.workers", "errors", "explorer", "figures", "files.leases", "files.writing",
+                   "models.again", "models.hub", "progress", "prompts.display", "renamed", "report", "results",
+                   "shipped", "versions"))  # fmt: skip
 # Parts of mechicl of which only code that a study uses for measuring counts.
 FOLLOWED = frozenset(("", "__init__", "studies"))
 # The methods of a study that make a cell.

@@ -85,7 +85,7 @@ def one_prompt(
             `mechicl.models.Adapter`.
         prompts: prompts of one or more tasks, from `task.prompts`.
         prompt: Index of the prompt, from 0.
-        layers: Layers to draw; default: at one and three quarters of the depth.
+        layers: Layers to draw; default: at one quarter and three quarters of the depth.
         head_reduce: How saliency is summed over heads: abs_of_sum (the authors' code) or sum_of_abs
             (footnote 3).
         batch_size: prompts or sequences per pass.
@@ -164,9 +164,9 @@ def isolation(
         mode: How attention is cut: presoftmax (the authors' code), presoftmax_keep_0 (keeps the edge to
             position 0), postsoftmax_zero or postsoftmax_renorm.
         modes: Additional modes (protocol corrected); a claim is supported only if its interval lies
-            above 0 in each. Repeat the value of mode for none. exchange does not affect the verdict: it
-            replaces what label words gather with what those of the same class gather in another
-            demonstration set (its control does this to text tokens), and needs two sets.
+            above 0 in each. To add none, give the value of mode. exchange does not affect the verdict:
+            it replaces what label words gather with what those of the same class gather in another
+            demonstration set (its control does this to text tokens), and needs two demonstration sets.
         pool: Where random tokens are drawn from: all (any position before the target, query and
             template included), demo_text or demo_template.
         resample: When random tokens are redrawn: per_prompt, per_layer (the authors) or per_seed (needs
@@ -196,7 +196,7 @@ def deep_layers(
     Deep layers read the label words (Label Words are Anchors, section 2.3, Fig. 5).
 
     The paper: In deep layers the attention to the label words predicts the output: the AUROC approaches
-    0.8, and nearly all of R is gathered in middle and deep layers.
+    0.8, and nearly all of R accumulates in middle and deep layers.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -391,7 +391,7 @@ def stages_atlas(
     The stages of inference (Stages of Inference, Fig. 1 and Table 1).
 
     The paper: Four stages, each with its signature: detokenization (local attention), feature
-    engineering (little progress), prediction ensembling (prediction neurons, falling lens KL),
+    engineering (lens KL hardly falls), prediction ensembling (prediction neurons, falling lens KL),
     calibration (suppression neurons, large MLP norms).
 
     Args:
@@ -499,7 +499,7 @@ def token_lesions(
         model: a HookedTransformer, a TransformerBridge, or an object that implements
             `mechicl.models.Adapter`.
         corpus: running text, from `mi.load_corpus`.
-        kind: Ablations of each layer.
+        kind: Ablation of each layer.
         positions: Where layers (attention, MLPs) are dropped: at all positions, at position 0 alone,
             elsewhere.
         batch_size: prompts or sequences per pass.
@@ -710,7 +710,7 @@ def wic(
 
     Word in context (Stages of Inference, section 5.2, Fig. 7 and 18).
 
-    The paper: Probing accuracy for a word's sense rises, peaks in middle layers, and declines.
+    The paper: Linear-probe accuracy for a word's sense rises, peaks in middle layers, and declines.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -739,8 +739,9 @@ def logit_lens(
 
     Logit lens (Stages of Inference, section 5.2, Fig. 8 and 19).
 
-    The paper: In the first half the prediction makes little progress; then its distance to the final
-    prediction and its entropy fall, and in some models entropy rises again in the last layers.
+    The paper: In the first half the prediction hardly approaches its final form; then its distance to
+    the final prediction and its entropy fall, and in some models entropy rises again in the last
+    layers.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements
@@ -773,8 +774,8 @@ def part_of_speech(
 
     Part of speech (Stages of Inference, section 5.2; a test of our own).
 
-    The paper: The first half of the model computes features of words: probing accuracy rises, peaks and
-    declines.
+    The paper: The first half of the model computes features of words: linear-probe accuracy rises,
+    peaks and declines.
 
     Args:
         model: a HookedTransformer, a TransformerBridge, or an object that implements

@@ -133,11 +133,13 @@ def extreme_in_words(
 ) -> str:
     """Where the mean of rows [row place] may be highest or lowest, corrected for all: "in layers 0, 3-5 (0.45)".
 
-    The number is the mean over these layers. If all layers qualify, none stands out.
+    The number is the mean over these layers. If all layers qualify, only the extreme one is named, as one that
+    does not stand out.
     """
-    means = values.mean(0)
-    best = plateau(-values if lowest else values, generator=np.random.default_rng(0))
+    means, signed = values.mean(0), -values if lowest else values
+    best = plateau(signed, generator=np.random.default_rng(0))
     if best.all() and len(best) > 1:
-        return f"no layer stands out ({means.min():{spec}} to {means.max():{spec}})"
+        one = int(signed.mean(0).argmax())
+        return f"{place} layer {names[one]} ({means[one]:{spec}}; no layer stands out)"
     layers = np.sort(np.asarray(names)[best])
     return f"{place} layer{'s' if len(layers) > 1 else ''} {_runs(layers)} ({means[best].mean():{spec}})"

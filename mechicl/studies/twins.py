@@ -3,8 +3,8 @@
 A claim of *Stages of Inference* orders layers: one costs more than another, a curve rises. Such a contrast is a number
 per sequence. Its interval is over documents, because sequences of one document are not independent; for prompts, over
 demonstration sets. Random weights order layers, too (what a layer adds matters less once the residual has grown; with a
-tied unembedding, the lens begins sure of the current token). The effect is therefore the contrast less that in
-untrained twins of the model, and the spread among twins is part of the interval.
+tied unembedding, the lens predicts the current token at the embedding). The effect is therefore the contrast less that
+in untrained twins of the model, and the spread among twins is part of the interval.
 """
 
 from __future__ import annotations
@@ -134,10 +134,10 @@ def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
     effect = effect._replace(high=min(effect.high, raw.high))  # the null is 0 or more, whatever the twins
     found: dict[str, Any] = {"null": null, "interval": effect, "alone": raw}
     if raw.low > 0 >= effect.low:
-        size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g}"
-        alike = f"Random weights may show the same ({size})."
-        apart = f"Too few untrained twins to rule out that random weights show the same ({size}); use more (untrained)."
-        found["undecided"] = alike if null >= raw.low / 2 else apart
+        size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g} on average"
+        alike = f"Untrained models may show the same ({size})."
+        apart = f"Too few untrained twins to rule out that these show the same ({size}); use more (untrained)."
+        found["undecided"] = alike if max(twins) >= raw.low else apart
     return found
 
 
@@ -169,9 +169,12 @@ def _sampled(values: pd.Series) -> tuple[np.ndarray, Literal["documents", "promp
 
 def by_layer(rows: pd.DataFrame, value: str, x: str = "layer") -> pd.DataFrame:
     """A row per document and sequence, a column per layer; heads and the like are averaged."""
-    if DOCUMENT not in rows:  # an earlier version did not save them
-        rows = rows.assign(**{DOCUMENT: rows["sequence"]})
-    return rows.pivot_table(index=[DOCUMENT, "sequence"], columns=x, values=value)
+    return with_documents(rows).pivot_table(index=[DOCUMENT, "sequence"], columns=x, values=value)
+
+
+def with_documents(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column of documents: each sequence is one where an earlier version did not save them."""
+    return rows if DOCUMENT in rows else rows.assign(**{DOCUMENT: rows["sequence"]})
 
 
 def by_document(curves: pd.DataFrame) -> pd.DataFrame:

@@ -141,7 +141,7 @@ def test_a_planted_relation_is_supported_its_reverse_contradicted_and_none_undec
         assert verdict.low < verdict.effect < verdict.high
     assert (outcomes[1], outcomes[-1]) == ("supported", "contradicted")
     assert outcomes[0] != "supported"
-    assert "12 prompts of every seed" in verdict.note
+    assert "the rarest predicted class has at least 12 prompts" in verdict.note
 
 
 def test_chance_is_told_as_chance() -> None:

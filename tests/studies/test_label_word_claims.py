@@ -67,7 +67,7 @@ def isolated(first: float, of_others: Mapping[str, float] | None = None) -> Lost
     (0.6, {}, "supported", ""),
     (0.6, {"postsoftmax_zero": 0.4}, "supported", ""),
     (0.6, {"postsoftmax_zero": 0.02}, "undecided", "supported in presoftmax, contradicted in postsoftmax_zero."),
-    (0.6, {"postsoftmax_zero": 0.15}, "undecided", "not certain in every mode (postsoftmax_zero); use more seeds"),
+    (0.6, {"postsoftmax_zero": 0.15}, "undecided", "includes 0 in postsoftmax_zero; use more seeds"),
     (0.6, {"exchange": 0.02}, "supported", ""),
     (0.6, {"random edges": 0.7}, "undecided", "contradicted in presoftmax against random edges"),
     (0.02, {"postsoftmax_zero": 0.6}, "undecided", "contradicted in presoftmax, supported in postsoftmax_zero"),

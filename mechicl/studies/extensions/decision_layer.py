@@ -118,7 +118,7 @@ class DecisionLayer(AgainstTwins):
         if contrast(given(table)).empty:
             return Evidence.nothing("No prompt has an own margin, or none reads label words more than random text.")
         depths = depths_of(given(table)).mean()
-        note = "Mean depths: half of the reading {reading:.2f}, decision {decision:.2f}, format {format:.2f}."
+        note = "Mean depths: half of the reading at {reading:.2f}, decision at {decision:.2f}, format at {format:.2f}."
         return against_twins(contrast, table, note=note.format(**depths))
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -247,5 +247,5 @@ def _panels(title: str, task: Mapping[str, Any]) -> list[Panel]:
               y_axis={"range": [0, 1.02], "title_text": "probability"}),
         Panel("reading in the layer before", [*curves("reading", "reading, label words", LABEL_COLOUR),
               Curve("reading_random_text", "reading, random text", GREY, where={"weights": _GIVEN, **task})],
-              y_axis={"title_text": "times an average token"}),
+              y_axis={"title_text": "times an average token's saliency"}),
     ]  # fmt: skip

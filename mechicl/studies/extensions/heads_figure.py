@@ -41,7 +41,7 @@ def heads_panels(summary: pd.DataFrame) -> list[Panel]:
     grids, pair = grids_of(summary), ("reading", "gathering")
     style: dict[str, Any] = {"colorscale": "Viridis"}
     enriched = head_grids(
-        {f"{kind}, label words less random text": grids[kind] for kind in pair}, "times an average token",
+        {f"{kind}, label words less random text": grids[kind] for kind in pair}, "times an average token's saliency",
         zmin=0, zmax=20, **style,
     )  # fmt: skip
     lost = _lost_alone(grids) if "lost_alone" in grids else []

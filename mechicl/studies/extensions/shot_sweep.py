@@ -47,7 +47,7 @@ from mechicl.studies.twins import TWINS, AgainstTwins, against_twins, given
 from mechicl.tasks import Task
 
 _SOURCE = "beyond Label Words are Anchors, sections 2 and 3.2"
-_AVERAGE = "times an average token"
+_AVERAGE = "times an average token's saliency"
 READS = Claim(
     "shots-reading", "With many demonstrations, too, the prediction reads the label words.", _SOURCE,
     "excess reading of label words over random text in deep layers, with the most demonstrations", _AVERAGE, TWINS, 2.0,

@@ -174,7 +174,7 @@ class Compression(PredictionStudy):
         kept, whole = (where(rows, method=one)["context_tokens"].mean() for one in ("text anchor", "full context"))
         note = (
             f"The best control is {best}; controls: {', '.join(f'{k} {v.mean():.2f}' for k, v in loyalty.items())}. The"
-            f" rival is the exact cache of the whole context, which keeps every prediction with {whole:.0f} tokens"
+            f" exact alternative, a cache of the whole context, keeps every prediction but holds {whole:.0f} tokens"
             f" instead of {kept:.0f}."
         )
         return paired(claim, of_anchors, loyalty[best], note)

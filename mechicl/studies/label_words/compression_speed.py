@@ -7,8 +7,8 @@ full prefix cached, only its anchors cached, and the anchors' tokens read as tex
 with re-weighting, which the paper could not do: they show whether speed and accuracy rise together.
 
 Times depend on sizes and on the machine, not on what a model has learned: untrained weights are just as fast. So the
-claims about speed alone say what compression saves, against the whole prompt and against its rival, the exact cache;
-the claim about speed and accuracy holds where both rise, and the weaker of the two decides it.
+claims about speed alone say what compression saves, against the whole prompt and against the alternative, the exact
+cache; the claim about speed and accuracy holds where both rise, and the weaker of the two decides it.
 
 `protocol="paper"` times a loop over the queries as a whole, without warm-up, of the paper's two arms. `"corrected"`
 warms up with a few queries, synchronizes the device before and after every pass, alternates the arms within each query

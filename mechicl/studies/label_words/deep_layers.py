@@ -1,9 +1,10 @@
 """Deep layers read the prediction off the label words (section 2.3, Fig. 5; with two shots Fig. 11).
 
 The paper sums the attention from the target position q to each class's label words over heads, and uses it as a score
-for the class: AUCROC_l measures how well layer l's attention predicts the model's label. R_l is the share of the total
-(AUCROC - 1/2) over all layers that is accumulated up to layer l. Both are low in shallow layers and rise in the middle.
-The claim is tested against permuted predictions: its effect is the mean AUROC of the last third of the layers less 1/2.
+for the class: AUCROC_l (the paper's name for the AUROC of layer l) measures how well this predicts the model's label.
+R_l is the share of the total (AUCROC - 1/2) over all layers that is accumulated up to layer l. Both are low in shallow
+layers and rise in the middle. The claim is tested against permuted predictions: its effect is the mean AUROC of the
+last third of the layers less 1/2.
 
 The authors' score for two classes is the raw attention to the second (`protocol="paper"`); `"corrected"` uses its
 share, which a factor common to both does not change. Classes that are never predicted drop out; if only one is left
@@ -77,7 +78,7 @@ class DeepLayers(Study):
     source = "Label Words are Anchors, section 2.3, Fig. 5"
     claim = (
         "In deep layers the attention to the label words predicts the output: the AUROC approaches 0.8, and nearly all "
-        "of R is gathered in middle and deep layers."
+        "of R accumulates in middle and deep layers."
     )
     claims = (_CLAIM,)
     not_measured = ("protocol",)
@@ -211,7 +212,7 @@ def _predictions(table: pd.DataFrame) -> str:
         if len(counts) < classes:
             missing.append(f"{classes - len(counts)} of {classes} in {task}, seed {seed}")
     n = f"{rarest} prompt{'s' * (int(rarest) != 1)}"
-    every = f"On {tasks} the rarest class is predicted for at least {n} of every seed that has an AUROC"
+    every = f"On {tasks}, in every seed with an AUROC, the rarest predicted class has at least {n}"
     parts = [every] if rarest < len(table) else []
     parts += [f"No AUROC, because a single class is predicted: {'; '.join(single)}"] if single else []
     parts += [f"Classes never predicted are left out: {'; '.join(missing)}"] if missing else []

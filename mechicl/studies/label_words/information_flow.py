@@ -10,7 +10,7 @@ prompts, whose gradients are large, dominate (`protocol="paper"`). `"corrected"`
 every prompt counts the same. The table keeps the raw values.
 
 A share has no null: S_pq dominates deep layers in an untrained model, too. The claims are therefore decided by
-enrichment (`probes/enrichment.py`): how much more saliency goes into label words (gathering) and from them to the
+enrichment: how much more saliency goes into label words (gathering) and from them to the
 target (reading) than for text tokens at matched positions, and how much this exceeds the same difference in untrained
 twins. Each twin reads a part of the prompts, so all twins together cost one more pass over them; the spread among twins
 is part of the interval.
@@ -50,7 +50,7 @@ from mechicl.studies.summary import bands, by_metric, by_task, mean_with_interva
 from mechicl.studies.twins import GIVEN, TWINS, UNTRAINED, against_twins, given, seed_of
 
 _SOURCE = "Label Words are Anchors, section 2.1, Fig. 3"
-_AVERAGE = "times an average token"
+_AVERAGE = "times an average token's saliency"
 GATHERING = Claim(
     "flow-gathering", "In shallow layers, information gathers in the label words.", _SOURCE,
     "excess gathering of label words over random text in the first half of the layers", _AVERAGE, TWINS, 0.5,
@@ -164,7 +164,7 @@ class InformationFlow(Study):
         means = rows.groupby([rows[name].map(str) for name in ("seed", DEMONSTRATION_SET)] + ["layer"])[kinds].mean()
         taken_over = handover(*(means[kind].unstack("layer").to_numpy() for kind in kinds))
         if taken_over is None:
-            return "Where reading takes over from gathering is not determined."
+            return "The data do not determine the layer in which reading takes over from gathering."
         return f"Reading takes over from gathering in {taken_over}."
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

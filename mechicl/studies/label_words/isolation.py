@@ -83,9 +83,9 @@ class Isolation(PredictionStudy):
         tuple[Variant, ...],
         Switch(
             "Additional modes (protocol corrected); a claim is supported only if its interval lies above 0 in each. "
-            "Repeat the value of mode for none. exchange does not affect the verdict: it replaces what label words "
+            "To add none, give the value of mode. exchange does not affect the verdict: it replaces what label words "
             "gather with what those of the same class gather in another demonstration set (its control does this to "
-            "text tokens), and needs two sets."
+            "text tokens), and needs two demonstration sets."
         ),
     ] = ("presoftmax_keep_0", "postsoftmax_zero", "exchange")
     pool: Annotated[

@@ -26,10 +26,10 @@ IN_WORDS = {
 """What each mode does, for legends."""
 _EXCHANGE = "exchange"
 _EXCHANGED = {
-    "supported": "Exchanged with those of the same class in another set, they change more than the control: they carry "
-    "more than their class.",
-    "contradicted": "Exchanged with those of the same class in another set, they change hardly more than the control: "
-    "they carry little beyond their class.",
+    "supported": "Exchanging label words with those of the same class in another set changes predictions more than the "
+    "control does, so label words carry more than their class.",
+    "contradicted": "Exchanging label words with those of the same class in another set changes predictions hardly "
+    "more than the control does, so label words carry little beyond their class.",
 }
 """What the verdict on exchanged label words says about them."""
 _SETS_FOR_NORMS = 8
@@ -102,7 +102,7 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
     if contrary:
         why = f"Modes disagree: {verdict.outcome} in {mode}, {opposite} in {', '.join(contrary)}."
     elif unsure:
-        why = f"The sign is not certain in every mode ({', '.join(unsure)}); use more seeds."
+        why = f"The interval includes 0 in {' and '.join(unsure)}; use more seeds."
     return replace(verdict, outcome="undecided", reason=why) if contrary or unsure else verdict
 
 
@@ -117,7 +117,7 @@ def sinks(norms: pd.DataFrame, modes: Mapping[str, str], n_layers: int) -> str:
     if not jumps:
         return ""
     return (
-        f"After {n_layers} isolated layers label words have norm {', '.join(jumps)}; in the clean run it is "
-        f"{clean:.0f}, and {first:.0f} at position 0. Such a cut makes attention sinks, and part of its effect may be "
-        "theirs."
+        f"After {n_layers} isolated layers the norm of label words is {', '.join(jumps)}, against {clean:.0f} in the "
+        f"clean run and {first:.0f} at position 0. Such a cut makes label words attention sinks, which may cause part "
+        "of the effect."
     )

@@ -38,7 +38,8 @@ class OnePrompt(Study):
 
     prompt: Annotated[int, Switch("Index of the prompt, from 0.", min=0)] = 0
     layers: Annotated[
-        tuple[int, ...] | None, Switch("Layers to draw; default: at one and three quarters of the depth.", min=0)
+        tuple[int, ...] | None,
+        Switch("Layers to draw; default: at one quarter and three quarters of the depth.", min=0),
     ] = None
     head_reduce: Annotated[
         HeadReduce,

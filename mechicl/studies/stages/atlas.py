@@ -9,10 +9,10 @@ layer i as if it were the last drops all layers from i on. Neuron kinds follow f
 Position 0 has two curves of its own if a layer makes it an attention sink: its residual's norm over the median of all
 others, and the attention that it receives.
 
-Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are our own proposal
-(`boundaries.py`); `atlas_claims.py` tests whether untrained twins have them, too. A twin's neurons are the model's own
-with W_U rotated at random. There is no `protocol="paper"`. `joined_atlas.py` adds other studies' results about the
-stages, `in_context_atlas.py` the curves of in-context learning.
+Depth runs from 0 (first layer) to 1 (last); lens points lie at i / L. Boundaries between stages are our own proposal,
+and we test whether untrained twins have them, too. A twin's neurons are the model's own with W_U rotated at random.
+There is no `protocol="paper"`. Other studies' results about the stages, and curves of in-context learning, can be
+added.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Atlas(AgainstTwins):
     shows = "All signatures of the four stages on relative depth, with proposed boundaries."
     source = "Stages of Inference, Fig. 1 and Table 1"
     claim = (
-        "Four stages, each with its signature: detokenization (local attention), feature engineering (little "
-        "progress), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression neurons, "
-        "large MLP norms)."
+        "Four stages, each with its signature: detokenization (local attention), feature engineering (lens KL "
+        "hardly falls), prediction ensembling (prediction neurons, falling lens KL), calibration (suppression "
+        "neurons, large MLP norms)."
     )
     claims = (*BOUNDARIES, DENSER, DEEPER)
     reads = "text"

@@ -139,12 +139,13 @@ def _correlated(density: np.ndarray, kl: pd.DataFrame) -> Evidence:
     p = float((shifted >= found - 1e-12).mean())
     steps = float(correlation(np.diff(means.mean(0)), np.diff(density)))
     note = (
-        f"The interval is over documents; over layers p = {p:.2g}. Any two curves that rise with depth are correlated; "
-        f"the correlation of their steps from layer to layer is {steps:+.2f}."
+        "The interval is over documents, p over all shifts along the layers. Any two curves that rise with depth are "
+        f"correlated; the correlation of their steps from layer to layer is {steps:+.2f}."
     )
     return Evidence(
-        np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p, p_over="over layers", note=note
-    )
+        np.array([found]), 0.0, np.zeros(1), "documents", interval=interval, p=p,
+        p_over="over all shifts along the layers", p_needs="use a deeper model, which has more of them", note=note,
+    )  # fmt: skip
 
 
 def deeper(table: pd.DataFrame) -> Evidence:

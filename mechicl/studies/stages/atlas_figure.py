@@ -1,7 +1,7 @@
 """The atlas's figure and finding: signatures of early and late stages, boundaries, the attention sink.
 
 For several models the first panel is the paper's Fig. 1: four signatures, each scaled to its own range per model, on a
-common relative depth, averaged over models; beside it stand the averages of each family of two models or more.
+common relative depth, averaged over models; next to it are the averages of each family of two models or more.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mechicl.results import Result
 from mechicl.studies.drawing import NO_PANEL, Drawing, Panel, where
 from mechicl.studies.stages.boundaries import FEW_NEURONS, OF_WEIGHTS, STAGES, spread_of
 from mechicl.studies.stages.in_context_atlas import IN_CONTEXT
-from mechicl.studies.stages.norms import SINK
+from mechicl.studies.stages.norms import sink_layer
 from mechicl.studies.twins import given
 
 _COLOURS = [STAGE_COLOURS[stage] for stage in STAGES]
@@ -189,23 +189,25 @@ def _add_boundary(figure: go.Figure, row: Mapping[Hashable, Any], last: int, gri
 def boundary_in_words(row: Mapping[Hashable, Any]) -> str:
     """Where a stage begins, by which signatures, and whether it can be separated from the previous one."""
     if row["verdict"] != "supported":
-        return f"no beginning of {row['stage']} is shown"
+        return f"no boundary is shown for {row['stage']}"
     text = f"{row['stage']} from layer {row['layer']:.0f} [{row['low']:.0f}, {row['high']:.0f}] (by {row['by']})"
     return text + (f", not separable from {row['overlaps']}" if row["overlaps"] else "")
 
 
 def sink_in_words(summary: pd.DataFrame) -> list[str]:
-    """The layer that makes position 0 an attention sink; empty if there is none."""
+    """The layer that makes position 0 an attention sink, or only large; empty if there is none."""
     norm, attention = (
         where(summary, metric=name).set_index("layer")["mean"]
         for name in ("norm at position 0", "attention to position 0")
     )
-    if norm.empty or norm.max() < SINK:
+    layer = sink_layer(norm.shift(fill_value=1.0), norm)
+    if layer is None:
         return []
-    layer = int((norm / norm.shift(fill_value=1.0)).to_numpy().argmax())
-    after, until = attention[attention.index > layer], attention[attention.index <= layer]
-    receives = f", and it receives {after.mean():.0%} of attention in later layers ({until.mean():.0%} until then)"
+    large = f"the residual's norm there is {norm[layer]:.3g} times the median of all others"
+    later, until = attention[attention.index > layer].mean(), attention[attention.index <= layer].mean()
+    if not later > until:  # also where no later layer could attend to it
+        return [f"Layer {layer} makes position 0 large, but later layers do not attend to it more: {large}"]
     return [
-        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {norm[layer]:.3g} times the "
-        f"median of all others{receives if len(after) and len(until) else ''}"
+        f"Layer {layer} makes position 0 an attention sink: {large}, and it receives {later:.0%} of attention in later "
+        f"layers ({until:.0%} until then)"
     ]

@@ -102,7 +102,7 @@ class LesionedBenchmarks(Study):
             dropped = right[[("drop", layer) for layer in middle(n_layers)]]
             return _evidence(dropped.mean(axis=1), right["drop", 0], _told(dropped, right["clean", _CLEAN]))
         if not any(kind.startswith("repeat") for kind, _ in places):
-            return Evidence.nothing("This claim needs repeat among kinds.")
+            return Evidence.nothing("Not measured: this claim needs repeat among the kinds of ablation.")
         windows = [
             (kind, layer) for kind, layer in places
             if kind.startswith("repeat") and _at_depth(layer + (length(kind) - 1) / 2, n_layers)

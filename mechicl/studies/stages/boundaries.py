@@ -8,7 +8,7 @@ per signature, penalised as in BIC (half log L for each additional level, 2 log 
 signatures are chosen). So a signature that changes in another direction, or at another place, has no influence, and
 there is no boundary where none changes. No term grows with a signature's scale, and none counts more than a change that
 explains 98 % of it. In noise, each boundary is found in 1 to 3 % of models of 16 layers, 7 to 14 % of 8, 15 to 29 % of
-6. Untrained models' curves are smooth, not noise, so `atlas_claims.py` tests whether they change, too.
+6. Untrained models' curves are smooth, not noise, so the claims test whether they change, too.
 
 The optimum is exact: all orders of three boundaries are compared. (Change-point libraries, such as ruptures, let all
 signatures change at all boundaries, in either direction.)

@@ -165,7 +165,7 @@ class CausalStages(Study):
         fullest = int(counts.index.to_numpy()[counts.to_numpy().argmax()]) if len(counts) else last
         band = fullest if claim is PREDICT else last
         if (n := int(counts.get(band, 0))) < _FEW:
-            return Evidence.nothing(f"The model has {n} {kind} neurons there; {_FEW} are needed.")
+            return Evidence.nothing(f"Number of {kind} neurons there: {n}; at least {_FEW} are needed.")
         rows = where(rows, band=band)
         quantity = "kl" if claim is PREDICT else "entropy_difference"
         curves = by_layer(rows, quantity, "draw")

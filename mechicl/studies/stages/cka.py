@@ -1,7 +1,7 @@
 """Similarity of layers' representations: linear CKA (section 5, Fig. 4, 5 and 14).
 
 We compare the residual stream at the last token of many sequences between every two depths, with the unbiased estimate
-of HSIC (`mechicl.metrics.similarity`). The paper identifies blocks of similar layers in the matrix, and stages with
+of HSIC. The paper identifies blocks of similar layers in the matrix, and stages with
 these blocks. It used last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
 
 A few residuals of large norm can dominate HSIC: two sequences of 97 can create or remove all blocks. So `"corrected"`
@@ -15,7 +15,7 @@ smaller (the unbiased estimate has the same mean at any size), so that there are
 last minibatch of fewer than four sequences is left out.
 
 Similarity that only falls with distance looks blocky, too. So we compare the best division into blocks with the best
-division of the same matrix after every entry is replaced by the mean at its distance (`blocks.py`). Early layers change
+division of the same matrix after every entry is replaced by the mean at its distance. Early layers change
 a short residual a lot, which makes blocks with random weights, too, so the claim is tested against untrained twins.
 """
 
@@ -118,24 +118,34 @@ class Cka(AgainstTwins):
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         (row,) = self.block_structure(given(table)).to_dict("records")
+        note = self._told(given(table), row["starts"])
+        if (depths := 1 + int(table["layer"].max())) < _BLOCKS + 2:
+            return Evidence.nothing(f"{depths} depths are too few for {_BLOCKS} blocks; use a deeper model.", note)
         twins = table.loc[table["weights"] != table["weights"].iloc[0], ["weights"]].drop_duplicates()["weights"]
         gains = []
         for one in twins:
             (twin,) = self.block_structure(where(table, weights=one), interval=False).to_dict("records")
             gains.append(twin["explained"] - twin["by_distance"])
         gain, minibatches = row["explained"] - row["by_distance"], given(table)["sequence"].nunique()
-        values, note = np.array([gain]), self._told(given(table), row["starts"])
+        values = np.array([gain])
         if len(gains) < 2:
             return Evidence(values, None, np.zeros(1), note=note)
         found = SetInterval(gain, row["low"], row["high"], minibatches, minibatches)
+        if minibatches > 1 and np.isnan(found.low):
+            return Evidence.nothing("CKA is undefined without one of the minibatches; use more text.", note)
         return Evidence(values=values, sets=np.zeros(1), unit_sampled="minibatches", note=note, **beyond(found, gains))
 
     def _told(self, table: pd.DataFrame, starts: tuple[int, ...]) -> str:
         """The best blocks, those of raw residuals, and whether single sequences dominate either."""
-        texts = [f"Blocks start before layers {', '.join(map(str, starts))}"]
+        n_layers = int(table["layer"].max())
+
+        def places(starts: tuple[int, ...]) -> str:
+            return ", ".join("after the last" if start == n_layers else str(start) for start in starts)
+
+        texts = [f"Blocks start before layers {places(starts)}"]
         if len(self.residuals) > 1:
             (raw,) = self.block_structure(table, RAW, interval=False).to_dict("records")
-            texts[0] += f" (raw residuals: {', '.join(map(str, raw['starts']))})"
+            texts[0] += f" (raw residuals: {places(raw['starts'])})"
         for kind, rows in table.groupby("residuals", sort=False):
             worst = rows.nlargest(1, "leverage").iloc[0]
             if worst["leverage"] > max(MOST_LEVERAGE, 3 / worst["sequences"]):

@@ -162,7 +162,7 @@ class EntropyNeurons(Study):
         bound = (
             f" ({wide} of {len(rows)} above the variance of {MOST_VARIANCE:g} that `neurons` allows)" if wide else ""
         )
-        return f"Fixed to {held:g}, one at a time, {', '.join(parts)}. Entropy neurons: {names}{bound}."
+        return f"Fixed to {held:g}, one at a time, {'; '.join(parts)}. Entropy neurons: {names}{bound}."
 
 
 def _compared(

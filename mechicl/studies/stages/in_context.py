@@ -123,15 +123,16 @@ class LesionedLearning(Study):
         kept = {"label loyalty": (paired["predicted"] == paired["predicted_clean"]).astype(float)}
         for name in FLOWS[:2]:
             of_clean = np.stack(paired[f"{name}_clean"].to_list()).sum(1)
-            kept[f"{name} kept"] = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
+            kept[name] = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
         told, prompt = [], paired.groupby(_PROMPT, dropna=False).ngroup()
         for name, values in kept.items():
             curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
             place = extreme_in_words(
                 curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
             )
-            told.append(f"{name} {'' if place.startswith('no ') else 'lowest '}{place}")
-        return f"Predictions change most where label loyalty is lowest: {'; '.join(told)}."
+            told.append(f"{name} is lowest {place}")
+        loyalty, *flows = told
+        return f"{loyalty[0].upper()}{loyalty[1:]}. Relative to the clean model, {' and '.join(flows)}."
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 - *Words retrieved* and *words lost by a cut* (inner lexicon): how much each layer raises retrieval of the word at its
   last piece, relative to the best control; and the loss of retrieval before the middle layer when attention inside
   words is cut in that layer alone (0 in later layers, which cannot change it).
-- *Word sense* (Word in Context): the probe's accuracy after each layer, minus that with shuffled labels.
+- *Word sense* (Word in Context): a linear probe's accuracy after each layer, minus that with shuffled labels.
 - *Votes* (voting): how often the votes of a layer's neurons have the right sign, above chance, summed over its neurons.
 
 Each enters only if its study's claim is supported, that is, if it beats its own null there.

@@ -15,8 +15,8 @@ direction and the Jensen-Shannon divergence are in the table.
 A tuned lens (Belrose et al. 2023) can be added: an affine map of each residual, learned on other text, removes
 differences of basis. The remaining KL is what the residual does not yet contain about the prediction.
 
-Random weights have such curves, too: with a tied unembedding, the lens begins sure of the current token, and each layer
-makes it less so. The claims are therefore tested against untrained twins.
+Random weights have such curves, too: with a tied unembedding, the lens predicts the current token with near certainty
+at the embedding, and each layer reduces that certainty. The claims are therefore tested against untrained twins.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class LensStudy(AgainstTwins):
     shows = "The residual stream after each layer read as a prediction: corrected, authors' and tuned lens."
     source = "Stages of Inference, section 5.2, Fig. 8 and 19"
     claim = (
-        "In the first half the prediction makes little progress; then its distance to the final prediction and its "
-        "entropy fall, and in some models entropy rises again in the last layers."
+        "In the first half the prediction hardly approaches its final form; then its distance to the final prediction "
+        "and its entropy fall, and in some models entropy rises again in the last layers."
     )
     claims = (LATE, TURNS_UP)
     reads = "text"
@@ -153,8 +153,9 @@ class LensStudy(AgainstTwins):
                 entropy = by_layer(rows, "entropy", "point")
                 return entropy[n_layers] - entropy[before]
             kl = by_layer(rows, "kl", "point")
-            middle = kl[(n_layers + 1) // 2]  # at the embedding, a tied unembedding is sure of the wrong token
-            return (2 * middle - kl[1] - kl[n_layers]) / kl[1].clip(lower=1e-12)
+            halfway = (kl[(n_layers + 1) // 2] + kl[n_layers // 2 + 1]) / 2  # one point, or the mean of the middle two
+            # From point 1 on, because at the embedding a tied unembedding is sure of the wrong token.
+            return (2 * halfway - kl[1] - kl[n_layers]) / kl[1].clip(lower=1e-12)
 
         return against_twins(contrast, rows)
 

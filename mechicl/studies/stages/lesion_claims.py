@@ -21,7 +21,8 @@ ROBUST = Claim(
     "72-95 % of top-1 predictions are unchanged when a layer is dropped or swapped",
 )  # fmt: skip
 FIRST = Claim(
-    "first-layer-entropy", "Dropping layer 0 makes predictions of high entropy.", _SOURCE,
+    "first-layer-entropy", "Dropping layer 0 makes predictions of higher entropy than dropping a middle layer.",
+    _SOURCE,
     "entropy with layer 0 dropped, minus that with a middle layer dropped", "bits", TWINS, 1.0,
 )  # fmt: skip
 SWAP = Claim(
@@ -47,9 +48,7 @@ def lesion_evidence(claim: Claim, table: pd.DataFrame) -> Evidence:
     measured = given(table)["kind"]
     missing = [kind for kind in kinds if not ((measured == kind) | measured.str.startswith(f"{kind} ")).any()]
     if missing:
-        return Evidence.nothing(
-            f"This claim needs {' and '.join(kinds)} among kinds; {' and '.join(missing)} was not measured."
-        )
+        return Evidence.nothing(f"Not measured: this claim needs {' and '.join(missing)} among the kinds of ablation.")
     if n_layers < (least := 4 if claim in (FINAL, SWAP) else 3):  # a middle swap that does not move the last layer
         return Evidence.nothing(f"This claim needs a model of {least} layers or more.")
     if claim == REPEATS and _late(given(table), n_layers).empty:
@@ -159,21 +158,24 @@ def _told_swaps(rows: pd.DataFrame, n_layers: int) -> str:
 
 
 def _told_saved(rows: pd.DataFrame, n_layers: int) -> str:
-    saved = _saved_by_swaps(rows, n_layers).mean()
+    saved = by_document(_saved_by_swaps(rows, n_layers).dropna())
+    layers = [int(layer) for layer in saved.columns]
+    most, least = (extreme_in_words(saved.to_numpy(), layers, lowest=lowest, spec=".3g") for lowest in (False, True))
+    cheaper = int((saved.mean() > 0).sum())
     return (
-        f"A swap costs less than a drop in {(saved > 0).sum()} of {len(saved)} middle layers (KL, mean "
-        f"{saved.mean():.3g} nats; most in layer {saved.idxmax()}, {saved.max():.3g}; least in layer {saved.idxmin()}, "
-        f"{saved.min():.3g})."
+        f"A swap costs less than a drop in {cheaper} of {saved.shape[1]} middle layers (KL, mean "
+        f"{saved.to_numpy().mean():.3g} nats; most {most}, least {least})."
     )
 
 
 def _told_entropy(rows: pd.DataFrame, n_layers: int) -> str:
-    entropy = _curves(rows, "drop", "entropy").mean()
+    entropy = by_document(_curves(rows, "drop", "entropy").dropna())
     clean = rows.loc[rows["kind"] == "drop", "base_entropy"].mean()
-    later = entropy.drop(0)
+    later = entropy.drop(columns=0)
+    highest = extreme_in_words(later.to_numpy(), [int(layer) for layer in later.columns], spec=".3g")
     return (
-        f"Mean entropy is {clean:.3g} bits, {entropy[0]:.3g} with layer 0 dropped, and with another layer dropped at "
-        f"most {later.max():.3g} (layer {later.idxmax()})."
+        f"Mean entropy is {clean:.3g} bits, {entropy[0].mean():.3g} with layer 0 dropped, and of the other layers "
+        f"highest {highest}."
     )
 
 

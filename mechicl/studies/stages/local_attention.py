@@ -41,7 +41,7 @@ FALLS = Claim(
     "fall from the first layer to the last, by a line through all layers", "of attention", _LEVEL, 0.05,
 )  # fmt: skip
 FREE = Claim(
-    "locality-falls-beside-sink",
+    "locality-falls-without-sink",
     "Attention to the previous five tokens also falls with depth if the sink is left out.", _SOURCE, FALLS.quantity,
     "of attention not paid to position 0", _LEVEL, 0.05,
 )  # fmt: skip

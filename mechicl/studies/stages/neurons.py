@@ -115,7 +115,8 @@ class NeuronsStudy(Study):
         holds: dict[bool, list[int]] = {True: [], False: []}
         for threshold in _THRESHOLDS:
             holds[effect * decide(claim, _evidence(claim, table, threshold)).effect > 0].append(threshold)
-        notes = [f"The {claim.quantity} keeps its sign at {_named(holds[True], holds[False])}."]
+        kept = f"The {claim.quantity} keeps its sign at {_named(holds[True], holds[False])}."
+        notes = [kept] if effect else []
         if len(centred := where(table, unembedding=_CENTRED)):
             of_centred, as_given = (
                 _contrast(claim, rows, self.kurtosis).mean() for rows in (centred, where(table, unembedding=_GIVEN))
@@ -186,7 +187,7 @@ class NeuronsStudy(Study):
     def finding(self, result: Result) -> str:
         counts = result.summary().groupby("metric")["count"].sum()
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in _KINDS)
-        return f"{super().finding(result)} There are {kinds} neurons."
+        return f"{super().finding(result)} Neurons: {kinds}."
 
 
 def _heavy(table: pd.DataFrame, kurtosis: float, sign: int) -> pd.Series[bool]:

@@ -4,8 +4,8 @@ The paper reports that the norm of the MLPs' outputs grows with depth and peaks 
 are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
 `"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows each
 sequence's median and the outputs' norms relative to the residual that they are added to. Norms at position 0 are shown
-separately, and `sink_maker` names the layer that makes an attention sink there. Block influence, 1 - cos(residual
-before, after), is a cheap predictor of the cost of dropping the layer.
+separately, and the finding names the layer that makes it as large as attention sinks are. Block influence,
+1 - cos(residual before, after), is a cheap predictor of the cost of dropping the layer.
 
 Norms depend on weight processing: folding the final norm does not matter here, but centring W_out does.
 """
@@ -110,20 +110,27 @@ class NormsStudy(Study):
 _LOG = {"type": "log", "rangemode": "normal"}
 
 
-def sink_maker(norms: pd.DataFrame) -> str | None:
-    """The layer that makes position 0 an attention sink, in words; None if position 0 is like the others.
+def sink_layer(before: pd.Series, after: pd.Series) -> int | None:
+    """The layer that makes position 0 as large as an attention sink; None if there is none.
 
-    It is the layer in which the residual at position 0 grows most relative to the median of all others. `norms` is the
-    study's table for one model.
+    Of the layers after which position 0's norm is at least `SINK` times the median of the others, it is the one in
+    which that ratio grows most. The ratios, before and after each layer, are indexed by layer.
+    """
+    growth = (after / before)[after >= SINK]
+    return int(np.asarray(growth.index)[growth.to_numpy().argmax()]) if len(growth) else None
+
+
+def sink_maker(norms: pd.DataFrame) -> str | None:
+    """The layer that makes position 0 as large as an attention sink, in words; None if position 0 is like the others.
+
+    `norms` is the study's table for one model.
     """
     means = norms.groupby("layer").mean(numeric_only=True)
-    before, after = (means[f"{site}_at_0"] / means[f"{site}_median"] for site in ("resid_pre", "resid_post"))
-    if after.max() < SINK:
+    layer = sink_layer(*(means[f"{site}_at_0"] / means[f"{site}_median"] for site in ("resid_pre", "resid_post")))
+    if layer is None:
         return None
-    layer = means.index[int((after / before).to_numpy().argmax())]
-    at_0, elsewhere = (means.loc[layer, f"resid_post_{what}"] for what in ("at_0", "median"))
-    mlp = means.loc[layer, "mlp_at_0"]
+    at_0, elsewhere, mlp = means.loc[layer, ["resid_post_at_0", "resid_post_median", "mlp_at_0"]].to_numpy(float)
     return (
-        f"Layer {layer} makes position 0 an attention sink: the residual's norm there is {at_0:.3g} after it, the "
-        f"median elsewhere {elsewhere:.3g}; its MLP writes a norm of {mlp:.3g}"
+        f"Layer {layer} makes position 0 as large as an attention sink: the residual's norm there is {at_0:.3g} after "
+        f"it, the median elsewhere {elsewhere:.3g}; its MLP writes a norm of {mlp:.3g}"
     )

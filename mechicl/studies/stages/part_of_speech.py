@@ -4,12 +4,12 @@
 A linear probe predicts it from the residual at the word's last token, which depends only on the word and the tokens
 before it.
 
-A probe may just memorise words, since most words have one part of speech. So there is a *control task* (Hewitt and
-Liang 2019): every word gets a fixed random part of speech, drawn with the observed frequencies, which a probe can
+A linear probe may just memorise words, since most words have one part of speech. So there is a *control task* (Hewitt
+and Liang 2019): every word gets a fixed random part of speech, drawn with the observed frequencies, which a probe can
 predict only by knowing the word. Accuracy less the control's is selectivity. A further baseline is each word's most
 frequent part of speech in the training text.
 
-Tags are TextBlob's (extra `tags`), for English text and with errors. Probes are standardised logistic
+Tags are TextBlob's (extra `tags`), for English text and with errors. Linear probes are standardised logistic
 regressions, cross-validated over documents in three folds. The experiment is our own, so there is no
 `protocol="paper"`.
 """
@@ -81,7 +81,7 @@ class PartOfSpeech(Study):
     title = "Part of speech"
     shows = "At which depth a linear probe predicts a word's part of speech, against a control task."
     source = _SOURCE
-    claim = "The first half of the model computes features of words: probing accuracy rises, peaks and declines."
+    claim = "The first half of the model computes features of words: linear-probe accuracy rises, peaks and declines."
     claims = (RISES, DECLINES)
     reads = "text"
     no_paper_protocol = "the authors do not measure it"
@@ -155,8 +155,8 @@ class PartOfSpeech(Study):
         best = int(selective.to_numpy().mean(0).argmax())
         note = (
             f"Selectivity is {plateau_in_words(selective.to_numpy(), range(n))}. Before layer {best}, where its mean "
-            f"is highest, the probe is right on {probe[best]:.1%} of words, and on {control[best]:.1%} in the control "
-            f"task; each word's most frequent part of speech is right on {by_word[best]:.1%}."
+            f"is highest, the linear probe is right on {probe[best]:.1%} of words, and on {control[best]:.1%} in the "
+            f"control task; each word's most frequent part of speech is right on {by_word[best]:.1%}."
         )
         return of_documents(contrast("probe"), contrast("control").to_numpy(), note=note)
 

@@ -1,4 +1,4 @@
-"""Right, then wrong: do late layers spoil correct predictions? (section 5.4; a question of readers)
+"""Right, then wrong: do late layers spoil correct predictions? (section 5.4; a question of our own)
 
 *Stages of Inference* says that the last layers calibrate. If they do more than that, the logit lens predicts some
 tokens correctly in the middle of the model and wrongly at its end. We count these, and the reverse: tokens that no
@@ -16,7 +16,7 @@ Then we intervene: we drop each late layer, and each of the same number of middl
 late layers turn wrong become right again, and what happens to all others? The last layer is left out here: dropping it
 is the same as reading the lens before it, where some of these tokens are right by definition. A late layer that is
 dropped also undoes changes in a model that knows nothing, so the null is how often this happens in untrained twins.
-These hardly ever predict the correct token, so in twins all tokens count whose prediction late layers change.
+Twins hardly ever predict the correct token, so for them we count every token whose prediction late layers change.
 
 Reading the lens before layer i is dropping all layers from i on, so one sweep gives all of it. Predictions from
 position 0 do not count. The experiment is our own, so there is no `protocol="paper"`.
@@ -315,8 +315,8 @@ def _told_drops(rows: pd.DataFrame, n_layers: int) -> str:
         restored, accuracy = (_mean(where(chosen, quantity=name)) for name in ("restored", "accuracy"))
         returned = _mean(where(chosen, quantity="returned"))
         parts.append(
-            f"A {name} layer dropped restores on average {restored:.1%} of the tokens that late layers turn wrong, and "
-            f"{returned:.1%} of all predictions that they change return; accuracy on all tokens is {accuracy:.1%}"
+            f"Dropping a {name} layer restores on average {restored:.1%} of the tokens that late layers turn wrong and "
+            f"{returned:.1%} of all predictions that they change; accuracy over all tokens is then {accuracy:.1%}"
         )
     clean = _mean(where(rows, arm="lens", entropy=_ALL, quantity="accuracy", layer=n_layers))
     return f"{'. '.join(parts)} (clean {clean:.1%})."

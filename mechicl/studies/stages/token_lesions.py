@@ -56,7 +56,7 @@ class TokenLesions(Study):
     sequence's first tokens, a row per layer and token (`by` is "token").
     """
 
-    kind: Annotated[WholeLesion, Switch("Ablations of each layer.")] = "drop"
+    kind: Annotated[WholeLesion, Switch("Ablation of each layer.")] = "drop"
     positions: Annotated[
         Where, Switch("Where layers (attention, MLPs) are dropped: at all positions, at position 0 alone, elsewhere.")
     ] = "all"
@@ -125,10 +125,10 @@ class TokenLesions(Study):
     def finding(self, result: Result) -> str:
         kl = where(result.summary(), metric="kl", by="word").groupby(["group", "layer"])["mean"].mean().unstack("layer")
         late = kl.iloc[:, len(kl.columns) // 2 :].mean(axis=1)
-        parts = [f"{name} {kl.loc[name].iloc[0]:.2f}, {late[name]:.3f}" for name in WORDS if name in kl.index]
+        parts = [f"{name} {kl.loc[name].iloc[0]:.2f} / {late[name]:.3f}" for name in WORDS if name in kl.index]
         return (
-            f"KL (nats) with layer {kl.columns[0]} ablated ({self._ablation}) and mean over the later half of layers, "
-            f"by where the prediction is made: {'; '.join(parts)}."
+            f"KL in nats, for layer {kl.columns[0]} ablated ({self._ablation}) / mean over the later half of layers, "
+            f"by place of the prediction: {'; '.join(parts)}."
         )
 
 

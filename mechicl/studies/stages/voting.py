@@ -6,14 +6,14 @@ to 32. Single suppression neurons are about as good as the model itself, ensembl
 
 Activations are read where the context ends, one token before the one to predict; nothing else is kept. Data are
 balanced: if the tokenizer has other forms of the same stems, contexts before " going" are paired with contexts before "
-go" or " goes"; otherwise contexts that end in the same token are paired (see `ballots.py`).
+go" or " goes"; otherwise contexts that end in the same token are paired.
 
 `protocol="paper"` follows the authors' code and text: the 32 neurons of largest effect, kinds as in their code, ranked
 by the same accuracy that is reported, ensembles in that order. `"corrected"` takes 32 of each kind, ranks and selects
 on one half of the text and tests on the other, and adds greedy ensembles, both kinds mixed, and a control that the
 paper lacks: the same number of random neurons of the prediction neurons' layers (several draws). In addition to the
-probes there are votes without any training: the sum of each neuron's activation times its effect on the class's logits
-against all others; its sign is the vote.
+linear probes there are votes without any training: the sum of each neuron's activation times its effect on the class's
+logits against all others; its sign is the vote.
 
 The class may be a suffix, words, or a test of a token's text. Effects assume a folded final norm
 (`processing="fold"`).
@@ -203,7 +203,7 @@ class Voting(OfTokenClass):
         for group in _COLOURS:
             for last in where(summary, metric=f"{group}, ranked").nlargest(1, "k").itertuples():
                 parts.append(f"{last.k} neurons ({group}) {last.mean:.0%} [{last.low:.0%}, {last.high:.0%}]")
-        return "; ".join(parts) + "."
+        return f"{super().finding(result)} {'; '.join(parts)}."
 
 
 def _dots(rows: pd.DataFrame, kind: str) -> go.Scatter:

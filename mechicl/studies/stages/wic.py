@@ -3,12 +3,12 @@
 Two sentences share a word: is it used in the same sense? At every depth a linear probe answers from the residuals h1
 and h2 at the word's last token. The paper says that its accuracy rises, peaks in middle layers and falls in every
 family; it gives neither numbers nor code, and does not say how h1 and h2 are combined, which of the word's tokens is
-used, how the probe is regularised, or what data it is tested on. So there is no protocol "paper". Our probe uses [h1,
-h2, |h1 - h2|, h1 * h2], standardised, and L2 logistic regression with C chosen by cross-validation on the training
+used, how the probe is regularised, or what data it is tested on. So there is no protocol "paper". Our linear probe uses
+[h1, h2, |h1 - h2|, h1 * h2], standardised, and L2 logistic regression with C chosen by cross-validation on the training
 pairs (no word is on both sides of a fold); it is tested on dev pairs.
 
-We add a probe on cos(h1, h2) alone, and a control: the same probe fitted to shuffled labels, which must be at chance. A
-causal model sees nothing after the word, so one of the two uses often has little context.
+We add a linear probe on cos(h1, h2) alone, and a control: the same probe fitted to shuffled labels, which must be at
+chance. A causal model sees nothing after the word, so one of the two uses often has little context.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Wic(Study):
     title = "Word in context"
     shows = "At which depth a linear probe predicts whether a word has the same sense in two sentences."
     source = "Stages of Inference, section 5.2, Fig. 7 and 18"
-    claim = "Probing accuracy for a word's sense rises, peaks in middle layers, and declines."
+    claim = "Linear-probe accuracy for a word's sense rises, peaks in middle layers, and declines."
     claims = (RISES, DECLINES)
     reads = "pairs"
     no_paper_protocol = "the paper does not say how it probed"

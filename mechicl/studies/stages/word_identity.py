@@ -5,16 +5,16 @@ itself says. So we compare words that end in the same token, such as "could" and
 of them was read, from the residual at the last token. At the embedding it can only guess among the words with the same
 ending; contexts have the same length, so position carries no information either.
 
-Previous-token heads carry any two words in a row forward, too, so we do the same with phrases of one-token words of the
-same length, such as "of the" and "in the", in the same number of groups of the same sizes: only the excess of words
-over phrases is specific to words.
+Previous-token heads also carry information between any two adjacent words. As a control we therefore use phrases of
+one-token words, such as "of the" and "in the", with equal length, number of groups and group sizes: only the excess of
+words over phrases is specific to words.
 
-A probe saturates: with ten examples of each word it is right for phrases, too. So each context is also compared with
-one example of every word, and the nearest (by cosine, with the common mean removed) is its answer; the comparison of
-words with phrases uses this measure.
+A linear probe saturates: with ten examples of each word it also identifies phrases. So each context is also compared
+with one example of every word, and the nearest (by cosine, with the common mean removed) is its answer; the comparison
+of words with phrases uses this measure.
 
-Each word occurs equally often. Probes (standardised logistic regression) are cross-validated in five folds of different
-documents of the text. The experiment is our own, so there is no `protocol="paper"`.
+Each word occurs equally often. Linear probes (standardised logistic regression) are cross-validated in five folds of
+different documents of the text. The experiment is our own, so there is no `protocol="paper"`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,13 @@ from mechicl.probes import LastResidual
 from mechicl.progress import progress
 from mechicl.results import Result
 from mechicl.studies.drawing import Curve, Drawing, Level, Panel, where
+from mechicl.studies.parts import DOCUMENT
 from mechicl.studies.stages.ballots import contexts_of
 from mechicl.studies.stages.ensembles import linear_probe
-from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_summary
+from mechicl.studies.stages.sequences import accuracy_by_sequence, weighted_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 from mechicl.studies.summary import TEXT_BAND
-from mechicl.studies.twins import by_layer, of_documents
+from mechicl.studies.twins import of_documents, with_documents
 
 Span = Literal["word", "phrase"]
 _SPANS: tuple[Span, ...] = ("word", "phrase")
@@ -152,8 +153,9 @@ class WordIdentity(Study):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if "one_shot" not in table:
             return Evidence.nothing("An earlier version saved the table without single examples; run the study again.")
-        early = table[table["point"].between(1, max(1, int(table["point"].max()) // 2))]
-        shares = by_layer(early, "one_shot", "span").dropna()
+        early = with_documents(table[table["point"].between(1, max(1, int(table["point"].max()) // 2))])
+        shares = weighted_means(early, {"one_shot": "contexts"}, [DOCUMENT, "span"])
+        shares = shares.pivot(index=DOCUMENT, columns="span", values="one_shot").dropna()
         return of_documents(shares["word"], shares["phrase"].to_numpy())
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:

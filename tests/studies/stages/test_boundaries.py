@@ -176,7 +176,7 @@ def test_no_boundary_is_told_or_drawn_that_is_not_shown():
     result = Result(Atlas(), pd.concat([with_twins(curves, FLAT), drops], ignore_index=True), {})
     told = result.finding()
     assert "feature engineering from layer 4 [4, 4] (by local attention, block influence, lens KL)" in told
-    assert "no beginning of calibration is shown" in told
+    assert "no boundary is shown for calibration" in told
     texts = {note.text for note in result.figure().layout.annotations}
     assert {"feature engineering", "prediction ensembling"} <= texts
     assert "calibration" not in texts

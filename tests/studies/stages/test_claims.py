@@ -12,7 +12,8 @@ from mechicl.results import Cells
 from mechicl.studies import neurons
 from mechicl.studies.stages.atlas import DENSER, Atlas
 from mechicl.studies.stages.atlas_claims import DEEPER, deeper
-from mechicl.studies.stages.lens import LensStudy
+from mechicl.studies.stages.atlas_figure import sink_in_words
+from mechicl.studies.stages.lens import LATE, LensStudy
 from mechicl.studies.stages.lesion_claims import REPEATS, ROBUST, SWAP
 from mechicl.studies.stages.lesions import Lesions
 from mechicl.studies.stages.local_attention import LocalAttentionStudy
@@ -48,8 +49,27 @@ def test_what_random_weights_show_as_well_is_no_finding():
     assert verdict(ROBUST, lesions(0.2, 0.2)).outcome == "contradicted"
     alike = verdict(ROBUST, lesions(0.8, 0.8))
     assert alike.outcome == "undecided"
-    assert "Random weights may show the same" in alike.reason
+    assert "Untrained models may show the same" in alike.reason
     assert verdict(SWAP, lesions(0.8, 0.2)).outcome == "undecided"  # twins are swapped as cheaply
+
+
+def test_twins_that_differ_among_themselves_are_too_few_not_alike():
+    raw = SetInterval(0.7, 0.69, 0.71, 8, 8)
+    assert "Too few untrained twins" in beyond(raw, [0.1, 0.3, 0.4, 0.66])["undecided"]
+    assert "Untrained models may show the same" in beyond(raw, [0.1, 0.3, 0.4, 0.7])["undecided"]
+
+
+@pytest.mark.parametrize("n_layers", [3, 4, 6, 7, 30])
+def test_a_prediction_that_forms_evenly_does_not_form_late(n_layers: int):
+    rows = pd.MultiIndex.from_product([range(8), range(n_layers + 1)], names=["sequence", "point"]).to_frame(
+        index=False
+    )
+    rows = rows.assign(lens="corrected", document=rows["sequence"], model="m", kl=(n_layers - rows["point"]) / n_layers)
+    tables = [rows.assign(weights="as given")]
+    tables += [rows.assign(weights=f"untrained {seed}", kl=1.0) for seed in range(4)]
+    noise = np.random.default_rng(0).normal(0, 1e-3, len(tables) * len(rows))
+    table = pd.concat(tables, ignore_index=True).assign(kl=lambda all: all["kl"] + noise)
+    assert verdict(LATE, table, LensStudy()).effect == pytest.approx(0, abs=0.01)
 
 
 def test_a_layer_that_makes_a_sink_does_not_decide_what_swaps_cost():
@@ -62,7 +82,7 @@ def test_a_layer_that_makes_a_sink_does_not_decide_what_swaps_cost():
     found = verdict(SWAP, table)
     assert found.effect == pytest.approx(0, abs=0.005)
     assert found.outcome == "contradicted"
-    assert "most in layer 3, 4.9" in found.note
+    assert "most in layer 3 (4.9), least in layers 2, 4-5" in found.note
     table.loc[table["kind"] == "drop", "kl"] += np.where(table["weights"] == "as given", 0.3, 0.0)[
         table["kind"] == "drop"
     ]
@@ -144,7 +164,7 @@ def test_documents_are_what_is_sampled():
 def test_without_twins_or_the_right_ablations_nothing_is_decided():
     table = lesions(0.8, 0.2)
     assert "was not measured" in verdict(ROBUST, table[table["weights"] == "as given"]).reason
-    assert "swap was not measured" in verdict(SWAP, table[table["kind"] == "drop"]).reason
+    assert "this claim needs swap" in verdict(SWAP, table[table["kind"] == "drop"]).reason
 
 
 def test_one_layer_neither_falls_nor_grows():
@@ -160,7 +180,7 @@ def test_one_layer_neither_falls_nor_grows():
 def test_ablations_away_from_position_0_alone_are_not_those_everywhere():
     table = lesions(0.8, 0.2)
     apart = table.assign(kind=table["kind"].where(table["weights"] != "as given", table["kind"] + ", rest"))
-    assert "drop was not measured" in verdict(ROBUST, apart).reason
+    assert "this claim needs drop" in verdict(ROBUST, apart).reason
 
 
 def test_no_late_window_is_said():
@@ -171,7 +191,7 @@ def test_no_late_window_is_said():
 
 def test_the_worst_middle_layer_and_the_last_are_told():
     table = lesions(0.8, 0.2)
-    assert "no layer stands out" in verdict(ROBUST, table).note
+    assert "lowest: in layer 2 (80%; no layer stands out)" in verdict(ROBUST, table).note
     table.loc[(table["kind"] == "drop") & (table["layer"] == 4), "agreement"] = 0.4
     assert "lowest: in layer 4 (40%)" in verdict(ROBUST, table).note
     assert "80% (layer 6) and 21% (layer 7)" in verdict(ROBUST, table).note
@@ -207,7 +227,7 @@ def test_an_extreme_over_layers_is_told_with_all_layers_that_may_be_it():
     values = means + noise - noise.mean(0)
     assert extreme_in_words(values, range(6), spec=".1f") == "in layers 1-2, 4 (0.8)"
     assert extreme_in_words(values, range(6), lowest=True, spec=".1f", place="without") == "without layers 0, 5 (0.2)"
-    assert extreme_in_words(noise - noise.mean(0), range(6)).startswith("no layer stands out")
+    assert extreme_in_words(noise - noise.mean(0), range(6)).endswith("; no layer stands out)")
 
 
 def test_a_plateau_holds_the_best_place_and_no_more_than_it_must():
@@ -236,8 +256,23 @@ def test_the_layer_that_makes_a_sink_is_named():
     rows = pd.DataFrame({"sequence": 0, "layer": range(4), "mlp_at_0": [1.0, 2.0, 900.0, 1.0]})
     at_0 = [5.0, 6.0, 7.0, 900.0, 910.0]
     rows = rows.assign(resid_pre_at_0=at_0[:-1], resid_post_at_0=at_0[1:], resid_pre_median=5.0, resid_post_median=5.0)
-    assert str(sink_maker(rows)).startswith("Layer 2 makes position 0 an attention sink")
+    assert str(sink_maker(rows)).startswith("Layer 2 makes position 0 as large as an attention sink")
     assert sink_maker(rows.assign(resid_post_at_0=6.0)) is None
+
+
+def test_a_sink_is_made_where_position_0_becomes_large_and_later_layers_attend_to_it():
+    def said(norms: list[float], attention: list[float]) -> list[str]:
+        curves = {"norm at position 0": norms, "attention to position 0": attention}
+        return sink_in_words(
+            pd.concat(
+                pd.DataFrame({"metric": name, "layer": range(6), "mean": curve}) for name, curve in curves.items()
+            )
+        )
+
+    grows, attends = [2.0, 2.0, 4.0, 8.0, 16.0, 15.0], [0.1, 0.1, 0.1, 0.1, 0.1, 0.8]
+    assert said(grows, attends)[0].startswith("Layer 4 makes position 0 an attention sink")  # layer 0 only doubles it
+    assert "do not attend to it more" in said(grows, attends[::-1])[0]
+    assert said([2.0] * 6, attends) == []
 
 
 def test_layers_without_a_number_are_left_out():

@@ -27,7 +27,7 @@ def test_each_layer_is_left_out_in_turn():
     flows = intact[probe].frame().query("layer == 0").filter(like="S_")
     shares = flows["S_wp"] / flows.sum(axis=1)
     assert summary["S_wp share", 0] == pytest.approx(float(shares.mean()), rel=1e-4)
-    assert "Predictions change most" in result.finding()
+    assert "Label loyalty is lowest without layer 0 (67%" in result.finding()
     assert result.figure().data
 
 
