@@ -14,7 +14,7 @@ import typer
 from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, compared, keep, page, run, say_left_out, terminal
+from mechicl.cli.finish import as_json, compared, keep, run, say_left_out, terminal
 from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError, NumericalError
@@ -99,7 +99,7 @@ def _all_of(
     end_unless_last(helpers, asked)
     done: _Done = []
     failed: list[_Failure] = []
-    for part, study, material in jobs:
+    for part, study, material in sorted(jobs, key=lambda job: job[1].measures_time):  # they wait until all is idle
         try:
             if isinstance(material, InputError):
                 raise material
@@ -322,11 +322,12 @@ def _keep(result: Result, asked: Asked, part: str) -> None:
 def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str]) -> None:
     """Print published and measured values, then every claim's verdict, and the pages' paths last."""
     from mechicl.claims import Evidence, Verdicts, decide
+    from mechicl.report import write_report
     from mechicl.studies import saved_results
 
-    saved = [part for part in parts if any((asked.out / part).glob("*.parquet"))]
-    pages = [str(page(asked.out / part).resolve()) for part in saved]
-    results = [(part, result) for part in saved for result in saved_results(asked.out / part)]
+    saved = {part: saved_results(asked.out / part) for part in parts if any((asked.out / part).glob("*.parquet"))}
+    pages = [str(write_report(of_part, asked.out / part).resolve()) for part, of_part in saved.items()]
+    results = [(part, result) for part, of_part in saved.items() for result in of_part]
     verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
     names = [str(result.provenance["model"]["name"]) for _, result in results]
     for part, study, why in failed:

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from mechicl.engines.workers import Died, Loading, Seat, answered, packed, prepare, raised, result_of
 from mechicl.errors import InputError, first_line
 
@@ -41,14 +43,14 @@ def places_on_ray(address: str, n: int | None, *, gpus: int) -> tuple[int, dict[
 
 
 def _joined(address: str, cpus: int | None) -> Any:
-    """Ray, with a cluster; one that starts on this machine pretends to have so many CPUs."""
+    """Ray, with a cluster; one that starts on this machine has as many CPUs as threads, and at least one a worker."""
     ray = _ray()
     if ray.is_initialized():
         return ray
     how: dict[str, Any] = {"address": address}
     if address == "local":
         how |= {"object_store_memory": _STORE, "include_dashboard": False}
-        how |= {} if cpus is None else {"num_cpus": cpus}
+        how |= {} if cpus is None else {"num_cpus": max(cpus, torch.get_num_threads())}
     try:
         ray.init(**how, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # whatever Ray raises for an address

@@ -51,11 +51,6 @@ class Ready:
             final, _ = forward_on(net, batch.tokens, self.position, self.past)
         return net.lens(final[:, -1], batch.label_ids)
 
-    def predicted(self, net: Blockwise) -> Int[Tensor, "query"]:
-        """Every query's most probable class."""
-        with torch.no_grad(), frozen(net):
-            return torch.cat([self.ask(net, i).argmax(-1) for i in range(len(self))]).cpu()
-
     def flops(self, net: Adapter) -> list[int]:
         """Operations of each query (see `forward_flops`); only q is unembedded, for the label words."""
         cached = len(self.past[0]) if self.past else 0
@@ -74,13 +69,15 @@ def timed(net: Adapter, work: Callable[[], T]) -> tuple[T, float]:
     return outcome, time.perf_counter() - start
 
 
-def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) -> Float[np.ndarray, "way query"]:
-    """Seconds of every query in every way, the median of its repeats.
+def in_turn(
+    model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int
+) -> tuple[Float[np.ndarray, "way query"], Int[np.ndarray, "way query"]]:
+    """Seconds of every query in every way, the median of its repeats, and its most probable class.
 
     A few queries run first as a warm-up; then the ways alternate at each query, so that all see the same machine.
     """
     net, n = blockwise(model, "in_turn"), len(ways[0])
-    seconds = np.empty((len(ways), n, repeats))
+    seconds, predicted = np.empty((len(ways), n, repeats)), np.empty((len(ways), n), dtype=int)
     with torch.no_grad(), frozen(net):
         for way in ways:
             for index in range(min(warm_up, n)):
@@ -88,18 +85,21 @@ def in_turn(model: Any, ways: Sequence[Ready], *, warm_up: int, repeats: int) ->
         for repeat in range(repeats):
             for index in range(n):
                 for number, way in enumerate(ways):
-                    _, seconds[number, index, repeat] = timed(net, lambda way=way, i=index: way.ask(net, i))  # type: ignore[misc]
-    return np.median(seconds, axis=2)
+                    logits, seconds[number, index, repeat] = timed(net, lambda way=way, i=index: way.ask(net, i))  # type: ignore[misc]
+                    predicted[number, index] = int(logits.argmax())
+    return np.median(seconds, axis=2), predicted
 
 
-def whole_loop(model: Any, way: Ready) -> float:
-    """Mean seconds of a query, from one loop over all, without warm-up and without waiting for the device."""
+def whole_loop(model: Any, way: Ready) -> tuple[float, Int[np.ndarray, " query"]]:
+    """Mean seconds of a query, from one loop over all, without warm-up and without waiting for the device; and every
+    query's most probable class.
+    """
     net = blockwise(model, "whole_loop")
     with torch.no_grad(), frozen(net):
         start = time.perf_counter()
-        for index in range(len(way)):
-            way.ask(net, index)
-        return (time.perf_counter() - start) / len(way)
+        logits = [way.ask(net, index) for index in range(len(way))]
+        seconds = (time.perf_counter() - start) / len(way)
+    return seconds, torch.cat(logits).argmax(-1).cpu().numpy()
 
 
 def _wait(device: torch.device) -> None:

@@ -32,6 +32,8 @@ Loading = Callable[[str], Any]
 """A function that loads the model onto a device."""
 DEATHS = 4
 """Number of process deaths at one piece of work, or at startup, after which it is given up."""
+_LOADING = 120.0
+"""Seconds for which a worker that begins is waited for, once all work is done."""
 _MEMORY = "most likely memory ran out: use fewer workers, a smaller batch size, or a smaller model"
 
 
@@ -155,9 +157,13 @@ class Workers:
         return work.future
 
     def rest(self) -> None:
-        """Wait until all workers are idle: none works, and none still loads its model."""
+        """Wait until all workers are idle: none works, and none still loads its model.
+
+        A worker that cannot begin for long, because a cluster has no room for it, is not waited for.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting and not self._busy and not self._starting)
+            self._changed.wait_for(lambda: not self._waiting and not self._busy)
+            self._changed.wait_for(lambda: not self._starting, timeout=_LOADING)
 
     def close(self) -> None:
         """End all processes, and cancel work that has not begun."""

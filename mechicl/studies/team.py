@@ -220,11 +220,11 @@ def _facts(model: Any) -> dict[str, Any]:
 
 
 def _devices(device: torch.device, n: int, each: int) -> list[str]:
-    """The first device of each worker: GPUs in turn, beginning with the model's own."""
+    """The first device of each worker: GPUs in turn, last of all this process's own, which holds a model already."""
     if device.type != "cuda":
         return [str(device)] * n
-    groups, first = torch.cuda.device_count() // each, (device.index or 0) // each
-    return [f"cuda:{each * ((first + place) % groups)}" for place in range(n)]
+    groups, own = torch.cuda.device_count() // each, (device.index or 0) // each
+    return [f"cuda:{each * ((own + 1 + place) % groups)}" for place in range(n)]
 
 
 def _check_room(net: Any, n: int) -> None:

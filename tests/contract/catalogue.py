@@ -334,10 +334,11 @@ def _timed(model: Any, clock: Callable[[Any, list[Ready]], Any]) -> Pair:
     """What is asked under the clock is what is asked without."""
     net, asked = hooked(model), prompts()
     ways = [Ready.whole(net, asked), Ready.on(net, read_context(model, asked[0]), asked)]
-    seconds = np.asarray(clock(model, ways))
-    assert (seconds > 0).all()
+    seconds, predicted = zip(*clock(model, ways), strict=True)
+    assert all(np.all(of_way > 0) for of_way in seconds)
     with torch.no_grad(), frozen(model):
         ours = torch.cat([way.ask(net, i) for way in ways for i in range(len(way))])
+    assert np.concatenate(predicted).tolist() == ours.argmax(-1).tolist()
     return ours.float(), run(model, asked).label_logits.repeat(2, 1)
 
 
@@ -515,7 +516,7 @@ ENGINES: dict[Callable[..., Any], Callable[[Any], Pair]] = {
     on_kept: _on_all_kept,
     fit_reweighting: _fitted,
     fit_together: _fitted_together,
-    in_turn: lambda model: _timed(model, lambda m, ways: in_turn(m, ways, warm_up=1, repeats=1)),
+    in_turn: lambda model: _timed(model, lambda m, ways: zip(*in_turn(m, ways, warm_up=1, repeats=1), strict=True)),
     whole_loop: lambda model: _timed(model, lambda m, ways: [whole_loop(m, way) for way in ways]),
     fit_tuned_lens: _lens_fitted,
     lesion_sweep: _swept,

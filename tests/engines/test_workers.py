@@ -202,6 +202,22 @@ class Broken(Here):
         result_of(raised(OSError("the disk is gone")))
 
 
+def test_a_worker_for_which_there_is_no_room_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mechicl.engines.workers._LOADING", 0.1)
+    room = threading.Event()
+
+    class Pending(Here):
+        def begin(self) -> None:
+            room.wait(30)
+
+    workers = Workers(2, lambda place: Pending() if place else Here())
+    assert workers.submit(twice, 2, name="", then=same).result(timeout=10)[0] == 4
+    workers.rest()
+    assert not room.is_set()
+    room.set()
+    workers.close()
+
+
 def test_a_defect_at_startup_is_told_with_its_cause() -> None:
     workers = Workers(2, lambda place: Broken())
     with pytest.raises(InputError, match=r"^A worker process failed: OSError: the disk is gone\.$"):

@@ -151,13 +151,14 @@ class CompressionSpeed(Study):
                 caches |= {PREFIX_REWEIGHTED: caches[PREFIX], ANCHORS_REWEIGHTED: caches[ANCHORS]}
                 ways[PREFIX_REWEIGHTED] = Ready.on(net, whole, prompts, [on_whole.patch])
                 ways[ANCHORS_REWEIGHTED] = Ready.on(net, anchors, prompts, [on_anchors.patch])
-            seconds = in_turn(model, list(ways.values()), warm_up=self.warm_up, repeats=self.repeats)
+            timed_ways = in_turn(model, list(ways.values()), warm_up=self.warm_up, repeats=self.repeats)
+            measured = list(zip(*timed_ways, strict=True))
         else:
-            seconds = np.array([[whole_loop(model, way)] * len(prompts) for way in ways.values()])
-        for (name, way), of_way in zip(ways.items(), seconds, strict=True):
+            measured = [whole_loop(model, way) for way in ways.values()]
+        for (name, way), (seconds, predicted) in zip(ways.items(), measured, strict=True):
             cache, caching = caches.get(name, (None, 0.0))
             yield pd.DataFrame({
-                "arm": name, "seconds": of_way, "predicted": way.predicted(net).numpy(),
+                "arm": name, "seconds": seconds, "predicted": predicted,
                 "tokens": [batch.tokens.shape[1] for batch in way.batches],
                 "cached_tokens": 0 if cache is None else len(cache), "flops": way.flops(net),
                 "cache_bytes": 0 if cache is None else cache.n_bytes, "caching_seconds": caching,
