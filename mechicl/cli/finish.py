@@ -189,7 +189,8 @@ def compared(table: pd.DataFrame, console: Console) -> tuple[Table, list[str]]:
     The quantity gets the width that the other columns leave; if that is small, intervals are left out.
     """
     whole = table.rename(columns=lambda name: name.removeprefix("measured, ")).map(str)
-    whole = whole.replace({r"^(mean|average) of tasks$": "mean", r"\bquery at ": ""}, regex=True)
+    shorter = {r"^(mean|average) of tasks$": "mean", r"\bquery at ": "", r" \(published: mean of .*\)$": ""}
+    whole = whole.replace(shorter, regex=True)
     short = whole.replace(r" \[.*\]$", "", regex=True)
     for shown in (whole, short):
         longest = (max(map(len, [*shown[name], name])) for name in shown.columns[1:])

@@ -57,6 +57,8 @@ def scan(
     found = _scanned(loaded, asked, prompt, text, answers)
     console = terminal()
     console.print(printed("", _table(found), numbers=["reading", "gathering", "answer_prob", "isolated_prob"]))
+    if "reading" in found.frame():
+        console.print("Reading and gathering: saliency of label words, in times an average token's.", style="dim")
     console.print(found.finding())
     if len(found.heads):
         heads = ", ".join(f"L{one.layer}H{one.head}" for one in found.heads.itertuples(index=False))
@@ -88,6 +90,8 @@ def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answer
 
 def _table(found: Any) -> Any:
     """The printed table by layer: factors with three digits, probabilities in percent."""
+    from mechicl.explorer.tokens import visible
+
     table = found.frame()[[column for column in _PRINTED if column in found.frame()]]
     for column in table:
         if column in ("reading", "gathering"):
@@ -95,5 +99,5 @@ def _table(found: Any) -> Any:
         elif column in ("answer_prob", "isolated_prob"):
             table = table.assign(**{column: [f"{value:.0%}" for value in table[column]]})
         elif column != "layer":
-            table = table.assign(**{column: [repr(text)[1:-1] for text in table[column]]})
+            table = table.assign(**{column: [visible(text) for text in table[column]]})
     return table

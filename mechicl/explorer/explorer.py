@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,8 +24,8 @@ from mechicl.patches import AblateHeads, Drop, IsolateLabels
 from mechicl.prompts import Prompt, PromptSet
 from mechicl.studies.extensions.exchanged_labels import with_exchanged_labels
 
-LONGEST = 2000
-"""Longest prompt whose edges fit into memory and whose text fits on a page."""
+_LONGEST, _MOST_EDGES = 2000, 30 * 2000**2
+"""Longest prompt whose text fits on a page, and most edges, over all layers, that fit into memory."""
 
 
 class Explorer:
@@ -37,7 +38,7 @@ class Explorer:
     def __init__(self, model: Any, prompt: Prompt, patches: Mapping[str, Patch]) -> None:
         self.model, self.prompt, self.patches = model, prompt, dict(patches)
         self.sizes = hooked(model).sizes
-        _check(prompt, self.patches)
+        _check(model, prompt, self.patches)
         check_same_tokenizer(hooked(model), PromptSet((prompt,)))
 
     def __repr__(self) -> str:
@@ -223,18 +224,19 @@ def exchanges(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def check_length(prompt: Prompt, where: str) -> None:
+def check_length(model: Any, prompt: Prompt, where: str) -> None:
     """Reject a prompt whose edges, of every layer, would take gigabytes."""
-    if len(prompt) > LONGEST:
+    longest = min(_LONGEST, math.isqrt(_MOST_EDGES // hooked(model).sizes.n_layers))
+    if len(prompt) > longest:
         raise InputError(
-            f"This prompt has {len(prompt)} tokens, and {where} shows at most {LONGEST}; use one with fewer shots or "
+            f"This prompt has {len(prompt)} tokens, and {where} shows at most {longest}; use one with fewer shots or "
             "shorter texts."
         )
 
 
-def _check(prompt: Prompt, patches: Mapping[str, Patch]) -> None:
+def _check(model: Any, prompt: Prompt, patches: Mapping[str, Patch]) -> None:
     check_sequence(prompt.label_tokens, "The explorer")
-    check_length(prompt, "the explorer")
+    check_length(model, prompt, "the explorer")
     for name, patch in patches.items():
         if not isinstance(patch, Patch):
             raise InputError(f"{name!r} is {type(patch).__name__}, not a patch; mechicl.patches lists them.")

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from mechicl.explorer.tokens import visible
 from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, faint, plain
 from mechicl.models import hooked
-from mechicl.models.tokenizers import has_token, token_text
+from mechicl.models.tokenizers import token_text
 from mechicl.readings import Reading
 from mechicl.studies.drawing import Drawing, Panel, draw
 from mechicl.studies.label_words.saliency_map import map_height
@@ -32,15 +32,12 @@ def lens_table(model: Any, reading: Reading, entries: Sequence[dict[str, Any]]) 
     """A row per position and layer of the first prompt: position, token, role, layer, guess, probability, kl."""
     tokenizer = hooked(model).tokenizer
 
-    def named(token: int) -> str:
-        return token_text(tokenizer, token) if has_token(tokenizer, token) else str(token)
-
     table = reading.frame()
     table = table[(table["prompt"] == 0) & (table["point"] > 0)].sort_values(["position", "point"], ignore_index=True)
     text, role = ([entries[place][what] for place in table["position"]] for what in ("text", "role"))
     return pd.DataFrame({
         "position": table["position"], "token": text, "role": role, "layer": table["point"] - 1,
-        "guess": [named(int(token)) for token in table["token"]],
+        "guess": [token_text(tokenizer, int(token)) for token in table["token"]],
         "probability": table["probability"].astype(float), "kl": table["kl"].astype(float),
     })  # fmt: skip
 

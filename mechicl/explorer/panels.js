@@ -80,7 +80,7 @@ function makeHeads(start, id, hides) {
           }, String(head)))),
       h("button", { type: "button", class: "mx-link", "data-heads": "all", onclick: () => hides(new Set()) }, "all"),
       h("button", { type: "button", class: "mx-link", onclick: () => hides(new Set(every)) }, "none"),
-      h("span", { class: "mx-soft" }, "only what is drawn; the model uses every head. Double-click: one alone."));
+      h("span", { class: "mx-soft" }, "These buttons change the drawing, not the model. Double-click: one head alone."));
   }
 
   function toggle(head) {

@@ -140,14 +140,14 @@ function makePicture(start, tokens, on) {
   const isTarget = (end) => end === start.target;
   const kind = (query, key) => (anchors.has(query) ? "wp" : isTarget(query) && anchors.has(key) ? "pq" : "ww");
 
-  /** Edges between visible elements; those of folded tokens are summed. */
-  function gathered(edges) {
+  /** Edges between visible elements; of folded tokens their sum, or the largest where a sum means nothing. */
+  function gathered(edges, summed) {
     const sums = new Map();
     for (const [query, key, value] of edges) {
       const [to, from] = [shownAt(query), shownAt(key)];
       if (to === from) continue;
       const sum = sums.get(`${to}-${from}`) ?? { query: to, key: from, value: 0 };
-      sum.value += value;
+      sum.value = summed ? sum.value + value : Math.max(sum.value, value);
       sums.set(`${to}-${from}`, sum);
     }
     return [...sums.values()].sort((a, b) => b.value - a.value);
@@ -166,7 +166,7 @@ function makePicture(start, tokens, on) {
       }
       return places.get(end);
     };
-    const seen = gathered(edges), strongest = seen[0]?.value || 1, kept = new Set();
+    const seen = gathered(edges, said !== "enrichment"), strongest = seen[0]?.value || 1, kept = new Set();
     for (const { query, key, value } of seen) {
       const at = `${query}-${key}`, share = value / strongest;
       let path = paths.get(at);

@@ -15,11 +15,12 @@ function makeReadout(start, name, follow) {
   const element = h("p", { class: "mx-readout", role: "status" });
   const say = (...parts) => element.replaceChildren(...parts);
 
-  /** `named` gives the names of the edge's own picture. Edges of folded tokens are sums. */
+  /** `named` gives the names of the edge's own picture. Edges of folded tokens are sums, or the largest enrichment. */
   function ofEdge(edge, named) {
-    const summed = [edge.query, edge.key].some((end) => typeof end !== "number") ? ", summed over the tokens of folded demonstrations" : "";
+    const folded = [edge.query, edge.key].some((end) => typeof end !== "number");
+    const summed = folded && edge.said !== "enrichment" ? ", summed over the tokens of folded demonstrations" : "";
     const what = { saliency: `saliency ${number(edge.value)}, ${percent(edge.share)} of the largest`, attention: summed ? `attention ${number(edge.value)}` : `${percent(edge.value)} of the attention`,
-      enrichment: `${times(edge.value)} an average token` }[edge.said];
+      enrichment: `${times(edge.value)} an average token${folded ? ", at its most enriched token" : ""}` }[edge.said];
     say(named(edge.query), " reads ", named(edge.key), `: ${what}${summed}`);
   }
 
@@ -53,7 +54,7 @@ function makeReadout(start, name, follow) {
     const links = [...(compared && reads ? [" It reads most from ", name(reads[1]), "."] : []), ...(compared && readBy ? [" Most read by ", name(readBy[0]), "."] : []), " ", all];
     const said = {
       saliency: `${percent(view.into[layer][token])} of the layer’s saliency flows into it, ${percent(view.out[layer][token])} out of it.`,
-      attention: "its strongest edges.",
+      attention: "its strongest edges are drawn.",
       enrichment: `it gathers ${times(view.gathering[layer][token])} as much as an average token, and the target reads it ${times(view.reading[layer][token])} as much.`,
     }[sight];
     say(name(token), ` (token ${token}): ${said}`, ...links);

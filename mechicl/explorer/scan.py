@@ -151,7 +151,7 @@ def scan(
         InputError: the prompt is of another tokenizer, scores classes by whole label words, or is not a prompt.
     """
     prompt = prompt_of(model, prompt, answers, prepend_bos, "scan")
-    check_length(prompt, "scan")
+    check_length(model, prompt, "scan")
     net, loss = hooked(model), objective(prompt)
     n_layers = net.sizes.n_layers
     saliency, lens, labels, path = (
@@ -229,7 +229,7 @@ def _bars(scan: Scan) -> str:
         f'<tr><th scope="row">{row["layer"]}</th>{"".join(_cell(row, *column) for column in shown)}</tr>'
         for _, row in table.iterrows()
     )
-    times = "Mark: random text. Times: saliency relative to an average token; bars from 1 to the right. "
+    times = "Bars: saliency relative to an average token, from 1 to 100 on a log scale; the mark is random text. "
     return (
         f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="By layer"><table style="{_TABLE}">'
         f'<thead><tr><th scope="col">layer</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -34,7 +34,7 @@ function fromPage(kept) {
     has: (switches) => found(switches) !== undefined,
     async ask(ask, switches, about = 0) {
       if (ask === "view") return found(switches);
-      if (!same(switches, NONE)) throw new Error("This page keeps these for the clean model only; a notebook computes them.");
+      if (!same(switches, NONE)) throw new Error("This page keeps heads and the lens of the clean model only; a notebook computes them under changes.");
       if (!kept[ask][about]) throw new Error("This page keeps the lens at label words and at the last tokens; a notebook computes it at every token.");
       return kept[ask][about];
     },

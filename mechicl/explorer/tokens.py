@@ -28,7 +28,10 @@ def tokens(model: Any, prompt: Prompt) -> list[dict[str, Any]]:
         text = prompt.string[begin:stop]
         if stop == 0:  # a token without characters, such as BOS
             text = token_text(tokenizer, prompt.tokens[i])
-        entries.append({"text": text, "gap": prompt.string[shown:begin] if stop else "", "role": role.get(i, "")})
+        gap = prompt.string[shown:begin] if stop else ""
+        if text and gap.isspace():  # a token's own space, which some tokenizers leave out of its offsets
+            text, gap = gap + text, ""
+        entries.append({"text": text, "gap": gap, "role": role.get(i, "")})
         shown = max(shown, stop)
     return entries
 

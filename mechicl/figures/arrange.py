@@ -7,6 +7,7 @@ themselves, and panels wrap into as many rows as the width needs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
@@ -208,7 +209,7 @@ def _ours(axis: Any) -> bool:
 
 
 def _tick_lines(word: str, pixels: float, size: float) -> list[str]:
-    return wrapped(unescape(word), pixels, size)
+    return wrapped(unescape(re.sub(r"<[^>]*>", "", word)), pixels, size)
 
 
 def _place(

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from mechicl.figures.colours import INK
 from mechicl.figures.text import width_of
 
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FEW_DECADES = 2
-_FENCE, _FEW = 10.0, 0.05
+_FENCE, _FEW = 10.0, 0.08
 
 
 def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size: float) -> None:
@@ -124,6 +125,7 @@ def _beyond(curves: Sequence[Any], letter: str, low: float, high: float) -> list
             if low <= value <= high or np.isnan(value):
                 continue
             above, own = bool(value > high), colour[i] if isinstance(colour, (list, tuple, np.ndarray)) else colour
+            own = INK if trace.type == "bar" else own  # it lies on the bar
             text = f"{value:.3g}"
             marks.append(go.Scatter(
                 {letter: [high if above else low], other: [trace[other][i]]}, mode="markers+text", name=trace.name,

@@ -85,5 +85,6 @@ def _text(value: str) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, Real) and not isinstance(value, Integral):
-        return "–" if value != value else f"{float(value):.4f}"
+        number = float(value)
+        return "–" if number != number else f"{number:.3g}" if 0 < abs(number) < 0.001 else f"{number:.4f}"
     return str(value)

@@ -78,11 +78,22 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
         return replace(drawing, rows=rows)
     last = max(1, int(result.provenance["model"]["n_layers"]) - _LAST[drawing.x])
     panels = [
-        panel._replace(x_axis={k: v for k, v in panel.x_axis.items() if "tick" not in k}) for panel in drawing.panels
+        panel._replace(
+            x_axis={k: v for k, v in panel.x_axis.items() if "tick" not in k},
+            content=panel.content if "title_text" in panel.x_axis else [_moved(item, last) for item in panel.content],
+        )
+        for panel in drawing.panels
     ]
     note = "; ".join(filter(None, (drawing.note, _DEPTH)))
     rows = rows.assign(depth=rows[drawing.x] / last)
     return replace(drawing, rows=rows, x="depth", x_title="relative depth", panels=panels, note=note)
+
+
+def _moved(item: Any, last: int) -> Any:
+    """Points that are no curve of the table, from layers to relative depth; anything else as it is."""
+    if not isinstance(item, go.Scatter):
+        return item
+    return go.Scatter(item).update(x=np.asarray(item.x, float) / last)
 
 
 def _ticks(drawing: Drawing) -> str:
@@ -260,7 +271,7 @@ def _side_by_side(drawings: Mapping[str, Drawing]) -> Drawing:
     """A row of panels for each model."""
     first = next(iter(drawings.values()))
     panels = [
-        panel._replace(title=f"{name}: {panel.title}".removesuffix(": "), content=[
+        panel._replace(title=", ".join(filter(None, (name, panel.title))), content=[
             replace(item, where={**item.where, "model": name}) if isinstance(item, Curve) else item
             for item in panel.content
         ])

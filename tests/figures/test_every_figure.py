@@ -83,7 +83,18 @@ def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: 
 def test_levels_are_drawn() -> None:
     """Plotly leaves out a line that is added to a panel without traces."""
     shapes = adversarial.small("deep-layers").figure().layout.shapes
-    assert [line.y0 for line in shapes] == [0.5]
+    assert sorted(line.y0 for line in shapes) == [0.5, 0.8]
+
+
+@pytest.mark.parametrize("name", ["word-merging", "deep-layers", "layer-lesions"])
+def test_all_that_is_drawn_of_several_models_lies_on_relative_depth(name: str) -> None:
+    """Also points that are no curve of the table, such as those of single heads."""
+    on_depth = [
+        traces for x_axis, _, traces in panels(adversarial.many_models(adversarial.small(name)).figure())
+        if "relative depth" in str(x_axis.title.text)
+    ]  # fmt: skip
+    assert on_depth
+    assert all(x <= 1 for traces in on_depth for trace in traces for x in trace.x if x is not None)
 
 
 def test_the_blocks_of_every_model_are_outlined_on_its_map_and_a_row_has_one_scale() -> None:

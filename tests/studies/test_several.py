@@ -146,7 +146,7 @@ def test_other_figures_have_a_row_of_panels_for_each_model() -> None:
     one = on(study, "a", prompts)
     both = compare_models([one, on(study, "b", prompts, "llama")])
     alone, panels = one.figure().layout.meta["panels"], both.figure().layout.meta["panels"]
-    assert panels == [f"{name}: {panel}" for name in ("a", "b") for panel in alone]
+    assert panels == [f"{name}, {panel}" for name in ("a", "b") for panel in alone]
     assert both.figure().layout.meta["columns"] == len(alone)
 
 

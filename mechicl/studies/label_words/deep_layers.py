@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from jaxtyping import Float
 from scipy import stats
@@ -166,11 +165,8 @@ class DeepLayers(Study):
         summary = summary.sort_values("task", key=lambda task: task == AVERAGE, kind="stable", ignore_index=True)
         panels, undetermined, grids = [], [], dict[str, np.ndarray]()
         for title, task in by_task(summary).items():
-            rows, last = where(summary, **task), int(summary["layer"].max())
-            paper = go.Scatter(
-                x=[(last + 1) // 2, last], y=[_PUBLISHED] * 2, mode="lines", name="paper: deep layers approach 0.8",
-                line={"color": INK, "width": 1.5, "dash": "dashdot"}, hovertemplate="%{y}",
-            )  # fmt: skip
+            rows = where(summary, **task)
+            paper = Level(_PUBLISHED, INK, "paper: deep layers approach 0.8", "dashdot")
             curves, shares = (
                 [Curve(metric, *style, where=task) for metric, style in _CURVES.items() if metric.startswith(start)]
                 for start in ("AUCROC", "R")
