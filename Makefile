@@ -13,12 +13,12 @@ CORE   = $(PYTEST) -m "not lm_eval and not ray and not thorough"
 test: $(STAMP)
 	$(CORE)
 
-# The same contracts on every architecture, and on more untrained models.
+# The same contracts on every architecture, more untrained models, and all notebooks.
 test-thorough: $(STAMP)
-	$(PYTEST) -m thorough tests/contract tests/test_calibration.py
+	$(PYTEST) -m thorough tests/contract tests/test_calibration.py tests/test_notebooks.py
 
-# The same tests of models, architectures and the real model with TransformerLens 4, which has Bridges alone. A folder
-# with it stands before the first environment, whose torch and other packages serve again; TL=latest takes the newest.
+# The same tests of models, architectures and the real model with TransformerLens 4, which has only Bridges. It is
+# installed in a folder that precedes the main environment on PYTHONPATH; all else is reused. TL=latest takes the newest.
 TL4   := build/tl4
 TESTS4 = tests/models/test_block.py tests/models/test_seam.py tests/models/test_adapter.py tests/models/test_bridge.py \
          tests/models/test_travel.py tests/contract tests/real

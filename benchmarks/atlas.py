@@ -1,4 +1,4 @@
-"""The whole atlas: a pass for each measurement, beside one pass and one sweep for all, in turns, with equal results.
+"""The whole atlas: a pass for each measurement, against one pass and one sweep for all, in turns, with equal results.
 
     python benchmarks/atlas.py [--tokens 512 --length 256] [--size gpt2-xl --device cuda]
 
@@ -7,7 +7,7 @@ passes by (`run_with_cache`) and reduces it afterwards: lens, local attention, M
 layers are those of `lesions.py`, with their bookkeeping, and neurons those of `neurons.py`.
 
 Ours is what `mechicl run stages-atlas` measures. Neurons cost the same however long the text is; so both shares are
-shown beside the whole.
+shown next to the whole.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/attention.py [--size gpt2-xl --device cuda --dtype bfloat16]
 
 Attention runs in one fused kernel, or in parts: scores, softmax, average. Hook points on scores and pattern need the
-parts, so the parts stay; the kernel must pay. Projections run as one product per head on the weights as they lie, or as
-one product of all heads on transposed weights, which are copied at every call. Ways take turns, and results are equal.
+parts, so mechicl keeps them; the kernel has to justify itself by speed. Projections run as one product per head on the
+weights as they lie, or as one product of all heads on transposed weights, which are copied at every call. Ways take
+turns, and results are equal.
 """
 
 from __future__ import annotations

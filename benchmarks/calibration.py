@@ -1,4 +1,4 @@
-"""How often each claim is supported where it must not be, and found where it must be: docs/pages/claims.md.
+"""False alarms and power of every claim: docs/pages/claims.md.
 
     PYTHONPATH=. python benchmarks/calibration.py [--samples 8] [--models 3] [--studies NAME,...] [--out FILE]
 

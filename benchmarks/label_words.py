@@ -1,4 +1,4 @@
-"""*Label Words are Anchors*: the paper's way of computing beside ours, in one process, with equal results.
+"""*Label Words are Anchors*: the paper's way of computing against ours, in one process, with equal results.
 
     python benchmarks/label_words.py [--model random|tiny-icl] [--only NAME ...] [--queries 16] [--repeats 3] [--busy]
         [--device cpu] [--dtype float32] [--size gpt2]

@@ -1,4 +1,4 @@
-"""Layers dropped and swapped: the authors' way beside one wavefront, in turns, with equal results.
+"""Layers dropped and swapped: the authors' way against one wavefront, in turns, with equal results.
 
     python benchmarks/lesions.py [--tokens 256 --length 256] [--size gpt2-xl --device cuda --dtype bfloat16]
 
@@ -6,7 +6,7 @@ The authors' algorithm, written out in plain code, goes layer by layer and text 
 
 - drops, arithmetic: the clean pass and the pass with zeroed outputs, both through the hooked model; log-softmaxes,
   KL(clean || dropped), both entropies from clamped probabilities, both next-token losses, both argmaxes.
-- drops: the same, and what their script does with each number: the two most probable tokens as strings (from a table;
+- drops: the same, and what their script does with each number: strings of the two most probable tokens (from a table;
   they call a tokenizer) and ten Python objects for every token.
 - drops and swaps: the same for swapped neighbours, and for each swap what they do to the model, twice, there and back:
   rename the weights and build a hooked model from them. (They also go through a Hugging Face model and process the

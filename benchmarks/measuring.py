@@ -1,4 +1,4 @@
-"""What the benchmarks of the second paper share: a random model, the machine's own rate, a clock, a process apart.
+"""What the benchmarks of the second paper share: a random model, the machine's own rate, a clock, a separate process.
 
 With OMP_NUM_THREADS=1 on a CPU the clock counts the processor's time for this process instead of the time on the
 wall, so that a machine which others use too gives numbers that can be compared.

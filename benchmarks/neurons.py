@@ -1,4 +1,4 @@
-"""Moments of cos(w_out, W_U) of every neuron: the authors' way beside ours, in turns, with equal results.
+"""Moments of cos(w_out, W_U) of every neuron: the authors' way against ours, in turns, with equal results.
 
     python benchmarks/neurons.py [--n-layers 12] [--size gpt2-xl --device cuda]
 
@@ -6,7 +6,7 @@ The authors' algorithm, written out in plain code: for each layer `model.W_out[l
 layers anew, the product of the normed weights, [d_mlp, d_vocab], and mean, variance, skewness and kurtosis of it
 through a temporary of that size for each step.
 
-Ours is `vocabulary_moments` with one top token. Both need the same matrix product, which the table shows alone beside
+Ours is `vocabulary_moments` with one top token. Both need the same matrix product, which the table shows alone next to
 them: no way of computing these moments exactly does without it. Memory is that of a process of its own.
 """
 
@@ -24,7 +24,7 @@ from mechicl.mlp_neurons import VocabularyMoments, vocabulary_moments
 
 MOMENTS = ("mean", "variance", "skewness", "kurtosis")
 ENOUGH = 1.0
-"""GiB that the moments of GPT-2 small's neurons may take besides the model and the libraries."""
+"""GiB that the moments of GPT-2 small's neurons may take in addition to the model and the libraries."""
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def alone(model: HookedTransformer, asked: argparse.Namespace) -> None:
         ours(model)
     taken = memory.most - memory.before
     assert taken < ENOUGH or asked.size != "gpt2", f"{taken:.2f} GiB"
-    print(f"in a process of its own: {taken:.2f} GiB besides the model and the libraries ({memory.before:.2f} GiB)")
+    print(f"in a process of its own: {taken:.2f} GiB in addition to the model and the libraries ({memory.before:.2f} GiB)")
 
 
 @torch.no_grad()

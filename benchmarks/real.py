@@ -1,4 +1,4 @@
-"""mechicl on the real model beside plain Hugging Face code, with equal results, and against the machine's own rate.
+"""mechicl on the real model against plain Hugging Face code, with equal results, and against the machine's own rate.
 
     python benchmarks/real.py [--repeats 3] [--samples 16] [--only NAME ...]
 

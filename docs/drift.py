@@ -62,7 +62,7 @@ def material(name: str, model: Any) -> dict[str, Any]:
 
 
 def drifts(name: str) -> Iterator[dict[str, Any]]:
-    """A row per statistic and dtype: the largest difference of a mean, and the largest mean that it stands beside."""
+    """A row per statistic and dtype: the largest difference of a mean, and the largest mean of the same statistic."""
     folder = name if name == "tiny-icl" else str(SHARED / "models" / name)
     models = {dtype: mi.load_model(folder, dtype=dtype) for dtype in ("float32", *HALVES)}
     given = material(name, models["float32"])

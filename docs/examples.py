@@ -48,7 +48,7 @@ EXAMPLES = {
     "stages-atlas": _TEXT,
     "lesioned-icl": _ICL,
 }
-"""What each study is given beside the shipped model."""
+"""What each study is given in addition to the shipped model."""
 ELSEWHERE = {
     "class-logits": "--model gpt2-xl",
     "context-exchange": "--model smollm2-135m-q4 --text pydocs --tokens 8000 --length 128",

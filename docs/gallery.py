@@ -15,7 +15,7 @@ _ON = {
     "prompts": "--task reviews --samples 16 --seeds 42,43,44,45",
     "text": "--text pydocs --packing documents --tokens 2000 --length 128",
 }
-"""What a command is given beside the model, by what its study reads."""
+"""What a command is given in addition to the model, by what its study reads."""
 _HEAD = (
     "Figures of SmolLM2-135M (30 layers, `smollm2-135m-q4`), as the [notebooks](tutorials.md) draw them on texts that "
     "need no network. Samples are small, so that a notebook takes minutes on two CPU cores; more seeds or more text "

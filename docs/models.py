@@ -99,7 +99,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def main() -> None:
-    """Try all, and write the outcome beside that of the other version."""
+    """Try all, and write the outcome next to that of the other version."""
     known = json.loads(PAGE.read_text()) if PAGE.is_file() else {}
     version = "3.9" if has_hooked_transformer() else "4"
     for backend in ("hooked", "bridge") if has_hooked_transformer() else ("bridge",):

@@ -21,7 +21,7 @@ RETIRED = (
     "the one cell to change", "lesion the", "lesion a layer", "put a word's tokens together", "beside the sink",
     "took the place", "explains itself", "are free on", "kind of lesion", "no lesion", "held −",
     "decide nothing", "half of a character", "as many random", "end together", "behind a plateau", "vouched for",
-    "begins anew", "holds 0", "held at 6",
+    "begins anew", "holds 0", "held at 6", "beside the", "beside ours", "beside one", "beside that", "first environment",
 )  # fmt: skip
 
 
@@ -31,7 +31,10 @@ def _texts() -> Iterator[tuple[str, str]]:
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "CHANGELOG.md",
-        ROOT / "benchmarks" / "README.md",
+        ROOT / "pyproject.toml",
+        *ROOT.glob("constraints*.txt"),
+        *ROOT.glob("benchmarks/**/*.md"),
+        *ROOT.glob("benchmarks/**/*.py"),
         *ROOT.glob("docs/measured/*.md"),
         *ROOT.glob("docs/pages/studies/*.json"),
         *ROOT.glob("docs/pages/*.md"),

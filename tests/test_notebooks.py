@@ -21,7 +21,7 @@ nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = [pytest.param(path, id=path.stem) for path in sorted(FOLDER.glob("*.ipynb"))]
 LIGHT = ("compose_probes_and_patches", "your_own_task_and_model")
-HEAVY = [pytest.param(*one.values, id=one.id, marks=pytest.mark.slow) for one in NOTEBOOKS if one.id not in LIGHT]
+HEAVY = [pytest.param(*one.values, id=one.id, marks=pytest.mark.thorough) for one in NOTEBOOKS if one.id not in LIGHT]
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -66,7 +66,7 @@ def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS)
 def test_what_notebooks_name_of_mechicl_exists(path: Path) -> None:
-    """Also of those that are executed with --slow alone."""
+    """Also of those that are executed by `make test-thorough` alone."""
     code = "\n".join(cell.source for cell in code_cells(nbformat.read(path, as_version=4)))
     for node in ast.walk(ast.parse(re.sub(r"^( *)%.*$", r"\1pass", code, flags=re.MULTILINE))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mechicl"):

@@ -117,7 +117,7 @@ class Taken:
     seconds: float
     """Median of the repeats; of the first call, kernels' loading included, where there was no time for another."""
     gib: float
-    """The most memory held, besides what was held before."""
+    """The most memory held, beyond what was held before."""
     repeats: int
 
 

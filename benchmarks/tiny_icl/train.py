@@ -26,6 +26,7 @@ from torch import Tensor
 from benchmarks.tiny_icl import tokens
 from benchmarks.tiny_icl.classification import draw_sequence
 from benchmarks.tiny_icl.curriculum import LESSONS, MASTERED, Lesson, training_batch
+from benchmarks.tiny_icl.export import export
 from benchmarks.tiny_icl.grammar import sample_tokens
 from benchmarks.tiny_icl.network import Network, Sizes
 from mechicl.errors import InputError
@@ -48,7 +49,7 @@ class Recipe:
     running_length: int = 512
     other_weight: float = 0.05  # of classification tokens that are not answers
     check_every: int = 25
-    save_every: int = 200
+    save_every: int = 100
     skip_from: int = 2_000  # the step from which blocks are skipped at random
     skip_probability: float = 0.15
     never_skipped: int = 2  # the first blocks, which make words of syllables and gather them
@@ -154,6 +155,11 @@ class Training:
         save_file(tensors, part, metadata=facts)
         part.replace(path)
 
+    def keep(self, path: Path) -> None:
+        """Save, and export the model of this step next to it, for studies over the steps of training."""
+        self.save(path)
+        export(path, path.parent / "steps" / f"step{self.step}")
+
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same recipe and seed."""
         with safe_open(path, "pt") as file:
@@ -185,11 +191,13 @@ def lesson_accuracy(network: Network, lesson: Lesson, device: str, sequences: in
 
 
 def train(recipe: Recipe, seed: int, out: Path, device: str) -> Training:
-    """Run, or resume, a training; `out` receives `log.jsonl` and `checkpoint.safetensors`."""
+    """Run, or resume, a training; `out` receives `log.jsonl`, `checkpoint.safetensors` and the models in `steps`."""
     out.mkdir(parents=True, exist_ok=True)
     run, checkpoint = Training(recipe, seed, device), out / "checkpoint.safetensors"
     if checkpoint.exists():
         run.load(checkpoint)
+    else:
+        run.keep(checkpoint)
     began = time.time()
     with (out / "log.jsonl").open("a") as log:
         while run.step < recipe.steps:
@@ -201,7 +209,7 @@ def train(recipe: Recipe, seed: int, out: Path, device: str) -> Training:
                 log.write(json.dumps(record) + "\n")
                 log.flush()
             if run.step % recipe.save_every == 0 or run.step == recipe.steps:
-                run.save(checkpoint)
+                run.keep(checkpoint)
     return run
 
 

@@ -92,7 +92,7 @@ def _all_of(
 ) -> tuple[_Done, list[_Failure]]:  # fmt: skip
     """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
     ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
-    for study, given in ready:  # all before any begins, because what is timed would be slower beside workers
+    for study, given in ready:  # all before any begins, because what is timed would be slower while workers run
         announce(helpers, study, model, given, asked)
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)

@@ -1,7 +1,7 @@
 """Models: loading them, and the two layers of the interface through which mechicl uses them.
 
-`load_model` gives an ordinary `HookedTransformer`; `hooked` gives its adapter, the few calls that probes, patches and
-`run` make; `blockwise` the same where an engine needs more.
+`load_model` returns a `HookedTransformer` or a `TransformerBridge`. `hooked` returns its adapter, which probes, patches
+and `run` use; `blockwise` returns the larger interface that engines need.
 """
 
 from mechicl.models.adapter import Adapter, Hook, Model, Sizes, frozen, hooked

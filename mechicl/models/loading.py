@@ -194,7 +194,7 @@ def _quiet() -> Iterator[None]:
 
     bar = transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        # TransformerLens 3.9 announces 4, with which mechicl works, too.
+        # TransformerLens 3.9 announces 4, which mechicl also supports.
         warnings.filterwarnings("ignore", message="HookedTransformer.*deprecated")
         transformers_logging.disable_progress_bar()
         try:

@@ -190,7 +190,7 @@ def _evidence(values: pd.Series[float], null: pd.Series[float], note: str) -> Ev
 
 
 def _told(dropped: pd.DataFrame, clean: pd.Series[float]) -> str:
-    """The worst of the dropped layers, beside the clean model."""
+    """The worst of the dropped layers, next to the clean model."""
     means = dropped.droplevel(0, axis=1).mean()
     return (
         f"Clean accuracy is {clean.mean():.1%}, the lowest with one of the middle layers dropped {means.min():.1%} "
