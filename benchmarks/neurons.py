@@ -68,7 +68,7 @@ def alone(model: HookedTransformer, asked: argparse.Namespace) -> None:
         ours(model)
     taken = memory.most - memory.before
     assert taken < ENOUGH or asked.size != "gpt2", f"{taken:.2f} GiB"
-    print(f"in a process of its own: {taken:.2f} GiB in addition to the model and the libraries ({memory.before:.2f} GiB)")
+    print(f"in its own process: {taken:.2f} GiB in addition to model and libraries ({memory.before:.2f} GiB)")
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,6 +20,8 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
 """Least number of prompts for a decision."""
+MOST_LEVERAGE = 1 / 3
+"""Largest share of one document, or sequence, in a result that needs no warning; of few, three times an equal share."""
 _OF_SETS = ("demonstration set", "use more seeds (each draws different demonstrations)")
 _MORE = {
     "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
@@ -241,6 +243,8 @@ def _varying(verdicts: Sequence[Verdict]) -> list[str]:
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
+    if dominated := _dominated(claim, evidence):
+        evidence = replace(evidence, note=" ".join(filter(None, (evidence.note, dominated))))
     if not len(evidence.values) or (evidence.undecided and evidence.interval is None):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
@@ -263,6 +267,19 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
+
+
+def _dominated(claim: Claim, evidence: Evidence) -> str:
+    """A warning if a single document makes up much of the quantity; empty otherwise."""
+    if evidence.unit_sampled != "documents" or evidence.null is None or not len(evidence.values):
+        return ""
+    _, document = np.unique(evidence.sets, return_inverse=True)
+    null = np.asarray(evidence.null, dtype=float) if np.ndim(evidence.null) else 0.0
+    of_document = np.abs(np.bincount(document, weights=np.asarray(evidence.values, dtype=float) - null))
+    n, share = len(of_document), of_document.max() / max(of_document.sum(), 1e-300)
+    if not share > max(MOST_LEVERAGE, 3 / n):
+        return ""
+    return f"One document of {n} makes up {share:.0%} of the {claim.quantity}."
 
 
 def _beyond(evidence: Evidence) -> SetInterval:

@@ -216,3 +216,13 @@ def test_remarks_name_the_task_they_hold_on_unless_they_hold_on_all():
     assert verdicts.remarks() == ["Everywhere.", "On trec: Only here.", "Give more."]
     assert Verdicts(verdicts[:2]).remarks() == ["Everywhere.", "On trec: Only here."]
     assert Verdicts(verdicts[:2]).remarks(notes=False) == ["On trec: Everywhere."]
+
+
+def test_a_single_document_that_makes_up_an_effect_is_named():
+    even, documents = np.r_[np.full(11, 0.2), 0.3], np.arange(12)
+    assert "One document" not in decide(CLAIM, Evidence(even, 0.0, documents, "documents")).note
+    uneven = np.r_[np.full(11, 0.02), 3.0]
+    found = decide(CLAIM, Evidence(uneven, 0.0, documents, "documents", note="So it is."))
+    assert found.note == "So it is. One document of 12 makes up 93% of the enrichment."
+    of_sequences = Evidence(uneven.repeat(3), 0.0, documents.repeat(3), "documents")
+    assert "One document of 12" in decide(CLAIM, of_sequences).note

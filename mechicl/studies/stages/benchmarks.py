@@ -191,11 +191,9 @@ def _evidence(values: pd.Series[float], null: pd.Series[float], note: str) -> Ev
 
 def _told(dropped: pd.DataFrame, clean: pd.Series[float]) -> str:
     """The worst of the dropped layers, next to the clean model."""
-    means = dropped.droplevel(0, axis=1).mean()
-    return (
-        f"Clean accuracy is {clean.mean():.1%}, the lowest with one of the middle layers dropped {means.min():.1%} "
-        f"(layer {means.idxmin()})."
-    )
+    of_layer = dropped.droplevel(0, axis=1)
+    lowest = extreme_in_words(of_layer.to_numpy(float), list(map(int, of_layer.columns)), lowest=True, spec=".1%")
+    return f"Clean accuracy is {clean.mean():.1%}; with a middle layer dropped it is lowest {lowest}."
 
 
 def scores(summary: pd.DataFrame, benchmark: str) -> pd.DataFrame:

@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.claims import Claim, Evidence
+from mechicl.claims import MOST_LEVERAGE, Claim, Evidence
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
@@ -55,8 +55,6 @@ BLOCKS = Claim(
     "share of the variance of CKA that blocks explain beyond what distance alone does", "of the variance", TWINS, 0.05,
 )  # fmt: skip
 UNIT, RAW = "unit norm", "raw"
-MOST_LEVERAGE = 1 / 3
-"""Leverage of one sequence that raises a warning; in small minibatches, three times an equal share."""
 _LEAST = 4
 """Samples that an unbiased HSIC needs."""
 _BLOCKS = 4
