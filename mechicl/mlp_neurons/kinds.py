@@ -10,6 +10,9 @@ from torch import Tensor
 from mechicl.errors import InputError
 from mechicl.mlp_neurons.moments import VocabularyMoments
 
+_TOKENS = 4096
+"""Tokens of the vocabulary that are in float64 at a time."""
+
 
 @dataclass(frozen=True)
 class NeuronClasses:
@@ -62,9 +65,11 @@ def null_space_score(
 @torch.no_grad()
 def null_space(W_U: Float[Tensor, "d_model d_vocab"], fraction: float = 0.01) -> Float[Tensor, "d_model direction"]:
     """The left singular directions of W_U with the smallest singular values, in float64."""
-    wide = W_U.cpu().double()
-    _, directions = torch.linalg.eigh(wide @ wide.T)  # ascending
-    null: Tensor = directions[:, : max(1, round(fraction * len(wide)))]
+    gram = torch.zeros(len(W_U), len(W_U), dtype=torch.float64)
+    for part in W_U.cpu().split(_TOKENS, dim=1):  # a vocabulary of 256,000 takes gigabytes in float64
+        gram += (wide := part.double()) @ wide.T
+    _, directions = torch.linalg.eigh(gram)  # ascending
+    null: Tensor = directions[:, : max(1, round(fraction * len(gram)))]
     return null
 
 
