@@ -66,7 +66,7 @@ def null_space_score(
 def null_space(W_U: Float[Tensor, "d_model d_vocab"], fraction: float = 0.01) -> Float[Tensor, "d_model direction"]:
     """The left singular directions of W_U with the smallest singular values, in float64."""
     gram = torch.zeros(len(W_U), len(W_U), dtype=torch.float64)
-    for part in W_U.cpu().split(_TOKENS, dim=1):  # a vocabulary of 256,000 takes gigabytes in float64
+    for part in torch.split(W_U.cpu(), _TOKENS, dim=1):  # a vocabulary of 256,000 takes gigabytes in float64
         gram += (wide := part.double()) @ wide.T
     _, directions = torch.linalg.eigh(gram)  # ascending
     null: Tensor = directions[:, : max(1, round(fraction * len(gram)))]
