@@ -20,7 +20,7 @@ test-thorough: $(STAMP)
 # The same tests of models, architectures and the real model with TransformerLens 4, which has only Bridges. It is
 # installed in a folder that precedes the main environment on PYTHONPATH; all else is reused. TL=latest takes the newest.
 TL4   := build/tl4
-TESTS4 = tests/models/test_block.py tests/models/test_seam.py tests/models/test_adapter.py tests/models/test_bridge.py \
+TESTS4 = tests/models/test_block.py tests/models/test_blockwise.py tests/models/test_adapter.py tests/models/test_bridge.py \
          tests/models/test_travel.py tests/contract tests/real
 test-tl4: $(TL4)/.installed-$(TL)
 	PYTHONPATH=$(TL4) $(PYTEST) $(TESTS4)

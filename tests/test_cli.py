@@ -18,9 +18,9 @@ from rich.console import Console
 
 from mechicl.claims import Verdicts
 from mechicl.cli import main, reproduce
-from mechicl.cli.asked import OnAllOfLabelWords, OnPrompts
-from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.finish import as_json, fitting, overview, terminal
+from mechicl.cli.options import OnAllOfLabelWords, OnPrompts
+from mechicl.cli.options_of_stages import OnAllOfStages
 from mechicl.cli.sharing import job_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from mechicl.cli.asked import OnPrompts
 from mechicl.cli.finish import run
+from mechicl.cli.options import OnPrompts
 from mechicl.cli.sharing import announce, begin, helpers_of
 from mechicl.errors import InputError, NumericalError
 from mechicl.results import Cells

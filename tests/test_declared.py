@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 import mechicl as mi
 from mechicl.cli.app import app, list_everything
-from mechicl.cli.asked import OnPrompts
-from mechicl.cli.asked_of_stages import OnBenchmarks, OnLens, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.command import declarations, studies
+from mechicl.cli.options import OnPrompts
+from mechicl.cli.options_of_stages import OnBenchmarks, OnLens, OnText, OnTextAndPrompts, OnWeights, OnWordPairs
 from mechicl.cli.reading import several
 from mechicl.declared import DECLARED, INPUTS, RESERVED, declaration, shipped
 from mechicl.errors import InputError

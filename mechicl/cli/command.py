@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, Optional, TypeVar, get_origin
 import typer
 from typer.core import TyperGroup
 
-from mechicl.cli.asked import Asked
-from mechicl.cli.asked_of_stages import kind_for
 from mechicl.cli.completion import several_of
 from mechicl.cli.finish import close
+from mechicl.cli.options import Asked
+from mechicl.cli.options_of_stages import kind_for
 from mechicl.cli.reading import several
 from mechicl.declared import Declaration, DeclaredSwitch, declaration, shipped
 from mechicl.errors import InputError

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mechicl.cli import completion
-from mechicl.cli.asked import OnPrompts
-from mechicl.cli.asked_of_stages import OnText
 from mechicl.cli.finish import keep, page, terminal
+from mechicl.cli.options import OnPrompts
+from mechicl.cli.options_of_stages import OnText
 
 if TYPE_CHECKING:
     from mechicl.studies.study import Study

@@ -26,7 +26,7 @@ from mechicl.cli.verdicts import print_verdicts
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechicl.cli.asked import Asked
+    from mechicl.cli.options import Asked
     from mechicl.results import Cells, Result
     from mechicl.studies.parts import Material
     from mechicl.studies.running import Helpers

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
-from mechicl.cli.asked import Asked, OnAllOfLabelWords, OnPrompts
-from mechicl.cli.asked_of_stages import OnAllOfStages
 from mechicl.cli.command import asking
 from mechicl.cli.finish import as_json, compared, keep, run, say_left_out, terminal
+from mechicl.cli.options import Asked, OnAllOfLabelWords, OnPrompts
+from mechicl.cli.options_of_stages import OnAllOfStages
 from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError, NumericalError

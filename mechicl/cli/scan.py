@@ -6,8 +6,8 @@ from typing import Annotated, Any, Optional
 import typer
 
 from mechicl.cli import completion
-from mechicl.cli.asked import OnPrompts
 from mechicl.cli.finish import printed, terminal
+from mechicl.cli.options import OnPrompts
 from mechicl.errors import InputError
 
 _PRINTED = ("layer", "reading", "gathering", "reads_most", "lens", "answer_prob", "isolated_prob")

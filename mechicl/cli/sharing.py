@@ -14,7 +14,7 @@ from mechicl.cli.finish import say_needs
 from mechicl.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
-    from mechicl.cli.asked import Asked
+    from mechicl.cli.options import Asked
     from mechicl.results import Cells
     from mechicl.studies.parts import Material
     from mechicl.studies.running import Helpers

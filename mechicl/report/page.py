@@ -19,8 +19,8 @@ from mechicl.declared import claimant
 from mechicl.errors import InputError
 from mechicl.figures import DARK, INK, LIGHT, PAGE_WIDTHS, for_page
 from mechicl.files.writing import make_folder, write_atomically
-from mechicl.report.asked import facts, headings, shared_facts
 from mechicl.report.drawing_script import drawing_script, packed
+from mechicl.report.provenance import facts, headings, shared_facts
 from mechicl.report.tables import column_rules, table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words

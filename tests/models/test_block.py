@@ -21,9 +21,9 @@ def named(*families):
     return [family for family in FAMILIES if family.removesuffix("/bridge") in families]
 
 
-def delegates(seam):
+def delegates(net):
     """Whether TransformerLens shows scores and pattern of this Bridge only after Hugging Face's module used them."""
-    return type(seam.raw.blocks[0].attn).__name__ == "AttentionBridge"
+    return type(net.raw.blocks[0].attn).__name__ == "AttentionBridge"
 
 
 def biased(family):
@@ -37,34 +37,34 @@ def biased(family):
     return model.requires_grad_(False)
 
 
-def whole(seam, tokens):
+def whole(net, tokens):
     """TransformerLens's own forward pass up to the last residual."""
     last = []
-    handle = seam.raw.blocks[-1].hook_resid_post.register_forward_hook(lambda module, args, out: last.append(out))
+    handle = net.raw.blocks[-1].hook_resid_post.register_forward_hook(lambda module, args, out: last.append(out))
     try:
-        seam.raw(tokens, prepend_bos=False, padding_side="right")
+        net.raw(tokens, prepend_bos=False, padding_side="right")
     finally:
         handle.remove()
     return last[-1]
 
 
-def run(seam, resid, positions=None, past=None):
+def run(net, resid, positions=None, past=None):
     """All blocks, one after the other; their output and each layer's new keys and values."""
     kept = []
-    for layer in range(seam.sizes.n_layers):
-        resid, new = seam.block(layer, resid, positions, past and past[layer])
+    for layer in range(net.sizes.n_layers):
+        resid, new = net.block(layer, resid, positions, past and past[layer])
         kept.append(new)
     return resid, kept
 
 
-def everywhere(seam, heard=None):
+def everywhere(net, heard=None):
     """A hook on every hook point inside blocks, which leaves the value alone."""
 
     def hook(value, hook):
         if heard is not None:
             heard.setdefault(hook.name, []).append(tuple(value.shape))
 
-    return [(name, hook) for name in sorted(seam.hook_names()) if name.startswith("blocks.")]
+    return [(name, hook) for name in sorted(net.hook_names()) if name.startswith("blocks.")]
 
 
 def same(found, expected, tolerance=1e-5):
@@ -73,7 +73,7 @@ def same(found, expected, tolerance=1e-5):
 
 
 @pytest.fixture(params=FAMILIES)
-def seam(request):
+def net(request):
     return hooked(biased(request.param))
 
 
@@ -82,23 +82,23 @@ def listening(request):
     return request.param == "with hooks"
 
 
-def test_blocks_in_a_row_are_the_forward_pass(seam, listening):
+def test_blocks_in_a_row_are_the_forward_pass(net, listening):
     tokens = tiny.tokens(3, 17)
-    expected = whole(seam, tokens)
-    with seam.hooks(everywhere(seam) if listening else []):
-        same(run(seam, seam.embed(tokens))[0], expected)
-    same(seam.read(expected), seam.raw(tokens, prepend_bos=False))
+    expected = whole(net, tokens)
+    with net.hooks(everywhere(net) if listening else []):
+        same(run(net, net.embed(tokens))[0], expected)
+    same(net.read(expected), net.raw(tokens, prepend_bos=False))
 
 
-def test_the_forward_pass_is_that_of_transformer_lens(seam, listening):
+def test_the_forward_pass_is_that_of_transformer_lens(net, listening):
     """The same residual and the same firings, in the model's own order of blocks and in another."""
     tokens, expected, found = tiny.tokens(3, 17), {}, {}
-    for order in (range(seam.sizes.n_layers), (0, 2, 1, 1)):
-        with seam.reordered(order):
-            with seam.hooks(everywhere(seam, expected) if listening else []):
-                last = whole(seam, tokens)
-            with seam.hooks(everywhere(seam, found) if listening else []):
-                same(seam.forward(tokens), last)
+    for order in (range(net.sizes.n_layers), (0, 2, 1, 1)):
+        with net.reordered(order):
+            with net.hooks(everywhere(net, expected) if listening else []):
+                last = whole(net, tokens)
+            with net.hooks(everywhere(net, found) if listening else []):
+                same(net.forward(tokens), last)
     assert unrotated(found) == unrotated(expected)
 
 
@@ -109,37 +109,37 @@ def unrotated(heard):
 
 @pytest.mark.parametrize("family", named("gpt2", "neox"))
 def test_pytorch_hooks_on_any_module_are_heard_in_the_forward_pass(family):
-    seam, tokens = hooked(tiny.fresh(family).requires_grad_(False)), tiny.tokens(1, 5)
-    before = seam.forward(tokens)
-    handle = seam.raw.blocks[1].mlp.register_forward_hook(lambda module, args, out: out * 0.5)
-    same(seam.forward(tokens), whole(seam, tokens))
-    assert (seam.forward(tokens) - before).abs().max() > 1e-3
+    net, tokens = hooked(tiny.fresh(family).requires_grad_(False)), tiny.tokens(1, 5)
+    before = net.forward(tokens)
+    handle = net.raw.blocks[1].mlp.register_forward_hook(lambda module, args, out: out * 0.5)
+    same(net.forward(tokens), whole(net, tokens))
+    assert (net.forward(tokens) - before).abs().max() > 1e-3
     handle.remove()
-    same(seam.forward(tokens), before)
+    same(net.forward(tokens), before)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared prefix", "own prefixes"])
-def test_prefix_and_rest_are_the_whole(seam, listening, shared):
+def test_prefix_and_rest_are_the_whole(net, listening, shared):
     tokens = tiny.tokens(3, 17)
     if shared:
         tokens[:, :11] = tokens[0, :11]
-    expected = whole(seam, tokens)[:, 11:]
-    _, past = run(seam, seam.embed(tokens[: 1 if shared else 3, :11]))
+    expected = whole(net, tokens)[:, 11:]
+    _, past = run(net, net.embed(tokens[: 1 if shared else 3, :11]))
     positions = torch.arange(11, 17)
-    with seam.hooks(everywhere(seam) if listening else []):
-        same(run(seam, seam.embed(tokens[:, 11:], positions), positions, past)[0], expected)
+    with net.hooks(everywhere(net) if listening else []):
+        same(run(net, net.embed(tokens[:, 11:], positions), positions, past)[0], expected)
         # ... and one token at a time, which is how a training step looks at the last one.
         own = [
             kv.then(new)
             for kv, new in zip(
-                past, run(seam, seam.embed(tokens[:, 11:16], positions[:5]), positions[:5], past)[1], strict=True
+                past, run(net, net.embed(tokens[:, 11:16], positions[:5]), positions[:5], past)[1], strict=True
             )
         ]
-        last = run(seam, seam.embed(tokens[:, 16:], positions[5:]), positions[5:], own)[0]
+        last = run(net, net.embed(tokens[:, 16:], positions[5:]), positions[5:], own)[0]
     same(last, expected[:, 5:])
 
 
-def test_anchors_alone_are_the_whole_with_the_other_keys_masked(seam, listening):
+def test_anchors_alone_are_the_whole_with_the_other_keys_masked(net, listening):
     """Gathered keys keep their places; the oracle is the whole prompt with the other keys' scores at -inf."""
     tokens = tiny.tokens(2, 17)
     tokens[1, :11] = tokens[0, :11]
@@ -150,52 +150,52 @@ def test_anchors_alone_are_the_whole_with_the_other_keys_masked(seam, listening)
         scores[:, :, 11:, rest] = -torch.inf
         return scores
 
-    with seam.hooks([(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(seam.sizes.n_layers)]):
-        expected = (seam.forward if delegates(seam) else partial(whole, seam))(tokens)[:, 11:]
-    _, past = run(seam, seam.embed(tokens[:1, :11]))
+    with net.hooks([(f"blocks.{layer}.attn.hook_attn_scores", hide) for layer in range(net.sizes.n_layers)]):
+        expected = (net.forward if delegates(net) else partial(whole, net))(tokens)[:, 11:]
+    _, past = run(net, net.embed(tokens[:1, :11]))
     kept = [kv.select(anchors) for kv in past]
     assert kept[0].positions.tolist() == anchors.tolist()
     positions = torch.arange(11, 17)
-    with seam.hooks(everywhere(seam) if listening else []):
-        same(run(seam, seam.embed(tokens[:, 11:], positions), positions, kept)[0], expected)
+    with net.hooks(everywhere(net) if listening else []):
+        same(run(net, net.embed(tokens[:, 11:], positions), positions, kept)[0], expected)
     # The control: at places counted anew the answer is another one.
     compact = torch.arange(5, 11)
-    moved = run(seam, seam.embed(tokens[:, 11:], compact), compact, kept)[0]
+    moved = run(net, net.embed(tokens[:, 11:], compact), compact, kept)[0]
     assert (moved - expected).abs().max() / expected.abs().max() > 1e-2
 
 
-def test_prompts_of_different_length_on_a_shared_prefix(seam, listening):
+def test_prompts_of_different_length_on_a_shared_prefix(net, listening):
     """Right padding needs no mask, and every prompt may have positions of its own."""
     prefix, lengths = tiny.tokens(1, 9), [6, 3]
     rest = tiny.tokens(2, 6, seed=1)
-    _, past = run(seam, seam.embed(prefix))
+    _, past = run(net, net.embed(prefix))
     positions = torch.stack([torch.arange(9, 15), torch.tensor([9, 10, 11, 11, 11, 11])])
-    with seam.hooks(everywhere(seam) if listening else []):
-        found = run(seam, seam.embed(rest, positions), positions, past)[0]
+    with net.hooks(everywhere(net) if listening else []):
+        found = run(net, net.embed(rest, positions), positions, past)[0]
     for i, length in enumerate(lengths):
-        alone = whole(seam, torch.cat([prefix, rest[i : i + 1, :length]], 1))
+        alone = whole(net, torch.cat([prefix, rest[i : i + 1, :length]], 1))
         same(found[i, :length], alone[0, 9:])
 
 
-def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(seam):
+def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(net):
     tokens = tiny.tokens(2, 9)
     expected, found = {}, {}
-    with seam.hooks(everywhere(seam, expected)):
-        whole(seam, tokens)
-    with seam.hooks(everywhere(seam, found)):
-        run(seam, seam.embed(tokens))
+    with net.hooks(everywhere(net, expected)):
+        whole(net, tokens)
+    with net.hooks(everywhere(net, found)):
+        run(net, net.embed(tokens))
     assert unrotated(found) == unrotated(expected)
-    rotary = "blocks.1.attn.hook_rot_q" in seam.hook_names()
-    assert rotary == (not seam.learned_positions)
+    rotary = "blocks.1.attn.hook_rot_q" in net.hook_names()
+    assert rotary == (not net.learned_positions)
     if rotary:
-        assert found["blocks.1.attn.hook_rot_q"] == [(2, 9, seam.sizes.n_heads, seam.sizes.d_head)]
-        assert found["blocks.1.attn.hook_rot_k"] == [(2, 9, seam.sizes.n_key_value_heads, seam.sizes.d_head)]
+        assert found["blocks.1.attn.hook_rot_q"] == [(2, 9, net.sizes.n_heads, net.sizes.d_head)]
+        assert found["blocks.1.attn.hook_rot_k"] == [(2, 9, net.sizes.n_key_value_heads, net.sizes.d_head)]
     keys = found.keys()
-    _, past = run(seam, seam.embed(tokens[:, :6]))
-    with seam.hooks(everywhere(seam, found := {})):
-        run(seam, seam.embed(tokens[:, 6:], torch.arange(6, 9)), torch.arange(6, 9), past)
+    _, past = run(net, net.embed(tokens[:, :6]))
+    with net.hooks(everywhere(net, found := {})):
+        run(net, net.embed(tokens[:, 6:], torch.arange(6, 9)), torch.arange(6, 9), past)
     assert found.keys() == keys
-    assert found["blocks.1.attn.hook_pattern"] == [(2, seam.sizes.n_heads, 3, 9)]
+    assert found["blocks.1.attn.hook_pattern"] == [(2, net.sizes.n_heads, 3, 9)]
 
 
 @pytest.mark.parametrize("setting", ["use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in"])
@@ -203,21 +203,21 @@ def test_every_hook_point_fires_with_the_shapes_of_the_whole_run(seam):
 def test_optional_hook_points_fire_where_switched_on(family, setting):
     if family == "llama" and setting == "use_attn_in":
         pytest.skip("TransformerLens itself cannot split the attention input by head with grouped keys")
-    seam = hooked(biased(family))
-    if tiny.is_bridge(family) and delegates(seam) and setting != "use_hook_mlp_in":
+    net = hooked(biased(family))
+    if tiny.is_bridge(family) and delegates(net) and setting != "use_hook_mlp_in":
         pytest.skip("TransformerLens itself refuses this where Hugging Face's module computes attention")
-    getattr(seam.raw, f"set_{setting}")(True)
+    getattr(net.raw, f"set_{setting}")(True)
     tokens = tiny.tokens(2, 9)
     heard_whole, heard = {}, {}
-    with seam.hooks(everywhere(seam, heard_whole)):
-        expected = whole(seam, tokens)
-    with seam.hooks(everywhere(seam, heard)):
-        same(run(seam, seam.embed(tokens))[0], expected)
+    with net.hooks(everywhere(net, heard_whole)):
+        expected = whole(net, tokens)
+    with net.hooks(everywhere(net, heard)):
+        same(run(net, net.embed(tokens))[0], expected)
     assert unrotated(heard) == unrotated(heard_whole)
-    same(run(seam, seam.embed(tokens))[0], expected)
+    same(run(net, net.embed(tokens))[0], expected)
 
 
-def test_an_edit_inside_one_block_acts(seam):
+def test_an_edit_inside_one_block_acts(net):
     """The same edits by block and in the whole run; each takes only its half of a block off the fast path."""
     tokens = tiny.tokens(2, 9)
     for site in (
@@ -228,34 +228,34 @@ def test_an_edit_inside_one_block_acts(seam):
         "hook_mlp_out",
         "ln2.hook_scale",
     ):
-        if f"blocks.1.{site}" not in seam.hook_names():
+        if f"blocks.1.{site}" not in net.hook_names():
             continue  # GPT-J has one norm
-        hidden = delegates(seam) and site == "attn.hook_pattern"
+        hidden = delegates(net) and site == "attn.hook_pattern"
 
         def scale(value, hook, hidden=hidden):
             return value * torch.linspace(1.5, 2, 1 if hidden else value.shape[-1])
 
         edit = [(f"blocks.1.{site}", scale)]
-        with seam.hooks(edit):
-            expected, found = whole(seam, tokens), run(seam, seam.embed(tokens))[0]
+        with net.hooks(edit):
+            expected, found = whole(net, tokens), run(net, net.embed(tokens))[0]
         if hidden:  # the average of values is larger by the same factor
-            with seam.hooks([("blocks.1.attn.hook_z", scale)]):
-                expected = whole(seam, tokens)
+            with net.hooks([("blocks.1.attn.hook_z", scale)]):
+                expected = whole(net, tokens)
         same(found, expected)
-        assert (expected - whole(seam, tokens)).abs().max() > 1e-3
+        assert (expected - whole(net, tokens)).abs().max() > 1e-3
 
 
-def test_gradients_of_activations(seam, listening):
+def test_gradients_of_activations(net, listening):
     tokens, gradients = tiny.tokens(2, 9), []
-    for through in (partial(whole, seam), lambda tokens: run(seam, seam.embed(tokens))[0]):
+    for through in (partial(whole, net), lambda tokens: run(net, net.embed(tokens))[0]):
         leaf = {}
 
         def start(embedded, hook, leaf=leaf):
             leaf["x"] = embedded.detach().requires_grad_()
             return leaf["x"]
 
-        with seam.hooks([("hook_embed", start), *(everywhere(seam) if listening else [])]):
-            loss = seam.read(through(tokens))[:, -1].log_softmax(-1)[:, 7].sum()
+        with net.hooks([("hook_embed", start), *(everywhere(net) if listening else [])]):
+            loss = net.read(through(tokens))[:, -1].log_softmax(-1)[:, 7].sum()
         gradients.append(torch.autograd.grad(loss, leaf["x"])[0])
     same(gradients[1], gradients[0], 1e-4)
 
@@ -264,7 +264,7 @@ def test_gradients_of_activations(seam, listening):
 def test_gradients_of_weights_and_edited_weights(family):
     """Nothing is kept between calls: edited weights act in the next call, and get their gradients."""
     model = tiny.fresh(family).requires_grad_(True)
-    seam, tokens = hooked(model), tiny.tokens(8, 40)
+    net, tokens = hooked(model), tiny.tokens(8, 40)
 
     def weight(layer):
         attn = model.blocks[layer].attn
@@ -272,82 +272,82 @@ def test_gradients_of_weights_and_edited_weights(family):
 
     for batch in (tokens[:1, :5], tokens):  # both ways of projecting
         gradients = []
-        for through in (partial(whole, seam), lambda tokens: run(seam, seam.embed(tokens))[0]):
+        for through in (partial(whole, net), lambda tokens: run(net, net.embed(tokens))[0]):
             model.zero_grad()
-            seam.read(through(batch)).log_softmax(-1)[..., 3].mean().backward()
+            net.read(through(batch)).log_softmax(-1)[..., 3].mean().backward()
             gradients.append(weight(1).grad.clone())
         same(gradients[1], gradients[0], 1e-4)
         with torch.no_grad():
-            before = run(seam, seam.embed(batch))[0]
+            before = run(net, net.embed(batch))[0]
             weight(0).data = weight(0).data * 2
-            after = run(seam, seam.embed(batch))[0]
+            after = run(net, net.embed(batch))[0]
             assert (after - before).abs().max() > 1e-2
-            same(after, whole(seam, batch))
+            same(after, whole(net, batch))
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.bfloat16, 4e-2), (torch.float16, 5e-3), (torch.float64, 1e-12)]
 )
-def test_other_dtypes(seam, dtype, tolerance):
-    model = seam.raw.to(dtype)
-    seam, tokens = hooked(model), tiny.tokens(2, 17)
-    found, _ = run(seam, seam.embed(tokens))
+def test_other_dtypes(net, dtype, tolerance):
+    model = net.raw.to(dtype)
+    net, tokens = hooked(model), tiny.tokens(2, 17)
+    found, _ = run(net, net.embed(tokens))
     assert found.dtype == dtype
     # Hugging Face's modules and TransformerLens's Bridges take the softmax in float32 whatever the model's dtype.
     tolerance = max(tolerance, 1e-6) if hasattr(model, "original_model") else tolerance
-    same(found.double(), whole(seam, tokens).double(), tolerance)
-    assert seam.lens(found).dtype == torch.float32
+    same(found.double(), whole(net, tokens).double(), tolerance)
+    assert net.lens(found).dtype == torch.float32
 
 
 @pytest.mark.parametrize("family", named("gpt2", "llama", "gptj", "gemma2", "neox"))
 def test_folded_models_run_by_block(family, listening):
-    seam, tokens = hooked(tiny.fresh(family, "fold").requires_grad_(False)), tiny.tokens(2, 17)
-    with seam.hooks(everywhere(seam) if listening else []):
-        same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
+    net, tokens = hooked(tiny.fresh(family, "fold").requires_grad_(False)), tiny.tokens(2, 17)
+    with net.hooks(everywhere(net) if listening else []):
+        same(run(net, net.embed(tokens))[0], whole(net, tokens))
 
 
 @pytest.mark.parametrize("family", named("gpt2"))
 def test_hooks_are_heard_after_the_model_was_rebuilt(family):
     """Folding in place replaces the norms; a hook on the new ones must not be missed."""
     model = tiny.fresh(family).requires_grad_(False)
-    seam, tokens = hooked(model), tiny.tokens(1, 5)
-    run(seam, seam.embed(tokens))
+    net, tokens = hooked(model), tiny.tokens(1, 5)
+    run(net, net.embed(tokens))
     model.enable_compatibility_mode(disable_warnings=True) if tiny.is_bridge(family) else model.process_weights_()
-    with seam.hooks([("blocks.1.ln1.hook_normalized", lambda value, hook: value * 2)]):
-        same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
+    with net.hooks([("blocks.1.ln1.hook_normalized", lambda value, hook: value * 2)]):
+        same(run(net, net.embed(tokens))[0], whole(net, tokens))
 
 
 @pytest.mark.parametrize("family", named("gpt2"))
 def test_pytorch_hooks_are_heard_too(family):
-    seam, tokens = hooked(tiny.fresh(family).requires_grad_(False)), tiny.tokens(1, 5)
-    handle = seam.raw.blocks[1].attn.hook_pattern.register_forward_hook(lambda module, args, out: out * 0.5)
-    same(run(seam, seam.embed(tokens))[0], whole(seam, tokens))
+    net, tokens = hooked(tiny.fresh(family).requires_grad_(False)), tiny.tokens(1, 5)
+    handle = net.raw.blocks[1].attn.hook_pattern.register_forward_hook(lambda module, args, out: out * 0.5)
+    same(run(net, net.embed(tokens))[0], whole(net, tokens))
     handle.remove()
 
 
 @pytest.mark.parametrize("family", named("gpt2"))
 def test_positions_that_do_not_fit(family):
-    seam = hooked(tiny.model(family))
-    resid = seam.embed(tiny.tokens(2, 5))
-    _, past = run(seam, resid)
+    net = hooked(tiny.model(family))
+    resid = net.embed(tiny.tokens(2, 5))
+    _, past = run(net, resid)
     with pytest.raises(InputError, match="explicit positions"):
-        seam.block(0, resid, None, past[0])
+        net.block(0, resid, None, past[0])
     with pytest.raises(InputError, match=r"Positions have shape \[4\]"):
-        seam.block(0, resid, torch.arange(4))
+        net.block(0, resid, torch.arange(4))
     with pytest.raises(InputError, match="leave the context"):
-        seam.block(0, resid, torch.arange(5) + tiny.N_CTX - 4)
+        net.block(0, resid, torch.arange(5) + tiny.N_CTX - 4)
     with pytest.raises(InputError, match="leave the context"):
-        seam.embed(tiny.tokens(2, 5), torch.arange(5) - 1)
+        net.embed(tiny.tokens(2, 5), torch.arange(5) - 1)
 
 
 @pytest.mark.parametrize("family", ["bloom", "bloom/bridge"])
 def test_what_cannot_run_by_block_says_so_and_still_runs_whole(family):
-    seam = hooked(tiny.model(family))
+    net = hooked(tiny.model(family))
     tokens = tiny.tokens(2, 9)
-    torch.testing.assert_close(seam.forward(tokens), whole(seam, tokens))
+    torch.testing.assert_close(net.forward(tokens), whole(net, tokens))
     reason = "has blocks that do not run on their own" if tiny.is_bridge(family) else "uses alibi positions"
     with pytest.raises(InputError, match=f"tiny-bloom {reason}"):
-        seam.block(0, torch.zeros(2, 9, tiny.D_MODEL))
+        net.block(0, torch.zeros(2, 9, tiny.D_MODEL))
 
 
 @HOOKED
@@ -375,11 +375,11 @@ def test_each_obstacle_has_a_name(setting, value, reason):
 @HOOKED
 def test_rotary_tables_grow_as_in_transformer_lens():
     model = tiny.fresh("llama").requires_grad_(False)
-    seam, tokens = hooked(model), tiny.tokens(1, 40)
-    expected = whole(seam, tokens)
+    net, tokens = hooked(model), tiny.tokens(1, 40)
+    expected = whole(net, tokens)
     for block in model.blocks:
         block.attn._extend_rotary_embeddings(16)
-    same(run(seam, seam.embed(tokens))[0], expected)
+    same(run(net, net.embed(tokens))[0], expected)
 
 
 def test_key_values_join():

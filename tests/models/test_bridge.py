@@ -1,4 +1,4 @@
-"""What a TransformerBridge adds to the promises of test_block.py and test_seam.py: edits, traps, refusals, and memory."""
+"""What a TransformerBridge adds to the promises of test_block.py and test_blockwise.py: edits, traps, refusals, and memory."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mechicl as mi
-from mechicl.cli.asked import OnPrompts
+from mechicl.cli.options import OnPrompts
 from mechicl.metrics.resampling import SetInterval, against_few
 from mechicl.results import Cells
 from mechicl.studies.label_words.information_flow import InformationFlow

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mechicl.cli.asked import OnPrompts
+from mechicl.cli.options import OnPrompts
 from mechicl.errors import InputError
 from mechicl.shipped import load_tokenizer
 from mechicl.studies import STUDIES

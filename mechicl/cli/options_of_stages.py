@@ -1,6 +1,6 @@
 """Options for the inputs of *Stages of Inference*: weights, running text, pairs of sentences, benchmarks.
 
-Annotations are not strings here, as in `mechicl.cli.asked`.
+Annotations are not strings here, as in `mechicl.cli.options`.
 """
 
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from mechicl.cli import completion
-from mechicl.cli.asked import Asked, OnPrompts, on
+from mechicl.cli.options import Asked, OnPrompts, on
 from mechicl.cli.reading import names, names_or_path
 from mechicl.declared import Declaration
 from mechicl.errors import InputError

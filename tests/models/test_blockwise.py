@@ -23,13 +23,13 @@ FIRST = "blocks.0.hook_resid_pre" if tiny.HOOKED else "blocks.0.hook_in"
 
 def test_hooked_is_idempotent_and_answers_the_protocol():
     model = tiny.model("gpt2")
-    seam = hooked(model)
-    assert not lacking(seam, Blockwise)
-    assert hooked(model) is seam
-    assert hooked(seam) is seam
-    assert seam.raw is model
-    assert seam.name == "tiny-gpt2"
-    assert seam.tokenizer is model.tokenizer
+    net = hooked(model)
+    assert not lacking(net, Blockwise)
+    assert hooked(model) is net
+    assert hooked(net) is net
+    assert net.raw is model
+    assert net.name == "tiny-gpt2"
+    assert net.tokenizer is model.tokenizer
     copied = tiny.fresh("gpt2")
     assert hooked(copied).raw is copied
     for wrong in (None, "gpt2", type(model), tiny.huggingface("gpt2")):
@@ -38,117 +38,117 @@ def test_hooked_is_idempotent_and_answers_the_protocol():
 
 
 def test_hooks_edit_and_are_gone_afterwards():
-    seam, tokens = hooked(tiny.model("gpt2")), tiny.tokens()
-    plain = seam.forward(tokens)
-    with seam.hooks([("blocks.1.hook_resid_pre", lambda value, hook: value + 1)]):
-        assert (seam.forward(tokens) - plain).abs().max() > 1e-2
-    assert installed(seam.raw) == {}
-    torch.testing.assert_close(seam.forward(tokens), plain)
+    net, tokens = hooked(tiny.model("gpt2")), tiny.tokens()
+    plain = net.forward(tokens)
+    with net.hooks([("blocks.1.hook_resid_pre", lambda value, hook: value + 1)]):
+        assert (net.forward(tokens) - plain).abs().max() > 1e-2
+    assert installed(net.raw) == {}
+    torch.testing.assert_close(net.forward(tokens), plain)
 
 
 def test_hooks_are_gone_after_an_error():
-    seam = hooked(tiny.model("gpt2"))
+    net = hooked(tiny.model("gpt2"))
 
     def fail(value, hook):
         raise RuntimeError("in a hook")
 
-    with pytest.raises(RuntimeError, match="in a hook"), seam.hooks([("hook_embed", fail)]):
-        seam.forward(tiny.tokens())
-    assert installed(seam.raw) == {}
+    with pytest.raises(RuntimeError, match="in a hook"), net.hooks([("hook_embed", fail)]):
+        net.forward(tiny.tokens())
+    assert installed(net.raw) == {}
 
 
 def test_the_users_own_hooks_survive():
     model = tiny.fresh("gpt2")
-    seam, tokens, heard = hooked(model), tiny.tokens(), []
+    net, tokens, heard = hooked(model), tiny.tokens(), []
 
     def listen(value, hook):
         heard.append(hook.name.replace("hook_in", "hook_resid_pre"))
 
     model.add_hook("blocks.0.hook_resid_pre", listen)
-    with seam.hooks([("blocks.0.hook_resid_pre", lambda value, hook: None)]):
+    with net.hooks([("blocks.0.hook_resid_pre", lambda value, hook: None)]):
         model.run_with_hooks(tokens, fwd_hooks=[("blocks.1.hook_resid_pre", listen)])
     assert heard == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
     assert installed(model) == {FIRST: 1}
     assert len(model.hook_dict["blocks.0.hook_resid_pre"].fwd_hooks) == 1
     # Ours stay inside the user's own contexts, whichever closes first.
-    with seam.hooks([("hook_embed", listen)]):
+    with net.hooks([("hook_embed", listen)]):
         model.reset_hooks()
     assert installed(model) == {}
 
 
 def test_unknown_and_closed_hook_points():
-    seam = hooked(tiny.fresh("gpt2"))
+    net = hooked(tiny.fresh("gpt2"))
     good = ("hook_embed", lambda value, hook: None)
     for name, message in {
         "blocks.1.hook_resid_prex": r"did you mean blocks.1.hook_resid_pre or",
         "blocks.0.attn.hook_result": r"Hook point blocks.0.attn.hook_result is switched off",
     }.items():
-        with pytest.raises(InputError, match=message), seam.hooks([good, (name, good[1])]):
+        with pytest.raises(InputError, match=message), net.hooks([good, (name, good[1])]):
             pass
-    assert installed(seam.raw) == {}
-    assert "blocks.0.attn.hook_result" not in seam.hook_names()
-    seam.raw.set_use_attn_result(True)
-    assert "blocks.0.attn.hook_result" in seam.hook_names()
+    assert installed(net.raw) == {}
+    assert "blocks.0.attn.hook_result" not in net.hook_names()
+    net.raw.set_use_attn_result(True)
+    assert "blocks.0.attn.hook_result" in net.hook_names()
 
 
 @pytest.mark.parametrize("family", tiny.cases)
 @pytest.mark.parametrize("processing", ["none", "fold"])
 def test_the_lens_reads_the_last_residual_in_silence(family, processing):
-    seam = hooked(tiny.fresh(family, processing))
+    net = hooked(tiny.fresh(family, processing))
     tokens, heard = tiny.tokens(), []
     with torch.no_grad():
-        resid = seam.forward(tokens)
+        resid = net.forward(tokens)
         names = ["ln_final.hook_normalized", "ln_final.hook_scale", "unembed.hook_in", "unembed.hook_out"]
-        with seam.hooks([(name, lambda value, hook, name=name: heard.append(name)) for name in names]):
-            lens = seam.lens(resid)
+        with net.hooks([(name, lambda value, hook, name=name: heard.append(name)) for name in names]):
+            lens = net.lens(resid)
             assert heard == []
-            read = seam.read(resid)
+            read = net.read(resid)
             assert sorted(heard) == sorted(names)
     torch.testing.assert_close(lens, read)
-    torch.testing.assert_close(read, seam.raw(tokens), rtol=1e-5, atol=1e-5 * float(read.abs().max()))
-    torch.testing.assert_close(seam.lens(resid[0, -1]), read[0, -1])  # any number of axes before d_model
+    torch.testing.assert_close(read, net.raw(tokens), rtol=1e-5, atol=1e-5 * float(read.abs().max()))
+    torch.testing.assert_close(net.lens(resid[0, -1]), read[0, -1])  # any number of axes before d_model
     edit = [("ln_final.hook_normalized", lambda value, hook: value * 0)]
-    with seam.hooks(edit):
-        assert (seam.read(resid) - read).abs().max() > 1e-2
+    with net.hooks(edit):
+        assert (net.read(resid) - read).abs().max() > 1e-2
 
 
 def test_forward_ignores_padding_that_looks_like_padding():
     """With a left-padding tokenizer TransformerLens would mask tokens by their id; here never."""
     model = tiny.fresh("gpt2")
-    seam, tokens = hooked(model), tiny.tokens()
+    net, tokens = hooked(model), tiny.tokens()
     tokens[:, :3] = model.tokenizer.pad_token_id
-    expected = seam.forward(tokens)
+    expected = net.forward(tokens)
     model.tokenizer.padding_side = "left"
     try:
-        torch.testing.assert_close(seam.forward(tokens), expected)
+        torch.testing.assert_close(net.forward(tokens), expected)
     finally:
         model.tokenizer.padding_side = "right"
 
 
 def test_tokens_that_do_not_fit():
-    seam = hooked(tiny.model("llama"))
+    net = hooked(tiny.model("llama"))
     with pytest.raises(InputError, match=f"{tiny.N_CTX + 1} tokens exceed the context"):
-        seam.forward(tiny.tokens(1, tiny.N_CTX + 1))
+        net.forward(tiny.tokens(1, tiny.N_CTX + 1))
     with pytest.raises(InputError, match="outside the vocabulary"):
-        seam.embed(torch.tensor([[tiny.D_VOCAB]]))
+        net.embed(torch.tensor([[tiny.D_VOCAB]]))
 
 
 def test_embedding_hooks_fire():
-    seam, heard = hooked(tiny.model("gpt2")), []
+    net, heard = hooked(tiny.model("gpt2")), []
 
     def listen(name):
         return name, lambda value, hook: heard.append((name, tuple(value.shape)))
 
-    with seam.hooks([listen("hook_embed"), listen("hook_pos_embed")]):
-        seam.embed(tiny.tokens(2, 5))
+    with net.hooks([listen("hook_embed"), listen("hook_pos_embed")]):
+        net.embed(tiny.tokens(2, 5))
     assert heard == [("hook_embed", (2, 5, tiny.D_MODEL)), ("hook_pos_embed", (2, 5, tiny.D_MODEL))]
 
 
 def test_weights():
-    seam = hooked(tiny.model("llama"))
-    assert seam.W_U.shape == (tiny.D_MODEL, tiny.D_VOCAB)
-    assert seam.b_U.shape == (tiny.D_VOCAB,)
-    assert seam.W_in(0).shape == seam.W_out(0).T.shape == (tiny.D_MODEL, 48)
+    net = hooked(tiny.model("llama"))
+    assert net.W_U.shape == (tiny.D_MODEL, tiny.D_VOCAB)
+    assert net.b_U.shape == (tiny.D_VOCAB,)
+    assert net.W_in(0).shape == net.W_out(0).T.shape == (tiny.D_MODEL, 48)
 
 
 def test_frozen_restores_everything():
