@@ -204,6 +204,14 @@ def test_a_shard_leaves_the_results_to_the_one_that_closes(
     assert load_result(tmp_path).provenance["workers"] == {"shards": 2}
 
 
+def test_shards_do_not_fit_a_lens_each(mechicl: Mechicl, tmp_path: Path) -> None:
+    asked = ["--model", "tiny-icl", "--text", "tiny-icl", "--tokens", 64, "--out", tmp_path / "out"]
+    code, _, err = mechicl("run", "logit-lens", *asked, "--tuned", tmp_path / "lens", "--shard", "1/2")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has no tuned lens, and each shard would fit its own" in err
+    assert not (tmp_path / "lens").exists()
+
+
 def test_several_models_are_one_result(mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "runs" / "other-gpt2"
     shutil.copytree(model_folder, other)

@@ -16,9 +16,11 @@ from benchmarks.tiny_icl.network import Network, Sizes
 from mechicl.files.json_files import read_object
 
 
-def from_checkpoint(path: Path) -> Network:
-    """The network of a checkpoint of `benchmarks.tiny_icl.train`, rounded to float16 as it ships."""
-    prefix = "network."
+def from_checkpoint(path: Path, prefix: str = "network.") -> Network:
+    """The network of a checkpoint of `benchmarks.tiny_icl.train`, rounded to float16 as it ships.
+
+    An exported model has the same weights, without the prefix.
+    """
     weights = {k.removeprefix(prefix): v for k, v in load_file(path).items() if k.startswith(prefix)}
     d_vocab, d_model = weights["embed.weight"].shape
     layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))

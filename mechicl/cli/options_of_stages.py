@@ -112,6 +112,10 @@ class OnLens(OnText):
         from mechicl.probes.tuned_lens import TunedLens
 
         if self.tuned is not None and not TunedLens.is_in(self.tuned):
+            if self.shard is not None:
+                raise InputError(
+                    f"{self.tuned} has no tuned lens, and each shard would fit its own; fit one first, without --shard."
+                )
             more = replace(self, tokens=self.tokens + self.tuned_tokens)
             _, apart = _corpus(more, self.tokenizer_of(model), model.cfg.n_ctx).apart(self.tokens)
             seconds = tuned_lens_seconds(apart, model, steps=self.tuned_steps)
