@@ -62,18 +62,23 @@ def run(
 
 def say_needs(
     study: Study, model: Any, material: Material, asked: Asked, helpers: Helpers | None, how: str = ""
-) -> None:
-    """Print on standard error the memory of each worker and the time of all; InputError if a study cannot fit."""
+) -> float:
+    """Print on standard error the memory of each worker and the time of all; return this time in seconds.
+
+    Raises:
+        InputError: the study cannot fit.
+    """
     facts = {} if helpers is None else helpers.describe()
     n = max(1, facts.get("processes", 1))
     with _threads(facts.get("threads")):
         needs = study.estimate(model, material, batch_size=asked.batch_size)
-    text = str(replace(needs, seconds=needs.seconds / n))
+    text = str(shared := replace(needs, seconds=needs.seconds / n))
     if n > 1:
         text = text.replace("memory:", f"memory in each of {n} workers:").replace("time:", f"time with {n} workers:")
     print(f"mechicl: {study.name}. {text}{how}.", file=sys.stderr)
     if helpers is not None:
         _said.setdefault(helpers, []).append(study)
+    return shared.seconds
 
 
 @contextmanager

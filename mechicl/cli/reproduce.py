@@ -18,6 +18,7 @@ from mechicl.cli.options_of_stages import OnAllOfStages
 from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
 from mechicl.cli.verdicts import print_verdicts
 from mechicl.errors import InputError, NumericalError
+from mechicl.limits import duration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,10 @@ def _all_of(
 ) -> tuple[_Done, list[_Failure]]:  # fmt: skip
     """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
     ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
-    for study, given in ready:  # all before any begins, because what is timed would be slower while workers run
-        announce(helpers, study, model, given, asked)
+    # All before any begins, because what is timed would be slower while workers run.
+    seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
+    if seconds:
+        print(f"mechicl: Estimated time of all studies: {duration(seconds)} (an order of magnitude).", file=sys.stderr)
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)

@@ -45,11 +45,15 @@ def job_of(words: Sequence[str], share: str) -> str:
     return shlex.join(words).replace(f"--shard {share}", "").replace(f"--shard={share}", "")
 
 
-def announce(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked) -> None:
-    """Say what a study needs of helpers; errors are raised only when its result is requested."""
+def announce(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked) -> float:
+    """Say what a study needs of helpers; return its estimated seconds, 0 if unknown.
+
+    Errors are raised only when its result is requested.
+    """
     if helpers is not None and not study.measures_time:
         with suppress(InputError, NumericalError):
-            say_needs(study, model, material, asked, helpers)
+            return say_needs(study, model, material, asked, helpers)
+    return 0.0
 
 
 def begin(helpers: Helpers | None, study: Study, model: Any, material: Material, asked: Asked, cells: Cells) -> None:
