@@ -261,7 +261,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
-        outcome, reason = "undecided", f"Below its null, {claim.null}, but not small by itself ({size})."
+        outcome, reason = "undecided", f"Below its null, {claim.null}; the quantity alone may still matter ({size})."
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect

@@ -14,6 +14,7 @@ authors ablate no heads.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -156,10 +157,10 @@ class JoinerAblation(Study):
         words = int(where(several, draw=-1)["words"].sum())
         if words < LEAST_WORDS:
             return Evidence.nothing(f"The text has {words} words of several tokens to judge by; use more text.")
-        beside = [f"{mean:+.3g}" for mean in (_cost(one, own=True), _cost(one, own=False))]
+        heads = re.sub(r"(\d+)\.(\d+)", r"L\1.H\2", str(where(several, draw=-1)["heads"].iloc[0]))
         note = (
-            f"The heads are {where(several, draw=-1)['heads'].iloc[0]}; after words of one token they add {beside[0]} "
-            f"nats, random heads {beside[1]}; {words} words."
+            f"The heads are {heads}; after words of one token they add {_cost(one, own=True):+.3g} nats, random heads "
+            f"{_cost(one, own=False):+.3g}; {words} words."
         )
         return against_draws(by_layer(several, "cost", "draw"), note=note)
 
