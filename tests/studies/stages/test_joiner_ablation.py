@@ -102,7 +102,7 @@ def test_needed_heads_are_told_from_any_others(result):
     verdict = decide(NEEDED, STUDY.evidence(NEEDED, table))
     assert verdict.outcome == "supported"
     assert verdict.effect == pytest.approx(0.25, abs=0.02)
-    assert "The heads are 1.2" in verdict.note
+    assert "The heads are L1.H2" in verdict.note
     alike = table.assign(cost=np.where(table["draw"] < 0, 0.05, table["cost"]))
     assert decide(NEEDED, STUDY.evidence(NEEDED, alike)).outcome == "contradicted"
     assert decide(NEEDED, STUDY.evidence(NEEDED, table.assign(words=1))).outcome == "undecided"
