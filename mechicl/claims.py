@@ -243,7 +243,7 @@ def _varying(verdicts: Sequence[Verdict]) -> list[str]:
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
-    if dominated := _dominated(claim, evidence):
+    if dominated := _dominated(evidence):
         evidence = replace(evidence, note=" ".join(filter(None, (evidence.note, dominated))))
     if not len(evidence.values) or (evidence.undecided and evidence.interval is None):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
@@ -261,7 +261,7 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
-        outcome, reason = "undecided", f"Below its null, {claim.null}; the quantity alone may still matter ({size})."
+        outcome, reason = "undecided", f"It hardly exceeds its null, {claim.null}, but alone it may matter ({size})."
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect
@@ -269,17 +269,18 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
 
 
-def _dominated(claim: Claim, evidence: Evidence) -> str:
-    """A warning if a single document makes up much of the quantity; empty otherwise."""
+def _dominated(evidence: Evidence) -> str:
+    """What the effect would be without a document that makes up much of it; empty if there is none."""
     if evidence.unit_sampled != "documents" or evidence.null is None or not len(evidence.values):
         return ""
-    _, document = np.unique(evidence.sets, return_inverse=True)
+    _, document, size = np.unique(evidence.sets, return_inverse=True, return_counts=True)
     null = np.asarray(evidence.null, dtype=float) if np.ndim(evidence.null) else 0.0
-    of_document = np.abs(np.bincount(document, weights=np.asarray(evidence.values, dtype=float) - null))
-    n, share = len(of_document), of_document.max() / max(of_document.sum(), 1e-300)
-    if not share > max(MOST_LEVERAGE, 3 / n):
+    means = np.bincount(document, weights=np.asarray(evidence.values, dtype=float) - null) / size
+    n, largest = len(means), int(np.abs(means).argmax())
+    if not abs(means[largest]) > max(MOST_LEVERAGE, 3 / n) * np.abs(means).sum():
         return ""
-    return f"One document of {n} makes up {share:.0%} of the {claim.quantity}."
+    rest = np.delete(means, largest).mean()
+    return f"Without one of the {n} documents, the model's mean would be {rest:.3g} instead of {means.mean():.3g}."
 
 
 def _beyond(evidence: Evidence) -> SetInterval:

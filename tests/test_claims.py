@@ -220,9 +220,12 @@ def test_remarks_name_the_task_they_hold_on_unless_they_hold_on_all():
 
 def test_a_single_document_that_makes_up_an_effect_is_named():
     even, documents = np.r_[np.full(11, 0.2), 0.3], np.arange(12)
-    assert "One document" not in decide(CLAIM, Evidence(even, 0.0, documents, "documents")).note
+    assert "Without one" not in decide(CLAIM, Evidence(even, 0.0, documents, "documents")).note
     uneven = np.r_[np.full(11, 0.02), 3.0]
     found = decide(CLAIM, Evidence(uneven, 0.0, documents, "documents", note="So it is."))
-    assert found.note == "So it is. One document of 12 makes up 93% of the enrichment."
-    of_sequences = Evidence(uneven.repeat(3), 0.0, documents.repeat(3), "documents")
-    assert "One document of 12" in decide(CLAIM, of_sequences).note
+    assert found.note == "So it is. Without one of the 12 documents, the model's mean would be 0.02 instead of 0.268."
+    sizes = np.r_[30, np.ones(11, dtype=int)]  # a long document weighs no more than a short one
+    long = Evidence(even.repeat(sizes), 0.0, documents.repeat(sizes), "documents")
+    assert "Without one" not in decide(CLAIM, long).note
+    short = Evidence(uneven.repeat(sizes), 0.0, documents.repeat(sizes), "documents")
+    assert "Without one of the 12 documents" in decide(CLAIM, short).note

@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import textwrap
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -151,6 +150,8 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]
 """The exception that typer raises for an invalid command line; it has no public name."""
 
 
+_END = 200
+"""Characters of either end of a long message that are shown."""
 _INVALID = (
     (r"Invalid value for '([^']+)': Input should be ([^,]*).*", r"\1 should be \2"),
     (r"Invalid value for '([^']+)': Value error, (.*)", r"\1: \2"),
@@ -166,7 +167,8 @@ def _refuse(error: Any) -> NoReturn:
     said = " ".join(error.format_message().split())
     for theirs, ours in _INVALID:
         said = re.sub(theirs, ours, said)
-    said = textwrap.shorten(said, 400, placeholder=" […]")  # a prompt without quotes would be repeated whole
+    if len(said) > 2 * _END:  # a prompt without quotes would be repeated whole
+        said = f"{said[:_END]} […] {said[-_END:]}"
     where = f" See {error.ctx.command_path} --help." if error.ctx is not None else ""
     _tell(f"{said.rstrip('.')}.{where}")
     sys.exit(2)

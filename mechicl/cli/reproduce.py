@@ -96,7 +96,9 @@ def _all_of(
     # All before any begins, because what is timed would be slower while workers run.
     seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
     if seconds:
-        print(f"mechicl: Estimated time of all studies: {duration(seconds)} (an order of magnitude).", file=sys.stderr)
+        alone = " by one shard alone" if asked.shard else ""
+        told = f"Estimated time of the whole{alone}: {duration(seconds)} (an order of magnitude)."
+        print(f"mechicl: {told}", file=sys.stderr)
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)

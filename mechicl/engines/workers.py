@@ -32,8 +32,6 @@ Loading = Callable[[str], Any]
 """A function that loads the model onto a device."""
 DEATHS = 4
 """Number of process deaths at one piece of work, or at startup, after which it is given up."""
-_LOADING = 120.0
-"""Seconds for which a worker that begins is waited for, once all work is done."""
 _MEMORY = "most likely memory ran out: use fewer workers, a smaller batch size, or a smaller model"
 
 
@@ -127,7 +125,8 @@ class _Work:
 class Workers:
     """Seats for workers, each with a thread that hands work to its process and replaces a killed one."""
 
-    def __init__(self, n: int, sit: Callable[[int], Seat]) -> None:
+    def __init__(self, n: int, sit: Callable[[int], Seat], *, loading: float | None = None) -> None:
+        self._loading = loading
         self._sit, self._waiting, self._changed = sit, deque[_Work](), threading.Condition()
         self._closed, self._busy = False, 0
         self._causes: dict[str, bool] = {}  # why seats were left, and whether it was said
@@ -159,11 +158,11 @@ class Workers:
     def rest(self) -> None:
         """Wait until all workers are idle: none works, and none still loads its model.
 
-        A worker that cannot begin for long, because a cluster has no room for it, is not waited for.
+        A worker that does not begin within `loading` seconds, because a cluster has no room for it, is not waited for.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._waiting and not self._busy)
-            self._changed.wait_for(lambda: not self._starting, timeout=_LOADING)
+            self._changed.wait_for(lambda: not self._starting, timeout=self._loading)
 
     def close(self) -> None:
         """End all processes, and cancel work that has not begun."""

@@ -52,7 +52,7 @@ class VocabularyMoments:
         return pd.DataFrame(columns, index=index).reset_index()
 
 
-def turned(
+def randomly_rotated(
     W_out: Iterable[Float[Tensor, "d_mlp d_model"]], d_model: int, *, most: int, seed: int
 ) -> Iterator[Float[Tensor, "neuron d_model"]]:
     """At most so many neurons of each layer, with what they write rotated at random in float32.

@@ -91,7 +91,7 @@ def _on_depth(drawing: Drawing, result: Result) -> Drawing:
 
 def _moved(item: Any, last: int) -> Any:
     """Points that are no curve of the table, from layers to relative depth; anything else as it is."""
-    if not isinstance(item, go.Scatter):
+    if not isinstance(item, go.Scatter) or item.x is None:
         return item
     return go.Scatter(item).update(x=np.asarray(item.x, float) / last)
 

@@ -137,6 +137,9 @@ def extreme_in_words(
     does not stand out.
     """
     means, signed = values.mean(0), -values if lowest else values
+    if len(values) < 2:
+        one = int(signed[0].argmax())
+        return f"{place} layer {names[one]} ({means[one]:{spec}}, in a single one)"
     best = plateau(signed, generator=np.random.default_rng(0))
     if best.all() and len(best) > 1:
         one = int(signed.mean(0).argmax())

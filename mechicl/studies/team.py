@@ -33,6 +33,8 @@ _Stored = Future[tuple[list[pd.DataFrame], list[str]]]
 """A unit's tables, as they are stored, and warnings."""
 _LIBRARIES = 2**29
 """Bytes of memory that Python and its libraries take in each worker process."""
+_LOADING = 120.0
+"""Seconds in which an actor that has room loads its model."""
 _HOOKED = "Hooks are installed on the model, which workers would not have; remove them, or leave out workers."
 
 
@@ -61,7 +63,7 @@ class Team:
         if ray is not None:
             n, resources = places_on_ray(ray, n, gpus=load.n_devices if net.device.type == "cuda" else 0)
             self._threads = resources["threads"]
-            self._workers = Workers(n, lambda place: RaySeat(load, **resources))
+            self._workers = Workers(n, lambda place: RaySeat(load, **resources), loading=_LOADING)
             return
         n = n or 1
         _check_room(net, n)

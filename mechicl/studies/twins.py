@@ -134,7 +134,8 @@ def beyond(raw: SetInterval, twins: Sequence[float]) -> dict[str, Any]:
     effect = effect._replace(high=min(effect.high, raw.high))  # the null is 0 or more, whatever the twins
     found: dict[str, Any] = {"null": null, "interval": effect, "alone": raw}
     if raw.low > 0 >= effect.low:
-        size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g} on average"
+        negative = ", negative ones counted as 0" if min(twins) < 0 else ""
+        size = f"{raw.mean:.3g} [{raw.low:.3g}, {raw.high:.3g}], in untrained models {null:.3g} on average{negative}"
         alike = f"Untrained models may show the same ({size})."
         apart = f"Too few untrained twins to rule out that these show the same ({size}); use more (untrained)."
         found["undecided"] = alike if max(twins) >= raw.low else apart

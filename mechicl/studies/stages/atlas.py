@@ -31,7 +31,7 @@ from mechicl.doors import door
 from mechicl.engines.wavefront import lesion_sweep
 from mechicl.errors import InputError
 from mechicl.hooks import run
-from mechicl.mlp_neurons import classify, turned, vocabulary_moments
+from mechicl.mlp_neurons import classify, randomly_rotated, vocabulary_moments
 from mechicl.models import blockwise, hooked
 from mechicl.patches.lesions import Drop, DropMany
 from mechicl.probes import LocalAttention, Norms
@@ -213,7 +213,7 @@ def _neurons(model: Any, seed: int | None) -> pd.DataFrame:
     W_out: Iterator[torch.Tensor] = (net.W_out(layer) for layer in range(net.sizes.n_layers))
     if seed is not None:
         n = min(n, _ROTATED_NEURONS)
-        W_U, W_out = W_U.float(), turned(W_out, len(W_U), most=n, seed=seed)
+        W_U, W_out = W_U.float(), randomly_rotated(W_out, len(W_U), most=n, seed=seed)
     frame = classify(vocabulary_moments(W_U, W_out, top=1)).frame()
     rows = frame[frame["kind"].isin(["prediction", "suppression"])]
     return pd.DataFrame(

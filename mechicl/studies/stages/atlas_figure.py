@@ -205,7 +205,9 @@ def sink_in_words(summary: pd.DataFrame) -> list[str]:
         return []
     large = f"the residual's norm there is {norm[layer]:.3g} times the median of all others"
     later, until = attention[attention.index > layer].mean(), attention[attention.index <= layer].mean()
-    if not later > until:  # also where no later layer could attend to it
+    if np.isnan(later):  # it is the last layer
+        return [f"Layer {layer} makes position 0 large: {large}"]
+    if later <= until:
         return [f"Layer {layer} makes position 0 large, but later layers do not attend to it more: {large}"]
     return [
         f"Layer {layer} makes position 0 an attention sink: {large}, and it receives {later:.0%} of attention in later "

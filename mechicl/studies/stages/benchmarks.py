@@ -98,7 +98,7 @@ class LesionedBenchmarks(Study):
         n_layers = 1 + max(layer + length(kind) - 1 for kind, layer in places)
         if claim is KEPT:
             if ("drop", 0) not in places or n_layers < 3:
-                return Evidence.nothing("This claim needs drop among kinds, and a model of three layers or more.")
+                return Evidence.nothing("This claim needs layers dropped, in a model of three layers or more.")
             dropped = right[[("drop", layer) for layer in middle(n_layers)]]
             return _evidence(dropped.mean(axis=1), right["drop", 0], _told(dropped, right["clean", _CLEAN]))
         if not any(kind.startswith("repeat") for kind, _ in places):

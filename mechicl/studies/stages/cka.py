@@ -138,7 +138,8 @@ class Cka(AgainstTwins):
         n_layers = int(table["layer"].max())
 
         def places(starts: tuple[int, ...]) -> str:
-            return ", ".join("after the last" if start == n_layers else str(start) for start in starts)
+            inner = ", ".join(str(start) for start in starts if start < n_layers)
+            return f"{inner} and after the last layer" if starts[-1] == n_layers else inner
 
         texts = [f"Blocks start before layers {places(starts)}"]
         if len(self.residuals) > 1:

@@ -121,11 +121,11 @@ CLAIMED = frozenset(kind for kinds, _ in _CONTRASTS.values() for kind in kinds)
 
 def _told(rows: pd.DataFrame, n_layers: int, kind: str) -> str:
     """Agreement for the first, middle and last layers under one kind of ablation, and where the middle is lowest."""
-    curves = _curves(rows, kind, "agreement")
+    curves = by_document(_curves(rows, kind, "agreement").dropna())
     mean = curves.mean()
     moves_last = n_layers - 2 if kind == "swap" else n_layers - 1
     layers = [layer for layer in middle(n_layers) if layer in curves and layer < moves_last]
-    of_middle = by_document(curves[layers].dropna())
+    of_middle = curves[layers]
     lowest = extreme_in_words(of_middle.to_numpy(), layers, lowest=True, spec=".0%")
     ends = " and ".join(f"{mean[layer]:.0%} (layer {layer})" for layer in mean.index[-2:])
     return (
@@ -162,15 +162,16 @@ def _told_saved(rows: pd.DataFrame, n_layers: int) -> str:
     layers = [int(layer) for layer in saved.columns]
     most, least = (extreme_in_words(saved.to_numpy(), layers, lowest=lowest, spec=".3g") for lowest in (False, True))
     cheaper = int((saved.mean() > 0).sum())
+    ends = f"; most {most}, least {least}" if len(layers) > 1 else ""
     return (
-        f"A swap costs less than a drop in {cheaper} of {saved.shape[1]} middle layers (KL, mean "
-        f"{saved.to_numpy().mean():.3g} nats; most {most}, least {least})."
+        f"A swap costs less than a drop in {cheaper} of {len(layers)} middle layers (KL, mean "
+        f"{saved.to_numpy().mean():.3g} nats{ends})."
     )
 
 
 def _told_entropy(rows: pd.DataFrame, n_layers: int) -> str:
     entropy = by_document(_curves(rows, "drop", "entropy").dropna())
-    clean = rows.loc[rows["kind"] == "drop", "base_entropy"].mean()
+    clean = by_document(_curves(rows, "drop", "base_entropy"))[0].mean()
     later = entropy.drop(columns=0)
     highest = extreme_in_words(later.to_numpy(), [int(layer) for layer in later.columns], spec=".3g")
     return (

@@ -36,7 +36,7 @@ from mechicl.claims import Claim, Evidence, decide
 from mechicl.declared import Switch
 from mechicl.figures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION
 from mechicl.metrics.resampling import mean_of_many
-from mechicl.mlp_neurons import turned, vocabulary_moments
+from mechicl.mlp_neurons import randomly_rotated, vocabulary_moments
 from mechicl.mlp_neurons.kinds import null_space, share_in
 from mechicl.models import Blockwise, blockwise
 from mechicl.results import Result
@@ -105,7 +105,7 @@ class NeuronsStudy(Study):
         W_out = (net.W_out(layer).float() for layer in range(net.sizes.n_layers))
         if which == _CENTRED:
             return vocabulary_moments(W_U - W_U.mean(1, keepdim=True), W_out, top=1).frame()
-        return vocabulary_moments(W_U, turned(W_out, len(W_U), most=_ROTATED_NEURONS, seed=0), top=1).frame()
+        return vocabulary_moments(W_U, randomly_rotated(W_out, len(W_U), most=_ROTATED_NEURONS, seed=0), top=1).frame()
 
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         if int(table["layer"].max()) < 1 or "unembedding" not in table:
@@ -116,7 +116,7 @@ class NeuronsStudy(Study):
         for threshold in _THRESHOLDS:
             holds[effect * decide(claim, _evidence(claim, table, threshold)).effect > 0].append(threshold)
         kept = f"The {claim.quantity} keeps its sign at {_named(holds[True], holds[False])}."
-        notes = [kept] if effect else []
+        notes = [kept] if np.isfinite(effect) and effect else []
         if len(centred := where(table, unembedding=_CENTRED)):
             of_centred, as_given = (
                 _contrast(claim, rows, self.kurtosis).mean() for rows in (centred, where(table, unembedding=_GIVEN))
