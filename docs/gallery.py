@@ -17,10 +17,10 @@ _ON = {
 }
 """What a command is given in addition to the model, by what its study reads."""
 _HEAD = (
-    "Figures of SmolLM2-135M (30 layers, `smollm2-135m-q4`), as the [notebooks](tutorials.md) draw them on texts that "
-    "need no network. Samples are small, so that a notebook takes minutes on two CPU cores; more seeds or more text "
-    "leave fewer claims undecided. Each command runs the study with its defaults on a larger sample, and writes its "
-    "table and a report into `results`."
+    "Figures of SmolLM2-135M (30 layers, `smollm2-135m-q4`), drawn in the [notebooks](tutorials.md) on texts that need "
+    "no network. Samples are small, so each notebook takes minutes on two CPU cores; more seeds or more text leave "
+    "fewer claims undecided. Each command runs the study with its defaults on a larger sample, and writes its table and "
+    "a report into `results`."
 )
 
 

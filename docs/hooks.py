@@ -66,7 +66,7 @@ def study_page(study: Any) -> str:
     return "\n\n".join(
         [
             f"# {study.title}",
-            f"*{study.source}.* {heading}" if heading.count("\n") == 0 else f"*{study.source}.*",
+            f"*{study.source}.*" if "(section" in heading or "(beyond" in heading else f"*{study.source}.* {heading}",
             f"**{claimant(study.source, study.claim)}:** {study.claim}",
             "## What was done, and how it is measured here",
             told,
@@ -129,8 +129,9 @@ def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
         f"{{{one['name']}}}" if "name" in one else f"{one['family-names']}, {one['given-names']}"
         for one in told["authors"]
     ]
+    year = told["year"] if "year" in told else str(told["date-released"])[:4]
     facts = {
-        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
+        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": year,
         "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
     }  # fmt: skip
     lines = [f"  {name} = {{{value}}}," for name, value in facts.items() if value]
