@@ -13,6 +13,11 @@ INK = "#222222"
 TEXT_COLOUR, LABEL_COLOUR, TARGET_COLOUR = BLUE, VERMILION, GREEN
 """Colours of the three roles of a token: demonstration text w, label word p, target position q."""
 
+SOFT = "#6E6E6E"
+"""Text without a role."""
+TEXT_ON_DARK = {TEXT_COLOUR: SKY, SOFT: "#A9A9B0"}
+"""Colours of text that a dark page shows lighter."""
+
 FLOW_COLOURS = {"S_wp": LABEL_COLOUR, "S_pq": TARGET_COLOUR, "S_ww": GREY}
 """A flow has the colour of the tokens that it reaches; the rest is grey."""
 

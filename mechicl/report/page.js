@@ -19,6 +19,7 @@ function draw(figure, light) {
   const shown = dark.matches && !light;
   let text = figures.get(figure);
   if (shown) text = text.replaceAll(`"${style.ink}"`, `"${style.light_ink}"`);
+  for (const [light, lighter] of Object.entries(shown ? style.text_on_dark : {})) text = text.replaceAll(`color:${light}`, `color:${lighter}`);
   const width = figure.dataset.width = widthFor(figure);
   const { data, layouts } = JSON.parse(text);
   const { layout, traces } = layouts[width];

@@ -17,7 +17,7 @@ import plotly.io
 from mechicl.claims import Verdicts
 from mechicl.declared import claimant
 from mechicl.errors import InputError
-from mechicl.figures import DARK, INK, LIGHT, PAGE_WIDTHS, for_page
+from mechicl.figures import DARK, INK, LIGHT, PAGE_WIDTHS, TEXT_ON_DARK, for_page
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.report.drawing_script import drawing_script, packed
 from mechicl.report.provenance import facts, headings, shared_facts
@@ -62,7 +62,10 @@ def _page(results: Sequence[Result], title: str) -> str:
         _section(result, figure, heading, {name: value for name, value in own.items() if name not in common}, number)
         for number, (result, figure, heading, own) in enumerate(zip(results, figures, titles, asked, strict=True), 1)
     ]
-    style = {"light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK, "widths": PAGE_WIDTHS}
+    style = {
+        "light": LIGHT, "dark": DARK, "ink": INK, "light_ink": _LIGHT_INK, "text_on_dark": TEXT_ON_DARK,
+        "widths": PAGE_WIDTHS,
+    }  # fmt: skip
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'

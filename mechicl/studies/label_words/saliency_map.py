@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechicl.errors import InputError
-from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, plain
+from mechicl.figures import LABEL_COLOUR, SOFT, TARGET_COLOUR, TEXT_COLOUR, plain
 from mechicl.hooks import run
 from mechicl.metrics.objective import Objective
 from mechicl.models import hooked
@@ -70,7 +70,7 @@ def texts_and_roles(prompt: Prompt) -> tuple[list[str], list[str]]:
 
 def map_panel(title: str, edges: np.ndarray, texts: Iterable[str], roles: Iterable[str]) -> Panel:
     """The edges of one layer [query key] relative to the largest; each token's text in the colour of its role."""
-    colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": "#6E6E6E"}
+    colours = {"w": TEXT_COLOUR, "p": LABEL_COLOUR, "q": TARGET_COLOUR, "": SOFT}
     roles = list(roles)
     labels = [
         f'<span style="color:{colours[role]}">{plain(text.replace(chr(10), "⏎"))}</span>'
