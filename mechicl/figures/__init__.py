@@ -27,7 +27,7 @@ from mechicl.figures.text import plain, shortened
 
 __all__ = [
     "BLUE", "DARK", "FLOW_COLOURS", "GREEN", "GREY", "INK", "LABEL_COLOUR", "LIGHT", "NARROW", "NOTEBOOK", "ORANGE",
-    "PAGE_WIDTHS", "PURPLE", "SKY", "SOFT", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "TEXT_ON_DARK", "VERMILION", "WIDE", "add_curve",
-    "arrange", "band", "bounded", "coordinates", "curve_traces", "error_bars", "faint", "for_page", "panels", "plain",
-    "shades", "shortened", "styled", "without_outliers",
+    "PAGE_WIDTHS", "PURPLE", "SKY", "SOFT", "STAGE_COLOURS", "TARGET_COLOUR", "TEXT_COLOUR", "TEXT_ON_DARK",
+    "VERMILION", "WIDE", "add_curve", "arrange", "band", "bounded", "coordinates", "curve_traces", "error_bars",
+    "faint", "for_page", "panels", "plain", "shades", "shortened", "styled", "without_outliers",
 ]  # fmt: skip
