@@ -177,7 +177,7 @@ class Verdicts(tuple[Verdict, ...]):
         The effect is next to the null's value; an undecided verdict says what would decide it. `notes=False` leaves out
         notes.
         """
-        differing = [name for name in _ABOUT if len({one.about.get(name) for one in self}) > 1]
+        differing = [name for name in _ABOUT if len({one.about[name] for one in self if name in one.about}) > 1]
         rows = []
         for one in self:
             about = {name: one.about.get(name, "") for name in differing}
@@ -261,7 +261,8 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
-        outcome, reason = "undecided", f"It hardly exceeds its null, {claim.null}, but alone it may matter ({size})."
+        least = "lies below" if effect.high <= 0 else "hardly exceeds"
+        outcome, reason = "undecided", f"It {least} its null, {claim.null}, but alone it may matter ({size})."
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect

@@ -42,7 +42,8 @@ def _aligned(*columns: Sequence[str]) -> tuple[str, ...]:
     """Verdict, effect and n of one verdict, each padded to the same number of lines."""
     widths = _WIDTHS.values()
     wrapped = [
-        [line for text in texts for line in wrap(text, width)] for texts, width in zip(columns, widths, strict=True)
+        [line for text in texts for line in wrap(text, width, break_on_hyphens=False, break_long_words=False)]
+        for texts, width in zip(columns, widths, strict=True)
     ]
     longest = max(map(len, wrapped))
     return tuple("\n".join(lines + [""] * (longest - len(lines))) for lines in wrapped)
