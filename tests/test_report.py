@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -16,6 +19,7 @@ from mechicl.errors import InputError
 from mechicl.models import load_model
 from mechicl.report import write_report
 from mechicl.report.drawing_script import CARTESIAN_VERSION
+from mechicl.report.tables import table_html
 from mechicl.results import Result
 from mechicl.studies import compare_models, load_result, saved_results
 from mechicl.studies.label_words.information_flow import InformationFlow
@@ -325,3 +329,9 @@ def test_the_page_opens_with_all_verdicts_and_each_leads_to_its_study(
         assert tab.page.evaluate("window.hurt") is None
     single = browser.open(write_report(claimed[:1], tmp_path)).page
     assert single.locator("table.verdicts").count() == 1
+
+
+def test_layers_are_whole_numbers_also_where_some_are_missing() -> None:
+    table = pd.DataFrame({"layer": [1.0, 22.0, np.nan], "share": [1.0, 0.5, np.nan], "all": 1.0})
+    shown = re.sub(r"<[^>]*>", " ", table_html(table, "Stages")).split()
+    assert shown[-9:] == ["1", "1.0000", "1.0000", "22", "0.5000", "1.0000", "–", "–", "1.0000"]

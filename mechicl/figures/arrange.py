@@ -121,7 +121,8 @@ def _across(
         room = max(_left(box, width, size) for box in own)
         before.append((room if place == 0 or not common else 1.4 * size) + bar)
         bar = 6.3 * size if any(getattr(trace, "showscale", None) for box in own for trace in box.traces) else 0.0
-    free = width - sum(before) - bar - 1.2 * size - 0.6 * size * (columns - 1)
+    last = max(_half_of_last(row[-1], size) for row in grid if len(row) == columns)
+    free = width - sum(before) - bar - max(1.2 * size, last) - 0.6 * size * (columns - 1)
     shares = list(meta.get("widths") or []) if len(meta.get("widths") or []) == columns else [1.0] * columns
     widths = [free * share / sum(shares) for share in shares]
     ends = list(accumulate(room + own + 0.6 * size for room, own in zip(before, widths, strict=True)))
@@ -161,8 +162,15 @@ def _left(box: _Panel, width: float, size: float) -> float:
     """Room for the labels and the title of a y axis."""
     font = box.y.tickfont.size or size
     words = [line for word in _words(box, "y") for line in _tick_lines(word, _WORDS * width, font)]
-    ticks = max(width_of(line, font) for line in words) + 10 if words else 3.2 * size
+    numbers = (4 if box.y.type == "log" else 3.2) * size
+    ticks = max(width_of(line, font) for line in words) + 10 if words else numbers
     return ticks + (1.7 * size if box.y.title.text else 0) + 0.4 * size
+
+
+def _half_of_last(box: _Panel, size: float) -> float:
+    """Room to the right of a panel for half of its last label, if its x axis has words that are not turned."""
+    words, font = _words(box, "x"), box.x.tickfont.size or size
+    return min(width_of(words[-1], font) / 2, 4 * size) if words and box.x.tickangle != -90 else 0.0
 
 
 def _words_height(box: _Panel, width: float, size: float) -> float:

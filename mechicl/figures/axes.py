@@ -26,7 +26,7 @@ def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size
     values = coordinates(traces, letter)
     if axis.type == "log" and (values > 0).any():
         decades = np.ptp(np.log10(values[values > 0]))
-        axis.dtick = "D2" if decades < _FEW_DECADES else max(1, round(decades / 8))
+        axis.update(dtick="D2" if decades < _FEW_DECADES else max(1, round(decades / 8)), tickformat="~g")
         return
     if not len(values):
         return

@@ -20,6 +20,7 @@ def table_html(table: pd.DataFrame, caption: str) -> str:
 
     The caption of a long table has the columns that are the same in all rows; what is copied has them, too.
     """
+    table = table.apply(_whole)
     opened, size, everywhere = " open", "1 row" if len(table) == 1 else f"{len(table)} rows", dict[str, str]()
     summary = f"{escape(caption)} ({size})"
     if len(table) > _FEW_ROWS:
@@ -36,6 +37,13 @@ def table_html(table: pd.DataFrame, caption: str) -> str:
     return (
         f'<details class="numbers"{opened}><summary>{summary}</summary>{_copied(head, rows, caption, about)}</details>'
     )
+
+
+def _whole(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Whole numbers as such: layers of which some are missing are floats."""
+    if not pd.api.types.is_float_dtype(column) or not (column.dropna() % 1 == 0).all() or not column.max() > 1:
+        return column
+    return column.astype("Int64")
 
 
 def column_rules(n: int = 40) -> str:
@@ -84,6 +92,8 @@ def _text(value: str) -> str:
 
 
 def _plain(value: Any) -> str:
+    if value is pd.NA:
+        return "–"
     if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
         return "–" if number != number else f"{number:.3g}" if 0 < abs(number) < 0.001 else f"{number:.4f}"
