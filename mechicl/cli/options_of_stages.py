@@ -33,13 +33,16 @@ class OnWeights(Asked):
     """A model's weights, processed as in *Stages of Inference*."""
 
     processing: Annotated[
-        Literal["none", "fold"],
-        on("none, or fold: norms folded, weights centred and value biases folded, as in Stages of Inference."),
+        Literal["none", "fold", "fold-uncentred"],
+        on(
+            "none; fold: norms folded, weights centred and value biases folded, as in Stages of Inference; or "
+            "fold-uncentred: the same, but W_U is not centred."
+        ),
     ] = "none"
 
     def load_model(self, **how: Any) -> Any:
-        """The model asked for; "fold" folds value biases too, as the authors did."""
-        return super().load_model(processing=self.processing, fold_value_biases=self.processing == "fold", **how)
+        """The model asked for; folding includes value biases, as the authors did."""
+        return super().load_model(processing=self.processing, fold_value_biases=self.processing != "none", **how)
 
     def material(self, study: "Study", model: Any) -> "Material":
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,7 +23,7 @@ from mechicl.models.gguf import gguf_original
 from mechicl.models.local import folder_original
 from mechicl.models.names import understood
 from mechicl.models.original import Original
-from mechicl.models.processing import DevicePlacement, Processing, process
+from mechicl.models.processing import DevicePlacement, Processing, ProcessingName, process
 from mechicl.models.provenance import remember
 from mechicl.models.spread import devices_from, spread
 from mechicl.models.tokenizers import give_tokenizer
@@ -39,7 +39,7 @@ _HALF = (torch.float16, torch.bfloat16)
 def load_model(
     name: str | Path | HookedTransformer | TransformerBridge,
     *,
-    processing: Literal["none", "fold"] = "none",
+    processing: ProcessingName = "none",
     fold_value_biases: bool = False,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device | None = None,
@@ -59,8 +59,8 @@ def load_model(
             Hugging Face folder or GGUF file (no network is touched); or a model, which is returned unchanged, whatever
             the other arguments.
         processing: "none" leaves weights unprocessed. "fold" folds norms into the next layer and centres the
-            weights that write to the residual stream (LayerNorm models) and the unembedding; log-probabilities are
-            unchanged.
+            weights that write to the residual stream (LayerNorm models) and the unembedding; "fold-uncentred" does not
+            centre the unembedding. Log-probabilities are unchanged.
         fold_value_biases: also fold value biases into the output bias. The output is unchanged, but saliency and
             re-weighting change, because value biases no longer pass through attention; never done by default.
         dtype: data type of the loaded weights, whatever is on disk.

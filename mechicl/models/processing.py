@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from mechicl.errors import InputError
+
+ProcessingName = Literal["none", "fold", "fold-uncentred"]
+"""Weights as trained; norms folded and weights centred; or the same but for the unembedding, which is not centred."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class Processing:
 
     @classmethod
     def named(cls, name: str, *, fold_value_biases: bool = False) -> Processing:
-        """The processing called "none" or "fold"; raises `InputError` for another name."""
-        if name not in ("none", "fold"):
-            raise InputError(f"Processing {name!r} does not exist; use 'none' (weights as trained) or 'fold'.")
-        fold = name == "fold"
-        return cls(fold, fold, fold, fold_value_biases)
+        """The processing of this name; raises `InputError` for another one."""
+        if name not in get_args(ProcessingName):
+            raise InputError(
+                f"Processing {name!r} does not exist; use 'none' (weights as trained), 'fold', or 'fold-uncentred'."
+            )
+        fold = name != "none"
+        return cls(fold, fold, name == "fold", fold_value_biases)
 
     def possible_for(self, cfg: Any) -> Processing:
         """The steps that leave this architecture's log-probabilities unchanged.

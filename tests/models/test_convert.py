@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,6 +46,7 @@ def test_value_biases_are_folded_only_on_request():
 
 def test_centring_is_for_layer_norm_only_and_capped_logits_are_not_centred():
     fold = Processing.named("fold")
+    assert Processing.named("fold-uncentred") == replace(fold, center_unembed=False)
     assert fold.possible_for(tiny.model("gpt2").cfg).center_writing_weights
     assert not fold.possible_for(tiny.model("llama").cfg).center_writing_weights
     assert not fold.possible_for(tiny.model("gemma2").cfg).center_unembed

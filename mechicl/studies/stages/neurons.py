@@ -11,7 +11,8 @@ variance at most 0.001 and no heavy tail; rho, the share of w_out where the unem
 
 The counts assume a folded final norm and centred W_U and W_out (`processing="fold"`), as the authors do. Both protocols
 are the same: the authors' code is correct, only slow. With gated MLPs or GELU a neuron may be active with either sign.
-If W_U is not centred, the tokens' common direction makes its own tails, so counts with W_U centred are also given.
+If W_U is not centred (`processing="fold-uncentred"`), the tokens' common direction makes its own tails, so counts with
+W_U centred are also given.
 
 A heavy tail may come from W_U alone, whatever a neuron writes. So the claims are tested against W_U under a random
 rotation, which preserves all angles between tokens but not those between neurons and tokens. After rotation neurons of
