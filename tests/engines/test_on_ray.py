@@ -78,10 +78,10 @@ def test_a_node_is_killed_in_mid_run(cluster: Any, tmp_path: Path, monkeypatch: 
     with Team(model, 2, ray=cluster.address) as team:
         work = team._workers
         places = [work.submit(node_of, 2.0, name="node", then=str) for _ in range(2)]
-        assert len({place.result(timeout=120)[0] for place in places}) == 2, "an actor on each node"
+        assert len({place.result(timeout=400)[0] for place in places}) == 2, "an actor on each node"
         assert [begun.acquire(blocking=False) for _ in range(3)] == [True, True, False], "two actors so far"
         result = study.run(model, prompts, cells=cells, workers=team)
-        assert begun.acquire(timeout=60), "another actor was begun in the place of the lost one"
+        assert begun.acquire(timeout=300), "another actor was begun in the place of the lost one"
     pd.testing.assert_frame_equal(result.table, alone, check_exact=True)
     assert len(cells.kept) == len(set(cells.kept)) == len(list(cells.folder.iterdir())), "nothing lost, nothing doubled"
     assert result.provenance["workers"]["ray"] == cluster.address
