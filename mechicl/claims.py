@@ -20,8 +20,6 @@ from mechicl.metrics.resampling import SetInterval, mean_over_sets
 Outcome = Literal["supported", "contradicted", "undecided"]
 FEWEST = 5
 """Least number of prompts for a decision."""
-MOST_LEVERAGE = 1 / 3
-"""Largest share of one document, or sequence, in a result that needs no warning; of few, three times an equal share."""
 _OF_SETS = ("demonstration set", "use more seeds (each draws different demonstrations)")
 _MORE = {
     "prompts": _OF_SETS, "seeds": ("seed", _OF_SETS[1]),
@@ -261,13 +259,18 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", evidence.undecided
     if outcome == "contradicted" and evidence.alone is not None and evidence.alone.high >= claim.least:
         size = f"{evidence.alone.mean:.3g} [{evidence.alone.low:.3g}, {evidence.alone.high:.3g}]"
-        least = "lies below" if effect.high <= 0 else "hardly exceeds"
-        outcome, reason = "undecided", f"It {least} its null, {claim.null}, but alone it may matter ({size})."
+        relation = "lies below" if effect.high <= 0 else "hardly exceeds"
+        outcome, reason = "undecided", f"It {relation} its null, {claim.null}, but alone it may matter ({size})."
     if unit == "prompts" and effect.n < FEWEST:
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
     return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
+
+
+def dominates(share: float, n: int) -> bool:
+    """Whether one document, or sequence, of n has so large a share in a result that a reader should know."""
+    return share > max(1 / 3, 3 / n)
 
 
 def _dominated(evidence: Evidence) -> str:
@@ -278,7 +281,7 @@ def _dominated(evidence: Evidence) -> str:
     null = np.asarray(evidence.null, dtype=float) if np.ndim(evidence.null) else 0.0
     means = np.bincount(document, weights=np.asarray(evidence.values, dtype=float) - null) / size
     n, largest = len(means), int(np.abs(means).argmax())
-    if not abs(means[largest]) > max(MOST_LEVERAGE, 3 / n) * np.abs(means).sum():
+    if not dominates(abs(means[largest]) / max(np.abs(means).sum(), 1e-300), n):
         return ""
     rest = np.delete(means, largest).mean()
     return f"Without one of the {n} documents, the model's mean would be {rest:.3g} instead of {means.mean():.3g}."

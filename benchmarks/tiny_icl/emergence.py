@@ -9,7 +9,6 @@ of four classes, one demonstration each; signatures are those of fresh running t
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import plotly.graph_objects as go
 import mechicl as mi
 from benchmarks.tiny_icl.export import from_checkpoint
 from mechicl.figures.export import images
-from mechicl.shipped.model import load_tokenizer, to_hooked
+from mechicl.shipped.model import to_hooked, with_tokenizer
 from mechicl.studies.drawing import Drawing, Panel, draw
 
 SAMPLES, SEED, TOKENS = 64, 42, 2_000
@@ -36,12 +35,10 @@ _BY_LAYER = {
 
 def models(steps: Path) -> Iterator[tuple[int, Any]]:
     """Every exported step, in order, as a HookedTransformer."""
-    for folder in sorted(steps.glob("step*"), key=lambda one: int(re.findall(r"\d+", one.name)[-1])):
+    folders = {int(folder.name.removeprefix("step")): folder for folder in steps.glob("step*")}
+    for step, folder in sorted(folders.items()):
         network = from_checkpoint(folder / "model.safetensors", prefix="")
-        model = to_hooked(network.sizes.as_dict(), network.state_dict())
-        model.tokenizer = load_tokenizer()
-        model.cfg.default_prepend_bos = model.cfg.tokenizer_prepends_bos = False
-        yield int(re.findall(r"\d+", folder.name)[-1]), model
+        yield step, with_tokenizer(to_hooked(network.sizes.as_dict(), network.state_dict()))
 
 
 def measured(step: int, model: Any) -> pd.DataFrame:

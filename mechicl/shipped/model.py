@@ -36,6 +36,11 @@ def load_tiny_icl(
     else:
         model = to_hooked(sizes, weights)
     model.to(torch.device(device), print_details=False).to(dtype, print_details=False)
+    return with_tokenizer(model)
+
+
+def with_tokenizer(model: Any) -> Any:
+    """The model with tiny-icl's tokenizer, which adds no BOS."""
     # Not by set_tokenizer, which rebuilds the tokenizer so that it prepends BOS.
     model.tokenizer = load_tokenizer()
     model.cfg.default_prepend_bos = False

@@ -1,8 +1,8 @@
 """Similarity of layers' representations: linear CKA (section 5, Fig. 4, 5 and 14).
 
 We compare the residual stream at the last token of many sequences between every two depths, with the unbiased estimate
-of HSIC. The paper identifies blocks of similar layers in the matrix, and stages with
-these blocks. It used last tokens of texts of at most 512 tokens, 128 at a time, and published no code.
+of HSIC. The paper identifies blocks of similar layers in the matrix, and stages with these blocks. It used last tokens
+of texts of at most 512 tokens, 128 at a time, and published no code.
 
 A few residuals of large norm can dominate HSIC: two sequences of 97 can create or remove all blocks. So `"corrected"`
 divides each residual by its norm, and reports raw residuals in addition. The leverage of a sequence is its share in the
@@ -15,8 +15,8 @@ smaller (the unbiased estimate has the same mean at any size), so that there are
 last minibatch of fewer than four sequences is left out.
 
 Similarity that only falls with distance looks blocky, too. So we compare the best division into blocks with the best
-division of the same matrix after every entry is replaced by the mean at its distance. Early layers change
-a short residual a lot, which makes blocks with random weights, too, so the claim is tested against untrained twins.
+division of the same matrix after every entry is replaced by the mean at its distance. Early layers change a short
+residual a lot, which makes blocks with random weights, too, so the claim is tested against untrained twins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechicl.claims import MOST_LEVERAGE, Claim, Evidence
+from mechicl.claims import Claim, Evidence, dominates
 from mechicl.corpora import TokenCorpus
 from mechicl.declared import Switch
 from mechicl.errors import InputError
@@ -147,7 +147,7 @@ class Cka(AgainstTwins):
             texts[0] += f" (raw residuals: {places(raw['starts'])})"
         for kind, rows in table.groupby("residuals", sort=False):
             worst = rows.nlargest(1, "leverage").iloc[0]
-            if worst["leverage"] > max(MOST_LEVERAGE, 3 / worst["sequences"]):
+            if dominates(worst["leverage"], worst["sequences"]):
                 texts.append(
                     f"{worst['leverage']:.0%} of the similarities of {kind} residuals before layer {worst['layer']} "
                     f"are those of one sequence in {worst['sequences']}"
