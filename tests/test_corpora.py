@@ -59,6 +59,15 @@ def test_packed_sequences_are_the_shuffled_documents_one_after_another(tokenizer
     assert (corpus.documents[:, 1] >= 0).all()  # never two BOS at the beginning
 
 
+def test_text_of_a_single_document_is_told_before_it_is_used(tokenizer: Any, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(UserWarning, match=r"All 38 tokens of .* are of one document.*packing='documents'"):
+        corpus = load_corpus(tokenizer, ["ab" * 50, "ba" * 50], n_ctx=20, prepend_bos=True, tokens=30)
+    assert corpus.provenance()["documents_used"] == 1
+    load_corpus(tokenizer, ["ab" * 50, "ba" * 50], n_ctx=20, prepend_bos=True, tokens=110)
+    load_corpus(tokenizer, ["ab" * 50, "ba" * 50], n_ctx=20, prepend_bos=True, tokens=30, packing="documents")
+    assert not recwarn.list, "several documents, by more text or by cutting each"
+
+
 def test_the_seed_decides_the_order_and_the_digest_tells(tokenizer: Any) -> None:
     first, again, other = (load_corpus(tokenizer, TEXTS, n_ctx=16, prepend_bos=True, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.tokens, again.tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -48,7 +49,7 @@ def load_corpus(
     column: str = "text",
     split: str = "train",
 ) -> TokenCorpus:
-    """Read running text and cut it into sequences of at most `n_ctx` positions.
+    """Read running text and cut it into sequences of at most `n_ctx` positions; warn if all are of one document.
 
     `packing="packed"` shuffles the documents with `seed`, joins them with a BOS (or end-of-text) token between, and
     fills every sequence to `n_ctx`; leftover tokens are not used. `packing="documents"` is what the authors do:
@@ -106,6 +107,12 @@ def load_corpus(
         text = corpus.tokens[corpus.documents >= 0][:_LOOKED_AT].tolist()
         words = (tokenizer.decode([token]) for token in text)
         warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'", stacklevel=4)
+    if len(pieces) > 1 and origin["documents_used"] == 1:  # known before hours of work, not after
+        warnings.warn(
+            f"All {have:,} tokens of {found.name} are of one document, so claims over documents will be undecided; "
+            "take more tokens, or use packing='documents'.",
+            stacklevel=3,
+        )
     return corpus
 
 
