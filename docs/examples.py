@@ -75,7 +75,7 @@ def wrapped(line: str) -> str:
 
 
 def make(name: str) -> None:
-    """Run one example in a folder of its own; keep its figure and its finding."""
+    """Run one example in a folder of its own; keep its figure, finding and details."""
     from pictures import light
 
     from mechicl.studies import load_result
@@ -86,7 +86,7 @@ def make(name: str) -> None:
         result = load_result(folder, name)
     _PAGES.mkdir(exist_ok=True)
     (_PAGES / f"{name}.png").write_bytes(light(result.figure().to_image("png", width=900, scale=1.5)))
-    text = json.dumps({"finding": result.finding()}, indent=2, ensure_ascii=False)
+    text = json.dumps({"finding": result.finding(), "details": result.details()}, indent=2, ensure_ascii=False)
     (_PAGES / f"{name}.json").write_text(text + "\n")
 
 

@@ -92,8 +92,9 @@ def _claims(study: Any) -> list[str]:
 def _shown(study: Any) -> list[str]:
     if study.name in ELSEWHERE:
         return []
-    found = json.loads((HERE / "pages" / "studies" / f"{study.name}.json").read_text())["finding"]
-    return [f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{found}"]
+    found = json.loads((HERE / "pages" / "studies" / f"{study.name}.json").read_text())
+    details = "\n".join(f"- {text}" for text in found["details"])
+    return [f"## On the shipped model\n\n![{study.title} on tiny-icl]({study.name}.png)\n\n{found['finding']}", details]
 
 
 def api_page() -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -111,7 +111,9 @@ class Verdict:
     about: Mapping[str, str] = field(default_factory=dict)
     """Study, protocol, model, task and shots."""
     note: str = ""
-    """Note on the numbers."""
+    """Further numbers."""
+    limits: str = ""
+    """What qualifies it: a small sample, a document that makes up the effect."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
@@ -124,9 +126,13 @@ class Verdict:
         effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
         return f"{effect}, n = {self.counts()}. {self.remarks()}".strip()
 
+    def qualified(self) -> str:
+        """Why it is undecided, and what else qualifies it."""
+        return " ".join(filter(None, (self.reason, self.limits)))
+
     def remarks(self) -> str:
-        """Why it is undecided, and other notes."""
-        return " ".join(filter(None, (self.reason, self.note)))
+        """Why it is undecided, what else qualifies it, and further numbers."""
+        return " ".join(filter(None, (self.qualified(), self.note)))
 
     def size(self) -> str:
         """Effect and interval; a dash if nothing was measured."""
@@ -153,7 +159,7 @@ class Verdict:
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, "effect": _plain(self.effect), "low": _plain(self.low), "high": _plain(self.high),
             "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason, "note": self.note, "published": self.claim.published,
+            "reason": self.reason, "limits": self.limits, "note": self.note, "published": self.claim.published,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -185,7 +191,7 @@ class Verdicts(tuple[Verdict, ...]):
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
             numbers = "" if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} "
-            effect = (numbers + (one.remarks() if notes else one.reason)).strip()
+            effect = (numbers + (one.remarks() if notes else one.qualified())).strip()
             rows.append(
                 {**study, **({"on": on} if about else {}), "claim": sentence}
                 | {"verdict": one.outcome, "effect": effect, "n": one.counts()}
@@ -207,8 +213,19 @@ class Verdicts(tuple[Verdict, ...]):
             sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
         return " ".join(sentences)
 
-    def remarks(self, *, notes: bool = True) -> list[str]:
-        """Reasons, and notes, each once; those that do not hold on every model and task name theirs."""
+    def qualified(self) -> list[str]:
+        """Why verdicts are undecided, and what else qualifies them, as `notes`."""
+        return self._each_once("reason", "limits")
+
+    def limits(self) -> list[str]:
+        """What qualifies verdicts, as `notes`."""
+        return self._each_once("limits")
+
+    def notes(self) -> list[str]:
+        """Further numbers, each once; those that do not hold on every model and task name theirs."""
+        return self._each_once("note")
+
+    def _each_once(self, *fields: Literal["reason", "limits", "note"]) -> list[str]:
         varying = _varying(self)
 
         def place(one: Verdict) -> str:
@@ -216,7 +233,7 @@ class Verdicts(tuple[Verdict, ...]):
 
         places: dict[str, dict[str, None]] = {}
         for one in self:
-            for text in filter(None, (one.reason, one.note if notes else "")):
+            for text in filter(None, (getattr(one, name) for name in fields)):
                 places.setdefault(text, {})[place(one)] = None
         everywhere = {place(one) for one in self} - {""}  # a verdict that compares models has none
         return [
@@ -241,8 +258,6 @@ def _varying(verdicts: Sequence[Verdict]) -> list[str]:
 def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = None) -> Verdict:
     """The verdict that the evidence supports; `about` gives the model and task."""
     about = about or {}
-    if dominated := _dominated(evidence):
-        evidence = replace(evidence, note=" ".join(filter(None, (evidence.note, dominated))))
     if not len(evidence.values) or (evidence.undecided and evidence.interval is None):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
         return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
@@ -265,7 +280,9 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
-    return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note)
+    return Verdict(
+        claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note, _dominated(evidence)
+    )
 
 
 def dominates(share: float, n: int) -> bool:

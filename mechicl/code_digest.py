@@ -41,7 +41,7 @@ FOLLOWED = frozenset(("", "__init__", "studies"))
 # The methods of a study that make a cell.
 MEASURING = frozenset(("measure", "measure_all", "conditions", "settings", "surroundings", "_checked"))
 # Of a class with one of these methods, only members that measuring code mentions count.
-SHOWING = frozenset(("summary", "figure", "drawing", "finding", "claims", "evidence", "verdicts"))
+SHOWING = frozenset(("summary", "figure", "drawing", "finding", "details", "claims", "evidence", "verdicts"))
 
 # Attributes about classes and modules themselves, and code that runs when a class is defined.
 _NOTES = frozenset(("__doc__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",

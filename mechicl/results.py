@@ -51,6 +51,7 @@ class Explains(Protocol):
     def figure(self, result: Any) -> go.Figure: ...
     def tables(self, result: Any) -> dict[str, pd.DataFrame]: ...
     def finding(self, result: Any) -> str: ...
+    def details(self, result: Any) -> list[str]: ...
     def remarks(self, result: Any, rows: pd.DataFrame) -> list[str]: ...
     def verdicts(self, result: Any) -> Verdicts: ...
     def save_more(self, result: Any, folder: Path) -> None: ...
@@ -100,16 +101,18 @@ class Result:
         return self.study.figure(self)
 
     def finding(self) -> str:
-        """The finding in a sentence, and limits of the sample: few prompts, a single class."""
-        said = self.study.finding(self)
-        return " ".join([said, *(one for one in self.study.remarks(self, self.table) if one not in said)])
+        """The answer in words: the verdicts, why some are undecided, and limits of the sample: few prompts, one class.
 
-    def beyond_claims(self) -> str:
-        """The finding without its verdicts and why some are undecided, for a page that has these in a table."""
+        `details` has further numbers.
+        """
+        said = " ".join(filter(None, (self.study.finding(self), self.claims.in_words())))
+        qualified = self.claims.qualified() if self.claims else self.study.remarks(self, self.table)
+        return " ".join([said, *(text for text in qualified if text not in said)]).strip()
+
+    def details(self) -> list[str]:
+        """Further numbers, a sentence or a few about each, without those of the finding."""
         said = self.finding()
-        for told in sorted((self.claims.in_words(), *self.claims.remarks(notes=False)), key=len, reverse=True):
-            said = said.replace(told, "")
-        return " ".join(said.split())
+        return [text for text in dict.fromkeys(self.study.details(self)) if text not in said]
 
     def __repr__(self) -> str:
         outcomes = f" Claims: {self.claims.outcomes()}." if self.claims else ""
@@ -120,7 +123,9 @@ class Result:
         rows = [[_short(value) for value in row] for row in numbers.head(_SHOWN).itertuples(index=False)]
         more = f" The first {_SHOWN} of {len(numbers)} points; summary() has all." if len(numbers) > _SHOWN else ""
         verdicts = self.claims._repr_html_() if self.claims else ""
-        return verdicts + card(self.name, self.finding() + more, rows, [str(name) for name in numbers.columns])
+        details = " details() has further numbers." if self.details() else ""
+        header = [str(name) for name in numbers.columns]
+        return verdicts + card(self.name, self.finding() + details + more, rows, header)
 
     def _ipython_display_(self) -> None:
         """In a notebook, show the verdicts, the finding, and the figure as plotly does; in a terminal, one line."""

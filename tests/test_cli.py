@@ -403,6 +403,12 @@ def test_reproduce_runs_every_study_of_the_first_paper(
     assert not (tmp_path / "corrected" / "error-diagnosis.json").exists()
 
 
+def test_reproduce_takes_the_papers_tasks_unless_the_model_knows_only_its_own(tmp_path: Path) -> None:
+    assert OnAllOfLabelWords(model="gpt2", out=tmp_path).task == "sst2,trec,agnews,emo"
+    assert OnAllOfLabelWords(model="tiny-icl", out=tmp_path).task == "tiny-topics-4"
+    assert OnAllOfLabelWords(model="tiny-icl", out=tmp_path, task="sst2").task == "sst2"
+
+
 def test_reproduce_runs_what_neither_paper_has_where_it_is_asked_to(tmp_path: Path) -> None:
     """On as many prompts as their own commands draw, fresh demonstrations where these do."""
     asked = OnAllOfLabelWords(model="m", out=tmp_path, task="sst2", samples=1000)

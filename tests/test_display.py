@@ -59,6 +59,9 @@ class Told:
     def finding(self, result: Result) -> str:
         return HOSTILE[:40]
 
+    def details(self, result: Result) -> list[str]:
+        return []
+
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
         return []
 

@@ -277,23 +277,24 @@ def test_published_values_stand_beside_measured_ones(results: list[Result], brow
     assert "GPT2-XL" in table.text_content()
 
 
-def test_what_was_measured_follows_the_figure_and_repeats_no_verdict(
+def test_further_numbers_follow_the_figure_and_repeat_no_verdict(
     results: list[Result], browser: Browser, tmp_path: Path
 ) -> None:
     isolated = results[1]
     several = compare_models([isolated, renamed(isolated, "gpt2-xl")])
     tab = browser.open(write_report([isolated, several, results[0]], tmp_path)).page
-    said = tab.locator("section:has(figure) .said:has-text('Measured:')")
-    alone, of_models = (said.nth(place).text_content() for place in range(2))
+    counts = tab.locator("section:has(figure) .said:has-text('Measured:')").text_content()
+    further = tab.locator("section:has(figure) details:has(> summary:text-is('Further numbers'))")
+    alone, of_models = (further.nth(place).text_content() for place in range(2))
     for verdict in isolated.claims:
         assert verdict.claim.sentence in isolated.finding(), "the control"
-        assert verdict.claim.sentence not in alone
-        assert of_models.count(verdict.claim.sentence) == 1, "on how many models"
+        assert counts.count(verdict.claim.sentence) == 1, "on how many models"
         for text in (alone, of_models):
+            assert verdict.claim.sentence not in text
             assert not verdict.reason or verdict.reason not in text
-    assert alone.startswith("Measured: Isolated layers: ")
+    assert alone.startswith("Further numbersIsolated layers: ")
     assert of_models.index("tiny-icl: Isolated layers: ") < of_models.index("gpt2-xl: Isolated layers: ")
-    after = said.first.evaluate("(p) => document.querySelector('figure').compareDocumentPosition(p)")
+    after = further.first.evaluate("(p) => document.querySelector('figure').compareDocumentPosition(p)")
     assert after & 4, "the figure comes first"
 
 

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -107,12 +108,13 @@ def close(result: Result, asked: Asked) -> None:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A result as JSON: study, protocol, verdicts, finding, and the rows of the summary (NaN is null)."""
+    """A result as JSON: study, protocol, verdicts, finding, details, and the rows of the summary (NaN is null)."""
     return {
         "study": result.name,
         "protocol": result.study.protocol,
         "claims": [verdict.facts() for verdict in result.claims],
         "finding": result.finding(),
+        "details": result.details(),
         "summary": json.loads(result.summary().to_json(orient="records", double_precision=15)),
     }
 
@@ -146,12 +148,15 @@ def page(folder: Path) -> Path:
 
 
 def show(result: Result) -> None:
-    """Print a short table, the finding and the verdicts."""
+    """Print a short table, the finding, further numbers, and the verdicts."""
     console = terminal()
     table, missing = fitting(result.name, result.summary(), console)
     console.print(table)
     say_left_out(missing, console)
-    console.print(result.finding())
+    if said := result.study.finding(result) if result.claims else result.finding():
+        console.print(said)
+    for text in (*result.claims.limits(), *result.details()):
+        console.print(Padding(f"- {text}", (0, 0, 0, 2)))
     print_verdicts(result.claims, console)
 
 

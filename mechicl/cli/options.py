@@ -277,8 +277,16 @@ class OnPrompts(Asked):
 
 @dataclass(frozen=True, kw_only=True)
 class OnAllOfLabelWords(OnPrompts):
-    """Prompts of tasks, and whether to run the studies beyond both papers, too."""
+    """Prompts of tasks, the paper's unless others are named, and whether to run the studies beyond both papers, too."""
 
+    task: Annotated[
+        str,
+        on(
+            "Task or task file (JSON), or several, comma-separated. Default: the paper's sst2,trec,agnews,emo; "
+            "tiny-topics-4 for tiny-icl, which does not know English.",
+            completion.tasks,
+        ),
+    ] = ""
     extensions: Annotated[
         bool,
         on(
@@ -286,6 +294,11 @@ class OnAllOfLabelWords(OnPrompts):
             "shot-sweep."
         ),
     ] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.task:
+            object.__setattr__(self, "task", "tiny-topics-4" if self.model == "tiny-icl" else "sst2,trec,agnews,emo")
 
 
 def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path | None]:

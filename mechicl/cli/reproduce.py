@@ -44,10 +44,7 @@ papers = typer.Typer(help="Run every experiment of a paper on one model.", no_ar
 
 
 @papers.command("label-words")
-@asking(
-    OnAllOfLabelWords, without=("demonstrations", "label_words", "mislabelled"), task="sst2,trec,agnews,emo",
-    samples=1000,
-)  # fmt: skip
+@asking(OnAllOfLabelWords, without=("demonstrations", "label_words", "mislabelled"), samples=1000)
 def label_words(asked: OnAllOfLabelWords) -> None:
     """Run all of Label Words are Anchors, in both protocols: one page each in OUT/paper and OUT/corrected.
 

@@ -31,6 +31,8 @@ from mechicl.versions import versions
 # Nothing can be fetched, whatever a name or a text contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _LIGHT_INK = "#e8e8ea"
+_FEW = 4
+"""Largest number of sentences of further numbers that are open at first."""
 
 
 def write_report(results: Sequence[Result], folder: str | Path, *, title: str | None = None) -> Path:
@@ -108,8 +110,9 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
 
 
 def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
-    study, said = result.study, _beyond_claims(result)
-    described = f' aria-describedby="measured-{number}"' if said else ""
+    study, said = result.study, _measured_in_words(result)
+    details, told = result.details(), f"measured-{number}" if said else f"further-{number}"
+    described = f' aria-describedby="{told}"' if said or details else ""
     shown = _in_all_widths(figure)
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
@@ -122,7 +125,7 @@ def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, 
         f'<figure><div class="plot" role="group" aria-label="Figure: {escape(study.title)}"{described}></div>'
         f"<figcaption>{caption}</figcaption>"
         f'<script type="text/plain">{packed(plotly.io.json.to_json_plotly(shown))}</script></figure>'
-        f"{_measured(said, number)}{_notes(result.claims, said)}"
+        f"{_measured(said, number)}{_details(details, number)}"
         f"{table_html(published, 'Published against measured') if len(published) else ''}"
         f"{table_html(result.summary(), 'Figure data')}{further}"
         f"{_origin(result, number)}</section>"
@@ -133,26 +136,19 @@ def _measured(said: str, number: int) -> str:
     return f'<p class="said" id="measured-{number}"><b>Measured:</b> <bdi>{escape(said)}</bdi></p>' if said else ""
 
 
-def _beyond_claims(result: Result) -> str:
-    """What a finding adds to the verdicts, which have a table.
-
-    Of several models these are the numbers of models that support a claim, and what each model's own finding adds.
-    """
-    if not isinstance(result.study, Several):
-        return result.beyond_claims()
-    each = {name: one.beyond_claims() for name, one in result.study.each(result).items()}
-    return " ".join([result.claims.in_words(), *(f"{name}: {said}" for name, said in each.items() if said)]).strip()
+def _measured_in_words(result: Result) -> str:
+    """The finding without verdicts, which have a table; of several models, with the numbers that support a claim."""
+    if not result.claims:
+        return result.finding()
+    counts = result.claims.in_words() if isinstance(result.study, Several) else ""
+    return " ".join(filter(None, (result.study.finding(result), counts)))
 
 
-def _notes(verdicts: Verdicts, finding: str) -> str:
-    """Notes on single verdicts that the finding does not repeat, in a list that opens."""
-    told = [one for one in verdicts if one.note and one.note not in finding]
-    items = "".join(
-        f"<li><bdi>{escape(' '.join(filter(None, (one.about.get('task'), one.claim.sentence))))}</bdi> "
-        f"<bdi>{escape(one.note)}</bdi></li>"
-        for one in told
-    )
-    return f"<details><summary>Notes on the verdicts ({len(told)})</summary><ul>{items}</ul></details>" if told else ""
+def _details(details: Sequence[str], number: int) -> str:
+    """Further numbers, in a list that a reader opens if it is long."""
+    items = "".join(f"<li><bdi>{escape(text)}</bdi></li>" for text in details)
+    begins = f'<details id="further-{number}"{" open" if len(details) <= _FEW else ""}>'
+    return f"{begins}<summary>Further numbers</summary><ul>{items}</ul></details>" if details else ""
 
 
 def _in_all_widths(figure: go.Figure) -> dict[str, Any]:

@@ -93,12 +93,12 @@ def load_result(folder: str | Path, name: str | None = None) -> Result:
     table, provenance = load_table(folder, name)
     result = explained(Result(_with_settings(STUDIES[name], provenance.get("settings"), folder), table, provenance))
     try:
-        result.summary(), result.finding(), result.claims
+        result.summary(), result.finding(), result.details()
     except Exception as error:  # whatever pandas raises for missing or unexpected columns
         if not STUDIES[name].__module__.startswith("mechicl."):
             raise InputError(
                 f"The study {name} fails on its table in {folder} ({type(error).__name__}: {first_line(error)}); fix "
-                "its summary, finding or evidence, or run it again."
+                "its summary, finding, details or evidence, or run it again."
             ) from error
         raise InputError(
             f"Another version of mechicl wrote the table of {name} in {folder}; run the study again."

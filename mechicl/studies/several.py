@@ -81,13 +81,13 @@ class Several:
         }
 
     def finding(self, result: Result) -> str:
-        """The verdicts on all models, claim by claim, then the notes on each model."""
-        words = result.claims.in_words()
-        for name, one in self.each(result).items():
-            notes = [text for verdict in one.claims for text in (verdict.reason, verdict.note) if text]
-            own = " ".join(dict.fromkeys(notes)) if result.claims else self.study.finding(one)
-            words += f" {name}: {own}" if own else ""
-        return words.strip()
+        """What each model shows besides the verdicts."""
+        each = {name: self.study.finding(one) for name, one in self.each(result).items()}
+        return " ".join(f"{name}: {said}" for name, said in each.items() if said)
+
+    def details(self, result: Result) -> list[str]:
+        """Further numbers of each model, prefixed with its name."""
+        return [f"{name}: {text}" for name, one in self.each(result).items() for text in one.details()]
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
         """Limits of the samples, each prefixed with its model's name."""

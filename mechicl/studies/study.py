@@ -222,7 +222,8 @@ class Study(ABC):
             evidence = self.evidence(claim, rows)
         except InputError as error:  # these rows lack a needed number
             evidence = Evidence.nothing(str(error))
-        return decide(claim, replace(evidence, note=" ".join(filter(None, (evidence.note, *remarks)))), facts)
+        verdict = decide(claim, evidence, facts)
+        return replace(verdict, limits=" ".join(filter(None, (verdict.limits, *remarks))))
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -249,9 +250,12 @@ class Study(ABC):
         return {}
 
     def finding(self, result: Result) -> str:
-        """The result in a sentence or two: the verdict on each of its claims, unless a subclass adds to it."""
-        words = result.claims.in_words()
-        return " ".join([words, *(text for text in result.claims.remarks() if text not in words)])
+        """What the result shows besides the verdicts on its claims, in at most two numbers: a study without claims."""
+        return ""
+
+    def details(self, result: Result) -> list[str]:
+        """Further numbers, a sentence or a few about each: those of the verdicts, unless a subclass adds to them."""
+        return result.claims.notes()
 
     def surroundings(self, model: Any) -> dict[str, Any]:
         """Plain values that the numbers also depend on, such as the machine where time is measured."""

@@ -134,7 +134,7 @@ def test_saved_and_loaded_it_knows_its_model_and_its_text(tmp_path: Path) -> Non
     result = LensStudy(tuned=loaded).run(model, other)
     assert set(result.table["lens"]) == {"corrected", "tuned"}
     assert result.provenance["settings"]["tuned"] == lens.digest
-    assert "tuned lens takes KL" in result.finding()
+    assert "tuned lens takes KL" in " ".join(result.details())
     (tmp_path / "tuned_lens.json").write_text('{"sha256": "other", "about": {}}')
     with pytest.raises(InputError, match="not the file that its JSON describes"):
         TunedLens.load(tmp_path)

@@ -30,7 +30,7 @@ def test_full_context_is_loyal_to_itself_and_the_best_set_is_the_best() -> None:
     assert mean[("label_loyalty", "hidden random", *random)] == pytest.approx(by_set.mean())
     assert mean[("label_loyalty", "hidden random, best set", *random)] == pytest.approx(by_set.max())
     assert set(result.summary()["method"]) == {*TABLE_2, "hidden anchor, read apart"}
-    assert "The best control is" in result.finding()
+    assert "The best control is" in " ".join(result.details())
     assert result.figure().data
 
 

@@ -58,7 +58,7 @@ def test_distances_are_normalised_and_correlated_in_every_layer(family: str, pro
     spearman = summary[summary["metric"] == "spearman"]
     assert spearman["mean"].between(-1, 1).all()
     assert spearman["low"].isna().all() == (protocol == "paper")
-    assert "Nearest anchors" in result.finding()
+    assert "Nearest anchors" in " ".join(result.details())
     panels = result.figure().layout.meta["panels"]
     assert [sum(f"M\u00a0=\u00a0{m}" in name for name in panels) for m in (3, 10)] == [1, 1]
 
@@ -123,7 +123,7 @@ def test_seeds_are_tested_once_and_tasks_apart() -> None:
     whole = confusion_correlation(mean, real, generator=np.random.default_rng(0))
     assert at.loc[("questions", "p_value"), "mean"] == pytest.approx(whole.p_value)
     assert at.loc[("questions", "spearman"), "mean"] == pytest.approx(whole.spearman)
-    assert result.finding().count("Nearest anchors") == 1
+    assert " ".join(result.details()).count("Nearest anchors") == 1
     renamed = table["class_a"].str.upper(), table["class_b"].str.upper()
     own = table.assign(class_a=renamed[0], class_b=renamed[1]).where(table["seed"] == 1, table)
     assert [len(part["seed"].unique()) for part in seeds_by_classes(own)] == [1, 1]

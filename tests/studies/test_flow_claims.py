@@ -42,9 +42,9 @@ def test_flow_is_found_where_it_is(model: Any, flow: Any) -> None:
 
 
 def test_reading_takes_over_where_both_are_found(flow: Any) -> None:
-    assert "Reading takes over from gathering in layer 1 [1, 1]." in flow.finding()
+    assert "Reading takes over from gathering in layer 1 [1, 1]." in " ".join(flow.details())
     one_set = type(flow)(flow.study, flow.table.assign(demonstration_set=0), {})
-    assert "takes over" not in one_set.finding()
+    assert "takes over" not in " ".join(one_set.details())
 
 
 def test_a_model_must_show_it_itself(flow: Any) -> None:
@@ -110,7 +110,7 @@ def test_isolation_is_found_where_it_is(model: Any) -> None:
     assert outcomes(result) == ["supported"] * 4
     assert {verdict.about["mode"] for verdict in result.claims} == {"presoftmax"}
     assert 0.25 <= result.study.floor(result.table) < 0.7
-    assert re.search(r"A constant answer keeps \d+% of predicted labels\.$", result.finding())
+    assert re.search(r"A constant answer keeps \d+% of predicted labels\.", " ".join(result.details()))
 
 
 def test_an_interval_over_few_nulls_covers_another_draw() -> None:

@@ -60,8 +60,9 @@ def test_each_model_keeps_its_numbers_and_verdicts() -> None:
     ]
     first = [one.outcome for one in both.claims if one.claim == both.claims[0].claim]
     assert both.finding().startswith(f"Supported on {first.count('supported')} of 2 models")
-    assert "a: " in both.finding()
-    assert "b: " in both.finding()
+    assert both.details() == [
+        f"{name}: {text}" for name, one in zip("ab", parts, strict=True) for text in one.details()
+    ]
     with pytest.raises(InputError, match="of several models already"):
         compare_models([both, parts[0]])
 

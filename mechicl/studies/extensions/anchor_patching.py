@@ -174,12 +174,12 @@ class AnchorPatching(AgainstTwins):
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         return {"Correlation of first order and exact, over layers and kinds": agreement(given(result.table))}
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
         table = agreement(given(result.table))
         sizes = ", ".join(
             f"{site} {r:.2f}" for site, r in table.groupby("site", sort=False)["correlation"].mean().items()
         )
-        return f"{super().finding(result)} Correlation of the first-order map with the exact one: {sizes}."
+        return [*super().details(result), f"Correlation of the first-order map with the exact one: {sizes}."]
 
 
 def positions_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:

@@ -144,8 +144,8 @@ class DecisionLayer(AgainstTwins):
             widths=(1, 1, 1, 1),
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
-        return f"{super().finding(result)} The answer may be present before the lens shows it."
+    def details(self, result: Result) -> list[str]:
+        return [*super().details(result), "The answer may be present before the lens shows it."]
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         by = ["model", "task", "shots", "weights"]

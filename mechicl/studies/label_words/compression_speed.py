@@ -279,14 +279,15 @@ class CompressionSpeed(Study):
         note = f"{', '.join(tasks)}; one query at a time on {device}; times: {times}"
         return Drawing(summary, panels, x_title="", note=note, common=True, height=34 * len(arms), hover="closest")
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
         mean = result.summary().groupby(["metric", "arm"])["mean"].mean()
         flops, kib = mean["gflops"], mean["cache_kib"]
         size = f", in a cache of {kib[ANCHORS] / kib[PREFIX]:.0%} of the exact one's size" if PREFIX in kib else ""
-        return (
-            f"{result.claims.in_words()} A query on the cached anchors takes {flops[ANCHORS] / flops[FULL]:.0%} of the "
-            f"operations of a whole prompt{size}."
-        )
+        return [
+            *super().details(result),
+            f"A query on the cached anchors takes {flops[ANCHORS] / flops[FULL]:.0%} of the operations of a whole "
+            f"prompt{size}.",
+        ]
 
 
 _TIMES = {"ms_per_query": "ms per query", "times_as_fast": "times as fast as full recompute"}

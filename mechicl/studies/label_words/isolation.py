@@ -294,13 +294,12 @@ class Isolation(PredictionStudy):
             return {}  # saved by an earlier version, or a model without a tokenizer
         return {"Where isolation changes the most probable words most (Table 5)": isolation_examples(result)}
 
-    def finding(self, result: Result) -> str:
-        words = result.claims.in_words()
-        reasons = [reason for reason in result.claims.remarks(notes=False) if reason not in words]
-        return " ".join([
-            words, *reasons, f"Isolated layers: {self._layers_in_words(result.table)}, mode {self.mode}. A constant "
-            f"answer keeps {self.floor(result.table):.0%} of predicted labels.",
-        ])  # fmt: skip
+    def details(self, result: Result) -> list[str]:
+        return [
+            f"Isolated layers: {self._layers_in_words(result.table)}, mode {self.mode}.",
+            f"A constant answer keeps {self.floor(result.table):.0%} of predicted labels.",
+            *super().details(result),
+        ]
 
     def _layers_in_words(self, table: pd.DataFrame) -> str:
         """Numbers of isolated layers that the claims rest on."""

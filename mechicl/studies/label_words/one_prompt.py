@@ -91,7 +91,13 @@ class OnePrompt(Study):
         return pd.concat(parts, ignore_index=True).assign(low=np.nan, high=np.nan, n=1)
 
     def finding(self, result: Result) -> str:
-        """How many of the strongest edges involve label words."""
+        return f"{self._edges(result)[0]} Single prompts are illustrations."
+
+    def details(self, result: Result) -> list[str]:
+        return self._edges(result)[1:]
+
+    def _edges(self, result: Result) -> list[str]:
+        """How many of the strongest edges involve label words, for each task, seed and layer."""
         top, told = result.summary(), []
         read = top["reader_role"].where(top["reader_role"] != "q", top["read_role"] + " to q")
         by = [top[name] for name in ("task", "seed", "layer")]
@@ -101,7 +107,7 @@ class OnePrompt(Study):
                 f"Of the {len(of_layer)} strongest edges in layer {layer} ({task}, seed {seed}), {into} lead into "
                 f"label words and {out} from them to the target."
             )
-        return " ".join([*told, "Single prompts are illustrations."])
+        return told
 
     def drawing(self, result: Result) -> Drawing:
         panels = [

@@ -161,14 +161,19 @@ class Atlas(AgainstTwins):
         return {"Where stages begin (layers, with 95 % intervals over documents and signatures)": rows}
 
     def finding(self, result: Result) -> str:
-        summary, parts = result.summary(), []
+        parts = []
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
             stages = [boundary_in_words(row) for row in rows.to_dict("records")]
-            parts.append(f"{model}: {'; '.join(stages)}")
-            shown = where(rows, verdict="supported").set_index("stage")["layer"]
-            parts += gathered_and_read(where(summary, model=model), shown.astype(int).to_dict())
-            parts += sink_in_words(where(summary, model=model))
-        return " ".join([". ".join(parts) + ".", super().finding(result)])
+            parts.append(f"{model}: {'; '.join(stages)}.")
+        return " ".join(parts)
+
+    def details(self, result: Result) -> list[str]:
+        summary, parts = result.summary(), super().details(result)
+        for model, rows in self.boundaries(result.table).groupby("model", sort=False):
+            shown, of_model = where(rows, verdict="supported").set_index("stage")["layer"], where(summary, model=model)
+            told = [*gathered_and_read(of_model, shown.astype(int).to_dict()), *sink_in_words(of_model)]
+            parts += [f"{text}." for text in told]
+        return parts
 
 
 def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:

@@ -145,9 +145,8 @@ class LesionedBenchmarks(Study):
             note=f"{'; '.join(documents)}; dotted: clean model; band: 95 % interval over documents",
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
-        summary = result.summary()
-        parts = []
+    def details(self, result: Result) -> list[str]:
+        summary, parts = result.summary(), super().details(result)
         for name in summary["benchmark"].unique():
             rows = scores(summary, name)
             clean, metric = where(rows, kind="clean")["mean"].item(), rows["metric"].iloc[0]
@@ -162,8 +161,8 @@ class LesionedBenchmarks(Study):
                     for lowest in (True, False)
                 )
                 told.append(f"{kind}: {low}" if low == high else f"{kind}: lowest {low}, highest {high}")
-            parts.append("; ".join(told))
-        return f"{super().finding(result)} {'. '.join(parts)}."
+            parts.append(f"{'; '.join(told)}.")
+        return parts
 
 
 def _renamed(table: pd.DataFrame) -> pd.DataFrame:

@@ -103,14 +103,21 @@ class ClassLogits(OfTokenClass):
     def finding(self, result: Result) -> str:
         summary = result.summary()
         overlap = summary[summary["metric"] == "overlap"]
+        return (
+            f"Of the {len(overlap)} neurons that move the class {describe(self.token_class)} most, the histogram of "
+            f"the class overlaps that of all other tokens by {overlap['mean'].median():.0%} (median). Neurons were "
+            "chosen for this, so it is no evidence by itself."
+        )
+
+    def details(self, result: Result) -> list[str]:
+        summary = result.summary()
+        overlap = summary[summary["metric"] == "overlap"]
         kinds = ", ".join(f"{n} {kind}" for kind, n in overlap["kind"].value_counts().items())
         first = overlap.iloc[0]
-        of_class = f"the class {describe(self.token_class)} ({first['n']} tokens)"
-        return (
-            f"Of the {len(overlap)} neurons that move {of_class} most ({kinds}), the histogram of the class overlaps "
-            f"that of all other tokens by {overlap['mean'].median():.0%} (median), and by {first['mean']:.0%} in the "
-            f"first, {first['layer']}.{first['neuron']}. Neurons were chosen for this, so it is no evidence by itself."
-        )
+        return [
+            f"Neurons: {kinds}. The class has {first['n']} tokens.",
+            f"The neuron with the largest effect is {first['layer']}.{first['neuron']} (overlap {first['mean']:.0%}).",
+        ]
 
 
 def _steps(bins: pd.DataFrame, which: str, colour: str) -> go.Scatter:

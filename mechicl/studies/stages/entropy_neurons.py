@@ -149,20 +149,25 @@ class EntropyNeurons(Study):
         )
 
     def finding(self, result: Result) -> str:
-        held, parts = max(self.values), []
-        for kind, (name, _) in _NAMES.items():
-            mean = where(result.summary(), held=held, kind=kind, layer=-1).set_index("metric")["mean"]
-            parts.append(
-                f"{name} change entropy by {mean['entropy_difference']:+.3f} bits and the loss by "
-                f"{mean['loss_difference']:+.3f} nats"
-            )
+        return f"Fixed to {max(self.values):g}, one at a time, {self._changes(result, 'entropy', 'bits')}."
+
+    def _changes(self, result: Result, metric: str, unit: str) -> str:
+        """In words, by how much each kind of neuron changes the entropy or the loss."""
+        means = {
+            name: where(result.summary(), held=max(self.values), kind=kind, layer=-1, metric=f"{metric}_difference")
+            for kind, (name, _) in _NAMES.items()
+        }
+        return "; ".join(f"{name} change {metric} by {rows['mean'].item():+.3f} {unit}" for name, rows in means.items())
+
+    def details(self, result: Result) -> list[str]:
         rows = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
         names = ", ".join(f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy())
         wide = int((rows["variance"] > MOST_VARIANCE).sum())
         bound = (
             f" ({wide} of {len(rows)} above the variance of {MOST_VARIANCE:g} that `neurons` allows)" if wide else ""
         )
-        return f"Fixed to {held:g}, one at a time, {'; '.join(parts)}. Entropy neurons: {names}{bound}."
+        loss = self._changes(result, "loss", "nats")
+        return [f"{loss[0].upper()}{loss[1:]}.", f"Entropy neurons: {names}{bound}."]
 
 
 def _compared(

@@ -117,6 +117,14 @@ class LesionedLearning(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
+        return f"Label loyalty is lowest {self._lowest(result)['label loyalty']}."
+
+    def details(self, result: Result) -> list[str]:
+        _, *flows = (f"{name} is lowest {place}" for name, place in self._lowest(result).items())
+        return [f"Relative to the clean model, {' and '.join(flows)}."]
+
+    def _lowest(self, result: Result) -> dict[str, str]:
+        """In words, the layer without which label loyalty, or a flow relative to the clean model, is lowest."""
         dropped = result.table[result.table["dropped"] != _INTACT]
         clean = where(result.table, dropped=_INTACT)[[*_PROMPT, "predicted", *FLOWS]]
         paired = dropped.merge(clean, on=_PROMPT, suffixes=("", "_clean"))
@@ -124,15 +132,13 @@ class LesionedLearning(Study):
         for name in FLOWS[:2]:
             of_clean = np.stack(paired[f"{name}_clean"].to_list()).sum(1)
             kept[name] = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
-        told, prompt = [], paired.groupby(_PROMPT, dropna=False).ngroup()
+        told, prompt = {}, paired.groupby(_PROMPT, dropna=False).ngroup()
         for name, values in kept.items():
             curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
-            place = extreme_in_words(
+            told[name] = extreme_in_words(
                 curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
             )
-            told.append(f"{name} is lowest {place}")
-        loyalty, *flows = told
-        return f"{loyalty[0].upper()}{loyalty[1:]}. Relative to the clean model, {' and '.join(flows)}."
+        return told
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -192,12 +192,10 @@ class LensStudy(AgainstTwins):
             note=_AUTHORS_BAND if self.protocol == "paper" else TEXT_BAND,
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
+        details = super().details(result)
         kl = where(result.summary(), metric="kl")
         if not {"corrected", "tuned"} <= set(kl["lens"]):
-            return super().finding(result)
+            return details
         plain, tuned = (where(kl, lens=lens)["mean"].iloc[:-1].mean() for lens in ("corrected", "tuned"))
-        return (
-            f"{super().finding(result)} The tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on "
-            "average."
-        )
+        return [*details, f"The tuned lens takes KL(final ‖ lens) from {plain:.2f} to {tuned:.2f} nats on average."]

@@ -169,12 +169,21 @@ class ManyLesions(Study):
             kl, alone = means["drop", "kl"], means["drop", "kl if independent"]
             size = kl.index[min(1, len(kl) - 1)]
             parts.append(
-                f"{model}: with {size} middle layers dropped{IN_WORDS[self.positions]}, the KL is {kl[size]:.2f} nats "
-                f"({kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed), with all "
-                f"{kl.index[-1]} {kl.iloc[-1]:.2f}; with the middle layers shuffled "
-                f"{means['shuffle', 'kl'].iloc[0]:.2f}"
+                f"{model}: with {size} middle layers dropped{IN_WORDS[self.positions]}, the KL is {kl[size]:.2f} nats, "
+                f"{kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed."
             )
-        return ". ".join(parts) + "."
+        return " ".join(parts)
+
+    def details(self, result: Result) -> list[str]:
+        parts = []
+        for model, rows in result.summary().groupby("model", sort=False):
+            means = rows.set_index(["kind", "metric", "size"])["mean"].sort_index()
+            kl, shuffled = means["drop", "kl"], means["shuffle", "kl"].iloc[0]
+            parts.append(
+                f"{model}: with all {kl.index[-1]} middle layers dropped, the KL is {kl.iloc[-1]:.2f} nats; with them "
+                f"shuffled, {shuffled:.2f}."
+            )
+        return parts
 
 
 def draw_means(table: pd.DataFrame) -> pd.DataFrame:

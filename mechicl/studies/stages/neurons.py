@@ -185,10 +185,10 @@ class NeuronsStudy(Study):
             note=f"kurtosis > {self.kurtosis:g}; exact, from weights",
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
         counts = result.summary().groupby("metric")["count"].sum()
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in _KINDS)
-        return f"{super().finding(result)} Neurons: {kinds}."
+        return [*super().details(result), f"Neurons: {kinds}."]
 
 
 def _heavy(table: pd.DataFrame, kurtosis: float, sign: int) -> pd.Series[bool]:

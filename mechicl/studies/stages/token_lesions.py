@@ -123,13 +123,24 @@ class TokenLesions(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        kl = where(result.summary(), metric="kl", by="word").groupby(["group", "layer"])["mean"].mean().unstack("layer")
+        kl = _by_place(result).iloc[:, 0]
+        shown = [f"{kl[name]:.2f} nats (prediction at {name})" for name in kl.index[[0, -1]].unique()]
+        return f"With layer {kl.name} ablated ({self._ablation}), the mean KL is {' and '.join(shown)}."
+
+    def details(self, result: Result) -> list[str]:
+        kl = _by_place(result)
         late = kl.iloc[:, len(kl.columns) // 2 :].mean(axis=1)
-        parts = [f"{name} {kl.loc[name].iloc[0]:.2f} / {late[name]:.3f}" for name in WORDS if name in kl.index]
-        return (
+        parts = [f"{name} {kl.loc[name].iloc[0]:.2f} / {late[name]:.3f}" for name in kl.index]
+        return [
             f"KL in nats, for layer {kl.columns[0]} ablated ({self._ablation}) / mean over the later half of layers, "
             f"by place of the prediction: {'; '.join(parts)}."
-        )
+        ]
+
+
+def _by_place(result: Result) -> pd.DataFrame:
+    """Mean KL by place of the prediction in its word [place, layer]."""
+    kl = where(result.summary(), metric="kl", by="word").groupby(["group", "layer"])["mean"].mean().unstack("layer")
+    return kl.loc[[name for name in WORDS if name in kl.index]]
 
 
 def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, Bool[Tensor, "batch pos"]]]:

@@ -191,7 +191,7 @@ class Voting(OfTokenClass):
             note=f"matched by {result.table['matched_by'].iloc[0]}; dotted: the model itself, and chance; {TEXT_BAND}",
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
         summary = result.summary()
         mean, singles = summary.groupby("metric")["mean"].first(), where(summary, metric=_SINGLE)
         best = singles.nlargest(1, "mean").iloc[0]
@@ -203,7 +203,7 @@ class Voting(OfTokenClass):
         for group in _COLOURS:
             for last in where(summary, metric=f"{group}, ranked").nlargest(1, "k").itertuples():
                 parts.append(f"{last.k} neurons ({group}) {last.mean:.0%} [{last.low:.0%}, {last.high:.0%}]")
-        return f"{super().finding(result)} {'; '.join(parts)}."
+        return [*super().details(result), f"{'; '.join(parts)}."]
 
 
 def _dots(rows: pd.DataFrame, kind: str) -> go.Scatter:

@@ -146,13 +146,13 @@ class Wic(Study):
             note=f"{int(summary['n'].iloc[0])} dev pairs; band: 95 % interval over pairs",
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
+    def details(self, result: Result) -> list[str]:
         mean = result.summary().set_index(["metric", "point"])["mean"]
-        return (
-            f"{super().finding(result)} On average over depths: linear probe {mean['probe'].mean():.0%}, cosine "
-            f"{mean['cosine'].mean():.0%}, shuffled labels {mean['control'].mean():.0%}; larger class alone "
-            f"{mean['majority'].iloc[0]:.0%}."
-        )
+        return [
+            *super().details(result),
+            f"On average over depths: linear probe {mean['probe'].mean():.0%}, cosine {mean['cosine'].mean():.0%}, "
+            f"shuffled labels {mean['control'].mean():.0%}; larger class alone {mean['majority'].iloc[0]:.0%}.",
+        ]
 
 
 def _by_point(rows: pd.DataFrame) -> FloatArray:

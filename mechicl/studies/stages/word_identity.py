@@ -181,9 +181,12 @@ class WordIdentity(Study):
             note="; ".join(["linear probe at the last token, held-out contexts", TEXT_BAND, *self._lacking(summary)]),
         )  # fmt: skip
 
-    def finding(self, result: Result) -> str:
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        return [*super().remarks(result, rows), *(f"The text has {lack}." for lack in self._lacking(rows))]
+
+    def details(self, result: Result) -> list[str]:
         summary = result.summary()
-        parts = [super().finding(result)]
+        parts = super().details(result)
         for n, rows in where(summary, metric="one_shot").groupby("pieces"):
             words, phrases = (where(rows, span=span).set_index("point")["mean"] for span in _SPANS)
             parts.append(
@@ -191,7 +194,7 @@ class WordIdentity(Study):
                 f"in {phrases.iloc[1:].mean():.0%}, mean over layers; at the embedding {words.iloc[0]:.0%} and "
                 f"{phrases.iloc[0]:.0%} (chance {rows['chance'].iloc[0]:.0%})."
             )
-        return " ".join([*parts, *(f"The text has {lack}." for lack in self._lacking(summary))])
+        return parts
 
     def _lacking(self, summary: pd.DataFrame) -> list[str]:
         """The lengths of which the text has too few words, as text."""

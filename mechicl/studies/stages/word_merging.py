@@ -199,9 +199,9 @@ class WordMerging(Study):
         note = ["best heads are chosen on other words", TEXT_BAND, self._lacking(heads)]
         return Drawing(summary, panels, note="; ".join(filter(None, note)))
 
-    def finding(self, result: Result) -> str:
-        few = f" The text has {lacking}." if (lacking := self._lacking(self.heads(result.table))) else ""
-        return super().finding(result) + few
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        lacking = self._lacking(self.heads(rows))
+        return [*super().remarks(result, rows), *([f"The text has {lacking}."] if lacking else [])]
 
     def _lacking(self, heads: pd.DataFrame) -> str:
         """The lengths of which the text has too few words, as text."""

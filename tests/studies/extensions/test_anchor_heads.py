@@ -174,7 +174,7 @@ def test_heads_that_gather_are_needed_and_heads_that_read_are_the_same_everywher
     assert same.outcome == "supported"
     assert gathering.effect > 0.3
     assert reading.outcome != "supported", "other heads read in their place"
-    assert "without the reading heads, by" in result.finding()
+    assert "without the reading heads, by" in " ".join(result.details())
     common = next(iter(result.study.tables(result).values())).set_index("heads")
     assert common.loc["gathering, previous", "common"] > 2 * common.loc["gathering, previous", "by chance"]
     assert len(result.figure().data) >= 8

@@ -80,7 +80,7 @@ def result() -> mi.Result:
 
 def test_predictions_follow_the_label_words_of_a_model_that_learns_in_context(result: mi.Result) -> None:
     assert [one.outcome for one in result.claims] == ["supported", "supported", "contradicted"]
-    assert "Exchanged labels change" in result.finding()
+    assert "Exchanged labels change" in " ".join(result.details())
     whole = result.summary().query("metric == 'clean_answer' and layer == -1").set_index(["direction", "kind"])["mean"]
     assert whole["clean into twin", LABELS] > 0.9 > 0.1 > whole["clean into twin", "random text"]
     assert whole["twin into clean", LABELS] < 0.1 < 0.9 < whole["twin into clean", "random text"]

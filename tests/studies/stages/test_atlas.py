@@ -80,7 +80,7 @@ def test_both_papers_on_one_atlas(corpus):
         expected = shares[shares["metric"] == metric].groupby("layer")["mean"].mean()
         np.testing.assert_allclose(found[metric], expected)
     assert {"AUCROC", "R"} <= set(both.summary()["metric"])
-    assert "of S_wp, the gathering in label words" in both.finding()
+    assert "of S_wp, the gathering in label words" in " ".join(both.details())
     assert {trace.name for trace in both.figure().data} >= {"S_wp", "AUCROC", "drop KL"}
     with pytest.raises(InputError, match="results of"):
         in_context_atlas(flow, flow, deep)

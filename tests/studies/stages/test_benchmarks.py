@@ -91,7 +91,7 @@ def test_accuracies_are_those_of_plain_passes(tasks):
             assert table.loc[("own_choice", kind, layer, i), "acc"] == float(scores.argmax() == gold)
             assert table.loc[("own_choice", kind, layer, i), "acc_norm"] == float((scores / sizes).argmax() == gold)
             assert table.loc[("own_cloze", kind, layer, i), "acc"] == float(answers[gold][1])
-    assert "own_choice: clean" in result.finding()
+    assert "own_choice: clean" in " ".join(result.details())
     assert result.figure().data
     assert result.provenance["benchmarks"]["tasks"] == {"own_choice": "1.0", "own_cloze": "1.0"}
 

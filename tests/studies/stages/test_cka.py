@@ -46,7 +46,7 @@ def test_one_minibatch_is_the_cka_of_its_last_tokens(corpus):
             found = where(result.summary(), residuals=kind)["mean"].to_numpy().reshape(4, 4)
             np.testing.assert_allclose(found, cka_matrix(vectors).numpy(), atol=1e-6)
             np.testing.assert_allclose(np.diagonal(found), 1)
-        assert "21 sequences in 1 minibatch)" in result.finding()
+        assert "21 sequences in 1 minibatch)" in " ".join(result.details())
 
 
 def test_hsic_is_averaged_before_it_is_divided(corpus):
@@ -57,7 +57,7 @@ def test_hsic_is_averaged_before_it_is_divided(corpus):
     assert set(found["n"]) == {3}
     assert (found["low"] <= found["mean"] + 1e-12).all()
     assert (found["mean"] <= found["high"] + 1e-12).all()
-    assert "minibatches" in result.finding()
+    assert "minibatches" in " ".join(result.details())
     assert result.figure().data
 
 

@@ -58,8 +58,8 @@ def test_without_attention_the_token_is_all_there_is(corpus):
     result = context_exchange(model, corpus, untrained=0)
     summary = result.summary().query("metric == 'residual'")
     assert summary["mean"].tolist() == pytest.approx([1.0] * 3)
-    assert (
-        "Right at the exchange, the token explains 100% of the variance of residuals after layer 0" in result.finding()
+    assert "Right at the exchange, the token explains 100% of the variance of residuals after layer 0" in " ".join(
+        result.details()
     )
 
 

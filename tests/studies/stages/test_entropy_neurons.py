@@ -70,7 +70,7 @@ def test_an_entropy_neuron_moves_entropy_and_its_controls_do_not(model, corpus):
     assert summary["entropy", "entropy_difference", 6] > summary["entropy", "entropy_difference", 2] > 0
     assert summary["entropy", "entropy_difference", 6] > abs(summary["control", "entropy_difference", 6])
     assert result.table.query("kind == 'control'")[["layer", "neuron"]].drop_duplicates().shape == (2, 2)
-    assert "Entropy neurons: 2.4." in result.finding()
+    assert "Entropy neurons: 2.4." in result.details()
     assert len(result.figure().layout.meta["panels"]) == 4
     np.testing.assert_allclose(result.table["base_entropy"].groupby(result.table["sequence"]).std(), 0, atol=1e-6)
 
@@ -86,5 +86,5 @@ def test_what_is_not_there_is_refused(corpus):
 
 
 def test_small_models_are_said_to_lack_what_the_bound_asks(corpus):
-    finding = entropy_neurons(tiny.fresh("llama", "fold"), corpus, neurons=2, controls=1, values=(1,)).finding()
-    assert "2 of 2 above the variance of 0.001" in finding
+    found = entropy_neurons(tiny.fresh("llama", "fold"), corpus, neurons=2, controls=1, values=(1,))
+    assert "2 of 2 above the variance of 0.001" in " ".join(found.details())

@@ -30,7 +30,7 @@ def test_every_lesion_of_every_sequence_is_a_row(corpus):
     n = {kind: 3 if kind in ("drop", "attention", "mlp") else 2 for kind in (*kinds[:-1], "repeat 2")}
     assert result.table.groupby("kind", sort=False)["layer"].nunique().to_dict() == n
     assert len(result.table) == len(TEXTS) * sum(n.values())
-    assert "middle" in result.finding()
+    assert "middle" in " ".join(result.details())
     assert {trace.name for trace in result.figure().data if trace.name} >= {"drop", "swap", "repeat 2"}
 
 
@@ -59,7 +59,7 @@ def test_repeated_windows_have_their_entropy_beside_the_intact_models(corpus):
     assert ("repeat 1", "x3") not in shown
     assert figure.layout.shapes[0].y0 == summary["repeat 1", "base_entropy", 0]
     lower = summary["repeat 1", "entropy_difference", 2] < 0
-    assert f"The mean entropy is lower with {int(lower)} of 1 windows (repeat 1)" in result.finding()
+    assert f"The mean entropy is lower with {int(lower)} of 1 windows (repeat 1)" in " ".join(result.details())
     alone = layer_lesions(tiny.model("gpt2"), corpus, kinds=("repeat",), windows=(2,), untrained=0)
     assert len(alone.figure().layout.meta["panels"]) == 3
 
@@ -77,7 +77,7 @@ def test_a_window_repeated_twice_is_the_model_with_each_of_its_layers_run_three_
         mine = twice.table.query("layer == 1 and sequence == @row")["entropy"].item()
         assert mine == pytest.approx(entropy.item(), rel=1e-5)
     assert set(layer_lesions(model, corpus, **only).table["kind"]) == {"repeat 1"}
-    assert "of 1 windows (repeat 1 (2 times))" in twice.finding()
+    assert "of 1 windows (repeat 1 (2 times))" in " ".join(twice.details())
 
 
 def test_means_weigh_tokens_not_sequences(corpus):

@@ -19,7 +19,7 @@ def test_layers_heads_and_windows():
     assert summary.loc[("mass_8", 0), "n"] < summary.loc[("mass_1", 0), "n"]  # "abc" has no 8 previous tokens
     longer = np.array([summary.loc[(f"mass_{k}", 0), "mean"] for k in (1, 2)])
     assert longer[0] < longer[1]
-    assert "Position 0 receives" in result.finding()
+    assert "Position 0 receives" in " ".join(result.details())
     assert len(result.figure().data) > 8
     assert "heatmap" not in {trace.type for trace in result.figure().data}
     by_head = local_attention(tiny.model("gpt2"), corpus, windows=(1, 2, 5, 8), by_head=True).figure()

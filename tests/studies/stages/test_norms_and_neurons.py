@@ -56,11 +56,11 @@ def test_a_text_of_one_token_has_no_mean_and_the_study_says_so(corpus):
 def test_the_studies(corpus):
     for protocol in ("paper", "corrected"):
         result = norms(tiny.model("gpt2"), corpus, protocol=protocol)
-        assert "layer" in result.finding()
+        assert "layer" in " ".join([result.finding(), *result.details()])
         assert result.figure().data
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
-    assert "neurons" in result.finding()
+    assert "neurons" in " ".join(result.details())
     assert len(result.figure().data) == 14  # each kind; prediction, suppression: W_U rotated, four other thresholds
     net = hooked(tiny.fresh("llama", "fold"))
     moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])

@@ -61,7 +61,7 @@ def test_single_tokens_are_those_of_the_sweep(corpus):
         found = tokens[tokens["layer"] == layer]["kl"]
         np.testing.assert_allclose(found, compared.kl[layer, 0, 1 : corpus.lengths[0]], rtol=1e-4, atol=1e-6)
     assert tokens["group"].iloc[0] == f"1 {tiny.tokenizer().decode([int(corpus.tokens[0, 1])])!r}"
-    assert "last token of a word" in result.finding()
+    assert "last token of a word" in " ".join(result.details())
     assert len(result.figure().data) == len(SORTS) + 1
 
 

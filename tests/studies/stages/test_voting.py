@@ -121,7 +121,7 @@ def test_the_study_in_both_protocols(corpus):
     assert metrics >= {"prediction, greedy", "suppression, ranked", "both kinds, ranked", "random, ranked"}
     assert metrics >= {"votes of prediction", "single probe", "single vote", "model's own prediction"}
     assert result.table["accuracy"].between(0, 1).all()
-    assert "model itself" in result.finding()
+    assert "model itself" in " ".join(result.details())
     drawn = result.table[result.table["what"] == "random, ranked"]
     assert set(drawn["draw"]) == {0, 1, 2}
     apart = result.table.assign(accuracy=result.table["accuracy"] + 0.3 * result.table["draw"].clip(lower=0))
@@ -168,4 +168,4 @@ def test_histograms_hold_every_token_once_where_its_logit_lies():
     assert summary["overlap"].between(0, 1).all()
     assert summary["effect"].tolist() == pytest.approx(ranking["effect"].head(5).tolist())
     assert len(result.figure().layout.meta["panels"]) == 8  # four in a row
-    assert f"({int(members.sum())} tokens)" in result.finding()
+    assert f"The class has {int(members.sum())} tokens." in " ".join(result.details())

@@ -136,7 +136,7 @@ def test_a_planted_sense_is_found_and_shuffled_labels_find_nothing():
 def test_it_shows_itself_and_a_table_has_a_row_for_every_answer():
     table = result().table
     assert len(table) == 12 * 3 * (tiny.N_LAYERS + 1)  # dev pairs, probes, depths
-    assert "shuffled labels" in result().finding()
+    assert "shuffled labels" in " ".join(result().details())
     assert len(result().figure().data) >= 6
     assert result().provenance["pairs"]["train"] == 36
 

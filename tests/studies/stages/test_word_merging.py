@@ -83,7 +83,7 @@ def test_the_study():
     result = word_merging(tiny.model("llama"), corpus)
     metrics = set(result.summary()["metric"])
     assert metrics >= {"within_1", "across_1", "auroc", "mass", "control", "cost, within", "cost, before"}
-    assert "for words of 3 tokens L" in result.finding()
+    assert "for words of 3 tokens L" in " ".join(result.details())
     score = result.summary().query("metric == 'score' and pieces == 3")
     assert (score["low"] <= score["mean"] + 1e-9).all()
     assert (score["mean"] <= score["high"] + 1e-9).all()
