@@ -124,8 +124,10 @@ class TokenLesions(Study):
 
     def finding(self, result: Result) -> str:
         kl = _by_place(result).iloc[:, 0]
-        shown = [f"{kl[name]:.2f} nats (prediction at {name})" for name in kl.index[[0, -1]].unique()]
-        return f"With layer {kl.name} ablated ({self._ablation}), the mean KL is {' and '.join(shown)}."
+        one, last = WORDS[0], WORDS[3]
+        names = [name for name in (one, last) if name in kl.index] or [str(kl.index[0])]
+        shown = " and ".join(f"{kl[name]:.2f} nats ({name})" for name in names)
+        return f"With layer {kl.name} ablated ({self._ablation}), the mean KL of predictions is {shown}."
 
     def details(self, result: Result) -> list[str]:
         kl = _by_place(result)
@@ -138,9 +140,11 @@ class TokenLesions(Study):
 
 
 def _by_place(result: Result) -> pd.DataFrame:
-    """Mean KL by place of the prediction in its word [place, layer]."""
-    kl = where(result.summary(), metric="kl", by="word").groupby(["group", "layer"])["mean"].mean().unstack("layer")
-    return kl.loc[[name for name in WORDS if name in kl.index]]
+    """Mean KL by place of the prediction in its word, or in the sequence if words are not known [place, layer]."""
+    kl = where(result.summary(), metric="kl")
+    by = "word" if (kl["by"] == "word").any() else "position"
+    means = where(kl, by=by).groupby(["group", "layer"])["mean"].mean().unstack("layer")
+    return means.loc[sorted(means.index, key=_order)]
 
 
 def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, Bool[Tensor, "batch pos"]]]:
