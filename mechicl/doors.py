@@ -7,6 +7,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, wraps
 from inspect import Parameter, Signature, isabstract, signature
+from itertools import chain
 from reprlib import repr as shorten
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -144,9 +145,19 @@ def _holds(value: Any, origin: type, inside: Sequence[Any]) -> bool:
     if origin is tuple and inside[-1:] != (...,):
         return len(value) == len(inside) and all(map(_accepts, value, inside))
     try:
-        return not inside or set(map(type, value)) <= {inside[0]} or all(_accepts(one, inside[0]) for one in value)
+        return (
+            not inside or set(map(type, value)) <= {inside[0]} or _pairs(value, inside[0])
+            or all(_accepts(one, inside[0]) for one in value)
+        )  # fmt: skip
     except TypeError:  # a tensor of a single number
         return False
+
+
+def _pairs(value: Collection[Any], hint: Any) -> bool:
+    """Whether a value is a collection of plain pairs, such as every token's characters, which are many."""
+    if hint != tuple[int, int] or not set(map(type, value)) <= {tuple}:
+        return False
+    return set(map(len, value)) <= {2} and set(map(type, chain.from_iterable(value))) <= {int}
 
 
 def _is_whole(value: Any) -> bool:

@@ -62,8 +62,11 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     plan = [
         (part, study, own) for part in _PARTS for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
     ]
+    drawn: dict[OnPrompts, list[PromptSet]] = {}
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
-        jobs: list[_Job] = [(part, study, _tried(_prompts, part, study, own, model)) for part, study, own in plan]
+        jobs: list[_Job] = [
+            (part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan
+        ]
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
         done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
@@ -115,9 +118,18 @@ def _all_of(
     return done, failed
 
 
-def _prompts(part: str, study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
-    """The input of a study of one part."""
-    prompts = _unrelated(study, asked, model) if part == _UNRELATED else asked.material(study, model)
+def _prompts(
+    part: str, study: Study, asked: OnPrompts, model: Any, drawn: dict[OnPrompts, list[PromptSet]]
+) -> list[PromptSet]:
+    """The input of a study of one part; `drawn` holds what several studies have in common."""
+    from mechicl.studies.study import Study as Base
+
+    if part == _UNRELATED:
+        prompts = _unrelated(study, asked, model)
+    elif (type(study).prompts, type(study).prompt_sets) != (Base.prompts, Base.prompt_sets):  # it adds prompts
+        prompts = asked.material(study, model)
+    else:
+        prompts = drawn[asked] = drawn.get(asked) or asked.material(study, model)
     if study.name == "error-diagnosis":  # it ranks pairs of classes, and two classes have only one pair
         return [one for one in prompts if len(one.class_names) > 2]
     return prompts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from hashlib import sha256
 from html import escape
 from itertools import groupby
@@ -195,6 +196,10 @@ class PromptSet(Sequence[Prompt]):
 
     def digest(self) -> str:
         """SHA-256 of tokens, positions, scoring tokens, true classes and auxiliary prompts; equal for equal prompts."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = sha256()
         for prompt in self.prompts:
             demonstrations = [(d.label_class, d.span, d.text, d.label, d.anchor) for d in prompt.demonstrations]

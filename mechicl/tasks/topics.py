@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -29,15 +30,20 @@ class TopicsSource:
     def load(self, class_names: Sequence[str], query_split: str) -> Splits:
         """Generate the examples."""
         return Splits(
-            self._examples("train", PER_CLASS * len(self.topics), class_names),
-            self._examples("test", QUERIES, class_names),
+            _examples(self, "train", PER_CLASS * len(self.topics), tuple(class_names)),
+            _examples(self, "test", QUERIES, tuple(class_names)),
         )
 
-    def _examples(self, split: Literal["train", "test"], count: int, class_names: Sequence[str]) -> Examples:
-        origin = f"the language of tiny-icl, {split}, seed {self.seed}"
-        drawn = shipped.examples(split, self.topics, count, self.seed)
-        rows = ((f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn))
-        return read_examples(rows, ClassReader(class_names), origin, {})
+
+@lru_cache(maxsize=64)
+def _examples(
+    source: TopicsSource, split: Literal["train", "test"], count: int, class_names: tuple[str, ...]
+) -> Examples:
+    """Cached, because every study of a reproduction asks for the same."""
+    origin = f"the language of tiny-icl, {split}, seed {source.seed}"
+    drawn = shipped.examples(split, source.topics, count, source.seed)
+    rows = ((f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn))
+    return read_examples(rows, ClassReader(class_names), origin, {})
 
 
 @dataclass(frozen=True)
