@@ -31,7 +31,7 @@ from mechicl.versions import versions
 # Nothing can be fetched, whatever a name or a text contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 _LIGHT_INK = "#e8e8ea"
-_FEW = 4
+_FEW = 6
 """Largest number of sentences of further numbers that are open at first."""
 
 
