@@ -98,9 +98,12 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _text(text: Mapping[str, Any]) -> str:
+    how = (
+        "one per document" if text.get("packing") == "documents" else f"{text.get('packing')}, seed {text.get('seed')}"
+    )
     return (
         f"{text.get('source')}: {text.get('tokens')} tokens in {_counted(text.get('sequences', 0), 'sequence')} of "
-        f"at most {text.get('n_ctx')}, {text.get('packing')}, seed {text.get('seed')}"
+        f"at most {text.get('n_ctx')}, {how}"
     )
 
 
