@@ -7,7 +7,7 @@ of that difference; sentences, reports and `--json` are derived from verdicts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -85,7 +85,9 @@ class Evidence:
     undecided: str = ""
     """Why the claim cannot be decided, if so: a constant prediction, no errors."""
     note: str = ""
-    """What a reader should know about the numbers, in one sentence."""
+    """Further numbers, in a sentence or a few that name what they are of."""
+    limits: Sequence[str] = ()
+    """What qualifies the verdict, in sentences: classes that are left out, a single machine."""
 
     @classmethod
     def nothing(cls, why: str = "", note: str = "") -> Evidence:
@@ -112,8 +114,8 @@ class Verdict:
     """Study, protocol, model, task and shots."""
     note: str = ""
     """Further numbers."""
-    limits: str = ""
-    """What qualifies it: a small sample, a document that makes up the effect."""
+    limits: Sequence[str] = ()
+    """What qualifies it, in sentences: a small sample, a document that makes up the effect."""
 
     def __str__(self) -> str:
         where = f" on {self.about['task']}" if self.about.get("task") else ""
@@ -126,13 +128,9 @@ class Verdict:
         effect = f"Effect {self.size()} {self.claim.unit} against {self.claim.null}"
         return f"{effect}, n = {self.counts()}. {self.remarks()}".strip()
 
-    def qualified(self) -> str:
-        """Why it is undecided, and what else qualifies it."""
-        return " ".join(filter(None, (self.reason, self.limits)))
-
     def remarks(self) -> str:
         """Why it is undecided, what else qualifies it, and further numbers."""
-        return " ".join(filter(None, (self.qualified(), self.note)))
+        return " ".join(filter(None, (self.reason, *self.limits, self.note)))
 
     def size(self) -> str:
         """Effect and interval; a dash if nothing was measured."""
@@ -159,7 +157,7 @@ class Verdict:
             "id": self.claim.id, "claim": self.claim.sentence, "source": self.claim.source, **self.about,
             "verdict": self.outcome, "effect": _plain(self.effect), "low": _plain(self.low), "high": _plain(self.high),
             "unit": self.claim.unit, "n": dict(self.n), "null": null,
-            "reason": self.reason, "limits": self.limits, "note": self.note, "published": self.claim.published,
+            "reason": self.reason, "limits": list(self.limits), "note": self.note, "published": self.claim.published,
         }  # fmt: skip
 
     def _repr_html_(self) -> str:
@@ -179,7 +177,7 @@ class Verdicts(tuple[Verdict, ...]):
         """A row of texts per verdict: study, model, task and the like (if they differ), claim, verdict, effect, n.
 
         The effect is next to the null's value; an undecided verdict says what would decide it. `notes=False` leaves out
-        notes.
+        limits and notes.
         """
         differing = [name for name in _ABOUT if len({one.about[name] for one in self if name in one.about}) > 1]
         rows = []
@@ -191,7 +189,7 @@ class Verdicts(tuple[Verdict, ...]):
             null = "" if one.null is None else f" against {one.claim.null} ({one.null:.3g})."
             sentence = one.claim.sentence + (f" Published: {one.claim.published}." if one.claim.published else "")
             numbers = "" if np.isnan(one.effect) else f"{one.size()} {one.claim.unit}{null} "
-            effect = (numbers + (one.remarks() if notes else one.qualified())).strip()
+            effect = (numbers + (one.remarks() if notes else one.reason)).strip()
             rows.append(
                 {**study, **({"on": on} if about else {}), "claim": sentence}
                 | {"verdict": one.outcome, "effect": effect, "n": one.counts()}
@@ -213,19 +211,23 @@ class Verdicts(tuple[Verdict, ...]):
             sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
         return " ".join(sentences)
 
-    def qualified(self) -> list[str]:
-        """Why verdicts are undecided, and what else qualifies them, as `notes`."""
-        return self._each_once("reason", "limits")
+    def reasons(self) -> list[str]:
+        """Why verdicts are undecided: each reason once, with the models and tasks it holds on if not on all."""
+        return self._each_once(lambda one: (one.reason,))
 
     def limits(self) -> list[str]:
-        """What qualifies verdicts, as `notes`."""
-        return self._each_once("limits")
+        """What else qualifies verdicts, likewise."""
+        return self._each_once(lambda one: one.limits)
 
     def notes(self) -> list[str]:
-        """Further numbers, each once; those that do not hold on every model and task name theirs."""
-        return self._each_once("note")
+        """Further numbers, likewise."""
+        return self._each_once(lambda one: (one.note,))
 
-    def _each_once(self, *fields: Literal["reason", "limits", "note"]) -> list[str]:
+    def counted_in_words(self) -> str:
+        """On how many models each claim is supported; empty for one model."""
+        return ""
+
+    def _each_once(self, texts: Callable[[Verdict], Sequence[str]]) -> list[str]:
         varying = _varying(self)
 
         def place(one: Verdict) -> str:
@@ -233,7 +235,7 @@ class Verdicts(tuple[Verdict, ...]):
 
         places: dict[str, dict[str, None]] = {}
         for one in self:
-            for text in filter(None, (getattr(one, name) for name in fields)):
+            for text in filter(None, texts(one)):
                 places.setdefault(text, {})[place(one)] = None
         everywhere = {place(one) for one in self} - {""}  # a verdict that compares models has none
         return [
@@ -260,11 +262,11 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
     about = about or {}
     if not len(evidence.values) or (evidence.undecided and evidence.interval is None):
         why = evidence.undecided or f"The {claim.quantity} was not measured."
-        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note, limits=evidence.limits)
     if evidence.null is None:
         mean = float(np.mean(evidence.values))
         why = f"The {claim.quantity} is {mean:.3g} {claim.unit}; its null, {claim.null}, was not measured."
-        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note)
+        return Verdict(claim, "undecided", reason=why, about=about, note=evidence.note, limits=evidence.limits)
     null = np.broadcast_to(np.asarray(evidence.null, dtype=float), np.shape(evidence.values))
     effect = evidence.interval or _beyond(evidence)
     unit = evidence.unit_sampled
@@ -280,9 +282,8 @@ def decide(claim: Claim, evidence: Evidence, about: Mapping[str, str] | None = N
         outcome, reason = "undecided", f"A verdict needs at least {FEWEST} prompts; use more, and several seeds."
     mean, low, high, *_ = effect
     n = {name: int(count) for name, count in n.items()}
-    return Verdict(
-        claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note, _dominated(evidence)
-    )
+    limits = (*evidence.limits, *_dominated(claim, evidence))
+    return Verdict(claim, outcome, mean, low, high, n, float(null.mean()), reason, about, evidence.note, limits)
 
 
 def dominates(share: float, n: int) -> bool:
@@ -290,18 +291,18 @@ def dominates(share: float, n: int) -> bool:
     return share > max(1 / 3, 3 / n)
 
 
-def _dominated(evidence: Evidence) -> str:
+def _dominated(claim: Claim, evidence: Evidence) -> list[str]:
     """What the effect would be without a document that makes up much of it; empty if there is none."""
     if evidence.unit_sampled != "documents" or evidence.null is None or not len(evidence.values):
-        return ""
+        return []
     _, document, size = np.unique(evidence.sets, return_inverse=True, return_counts=True)
     null = np.asarray(evidence.null, dtype=float) if np.ndim(evidence.null) else 0.0
     means = np.bincount(document, weights=np.asarray(evidence.values, dtype=float) - null) / size
     n, largest = len(means), int(np.abs(means).argmax())
     if not dominates(abs(means[largest]) / max(np.abs(means).sum(), 1e-300), n):
-        return ""
-    rest = np.delete(means, largest).mean()
-    return f"Without one of the {n} documents, the model's mean would be {rest:.3g} instead of {means.mean():.3g}."
+        return []
+    rest, unit = np.delete(means, largest).mean(), claim.unit
+    return [f"Without one of {n} documents, {rest:.3g} instead of {means.mean():.3g} {unit} ({claim.quantity})."]
 
 
 def _beyond(evidence: Evidence) -> SetInterval:

@@ -105,18 +105,33 @@ class Result:
 
         `details` has further numbers.
         """
-        said = " ".join(filter(None, (self.study.finding(self), self.claims.in_words())))
-        qualified = self.claims.qualified() if self.claims else self.study.remarks(self, self.table)
-        return " ".join([said, *(text for text in qualified if text not in said)]).strip()
+        return self._finding
+
+    @cached_property
+    def _finding(self) -> str:
+        said = " ".join(filter(None, (self.claims.in_words(), self.study.finding(self))))
+        limits = self.claims.limits() if self.claims else self.study.remarks(self, self.table)
+        return " ".join(filter(None, [said, *(text for text in (*self.claims.reasons(), *limits) if text not in said)]))
+
+    def besides_verdicts(self) -> str:
+        """The finding next to a table of the verdicts, without these; of several models, with counts of verdicts."""
+        if not self.claims:
+            return self.finding()
+        return " ".join(filter(None, (self.claims.counted_in_words(), self.study.finding(self))))
 
     def details(self) -> list[str]:
         """Further numbers, a sentence or a few about each, without those of the finding."""
+        return list(self._details)
+
+    @cached_property
+    def _details(self) -> list[str]:
         said = self.finding()
         return [text for text in dict.fromkeys(self.study.details(self)) if text not in said]
 
     def __repr__(self) -> str:
         outcomes = f" Claims: {self.claims.outcomes()}." if self.claims else ""
-        return f"<Result {self.name}: {len(self.table)} rows.{outcomes} {self.finding()}>"
+        said = " ".join(filter(None, (f"{len(self.table)} rows.{outcomes}", self.finding())))
+        return f"<Result {self.name}: {said}>"
 
     def _repr_html_(self) -> str:
         numbers = self.summary()
@@ -125,7 +140,7 @@ class Result:
         verdicts = self.claims._repr_html_() if self.claims else ""
         details = " details() has further numbers." if self.details() else ""
         header = [str(name) for name in numbers.columns]
-        return verdicts + card(self.name, self.finding() + details + more, rows, header)
+        return verdicts + card(self.name, (self.finding() + details + more).strip(), rows, header)
 
     def _ipython_display_(self) -> None:
         """In a notebook, show the verdicts, the finding, and the figure as plotly does; in a terminal, one line."""

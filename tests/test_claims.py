@@ -209,26 +209,29 @@ def test_what_qualifies_verdicts_names_the_task_they_hold_on_unless_they_hold_on
     result = claiming.result_of(("sst2", "trec")).claims
     shared, one, none = (
         result[0],
-        replace(result[3], limits="Only here."),
+        replace(result[3], limits=["Only here."]),
         Verdict(result[0].claim, "undecided", reason="Give more."),
     )
     verdicts = Verdicts(
-        [replace(shared, limits="Everywhere.", note="A number."), replace(one, reason="Everywhere."), none]
+        [replace(shared, limits=["Everywhere."], note="A number."), replace(one, reason="Everywhere."), none]
     )
-    assert verdicts.qualified() == ["Everywhere.", "On trec: Only here.", "Give more."]
-    assert Verdicts(verdicts[:2]).qualified() == ["Everywhere.", "On trec: Only here."]
-    assert Verdicts(verdicts[:2]).limits() == ["On sst2: Everywhere.", "On trec: Only here."]
+    assert verdicts.limits() == ["On sst2: Everywhere.", "On trec: Only here."]
+    assert verdicts.reasons() == ["On trec: Everywhere.", "Give more."]
+    assert verdicts.notes() == ["On sst2: A number."]
+    everywhere = [replace(one, limits=["Here.", *one.limits]) for one in verdicts[:2]]
+    assert Verdicts(everywhere).limits() == ["Here.", "On sst2: Everywhere.", "On trec: Only here."]
 
 
 def test_a_single_document_that_makes_up_an_effect_is_named():
     even, documents = np.r_[np.full(11, 0.2), 0.3], np.arange(12)
-    assert "Without one" not in decide(CLAIM, Evidence(even, 0.0, documents, "documents")).limits
+    assert not decide(CLAIM, Evidence(even, 0.0, documents, "documents")).limits
     uneven = np.r_[np.full(11, 0.02), 3.0]
     found = decide(CLAIM, Evidence(uneven, 0.0, documents, "documents", note="So it is."))
     assert found.note == "So it is."
-    assert found.limits == "Without one of the 12 documents, the model's mean would be 0.02 instead of 0.268."
+    (limit,) = found.limits
+    assert limit == f"Without one of 12 documents, 0.02 instead of 0.268 {CLAIM.unit} ({CLAIM.quantity})."
     sizes = np.r_[30, np.ones(11, dtype=int)]  # a long document weighs no more than a short one
     long = Evidence(even.repeat(sizes), 0.0, documents.repeat(sizes), "documents")
-    assert "Without one" not in decide(CLAIM, long).limits
+    assert not decide(CLAIM, long).limits
     short = Evidence(uneven.repeat(sizes), 0.0, documents.repeat(sizes), "documents")
-    assert "Without one of the 12 documents" in decide(CLAIM, short).limits
+    assert "Without one of 12 documents" in decide(CLAIM, short).limits[0]

@@ -60,7 +60,7 @@ def test_packed_sequences_are_the_shuffled_documents_one_after_another(tokenizer
 
 
 def test_text_of_a_single_document_is_told_before_it_is_used(tokenizer: Any, recwarn: pytest.WarningsRecorder) -> None:
-    with pytest.warns(UserWarning, match=r"All 38 tokens of .* are of one document.*packing='documents'"):
+    with pytest.warns(UserWarning, match=r"The 38 tokens taken of .* are of one document.*packing='documents'"):
         corpus = load_corpus(tokenizer, ["ab" * 50, "ba" * 50], n_ctx=20, prepend_bos=True, tokens=30)
     assert corpus.provenance()["documents_used"] == 1
     load_corpus(tokenizer, ["ab" * 50, "ba" * 50], n_ctx=20, prepend_bos=True, tokens=110)

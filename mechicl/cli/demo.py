@@ -77,7 +77,7 @@ def demo(
             f"the package {facts['package']}."
         )
     for result in results:
-        console.print(Text.assemble((f"{result.study.title}.", "bold"), f" {result.finding()}"))
+        console.print(Text.assemble((f"{result.study.title}.", "bold"), f" {result.finding()}".rstrip()))
     print(page(out).resolve())
 
 

@@ -153,7 +153,7 @@ def show(result: Result) -> None:
     table, missing = fitting(result.name, result.summary(), console)
     console.print(table)
     say_left_out(missing, console)
-    if said := result.study.finding(result) if result.claims else result.finding():
+    if said := result.besides_verdicts():
         console.print(said)
     for text in (*result.claims.limits(), *result.details()):
         console.print(Padding(f"- {text}", (0, 0, 0, 2)))

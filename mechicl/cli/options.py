@@ -282,8 +282,8 @@ class OnAllOfLabelWords(OnPrompts):
     task: Annotated[
         str,
         on(
-            "Task or task file (JSON), or several, comma-separated. Default: the paper's sst2,trec,agnews,emo; "
-            "tiny-topics-4 for tiny-icl, which does not know English.",
+            "Task or task file (JSON), or several, comma-separated. Default: the paper's sst2, trec, agnews and emo; "
+            "for tiny-icl, which does not know English, tiny-topics-4.",
             completion.tasks,
         ),
     ] = ""

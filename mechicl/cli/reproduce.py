@@ -122,14 +122,12 @@ def _prompts(
     part: str, study: Study, asked: OnPrompts, model: Any, drawn: dict[OnPrompts, list[PromptSet]]
 ) -> list[PromptSet]:
     """The input of a study of one part; `drawn` holds what several studies have in common."""
-    from mechicl.studies.study import Study as Base
-
     if part == _UNRELATED:
         prompts = _unrelated(study, asked, model)
-    elif (type(study).prompts, type(study).prompt_sets) != (Base.prompts, Base.prompt_sets):  # it adds prompts
-        prompts = asked.material(study, model)
-    else:
+    elif study.shares_prompts:
         prompts = drawn[asked] = drawn.get(asked) or asked.material(study, model)
+    else:
+        prompts = asked.material(study, model)
     if study.name == "error-diagnosis":  # it ranks pairs of classes, and two classes have only one pair
         return [one for one in prompts if len(one.class_names) > 2]
     return prompts
@@ -327,10 +325,10 @@ def _say(text: str, asked: Asked) -> None:
 
 
 def _keep(result: Result, asked: Asked, part: str) -> None:
-    finding = result.finding()  # first, because a result that cannot be reported must not be saved
+    finding, _ = result.finding(), result.details()  # first: a result that cannot be reported must not be saved
     keep(result, asked.out / part)
     if not asked.as_json:
-        terminal().print(f"{result.name} ({part}): {finding}")
+        terminal().print(f"{result.name} ({part}): {finding}" if finding else f"{result.name} ({part})")
 
 
 def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str]) -> None:

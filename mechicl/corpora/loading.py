@@ -49,7 +49,7 @@ def load_corpus(
     column: str = "text",
     split: str = "train",
 ) -> TokenCorpus:
-    """Read running text and cut it into sequences of at most `n_ctx` positions; warn if all are of one document.
+    """Read running text and cut it into sequences of at most `n_ctx` positions; warn if several are of one document.
 
     `packing="packed"` shuffles the documents with `seed`, joins them with a BOS (or end-of-text) token between, and
     fills every sequence to `n_ctx`; leftover tokens are not used. `packing="documents"` is what the authors do:
@@ -109,8 +109,8 @@ def load_corpus(
         warn_if_spelled(words, PYDOCS, "English", "the text of tiny-icl is 'tiny-icl'", stacklevel=4)
     if len(pieces) > 1 and origin["documents_used"] == 1:  # known before hours of work, not after
         warnings.warn(
-            f"All {have:,} tokens of {found.name} are of one document, so claims over documents will be undecided; "
-            "take more tokens, or use packing='documents'.",
+            f"The {have:,} tokens taken of {found.name} are of one document, so claims over documents will be "
+            "undecided; take more tokens, give more documents, or use packing='documents'.",
             stacklevel=3,
         )
     return corpus

@@ -24,7 +24,6 @@ from mechicl.report.provenance import facts, headings, shared_facts
 from mechicl.report.tables import column_rules, table_html, verdicts_html
 from mechicl.results import Result
 from mechicl.studies.label_words import published as label_words
-from mechicl.studies.several import Several
 from mechicl.studies.stages import published as stages
 from mechicl.versions import versions
 
@@ -96,7 +95,7 @@ def _contents(titles: Sequence[str]) -> str:
 
 
 def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
-    """The verdicts of all results in one table, each linked to its result, which has the notes, too."""
+    """The verdicts of all results in one table, each linked to its result, which has limits and further numbers."""
     verdicts = Verdicts(verdict for result in results for verdict in result.claims)
     if len(results) < 2 or not verdicts:
         return ""
@@ -110,9 +109,9 @@ def _verdicts(results: Sequence[Result], titles: Sequence[str]) -> str:
 
 
 def _section(result: Result, figure: go.Figure, heading: str, own: Mapping[str, str], number: int) -> str:
-    study, said = result.study, _measured_in_words(result)
-    details, told = result.details(), f"measured-{number}" if said else f"further-{number}"
-    described = f' aria-describedby="{told}"' if said or details else ""
+    study, said, details = result.study, result.besides_verdicts(), [*result.claims.limits(), *result.details()]
+    described_by = f"measured-{number}" if said else f"further-{number}"
+    described = f' aria-describedby="{described_by}"' if said or details else ""
     shown = _in_all_widths(figure)
     caption = escape(str((figure.layout.meta or {}).get("subtitle", study.source)))
     published = _published(result)
@@ -136,16 +135,8 @@ def _measured(said: str, number: int) -> str:
     return f'<p class="said" id="measured-{number}"><b>Measured:</b> <bdi>{escape(said)}</bdi></p>' if said else ""
 
 
-def _measured_in_words(result: Result) -> str:
-    """The finding without verdicts, which have a table; of several models, with the numbers that support a claim."""
-    if not result.claims:
-        return result.finding()
-    counts = result.claims.in_words() if isinstance(result.study, Several) else ""
-    return " ".join(filter(None, (result.study.finding(result), counts)))
-
-
 def _details(details: Sequence[str], number: int) -> str:
-    """Further numbers, in a list that a reader opens if it is long."""
+    """What qualifies the verdicts, and further numbers, in a list that a reader opens if it is long."""
     items = "".join(f"<li><bdi>{escape(text)}</bdi></li>" for text in details)
     begins = f'<details id="further-{number}"{" open" if len(details) <= _FEW else ""}>'
     return f"{begins}<summary>Further numbers</summary><ul>{items}</ul></details>" if details else ""

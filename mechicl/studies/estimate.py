@@ -119,8 +119,8 @@ def estimate(
     return Estimate(_weights(net), memory, free_bytes(net.device), seconds, twins * _weights(net))
 
 
-_timed: WeakKeyDictionary[Any, dict[tuple[torch.device, int, int], float]] = WeakKeyDictionary()
-"""Of each model, seconds per token of passes on a device of some size [batch, pos]; a paper's studies have few."""
+_timed: WeakKeyDictionary[Any, dict[tuple[Any, ...], float]] = WeakKeyDictionary()
+"""Seconds per token of each model, by device, data type, threads and size of the pass; a paper's studies share them."""
 
 
 def _seconds_a_token(net: Adapter, longest: int, batch_size: int) -> float:
@@ -129,9 +129,10 @@ def _seconds_a_token(net: Adapter, longest: int, batch_size: int) -> float:
     worth = _FLOPS.get(net.device.type, 1e11) // forward_flops(sizes, 1, 0, sizes.d_vocab)
     n = int(max(1, min(longest * batch_size, worth, _LOGITS // sizes.d_vocab)))
     length = min(n, longest)
-    known, timed = _timed.setdefault(net.raw, {}), (net.device, n // length, length)
+    known, size = _timed.setdefault(net.raw, {}), (n // length, length)
+    timed = (net.device, net.dtype, torch.get_num_threads(), *size)
     if timed not in known:
-        known[timed] = _timed_pass(net, n // length, length)
+        known[timed] = _timed_pass(net, *size)
     return known[timed]
 
 

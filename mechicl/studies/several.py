@@ -109,6 +109,9 @@ class OfModels(Verdicts):
     counted: str = "models"
     """What is counted: models, texts, or both."""
 
+    def counted_in_words(self) -> str:
+        return self.in_words()
+
     def in_words(self) -> str:
         if any("model" not in one.about for one in self):  # of tables that version 0.1.0 saved
             return super().in_words()

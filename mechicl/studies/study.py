@@ -100,6 +100,11 @@ class Study(ABC):
             raise InputError(f"The study {self.name} has no protocol 'paper': {self.no_paper_protocol}.")
 
     @property
+    def shares_prompts(self) -> bool:
+        """Whether it takes a task's prompts as they are, so that other studies may use the same."""
+        return (type(self).prompts, type(self).prompt_sets) == (Study.prompts, Study.prompt_sets)
+
+    @property
     def sequences_a_cell(self) -> int:
         """Number of sequences of running text that are measured and stored together."""
         return 32
@@ -193,9 +198,9 @@ class Study(ABC):
         """The verdict on each claim, on each model and task."""
         if self.reads == "prompts" and "prompt" in result.table and DEMONSTRATION_SET not in result.table:
             old = Evidence.nothing(_NO_SETS)
-            return Verdicts(
-                decide(claim, old, {"study": self.name, "protocol": self.protocol}) for claim in self.claims
-            )
+            about = {"study": self.name, "protocol": self.protocol}
+            old = replace(old, limits=self.remarks(result, result.table))
+            return Verdicts(decide(claim, old, about) for claim in self.claims)
         by = [name for name in ("model", "task", *(() if self.across_shots else ("shots",))) if name in result.table]
         verdicts = []
         for values, rows in result.table.groupby(by, sort=False, dropna=False):
@@ -223,7 +228,7 @@ class Study(ABC):
         except InputError as error:  # these rows lack a needed number
             evidence = Evidence.nothing(str(error))
         verdict = decide(claim, evidence, facts)
-        return replace(verdict, limits=" ".join(filter(None, (verdict.limits, *remarks))))
+        return replace(verdict, limits=tuple(dict.fromkeys((*verdict.limits, *remarks))))
 
     @abstractmethod
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -250,7 +255,7 @@ class Study(ABC):
         return {}
 
     def finding(self, result: Result) -> str:
-        """What the result shows besides the verdicts on its claims, in at most two numbers: a study without claims."""
+        """What the result shows besides the verdicts on its claims, in a sentence with at most two numbers."""
         return ""
 
     def details(self, result: Result) -> list[str]:

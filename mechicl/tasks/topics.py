@@ -39,7 +39,7 @@ class TopicsSource:
 def _examples(
     source: TopicsSource, split: Literal["train", "test"], count: int, class_names: tuple[str, ...]
 ) -> Examples:
-    """Cached, because every study of a reproduction asks for the same."""
+    """Texts about the source's topics; cached, because every study of a reproduction asks for the same."""
     origin = f"the language of tiny-icl, {split}, seed {source.seed}"
     drawn = shipped.examples(split, source.topics, count, source.seed)
     rows = ((f"{origin}, text {i}", {"text": text, "label": name}) for i, (text, name) in enumerate(drawn))

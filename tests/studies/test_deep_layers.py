@@ -105,7 +105,7 @@ def test_a_class_never_predicted_is_named_not_averaged() -> None:
     single = (result.table["task"] == "one") & (result.table["seed"] == 0)
     table = result.table.assign(predicted=result.table["predicted"].where(~single, 1))
     changed = replace(result, table=table)
-    assert "one, seed 0" in " ".join(changed.details())
+    assert "one, seed 0" in changed.finding()
     seeds = changed.summary().set_index(["task", "metric"])["seeds"]
     assert seeds[("one", "AUCROC")].max() == 1
     assert seeds[("one", "AUCROC_gold")].min() == 2
@@ -123,10 +123,8 @@ def test_some_classes_never_predicted_are_counted() -> None:
     prompts = replace(random_prompts(12, n_classes=3), task="three", seed=0)
     result = deep_layers(tiny.model("gpt2"), prompts)
     table = result.table.assign(predicted=result.table["prompt"] % 2)
-    assert "never predicted are left out: 1 of 3 in three, seed 0" in " ".join(replace(result, table=table).details())
-    assert "never predicted" not in " ".join(
-        replace(result, table=table.assign(predicted=table["prompt"] % 3)).details()
-    )
+    assert "never predicted are left out: 1 of 3 in three, seed 0" in replace(result, table=table).finding()
+    assert "never predicted" not in replace(result, table=table.assign(predicted=table["prompt"] % 3)).finding()
 
 
 @pytest.mark.parametrize("demonstrations", ["per_seed", "per_prompt"])

@@ -144,8 +144,8 @@ class DecisionLayer(AgainstTwins):
             widths=(1, 1, 1, 1),
         )  # fmt: skip
 
-    def details(self, result: Result) -> list[str]:
-        return [*super().details(result), "The answer may be present before the lens shows it."]
+    def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
+        return [*super().remarks(result, rows), "The answer may be present before the lens shows it."]
 
     def tables(self, result: Result) -> dict[str, pd.DataFrame]:
         by = ["model", "task", "shots", "weights"]

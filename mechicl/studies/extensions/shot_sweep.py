@@ -177,7 +177,7 @@ class ShotSweep(AgainstTwins):
         fewest, most = (end(shown["shots"].map(_number)) for end in (min, max))
         if claim is not READS and fewest == most:
             return Evidence.nothing("This claim needs two numbers of demonstrations or more.")
-        note = f"The most are {most:g} per class, the fewest {fewest:g}."
+        note = f"Demonstrations per class: at most {most:g}, at least {fewest:g}."
         if claim is LEARNS:
             if given(shown)["accuracy"].isna().any():
                 return Evidence.nothing("Accuracy needs prompts whose class is known.")

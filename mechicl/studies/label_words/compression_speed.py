@@ -179,7 +179,7 @@ class CompressionSpeed(Study):
                 np.exp((speed[arm] - speed[rival]).to_numpy()),
                 faster._replace(mean=mean, low=low, high=high),
             )
-            return Evidence(ratios, 1.0, set_names(speed.index), interval=times, note=_SIZES)
+            return Evidence(ratios, 1.0, set_names(speed.index), interval=times, limits=[_SIZES])
         right = by_prompt(rows, "right", "arm")
         if right.empty or 1 - right[FULL].mean() < _LEAST_BETTER:
             why = "Accuracy has no room to rise: whole prompts are all answered correctly, or gold classes are unknown."
@@ -189,7 +189,8 @@ class CompressionSpeed(Study):
         mean, low, high = map(float, np.minimum(in_speed, in_accuracy))
         both = better._replace(mean=mean, low=low, high=high)
         values = (right[arm] - right[FULL]).to_numpy()
-        note = f"{np.exp(faster.mean):.2f} times as fast, accuracy {better.mean:+.1%} {_bounds(better)}."
+        note = f"Anchors, re-weighted: {np.exp(faster.mean):.2f} times as fast, accuracy {better.mean:+.1%} "
+        note += f"{_bounds(better)}."
         if PREFIX_REWEIGHTED in speed:  # the rival has both, too
             exact, of_exact = (by[arm] - by[PREFIX_REWEIGHTED] for by in (speed, right))
             note += (

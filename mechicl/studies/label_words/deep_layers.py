@@ -100,10 +100,10 @@ class DeepLayers(Study):
     def evidence(self, claim: Claim, table: pd.DataFrame) -> Evidence:
         """Resampled over demonstration sets: a seed with several sets is resampled by whole sets."""
         seeds = list(_scores(table, "predicted", self.protocol))
-        note = _predictions(table)
+        note, limits = _predictions(table)
         if not seeds:
             why = "The model predicts a single class, so no AUROC is defined; use more prompts or another task."
-            return Evidence.nothing(why)
+            return replace(Evidence.nothing(why), limits=limits)
         deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
         options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
         curves = torch.stack([auroc_by_layer(*one, protocol=self.protocol).values for _, *one in seeds])
@@ -119,7 +119,8 @@ class DeepLayers(Study):
         counted = interval._replace(sets=int(sum(one.max() + 1 for one in sets)), n=sum(map(len, sets)))
         single = "There is a single seed, and an AUROC is a number per seed; use more." if np.isnan(counted.low) else ""
         least = float(p[deep].min())
-        return Evidence(values, 0.5, np.arange(len(values)), "prompts", counted, least, undecided=single, note=note)
+        which = np.arange(len(values))
+        return Evidence(values, 0.5, which, "prompts", counted, least, undecided=single, note=note, limits=limits)
 
     def summary(self, table: pd.DataFrame) -> pd.DataFrame:
         """Per layer: model, task, shots, metric, layer, mean, low, high, n, seeds, seed_sd.
@@ -196,8 +197,8 @@ def _scores(table: pd.DataFrame, target: str, protocol: Protocol) -> Iterator[tu
             yield rows, attention, classes
 
 
-def _predictions(table: pd.DataFrame) -> str:
-    """Number of predictions of the rarest class, and the seeds that predict few classes."""
+def _predictions(table: pd.DataFrame) -> tuple[str, list[str]]:
+    """Number of predictions of the rarest class; and the seeds that predict few classes."""
     single, missing, rarest, tasks = [], [], len(table), " and ".join(table["task"].unique())
     for (task, seed), rows in table.groupby(["task", "seed"], sort=False, dropna=False):
         counts, classes = where(rows, layer=0)["predicted"].value_counts(), len(rows["attention"].iloc[0])
@@ -208,11 +209,10 @@ def _predictions(table: pd.DataFrame) -> str:
         if len(counts) < classes:
             missing.append(f"{classes - len(counts)} of {classes} in {task}, seed {seed}")
     n = f"{rarest} prompt{'s' * (int(rarest) != 1)}"
-    every = f"On {tasks}, in every seed with an AUROC, the rarest predicted class has at least {n}"
-    parts = [every] if rarest < len(table) else []
-    parts += [f"No AUROC, because a single class is predicted: {'; '.join(single)}"] if single else []
-    parts += [f"Classes never predicted are left out: {'; '.join(missing)}"] if missing else []
-    return " ".join(f"{part}." for part in parts)
+    every = f"On {tasks}, in every seed with an AUROC, the rarest predicted class has at least {n}."
+    limits = [f"No AUROC, because a single class is predicted: {'; '.join(single)}."] if single else []
+    limits += [f"Classes never predicted are left out: {'; '.join(missing)}."] if missing else []
+    return every if rarest < len(table) else "", limits
 
 
 def _by_head(title: str, table: pd.DataFrame, protocol: Protocol) -> dict[str, np.ndarray]:

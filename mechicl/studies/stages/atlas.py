@@ -160,20 +160,15 @@ class Atlas(AgainstTwins):
         rows = self.boundaries(result.table)
         return {"Where stages begin (layers, with 95 % intervals over documents and signatures)": rows}
 
-    def finding(self, result: Result) -> str:
-        parts = []
-        for model, rows in self.boundaries(result.table).groupby("model", sort=False):
-            stages = [boundary_in_words(row) for row in rows.to_dict("records")]
-            parts.append(f"{model}: {'; '.join(stages)}.")
-        return " ".join(parts)
-
     def details(self, result: Result) -> list[str]:
-        summary, parts = result.summary(), super().details(result)
+        """Where each model's stages begin, what label words gather, its sink; then the verdicts' further numbers."""
+        summary, parts = result.summary(), list[str]()
         for model, rows in self.boundaries(result.table).groupby("model", sort=False):
             shown, of_model = where(rows, verdict="supported").set_index("stage")["layer"], where(summary, model=model)
+            parts.append(f"{model}: {'; '.join(boundary_in_words(row) for row in rows.to_dict('records'))}.")
             told = [*gathered_and_read(of_model, shown.astype(int).to_dict()), *sink_in_words(of_model)]
-            parts += [f"{text}." for text in told]
-        return parts
+            parts += [f"{model}: {text}." for text in told]
+        return [*parts, *super().details(result)]
 
 
 def _of_a_pass(probes: Sequence[Any], readings: Any) -> Iterator[pd.DataFrame]:

@@ -149,7 +149,7 @@ class EntropyNeurons(Study):
         )
 
     def finding(self, result: Result) -> str:
-        return f"Fixed to {max(self.values):g}, one at a time, {self._changes(result, 'entropy', 'bits')}."
+        return self._changes(result, "entropy", "bits")
 
     def _changes(self, result: Result, metric: str, unit: str) -> str:
         """In words, by how much each kind of neuron changes the entropy or the loss."""
@@ -157,7 +157,10 @@ class EntropyNeurons(Study):
             name: where(result.summary(), held=max(self.values), kind=kind, layer=-1, metric=f"{metric}_difference")
             for kind, (name, _) in _NAMES.items()
         }
-        return "; ".join(f"{name} change {metric} by {rows['mean'].item():+.3f} {unit}" for name, rows in means.items())
+        said = "; ".join(
+            f"{name} change the {metric} by {rows['mean'].item():+.3f} {unit}" for name, rows in means.items()
+        )
+        return f"Fixed to {max(self.values):g}, one at a time, {said}."
 
     def details(self, result: Result) -> list[str]:
         rows = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
@@ -166,8 +169,7 @@ class EntropyNeurons(Study):
         bound = (
             f" ({wide} of {len(rows)} above the variance of {MOST_VARIANCE:g} that `neurons` allows)" if wide else ""
         )
-        loss = self._changes(result, "loss", "nats")
-        return [f"{loss[0].upper()}{loss[1:]}.", f"Entropy neurons: {names}{bound}."]
+        return [self._changes(result, "loss", "nats"), f"Entropy neurons: {names}{bound}."]
 
 
 def _compared(

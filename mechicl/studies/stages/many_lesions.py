@@ -169,8 +169,8 @@ class ManyLesions(Study):
             kl, alone = means["drop", "kl"], means["drop", "kl if independent"]
             size = kl.index[min(1, len(kl) - 1)]
             parts.append(
-                f"{model}: with {size} middle layers dropped{IN_WORDS[self.positions]}, the KL is {kl[size]:.2f} nats, "
-                f"{kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed."
+                f"With {size} middle layers{_of(model, result)} dropped{IN_WORDS[self.positions]}, the KL is "
+                f"{kl[size]:.2f} nats, {kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed."
             )
         return " ".join(parts)
 
@@ -180,10 +180,15 @@ class ManyLesions(Study):
             means = rows.set_index(["kind", "metric", "size"])["mean"].sort_index()
             kl, shuffled = means["drop", "kl"], means["shuffle", "kl"].iloc[0]
             parts.append(
-                f"{model}: with all {kl.index[-1]} middle layers dropped, the KL is {kl.iloc[-1]:.2f} nats; with them "
-                f"shuffled, {shuffled:.2f}."
+                f"With all {kl.index[-1]} middle layers{_of(model, result)} dropped{IN_WORDS[self.positions]}, the KL "
+                f"is {kl.iloc[-1]:.2f} nats; with them shuffled, {shuffled:.2f} nats."
             )
         return parts
+
+
+def _of(model: Any, result: Result) -> str:
+    """The model's name, where the table has several, which earlier versions saved together."""
+    return f" of {model}" if result.table["model"].nunique() > 1 else ""
 
 
 def draw_means(table: pd.DataFrame) -> pd.DataFrame:

@@ -41,7 +41,8 @@ from mechicl.studies.stages.sequences import sequence_means, weighted_summary
 from mechicl.studies.study import Condition, Study
 
 SORTS = {"word": "where in a word", "position": "position", "entropy": "clean entropy"}
-WORDS = ("single-token word", "first token of a word", "inner token of a word", "last token of a word", "no word")
+_SINGLE, _LAST = "single-token word", "last token of a word"
+WORDS = (_SINGLE, "first token of a word", "inner token of a word", _LAST, "no word")
 _BITS = (0, 1, 2, 4, 8)
 _SHOWN = 24
 """Number of tokens of the first sequence that are kept one by one."""
@@ -124,8 +125,7 @@ class TokenLesions(Study):
 
     def finding(self, result: Result) -> str:
         kl = _by_place(result).iloc[:, 0]
-        one, last = WORDS[0], WORDS[3]
-        names = [name for name in (one, last) if name in kl.index] or [str(kl.index[0])]
+        names = [name for name in (_SINGLE, _LAST) if name in kl.index] or [str(kl.index[0])]
         shown = " and ".join(f"{kl[name]:.2f} nats ({name})" for name in names)
         return f"With layer {kl.name} ablated ({self._ablation}), the mean KL of predictions is {shown}."
 
@@ -144,7 +144,8 @@ def _by_place(result: Result) -> pd.DataFrame:
     kl = where(result.summary(), metric="kl")
     by = "word" if (kl["by"] == "word").any() else "position"
     means = where(kl, by=by).groupby(["group", "layer"])["mean"].mean().unstack("layer")
-    return means.loc[sorted(means.index, key=_order)]
+    means = means.loc[sorted(means.index, key=_order)]
+    return means if by == "word" else means.rename(index="positions {}".format)
 
 
 def token_groups(compared: Compared, batch: TokenBatch) -> dict[str, dict[str, Bool[Tensor, "batch pos"]]]:

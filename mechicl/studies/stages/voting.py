@@ -234,4 +234,4 @@ def _means(sequences: pd.Series[int], answers: Iterable[Answers]) -> pd.DataFram
 
 
 def _size(k: int) -> str:
-    return f"The ensemble has {k} neurons."
+    return f"Neurons of an ensemble: {k}."

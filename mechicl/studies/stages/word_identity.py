@@ -196,9 +196,9 @@ class WordIdentity(Study):
             )
         return parts
 
-    def _lacking(self, summary: pd.DataFrame) -> list[str]:
-        """The lengths of which the text has too few words, as text."""
-        return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(summary["pieces"]))]
+    def _lacking(self, rows: pd.DataFrame) -> list[str]:
+        """The lengths of which the text has too few words, as text; `rows` are of the table or its summary."""
+        return [f"too few words of {n} tokens" for n in sorted(set(self.pieces) - set(rows["pieces"]))]
 
 
 def over_documents(rows: pd.DataFrame, n: int, generator: np.random.Generator) -> pd.DataFrame:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -123,7 +124,7 @@ class WordMerging(Study):
             words = int(table[(table["cut"] == "within") & (table["layer"] == 0)]["words"].sum())
             if words < LEAST_WORDS:
                 return Evidence.nothing(f"The text has {words} words of several tokens to cut; use more text.")
-            return of_documents(costs[0], costs[1].to_numpy(), note=f"The text has {words} such words.")
+            return of_documents(costs[0], costs[1].to_numpy(), note=f"Words of several tokens in the text: {words}.")
         best = self._best(self.heads(table[table["layer"] < early]))
         of_heads = _rows(table, "heads", "pieces")
         rows = of_heads.merge(best[HEAD], on=HEAD)
@@ -200,8 +201,10 @@ class WordMerging(Study):
         return Drawing(summary, panels, note="; ".join(filter(None, note)))
 
     def remarks(self, result: Result, rows: pd.DataFrame) -> list[str]:
-        lacking = self._lacking(self.heads(rows))
-        return [*super().remarks(result, rows), *([f"The text has {lacking}."] if lacking else [])]
+        said = super().remarks(result, rows)
+        with suppress(InputError):  # too few words of any length, which the verdict says
+            said += [f"The text has {lacking}."] if (lacking := self._lacking(self.heads(rows))) else []
+        return said
 
     def _lacking(self, heads: pd.DataFrame) -> str:
         """The lengths of which the text has too few words, as text."""

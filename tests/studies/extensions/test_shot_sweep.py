@@ -108,7 +108,7 @@ def test_a_model_that_learns_in_context_reads_many_label_words(result: mi.Result
     reads, _, learns = result.claims
     assert reads.outcome == "supported"
     assert reads.n == {"sets": 4, "prompts": 12}
-    assert "The most are 4 per class, the fewest 1." in reads.note
+    assert "Demonstrations per class: at most 4, at least 1." in reads.note
     assert learns.outcome != "supported", "one demonstration of each class is enough"
     mean = result.summary().set_index(["metric", "shots"])["mean"]
     assert mean["accuracy", 1] > 0.9 > 0.5 > mean["accuracy", 0]

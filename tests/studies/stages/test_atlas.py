@@ -38,7 +38,7 @@ def test_signatures_are_those_of_the_single_studies(corpus, tmp_path):
     }
     for signature, expected in alone.items():
         np.testing.assert_allclose(summary[signature], expected["mean"], rtol=1e-4, atol=1e-5, err_msg=signature)
-    assert "feature engineering" in result.finding()
+    assert "feature engineering" in result.details()[0]
     both = compare_atlases([result, stages_atlas(tiny.fresh("llama", "fold"), corpus)])
     assert both.summary()["model"].nunique() == 2
     shown = [trace.name for trace in both.figure().data]

@@ -174,7 +174,7 @@ def test_no_boundary_is_told_or_drawn_that_is_not_shown():
     drops = atlas({"drop KL": np.ones(N_LAYERS)})
     curves = planted() | {name: FLAT[name] for name in ("lens entropy", "MLP norm")}
     result = Result(Atlas(), pd.concat([with_twins(curves, FLAT), drops], ignore_index=True), {})
-    told = result.finding()
+    told = " ".join(result.details())
     assert "feature engineering from layer 4 [4, 4] (by local attention, block influence, lens KL)" in told
     assert "no boundary is shown for calibration" in told
     texts = {note.text for note in result.figure().layout.annotations}
