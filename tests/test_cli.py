@@ -18,7 +18,7 @@ from rich.console import Console
 
 from mechicl.claims import Verdicts
 from mechicl.cli import main, reproduce
-from mechicl.cli.finish import as_json, fitting, overview, terminal
+from mechicl.cli.finish import as_json, fitting, overview, show, terminal
 from mechicl.cli.options import OnAllOfLabelWords, OnPrompts
 from mechicl.cli.options_of_stages import OnAllOfStages
 from mechicl.cli.sharing import job_of
@@ -28,6 +28,7 @@ from mechicl.files.leases import Leases
 from mechicl.studies import STUDIES, load_result
 from mechicl.studies.shard import closing_lease
 from tests import claiming, tiny
+from tests.figures import adversarial
 
 WORDS = ["a", "good", "bad", "film", "match", "is", "was", "the"]
 
@@ -434,6 +435,20 @@ def test_reproduce_runs_every_study_once(tmp_path: Path) -> None:
         assert len(names) == len(set(names)), names
 
 
+def test_studies_share_a_tasks_prompts_unless_they_add_to_them(tmp_path: Path) -> None:
+    model = SimpleNamespace(tokenizer=tiny.tokenizer(), cfg=SimpleNamespace(n_ctx=512))
+    asked = OnPrompts(model="m", out=tmp_path, task="reviews", samples=2, seeds="42")
+    drawn: dict[OnPrompts, Any] = {}
+
+    def given(name: str, **options: Any) -> Any:
+        return reproduce._prompts("corrected", STUDIES[name](), replace(asked, **options), model, drawn)
+
+    assert given("isolation") is given("deep-layers")
+    assert given("deep-layers", demonstrations="per_prompt") is not given("deep-layers")
+    assert given("reweighting") is not given("deep-layers")
+    assert set(given("reweighting")[0].auxiliary) > set(given("deep-layers")[0].auxiliary)
+
+
 def test_order_and_anchor_make_other_prompts(tmp_path: Path) -> None:
     """Words of two pieces have two anchors; orders are names or places."""
     model = SimpleNamespace(tokenizer=tiny.tokenizer(), cfg=SimpleNamespace(n_ctx=512))
@@ -594,6 +609,20 @@ def test_a_reproduction_ends_with_every_claim(
     assert facts["null"] == {"name": "random text tokens", "value": 0.25}
 
 
+def test_the_terminal_lists_further_numbers_and_counts_models(capsys: pytest.CaptureFixture[str]) -> None:
+    """The verdicts themselves are in its table, so they are not said again."""
+    one = adversarial.small("isolation")
+    for result in (one, adversarial.many_models(one)):
+        show(result)
+        shown = " ".join(capsys.readouterr().out.split())
+        assert all(f"- {' '.join(text.split())}" in shown for text in (*result.claims.limits(), *result.details()))
+        counts = result.claims.counted_in_words()
+        assert counts in shown
+        assert bool(counts) == (result is not one)
+        assert "Undecided: " in shown
+        assert one.claims[0].claim.sentence not in shown.split("- ")[1]
+
+
 def test_json_is_one_object_for_programs(
     mechicl: Mechicl, model_folder: Path, data_folder: Path, tmp_path: Path
 ) -> None:
@@ -605,6 +634,9 @@ def test_json_is_one_object_for_programs(
     summary = load_result(tmp_path, "information-flow").summary()
     assert [row["mean"] for row in told["summary"]] == pytest.approx(summary["mean"].tolist())
     assert [one["id"] for one in told["claims"]] == [one.id for one in STUDIES["information-flow"].claims]
+    saved = load_result(tmp_path, "information-flow")
+    assert (told["finding"], told["details"]) == (saved.finding(), saved.details())
+    assert [one["limits"] for one in told["claims"]] == [list(one.limits) for one in saved.claims]
     assert Path(told["page"]).exists()
     assert "12 prompts of the 99 asked for" in err
 

@@ -56,6 +56,19 @@ def test_what_they_do_not_allow_is_named(call: Callable[[], Any], sentence: str)
     assert str(refusal.value) == sentence
 
 
+@door
+def placed(pairs: tuple[tuple[int, int], ...]) -> int:
+    return len(pairs)
+
+
+def test_pairs_are_checked_one_by_one_if_they_are_not_all_plain() -> None:
+    assert placed(()) == 0
+    assert placed(((0, 1), (np.int64(1), 2))) == placed(((0, 1), (1, 2))) == 2
+    for wrong in ((0, True), (0, 1.0), (0, 1, 2), (0,), "ab"):
+        with pytest.raises(InputError, match=r"pairs\[1\] is"):
+            placed(((0, 1), wrong))  # type: ignore[arg-type]
+
+
 def corpus(**more: Any) -> Any:
     return load_corpus(TOKENIZER, **{"source": ["a film " * 40], "prepend_bos": True, "n_ctx": 16, **more})
 
