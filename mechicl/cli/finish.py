@@ -119,13 +119,18 @@ def as_json(result: Result) -> dict[str, Any]:
     }
 
 
-def keep(result: Result, out: Path) -> None:
-    """Save a result with the command that made it; say so if it replaces another result."""
+def keep(result: Result, out: Path) -> Result:
+    """Save a result with the command that made it; return it as saved. Say so if it replaces another result."""
     command = shlex.join(["mechicl", *sys.argv[1:]])
     before = _command_of(out, result.name)
-    replace(result, provenance={**result.provenance, "command": command}).save(out)
+    provenance = json.loads(json.dumps({**result.provenance, "command": command}, default=str))
+    result = replace(result, provenance=provenance)
+    # First, because a result that cannot be reported must not be saved.
+    result.summary(), result.finding(), result.details()
+    result.save(out)
     if before not in (None, command):
         print(f"mechicl: Replaced the earlier {result.name} result in {out} (from: {before}).", file=sys.stderr)
+    return result
 
 
 def _command_of(folder: Path, name: str) -> str | None:

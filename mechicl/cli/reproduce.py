@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,16 +64,17 @@ def label_words(asked: OnAllOfLabelWords) -> None:
         (part, study, own) for part in _PARTS for study, own in _label_word_studies(part, model.cfg.n_layers, asked)
     ]
     drawn: dict[OnPrompts, list[PromptSet]] = {}
+    pages: dict[str, Path] = {}
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
         jobs: list[_Job] = [
             (part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan
         ]
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
-        done, failed = _all_of(wanted, model, asked, cells, helpers, advance)
+        done, failed = _all_of(wanted, model, asked, cells, helpers, advance, pages)
     if failed and not done:
         raise failed[-1][-1]
-    _close(against_published([result for _, result in done]), failed, asked, _PARTS)
+    _close(against_published([result for _, result in done]), done, failed, asked, _PARTS, pages)
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
@@ -90,8 +92,12 @@ def _all_of(
     cells: Cells,
     helpers: Helpers | None,
     advance: Callable[[int], None],
+    pages: dict[str, Path] | None = None,
 ) -> tuple[_Done, list[_Failure]]:  # fmt: skip
-    """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed."""
+    """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed.
+
+    A part's page is written into `pages`, if given, as soon as its studies are done, while workers measure the others.
+    """
     ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
     # All before any begins, because what is timed would be slower while workers run.
     seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
@@ -102,18 +108,22 @@ def _all_of(
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)
+    from mechicl.report import write_report
+
     done: _Done = []
     failed: list[_Failure] = []
+    left = Counter(part for part, _, _ in jobs)
     for part, study, material in sorted(jobs, key=lambda job: job[1].measures_time):  # they wait until all is idle
         try:
             if isinstance(material, InputError):
                 raise material
-            result = run(study, model, material, asked, cells, helpers)
-            _keep(result, asked, part)
-            done.append((part, result))
+            done.append((part, _kept(run(study, model, material, asked, cells, helpers), asked, part)))
         except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
             _say(f"{study.name} ({part}) has no result: {error}", asked)
             failed.append((part, study, error))
+        left[part] -= 1
+        if pages is not None and not left[part] and (results := _results_of(part, done, asked)):
+            pages[part] = write_report(results, asked.out / part)
         advance(1)
     return done, failed
 
@@ -234,7 +244,7 @@ def stages(asked: OnAllOfStages) -> None:
     ):
         if given is None:
             failed.append((jobs[0][0], study, InputError(f"Its data were not given; add --{what}.")))
-    _close(_published(done), failed, asked, list(dict.fromkeys(part for part, *_ in jobs)))
+    _close(_published(done), done, failed, asked, list(dict.fromkeys(part for part, *_ in jobs)), {})
 
 
 def _published(done: _Done) -> pd.DataFrame:
@@ -293,8 +303,7 @@ def _join(done: _Done, asked: Asked) -> None:
             if one.name in JOINED and (of_part == part or STUDIES[one.name].reads != "text")
         ]  # fmt: skip
         if result.name == "stages-atlas" and others:
-            done[place] = (part, joined_atlas(result, others))
-            _keep(done[place][1], asked, part)
+            done[place] = (part, _kept(joined_atlas(result, others), asked, part))
 
 
 def _where_the_papers_meet(done: _Done, asked: OnAllOfStages, cells: Cells) -> _Done:
@@ -313,32 +322,43 @@ def _where_the_papers_meet(done: _Done, asked: OnAllOfStages, cells: Cells) -> _
     except InputError as error:  # the pages of the other studies are still made
         _say(f"In-context learning under ablation has no result: {error}", asked)
         return []
-    atlases = [(part, in_context_atlas(one, flow, deep)) for part, one in done if one.name == "stages-atlas"]
-    learned = (done[0][0], lesioned)
-    for part, result in (*atlases, learned):
-        _keep(result, asked, part)
-    return [learned]
+    for place, (part, one) in enumerate(done):
+        if one.name == "stages-atlas":
+            done[place] = (part, _kept(in_context_atlas(one, flow, deep), asked, part))
+    return [(done[0][0], _kept(lesioned, asked, done[0][0]))]
 
 
 def _say(text: str, asked: Asked) -> None:
     print(text, file=sys.stderr if asked.as_json else sys.stdout)
 
 
-def _keep(result: Result, asked: Asked, part: str) -> None:
-    finding, _ = result.finding(), result.details()  # first: a result that cannot be reported must not be saved
-    keep(result, asked.out / part)
+def _kept(result: Result, asked: Asked, part: str) -> Result:
+    """The result as saved in the part's folder; its finding is printed."""
+    result = keep(result, asked.out / part)
     if not asked.as_json:
-        terminal().print(f"{result.name} ({part}): {finding}" if finding else f"{result.name} ({part})")
+        terminal().print(f"{result.name} ({part}): {result.finding()}".removesuffix(": "))
+    return result
 
 
-def _close(table: pd.DataFrame, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str]) -> None:
+def _results_of(part: str, done: _Done, asked: Asked) -> list[Result]:
+    """All results in a part's folder, those of this command from memory."""
+    from mechicl.studies import saved_results
+
+    known = {result.name: result for of_part, result in done if of_part == part}
+    return saved_results(asked.out / part, known=known)
+
+
+def _close(
+    table: pd.DataFrame, done: _Done, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str],
+    written: Mapping[str, Path],
+) -> None:  # fmt: skip
     """Print published and measured values, then every claim's verdict, and the pages' paths last."""
     from mechicl.claims import Evidence, Verdicts, decide
     from mechicl.report import write_report
-    from mechicl.studies import saved_results
 
-    saved = {part: saved_results(asked.out / part) for part in parts if any((asked.out / part).glob("*.parquet"))}
-    pages = [str(write_report(of_part, asked.out / part).resolve()) for part, of_part in saved.items()]
+    saved = {part: of_part for part in parts if (of_part := _results_of(part, done, asked))}
+    paths = [written.get(part) or write_report(of_part, asked.out / part) for part, of_part in saved.items()]
+    pages = [str(path.resolve()) for path in paths]
     results = [(part, result) for part, of_part in saved.items() for result in of_part]
     verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
     names = [str(result.provenance["model"]["name"]) for _, result in results]

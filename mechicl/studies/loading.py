@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from hashlib import sha256
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mechicl.declared import as_tuples, switches
@@ -116,13 +117,19 @@ def _with_settings(study: type[Study], settings: Any, folder: str | Path) -> Stu
     raise InputError(f"The settings of {study.name} in {folder} are not this study's; run it again.")
 
 
-def saved_results(folder: str | Path) -> list[Result]:
+def saved_results(folder: str | Path, *, known: Mapping[str, Result] = MappingProxyType({})) -> list[Result]:
     """Every result saved in a folder, in the order of the papers; a damaged one is left out, with a warning.
 
     A result of an unknown study is left out too, with a warning that says how to load that study.
+
+    Args:
+        known: results by name that were just saved there; they are not read again.
     """
     results = []
     for name in _saved(folder):
+        if name in known:
+            results.append(known[name])
+            continue
         if name not in STUDIES:
             warnings.warn(
                 f"{name} in {folder} is left out, because no study of that name is known here; if it is your own, name "

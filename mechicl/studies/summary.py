@@ -112,8 +112,8 @@ def spread(of_seeds: Sequence[float] | np.ndarray) -> float:
 
 def mean_over_tasks(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
     """Like `mean_with_interval`, with equal weight for every seed of every task, as the papers average their tasks."""
-    cells = table[["task", "shots", "seed"]].map(str).agg(" ".join, axis=1)
-    return mean_with_interval(table.assign(seed=cells), value, by).drop(columns="seed_sd")
+    task, shots, seed = (table[name].map(str) for name in ("task", "shots", "seed"))
+    return mean_with_interval(table.assign(seed=task + " " + shots + " " + seed), value, by).drop(columns="seed_sd")
 
 
 def plateau_in_words(values: np.ndarray, names: Sequence[int]) -> str:
