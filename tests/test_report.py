@@ -292,7 +292,7 @@ def test_further_numbers_follow_the_figure_and_repeat_no_verdict(
         for text in (alone, of_models):
             assert verdict.claim.sentence not in text
             assert not verdict.reason or verdict.reason not in text
-    assert alone.startswith("Further numbersIsolated layers: ")
+    assert "Isolated layers: " in alone
     assert of_models.index("tiny-icl: Isolated layers: ") < of_models.index("gpt2-xl: Isolated layers: ")
     after = further.first.evaluate("(p) => document.querySelector('figure').compareDocumentPosition(p)")
     assert after & 4, "the figure comes first"

@@ -146,7 +146,7 @@ def test_speed_is_held_against_each_rival_and_both_corners_must_rise(
     assert tuple(one.outcome for one in verdicts) == outcomes
     assert verdicts[0].effect == pytest.approx(faster - 1, rel=0.1)
     assert verdicts[0].n == {"sets": 6, "prompts": 48}
-    assert f"{faster / rival:.1f}" in verdicts[2].note.split("re-weighted:")[1]
+    assert f"{faster / rival:.1f}" in verdicts[2].note.split("re-weighted:")[-1]
 
 
 def test_of_one_set_nothing_is_decided(result: Any) -> None:

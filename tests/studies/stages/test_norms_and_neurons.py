@@ -60,7 +60,7 @@ def test_the_studies(corpus):
         assert result.figure().data
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
-    assert "neurons" in " ".join(result.details())
+    assert result.details()[-1].startswith("Neurons: ")
     assert len(result.figure().data) == 14  # each kind; prediction, suppression: W_U rotated, four other thresholds
     net = hooked(tiny.fresh("llama", "fold"))
     moments = vocabulary_moments(net.W_U, [net.W_out(layer) for layer in range(3)])

@@ -90,7 +90,7 @@ def test_the_study():
     assert "too few words of 2 and 4 tokens" in result.finding()
     assert result.figure().data
     with pytest.raises(InputError, match="Too few words"):
-        word_merging(tiny.model("llama"), corpus, pieces=[30]).finding()
+        word_merging(tiny.model("llama"), corpus, pieces=[30]).summary()
     with pytest.raises(InputError, match=r"pieces is .*; give whole numbers from 2 on"):
         WordMerging(pieces=(1,))
     with pytest.raises(InputError, match="protocol"):
