@@ -93,9 +93,9 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
         return verdict
     sizes = "; ".join(f"{name} {one.size()}" for name, one in found.items())
     exchanged = _EXCHANGED.get(found[_EXCHANGE].outcome, "") if _EXCHANGE in dict(others) else ""
-    notes = (verdict.note, f"By mode, {verdict.claim.quantity}: {sizes}.", exchanged)
-    limits = (*verdict.limits, *filter(None, [warning]))
-    verdict = replace(verdict, note=" ".join(filter(None, notes)), limits=limits)
+    by_mode = f"By mode, {verdict.claim.quantity} {verdict.claim.unit}: {sizes}."
+    limits = (*verdict.limits, *filter(None, [exchanged, warning]))
+    verdict = replace(verdict, note=" ".join(filter(None, [verdict.note, by_mode])), limits=limits)
     others = [(name, one) for name, one in others if name != _EXCHANGE]
     opposite = {"supported": "contradicted", "contradicted": "supported"}.get(verdict.outcome)
     contrary = [name for name, one in others if one.outcome == opposite]
