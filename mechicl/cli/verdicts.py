@@ -22,13 +22,17 @@ def print_verdicts(verdicts: Verdicts, console: Console) -> None:
     """Print a row per claim, with the verdict for each model and task, and below it why some are undecided."""
     if not verdicts:
         return
-    width = max(_NARROWEST, console.width - sum(_WIDTHS.values()) - _GAP * len(_WIDTHS))
     cells: dict[str, list[tuple[str, ...]]] = {}
     for verdict, row in zip(verdicts, verdicts.rows(), strict=True):
         place = [f"({row['on']})"] if row.get("on") else []
         unit = [] if verdict.size() == "–" else [verdict.claim.unit]
         lines = [verdict.outcome, *place], [verdict.size(), *unit], verdict.counts().split(", ")
         cells.setdefault(row["claim"], []).append(_aligned(*lines))
+    taken = sum(  # a long model's name may need more than its column's usual width
+        max(least, *(len(line) for rows in cells.values() for row in rows for line in row[column].split("\n")))
+        for column, least in enumerate(_WIDTHS.values())
+    )
+    width = max(_NARROWEST, console.width - taken - _GAP * len(_WIDTHS))
     table = Table("claim", *_WIDTHS, box=SIMPLE_HEAD, padding=(0, _GAP - 1, 0, 0), pad_edge=False, show_edge=False)
     for claim, rows in cells.items():
         table.add_row("\n".join(wrap(claim, width, break_on_hyphens=False)), *map("\n".join, zip(*rows, strict=True)))
