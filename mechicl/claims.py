@@ -90,9 +90,9 @@ class Evidence:
     """What qualifies the verdict, in sentences: classes that are left out, a single machine."""
 
     @classmethod
-    def nothing(cls, why: str = "", note: str = "") -> Evidence:
+    def nothing(cls, why: str = "", note: str = "", limits: Sequence[str] = ()) -> Evidence:
         """Evidence that leaves a claim undecided, with the reason."""
-        return cls(np.empty(0), None, np.empty(0), undecided=why, note=note)
+        return cls(np.empty(0), None, np.empty(0), undecided=why, note=note, limits=limits)
 
 
 @dataclass(frozen=True)

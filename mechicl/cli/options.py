@@ -297,8 +297,10 @@ class OnAllOfLabelWords(OnPrompts):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        from mechicl.models.names import SHIPPED
+
         if not self.task:
-            object.__setattr__(self, "task", "tiny-topics-4" if self.model == "tiny-icl" else "sst2,trec,agnews,emo")
+            object.__setattr__(self, "task", "tiny-topics-4" if self.model == SHIPPED else "sst2,trec,agnews,emo")
 
 
 def _data_by_task(tasks: tuple[str, ...], data: Path | None) -> dict[str, Path | None]:

@@ -98,6 +98,8 @@ def _all_of(
 
     A part's page is written into `pages`, if given, as soon as its studies are done, while workers measure the others.
     """
+    from mechicl.report import write_report
+
     ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
     # All before any begins, because what is timed would be slower while workers run.
     seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
@@ -108,8 +110,6 @@ def _all_of(
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)
-    from mechicl.report import write_report
-
     done: _Done = []
     failed: list[_Failure] = []
     left = Counter(part for part, _, _ in jobs)

@@ -39,8 +39,7 @@ def provenance(model: Any) -> dict[str, Any]:
     them are not the model's own.
     """
     net = hooked(model)
-    library = frozenset().union(*(installed_by_library(block) for block in getattr(net.raw, "blocks", ())))
-    places = [name for name, module in net.raw.named_modules() if has_own_hooks(module, library)]
+    places = own_hooks(net.raw)
     origin = _origins.get(net.raw, {"source": "given by the user", "processing": "as given"})
     return {
         "name": net.name,
@@ -53,6 +52,12 @@ def provenance(model: Any) -> dict[str, Any]:
         "versions": versions(),
         **({"hooked": places} if places else {}),
     }
+
+
+def own_hooks(raw: Any) -> list[str]:
+    """Names of the modules on which the user's own hooks are installed."""
+    library = frozenset().union(*(installed_by_library(block) for block in getattr(raw, "blocks", ())))
+    return [name for name, module in raw.named_modules() if has_own_hooks(module, library)]
 
 
 def identity(raw: Any) -> dict[str, str]:

@@ -197,9 +197,8 @@ class Study(ABC):
     def verdicts(self, result: Result) -> Verdicts:
         """The verdict on each claim, on each model and task."""
         if self.reads == "prompts" and "prompt" in result.table and DEMONSTRATION_SET not in result.table:
-            old = Evidence.nothing(_NO_SETS)
+            old = Evidence.nothing(_NO_SETS, limits=self.remarks(result, result.table))
             about = {"study": self.name, "protocol": self.protocol}
-            old = replace(old, limits=self.remarks(result, result.table))
             return Verdicts(decide(claim, old, about) for claim in self.claims)
         by = [name for name in ("model", "task", *(() if self.across_shots else ("shots",))) if name in result.table]
         verdicts = []

@@ -41,10 +41,10 @@ def test_time_grows_with_passes_and_tokens(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_timed_pass_tells_a_slow_model_from_a_fast_one() -> None:
-    (net, other), prompts = (hooked(tiny.fresh("gpt2")) for _ in range(2)), random_prompts(4)
+    net, prompts = hooked(tiny.fresh("gpt2")), random_prompts(4)
     fast = Isolation(n_layers=(1,)).estimate(net, prompts)
-    with other.hooks([("hook_embed", lambda value, hook: time.sleep(0.5))]):
-        slow = Isolation(n_layers=(1,)).estimate(other, prompts)
+    with net.hooks([("hook_embed", lambda value, hook: time.sleep(0.5))]):
+        slow = Isolation(n_layers=(1,)).estimate(net, prompts)
     assert slow.seconds > 3 * fast.seconds
 
 

@@ -103,7 +103,7 @@ class DeepLayers(Study):
         note, limits = _predictions(table)
         if not seeds:
             why = "The model predicts a single class, so no AUROC is defined; use more prompts or another task."
-            return replace(Evidence.nothing(why), limits=limits)
+            return Evidence.nothing(why, limits=limits)
         deep, generator = slice(-max(1, seeds[0][1].shape[1] // 3), None), np.random.default_rng(0)
         options: dict[str, Any] = {"generator": generator, "protocol": self.protocol}
         curves = torch.stack([auroc_by_layer(*one, protocol=self.protocol).values for _, *one in seeds])

@@ -117,28 +117,32 @@ class LesionedLearning(Study):
         )  # fmt: skip
 
     def finding(self, result: Result) -> str:
-        return f"Label loyalty is lowest {self._lowest(result)['label loyalty']}."
+        paired = _beside_clean(result.table)
+        loyal = (paired["predicted"] == paired["predicted_clean"]).astype(float)
+        return f"Label loyalty is lowest {_lowest(paired, loyal)}."
 
     def details(self, result: Result) -> list[str]:
-        _, *flows = (f"{name} is lowest {place}" for name, place in self._lowest(result).items())
-        return [f"Relative to the clean model, {' and '.join(flows)}."]
-
-    def _lowest(self, result: Result) -> dict[str, str]:
-        """In words, the layer without which label loyalty, or a flow relative to the clean model, is lowest."""
-        dropped = result.table[result.table["dropped"] != _INTACT]
-        clean = where(result.table, dropped=_INTACT)[[*_PROMPT, "predicted", *FLOWS]]
-        paired = dropped.merge(clean, on=_PROMPT, suffixes=("", "_clean"))
-        kept = {"label loyalty": (paired["predicted"] == paired["predicted_clean"]).astype(float)}
+        paired, flows = _beside_clean(result.table), []
         for name in FLOWS[:2]:
             of_clean = np.stack(paired[f"{name}_clean"].to_list()).sum(1)
-            kept[name] = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
-        told, prompt = {}, paired.groupby(_PROMPT, dropna=False).ngroup()
-        for name, values in kept.items():
-            curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
-            told[name] = extreme_in_words(
-                curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
-            )
-        return told
+            kept = pd.Series(np.stack(paired[name].to_list()).sum(1) / max(of_clean.mean(), 1e-30))
+            flows.append(f"{name} is lowest {_lowest(paired, kept)}")
+        return [f"Relative to the clean model, {' and '.join(flows)}."]
+
+
+def _beside_clean(table: pd.DataFrame) -> pd.DataFrame:
+    """Each prompt with each layer dropped, and what the clean model gives on it (`..._clean`)."""
+    clean = where(table, dropped=_INTACT)[[*_PROMPT, "predicted", *FLOWS]]
+    return table[table["dropped"] != _INTACT].merge(clean, on=_PROMPT, suffixes=("", "_clean"))
+
+
+def _lowest(paired: pd.DataFrame, values: pd.Series[float]) -> str:
+    """In words, the layer without which a value of each row is lowest."""
+    prompt = paired.groupby(_PROMPT, dropna=False).ngroup()
+    curves = paired.assign(value=values, row=prompt).pivot(index="row", columns="dropped", values="value")
+    return extreme_in_words(
+        curves.to_numpy(), [int(layer) for layer in curves.columns], lowest=True, spec=".0%", place="without"
+    )
 
 
 def _shares(clean: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -164,31 +164,32 @@ class ManyLesions(Study):
 
     def finding(self, result: Result) -> str:
         parts = []
-        for model, rows in result.summary().groupby("model", sort=False):
-            means = rows.set_index(["kind", "metric", "size"])["mean"].sort_index()
+        for dropped, means in self._by_model(result):
             kl, alone = means["drop", "kl"], means["drop", "kl if independent"]
             size = kl.index[min(1, len(kl) - 1)]
             parts.append(
-                f"With {size} middle layers{_of(model, result)} dropped{IN_WORDS[self.positions]}, the KL is "
-                f"{kl[size]:.2f} nats, {kl[size] / max(alone[size], 1e-12):.1f} times what each costs alone, summed."
+                f"With {size} {dropped}, the KL is {kl[size]:.2f} nats, {kl[size] / max(alone[size], 1e-12):.1f} times "
+                "what each costs alone, summed."
             )
         return " ".join(parts)
 
     def details(self, result: Result) -> list[str]:
         parts = []
-        for model, rows in result.summary().groupby("model", sort=False):
-            means = rows.set_index(["kind", "metric", "size"])["mean"].sort_index()
+        for dropped, means in self._by_model(result):
             kl, shuffled = means["drop", "kl"], means["shuffle", "kl"].iloc[0]
             parts.append(
-                f"With all {kl.index[-1]} middle layers{_of(model, result)} dropped{IN_WORDS[self.positions]}, the KL "
-                f"is {kl.iloc[-1]:.2f} nats; with them shuffled, {shuffled:.2f} nats."
+                f"With all {kl.index[-1]} {dropped}, the KL is {kl.iloc[-1]:.2f} nats; with them shuffled, "
+                f"{shuffled:.2f} nats."
             )
         return parts
 
-
-def _of(model: Any, result: Result) -> str:
-    """The model's name, where the table has several, which earlier versions saved together."""
-    return f" of {model}" if result.table["model"].nunique() > 1 else ""
+    def _by_model(self, result: Result) -> Iterator[tuple[str, Any]]:
+        """Per model (earlier versions saved several in a table): what is dropped, and means [kind metric size]."""
+        summary = result.summary()
+        for model, rows in summary.groupby("model", sort=False):
+            of_model = f" of {model}" if summary["model"].nunique() > 1 else ""
+            means = rows.set_index(["kind", "metric", "size"])["mean"].sort_index()
+            yield f"middle layers{of_model} dropped{IN_WORDS[self.positions]}", means
 
 
 def draw_means(table: pd.DataFrame) -> pd.DataFrame:

@@ -56,7 +56,7 @@ def test_a_text_of_one_token_has_no_mean_and_the_study_says_so(corpus):
 def test_the_studies(corpus):
     for protocol in ("paper", "corrected"):
         result = norms(tiny.model("gpt2"), corpus, protocol=protocol)
-        assert "layer" in " ".join([result.finding(), *result.details()])
+        assert "layer" in " ".join(result.details())
         assert result.figure().data
     result = neurons(tiny.fresh("llama", "fold"), kurtosis=2.5)
     summary = result.summary()
