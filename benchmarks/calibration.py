@@ -88,7 +88,7 @@ def main() -> None:
 def table_of(known: Mapping[str, Any]) -> str:
     """A row for each claim, as Markdown."""
     rows = [
-        "| claim | supported | undecided | contradicted | planted: found | reversed: contradicted |",
+        "| claim | supported | undecided | contradicted | planted: supported | reversed: contradicted |",
         "|" + "---|" * 6,
     ]
     for study in STUDIES.values():

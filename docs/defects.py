@@ -137,7 +137,7 @@ def shifted_rows(model: Any, sets: list[Any], text: Any) -> str:
 @measure
 def one_position_fewer(model: Any, sets: list[Any], text: Any) -> str:
     probes = [mi.probes.LogitLens("authors", only=("entropy",), last=last) for last in (False, True)]
-    return f"entropy at the last point, in bits: {_three(partial(_entropies, probes, -1))}"
+    return f"entropy of the authors' lens at the last point, in bits: {_three(partial(_entropies, probes, -1))}"
 
 
 @measure

@@ -23,12 +23,12 @@ EXAMPLES = {
     "deep-layers": _ICL,
     "one-prompt": "--task tiny-topics-4",
     "compression": _ICL,
-    "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42",
+    "compression-speed": "--task tiny-topics-4 --samples 64 --seeds 42,43,44,45",
     "reweighting": _ICL,
     "error-diagnosis": "--task tiny-topics-4 --samples 64 --shots 4 --mislabelled 3,3,0,0 --seeds 42,43,44,45",
     "anchor-sweep": f"{_ICL} --windows 1,2",
     "anchor-kinds": _ICL,
-    "anchor-heads": f"{_FEW} --seeds 42,43,44",
+    "anchor-heads": f"{_FEW} --seeds 42,43,44,45",
     "anchor-patching": "--task tiny-topics-2,tiny-topics-4 --samples 8",
     "decision-layer": _ICL,
     "shot-sweep": f"{_FEW} --counts 0,1,2,4,8",
@@ -57,7 +57,7 @@ ELSEWHERE = {
     "wic": "--model gpt2-xl --data WiC",
     "joiner-ablation": "--model smollm2-135m-q4 --text pydocs --tokens 8000",
     "part-of-speech": "--model smollm2-135m-q4 --text pydocs --tokens 8000 --length 128",
-    "inner-lexicon": "--model smollm2-135m-q4 --text pydocs --tokens 60000",
+    "inner-lexicon": "--model smollm2-135m-q4 --text pydocs --packing documents --tokens 60000",
 }
 """Studies of what the shipped model does not speak: a command and no figure."""
 _PAGES = Path(__file__).parent / "pages" / "studies"

@@ -19,8 +19,9 @@ _ON = {
 _HEAD = (
     "Figures of SmolLM2-135M (30 layers, `smollm2-135m-q4`), drawn in the [notebooks](tutorials.md) on texts that need "
     "no network. Samples are small, so each notebook takes minutes on two CPU cores; more seeds or more text leave "
-    "fewer claims undecided. Each command runs the study with its defaults on a larger sample, and writes its table "
-    "and a report into `results`."
+    "fewer claims undecided. Each command runs the study with its defaults, writes its table and a report into "
+    "`results`, and draws a figure that differs from the one here: the notebooks use fewer twins, fewer conditions "
+    "and, for information flow, demonstrations that the prompts of a seed share."
 )
 
 

@@ -130,9 +130,8 @@ def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
         f"{{{one['name']}}}" if "name" in one else f"{one['family-names']}, {one['given-names']}"
         for one in told["authors"]
     ]
-    year = told["year"] if "year" in told else str(told["date-released"])[:4]
     facts = {
-        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": year,
+        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
         "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
     }  # fmt: skip
     lines = [f"  {name} = {{{value}}}," for name, value in facts.items() if value]

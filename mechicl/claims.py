@@ -144,10 +144,8 @@ class Verdict:
         return ", ".join(f"{count} {_singular(name) if count == 1 else name}" for name, count in self.n.items())
 
     def short(self) -> str:
-        """Effect and interval, or why there are none; or a reason that has an interval of its own."""
-        if not np.isfinite(self.low) or "[" in self.reason:
-            return self.reason
-        return f"({self.size()} {self.claim.unit})"
+        """Effect and interval; empty if there is none, or the reason has an interval of its own."""
+        return f"({self.size()} {self.claim.unit})" if np.isfinite(self.low) and "[" not in self.reason else ""
 
     def facts(self) -> dict[str, Any]:
         """Plain values for `--json`; missing numbers are None."""
@@ -197,19 +195,28 @@ class Verdicts(tuple[Verdict, ...]):
         return rows
 
     def in_words(self) -> str:
-        """Each claim with its outcome and, on a single model and task, effect and interval, for a study's finding."""
-        sentences = list[str]()
-        for claim in dict.fromkeys(one.claim for one in self):
-            verdicts = [one for one in self if one.claim == claim]
-            varying = _varying(verdicts)
-            places: dict[str, list[str]] = {}
-            for one in verdicts:
-                places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
-            where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
-            numbers = "" if varying else verdicts[0].short()
-            said = "" if not numbers or any(one.endswith(numbers) for one in sentences) else f" {numbers}"  # once each
-            sentences.append(f"{where[0].upper()}{where[1:]}: {claim.sentence}{said}")
-        return " ".join(sentences)
+        """Each claim with its outcome, on a single model and task effect and interval, and why it is undecided.
+
+        A reason that several claims have is said once.
+        """
+        said = list[str]()
+        for verdicts in self._of_claims():
+            reasons = Verdicts(verdicts).reasons()
+            said += [self._in_words(verdicts), *(reason for reason in reasons if reason not in said)]
+        return " ".join(said)
+
+    def _in_words(self, verdicts: Sequence[Verdict]) -> str:
+        """One claim with its outcome."""
+        varying = _varying(verdicts)
+        places: dict[str, list[str]] = {}
+        for one in verdicts:
+            places.setdefault(one.outcome, []).append(" ".join(one.about[by] for by in varying))
+        where = "; ".join(f"{outcome} on {', '.join(on)}" if varying else outcome for outcome, on in places.items())
+        numbers = "" if varying else verdicts[0].short()
+        return f"{where[0].upper()}{where[1:]}: {verdicts[0].claim.sentence} {numbers}".strip()
+
+    def _of_claims(self) -> list[list[Verdict]]:
+        return [[one for one in self if one.claim == claim] for claim in dict.fromkeys(one.claim for one in self)]
 
     def reasons(self) -> list[str]:
         """Why verdicts are undecided: each reason once, with the models and tasks it holds on if not on all."""

@@ -111,7 +111,7 @@ class Result:
     def _finding(self) -> str:
         said = " ".join(filter(None, (self.claims.in_words(), self.study.finding(self))))
         limits = self.claims.limits() if self.claims else self.study.remarks(self, self.table)
-        return " ".join(filter(None, [said, *(text for text in (*self.claims.reasons(), *limits) if text not in said)]))
+        return " ".join(filter(None, [said, *(text for text in limits if text not in said)]))
 
     def besides_verdicts(self) -> str:
         """The finding next to a table of the verdicts, without these; of several models, with counts of verdicts."""

@@ -8,9 +8,9 @@ from typing import Any
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PLOTLY = "application/vnd.plotly.v1+json"
 ON_TINY_ICL = {
-    "a_real_model_in_ten_minutes": 'MODEL, TASK, TEXT, SAMPLES, EARLY, TOKENS = "tiny-icl", "tiny-topics-4", "tiny-icl", 8, 2, 600',
+    "a_real_model_in_ten_minutes": 'MODEL, TASK, TEXT, SAMPLES, N_LAYERS, TOKENS = "tiny-icl", "tiny-topics-4", "tiny-icl", 8, 2, 600',
     "compose_probes_and_patches": 'MODEL, TASK, SAMPLES, WINDOW = "tiny-icl", "tiny-topics-4", 16, 1',
-    "label_words_are_anchors": 'MODEL, TASK, SAMPLES, FIRST = "tiny-icl", "tiny-topics-4", 8, 2',
+    "label_words_are_anchors": 'MODEL, TASK, SAMPLES, N_LAYERS = "tiny-icl", "tiny-topics-4", 8, 2',
     "stages_of_inference": 'MODEL, TEXT, TOKENS = "tiny-icl", "tiny-icl", 2_000',
     "your_own_task_and_model": (
         'MODEL, TEXTS, SAMPLES = "tiny-icl", "tiny-topics-2", 8\n'

@@ -35,7 +35,7 @@ def compress(
     """Run a prompt's demonstrations and keep only the hidden states of anchors: a context to query and save.
 
     Args:
-        model: a HookedTransformer.
+        model: a model that runs block by block: most HookedTransformers and Bridges.
         prompt: any prompt with these demonstrations.
         kept: label words (all their sub-tokens), the template's tokens, or both (the paper); also only the template's
             separators (":", line breaks) or only its words.

@@ -185,7 +185,7 @@ def explore(
         mi.explore(model, [{"role": "user", "content": "Name a colour."}])
 
     Args:
-        model: a HookedTransformer.
+        model: a model from `load_model`, or a HookedTransformer, TransformerBridge or adapter of your own.
         prompt: one prompt of a task; a text; or a conversation, as messages with `role` and `content`.
         answers: possible continuations of a text or conversation, each scored by its first token; default: the model's
             five most probable tokens. The edges' saliency concerns the most probable answer.

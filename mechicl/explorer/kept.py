@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechicl.engines.alone import label_logits_alone
-from mechicl.explorer.views import both, guesses, rounded
+from mechicl.explorer.views import at_once, rounded
 from mechicl.progress import progress
 from mechicl.prompts import Prompt
 
@@ -27,8 +27,9 @@ def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     model, prompt, n_layers = explorer.model, explorer.prompt, explorer.sizes.n_layers
     whole = [OFF | one for one in _whole(explorer)]
-    with progress("explorer", len(whole) + 3) as advance:
-        clean, heads = both(model, prompt, [], range(n_layers))
+    places = lensed(prompt)
+    with progress("explorer", len(whole) + 2) as advance:
+        clean, heads, guesses = at_once(model, prompt, [], range(n_layers), places)
         advance(1)
         views = []
         for switches in whole:
@@ -41,10 +42,7 @@ def kept(explorer: Explorer) -> tuple[dict[str, Any], dict[str, Any]]:
             {"switches": switches, "view": {"probs": answer}} for switches, answer in zip(alone, probs, strict=True)
         ]
         advance(1)
-        places = lensed(prompt)
-        rows = dict(zip(places, guesses(model, prompt, [], places), strict=True))
-        advance(1)
-    return clean, {"views": views, "heads": heads, "guesses": rows}
+    return clean, {"views": views, "heads": heads, "guesses": dict(zip(places, guesses, strict=True))}
 
 
 def _whole(explorer: Explorer) -> list[dict[str, Any]]:

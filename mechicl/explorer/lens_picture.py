@@ -77,7 +77,7 @@ def lens_html(lens: pd.DataFrame) -> str:
     rows = "".join(_row(cells) for _, cells in lens.groupby("position", sort=False))
     return (
         f'<div style="overflow-x:auto" tabindex="0" role="region" aria-label="Logit lens by token and layer">'
-        f'<table style="border-collapse:collapse;font-size:12px;white-space:nowrap;overflow-wrap:normal">'
+        f'<table style="border-collapse:collapse;font-size:11px;white-space:nowrap;overflow-wrap:normal">'
         f'<thead><tr><th scope="col" style="{_STAYS}">token, layer</th>{layers}</tr></thead><tbody>{rows}</tbody>'
         f"</table></div><p>The most probable next token at each position, by the logit lens after each layer. "
         f"Colour: probability of the model's own prediction at that position.</p>"
@@ -106,5 +106,5 @@ def _cell(cell: Any) -> str:
     hint = escape(f"layer {cell.layer}: {guess}; final prediction {cell.probability:.1%}, KL {cell.kl:.3g} nats")
     shade = faint(TEXT_COLOUR, round(_DARKEST * cell.probability, 2))
     return (
-        f'<td style="text-align:left;padding:1px 4px;background:{shade}" title="{hint}"><bdi>{escape(short)}</bdi></td>'
+        f'<td style="text-align:left;padding:1px 3px;background:{shade}" title="{hint}"><bdi>{escape(short)}</bdi></td>'
     )

@@ -38,7 +38,7 @@ def plain_page(title: str, body: str) -> str:
     """A self-contained HTML page, in light and dark colours, without scripts."""
     style = (
         ":root{color-scheme:light dark}body{font:14px/1.45 Inter,Helvetica,Arial,sans-serif;margin:1rem auto;"
-        "max-width:1180px;padding:0 16px;overflow-wrap:anywhere}"
+        "max-width:1600px;padding:0 16px;overflow-wrap:anywhere}p{max-width:1100px}"
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -118,7 +118,7 @@ class Scan:
         )
         reading = f"<p>{said}: {escape(heads)}.</p>" if heads else ""
         return (
-            f'<div style="max-width:1100px"><h3><bdi>{escape(self.model)}</bdi>, '
+            f"<div><h3><bdi>{escape(self.model)}</bdi>, "
             f"<bdi>{escape(self.prompt.task or 'stored prompt')}</bdi>, {len(self.prompt)} tokens</h3>"
             f"<p><bdi>{escape(self.finding())}</bdi></p>{reading}{_bars(self)}"
             f"{lens_html(self.lens)}</div>"

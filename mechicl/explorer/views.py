@@ -43,7 +43,7 @@ def view(model: Any, prompt: Prompt, patches: list[Patch]) -> dict[str, Any]:
     gathering. `flow` and `enriched` are None without label words. `heads` [layer head] is each head's reading of label
     words, and `most` lists the heads with the largest saliency from them.
     """
-    return both(model, prompt, patches, ())[0]
+    return at_once(model, prompt, patches)[0]
 
 
 def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]) -> list[dict[str, Any]]:
@@ -60,17 +60,17 @@ def heads(model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int
     return answers
 
 
-def both(
-    model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`view`, and `heads` of these layers, in one forward and one backward pass if memory allows."""
+def at_once(
+    model: Any, prompt: Prompt, patches: list[Patch], layers: Sequence[int] = (), positions: Sequence[int] = ()
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[list[list[Any]]]]:
+    """`view`, `heads` and `guesses`, in one forward and one backward pass if memory allows."""
     loss, every = objective(prompt), tuple(range(hooked(model).sizes.n_layers))
     first, *later = _together(model, prompt, layers) or [()]
     of_heads = [HeadSaliency(layer, loss) for layer in first]
     probes: dict[str, Probe] = {
         "saliency": SaliencyMap(every, loss=loss),
         "attention": AttentionMap(every),
-        "lens": LensTokens((prompt.target,), GUESSES),
+        "lens": LensTokens((prompt.target, *positions), GUESSES),
     }
     if prompt.anchors:
         probes |= {
@@ -79,8 +79,10 @@ def both(
         }  # fmt: skip
     seen = run(model, [prompt], [*probes.values(), *of_heads], patches, progress=None)
     rest = heads(model, prompt, patches, [layer for some in later for layer in some])
-    shown = _shown(model, prompt, {name: seen[probe] for name, probe in probes.items()}, seen)
-    return shown, [_edges_of_heads(seen[probe].values[0].tril(-1)) for probe in of_heads] + rest
+    readings = {name: seen[probe] for name, probe in probes.items()}
+    at_q, *elsewhere = (guess_rows(model, readings["lens"], place) for place in range(1 + len(positions)))
+    shown = _shown(prompt, readings, seen) | {"guesses": at_q}
+    return shown, [_edges_of_heads(seen[probe].values[0].tril(-1)) for probe in of_heads] + rest, elsewhere
 
 
 def _together(model: Any, prompt: Prompt, layers: Sequence[int]) -> list[Sequence[int]]:
@@ -89,7 +91,7 @@ def _together(model: Any, prompt: Prompt, layers: Sequence[int]) -> list[Sequenc
     return [layers[first : first + at_once] for first in range(0, len(layers), at_once)]
 
 
-def _shown(model: Any, prompt: Prompt, readings: dict[str, Reading], seen: Run) -> dict[str, Any]:
+def _shown(prompt: Prompt, readings: dict[str, Reading], seen: Run) -> dict[str, Any]:
     edges = readings["saliency"].values[0].tril(-1)  # an edge from a token to itself moves nothing from elsewhere
     attention = readings["attention"].values[0]
     sink = attention[:, 1:, 0].mean(1) if len(prompt) > 1 else attention[:, 0, 0]
@@ -110,7 +112,6 @@ def _shown(model: Any, prompt: Prompt, readings: dict[str, Reading], seen: Run) 
         "enriched": _enriched(readings.get("enrichment")),
         "heads": rounded(readings["heads"]["reading"][0]) if "heads" in readings else None,
         "most": _most(readings["most"]["reading"][0]) if "most" in readings else [],
-        "guesses": guess_rows(model, readings["lens"], 0),
     }
 
 

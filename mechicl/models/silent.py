@@ -101,13 +101,17 @@ def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "ba
     if kind == "MLP":
         post = act(torch.addmm(module.b_in, rows, module.W_in))
     else:
-        post = act(rows @ module.W_gate) * (rows @ module.W_in) + module.b_in
+        post = torch.addcmul(module.b_in, act(rows @ module.W_gate), rows @ module.W_in)
     return torch.addmm(module.b_out, post, module.W_out).view_as(x)
 
 
+# Without gradients, activations are computed in place, because allocating memory costs as much as the function.
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Without gradients it is computed in place, because allocating memory costs as much as the function."""
     return (F.gelu if x.requires_grad else torch.ops.aten.gelu_)(x, approximate=approximate)
+
+
+def _silu(x: Tensor) -> Tensor:
+    return F.silu(x, inplace=not x.requires_grad)
 
 
 # TransformerLens writes gelu_new and gelu_fast out in eight passes over the activations; they are the tanh form of
@@ -116,5 +120,5 @@ _ACTIVATIONS: dict[str | None, Callable[[Tensor], Tensor]] = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), partial(_gelu, approximate="tanh")),
     "gelu": _gelu,
     "relu": F.relu,
-    "silu": F.silu,
+    "silu": _silu,
 }

@@ -110,16 +110,12 @@ class OfModels(Verdicts):
     """What is counted: models, texts, or both."""
 
     def counted_in_words(self) -> str:
-        return self.in_words()
-
-    def in_words(self) -> str:
-        if any("model" not in one.about for one in self):  # of tables that version 0.1.0 saved
-            return super().in_words()
-        of_claims = {one.claim: [other for other in self if other.claim == one.claim] for one in self}
-        return " ".join(self._in_words(verdicts) for verdicts in of_claims.values())
+        return " ".join(map(self._in_words, self._of_claims()))
 
     def _in_words(self, verdicts: Sequence[Verdict]) -> str:
         """Such as "Supported on 2 of 3 models (a, b); undecided on c: the claim"."""
+        if any("model" not in one.about for one in self):  # of tables that version 0.1.0 saved
+            return super()._in_words(verdicts)
         by = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
         models = list(dict.fromkeys(one.about["model"] for one in verdicts))
         less = {one.about["model"] for one in verdicts if one.outcome != "supported"}

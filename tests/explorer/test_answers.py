@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from time import process_time
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import mechicl as mi
 from mechicl.engines.alone import label_logits_alone
 from mechicl.explorer import Explorer
 from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.kept import OFF, kept, lensed
-from mechicl.explorer.views import strongest
+from mechicl.explorer.views import HEADS, at_once, guesses, strongest, view
 from mechicl.explorer.widget import reply
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -239,6 +241,24 @@ def test_a_page_keeps_what_plain_runs_say(explorer: Explorer, tiny_icl: Any, pro
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-5 * float(theirs.abs().max()))
     for place in (0, 5, prompt.target):
         assert page["guesses"][place] == explorer.answer({"ask": "guesses", "switches": OFF, "about": place})
+
+
+def products(work: Callable[[], object]) -> int:
+    """Number of floating-point operations in matrix products."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def test_a_page_computes_three_views_one_sweep_and_the_lens(tiny_icl: Any, prompt: Any) -> None:
+    """Heads of all layers add nothing to their view's passes, and a changed answer runs only the layers it changes."""
+    n_layers, places = tiny_icl.cfg.n_layers, lensed(prompt)
+    forward = products(lambda: mi.run(tiny_icl, [prompt], progress=None))
+    one = products(lambda: view(tiny_icl, prompt, []))
+    lens = products(lambda: guesses(tiny_icl, prompt, [], places)) - forward
+    assert products(lambda: at_once(tiny_icl, prompt, [], range(n_layers))) == pytest.approx(one, rel=0.01)
+    sweep = (1 + n_layers / 2 + HEADS) * forward  # without changes, a layer dropped half way on average, heads
+    assert products(lambda: kept(mi.explore(tiny_icl, prompt))) < 1.01 * (3 * one + lens + sweep)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Information flow (section 2.1, Fig. 3; with two shots Fig. 9).
 
 The paper multiplies each attention weight by the loss's gradient with respect to it and sums over heads. The result,
-per layer, is averaged over three sets of edges: from demonstration text to label words (S_wp), from label words to the
+per layer, is averaged over three sets of edges: from all earlier tokens to label words (S_wp), from label words to the
 target position (S_pq), and all others (S_ww). In shallow layers S_wp dominates, in deep layers S_pq: label words gather
 the demonstrations' information, and the prediction reads it there.
 
@@ -62,7 +62,7 @@ READING = Claim(
 )  # fmt: skip
 _KINDS = {GATHERING.id: "gathering", READING.id: "reading"}
 _TEXT = "S_wp_text"
-_NAMES = {"S_wp": "S_wp: text → label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
+_NAMES = {"S_wp": "S_wp: into label words", "S_pq": "S_pq: label words → target", "S_ww": "S_ww: all other edges"}
 _SAID: dict[HeadReduce, str] = {"abs_of_sum": "absolute sum over heads", "sum_of_abs": "sum of absolute heads"}
 _OTHER: dict[HeadReduce, HeadReduce] = {"abs_of_sum": "sum_of_abs", "sum_of_abs": "abs_of_sum"}
 

@@ -1,7 +1,7 @@
 """Isolation of label words (section 2.2, Fig. 4; numbers of layers App. D, Fig. 8; with two shots Fig. 10).
 
 The paper cuts the label words' attention to everything before them in the first or the last n layers, and compares the
-prediction with the clean run's: the same label (label loyalty), the same top-k next words (word loyalty, Jaccard).
+prediction with the clean run's: the same label (label loyalty), the same most probable next tokens (word loyalty).
 Cutting in the first layers should hurt; cutting in the last layers or at random tokens should not.
 
 The authors redraw the random tokens in every layer from all positions up to the query, so no random token is isolated

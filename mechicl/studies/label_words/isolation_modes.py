@@ -93,7 +93,8 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
         return verdict
     sizes = "; ".join(f"{name} {one.size()}" for name, one in found.items())
     exchanged = _EXCHANGED.get(found[_EXCHANGE].outcome, "") if _EXCHANGE in dict(others) else ""
-    by_mode = f"By mode, {verdict.claim.quantity} {verdict.claim.unit}: {sizes}."
+    quantity, unit = verdict.claim.quantity, verdict.claim.unit
+    by_mode = f"{quantity[0].upper()}{quantity[1:]}, by mode: {sizes} {unit}."
     limits = (*verdict.limits, *filter(None, [exchanged, warning]))
     verdict = replace(verdict, note=" ".join(filter(None, [verdict.note, by_mode])), limits=limits)
     others = [(name, one) for name, one in others if name != _EXCHANGE]

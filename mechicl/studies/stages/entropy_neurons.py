@@ -4,7 +4,7 @@ Some neurons of the last layers have output weights of large norm that favour no
 hardly reads. They act through the final norm, as Stolfo et al. (2024) found: the larger the residual's norm, the
 smaller all logits, and the more uniform the prediction. So fixing one should change entropy more than the loss or the
 most probable token. Candidates are the large-norm ones of `neurons`, the most neutral first; small models have none
-within its bound of variance, and the finding says so.
+within its bound of variance, and the details say so.
 
 As in *Universal Neurons*, one neuron at a time is fixed to the same activation at all positions, to each of a few
 values from 0 (ablated) to 6. We measure entropy, loss and agreement against the clean model, and the norm of the last
@@ -164,7 +164,7 @@ class EntropyNeurons(Study):
 
     def details(self, result: Result) -> list[str]:
         rows = where(result.table, kind="entropy").drop_duplicates(["layer", "neuron"])
-        names = ", ".join(f"{layer}.{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy())
+        names = ", ".join(f"L{layer}N{neuron}" for layer, neuron in rows[["layer", "neuron"]].to_numpy())
         wide = int((rows["variance"] > MOST_VARIANCE).sum())
         bound = (
             f" ({wide} of {len(rows)} above the variance of {MOST_VARIANCE:g} that `neurons` allows)" if wide else ""

@@ -98,7 +98,7 @@ class LesionedLearning(Study):
     def drawing(self, result: Result) -> Drawing:
         summary = result.summary()
         pooled = summary.groupby(["metric", "layer"], as_index=False, sort=False)[["mean", "low", "high"]].mean()
-        gathering = ("S_wp: text → label words", FLOW_COLOURS["S_wp"])
+        gathering = ("S_wp: into label words", FLOW_COLOURS["S_wp"])
         reading = ("S_pq: label words → target", FLOW_COLOURS["S_pq"])
         clean = where(pooled, metric="accuracy", layer=_INTACT)["mean"]
         panels = [

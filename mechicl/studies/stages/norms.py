@@ -4,7 +4,7 @@ The paper reports that the norm of the MLPs' outputs grows with depth and peaks 
 are sharpened or calibrated. It gives no code; the mean over all tokens is what it describes (`protocol="paper"`).
 `"corrected"` leaves out position 0, where many models keep a residual of a norm far above all others, and shows each
 sequence's median and the outputs' norms relative to the residual that they are added to. Norms at position 0 are shown
-separately, and the finding names the layer that makes it as large as attention sinks are. Block influence,
+separately, and the details name the layer that makes it as large as attention sinks are. Block influence,
 1 - cos(residual before, after), is a cheap predictor of the cost of dropping the layer.
 
 Norms depend on weight processing: folding the final norm does not matter here, but centring W_out does.

@@ -70,7 +70,7 @@ def test_an_entropy_neuron_moves_entropy_and_its_controls_do_not(model, corpus):
     assert summary["entropy", "entropy_difference", 6] > summary["entropy", "entropy_difference", 2] > 0
     assert summary["entropy", "entropy_difference", 6] > abs(summary["control", "entropy_difference", 6])
     assert result.table.query("kind == 'control'")[["layer", "neuron"]].drop_duplicates().shape == (2, 2)
-    assert "Entropy neurons: 2.4." in result.details()
+    assert "Entropy neurons: L2N4." in result.details()
     assert len(result.figure().layout.meta["panels"]) == 4
     np.testing.assert_allclose(result.table["base_entropy"].groupby(result.table["sequence"]).std(), 0, atol=1e-6)
 
