@@ -7,12 +7,14 @@ import importlib
 import operator
 import os
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import mechicl
+from mechicl.studies import STUDIES
 from tests.notebooks import ON_TINY_ICL, PLOTLY, WIDGET, chooses, digest
 
 nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
@@ -62,6 +64,17 @@ def test_stored_notebooks_were_executed_as_they_stand(path: Path) -> None:
         assert "<script" not in data.get("text/html", "")
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
     assert path.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_stored_verdicts_are_on_claims_as_they_are_worded_now(path: Path) -> None:
+    worded = tuple(claim.sentence for study in STUDIES.values() for claim in study.claims)
+    outputs = [output for cell in code_cells(nbformat.read(path, as_version=4)) for output in cell.outputs]
+    for output in outputs:
+        text = unescape(output.get("data", {}).get("text/html", ""))
+        for verdict in re.finditer(r"(Supported|Contradicted|Undecided)( on [^:<]*)?: (?P<claim>[^<]{,60})", text):
+            known = any(sentence.startswith(verdict["claim"][: len(sentence)]) for sentence in worded)
+            assert known, f"run: make notebooks ({verdict['claim']})"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,31 +10,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from mechicl.cli.command import asking
-from mechicl.cli.finish import as_json, compared, keep, run, say_left_out, terminal
+from mechicl.cli.finish import run
+from mechicl.cli.jobs import Done, Job, all_of, close, kept, say
 from mechicl.cli.options import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.options_of_stages import OnAllOfStages
-from mechicl.cli.sharing import announce, begin, end_unless_last, helpers_of
-from mechicl.cli.verdicts import print_verdicts
-from mechicl.errors import InputError, NumericalError
-from mechicl.limits import duration
+from mechicl.cli.sharing import helpers_of
+from mechicl.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mechicl.prompts import PromptSet
-    from mechicl.results import Cells, Result
-    from mechicl.studies.parts import Material
-    from mechicl.studies.running import Helpers
+    from mechicl.results import Cells
     from mechicl.studies.study import Protocol, Study
 
 
 A = TypeVar("A")
-_Job = tuple[str, "Study", "Material | InputError"]
-"""A part, a study, and its input, or why there is none."""
-_Done = list[tuple[str, "Result"]]
-"""The results, each with its part."""
-_Failure = tuple[str, "Study", Exception]
-"""A part, a study, and why it has no result."""
 _UNRELATED, _TWO_SHOTS, _NORM, _BEYOND = "unrelated-labels", "two-per-class", "norm-weighted", "extensions"
 _PARTS = ("corrected", "paper", _TWO_SHOTS, f"{_TWO_SHOTS}-paper", _NORM, _UNRELATED, _BEYOND)
 
@@ -66,15 +54,13 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     drawn: dict[OnPrompts, list[PromptSet]] = {}
     pages: dict[str, Path] = {}
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
-        jobs: list[_Job] = [
-            (part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan
-        ]
+        jobs: list[Job] = [(part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan]
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
-        done, failed = _all_of(wanted, model, asked, cells, helpers, advance, pages)
+        done, failed = all_of(wanted, model, asked, cells, helpers, advance, pages)
     if failed and not done:
         raise failed[-1][-1]
-    _close(against_published([result for _, result in done]), done, failed, asked, _PARTS, pages)
+    close(against_published([result for _, result in done]), done, failed, asked, _PARTS, pages)
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
@@ -83,49 +69,6 @@ def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
         return make(*arguments)
     except InputError as error:
         return error
-
-
-def _all_of(
-    jobs: Sequence[_Job],
-    model: Any,
-    asked: Asked,
-    cells: Cells,
-    helpers: Helpers | None,
-    advance: Callable[[int], None],
-    pages: dict[str, Path] | None = None,
-) -> tuple[_Done, list[_Failure]]:  # fmt: skip
-    """Results of all jobs, each saved as soon as it is ready, and the failures, of which the reasons are printed.
-
-    A part's page is written into `pages`, if given, as soon as its studies are done, while workers measure the others.
-    """
-    from mechicl.report import write_report
-
-    ready = [(study, given) for _, study, given in jobs if not isinstance(given, InputError)]
-    # All before any begins, because what is timed would be slower while workers run.
-    seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
-    if seconds:
-        alone = " by one shard alone" if asked.shard else ""
-        told = f"Estimated time of the whole{alone}: {duration(seconds)} (an order of magnitude)."
-        print(f"mechicl: {told}", file=sys.stderr)
-    for study, given in ready:
-        begin(helpers, study, model, given, asked, cells)
-    end_unless_last(helpers, asked)
-    done: _Done = []
-    failed: list[_Failure] = []
-    left = Counter(part for part, _, _ in jobs)
-    for part, study, material in sorted(jobs, key=lambda job: job[1].measures_time):  # they wait until all is idle
-        try:
-            if isinstance(material, InputError):
-                raise material
-            done.append((part, _kept(run(study, model, material, asked, cells, helpers), asked, part)))
-        except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
-            _say(f"{study.name} ({part}) has no result: {error}", asked)
-            failed.append((part, study, error))
-        left[part] -= 1
-        if pages is not None and not left[part] and (results := _results_of(part, done, asked)):
-            pages[part] = write_report(results, asked.out / part)
-        advance(1)
-    return done, failed
 
 
 def _prompts(
@@ -203,7 +146,7 @@ def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
         fewer = replace(asked, shots=str(int(asked.shots) // 2))
         if fewer.shots == "0":
             raise
-        _say(f"{study.name} ({_UNRELATED}) is tried with {fewer.shots} demonstrations per class: {error}", asked)
+        say(f"{study.name} ({_UNRELATED}) is tried with {fewer.shots} demonstrations per class: {error}", asked)
         return _unrelated(study, fewer, model)
 
 
@@ -224,7 +167,7 @@ def stages(asked: OnAllOfStages) -> None:
     model = asked.load_model()
     if asked.task is not None:
         asked.prompts().material(LesionedLearning(), model)  # a wrong task is said before hours of work
-    jobs: list[_Job] = [  # also a text, before hours of work on another one
+    jobs: list[Job] = [  # also a text, before hours of work on another one
         (str(folder / protocol), study, one.material(study, model))
         for folder, one in texts.items()
         for protocol in _PROTOCOLS
@@ -232,7 +175,7 @@ def stages(asked: OnAllOfStages) -> None:
         if study.reads == "text" or folder == next(iter(texts))  # what does not depend on the text is measured once
     ]
     with progress("stages", len(jobs)) as advance, helpers_of(asked, model, cells) as helpers:
-        done, failed = _all_of(jobs, model, asked, cells, helpers, advance)
+        done, failed = all_of(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
     if failed and not done:
         raise failed[-1][-1]
@@ -244,10 +187,10 @@ def stages(asked: OnAllOfStages) -> None:
     ):
         if given is None:
             failed.append((jobs[0][0], study, InputError(f"Its data were not given; add --{what}.")))
-    _close(_published(done), done, failed, asked, list(dict.fromkeys(part for part, *_ in jobs)), {})
+    close(_published(done), done, failed, asked, list(dict.fromkeys(part for part, *_ in jobs)), {})
 
 
-def _published(done: _Done) -> pd.DataFrame:
+def _published(done: Done) -> pd.DataFrame:
     """Published and measured values, for each text."""
     import pandas as pd
 
@@ -292,7 +235,7 @@ def _stages_studies(protocol: Protocol, n_layers: int, asked: OnAllOfStages) -> 
     return studies
 
 
-def _join(done: _Done, asked: Asked) -> None:
+def _join(done: Done, asked: Asked) -> None:
     """Add other studies' results about the stages to the atlas, so that its boundaries rest on them, too."""
     from mechicl.studies import STUDIES
     from mechicl.studies.stages.joined_atlas import JOINED, joined_atlas
@@ -303,10 +246,10 @@ def _join(done: _Done, asked: Asked) -> None:
             if one.name in JOINED and (of_part == part or STUDIES[one.name].reads != "text")
         ]  # fmt: skip
         if result.name == "stages-atlas" and others:
-            done[place] = (part, _kept(joined_atlas(result, others), asked, part))
+            done[place] = (part, kept(joined_atlas(result, others), asked, part))
 
 
-def _where_the_papers_meet(done: _Done, asked: OnAllOfStages, cells: Cells) -> _Done:
+def _where_the_papers_meet(done: Done, asked: OnAllOfStages, cells: Cells) -> Done:
     """In-context learning under ablations, and the first paper's curves on the atlas, with unprocessed weights."""
     from mechicl.studies import DeepLayers, InformationFlow, LesionedLearning
     from mechicl.studies.stages.in_context_atlas import in_context_atlas
@@ -320,63 +263,9 @@ def _where_the_papers_meet(done: _Done, asked: OnAllOfStages, cells: Cells) -> _
                 for study in (InformationFlow(untrained=0), DeepLayers(), LesionedLearning())
             )
     except InputError as error:  # the pages of the other studies are still made
-        _say(f"In-context learning under ablation has no result: {error}", asked)
+        say(f"In-context learning under ablation has no result: {error}", asked)
         return []
     for place, (part, one) in enumerate(done):
         if one.name == "stages-atlas":
-            done[place] = (part, _kept(in_context_atlas(one, flow, deep), asked, part))
-    return [(done[0][0], _kept(lesioned, asked, done[0][0]))]
-
-
-def _say(text: str, asked: Asked) -> None:
-    print(text, file=sys.stderr if asked.as_json else sys.stdout)
-
-
-def _kept(result: Result, asked: Asked, part: str) -> Result:
-    """The result as saved in the part's folder; its finding is printed."""
-    result = keep(result, asked.out / part)
-    if not asked.as_json:
-        terminal().print(f"{result.name} ({part}): {result.finding()}".removesuffix(": "))
-    return result
-
-
-def _results_of(part: str, done: _Done, asked: Asked) -> list[Result]:
-    """All results in a part's folder, those of this command from memory."""
-    from mechicl.studies import saved_results
-
-    known = {result.name: result for of_part, result in done if of_part == part}
-    return saved_results(asked.out / part, known=known)
-
-
-def _close(
-    table: pd.DataFrame, done: _Done, failed: Sequence[_Failure], asked: Asked, parts: Sequence[str],
-    written: Mapping[str, Path],
-) -> None:  # fmt: skip
-    """Print published and measured values, then every claim's verdict, and the pages' paths last."""
-    from mechicl.claims import Evidence, Verdicts, decide
-    from mechicl.report import write_report
-
-    saved = {part: of_part for part in parts if (of_part := _results_of(part, done, asked))}
-    paths = [written.get(part) or write_report(of_part, asked.out / part) for part, of_part in saved.items()]
-    pages = [str(path.resolve()) for path in paths]
-    results = [(part, result) for part, of_part in saved.items() for result in of_part]
-    verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
-    names = [str(result.provenance["model"]["name"]) for _, result in results]
-    for part, study, why in failed:
-        about = {"part": part, "study": study.name, "protocol": study.protocol, "model": [*names, asked.model][0]}
-        verdicts += [decide(claim, Evidence.nothing(str(why)), about) for claim in study.claims]
-    if asked.as_json:
-        answer = {
-            "claims": [verdict.facts() for verdict in verdicts],
-            "results": [as_json(result) | {"part": part} for part, result in results],
-            "published": table.to_dict("records"),
-            "pages": pages,
-        }
-        print(json.dumps(answer, default=str))
-        return
-    console = terminal()
-    shown, left_out = compared(table, console)
-    console.print(shown)
-    say_left_out(left_out, console)
-    print_verdicts(Verdicts(verdicts), console)
-    print("\n".join(pages))
+            done[place] = (part, kept(in_context_atlas(one, flow, deep), asked, part))
+    return [(done[0][0], kept(lesioned, asked, done[0][0]))]

@@ -85,7 +85,7 @@ def lens_html(lens: pd.DataFrame) -> str:
 
 
 _STAYS = (
-    "position:sticky;left:0;text-align:left;padding:1px 8px;"
+    "position:sticky;left:0;text-align:left;white-space:nowrap;padding:1px 8px;"
     "background:var(--jp-layout-color0,var(--vscode-editor-background,Canvas))"
 )
 
