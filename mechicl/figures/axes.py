@@ -59,7 +59,7 @@ def bounded(
     points = coordinates(curves, letter)
     if not len(points):
         return None, []
-    kept = without_outliers(points)
+    kept = without_outliers(coordinates(_near(curves, letter), letter))
     low, high = (float(end) for end in (min(kept.min(), *levels, np.inf), max(kept.max(), *levels, -np.inf)))
     if zero or any(trace.type == "bar" for trace in curves):
         low, high = min(low, 0.0), max(high, 0.0)
@@ -99,6 +99,17 @@ def without_outliers(points: np.ndarray, *, fence: float = _FENCE, few: float = 
     kept = points[(points >= lower - room) & (points <= upper + room)]
     beyond = len(points) - len(kept)
     return kept if room > 0 and beyond <= max(1, few * len(points)) else points
+
+
+def _near(curves: Sequence[Any], letter: str) -> Sequence[Any]:
+    """All curves but one that lies as a whole far from the others, which it would flatten; the first one stays."""
+    for far in curves[1:]:
+        own, others = coordinates([far], letter), coordinates([one for one in curves if one is not far], letter)
+        room = _FENCE * np.ptp(others) if len(others) else 0
+        if far.type == "scatter" and len(own) > 1 and room > 0:
+            if own.min() > others.max() + room or own.max() < others.min() - room:
+                return [one for one in curves if one is not far]
+    return curves
 
 
 def _ends(traces: Sequence[Any], curves: Sequence[Any], letter: str) -> np.ndarray:

@@ -7,13 +7,15 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from mechicl.figures import WIDE, arrange
+from mechicl.figures import BLUE, WIDE, arrange
 from mechicl.figures.axes import coordinates
 from mechicl.results import Result
 from mechicl.studies import STUDIES
+from mechicl.studies.drawing import Curve, Drawing, Panel, draw
 from tests.figures import adversarial
 
 WITHOUT = {"inner-lexicon", "part-of-speech"}
@@ -78,6 +80,27 @@ def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: 
         before = plain.get(str(x_axis.plotly_name), (0.0, 0.0))
         if high > low and before[1] > before[0]:
             assert high - low <= 5 * (before[1] - before[0]), f"{letter} of {x_axis.plotly_name}"
+
+
+@pytest.mark.parametrize("large", [0, 1, 2])
+def test_a_curve_far_from_all_others_is_marked_beyond_the_axis_unless_it_is_the_first(large: int) -> None:
+    layers, names = np.arange(30), ("main", "control", "other")
+    rows = pd.DataFrame([
+        {"metric": name, "layer": layer, "mean": value, "low": value - 0.1, "high": value + 0.1}
+        for i, name in enumerate(names) for layer in layers
+        for value in [np.sin(layer / 5 + i) + (500 if i == large else 0)]
+    ])  # fmt: skip
+    panel = Panel("one", [Curve(name, name, BLUE) for name in names])
+    figure = draw(Drawing(rows, [panel]), title="x", subtitle="")
+    low, high = figure.layout.yaxis.range or (-1, 501)
+    beyond = [trace for trace in figure.data if "triangle" in str(trace.marker.symbol)]
+    if large == 0:
+        assert (low < 0, high > 500, beyond) == (True, True, [])
+    else:
+        assert high - low < 10
+        assert {trace.name for trace in beyond} == {names[large]}
+        assert len(beyond) == len(layers)
+        assert "beyond the axis" in str(figure.layout.meta)
 
 
 def test_levels_are_drawn() -> None:
