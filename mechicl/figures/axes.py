@@ -104,11 +104,13 @@ def without_outliers(points: np.ndarray, *, fence: float = _FENCE, few: float = 
 def _near(curves: Sequence[Any], letter: str) -> Sequence[Any]:
     """All curves but one that lies as a whole far from the others, which it would flatten; the first one stays."""
     for far in curves[1:]:
-        own, others = coordinates([far], letter), coordinates([one for one in curves if one is not far], letter)
-        room = _FENCE * np.ptp(others) if len(others) else 0
-        if far.type == "scatter" and len(own) > 1 and room > 0:
-            if own.min() > others.max() + room or own.max() < others.min() - room:
-                return [one for one in curves if one is not far]
+        rest = [one for one in curves if one is not far]
+        own, others = coordinates([far], letter), coordinates(rest, letter)
+        if far.type != "scatter" or len(own) < 2 or not len(others):
+            continue
+        distance = max(own.min() - others.max(), others.min() - own.max())
+        if distance > _FENCE * np.ptp(others) > 0:
+            return rest
     return curves
 
 
