@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from mechicl.claims import Verdicts
-from mechicl.cli import main, reproduce
+from mechicl.cli import jobs, main, reproduce
 from mechicl.cli.finish import as_json, fitting, overview, show, terminal
 from mechicl.cli.options import OnAllOfLabelWords, OnPrompts
 from mechicl.cli.options_of_stages import OnAllOfStages
@@ -589,12 +589,12 @@ def test_a_reproduction_ends_with_every_claim(
     table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
     asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; use more."
     parts = ("corrected", "two-per-class")
-    reproduce._close(table, [], [], asked, parts, {})  # type: ignore[arg-type]
+    jobs.close(table, [], [], asked, parts, {})  # type: ignore[arg-type]
     printed = capsys.readouterr().out
     assert printed.index("published and measured") < printed.index("(two-per-") < printed.index("report.html")
     asked.as_json = True
     failed = [("paper", claiming.Claiming(), InputError(why))]
-    reproduce._close(table, [], failed, asked, parts, {})  # type: ignore[arg-type]
+    jobs.close(table, [], failed, asked, parts, {})  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out)
     assert [(one["part"], one["id"]) for one in told["claims"]] == [
         (part, one.id) for part in ("corrected", "two-per-class", "paper") for one in claiming.CLAIMS
