@@ -90,7 +90,7 @@ def _scanned(model: Any, asked: OnPrompts, number: int, text: str | None, answer
 
 def _table(found: Any) -> Any:
     """The printed table by layer: factors with three digits, probabilities in percent."""
-    from mechicl.explorer.tokens import visible
+    from mechicl.models.tokenizers import visible
 
     table = found.frame()[[column for column in _PRINTED if column in found.frame()]]
     for column in table:

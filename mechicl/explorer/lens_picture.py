@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from mechicl.explorer.tokens import visible
 from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR, faint, plain
 from mechicl.models import hooked
-from mechicl.models.tokenizers import token_text
+from mechicl.models.tokenizers import token_text, visible
 from mechicl.readings import Reading
 from mechicl.studies.drawing import Drawing, Panel, draw
 from mechicl.studies.label_words.saliency_map import map_height

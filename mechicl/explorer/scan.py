@@ -24,13 +24,13 @@ from mechicl.explorer.given import prompt_of
 from mechicl.explorer.kept import lensed
 from mechicl.explorer.lens_picture import lens_figure, lens_html, lens_table
 from mechicl.explorer.page import plain_page
-from mechicl.explorer.tokens import tokens, visible
+from mechicl.explorer.tokens import tokens
 from mechicl.explorer.views import objective
 from mechicl.figures import LABEL_COLOUR, TARGET_COLOUR, TEXT_COLOUR
 from mechicl.files.writing import make_folder, write_atomically
 from mechicl.hooks import Probe, run
 from mechicl.models import Model, hooked
-from mechicl.models.tokenizers import token_text
+from mechicl.models.tokenizers import token_text, visible
 from mechicl.patches import IsolateLabels
 from mechicl.probes import Enrichment, HeadEnrichment, LabelLens, LensMap, LensTokens, SaliencyMap
 from mechicl.prompts import Prompt

@@ -41,9 +41,3 @@ def blocks(prompt: Prompt) -> list[dict[str, Any]]:
     return [
         {"span": list(one.span), "label": list(one.label), "class": one.label_class} for one in prompt.demonstrations
     ]
-
-
-def visible(text: str) -> str:
-    """A token on one line: spaces as symbols, invisible characters as code points."""
-    signs = {" ": "␣", "\n": "⏎", "\t": "⇥"}
-    return "".join(signs.get(one, one if one.isprintable() else f"U+{ord(one):04X}") for one in text)

@@ -203,7 +203,7 @@ def _words(box: _Panel, letter: str) -> list[str]:
     axis = box.x if letter == "x" else box.y
     if axis.ticktext is not None and not _ours(axis):
         return list(axis.ticktext)
-    found: dict[str, None] = {}
+    found = dict.fromkeys(axis.categoryarray if axis.categoryarray is not None else ())
     for trace in box.traces:
         values = getattr(trace, letter, None)
         if values is not None and len(values) and isinstance(values[0], str):

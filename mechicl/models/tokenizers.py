@@ -254,3 +254,9 @@ def has_token(tokenizer: Any, token: int) -> bool:
 def token_text(tokenizer: Any, token: int) -> str:
     """A token as text; its id in brackets, such as [1850], if there is no tokenizer or it has no such token."""
     return str(tokenizer.decode([token])) if has_token(tokenizer, token) else f"[{token}]"
+
+
+def visible(text: str) -> str:
+    """A token on one line: spaces as symbols, invisible characters as code points."""
+    signs = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+    return "".join(signs.get(one, one if one.isprintable() else f"U+{ord(one):04X}") for one in text)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from mechicl.models.tokenizers import visible
+
 _FEW_ROWS = 12
 _numbers = count(1)
 
@@ -97,4 +99,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, Real) and not isinstance(value, Integral):
         number = float(value)
         return "–" if number != number else f"{number:.3g}" if 0 < abs(number) < 0.001 else f"{number:.4f}"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(visible, map(str, value)))
     return str(value)

@@ -103,6 +103,16 @@ def test_a_curve_far_from_all_others_is_marked_beyond_the_axis_unless_it_is_the_
         assert "beyond the axis" in str(figure.layout.meta)
 
 
+@pytest.mark.parametrize("name", DRAWN)
+def test_every_bar_has_its_label(name: str) -> None:
+    """Panels side by side have the labels of the first, which may lack a bar of another."""
+    page = arrange(go.Figure(figure_of(name, adversarial.small)), width=WIDE)
+    for _, y_axis, traces in panels(page):
+        bars = {label for trace in traces if trace.type == "bar" and trace.orientation == "h" for label in trace.y}
+        axis = page.layout[y_axis.matches.replace("y", "yaxis") if y_axis.matches else y_axis.plotly_name]
+        assert bars <= set(axis.tickvals or ()), y_axis.plotly_name
+
+
 def test_levels_are_drawn() -> None:
     """Plotly leaves out a line that is added to a panel without traces."""
     shapes = adversarial.small("deep-layers").figure().layout.shapes

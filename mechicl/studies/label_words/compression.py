@@ -182,6 +182,8 @@ class Compression(PredictionStudy):
     def drawing(self, result: Result) -> Drawing:
         """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class next to accuracy."""
         summary, of_all, panels = result.summary(), self.over_tasks(result.table), []
+        conditions = where(of_all, metric="accuracy")[list(self.axes)]  # the loyalty of the full context is none
+        every = [_label(*row) for row in conditions.itertuples(index=False)]
         metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(of_all["metric"])]
         for metric in metrics:
             means = where(of_all, metric=metric).set_index(list(self.axes))
@@ -194,7 +196,7 @@ class Compression(PredictionStudy):
             panels.append(Panel(TITLES[metric], items, {"range": [0, 1.04]}))
         return Drawing(
             summary, panels, x_title="share of prompts", note=f"mean of tasks, {intervals(of_all)}", common=True,
-            height=34 * len(rows), hover="closest",
+            y_axis={"categoryorder": "array", "categoryarray": every[::-1]}, height=34 * len(every), hover="closest",
         )  # fmt: skip
 
 

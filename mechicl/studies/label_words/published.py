@@ -54,11 +54,16 @@ def against_published(results: Sequence[Result]) -> pd.DataFrame:
     protocols = dict.fromkeys(result.study.protocol for result in results)
     for result in results:
         for row in compare[result.name](result) if result.name in compare else ():
-            place = (row.quantity, row.unit, row.task, row.xl, row.j)
+            place = (row.quantity, row.unit, row.task, _printed(row.xl), _printed(row.j))
             measured.setdefault(place, dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
     columns = [f"measured, {protocol}" for protocol in protocols]
     rows = [[*quantity, *values.values()] for quantity, values in measured.items()]
     return pd.DataFrame(rows, columns=["quantity", "unit", "task", "GPT2-XL", "GPT-J", *columns])
+
+
+def _printed(value: object) -> str:
+    """A published number with as many digits as it was printed with."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
