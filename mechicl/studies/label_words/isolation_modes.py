@@ -104,7 +104,8 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
     if contrary:
         why = f"Modes disagree: {verdict.outcome} in {mode}, {opposite} in {', '.join(contrary)}."
     elif unsure:
-        why = f"The interval includes 0 in {', '.join(unsure)}; use more seeds."
+        named = " and ".join(filter(None, [", ".join(unsure[:-1]), unsure[-1]]))
+        why = f"The interval includes 0 in {named}; use more seeds."
     return replace(verdict, outcome="undecided", reason=why) if contrary or unsure else verdict
 
 
