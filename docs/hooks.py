@@ -130,8 +130,9 @@ def _bibtex(kind: str, key: str, told: dict[str, Any]) -> str:
         f"{{{one['name']}}}" if "name" in one else f"{one['family-names']}, {one['given-names']}"
         for one in told["authors"]
     ]
+    year = told.get("year") or str(told.get("date-released", ""))[:4]
     facts = {
-        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": told.get("year"),
+        "title": f"{{{told['title']}}}", "author": " and ".join(authors), "year": year,
         "booktitle": told.get("collection-title"), "note": told.get("notes"), "version": told.get("version"),
     }  # fmt: skip
     lines = [f"  {name} = {{{value}}}," for name, value in facts.items() if value]

@@ -197,12 +197,11 @@ class Verdicts(tuple[Verdict, ...]):
     def in_words(self) -> str:
         """Each claim with its outcome, on a single model and task effect and interval, and why it is undecided.
 
-        A reason that several claims have is said once.
+        A reason that was said of a claim on all its models and tasks is not repeated.
         """
         said = list[str]()
         for verdicts in self._of_claims():
-            reasons = Verdicts(verdicts).reasons()
-            said += [self._in_words(verdicts), *(reason for reason in reasons if reason not in said)]
+            said += [self._in_words(verdicts), *Verdicts(verdicts)._reasons(said)]
         return " ".join(said)
 
     def _in_words(self, verdicts: Sequence[Verdict]) -> str:
@@ -215,15 +214,16 @@ class Verdicts(tuple[Verdict, ...]):
         numbers = "" if varying else verdicts[0].short()
         return f"{where[0].upper()}{where[1:]}: {verdicts[0].claim.sentence} {numbers}".strip()
 
+    def _reasons(self, said: Sequence[str]) -> list[str]:
+        """Why verdicts are undecided, with the models and tasks it holds on if not on all, unless it was said."""
+        reasons = self._each_once(lambda one: [one.reason] if one.reason not in said else [])
+        return [reason for reason in reasons if reason not in said]
+
     def _of_claims(self) -> list[list[Verdict]]:
         return [[one for one in self if one.claim == claim] for claim in dict.fromkeys(one.claim for one in self)]
 
-    def reasons(self) -> list[str]:
-        """Why verdicts are undecided: each reason once, with the models and tasks it holds on if not on all."""
-        return self._each_once(lambda one: (one.reason,))
-
     def limits(self) -> list[str]:
-        """What else qualifies verdicts, likewise."""
+        """What else qualifies verdicts: each text once, with the models and tasks it holds on if not on all."""
         return self._each_once(lambda one: one.limits)
 
     def notes(self) -> list[str]:

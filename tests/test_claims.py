@@ -216,10 +216,23 @@ def test_what_qualifies_verdicts_names_the_task_they_hold_on_unless_they_hold_on
         [replace(shared, limits=["Everywhere."], note="A number."), replace(one, reason="Everywhere."), none]
     )
     assert verdicts.limits() == ["On sst2: Everywhere.", "On trec: Only here."]
-    assert verdicts.reasons() == ["On trec: Everywhere.", "Give more."]
     assert verdicts.notes() == ["On sst2: A number."]
     everywhere = [replace(one, limits=["Here.", *one.limits]) for one in verdicts[:2]]
     assert Verdicts(everywhere).limits() == ["Here.", "On sst2: Everywhere.", "On trec: Only here."]
+
+
+def test_a_reason_stands_after_its_claim_and_is_not_repeated():
+    of = {task: claiming.result_of((task,)).claims[0] for task in ("sst2", "trec")}
+    other = claiming.claim("other", "Something else holds.")
+    shared = [replace(one, outcome="undecided", reason="Give more.") for one in of.values()]
+    again = replace(shared[1], claim=other)
+    own = replace(shared[0], claim=other, reason="It may vanish.")
+    said = Verdicts([*shared, own, again]).in_words()
+    assert said.count("Give more.") == 1
+    assert said.index(shared[0].claim.sentence) < said.index("Give more.") < said.index(other.sentence)
+    assert said.endswith("On sst2: It may vanish.")
+    assert Verdicts([again]).in_words().endswith(f"({again.size()} {other.unit}) Give more.")
+    assert Verdicts([replace(again, low=np.nan)]).in_words().endswith("Something else holds. Give more.")
 
 
 def test_a_single_document_that_makes_up_an_effect_is_named():

@@ -71,8 +71,8 @@ def test_stored_verdicts_are_on_claims_as_they_are_worded_now(path: Path) -> Non
     worded = tuple(claim.sentence for study in STUDIES.values() for claim in study.claims)
     outputs = [output for cell in code_cells(nbformat.read(path, as_version=4)) for output in cell.outputs]
     for output in outputs:
-        text = unescape(output.get("data", {}).get("text/html", ""))
-        for verdict in re.finditer(r"(Supported|Contradicted|Undecided)( on [^:<]*)?: (?P<claim>[^<]{,60})", text):
+        text = unescape(output.get("data", {}).get("text/html", "") or output.get("text", ""))
+        for verdict in re.finditer(r"(Supported|Contradicted|Undecided)( (on|in) [^:<]*)?: (?P<claim>[^<]{,60})", text):
             known = any(sentence.startswith(verdict["claim"][: len(sentence)]) for sentence in worded)
             assert known, f"run: make notebooks ({verdict['claim']})"
 

@@ -86,9 +86,9 @@ def at_once(
 
 
 def _together(model: Any, prompt: Prompt, layers: Sequence[int]) -> list[Sequence[int]]:
-    """Number of layers whose heads' saliency one pass may keep."""
-    at_once = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
-    return [layers[first : first + at_once] for first in range(0, len(layers), at_once)]
+    """The layers in groups whose heads' saliency one pass may keep."""
+    size = max(1, _KEPT // (hooked(model).sizes.n_heads * len(prompt) ** 2))
+    return [layers[first : first + size] for first in range(0, len(layers), size)]
 
 
 def _shown(prompt: Prompt, readings: dict[str, Reading], seen: Run) -> dict[str, Any]:

@@ -203,7 +203,8 @@ def _words(box: _Panel, letter: str) -> list[str]:
     axis = box.x if letter == "x" else box.y
     if axis.ticktext is not None and not _ours(axis):
         return list(axis.ticktext)
-    found = dict.fromkeys(axis.categoryarray if axis.categoryarray is not None else ())
+    given = axis.categoryarray if axis.categoryarray is not None else ()
+    found = dict.fromkeys(one for one in given if isinstance(one, str))
     for trace in box.traces:
         values = getattr(trace, letter, None)
         if values is not None and len(values) and isinstance(values[0], str):

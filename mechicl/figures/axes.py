@@ -15,6 +15,8 @@ from mechicl.figures.text import width_of
 _STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _FEW_DECADES = 2
 _FENCE, _FEW = 10.0, 0.08
+_SHORTEST = 3
+"""Fewest points of a curve that may lie far from the others, and of these."""
 
 
 def set_ticks(axis: Any, traces: Iterable[Any], letter: str, pixels: float, size: float) -> None:
@@ -49,7 +51,7 @@ def _thin_out(axis: Any, values: np.ndarray, letter: str, pixels: float, size: f
 
 
 def bounded(
-    traces: Sequence[Any], letter: str = "y", *, levels: Sequence[float] = (), zero: bool = False
+    traces: Sequence[Any], letter: str = "y", *, levels: Sequence[float] = (), zero: bool = False, main: str = ""
 ) -> tuple[tuple[float, float] | None, list[go.Scatter]]:
     """The range of a linear axis, robust to outliers and wide intervals, and a mark for each point beyond it.
 
@@ -59,9 +61,10 @@ def bounded(
     points = coordinates(curves, letter)
     if not len(points):
         return None, []
-    kept = without_outliers(coordinates(_near(curves, letter), letter))
+    zero = zero or any(trace.type == "bar" for trace in curves)
+    kept = without_outliers(coordinates(_near(curves, letter, [*levels, *([0.0] if zero else [])], main), letter))
     low, high = (float(end) for end in (min(kept.min(), *levels, np.inf), max(kept.max(), *levels, -np.inf)))
-    if zero or any(trace.type == "bar" for trace in curves):
+    if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     ends = _ends(traces, curves, letter)
     room = high - low
@@ -101,12 +104,16 @@ def without_outliers(points: np.ndarray, *, fence: float = _FENCE, few: float = 
     return kept if room > 0 and beyond <= max(1, few * len(points)) else points
 
 
-def _near(curves: Sequence[Any], letter: str) -> Sequence[Any]:
-    """All curves but one that lies as a whole far from the others, which it would flatten; the first one stays."""
-    for far in curves[1:]:
+def _near(curves: Sequence[Any], letter: str, shown: Sequence[float], main: str) -> Sequence[Any]:
+    """Without the curve, if there is one, whose every point lies far from all others; the main curve is never left out.
+
+    `shown` are values that the axis has in any case.
+    """
+    first = main or next((one.name for one in curves), None)
+    for far in curves:
         rest = [one for one in curves if one is not far]
-        own, others = coordinates([far], letter), coordinates(rest, letter)
-        if far.type != "scatter" or len(own) < 2 or not len(others):
+        own, others = coordinates([far], letter), np.array([*coordinates(rest, letter), *shown])
+        if far.type != "scatter" or far.name == first or len(own) < _SHORTEST or len(others) < _SHORTEST:
             continue
         distance = max(own.min() - others.max(), others.min() - own.max())
         if distance > _FENCE * np.ptp(others) > 0:

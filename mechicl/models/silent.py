@@ -105,7 +105,7 @@ def mlp(module: Any, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "ba
     return torch.addmm(module.b_out, post, module.W_out).view_as(x)
 
 
-# Without gradients, activations are computed in place, because allocating memory costs as much as the function.
+# Without gradients, gelu and silu are computed in place, because allocating memory costs as much as the function.
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
     return (F.gelu if x.requires_grad else torch.ops.aten.gelu_)(x, approximate=approximate)
 

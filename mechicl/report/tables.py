@@ -100,5 +100,5 @@ def _plain(value: Any) -> str:
         number = float(value)
         return "–" if number != number else f"{number:.3g}" if 0 < abs(number) < 0.001 else f"{number:.4f}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(visible, map(str, value)))
+        return ", ".join(visible(one) if isinstance(one, str) else _plain(one) for one in value)
     return str(value)

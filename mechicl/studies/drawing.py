@@ -178,7 +178,8 @@ def _bound(axes: dict[str, dict[str, Any]], traces: Sequence[Any], panel: Panel,
     if (common and letter == "y") or axis.get("range") or axis.get("type") == "log":
         return []
     levels = [item.value for item in panel.content if isinstance(item, Level)]
-    limits, marks = bounded(traces, letter, levels=levels, zero=axis.get("rangemode") == "tozero")
+    zero = axis.get("rangemode") == "tozero"
+    limits, marks = bounded(traces, letter, levels=levels, zero=zero, main=panel.main)
     if limits is not None:
         axis["range"] = limits
     return marks

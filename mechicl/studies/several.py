@@ -114,7 +114,7 @@ class OfModels(Verdicts):
 
     def _in_words(self, verdicts: Sequence[Verdict]) -> str:
         """Such as "Supported on 2 of 3 models (a, b); undecided on c: the claim"."""
-        if any("model" not in one.about for one in self):  # of tables that version 0.1.0 saved
+        if any("model" not in one.about for one in verdicts):  # a claim that compares models, or a table of 0.1.0
             return super()._in_words(verdicts)
         by = [name for name in ("model", "task", "shots") if len({one.about.get(name) for one in verdicts}) > 1]
         models = list(dict.fromkeys(one.about["model"] for one in verdicts))

@@ -16,7 +16,7 @@ from mechicl.engines.alone import label_logits_alone
 from mechicl.explorer import Explorer
 from mechicl.explorer.explorer import usual_isolation
 from mechicl.explorer.kept import OFF, kept, lensed
-from mechicl.explorer.views import HEADS, at_once, guesses, strongest, view
+from mechicl.explorer.views import at_once, guesses, strongest, view
 from mechicl.explorer.widget import reply
 from tests import tiny
 from tests.random_prompts import random_prompts
@@ -256,8 +256,13 @@ def test_a_page_computes_three_views_one_sweep_and_the_lens(tiny_icl: Any, promp
     forward = products(lambda: mi.run(tiny_icl, [prompt], progress=None))
     one = products(lambda: view(tiny_icl, prompt, []))
     lens = products(lambda: guesses(tiny_icl, prompt, [], places)) - forward
-    assert products(lambda: at_once(tiny_icl, prompt, [], range(n_layers))) == pytest.approx(one, rel=0.01)
-    sweep = (1 + n_layers / 2 + HEADS) * forward  # without changes, a layer dropped half way on average, heads
+    clean = at_once(tiny_icl, prompt, [], range(n_layers), places)[0]
+    assert products(lambda: at_once(tiny_icl, prompt, [], range(n_layers), places)) == pytest.approx(
+        one + lens, rel=0.01
+    )
+    dropped = sum(n_layers - 1 - layer for layer in range(n_layers))
+    ablated = sum(n_layers - layer for layer, _ in clean["most"])
+    sweep = (n_layers + dropped + ablated) / n_layers * forward  # without changes, then from the change on
     assert products(lambda: kept(mi.explore(tiny_icl, prompt))) < 1.01 * (3 * one + lens + sweep)
 
 

@@ -15,7 +15,7 @@ from mechicl.figures import BLUE, WIDE, arrange
 from mechicl.figures.axes import coordinates
 from mechicl.results import Result
 from mechicl.studies import STUDIES
-from mechicl.studies.drawing import Curve, Drawing, Panel, draw
+from mechicl.studies.drawing import Curve, Drawing, Level, Panel, draw
 from tests.figures import adversarial
 
 WITHOUT = {"inner-lexicon", "part-of-speech"}
@@ -101,6 +101,20 @@ def test_a_curve_far_from_all_others_is_marked_beyond_the_axis_unless_it_is_the_
         assert {trace.name for trace in beyond} == {names[large]}
         assert len(beyond) == len(layers)
         assert "beyond the axis" in str(figure.layout.meta)
+
+
+@pytest.mark.parametrize("axis", [{"rangemode": "tozero"}, {}])
+def test_two_curves_that_both_fit_stay(axis: dict[str, str]) -> None:
+    """A small range of one is no reason, on an axis that shows more than that."""
+    rows = pd.DataFrame([
+        {"metric": name, "layer": layer, "mean": value, "low": np.nan, "high": np.nan}
+        for name, start in (("trained", 0.6), ("random", 1.39)) for layer in range(11)
+        for value in [start - 0.005 * layer]
+    ])  # fmt: skip
+    content: list[Any] = [Curve(name, name, BLUE) for name in ("trained", "random")]
+    levels = [] if axis else [Level(0.1, BLUE)]
+    figure = draw(Drawing(rows, [Panel("one", [*content, *levels], y_axis=axis)]), title="x", subtitle="")
+    assert len(figure.data) == 2
 
 
 @pytest.mark.parametrize("name", DRAWN)

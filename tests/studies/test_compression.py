@@ -46,7 +46,9 @@ def test_unknown_labels_leave_accuracy_out() -> None:
     result = compression(tiny.model("gpt2"), films(), n_sets=1, kept=("label",), positions=("original",))
     result.table["gold"] = -1
     assert "accuracy" not in set(result.summary()["metric"])
-    assert result.figure().data
+    figure = result.figure()
+    assert figure.data
+    assert len(figure.layout.yaxis.categoryarray) == figure.layout.meta["height"] / 34
 
 
 def test_the_majority_is_among_known_classes() -> None:

@@ -182,9 +182,10 @@ class Compression(PredictionStudy):
     def drawing(self, result: Result) -> Drawing:
         """Bars by condition, with the paper's numbers as marks; macro-F1 and the majority class next to accuracy."""
         summary, of_all, panels = result.summary(), self.over_tasks(result.table), []
-        conditions = where(of_all, metric="accuracy")[list(self.axes)]  # the loyalty of the full context is none
-        every = [_label(*row) for row in conditions.itertuples(index=False)]
         metrics = [m for m in ("label_loyalty", "word_loyalty_5", "accuracy") if m in set(of_all["metric"])]
+        # The full context has an accuracy and no loyalty.
+        widest = max((where(of_all, metric=metric)[list(self.axes)] for metric in metrics), key=len)
+        every = [_label(*row) for row in widest.itertuples(index=False)]
         for metric in metrics:
             means = where(of_all, metric=metric).set_index(list(self.axes))
             rows = means[::-1].reset_index()

@@ -94,7 +94,7 @@ def in_every(found: Mapping[str, Verdict], warning: str) -> Verdict:
     sizes = "; ".join(f"{name} {one.size()}" for name, one in found.items())
     exchanged = _EXCHANGED.get(found[_EXCHANGE].outcome, "") if _EXCHANGE in dict(others) else ""
     quantity, unit = verdict.claim.quantity, verdict.claim.unit
-    by_mode = f"{quantity[0].upper()}{quantity[1:]}, by mode: {sizes} {unit}."
+    by_mode = f"{quantity[0].upper()}{quantity[1:]}, in shares {unit}, by mode: {sizes}."
     limits = (*verdict.limits, *filter(None, [exchanged, warning]))
     verdict = replace(verdict, note=" ".join(filter(None, [verdict.note, by_mode])), limits=limits)
     others = [(name, one) for name, one in others if name != _EXCHANGE]

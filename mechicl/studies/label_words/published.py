@@ -26,6 +26,7 @@ _METRICS = {"label_loyalty": "label loyalty", "word_loyalty_5": "word loyalty, k
 _MEAN = "mean of tasks"
 _FIG_6 = {("ABBR", "DESC"): (76, 45), ("ABBR", "ENTY"): (84, 49)}
 """Real and predicted confusion of two pairs, in percent, as others read them off Fig. 6."""
+_DIGITS = {"%": 2, "times": 1}
 UNRELATED = "sst2 (A, B)"
 """The task of appendix F.2, with 8 demonstrations per class."""
 
@@ -54,16 +55,16 @@ def against_published(results: Sequence[Result]) -> pd.DataFrame:
     protocols = dict.fromkeys(result.study.protocol for result in results)
     for result in results:
         for row in compare[result.name](result) if result.name in compare else ():
-            place = (row.quantity, row.unit, row.task, _printed(row.xl), _printed(row.j))
+            place = (row.quantity, row.unit, row.task, *(_printed(value, row.unit) for value in (row.xl, row.j)))
             measured.setdefault(place, dict.fromkeys(protocols, ""))[result.study.protocol] = row.measured
     columns = [f"measured, {protocol}" for protocol in protocols]
     rows = [[*quantity, *values.values()] for quantity, values in measured.items()]
     return pd.DataFrame(rows, columns=["quantity", "unit", "task", "GPT2-XL", "GPT-J", *columns])
 
 
-def _printed(value: object) -> str:
-    """A published number with as many digits as it was printed with."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _printed(value: object, unit: str) -> str:
+    """A published number with the digits that the paper prints of this unit."""
+    return f"{value:.{_DIGITS[unit]}f}" if isinstance(value, float) else str(value)
 
 
 def _one_shot(summary: pd.DataFrame) -> pd.DataFrame:
