@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import os
 import re
 import runpy
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mechicl.studies import STUDIES
@@ -30,6 +32,22 @@ def test_python_on_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.M
     Path("page.py").write_text("\n".join(blocks))
     monkeypatch.setattr("mechicl.studies.study.STUDIES", dict(STUDIES))  # what the page defines is gone afterwards
     runpy.run_path("page.py", run_name="page")
+
+
+def test_stored_pictures_keep_the_colours_of_thin_curves() -> None:
+    """Shades of text are more frequent than any curve's colour."""
+    image = pytest.importorskip("PIL.Image", reason="pillow is not installed")
+    light = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["light"]
+    pixels = np.full((300, 700, 3), 255, np.uint8)
+    pixels[200:] = np.linspace(30, 255, 700)[:, None].astype(np.uint8)
+    curves = [(0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (213, 94, 0), (86, 180, 233)]
+    for row, colour in enumerate(curves):
+        pixels[20 * row + 20, 100:400] = colour
+    held = io.BytesIO()
+    image.fromarray(pixels).save(held, "PNG")
+    stored = np.asarray(image.open(io.BytesIO(light(held.getvalue(), colours=32))).convert("RGB")).astype(int)
+    for row, colour in enumerate(curves):
+        assert np.abs(stored[20 * row + 20, 200] - colour).max() < 20
 
 
 @pytest.fixture(scope="module")
