@@ -119,6 +119,8 @@ def _code(value: Any) -> str:
     if known in _sources:
         return _sources[known]
     try:
+        if getattr(known, "co_filename", "") == "<string>":  # of eval or exec; 3.13 takes it for the text of python -c
+            raise OSError
         text = inspect.getsource(value)
     except (OSError, TypeError):
         functions = [value] if isinstance(value, FunctionType) else vars(value).values()
