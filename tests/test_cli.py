@@ -589,12 +589,12 @@ def test_a_reproduction_ends_with_every_claim(
     table = pd.DataFrame({"quantity": ["accuracy"], "task": ["sst2"], "measured": ["1"]})
     asked, why = SimpleNamespace(out=tmp_path, as_json=False, model="m"), "The text is too short; use more."
     parts = ("corrected", "two-per-class")
-    jobs.close(table, [], [], asked, parts, {})  # type: ignore[arg-type]
+    jobs.print_summary(table, [], [], asked, parts, {})  # type: ignore[arg-type]
     printed = capsys.readouterr().out
     assert printed.index("published and measured") < printed.index("(two-per-") < printed.index("report.html")
     asked.as_json = True
     failed = [("paper", claiming.Claiming(), InputError(why))]
-    jobs.close(table, [], failed, asked, parts, {})  # type: ignore[arg-type]
+    jobs.print_summary(table, [], failed, asked, parts, {})  # type: ignore[arg-type]
     told = json.loads(capsys.readouterr().out)
     assert [(one["part"], one["id"]) for one in told["claims"]] == [
         (part, one.id) for part in ("corrected", "two-per-class", "paper") for one in claiming.CLAIMS

@@ -37,7 +37,7 @@ Failure = tuple[str, "Study", Exception]
 """A part, a study, and why it has no result."""
 
 
-def all_of(
+def run_jobs(
     jobs: Sequence[Job],
     model: Any,
     asked: Asked,
@@ -57,8 +57,8 @@ def all_of(
     seconds = sum(announce(helpers, study, model, given, asked) for study, given in ready)
     if seconds:
         alone = " by one shard alone" if asked.shard else ""
-        told = f"Estimated time of the whole{alone}: {duration(seconds)} (an order of magnitude)."
-        print(f"mechicl: {told}", file=sys.stderr)
+        estimate = f"Estimated time of the whole{alone}: {duration(seconds)} (an order of magnitude)."
+        print(f"mechicl: {estimate}", file=sys.stderr)
     for study, given in ready:
         begin(helpers, study, model, given, asked, cells)
     end_unless_last(helpers, asked)
@@ -69,9 +69,9 @@ def all_of(
         try:
             if isinstance(material, InputError):
                 raise material
-            done.append((part, kept(run(study, model, material, asked, cells, helpers), asked, part)))
+            done.append((part, saved(run(study, model, material, asked, cells, helpers), asked, part)))
         except (InputError, NumericalError) as error:  # such as no errors to diagnose; the other studies still run
-            say(f"{study.name} ({part}) has no result: {error}", asked)
+            print_line(f"{study.name} ({part}) has no result: {error}", asked)
             failed.append((part, study, error))
         left[part] -= 1
         if pages is not None and not left[part] and (results := _results_of(part, done, asked)):
@@ -80,11 +80,12 @@ def all_of(
     return done, failed
 
 
-def say(text: str, asked: Asked) -> None:
+def print_line(text: str, asked: Asked) -> None:
+    """Print on standard output, or on standard error if that is for JSON."""
     print(text, file=sys.stderr if asked.as_json else sys.stdout)
 
 
-def kept(result: Result, asked: Asked, part: str) -> Result:
+def saved(result: Result, asked: Asked, part: str) -> Result:
     """The result as saved in the part's folder; its finding is printed."""
     result = keep(result, asked.out / part)
     if not asked.as_json:
@@ -100,7 +101,7 @@ def _results_of(part: str, done: Done, asked: Asked) -> list[Result]:
     return saved_results(asked.out / part, known=known)
 
 
-def close(
+def print_summary(
     table: pd.DataFrame, done: Done, failed: Sequence[Failure], asked: Asked, parts: Sequence[str],
     written: Mapping[str, Path],
 ) -> None:  # fmt: skip
@@ -108,10 +109,10 @@ def close(
     from mechicl.claims import Evidence, Verdicts, decide
     from mechicl.report import write_report
 
-    saved = {part: of_part for part in parts if (of_part := _results_of(part, done, asked))}
-    paths = [written.get(part) or write_report(of_part, asked.out / part) for part, of_part in saved.items()]
+    results_of = {part: of_part for part in parts if (of_part := _results_of(part, done, asked))}
+    paths = [written.get(part) or write_report(of_part, asked.out / part) for part, of_part in results_of.items()]
     pages = [str(path.resolve()) for path in paths]
-    results = [(part, result) for part, of_part in saved.items() for result in of_part]
+    results = [(part, result) for part, of_part in results_of.items() for result in of_part]
     verdicts = [replace(one, about={"part": part, **one.about}) for part, result in results for one in result.claims]
     names = [str(result.provenance["model"]["name"]) for _, result in results]
     for part, study, why in failed:

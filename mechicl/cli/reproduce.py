@@ -11,7 +11,7 @@ import typer
 
 from mechicl.cli.command import asking
 from mechicl.cli.finish import run
-from mechicl.cli.jobs import Done, Job, all_of, close, kept, say
+from mechicl.cli.jobs import Done, Job, print_line, print_summary, run_jobs, saved
 from mechicl.cli.options import Asked, OnAllOfLabelWords, OnPrompts
 from mechicl.cli.options_of_stages import OnAllOfStages
 from mechicl.cli.sharing import helpers_of
@@ -57,10 +57,10 @@ def label_words(asked: OnAllOfLabelWords) -> None:
         jobs: list[Job] = [(part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan]
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
         advance(len(jobs) - len(wanted))
-        done, failed = all_of(wanted, model, asked, cells, helpers, advance, pages)
+        done, failed = run_jobs(wanted, model, asked, cells, helpers, advance, pages)
     if failed and not done:
         raise failed[-1][-1]
-    close(against_published([result for _, result in done]), done, failed, asked, _PARTS, pages)
+    print_summary(against_published([result for _, result in done]), done, failed, asked, _PARTS, pages)
 
 
 def _tried(make: Callable[..., A], *arguments: Any) -> A | InputError:
@@ -146,7 +146,7 @@ def _unrelated(study: Study, asked: OnPrompts, model: Any) -> list[PromptSet]:
         fewer = replace(asked, shots=str(int(asked.shots) // 2))
         if fewer.shots == "0":
             raise
-        say(f"{study.name} ({_UNRELATED}) is tried with {fewer.shots} demonstrations per class: {error}", asked)
+        print_line(f"{study.name} ({_UNRELATED}) is tried with {fewer.shots} demonstrations per class: {error}", asked)
         return _unrelated(study, fewer, model)
 
 
@@ -175,7 +175,7 @@ def stages(asked: OnAllOfStages) -> None:
         if study.reads == "text" or folder == next(iter(texts))  # what does not depend on the text is measured once
     ]
     with progress("stages", len(jobs)) as advance, helpers_of(asked, model, cells) as helpers:
-        done, failed = all_of(jobs, model, asked, cells, helpers, advance)
+        done, failed = run_jobs(jobs, model, asked, cells, helpers, advance)
         _join(done, asked)
     if failed and not done:
         raise failed[-1][-1]
@@ -187,7 +187,7 @@ def stages(asked: OnAllOfStages) -> None:
     ):
         if given is None:
             failed.append((jobs[0][0], study, InputError(f"Its data were not given; add --{what}.")))
-    close(_published(done), done, failed, asked, list(dict.fromkeys(part for part, *_ in jobs)), {})
+    print_summary(_published(done), done, failed, asked, list(dict.fromkeys(part for part, *_ in jobs)), {})
 
 
 def _published(done: Done) -> pd.DataFrame:
@@ -246,7 +246,7 @@ def _join(done: Done, asked: Asked) -> None:
             if one.name in JOINED and (of_part == part or STUDIES[one.name].reads != "text")
         ]  # fmt: skip
         if result.name == "stages-atlas" and others:
-            done[place] = (part, kept(joined_atlas(result, others), asked, part))
+            done[place] = (part, saved(joined_atlas(result, others), asked, part))
 
 
 def _where_the_papers_meet(done: Done, asked: OnAllOfStages, cells: Cells) -> Done:
@@ -263,9 +263,9 @@ def _where_the_papers_meet(done: Done, asked: OnAllOfStages, cells: Cells) -> Do
                 for study in (InformationFlow(untrained=0), DeepLayers(), LesionedLearning())
             )
     except InputError as error:  # the pages of the other studies are still made
-        say(f"In-context learning under ablation has no result: {error}", asked)
+        print_line(f"In-context learning under ablation has no result: {error}", asked)
         return []
     for place, (part, one) in enumerate(done):
         if one.name == "stages-atlas":
-            done[place] = (part, kept(in_context_atlas(one, flow, deep), asked, part))
-    return [(done[0][0], kept(lesioned, asked, done[0][0]))]
+            done[place] = (part, saved(in_context_atlas(one, flow, deep), asked, part))
+    return [(done[0][0], saved(lesioned, asked, done[0][0]))]
