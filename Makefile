@@ -13,9 +13,9 @@ CORE   = $(PYTEST) -m "not lm_eval and not ray and not thorough"
 test: $(STAMP)
 	$(CORE)
 
-# The same contracts on every architecture, more untrained models, and all notebooks.
+# The same contracts on every architecture, more untrained models, all notebooks, and what takes long.
 test-thorough: $(STAMP)
-	$(PYTEST) -m thorough tests/contract tests/test_calibration.py tests/test_notebooks.py
+	$(PYTEST) -m thorough tests/contract tests/engines tests/figures tests/test_calibration.py tests/test_notebooks.py
 
 # The same tests of models, architectures and the real model with TransformerLens 4, which has only Bridges. It is
 # installed in a folder that precedes the main environment on PYTHONPATH; all else is reused. TL=latest takes the newest.

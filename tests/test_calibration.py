@@ -137,6 +137,7 @@ def test_untrained_models_support_next_to_nothing(grid: Mapping[str, Any]) -> No
     assert false_alarms(outcomes(verdicts_on_untrained(of_the_papers, PROMPTS, **grid))) == ""
 
 
+@pytest.mark.thorough
 def test_untrained_models_support_nothing_beyond_the_papers() -> None:
     beyond = [study for study in studies(small=True) if study.name in BEYOND]
     assert len(beyond) == 5

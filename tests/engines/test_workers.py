@@ -353,6 +353,7 @@ def living(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_an_interrupted_command_leaves_no_worker_behind(tmp_path: Path) -> None:
     """Ctrl-C reaches all processes of the terminal's group, and two workers are among them."""

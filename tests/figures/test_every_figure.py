@@ -22,6 +22,8 @@ WITHOUT = {"inner-lexicon", "part-of-speech"}
 """Need words that no tiny model knows; their own tests draw them."""
 NAMES = sorted(name for name, study in STUDIES.items() if study.__module__.startswith("mechicl.studies."))
 DRAWN = [name for name in NAMES if name not in WITHOUT]
+FIGURES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in DRAWN]
+"""Tests of one figure run in one process, which draws it once."""
 CHANGES = (
     adversarial.small, adversarial.one_outlier, adversarial.wide_intervals, adversarial.without_intervals,
     adversarial.one_row, adversarial.many_layers, adversarial.many_tasks, adversarial.many_models,
@@ -50,7 +52,7 @@ def test_every_study_has_a_table() -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[Any], Result]) -> None:
     result = changed(name, change)
     figure = figure_of(name, change)
@@ -73,7 +75,7 @@ def test_a_figure_says_what_it_is_and_cuts_nothing(name: str, change: Callable[[
 
 
 @pytest.mark.parametrize("change", [adversarial.one_outlier, adversarial.wide_intervals], ids=["outlier", "wide"])
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", FIGURES)
 def test_neither_an_outlier_nor_an_interval_flattens_a_curve(name: str, change: Callable[[Any], Result]) -> None:
     plain = {str(x.plotly_name): extents for x, _, extents in spans(figure_of(name, adversarial.small))}
     for x_axis, letter, (low, high) in spans(figure_of(name, change)):
@@ -117,7 +119,7 @@ def test_two_curves_that_both_fit_stay(axis: dict[str, str]) -> None:
     assert len(figure.data) == 2
 
 
-@pytest.mark.parametrize("name", DRAWN)
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_bar_has_its_label(name: str) -> None:
     """Panels side by side have the labels of the first, which may lack a bar of another."""
     page = arrange(go.Figure(figure_of(name, adversarial.small)), width=WIDE)

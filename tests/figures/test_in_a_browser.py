@@ -74,8 +74,14 @@ def test_a_figure_narrower_than_its_layout_would_be_seen(page: Page) -> None:
     assert any(fault.startswith("in a panel: ") for fault in page.faults(figure, WIDE, 760, 13.0))
 
 
-@pytest.mark.parametrize("change", [adversarial.many_layers, adversarial.many_tasks], ids=["layers", "tasks"])
-@pytest.mark.parametrize("name", DRAWN)
+SLOW = {("class-logits", "layers"), ("one-prompt", "tasks")}
+CROWDED = [
+    pytest.param(name, change, id=f"{name}-{kind}", marks=pytest.mark.thorough if (name, kind) in SLOW else [])
+    for kind, change in (("layers", adversarial.many_layers), ("tasks", adversarial.many_tasks)) for name in DRAWN
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "change"), CROWDED)
 def test_nothing_overlaps_and_nothing_is_cut(page: Page, name: str, change: Callable[[Any], Any]) -> None:
     figure = change(adversarial.small(name)).figure()
     faults = {width: page.faults(figure, *sizes) for width, sizes in WIDTHS.items()}
