@@ -497,6 +497,15 @@ def test_reproduce_runs_every_study_of_the_second_paper(
         assert load_result(out / "paper", study).study.protocol == "paper"
 
 
+def test_a_reproduction_on_an_unknown_task_ends_in_one_sentence(mechicl: Mechicl, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, printed, err = mechicl("reproduce", "label-words", "--model", "tiny-icl", "--task", "nothing", "--out", out)
+    assert (code, printed) == (2, "")
+    assert len(complaints(err)) == 1
+    assert "There is no task 'nothing'" in complaints(err)[0]
+    assert not out.exists()
+
+
 def test_each_text_of_a_reproduction_has_a_folder(
     mechicl: Mechicl, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

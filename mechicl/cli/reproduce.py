@@ -56,6 +56,9 @@ def label_words(asked: OnAllOfLabelWords) -> None:
     with progress("label-words", len(plan)) as advance, helpers_of(asked, model, cells) as helpers:
         jobs: list[Job] = [(part, study, _tried(_prompts, part, study, own, model, drawn)) for part, study, own in plan]
         wanted = [job for job in jobs if job[2] != []]  # no task suits the study
+        refused = [given for *_, given in wanted if isinstance(given, InputError)]
+        if len(refused) == len(wanted) and len(set(map(str, refused))) == 1:
+            raise refused[0]  # such as an unknown task, said once instead of for each study
         advance(len(jobs) - len(wanted))
         done, failed = run_jobs(wanted, model, asked, cells, helpers, advance, pages)
     if failed and not done:
