@@ -216,6 +216,7 @@ def test_what_qualifies_verdicts_names_the_task_they_hold_on_unless_they_hold_on
         [replace(shared, limits=["Everywhere."], note="A number."), replace(one, reason="Everywhere."), none]
     )
     assert verdicts.limits() == ["On sst2: Everywhere.", "On trec: Only here."]
+    assert verdicts._reasons([]) == ["On trec: Everywhere.", "Give more."]
     assert verdicts.notes() == ["On sst2: A number."]
     everywhere = [replace(one, limits=["Here.", *one.limits]) for one in verdicts[:2]]
     assert Verdicts(everywhere).limits() == ["Here.", "On sst2: Everywhere.", "On trec: Only here."]

@@ -61,11 +61,9 @@ def bounded(
     points = coordinates(curves, letter)
     if not len(points):
         return None, []
-    zero = zero or any(trace.type == "bar" for trace in curves)
-    kept = without_outliers(coordinates(_near(curves, letter, [*levels, *([0.0] if zero else [])], main), letter))
-    low, high = (float(end) for end in (min(kept.min(), *levels, np.inf), max(kept.max(), *levels, -np.inf)))
-    if zero:
-        low, high = min(low, 0.0), max(high, 0.0)
+    shown = [*levels, *([0.0] if zero or any(trace.type == "bar" for trace in curves) else [])]
+    kept = without_outliers(coordinates(_near(curves, letter, shown, main), letter))
+    low, high = (float(end) for end in (min(kept.min(), *shown, np.inf), max(kept.max(), *shown, -np.inf)))
     ends = _ends(traces, curves, letter)
     room = high - low
     if room <= 0 or (len(kept) == len(points) and low - room <= ends.min() and ends.max() <= high + room):

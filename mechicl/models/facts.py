@@ -118,15 +118,22 @@ def _code(value: Any) -> str:
     known = inspect.unwrap(value).__code__ if isinstance(value, FunctionType) else value
     if known in _sources:
         return _sources[known]
-    try:
-        if getattr(known, "co_filename", "") == "<string>":  # of eval or exec; 3.13 takes it for the text of python -c
-            raise OSError
-        text = inspect.getsource(value)
-    except (OSError, TypeError):
+    text = _source(value, known)
+    if text is None:
         functions = [value] if isinstance(value, FunctionType) else vars(value).values()
         return _digest(repr([_bytecode(one.__code__) for one in functions if isinstance(one, FunctionType)]))
     _sources[known] = _digest(text)
     return _sources[known]
+
+
+def _source(value: Any, known: Any) -> str | None:
+    """The text of a function or class, if there is one."""
+    if getattr(known, "co_filename", "") == "<string>":  # of eval or exec; 3.13 takes it for the text of python -c
+        return None
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return None
 
 
 def _digest(text: str) -> str:

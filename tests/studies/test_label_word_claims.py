@@ -82,7 +82,8 @@ def test_isolation_has_one_verdict_over_its_modes(
     found = [one for one in Result(study, table, {}).claims if not one.claim.id.endswith("-depth")]
     assert {one.outcome for one in found} == {outcome}
     assert all(reason in one.reason for one in found)
-    assert all(f", in shares {one.claim.unit}, by mode: presoftmax " in one.note for one in found)
+    for claim, note in ((one.claim, one.note) for one in found):
+        assert f"{claim.quantity[0].upper()}{claim.quantity[1:]}, in shares {claim.unit}, by mode: presoftmax " in note
     exchanged = of_others.get("exchange", first)
     assert all(("little beyond their class" in " ".join(one.limits)) == (exchanged < 0.1) for one in found)
     alone = Isolation(n_layers=(1,), modes=("presoftmax",))

@@ -85,7 +85,7 @@ def _table_1(result: Result) -> Iterator[_Row]:
             yield _Row(f"accuracy, {method}{shots}", task, known.get(task, ""), "", measured)
         if set(known) == set(values):
             mean = where(accuracy, method=method).set_index("task")["mean"][list(known)].mean()
-            yield _Row(f"accuracy, {method}", _MEAN, f"{sum(known.values()) / len(known):.2f}", "", _percent(mean))
+            yield _Row(f"accuracy, {method}", _MEAN, sum(known.values()) / len(known), "", _percent(mean))
 
 
 def _table_2(result: Result) -> Iterator[_Row]:
